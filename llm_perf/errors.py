@@ -1,0 +1,160 @@
+"""The project's own exceptions.
+
+Whatever a user can cause ends in one of these, with a message of one line that can be printed as it is. A command
+exits with the ``exit_code`` of what it caught; any other exception that reaches the user is a defect of llm-perf.
+
+Every class can be pickled, because sweeps run in worker processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+__all__ = [
+    "AmbiguousNameError",
+    "DoesNotFitError",
+    "EnvironmentFailure",
+    "LLMPerfError",
+    "MissingExtraError",
+    "OutputError",
+    "SpecError",
+    "UnknownNameError",
+    "bad_value",
+]
+
+_MAX_SUGGESTIONS = 5
+_CLOSE_ENOUGH = 0.6  # difflib's own default: lower values suggest names that share nothing but a suffix
+
+
+class LLMPerfError(Exception):
+    """Base of every error that llm-perf raises on purpose.
+
+    Attributes:
+        exit_code: What a command returns after printing the message (0 done, 2 bad input, 3 does not fit,
+            4 the environment or the run failed).
+    """
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpecError(LLMPerfError, ValueError):
+    """An input is wrong. The message names the field, the value it has, and what is accepted (see `bad_value`)."""
+
+
+class UnknownNameError(SpecError, KeyError):
+    """A spec was asked for by a name that nothing has.
+
+    It is a `KeyError` too, so that a registry can be used like a mapping, but prints its message without quotes.
+
+    Args:
+        kind: What was looked for, in the singular: ``"model"``, ``"GPU"``.
+        name: The name that was given.
+        known: All names that exist; at most five of the nearest are suggested.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(known)
+        self.suggestions = _nearest(name, self.known)
+        super().__init__(kind, name, self.known)
+
+    def __str__(self) -> str:
+        """Return the one-line message."""
+        if self.suggestions:
+            return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
+        return f"unknown {self.kind} {self.name!r}; nothing known has a name close to it (known: {len(self.known)})"
+
+
+class AmbiguousNameError(SpecError):
+    """A name stands for more than one spec.
+
+    Args:
+        kind: What was looked for, in the singular.
+        name: The name that was given.
+        candidates: Every spec that the name may mean.
+    """
+
+    def __init__(self, kind: str, name: str, candidates: Iterable[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.candidates = tuple(sorted(candidates))
+        super().__init__(kind, name, self.candidates)
+
+    def __str__(self) -> str:
+        """Return the one-line message."""
+        return f"{self.kind} {self.name!r} is ambiguous; give one of: {', '.join(self.candidates)}"
+
+
+class DoesNotFitError(LLMPerfError):
+    """The model does not fit in the memory there is, or no configuration meets the target."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class MissingExtraError(LLMPerfError, ImportError):
+    """Something needs an optional dependency that is not installed.
+
+    Args:
+        extra: The extra of the ``llm-perf`` distribution that brings it, such as ``"plot"``.
+        purpose: What needs it, as the subject of a sentence: ``"drawing a plot"``.
+    """
+
+    def __init__(self, extra: str, purpose: str = "this") -> None:
+        self.extra = extra
+        self.purpose = purpose
+        super().__init__(extra, purpose)
+
+    def __str__(self) -> str:
+        """Return the one-line message with the command that installs the extra."""
+        return f"{self.purpose} needs the extra {self.extra!r}: pip install 'llm-perf[{self.extra}]'"
+
+
+class OutputError(LLMPerfError):
+    """A result could not be written where it was asked for."""
+
+
+class EnvironmentFailure(LLMPerfError):  # noqa: N818 - "EnvironmentError" is Python's old name of OSError
+    """The machine or the real run failed: a device, a library, the network or a time limit, not the input."""
+
+    exit_code: ClassVar[int] = 4
+
+
+def bad_value(field: str, value: object, accepted: str) -> SpecError:
+    """Build the usual `SpecError`, to be raised by the caller.
+
+    Args:
+        field: The name that the user knows it by: ``"batch_size"``, ``"--gpu"``.
+        value: What was given.
+        accepted: What would be accepted, in words: ``"a positive integer"``.
+
+    Returns:
+        An error that reads ``batch_size = -1: expected a positive integer``.
+    """
+    return SpecError(f"{field} = {value!r}: expected {accepted}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the known names that look most like `name`, best first."""
+    wanted = _plain(name)
+    scored = [(max(_likeness(wanted, form) for form in _forms(candidate)), candidate) for candidate in known]
+    close = sorted((-score, candidate) for score, candidate in scored if score >= _CLOSE_ENOUGH)
+    return tuple(candidate for _, candidate in close[:_MAX_SUGGESTIONS])
+
+
+def _likeness(wanted: str, candidate: str) -> float:
+    # "llama" is no close match of "llama-2-13b-chat" for difflib, but is what somebody types who wants one of them.
+    if wanted and wanted in candidate:
+        return 1.0
+    return difflib.SequenceMatcher(None, wanted, candidate).ratio()
+
+
+def _forms(name: str) -> tuple[str, str]:
+    """Return the comparable forms of a name: whole, and without its organisation (names are given either way)."""
+    return _plain(name), _plain(name.replace("_", "/", 1).rpartition("/")[2])
+
+
+def _plain(name: str) -> str:
+    return name.casefold().translate(str.maketrans("/_ ", "---"))
