@@ -1,7 +1,7 @@
 """The project's own exceptions.
 
-Whatever a user can cause ends in one of these, with a message of one line that can be printed as it is. A command
-exits with the ``exit_code`` of what it caught; any other exception that reaches the user is a defect of llm-perf.
+Whatever a user can cause ends in one of these, with a message of one line that can be printed as it is. A
+command exits with the ``exit_code`` of what it caught; any other exception that reaches the user is a defect.
 
 Every class can be pickled, because sweeps run in worker processes.
 """
@@ -40,13 +40,13 @@ class LLMPerfError(Exception):
 
 
 class SpecError(LLMPerfError, ValueError):
-    """An input is wrong. The message names the field, the value it has, and what is accepted (see `bad_value`)."""
+    """An input is wrong: the message names the field, its value and what is accepted (see `bad_value`)."""
 
 
 class UnknownNameError(SpecError, KeyError):
     """A spec was asked for by a name that nothing has.
 
-    It is a `KeyError` too, so that a registry can be used like a mapping, but prints its message without quotes.
+    It is a `KeyError` too, so that a registry can be used like a mapping, but prints without its quotes.
 
     Args:
         kind: What was looked for, in the singular: ``"model"``, ``"GPU"``.
@@ -65,7 +65,7 @@ class UnknownNameError(SpecError, KeyError):
         """Return the one-line message."""
         if self.suggestions:
             return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
-        return f"unknown {self.kind} {self.name!r}; nothing known has a name close to it (known: {len(self.known)})"
+        return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it"
 
 
 class AmbiguousNameError(SpecError):
@@ -145,14 +145,14 @@ def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _likeness(wanted: str, candidate: str) -> float:
-    # "llama" is no close match of "llama-2-13b-chat" for difflib, but is what somebody types who wants one of them.
+    # For difflib "llama" is not close to "llama-2-13b-chat", but it is what one types who wants one of them.
     if wanted and wanted in candidate:
         return 1.0
     return difflib.SequenceMatcher(None, wanted, candidate).ratio()
 
 
 def _forms(name: str) -> tuple[str, str]:
-    """Return the comparable forms of a name: whole, and without its organisation (names are given either way)."""
+    """Return what a name is compared by: the whole, and without its organisation, since people write both."""
     return _plain(name), _plain(name.replace("_", "/", 1).rpartition("/")[2])
 
 

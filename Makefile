@@ -1,0 +1,66 @@
+# `make demo` shows what llm-perf does; `make test` is what CI runs. Needs python3 (3.10 or newer) with venv and pip.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Workers of pytest; `make test JOBS=0` runs in one process, for a debugger.
+JOBS   ?= 2
+
+BIN := $(VENV)/bin
+# -qq hides pip's warnings as well as its progress; errors still show.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installations into one environment at once would break it.
+.NOTPARALLEL:
+.PHONY: help demo test bench lint format clean
+
+help:
+	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
+	@echo "make test    lint, type check and run all tests"
+	@echo "make bench   time the simulator itself"
+	@echo "make lint    lint and type check only"
+	@echo "make format  put the code into the project's format"
+	@echo "make clean   remove $(VENV), caches and builds"
+
+demo: $(VENV)/.base
+	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+bench: $(VENV)/.base
+	$(BIN)/python bench/bench.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict llm_perf calibrate
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamps below make the second call instant: an environment is set up again only when its versions may change.
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(call create_venv,20)
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@$(call create_venv,60)
+	@$(PIP_INSTALL) -e '.[dev,plot,search]'
+	@touch $(VENV)/.base $@
+
+# $(1): about how many seconds the installation takes. A venv that was made by half would fail forever: removed.
+define create_venv
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "llm-perf needs Python 3.10 or newer: make PYTHON=...")' \
+|| exit 1; \
+echo "Setting up $(VENV), once: about $(1) seconds."; \
+$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+endef
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find llm_perf calibrate hardware_specs model_specs tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""GPUs, hosts and calibrated profiles as YAML: data, no code."""
