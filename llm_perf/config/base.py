@@ -1,0 +1,89 @@
+"""What every spec shares: frozen, checked when built, one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llm_perf.errors import SpecError
+
+GIB = 2**30
+"""Bytes of one GiB; memory sizes of specs are in GiB (design: memory is counted in 2**30)."""
+GB = 10**9
+"""Bytes of one GB; bandwidths of specs are in GB/s = 1e9 bytes/s, as data sheets print them."""
+
+_LARGEST_COUNT = 10**12
+
+
+def _plain_number(value: Any) -> Any:
+    """NumPy scalars become Python numbers, so that a count from an array is as good as a literal."""
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 0) == 0 else value
+
+
+PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=_LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=_LARGEST_COUNT)]
+PositiveFloat = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Efficiency = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, no unknown fields, validated on construction.
+
+    Positional arguments are accepted in the order of ``_positional`` (the order of seed 002's dataclasses).
+
+    Raises:
+        SpecError: a field is missing, unknown, of the wrong type or out of range. The message names the
+            spec, the field, the value and what would be accepted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    _positional: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) > len(self._positional):
+            raise SpecError(
+                f"{type(self).__name__} takes at most {len(self._positional)} positional arguments, got {len(args)}"
+            )
+        for field, value in zip(self._positional, args, strict=False):
+            if field in kwargs:
+                raise SpecError(f"{type(self).__name__}: {field} is given twice")
+            kwargs[field] = value
+        try:
+            super().__init__(**kwargs)
+        except ValidationError as error:
+            raise SpecError(describe_validation_error(error, type(self).__name__, kwargs.get("name"))) from None
+
+    def replace(self, **changes: Any) -> Any:
+        """Return a copy with some fields changed, validated again."""
+        fields = {field: getattr(self, field) for field in type(self).model_fields}
+        return type(self)(**(fields | changes))
+
+
+def describe_validation_error(error: ValidationError, spec: str, name: Any = None) -> str:
+    """One line for the first fault of a pydantic error: ``spec name: field: message (got value)``."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    head = f"{spec} {name}" if isinstance(name, str) else spec
+    if first["type"] == "extra_forbidden":
+        return f"{head}: unknown field {where!r}"
+    if first["type"] == "missing":
+        return f"{head}: field {where!r} is required"
+    if first["type"] in ("value_error", "assertion_error"):
+        return f"{head}: {where}: {message}" if where else f"{head}: {message}"
+    return f"{head}: {where}: {message[0].lower()}{message[1:]}, got {_short(first['input'])}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,67 @@
+"""DtypeConfig: how wide weights, activations, embeddings and the KV cache are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llm_perf.config.base import PositiveInt, Spec, _plain_number
+
+BITS = (4, 8, 16, 32)
+QUANT_META_BITS = 32
+"""Bits of scale and minimum per quantisation group: two 16-bit values (DeepSpeed ZeRO-Inference and FlexGen)."""
+
+
+def _known_bits(value: Any) -> Any:
+    if isinstance(_plain_number(value), int) and not isinstance(value, bool) and value not in BITS:
+        raise ValueError(f"{value} bits are not supported; use one of {', '.join(map(str, BITS))}")
+    return value
+
+
+Bits = Annotated[int, BeforeValidator(_known_bits), Field(strict=True)]
+
+
+class DtypeConfig(Spec):
+    """Bits per element. ``quant_group_size`` elements of a quantised weight share a scale and a minimum.
+
+    ``kv_bits`` defaults to the activation width. Weights narrower than activations are weight-only
+    quantised: products run at the activation's width. ``quant_group_size`` None means no scales are stored.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = ("name", "weight_bits", "activation_bits", "embedding_bits")
+
+    name: str = ""
+    weight_bits: Bits = 16
+    activation_bits: Bits = 16
+    embedding_bits: Bits = 16
+    kv_bits: Bits = 16
+    quant_group_size: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if data.get("kv_bits") is None:
+            data["kv_bits"] = data.get("activation_bits", 16)
+        if not data.get("name"):
+            widths = [data.get(f"{part}_bits", 16) for part in ("weight", "activation", "embedding")]
+            data["name"] = "w{}a{}e{}".format(*widths)
+        return data
+
+    @property
+    def stored_weight_bits(self) -> float:
+        """Bits per weight with its share of scale and minimum."""
+        return stored_bits(self.weight_bits, self.quant_group_size)
+
+    @property
+    def compute_bits(self) -> int:
+        """Width at which matrix products run."""
+        return max(self.weight_bits, self.activation_bits)
+
+
+def stored_bits(bits: int, group_size: int | None) -> float:
+    """Bits per stored element: ``bits`` plus the scale and minimum that ``group_size`` elements share."""
+    return bits + (QUANT_META_BITS / group_size if group_size and bits < 16 else 0.0)

@@ -1,0 +1,98 @@
+"""Reading a spec from a YAML or JSON file, with file, line and field when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from llm_perf.config.base import Spec, describe_validation_error
+from llm_perf.errors import SpecError
+
+_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+S = TypeVar("S", bound=Spec)
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name is meant as a file: it has a spec file's suffix, or starts like a path."""
+    return name.lower().endswith(SUFFIXES) or name.startswith(("./", "../", "/", "~"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        SpecError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not a text file") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """Parse YAML, or JSON where ``where`` ends in .json, into a mapping.
+
+    Raises:
+        SpecError: with file and line, if the text is malformed or is no mapping.
+    """
+    try:
+        data = json.loads(text) if where.lower().endswith(".json") else yaml.load(text, Loader=_YAML_LOADER)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"{where}:{error.lineno}: malformed JSON: {error.msg}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SpecError(f"{where}{line}: malformed YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: malformed YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{where}:1: expected a mapping of fields, found {type(data).__name__}")
+    return data
+
+
+def build(spec: type[S], data: dict[str, Any], text: str, where: str) -> S:
+    """Validate a mapping read from ``where``; a fault names file, line and field.
+
+    Raises:
+        SpecError: the first fault.
+    """
+    if not all(isinstance(key, str) for key in data):
+        raise SpecError(f"{where}:1: field names must be text")
+    try:
+        return spec.model_validate(data)
+    except ValidationError as error:
+        location = error.errors(include_url=False)[0]["loc"]
+        line = _line_of(text, location)
+        raise SpecError(f"{where}:{line}: {describe_validation_error(error, spec.__name__, data.get('name'))}") from None
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _line_of(text: str, location: tuple[Any, ...]) -> int:
+    """Line of the node that a pydantic location names, or of the nearest node above it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return 1
+    line = 1
+    for part in location:
+        child = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, child = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            child = node.value[part]
+            line = child.start_mark.line + 1
+        if child is None:
+            continue  # a discriminator's tag is part of the location but no node
+        node = child
+    return line

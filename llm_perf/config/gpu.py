@@ -1,0 +1,303 @@
+"""GPUConfig: the facts of an accelerator, and GPUEfficiency: the measured share of them that software reaches."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llm_perf.config.base import (
+    GB,
+    GIB,
+    Efficiency,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Spec,
+    _plain_number,
+)
+from llm_perf.errors import SpecError
+
+DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4")
+PeakDtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
+
+_DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"), 32: ("tf32", "fp32")}
+"""Number formats that a product of this width may run in, preferred first; then the next wider width."""
+
+
+def _exponent(value: Any) -> Any:
+    return math.inf if value in ("inf", ".inf", math.inf) else _plain_number(value)
+
+
+KneeExponent = Annotated[float, BeforeValidator(_exponent), Field(ge=1, strict=True)]
+
+
+class GemmEfficiency(Spec):
+    """One dtype's matrix products: t = floor + ((flops / (peak x e) x (1 + half_m / m))^p + (bytes / (bw x e))^p)^(1/p).
+
+    ``half_m`` is the number of rows at which compute efficiency is half of ``flops_efficiency``.
+    ``residual`` is the geometric-mean ratio error over the measured table, None where assumed.
+    """
+
+    flops_efficiency: Efficiency
+    half_m: NonNegativeFloat = 0.0
+    memory_efficiency: Efficiency
+    floor_us: NonNegativeFloat = 0.0
+    residual: PositiveFloat | None = None
+
+    @property
+    def floor_s(self) -> float:
+        """Least time of one product, seconds."""
+        return self.floor_us * 1e-6
+
+
+class AttentionEfficiency(Spec):
+    """Attention kernels: prefill reaches ``prefill_flops_efficiency`` / (1 + half_len / q); decode a share of bandwidth."""
+
+    prefill_flops_efficiency: Efficiency
+    prefill_half_len: NonNegativeFloat = 0.0
+    decode_memory_efficiency: Efficiency
+    floor_us: NonNegativeFloat = 0.0
+
+    @property
+    def floor_s(self) -> float:
+        """Least time of one attention kernel, seconds."""
+        return self.floor_us * 1e-6
+
+
+class ElementwiseEfficiency(Spec):
+    """Norms, activations, residuals: a floor per kernel and a share of bandwidth; faster where the data stays in L2."""
+
+    memory_efficiency: Efficiency
+    floor_us: NonNegativeFloat = 0.0
+    l2_speedup: PositiveFloat = 1.0
+
+    @property
+    def floor_s(self) -> float:
+        """Least time of one kernel, seconds."""
+        return self.floor_us * 1e-6
+
+
+class CollectiveEfficiency(Spec):
+    """Ring all-reduce: alpha(N) + sqrt_term x sqrt(size / 1 MB) + 2 (N-1)/N x size / (link x bus_efficiency)."""
+
+    alpha_us: dict[int, NonNegativeFloat]
+    bus_efficiency: PositiveFloat
+    sqrt_term_us: NonNegativeFloat = 0.0
+    inter_node_alpha_us: NonNegativeFloat = 30.0
+    inter_node_efficiency: Efficiency = 0.8
+
+
+class GPUEfficiency(Spec):
+    """What software reaches of a GPU family's peaks, measured, with its source.
+
+    ``evidence`` says whether the numbers were measured on this family or taken from its nearest relative.
+    """
+
+    name: str
+    knee_exponent: KneeExponent = 4.0
+    gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], GemmEfficiency]
+    attention: AttentionEfficiency
+    elementwise: ElementwiseEfficiency
+    collective: CollectiveEfficiency
+    evidence: Literal["measured", "partly measured", "assumed"]
+    source: str
+
+    @model_validator(mode="after")
+    def _has_default(self) -> GPUEfficiency:
+        if "default" not in self.gemm:
+            raise ValueError("gemm needs an entry 'default'")
+        return self
+
+    def gemm_for(self, dtype: str) -> GemmEfficiency:
+        """The entry of a dtype, or the default one."""
+        return self.gemm.get(dtype) or self.gemm["default"]  # type: ignore[call-overload]
+
+
+TEXTBOOK = GPUEfficiency(
+    name="textbook roofline",
+    knee_exponent=math.inf,
+    gemm={"default": GemmEfficiency(flops_efficiency=1.0, memory_efficiency=1.0)},
+    attention=AttentionEfficiency(prefill_flops_efficiency=1.0, decode_memory_efficiency=1.0),
+    elementwise=ElementwiseEfficiency(memory_efficiency=1.0),
+    collective=CollectiveEfficiency(alpha_us={}, bus_efficiency=1.0, inter_node_alpha_us=0.0, inter_node_efficiency=1.0),
+    evidence="assumed",
+    source="the limits of the data sheet (Williams et al., Roofline, CACM 52(4), 2009)",
+)
+"""Efficiency 1 everywhere: a lower bound on time, for GPUs without data and for LLMAnalysis."""
+
+
+class Link(Spec):
+    """What joins the GPUs of a node. ``gb_per_s_per_direction`` is per GPU; None falls back to PCIe."""
+
+    name: str = "none"
+    gb_per_s_per_direction: PositiveFloat | None = None
+    topology: Literal["none", "switch", "pairs", "mesh", "ring", "torus"] = "none"
+
+
+_SEED_FIELDS = (
+    "name", "mem_per_GPU_in_GB", "hbm_bandwidth_in_GB_per_sec", "intra_node_bandwidth_in_GB_per_sec",
+    "intra_node_min_message_latency", "peak_fp16_TFLOPS", "peak_i8_TFLOPS", "peak_i4_TFLOPS",
+    "inter_node_bandwidth_in_GB_per_sec",
+)  # fmt: skip
+
+
+class GPUConfig(Spec):
+    """The facts of one accelerator. Bandwidths in GB/s (1e9), memory in GiB (2**30), peaks dense in TFLOP/s.
+
+    ``memory_gib`` is the nominal size, ``usable_memory_gib`` what can be allocated. ``efficiency`` holds what
+    software reaches. ``inter_node_gb_per_s`` is one GPU's share of the network.
+
+    The constructor also takes seed 002's arguments (``mem_per_GPU_in_GB, hbm_bandwidth_in_GB_per_sec, …``).
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = _SEED_FIELDS
+
+    name: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    vendor: str | None = None
+    architecture: str | None = None
+    year: PositiveInt | None = None
+    peak_tflops: dict[PeakDtype, PositiveFloat] = Field(min_length=1)
+    fp16_accumulate_tflops: PositiveFloat | None = None
+    memory_gib: PositiveFloat
+    usable_memory_gib: PositiveFloat
+    memory_type: str | None = None
+    hbm_bandwidth_gb_per_s: PositiveFloat
+    l2_mib: PositiveFloat | None = None
+    sm_count: PositiveInt | None = None
+    sm_clock_mhz: PositiveFloat | None = None
+    pcie: str | None = None
+    pcie_gb_per_s: PositiveFloat | None = None
+    link: Link = Link()
+    inter_node_gb_per_s: PositiveFloat = 25.0
+    min_message_latency_us: NonNegativeFloat = 8.0
+    tdp_w: PositiveFloat | None = None
+    default_host: str | None = None
+    efficiency: GPUEfficiency = TEXTBOOK
+    source: str | None = None
+    notes: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_seed_arguments(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "mem_per_GPU_in_GB" in data:
+            return _native_gpu_fields(data)
+        return data
+
+    @model_validator(mode="after")
+    def _usable_is_part_of_nominal(self) -> GPUConfig:
+        if self.usable_memory_gib > self.memory_gib:
+            raise ValueError(f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}")
+        return self
+
+    @property
+    def memory_bytes(self) -> float:
+        """Nominal memory, bytes."""
+        return self.memory_gib * GIB
+
+    @property
+    def usable_memory_bytes(self) -> float:
+        """Memory that can be allocated, bytes."""
+        return self.usable_memory_gib * GIB
+
+    @property
+    def hbm_bandwidth_bytes_per_s(self) -> float:
+        """Device memory bandwidth of the data sheet, bytes/s."""
+        return self.hbm_bandwidth_gb_per_s * GB
+
+    @property
+    def pcie_bytes_per_s(self) -> float | None:
+        """Raw link rate to the host per direction, bytes/s; None where there is no host link."""
+        return None if self.pcie_gb_per_s is None else self.pcie_gb_per_s * GB
+
+    @property
+    def intra_node_bytes_per_s(self) -> float:
+        """Rate to the other GPUs of a node per direction: the GPU link, else PCIe. 0 where there is neither."""
+        return (self.link.gb_per_s_per_direction or self.pcie_gb_per_s or 0.0) * GB
+
+    def dtype_for(self, bits: int) -> str:
+        """The number format in which a product of ``bits`` wide operands runs: that width, else the next wider.
+
+        Raises:
+            SpecError: the GPU has no format that is wide enough.
+        """
+        for width in (4, 8, 16, 32):
+            if width >= bits:
+                for dtype in _DTYPES_BY_BITS[width]:
+                    if dtype in self.peak_tflops:
+                        return dtype
+        raise SpecError(f"GPU {self.name} has no matrix format of {bits} bits or wider")
+
+    def peak_flops_per_s(self, dtype: str) -> float:
+        """Dense peak of a number format, FLOP/s."""
+        return self.peak_tflops[dtype] * 1e12  # type: ignore[index]
+
+    # -- names of seed 002 ---------------------------------------------------------------------------------
+
+    @property
+    def mem_per_GPU_in_GB(self) -> float:  # noqa: N802 - seed 002's name
+        """Nominal memory in GiB, which seed 002 calls GB."""
+        return self.memory_gib
+
+    @property
+    def hbm_bandwidth_in_GB_per_sec(self) -> float:  # noqa: N802 - seed 002's name
+        """Device memory bandwidth, GB/s."""
+        return self.hbm_bandwidth_gb_per_s
+
+    @property
+    def intra_node_bandwidth_in_GB_per_sec(self) -> float:  # noqa: N802 - seed 002's name
+        """Rate to the other GPUs of a node per direction, GB/s."""
+        return self.intra_node_bytes_per_s / GB
+
+    @property
+    def intra_node_min_message_latency(self) -> float:
+        """Least time of one message inside a node, seconds."""
+        return self.min_message_latency_us / 1e6
+
+    @property
+    def inter_node_bandwidth_in_GB_per_sec(self) -> float:  # noqa: N802 - seed 002's name
+        """One GPU's share of the network, GB/s."""
+        return self.inter_node_gb_per_s
+
+    @property
+    def peak_fp16_TFLOPS(self) -> float:  # noqa: N802 - seed 002's name
+        """Dense 16-bit peak, TFLOP/s."""
+        return self.peak_tflops[self.dtype_for(16)]  # type: ignore[index]
+
+    @property
+    def peak_i8_TFLOPS(self) -> float:  # noqa: N802 - seed 002's name
+        """Dense 8-bit peak, TFLOP/s; the next wider format's where there is none."""
+        return self.peak_tflops[self.dtype_for(8)]  # type: ignore[index]
+
+    @property
+    def peak_i4_TFLOPS(self) -> float:  # noqa: N802 - seed 002's name
+        """Dense 4-bit peak, TFLOP/s; the next wider format's where there is none."""
+        return self.peak_tflops[self.dtype_for(4)]  # type: ignore[index]
+
+
+def _native_gpu_fields(data: dict[str, Any]) -> dict[str, Any]:
+    data = dict(data)
+    flat = {field: data.pop(field, None) for field in _SEED_FIELDS if field != "name"}
+    for field in _SEED_FIELDS[1:6]:
+        if flat[field] is None:
+            raise SpecError(f"field {field!r} is required")
+    for field, value in flat.items():
+        number = _plain_number(value)
+        if value is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
+            raise SpecError(f"{field} must be a number, got {value!r}")
+        if value is not None and not (0 < number < math.inf) and field != "intra_node_min_message_latency":
+            raise SpecError(f"{field} must be positive and finite, got {value!r}")
+    fp16 = flat["peak_fp16_TFLOPS"]
+    peaks = {"fp16": fp16, "int8": flat["peak_i8_TFLOPS"] or 2 * fp16, "int4": flat["peak_i4_TFLOPS"] or 4 * fp16}
+    native = {
+        "peak_tflops": peaks,
+        "memory_gib": flat["mem_per_GPU_in_GB"],
+        "usable_memory_gib": flat["mem_per_GPU_in_GB"],
+        "hbm_bandwidth_gb_per_s": flat["hbm_bandwidth_in_GB_per_sec"],
+        "link": {"name": "intra-node", "gb_per_s_per_direction": flat["intra_node_bandwidth_in_GB_per_sec"]},
+        "min_message_latency_us": flat["intra_node_min_message_latency"] * 1e6,
+        "inter_node_gb_per_s": flat["inter_node_bandwidth_in_GB_per_sec"] or 200,
+    }
+    return data | native

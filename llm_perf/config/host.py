@@ -1,0 +1,118 @@
+"""HostConfig: what stands around the GPUs, and the rates of the copy paths that were measured there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llm_perf.config.base import GB, GIB, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+
+Provenance = Literal["data sheet", "measured", "fitted", "ratio", "assumed"]
+
+
+class Rate(Spec):
+    """A rate with where it comes from. ``relative_error`` is the stated uncertainty, None where unknown."""
+
+    gb_per_s: PositiveFloat
+    provenance: Provenance
+    relative_error: NonNegativeFloat | None = None
+    source: str
+
+    @property
+    def bytes_per_s(self) -> float:
+        """The rate in bytes/s."""
+        return self.gb_per_s * GB
+
+
+class Disk(Spec):
+    """One host's NVMe. A rate belongs to a software path, not to the device (direct I/O, buffered, memory map).
+
+    ``shared``: all GPUs of the host read from the same device, so that its rate is not multiplied.
+    """
+
+    capacity_gib: PositiveFloat
+    stated_read_gb_per_s: PositiveFloat
+    stated_write_gb_per_s: PositiveFloat | None = None
+    direct_read: Rate | None = None
+    direct_write: Rate | None = None
+    buffered_read: Rate | None = None
+    buffered_write: Rate | None = None
+    mmap_read: Rate | None = None
+    shared: bool = True
+
+    @property
+    def capacity_bytes(self) -> float:
+        """Size, bytes."""
+        return self.capacity_gib * GIB
+
+    def read_bytes_per_s(self, path: Literal["direct", "buffered", "mmap"]) -> float:
+        """Read rate of a software path, bytes/s: measured where known, else the stated rate of the device."""
+        rate: Rate | None = getattr(self, f"{path}_read")
+        return rate.bytes_per_s if rate is not None else self.stated_read_gb_per_s * GB
+
+
+class HostConfig(Spec):
+    """One node: memory, processors, the link to each GPU, disks, network.
+
+    Rates that are None are taken as a ratio of the data sheet by the system that needs them, and the report
+    says so. ``copies`` are host-to-GPU rates of this machine by system and by kind of host memory, since a
+    rate belongs to machine, kind of memory and software together.
+    """
+
+    name: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    memory_gib: PositiveFloat
+    usable_memory_gib: PositiveFloat
+    swap_gib: NonNegativeFloat = 0.0
+    cpu: str | None = None
+    sockets: PositiveInt = 1
+    cores_per_socket: PositiveInt | None = None
+    memory_bandwidth_gb_per_s_per_socket: PositiveFloat | None = None
+    cpu_matmul_tflops_small_batch: PositiveFloat | None = None
+    cpu_matmul_tflops_large_batch: PositiveFloat | None = None
+    cpu_attention_kv: Rate | None = None
+    pcie_generation: PositiveInt | None = None
+    pcie_lanes: PositiveInt = 16
+    pcie_gb_per_s: PositiveFloat | None = None
+    gpus_per_pcie_link: PositiveInt = 1
+    pinned_h2d: Rate | None = None
+    pinned_d2h: Rate | None = None
+    pageable_h2d: Rate | None = None
+    growing_slice_h2d: Rate | None = None
+    fresh_d2h: Rate | None = None
+    copies: dict[str, Rate] = Field(default_factory=dict)
+    layer_overhead_ms: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    disk: Disk | None = None
+    nic_gb_per_s: PositiveFloat | None = None
+    gpus_per_node: PositiveInt = 8
+    source: str = Field(min_length=1)
+    notes: str | None = None
+
+    @property
+    def memory_bytes(self) -> float:
+        """Installed memory, bytes."""
+        return self.memory_gib * GIB
+
+    @property
+    def usable_memory_bytes(self) -> float:
+        """Memory that a process can allocate, bytes."""
+        return self.usable_memory_gib * GIB
+
+    @property
+    def pcie_bytes_per_s(self) -> float | None:
+        """Raw rate of one GPU's link per direction, bytes/s."""
+        if self.pcie_gb_per_s is not None:
+            return self.pcie_gb_per_s * GB
+        if self.pcie_generation is None:
+            return None
+        return pcie_link_gb_per_s(self.pcie_generation, self.pcie_lanes) * GB
+
+
+_LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
+"""Raw rate of one lane per direction after encoding, GB/s (PCI-SIG base specifications 1.0 to 6.0)."""
+
+
+def pcie_link_gb_per_s(generation: int, lanes: int) -> float:
+    """Raw rate of a PCIe link per direction, GB/s."""
+    return _LANE_GB_PER_S[generation] * lanes

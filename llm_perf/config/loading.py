@@ -1,0 +1,156 @@
+"""Specs by name or path. Only the file that is asked for is parsed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llm_perf.config import files
+from llm_perf.config.base import Spec
+from llm_perf.config.dtype import BITS, DtypeConfig
+from llm_perf.config.gpu import GPUConfig, GPUEfficiency
+from llm_perf.config.host import HostConfig
+from llm_perf.config.model import ModelConfig
+from llm_perf.config.names import normalise, resolve
+from llm_perf.errors import SpecError, UnknownNameError
+
+S = TypeVar("S", bound=Spec)
+
+_FOLDERS = {
+    "model": ("model_specs", ""),
+    "GPU": ("hardware_specs", "gpus"),
+    "host": ("hardware_specs", "hosts"),
+    "efficiency": ("hardware_specs", "efficiency"),
+    "profile": ("hardware_specs", "profiles"),
+}
+_ALIASES = "aliases.yaml"
+
+
+def _folder(kind: str) -> Traversable:
+    package, subfolder = _FOLDERS[kind]
+    root = resources.files(package)
+    return root / subfolder if subfolder else root
+
+
+@lru_cache(maxsize=None)
+def known_names(kind: str) -> tuple[str, ...]:
+    """Names of the bundled specs of a kind ("model", "GPU", "host", "efficiency", "profile"), sorted."""
+    folder = _folder(kind)
+    if not folder.is_dir():
+        return ()
+    found = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and name != _ALIASES))
+
+
+@lru_cache(maxsize=None)
+def _aliases(kind: str) -> dict[str, str]:
+    file = _folder(kind) / _ALIASES
+    if not file.is_file():
+        return {}
+    return {normalise(alias): name for alias, name in files.parse_mapping(file.read_text("utf-8"), file.name).items()}
+
+
+def resolve_name(kind: str, name: str) -> str:
+    """The bundled spec that a name means.
+
+    Raises:
+        UnknownNameError: no such spec; the nearest names are listed.
+        AmbiguousNameError: several; they are listed.
+    """
+    return resolve(kind, name, known_names(kind), _aliases(kind))
+
+
+@lru_cache(maxsize=256)
+def _bundled(kind: str, spec: type[S], stem: str) -> S:
+    file = _folder(kind) / f"{stem}.yaml"
+    text = file.read_text("utf-8")
+    data = _with_efficiency(files.parse_mapping(text, file.name)) if kind == "GPU" else files.parse_mapping(text, file.name)
+    return files.build(spec, data, text, file.name)
+
+
+def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
+    """A GPU file may name the efficiency family that it belongs to."""
+    if isinstance(data.get("efficiency"), str):
+        return data | {"efficiency": _load("efficiency", GPUEfficiency, data["efficiency"])}
+    return data
+
+
+def _load(kind: str, spec: type[S], name: str) -> S:
+    if not isinstance(name, str) or not name.strip():
+        raise SpecError(f"{kind} name must be text, got {name!r}")
+    if files.looks_like_path(name):
+        return _from_file(kind, spec, Path(name).expanduser())
+    try:
+        return _bundled(kind, spec, resolve_name(kind, name))
+    except UnknownNameError:
+        if Path(name).is_file():
+            return _from_file(kind, spec, Path(name))
+        raise
+
+
+def _from_file(kind: str, spec: type[S], path: Path) -> S:
+    text = files.read_text(path)
+    data = files.parse_mapping(text, str(path))
+    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, str(path))
+
+
+def get_model_config_by_name(name_or_path: str) -> ModelConfig:
+    """A model by name, from a YAML or JSON file, from a Hugging Face ``config.json`` or its folder, or from the hub.
+
+    Names match case-insensitively; ``/``, ``_``, ``-`` and blanks are the same; the organisation is optional.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
+    from llm_perf.config import huggingface
+
+    if isinstance(name_or_path, str) and name_or_path.strip():
+        path = Path(name_or_path).expanduser()
+        if files.looks_like_path(name_or_path) or (path.is_dir() and (path / "config.json").is_file()):
+            return huggingface.load_model_file(path)
+    try:
+        return _load("model", ModelConfig, name_or_path)
+    except UnknownNameError:
+        from_hub = huggingface.load_from_hub(name_or_path)
+        if from_hub is None:
+            raise
+        return from_hub
+
+
+def get_gpu_config_by_name(name: str) -> GPUConfig:
+    """An accelerator by name or from a YAML or JSON file.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
+    return _load("GPU", GPUConfig, name)
+
+
+def get_host_config_by_name(name: str) -> HostConfig:
+    """A host by name or from a YAML or JSON file.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
+    return _load("host", HostConfig, name)
+
+
+def get_dtype_config_by_name(name: str) -> DtypeConfig:
+    """A DtypeConfig from its name, for example ``w16a16e16`` or ``w4a16e16``; ``kv8`` may follow for the cache.
+
+    Raises:
+        SpecError: the name is not of that form.
+    """
+    import re
+
+    match = re.fullmatch(r"w(\d+)a(\d+)e(\d+)(?:kv(\d+))?", name.strip().lower()) if isinstance(name, str) else None
+    if match is None:
+        widths = ", ".join(map(str, BITS))
+        raise SpecError(f"dtype {name!r} is not of the form w16a16e16 (weight, activation, embedding bits of {widths})")
+    weight, activation, embedding, kv = (int(bits) if bits else None for bits in match.groups())
+    return DtypeConfig(
+        name=name.strip().lower(), weight_bits=weight, activation_bits=activation, embedding_bits=embedding, kv_bits=kv
+    )

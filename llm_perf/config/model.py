@@ -1,0 +1,291 @@
+"""ModelConfig: a model described as groups of equal layers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
+from llm_perf.errors import SpecError
+
+
+class Attention(Spec):
+    """Multi-head attention with ``num_kv_heads`` shared by groups of query heads (MHA, GQA and MQA).
+
+    ``window`` bounds how many of the latest tokens are attended to (sliding window); ``chunk`` bounds it to
+    the tokens since the last multiple of ``chunk`` (Llama 4). ``qk_norm`` is the number of weights of the
+    norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head.
+    """
+
+    kind: Literal["attention"] = "attention"
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: NonNegativeInt = 0
+    window: PositiveInt | None = None
+    chunk: PositiveInt | None = None
+    sinks: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Attention:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.window is not None and self.chunk is not None:
+            raise ValueError("a layer has a sliding window or chunked attention, not both")
+        return self
+
+
+class LatentAttention(Spec):
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds one latent per token."""
+
+    kind: Literal["latent_attention"] = "latent_attention"
+    num_heads: PositiveInt
+    q_lora_rank: PositiveInt | None = None
+    kv_lora_rank: PositiveInt
+    qk_nope_head_dim: PositiveInt
+    qk_rope_head_dim: PositiveInt
+    v_head_dim: PositiveInt
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Every head has its own key and value once the latent is expanded."""
+        return self.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of one query head."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def window(self) -> int | None:
+        """Latent attention is always over the whole context."""
+        return None
+
+    chunk = window
+
+
+class DenseMLP(Spec):
+    """A feed-forward block: 2 matrices, or 3 when ``gated`` (GLU variants)."""
+
+    kind: Literal["dense"] = "dense"
+    ffn_size: PositiveInt
+    gated: bool = False
+    bias: bool = False
+
+
+class MoEMLP(Spec):
+    """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
+
+    ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
+    (Qwen1.5-MoE); ``router_bias`` one learned value per expert.
+    """
+
+    kind: Literal["moe"] = "moe"
+    num_experts: PositiveInt
+    top_k: PositiveInt
+    ffn_size: PositiveInt
+    gated: bool = True
+    bias: bool = False
+    shared_ffn_size: NonNegativeInt = 0
+    shared_gate: bool = False
+    router_bias: bool = False
+
+    @model_validator(mode="after")
+    def _top_k_of_experts(self) -> MoEMLP:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
+        return self
+
+
+class LayerGroup(Spec):
+    """``count`` equal layers. ``parallel_attention``: attention and MLP read the same input (GPT-J, Falcon),
+    so that tensor parallelism needs one all-reduce per layer instead of two.
+    """
+
+    count: PositiveInt
+    attention: Annotated[Attention | LatentAttention, Field(discriminator="kind")]
+    mlp: Annotated[DenseMLP | MoEMLP, Field(discriminator="kind")]
+    norms: NonNegativeInt = 2
+    parallel_attention: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, data: Any) -> Any:
+        """``kind`` may be left out of a YAML file for plain attention and a dense MLP."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for field, kind in (("attention", "attention"), ("mlp", "dense")):
+            if isinstance(data.get(field), dict):
+                data[field] = {"kind": kind, **data[field]}
+        return data
+
+
+_SEED_FIELDS = (
+    "name", "num_layers", "n_head", "hidden_dim", "vocab_size", "max_seq_len", "num_key_value_heads",
+    "num_key_value_groups", "ffn_embed_dim", "expansion_ratio", "model_type", "moe_num_experts", "moe_top_k",
+    "mlp_gated_linear_units",
+)  # fmt: skip
+
+
+class ModelConfig(Spec):
+    """A transformer as its shapes. All sizes are in elements.
+
+    ``embedding_size`` is the width of the token table where it differs from ``hidden_size`` (OPT-350m
+    projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
+    ``encoder`` models have a prefill only.
+
+    The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal layers,
+    no biases, weight-only norms, tied embeddings, which is what that description means there.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = _SEED_FIELDS
+
+    name: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    family: str | None = None
+    hidden_size: PositiveInt
+    vocab_size: PositiveInt
+    max_position_embeddings: PositiveInt | None = None
+    layer_groups: tuple[LayerGroup, ...] = Field(min_length=1)
+    embedding_size: PositiveInt | None = None
+    learned_positions: NonNegativeInt = 0
+    tied_embeddings: bool = True
+    lm_head_bias: bool = False
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_bias: bool = True
+    embedding_norm: bool = False
+    final_norm: bool = True
+    encoder: bool = False
+    published_params: PositiveInt | None = None
+    published_active_params: PositiveInt | None = None
+    source: str | None = None
+    notes: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_seed_arguments(cls, data: Any) -> Any:
+        return _native_model_fields(data) if isinstance(data, dict) and "layer_groups" not in data else data
+
+    # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        return sum(group.count for group in self.layer_groups)
+
+    num_hidden_layers = num_layers
+
+    @property
+    def hidden_dim(self) -> int:
+        """Seed 002's name of ``hidden_size``."""
+        return self.hidden_size
+
+    @property
+    def max_seq_len(self) -> int | None:
+        """Seed 002's name of ``max_position_embeddings``."""
+        return self.max_position_embeddings
+
+    @property
+    def model_type(self) -> str | None:
+        """Seed 002's name of ``family``."""
+        return self.family
+
+    @property
+    def n_head(self) -> int:
+        """Query heads of the first layer."""
+        return self.layer_groups[0].attention.num_heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key and value heads of the first layer."""
+        return self.layer_groups[0].attention.num_kv_heads
+
+    @property
+    def num_key_value_groups(self) -> int:
+        """Query heads that share one key and value head."""
+        return self.n_head // self.num_key_value_heads
+
+    @property
+    def ffn_embed_dim(self) -> int:
+        """Width of one feed-forward block (of one expert in a mixture) of the last layer group."""
+        return self.layer_groups[-1].mlp.ffn_size
+
+    @property
+    def expansion_ratio(self) -> float:
+        """``ffn_embed_dim`` over ``hidden_dim``."""
+        return self.ffn_embed_dim / self.hidden_size
+
+    @property
+    def moe_num_experts(self) -> int:
+        """Routed experts per layer of the last layer group; 1 for a dense model."""
+        mlp = self.layer_groups[-1].mlp
+        return mlp.num_experts if isinstance(mlp, MoEMLP) else 1
+
+    @property
+    def moe_top_k(self) -> int:
+        """Routed experts that one token uses; 1 for a dense model."""
+        mlp = self.layer_groups[-1].mlp
+        return mlp.top_k if isinstance(mlp, MoEMLP) else 1
+
+    @property
+    def mlp_gated_linear_units(self) -> bool:
+        """Whether the feed-forward blocks are gated."""
+        return self.layer_groups[-1].mlp.gated
+
+
+def _native_model_fields(data: dict[str, Any]) -> dict[str, Any]:
+    """Translate seed 002's flat arguments into native fields; leaves other keys to the field checks."""
+    data = dict(data)
+    if "num_layers" not in data and "n_head" not in data:
+        return data  # neither description: the missing native field is reported
+    for required in ("name", "num_layers", "n_head", "hidden_dim", "vocab_size"):
+        if data.get(required) is None:
+            raise SpecError(f"field {required!r} is required")
+    flat = {field: data.pop(field, None) for field in _SEED_FIELDS if field not in ("name", "vocab_size")}
+    heads, hidden = flat["n_head"], flat["hidden_dim"]
+    for field in ("n_head", "hidden_dim", "num_layers"):
+        if not isinstance(flat[field], int) or isinstance(flat[field], bool) or flat[field] <= 0:
+            raise SpecError(f"{field} must be a positive integer, got {flat[field]!r}")
+    if hidden % heads:
+        raise SpecError(f"hidden_dim {hidden} is not a multiple of n_head {heads}")
+    gated = bool(flat["mlp_gated_linear_units"])
+    ffn = _ffn_width(hidden, flat["ffn_embed_dim"], flat["expansion_ratio"])
+    kv_heads = _kv_heads(heads, flat["num_key_value_heads"], flat["num_key_value_groups"])
+    experts = flat["moe_num_experts"] if flat["moe_num_experts"] is not None else 1
+    top_k = flat["moe_top_k"] if flat["moe_top_k"] is not None else 1
+    mlp: dict[str, Any] = {"kind": "dense", "ffn_size": ffn, "gated": gated}
+    if experts != 1 or top_k != 1:
+        mlp = {"kind": "moe", "num_experts": experts, "top_k": top_k, "ffn_size": ffn, "gated": gated}
+    attention = {"kind": "attention", "num_heads": heads, "num_kv_heads": kv_heads, "head_dim": hidden // heads}
+    native = {
+        "family": flat["model_type"],
+        "hidden_size": hidden,
+        "max_position_embeddings": flat["max_seq_len"],
+        "layer_groups": ({"count": flat["num_layers"], "attention": attention, "mlp": mlp},),
+        "norm_bias": False,
+    }
+    clash = sorted(set(native) & {key for key, value in data.items() if value is not None})
+    if clash:
+        raise SpecError(f"{clash[0]} is given twice, once under seed 002's name")
+    return data | native
+
+
+def _ffn_width(hidden: int, ffn: Any, ratio: Any) -> Any:
+    if ffn is None:
+        width = hidden * (4 if ratio is None else ratio)
+        return int(width) if width == int(width) else width
+    if ratio is not None and ffn != hidden * ratio:
+        raise SpecError(f"ffn_embed_dim {ffn} and expansion_ratio {ratio} disagree for hidden_dim {hidden}")
+    return ffn
+
+
+def _kv_heads(heads: int, kv_heads: Any, groups: Any) -> Any:
+    if kv_heads is None:
+        return heads if not groups else heads // int(groups)
+    if groups is not None and kv_heads * groups != heads:
+        raise SpecError(f"num_key_value_heads {kv_heads} x num_key_value_groups {groups} is not n_head {heads}")
+    return kv_heads

@@ -1,0 +1,46 @@
+"""Names of specs: one spelling rule, nearest known names when there is none, candidates when there are several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from llm_perf.errors import AmbiguousNameError, UnknownNameError
+
+
+def normalise(name: str) -> str:
+    """Lower case; ``/``, ``_``, blanks and ``-`` are the same; other punctuation but dots is dropped."""
+    return re.sub(r"[^a-z0-9.+-]", "", re.sub(r"[/_\s-]+", "-", name.strip().lower())).strip("-")
+
+
+def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
+    """The known name that ``name`` means.
+
+    In this order: a known name; an alias; a known name without its organisation (what stands before the
+    first ``_``); the only known name that begins with ``name`` up to a ``-``.
+
+    Raises:
+        AmbiguousNameError: several names fit; they are listed.
+        UnknownNameError: none fits; the nearest ones are listed.
+    """
+    names = list(known)
+    wanted = normalise(name)
+    by_full = {normalise(candidate): candidate for candidate in names}
+    if wanted in by_full:
+        return by_full[wanted]
+    if wanted in aliases:
+        return aliases[wanted]
+    for fits in (
+        [full for full in names if normalise(full.split("_", 1)[-1]) == wanted],
+        [full for full in names if _begins(full, wanted) or _begins(full.split("_", 1)[-1], wanted)],
+    ):
+        if len(fits) == 1:
+            return fits[0]
+        if fits and wanted:
+            raise AmbiguousNameError(kind, name, sorted(fits))
+    spellings = [*names, *(full.split("_", 1)[-1] for full in names), *aliases]
+    raise UnknownNameError(kind, name, spellings)
+
+
+def _begins(full: str, wanted: str) -> bool:
+    return bool(wanted) and normalise(full).startswith(wanted + "-")

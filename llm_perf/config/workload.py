@@ -1,0 +1,95 @@
+"""Workload and OffloadConfig: what is asked for, and where tensors are told to live."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from llm_perf.config.base import Fraction, PositiveInt, Spec
+
+
+class Workload(Spec):
+    """One batch of equal requests. ``batch_size`` is the total over all GPUs (seed 001).
+
+    ``gen_len`` tokens take one prefill, which produces the first of them, and gen_len - 1 decode steps.
+    """
+
+    batch_size: PositiveInt = 1
+    prompt_len: PositiveInt = 512
+    gen_len: PositiveInt = 32
+
+    @property
+    def context_len(self) -> int:
+        """Prompt and generated tokens together."""
+        return self.prompt_len + self.gen_len
+
+
+Tier = Literal["gpu", "cpu", "nvme"]
+
+
+class Shares(Spec):
+    """Fractions of one kind of tensor on GPU, in CPU memory and on NVMe; they sum to 1."""
+
+    gpu: Fraction = 0.0
+    cpu: Fraction = 0.0
+    nvme: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Shares:
+        total = self.gpu + self.cpu + self.nvme
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares on gpu, cpu and nvme must sum to 1, got {total:g}")
+        return self
+
+    @classmethod
+    def on(cls, tier: Tier) -> Shares:
+        """Everything on one tier."""
+        return cls(**{tier: 1.0})
+
+
+class OffloadConfig(Spec):
+    """Where tensors live and how they move. What is None is chosen by the system and reported.
+
+    Attributes:
+        weights: shares of the layers' weights per tier.
+        kv_cache: shares of the KV cache per tier.
+        activations: shares of the hidden states between layers per tier.
+        pin_memory: host tensors are page-locked, so that copies run at the link's rate and asynchronously.
+        attention_device: where decode attention over a KV cache in host memory runs; None = not stated.
+        prefetch: the next module's weights are fetched while this one computes; None = the system's default.
+        overlap: copies and computation overlap at all; None = the system's default.
+        gpu_batch_size: sequences that one kernel call works on; None = the whole batch of a GPU.
+        num_gpu_batches: such batches per block of FlexGen's schedule.
+        kv_group_size: elements of a quantised cache that share a scale and a minimum.
+        micro_batches: micro-batches of a pipeline.
+        projected: the measurement that this describes was extrapolated from a few steps.
+    """
+
+    weights: Shares | None = None
+    kv_cache: Shares | None = None
+    activations: Shares | None = None
+    attention_weights: Shares | None = None
+    mlp_weights: Shares | None = None
+    embedding_weights: Shares | None = None
+    pin_memory: bool = True
+    pin_kv_cache: bool = True
+    async_kv_offload: bool = False
+    attention_device: Literal["gpu", "cpu"] | None = None
+    prefetch: bool | None = None
+    overlap: bool | None = None
+    gpu_batch_size: PositiveInt | None = None
+    num_gpu_batches: PositiveInt = 1
+    micro_batches: PositiveInt = 1
+    kv_group_size: PositiveInt | None = None
+    projected: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tier_names(cls, data: Any) -> Any:
+        """A tier's name stands for everything there: ``weights: cpu``."""
+        if not isinstance(data, dict):
+            return data
+        return {key: {value: 1.0} if value in ("gpu", "cpu", "nvme") else value for key, value in data.items()}
+
+

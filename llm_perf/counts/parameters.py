@@ -1,0 +1,148 @@
+"""Parameters: of the whole model, of what a token uses, of what one rank holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.model import Attention, LatentAttention, LayerGroup, ModelConfig
+from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
+
+
+def norm_params(model: ModelConfig) -> int:
+    """Elements of one normalisation over the hidden size: a weight, and a bias where the model has one."""
+    return model.hidden_size * (2 if model.norm_bias else 1)
+
+
+def _attention_extras(attention: Attention | LatentAttention) -> int:
+    """Weights of an attention block that are no matrices: query and key norms, latent norms, sinks."""
+    if isinstance(attention, LatentAttention):
+        return (attention.q_lora_rank or 0) + attention.kv_lora_rank
+    return attention.qk_norm + (attention.num_heads if attention.sinks else 0)
+
+
+def layer_vector_params(model: ModelConfig, group: LayerGroup) -> int:
+    """Elements of one layer that are no matrix and are replicated by tensor parallelism: norms and the like."""
+    return group.norms * norm_params(model) + _attention_extras(group.attention)
+
+
+def attention_params(model: ModelConfig, group: LayerGroup) -> int:
+    """Elements of one layer's attention: projections, biases, query and key norms."""
+    projections = attention_linears(group.attention, model.hidden_size)
+    return sum(linear.params for linear in projections) + _attention_extras(group.attention)
+
+
+def mlp_params(model: ModelConfig, group: LayerGroup) -> int:
+    """Elements of one layer's feed-forward block: all experts, router included."""
+    return sum(linear.params for linear in mlp_linears(group.mlp, model.hidden_size))
+
+
+def layer_params(model: ModelConfig, group: LayerGroup) -> int:
+    """Elements of one layer of a group."""
+    matrices = sum(linear.params for linear in layer_linears(group, model.hidden_size))
+    return matrices + layer_vector_params(model, group)
+
+
+def active_layer_params(model: ModelConfig, group: LayerGroup) -> int:
+    """Elements of one layer that one token uses."""
+    matrices = sum(linear.active_params for linear in layer_linears(group, model.hidden_size))
+    return matrices + layer_vector_params(model, group)
+
+
+def token_table_params(model: ModelConfig) -> int:
+    """Elements of the token embedding table."""
+    return model.vocab_size * (model.embedding_size or model.hidden_size)
+
+
+def embedding_params(model: ModelConfig) -> int:
+    """Elements before the first layer: token and position tables, projection to the hidden size, embedding norm."""
+    projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
+    positions = model.learned_positions * model.hidden_size
+    return token_table_params(model) + positions + projection + (norm_params(model) if model.embedding_norm else 0)
+
+
+def lm_head_linears(model: ModelConfig) -> tuple[Linear, ...]:
+    """The products after the last layer: projection to the embedding width where there is one, then the logits.
+
+    With tied embeddings the logits' matrix is the token table: it is multiplied with, but stored once.
+    """
+    width = model.embedding_size or model.hidden_size
+    head = Linear("lm_head", model.vocab_size, width, "column", model.lm_head_bias)
+    if model.embedding_size:
+        return (Linear("lm_head_projection", width, model.hidden_size, "replicated"), head)
+    return (head,)
+
+
+def lm_head_params(model: ModelConfig) -> int:
+    """Elements stored after the last layer beside the token table: final norm, projection, untied head, its bias."""
+    total = norm_params(model) if model.final_norm else 0
+    for linear in lm_head_linears(model):
+        tied = linear.op == "lm_head" and model.tied_embeddings
+        total += (linear.params - linear.weights) if tied else linear.params
+    return total
+
+
+def total_params(model: ModelConfig) -> int:
+    """Elements of the whole model, each stored weight once."""
+    layers = sum(group.count * layer_params(model, group) for group in model.layer_groups)
+    return layers + embedding_params(model) + lm_head_params(model)
+
+
+def active_params(model: ModelConfig) -> int:
+    """Elements that one token uses, embeddings counted whole, as model cards do."""
+    layers = sum(group.count * active_layer_params(model, group) for group in model.layer_groups)
+    return layers + embedding_params(model) + lm_head_params(model)
+
+
+@dataclass(frozen=True, slots=True)
+class RankParams:
+    """Elements that one rank holds: ``sharded`` by tensor (and expert) parallelism, and ``replicated``."""
+
+    sharded: float
+    replicated: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.sharded + self.replicated
+
+    def __add__(self, other: RankParams) -> RankParams:
+        return RankParams(self.sharded + other.sharded, self.replicated + other.replicated)
+
+    def __mul__(self, factor: float) -> RankParams:
+        return RankParams(self.sharded * factor, self.replicated * factor)
+
+
+def expert_tensor_shards(tp: int, dp: int, ep: int) -> int:
+    """Ways one expert's matrices are split: tp while experts spread over replicas, fewer once they spread over tp too."""
+    return tp if ep <= dp else max(1, tp * dp // ep)
+
+
+def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> RankParams:
+    ways = expert_tp if linear.copies > 1 else tp
+    held = linear.copies / ep if linear.copies > 1 else 1
+    bias = linear.out_features if linear.bias else 0
+    if linear.split == "replicated":
+        return RankParams(0.0, held * (linear.weights + bias))
+    parts = linear.shards(ways)
+    if linear.split == "row":
+        return RankParams(held * linear.weights / parts, held * bias)
+    return RankParams(held * (linear.weights + bias) / parts, 0.0)
+
+
+def layer_rank_params(model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1) -> RankParams:
+    """Elements of one layer on one rank. With tp over the key/value heads these are held more than once."""
+    expert_tp = expert_tensor_shards(tp, dp, ep)
+    total = RankParams(0.0, float(layer_vector_params(model, group)))
+    for linear in layer_linears(group, model.hidden_size):
+        total = total + _linear_rank_params(linear, tp, ep, expert_tp)
+    return total
+
+
+def ends_rank_params(model: ModelConfig, tp: int = 1) -> tuple[RankParams, RankParams]:
+    """(embeddings, head) of one rank. The vocabulary is sharded; positions, norms and projections are replicated."""
+    table = token_table_params(model)
+    embedding = RankParams(table / tp, float(embedding_params(model) - table))
+    head_matrix = 0 if model.tied_embeddings else table
+    head_bias = model.vocab_size if model.lm_head_bias else 0
+    head = RankParams((head_matrix + head_bias) / tp, float(lm_head_params(model) - head_matrix - head_bias))
+    return embedding, head
