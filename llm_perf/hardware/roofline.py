@@ -1,0 +1,35 @@
+"""Compute and memory time of one operation, combined."""
+
+from __future__ import annotations
+
+import math
+
+from llm_perf.counts.arrays import Number, maximum, power, root
+
+
+def p_norm(left: Number, right: Number, exponent: float) -> Number:
+    """(left^p + right^p)^(1/p): the larger one for p = infinity, the sum for p = 1.
+
+    Two resources that work at once take at least the larger time; measured GEMMs follow about p = 4 (at the
+    knee, where both are equal, 1.19 times either).
+    """
+    if exponent == math.inf:
+        return maximum(left, right)
+    if exponent == 1:
+        return left + right
+    return root(power(left, exponent) + power(right, exponent), exponent)
+
+
+def roofline_time(
+    flops: Number,
+    moved_bytes: Number,
+    flops_per_s: float,
+    bytes_per_s: float,
+    knee_exponent: float = math.inf,
+    floor_s: float = 0.0,
+) -> Number:
+    """Seconds of an operation that computes ``flops`` and moves ``moved_bytes`` (Williams et al., CACM 52(4), 2009).
+
+    ``knee_exponent`` rounds the corner between the two roofs; ``floor_s`` is the least time of a kernel.
+    """
+    return floor_s + p_norm(flops / flops_per_s, moved_bytes / bytes_per_s, knee_exponent)
