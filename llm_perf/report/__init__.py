@@ -1,0 +1,1 @@
+"""What a result looks like to people and programs: benchmark logs, tables, JSON, plots."""

@@ -1,0 +1,130 @@
+"""The error types: exit codes, one-line messages, suggestions, and the way through a worker process."""
+
+import pickle
+
+import pytest
+
+from llm_perf import errors
+from llm_perf.errors import (
+    AmbiguousNameError,
+    DoesNotFitError,
+    EnvironmentFailure,
+    LLMPerfError,
+    MissingExtraError,
+    OutputError,
+    SpecError,
+    UnknownNameError,
+    bad_value,
+)
+
+KNOWN_MODELS = (
+    "facebook_opt-125m",
+    "facebook_opt-30b",
+    "facebook_opt-175b",
+    "meta-llama_Llama-2-7b-hf",
+    "gpt2",
+)
+
+ONE_OF_EACH = (
+    LLMPerfError("something"),
+    SpecError("something"),
+    UnknownNameError("model", "opt175b", KNOWN_MODELS),
+    AmbiguousNameError("GPU", "v100", ("v100-sxm-32gb", "v100-sxm-16gb")),
+    DoesNotFitError("something"),
+    MissingExtraError("plot", "drawing a plot"),
+    OutputError("something"),
+    EnvironmentFailure("something"),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (LLMPerfError, 2),
+        (SpecError, 2),
+        (UnknownNameError, 2),
+        (AmbiguousNameError, 2),
+        (MissingExtraError, 2),
+        (OutputError, 2),
+        (DoesNotFitError, 3),
+        (EnvironmentFailure, 4),
+    ],
+)
+def test_exit_code(kind: type[LLMPerfError], code: int) -> None:
+    assert kind.exit_code == code
+
+
+def test_each_public_error_is_caught_as_the_base() -> None:
+    public = [getattr(errors, name) for name in errors.__all__ if name != "bad_value"]
+    assert {type(error) for error in ONE_OF_EACH} == set(public)
+    assert all(issubclass(kind, LLMPerfError) for kind in public)
+
+
+def test_bad_input_is_a_value_error() -> None:
+    # pydantic turns a ValueError inside a validator into a validation error; others pass through as they are.
+    assert all(issubclass(kind, ValueError) for kind in (SpecError, UnknownNameError, AmbiguousNameError))
+    assert not issubclass(DoesNotFitError, ValueError)
+
+
+def test_bad_value_names_field_value_and_what_is_accepted() -> None:
+    assert str(bad_value("batch_size", "-1", "a positive integer")) == (
+        "batch_size = '-1': expected a positive integer"
+    )
+
+
+def test_unknown_name_is_a_key_error_that_prints_without_quotes() -> None:
+    error = UnknownNameError("model", "opt-176b", KNOWN_MODELS)
+    assert isinstance(error, KeyError)
+    assert str(error).startswith("unknown model 'opt-176b'; the nearest known: facebook_opt-175b")
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("opt175b", "facebook_opt-175b"),
+        ("Facebook/OPT 175", "facebook_opt-175b"),
+        ("opt_125", "facebook_opt-125m"),
+        ("llama", "meta-llama_Llama-2-7b-hf"),
+        ("gpt-2", "gpt2"),
+    ],
+)
+def test_nearest_name_comes_first(name: str, first: str) -> None:
+    assert UnknownNameError("model", name, KNOWN_MODELS).suggestions[0] == first
+
+
+def test_at_most_five_suggestions() -> None:
+    error = UnknownNameError("model", "opt", [f"opt-{size}b" for size in range(9)])
+    assert len(error.suggestions) == 5
+
+
+def test_no_suggestion_where_nothing_is_close() -> None:
+    error = UnknownNameError("model", "zzzz", KNOWN_MODELS)
+    assert error.suggestions == ()
+    assert str(error) == "unknown model 'zzzz'; none of the 5 known is close to it"
+
+
+def test_no_suggestion_for_an_empty_name() -> None:
+    assert UnknownNameError("model", "", KNOWN_MODELS).suggestions == ()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "ö" * 300])
+def test_odd_names_still_make_one_line(name: str) -> None:
+    assert "\n" not in str(UnknownNameError("model", name, KNOWN_MODELS))
+
+
+def test_ambiguous_name_lists_all_candidates() -> None:
+    error = AmbiguousNameError("GPU", "v100", ("v100-sxm-32gb", "v100-sxm-16gb"))
+    assert str(error) == "GPU 'v100' is ambiguous; give one of: v100-sxm-16gb, v100-sxm-32gb"
+
+
+def test_missing_extra_says_how_to_install_it() -> None:
+    error = MissingExtraError("plot", "drawing a plot")
+    assert str(error) == "drawing a plot needs the extra 'plot': pip install 'llm-perf[plot]'"
+
+
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_errors_come_back_from_a_worker_process(error: LLMPerfError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
