@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
 from llm_perf.errors import SpecError
 
+ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
+"""Parameters of a whole model: the largest published ones pass the 1e12 that bounds a single dimension."""
+
 
 class Attention(Spec):
     """Multi-head attention with ``num_kv_heads`` shared by groups of query heads (MHA, GQA and MQA).
@@ -32,7 +35,9 @@ class Attention(Spec):
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
         if self.window is not None and self.chunk is not None:
             raise ValueError("a layer has a sliding window or chunked attention, not both")
         return self
@@ -101,8 +106,10 @@ class MoEMLP(Spec):
 
 
 class LayerGroup(Spec):
-    """``count`` equal layers. ``parallel_attention``: attention and MLP read the same input (GPT-J, Falcon),
-    so that tensor parallelism needs one all-reduce per layer instead of two.
+    """``count`` equal layers, wherever they stand in the model (local and global attention may alternate).
+
+    ``norms`` is the number of normalisations over the hidden size. ``parallel_attention``: attention and MLP
+    read the same input (GPT-J, Falcon), so that tensor parallelism needs one all-reduce per layer, not two.
     """
 
     count: PositiveInt
@@ -136,10 +143,12 @@ class ModelConfig(Spec):
 
     ``embedding_size`` is the width of the token table where it differs from ``hidden_size`` (OPT-350m
     projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
+    ``layer_groups`` stand in the order of their first layers. ``norm_bias`` defaults to what the norm has:
+    LayerNorm a bias, RMSNorm none.
     ``encoder`` models have a prefill only.
 
-    The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal layers,
-    no biases, weight-only norms, tied embeddings, which is what that description means there.
+    The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
+    layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
     """
 
     _positional: ClassVar[tuple[str, ...]] = _SEED_FIELDS
@@ -160,8 +169,8 @@ class ModelConfig(Spec):
     embedding_norm: bool = False
     final_norm: bool = True
     encoder: bool = False
-    published_params: PositiveInt | None = None
-    published_active_params: PositiveInt | None = None
+    published_params: ParameterCount | None = None
+    published_active_params: ParameterCount | None = None
     source: str | None = None
     notes: str | None = None
 
@@ -169,6 +178,13 @@ class ModelConfig(Spec):
     @classmethod
     def _from_seed_arguments(cls, data: Any) -> Any:
         return _native_model_fields(data) if isinstance(data, dict) and "layer_groups" not in data else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _norm_bias_of_norm(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("norm") == "rmsnorm" and "norm_bias" not in data:
+            return data | {"norm_bias": False}
+        return data
 
     # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
 
@@ -260,7 +276,12 @@ def _native_model_fields(data: dict[str, Any]) -> dict[str, Any]:
     mlp: dict[str, Any] = {"kind": "dense", "ffn_size": ffn, "gated": gated}
     if experts != 1 or top_k != 1:
         mlp = {"kind": "moe", "num_experts": experts, "top_k": top_k, "ffn_size": ffn, "gated": gated}
-    attention = {"kind": "attention", "num_heads": heads, "num_kv_heads": kv_heads, "head_dim": hidden // heads}
+    attention = {
+        "kind": "attention",
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": hidden // heads,
+    }
     native = {
         "family": flat["model_type"],
         "hidden_size": hidden,
@@ -287,5 +308,7 @@ def _kv_heads(heads: int, kv_heads: Any, groups: Any) -> Any:
     if kv_heads is None:
         return heads if not groups else heads // int(groups)
     if groups is not None and kv_heads * groups != heads:
-        raise SpecError(f"num_key_value_heads {kv_heads} x num_key_value_groups {groups} is not n_head {heads}")
+        raise SpecError(
+            f"num_key_value_heads {kv_heads} x num_key_value_groups {groups} is not n_head {heads}"
+        )
     return kv_heads
