@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
+from functools import cache, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
@@ -27,6 +28,9 @@ _FOLDERS = {
     "profile": ("hardware_specs", "profiles"),
 }
 _ALIASES = "aliases.yaml"
+_DTYPE_NAME = re.compile(
+    r"w(?P<weight_bits>\d+)a(?P<activation_bits>\d+)e(?P<embedding_bits>\d+)(?:kv(?P<kv_bits>\d+))?"
+)
 
 
 def _folder(kind: str) -> Traversable:
@@ -35,22 +39,30 @@ def _folder(kind: str) -> Traversable:
     return root / subfolder if subfolder else root
 
 
-@lru_cache(maxsize=None)
+@cache
 def known_names(kind: str) -> tuple[str, ...]:
     """Names of the bundled specs of a kind ("model", "GPU", "host", "efficiency", "profile"), sorted."""
     folder = _folder(kind)
     if not folder.is_dir():
         return ()
     found = (entry.name for entry in folder.iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and name != _ALIASES))
+    stems = (name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and name != _ALIASES)
+    return tuple(sorted(stems))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _aliases(kind: str) -> dict[str, str]:
     file = _folder(kind) / _ALIASES
     if not file.is_file():
         return {}
-    return {normalise(alias): name for alias, name in files.parse_mapping(file.read_text("utf-8"), file.name).items()}
+    written = files.parse_mapping(file.read_text("utf-8"), file.name)
+    aliases = {normalise(alias): name for alias, name in written.items()}
+    if kind != "model":
+        return aliases
+    # A model's alias is known without its organisation too, as its name is.
+    return {
+        normalise(alias.partition("/")[2]): name for alias, name in written.items() if "/" in alias
+    } | aliases
 
 
 def resolve_name(kind: str, name: str) -> str:
@@ -67,8 +79,8 @@ def resolve_name(kind: str, name: str) -> str:
 def _bundled(kind: str, spec: type[S], stem: str) -> S:
     file = _folder(kind) / f"{stem}.yaml"
     text = file.read_text("utf-8")
-    data = _with_efficiency(files.parse_mapping(text, file.name)) if kind == "GPU" else files.parse_mapping(text, file.name)
-    return files.build(spec, data, text, file.name)
+    data = files.parse_mapping(text, file.name)
+    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, file.name)
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def _load(kind: str, spec: type[S], name: str) -> S:
     if files.looks_like_path(name):
         return _from_file(kind, spec, Path(name).expanduser())
     try:
-        return _bundled(kind, spec, resolve_name(kind, name))
+        return cast("S", _bundled(kind, spec, resolve_name(kind, name)))  # lru_cache forgets the type
     except UnknownNameError:
         if Path(name).is_file():
             return _from_file(kind, spec, Path(name))
@@ -98,7 +110,7 @@ def _from_file(kind: str, spec: type[S], path: Path) -> S:
 
 
 def get_model_config_by_name(name_or_path: str) -> ModelConfig:
-    """A model by name, from a YAML or JSON file, from a Hugging Face ``config.json`` or its folder, or from the hub.
+    """A model by name, from a YAML or JSON file, a Hugging Face ``config.json`` or its folder, or the hub.
 
     Names match case-insensitively; ``/``, ``_``, ``-`` and blanks are the same; the organisation is optional.
 
@@ -139,18 +151,16 @@ def get_host_config_by_name(name: str) -> HostConfig:
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:
-    """A DtypeConfig from its name, for example ``w16a16e16`` or ``w4a16e16``; ``kv8`` may follow for the cache.
+    """A DtypeConfig from its name, such as ``w16a16e16`` or ``w4a16e16``; ``kv8`` may follow for the cache.
 
     Raises:
         SpecError: the name is not of that form.
     """
-    import re
-
-    match = re.fullmatch(r"w(\d+)a(\d+)e(\d+)(?:kv(\d+))?", name.strip().lower()) if isinstance(name, str) else None
+    match = _DTYPE_NAME.fullmatch(name.strip().lower()) if isinstance(name, str) else None
     if match is None:
         widths = ", ".join(map(str, BITS))
-        raise SpecError(f"dtype {name!r} is not of the form w16a16e16 (weight, activation, embedding bits of {widths})")
-    weight, activation, embedding, kv = (int(bits) if bits else None for bits in match.groups())
-    return DtypeConfig(
-        name=name.strip().lower(), weight_bits=weight, activation_bits=activation, embedding_bits=embedding, kv_bits=kv
-    )
+        raise SpecError(
+            f"dtype {name!r} is not like w16a16e16 (weight, activation, embedding bits of {widths})"
+        )
+    bits = {part: int(width) for part, width in match.groupdict().items() if width}
+    return DtypeConfig(name=name.strip().lower(), **bits)
