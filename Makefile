@@ -44,12 +44,12 @@ format: $(VENV)/.dev
 # The stamps below make the second call instant: an environment is set up again only when its versions may change.
 
 $(VENV)/.base: pyproject.toml constraints.txt
-	@$(call create_venv,20)
+	@$(call create_venv,15)
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	@$(call create_venv,60)
+	@$(call create_venv,40)
 	@$(PIP_INSTALL) -e '.[dev,plot,search]'
 	@touch $(VENV)/.base $@
 
@@ -57,7 +57,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 define create_venv
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "llm-perf needs Python 3.10 or newer: make PYTHON=...")' \
 || exit 1; \
-echo "Setting up $(VENV), once: about $(1) seconds."; \
+echo "Setting up $(VENV), once: about $(1) seconds." >&2; \
 $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 endef
 
