@@ -23,7 +23,8 @@ Bits = Annotated[int, BeforeValidator(_known_bits), Field(strict=True)]
 
 
 class DtypeConfig(Spec):
-    """Bits per element. ``quant_group_size`` elements of a quantised weight share a scale and a minimum.
+    """Bits per element. ``quant_group_size`` elements of a quantised weight share a scale and a minimum,
+    ``kv_group_size`` elements of a quantised cache likewise.
 
     ``kv_bits`` defaults to the activation width. Weights narrower than activations are weight-only
     quantised: products run at the activation's width. ``quant_group_size`` None means no scales are stored.
@@ -37,6 +38,7 @@ class DtypeConfig(Spec):
     embedding_bits: Bits = 16
     kv_bits: Bits = 16
     quant_group_size: PositiveInt | None = None
+    kv_group_size: PositiveInt | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +57,16 @@ class DtypeConfig(Spec):
     def stored_weight_bits(self) -> float:
         """Bits per weight with its share of scale and minimum."""
         return stored_bits(self.weight_bits, self.quant_group_size)
+
+    @property
+    def stored_embedding_bits(self) -> float:
+        """Bits per element of the token table and the head with their share of scale and minimum."""
+        return stored_bits(self.embedding_bits, self.quant_group_size)
+
+    @property
+    def stored_kv_bits(self) -> float:
+        """Bits per cache element with its share of scale and minimum."""
+        return stored_bits(self.kv_bits, self.kv_group_size)
 
     @property
     def compute_bits(self) -> int:

@@ -26,6 +26,11 @@ _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"),
 """Number formats that a product of this width may run in, preferred first; then the next wider width."""
 
 
+def format_bits(dtype: str) -> int:
+    """Width in bits of the operands of a number format (tf32 counts as 32: it is stored so)."""
+    return next(width for width, formats in _DTYPES_BY_BITS.items() if dtype in formats)
+
+
 def _exponent(value: Any) -> Any:
     return math.inf if value in ("inf", ".inf", math.inf) else _plain_number(value)
 

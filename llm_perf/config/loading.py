@@ -86,11 +86,11 @@ def _bundled(kind: str, spec: type[S], stem: str) -> S:
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
     """A GPU file may name the efficiency family that it belongs to."""
     if isinstance(data.get("efficiency"), str):
-        return data | {"efficiency": _load("efficiency", GPUEfficiency, data["efficiency"])}
+        return data | {"efficiency": load_spec("efficiency", GPUEfficiency, data["efficiency"])}
     return data
 
 
-def _load(kind: str, spec: type[S], name: str) -> S:
+def load_spec(kind: str, spec: type[S], name: str) -> S:
     if not isinstance(name, str) or not name.strip():
         raise SpecError(f"{kind} name must be text, got {name!r}")
     if files.looks_like_path(name):
@@ -124,7 +124,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         if files.looks_like_path(name_or_path) or (path.is_dir() and (path / "config.json").is_file()):
             return huggingface.load_model_file(path)
     try:
-        return _load("model", ModelConfig, name_or_path)
+        return load_spec("model", ModelConfig, name_or_path)
     except UnknownNameError:
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is None:
@@ -138,7 +138,7 @@ def get_gpu_config_by_name(name: str) -> GPUConfig:
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    return _load("GPU", GPUConfig, name)
+    return load_spec("GPU", GPUConfig, name)
 
 
 def get_host_config_by_name(name: str) -> HostConfig:
@@ -147,7 +147,7 @@ def get_host_config_by_name(name: str) -> HostConfig:
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    return _load("host", HostConfig, name)
+    return load_spec("host", HostConfig, name)
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:

@@ -38,7 +38,7 @@ def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, st
             return fits[0]
         if fits and wanted:
             raise AmbiguousNameError(kind, name, sorted(fits))
-    spellings = [*names, *(full.split("_", 1)[-1] for full in names), *aliases]
+    spellings = list(dict.fromkeys([*names, *(full.split("_", 1)[-1] for full in names), *aliases]))
     raise UnknownNameError(kind, name, spellings)
 
 

@@ -61,7 +61,6 @@ class OffloadConfig(Spec):
         overlap: copies and computation overlap at all; None = the system's default.
         gpu_batch_size: sequences that one kernel call works on; None = the whole batch of a GPU.
         num_gpu_batches: such batches per block of FlexGen's schedule.
-        kv_group_size: elements of a quantised cache that share a scale and a minimum.
         micro_batches: micro-batches of a pipeline.
         projected: the measurement that this describes was extrapolated from a few steps.
     """
@@ -81,7 +80,6 @@ class OffloadConfig(Spec):
     gpu_batch_size: PositiveInt | None = None
     num_gpu_batches: PositiveInt = 1
     micro_batches: PositiveInt = 1
-    kv_group_size: PositiveInt | None = None
     projected: bool = False
 
     @model_validator(mode="before")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.counts.arrays import Number, minimum
-from llm_perf.hardware.roofline import p_norm, roofline_time
+from llm_perf.hardware.roofline import p_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,17 @@ class GemmRates:
     floor_s: float
     knee_exponent: float
 
-    def time_s(self, m: Number, weights: Number, weight_bytes: Number, activation_bytes: Number) -> Number:
-        """Seconds of a product of ``m`` rows with ``weights`` weight elements, read as ``weight_bytes``."""
-        flops = 2.0 * weights * (m + self.half_m)
-        return roofline_time(
-            flops, weight_bytes + activation_bytes, self.flops_per_s, self.bytes_per_s, self.knee_exponent, self.floor_s
-        )
+    def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
+        """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix."""
+        return 2.0 * weights * (rows + copies * self.half_m) / self.flops_per_s
+
+    def memory_s(self, weight_bytes: Number, activation_bytes: Number) -> Number:
+        """Seconds of device memory traffic: weights once, inputs and outputs."""
+        return (weight_bytes + activation_bytes) / self.bytes_per_s
+
+    def time_s(self, compute_s: Number, memory_s: Number) -> Number:
+        """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""
+        return self.floor_s + p_norm(compute_s, memory_s, self.knee_exponent)
 
 
 @dataclass(frozen=True, slots=True)

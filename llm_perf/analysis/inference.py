@@ -1,0 +1,182 @@
+"""The prediction of one inference: placement, memory, both phases, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llm_perf.config.gpu import format_bits
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
+from llm_perf.systems import Evaluation, Load, PhaseCost, Placement, System, get_system
+from llm_perf.systems.base import MemoryParts, MemoryUse
+
+_GIB = 2**30
+_LARGEST_SEARCH = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001)."""
+
+    latency_s: float
+    throughput_tokens_per_s: float
+    bottleneck: str
+    breakdown_s: dict[str, float]
+    busy_s: dict[str, float]
+    latency_per_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """A prediction with everything that a report needs. Latencies are given even where it does not fit.
+
+    ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
+    batch at these lengths and this placement, ``max_context_len`` the largest prompt + generation at this batch; 0 if
+    there is none. ``reason`` says what is missing where ``feasible`` is False.
+    """
+
+    scenario: Scenario
+    feasible: bool
+    reason: str | None
+    placement: Placement
+    memory: MemoryUse
+    prefill: Phase
+    decode: Phase | None
+    total_latency_s: float
+    total_throughput_tokens_per_s: float
+    max_batch_size: int
+    max_context_len: int
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def peak_gpu_memory_bytes(self) -> float:
+        """What the allocator would report: everything on the GPU but context and reserve."""
+        return float(self.memory.gpu.total_bytes - self.memory.gpu.reserved_bytes)
+
+
+def predict_inference(scenario: Scenario) -> InferenceResult:
+    """Predict one scenario.
+
+    Raises:
+        SpecError: the system cannot do what is asked for.
+    """
+    system = get_system(scenario.system)
+    system.check(scenario)
+    workload = scenario.workload
+    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    evaluation = system.evaluate(scenario, load)
+    prefill = _phase(evaluation.prefill, load.batch * load.prompt_len)
+    steps = workload.gen_len - 1
+    decode = None
+    if evaluation.decode is not None and steps > 0:
+        decode = _phase(evaluation.decode, load.batch * steps, steps)
+    total = prefill.latency_s + (decode.latency_s if decode else 0.0)
+    tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
+    return InferenceResult(
+        scenario=scenario,
+        feasible=bool(evaluation.memory.fits),
+        reason=_reason(evaluation.memory),
+        placement=evaluation.placement,
+        memory=evaluation.memory,
+        prefill=prefill,
+        decode=decode,
+        total_latency_s=total,
+        total_throughput_tokens_per_s=tokens / total,
+        max_batch_size=max_batch_size(system, scenario, load, evaluation.placement),
+        max_context_len=max_context_len(system, scenario, load, evaluation.placement),
+        warnings=(*evaluation.notes, *_warnings(scenario)),
+    )
+
+
+def _phase(cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
+    busy = {name: float(seconds) for name, seconds in cost.busy_s.items()}
+    latency = float(cost.latency_s)
+    return Phase(
+        latency_s=latency,
+        throughput_tokens_per_s=tokens / latency,
+        bottleneck=max(busy, key=lambda name: busy[name]),
+        breakdown_s={name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0},
+        busy_s=busy,
+        latency_per_token_s=latency / steps if steps else None,
+    )
+
+
+def _reason(memory: MemoryUse) -> str | None:
+    """What is missing on each tier that does not fit; None where all fit."""
+    named = (("GPU memory", memory.gpu), ("host memory", memory.cpu), ("NVMe", memory.nvme))
+    missing = [_shortfall(name, parts) for name, parts in named if not parts.fits]
+    return "; ".join(missing) if missing else None
+
+
+def _shortfall(name: str, parts: MemoryParts) -> str:
+    return (
+        f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
+        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
+    )
+
+
+def _warnings(scenario: Scenario) -> tuple[str, ...]:
+    found = []
+    gpu, bits = scenario.gpu, scenario.dtype.compute_bits
+    dtype = gpu.dtype_for(bits)
+    if format_bits(dtype) > bits:
+        found.append(f"{gpu.name} has no {bits}-bit matrix format, so products run in {dtype}")
+    if gpu.efficiency.evidence == "assumed":
+        found.append(f"the efficiencies of {gpu.name} are assumed from a relative, not measured")
+    return tuple(found)
+
+
+# -- limits ---------------------------------------------------------------------------------------------------
+
+
+def max_batch_size(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
+    """The largest total batch that fits at these lengths and this placement; 0 if none does."""
+    replicas = scenario.parallelism.dp_size
+
+    def fits(batch: Number) -> Number:
+        return system.memory(scenario, Load(batch * replicas, load.prompt_len, load.gen_len), placement).fits
+
+    return replicas * largest_fitting(fits, _LARGEST_SEARCH)
+
+
+def max_context_len(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
+    """The largest prompt + generation that fits at this batch, generation unchanged; 0 if none does.
+
+    Bounded by the model's positions unless the scenario allows more.
+    """
+    gen = 0.0 if scenario.model.encoder else load.gen_len
+    limit = scenario.model.max_position_embeddings
+    most = _LARGEST_SEARCH if limit is None or scenario.allow_long_context else int(limit - gen)
+    if most < 1:
+        return 0
+
+    def fits(prompt: Number) -> Number:
+        return system.memory(scenario, Load(load.batch, prompt, load.gen_len), placement).fits
+
+    prompt = largest_fitting(fits, most)
+    return int(prompt + gen) if prompt else 0
+
+
+def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:
+    """The largest n in 1..most for which ``fits`` holds, for a condition that fails from some n on; 0 if none.
+
+    ``fits`` is evaluated on arrays: a few calls instead of one per bisection step.
+    """
+    if fits(float(most)):
+        return most
+    low, high = 0, most  # fits(low) holds or low is 0; fits(high) does not
+    while high - low > 1:
+        if low == 0:
+            candidates = np.unique(np.minimum(2 ** np.arange(0, 41, dtype=np.int64), high - 1))
+        else:
+            candidates = np.unique(np.linspace(low + 1, high - 1, 64, dtype=np.int64))
+        good = np.broadcast_to(fits(candidates.astype(float)), candidates.shape)
+        count = int(np.argmin(good)) if not good.all() else len(candidates)
+        low, high = (
+            int(candidates[count - 1]) if count else low,
+            int(candidates[count]) if count < len(candidates) else high,
+        )
+    return low

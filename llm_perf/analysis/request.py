@@ -1,0 +1,154 @@
+"""From flat inputs, as flags and config files give them, to a checked Scenario."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from llm_perf.config import profiles
+from llm_perf.config.base import NonNegativeFloat, PositiveInt, Spec
+from llm_perf.config.dtype import Bits, DtypeConfig
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.scenario import Scenario, check_efficiency
+from llm_perf.config.workload import OffloadConfig, Shares, Workload
+from llm_perf.errors import SpecError
+from llm_perf.systems import get_system, resolve_system
+
+
+def _stage_number(value: Any) -> int:
+    return DSZeRO.of(value).value  # type: ignore[no-any-return]
+
+
+class InferenceInputs(Spec):
+    """Everything that ``llm-perf infer`` can be asked, under the names of its flags. What is None is chosen.
+
+    ``batch_size`` is the total over all GPUs. ``num_gpus`` is per node. ``quant_bits`` quantises weights only, in
+    groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``host`` defaults to the GPU's own.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
+
+    model: str = Field(min_length=1)
+    gpu: str = Field(min_length=1)
+    host: str | None = None
+    system: str | None = None
+    num_gpus: PositiveInt | None = None
+    num_nodes: PositiveInt = 1
+    batch_size: PositiveInt = 1
+    prompt_len: PositiveInt = 512
+    gen_len: PositiveInt = 32
+    ds_zero: Annotated[int, BeforeValidator(_stage_number)] = 0
+    tp_size: PositiveInt | None = None
+    pp_size: PositiveInt | None = None
+    dp_size: PositiveInt | None = None
+    ep_size: PositiveInt = 1
+    sp_size: PositiveInt | None = None
+    weight_bits: Bits | None = None
+    activation_bits: Bits = 16
+    kv_bits: Bits | None = None
+    quant_bits: Literal[4, 8, 16] | None = None
+    quant_group_size: PositiveInt = 64
+    cpu_offload: bool = False
+    disk_offload: bool = False
+    kv_offload: bool = False
+    pin_memory: bool = True
+    pin_kv_cache: bool = True
+    async_kv_offload: bool = False
+    prefetch: bool | None = None
+    flops_efficiency: float | None = None
+    hbm_memory_efficiency: float | None = None
+    cost_per_gpu_hour: NonNegativeFloat | None = None
+    profile: str | None = None
+    allow_long_context: bool = False
+
+
+def build_scenario(inputs: InferenceInputs) -> Scenario:
+    """Load the named specs, derive what was not given, and check that everything goes together.
+
+    Raises:
+        SpecError: unknown names, or settings that contradict each other.
+    """
+    model = get_model_config_by_name(inputs.model)
+    gpu = get_gpu_config_by_name(inputs.gpu)
+    host_name = inputs.host or gpu.default_host
+    if host_name is None:
+        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
+    host = get_host_config_by_name(host_name)
+    system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
+    profile = profiles.load_profile(inputs.profile)
+    check_efficiency("flops_efficiency", inputs.flops_efficiency)
+    check_efficiency("hbm_memory_efficiency", inputs.hbm_memory_efficiency)
+    scenario = Scenario(
+        model=model,
+        gpu=profile.apply_to_gpu(gpu),
+        host=profile.apply_to_host(host),
+        system=system,
+        dtype=_dtype(inputs, system),
+        parallelism=derive_parallelism(inputs),
+        workload=Workload(batch_size=inputs.batch_size, prompt_len=inputs.prompt_len, gen_len=inputs.gen_len),
+        offload=_offload(inputs),
+        ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
+        num_nodes=inputs.num_nodes,
+        flops_efficiency=inputs.flops_efficiency,
+        hbm_memory_efficiency=inputs.hbm_memory_efficiency,
+        allow_long_context=inputs.allow_long_context,
+        constants=profile.constants_of(system),
+    )
+    get_system(system).check(scenario)
+    return scenario
+
+
+def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
+    """num_nodes x num_gpus = tp x pp x dp; what is missing is derived, data parallelism first.
+
+    Raises:
+        SpecError: the sizes that are given do not multiply to the GPUs.
+    """
+    tp, pp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.dp_size
+    if inputs.num_gpus is None:
+        sizes = tp * pp * (dp or 1)
+        if sizes % inputs.num_nodes:
+            raise SpecError(f"tp x pp x dp = {sizes} GPUs do not spread evenly over {inputs.num_nodes} nodes")
+        dp = dp or 1
+    else:
+        gpus = inputs.num_nodes * inputs.num_gpus
+        if dp is None and gpus % (tp * pp) == 0:
+            dp = gpus // (tp * pp)
+        if dp is None or tp * pp * dp != gpus:
+            raise SpecError(
+                f"num_nodes {inputs.num_nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but tp_size {tp} x pp_size {pp}"
+                + (f" x dp_size {dp} = {tp * pp * dp}" if dp is not None else f" = {tp * pp} does not divide that")
+            )
+    return ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=inputs.sp_size)
+
+
+def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
+    quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
+    if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
+        raise SpecError(f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other")
+    weight_bits = inputs.quant_bits if quantised else inputs.weight_bits or 16
+    # ZeRO-Inference quantises nn.Embedding as well as nn.Linear.
+    embedding_bits = weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
+    return DtypeConfig(
+        weight_bits=weight_bits,
+        activation_bits=inputs.activation_bits,
+        embedding_bits=embedding_bits,
+        kv_bits=inputs.kv_bits,
+        quant_group_size=inputs.quant_group_size if quantised else None,
+    )
+
+
+def _offload(inputs: InferenceInputs) -> OffloadConfig:
+    if inputs.cpu_offload and inputs.disk_offload:
+        raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
+    weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
+    return OffloadConfig(
+        weights=weights,
+        kv_cache=Shares.on("cpu") if inputs.kv_offload else None,
+        pin_memory=inputs.pin_memory,
+        pin_kv_cache=inputs.pin_kv_cache,
+        async_kv_offload=inputs.async_kv_offload,
+        prefetch=inputs.prefetch,
+    )

@@ -1,0 +1,136 @@
+"""Scenario: one complete question, with everything that must hold between its specs checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.host import HostConfig
+from llm_perf.config.model import ModelConfig, MoEMLP
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.workload import OffloadConfig, Workload
+from llm_perf.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A model on machines under a system, with a workload. Validated when built.
+
+    ``gpus_per_node`` x ``num_nodes`` = tp x pp x dp. ``flops_efficiency`` and ``hbm_memory_efficiency`` replace the
+    GPU's efficiency constants (floors and the system's own times stay). ``constants`` override constants of the
+    system, by name (a calibrated profile's content).
+
+    Raises:
+        SpecError: parts that do not go together, with what would be possible.
+    """
+
+    model: ModelConfig
+    gpu: GPUConfig
+    host: HostConfig
+    system: str = "resident"
+    dtype: DtypeConfig = field(default_factory=DtypeConfig)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    workload: Workload = field(default_factory=Workload)
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+    ds_zero: DSZeRO = DSZeRO.NONE
+    num_nodes: int = 1
+    flops_efficiency: float | None = None
+    hbm_memory_efficiency: float | None = None
+    allow_long_context: bool = False
+    constants: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_efficiency("flops_efficiency", self.flops_efficiency)
+        check_efficiency("hbm_memory_efficiency", self.hbm_memory_efficiency)
+        check_parallelism(self.model, self.parallelism)
+        _check_nodes(self.parallelism.num_gpus, self.num_nodes)
+        check_context(self.model, self.workload.prompt_len, self.workload.gen_len, self.allow_long_context)
+        if self.workload.batch_size % self.parallelism.dp_size:
+            raise SpecError(
+                f"batch_size {self.workload.batch_size} is the total over all replicas and must be a multiple of "
+                f"dp_size {self.parallelism.dp_size}"
+            )
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of one node."""
+        return self.parallelism.num_gpus // self.num_nodes
+
+    def replace(self, **changes: Any) -> Scenario:
+        """A copy with some parts changed, checked again."""
+        return replace(self, **changes)
+
+
+def check_efficiency(name: str, value: float | None) -> None:
+    """An efficiency is None or in (0, 1].
+
+    Raises:
+        SpecError: otherwise.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= 1):
+        raise SpecError(f"{name} must be above 0 and at most 1, got {value!r}")
+
+
+def check_context(model: ModelConfig, prompt_len: int, gen_len: int, allow_long_context: bool) -> None:
+    """Prompt and generation stay within the model's positions.
+
+    Raises:
+        SpecError: they do not, and ``allow_long_context`` is not set.
+    """
+    limit = model.max_position_embeddings
+    if allow_long_context or limit is None:
+        return
+    length = prompt_len if model.encoder else prompt_len + gen_len
+    if length > limit:
+        raise SpecError(
+            f"prompt_len {prompt_len} + gen_len {gen_len} = {prompt_len + gen_len} tokens exceed the {limit} positions "
+            f"of {model.name}; shorten them or pass --allow-long-context"
+        )
+
+
+def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> None:
+    """The model can be divided as asked.
+
+    Raises:
+        SpecError: it cannot; the message says what would be possible.
+    """
+    tp, pp, ep = parallelism.tp_size, parallelism.pp_size, parallelism.ep_size
+    for group in model.layer_groups:
+        heads, kv_heads = group.attention.num_heads, group.attention.num_kv_heads
+        if heads % tp:
+            raise SpecError(
+                f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {_divisors(heads)}"
+            )
+        if max(tp, kv_heads) % min(tp, kv_heads):
+            raise SpecError(f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other")
+        if group.mlp.ffn_size % tp:
+            raise SpecError(f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}")
+    if pp > model.num_layers:
+        raise SpecError(f"pp_size {pp} is more than the {model.num_layers} layers of {model.name}")
+    if ep > 1:
+        _check_experts(model, ep)
+
+
+def _check_experts(model: ModelConfig, ep: int) -> None:
+    experts = [group.mlp.num_experts for group in model.layer_groups if isinstance(group.mlp, MoEMLP)]
+    if not experts:
+        raise SpecError(f"ep_size {ep} needs a mixture of experts, and {model.name} is dense")
+    if ep > min(experts):
+        raise SpecError(f"ep_size {ep} is more than the {min(experts)} experts of {model.name}")
+    if any(count % ep for count in experts):
+        common = math.gcd(*experts)
+        raise SpecError(f"ep_size {ep} does not divide the {common} experts of {model.name}; possible: {_divisors(common)}")
+
+
+def _check_nodes(num_gpus: int, num_nodes: int) -> None:
+    if num_gpus % num_nodes:
+        raise SpecError(f"{num_gpus} GPUs (tp x pp x dp) do not spread evenly over {num_nodes} nodes")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)

@@ -1,0 +1,138 @@
+"""What every system takes and gives. All numbers may be arrays over configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A workload as numbers or arrays: ``batch`` sequences over the whole deployment, tokens per sequence."""
+
+    batch: Number
+    prompt_len: Number
+    gen_len: Number
+
+    @property
+    def context_len(self) -> Number:
+        """Tokens whose keys and values are kept at the end."""
+        return self.prompt_len + self.gen_len
+
+
+@dataclass(frozen=True, slots=True)
+class TierShares:
+    """Fractions of one kind of tensor per tier."""
+
+    gpu: Number
+    cpu: Number
+    nvme: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where each kind of tensor lives, and why (``reason`` is for a single configuration)."""
+
+    weights: TierShares
+    kv_cache: TierShares
+    activations: TierShares
+    reason: str = ""
+
+
+ALL_ON_GPU = TierShares(1.0, 0.0, 0.0)
+ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
+ALL_ON_NVME = TierShares(0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated."""
+
+    weights_bytes: Number
+    kv_cache_bytes: Number
+    activations_bytes: Number
+    buffers_bytes: Number
+    reserved_bytes: Number
+    capacity_bytes: float
+
+    @property
+    def total_bytes(self) -> Number:
+        """Sum of the parts."""
+        return (
+            self.weights_bytes + self.kv_cache_bytes + self.activations_bytes + self.buffers_bytes + self.reserved_bytes
+        )
+
+    @property
+    def shortfall_bytes(self) -> Number:
+        """Bytes missing, 0 where it fits."""
+        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
+
+    @property
+    def fits(self) -> Number:
+        """Whether the parts fit."""
+        return self.total_bytes <= self.capacity_bytes
+
+
+NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Memory per tier: of the fullest GPU, of one host, of one host's disks."""
+
+    gpu: MemoryParts
+    cpu: MemoryParts
+    nvme: MemoryParts
+
+    @property
+    def fits(self) -> Number:
+        """Whether every tier fits."""
+        return self.gpu.fits & self.cpu.fits & self.nvme.fits
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseCost:
+    """One phase. ``parts_s`` are exposed seconds that sum to ``latency_s``; ``busy_s`` are seconds per resource.
+
+    A resource can be busy while another is waited for, so ``busy_s`` may sum to more than the latency.
+    """
+
+    latency_s: Number
+    parts_s: dict[str, Number]
+    busy_s: dict[str, Number]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a system says about a scenario: placement, memory, both phases. ``decode`` is None for encoders."""
+
+    placement: Placement
+    memory: MemoryUse
+    prefill: PhaseCost
+    decode: PhaseCost | None
+    notes: tuple[str, ...] = field(default=())
+
+
+class System(Protocol):
+    """One way of running a model."""
+
+    name: str
+
+    def check(self, scenario: Scenario) -> None:
+        """Refuse what this system cannot do.
+
+        Raises:
+            SpecError: with what could be done instead.
+        """
+
+    def place(self, scenario: Scenario, load: Load) -> Placement:
+        """Where tensors live; chosen where the scenario does not say."""
+
+    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
+        """Memory per tier with this placement."""
+
+    def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
+        """Placement, memory and time."""

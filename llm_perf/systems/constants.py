@@ -1,0 +1,72 @@
+"""Constants of systems: a value, its plausible range and its source, from the YAML beside the system's module."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from llm_perf.config import files
+from llm_perf.config.base import Spec
+from llm_perf.errors import SpecError
+
+
+class Constant(Spec):
+    """One number with where it comes from. ``range`` is the interval in which it is plausible."""
+
+    value: float = Field(allow_inf_nan=False)
+    range: tuple[float, float] | None = None
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _inside_its_range(self) -> Constant:
+        if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
+            raise ValueError(f"value {self.value} is outside its range {list(self.range)}")
+        return self
+
+
+class ConstantsFile(Spec):
+    """The constants of one system and version."""
+
+    name: str
+    version: str
+    description: str
+    aliases: tuple[str, ...] = ()
+    extends: str | None = None
+    constants: dict[str, Constant]
+
+    def value(self, name: str) -> float:
+        """The value of a constant."""
+        return self.constants[name].value
+
+
+@lru_cache(maxsize=None)
+def load_constants(name: str) -> ConstantsFile:
+    """The constants of a system, those of the file that it extends included.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    file = resources.files("llm_perf.systems") / f"{name}.yaml"
+    text = file.read_text("utf-8")
+    own = files.build(ConstantsFile, files.parse_mapping(text, file.name), text, file.name)
+    if own.extends is None:
+        return own
+    inherited = load_constants(own.extends).constants
+    return own.replace(constants=inherited | own.constants)
+
+
+def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    """Values by name, with those of a profile or a caller in place of the file's.
+
+    Raises:
+        SpecError: an override names no constant of this system.
+    """
+    values: dict[str, Any] = {name: constant.value for name, constant in constants.constants.items()}
+    for name, value in overrides:
+        if name not in values:
+            raise SpecError(f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}")
+        values[name] = value
+    return values

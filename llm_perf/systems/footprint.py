@@ -1,0 +1,116 @@
+"""Bytes of one GPU: weights of the fullest pipeline stage, KV cache, live activations, logits."""
+
+from __future__ import annotations
+
+from llm_perf.config.model import LayerGroup, MoEMLP
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.attention import kv_cache_bytes, kv_elements_per_token
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import RankParams, ends_rank_params, layer_rank_params, layer_vector_params
+from llm_perf.counts.products import lm_head_products
+
+
+def stage_layer_share(scenario: Scenario) -> float:
+    """Layers of the fullest pipeline stage over all layers: stages that do not divide leave one layer more on some."""
+    layers, stages = scenario.model.num_layers, scenario.parallelism.pp_size
+    return -(-layers // stages) / layers
+
+
+def layers_weight_bytes(scenario: Scenario) -> float:
+    """Bytes of all layers' weights on one tensor- and expert-parallel rank.
+
+    Matrices at the stored weight width, norms, biases and routers at the activation width.
+    """
+    p = scenario.parallelism
+    total = 0.0
+    for group in scenario.model.layer_groups:
+        params = layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
+        total += group.count * _layer_bytes(scenario, group, params)
+    return total
+
+
+def _layer_bytes(scenario: Scenario, group: LayerGroup, params: RankParams) -> float:
+    wide = float(layer_vector_params(scenario.model, group))
+    for linear in layer_linears(group, scenario.model.hidden_size):
+        if linear.op == "router":
+            wide += linear.params
+    narrow = params.total - wide
+    return narrow * scenario.dtype.stored_weight_bits / 8 + wide * scenario.dtype.activation_bits / 8
+
+
+def embedding_bytes(scenario: Scenario) -> float:
+    """Bytes of token and position tables on one tensor-parallel rank."""
+    embedding, _ = ends_rank_params(scenario.model, scenario.parallelism.tp_size)
+    bits = scenario.dtype
+    return embedding.sharded * bits.stored_embedding_bits / 8 + embedding.replicated * bits.activation_bits / 8
+
+
+def head_bytes(scenario: Scenario) -> float:
+    """Bytes after the last layer on one tensor-parallel rank. A tied head on another stage needs its own copy."""
+    model, bits = scenario.model, scenario.dtype
+    _, head = ends_rank_params(model, scenario.parallelism.tp_size)
+    stored = head.sharded * bits.stored_embedding_bits / 8 + head.replicated * bits.activation_bits / 8
+    if model.tied_embeddings and scenario.parallelism.pp_size > 1:
+        stored += model.vocab_size * model.hidden_size / scenario.parallelism.tp_size * bits.stored_embedding_bits / 8
+    return stored
+
+
+def stage_weight_bytes(scenario: Scenario) -> float:
+    """Weight bytes of the fullest rank: its stage's layers, with the embedding (first) or the head (last)."""
+    layers = layers_weight_bytes(scenario) * stage_layer_share(scenario)
+    ends = (embedding_bytes(scenario), head_bytes(scenario))
+    return layers + (sum(ends) if scenario.parallelism.pp_size == 1 else max(ends))
+
+
+def model_weight_bytes(scenario: Scenario) -> float:
+    """Weight bytes of one tensor-parallel rank over all its pipeline stages."""
+    return layers_weight_bytes(scenario) + embedding_bytes(scenario) + head_bytes(scenario)
+
+
+def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number:
+    """KV cache bytes of ``batch`` sequences on the fullest rank."""
+    if scenario.model.encoder:
+        return 0.0 * batch * context
+    whole = kv_cache_bytes(scenario.model, batch, context, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
+    return whole * stage_layer_share(scenario)
+
+
+def _live_widths(scenario: Scenario, group: LayerGroup) -> float:
+    """Elements per token that the widest moment of a layer keeps beside the hidden states, on one rank."""
+    tp = scenario.parallelism.tp_size
+    attention = group.attention
+    queries = attention.num_heads * attention.head_dim / tp
+    attention_width = 2 * queries + kv_elements_per_token(attention, tp)
+    mlp = group.mlp
+    active = mlp.top_k if isinstance(mlp, MoEMLP) else 1
+    mlp_width = (2 if mlp.gated else 1) * mlp.ffn_size * active / tp
+    return max(attention_width, mlp_width)
+
+
+def prefill_activation_bytes(
+    scenario: Scenario, batch: Number, tokens_per_sequence: Number, constants: dict[str, float]
+) -> Number:
+    """Live bytes at the fullest moment of a prefill on one rank: hidden states, the widest block, or the logits.
+
+    ``live_hidden_vectors`` hidden states per token, and what attention or MLP hold at their widest; with unfused
+    attention two copies of the scores of one layer. Logits come after the
+    layers' buffers are free.
+    """
+    bytes_per = scenario.dtype.activation_bits / 8
+    model, tp = scenario.model, scenario.parallelism.tp_size
+    tokens = batch * tokens_per_sequence
+    widest: Number = 0.0
+    for group in model.layer_groups:
+        live = tokens * (constants["live_hidden_vectors"] * model.hidden_size + _live_widths(scenario, group)) * bytes_per
+        if constants["unfused_attention"]:
+            heads = group.attention.num_heads / tp
+            live = live + 2 * batch * heads * tokens_per_sequence * tokens_per_sequence * bytes_per
+        widest = maximum(widest, live)
+    if model.encoder:
+        return widest
+    positions = tokens if constants["logits_all_positions"] else batch
+    logits = positions * lm_head_products(model, tp)[-1].out_features * constants["logit_bytes"]
+    return maximum(widest, logits + 2 * tokens * model.hidden_size * bytes_per)
+
+

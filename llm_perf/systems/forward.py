@@ -1,0 +1,299 @@
+"""Device time of one forward pass on one rank, by part: what every system is built on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
+from llm_perf.hardware.collective import Fabric, fabric
+from llm_perf.hardware.gpu_time import KernelRates, kernel_rates
+from llm_perf.systems.base import Load
+
+_GEMM_PARTS = {
+    "qkv": "attention_projections",
+    "q": "attention_projections",
+    "kv_down": "attention_projections",
+    "kv_up": "attention_projections",
+    "attention_output": "attention_projections",
+    "lm_head": "lm_head",
+    "lm_head_projection": "lm_head",
+}
+
+
+def part_of(op: str) -> str:
+    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP."""
+    return _GEMM_PARTS.get(op, "mlp")
+
+
+class Costs:
+    """Seconds by part of the breakdown and by busy resource, added up over a pass."""
+
+    __slots__ = ("busy_s", "parts_s")
+
+    def __init__(self) -> None:
+        self.parts_s: dict[str, Number] = {}
+        self.busy_s: dict[str, Number] = {}
+
+    def part(self, name: str, seconds: Number) -> None:
+        """Add exposed seconds to a part."""
+        self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
+
+    def busy(self, resource: str, seconds: Number) -> None:
+        """Add busy seconds to a resource."""
+        self.busy_s[resource] = self.busy_s[resource] + seconds if resource in self.busy_s else seconds
+
+    @property
+    def total_s(self) -> Number:
+        """Sum of the parts."""
+        total: Number = 0.0
+        for seconds in self.parts_s.values():
+            total = total + seconds
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttention:
+    """Attention of one decode step: seconds = floor_s + per_token_s x attended(context)."""
+
+    group: LayerGroup
+    per_token_s: Number
+    compute_per_token_s: Number
+    memory_per_token_s: Number
+
+
+class Forward:
+    """One rank's forward pass of a scenario under a stack's constants.
+
+    Built once per scenario; its methods take batch (sequences of one replica) and lengths, scalars or arrays.
+    """
+
+    def __init__(self, scenario: Scenario, constants: dict[str, float]) -> None:
+        self.scenario = scenario
+        self.constants = constants
+        self.model: ModelConfig = scenario.model
+        parallelism = scenario.parallelism
+        self.tp, self.ep, self.pp, self.dp = (
+            parallelism.tp_size,
+            parallelism.ep_size,
+            parallelism.pp_size,
+            parallelism.dp_size,
+        )
+        self.activation_bytes = scenario.dtype.activation_bits / 8
+        self.rates: KernelRates = kernel_rates(
+            scenario.gpu,
+            scenario.dtype.compute_bits,
+            scenario.flops_efficiency,
+            scenario.hbm_memory_efficiency,
+            constants["flops_scale"],
+            constants["memory_scale"],
+        )
+        self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
+        self.groups = tuple(
+            (group, layer_products(self.model, group, self.tp, self.ep, self.dp)) for group in self.model.layer_groups
+        )
+        self.head = lm_head_products(self.model, self.tp)
+        self.tp_fabric: Fabric = fabric(scenario.gpu, self.tp, scenario.gpus_per_node)
+        self.ep_fabric: Fabric = fabric(scenario.gpu, self.ep, scenario.gpus_per_node)
+        stages_per_node = max(1, scenario.gpus_per_node // self.tp)
+        self.pp_fabric: Fabric = fabric(
+            scenario.gpu, 2 if self.pp > 1 else 1, 2 if self.pp <= stages_per_node else 1
+        )
+
+    # -- a whole pass -----------------------------------------------------------------------------------------
+
+    def prefill(self, batch: Number, prompt_len: Number) -> Costs:
+        """Device seconds of one prefill of ``batch`` prompts."""
+        costs = Costs()
+        tokens = batch * prompt_len
+        for group, products in self.groups:
+            self._products(costs, products, tokens, group.count)
+            self._prefill_attention(costs, group, batch, prompt_len)
+            self._elementwise(costs, group, tokens)
+            self._layer_communication(costs, group, tokens)
+        logits = tokens if self.constants["logits_all_positions"] else batch
+        self._head(costs, logits)
+        self._pipeline_transfer(costs, tokens)
+        return costs
+
+    def decode_step(self, batch: Number) -> tuple[Costs, list[DecodeAttention]]:
+        """Device seconds of one decode step without attention over the context, and that attention per token."""
+        costs = Costs()
+        attention = []
+        for group, products in self.groups:
+            self._products(costs, products, batch, group.count)
+            attention.append(self._decode_attention(costs, group, batch))
+            self._elementwise(costs, group, batch)
+            self._layer_communication(costs, group, batch)
+        self._head(costs, batch)
+        self._pipeline_transfer(costs, batch)
+        return costs, attention
+
+    @property
+    def windows(self) -> tuple[float, ...]:
+        """Contexts at which some layers stop attending to more."""
+        limits = {group.attention.window or group.attention.chunk for group in self.model.layer_groups}
+        return tuple(sorted(float(limit) for limit in limits if limit))
+
+    # -- products ---------------------------------------------------------------------------------------------
+
+    @property
+    def _weight_only(self) -> bool:
+        """Weights are narrower than activations: products run at the activations' width."""
+        return self.scenario.dtype.weight_bits < self.scenario.dtype.activation_bits
+
+    @property
+    def _unpacks(self) -> bool:
+        """Quantised weights are unpacked by a kernel of its own, and the product reads the unpacked copy."""
+        return self._weight_only and self.constants["unpack_bytes_per_weight"] > 0
+
+    def weight_bytes_per_element(self, product: Product) -> float:
+        """Stored bytes of one weight; the head is the embedding table and has its width."""
+        dtype = self.scenario.dtype
+        if part_of(product.op) == "lm_head":
+            return dtype.stored_embedding_bits / 8
+        if product.op == "router" or self._unpacks:
+            return self.activation_bytes
+        return dtype.stored_weight_bits / 8
+
+    def _bandwidth_share(self, product: Product) -> float:
+        """Weight-only kernels reach a share of the 16-bit kernels' bandwidth."""
+        dtype = self.scenario.dtype
+        if not self._weight_only or self._unpacks or part_of(product.op) == "lm_head":
+            return 1.0
+        return self.constants["weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"]
+
+    def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
+        for product in products:
+            compute, memory, seconds = self._product_s(product, tokens)
+            costs.part(part_of(product.op), layers * seconds)
+            costs.busy("compute", layers * compute)
+            costs.busy("hbm", layers * memory)
+            self._unpack(costs, product, tokens, layers)
+
+    def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
+        gemm = self.rates.gemm
+        rows, copies = product.rows(tokens, self.ep), product.touched(tokens, self.ep)
+        weight_bytes = copies * product.weights * self.weight_bytes_per_element(product) / self._bandwidth_share(product)
+        activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
+        compute = gemm.compute_s(rows, product.weights, copies)
+        memory = gemm.memory_s(weight_bytes, activation_bytes)
+        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
+
+    def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int) -> None:
+        """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
+        if not self._unpacks or part_of(product.op) == "lm_head":
+            return
+        moved = product.touched(tokens, self.ep) * product.weights * self.constants["unpack_bytes_per_weight"]
+        seconds = layers * moved / self.rates.elementwise_bytes_per_s
+        costs.part("dequantisation", seconds)
+        costs.busy("hbm", seconds)
+
+    def _head(self, costs: Costs, positions: Number) -> None:
+        self._products(costs, self.head, positions, 1)
+        if self.tp > 1:
+            logits = positions * self.model.vocab_size * self.activation_bytes
+            self._communicate(costs, "all_gather", self.tp_fabric.all_gather_s(logits))
+
+    # -- attention --------------------------------------------------------------------------------------------
+
+    def _kv_bytes_per_token(self, group: LayerGroup) -> float:
+        dtype = self.scenario.dtype
+        per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
+        per_token *= self.constants["kv_passes"]
+        if self.constants["ungrouped_kv_reads"]:
+            per_token *= group.attention.num_heads / group.attention.num_kv_heads
+        return per_token
+
+    def _prefill_attention(self, costs: Costs, group: LayerGroup, batch: Number, prompt_len: Number) -> None:
+        attention, layers = group.attention, group.count
+        causal_pairs = prefill_pairs(attention, prompt_len, causal=not self.model.encoder)
+        per_pair = score_flops_per_pair(attention, self.tp)
+        kv_bytes = batch * prompt_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        if not self.constants["unfused_attention"]:
+            seconds = self.rates.prefill_attention_s(batch * causal_pairs * per_pair, prompt_len, kv_bytes)
+            costs.part("attention", layers * seconds)
+            costs.busy("compute", layers * batch * causal_pairs * per_pair / self.rates.attention_flops_per_s)
+            return
+        # Unfused kernels compute the whole square of scores and move every score through memory.
+        square = prompt_len * prompt_len
+        compute = batch * square * per_pair / (0.7 * self.rates.gemm.flops_per_s)
+        heads = attention.num_heads / self.tp
+        moved = batch * square * heads * self.constants["score_bytes"]
+        working_set = 2 * self.activation_bytes * batch * square * heads
+        memory = self.rates.elementwise_s(moved, working_set)
+        costs.part("attention", layers * (compute + memory + 2 * self.rates.attention_floor_s))
+        costs.busy("compute", layers * compute)
+        costs.busy("hbm", layers * memory)
+
+    def _decode_attention(self, costs: Costs, group: LayerGroup, batch: Number) -> DecodeAttention:
+        """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once."""
+        flops = batch * score_flops_per_pair(group.attention, self.tp, absorbed=True)
+        kv_bytes = batch * self._kv_bytes_per_token(group)
+        heads = group.attention.num_heads / self.tp
+        processors = self.scenario.gpu.sm_count or 1
+        eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
+        costs.part("attention", group.count * (self.rates.attention_floor_s + eager))
+        return DecodeAttention(
+            group,
+            group.count * self.rates.decode_attention_s_per_token(flops, kv_bytes),
+            group.count * flops / self.rates.gemm.flops_per_s,
+            group.count * kv_bytes / self.rates.attention_bytes_per_s,
+        )
+
+    def attention_s(self, attention: list[DecodeAttention], context: Number) -> Number:
+        """Seconds of decode attention, floors left out, at a context."""
+        total: Number = 0.0
+        for entry in attention:
+            total = total + entry.per_token_s * attended(entry.group.attention, context)
+        return total
+
+    # -- everything else --------------------------------------------------------------------------------------
+
+    def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
+        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded)."""
+        c = self.constants
+        hidden = c["elementwise_hidden_vectors"] * self.model.hidden_size
+        experts = routed_experts(group) or 1
+        ffn = c["elementwise_ffn_vectors"] * group.mlp.ffn_size * experts / self.tp
+        moved = tokens * (hidden + ffn) * self.activation_bytes
+        working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
+        traffic = self.rates.elementwise_s(moved, working_set)
+        floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
+        costs.part("elementwise", group.count * (traffic + floors))
+        costs.busy("hbm", group.count * traffic)
+
+    def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
+        size = tokens * self.model.hidden_size * self.activation_bytes
+        if self.tp > 1:
+            count = group.count * (1 if group.parallel_attention else 2)
+            extra = self.constants["all_reduce_extra_us"] * 1e-6
+            self._communicate(costs, "all_reduce", count * (self.tp_fabric.all_reduce_s(size) + extra))
+        if self.ep > 1 and routed_experts(group):
+            routed = size * routed_experts(group)
+            self._communicate(costs, "all_to_all", 2 * group.count * self.ep_fabric.all_to_all_s(routed))
+
+    def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
+        """A request passes every stage; hidden states cross each boundary between stages."""
+        if self.pp > 1:
+            size = tokens * self.model.hidden_size * self.activation_bytes
+            hop = self.pp_fabric.send_s(size) + self.constants["hop_us"] * 1e-6
+            self._communicate(costs, "pipeline_transfer", (self.pp - 1) * hop)
+
+    @staticmethod
+    def _communicate(costs: Costs, part: str, seconds: Number) -> None:
+        costs.part(part, seconds)
+        costs.busy("interconnect", seconds)
+
+
+def replica_batch(scenario: Scenario, load: Load) -> Number:
+    """Sequences of one data-parallel replica."""
+    return load.batch / scenario.parallelism.dp_size
+
+
+def decode_steps(load: Load) -> Number:
+    """Steps after the prefill, which produces the first token."""
+    return maximum(load.gen_len - 1, 0)
