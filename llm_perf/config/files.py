@@ -24,6 +24,14 @@ def looks_like_path(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) or name.startswith(("./", "../", "/", "~"))
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. A name that no file can have, being too long for one, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_text(path: Path) -> str:
     """The text of a file.
 
@@ -36,6 +44,8 @@ def read_text(path: Path) -> str:
         raise SpecError(f"{path}: is not a text file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise SpecError(f"{str(path)!r}: is no file name: {error}") from None
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
@@ -53,6 +63,10 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         raise SpecError(f"{where}{line}: malformed YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{where}: malformed YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise SpecError(f"{where}: is nested too deeply") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise SpecError(f"{where}: has a value that cannot be: {error}") from None
     if not isinstance(data, dict):
         raise SpecError(f"{where}:1: expected a mapping of fields, found {type(data).__name__}")
     return data
@@ -70,14 +84,14 @@ def build(spec: type[S], data: dict[str, Any], text: str, where: str) -> S:
         return spec.model_validate(data)
     except ValidationError as error:
         location = error.errors(include_url=False)[0]["loc"]
-        line = _line_of(text, location)
-        raise SpecError(f"{where}:{line}: {describe_validation_error(error, spec.__name__, data.get('name'))}") from None
+        message = describe_validation_error(error, spec.__name__, data.get("name"))
+        raise SpecError(f"{where}:{line_of(text, location)}: {message}") from None
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
 
 
-def _line_of(text: str, location: tuple[Any, ...]) -> int:
-    """Line of the node that a pydantic location names, or of the nearest node above it."""
+def line_of(text: str, location: tuple[Any, ...]) -> int:
+    """Line of the node of a YAML or JSON text that a path of keys names, or of the nearest node above it."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:

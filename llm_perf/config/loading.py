@@ -91,16 +91,28 @@ def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_spec(kind: str, spec: type[S], name: str) -> S:
+    """A spec by its name, or from the file that the name is.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
     if not isinstance(name, str) or not name.strip():
         raise SpecError(f"{kind} name must be text, got {name!r}")
     if files.looks_like_path(name):
-        return _from_file(kind, spec, Path(name).expanduser())
+        return _from_file(kind, spec, _expanded(name))
     try:
         return cast("S", _bundled(kind, spec, resolve_name(kind, name)))  # lru_cache forgets the type
     except UnknownNameError:
-        if Path(name).is_file():
+        if files.is_file(Path(name)):
             return _from_file(kind, spec, Path(name))
         raise
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # no such user
+        raise SpecError(f"{name}: {error}") from None
 
 
 def _from_file(kind: str, spec: type[S], path: Path) -> S:
@@ -119,10 +131,8 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     """
     from llm_perf.config import huggingface
 
-    if isinstance(name_or_path, str) and name_or_path.strip():
-        path = Path(name_or_path).expanduser()
-        if files.looks_like_path(name_or_path) or (path.is_dir() and (path / "config.json").is_file()):
-            return huggingface.load_model_file(path)
+    if isinstance(name_or_path, str) and _is_model_file(name_or_path):
+        return huggingface.load_model_file(_expanded(name_or_path))
     try:
         return load_spec("model", ModelConfig, name_or_path)
     except UnknownNameError:
@@ -130,6 +140,10 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         if from_hub is None:
             raise
         return from_hub
+
+
+def _is_model_file(name: str) -> bool:
+    return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))
 
 
 def get_gpu_config_by_name(name: str) -> GPUConfig:

@@ -1,4 +1,4 @@
-"""Names of specs: one spelling rule, nearest known names when there is none, candidates when there are several."""
+"""Names of specs: one spelling rule, the nearest names when none fits, the candidates when several do."""
 
 from __future__ import annotations
 
