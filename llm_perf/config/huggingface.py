@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from llm_perf.config import files
-from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, ModelConfig, MoEMLP
+from llm_perf.config.model import (
+    Attention,
+    DenseMLP,
+    LatentAttention,
+    LayerGroup,
+    ModelConfig,
+    MoEMLP,
+    SeedArguments,
+)
 from llm_perf.errors import SpecError
 
 AnyAttention: TypeAlias = Attention | LatentAttention
@@ -54,7 +62,7 @@ def load_model_file(path: Path) -> ModelConfig:
     text = files.read_text(file)
     data = files.parse_mapping(text, str(file))
     if not _is_hf_config(data):
-        return files.build(ModelConfig, data, text, str(file))
+        return _own_model(data, text, str(file))
     try:
         return _convert(data, _name_of(data, file))
     except _FieldError as error:
@@ -224,6 +232,14 @@ class _Config:
 class _Family:
     build: Callable[[_Config], dict[str, Any]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _own_model(data: dict[str, Any], text: str, where: str) -> ModelConfig:
+    """A model in our own schema, or in seed 002's: its fields are checked first, so that an error has its line."""
+    if "layer_groups" not in data and ("num_layers" in data or "n_head" in data):
+        flat = {key: value for key, value in data.items() if key in SeedArguments.model_fields}
+        files.build(SeedArguments, flat, text, where)
+    return files.build(ModelConfig, data, text, where)
 
 
 def _is_hf_config(data: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
+from llm_perf.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from llm_perf.errors import SpecError
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
@@ -253,62 +253,89 @@ class ModelConfig(Spec):
         return self.layer_groups[-1].mlp.gated
 
 
+class SeedArguments(Spec):
+    """Seed 002's flat description of a model, checked before it is translated."""
+
+    num_layers: PositiveInt
+    n_head: PositiveInt
+    hidden_dim: PositiveInt
+    max_seq_len: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    num_key_value_groups: PositiveFloat | None = None
+    ffn_embed_dim: PositiveInt | None = None
+    expansion_ratio: PositiveFloat | None = None
+    model_type: str | None = None
+    moe_num_experts: PositiveInt | None = None
+    moe_top_k: PositiveInt | None = None
+    mlp_gated_linear_units: bool | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of one head."""
+        if self.hidden_dim % self.n_head:
+            raise SpecError(f"hidden_dim {self.hidden_dim} is not a multiple of n_head {self.n_head}")
+        return self.hidden_dim // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads, given as such or as the number of query heads that share one."""
+        heads, groups = self.num_key_value_heads, self.num_key_value_groups
+        if groups is None:
+            return heads or self.n_head
+        if heads is None:
+            return _whole(self.n_head / groups, f"n_head {self.n_head} / num_key_value_groups {groups}")
+        if heads * groups != self.n_head:
+            raise SpecError(
+                f"num_key_value_heads {heads} x num_key_value_groups {groups} is not n_head {self.n_head}"
+            )
+        return heads
+
+    @property
+    def ffn_size(self) -> int:
+        """Width of a feed-forward block, given as such or as a multiple (4 by default) of the hidden size."""
+        ratio = self.expansion_ratio or 4
+        if self.ffn_embed_dim is None:
+            return _whole(self.hidden_dim * ratio, f"hidden_dim {self.hidden_dim} x expansion_ratio {ratio}")
+        if self.expansion_ratio is not None and abs(self.hidden_dim * ratio - self.ffn_embed_dim) > 0.5:
+            raise SpecError(
+                f"ffn_embed_dim {self.ffn_embed_dim} and expansion_ratio {ratio} disagree"
+                f" for hidden_dim {self.hidden_dim}"
+            )
+        return self.ffn_embed_dim
+
+    @property
+    def mlp(self) -> DenseMLP | MoEMLP:
+        """The feed-forward block of every layer."""
+        gated, experts, top_k = bool(self.mlp_gated_linear_units), self.moe_num_experts, self.moe_top_k
+        if (experts or 1) == 1 and (top_k or 1) == 1:
+            return DenseMLP(ffn_size=self.ffn_size, gated=gated)
+        return MoEMLP(num_experts=experts or 1, top_k=top_k or 1, ffn_size=self.ffn_size, gated=gated)
+
+
+def _whole(value: float, what: str) -> int:
+    """A whole number that floating-point arithmetic may have missed by its rounding."""
+    nearest = round(value)
+    if nearest < 1 or abs(value - nearest) > 1e-9 * nearest:
+        raise SpecError(f"{what} = {value:g} is no whole number")
+    return nearest
+
+
 def _native_model_fields(data: dict[str, Any]) -> dict[str, Any]:
     """Translate seed 002's flat arguments into native fields; leaves other keys to the field checks."""
-    data = dict(data)
     if "num_layers" not in data and "n_head" not in data:
         return data  # neither description: the missing native field is reported
-    for required in ("name", "num_layers", "n_head", "hidden_dim", "vocab_size"):
-        if data.get(required) is None:
-            raise SpecError(f"field {required!r} is required")
-    flat = {field: data.pop(field, None) for field in _SEED_FIELDS if field not in ("name", "vocab_size")}
-    heads, hidden = flat["n_head"], flat["hidden_dim"]
-    for field in ("n_head", "hidden_dim", "num_layers"):
-        if not isinstance(flat[field], int) or isinstance(flat[field], bool) or flat[field] <= 0:
-            raise SpecError(f"{field} must be a positive integer, got {flat[field]!r}")
-    if hidden % heads:
-        raise SpecError(f"hidden_dim {hidden} is not a multiple of n_head {heads}")
-    gated = bool(flat["mlp_gated_linear_units"])
-    ffn = _ffn_width(hidden, flat["ffn_embed_dim"], flat["expansion_ratio"])
-    kv_heads = _kv_heads(heads, flat["num_key_value_heads"], flat["num_key_value_groups"])
-    experts = flat["moe_num_experts"] if flat["moe_num_experts"] is not None else 1
-    top_k = flat["moe_top_k"] if flat["moe_top_k"] is not None else 1
-    mlp: dict[str, Any] = {"kind": "dense", "ffn_size": ffn, "gated": gated}
-    if experts != 1 or top_k != 1:
-        mlp = {"kind": "moe", "num_experts": experts, "top_k": top_k, "ffn_size": ffn, "gated": gated}
-    attention = {
-        "kind": "attention",
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": hidden // heads,
-    }
+    given = {field: data[field] for field in SeedArguments.model_fields if field in data}
+    flat = SeedArguments(**given)
+    attention = Attention(num_heads=flat.n_head, num_kv_heads=flat.kv_heads, head_dim=flat.head_dim)
     native = {
-        "family": flat["model_type"],
-        "hidden_size": hidden,
-        "max_position_embeddings": flat["max_seq_len"],
-        "layer_groups": ({"count": flat["num_layers"], "attention": attention, "mlp": mlp},),
+        "family": flat.model_type,
+        "hidden_size": flat.hidden_dim,
+        "max_position_embeddings": flat.max_seq_len,
+        "layer_groups": (LayerGroup(count=flat.num_layers, attention=attention, mlp=flat.mlp),),
         "norm_bias": False,
     }
-    clash = sorted(set(native) & {key for key, value in data.items() if value is not None})
+    rest = {field: value for field, value in data.items() if field not in given}
+    clash = sorted(field for field in native if rest.get(field) is not None)
     if clash:
         raise SpecError(f"{clash[0]} is given twice, once under seed 002's name")
-    return data | native
-
-
-def _ffn_width(hidden: int, ffn: Any, ratio: Any) -> Any:
-    if ffn is None:
-        width = hidden * (4 if ratio is None else ratio)
-        return int(width) if width == int(width) else width
-    if ratio is not None and ffn != hidden * ratio:
-        raise SpecError(f"ffn_embed_dim {ffn} and expansion_ratio {ratio} disagree for hidden_dim {hidden}")
-    return ffn
-
-
-def _kv_heads(heads: int, kv_heads: Any, groups: Any) -> Any:
-    if kv_heads is None:
-        return heads if not groups else heads // int(groups)
-    if groups is not None and kv_heads * groups != heads:
-        raise SpecError(
-            f"num_key_value_heads {kv_heads} x num_key_value_groups {groups} is not n_head {heads}"
-        )
-    return kv_heads
+    return rest | native
