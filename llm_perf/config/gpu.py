@@ -1,4 +1,4 @@
-"""GPUConfig: the facts of an accelerator, and GPUEfficiency: the measured share of them that software reaches."""
+"""GPUConfig: the facts of an accelerator. GPUEfficiency: the measured share of them that software reaches."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"),
 """Number formats that a product of this width may run in, preferred first; then the next wider width."""
 
 
+LARGEST_QUANTITY = 1e12
+"""No size, rate or time of a machine is larger in its unit: more is a slip, and would overflow later."""
+
+Quantity = Annotated[PositiveFloat, Field(le=LARGEST_QUANTITY)]
+NonNegativeQuantity = Annotated[NonNegativeFloat, Field(le=LARGEST_QUANTITY)]
+
+
 def format_bits(dtype: str) -> int:
     """Width in bits of the operands of a number format (tf32 counts as 32: it is stored so)."""
     return next(width for width, formats in _DTYPES_BY_BITS.items() if dtype in formats)
@@ -39,17 +46,18 @@ KneeExponent = Annotated[float, BeforeValidator(_exponent), Field(ge=1, strict=T
 
 
 class GemmEfficiency(Spec):
-    """One dtype's matrix products: t = floor + ((flops / (peak x e) x (1 + half_m / m))^p + (bytes / (bw x e))^p)^(1/p).
+    """Matrix products of one number format.
 
-    ``half_m`` is the number of rows at which compute efficiency is half of ``flops_efficiency``.
-    ``residual`` is the geometric-mean ratio error over the measured table, None where assumed.
+    t = floor + ((flops / (peak x e) x (1 + half_m / m))^p + (bytes / (bandwidth x e))^p)^(1/p), with p the
+    knee exponent. ``half_m`` is the number of rows at which the compute rate is half of its share,
+    ``residual`` the geometric-mean ratio error over the measured table, None where assumed.
     """
 
     flops_efficiency: Efficiency
-    half_m: NonNegativeFloat = 0.0
+    half_m: NonNegativeQuantity = 0.0
     memory_efficiency: Efficiency
-    floor_us: NonNegativeFloat = 0.0
-    residual: PositiveFloat | None = None
+    floor_us: NonNegativeQuantity = 0.0
+    residual: Quantity | None = None
 
     @property
     def floor_s(self) -> float:
@@ -58,12 +66,15 @@ class GemmEfficiency(Spec):
 
 
 class AttentionEfficiency(Spec):
-    """Attention kernels: prefill reaches ``prefill_flops_efficiency`` / (1 + half_len / q); decode a share of bandwidth."""
+    """Attention kernels: a share of the 16-bit peak in prefill, of the bandwidth in decode.
+
+    Prefill of q new tokens reaches ``prefill_flops_efficiency`` / (1 + ``prefill_half_len`` / q).
+    """
 
     prefill_flops_efficiency: Efficiency
-    prefill_half_len: NonNegativeFloat = 0.0
+    prefill_half_len: NonNegativeQuantity = 0.0
     decode_memory_efficiency: Efficiency
-    floor_us: NonNegativeFloat = 0.0
+    floor_us: NonNegativeQuantity = 0.0
 
     @property
     def floor_s(self) -> float:
@@ -72,11 +83,14 @@ class AttentionEfficiency(Spec):
 
 
 class ElementwiseEfficiency(Spec):
-    """Norms, activations, residuals: a floor per kernel and a share of bandwidth; faster where the data stays in L2."""
+    """Norms, activations, residuals: a floor per kernel and a share of the bandwidth.
+
+    ``l2_speedup`` is how much faster they run where the data stays in the L2 cache.
+    """
 
     memory_efficiency: Efficiency
-    floor_us: NonNegativeFloat = 0.0
-    l2_speedup: PositiveFloat = 1.0
+    floor_us: NonNegativeQuantity = 0.0
+    l2_speedup: Quantity = 1.0
 
     @property
     def floor_s(self) -> float:
@@ -85,12 +99,15 @@ class ElementwiseEfficiency(Spec):
 
 
 class CollectiveEfficiency(Spec):
-    """Ring all-reduce: alpha(N) + sqrt_term x sqrt(size / 1 MB) + 2 (N-1)/N x size / (link x bus_efficiency)."""
+    """Ring all-reduce: alpha(N) + sqrt_term x sqrt(size / 1 MB) + 2 (N-1)/N x size / (link x bus_efficiency).
 
-    alpha_us: dict[int, NonNegativeFloat]
-    bus_efficiency: PositiveFloat
-    sqrt_term_us: NonNegativeFloat = 0.0
-    inter_node_alpha_us: NonNegativeFloat = 30.0
+    ``alpha_us`` by number of ranks N, link per direction. Other collectives share alpha and the bus.
+    """
+
+    alpha_us: dict[int, NonNegativeQuantity]
+    bus_efficiency: Quantity
+    sqrt_term_us: NonNegativeQuantity = 0.0
+    inter_node_alpha_us: NonNegativeQuantity = 30.0
     inter_node_efficiency: Efficiency = 0.8
 
 
@@ -102,7 +119,9 @@ class GPUEfficiency(Spec):
 
     name: str
     knee_exponent: KneeExponent = 4.0
-    gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], GemmEfficiency]
+    gemm: dict[
+        Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], GemmEfficiency
+    ]
     attention: AttentionEfficiency
     elementwise: ElementwiseEfficiency
     collective: CollectiveEfficiency
@@ -126,7 +145,9 @@ TEXTBOOK = GPUEfficiency(
     gemm={"default": GemmEfficiency(flops_efficiency=1.0, memory_efficiency=1.0)},
     attention=AttentionEfficiency(prefill_flops_efficiency=1.0, decode_memory_efficiency=1.0),
     elementwise=ElementwiseEfficiency(memory_efficiency=1.0),
-    collective=CollectiveEfficiency(alpha_us={}, bus_efficiency=1.0, inter_node_alpha_us=0.0, inter_node_efficiency=1.0),
+    collective=CollectiveEfficiency(
+        alpha_us={}, bus_efficiency=1.0, inter_node_alpha_us=0.0, inter_node_efficiency=1.0
+    ),
     evidence="assumed",
     source="the limits of the data sheet (Williams et al., Roofline, CACM 52(4), 2009)",
 )
@@ -134,10 +155,15 @@ TEXTBOOK = GPUEfficiency(
 
 
 class Link(Spec):
-    """What joins the GPUs of a node. ``gb_per_s_per_direction`` is per GPU; None falls back to PCIe."""
+    """What joins the GPUs of a node.
+
+    ``gb_per_s_per_direction`` is per GPU, half of what data sheets print for both directions; None falls back
+    to PCIe. ``topology``: ``switch`` any pair at full rate (NVSwitch), ``mesh`` a link to each other GPU
+    (xGMI, hybrid cube mesh), ``pairs`` bridges over two cards, ``ring`` and ``torus`` neighbours only.
+    """
 
     name: str = "none"
-    gb_per_s_per_direction: PositiveFloat | None = None
+    gb_per_s_per_direction: Quantity | None = None
     topology: Literal["none", "switch", "pairs", "mesh", "ring", "torus"] = "none"
 
 
@@ -151,8 +177,12 @@ _SEED_FIELDS = (
 class GPUConfig(Spec):
     """The facts of one accelerator. Bandwidths in GB/s (1e9), memory in GiB (2**30), peaks dense in TFLOP/s.
 
-    ``memory_gib`` is the nominal size, ``usable_memory_gib`` what can be allocated. ``efficiency`` holds what
-    software reaches. ``inter_node_gb_per_s`` is one GPU's share of the network.
+    ``memory_gib`` is the nominal size, ``usable_memory_gib`` the total that the driver reports: ECC takes
+    1/16 of GDDR6; contexts and libraries come out of it later. ``pcie_gb_per_s`` is the link to the host per
+    direction, whatever it is (NVLink-C2C on Grace), None where CPU and GPU share their memory.
+    ``fp16_accumulate_tflops`` is the 16-bit peak with 16-bit accumulation where that is faster (GeForce).
+    ``sm_count`` counts AMD's compute units too. ``inter_node_gb_per_s`` is one GPU's share of the network per
+    direction. ``efficiency`` holds what software reaches.
 
     The constructor also takes seed 002's arguments (``mem_per_GPU_in_GB, hbm_bandwidth_in_GB_per_sec, …``).
     """
@@ -164,21 +194,21 @@ class GPUConfig(Spec):
     vendor: str | None = None
     architecture: str | None = None
     year: PositiveInt | None = None
-    peak_tflops: dict[PeakDtype, PositiveFloat] = Field(min_length=1)
-    fp16_accumulate_tflops: PositiveFloat | None = None
-    memory_gib: PositiveFloat
-    usable_memory_gib: PositiveFloat
+    peak_tflops: dict[PeakDtype, Quantity] = Field(min_length=1)
+    fp16_accumulate_tflops: Quantity | None = None
+    memory_gib: Quantity
+    usable_memory_gib: Quantity
     memory_type: str | None = None
-    hbm_bandwidth_gb_per_s: PositiveFloat
-    l2_mib: PositiveFloat | None = None
+    hbm_bandwidth_gb_per_s: Quantity
+    l2_mib: Quantity | None = None
     sm_count: PositiveInt | None = None
-    sm_clock_mhz: PositiveFloat | None = None
+    sm_clock_mhz: Quantity | None = None
     pcie: str | None = None
-    pcie_gb_per_s: PositiveFloat | None = None
+    pcie_gb_per_s: Quantity | None = None
     link: Link = Link()
-    inter_node_gb_per_s: PositiveFloat = 25.0
-    min_message_latency_us: NonNegativeFloat = 8.0
-    tdp_w: PositiveFloat | None = None
+    inter_node_gb_per_s: Quantity = 25.0
+    min_message_latency_us: NonNegativeQuantity = 8.0
+    tdp_w: Quantity | None = None
     default_host: str | None = None
     efficiency: GPUEfficiency = TEXTBOOK
     source: str | None = None
@@ -194,7 +224,9 @@ class GPUConfig(Spec):
     @model_validator(mode="after")
     def _usable_is_part_of_nominal(self) -> GPUConfig:
         if self.usable_memory_gib > self.memory_gib:
-            raise ValueError(f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}")
+            raise ValueError(
+                f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
+            )
         return self
 
     @property
@@ -219,11 +251,11 @@ class GPUConfig(Spec):
 
     @property
     def intra_node_bytes_per_s(self) -> float:
-        """Rate to the other GPUs of a node per direction: the GPU link, else PCIe. 0 where there is neither."""
+        """Rate to the other GPUs of a node per direction: the GPU link, else PCIe; 0 without either."""
         return (self.link.gb_per_s_per_direction or self.pcie_gb_per_s or 0.0) * GB
 
     def dtype_for(self, bits: int) -> str:
-        """The number format in which a product of ``bits`` wide operands runs: that width, else the next wider.
+        """The number format in which a product of ``bits`` wide operands runs: that width or the next wider.
 
         Raises:
             SpecError: the GPU has no format that is wide enough.
@@ -295,7 +327,11 @@ def _native_gpu_fields(data: dict[str, Any]) -> dict[str, Any]:
         if value is not None and not (0 < number < math.inf) and field != "intra_node_min_message_latency":
             raise SpecError(f"{field} must be positive and finite, got {value!r}")
     fp16 = flat["peak_fp16_TFLOPS"]
-    peaks = {"fp16": fp16, "int8": flat["peak_i8_TFLOPS"] or 2 * fp16, "int4": flat["peak_i4_TFLOPS"] or 4 * fp16}
+    peaks = {
+        "fp16": fp16,
+        "int8": flat["peak_i8_TFLOPS"] or 2 * fp16,
+        "int4": flat["peak_i4_TFLOPS"] or 4 * fp16,
+    }
     native = {
         "peak_tflops": peaks,
         "memory_gib": flat["mem_per_GPU_in_GB"],

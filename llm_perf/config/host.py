@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from llm_perf.config.base import GB, GIB, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import GB, GIB, PositiveInt, Spec
+from llm_perf.config.gpu import NonNegativeQuantity, Quantity
 
+_LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
+"""Raw rate of one lane per direction after encoding, GB/s (PCI-SIG base specifications 1.0 to 6.0)."""
+
+PCIeGeneration = Annotated[PositiveInt, Field(le=max(_LANE_GB_PER_S))]
 Provenance = Literal["data sheet", "measured", "fitted", "ratio", "assumed"]
 
 
 class Rate(Spec):
     """A rate with where it comes from. ``relative_error`` is the stated uncertainty, None where unknown."""
 
-    gb_per_s: PositiveFloat
+    gb_per_s: Quantity
     provenance: Provenance
-    relative_error: NonNegativeFloat | None = None
+    relative_error: NonNegativeQuantity | None = None
     source: str
 
     @property
@@ -26,14 +31,14 @@ class Rate(Spec):
 
 
 class Disk(Spec):
-    """One host's NVMe. A rate belongs to a software path, not to the device (direct I/O, buffered, memory map).
+    """One host's NVMe. A rate belongs to a software path, not to the device (direct, buffered, memory map).
 
     ``shared``: all GPUs of the host read from the same device, so that its rate is not multiplied.
     """
 
-    capacity_gib: PositiveFloat
-    stated_read_gb_per_s: PositiveFloat
-    stated_write_gb_per_s: PositiveFloat | None = None
+    capacity_gib: Quantity
+    stated_read_gb_per_s: Quantity
+    stated_write_gb_per_s: Quantity | None = None
     direct_read: Rate | None = None
     direct_write: Rate | None = None
     buffered_read: Rate | None = None
@@ -56,25 +61,30 @@ class HostConfig(Spec):
     """One node: memory, processors, the link to each GPU, disks, network.
 
     Rates that are None are taken as a ratio of the data sheet by the system that needs them, and the report
-    says so. ``copies`` are host-to-GPU rates of this machine by system and by kind of host memory, since a
-    rate belongs to machine, kind of memory and software together.
+    says so. ``copies`` are rates of this machine under one system, since a rate belongs to machine, kind of
+    memory and software together: ``<system>.<path>`` with the paths ``pinned_h2d``, ``pageable_h2d``,
+    ``mmap_h2d`` (the driver's own copy out of pageable memory), ``growing_slice_h2d`` and
+    ``cpu_attention_kv`` (bytes of KV cache that attention on the CPU works through). ``layer_overhead_ms`` is
+    host time per layer by system. ``nic_gb_per_s`` is one GPU's share of the network per direction, None
+    where the GPU's own figure holds. ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
+    them one link to the host.
     """
 
     name: str = Field(min_length=1)
     aliases: tuple[str, ...] = ()
-    memory_gib: PositiveFloat
-    usable_memory_gib: PositiveFloat
-    swap_gib: NonNegativeFloat = 0.0
+    memory_gib: Quantity
+    usable_memory_gib: Quantity
+    swap_gib: NonNegativeQuantity = 0.0
     cpu: str | None = None
     sockets: PositiveInt = 1
     cores_per_socket: PositiveInt | None = None
-    memory_bandwidth_gb_per_s_per_socket: PositiveFloat | None = None
-    cpu_matmul_tflops_small_batch: PositiveFloat | None = None
-    cpu_matmul_tflops_large_batch: PositiveFloat | None = None
+    memory_bandwidth_gb_per_s_per_socket: Quantity | None = None
+    cpu_matmul_tflops_small_batch: Quantity | None = None
+    cpu_matmul_tflops_large_batch: Quantity | None = None
     cpu_attention_kv: Rate | None = None
-    pcie_generation: PositiveInt | None = None
+    pcie_generation: PCIeGeneration | None = None
     pcie_lanes: PositiveInt = 16
-    pcie_gb_per_s: PositiveFloat | None = None
+    pcie_gb_per_s: Quantity | None = None
     gpus_per_pcie_link: PositiveInt = 1
     pinned_h2d: Rate | None = None
     pinned_d2h: Rate | None = None
@@ -82,12 +92,20 @@ class HostConfig(Spec):
     growing_slice_h2d: Rate | None = None
     fresh_d2h: Rate | None = None
     copies: dict[str, Rate] = Field(default_factory=dict)
-    layer_overhead_ms: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    layer_overhead_ms: dict[str, NonNegativeQuantity] = Field(default_factory=dict)
     disk: Disk | None = None
-    nic_gb_per_s: PositiveFloat | None = None
+    nic_gb_per_s: Quantity | None = None
     gpus_per_node: PositiveInt = 8
     source: str = Field(min_length=1)
     notes: str | None = None
+
+    @model_validator(mode="after")
+    def _usable_is_part_of_installed(self) -> HostConfig:
+        if self.usable_memory_gib > self.memory_gib:
+            raise ValueError(
+                f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
+            )
+        return self
 
     @property
     def memory_bytes(self) -> float:
@@ -107,10 +125,6 @@ class HostConfig(Spec):
         if self.pcie_generation is None:
             return None
         return pcie_link_gb_per_s(self.pcie_generation, self.pcie_lanes) * GB
-
-
-_LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
-"""Raw rate of one lane per direction after encoding, GB/s (PCI-SIG base specifications 1.0 to 6.0)."""
 
 
 def pcie_link_gb_per_s(generation: int, lanes: int) -> float:
