@@ -10,7 +10,7 @@ import numpy as np
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
-from llm_perf.systems import Evaluation, Load, PhaseCost, Placement, System, get_system
+from llm_perf.systems import Load, PhaseCost, Placement, System, get_system
 from llm_perf.systems.base import MemoryParts, MemoryUse
 
 _GIB = 2**30

@@ -29,6 +29,7 @@ class InferenceInputs(Spec):
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
+    _label: ClassVar[str | None] = ""  # messages name the flag alone
 
     model: str = Field(min_length=1)
     gpu: str = Field(min_length=1)
@@ -119,18 +120,28 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
         if dp is None or tp * pp * dp != gpus:
             raise SpecError(
                 f"num_nodes {inputs.num_nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but tp_size {tp} x pp_size {pp}"
-                + (f" x dp_size {dp} = {tp * pp * dp}" if dp is not None else f" = {tp * pp} does not divide that")
+                + (
+                    f" x dp_size {dp} = {tp * pp * dp}"
+                    if dp is not None
+                    else f" = {tp * pp} does not divide that"
+                )
             )
-    return ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=inputs.sp_size)
+    return ParallelismConfig(
+        tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=inputs.sp_size
+    )
 
 
 def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
     quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
     if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
-        raise SpecError(f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other")
+        raise SpecError(
+            f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
+        )
     weight_bits = inputs.quant_bits if quantised else inputs.weight_bits or 16
     # ZeRO-Inference quantises nn.Embedding as well as nn.Linear.
-    embedding_bits = weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
+    embedding_bits = (
+        weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
+    )
     return DtypeConfig(
         weight_bits=weight_bits,
         activation_bits=inputs.activation_bits,

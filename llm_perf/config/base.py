@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -27,10 +27,21 @@ def _plain_number(value: Any) -> Any:
 
 PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=_LARGEST_COUNT)]
 NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=_LARGEST_COUNT)]
-PositiveFloat = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
-Efficiency = Annotated[float, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+PositiveFloat = Annotated[
+    float, BeforeValidator(_plain_number), Field(strict=True, gt=0, allow_inf_nan=False)
+]
+NonNegativeFloat = Annotated[
+    float, BeforeValidator(_plain_number), Field(strict=True, ge=0, allow_inf_nan=False)
+]
+Fraction = Annotated[
+    float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)
+]
+Efficiency = Annotated[
+    float, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=1, allow_inf_nan=False)
+]
+
+
+SpecT = TypeVar("SpecT", bound="Spec")
 
 
 class Spec(BaseModel):
@@ -46,6 +57,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     _positional: ClassVar[tuple[str, ...]] = ()
+    _label: ClassVar[str | None] = None
+    """What error messages call the spec; None for its class name, "" for nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(self._positional):
@@ -59,9 +72,10 @@ class Spec(BaseModel):
         try:
             super().__init__(**kwargs)
         except ValidationError as error:
-            raise SpecError(describe_validation_error(error, type(self).__name__, kwargs.get("name"))) from None
+            label = type(self).__name__ if self._label is None else self._label
+            raise SpecError(describe_validation_error(error, label, kwargs.get("name"))) from None
 
-    def replace(self, **changes: Any) -> Any:
+    def replace(self: SpecT, **changes: Any) -> SpecT:
         """Return a copy with some fields changed, validated again."""
         fields = {field: getattr(self, field) for field in type(self).model_fields}
         return type(self)(**(fields | changes))
@@ -73,13 +87,14 @@ def describe_validation_error(error: ValidationError, spec: str, name: Any = Non
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     head = f"{spec} {name}" if isinstance(name, str) else spec
+    lead = f"{head}: " if head else ""
     if first["type"] == "extra_forbidden":
-        return f"{head}: unknown field {where!r}"
+        return f"{lead}unknown field {where!r}"
     if first["type"] == "missing":
-        return f"{head}: field {where!r} is required"
+        return f"{lead}field {where!r} is required"
     if first["type"] in ("value_error", "assertion_error"):
-        return f"{head}: {where}: {message}" if where else f"{head}: {message}"
-    return f"{head}: {where}: {message[0].lower()}{message[1:]}, got {_short(first['input'])}"
+        return f"{lead}{where}: {message}" if where and not message.startswith(where) else f"{lead}{message}"
+    return f"{lead}{where} {message.replace('Input should', 'must', 1)}, got {_short(first['input'])}"
 
 
 def _short(value: Any) -> str:

@@ -23,9 +23,10 @@ Bits = Annotated[int, BeforeValidator(_known_bits), Field(strict=True)]
 
 
 class DtypeConfig(Spec):
-    """Bits per element. ``quant_group_size`` elements of a quantised weight share a scale and a minimum,
-    ``kv_group_size`` elements of a quantised cache likewise.
+    """Bits per element.
 
+    ``quant_group_size`` elements of a quantised weight share a scale and a minimum, ``kv_group_size`` elements of
+    a quantised cache likewise.
     ``kv_bits`` defaults to the activation width. Weights narrower than activations are weight-only
     quantised: products run at the activation's width. ``quant_group_size`` None means no scales are stored.
     """

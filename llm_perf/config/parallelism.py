@@ -26,7 +26,7 @@ class DSZeRO(Enum):
         Raises:
             SpecError: for anything else.
         """
-        return _member(cls, value, "ds_zero")
+        return cls(_member(cls, value, "ds_zero"))
 
 
 class ActivationRecomputation(Enum):
@@ -45,7 +45,7 @@ class ActivationRecomputation(Enum):
         Raises:
             SpecError: for anything else.
         """
-        return _member(cls, value, "activation_recomputation")
+        return cls(_member(cls, value, "activation_recomputation"))
 
 
 def _member(kind: Any, value: Any, field: str) -> Any:

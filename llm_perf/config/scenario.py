@@ -107,9 +107,13 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
                 f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {_divisors(heads)}"
             )
         if max(tp, kv_heads) % min(tp, kv_heads):
-            raise SpecError(f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other")
+            raise SpecError(
+                f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other"
+            )
         if group.mlp.ffn_size % tp:
-            raise SpecError(f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}")
+            raise SpecError(
+                f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}"
+            )
     if pp > model.num_layers:
         raise SpecError(f"pp_size {pp} is more than the {model.num_layers} layers of {model.name}")
     if ep > 1:
@@ -124,7 +128,9 @@ def _check_experts(model: ModelConfig, ep: int) -> None:
         raise SpecError(f"ep_size {ep} is more than the {min(experts)} experts of {model.name}")
     if any(count % ep for count in experts):
         common = math.gcd(*experts)
-        raise SpecError(f"ep_size {ep} does not divide the {common} experts of {model.name}; possible: {_divisors(common)}")
+        raise SpecError(
+            f"ep_size {ep} does not divide the {common} experts of {model.name}; possible: {_divisors(common)}"
+        )
 
 
 def _check_nodes(num_gpus: int, num_nodes: int) -> None:

@@ -88,6 +88,6 @@ class OffloadConfig(Spec):
         """A tier's name stands for everything there: ``weights: cpu``."""
         if not isinstance(data, dict):
             return data
-        return {key: {value: 1.0} if value in ("gpu", "cpu", "nvme") else value for key, value in data.items()}
-
-
+        return {
+            key: {value: 1.0} if value in ("gpu", "cpu", "nvme") else value for key, value in data.items()
+        }

@@ -33,7 +33,9 @@ def prefill_pairs(attention: Attention | LatentAttention, tokens: Number, causal
     return chunks * (limit * (limit + 1) / 2) + rest * (rest + 1) / 2
 
 
-def score_flops_per_pair(attention: Attention | LatentAttention, tp: int = 1, absorbed: bool = False) -> float:
+def score_flops_per_pair(
+    attention: Attention | LatentAttention, tp: int = 1, absorbed: bool = False
+) -> float:
     """FLOPs of QK^T and of the weighted sum of V for one pair, over one rank's heads.
 
     ``absorbed``: latent attention at decode works on the latents directly (arXiv 2405.04434, section 2.1.2).
@@ -63,10 +65,14 @@ def kv_cache_elements(model: ModelConfig, context: Number, tp: int = 1) -> Numbe
     """Cache elements of one sequence of ``context`` tokens, all layers, on one rank."""
     total: Number = 0.0
     for group in model.layer_groups:
-        total = total + group.count * kv_elements_per_token(group.attention, tp) * cached_tokens(group, context)
+        total = total + group.count * kv_elements_per_token(group.attention, tp) * cached_tokens(
+            group, context
+        )
     return total
 
 
-def kv_cache_bytes(model: ModelConfig, batch: Number, context: Number, kv_bits: float = 16, tp: int = 1) -> Number:
+def kv_cache_bytes(
+    model: ModelConfig, batch: Number, context: Number, kv_bits: float = 16, tp: int = 1
+) -> Number:
     """Cache bytes of ``batch`` sequences of ``context`` tokens on one rank."""
     return batch * kv_cache_elements(model, context, tp) * (kv_bits / 8)

@@ -34,6 +34,8 @@ def decode_step_flops(model: ModelConfig, batch: Number, context: Number) -> Num
     """FLOPs of one decode step of ``batch`` sequences whose context, new token included, is ``context``."""
     total = lm_head_flops(model, batch)
     for group in model.layer_groups:
-        scores = batch * attended(group.attention, context) * score_flops_per_pair(group.attention, absorbed=True)
+        scores = (
+            batch * attended(group.attention, context) * score_flops_per_pair(group.attention, absorbed=True)
+        )
         total = total + group.count * (linear_flops(model, group, batch) + scores)
     return total

@@ -57,7 +57,12 @@ def embedding_params(model: ModelConfig) -> int:
     """Elements before the first layer: token and position tables, projection to the hidden size, embedding norm."""
     projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
     positions = model.learned_positions * model.hidden_size
-    return token_table_params(model) + positions + projection + (norm_params(model) if model.embedding_norm else 0)
+    return (
+        token_table_params(model)
+        + positions
+        + projection
+        + (norm_params(model) if model.embedding_norm else 0)
+    )
 
 
 def lm_head_linears(model: ModelConfig) -> tuple[Linear, ...]:
@@ -129,7 +134,9 @@ def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> Ran
     return RankParams(held * (linear.weights + bias) / parts, 0.0)
 
 
-def layer_rank_params(model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1) -> RankParams:
+def layer_rank_params(
+    model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1
+) -> RankParams:
     """Elements of one layer on one rank. With tp over the key/value heads these are held more than once."""
     expert_tp = expert_tensor_shards(tp, dp, ep)
     total = RankParams(0.0, float(layer_vector_params(model, group)))

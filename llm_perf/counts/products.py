@@ -31,7 +31,7 @@ class Product:
         """Whether tokens are routed to some of the copies."""
         return self.all_copies > 1
 
-    def rows(self, tokens: Number, ep: int = 1) -> Number:
+    def rows(self, tokens: Number) -> Number:
         """Rows of all copies together on one rank; routed tokens are taken as evenly spread over ranks."""
         return tokens * self.active
 
@@ -49,7 +49,9 @@ class Product:
         return -self.copies * expm1(untouched)
 
 
-def layer_products(model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1) -> tuple[Product, ...]:
+def layer_products(
+    model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1
+) -> tuple[Product, ...]:
     """The products of one layer of a group on one rank, in the order of execution."""
     expert_tp = expert_tensor_shards(tp, dp, ep)
     by_op: dict[str, list[Linear]] = {}

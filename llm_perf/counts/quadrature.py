@@ -11,7 +11,9 @@ _WEIGHTS = (8 / 9, 5 / 9, 5 / 9)
 """Gauss-Legendre nodes and weights on [-1, 1] for three points (Abramowitz & Stegun, table 25.4)."""
 
 
-def context_nodes(first: Number, steps: Number, kinks: Sequence[float] = ()) -> Iterator[tuple[Number, Number]]:
+def context_nodes(
+    first: Number, steps: Number, kinks: Sequence[float] = ()
+) -> Iterator[tuple[Number, Number]]:
     """(context, weight) pairs so that sum of weight x f(context) is the sum of f over the steps.
 
     The steps have contexts first, first + 1, …, first + steps - 1. The sum is taken as the integral from
@@ -35,7 +37,9 @@ def _never(half: Number) -> bool:
     return bool((half <= 0).all()) if hasattr(half, "all") else half <= 0
 
 
-def sum_over_context(f: Callable[[Number], Number], first: Number, steps: Number, kinks: Sequence[float] = ()) -> Number:
+def sum_over_context(
+    f: Callable[[Number], Number], first: Number, steps: Number, kinks: Sequence[float] = ()
+) -> Number:
     """Sum of f over ``steps`` contexts from ``first`` on; see :func:`context_nodes`."""
     total: Number = 0.0
     for context, weight in context_nodes(first, steps, kinks):

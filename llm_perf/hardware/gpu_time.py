@@ -53,11 +53,15 @@ class KernelRates:
     def prefill_attention_s(self, flops: Number, query_len: Number, kv_bytes: Number) -> Number:
         """Seconds of fused prefill attention: score FLOPs at a rate that grows with the length, keys and values read once."""
         compute = flops * (1.0 + self.attention_half_len / query_len) / self.attention_flops_per_s
-        return self.attention_floor_s + p_norm(compute, kv_bytes / self.attention_bytes_per_s, self.knee_exponent)
+        return self.attention_floor_s + p_norm(
+            compute, kv_bytes / self.attention_bytes_per_s, self.knee_exponent
+        )
 
     def decode_attention_s_per_token(self, flops: Number, kv_bytes: Number) -> Number:
         """Seconds of decode attention per token of context, floor left out: linear in the context, so it can be summed."""
-        return p_norm(flops / self.gemm.flops_per_s, kv_bytes / self.attention_bytes_per_s, self.knee_exponent)
+        return p_norm(
+            flops / self.gemm.flops_per_s, kv_bytes / self.attention_bytes_per_s, self.knee_exponent
+        )
 
     def elementwise_s(self, moved_bytes: Number, working_set_bytes: Number) -> Number:
         """Seconds of kernels that move ``moved_bytes``, floors left out.

@@ -26,11 +26,15 @@ def host_link_bytes_per_s(gpu: GPUConfig, host: HostConfig) -> float:
     """
     ends = [rate for rate in (gpu.pcie_bytes_per_s, host.pcie_bytes_per_s) if rate]
     if not ends:
-        raise SpecError(f"{gpu.name} on host {host.name} has no host link that weights could be streamed over")
+        raise SpecError(
+            f"{gpu.name} on host {host.name} has no host link that weights could be streamed over"
+        )
     return min(ends)
 
 
-def copy_rate(gpu: GPUConfig, host: HostConfig, system: str, path: str, ratio: float, ratio_source: str) -> PathRate:
+def copy_rate(
+    gpu: GPUConfig, host: HostConfig, system: str, path: str, ratio: float, ratio_source: str
+) -> PathRate:
     """Rate of one host-to-GPU copy path of a system: measured on this machine, else ``ratio`` of the link.
 
     A rate belongs to machine, kind of host memory and software together, so a host's entry
@@ -40,7 +44,9 @@ def copy_rate(gpu: GPUConfig, host: HostConfig, system: str, path: str, ratio: f
     link = host_link_bytes_per_s(gpu, host)
     rate: Rate | None = host.copies.get(f"{system}.{path}") or getattr(host, path, None)
     if rate is None:
-        return PathRate(link * ratio, f"{ratio:g} of the link's {link / 1e9:.4g} GB/s ({ratio_source})", False)
+        return PathRate(
+            link * ratio, f"{ratio:g} of the link's {link / 1e9:.4g} GB/s ({ratio_source})", False
+        )
     host_link = host.pcie_bytes_per_s or link
     return PathRate(rate.bytes_per_s * link / host_link, rate.source, True)
 
@@ -55,7 +61,9 @@ def disk_read_rate(host: HostConfig, path: str) -> PathRate:
         raise SpecError(f"host {host.name} has no disk to offload to")
     rate: Rate | None = getattr(host.disk, f"{path}_read")
     if rate is None:
-        return PathRate(host.disk.stated_read_gb_per_s * 1e9, f"rate stated for the disk of {host.name}", False)
+        return PathRate(
+            host.disk.stated_read_gb_per_s * 1e9, f"rate stated for the disk of {host.name}", False
+        )
     return PathRate(rate.bytes_per_s, rate.source, True)
 
 
@@ -70,5 +78,9 @@ def cpu_attention_rate(host: HostConfig, system: str, ratio: float, ratio_source
         return PathRate(rate.bytes_per_s, rate.source, True)
     bandwidth = host.memory_bandwidth_gb_per_s_per_socket
     if bandwidth is None:
-        raise SpecError(f"host {host.name} states no memory bandwidth, so attention on its CPU cannot be priced")
-    return PathRate(bandwidth * 1e9 * ratio, f"{ratio:.3g} of a socket's {bandwidth:g} GB/s ({ratio_source})", False)
+        raise SpecError(
+            f"host {host.name} states no memory bandwidth, so attention on its CPU cannot be priced"
+        )
+    return PathRate(
+        bandwidth * 1e9 * ratio, f"{ratio:.3g} of a socket's {bandwidth:g} GB/s ({ratio_source})", False
+    )

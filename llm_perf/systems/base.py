@@ -62,7 +62,11 @@ class MemoryParts:
     def total_bytes(self) -> Number:
         """Sum of the parts."""
         return (
-            self.weights_bytes + self.kv_cache_bytes + self.activations_bytes + self.buffers_bytes + self.reserved_bytes
+            self.weights_bytes
+            + self.kv_cache_bytes
+            + self.activations_bytes
+            + self.buffers_bytes
+            + self.reserved_bytes
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -42,7 +42,7 @@ class ConstantsFile(Spec):
         return self.constants[name].value
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_constants(name: str) -> ConstantsFile:
     """The constants of a system, those of the file that it extends included.
 
@@ -67,6 +67,8 @@ def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...
     values: dict[str, Any] = {name: constant.value for name, constant in constants.constants.items()}
     for name, value in overrides:
         if name not in values:
-            raise SpecError(f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}")
+            raise SpecError(
+                f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}"
+            )
         values[name] = value
     return values

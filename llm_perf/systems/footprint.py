@@ -43,7 +43,9 @@ def embedding_bytes(scenario: Scenario) -> float:
     """Bytes of token and position tables on one tensor-parallel rank."""
     embedding, _ = ends_rank_params(scenario.model, scenario.parallelism.tp_size)
     bits = scenario.dtype
-    return embedding.sharded * bits.stored_embedding_bits / 8 + embedding.replicated * bits.activation_bits / 8
+    return (
+        embedding.sharded * bits.stored_embedding_bits / 8 + embedding.replicated * bits.activation_bits / 8
+    )
 
 
 def head_bytes(scenario: Scenario) -> float:
@@ -52,7 +54,13 @@ def head_bytes(scenario: Scenario) -> float:
     _, head = ends_rank_params(model, scenario.parallelism.tp_size)
     stored = head.sharded * bits.stored_embedding_bits / 8 + head.replicated * bits.activation_bits / 8
     if model.tied_embeddings and scenario.parallelism.pp_size > 1:
-        stored += model.vocab_size * model.hidden_size / scenario.parallelism.tp_size * bits.stored_embedding_bits / 8
+        stored += (
+            model.vocab_size
+            * model.hidden_size
+            / scenario.parallelism.tp_size
+            * bits.stored_embedding_bits
+            / 8
+        )
     return stored
 
 
@@ -72,7 +80,9 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     """KV cache bytes of ``batch`` sequences on the fullest rank."""
     if scenario.model.encoder:
         return 0.0 * batch * context
-    whole = kv_cache_bytes(scenario.model, batch, context, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
+    whole = kv_cache_bytes(
+        scenario.model, batch, context, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size
+    )
     return whole * stage_layer_share(scenario)
 
 
@@ -102,7 +112,11 @@ def prefill_activation_bytes(
     tokens = batch * tokens_per_sequence
     widest: Number = 0.0
     for group in model.layer_groups:
-        live = tokens * (constants["live_hidden_vectors"] * model.hidden_size + _live_widths(scenario, group)) * bytes_per
+        live = (
+            tokens
+            * (constants["live_hidden_vectors"] * model.hidden_size + _live_widths(scenario, group))
+            * bytes_per
+        )
         if constants["unfused_attention"]:
             heads = group.attention.num_heads / tp
             live = live + 2 * batch * heads * tokens_per_sequence * tokens_per_sequence * bytes_per
@@ -112,5 +126,3 @@ def prefill_activation_bytes(
     positions = tokens if constants["logits_all_positions"] else batch
     logits = positions * lm_head_products(model, tp)[-1].out_features * constants["logit_bytes"]
     return maximum(widest, logits + 2 * tokens * model.hidden_size * bytes_per)
-
-

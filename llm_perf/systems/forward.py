@@ -93,7 +93,8 @@ class Forward:
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
         self.groups = tuple(
-            (group, layer_products(self.model, group, self.tp, self.ep, self.dp)) for group in self.model.layer_groups
+            (group, layer_products(self.model, group, self.tp, self.ep, self.dp))
+            for group in self.model.layer_groups
         )
         self.head = lm_head_products(self.model, self.tp)
         self.tp_fabric: Fabric = fabric(scenario.gpu, self.tp, scenario.gpus_per_node)
@@ -164,7 +165,9 @@ class Forward:
         dtype = self.scenario.dtype
         if not self._weight_only or self._unpacks or part_of(product.op) == "lm_head":
             return 1.0
-        return self.constants["weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"]
+        return self.constants[
+            "weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"
+        ]
 
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
@@ -176,8 +179,10 @@ class Forward:
 
     def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
         gemm = self.rates.gemm
-        rows, copies = product.rows(tokens, self.ep), product.touched(tokens, self.ep)
-        weight_bytes = copies * product.weights * self.weight_bytes_per_element(product) / self._bandwidth_share(product)
+        rows, copies = product.rows(tokens), product.touched(tokens, self.ep)
+        weight_bytes = (
+            copies * product.weights * self.weight_bytes_per_element(product) / self._bandwidth_share(product)
+        )
         activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
         compute = gemm.compute_s(rows, product.weights, copies)
         memory = gemm.memory_s(weight_bytes, activation_bytes)
@@ -212,7 +217,9 @@ class Forward:
         attention, layers = group.attention, group.count
         causal_pairs = prefill_pairs(attention, prompt_len, causal=not self.model.encoder)
         per_pair = score_flops_per_pair(attention, self.tp)
-        kv_bytes = batch * prompt_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        kv_bytes = (
+            batch * prompt_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        )
         if not self.constants["unfused_attention"]:
             seconds = self.rates.prefill_attention_s(batch * causal_pairs * per_pair, prompt_len, kv_bytes)
             costs.part("attention", layers * seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from llm_perf.config.names import resolve
 from llm_perf.config.parallelism import DSZeRO
@@ -26,7 +26,7 @@ _ALIASES = {
 _PLANNED = ("flexgen", "accelerate", "petals", "transformers", "deepspeed_inference", "vllm", "tensorrt_llm")
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_system(name: str) -> System:
     """The system of a name.
 
@@ -49,5 +49,7 @@ def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:
         return "zero_inference" if ds_zero is DSZeRO.STAGE_3 else "resident"
     name = get_system(system).name
     if ds_zero is DSZeRO.STAGE_3 and name != "zero_inference":
-        raise SpecError(f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {name}")
+        raise SpecError(
+            f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {name}"
+        )
     return name

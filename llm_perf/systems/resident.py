@@ -53,15 +53,21 @@ class Resident:
         offload = scenario.offload
         asked = [offload.weights, offload.kv_cache, offload.activations]
         if any(shares is not None and shares.gpu < 1 for shares in asked):
-            raise SpecError(f"system {self.name} keeps everything on the GPU; to offload, use --system zero_inference")
+            raise SpecError(
+                f"system {self.name} keeps everything on the GPU; to offload, use --system zero_inference"
+            )
         if scenario.ds_zero is DSZeRO.STAGE_3:
-            raise SpecError(f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}")
+            raise SpecError(
+                f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
+            )
 
-    def place(self, scenario: Scenario, load: Load) -> Placement:
+    def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
         """Everything on the GPU, whether it fits or not."""
-        return Placement(ALL_ON_GPU, ALL_ON_GPU, ALL_ON_GPU, f"system {self.name} keeps everything on the GPU")
+        return Placement(
+            ALL_ON_GPU, ALL_ON_GPU, ALL_ON_GPU, f"system {self.name} keeps everything on the GPU"
+        )
 
-    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
+    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:  # noqa: ARG002 - likewise
         """Memory of the fullest GPU."""
         return MemoryUse(gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
 
@@ -81,7 +87,9 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
     """What a reader should know about how the scenario was read."""
     if scenario.ds_zero in (DSZeRO.STAGE_1, DSZeRO.STAGE_2):
         stage = scenario.ds_zero.value
-        return (f"ZeRO stage {stage} shards optimizer states and gradients, so at inference it equals stage 0",)
+        return (
+            f"ZeRO stage {stage} shards optimizer states and gradients, so at inference it equals stage 0",
+        )
     return ()
 
 

@@ -80,7 +80,9 @@ class ZeroInference:
             if shares is not None and shares.nvme > 0 and scenario.host.disk is None:
                 raise SpecError(f"host {scenario.host.name} has no disk to offload to")
         if scenario.offload.kv_cache is not None and scenario.offload.kv_cache.nvme > 0:
-            raise SpecError("system zero_inference keeps the KV cache on the GPU or in CPU memory, not on NVMe")
+            raise SpecError(
+                "system zero_inference keeps the KV cache on the GPU or in CPU memory, not on NVMe"
+            )
 
     def place(self, scenario: Scenario, load: Load) -> Placement:
         """Weights where the scenario says; else on the GPU if all fits, else on the CPU if it has the memory, else NVMe."""
@@ -127,7 +129,9 @@ class ZeroInference:
             reserved_bytes=constants["process_reserve_gib"] * _GIB,
             capacity_bytes=scenario.gpu.usable_memory_bytes,
         )
-        staging = constants["nvme_buffer_count"] * nvme_buffer_bytes(scenario, constants) * scenario.gpus_per_node
+        staging = (
+            constants["nvme_buffer_count"] * nvme_buffer_bytes(scenario, constants) * scenario.gpus_per_node
+        )
         cpu = MemoryParts(
             weights_bytes=weights * placement.weights.cpu / nodes,
             kv_cache_bytes=kv * placement.kv_cache.cpu * scenario.gpus_per_node,
@@ -256,7 +260,9 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     if scenario.offload.pin_memory:
         h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source)
     else:
-        h2d = copy_rate(gpu, host, name, "pageable_h2d", constants["pageable_link_ratio"], "one machine, +-6 %")
+        h2d = copy_rate(
+            gpu, host, name, "pageable_h2d", constants["pageable_link_ratio"], "one machine, +-6 %"
+        )
     pinned_kv = scenario.offload.pin_kv_cache
     d2h = copy_rate(
         gpu,
@@ -271,7 +277,8 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if kv_on_cpu else None
     measured = host.layer_overhead_ms.get(name)
     overhead = constants["layer_overhead_ms"] if measured is None else measured
-    return StreamRates(h2d, d2h, disk, cpu, overhead * 1e-3, "host" if measured is not None else "system default")
+    stated = f"host {host.name}" if measured is not None else f"default of system {name}"
+    return StreamRates(h2d, d2h, disk, cpu, overhead * 1e-3, stated)
 
 
 def kept_param_bytes(scenario: Scenario) -> float:
@@ -291,7 +298,9 @@ def kept_param_bytes(scenario: Scenario) -> float:
 def largest_parameter(scenario: Scenario) -> int:
     """Elements of the largest single parameter: a matrix or the token table. It has to be gathered whole."""
     model = scenario.model
-    matrices = [linear.weights for group in model.layer_groups for linear in layer_linears(group, model.hidden_size)]
+    matrices = [
+        linear.weights for group in model.layer_groups for linear in layer_linears(group, model.hidden_size)
+    ]
     return max([*matrices, token_table_params(model)])
 
 
@@ -316,17 +325,13 @@ def _reason(scenario: Scenario, weights: TierShares) -> str:
     """Why the weights went where they are; only for a single configuration."""
     if hasattr(weights.gpu, "shape"):
         return "chosen per configuration: GPU if all fits, else CPU if it has the memory, else NVMe"
-    size = model_weight_bytes(scenario) / _GIB
-    gpu, host = scenario.gpu.memory_gib, scenario.host.memory_gib
+    host = scenario.host.memory_gib
     ranks = scenario.parallelism.dp_size
-    gpus = "the GPU's" if ranks == 1 else f"{ranks} GPUs'"
-    beside = f"{size:,.1f} GiB of weights"
+    size = f"{model_weight_bytes(scenario) / _GIB:,.1f} GiB of weights"
+    gpus = ("the GPU's" if ranks == 1 else f"{ranks} GPUs'") + f" {scenario.gpu.memory_gib * ranks:,.0f} GiB"
     if weights.gpu == 1:
-        return f"{beside} fit {gpus} {gpu * ranks:,.0f} GiB beside cache and activations, so they stay on the GPU"
-    if weights.cpu == 1 and scenario.host.disk is None:
-        return f"{beside} do not fit {gpus} {gpu * ranks:,.0f} GiB with cache and activations, and the host has no disk"
-    if weights.cpu == 1:
-        return f"{beside} do not fit {gpus} {gpu * ranks:,.0f} GiB with cache and activations; the host's {host:,.0f} GiB hold them"
-    return f"{beside} fit neither {gpus} {gpu * ranks:,.0f} GiB nor the host's {host:,.0f} GiB, so they stream from NVMe"
-
-
+        return f"{size} fit {gpus} beside cache and activations, so they stay on the GPU"
+    if weights.nvme == 1:
+        return f"{size} fit neither {gpus} nor the host's {host:,.0f} GiB, so they stream from NVMe"
+    rest = "the host has no disk" if scenario.host.disk is None else f"the host's {host:,.0f} GiB hold them"
+    return f"{size} do not fit {gpus} with cache and activations; {rest}"

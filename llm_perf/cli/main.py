@@ -1,0 +1,88 @@
+"""Entry point: finds the subcommand, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from llm_perf import __version__
+from llm_perf.errors import LLMPerfError
+
+_COMMANDS = {
+    "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
+    "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),
+    "gpus": ("llm_perf.cli.specs", "List the bundled accelerators, or show one."),
+    "hosts": ("llm_perf.cli.specs", "List the bundled hosts, or show one."),
+    "doctor": ("llm_perf.cli.doctor", "Say what is installed here and what each part of llm-perf needs."),
+}
+
+EXIT_ENVIRONMENT = 4
+EXIT_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand only when it runs, so that the others cost no start-up time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llm-perf")
+def cli() -> None:
+    """Predict how long a large language model takes, and how much memory it needs.
+
+    \b
+    Try:  llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code (0, 2, 3, 4 or 130)."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code. Errors are one line on stderr, never a traceback."""
+    try:
+        code = cli.main(args=arguments, prog_name="llm-perf", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except LLMPerfError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("LLM_PERF_DEBUG"):
+            raise
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_ENVIRONMENT)
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    click.echo(f"llm-perf: {line}", err=True)
+    return code

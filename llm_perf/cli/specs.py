@@ -1,0 +1,54 @@
+"""``llm-perf models|gpus|hosts list|show NAME``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from llm_perf.config.base import Spec
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+    known_names,
+)
+from llm_perf.report import spec_tables
+
+
+def _group(kind: str, plural: str, load: Callable[[str], Spec], columns: spec_tables.Columns) -> click.Group:
+    @click.group(plural, help=f"List the bundled {plural}, or show one.")
+    def group() -> None: ...
+
+    @group.command("list", help=f"List the bundled {plural}.")
+    @click.argument("pattern", required=False)
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    def list_(pattern: str | None, as_json: bool) -> None:
+        specs = [
+            load(name) for name in known_names(kind) if pattern is None or pattern.lower() in name.lower()
+        ]
+        if as_json:
+            rows = [{"name": spec.name} | columns.values(spec) for spec in specs]  # type: ignore[attr-defined]
+            click.echo(json.dumps({"schema_version": 1, plural: rows}))
+        else:
+            spec_tables.print_list(specs, columns)
+
+    @group.command("show", help=f"Show everything about one of the {plural}: a name or a file.")
+    @click.argument("name")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    def show(name: str, as_json: bool) -> None:
+        spec = load(name)
+        if as_json:
+            fields: dict[str, Any] = spec_tables.plain(spec)
+            click.echo(json.dumps({"schema_version": 1} | fields | columns.values(spec)))
+        else:
+            click.echo(spec_tables.spec_text(spec, columns))
+
+    return group
+
+
+models = _group("model", "models", get_model_config_by_name, spec_tables.MODEL_COLUMNS)
+gpus = _group("GPU", "gpus", get_gpu_config_by_name, spec_tables.GPU_COLUMNS)
+hosts = _group("host", "hosts", get_host_config_by_name, spec_tables.HOST_COLUMNS)

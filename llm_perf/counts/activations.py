@@ -1,0 +1,164 @@
+"""Bytes of activations of one layer: what a backward pass needs, and the widest buffer of a forward pass.
+
+The accounting is that of Korthikanti et al., "Reducing Activation Recomputation in Large Transformer
+Models", arXiv 2205.05198, section 4, with the true widths of keys and values, gated blocks and experts.
+Inputs of a block are spread over the ``sp`` ranks of sequence parallelism, what lies between its two products
+over the ``tp`` ranks. Masks of dropout take one byte per element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP
+from llm_perf.config.parallelism import ActivationRecomputation
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.attention import kv_elements_per_token
+
+_FLASH_STATISTICS = 4
+"""Values per head and token that the fused kernel keeps for its softmax."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationWidths:
+    """Elements per token. What tensor parallelism divides is given as one rank holds it.
+
+    ``query``, ``key_value`` (both together), ``context`` (what attention returns) and the number of ``heads``
+    are one rank's; ``hidden`` is whole. ``ffn`` is the rank's inner width over all experts that a token uses,
+    of which ``experts`` are routed (0 for a dense block).
+    """
+
+    hidden: float
+    query: float
+    key_value: float
+    context: float
+    heads: float
+    ffn: float
+    experts: int
+    gated: bool
+
+
+def activation_widths(model: ModelConfig, group: LayerGroup, tp: int = 1) -> ActivationWidths:
+    """The widths of one layer of a group on one tensor-parallel rank."""
+    attention, mlp = group.attention, group.mlp
+    heads = attention.num_heads / tp
+    if isinstance(attention, LatentAttention):
+        value = attention.v_head_dim
+        key_value = heads * (attention.head_dim + value)
+    else:
+        value = attention.head_dim
+        key_value = kv_elements_per_token(attention, tp)
+    experts = mlp.top_k if isinstance(mlp, MoEMLP) else 0
+    inner = mlp.top_k * mlp.ffn_size + mlp.shared_ffn_size if isinstance(mlp, MoEMLP) else mlp.ffn_size
+    return ActivationWidths(
+        hidden=model.hidden_size,
+        query=heads * attention.head_dim,
+        key_value=key_value,
+        context=heads * value,
+        heads=heads,
+        ffn=inner / tp,
+        experts=experts,
+        gated=mlp.gated,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MLPBytes:
+    """Bytes per element of the inputs of a block's first product, activation function and second product."""
+
+    first_linear: float
+    activation: float
+    second_linear: float
+
+
+def attention_core_bytes(
+    widths: ActivationWidths,
+    batch: Number,
+    seq_len: Number,
+    element_bytes: float,
+    flash: bool = True,
+    softmax_dropout: bool = False,
+) -> Number:
+    """Bytes between the projections on one rank: scores and probabilities, or the fused kernel's buffers.
+
+    FlashAttention (arXiv 2205.14135) keeps no scores, but two buffers as wide as its result and the softmax's
+    statistics.
+    """
+    tokens = batch * seq_len
+    if flash:
+        kept = tokens * (2 * widths.context + _FLASH_STATISTICS * widths.heads) * element_bytes
+    else:
+        kept = 2 * widths.heads * tokens * seq_len * element_bytes
+    mask = widths.heads * tokens * seq_len if softmax_dropout else 0
+    return kept + mask
+
+
+def attention_forward_bytes(
+    widths: ActivationWidths, tokens: Number, element_bytes: float, core: Number
+) -> Number:
+    """The widest moment of attention where buffers are used again: Q, K and V, or the ``core``."""
+    return maximum(tokens * (widths.query + widths.key_value) * element_bytes, core)
+
+
+def attention_kept_bytes(
+    widths: ActivationWidths,
+    tokens: Number,
+    element_bytes: float,
+    core: Number,
+    sp: int = 1,
+    recompute: ActivationRecomputation = ActivationRecomputation.NONE,
+    dropout: bool = True,
+) -> Number:
+    """Bytes of attention kept for the backward pass: input, Q, K, V, ``core``, result, dropout mask."""
+    if recompute.value >= ActivationRecomputation.NORM_ATTN_NORM.value:
+        return 0.0 * tokens
+    inputs = tokens * widths.hidden / sp
+    if recompute is ActivationRecomputation.ATTN:
+        return inputs * element_bytes
+    between = tokens * (widths.query + widths.key_value + widths.context)
+    kept = (inputs + between) * element_bytes + (inputs if dropout else 0)
+    return kept if recompute is ActivationRecomputation.ATTN_COMPUTE else kept + core
+
+
+def mlp_forward_bytes(widths: ActivationWidths, tokens: Number, element: MLPBytes, tp: int = 1) -> Number:
+    """The widest tensor of a feed-forward block: the inputs of its experts, or its inner activations."""
+    inputs = element.first_linear * widths.hidden * max(widths.experts, 1) / tp
+    return max(inputs, element.activation * widths.ffn) * tokens
+
+
+def mlp_kept_bytes(
+    widths: ActivationWidths,
+    tokens: Number,
+    element_bytes: float,
+    element: MLPBytes,
+    sp: int = 1,
+    recompute_activation: bool = False,
+    gated: bool = False,
+    dropout: bool = False,
+) -> Number:
+    """Bytes of a feed-forward block that are kept for the backward pass.
+
+    Its input; the activation function's input, and for a gated block what it is multiplied with; the input of
+    the last product unless ``recompute_activation``; the mask of an output dropout.
+    """
+    multiplied = 2 if gated else 1
+    inner = element.activation * multiplied + (0 if recompute_activation else element.second_linear)
+    mask = tokens * widths.hidden / sp if dropout else 0
+    inputs = _mlp_input_bytes(widths, tokens, element_bytes, element.first_linear, sp)
+    return inputs + inner * tokens * widths.ffn + mask
+
+
+def _mlp_input_bytes(
+    widths: ActivationWidths, tokens: Number, element_bytes: float, routed_bytes: float, sp: int
+) -> Number:
+    """Inputs of the first product; with experts those of router and softmax, and the routed copies twice."""
+    hidden = tokens * widths.hidden
+    if not widths.experts:
+        return element_bytes * hidden / sp
+    gathered = routed_bytes * tokens * widths.experts * (widths.hidden + 1)
+    return 2 * element_bytes * hidden / sp + gathered + routed_bytes * hidden * widths.experts / sp
+
+
+def norm_kept_bytes(hidden: Number, tokens: Number, element_bytes: float, sp: int = 1) -> Number:
+    """Bytes of the input of one normalisation."""
+    return tokens * hidden / sp * element_bytes

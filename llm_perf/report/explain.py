@@ -1,0 +1,269 @@
+"""Each number of a prediction with its formula and the values in it.
+
+Every entry's ``expression`` is plain arithmetic that gives ``value``: a reader can paste it into a calculator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.attention import kv_cache_elements
+from llm_perf.counts.flops import decode_step_flops, prefill_flops
+from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
+from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.systems import get_system
+from llm_perf.systems.footprint import model_weight_bytes
+from llm_perf.systems.resident import Resident
+from llm_perf.systems.zero_inference import ZeroInference, kept_param_bytes, stream_rates
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A number: what it is, its formula in words, the same with values, the result, its unit and source."""
+
+    name: str
+    formula: str
+    expression: str
+    value: float
+    unit: str
+    source: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+def explanations(result: InferenceResult) -> list[Explanation]:
+    """The numbers of a prediction in the order in which they follow from one another."""
+    entries = [*_counts(result), *_memory(result), *_rates(result.scenario)]
+    if result.scenario.system == "zero_inference":
+        entries += _streaming(result)
+    return [*entries, *_phases(result), *_throughput(result)]
+
+
+def explanation_report(result: InferenceResult) -> RenderableType:
+    """The explanations as text."""
+    blocks: list[RenderableType] = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
+    for entry in explanations(result):
+        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
+        text.append(f"  {entry.expression}", "cyan")
+        if entry.source:
+            text.append(f"\n  {entry.source}", "dim")
+        blocks.append(text)
+    return Group(*blocks)
+
+
+def _counts(result: InferenceResult) -> list[Explanation]:
+    scenario = result.scenario
+    model, workload = scenario.model, scenario.workload
+    batch, prompt, gen = workload.batch_size, workload.prompt_len, workload.gen_len
+    layers = " + ".join(f"{group.count} * {layer_params(model, group)}" for group in model.layer_groups)
+    entries = [
+        Explanation(
+            "parameters",
+            "layers x parameters per layer + embeddings + head",
+            f"{layers} + {embedding_params(model)} + {lm_head_params(model)}",
+            total_params(model),
+            "",
+            "counted from the model's shapes",
+        ),
+        _flops(
+            "prefill FLOPs",
+            "2 per weight and token, attention over causal pairs, one position of logits",
+            scenario,
+        ),
+    ]
+    if result.decode is not None:
+        flops = decode_step_flops(model, batch, prompt + 1)
+        entries.append(
+            Explanation(
+                "FLOPs of the first decode step",
+                "batch x (2 per active weight + attention over prompt + 1 tokens)",
+                f"{batch} * {_number(flops / batch)}",
+                flops,
+                "FLOP",
+            )
+        )
+        per_sequence = float(kv_cache_elements(model, prompt + gen, scenario.parallelism.tp_size))
+        bits = scenario.dtype.stored_kv_bits
+        replica = batch // scenario.parallelism.dp_size
+        entries.append(
+            Explanation(
+                "KV cache on one rank's stages",
+                "sequences x elements per sequence of prompt + generation x bits / 8",
+                f"{replica} * {_number(per_sequence)} * {bits} / 8",
+                replica * per_sequence * bits / 8,
+                "bytes",
+            )
+        )
+    return entries
+
+
+def _flops(name: str, formula: str, scenario: Scenario) -> Explanation:
+    workload = scenario.workload
+    flops = prefill_flops(scenario.model, workload.batch_size, workload.prompt_len)
+    per_sequence = prefill_flops(scenario.model, 1, workload.prompt_len)
+    return Explanation(
+        name, f"batch x ({formula})", f"{workload.batch_size} * {_number(per_sequence)}", flops, "FLOP"
+    )
+
+
+def _memory(result: InferenceResult) -> list[Explanation]:
+    entries = []
+    named = (("GPU", result.memory.gpu), ("host", result.memory.cpu), ("NVMe", result.memory.nvme))
+    for name, parts in named:
+        if parts.total_bytes > 0:
+            values = (
+                parts.weights_bytes,
+                parts.kv_cache_bytes,
+                parts.activations_bytes,
+                parts.buffers_bytes,
+                parts.reserved_bytes,
+            )
+            entries.append(
+                Explanation(
+                    f"{name} memory",
+                    "weights + KV cache + activations + buffers + reserve",
+                    " + ".join(_number(float(value)) for value in values),
+                    float(parts.total_bytes),
+                    "bytes",
+                )
+            )
+    return entries
+
+
+def _rates(scenario: Scenario) -> list[Explanation]:
+    gpu = scenario.gpu
+    constants = _constants(scenario)
+    rates = kernel_rates(
+        gpu,
+        scenario.dtype.compute_bits,
+        scenario.flops_efficiency,
+        scenario.hbm_memory_efficiency,
+        constants["flops_scale"],
+        constants["memory_scale"],
+    )
+    dtype = gpu.dtype_for(scenario.dtype.compute_bits)
+    peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
+    return [
+        Explanation(
+            "compute rate of matrix products",
+            f"peak {dtype} FLOP/s x efficiency",
+            f"{_number(peak)} * {_number(rates.gemm.flops_per_s / peak)}",
+            rates.gemm.flops_per_s,
+            "FLOP/s",
+            f"{gpu.name}; {gpu.efficiency.source}",
+        ),
+        Explanation(
+            "memory rate of matrix products",
+            "memory bandwidth x efficiency",
+            f"{_number(bandwidth)} * {_number(rates.gemm.bytes_per_s / bandwidth)}",
+            rates.gemm.bytes_per_s,
+            "bytes/s",
+            f"{gpu.name}; {gpu.efficiency.source}",
+        ),
+    ]
+
+
+def _constants(scenario: Scenario) -> dict[str, float]:
+    system = get_system(scenario.system)
+    assert isinstance(system, (Resident, ZeroInference))
+    return system.constants(scenario)
+
+
+def _streaming(result: InferenceResult) -> list[Explanation]:
+    scenario, weights = result.scenario, result.placement.weights
+    rates = stream_rates(scenario, _constants(scenario))
+    stored = model_weight_bytes(scenario) - kept_param_bytes(scenario)
+    off, ranks = float(weights.cpu + weights.nvme), scenario.parallelism.dp_size
+    copied = Explanation(
+        "host-to-GPU copies per pass",
+        "streamed weight bytes x share off the GPU / GPUs / copy rate",
+        f"{_number(stored)} * {off} / {ranks} / {_number(rates.host_to_gpu.bytes_per_s)}",
+        stored * off / ranks / rates.host_to_gpu.bytes_per_s,
+        "s",
+        f"copy rate: {rates.host_to_gpu.source}",
+    )
+    overhead = Explanation(
+        "module hooks per pass",
+        "layers x framework time per layer",
+        f"{scenario.model.num_layers} * {_number(rates.layer_overhead_s)}",
+        scenario.model.num_layers * rates.layer_overhead_s,
+        "s",
+        f"per layer: {rates.layer_overhead_source}",
+    )
+    if rates.disk is None or weights.nvme == 0:
+        return [copied, overhead]
+    share = float(weights.nvme)
+    read = Explanation(
+        "NVMe reads per pass",
+        "weight bytes x share on NVMe / nodes / read rate",
+        f"{_number(stored)} * {share} / {scenario.num_nodes} / {_number(rates.disk.bytes_per_s)}",
+        stored * share / scenario.num_nodes / rates.disk.bytes_per_s,
+        "s",
+        f"read rate: {rates.disk.source}",
+    )
+    return [copied, overhead, read]
+
+
+def _phases(result: InferenceResult) -> list[Explanation]:
+    entries = []
+    for name, phase in (("prefill", result.prefill), ("decode", result.decode)):
+        if phase is not None:
+            parts = phase.breakdown_s
+            entries.append(
+                Explanation(
+                    f"{name} latency",
+                    " + ".join(part.replace("_", " ") for part in parts),
+                    " + ".join(_number(value) for value in parts.values()),
+                    phase.latency_s,
+                    "s",
+                    f"bound by {phase.bottleneck}, the resource that is busy longest",
+                )
+            )
+    return entries
+
+
+def _throughput(result: InferenceResult) -> list[Explanation]:
+    workload = result.scenario.workload
+    batch = workload.batch_size
+    entries = [
+        Explanation(
+            "prefill throughput",
+            "batch x prompt_len / prefill latency",
+            f"{batch} * {workload.prompt_len} / {_number(result.prefill.latency_s)}",
+            result.prefill.throughput_tokens_per_s,
+            "token/s",
+        )
+    ]
+    if result.decode is not None:
+        entries.append(
+            Explanation(
+                "decode throughput",
+                "batch x (gen_len - 1) / decode latency",
+                f"{batch} * ({workload.gen_len} - 1) / {_number(result.decode.latency_s)}",
+                result.decode.throughput_tokens_per_s,
+                "token/s",
+            )
+        )
+        entries.append(
+            Explanation(
+                "total throughput",
+                "batch x gen_len / (prefill + decode latency)",
+                f"{batch} * {workload.gen_len} / ({_number(result.prefill.latency_s)} + {_number(result.decode.latency_s)})",
+                result.total_throughput_tokens_per_s,
+                "token/s",
+            )
+        )
+    return entries
+
+
+def _number(value: float) -> str:
+    """A number with enough digits that the expression gives the value back to 1e-9."""
+    return f"{value:.12g}"

@@ -1,0 +1,276 @@
+"""A prediction as text for people: what was asked, where tensors went and why, what bounds each phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llm_perf.analysis.advice import Change
+from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.report.inference_json import cost
+from llm_perf.report.prediction_log import prediction_log
+from llm_perf.report.units import count, gib, percent, rate, seconds
+from llm_perf.systems.base import MemoryParts, TierShares
+
+BOTTLENECKS = {
+    "compute": "GPU arithmetic",
+    "hbm": "GPU memory bandwidth",
+    "pcie": "host-to-GPU link",
+    "nvme": "NVMe reads",
+    "host": "framework time on the CPU",
+    "interconnect": "GPU-to-GPU links",
+    "cpu": "attention on the CPU",
+}
+PARTS = {
+    "attention_projections": "attention projections",
+    "attention": "attention",
+    "mlp": "feed-forward",
+    "elementwise": "norms and elementwise",
+    "lm_head": "LM head",
+    "all_reduce": "all-reduce",
+    "all_gather": "all-gather of logits",
+    "all_to_all": "all-to-all of experts",
+    "pipeline_transfer": "pipeline transfers",
+    "dequantisation": "dequantisation",
+    "framework": "framework (exposed)",
+    "weight_streaming": "weight streaming (exposed)",
+    "kv_offload": "KV cache in host memory",
+}
+TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
+_MEMORY_ROWS = (
+    ("weights", "weights_bytes"),
+    ("KV cache", "kv_cache_bytes"),
+    ("activations", "activations_bytes"),
+    ("buffers", "buffers_bytes"),
+    ("context, reserve", "reserved_bytes"),
+    ("total", "total_bytes"),
+    ("usable", "capacity_bytes"),
+)
+
+
+def inference_report(
+    result: InferenceResult,
+    changes: tuple[Change, ...] = (),
+    nearest: dict[str, Any] | None = None,
+    cost_per_gpu_hour: float | None = None,
+) -> RenderableType:
+    """The whole report of one prediction, readable at 80 columns."""
+    blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), _memory(result)]
+    blocks.append(_breakdown(result))
+    blocks.append(_limits(result))
+    if cost_per_gpu_hour is not None:
+        blocks.append(_cost(result, cost_per_gpu_hour))
+    if not result.feasible:
+        blocks.append(_does_not_fit(result, changes))
+    blocks.append(_nearest(nearest))
+    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
+    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def print_report(report: RenderableType, width: int | None = None) -> None:
+    """Print to stdout: colours on a terminal, plain text at 80 columns elsewhere."""
+    Console(width=width, highlight=False, soft_wrap=False).print(report)
+
+
+def _title(result: InferenceResult) -> Text:
+    scenario, workload = result.scenario, result.scenario.workload
+    gpus = scenario.parallelism.num_gpus
+    where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+    sizes = ", ".join(
+        f"{name} {size}"
+        for name, size in (
+            ("tp", scenario.parallelism.tp_size),
+            ("pp", scenario.parallelism.pp_size),
+            ("dp", scenario.parallelism.dp_size),
+            ("ep", scenario.parallelism.ep_size),
+        )
+        if size > 1
+    )
+    text = Text.assemble(
+        (scenario.model.name, "bold"), " on ", (where, "bold"), f" (host {scenario.host.name})"
+    )
+    text.append(f"\nsystem {scenario.system}" + (f", {sizes}" if sizes else ""))
+    text.append(
+        f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
+        f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
+    )
+    return text
+
+
+def _where(shares: TierShares) -> str:
+    places = [(TIERS[tier], float(getattr(shares, tier))) for tier in TIERS]
+    return ", ".join(f"{share:.0%} {name}" if share < 1 else name for name, share in places if share > 0)
+
+
+def _placement(result: InferenceResult) -> Text:
+    placement = result.placement
+    text = Text.assemble(("Weights on: ", "bold"), _where(placement.weights))
+    text.append("    KV cache on: ", "bold")
+    text.append(_where(placement.kv_cache))
+    text.append("    activations on: ", "bold")
+    text.append(_where(placement.activations))
+    text.append(f"\n{placement.reason}.")
+    return text
+
+
+def _phases(result: InferenceResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading, justify in (
+        ("", "left"),
+        ("latency", "right"),
+        ("throughput", "right"),
+        ("bound by", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_row("prefill", *_phase_cells(result.prefill))
+    if result.decode is not None:
+        table.add_row("decode", *_phase_cells(result.decode))
+        per_token = result.decode.latency_per_token_s or 0.0
+        table.add_row("  per token", seconds(per_token), "", "")
+    else:
+        table.add_row("decode", "none", "", "no decode steps")
+    table.add_row(
+        "total", seconds(result.total_latency_s), rate(result.total_throughput_tokens_per_s), "", style="bold"
+    )
+    return table
+
+
+def _phase_cells(phase: Phase) -> tuple[str, str, str]:
+    busy = phase.busy_s[phase.bottleneck] / phase.latency_s
+    bound = f"{BOTTLENECKS[phase.bottleneck]} (busy {min(busy, 1):.0%})"
+    return seconds(phase.latency_s), rate(phase.throughput_tokens_per_s), bound
+
+
+def _memory(result: InferenceResult) -> Table:
+    tiers = [
+        ("one GPU", result.memory.gpu),
+        ("one host", result.memory.cpu),
+        ("its NVMe", result.memory.nvme),
+    ]
+    shown = [(name, parts) for name, parts in tiers if parts.capacity_bytes > 0]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("memory")
+    for name, _ in shown:
+        table.add_column(name, justify="right")
+    for label, field in _MEMORY_ROWS:
+        values = [getattr(parts, field) for _, parts in shown]
+        if field in ("total_bytes", "capacity_bytes") or any(values):
+            cells = [_memory_cell(parts, field) for _, parts in shown]
+            table.add_row(label, *cells, style="bold" if field == "total_bytes" else None)
+    return table
+
+
+def _memory_cell(parts: MemoryParts, field: str) -> Text:
+    value = float(getattr(parts, field))
+    over = field == "total_bytes" and not parts.fits
+    return Text(gib(value) if value else "-", style="red" if over else "")
+
+
+def _breakdown(result: InferenceResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("where the time goes")
+    phases = [("prefill", result.prefill)] + ([("decode", result.decode)] if result.decode else [])
+    for name, _ in phases:
+        table.add_column(name, justify="right")
+        table.add_column("", justify="right")
+    names = dict.fromkeys(part for _, phase in phases for part in phase.breakdown_s)
+    names = {part: None for part in names if any(_share(phase, part) >= _SHOWN_SHARE for _, phase in phases)}
+    order = sorted(names, key=lambda part: -sum(phase.breakdown_s.get(part, 0.0) for _, phase in phases))
+    for part in order:
+        cells: list[str] = []
+        for _, phase in phases:
+            spent = phase.breakdown_s.get(part, 0.0)
+            cells += [seconds(spent), f"{spent / phase.latency_s:.1%}"] if spent else ["-", ""]
+        table.add_row(PARTS[part], *cells)
+    return table
+
+
+_SHOWN_SHARE = 5e-4
+"""Parts that round to 0.0 % of every phase are left out of the text (the JSON has them)."""
+
+
+def _share(phase: Phase, part: str) -> float:
+    return phase.breakdown_s.get(part, 0.0) / phase.latency_s
+
+
+def _limits(result: InferenceResult) -> Text:
+    text = Text("With this placement: largest batch ")
+    text.append(count(result.max_batch_size), "bold")
+    text.append(" at these lengths; longest context ")
+    text.append(count(result.max_context_len), "bold")
+    text.append(f" tokens at batch {result.scenario.workload.batch_size}.")
+    return text
+
+
+def _cost(result: InferenceResult, cost_per_gpu_hour: float) -> Text:
+    price = cost(result, cost_per_gpu_hour)
+    return Text(
+        f"Cost at ${cost_per_gpu_hour:g} per GPU-hour: ${price['total']:.4g} for this batch, "
+        f"${price['total_per_1k_tokens']:.4g} per 1000 generated tokens."
+    )
+
+
+def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:
+    text = Text.assemble(("Does not fit. ", "bold red"), f"{result.reason}.")
+    if not changes:
+        text.append(
+            "\nNo single change of batch, lengths, quantisation, offload or GPU count was found that fits."
+        )
+        return text
+    text.append("\nThe smallest change that fits: ")
+    text.append(changes[0].text, "bold")
+    if len(changes) > 1:
+        text.append("\nAlso: " + "; ".join(change.text for change in changes[1:]))
+    return text
+
+
+def _nearest(nearest: dict[str, Any] | None) -> Text:
+    if nearest is None:
+        return Text("Nearest measured run: none ships for this GPU and system, so nothing backs this number.")
+    text = Text.assemble(("Nearest measured run: ", "bold"), nearest["description"])
+    for quantity in nearest["quantities"]:
+        text.append(
+            f"\n  {quantity['label']}: measured {_shown(quantity, 'measured')}, predicted "
+            f"{_shown(quantity, 'predicted')} there ({percent(quantity['error'])})"
+        )
+    text.append(f"\n  source: {nearest['source']}", "dim")
+    return text
+
+
+def _shown(quantity: dict[str, Any], side: str) -> str:
+    value = quantity[side]
+    return {"s": seconds, "token/s": rate, "bytes": gib}[quantity["unit"]](value)
+
+
+def log_section(result: InferenceResult) -> str:
+    """The benchmark log under a heading, to be printed as it is: its text is the real run's, byte for byte."""
+    heading = "Benchmark log, as the real run writes it (GB = 2^30; sizes are its own estimates)"
+    return f"{heading}\n{prediction_log(result)}"
+
+
+def comparison_report(results: list[InferenceResult]) -> Table:
+    """Several GPUs side by side, one row each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("GPU")
+    for heading in ("weights on", "prefill", "per token", "total", "throughput", "fits"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        per_token = result.decode.latency_per_token_s if result.decode else None
+        table.add_row(
+            result.scenario.gpu.name,
+            _where(result.placement.weights),
+            _brief(result.prefill.latency_s),
+            _brief(per_token),
+            _brief(result.total_latency_s),
+            rate(result.total_throughput_tokens_per_s),
+            "yes" if result.feasible else "no",
+        )
+    return table
+
+
+def _brief(value_s: float | None) -> str:
+    return "-" if value_s is None else seconds(value_s).split(" (")[0]

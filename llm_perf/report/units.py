@@ -1,0 +1,40 @@
+"""Numbers as people read them. GiB and GB only here: everything before this is in bytes and seconds."""
+
+from __future__ import annotations
+
+GIB = 2**30
+
+
+def gib(value_bytes: float) -> str:
+    """Bytes in GiB, two decimals below ten."""
+    value = value_bytes / GIB
+    return f"{value:,.2f} GiB" if abs(value) < 10 else f"{value:,.1f} GiB"
+
+
+def seconds(value_s: float) -> str:
+    """Seconds with three significant digits, in µs, ms, s, or hours beside long times."""
+    if value_s < 1e-3:
+        return f"{value_s * 1e6:.3g} µs"
+    if value_s < 1:
+        return f"{value_s * 1e3:.3g} ms"
+    if value_s < 1000:
+        return f"{value_s:.3g} s"
+    if value_s < 7200:
+        return f"{value_s:,.0f} s ({value_s / 60:,.0f} min)"
+    return f"{value_s:,.0f} s ({value_s / 3600:,.1f} h)"
+
+
+def rate(tokens_per_s: float) -> str:
+    """Tokens per second with three significant digits."""
+    text = f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
+    return f"{text} token/s"
+
+
+def percent(fraction: float) -> str:
+    """A signed fraction in percent, one decimal."""
+    return f"{fraction * 100:+.1f} %"
+
+
+def count(value: float) -> str:
+    """A count with thousands separators."""
+    return f"{value:,.0f}"
