@@ -18,7 +18,7 @@ from llm_perf.systems import get_system, resolve_system
 
 
 def _stage_number(value: Any) -> int:
-    return DSZeRO.of(value).value  # type: ignore[no-any-return]
+    return DSZeRO.of(value).value
 
 
 class InferenceInputs(Spec):
@@ -126,9 +126,8 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
                     else f" = {tp * pp} does not divide that"
                 )
             )
-    return ParallelismConfig(
-        tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=inputs.sp_size
-    )
+    sp = tp if inputs.sp_size is None else inputs.sp_size
+    return ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=sp)
 
 
 def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
@@ -137,7 +136,7 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
         raise SpecError(
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
-    weight_bits = inputs.quant_bits if quantised else inputs.weight_bits or 16
+    weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
     # ZeRO-Inference quantises nn.Embedding as well as nn.Linear.
     embedding_bits = (
         weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
@@ -146,7 +145,7 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
         weight_bits=weight_bits,
         activation_bits=inputs.activation_bits,
         embedding_bits=embedding_bits,
-        kv_bits=inputs.kv_bits,
+        kv_bits=inputs.kv_bits or inputs.activation_bits,
         quant_group_size=inputs.quant_group_size if quantised else None,
     )
 

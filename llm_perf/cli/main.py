@@ -27,15 +27,15 @@ EXIT_INTERRUPTED = 130
 class _LazyGroup(click.Group):
     """Imports a subcommand only when it runs, so that the others cost no start-up time."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature of click
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the signature of click
         if cmd_name not in _COMMANDS:
             return None
         return getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)  # type: ignore[no-any-return]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - the signature of click
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
@@ -43,7 +43,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llm-perf")
 def cli() -> None:
-    """Predict how long a large language model takes, and how much memory it needs.
+    r"""Predict how long a large language model takes, and how much memory it needs.
 
     \b
     Try:  llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
