@@ -83,11 +83,27 @@ def build(spec: type[S], data: dict[str, Any], text: str, where: str) -> S:
     try:
         return spec.model_validate(data)
     except ValidationError as error:
-        location = error.errors(include_url=False)[0]["loc"]
-        message = describe_validation_error(error, spec.__name__, data.get("name"))
+        location, fault = _innermost(error)
+        name = data.get("name") if fault.title == spec.__name__ else None
+        message = describe_validation_error(fault, fault.title, name)
         raise SpecError(f"{where}:{line_of(text, location)}: {message}") from None
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
+
+
+def _innermost(error: ValidationError) -> tuple[tuple[Any, ...], ValidationError]:
+    """Where the first fault is, and the error of the spec that it is in.
+
+    A nested spec reports a SpecError of its own, which pydantic takes for a fault of the whole nested spec;
+    what it was made of, and so the field, is the SpecError's context.
+    """
+    first = error.errors(include_url=False)[0]
+    raised = first.get("ctx", {}).get("error")
+    cause = raised.__context__ if isinstance(raised, SpecError) else None
+    if not isinstance(cause, ValidationError):
+        return first["loc"], error
+    location, fault = _innermost(cause)
+    return first["loc"] + location, fault
 
 
 def line_of(text: str, location: tuple[Any, ...]) -> int:

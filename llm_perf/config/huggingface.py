@@ -235,7 +235,7 @@ class _Family:
 
 
 def _own_model(data: dict[str, Any], text: str, where: str) -> ModelConfig:
-    """A model in our own schema, or in seed 002's: its fields are checked first, so that an error has its line."""
+    """A model in our own schema, or in seed 002's, its fields checked first: a fault then has its line."""
     if "layer_groups" not in data and ("num_layers" in data or "n_head" in data):
         flat = {key: value for key, value in data.items() if key in SeedArguments.model_fields}
         files.build(SeedArguments, flat, text, where)
