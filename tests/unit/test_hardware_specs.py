@@ -1,0 +1,583 @@
+"""Bundled accelerators, hosts and efficiencies: complete, plausible, found by name; what is refused, and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from llm_perf.config import (
+    GPUConfig,
+    GPUEfficiency,
+    HostConfig,
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+)
+from llm_perf.config.gpu import DTYPES, TEXTBOOK, Link, PeakDtype
+from llm_perf.config.host import pcie_link_gb_per_s
+from llm_perf.config.loading import known_names, load_spec, resolve_name
+from llm_perf.config.names import normalise
+from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
+
+SPECS = Path(__file__).parents[2] / "hardware_specs"
+GPUS, HOSTS, EFFICIENCIES = known_names("GPU"), known_names("host"), known_names("efficiency")
+
+
+def raw(folder: str, stem: str) -> dict[str, Any]:
+    """A bundled file as it is written."""
+    data = yaml.safe_load((SPECS / folder / f"{stem}.yaml").read_text("utf-8"))
+    assert isinstance(data, dict)
+    return data
+
+
+def one_line(error: pytest.ExceptionInfo[SpecError]) -> str:
+    """The message of an error, which has to be one line."""
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# -- what is bundled -------------------------------------------------------------------------------------------
+
+
+def test_all_accelerators_and_hosts_are_there() -> None:
+    assert len(GPUS) >= 68
+    assert {"gcp-t4", "dgx-2", "a6000-workstation", "h100-spr-host", "flexgen-reproduction"} <= set(HOSTS)
+
+
+@pytest.mark.parametrize("stem", GPUS)
+def test_a_gpu_is_complete(stem: str) -> None:
+    gpu = get_gpu_config_by_name(stem)
+    assert stem == gpu.name.lower().replace(" ", "-")
+    assert gpu.source
+    assert gpu.vendor
+    assert gpu.architecture
+    assert gpu.year
+    assert gpu.memory_type
+    assert gpu.default_host in HOSTS
+    assert get_host_config_by_name(gpu.default_host).name == gpu.default_host
+    assert gpu.efficiency is not TEXTBOOK
+    assert raw("gpus", stem)["efficiency"] in EFFICIENCIES
+
+
+@pytest.mark.parametrize("stem", GPUS)
+def test_a_gpus_memory_is_plausible(stem: str) -> None:
+    gpu = get_gpu_config_by_name(stem)
+    # Apple lets a GPU have three quarters of the memory that it shares with the CPU.
+    least = 0.75 if gpu.vendor == "apple" else 0.93
+    assert least * gpu.memory_gib <= gpu.usable_memory_gib <= gpu.memory_gib
+    # Reading the whole memory once takes between 14 ms (RTX 3080) and 260 ms (M2 Ultra).
+    assert 0.01 < gpu.memory_bytes / gpu.hbm_bandwidth_bytes_per_s < 0.3
+
+
+@pytest.mark.parametrize("stem", GPUS)
+def test_a_gpus_peaks_are_plausible(stem: str) -> None:
+    gpu = get_gpu_config_by_name(stem)
+    peak = gpu.peak_tflops
+    wide = peak.get("fp16", peak.get("bf16"))
+    if wide is None:  # P40 and Apple: products run in fp32
+        assert gpu.dtype_for(16) == "fp32"
+        return
+    assert wide >= peak.get("fp32", 0)
+    assert wide >= peak.get("tf32", 0)
+    assert peak.get("fp8", wide) >= wide
+    assert peak.get("fp4", wide) >= wide
+    if "bf16" in peak and stem != "mi100-32gb":  # the only one with bf16 at half rate
+        assert peak["bf16"] == wide
+    if gpu.architecture != "blackwell-ultra":  # which gave up int8
+        assert peak.get("int8", wide) >= wide
+    # Rooflines bend between 25 (P100) and 560 (TPU v6e) FLOP per byte.
+    assert 20 < wide * 1e12 / gpu.hbm_bandwidth_bytes_per_s < 600
+
+
+def test_only_geforce_cards_gain_by_16_bit_accumulation() -> None:
+    faster = {stem for stem in GPUS if get_gpu_config_by_name(stem).fp16_accumulate_tflops is not None}
+    geforce = {
+        stem for stem in GPUS if stem.startswith("rtx-") and re.search(r"-\d{4}(-ti|ti)?-\d+gb$", stem)
+    }
+    assert faster == geforce
+    for stem in faster:
+        gpu = get_gpu_config_by_name(stem)
+        assert gpu.fp16_accumulate_tflops == pytest.approx(2 * gpu.peak_tflops["fp16"], rel=0.01)
+
+
+@pytest.mark.parametrize("stem", GPUS)
+def test_a_gpus_links_are_plausible(stem: str) -> None:
+    gpu = get_gpu_config_by_name(stem)
+    generation = re.fullmatch(r"gen(\d)x16", gpu.pcie or "")
+    if generation:
+        assert gpu.pcie_gb_per_s == pytest.approx(pcie_link_gb_per_s(int(generation[1]), 16), rel=0.001)
+    else:
+        assert gpu.pcie in (None, "nvlink-c2c")
+        assert (gpu.pcie is None) == (gpu.pcie_gb_per_s is None)
+    assert (gpu.link.name == "none") == (gpu.link.topology == "none")
+    if (
+        gpu.link.gb_per_s_per_direction is not None
+        and gpu.pcie_gb_per_s is not None
+        and gpu.pcie != "nvlink-c2c"
+    ):
+        assert gpu.link.gb_per_s_per_direction > gpu.pcie_gb_per_s
+    assert gpu.inter_node_gb_per_s <= 112
+
+
+# Peaks in TFLOP/s, GiB, GB/s, GB/s per direction, W. NVIDIA data sheets of T4 (DS-09192), A100 (nvidia-a100-datasheet,
+# 2021), H100 and H200 (SXM columns; dense, that is half of the figures with sparsity), AMD data sheet of MI300X.
+DATA_SHEETS = [
+    ("t4-16gb", {"fp32": 8.1, "fp16": 65, "int8": 130}, 16, 320, None, 70),
+    ("a100-sxm-80gb", {"fp32": 19.5, "tf32": 156, "bf16": 312, "int8": 624}, 80, 2039, 300, 400),
+    ("h100-sxm-80gb", {"fp32": 67, "bf16": 989.5, "fp8": 1979}, 80, 3350, 450, 700),
+    ("h200-sxm-141gb", {"fp32": 67, "bf16": 989.5, "fp8": 1979}, 141, 4800, 450, 700),
+    ("mi300x-192gb", {"fp32": 163.4, "fp16": 1307.4, "fp8": 2614.9}, 192, 5300, 448, 750),
+]
+
+
+@pytest.mark.parametrize(("stem", "peaks", "memory", "bandwidth", "link", "power"), DATA_SHEETS)
+def test_data_sheet_values(
+    stem: str, peaks: dict[str, float], memory: float, bandwidth: float, link: float | None, power: float
+) -> None:
+    gpu = get_gpu_config_by_name(stem)
+    assert {dtype: gpu.peak_flops_per_s(dtype) for dtype in peaks} == {k: v * 1e12 for k, v in peaks.items()}
+    assert (gpu.memory_gib, gpu.hbm_bandwidth_gb_per_s, gpu.tdp_w) == (memory, bandwidth, power)
+    assert gpu.link.gb_per_s_per_direction == link
+
+
+# cli99/llm-analysis, gpu_configs of docs-6bacd4f: GB, HBM GB/s, GPU link GB/s, peak fp16. Its v100-sxm-16gb has 32 GB
+# and its mi250 3200 GB/s by mistake, so these are left out.
+LLM_ANALYSIS = [
+    ("a100-pcie-40gb", 40, 1555, 300, 312),
+    ("a100-pcie-80gb", 80, 1935, 300, 312),
+    ("a100-sxm-40gb", 40, 1555, 300, 312),
+    ("a100-sxm-80gb", 80, 2039, 300, 312),
+    ("a10g-pcie-24gb", 24, 600, 31.5, 70),
+    ("a6000-48gb", 48, 768, 56.25, 154.8),
+    ("h100-pcie-80gb", 80, 2000, 300, 756),
+    ("h100-sxm-80gb", 80, 3350, 450, 989.5),
+    ("mi100-32gb", 32, 1229, 138, 184.6),
+    ("mi210-64gb", 64, 1638, 150, 181),
+    ("v100-pcie-16gb", 16, 900, 15.75, 112),
+    ("v100-pcie-32gb", 32, 900, 15.75, 112),
+    ("v100-sxm-32gb", 32, 900, 150, 125),
+]
+
+
+@pytest.mark.parametrize(("name", "memory", "bandwidth", "link", "peak"), LLM_ANALYSIS)
+def test_seed_002_finds_its_gpus_and_their_figures(
+    name: str, memory: float, bandwidth: float, link: float, peak: float
+) -> None:
+    gpu = get_gpu_config_by_name(name)
+    assert gpu.mem_per_GPU_in_GB == memory
+    assert gpu.hbm_bandwidth_in_GB_per_sec == bandwidth
+    assert gpu.intra_node_bandwidth_in_GB_per_sec == link
+    assert gpu.peak_fp16_TFLOPS == peak
+
+
+@pytest.mark.parametrize("stem", EFFICIENCIES)
+def test_an_efficiency_is_complete_and_plausible(stem: str) -> None:
+    efficiency = load_spec("efficiency", GPUEfficiency, stem)
+    assert efficiency.knee_exponent == 4
+    assert efficiency.source
+    if efficiency.evidence == "assumed":
+        assert "assumed" in efficiency.source
+    for gemm in efficiency.gemm.values():
+        assert 0.2 < gemm.flops_efficiency < 1
+        assert 0.5 < gemm.memory_efficiency < 1
+        assert gemm.floor_us <= 10
+        assert gemm.residual is None or 1 < gemm.residual < 1.2
+    # Constants of measured products say how well they fit; assumed ones have nothing to fit.
+    fitted = any(gemm.residual is not None for gemm in efficiency.gemm.values())
+    assert fitted == (efficiency.evidence != "assumed")
+    alpha = efficiency.collective.alpha_us
+    assert set(alpha) == {2, 4, 8}
+    assert 0 < alpha[2] < alpha[4] < alpha[8]
+    assert 0.1 < efficiency.collective.bus_efficiency <= 1
+
+
+def test_every_efficiency_is_used() -> None:
+    assert {raw("gpus", stem)["efficiency"] for stem in GPUS} == set(EFFICIENCIES)
+
+
+COPY_PATHS = {
+    "pinned_h2d", "pageable_h2d", "mmap_h2d", "growing_slice_h2d", "cpu_attention_kv", "cpu_weights",
+}  # fmt: skip
+
+
+def rates_of(host: HostConfig) -> dict[str, Any]:
+    """All rates of a host by name, those of its disk with ``disk.`` before them."""
+    own = ("cpu_attention_kv", "pinned_h2d", "pinned_d2h", "pageable_h2d", "growing_slice_h2d", "fresh_d2h")
+    paths = ("direct_read", "direct_write", "buffered_read", "buffered_write", "mmap_read")
+    rates = {name: getattr(host, name) for name in own} | dict(host.copies)
+    rates |= {f"disk.{path}": getattr(host.disk, path) for path in paths if host.disk}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+@pytest.mark.parametrize("stem", HOSTS)
+def test_a_host_is_complete_and_plausible(stem: str) -> None:
+    host = get_host_config_by_name(stem)
+    assert host.name == stem
+    assert host.source
+    assert 0.9 * host.memory_gib < host.usable_memory_gib <= host.memory_gib
+    if host.pcie_generation is not None:
+        link = pcie_link_gb_per_s(host.pcie_generation, host.pcie_lanes)
+        assert host.pcie_gb_per_s == pytest.approx(link, rel=0.001)
+    for name, rate in rates_of(host).items():
+        assert rate.source, name
+        path = name.rpartition(".")[2]
+        if not name.startswith("disk.") and "." in name:
+            assert path in COPY_PATHS, name
+        if path.endswith(("h2d", "d2h")):  # no copy is faster than the link that it goes over
+            assert host.pcie_gb_per_s
+            assert rate.gb_per_s <= host.pcie_gb_per_s
+        if path in ("cpu_attention_kv", "cpu_weights") and host.memory_bandwidth_gb_per_s_per_socket:
+            assert rate.gb_per_s < host.memory_bandwidth_gb_per_s_per_socket * host.sockets
+    if (
+        host.disk and host.disk.direct_read
+    ):  # software that reads directly comes near to what the device is sold for
+        assert 0.8 < host.disk.direct_read.gb_per_s / host.disk.stated_read_gb_per_s < 1.5
+
+
+def test_hosts_without_measurements_state_no_rates() -> None:
+    measured = {stem for stem in HOSTS if rates_of(get_host_config_by_name(stem))}
+    assert measured == {"gcp-t4", "dgx-2", "a6000-workstation", "h100-spr-host"}
+
+
+def test_unified_memory_has_no_link_to_stream_over() -> None:
+    for stem in ("apple", "apple-m2-ultra"):
+        assert get_host_config_by_name(stem).pcie_bytes_per_s is None
+    assert get_gpu_config_by_name("m2-ultra").pcie_bytes_per_s is None
+
+
+def test_a_gpu_and_its_default_host_have_the_same_kind_of_link() -> None:
+    # The card is gen4 on a gen3 CPU, or gen6 on a gen5 CPU.
+    slower_host = {"l4-24gb", "b300-sxm"}
+    for stem in GPUS:
+        gpu = get_gpu_config_by_name(stem)
+        assert gpu.default_host
+        host = get_host_config_by_name(gpu.default_host)
+        if stem in slower_host:
+            assert host.pcie_gb_per_s
+            assert gpu.pcie_gb_per_s
+            assert host.pcie_gb_per_s < gpu.pcie_gb_per_s
+        else:
+            assert host.pcie_gb_per_s == gpu.pcie_gb_per_s, stem
+
+
+# -- names -----------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "t4": "t4-16gb",
+    "T4-16GB": "t4-16gb",
+    "t4 16gb": "t4-16gb",
+    "T4_16GB": "t4-16gb",
+    "h200": "h200-sxm-141gb",  # the plain name is the SXM board's
+    "rtx-3090": "rtx-3090-24gb",
+    "rtx3090": "rtx-3090-24gb",
+    "RTX 3090": "rtx-3090-24gb",
+    "3090": "rtx-3090-24gb",
+    "4090": "rtx-4090-24gb",
+    "a6000": "rtx-a6000-48gb",
+    "a6000-48gb": "rtx-a6000-48gb",
+    "a10g-pcie-24gb": "a10g-24gb",
+    "a100-sxm-40gb": "a100-sxm-40gb",
+    "a100-pcie-80gb": "a100-pcie-80gb",
+    "v100-pcie-16gb": "v100-pcie-16gb",
+    "V100-PCIE-16GB": "v100-pcie-16gb",
+    "v100-sxm-16gb": "v100-sxm2-16gb",
+    "mi250x-128gb": "mi250x-128gb",
+    "mi300x": "mi300x-192gb",
+    "l40": "l40-48gb",
+    "l40s": "l40s-48gb",
+    "a100_80gb": "a100-sxm-80gb",
+    "A100-80GB (330W limit)": "a100-sxm-80gb",
+    "A100-SXM-80GB (Selene, DGX A100, 8x HDR IB)": "a100-sxm-80gb",
+    "DGX-B200": "b200-180gb",
+    "DGX-GB300": "gb300",
+    "H20-SXM": "h20-sxm-96gb",
+    "GH200-141GB": "gh200-144gb",
+    "Apple M1 Max 32c": "apple-m1-max-32c",
+    "Gaudi2": "gaudi2-96gb",
+}
+
+
+@pytest.mark.parametrize(("name", "stem"), NAMES.items())
+def test_a_gpu_is_found_by_what_people_call_it(name: str, stem: str) -> None:
+    assert resolve_name("GPU", name) == stem
+    assert get_gpu_config_by_name(name) is get_gpu_config_by_name(stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "candidates"),
+    [
+        ("v100", ["v100-pcie-16gb", "v100-pcie-32gb", "v100-sxm2-16gb", "v100-sxm2-32gb"]),
+        ("a100", ["a100-pcie-40gb", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb"]),
+        ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb"]),
+        ("gh200", ["gh200-144gb", "gh200-96gb"]),
+    ],
+)
+def test_an_ambiguous_name_lists_the_candidates(name: str, candidates: list[str]) -> None:
+    with pytest.raises(AmbiguousNameError) as error:
+        get_gpu_config_by_name(name)
+    assert list(error.value.candidates) == candidates
+    assert all(candidate in one_line(error) for candidate in candidates)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "nearest"),
+    [
+        ("GPU", "rtx-4091", "rtx-4090-24gb"),
+        ("GPU", "a100-sxm-90gb", "a100-sxm-80gb"),
+        ("host", "dgx-h10", "dgx-h100"),
+        ("host", "gcp-t44", "gcp-t4"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str) -> None:
+    get = get_gpu_config_by_name if kind == "GPU" else get_host_config_by_name
+    with pytest.raises(UnknownNameError) as error:
+        get(name)
+    assert nearest in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("t4", "gcp-t4"),
+        ("GCP N1 T4", "gcp-t4"),
+        ("lia", "h100-spr-host"),
+        ("dgx_h200", "dgx-h100"),
+        ("g5", "cloud-a10g"),
+    ],
+)
+def test_a_host_is_found_by_what_people_call_it(name: str, stem: str) -> None:
+    assert get_host_config_by_name(name).name == stem
+
+
+@pytest.mark.parametrize(("folder", "stems"), [("gpus", GPUS), ("hosts", HOSTS)])
+def test_aliases_lead_somewhere_and_hide_nothing(folder: str, stems: tuple[str, ...]) -> None:
+    aliases = raw(folder, "aliases")
+    for alias, stem in aliases.items():
+        assert isinstance(alias, str), f"{alias} must stand in quotes"
+        assert stem in stems, alias
+        assert alias == normalise(alias)
+        assert alias not in stems
+    # What must be answered with a question, since people mean different boards by it.
+    assert not {"v100", "a100", "h100", "gh200", "p100"} & set(aliases)
+
+
+@pytest.mark.parametrize("folder", ["gpus", "hosts"])
+def test_no_alias_is_written_twice(folder: str) -> None:
+    # YAML takes the last of two equal keys without a word.
+    lines = (SPECS / folder / "aliases.yaml").read_text("utf-8").splitlines()
+    keys = [line.partition(":")[0].strip('"') for line in lines if line and not line.startswith("#")]
+    assert len(keys) == len(set(keys))
+
+
+# -- one's own files -------------------------------------------------------------------------------------------
+
+OWN_GPU = {
+    "name": "Mine",
+    "peak_tflops": {"fp16": 100, "int8": 200},
+    "fp16_accumulate_tflops": 200,
+    "year": 2024,
+    "memory_gib": 16,
+    "usable_memory_gib": 15,
+    "hbm_bandwidth_gb_per_s": 500,
+    "l2_mib": 32,
+    "sm_count": 60,
+    "sm_clock_mhz": 2000,
+    "pcie_gb_per_s": 31.5,
+    "link": {"name": "bridge", "gb_per_s_per_direction": 50, "topology": "pairs"},
+    "inter_node_gb_per_s": 3,
+    "min_message_latency_us": 8,
+    "tdp_w": 200,
+    "efficiency": "ada",
+}
+OWN_HOST = {
+    "name": "Mine",
+    "memory_gib": 64,
+    "usable_memory_gib": 60,
+    "swap_gib": 8,
+    "pcie_generation": 4,
+    "pinned_h2d": {"gb_per_s": 25, "provenance": "measured", "source": "my own run"},
+    "disk": {"capacity_gib": 900, "stated_read_gb_per_s": 5},
+    "source": "my desk",
+}
+
+
+def write(path: Path, data: dict[str, Any]) -> Path:
+    text = json.dumps(data, indent=1) if path.suffix == ".json" else yaml.safe_dump(data, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_ones_own_files_work_by_path(tmp_path: Path, suffix: str) -> None:
+    gpu = get_gpu_config_by_name(str(write(tmp_path / f"gpu{suffix}", OWN_GPU)))
+    assert gpu.name == "Mine"
+    assert gpu.memory_bytes == 16 * 2**30
+    assert gpu.efficiency == load_spec("efficiency", GPUEfficiency, "ada")
+    host = get_host_config_by_name(str(write(tmp_path / f"host{suffix}", OWN_HOST)))
+    assert host.pcie_bytes_per_s == pytest.approx(31.5e9, rel=0.001)
+    assert host.disk is not None
+    assert host.disk.read_bytes_per_s("direct") == 5e9
+
+
+def test_a_copy_of_a_bundled_file_is_a_start_for_ones_own(tmp_path: Path) -> None:
+    for folder, stem, get in (
+        ("gpus", "t4-16gb", get_gpu_config_by_name),
+        ("hosts", "gcp-t4", get_host_config_by_name),
+    ):
+        copy = tmp_path / f"{stem}.yaml"
+        copy.write_text((SPECS / folder / f"{stem}.yaml").read_text("utf-8"), encoding="utf-8")
+        assert get(str(copy)) == get(stem)
+
+
+@pytest.mark.parametrize("get", [get_gpu_config_by_name, get_host_config_by_name])
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("bad.yaml", "name: Mine\nmemory_gib: [16\nsource: x\n", 3),
+        ("bad.yaml", "name: Mine\n\tmemory_gib: 16\n", 2),
+        ("bad.json", '{\n "name": "Mine",\n "memory_gib": ,\n}', 3),
+        ("list.yaml", "- name\n- memory_gib\n", 1),
+        ("empty.yaml", "", 1),
+        ("list.json", "[]", 1),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_line(
+    tmp_path: Path, get: Any, file: str, text: str, line: int
+) -> None:
+    path = tmp_path / file
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError) as error:
+        get(str(path))
+    assert f"{path}:{line}:" in one_line(error)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for get in (get_gpu_config_by_name, get_host_config_by_name):
+        with pytest.raises(SpecError, match=r"none\.yaml"):
+            get(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_a_missing_and_an_unknown_field_are_named(tmp_path: Path, suffix: str) -> None:
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (get_gpu_config_by_name, OWN_GPU, "hbm_bandwidth_gb_per_s"),
+        (get_host_config_by_name, OWN_HOST, "usable_memory_gib"),
+    ]
+    for get, good, required in cases:
+        without = {field: value for field, value in good.items() if field != required}
+        with pytest.raises(SpecError, match=required) as error:
+            get(str(write(tmp_path / f"without{suffix}", without)))
+        assert f"without{suffix}:" in one_line(error)
+        with pytest.raises(SpecError, match="bandwith") as error:
+            get(str(write(tmp_path / f"extra{suffix}", good | {"bandwith": 1})))
+        assert f"extra{suffix}:" in one_line(error)
+
+
+# Every number of a GPU file, and of a host file; link and peaks stand for the fields inside them.
+GPU_NUMBERS = [
+    "peak_tflops.fp16", "fp16_accumulate_tflops", "year", "memory_gib", "usable_memory_gib", "hbm_bandwidth_gb_per_s",
+    "l2_mib", "sm_count", "sm_clock_mhz", "pcie_gb_per_s", "link.gb_per_s_per_direction", "inter_node_gb_per_s",
+    "min_message_latency_us", "tdp_w",
+]  # fmt: skip
+HOST_NUMBERS = [
+    "memory_gib", "usable_memory_gib", "swap_gib", "pcie_generation", "pinned_h2d.gb_per_s", "disk.capacity_gib",
+    "disk.stated_read_gb_per_s",
+]  # fmt: skip
+MAY_BE_ZERO = {"min_message_latency_us", "swap_gib"}
+BAD_NUMBERS = {"NaN": float("nan"), "infinite": float("inf"), "negative": -1, "zero": 0, "huge": 1e300, "text": "many",
+               "yes": True, "list": [1]}  # fmt: skip
+
+
+def test_the_list_of_numbers_is_complete() -> None:
+    words = {
+        "name",
+        "aliases",
+        "vendor",
+        "architecture",
+        "memory_type",
+        "pcie",
+        "default_host",
+        "source",
+        "notes",
+    }
+    specs = {"peak_tflops", "link", "efficiency"}
+    assert {field.partition(".")[0] for field in GPU_NUMBERS} | words | specs == set(GPUConfig.model_fields)
+    assert set(Link.model_fields) == {"name", "gb_per_s_per_direction", "topology"}
+    assert get_args(PeakDtype) == DTYPES
+
+
+def with_value(good: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    outer, _, inner = field.partition(".")
+    return good | {outer: good[outer] | {inner: value} if inner else value}
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+@pytest.mark.parametrize("bad", BAD_NUMBERS)
+@pytest.mark.parametrize(
+    ("kind", "field"), [("GPU", field) for field in GPU_NUMBERS] + [("host", field) for field in HOST_NUMBERS]
+)
+def test_an_impossible_number_is_refused_by_file_line_and_field(
+    tmp_path: Path, kind: str, field: str, bad: str, suffix: str
+) -> None:
+    good, get = (OWN_GPU, get_gpu_config_by_name) if kind == "GPU" else (OWN_HOST, get_host_config_by_name)
+    if bad == "zero" and field in MAY_BE_ZERO:
+        return
+    path = write(tmp_path / f"mine{suffix}", with_value(good, field, BAD_NUMBERS[bad]))
+    with pytest.raises(SpecError) as error:
+        get(str(path))
+    inner = field.rpartition(".")[2]
+    line = next(
+        i
+        for i, text in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if f"{inner}:" in text.replace('"', "")
+    )
+    message = one_line(error)
+    assert f"{path}:{line}:" in message
+    assert inner in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"memory_gib": 10}, "usable_memory_gib"),
+        ({"link": {"topology": "star"}}, "topology"),
+        ({"peak_tflops": {}}, "peak_tflops"),
+        ({"peak_tflops": {"fp12": 1}}, "fp12"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    path = write(tmp_path / "mine.yaml", OWN_GPU | changes)
+    with pytest.raises(SpecError, match=named) as error:
+        get_gpu_config_by_name(str(path))
+    assert "mine.yaml:" in one_line(error)
+
+
+def test_more_usable_than_installed_memory_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", OWN_HOST | {"usable_memory_gib": 65})
+    with pytest.raises(SpecError, match="usable_memory_gib"):
+        get_host_config_by_name(str(path))
+
+
+def test_an_unknown_efficiency_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", OWN_GPU | {"efficiency": "hoper"})
+    with pytest.raises(SpecError, match="hopper") as error:
+        get_gpu_config_by_name(str(path))
+    one_line(error)
+
+
+# -- what is written stays presentable ---------------------------------------------------------------------------
+
+FILES = sorted(file for folder in ("gpus", "hosts", "efficiency") for file in (SPECS / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_files_name_public_sources_only(file: Path) -> None:
+    text = file.read_text("utf-8")
+    assert not re.search(r"/(?:work|home|tmp|root)/|findings|\.\./", text)
+    assert max(map(len, text.splitlines())) <= 125
