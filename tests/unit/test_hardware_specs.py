@@ -579,5 +579,5 @@ FILES = sorted(file for folder in ("gpus", "hosts", "efficiency") for file in (S
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_files_name_public_sources_only(file: Path) -> None:
     text = file.read_text("utf-8")
-    assert not re.search(r"/(?:work|home|tmp|root)/|findings|\.\./", text)
+    assert not re.search(r"(?<![\w.])/\w+/|\.\./", text)  # no path of anybody's machine
     assert max(map(len, text.splitlines())) <= 125
