@@ -170,9 +170,9 @@ def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:
     low, high = 0, most  # fits(low) holds or low is 0; fits(high) does not
     while high - low > 1:
         if low == 0:
-            candidates = np.unique(np.minimum(2 ** np.arange(0, 41, dtype=np.int64), high - 1))
+            candidates = np.minimum(2 ** np.arange(0, 41, dtype=np.int64), high - 1)
         else:
-            candidates = np.unique(np.linspace(low + 1, high - 1, 64, dtype=np.int64))
+            candidates = np.linspace(low + 1, high - 1, 64, dtype=np.int64)
         good = np.broadcast_to(fits(candidates.astype(float)), candidates.shape)
         count = int(np.argmin(good)) if not good.all() else len(candidates)
         low, high = (

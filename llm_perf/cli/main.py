@@ -50,6 +50,10 @@ def cli() -> None:
     """
 
 
+# The specs need no pydantic plugins, and looking for some reads the metadata of every installed package.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (0, 2, 3, 4 or 130)."""
     sys.exit(run(arguments))

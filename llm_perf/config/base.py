@@ -54,7 +54,7 @@ class Spec(BaseModel):
             spec, the field, the value and what would be accepted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, defer_build=True)
 
     _positional: ClassVar[tuple[str, ...]] = ()
     _label: ClassVar[str | None] = None

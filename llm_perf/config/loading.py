@@ -129,13 +129,15 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    from llm_perf.config import huggingface
-
     if isinstance(name_or_path, str) and _is_model_file(name_or_path):
+        from llm_perf.config import huggingface
+
         return huggingface.load_model_file(_expanded(name_or_path))
     try:
         return load_spec("model", ModelConfig, name_or_path)
     except UnknownNameError:
+        from llm_perf.config import huggingface
+
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is None:
             raise
