@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from calibrate.published import (
 from llm_perf.config.loading import known_names, resolve_name
 from llm_perf.errors import LLMPerfError, SpecError
 
+ROOT = Path(__file__).parents[2]
 FOLDER = resources.files("calibrate") / "measurements"
 INFERENCE = (FOLDER / "published_inference.csv").read_text("utf-8")
 TRAINING = (FOLDER / "published_training.csv").read_text("utf-8")
@@ -439,5 +441,5 @@ def test_reading_needs_the_standard_library_alone():
         "import sys, calibrate.published as p; p.load_measurements(); "
         "print(sorted({'numpy', 'pydantic', 'torch', 'deepspeed', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=".")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
