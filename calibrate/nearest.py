@@ -102,13 +102,16 @@ def _quantities(measurement: Measurement, predicted: InferenceResult) -> list[di
         "throughput_tokens_per_s": predicted.total_throughput_tokens_per_s,
         "peak_gpu_memory_bytes": predicted.peak_gpu_memory_bytes,
     }
+    measured = [name for name in values if name not in measurement.derived]
+    # Some sources state one rate only; what follows from it is better than nothing, and is said to follow.
+    wanted = measured or list(values)
     shown = []
     for name, label, unit in _SHOWN:
-        if name in values and name not in measurement.derived and ours[name] is not None:
+        if name in wanted and ours[name] is not None:
             shown.append(
                 {
                     "quantity": name,
-                    "label": label,
+                    "label": label if measured else f"{label} (follows from the stated rate)",
                     "unit": unit,
                     "measured": values[name],
                     "predicted": ours[name],

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
@@ -17,6 +16,9 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError, UnknownNameError
+
+if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
+    from importlib.resources.abc import Traversable
 
 S = TypeVar("S", bound=Spec)
 
