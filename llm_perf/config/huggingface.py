@@ -108,12 +108,29 @@ def load_from_hub(name: str) -> ModelConfig | None:
     if "/" not in name:
         return None
     try:
-        from huggingface_hub import hf_hub_download
-
-        file = Path(hf_hub_download(name, "config.json", etag_timeout=_HUB_TIMEOUT_S))
+        file = _cached_config(name) or _downloaded_config(name)
     except Exception:  # noqa: BLE001 - whatever the network, the hub or its client raises: no answer from there
         return None
     return from_hf_config(files.parse_mapping(files.read_text(file), "config.json"), name)
+
+
+def _cached_config(name: str) -> Path | None:
+    """The config.json of an earlier download: a model's shapes do not change."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "config.json", local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _downloaded_config(name: str) -> Path:
+    """The config.json from the hub. It is asked once whether it has one, since a download tries again and again."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=_HUB_TIMEOUT_S)
+    return Path(hf_hub_download(name, "config.json", etag_timeout=_HUB_TIMEOUT_S))
 
 
 # -- reading fields --------------------------------------------------------------------------------------

@@ -793,37 +793,58 @@ def test_an_error_in_a_config_json_names_file_and_line(tmp_path: Path) -> None:
 # -- the hub -----------------------------------------------------------------------------------------------
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, download: Any) -> None:
-    module = types.ModuleType("huggingface_hub")
-    module.hf_hub_download = download  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+class NotCachedError(Exception):
+    """Stands for huggingface_hub's LocalEntryNotFoundError."""
 
 
+def fake_hub(
+    monkeypatch: pytest.MonkeyPatch, stored: Path | None, cached: bool = False, online: bool = True
+) -> list[str]:
+    """A huggingface_hub that holds one file; returns the list of what it will be asked over the network."""
+    asked: list[str] = []
+
+    def metadata(url: str, *, timeout: float) -> None:
+        assert timeout <= 10
+        if not online:
+            raise ConnectionError("no route to host")
+        asked.append(url)
+
+    def download(repo: str, file: str, *, local_files_only: bool = False, **_: Any) -> str:
+        if local_files_only and not cached:
+            raise NotCachedError(repo)
+        if not local_files_only:
+            asked.append(f"{repo}/{file}")
+        return str(stored)
+
+    hub, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
+    functions = {"get_hf_file_metadata": metadata, "hf_hub_download": download, "hf_hub_url": "{}/{}".format}
+    for name, function in functions.items():
+        setattr(hub, name, function)
+    errors.LocalEntryNotFoundError = NotCachedError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    return asked
+
+
+@pytest.mark.parametrize("cached", [False, True])
 def test_an_unknown_name_with_an_organisation_is_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cached: bool
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
-    asked = []
-
-    def download(repo: str, file: str, **options: Any) -> str:
-        asked.append((repo, file, options["etag_timeout"] <= 10))
-        return str(tmp_path / file)
-
-    fake_hub(monkeypatch, download)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA), encoding="utf-8")
+    asked = fake_hub(monkeypatch, file, cached=cached, online=not cached)
     spec = get_model_config_by_name("someone/their-llama")
     assert spec.name == "someone/their-llama"
     assert total_params(spec) == 6_738_415_616
-    assert asked == [("someone/their-llama", "config.json", True)]
+    assert asked == ([] if cached else ["someone/their-llama/config.json"] * 2)
     assert load_from_hub("their-llama") is None  # without an organisation nobody is asked
 
 
 def test_offline_the_name_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: Any, **__: Any) -> str:
-        raise ConnectionError("no route to host")
-
-    fake_hub(monkeypatch, download)
+    asked = fake_hub(monkeypatch, None, online=False)
     with pytest.raises(UnknownNameError, match="someone/their-llama"):
         get_model_config_by_name("someone/their-llama")
+    assert not asked  # the download, which tries again and again, never starts
 
 
 def test_without_the_extra_the_name_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -842,6 +863,6 @@ def test_an_unsupported_model_of_the_hub_is_a_spec_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}', encoding="utf-8")
-    fake_hub(monkeypatch, lambda *_, **__: str(tmp_path / "config.json"))
+    fake_hub(monkeypatch, tmp_path / "config.json")
     with pytest.raises(SpecError, match="someone/mamba: model_type = 'mamba': not supported"):
         get_model_config_by_name("someone/mamba")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ MEGATRON = {
     "76.1B": 76.1,
     "145.6B": 145.6,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name is looked up in the network, installed or not."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
 def model(name: str) -> ModelConfig:
