@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from llm_perf.counts.arrays import Number, maximum, power, root
+from llm_perf.counts.arrays import Number, maximum, minimum, power, root, where
+
+_PLAIN_EXPONENTS = (2, 4, 8)
+"""Exponents whose powers of a time (1e-38 to 1e38 s) neither vanish nor overflow, and that square roots undo."""
 
 
 def p_norm(left: Number, right: Number, exponent: float) -> Number:
@@ -17,7 +20,11 @@ def p_norm(left: Number, right: Number, exponent: float) -> Number:
         return maximum(left, right)
     if exponent == 1:
         return left + right
-    return root(power(left, exponent) + power(right, exponent), exponent)
+    if exponent in _PLAIN_EXPONENTS:
+        return root(power(left, exponent) + power(right, exponent), exponent)
+    larger = maximum(left, right)
+    share = minimum(left, right) / where(larger > 0, larger, 1.0)
+    return larger * (1.0 + share**exponent) ** (1.0 / exponent)
 
 
 def roofline_time(
