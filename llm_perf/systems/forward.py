@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_perf.config.model import LayerGroup, ModelConfig
@@ -136,8 +137,8 @@ class Forward:
     @property
     def windows(self) -> tuple[float, ...]:
         """Contexts at which some layers stop attending to more."""
-        limits = {group.attention.window or group.attention.chunk for group in self.model.layer_groups}
-        return tuple(sorted(float(limit) for limit in limits if limit))
+        limits = {_window(group) for group in self.model.layer_groups}
+        return tuple(sorted(limits - {math.inf}))
 
     # -- products ---------------------------------------------------------------------------------------------
 
@@ -258,6 +259,20 @@ class Forward:
             total = total + entry.per_token_s * attended(entry.group.attention, context)
         return total
 
+    def context_when(self, attention: list[DecodeAttention], seconds: Number) -> Number:
+        """The context at which decode attention, floors left out, has come to take ``seconds``.
+
+        Beyond each window fewer layers grow. Attention time is the least of these lines, so the latest crossing counts.
+        """
+        found: Number = 0.0
+        for limit in (0.0, *self.windows):
+            full = [entry for entry in attention if _window(entry.group) <= limit]
+            growing = [entry.per_token_s for entry in attention if _window(entry.group) > limit]
+            if growing:
+                rest = seconds - sum(entry.per_token_s * _window(entry.group) for entry in full)
+                found = maximum(found, rest / sum(growing))
+        return found
+
     # -- everything else --------------------------------------------------------------------------------------
 
     def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
@@ -294,6 +309,11 @@ class Forward:
     def _communicate(costs: Costs, part: str, seconds: Number) -> None:
         costs.part(part, seconds)
         costs.busy("interconnect", seconds)
+
+
+def _window(group: LayerGroup) -> float:
+    """Context beyond which a layer attends to no more tokens."""
+    return float(group.attention.window or group.attention.chunk or math.inf)
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
@@ -125,9 +125,10 @@ def host_s_per_pass(forward: Forward) -> float:
     return forward.model.num_layers * per_layer * 1e-6
 
 
-def with_host(forward: Forward, device_s: Number) -> Number:
-    """A pass on device and host: the longer one, rounded where both are alike."""
-    return p_norm(device_s, host_s_per_pass(forward), forward.constants["overlap_exponent"])
+def exposed_host_s(forward: Forward, device_s: Number) -> Number:
+    """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
+    together = p_norm(device_s, host_s_per_pass(forward), forward.constants["overlap_exponent"])
+    return maximum(together - device_s, 0.0)
 
 
 def step_overhead_s(forward: Forward, batch: Number) -> Number:
@@ -139,9 +140,9 @@ def _prefill(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
     costs = forward.prefill(batch, prompt_len)
     device = costs.total_s
     overhead = step_overhead_s(forward, batch) + forward.constants["prefill_ms"] * 1e-3
-    latency = with_host(forward, device) + overhead
+    framework = exposed_host_s(forward, device) + overhead
     costs.busy("host", host_s_per_pass(forward) + overhead)
-    return PhaseCost(latency, {**costs.parts_s, "framework": latency - device}, costs.busy_s)
+    return PhaseCost(device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
 
 
 def decode_phase(forward: Forward, batch: Number, load: Load) -> PhaseCost:
@@ -149,15 +150,16 @@ def decode_phase(forward: Forward, batch: Number, load: Load) -> PhaseCost:
     constant, attention = forward.decode_step(batch)
     steps = decode_steps(load)
     base = constant.total_s
-    latency: Number = 0.0
     attended_s: Number = 0.0
-    for context, weight in context_nodes(load.prompt_len + 1, steps, forward.windows):
+    exposed_s: Number = 0.0
+    # The host stops being waited for where the device takes longer: a corner, if a rounded one.
+    kinks = (*forward.windows, forward.context_when(attention, host_s_per_pass(forward) - base))
+    for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
         attention_s = forward.attention_s(attention, context)
         attended_s = attended_s + weight * attention_s
-        latency = latency + weight * with_host(forward, base + attention_s)
+        exposed_s = exposed_s + weight * exposed_host_s(forward, base + attention_s)
     overhead = step_overhead_s(forward, batch)
-    latency = latency + steps * overhead
-    return _phase(forward, constant, attention, steps, attended_s, latency, overhead)
+    return _phase(forward, constant, attention, steps, attended_s, exposed_s + steps * overhead, overhead)
 
 
 def _phase(
@@ -166,17 +168,16 @@ def _phase(
     attention: list[DecodeAttention],
     steps: Number,
     attended_s: Number,
-    latency: Number,
+    framework_s: Number,
     overhead: Number,
 ) -> PhaseCost:
     parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
     parts["attention"] = parts["attention"] + attended_s
-    device = steps * constant.total_s + attended_s
-    parts["framework"] = latency - device
+    parts["framework"] = framework_s
     busy = {name: steps * seconds for name, seconds in constant.busy_s.items()}
     add_attention_busy(busy, attention, attended_s)
     busy["host"] = steps * (host_s_per_pass(forward) + overhead)
-    return PhaseCost(latency, parts, busy)
+    return PhaseCost(steps * constant.total_s + attended_s + framework_s, parts, busy)
 
 
 def add_attention_busy(busy: dict[str, Number], attention: list[DecodeAttention], attended_s: Number) -> None:

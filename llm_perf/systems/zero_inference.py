@@ -192,41 +192,44 @@ class _Run:
         hidden = 0.0 if prefetch is False else self.constants["nvme_prefetch_share"]
         return fetch + self.disk_s - hidden * minimum(fetch, self.disk_s)
 
-    def pass_s(self, device_s: Number) -> Number:
-        """Seconds of one pass: the next modules' weights stream while this one computes."""
+    def exposed_stream_s(self, device_s: Number) -> Number:
+        """What streaming adds to a pass on the device: the next modules' weights come in while this one computes."""
         overlap = 0.0 if self.scenario.offload.overlap is False else self.constants["overlap_share"]
-        return self.stream_s + device_s - overlap * minimum(self.stream_s, device_s)
+        return self.stream_s - overlap * minimum(self.stream_s, device_s)
 
     def prefill(self, prompt_len: Number) -> PhaseCost:
         costs = self.forward.prefill(self.batch, prompt_len)
         device = costs.total_s
-        latency = self.pass_s(device)
-        parts = {**costs.parts_s, "weight_streaming": latency - device}
+        streaming = self.exposed_stream_s(device)
         store = self._kv_bytes(prompt_len) / self.rates.gpu_to_host.bytes_per_s
-        parts["kv_offload"] = store
-        return PhaseCost(latency + store, parts, self._busy(costs, 1.0, store))
+        parts = {**costs.parts_s, "weight_streaming": streaming, "kv_offload": store}
+        return PhaseCost(device + streaming + store, parts, self._busy(costs, 1.0, store))
 
     def decode(self, load: Load) -> PhaseCost:
         constant, attention = self.forward.decode_step(self.batch)
         steps = decode_steps(load)
         base = constant.total_s
         on_gpu = self.placement.kv_cache.gpu
-        latency: Number = 0.0
         attended_s: Number = 0.0
+        streaming: Number = 0.0
         cpu_s: Number = 0.0
-        for context, weight in context_nodes(load.prompt_len + 1, steps, self.forward.windows):
+        # What hides grows with the context until computing takes longer than streaming.
+        kinks = list(self.forward.windows)
+        if on_gpu:
+            kinks.append(self.forward.context_when(attention, (self.stream_s - base) / on_gpu))
+        for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
             attention_s = self.forward.attention_s(attention, context) * on_gpu
             attended_s = attended_s + weight * attention_s
             cpu_s = cpu_s + weight * self._cpu_attention_s(context)
-            latency = latency + weight * self.pass_s(base + attention_s)
+            streaming = streaming + weight * self.exposed_stream_s(base + attention_s)
         parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
         parts["attention"] = parts["attention"] + attended_s
-        parts["weight_streaming"] = latency - steps * base - attended_s
+        parts["weight_streaming"] = streaming
         parts["kv_offload"] = cpu_s
         busy = self._busy(constant, steps, 0.0)
         add_attention_busy(busy, attention, attended_s)
         busy["cpu"] = cpu_s
-        return PhaseCost(latency + cpu_s, parts, busy)
+        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
 
     def _kv_bytes(self, tokens: Number) -> Number:
         """Cache bytes of ``tokens`` tokens per sequence that live in host memory."""
