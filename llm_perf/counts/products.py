@@ -32,14 +32,14 @@ class Product:
         return self.all_copies > 1
 
     def rows(self, tokens: Number) -> Number:
-        """Rows of all copies together on one rank; routed tokens are taken as evenly spread over ranks."""
+        """Rows of all copies together on one rank, experts spread over replicas at most; routing is taken as even."""
         return tokens * self.active
 
     def touched(self, tokens: Number, ep: int = 1) -> Number:
-        """Copies on this rank that ``tokens`` tokens per rank touch on average.
+        """Copies on this rank that ``tokens`` tokens of each of ``ep`` replicas touch on average.
 
         A token picks ``active`` of ``all_copies`` experts; with even routing an expert is left alone by n tokens
-        with probability (1 - active / all)^n, where n counts the tokens of all ``ep`` ranks.
+        with probability (1 - active / all)^n, where n counts the tokens of all these replicas.
         """
         if not self.is_expert:
             return 1.0

@@ -83,6 +83,9 @@ class Forward:
             parallelism.pp_size,
             parallelism.dp_size,
         )
+        # Experts see the tokens of so many replicas; spread over tensor ranks as well, each takes a part of these.
+        self.expert_batches = min(self.ep, self.dp)
+        self.expert_share = self.expert_batches / self.ep
         self.activation_bytes = scenario.dtype.activation_bits / 8
         self.rates: KernelRates = kernel_rates(
             scenario.gpu,
@@ -180,7 +183,9 @@ class Forward:
 
     def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
         gemm = self.rates.gemm
-        rows, copies = product.rows(tokens), product.touched(tokens, self.ep)
+        rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
+        if product.is_expert:
+            rows = rows * self.expert_share
         weight_bytes = (
             copies * product.weights * self.weight_bytes_per_element(product) / self._bandwidth_share(product)
         )
@@ -193,7 +198,11 @@ class Forward:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
         if not self._unpacks or part_of(product.op) == "lm_head":
             return
-        moved = product.touched(tokens, self.ep) * product.weights * self.constants["unpack_bytes_per_weight"]
+        moved = (
+            product.touched(tokens, self.expert_batches)
+            * product.weights
+            * self.constants["unpack_bytes_per_weight"]
+        )
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         costs.part("dequantisation", seconds)
         costs.busy("hbm", seconds)
@@ -295,7 +304,7 @@ class Forward:
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             self._communicate(costs, "all_reduce", count * (self.tp_fabric.all_reduce_s(size) + extra))
         if self.ep > 1 and routed_experts(group):
-            routed = size * routed_experts(group)
+            routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count * self.ep_fabric.all_to_all_s(routed))
 
     def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
