@@ -39,7 +39,7 @@ def copy_rate(
 
     A rate belongs to machine, kind of host memory and software together, so a host's entry
     ``copies["<system>.<path>"]`` comes first, then the host's own entry for the path. A measured rate is
-    scaled down where the GPU's link is slower than the one it was measured on.
+    scaled down where the GPU's link is slower than the one it was measured on, and never beats the link.
     """
     link = host_link_bytes_per_s(gpu, host)
     rate: Rate | None = host.copies.get(f"{system}.{path}") or getattr(host, path, None)
@@ -48,7 +48,7 @@ def copy_rate(
             link * ratio, f"{ratio:g} of the link's {link / 1e9:.4g} GB/s ({ratio_source})", False
         )
     host_link = host.pcie_bytes_per_s or link
-    return PathRate(rate.bytes_per_s * link / host_link, rate.source, True)
+    return PathRate(min(rate.bytes_per_s / host_link, 1.0) * link, rate.source, True)
 
 
 def disk_read_rate(host: HostConfig, path: str) -> PathRate:
