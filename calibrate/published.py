@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,9 @@ __all__ = [
     "MAX_DISTANCE",
     "SYSTEM_ALIASES",
     "Asked",
+    "Machine",
     "Measurement",
+    "Policy",
     "Source",
     "TrainingMeasurement",
     "distance",
@@ -103,6 +106,7 @@ _TIERS: Mapping[str, Tier] = {  # a share on a slower tier sets the time, so the
     "disk": "nvme",
     "cpu+disk": "nvme",
 }
+_FLAGS: Mapping[str, bool | None] = {"0": False, "1": True, "": None}
 _KV_TIERS: Mapping[str, Tier | None] = {"0": "gpu", "1": "cpu", "": None}
 _HOLDS_WEIGHTS_ON_GPU = frozenset(
     {"accelerate", "exllama", "fastertransformer", "gpt_fast", "llama_cpp", "petals", "tensorrt_llm", "vllm"}
@@ -147,6 +151,48 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """The host of a run, as far as its source describes it.
+
+    Attributes:
+        host: Processor or machine, as printed.
+        memory_gb: Memory, 1e9 bytes.
+        disk_read_gb_per_s: Read rate that the source states for the disk, 1e9 bytes/s.
+    """
+
+    host: str | None
+    memory_gb: float | None
+    disk_read_gb_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a run offloads, beyond the tiers. What the source does not state, and nothing follows from, is None.
+
+    Attributes:
+        weights: Shares of the weights on GPU, CPU and disk.
+        kv_cache: The same of the KV cache.
+        hidden: The same of the hidden states.
+        gpu_batch_size: FlexGen's sequences per kernel call.
+        num_gpu_batches: FlexGen's such batches per block.
+        pin_memory: Whether host tensors are page-locked.
+        overlap: Whether copies and computation overlap; for ZeRO-Inference, whether it prefetches.
+        cpu_attention: Whether attention over a cache in host memory runs on the CPU.
+        parameters_on_gpu: Parameters that stay on the GPU, where the source counts them.
+    """
+
+    weights: tuple[float, float, float] | None
+    kv_cache: tuple[float, float, float] | None
+    hidden: tuple[float, float, float] | None
+    gpu_batch_size: int | None
+    num_gpu_batches: int | None
+    pin_memory: bool | None
+    overlap: bool | None
+    cpu_attention: bool | None
+    parameters_on_gpu: float | None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One published inference run. What the source does not state, and nothing follows from, is None.
 
@@ -169,11 +215,16 @@ class Measurement:
         weight_bits: Bits per weight, scales not counted.
         activation_bits: Bits per activation.
         kv_bits: Bits per cached element, scales not counted.
+        weight_group_size: Weights that share a scale; None where none do or the format does not say.
+        kv_group_size: The same of the cache.
+        stated_batch_size: Sequences in the source's own count: of one GPU, of one client, of a micro-batch.
         batch_size: Sequences of the whole deployment.
         prompt_len: Tokens per prompt; 0 where only decode was measured, from an empty context.
         gen_len: Tokens generated per sequence; 0 where only prefill was measured.
         weight_tier: Slowest tier that holds a part of the weights.
         kv_tier: Slowest tier that holds a part of the KV cache.
+        policy: How it offloads.
+        machine: Where it ran.
         prefill_latency_s: Time to the first token, in seconds.
         decode_latency_s: Time from the first token to the last, in seconds.
         latency_per_token_s: Time of one decode step of the whole batch, in seconds.
@@ -205,11 +256,16 @@ class Measurement:
     weight_bits: int
     activation_bits: int | None
     kv_bits: int | None
+    weight_group_size: int | None
+    kv_group_size: int | None
+    stated_batch_size: int | None
     batch_size: int | None
     prompt_len: int
     gen_len: int
     weight_tier: Tier | None
     kv_tier: Tier | None
+    policy: Policy
+    machine: Machine
     prefill_latency_s: float | None
     decode_latency_s: float | None
     latency_per_token_s: float | None
@@ -474,11 +530,16 @@ def _measurement(row: _Row) -> Measurement:
         weight_bits=weight_bits,
         activation_bits=row.choice("act_dtype", _BITS),
         kv_bits=row.choice("kv_dtype", _BITS),
+        weight_group_size=_group_size(row.text("weight_dtype")),
+        kv_group_size=_group_size(row.text("kv_dtype")),
+        stated_batch_size=row.integer("batch_size"),
         batch_size=batch,
         prompt_len=row.count("prompt_len_tok"),
         gen_len=row.count("gen_len_tok"),
         weight_tier=weight_tier,
         kv_tier=_kv_tier(row, system, weight_tier),
+        policy=_policy(row),
+        machine=Machine(row.optional("host_cpu"), row.number("host_ram_GB"), row.number("disk_read_GBps")),
         prefill_latency_s=times.prefill_s,
         decode_latency_s=times.decode_s,
         latency_per_token_s=times.per_token_s,
@@ -491,6 +552,31 @@ def _measurement(row: _Row) -> Measurement:
         derived=frozenset(times.derived),
         notes=row.text("notes"),
     )
+
+
+def _group_size(dtype: str) -> int | None:
+    found = re.search(r"-g(\d+)", dtype)
+    return int(found[1]) if found else None
+
+
+def _policy(row: _Row) -> Policy:
+    pinned = re.match(r"(\d+)B params pinned in GPU", row.text("notes"))
+    return Policy(
+        weights=_policy_shares(row, "w"),
+        kv_cache=_policy_shares(row, "c"),
+        hidden=_policy_shares(row, "h"),
+        gpu_batch_size=row.integer("gpu_batch_size"),
+        num_gpu_batches=row.integer("num_gpu_batches"),
+        pin_memory=row.choice("pin_memory", _FLAGS),
+        overlap=row.choice("overlap", _FLAGS),
+        cpu_attention=row.choice("cpu_cache_compute", _FLAGS),
+        parameters_on_gpu=float(pinned[1]) * 1e9 if pinned else None,
+    )
+
+
+def _policy_shares(row: _Row, kind: str) -> tuple[float, float, float] | None:
+    gpu, cpu = row.integer(f"policy_{kind}g_pct"), row.integer(f"policy_{kind}c_pct")
+    return None if gpu is None or cpu is None else (gpu / 100, cpu / 100, (100 - gpu - cpu) / 100)
 
 
 def _significant_digits(printed: str) -> int:

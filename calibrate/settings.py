@@ -1,0 +1,297 @@
+"""From one run, published or scored, to the scenario that predicts it: the only place that knows how.
+
+A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_of` reads it off a published row, and
+:func:`scenario_of` turns it into specs. Nothing here is a constant of a model of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from calibrate.published import GPU_ALIASES, Machine, Measurement
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.host import Disk, HostConfig
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.scenario import Scenario
+from llm_perf.config.workload import OffloadConfig, Shares, Workload
+from llm_perf.errors import SpecError
+from llm_perf.systems import get_system
+
+__all__ = ["Run", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
+
+_PETALS_CLIENTS: Final = 6
+"""Clients of the Petals rows (FlexGen paper, arXiv 2303.06865, section 6.1): six in parallel."""
+
+_PETALS_BITS: Final = 8
+"""Petals stores weights in 8 bits unless told otherwise; notes of the rows."""
+
+_HOSTS: Final = (
+    ("GCP", "gcp-t4"),
+    ("DGX-2", "dgx-2"),
+    ("Lambda workstation", "a6000-workstation"),
+    ("Sapphire Rapids", "h100-spr-host"),
+    ("E5-2697", "flexgen-reproduction"),
+)
+"""What a source's description of its machine contains, and the bundled host that is this machine."""
+
+_LAYER_SPLIT: Final = frozenset({"accelerate", "exllama", "llama_cpp", "petals", "transformers"})
+"""Systems that put successive layers on successive GPUs without saying so."""
+
+_REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
+"""Systems whose published memory is what the whole device holds; others report their allocator's peak."""
+
+_QUANTISES_EMBEDDINGS: Final = frozenset({"flexgen", "zero_inference"})
+_CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
+
+
+_UNKNOWN_MACHINE: Final = Machine(None, None, None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one run. What is None is not stated, and the system's own choice.
+
+    ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
+    on GPU, CPU and disk. ``machine`` is the host as its source describes it.
+    """
+
+    system: str
+    model: str
+    gpu: str
+    batch_size: int
+    prompt_len: int
+    gen_len: int
+    num_gpus: int = 1
+    num_nodes: int | None = None
+    tp: int = 1
+    pp: int = 1
+    weight_bits: int = 16
+    weight_group_size: int | None = None
+    activation_bits: int = 16
+    kv_bits: int = 16
+    kv_group_size: int | None = None
+    weights: tuple[float, float, float] | None = None
+    kv_cache: tuple[float, float, float] | None = None
+    hidden: tuple[float, float, float] | None = None
+    gpu_batch_size: int | None = None
+    num_gpu_batches: int | None = None
+    micro_batches: int = 1
+    pin_memory: bool | None = None
+    overlap: bool | None = None
+    cpu_attention: bool | None = None
+    machine: Machine = _UNKNOWN_MACHINE
+
+
+# -- from a published row -----------------------------------------------------------------------------------
+
+
+def run_of(measurement: Measurement) -> Run:
+    """The settings of a published row.
+
+    Raises:
+        SpecError: the source leaves out what a prediction cannot do without.
+    """
+    policy = measurement.policy
+    pp = _stages(measurement)
+    micro_batches = pp if measurement.system == "flexgen" else 1
+    return Run(
+        system=measurement.system,
+        model=measurement.model,
+        gpu=_gpu_name(measurement),
+        batch_size=_batch_size(measurement),
+        prompt_len=max(measurement.prompt_len, 1),
+        gen_len=max(measurement.gen_len, 1),
+        num_gpus=measurement.num_gpus,
+        num_nodes=measurement.num_nodes,
+        tp=measurement.tp or 1,
+        pp=pp,
+        weight_bits=_PETALS_BITS if measurement.system == "petals" else measurement.weight_bits,
+        weight_group_size=measurement.weight_group_size,
+        activation_bits=_activation_bits(measurement),
+        kv_bits=measurement.kv_bits or 16,
+        kv_group_size=measurement.kv_group_size,
+        weights=_weights(measurement),
+        kv_cache=policy.kv_cache or _cache(measurement),
+        hidden=policy.hidden,
+        gpu_batch_size=policy.gpu_batch_size,
+        num_gpu_batches=policy.num_gpu_batches,
+        micro_batches=micro_batches,
+        pin_memory=policy.pin_memory,
+        overlap=policy.overlap,
+        cpu_attention=policy.cpu_attention,
+        machine=measurement.machine,
+    )
+
+
+def _gpu_name(measurement: Measurement) -> str:
+    if measurement.num_gpus == 0:
+        raise SpecError(f"row {measurement.row_id} ran on CPUs only")
+    # The row's notes say that an H100 of the PCIe class follows from its log of products.
+    name = GPU_ALIASES.get(measurement.gpu, measurement.gpu)
+    return "H100-PCIe-80GB" if name == "H100 (inferred)" else name
+
+
+def _batch_size(measurement: Measurement) -> int:
+    if measurement.system == "petals" and measurement.stated_batch_size is not None:
+        return _PETALS_CLIENTS * measurement.stated_batch_size
+    if measurement.batch_size is None:
+        raise SpecError(f"row {measurement.row_id} does not state its batch size")
+    return measurement.batch_size
+
+
+def _stages(measurement: Measurement) -> int:
+    if measurement.system in _LAYER_SPLIT:
+        return max(measurement.num_gpus, 1)
+    return measurement.pp or 1
+
+
+def _activation_bits(measurement: Measurement) -> int:
+    """8-bit floating-point weights multiply 8-bit activations; other narrow weights are widened first."""
+    return measurement.activation_bits or 16
+
+
+def _weights(measurement: Measurement) -> tuple[float, float, float] | None:
+    """Shares of the weights per tier: the policy's, or one tier, less what the source says stays on the GPU."""
+    policy, tier = measurement.policy, measurement.weight_tier
+    if policy.weights is not None and measurement.weight_tier != "gpu" and measurement.system == "flexgen":
+        return policy.weights
+    if tier is None:
+        if measurement.system == "zero_inference" and measurement.num_gpus > 1:
+            raise SpecError(f"row {measurement.row_id} does not say where the weights were")
+        return None
+    resident = 0.0
+    if policy.parameters_on_gpu is not None:
+        resident = min(policy.parameters_on_gpu / measurement.model_params, 1.0)
+    if tier == "gpu":
+        return (1.0, 0.0, 0.0)
+    return (resident, 1 - resident, 0.0) if tier == "cpu" else (resident, 0.0, 1 - resident)
+
+
+def _cache(measurement: Measurement) -> tuple[float, float, float] | None:
+    return None if measurement.kv_tier is None else _one_tier(measurement.kv_tier)
+
+
+def _one_tier(tier: str) -> tuple[float, float, float]:
+    return (float(tier == "gpu"), float(tier == "cpu"), float(tier == "nvme"))
+
+
+# -- to a scenario ------------------------------------------------------------------------------------------
+
+
+def scenario_of(run: Run) -> Scenario:
+    """The scenario that predicts a run.
+
+    Raises:
+        SpecError: a name is unknown, or the system cannot do what the run did.
+    """
+    system = get_system(run.system)
+    gpu = get_gpu_config_by_name(run.gpu)
+    host = host_of(run.machine, gpu)
+    scenario = Scenario(
+        model=get_model_config_by_name(run.model),
+        gpu=gpu,
+        host=host,
+        system=system.name,
+        dtype=_dtype(run, system.name),
+        parallelism=_parallelism(run, system.name),
+        workload=Workload(batch_size=run.batch_size, prompt_len=run.prompt_len, gen_len=run.gen_len),
+        offload=_offload(run, system.name),
+        ds_zero=DSZeRO.STAGE_3 if system.name == "zero_inference" else DSZeRO.NONE,
+        num_nodes=run.num_nodes or -(-run.num_gpus // host.gpus_per_node),
+        allow_long_context=True,
+    )
+    system.check(scenario)
+    return scenario
+
+
+def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
+    """The bundled host that is the machine, else the GPU's usual one, with a disk as fast as the source states.
+
+    A stated rate other than the bundled host's scales the rates of all paths to the disk.
+
+    Raises:
+        SpecError: the GPU names no usual host.
+    """
+    described = machine.host or ""
+    name = next((host for text, host in _HOSTS if text in described), gpu.default_host)
+    if name is None:
+        raise SpecError(f"GPU {gpu.name} names no default host")
+    host = get_host_config_by_name(name)
+    stated = machine.disk_read_gb_per_s
+    if host.disk is None or stated is None or stated == host.disk.stated_read_gb_per_s:
+        return host
+    return host.replace(disk=_scaled_disk(host.disk, stated))
+
+
+def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
+    factor = stated_gb_per_s / disk.stated_read_gb_per_s
+    reads = {
+        path: rate.replace(gb_per_s=rate.gb_per_s * factor)
+        for path in ("direct_read", "buffered_read", "mmap_read")
+        if (rate := getattr(disk, path)) is not None
+    }
+    return disk.replace(stated_read_gb_per_s=stated_gb_per_s, **reads)
+
+
+def _dtype(run: Run, system: str) -> DtypeConfig:
+    quantised = run.weight_bits < run.activation_bits
+    embeddings = (
+        run.weight_bits if quantised and system in _QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
+    )
+    return DtypeConfig(
+        weight_bits=run.weight_bits,
+        activation_bits=run.activation_bits,
+        embedding_bits=embeddings,
+        kv_bits=run.kv_bits,
+        quant_group_size=run.weight_group_size,
+        kv_group_size=run.kv_group_size,
+    )
+
+
+def _parallelism(run: Run, system: str) -> ParallelismConfig:
+    if system == "zero_inference":
+        return ParallelismConfig(dp_size=run.num_gpus)
+    return ParallelismConfig(
+        tp_size=run.tp, pp_size=run.pp, dp_size=max(run.num_gpus // (run.tp * run.pp), 1)
+    )
+
+
+def _offload(run: Run, system: str) -> OffloadConfig:
+    """For ZeRO-Inference the tables' ``overlap`` is its prefetching of layers."""
+    kv_cache = run.kv_cache
+    if kv_cache is None and system in _CACHE_ON_GPU:
+        kv_cache = (1.0, 0.0, 0.0)
+    attention: Literal["gpu", "cpu"] | None = None
+    if run.cpu_attention is not None:
+        attention = "cpu" if run.cpu_attention else "gpu"
+    prefetches = system == "zero_inference"
+    return OffloadConfig(
+        weights=_shares(run.weights),
+        kv_cache=_shares(kv_cache),
+        activations=_shares(run.hidden) if system == "flexgen" else None,
+        pin_memory=True if run.pin_memory is None else run.pin_memory,
+        attention_device=attention,
+        prefetch=run.overlap if prefetches else None,
+        overlap=None if prefetches else run.overlap,
+        gpu_batch_size=run.gpu_batch_size if system == "flexgen" else None,
+        num_gpu_batches=(run.num_gpu_batches or 1) if system == "flexgen" else 1,
+        micro_batches=run.micro_batches,
+    )
+
+
+def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
+    if parts is None:
+        return None
+    gpu, cpu, _ = (round(part, 9) for part in parts)
+    return Shares(gpu=gpu, cpu=cpu, nvme=max(round(1 - gpu - cpu, 9), 0.0))
+
+
+def peak_memory_bytes(result: InferenceResult) -> float:
+    """Peak GPU memory as the system's published figures count it: the allocator's, or the device's with the reserve."""
+    if result.scenario.system in _REPORTS_THE_DEVICE:
+        return float(result.memory.gpu.total_bytes)
+    return result.peak_gpu_memory_bytes
