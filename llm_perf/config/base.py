@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+import reprlib
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llm_perf.errors import SpecError
 
@@ -15,6 +17,9 @@ GB = 10**9
 """Bytes of one GB; bandwidths of specs are in GB/s = 1e9 bytes/s, as data sheets print them."""
 
 _LARGEST_COUNT = 10**12
+
+
+_LONGEST_NAME = 200  # a log file is named after its model, and most file systems end a name at 255 bytes
 
 
 def _plain_number(value: Any) -> Any:
@@ -40,6 +45,15 @@ Efficiency = Annotated[
     float, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=1, allow_inf_nan=False)
 ]
 
+
+def _on_one_line(name: str) -> str:
+    """A name stands in a line of a report and in file names: no line breaks, escape codes or null bytes."""
+    if not name.strip() or not name.isprintable():
+        raise ValueError(f"must be printable text on one line, got {_short(name)}")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_on_one_line)]
 
 SpecT = TypeVar("SpecT", bound="Spec")
 
@@ -86,7 +100,8 @@ def describe_validation_error(error: ValidationError, spec: str, name: Any = Non
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    head = f"{spec} {name}" if isinstance(name, str) else spec
+    named = isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME
+    head = f"{spec} {name}" if named else spec
     lead = f"{head}: " if head else ""
     if first["type"] == "extra_forbidden":
         return f"{lead}unknown field {where!r}"
@@ -94,11 +109,15 @@ def describe_validation_error(error: ValidationError, spec: str, name: Any = Non
         return f"{lead}field {where!r} is required"
     if first["type"] in ("value_error", "assertion_error"):
         return f"{lead}{where}: {message}" if where and not message.startswith(where) else f"{lead}{message}"
-    return f"{lead}{where} {message.replace('Input should', 'must', 1)}, got {_short(first['input'])}"
+    return f"{lead}{where} {re.sub('^[A-Za-z]+ should', 'must', message)}, got {_short(first['input'])}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "NaN"
-    text = repr(value)
+    text = _REPR.repr(value)  # not repr: a few nested YAML aliases can stand for gigabytes
     return text if len(text) <= 60 else text[:57] + "..."

@@ -11,6 +11,7 @@ from llm_perf.config.base import (
     GB,
     GIB,
     Efficiency,
+    Name,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -189,7 +190,7 @@ class GPUConfig(Spec):
 
     _positional: ClassVar[tuple[str, ...]] = _SEED_FIELDS
 
-    name: str = Field(min_length=1)
+    name: Name
     aliases: tuple[str, ...] = ()
     vendor: str | None = None
     architecture: str | None = None

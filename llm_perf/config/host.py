@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llm_perf.config.base import GB, GIB, PositiveInt, Spec
+from llm_perf.config.base import GB, GIB, Name, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity, Quantity
 
 _LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
@@ -70,7 +70,7 @@ class HostConfig(Spec):
     them one link to the host.
     """
 
-    name: str = Field(min_length=1)
+    name: Name
     aliases: tuple[str, ...] = ()
     memory_gib: Quantity
     usable_memory_gib: Quantity

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from llm_perf.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from llm_perf.errors import SpecError
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
@@ -153,7 +153,7 @@ class ModelConfig(Spec):
 
     _positional: ClassVar[tuple[str, ...]] = _SEED_FIELDS
 
-    name: str = Field(min_length=1)
+    name: Name
     aliases: tuple[str, ...] = ()
     family: str | None = None
     hidden_size: PositiveInt
