@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from llm_perf.config import profiles
-from llm_perf.config.base import NonNegativeFloat, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
+from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
-from llm_perf.config.scenario import Scenario, check_efficiency
+from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system, resolve_system
@@ -19,6 +20,10 @@ from llm_perf.systems import get_system, resolve_system
 
 def _stage_number(value: Any) -> int:
     return DSZeRO.of(value).value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class InferenceInputs(Spec):
@@ -31,10 +36,10 @@ class InferenceInputs(Spec):
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
     _label: ClassVar[str | None] = ""  # messages name the flag alone
 
-    model: str = Field(min_length=1)
-    gpu: str = Field(min_length=1)
-    host: str | None = None
-    system: str | None = None
+    model: Text
+    gpu: Text
+    host: Text | None = None
+    system: Text | None = None
     num_gpus: PositiveInt | None = None
     num_nodes: PositiveInt = 1
     batch_size: PositiveInt = 1
@@ -51,18 +56,18 @@ class InferenceInputs(Spec):
     kv_bits: Bits | None = None
     quant_bits: Literal[4, 8, 16] | None = None
     quant_group_size: PositiveInt = 64
-    cpu_offload: bool = False
-    disk_offload: bool = False
-    kv_offload: bool = False
-    pin_memory: bool = True
-    pin_kv_cache: bool = True
-    async_kv_offload: bool = False
-    prefetch: bool | None = None
-    flops_efficiency: float | None = None
-    hbm_memory_efficiency: float | None = None
-    cost_per_gpu_hour: NonNegativeFloat | None = None
-    profile: str | None = None
-    allow_long_context: bool = False
+    cpu_offload: Flag = False
+    disk_offload: Flag = False
+    kv_offload: Flag = False
+    pin_memory: Flag = True
+    pin_kv_cache: Flag = True
+    async_kv_offload: Flag = False
+    prefetch: Flag | None = None
+    flops_efficiency: Efficiency | None = None
+    hbm_memory_efficiency: Efficiency | None = None
+    cost_per_gpu_hour: NonNegativeQuantity | None = None
+    profile: Text | None = None
+    allow_long_context: Flag = False
 
 
 def build_scenario(inputs: InferenceInputs) -> Scenario:
@@ -79,8 +84,6 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
     host = get_host_config_by_name(host_name)
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
     profile = profiles.load_profile(inputs.profile)
-    check_efficiency("flops_efficiency", inputs.flops_efficiency)
-    check_efficiency("hbm_memory_efficiency", inputs.hbm_memory_efficiency)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
