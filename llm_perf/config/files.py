@@ -68,12 +68,20 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:  # a date that is none, a number of thousands of digits
         raise SpecError(f"{where}: has a value that cannot be: {error}") from None
     if not isinstance(data, dict):
-        raise SpecError(f"{where}:1: expected a mapping of fields, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise SpecError(f"{where}:1: expected a mapping of fields, found {found}")
     return data
 
 
-def build(spec: type[S], data: dict[str, Any], text: str, where: str) -> S:
+def build(spec: type[S], data: dict[str, Any], text: str, where: str, under: tuple[str | int, ...] = ()) -> S:
     """Validate a mapping read from ``where``; a fault names file, line and field.
+
+    Args:
+        spec: What the mapping describes.
+        data: The mapping.
+        text: The file's text, to find lines in.
+        where: The file's name, for messages.
+        under: Keys under which the mapping stands in the file.
 
     Raises:
         SpecError: the first fault.
@@ -84,9 +92,10 @@ def build(spec: type[S], data: dict[str, Any], text: str, where: str) -> S:
         return spec.model_validate(data)
     except ValidationError as error:
         location, fault = _innermost(error)
-        name = data.get("name") if fault.title == spec.__name__ else None
-        message = describe_validation_error(fault, fault.title, name)
-        raise SpecError(f"{where}:{line_of(text, location)}: {message}") from None
+        own = fault.title == spec.__name__
+        label = spec._label if own and spec._label is not None else fault.title
+        message = describe_validation_error(fault, label, data.get("name") if own else None)
+        raise SpecError(f"{where}:{line_of(text, under + location)}: {message}") from None
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
 

@@ -1,0 +1,94 @@
+"""The questions of ``llm-perf infer``: flags and a file of inputs together, one question per GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.config import files
+from llm_perf.errors import SpecError
+
+_ELSEWHERE = "-"
+"""Stands for a name that a flag gives while the file's own inputs are checked."""
+
+
+@dataclass(frozen=True)
+class _InputsFile:
+    """Inputs as a file gives them: a mapping that stands in ``text`` at the keys ``under``."""
+
+    name: str
+    text: str
+    under: tuple[str | int, ...]
+    inputs: dict[str, Any]
+    gpus: tuple[Any, ...]
+
+    def check(self, overridden: set[str]) -> None:
+        """Refuse a wrong value where it is read, so that the message has the line.
+
+        Raises:
+            SpecError: naming file, line and field.
+        """
+        used = {name: value for name, value in self.inputs.items() if name not in overridden}
+        gpus = (_ELSEWHERE,) if "gpu" in overridden or not self.gpus else self.gpus
+        for gpu in gpus:
+            data = {"model": _ELSEWHERE} | used | {"gpu": gpu}
+            files.build(InferenceInputs, data, self.text, self.name, self.under)
+
+
+def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any]) -> list[InferenceInputs]:
+    """One set of inputs per GPU. Flags win over the file.
+
+    Raises:
+        SpecError: the file is malformed, or an input is missing or wrong.
+    """
+    inputs = dict(flags)
+    if file is not None:
+        given = _read(file)
+        given.check({*flags, "gpu"} if gpus else {*flags})
+        inputs, gpus = given.inputs | flags, gpus or given.gpus
+    if "model" not in inputs:
+        raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
+    if not gpus:
+        raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
+    return [InferenceInputs(gpu=gpu, **inputs) for gpu in gpus]
+
+
+def _read(name: str) -> _InputsFile:
+    """A YAML or JSON mapping of inputs, or what ``--json`` printed of one GPU or of several.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    if not name:
+        raise SpecError("--config '' is no file")
+    text = files.read_text(Path(name))
+    data = files.parse_mapping(text, name)
+    if "comparison" in data:
+        answers = data["comparison"]
+        if not isinstance(answers, list) or not answers:
+            raise SpecError(f"{name}: 'comparison' must be a list of results")
+        inputs = [_inputs(answer, name) for answer in answers]
+        gpus = [given.get("gpu") for given in inputs]
+        return _apart(name, text, ("comparison", 0, "inputs"), inputs[0] | {"gpu": gpus})
+    return _apart(name, text, ("inputs",) if "inputs" in data else (), _inputs(data, name))
+
+
+def _inputs(data: Any, name: str) -> dict[Any, Any]:
+    """The inputs of a result, or the mapping itself where it holds nothing else.
+
+    Raises:
+        SpecError: they are no mapping.
+    """
+    inputs = data.get("inputs", data) if isinstance(data, dict) else None
+    if not isinstance(inputs, dict):
+        raise SpecError(f"{name}: 'inputs' must be a mapping of fields")
+    return inputs
+
+
+def _apart(name: str, text: str, under: tuple[str | int, ...], inputs: dict[str, Any]) -> _InputsFile:
+    """``gpu`` may be a list, as the flag may be repeated."""
+    rest = {field: value for field, value in inputs.items() if field != "gpu"}
+    gpu = inputs.get("gpu", ())
+    return _InputsFile(name, text, under, rest, tuple(gpu) if isinstance(gpu, (list, tuple)) else (gpu,))
