@@ -14,7 +14,7 @@ from llm_perf.systems import Load, get_system
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change that makes it fit: ``text`` as a flag, ``inputs`` the fields that change."""
+    """One change that makes it fit: ``text`` as flags to add (and to leave out), ``inputs`` the fields that change."""
 
     text: str
     inputs: dict[str, Any]
@@ -39,22 +39,23 @@ def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int
 def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change]:
     scenario = result.scenario
     if 0 < result.max_batch_size < inputs.batch_size:
-        yield _change(batch_size=result.max_batch_size)
+        yield _change(inputs, batch_size=result.max_batch_size)
     room = result.max_context_len - inputs.gen_len
     if 0 < room < inputs.prompt_len:
-        yield _change(prompt_len=room)
+        yield _change(inputs, prompt_len=room)
     for bits in (8, 4):
         if bits < scenario.dtype.weight_bits:
-            yield _change(quant_bits=bits, **({"weight_bits": None} if inputs.weight_bits else {}))
+            yield _change(inputs, quant_bits=bits, weight_bits=None)
     zero = scenario.system == "zero_inference"
     if zero and not inputs.kv_offload:
-        yield _change(kv_offload=True)
+        yield _change(inputs, kv_offload=True)
     if zero and inputs.cpu_offload and scenario.host.disk is not None:
-        yield _change(cpu_offload=False, disk_offload=True)
+        yield _change(inputs, cpu_offload=False, disk_offload=True)
     if zero:
         yield from _more_gpus(inputs, "dp_size", scenario.parallelism.dp_size)
     else:
-        yield _change(ds_zero=3, system=None, tp_size=None, pp_size=None, dp_size=None, num_gpus=None)
+        one_gpu = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "num_gpus", "sp_size"))
+        yield _change(inputs, ds_zero=3, ep_size=1, num_nodes=1, **one_gpu)
         yield from _more_gpus(inputs, "tp_size", scenario.parallelism.tp_size)
 
 
@@ -64,16 +65,22 @@ def _more_gpus(inputs: InferenceInputs, field: str, now: int) -> Iterator[Change
             changes: dict[str, Any] = {field: size, "num_gpus": None}
             if field == "dp_size" and inputs.batch_size % size:
                 changes["batch_size"] = -(-inputs.batch_size // size) * size
-            yield _change(**changes)
+            yield _change(inputs, **changes)
 
 
-def _change(**fields: Any) -> Change:
-    shown = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-        for name, value in fields.items()
-        if value is not None and value is not False
-    ]
-    return Change(" ".join(shown), fields)
+def _change(inputs: InferenceInputs, **fields: Any) -> Change:
+    """The fields that really change, as flags to add; a flag that was given and has to go is named too."""
+    changed = {name: value for name, value in fields.items() if value != getattr(inputs, name)}
+    added = " ".join(_flag(name, value) for name, value in changed.items() if value is not None)
+    dropped = [f"--{name.replace('_', '-')}" for name, value in changed.items() if value is None]
+    return Change(f"{added} without {', '.join(dropped)}" if dropped else added, changed)
+
+
+def _flag(name: str, value: Any) -> str:
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {value}"
 
 
 def _fits(inputs: InferenceInputs, change: Change) -> bool:
