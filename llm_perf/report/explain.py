@@ -8,9 +8,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import kv_cache_elements
@@ -45,18 +42,6 @@ def explanations(result: InferenceResult) -> list[Explanation]:
     if result.scenario.system == "zero_inference":
         entries += _streaming(result)
     return [*entries, *_phases(result), *_throughput(result)]
-
-
-def explanation_report(result: InferenceResult) -> RenderableType:
-    """The explanations as text."""
-    blocks: list[RenderableType] = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
-    for entry in explanations(result):
-        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
-        text.append(f"  {entry.expression}", "cyan")
-        if entry.source:
-            text.append(f"\n  {entry.source}", "dim")
-        blocks.append(text)
-    return Group(*blocks)
 
 
 def _counts(result: InferenceResult) -> list[Explanation]:

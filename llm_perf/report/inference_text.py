@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.report.explain import explanations
 from llm_perf.report.inference_json import cost
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
@@ -73,7 +75,14 @@ def inference_report(
 
 def print_report(report: RenderableType, width: int | None = None) -> None:
     """Print to stdout: colours on a terminal, plain text at 80 columns elsewhere."""
-    Console(width=width, highlight=False, soft_wrap=False).print(report)
+    # What a spec calls itself is text, not rich's markup: "[/x]" and ":smile:" are printed as they are.
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        console.print(report)
+        return
+    with console.capture() as captured:
+        console.print(report)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _title(result: InferenceResult) -> Text:
@@ -248,14 +257,14 @@ def _shown(quantity: dict[str, Any], side: str) -> str:
 
 def log_section(result: InferenceResult) -> str:
     """The benchmark log under a heading, to be printed as it is: its text is the real run's, byte for byte."""
-    heading = "Benchmark log, as the real run writes it (GB = 2^30; sizes are its own estimates)"
+    heading = "Benchmark log, as a real run writes it (GB = 2^30; sizes are its estimates)"
     return f"{heading}\n{prediction_log(result)}"
 
 
-def comparison_report(results: list[InferenceResult]) -> Table:
-    """Several GPUs side by side, one row each."""
+def comparison_report(results: list[InferenceResult]) -> RenderableType:
+    """Several GPUs side by side, one row each, and what is missing where it does not fit."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("GPU")
+    table.add_column("GPU", overflow="fold")
     for heading in ("weights on", "prefill", "per token", "total", "throughput", "fits"):
         table.add_column(heading, justify="right")
     for result in results:
@@ -269,8 +278,21 @@ def comparison_report(results: list[InferenceResult]) -> Table:
             rate(result.total_throughput_tokens_per_s),
             "yes" if result.feasible else "no",
         )
-    return table
+    missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
+    return Group(table, *missing)
 
 
 def _brief(value_s: float | None) -> str:
     return "-" if value_s is None else seconds(value_s).split(" (")[0]
+
+
+def explanation_report(result: InferenceResult) -> RenderableType:
+    """Each number with its formula, the values in it, and where they come from."""
+    blocks = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
+    for entry in explanations(result):
+        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
+        text.append(f"  {entry.expression}", "cyan")
+        if entry.source:
+            text.append(f"\n  {entry.source}", "dim")
+        blocks.append(text)
+    return Group(*blocks)
