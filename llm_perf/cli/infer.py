@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llm_perf.analysis.advice import changes_that_fit
+from llm_perf.analysis.advice import Change, changes_that_fit
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.config import files
-from llm_perf.errors import OutputError, SpecError
+from llm_perf.cli.inputs import questions
+from llm_perf.errors import OutputError
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -95,129 +96,93 @@ def infer(
 
     Exits with 0, with 2 for bad input, with 3 where it does not fit (on none of the GPUs).
     """
-    questions = _questions(
-        gpus, config_file, {name: value for name, value in flags.items() if value is not None}
-    )
-    results = [predict_inference(build_scenario(question)) for question in questions]
-    answers = list(zip(questions, results, strict=True))
-    if output_dir is not None:
-        _write_results(Path(output_dir), answers)
-    if log_file is not None:
-        _write_logs(log_file, results)
+    given = {name: value for name, value in flags.items() if value is not None}
+    answers = [_Answer(question) for question in questions(gpus, config_file, given)]
+    _write(answers, log_file, output_dir)
     if as_json:
         _print_json(answers, explain)
     else:
         _print_text(answers, explain)
-    return 0 if any(result.feasible for result in results) else EXIT_DOES_NOT_FIT
+    return 0 if any(answer.result.feasible for answer in answers) else EXIT_DOES_NOT_FIT
 
 
-def _questions(
-    gpus: tuple[str, ...], config_file: str | None, flags: dict[str, Any]
-) -> list[InferenceInputs]:
-    """One set of inputs per GPU. Flags win over the file."""
-    given = _read_config(config_file) if config_file is not None else {}
-    given |= flags
-    if "gpu" in given and not gpus:
-        gpus = (given["gpu"],)
-    given.pop("gpu", None)
-    if not given.get("model"):
-        raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
-    if not gpus:
-        raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
-    return [InferenceInputs(gpu=gpu, **given) for gpu in gpus]
+class _Answer:
+    """A question, its prediction, and what the reports add to it."""
+
+    def __init__(self, question: InferenceInputs) -> None:
+        self.question = question
+        self.result = predict_inference(build_scenario(question))
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        """What would make it fit."""
+        return changes_that_fit(self.question, self.result)
+
+    @cached_property
+    def nearest(self) -> dict[str, Any] | None:
+        """The nearest measured run."""
+        from calibrate.nearest import nearest_run
+
+        return nearest_run(self.question, self.result)
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        """The whole answer as plain JSON types."""
+        from llm_perf.report.inference_json import result_object
+
+        inputs, cost = self.question.model_dump(), self.question.cost_per_gpu_hour
+        return result_object(self.result, inputs, self.changes, self.nearest, cost)
 
 
-def _read_config(file: str) -> dict[str, Any]:
-    data = files.parse_mapping(files.read_text(Path(file)), file)
-    inputs = data.get("inputs", data)
-    if not isinstance(inputs, dict):
-        raise SpecError(f"{file}: 'inputs' must be a mapping of fields")
-    unknown = sorted(str(key) for key in inputs if key not in InferenceInputs.model_fields)
-    if unknown:
-        raise SpecError(f"{file}: unknown field {unknown[0]!r}")
-    return dict(inputs)
+def _write(answers: list[_Answer], log_file: str | None, output_dir: str | None) -> None:
+    """Write the files that were asked for, and say where they are."""
+    if log_file is None and output_dir is None:
+        return
+    from llm_perf.cli import output
+
+    if log_file is not None:
+        output.check_log(log_file)
+    if output_dir is not None:
+        if not output_dir:
+            raise OutputError("--output-dir '' is no folder")
+        texts = {
+            output.result_name(answer.result, answer.json["inputs"]): _dumped(answer.json, indent=1)
+            for answer in answers
+        }
+        for path in output.write_files(Path(output_dir), texts):
+            click.echo(f"result written to {path}", err=True)
+    if log_file is not None:
+        for path in output.write_logs(log_file, [answer.result for answer in answers]):
+            click.echo(f"benchmark log appended to {path}", err=True)
 
 
-def _object(question: InferenceInputs, result: InferenceResult) -> dict[str, Any]:
-    from llm_perf.report.inference_json import result_object
-
-    changes = changes_that_fit(question, result)
-    return result_object(
-        result, question.model_dump(), changes, _nearest(question, result), question.cost_per_gpu_hour
-    )
+def _dumped(found: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(found, indent=indent, allow_nan=False) + "\n"
 
 
-def _nearest(question: InferenceInputs, result: InferenceResult) -> dict[str, Any] | None:
-    from calibrate.nearest import nearest_run
-
-    return nearest_run(question, result)
-
-
-def _print_json(answers: list[tuple[InferenceInputs, InferenceResult]], explain: bool) -> None:
-    objects = []
-    for question, result in answers:
-        found = _object(question, result)
-        if explain:
-            from llm_perf.report.explain import explanations
-
-            found["explanations"] = [entry.as_dict() for entry in explanations(result)]
-        objects.append(found)
-    whole = (
-        objects[0]
-        if len(objects) == 1
-        else {"schema_version": objects[0]["schema_version"], "comparison": objects}
-    )
-    click.echo(json.dumps(whole, allow_nan=False))
+def _print_json(answers: list[_Answer], explain: bool) -> None:
+    objects = [answer.json | _explained(answer.result) if explain else answer.json for answer in answers]
+    several = {"schema_version": objects[0]["schema_version"], "comparison": objects}
+    click.echo(_dumped(objects[0] if len(objects) == 1 else several), nl=False)
 
 
-def _print_text(answers: list[tuple[InferenceInputs, InferenceResult]], explain: bool) -> None:
+def _explained(result: InferenceResult) -> dict[str, Any]:
+    from llm_perf.report.explain import explanations
+
+    return {"explanations": [entry.as_dict() for entry in explanations(result)]}
+
+
+def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import inference_text as text
 
+    results = [answer.result for answer in answers]
     if len(answers) == 1:
-        question, result = answers[0]
-        changes = changes_that_fit(question, result)
-        report = text.inference_report(
-            result, changes, _nearest(question, result), question.cost_per_gpu_hour
-        )
-        text.print_report(report)
-        click.echo(text.log_section(result))
+        answer = answers[0]
+        cost = answer.question.cost_per_gpu_hour
+        text.print_report(text.inference_report(answer.result, answer.changes, answer.nearest, cost))
+        click.echo(text.log_section(answer.result))
     else:
-        text.print_report(text.comparison_report([result for _, result in answers]))
-        for _, result in answers:
-            if not result.feasible:
-                text.print_report(f"{result.scenario.gpu.name}: {result.reason}")
+        text.print_report(text.comparison_report(results))
     if explain:
-        from llm_perf.report.explain import explanation_report
-
-        for _, result in answers:
-            text.print_report(explanation_report(result))
-
-
-def _write_logs(log_file: str, results: list[InferenceResult]) -> None:
-    from llm_perf.report.prediction_log import write_prediction_log
-
-    for result in results:
-        path = write_prediction_log(result, log_file)
-        click.echo(f"benchmark log appended to {path}", err=True)
-
-
-def _write_results(folder: Path, answers: list[tuple[InferenceInputs, InferenceResult]]) -> None:
-    from llm_perf.report.prediction_log import automatic_name
-
-    for question, result in answers:
-        name = f"{result.scenario.gpu.name.lower().replace(' ', '-')}-{automatic_name(result).removesuffix('.log')}.json"
-        path = folder / name
-        _write_atomically(path, json.dumps(_object(question, result), indent=1, allow_nan=False) + "\n")
-        click.echo(f"result written to {path}", err=True)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        for result in results:
+            text.print_report(text.explanation_report(result))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -56,6 +58,9 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (0, 2, 3, 4 or 130)."""
+    # Where the terminal's encoding lacks a letter (the µ of µs), a question mark is better than no result.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(run(arguments))
 
 
@@ -78,12 +83,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return 0
+    except OSError as error:  # a full disk behind stdout, above all
+        _silence_stdout()
+        return _fail(f"input or output failed: {error}", EXIT_ENVIRONMENT)
     except Exception as error:
         if os.environ.get("LLM_PERF_DEBUG"):
             raise
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_ENVIRONMENT)
+
+
+def _silence_stdout() -> None:
+    """Let what is still buffered go nowhere, since the interpreter would fail to write it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,0 +1,78 @@
+"""Files that a command writes: whole or not at all, and none where any of them cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.errors import OutputError
+from llm_perf.report.prediction_log import automatic_name, write_prediction_log
+
+
+def result_name(result: InferenceResult, inputs: Mapping[str, Any]) -> str:
+    """Name of a result's file: GPU and configuration to read, and a digest that tells all inputs apart."""
+    gpu = re.sub(r"[^a-z0-9.+]+", "-", result.scenario.gpu.name.lower()).strip("-.")
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{gpu}-{automatic_name(result).removesuffix('.log')}-{digest}.json"
+
+
+def check_log(log_file: str) -> None:
+    """Refuse a log that cannot be written before anything else is.
+
+    Raises:
+        OutputError: it is a folder, or its folder does not exist.
+    """
+    path = Path(log_file)
+    if not log_file or path.is_dir():
+        raise OutputError(f"--log-file {log_file!r} is no file")
+    if not path.parent.is_dir():
+        raise OutputError(f"--log-file {log_file!r}: there is no folder {str(path.parent)!r}")
+
+
+def write_logs(log_file: str, results: list[InferenceResult]) -> list[Path]:
+    """Append the benchmark log of each result.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    return [write_prediction_log(result, log_file) for result in results]
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files into a folder, which is made where there is none. A reader never sees half a file.
+
+    Raises:
+        OutputError: one of them cannot be written; then none is, and no new folder is left.
+    """
+    parts: dict[Path, Path] = {}
+    made: list[Path] = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            part = folder / f"{name}.{os.getpid()}.part"
+            parts[part] = folder / name
+            part.write_text(text, encoding="utf-8")
+        for part, target in parts.items():
+            part.replace(target)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        _remove(list(parts), made)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise OutputError(f"{folder}: results cannot be written there: {reason}") from None
+    return list(parts.values())
+
+
+def _remove(files: list[Path], folders: list[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
