@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.errors import bad_value
 
 
@@ -74,6 +75,18 @@ def instance(field: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise bad_value(field, value, f"a {kind.__name__}")
     return value
+
+
+def recomputation(level: Any, is_inference: Any) -> ActivationRecomputation:
+    """A level of activation recomputation as a member; there is nothing to recompute in inference.
+
+    Raises:
+        SpecError: no such level, or one other than NONE in inference.
+    """
+    found = ActivationRecomputation.of(level)
+    if flag("is_inference", is_inference) and found is not ActivationRecomputation.NONE:
+        raise bad_value("activation_recomputation", found.name, "NONE with is_inference=True")
+    return found
 
 
 def _python_number(value: Any) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from llm_perf.analysis.compat import latency
-from llm_perf.analysis.compat.checks import flag, positive, positive_int
+from llm_perf.analysis.compat.checks import flag, positive, positive_int, recomputation
 from llm_perf.analysis.compat.latency import LayerTimes, Pass
 from llm_perf.analysis.compat.memory import PLAIN, ActivationOptions
-from llm_perf.analysis.compat.memory_methods import _recomputation
 from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.base import GB
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
@@ -64,7 +63,7 @@ class LatencyMethods:
             activation_recomputation: Has no influence: a forward pass moves the same bytes whatever it keeps.
         """
         step = self._step(batch_size, seq_len)
-        _recomputation(activation_recomputation, is_inference)
+        recomputation(activation_recomputation, is_inference)
         setup = self._setup
         return float(setup.mean(lambda layer: latency.attention_time(setup, layer, step, is_inference)))
 
@@ -214,4 +213,4 @@ class LatencyMethods:
 
 
 def _options(level: ActivationRecomputation, is_inference: bool) -> ActivationOptions:
-    return PLAIN._replace(recompute=_recomputation(level, is_inference))
+    return PLAIN._replace(recompute=recomputation(level, is_inference))

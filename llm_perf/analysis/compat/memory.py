@@ -16,7 +16,7 @@ from llm_perf.counts.activations import (
     norm_kept_bytes,
 )
 from llm_perf.counts.attention import cached_tokens
-from llm_perf.counts.optimizer import gradient_bytes, optimizer_state_bytes, zero_shards
+from llm_perf.counts.optimizer import Sharded, gradient_bytes, optimizer_state_bytes, zero_shards
 
 # -- weights ------------------------------------------------------------------------------------------------
 
@@ -236,9 +236,9 @@ def training_bytes(
     """Optimizer state and gradients of ``params`` elements that every replica holds, and of its experts."""
     replicas = setup.parallelism.dp_size
 
-    def sharded(what: str) -> float:
-        ways = zero_shards(what, stage, replicas), zero_shards(what, stage, expert_replicas)  # type: ignore[arg-type]
-        return params / ways[0] + expert_params / ways[1]
+    def sharded(what: Sharded) -> float:
+        experts = expert_params / zero_shards(what, stage, expert_replicas)
+        return params / zero_shards(what, stage, replicas) + experts
 
     return TrainingBytes(
         optimizer_state_bytes(sharded("optimizer"), master_weights_bytes, other_bytes),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llm_perf.analysis.compat import memory
-from llm_perf.analysis.compat.checks import flag, not_negative, positive, positive_int
+from llm_perf.analysis.compat.checks import flag, not_negative, positive, positive_int, recomputation
 from llm_perf.analysis.compat.memory import ActivationOptions
 from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
-from llm_perf.errors import SpecError
 
 
 class MemoryMethods:
@@ -101,7 +100,7 @@ class MemoryMethods:
         """
         batch, tokens = positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)
         options = ActivationOptions(
-            recompute=_recomputation(activation_recomputation, is_inference),
+            recompute=recomputation(activation_recomputation, is_inference),
             flash_attn=flag("flash_attn", flash_attn),
             softmax_dropout=flag("softmax_dropout", softmax_dropout),
             attn_dropout=flag("attn_dropout", attn_dropout),
@@ -144,7 +143,7 @@ class MemoryMethods:
         """
         batch, tokens = positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)
         options = ActivationOptions(
-            recompute=_recomputation(activation_recomputation, is_inference),
+            recompute=recomputation(activation_recomputation, is_inference),
             mlp_activation_quant_bits=_bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
             mlp_1linear_quant_bits=_bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
             mlp_gelu_input_quant_bits=_bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
@@ -217,7 +216,7 @@ class MemoryMethods:
         """
         batch, tokens = positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)
         options = ActivationOptions(
-            recompute=_recomputation(activation_recomputation, is_inference),
+            recompute=recomputation(activation_recomputation, is_inference),
             layernorm_dtype_bytes=positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
             flash_attn=flag("flash_attn", flash_attn),
             softmax_dropout=flag("softmax_dropout", softmax_dropout),
@@ -289,16 +288,6 @@ class MemoryMethods:
         params = self._setup.last_norm_params / self._setup.parallelism.tp_size
         arguments = _training_arguments(master_weights_dtype_bytes, other_op_bytes, ds_zero)
         return tuple(memory.training_bytes(self._setup, params, *arguments))  # type: ignore[return-value]
-
-
-def _recomputation(level: ActivationRecomputation, is_inference: bool) -> ActivationRecomputation:
-    """The level as a member; there is nothing to recompute in inference."""
-    found = ActivationRecomputation.of(level)
-    if flag("is_inference", is_inference) and found is not ActivationRecomputation.NONE:
-        raise SpecError(
-            f"activation_recomputation {found.name} needs is_inference=False: inference keeps nothing"
-        )
-    return found
 
 
 def _bits(field: str, bits: int | None) -> int | None:
