@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 from llm_perf.config.names import resolve
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
+from llm_perf.systems.accelerate import Accelerate
 from llm_perf.systems.base import System
+from llm_perf.systems.petals import Petals
 from llm_perf.systems.resident import Resident
+from llm_perf.systems.transformers import Transformers
 from llm_perf.systems.zero_inference import ZeroInference
 
-STACKS = ("resident", "fastertransformer")
+STACKS = (
+    "resident",
+    "fastertransformer",
+    "vllm",
+    "tensorrt_llm",
+    "gpt_fast",
+    "deepspeed_inference",
+    "exllama",
+)
 """Stacks of the resident model: each is a YAML file of constants in this folder."""
 
-SYSTEM_NAMES = (*STACKS, "zero_inference")
+_MODULES: dict[str, Callable[[], System]] = {
+    "transformers": Transformers,
+    "accelerate": Accelerate,
+    "petals": Petals,
+    "zero_inference": ZeroInference,
+}
+"""Systems with a module of their own."""
+
+SYSTEM_NAMES = (*STACKS, *_MODULES)
 
 _ALIASES = {
     "ft": "fastertransformer",
     "deepspeed-zero-inference": "zero_inference",
     "zero-inference": "zero_inference",
     "ds-zero-inference": "zero_inference",
+    "hf": "transformers",
+    "huggingface": "transformers",
+    "hf-accelerate": "accelerate",
+    "trt-llm": "tensorrt_llm",
+    "trtllm": "tensorrt_llm",
+    "ds-inference": "deepspeed_inference",
 }
 
-_PLANNED = ("flexgen", "accelerate", "petals", "transformers", "deepspeed_inference", "vllm", "tensorrt_llm")
+_PLANNED = ("flexgen",)
 
 
 @cache
@@ -36,7 +62,7 @@ def get_system(name: str) -> System:
     if name.replace("-", "_").lower() in _PLANNED:
         raise SpecError(f"system {name} is not modelled yet; available: {', '.join(SYSTEM_NAMES)}")
     resolved = resolve("system", name, SYSTEM_NAMES, _ALIASES)
-    return ZeroInference() if resolved == "zero_inference" else Resident(resolved)
+    return _MODULES[resolved]() if resolved in _MODULES else Resident(resolved)
 
 
 def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:

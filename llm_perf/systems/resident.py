@@ -78,7 +78,7 @@ class Resident:
         batch = replica_batch(scenario, load)
         placement = self.place(scenario, load)
         memory = MemoryUse(gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
-        prefill = _prefill(forward, batch, load.prompt_len)
+        prefill = prefill_phase(forward, batch, load.prompt_len)
         decode = None if scenario.model.encoder else decode_phase(forward, batch, load)
         return Evaluation(placement, memory, prefill, decode, notes(scenario))
 
@@ -136,7 +136,8 @@ def step_overhead_s(forward: Forward, batch: Number) -> Number:
     return forward.constants["step_ms"] * 1e-3 + batch * forward.constants["sequence_us"] * 1e-6
 
 
-def _prefill(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
+def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
+    """One prefill of ``batch`` prompts."""
     costs = forward.prefill(batch, prompt_len)
     device = costs.total_s
     overhead = step_overhead_s(forward, batch) + forward.constants["prefill_ms"] * 1e-3

@@ -1,4 +1,11 @@
-"""Adapter for a scorer of predictions: a row of its tables becomes a Run. It holds no number of its own."""
+"""Adapter for a scoring program that compares predictors with published measurements.
+
+It calls ``predict(row, model, gpu, host)`` with a row's inputs and the entries of its own tables, and reads seconds and
+bytes from what comes back. A row becomes a ``calibrate.settings.Run``, as the rows that ship do: nothing is decided
+here, and every number comes from llm_perf.
+"""
+
+from typing import Any
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.settings import Run, peak_memory_bytes, scenario_of
@@ -6,30 +13,37 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.config.dtype import QUANT_META_BITS
 from llm_perf.errors import LLMPerfError
 
-
-class Unsupported(Exception):  # noqa: N818 - the name that the scorer looks for
-    """The row cannot be predicted; the text says why."""
+Row = dict[str, Any]
 
 
-def predict(row, model, gpu, host):
-    """Prefill, decode step and peak GPU memory of one row."""
+class Unsupported(Exception):  # noqa: N818 - the name that the scoring program looks for
+    """A row that llm_perf does not model."""
+
+
+def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
+    """Seconds and bytes of a row.
+
+    Raises:
+        Unsupported: the row's system or setting is not modelled.
+    """
     if row["kind"] == "training":
-        raise Unsupported("training is not predicted yet")
+        raise Unsupported("training")
     try:
         result = predict_inference(scenario_of(run_of(row, host)))
     except LLMPerfError as error:
-        raise Unsupported(str(error)) from None
+        raise Unsupported(str(error)) from error
     found = {
         "prefill_s": result.prefill.latency_s,
+        "total_s": result.total_latency_s,
         "peak_gpu_mem_bytes": peak_memory_bytes(result),
     }
-    if result.decode is not None:
+    if result.decode is not None and result.decode.latency_per_token_s is not None:
         found["tpot_s"] = result.decode.latency_per_token_s
     return found
 
 
-def run_of(row, host):
-    """The settings of a scorer's row."""
+def run_of(row: Row, host: Row) -> Run:
+    """The settings of a row."""
     replicas = row["dp"] if row["batch_is_per_gpu"] else 1
     return Run(
         system=SYSTEM_ALIASES.get(row["system"], row["system"]),
@@ -60,14 +74,18 @@ def run_of(row, host):
     )
 
 
-def group_size(bits, stored_bits):
-    """Elements that share a scale and a minimum, from the bits that they add to each."""
+def group_size(bits: int, stored_bits: float) -> int | None:
+    """Elements that share a scale and a minimum."""
     return round(QUANT_META_BITS / (stored_bits - bits)) if stored_bits > bits else None
 
 
-def shares(row, kind):
-    return tuple(row[f"{kind}_{place}"] for place in ("gpu", "cpu", "disk"))
+def shares(row: Row, kind: str) -> tuple[float, float, float]:
+    """Fractions on GPU, CPU and disk of one kind of tensor."""
+    gpu, cpu, disk = (row[f"{kind}_{place}"] for place in ("gpu", "cpu", "disk"))
+    return gpu, cpu, disk
 
 
-def flag(value):
-    return {"": None, "0": False, "1": True}.get(value, value)
+def flag(value: Any) -> bool | None:
+    """What a row writes as "", "0" and "1", or as a truth value."""
+    texts: dict[str, bool | None] = {"": None, "0": False, "1": True}
+    return texts[value] if isinstance(value, str) else value
