@@ -15,6 +15,7 @@ from llm_perf.config.loading import (
     get_model_config_by_name,
     known_names,
 )
+from llm_perf.config.names import normalise
 from llm_perf.report import spec_tables
 
 
@@ -26,9 +27,8 @@ def _group(kind: str, plural: str, load: Callable[[str], Spec], columns: spec_ta
     @click.argument("pattern", required=False)
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     def list_(pattern: str | None, as_json: bool) -> None:
-        specs = [
-            load(name) for name in known_names(kind) if pattern is None or pattern.lower() in name.lower()
-        ]
+        wanted = normalise(pattern or "")
+        specs = [load(name) for name in known_names(kind) if wanted in normalise(name)]
         if as_json:
             rows = [{"name": spec.name} | columns.values(spec) for spec in specs]  # type: ignore[attr-defined]
             click.echo(json.dumps({"schema_version": 1, plural: rows}))

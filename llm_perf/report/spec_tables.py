@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,12 @@ class Columns:
 
 
 def _billions(params: int) -> str:
-    return f"{params / 1e9:,.3g} B" if params >= 1e9 else f"{params / 1e6:,.3g} M"
+    value, unit = (params / 1e9, "B") if params >= 1e9 else (params / 1e6, "M")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _first_word(text: str) -> str:
+    return text.split()[0]
 
 
 def _kv_kib(model: ModelConfig) -> float:
@@ -45,17 +51,17 @@ MODEL_COLUMNS = Columns(
         ("active_params", "active", active_params, _billions),
         ("num_layers", "layers", lambda model: model.num_layers, str),
         ("max_position_embeddings", "context", lambda model: model.max_position_embeddings, str),
-        ("kv_cache_kib_per_token", "KiB/token", _kv_kib, "{:,.0f}".format),
+        ("kv_cache_kib_per_token", "KiB/tok", _kv_kib, "{:,.0f}".format),
     )
 )
 GPU_COLUMNS = Columns(
     (
         ("memory_gib", "GiB", lambda gpu: gpu.memory_gib, "{:g}".format),
         ("hbm_bandwidth_gb_per_s", "GB/s", lambda gpu: gpu.hbm_bandwidth_gb_per_s, "{:,.5g}".format),
-        ("peak_16bit_tflops", "16-bit TFLOP/s", lambda gpu: gpu.peak_fp16_TFLOPS, "{:,.4g}".format),
+        ("peak_16bit_tflops", "TFLOP/s", lambda gpu: gpu.peak_fp16_TFLOPS, "{:,.4g}".format),
         ("pcie", "PCIe", lambda gpu: gpu.pcie, str),
         ("default_host", "usual host", lambda gpu: gpu.default_host, str),
-        ("evidence", "efficiencies", lambda gpu: gpu.efficiency.evidence, str),
+        ("evidence", "rates", lambda gpu: gpu.efficiency.evidence, _first_word),
     )
 )
 HOST_COLUMNS = Columns(
@@ -86,25 +92,34 @@ HOST_COLUMNS = Columns(
 
 def plain(spec: Spec) -> dict[str, Any]:
     """A spec's fields as JSON types; an infinite exponent becomes text, since JSON has no infinity."""
-    return json.loads(json.dumps(spec.model_dump(mode="json"), default=str).replace("Infinity", '"inf"'))  # type: ignore[no-any-return]
+    return _json_types(spec.model_dump(mode="json"))  # type: ignore[no-any-return]
+
+
+def _json_types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _json_types(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_types(item) for item in value]
+    return "inf" if value == math.inf else value
 
 
 def print_list(specs: Sequence[GPUConfig | HostConfig | ModelConfig | Spec], columns: Columns) -> None:
-    """One line per spec."""
-    from rich.console import Console
+    """One line per spec, or two where its name is too long for 80 columns."""
     from rich.table import Table
 
+    from llm_perf.report.inference_text import print_report
+
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("name", no_wrap=True)
+    table.add_column("name", overflow="fold")
     for _, heading, _, _ in columns.columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for spec in specs:
         table.add_row(spec.name, *columns.cells(spec))  # type: ignore[union-attr]
-    Console(highlight=False).print(table)
+    print_report(table)
 
 
 def spec_text(spec: Spec, columns: Columns) -> str:
-    """Every field of a spec that is set, as YAML, and what follows from it."""
+    """Every field of a spec that is set, as a YAML file that can be given instead of the name, and what follows from it."""
     import yaml
 
     derived = {
@@ -112,4 +127,5 @@ def spec_text(spec: Spec, columns: Columns) -> str:
     }
     fields = {key: value for key, value in plain(spec).items() if value not in (None, [], {}, "")}
     text = yaml.safe_dump(fields, sort_keys=False, width=78, allow_unicode=True).rstrip()
-    return text + "\n# derived: " + ", ".join(f"{heading} {shown}" for heading, shown in derived.items())
+    comment = "derived: " + ", ".join(f"{heading} {shown}" for heading, shown in derived.items())
+    return "\n".join([text, *(f"# {line}" for line in textwrap.wrap(comment, 78))])
