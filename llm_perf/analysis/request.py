@@ -83,6 +83,8 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     host = get_host_config_by_name(host_name)
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
+    if system == "zero_inference" and inputs.ds_zero in (1, 2):
+        raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
     profile = profiles.load_profile(inputs.profile)
     scenario = Scenario(
         model=model,
