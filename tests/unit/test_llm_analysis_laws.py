@@ -94,6 +94,36 @@ def test_weights_of_all_stages_are_at_least_the_model() -> None:
         assert pp * per_gpu >= 2 * total_params(OPT)
 
 
+def embedding_elements(model: ModelConfig, pp_size: int) -> float:
+    """Elements of the embedding on the fullest GPU, in 16 bits."""
+    analysis = LLMAnalysis(model, BIG_GPU, parallelism_config=ParallelismConfig(pp_size=pp_size))
+    return float(analysis.inference()["weight_memory_embedding_per_gpu"] / 2)
+
+
+def test_the_embedding_is_on_the_first_and_the_head_on_the_last_stage() -> None:
+    table = 50272 * 2048
+    assert (
+        embedding_elements(OPT, 1) == embedding_elements(OPT, 2) == table
+    )  # the tied head's copy is as large
+    with_positions = OPT.replace(learned_positions=100)
+    assert embedding_elements(with_positions, 2) == table + 100 * 2048  # the first stage is fuller
+    with_bias = OPT.replace(lm_head_bias=True)
+    assert embedding_elements(with_bias, 2) == table + 50272  # the last one is, with its copy of the table
+    untied = OPT.replace(tied_embeddings=False)
+    assert embedding_elements(untied, 1) == 2 * table
+    assert embedding_elements(untied, 2) == table
+
+
+def test_parallel_blocks_are_reduced_once_and_every_norm_is_timed() -> None:
+    one_reduction = get_model_config_by_name("EleutherAI_gpt-j-6b")
+    analysis = LLMAnalysis(one_reduction, BIG_GPU, parallelism_config=ParallelismConfig(tp_size=2))
+    parts = analysis.get_latency_fwd_per_layer(1, 512)[1]
+    assert parts["tp_comm"] == analysis.get_latency_fwd_per_tp_comm(1, 512, 2)
+    norms = one_reduction.layer_groups[0].norms
+    assert norms == 1
+    assert parts["layernorm"] == norms * analysis.get_latency_fwd_per_layernorm(1, 512)
+
+
 def test_times_grow_with_context_and_batch() -> None:
     analysis = LLMAnalysis(OPT, A100)
     steps = [analysis.inference(8, seq_len)["decode_latency"] for seq_len in (64, 256, 1024, 2016)]
