@@ -86,16 +86,25 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     return whole * stage_layer_share(scenario)
 
 
-def _live_widths(scenario: Scenario, group: LayerGroup) -> float:
-    """Elements per token that the widest moment of a layer keeps beside the hidden states, on one rank."""
+def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
+    """Elements per token that attention keeps beside the hidden states, on one rank: queries, their copy, keys, values."""
     tp = scenario.parallelism.tp_size
-    attention = group.attention
-    queries = attention.num_heads * attention.head_dim / tp
-    attention_width = 2 * queries + kv_elements_per_token(attention, tp)
+    queries = group.attention.num_heads * group.attention.head_dim / tp
+    return 2 * queries + kv_elements_per_token(group.attention, tp)
+
+
+def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
+    """Elements per token that the feed-forward block keeps beside the hidden states, on one rank."""
     mlp = group.mlp
     active = mlp.top_k if isinstance(mlp, MoEMLP) else 1
-    mlp_width = (2 if mlp.gated else 1) * mlp.ffn_size * active / tp
-    return max(attention_width, mlp_width)
+    return (2 if mlp.gated else 1) * mlp.ffn_size * active / scenario.parallelism.tp_size
+
+
+def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
+    """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
+    if not constants["unfused_attention"]:
+        return 0.0
+    return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
 
 
 def prefill_activation_bytes(
@@ -103,24 +112,18 @@ def prefill_activation_bytes(
 ) -> Number:
     """Live bytes at the fullest moment of a prefill on one rank: hidden states, the widest block, or the logits.
 
-    ``live_hidden_vectors`` hidden states per token, and what attention or MLP hold at their widest; with unfused
-    attention two copies of the scores of one layer. Logits come after the
-    layers' buffers are free.
+    ``live_hidden_vectors`` hidden states per token, and beside them either what attention holds, with the scores of
+    one layer where it is not fused, or what the feed-forward block holds. Logits come after the layers' buffers are free.
     """
     bytes_per = scenario.dtype.activation_bits / 8
     model, tp = scenario.model, scenario.parallelism.tp_size
     tokens = batch * tokens_per_sequence
+    hidden = constants["live_hidden_vectors"] * model.hidden_size
     widest: Number = 0.0
     for group in model.layer_groups:
-        live = (
-            tokens
-            * (constants["live_hidden_vectors"] * model.hidden_size + _live_widths(scenario, group))
-            * bytes_per
-        )
-        if constants["unfused_attention"]:
-            heads = group.attention.num_heads / tp
-            live = live + 2 * batch * heads * tokens_per_sequence * tokens_per_sequence * bytes_per
-        widest = maximum(widest, live)
+        scores = _scores(scenario, group, tokens_per_sequence, constants)
+        beside = maximum(_attention_width(scenario, group) + scores, _mlp_width(scenario, group))
+        widest = maximum(widest, tokens * (hidden + beside) * bytes_per)
     if model.encoder:
         return widest
     positions = tokens if constants["logits_all_positions"] else batch
