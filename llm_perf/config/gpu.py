@@ -325,14 +325,16 @@ def _native_gpu_fields(data: dict[str, Any]) -> dict[str, Any]:
         number = _plain_number(value)
         if value is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
             raise SpecError(f"{field} must be a number, got {value!r}")
-        if value is not None and not (0 < number < math.inf) and field != "intra_node_min_message_latency":
+        may_be_zero = field in ("intra_node_min_message_latency", "peak_i8_TFLOPS", "peak_i4_TFLOPS")
+        if value is not None and not (0 < number < math.inf or (number == 0 and may_be_zero)):
             raise SpecError(f"{field} must be positive and finite, got {value!r}")
     fp16 = flat["peak_fp16_TFLOPS"]
-    peaks = {
-        "fp16": fp16,
-        "int8": flat["peak_i8_TFLOPS"] or 2 * fp16,
-        "int4": flat["peak_i4_TFLOPS"] or 4 * fp16,
-    }
+    # Not given: the usual multiple of the 16-bit peak. 0, as for llm-analysis' V100: the format does not exist.
+    peaks = {"fp16": fp16}
+    for dtype, field, multiple in (("int8", "peak_i8_TFLOPS", 2), ("int4", "peak_i4_TFLOPS", 4)):
+        peak = multiple * fp16 if flat[field] is None else flat[field]
+        if peak > 0:
+            peaks[dtype] = peak
     native = {
         "peak_tflops": peaks,
         "memory_gib": flat["mem_per_GPU_in_GB"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import total_ordering
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, model_validator
@@ -11,6 +12,7 @@ from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.errors import SpecError
 
 
+@total_ordering
 class DSZeRO(Enum):
     """DeepSpeed ZeRO stage: what is sharded over the data-parallel ranks (arXiv 1910.02054)."""
 
@@ -18,6 +20,9 @@ class DSZeRO(Enum):
     STAGE_1 = 1
     STAGE_2 = 2
     STAGE_3 = 3
+
+    def __lt__(self, other: object) -> bool:
+        return self.value < other.value if isinstance(other, DSZeRO) else NotImplemented
 
     @classmethod
     def of(cls, value: Any) -> DSZeRO:
@@ -29,6 +34,7 @@ class DSZeRO(Enum):
         return cls(_member(cls, value, "ds_zero"))
 
 
+@total_ordering
 class ActivationRecomputation(Enum):
     """What of a layer is computed again in the backward pass (arXiv 2205.05198), least to most."""
 
@@ -37,6 +43,9 @@ class ActivationRecomputation(Enum):
     ATTN = 2
     NORM_ATTN_NORM = 3
     FULL = 4
+
+    def __lt__(self, other: object) -> bool:
+        return self.value < other.value if isinstance(other, ActivationRecomputation) else NotImplemented
 
     @classmethod
     def of(cls, value: Any) -> ActivationRecomputation:

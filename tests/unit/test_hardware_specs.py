@@ -21,6 +21,7 @@ from llm_perf.config.gpu import DTYPES, TEXTBOOK, Link, PeakDtype
 from llm_perf.config.host import pcie_link_gb_per_s
 from llm_perf.config.loading import known_names, load_spec, resolve_name
 from llm_perf.config.names import normalise
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
 SPECS = Path(__file__).parents[2] / "hardware_specs"
@@ -581,3 +582,15 @@ def test_files_name_public_sources_only(file: Path) -> None:
     text = file.read_text("utf-8")
     assert not re.search(r"(?<![\w.])/\w+/|\.\./", text)  # no path of anybody's machine
     assert max(map(len, text.splitlines())) <= 125
+
+
+def test_a_peak_of_zero_in_seed_002s_arguments_is_a_format_that_the_gpu_lacks() -> None:
+    """llm-analysis' V100 files say 0 and its 8-bit predictions divide by it; here the next wider format runs."""
+    gpu = GPUConfig("v100", 16, 900, 16, 8e-6, 112, 0, 0)
+    assert gpu.dtype_for(8) == "fp16"
+    assert gpu.peak_i8_TFLOPS == gpu.peak_i4_TFLOPS == gpu.peak_fp16_TFLOPS == 112
+
+
+def test_stages_are_ordered_as_seed_002s_are() -> None:
+    assert DSZeRO.NONE < DSZeRO.STAGE_1 <= DSZeRO.STAGE_3
+    assert ActivationRecomputation.FULL > ActivationRecomputation.ATTN
