@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from calibrate.published import Measurement, nearest_measurement
+from calibrate.settings import peak_memory_bytes, run_of, scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
-from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.scenario import Scenario
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import LLMPerfError
 
@@ -26,7 +27,7 @@ def error(predicted: float | None, measured: float | None) -> float | None:
     return (predicted - measured) / measured
 
 
-def nearest_run(inputs: InferenceInputs, result: InferenceResult) -> dict[str, Any] | None:
+def nearest_run(result: InferenceResult) -> dict[str, Any] | None:
     """The nearest published run for a prediction, with the prediction at that run's own settings.
 
     Returns:
@@ -50,7 +51,7 @@ def nearest_run(inputs: InferenceInputs, result: InferenceResult) -> dict[str, A
     if found is None:
         return None
     measurement, differs = found
-    predicted = _predict_there(inputs, measurement) if differs else result
+    predicted = _predict_there(scenario, measurement)
     if predicted is None:
         return None
     return {
@@ -68,27 +69,19 @@ def _tier(result: InferenceResult) -> Any:
     return "nvme" if weights.nvme > 0 else "cpu" if weights.cpu > 0 else "gpu"
 
 
-def _predict_there(inputs: InferenceInputs, measurement: Measurement) -> InferenceResult | None:
-    """The prediction at the measured run's settings; None where they cannot be predicted."""
-    changes: dict[str, Any] = {
-        "model": measurement.model,
-        "prompt_len": max(measurement.prompt_len, 1),
-        "gen_len": max(measurement.gen_len, 1),
-        "allow_long_context": True,
-        "weight_bits": measurement.weight_bits,
-        "quant_bits": measurement.weight_bits if measurement.weight_bits < 16 else None,
-        "kv_bits": measurement.kv_bits,
-    }
-    if measurement.batch_size:
-        changes["batch_size"] = measurement.batch_size
-    if measurement.weight_tier and inputs.ds_zero == 3:
-        changes |= {
-            "cpu_offload": measurement.weight_tier == "cpu",
-            "disk_offload": measurement.weight_tier == "nvme",
-            "kv_offload": measurement.kv_tier == "cpu",
-        }
+def _predict_there(asked: Scenario, measurement: Measurement) -> InferenceResult | None:
+    """The prediction at the measured run's settings; None where they cannot be predicted.
+
+    What was asked keeps its efficiencies and its profile's constants: only the run's own settings change.
+    """
     try:
-        return predict_inference(build_scenario(inputs.replace(**changes)))
+        there = scenario_of(run_of(measurement)).replace(
+            gpu=asked.gpu,
+            flops_efficiency=asked.flops_efficiency,
+            hbm_memory_efficiency=asked.hbm_memory_efficiency,
+            constants=asked.constants,
+        )
+        return predict_inference(there)
     except LLMPerfError:
         return None
 
@@ -100,7 +93,7 @@ def _quantities(measurement: Measurement, predicted: InferenceResult) -> list[di
         "prefill_latency_s": predicted.prefill.latency_s,
         "latency_per_token_s": predicted.decode.latency_per_token_s if predicted.decode else None,
         "throughput_tokens_per_s": predicted.total_throughput_tokens_per_s,
-        "peak_gpu_memory_bytes": predicted.peak_gpu_memory_bytes,
+        "peak_gpu_memory_bytes": peak_memory_bytes(predicted),
     }
     measured = [name for name in values if name not in measurement.derived]
     # Some sources state one rate only; what follows from it is better than nothing, and is said to follow.

@@ -231,6 +231,7 @@ class Measurement:
         total_latency_s: Prefill and decode together, in seconds.
         throughput_tokens_per_s: Tokens per second of the whole deployment, by the source's own definition.
         throughput_digits: Significant digits printed; a single digit may stand for a range of a factor of 3.
+        throughput_rounding: Half a unit of the last printed digit, as a fraction of the printed throughput.
         throughput_definition: The source's definition in words.
         throughput_kind: The same as a ratio: generated tokens over total or over decode time, prompt tokens
             over prefill time, or none.
@@ -272,6 +273,7 @@ class Measurement:
     total_latency_s: float | None
     throughput_tokens_per_s: float | None
     throughput_digits: int
+    throughput_rounding: float
     throughput_definition: str
     throughput_kind: ThroughputKind
     peak_gpu_memory_bytes: float | None
@@ -546,6 +548,7 @@ def _measurement(row: _Row) -> Measurement:
         total_latency_s=times.total_s,
         throughput_tokens_per_s=times.tokens_per_s,
         throughput_digits=_significant_digits(row.text("throughput_tok_s")),
+        throughput_rounding=_rounding(row.text("throughput_tok_s")),
         throughput_definition=row.required("throughput_def"),
         throughput_kind=row.choice("throughput_kind", _KINDS),
         peak_gpu_memory_bytes=row.scaled("peak_gpu_mem_GB", _memory_unit(row)),
@@ -581,6 +584,11 @@ def _policy_shares(row: _Row, kind: str) -> tuple[float, float, float] | None:
 
 def _significant_digits(printed: str) -> int:
     return len(printed.replace(".", "").lstrip("0"))
+
+
+def _rounding(printed: str) -> float:
+    decimals = len(printed.partition(".")[2])
+    return 0.5 * 10.0**-decimals / float(printed) if printed else 0.0
 
 
 def _memory_unit(row: _Row) -> float:

@@ -123,7 +123,7 @@ class _Answer:
         """The nearest measured run."""
         from calibrate.nearest import nearest_run
 
-        return nearest_run(self.question, self.result)
+        return nearest_run(self.result)
 
     @cached_property
     def json(self) -> dict[str, Any]:
