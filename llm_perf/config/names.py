@@ -38,8 +38,8 @@ def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, st
             return fits[0]
         if fits and wanted:
             raise AmbiguousNameError(kind, name, sorted(fits))
-    spellings = list(dict.fromkeys([*names, *(full.split("_", 1)[-1] for full in names), *aliases]))
-    raise UnknownNameError(kind, name, spellings)
+    # Not without their organisations as well: the error compares both forms, and would suggest both.
+    raise UnknownNameError(kind, name, [*names, *aliases])
 
 
 def _begins(full: str, wanted: str) -> bool:
