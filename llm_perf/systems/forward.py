@@ -12,6 +12,7 @@ from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_p
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, fabric
 from llm_perf.hardware.gpu_time import KernelRates, kernel_rates
+from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
 
 _GEMM_PARTS = {
@@ -238,13 +239,15 @@ class Forward:
         # Unfused kernels compute the whole square of scores and move every score through memory.
         square = prompt_len * prompt_len
         compute = batch * square * per_pair / (0.7 * self.rates.gemm.flops_per_s)
+        read = kv_bytes / self.rates.attention_bytes_per_s
+        products = p_norm(compute, read, self.rates.knee_exponent)
         heads = attention.num_heads / self.tp
         moved = batch * square * heads * self.constants["score_bytes"]
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.elementwise_s(moved, working_set)
-        costs.part("attention", layers * (compute + memory + 2 * self.rates.attention_floor_s))
+        costs.part("attention", layers * (products + memory + 2 * self.rates.attention_floor_s))
         costs.busy("compute", layers * compute)
-        costs.busy("hbm", layers * memory)
+        costs.busy("hbm", layers * (memory + read))
 
     def _decode_attention(self, costs: Costs, group: LayerGroup, batch: Number) -> DecodeAttention:
         """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once."""
