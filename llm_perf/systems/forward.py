@@ -238,7 +238,8 @@ class Forward:
             return
         # Unfused kernels compute the whole square of scores and move every score through memory.
         square = prompt_len * prompt_len
-        compute = batch * square * per_pair / (0.7 * self.rates.gemm.flops_per_s)
+        rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
+        compute = batch * square * per_pair / rate
         read = kv_bytes / self.rates.attention_bytes_per_s
         products = p_norm(compute, read, self.rates.knee_exponent)
         heads = attention.num_heads / self.tp
