@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.base import Fraction, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, Fraction, PositiveInt, Spec
 
 
 class Workload(Spec):
@@ -62,6 +62,7 @@ class OffloadConfig(Spec):
         gpu_batch_size: sequences that one kernel call works on; None = the whole batch of a GPU.
         num_gpu_batches: such batches per block of FlexGen's schedule.
         micro_batches: micro-batches of a pipeline.
+        attn_sparsity: share of the cached values that attention reads (FlexGen); 1 = all.
         projected: the measurement that this describes was extrapolated from a few steps.
     """
 
@@ -80,6 +81,7 @@ class OffloadConfig(Spec):
     gpu_batch_size: PositiveInt | None = None
     num_gpu_batches: PositiveInt = 1
     micro_batches: PositiveInt = 1
+    attn_sparsity: Efficiency = 1.0
     projected: bool = False
 
     @model_validator(mode="before")
@@ -89,5 +91,6 @@ class OffloadConfig(Spec):
         if not isinstance(data, dict):
             return data
         return {
-            key: {value: 1.0} if value in ("gpu", "cpu", "nvme") else value for key, value in data.items()
+            key: {value: 1.0} if value in ("gpu", "cpu", "nvme") and key != "attention_device" else value
+            for key, value in data.items()
         }
