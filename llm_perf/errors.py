@@ -139,9 +139,15 @@ def bad_value(field: str, value: object, accepted: str) -> SpecError:
 def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return the known names that look most like `name`, best first."""
     wanted = _plain(name)
-    scored = [(max(_likeness(wanted, form) for form in _forms(candidate)), candidate) for candidate in known]
+    scored = [(max(_score(wanted, form) for form in _forms(candidate)), candidate) for candidate in known]
     close = sorted((-score, candidate) for score, candidate in scored if score >= _CLOSE_ENOUGH)
     return tuple(candidate for _, candidate in close[:_MAX_SUGGESTIONS])
+
+
+def _score(wanted: str, candidate: str) -> float:
+    # People write as many parts as they need, "t4" for "t4-16gb"; a candidate that is alike as a whole goes first.
+    head = "-".join(candidate.split("-")[: wanted.count("-") + 1])
+    return max(_likeness(wanted, candidate), 0.95 * _likeness(wanted, head))
 
 
 def _likeness(wanted: str, candidate: str) -> float:
