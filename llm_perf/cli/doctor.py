@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 
 import click
 
@@ -18,5 +19,10 @@ def doctor(as_json: bool) -> int:
         click.echo(json.dumps({"schema_version": 1, "checks": [check.as_dict() for check in checks]}))
     else:
         for check in checks:
-            click.echo(f"{'ok ' if check.ok else '-- '} {check.name:<14} {check.detail}")
+            head = f"{'ok' if check.ok else '--'}  {check.name:<14} "
+            click.echo(
+                textwrap.fill(
+                    head + check.detail, 80, subsequent_indent=" " * len(head), break_on_hyphens=False
+                )
+            )
     return 0 if all(check.ok for check in checks if check.required) else 4

@@ -27,7 +27,8 @@ _OPTIONS = (
     _option("--gpu", "gpus", multiple=True, help="Name or file; repeat it to compare several."),
     _option("--host", help="Name or file; the GPU's usual host if not given."),
     _option(
-        "--system", help="resident, zero_inference, fastertransformer, …; chosen by --ds-zero if not given."
+        "--system",
+        help="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",
     ),
     _option("--num-gpus", type=int, help="GPUs per node."),
     _option("--num-nodes", type=int, help="Nodes.  [default: 1]"),

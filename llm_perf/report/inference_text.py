@@ -134,7 +134,7 @@ def _phases(result: InferenceResult) -> Table:
         ("throughput", "right"),
         ("bound by", "left"),
     ):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(heading, justify=justify, no_wrap=heading != "bound by")  # type: ignore[arg-type]
     table.add_row("prefill", *_phase_cells(result.prefill))
     if result.decode is not None:
         table.add_row("decode", *_phase_cells(result.decode))
@@ -239,7 +239,9 @@ def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:
 
 def _nearest(nearest: dict[str, Any] | None) -> Text:
     if nearest is None:
-        return Text("Nearest measured run: none ships for this GPU and system, so nothing backs this number.")
+        return Text(
+            "Nearest measured run: none that ships is near this question, so nothing backs the answer."
+        )
     text = Text.assemble(("Nearest measured run: ", "bold"), nearest["description"])
     for quantity in nearest["quantities"]:
         text.append(

@@ -120,12 +120,21 @@ def print_list(specs: Sequence[GPUConfig | HostConfig | ModelConfig | Spec], col
 
 def spec_text(spec: Spec, columns: Columns) -> str:
     """Every field of a spec that is set, as a YAML file that can be given instead of the name, and what follows from it."""
-    import yaml
-
     derived = {
         heading: text for (_, heading, _, _), text in zip(columns.columns, columns.cells(spec), strict=True)
     }
     fields = {key: value for key, value in plain(spec).items() if value not in (None, [], {}, "")}
-    text = yaml.safe_dump(fields, sort_keys=False, width=78, allow_unicode=True).rstrip()
     comment = "derived: " + ", ".join(f"{heading} {shown}" for heading, shown in derived.items())
-    return "\n".join([text, *(f"# {line}" for line in textwrap.wrap(comment, 78))])
+    return "\n".join([_yaml(fields), *(f"# {line}" for line in textwrap.wrap(comment, 78))])
+
+
+def _yaml(fields: dict[str, Any]) -> str:
+    """Fields as YAML of at most 80 columns, where its words allow."""
+    import yaml
+
+    text = ""
+    for width in range(78, 38, -4):  # PyYAML breaks a line after the word that makes it too long
+        text = yaml.safe_dump(fields, sort_keys=False, width=width, allow_unicode=True).rstrip()
+        if all(len(line) <= 80 for line in text.splitlines()):
+            break
+    return text

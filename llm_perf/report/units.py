@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 GIB = 2**30
+_YEAR_S = 365 * 24 * 3600
 
 
 def gib(value_bytes: float) -> str:
-    """Bytes in GiB, two decimals below ten."""
+    """Bytes in GiB, two decimals below ten; three digits of what no machine has."""
     value = value_bytes / GIB
+    if abs(value) >= 1e7:
+        return f"{value:.3g} GiB"
     return f"{value:,.2f} GiB" if abs(value) < 10 else f"{value:,.1f} GiB"
 
 
 def seconds(value_s: float) -> str:
-    """Seconds with three significant digits, in µs, ms, s, or hours beside long times."""
+    """Seconds with three significant digits, in µs, ms, s, or hours beside long times (beyond a year seconds alone)."""
+    if value_s >= _YEAR_S:
+        return f"{value_s:.3g} s"
     if value_s < 1e-3:
         return f"{value_s * 1e6:.3g} µs"
     if value_s < 1:
