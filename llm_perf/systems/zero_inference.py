@@ -175,7 +175,9 @@ class _Run:
         weights = model_weight_bytes(scenario) - kept_param_bytes(scenario)
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
-        self.copy_s = weights * (tiers.cpu + tiers.nvme) / ranks / rates.host_to_gpu.bytes_per_s
+        self.sharers = link_sharers(scenario)
+        share = weights * (tiers.cpu + tiers.nvme) / ranks
+        self.copy_s = share * self.sharers / rates.host_to_gpu.bytes_per_s
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node)
         self.gather_s = gather.all_gather_s(weights) if ranks > 1 else 0.0
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
@@ -192,27 +194,35 @@ class _Run:
         hidden = 0.0 if prefetch is False else self.constants["nvme_prefetch_share"]
         return fetch + self.disk_s - hidden * minimum(fetch, self.disk_s)
 
+    @property
+    def overlap(self) -> float:
+        """Share of the shorter of streaming and computing that hides."""
+        return 0.0 if self.scenario.offload.overlap is False else self.constants["overlap_share"]
+
     def exposed_stream_s(self, device_s: Number) -> Number:
         """What streaming adds to a pass on the device: the next modules' weights come in while this one computes."""
-        overlap = 0.0 if self.scenario.offload.overlap is False else self.constants["overlap_share"]
-        return self.stream_s - overlap * minimum(self.stream_s, device_s)
+        return self.stream_s - self.overlap * minimum(self.stream_s, device_s)
 
     def prefill(self, prompt_len: Number) -> PhaseCost:
         costs = self.forward.prefill(self.batch, prompt_len)
         device = costs.total_s
         streaming = self.exposed_stream_s(device)
-        store = self._kv_bytes(prompt_len) / self.rates.gpu_to_host.bytes_per_s
-        parts = {**costs.parts_s, "weight_streaming": streaming, "kv_offload": store}
-        return PhaseCost(device + streaming + store, parts, self._busy(costs, 1.0, store))
+        store = self._kv_bytes(prompt_len) * self.sharers / self.rates.gpu_to_host.bytes_per_s
+        # Copies to the host run beside those from it; only what computes can hide them, and only without waiting.
+        hidden = self.overlap * minimum(store, device) if self.scenario.offload.async_kv_offload else 0.0
+        parts = {**costs.parts_s, "weight_streaming": streaming, "kv_offload": store - hidden}
+        return PhaseCost(device + streaming + store - hidden, parts, self._busy(costs, 1.0, store))
 
     def decode(self, load: Load) -> PhaseCost:
         constant, attention = self.forward.decode_step(self.batch)
         steps = decode_steps(load)
         base = constant.total_s
-        on_gpu = self.placement.kv_cache.gpu
+        # Attention over a cache in host memory runs there, unless the cache is copied to the GPU in every step.
+        on_gpu = 1.0 if self.copies_cache else self.placement.kv_cache.gpu
         attended_s: Number = 0.0
         streaming: Number = 0.0
         cpu_s: Number = 0.0
+        fetched_s: Number = 0.0
         # What hides grows with the context until computing takes longer than streaming.
         kinks = list(self.forward.windows)
         if on_gpu:
@@ -220,16 +230,38 @@ class _Run:
         for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
             attention_s = self.forward.attention_s(attention, context) * on_gpu
             attended_s = attended_s + weight * attention_s
-            cpu_s = cpu_s + weight * self._cpu_attention_s(context)
-            streaming = streaming + weight * self.exposed_stream_s(base + attention_s)
+            fetch_s = self._cache_fetch_s(context)
+            fetched_s = fetched_s + weight * fetch_s
+            device_s = base + attention_s
+            exposed_fetch_s = fetch_s - self._hidden(fetch_s, device_s)
+            cpu_s = cpu_s + weight * (self._cpu_attention_s(context) + exposed_fetch_s)
+            streaming = streaming + weight * self.exposed_stream_s(device_s)
         parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
         parts["attention"] = parts["attention"] + attended_s
         parts["weight_streaming"] = streaming
         parts["kv_offload"] = cpu_s
-        busy = self._busy(constant, steps, 0.0)
+        busy = self._busy(constant, steps, fetched_s)
         add_attention_busy(busy, attention, attended_s)
-        busy["cpu"] = cpu_s
+        busy["cpu"] = 0.0 if self.copies_cache else cpu_s
         return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
+
+    @property
+    def copies_cache(self) -> bool:
+        """Attention runs on the GPU although the cache is in host memory: all of it is copied there in every step."""
+        return self.scenario.offload.attention_device == "gpu"
+
+    def _cache_fetch_s(self, context: Number) -> Number:
+        """Copies of the cache to the GPU in one step."""
+        if not self.copies_cache:
+            return 0.0 * context
+        return self._kv_bytes(context) * self.sharers / self.rates.gpu_to_host.bytes_per_s
+
+    def _hidden(self, fetch_s: Number, device_s: Number) -> Number:
+        """What computing hides of copying the cache beyond what it hides of the weights, which take the same link."""
+        if not self.scenario.offload.async_kv_offload:
+            return 0.0
+        both = minimum(self.stream_s + fetch_s, device_s)
+        return self.overlap * (both - minimum(self.stream_s, device_s))
 
     def _kv_bytes(self, tokens: Number) -> Number:
         """Cache bytes of ``tokens`` tokens per sequence that live in host memory."""
@@ -237,7 +269,7 @@ class _Run:
 
     def _cpu_attention_s(self, context: Number) -> Number:
         """Attention over a cache in host memory runs on the CPU, after the weights of the step."""
-        if self.rates.cpu_attention is None:
+        if self.rates.cpu_attention is None or self.copies_cache:
             return 0.0 * context
         ranks = self.scenario.gpus_per_node
         return self._kv_bytes(context) * ranks / self.rates.cpu_attention.bytes_per_s
@@ -249,6 +281,16 @@ class _Run:
         busy["interconnect"] = busy.get("interconnect", 0.0) + passes * self.gather_s
         busy["host"] = passes * self.overhead_s
         return busy
+
+
+def link_sharers(scenario: Scenario) -> float:
+    """GPUs that share one link to the host, where a deployment spreads over a node's links as far as they go.
+
+    The blog's rows on 2 and 4 of a DGX-2's 16 GPUs show a link each, although pairs of GPUs share one.
+    """
+    host = scenario.host
+    links = max(host.gpus_per_node // host.gpus_per_pcie_link, 1)
+    return max(scenario.gpus_per_node / links, 1.0)
 
 
 def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
@@ -277,7 +319,8 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     )
     disk = None if host.disk is None else disk_read_rate(host, "direct")
     kv_on_cpu = scenario.offload.kv_cache is not None and scenario.offload.kv_cache.cpu > 0
-    cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if kv_on_cpu else None
+    attends_on_cpu = kv_on_cpu and scenario.offload.attention_device != "gpu"
+    cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
     measured = host.layer_overhead_ms.get(name)
     overhead = constants["layer_overhead_ms"] if measured is None else measured
     stated = f"host {host.name}" if measured is not None else f"default of system {name}"
