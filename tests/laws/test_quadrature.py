@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_perf.config import OffloadConfig, Shares, Workload
 from llm_perf.counts.quadrature import context_nodes, sum_over_context
 from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.constants import load_constants
 from tests.laws import strategies as draw
 
 firsts = st.sampled_from([1, 2, 100, 513, 100_000])
@@ -92,3 +94,41 @@ def test_decoding_takes_the_sum_of_its_steps(scenario):
     prompts = load.prompt_len + np.arange(load.gen_len - 1)
     each = draw.evaluate(placed, prompt_len=prompts, gen_len=np.full_like(prompts, 2.0)).decode.latency_s
     assert draw.evaluate(placed).decode.latency_s == pytest.approx(float(np.sum(each)), rel=1e-3)
+
+
+# -- generations during which what is waited for changes --------------------------------------------------------
+
+LONG = Workload(batch_size=64, prompt_len=100, gen_len=3000)
+
+
+def each_step(scenario):
+    """Latency of every decode step of a generation on its own."""
+    load = draw.load_of(scenario)
+    prompts = load.prompt_len + np.arange(load.gen_len - 1)
+    step = draw.evaluate(scenario, prompt_len=prompts, gen_len=np.full_like(prompts, 2.0)).decode
+    return np.broadcast_to(step.latency_s, prompts.shape)
+
+
+@settings(max_examples=30)
+@given(draw.zero_scenarios(ranks=1, offload=OffloadConfig(weights=Shares.on("gpu"))), st.floats(0.05, 0.95))
+def test_streaming_that_computing_overtakes_is_summed_exactly(scenario, when):
+    """The host's time per layer is chosen so that device and stream are alike at one of the steps."""
+    host, layers = scenario.host, scenario.model.num_layers
+    scenario = scenario.replace(workload=LONG, host=host.replace(layer_overhead_ms={"zero_inference": 0.0}))
+    alike = np.quantile(each_step(scenario), when)
+    host = host.replace(layer_overhead_ms={"zero_inference": 1e3 * alike / layers})
+    scenario = scenario.replace(host=host)
+    exact = float(np.sum(each_step(scenario)))
+    assert draw.evaluate(scenario).decode.latency_s == pytest.approx(exact, rel=1e-9)
+
+
+@settings(max_examples=30)
+@given(draw.resident_scenarios(system="resident"), st.floats(0.05, 0.95), st.sampled_from([2.0, 8.0, 64.0]))
+def test_launches_that_kernels_overtake_are_summed_to_a_thousandth(scenario, when, exponent):
+    scenario = scenario.replace(workload=LONG, constants=(("launch_us", 0.0), ("overlap_exponent", exponent)))
+    alike = np.quantile(each_step(scenario), when)
+    kernels = load_constants("resident").value("kernels_per_layer") + 5
+    launch_us = 1e6 * alike / scenario.model.num_layers / kernels
+    scenario = scenario.replace(constants=(("launch_us", launch_us), ("overlap_exponent", exponent)))
+    exact = float(np.sum(each_step(scenario)))
+    assert draw.evaluate(scenario).decode.latency_s == pytest.approx(exact, rel=1e-3)

@@ -27,6 +27,8 @@ EXAMPLES = settings(max_examples=60)
 ROUNDING = 1e-9
 """Relative: what the order of additions may change."""
 
+COMMUNICATION = ("all_reduce", "all_gather", "all_to_all", "pipeline_transfer")
+
 factors = st.floats(1.0, 100.0)
 
 
@@ -220,6 +222,20 @@ def test_parts_sum_to_the_latency_and_none_is_negative(scenario):
 
 
 @EXAMPLES
+@given(draw.scenarios(encoders=True))
+def test_nothing_is_waited_for_longer_than_it_is_busy(scenario):
+    """What host, weight stream and offloaded cache add to the device's time is at most their own work."""
+    evaluation = draw.evaluate(scenario)
+    for phase in (evaluation.prefill, evaluation.decode):
+        if phase is not None:
+            busy = sum(
+                phase.busy_s.get(name, 0.0) for name in ("host", "pcie", "nvme", "cpu", "interconnect")
+            )
+            waited = ("framework", "weight_streaming", "kv_offload", *COMMUNICATION)
+            assert sum(phase.parts_s.get(name, 0.0) for name in waited) <= busy * (1 + ROUNDING)
+
+
+@EXAMPLES
 @given(draw.scenarios(encoders=True), st.lists(draw.workloads(), min_size=2, max_size=5))
 def test_a_scalar_call_equals_the_same_point_inside_a_vector_call(scenario, others):
     replicas = scenario.parallelism.dp_size
@@ -261,10 +277,7 @@ def test_replicas_work_side_by_side(scenario, replicas):
     one, all_of_them = draw.evaluate(scenario), draw.evaluate(many)
     assert latencies(all_of_them) == latencies(one)
     assert all_of_them.memory == one.memory
-    assert (
-        not {"all_reduce", "all_gather", "all_to_all", "pipeline_transfer"}
-        & all_of_them.prefill.parts_s.keys()
-    )
+    assert not set(COMMUNICATION) & all_of_them.prefill.parts_s.keys()
 
 
 @EXAMPLES
