@@ -66,8 +66,8 @@ def test_opt_6_7b_with_a_longer_prompt_has_the_throughput_measured():
 
 
 # FasterTransformer on A100-SXM-40GB, 512 + 10 tokens, fp16: kipp.ly, "Transformer inference arithmetic", as quoted in
-# cli99/llm-analysis, examples/fastertransformer/README.md. (tp, prefill in ms, decode per token in ms, tolerance: all-reduces of
-# two ranks were fitted on eight)
+# cli99/llm-analysis, examples/fastertransformer/README.md. (tp, prefill in ms, decode per token in ms, tolerance:
+# the all-reduces of two ranks were fitted on eight)
 TEST_13B_ON_A100 = [(1, 63.17, 22.0, 0.20), (2, 45.45, 13.5, 0.25)]
 
 
