@@ -212,7 +212,15 @@ def workloads(replicas=1, shortest_gen=1, longest=None):
 
 @st.composite
 def resident_scenarios(
-    draw, system=None, model=None, gpu=None, parallel=False, shortest_gen=1, encoders=False, limited=False
+    draw,
+    system=None,
+    model=None,
+    gpu=None,
+    dtype=None,
+    parallel=False,
+    shortest_gen=1,
+    encoders=False,
+    limited=False,
 ):
     """Everything on GPUs, on one or, if ``parallel``, on several that divide the model."""
     model = draw(models(encoders=encoders, limited=limited) if model is None else model)
@@ -228,7 +236,7 @@ def resident_scenarios(
         gpu=draw(gpus() if gpu is None else gpu),
         host=draw(hosts()),
         system=system or draw(st.sampled_from(["resident", "fastertransformer"])),
-        dtype=draw(dtypes()),
+        dtype=dtype or draw(dtypes()),
         parallelism=parallelism,
         workload=draw(workloads(parallelism.dp_size, shortest_gen, model.max_position_embeddings)),
         allow_long_context=model.max_position_embeddings is None,

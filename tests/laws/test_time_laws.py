@@ -8,13 +8,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llm_perf.config import OffloadConfig, ParallelismConfig, Shares
+from llm_perf.config import DtypeConfig, OffloadConfig, ParallelismConfig, Shares
 from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.host import Rate
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.attention import kv_cache_bytes
+from llm_perf.counts.attention import (
+    attended,
+    kv_cache_bytes,
+    kv_elements_per_token,
+    score_flops_per_pair,
+)
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
-from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import lm_head_linears, token_table_params
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.roofline import p_norm, roofline_time
@@ -359,6 +364,52 @@ def test_an_infinite_knee_is_the_textbook_roofline(gpu, flops, moved):
     assert gemm.time_s(gemm.compute_s(1.0, flops / 2), gemm.memory_s(moved, 0.0)) == pytest.approx(
         textbook, rel=1e-12
     )
+
+
+IDEAL_STACK = {
+    "kernels_per_layer": 0,
+    "launch_us": 0,
+    "elementwise_hidden_vectors": 0,
+    "elementwise_ffn_vectors": 0,
+}
+
+
+@EXAMPLES
+@given(
+    draw.resident_scenarios(
+        system="resident",
+        gpu=draw.gpus(efficiency=TEXTBOOK),
+        model=draw.models(moe=False),
+        dtype=DtypeConfig(),
+    )
+)
+def test_an_ideal_step_is_the_textbook_roofline_of_its_products_and_its_attention(scenario):
+    """Nothing but matrices that share an input, and attention: each the longer of its arithmetic and its traffic."""
+    ideal = scenario.replace(constants=tuple((name, float(value)) for name, value in IDEAL_STACK.items()))
+    model, load = scenario.model, draw.load_of(scenario)
+    context = load.prompt_len + 1
+    expected = sum(textbook_s(scenario, [linear], load.batch) for linear in lm_head_linears(model))
+    for group in model.layer_groups:
+        products: dict[str, list[Linear]] = {}
+        for linear in layer_linears(group, model.hidden_size):
+            products.setdefault(linear.op, []).append(linear)
+        layer = sum(textbook_s(scenario, linears, load.batch) for linears in products.values())
+        pairs = load.batch * attended(group.attention, context)
+        flops = pairs * score_flops_per_pair(group.attention, absorbed=True)
+        layer += longer(scenario, flops, 2 * pairs * kv_elements_per_token(group.attention))
+        expected += group.count * layer
+    assert draw.evaluate(ideal, gen_len=2.0).decode.latency_s == pytest.approx(expected, rel=1e-9)
+
+
+def textbook_s(scenario: Scenario, linears: list[Linear], tokens: float) -> float:
+    """Seconds of 16-bit matrices with one input: weights, the input and the outputs move once."""
+    weights = sum(linear.weights for linear in linears)
+    values = weights + tokens * (linears[0].in_features + sum(linear.out_features for linear in linears))
+    return longer(scenario, 2 * weights * tokens, 2 * values)
+
+
+def longer(scenario: Scenario, flops: float, moved: float) -> float:
+    return max(flops / scenario.gpu.peak_flops_per_s("fp16"), moved / scenario.gpu.hbm_bandwidth_bytes_per_s)
 
 
 @EXAMPLES
