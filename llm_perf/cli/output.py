@@ -30,9 +30,13 @@ def check_log(log_file: str) -> None:
         OutputError: it is a folder, or its folder does not exist.
     """
     path = Path(log_file)
-    if not log_file or path.is_dir():
+    try:
+        folder, below = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"--log-file {log_file!r}: {error.strerror}") from None
+    if not log_file or folder:
         raise OutputError(f"--log-file {log_file!r} is no file")
-    if not path.parent.is_dir():
+    if not below:
         raise OutputError(f"--log-file {log_file!r}: there is no folder {str(path.parent)!r}")
 
 
