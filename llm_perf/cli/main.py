@@ -17,6 +17,7 @@ from llm_perf.errors import LLMPerfError
 _COMMANDS = {
     "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),
+    "calibrate": ("llm_perf.cli.calibrate", "Run the real thing here and lay the prediction beside it."),
     "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),
     "gpus": ("llm_perf.cli.specs", "List the bundled accelerators, or show one."),
     "hosts": ("llm_perf.cli.specs", "List the bundled hosts, or show one."),

@@ -1,0 +1,327 @@
+"""Loading the model, the timed loops, and the result made of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibrate.run.hooks import PREFILL, add_model_hooks, set_model_stage
+from calibrate.run.kv_offload import Traffic, make_cache
+from calibrate.run.model_config import model_folder
+from calibrate.run.prompts import encode_prompts, get_tokenizer
+from calibrate.run.quantisation import quantisation_report
+from calibrate.run.session import Session, checkpoint_bytes
+from calibrate.run.tensors import torch_dtype
+from calibrate.run.timer import timers
+from calibrate.run.usage import (
+    EnergyMeter,
+    Repeat,
+    folder_bytes,
+    peak_memory,
+    peak_rss_bytes,
+    reset_peak_memory,
+    rss_bytes,
+)
+
+_TIMER = "generate-forward"
+
+
+@dataclass
+class Measured:
+    """What the loops leave."""
+
+    loops: list[dict[str, Any]] = field(default_factory=list)
+    warmup: list[dict[str, Any]] = field(default_factory=list)
+    tokens: Any = None
+    text: list[str] | None = None
+    peak: dict[str, int | None] = field(default_factory=dict)
+    swapped_bytes: int = 0
+    quantisation: dict[str, Any] = field(default_factory=dict)
+    streamed: dict[str, Any] = field(default_factory=dict)
+    kv_host_bytes: int = 0
+
+
+def measure_model(session: Session) -> dict[str, Any] | None:
+    """Load and measure; the first rank returns the result, the others None."""
+    from calibrate.run.result import build_result
+
+    with _joined(session) as group:
+        overhead, unpack = _probe(session)
+        weights = _weights(session, group)
+        session.progress.say("loading the model")
+        session.baseline_bytes = rss_bytes()
+        with _loaded(session, weights) as model:
+            _barrier(group)
+            measured = _describe_loaded(session, model)
+            tokenizer = None if session.settings.dummy or weights is None else get_tokenizer(weights)
+            _loops(session, model, tokenizer, measured)
+            measured.tokens = _all_tokens(group, measured.tokens, session)
+            if tokenizer is not None:
+                measured.text = tokenizer.batch_decode(measured.tokens, skip_special_tokens=True)
+    if not session.rank.first:
+        return None
+    return build_result(session, measured, overhead, unpack)
+
+
+@contextlib.contextmanager
+def _joined(session: Session) -> Iterator[Any]:
+    """The process group, with the rate at which its ranks gather; None for a plain run."""
+    if session.settings.system == "transformers":
+        yield None
+        return
+    from calibrate.run.ranks import process_group
+
+    with process_group(session.rank, session.device.backend) as group:
+        if session.rank.world_size > 1:
+            from calibrate.run.local_machine import with_gather_rate
+
+            session.machine = with_gather_rate(session.machine, _gather_bytes_per_s(session))
+        yield group
+
+
+def _gather_bytes_per_s(session: Session) -> float:
+    """Bytes per second that arrive at a rank when a tensor is gathered."""
+    import time
+    from statistics import median
+
+    import deepspeed.comm as dist
+    import torch
+
+    world, size = session.rank.world_size, 16 << 20
+    device = session.device.torch_device
+    shard = torch.zeros(size, dtype=torch.uint8, device=device)
+    whole = torch.empty(size * world, dtype=torch.uint8, device=device)
+    sync = session.device.synchronize or (lambda: None)
+    seconds = []
+    for _ in range(4):
+        dist.barrier()
+        sync()
+        start = time.perf_counter()
+        dist.all_gather_into_tensor(whole, shard)
+        sync()
+        seconds.append(time.perf_counter() - start)
+    return size * (world - 1) / median(seconds[1:])
+
+
+def _probe(session: Session) -> tuple[Any, float | None]:
+    """Measured host time per layer, and on a CPU the cost of unpacking a weight."""
+    from calibrate.run.layer_overhead import measure_layer_overhead
+    from calibrate.run.local_machine import dequantisation_s_per_weight
+
+    s = session.settings
+    overhead = measure_layer_overhead(session.config, s, torch_dtype(session.dtype), session.device)
+    unpack = None
+    if s.weight_quantize and session.device.kind == "cpu":
+        unpack = dequantisation_s_per_weight(s.quant_bits, s.quant_group_size, session.dtype)
+    return overhead, unpack
+
+
+def _weights(session: Session, group: Any) -> Path | str | None:
+    """Where the weights come from: a folder or hub id, or None for random ones straight into place."""
+    from calibrate.run.environment import disk_bytes
+    from calibrate.run.weights import checkpoint_name, empty_model, write_dummy_checkpoint
+
+    s = session.settings
+    if not s.dummy:
+        return model_folder(s.model_name) or session.config.name_or_path
+    on_disk = s.dummy_on_disk
+    if on_disk is None:
+        needed = 1.1 * checkpoint_bytes(session) * (2 if s.disk_offload else 1)
+        on_disk = disk_bytes(session.folder)["free_bytes"] > needed
+    if not on_disk and s.system == "zero_inference":
+        return None
+    folder = session.folder / checkpoint_name(session.config, session.dtype, s.seed)
+    if session.rank.local_rank == 0:
+        session.progress.say("writing dummy weights")
+        write_dummy_checkpoint(empty_model(session.config), folder, torch_dtype(session.dtype), s.seed)
+    _barrier(group)
+    return folder
+
+
+def _barrier(group: Any) -> None:
+    if group is not None:
+        group.barrier()
+
+
+@contextlib.contextmanager
+def _loaded(session: Session, weights: Path | str | None) -> Iterator[Any]:
+    """The model, under ZeRO-3 or plain, let go of at the end."""
+    dtype = torch_dtype(session.dtype)
+    if session.settings.system == "transformers":
+        yield load_plain(weights, dtype, session.device)
+        return
+    from calibrate.run.ds_config import get_ds_config
+    from calibrate.run.ds_model import get_ds_model
+
+    ds_config = get_ds_config(
+        session.settings,
+        session.model.hidden_size,
+        session.largest_param,
+        session.dtype,
+        session.device.kind,
+        str(session.swap_folder),
+    )
+    zero = get_ds_model(session.config, weights, dtype, ds_config, session.settings.seed)
+    try:
+        yield zero.module
+    finally:
+        zero.close()
+
+
+def load_plain(weights: Path | str | None, dtype: Any, device: Any) -> Any:
+    """The same model as transformers runs it, whole on the device.
+
+    Raises:
+        EnvironmentFailure: the weights cannot be had.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from calibrate.run.ds_model import no_weights
+    from llm_perf.errors import EnvironmentFailure
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(weights), dtype=dtype)
+    except OSError as error:
+        raise EnvironmentFailure(no_weights(str(weights), error)) from None
+    return model.to(device.torch_device).eval()
+
+
+def _describe_loaded(session: Session, model: Any) -> Measured:
+    """What loading left: swap files, quantised tensors, bytes that each pass has to move."""
+    import warnings
+
+    found = Measured()
+    if session.settings.disk_offload:
+        found.swapped_bytes = folder_bytes(session.swap_folder)
+        if found.swapped_bytes == 0:
+            warnings.warn(
+                "no weight went to disk: DeepSpeed keeps tensors below 1 MiB in memory, and this model has no others",
+                stacklevel=2,
+            )
+    found.quantisation = quantisation_report(model, session.settings.quant_bits)
+    found.streamed = _streamed(session, model)
+    return found
+
+
+def _streamed(session: Session, model: Any) -> dict[str, Any]:
+    """Bytes per forward pass that come to this rank's device: over its link to the host, and from the other ranks."""
+    partitioned = [
+        p for p in model.parameters() if hasattr(p, "ds_tensor") and not getattr(p, "ds_persist", False)
+    ]
+    whole = sum(p.ds_numel * p.element_size() for p in partitioned)
+    own = sum(p.ds_tensor.ds_numel * p.element_size() for p in partitioned)
+    offloaded = session.settings.cpu_offload or session.settings.disk_offload
+    return {
+        # On a CPU the shard and the gathered parameter share their memory: nothing crosses a link.
+        "h2d_bytes_per_pass": own if offloaded and session.device.kind == "cuda" else 0,
+        "gathered_bytes_per_pass": whole - own if session.rank.world_size > 1 else 0,
+        "disk_bytes_per_pass": folder_bytes(session.swap_folder) if session.settings.disk_offload else 0,
+    }
+
+
+# -- loops ----------------------------------------------------------------------------------------------------
+
+
+def _loops(session: Session, model: Any, tokenizer: Any, measured: Measured) -> None:
+    """Warm up, then the timed loops; each finished one is in the run file before the next begins."""
+    s = session.settings
+    per_rank = s.batch_size // s.ranks
+    inputs = encode_prompts(
+        tokenizer, per_rank, s.prompt_len, session.config.vocab_size, s.seed, session.device.torch_device,
+        session.rank.rank * per_rank,
+    )  # fmt: skip
+    handles = add_model_hooks(model, session.device.synchronize)
+    energy = EnergyMeter(session.device)
+    timers(_TIMER).reset()
+    reset_peak_memory(session.device) if s.system == "zero_inference" else None
+    try:
+        for turn in range(-s.warmup, s.loops):
+            session.progress.say(f"loop {turn + 1} of {s.loops}" if turn >= 0 else "warming up")
+            one = _one_loop(session, model, inputs, energy, measured)
+            (measured.loops if turn >= 0 else measured.warmup).append(one)
+            measured.peak = _larger(measured.peak, peak_memory(session.device))
+            if session.rank.first:
+                session.record.save(
+                    run=run_object(session), raw={"loops": measured.loops, "warmup": measured.warmup}
+                )
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _one_loop(
+    session: Session, model: Any, inputs: dict[str, Any], energy: EnergyMeter, measured: Measured
+) -> dict[str, Any]:
+    """Generate once; its latencies and what else was counted."""
+    import torch
+
+    s, timer, traffic = session.settings, timers(_TIMER), Traffic()
+    cache = None
+    if s.kv_offload:
+        cache = make_cache(
+            session.device.torch_device, s.prompt_len + s.gen_len, s.pin_kv_cache, s.async_kv_offload, traffic
+        )
+    with Repeat(energy) as repeat, torch.no_grad():
+        timer.start(sync_func=session.device.synchronize)
+        set_model_stage(model, PREFILL)
+        output = model.generate(**inputs, **generate_arguments(model, s.gen_len, cache))
+        timer.stop(sync_func=session.device.synchronize)
+    measured.tokens = output[:, s.prompt_len :]
+    measured.kv_host_bytes = cache.host_bytes if cache is not None else 0
+    return {
+        "prefill_s": model.__duration__,
+        "total_s": timer.costs[-1],
+        "decode_steps_s": list(model.__step_durations__),
+        "kv_to_host_bytes": traffic.to_host_bytes,
+        "kv_to_device_bytes": traffic.to_device_bytes,
+        **repeat.found,
+    }
+
+
+def generate_arguments(model: Any, gen_len: int, cache: Any = None) -> dict[str, Any]:
+    """Greedy, and exactly ``gen_len`` tokens: a stop token would end a generation early and spoil its time."""
+    from transformers import GenerationConfig
+
+    given = model.generation_config
+    pad = given.pad_token_id if given.pad_token_id is not None else 1
+    config = GenerationConfig(max_new_tokens=gen_len, do_sample=False, use_cache=True, pad_token_id=pad)
+    arguments: dict[str, Any] = {"generation_config": config}
+    for name in ("eos_token_id", "bos_token_id"):
+        setattr(given, name, None)
+    return arguments if cache is None else arguments | {"past_key_values": cache}
+
+
+def _all_tokens(group: Any, own: Any, session: Session) -> list[list[int]]:
+    """Generated tokens of all ranks, in the order of the batch."""
+    if group is None or session.rank.world_size == 1:
+        return own.tolist()  # type: ignore[no-any-return]
+    import torch
+
+    parts: list[Any] = [None] * session.rank.world_size
+    torch.distributed.all_gather_object(parts, own.tolist())
+    return [row for part in parts for row in part]
+
+
+def _larger(one: dict[str, int | None], other: dict[str, int | None]) -> dict[str, int | None]:
+    return {
+        name: value if one.get(name) is None or value is None else max(value, one[name] or 0)
+        for name, value in other.items()
+    }
+
+
+def run_object(session: Session) -> dict[str, Any]:
+    """The settings as they were in the end."""
+    return session.settings.model_dump() | {
+        "model_name": session.model.name,
+        "dtype": session.dtype,
+        "device": session.device.kind,
+        "ranks": session.settings.ranks,
+    }
+
+
+def host_rss_bytes() -> int:
+    """Peak resident memory of this rank's process."""
+    return peak_rss_bytes()

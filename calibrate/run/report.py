@@ -1,0 +1,91 @@
+"""What a run prints for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_ROWS = (
+    ("prefill latency", "s", "prefill", "latency_s", "prefill_latency"),
+    ("decode latency", "s", "decode", "latency_s", "decode_latency"),
+    ("total latency", "s", "total", "latency_s", "total_latency"),
+)
+
+
+def result_text(result: dict[str, Any], verbose: int = 1) -> str:
+    """Both benchmark logs, the errors side by side, and what else was measured."""
+    measured = result["measured"]
+    lines = ["measured:", result["benchmark_log"], "", "predicted:", result["predicted_benchmark_log"], ""]
+    lines += [*comparison_lines(result), "", *_other_lines(measured)]
+    if verbose > 1:
+        lines += ["", "generated:", *_generated(result["raw"])]
+    lines += ["", f"log: {result['log_file']}", f"run: {result['run_file']}"]
+    return "\n".join(lines)
+
+
+def print_result(result: dict[str, Any], verbose: int = 1) -> None:
+    """Print it on stdout, warnings on stderr."""
+    for warning in result["warnings"]:
+        sys.stderr.write(f"llm-perf: warning: {warning}\n")
+    sys.stdout.write(result_text(result, verbose) + "\n")
+
+
+def comparison_lines(result: dict[str, Any]) -> list[str]:
+    """A table: field, measured, predicted, signed error."""
+    lines = [f"{'':<18}{'measured':>14}{'predicted':>14}{'error':>10}"]
+    for label, unit, phase, key, error in _ROWS:
+        values = (result["measured"][phase][key], result["predicted"][phase][key])
+        lines.append(
+            f"{label:<18}{_seconds(values[0], unit):>14}{_seconds(values[1], unit):>14}{_error(result, error):>10}"
+        )
+    peaks = (result["measured"]["peak_gpu_memory_bytes"], result["predicted"]["peak_gpu_memory_bytes"])
+    lines.append(
+        f"{'peak memory':<18}{_gib(peaks[0]):>14}{_gib(peaks[1]):>14}{_error(result, 'peak_gpu_memory'):>10}"
+    )
+    return lines
+
+
+def _other_lines(measured: dict[str, Any]) -> list[str]:
+    used = measured["utilisation"]
+    spread = measured["total"]["spread"]["relative"]
+    memory = _gib(measured["host_rss_bytes"])
+    lines = [f"loops used {measured['loops_used']}, spread of the total {spread:.1%}, host memory {memory}"]
+    rates = [f"prefill MFU {used['prefill_mfu']:.1%}"]
+    if used["decode_mbu"] is not None:
+        rates.append(
+            f"decode MBU {used['decode_mbu']:.1%} ({used['decode_bytes_per_s'] / 1e9:.2f} GB/s of weights and cache)"
+        )
+    if measured["h2d_bytes_per_s"] is not None:
+        rates.append(f"host to device {measured['h2d_bytes_per_s'] / 1e9:.2f} GB/s")
+    lines.append(", ".join(rates))
+    if measured["bytes_swapped_to_disk"]:
+        lines.append(f"on disk: {_gib(measured['bytes_swapped_to_disk'])}")
+    quantised = measured["quantisation"]
+    if quantised["bits"] < 16:
+        lines.append(
+            f"quantised to {quantised['bits']} bits: {quantised['quantised_tensors']} tensors, "
+            f"{_gib(quantised['quantised_bytes'])}; left as they were: {quantised['unquantised_tensors']} tensors, "
+            f"{_gib(quantised['unquantised_bytes'])}"
+        )
+    if measured["energy_j_per_loop"] is not None:
+        lines.append(f"energy {measured['energy_j_per_loop']:.0f} J per loop")
+    return lines
+
+
+def _generated(raw: dict[str, Any]) -> list[str]:
+    if raw["text"] is not None:
+        return [f"{index}: {text}" for index, text in enumerate(raw["text"])]
+    return [f"{index}: {row}" for index, row in enumerate(raw["tokens"])]
+
+
+def _seconds(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.3f} {unit}"
+
+
+def _gib(value: float | None) -> str:
+    return "-" if value is None else f"{value / 2**30:.3f} GiB"
+
+
+def _error(result: dict[str, Any], name: str) -> str:
+    value = result["error"][name]
+    return "-" if value is None else f"{value:+.1%}"

@@ -1,0 +1,214 @@
+"""One rank's run from an empty process to the result, and everything put back at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibrate.run.progress import Progress
+from calibrate.run.ranks import Rank
+from calibrate.run.records import RunRecord, measuring
+from calibrate.run.settings import RunSettings
+from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError
+from llm_perf.report.benchmark_log import get_filename
+
+
+@dataclass
+class Session:
+    """What the steps of a run hand on."""
+
+    settings: RunSettings
+    rank: Rank
+    device: Any
+    dtype: str
+    config: Any
+    model: Any  # llm-perf's ModelConfig
+    largest_param: int
+    machine: Any
+    folder: Path
+    baseline_bytes: int
+    record: RunRecord
+    progress: Progress
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def swap_folder(self) -> Path:
+        """Folder of this run's swap files."""
+        return self.folder / f"swap-{os.environ.get('MASTER_PORT', os.getpid())}-{self.stem}"
+
+    @property
+    def stem(self) -> str:
+        """Name of the configuration: of the log, and part of the run file's name."""
+        s = self.settings
+        return get_filename(
+            self.model.name, s.batch_size, s.prompt_len, s.gen_len, s.cpu_offload, s.disk_offload, s.num_nodes,
+            s.num_gpus_per_node, s.kv_offload, s.weight_quantize,
+        )  # fmt: skip
+
+    @property
+    def log_file(self) -> str:
+        """The benchmark log."""
+        return f"{self.stem}.log" if self.settings.output_file == "auto" else self.settings.output_file
+
+
+def run_session(settings: RunSettings, rank: Rank) -> dict[str, Any] | None:
+    """Measure as one rank.
+
+    Raises:
+        LLMPerfError: something is wrong with the input, the machine, or the run; a library's error ends as one too.
+    """
+    from calibrate.run.process import prepare_process, quiet_libraries
+
+    prepare_process(rank.local_world_size)
+    lock = measuring(settings.allow_concurrent or rank.local_rank != 0)
+    progress = Progress(None if rank.first else False)
+    with (
+        lock,
+        quiet_libraries(bool(os.environ.get("LLM_PERF_DEBUG"))) as warned,
+        progress.shown(),
+        _plain_errors(),
+    ):
+        progress.say("importing torch and deepspeed")
+        session = prepare(settings, rank, progress)
+        session.warnings = warned
+        return _measured(session)
+
+
+def _measured(session: Session) -> dict[str, Any] | None:
+    """Measure, and leave a record whatever happens."""
+    from calibrate.run.measurement import measure_model
+
+    try:
+        return measure_model(session)
+    except KeyboardInterrupt:
+        _save(session, status="interrupted")
+        raise
+    except Exception as error:
+        _save(session, status="failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        # Every rank's files are in it, so that any of them may tidy up.
+        shutil.rmtree(session.swap_folder, ignore_errors=True)
+
+
+def _save(session: Session, **changes: Any) -> None:
+    """Say in the run file how it ended, if it was begun."""
+    if session.rank.first and session.record.path.exists():
+        with contextlib.suppress(OutputError):
+            session.record.save(**changes)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Whatever torch, deepspeed or transformers raise becomes one line."""
+    try:
+        yield
+    except (LLMPerfError, KeyboardInterrupt):
+        raise
+    except MemoryError as error:
+        raise DoesNotFitError(f"out of memory while it ran: {_first_line(error)}") from error
+    except (RuntimeError, AssertionError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        if os.environ.get("LLM_PERF_DEBUG"):
+            raise
+        kind = DoesNotFitError if type(error).__name__ == "OutOfMemoryError" else EnvironmentFailure
+        raise kind(f"the run failed: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
+    """Everything that can be found out, and refused, before the model is loaded.
+
+    Raises:
+        LLMPerfError: it will not work, with the reason.
+    """
+    from calibrate.run.devices import choose_device, choose_dtype
+    from calibrate.run.local_machine import describe_local_machine
+    from calibrate.run.model_config import get_model_config, spec_of
+    from calibrate.run.prediction import build_run_scenario
+    from calibrate.run.quantisation import check_group_size
+    from calibrate.run.usage import rss_bytes
+    from calibrate.run.weights import empty_model
+
+    device = choose_device(settings.device, rank.local_rank, rank.local_world_size)
+    if settings.use_gds and device.kind != "cuda":
+        raise EnvironmentFailure("--use-gds reads NVMe into GPU memory: it needs a CUDA device")
+    dtype = choose_dtype(settings.dtype, device)
+    config = get_model_config(settings.model_name)
+    model = spec_of(config)
+    shell = empty_model(config)
+    if settings.weight_quantize:
+        check_group_size(shell, settings.quant_group_size)
+    if settings.disk_offload:
+        from calibrate.run.ops import check_async_io
+
+        check_async_io()
+    folder = writable_folder(settings.offload_dir)
+    largest = max(parameter.numel() for parameter in shell.parameters())
+    baseline = rss_bytes()
+    progress.say("measuring this machine")
+    machine = describe_local_machine(device, dtype, rank.local_world_size, folder, settings.disk_offload)
+    scenario = build_run_scenario(settings, model, machine, dtype, device.kind, largest)
+    session = Session(
+        settings, rank, device, dtype, config, model, largest, machine, folder, baseline,
+        RunRecord(Path(settings.runs_dir), "run"), progress,
+    )  # fmt: skip
+    session.record = RunRecord(Path(settings.runs_dir), session.stem)
+    _refuse_what_does_not_fit(session, scenario)
+    return session
+
+
+def _refuse_what_does_not_fit(session: Session, scenario: Any) -> None:
+    from calibrate.run.environment import disk_bytes
+    from calibrate.run.prediction import check_fit, predict_run
+
+    prediction = predict_run(scenario, session.device.kind, session.baseline_bytes)
+    try:
+        check_fit(
+            prediction,
+            session.device.kind,
+            _unwritten_checkpoint_bytes(session),
+            disk_bytes(session.folder)["free_bytes"],
+        )
+    except DoesNotFitError as error:
+        error.report = prediction.as_json(session.settings)  # type: ignore[attr-defined]
+        raise
+
+
+def _unwritten_checkpoint_bytes(session: Session) -> float:
+    """Bytes that a dummy checkpoint will take, where one was asked for expressly."""
+    return checkpoint_bytes(session) if session.settings.dummy and session.settings.dummy_on_disk else 0.0
+
+
+def checkpoint_bytes(session: Session) -> float:
+    """Bytes of the whole model as a checkpoint."""
+    from calibrate.run.tensors import BYTES
+    from llm_perf.counts.parameters import total_params
+
+    return float(total_params(session.model) * BYTES[session.dtype])
+
+
+def writable_folder(name: str) -> Path:
+    """Make a folder, if need be, and write to it.
+
+    Raises:
+        EnvironmentFailure: it cannot be made or written.
+    """
+    folder = Path(name).expanduser()
+    probe = folder / f".llm-perf-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"--offload-dir {folder}: cannot be written: {error.strerror or error}"
+        ) from None
+    return folder

@@ -1,0 +1,148 @@
+"""``llm-perf calibrate``: the real run, and reading benchmark logs back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_perf.errors import DoesNotFitError, SpecError
+
+_UNSET: dict[str, Any] = {"default": None}
+
+
+def _flag(name: str, help_text: str) -> Any:
+    return click.option(f"--{name}/--no-{name}", **_UNSET, help=help_text)
+
+
+_OPTIONS = (
+    click.option("--model", "model_name", help="Bundled model, folder with config.json, or hub id."),
+    _flag("dummy", "Random weights instead of real ones."),
+    click.option("--loops", type=int, help="Timed repeats.  [default: 3]"),
+    click.option("--warmup", type=int, help="Repeats before them.  [default: 1]"),
+    click.option("--batch-size", type=int, help="Sequences over all ranks.  [default: 1]"),
+    click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]"),
+    click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]"),
+    _flag("pin-memory", "Page-locked host memory for weights (CUDA).  [default: on]"),
+    _flag("cpu-offload", "Weights in CPU memory."),
+    _flag("disk-offload", "Weights on NVMe."),
+    click.option("--offload-dir", help="Folder for swap files and dummy weights."),
+    _flag("kv-offload", "KV cache in CPU memory."),
+    _flag("pin-kv-cache", "Page-locked KV cache (CUDA).  [default: on]"),
+    _flag("async-kv-offload", "Non-blocking KV copies (CUDA)."),
+    click.option("--quant-bits", type=int, help="Quantise weights to 4 or 8 bits.  [default: 16]"),
+    click.option("--quant-group-size", type=int, help="Weights per group.  [default: 64]"),
+    _flag("use-gds", "NVMe straight into GPU memory (GPUDirect Storage)."),
+    click.option("--num-gpus", "num_gpus_per_node", type=int, help="Ranks on each machine.  [default: 1]"),
+    click.option("--num-nodes", type=int, help="Machines; needs --hostfile.  [default: 1]"),
+    click.option("--dtype", type=click.Choice(("auto", "fp16", "bf16", "fp32")), help="[default: auto]"),
+    click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), help="[default: auto]"),
+    click.option(
+        "--system", type=click.Choice(("zero_inference", "transformers")), help="[default: zero_inference]"
+    ),
+    _flag("dummy-on-disk", "Dummy weights through a checkpoint.  [default: if the disk has room]"),
+    click.option("--log-file", "output_file", help='Benchmark log; "auto" names it.  [default: auto]'),
+    click.option("--runs-dir", help="Folder for the JSON of each run.  [default: runs]"),
+    click.option("--verbose", type=int, help="0 nothing, 1 metrics, 2 generated text too.  [default: 1]"),
+    click.option("--seed", type=int, help="Of dummy weights and random prompts.  [default: 0]"),
+    _flag("allow-long-context", "Beyond the model's positions."),
+    _flag("allow-concurrent", "Although another run measures here."),
+)
+
+
+def _with_options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command("calibrate")
+@click.option("--run", "run_it", is_flag=True, help="Run a real generation under DeepSpeed ZeRO-Inference.")
+@click.option(
+    "--read-log", "log_to_read", help="Read a benchmark log back: llm-perf's, DeepSpeed's or FlexGen's."
+)
+@_with_options
+@click.option("--hostfile", help="DeepSpeed hostfile, to run on several machines.")
+@click.option("--local_rank", "--local-rank", type=int, hidden=True, help="Passed by launchers; RANK counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+def calibrate(
+    run_it: bool,
+    log_to_read: str | None,
+    hostfile: str | None,
+    local_rank: int | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Run the real thing on this machine, and lay the prediction beside it.
+
+    Without further options --run takes a tiny OPT with random weights, which ends within two minutes anywhere.
+    """
+    del local_rank
+    if log_to_read is not None:
+        return _read_log(log_to_read, as_json)
+    if not run_it:
+        raise SpecError("nothing to do: pass --run, or --read-log FILE")
+    given = {name: value for name, value in flags.items() if value is not None}
+    return _run(given, hostfile, as_json)
+
+
+def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
+    from calibrate.run.extras import require_extra
+
+    require_extra("llm-perf calibrate --run")
+    from calibrate.run.generation import default_model, measure
+    from calibrate.run.settings import RunSettings
+
+    settings = RunSettings(**({"model_name": default_model(given)} | given))
+    if hostfile is not None:
+        from calibrate.run.launch import launch_hosts
+
+        return launch_hosts(settings, hostfile)
+    try:
+        result = measure(settings)
+    except DoesNotFitError as error:
+        report = getattr(error, "report", None)
+        if as_json and report is not None:
+            click.echo(
+                json.dumps(_without_measurement(settings.model_dump(), report, str(error)), allow_nan=False)
+            )
+        raise
+    if result is None:  # not the first rank of a launcher
+        return 0
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    elif settings.verbose:
+        from calibrate.run.report import print_result
+
+        print_result(result, settings.verbose)
+    return 0
+
+
+def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The object of a run that was not made because it does not fit."""
+    return {
+        "schema_version": 1, "status": "does not fit", "reason": reason, "run": run, "measured": None,
+        "predicted": predicted, "error": None, "benchmark_log": None,
+        "predicted_benchmark_log": predicted["benchmark_log"], "log_file": None, "raw": None, "environment": None,
+    }  # fmt: skip
+
+
+def _read_log(file: str, as_json: bool) -> int:
+    from llm_perf.config import files
+    from llm_perf.report.benchmark_log import parse_benchmark_log
+
+    records = [asdict(record) for record in parse_benchmark_log(files.read_text(Path(file)))]
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "file": file, "records": records}, allow_nan=False))
+        return 0
+    for number, record in enumerate(records, 1):
+        click.echo(f"record {number} of {len(records)}")
+        for name, value in record.items():
+            if name != "extra":
+                click.echo(f"  {name:<36}{'-' if value is None else value}")
+        for name, value in record["extra"].items():
+            click.echo(f"  {name:<36}{value}")
+    return 0
