@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
 from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
@@ -63,11 +64,25 @@ class InferenceInputs(Spec):
     pin_kv_cache: Flag = True
     async_kv_offload: Flag = False
     prefetch: Flag | None = None
+    percent: Text | None = None
+    gpu_batch_size: PositiveInt | None = None
+    num_gpu_batches: PositiveInt | None = None
+    compress_weight: Flag = False
+    compress_cache: Flag = False
+    cpu_cache_compute: Flag | None = None
+    overlap: Flag | None = None
+    attn_sparsity: Efficiency | None = None
+    micro_batches: PositiveInt | None = None
     flops_efficiency: Efficiency | None = None
     hbm_memory_efficiency: Efficiency | None = None
     cost_per_gpu_hour: NonNegativeQuantity | None = None
     profile: Text | None = None
     allow_long_context: Flag = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batch_of_gpu_batches(cls, data: Any) -> Any:
+        return with_batch(data) if isinstance(data, dict) else data
 
 
 def build_scenario(inputs: InferenceInputs) -> Scenario:
@@ -94,7 +109,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         dtype=_dtype(inputs, system),
         parallelism=derive_parallelism(inputs),
         workload=Workload(batch_size=inputs.batch_size, prompt_len=inputs.prompt_len, gen_len=inputs.gen_len),
-        offload=_offload(inputs),
+        offload=_offload(inputs, system),
         ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
         num_nodes=inputs.num_nodes,
         flops_efficiency=inputs.flops_efficiency,
@@ -146,24 +161,28 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
     embedding_bits = (
         weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
     )
-    return DtypeConfig(
+    dtype = DtypeConfig(
         weight_bits=weight_bits,
         activation_bits=inputs.activation_bits,
         embedding_bits=embedding_bits,
         kv_bits=inputs.kv_bits or inputs.activation_bits,
         quant_group_size=inputs.quant_group_size if quantised else None,
     )
+    return flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
 
 
-def _offload(inputs: InferenceInputs) -> OffloadConfig:
+def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
-    return OffloadConfig(
+    check_flags(inputs, system)
+    offload = OffloadConfig(
         weights=weights,
         kv_cache=Shares.on("cpu") if inputs.kv_offload else None,
         pin_memory=inputs.pin_memory,
         pin_kv_cache=inputs.pin_kv_cache,
         async_kv_offload=inputs.async_kv_offload,
         prefetch=inputs.prefetch,
+        overlap=inputs.overlap,
     )
+    return flexgen_offload(inputs, offload) if system == "flexgen" else offload

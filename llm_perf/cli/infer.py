@@ -13,7 +13,7 @@ from llm_perf.analysis.advice import Change, changes_that_fit
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.cli.inputs import questions
-from llm_perf.errors import OutputError
+from llm_perf.errors import OutputError, SpecError
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -57,6 +57,15 @@ _OPTIONS = (
     _option("--pin-kv-cache/--no-pin-kv-cache", default=None, help="Page-locked KV cache.  [default: on]"),
     _option("--async-kv-offload/--no-async-kv-offload", default=None, help="Non-blocking KV copies."),
     _option("--prefetch/--no-prefetch", default=None, help="Fetch the next weights early.  [default: on]"),
+    _option("--percent", help='FlexGen: "wg wc cg cc hg hc", weights, cache, hidden on GPU and CPU.'),
+    _option("--gpu-batch-size", type=int, help="FlexGen: sequences per GPU batch."),
+    _option("--num-gpu-batches", type=int, help="FlexGen: GPU batches per block."),
+    _option("--compress-weight/--no-compress-weight", default=None, help="FlexGen: weights in 4 bits."),
+    _option("--compress-cache/--no-compress-cache", default=None, help="FlexGen: cache in 4 bits."),
+    _option("--cpu-cache-compute/--no-cpu-cache-compute", default=None, help="FlexGen: attention on CPU."),
+    _option("--overlap/--no-overlap", default=None, help="Copy and compute at once.  [default: on]"),
+    _option("--attn-sparsity", type=float, help="FlexGen: share of values that attention reads."),
+    _option("--micro-batches", type=int, help="FlexGen: blocks in a pipeline; its stages if not given."),
     _option("--flops-efficiency", type=float, help="Share of peak FLOP/s, instead of the GPU's table."),
     _option(
         "--hbm-memory-efficiency", type=float, help="Share of memory bandwidth, instead of the GPU's table."
@@ -82,6 +91,7 @@ def _with_options(function: Any) -> Any:
 )
 @click.option("--log-file", help='Append the benchmark log to this file; "auto" names it.')
 @click.option("--output-dir", help="Write the JSON result into this folder.")
+@click.option("--trace", "trace_file", help="Write the schedule as a Chrome/Perfetto trace.")
 @click.option("--explain", is_flag=True, help="Show each number's formula with the values in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 def infer(
@@ -89,6 +99,7 @@ def infer(
     config_file: str | None,
     log_file: str | None,
     output_dir: str | None,
+    trace_file: str | None,
     explain: bool,
     as_json: bool,
     **flags: Any,
@@ -100,6 +111,8 @@ def infer(
     given = {name: value for name, value in flags.items() if value is not None}
     answers = [_Answer(question) for question in questions(gpus, config_file, given)]
     _write(answers, log_file, output_dir)
+    if trace_file is not None:
+        _write_trace(answers, Path(trace_file))
     if as_json:
         _print_json(answers, explain)
     else:
@@ -155,6 +168,19 @@ def _write(answers: list[_Answer], log_file: str | None, output_dir: str | None)
     if log_file is not None:
         for path in output.write_logs(log_file, [answer.result for answer in answers]):
             click.echo(f"benchmark log appended to {path}", err=True)
+
+
+def _write_trace(answers: list[_Answer], file: Path) -> None:
+    """The schedule of one prediction as a trace file."""
+    from llm_perf.cli import output
+    from llm_perf.report.trace import prediction_trace
+
+    if len(answers) > 1:
+        raise SpecError("--trace shows one prediction: give one --gpu")
+    if not file.name.strip():
+        raise OutputError(f"--trace '{file}' is no file")
+    for path in output.write_files(file.parent, {file.name: prediction_trace(answers[0].result)}):
+        click.echo(f"trace written to {path}", err=True)
 
 
 def _dumped(found: dict[str, Any], indent: int | None = None) -> str:

@@ -12,13 +12,14 @@ from rich.text import Text
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.hardware.streams import STREAMS
 from llm_perf.report.explain import explanations
 from llm_perf.report.inference_json import cost
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems.base import MemoryParts, TierShares
 
-BOTTLENECKS = {
+BOTTLENECKS = STREAMS | {
     "compute": "GPU arithmetic",
     "hbm": "GPU memory bandwidth",
     "pcie": "host-to-GPU link",
@@ -41,6 +42,9 @@ PARTS = {
     "framework": "framework (exposed)",
     "weight_streaming": "weight streaming (exposed)",
     "kv_offload": "KV cache in host memory",
+    "cpu_attention": "attention on the CPU",
+    "hidden_offload": "hidden states off the GPU",
+    "quantisation": "quantisation of the cache",
 }
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
 _MEMORY_ROWS = (

@@ -8,7 +8,6 @@ hosts' files; docs/systems/flexgen.md has the formulas.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -19,7 +18,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.base import Evaluation, Load, MemoryUse, PhaseCost, Placement, TierShares
 from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
 from llm_perf.systems.flexgen_memory import memory_use, placed_weights
-from llm_perf.systems.flexgen_placement import place_cache
+from llm_perf.systems.flexgen_placement import ceil, place_cache
 from llm_perf.systems.flexgen_policy import Policy, check_policy, stated_policy
 from llm_perf.systems.flexgen_times import BlockSchedule
 from llm_perf.systems.forward import decode_steps
@@ -109,13 +108,15 @@ class FlexGen:
     ) -> Policy:
         """Cut into as few GPU batches as the GPU's memory allows, if the scenario does not say how many."""
         offload = scenario.offload
-        stated = offload.gpu_batch_size is not None or offload.num_gpu_batches > 1
-        splits: Iterable[int] = (offload.num_gpu_batches,) if stated else _SPLITS
-        policies = [
-            stated_policy(scenario, load, places, split)
-            for split in splits
-            if stated or split == 1 or _any(load.batch / offload.micro_batches >= split)
-        ]
+        block = load.batch / offload.micro_batches
+        if offload.gpu_batch_size is not None or offload.num_gpu_batches > 1:
+            count = offload.num_gpu_batches
+            return stated_policy(scenario, places, block / count, count)
+        policies = []
+        for split in _SPLITS:
+            if split == 1 or _any(block >= split):
+                gpu_batch = ceil(block / split)
+                policies.append(stated_policy(scenario, places, gpu_batch, ceil(block / gpu_batch)))
         return _first_that_fits(scenario, load, constants, policies, policies[-1], tier="gpu")
 
     # -- the interface of systems ---------------------------------------------------------------------------------

@@ -143,11 +143,12 @@ def _before(limit: Number, start: float, tensor: Tensor) -> Number:
 
     The middle of copy i is at start + (i + 1/2) x elements; a hair of slack lets 80 % of 5 be 4 in binary too.
     """
-    count = _ceil((limit - start) / tensor.elements - 0.5 - 1e-9)
+    count = ceil((limit - start) / tensor.elements - 0.5 - 1e-9)
     return minimum(maximum(count, 0.0), float(tensor.copies))
 
 
-def _ceil(value: Number) -> Number:
+def ceil(value: Number) -> Number:
+    """The least whole number that is not below ``value``."""
     return np.ceil(value) if is_array(value) else float(math.ceil(value))
 
 

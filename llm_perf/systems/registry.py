@@ -10,6 +10,7 @@ from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
 from llm_perf.systems.accelerate import Accelerate
 from llm_perf.systems.base import System
+from llm_perf.systems.flexgen import FlexGen
 from llm_perf.systems.petals import Petals
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.transformers import Transformers
@@ -31,6 +32,7 @@ _MODULES: dict[str, Callable[[], System]] = {
     "accelerate": Accelerate,
     "petals": Petals,
     "zero_inference": ZeroInference,
+    "flexgen": FlexGen,
 }
 """Systems with a module of their own."""
 
@@ -49,7 +51,7 @@ _ALIASES = {
     "ds-inference": "deepspeed_inference",
 }
 
-_PLANNED = ("flexgen",)
+_PLANNED: tuple[str, ...] = ()
 
 
 @cache
