@@ -14,7 +14,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
-from llm_perf.systems.base import Load, TierShares
+from llm_perf.systems.base import TierShares
 
 GROUP_SIZE = 64
 """Elements that share a scale and a minimum in FlexGen's 4-bit format."""
@@ -166,9 +166,9 @@ def bytes_per_element(bits: int, group_size: int | None) -> float:
 
 
 def stated_policy(
-    scenario: Scenario, load: Load, places: tuple[TierShares, ...], num_gpu_batches: Number
+    scenario: Scenario, places: tuple[TierShares, ...], gpu_batch: Number, num_gpu_batches: Number
 ) -> Policy:
-    """The policy of a scenario once its placement is known. The GPU batch follows from the load's batch."""
+    """The policy of a scenario once its placement and the cut of its batch are known."""
     weights, kv, hidden = places
     offload, dtype = scenario.offload, scenario.dtype
     compressed = dtype.kv_bits < 16
@@ -178,7 +178,7 @@ def stated_policy(
     else:
         on_cpu = attention_on_cpu(offload, compressed, bool(kv.gpu >= 1))
     return Policy(
-        gpu_batch=load.batch / (num_gpu_batches * offload.micro_batches),
+        gpu_batch=gpu_batch,
         num_gpu_batches=num_gpu_batches,
         weights=weights,
         kv_cache=kv,
