@@ -7,9 +7,10 @@ A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
-from calibrate.published import GPU_ALIASES, Machine, Measurement
+from calibrate.published import GPU_ALIASES, Machine, Measurement, load_measurements
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
@@ -37,6 +38,9 @@ _HOSTS: Final = (
     ("E5-2697", "flexgen-reproduction"),
 )
 """What a source's description of its machine contains, and the bundled host that is this machine."""
+
+_SAME_DISK: Final = 0.25
+"""Stated rates that differ by no more are two statements of one disk."""
 
 _LAYER_SPLIT: Final = frozenset({"accelerate", "exllama", "llama_cpp", "petals", "transformers"})
 """Systems that put successive layers on successive GPUs without saying so."""
@@ -211,7 +215,8 @@ def scenario_of(run: Run) -> Scenario:
 def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
     """The bundled host that is the machine, else the GPU's usual one, with a disk as fast as the source states.
 
-    A stated rate other than the bundled host's scales the rates of all paths to the disk.
+    A stated rate other than the bundled host's scales the rates of all paths to the disk, unless the two are so near
+    that they are two statements of one disk (the data sheet's 2.0 GB/s and the 1.6 that the same users measured).
 
     Raises:
         SpecError: the GPU names no usual host.
@@ -222,7 +227,9 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
         raise SpecError(f"GPU {gpu.name} names no default host")
     host = get_host_config_by_name(name)
     stated = machine.disk_read_gb_per_s
-    if host.disk is None or stated is None or stated == host.disk.stated_read_gb_per_s:
+    if host.disk is None or stated is None:
+        return host
+    if abs(stated / host.disk.stated_read_gb_per_s - 1) <= _SAME_DISK:
         return host
     return host.replace(disk=_scaled_disk(host.disk, stated))
 
@@ -273,7 +280,7 @@ def _offload(run: Run, system: str) -> OffloadConfig:
         weights=_shares(run.weights),
         kv_cache=_shares(kv_cache),
         activations=_shares(run.hidden) if system == "flexgen" else None,
-        pin_memory=True if run.pin_memory is None else run.pin_memory,
+        pin_memory=_pins(run),
         attention_device=attention,
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,
@@ -281,6 +288,26 @@ def _offload(run: Run, system: str) -> OffloadConfig:
         num_gpu_batches=(run.num_gpu_batches or 1) if system == "flexgen" else 1,
         micro_batches=run.micro_batches,
     )
+
+
+def _pins(run: Run) -> bool:
+    """Whether host tensors are page-locked: as stated, else as other rows of this model on this machine, else yes.
+
+    Benchmark suites set it per model: FlexGen's runs OPT-175B with --pin-weight 0 wherever it says so at all.
+    """
+    if run.pin_memory is not None:
+        return run.pin_memory
+    return _stated_pinning().get((run.system, run.model, run.machine.host), True)
+
+
+@lru_cache(maxsize=1)
+def _stated_pinning() -> dict[tuple[str, str, str | None], bool]:
+    stated: dict[tuple[str, str, str | None], set[bool]] = {}
+    for row in load_measurements():
+        if row.policy.pin_memory is not None:
+            key = (row.system, row.model, row.machine.host)
+            stated.setdefault(key, set()).add(row.policy.pin_memory)
+    return {key: values.pop() for key, values in stated.items() if len(values) == 1}
 
 
 def _shares(parts: tuple[float, float, float] | None) -> Shares | None:

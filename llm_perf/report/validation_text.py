@@ -8,10 +8,10 @@ from typing import Any
 WIDTH = 80
 
 _UNITS = {
-    "throughput_tokens_per_s": "token/s",
+    "throughput_tokens_per_s": "tok/s",
     "total_latency_s": "s total",
     "latency_per_token_s": "s/step",
-    "prefill_latency_s": "s prefill",
+    "prefill_latency_s": "s first",
 }
 
 
@@ -21,8 +21,9 @@ def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
     parts += [
         summary_table("class", found["classes"]),
         summary_table("system", found["systems"]),
-        "Errors are (predicted - measured) / measured; median is of their size, bias their\n"
-        "signed median, gm the geometric mean of max(p/m, m/p) over the covered rows.",
+        "Errors: (predicted - measured) / measured. median: of their size; bias: signed;\n"
+        "gm: geometric mean of max(p/m, m/p) over the covered rows; rank: correlation.\n"
+        "~ marks a value printed with one digit, which stands for its rounding interval.",
         _counted("Not predicted", _refusals(found["rows"])),
         _counted("Left out", found["excluded"]),
     ]
@@ -48,25 +49,25 @@ def summary_table(title: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """One line per row: what ran, what was measured, what is predicted."""
     lines = [
-        f"{'row':>4} {'model':<16}{'GPUs':<17}{'batch':>5}{'in':>5}{'out':>4} {'quantity':<9}"
-        f"{'measured':>9}{'predict.':>9}{'error':>6}"
+        f"{'row':>4} {'model':<12}{'GPUs':<17}{'batch':>5}{'in':>5}{'out':>4} {'unit':<8}"
+        f"{'meas.':>8}{'pred.':>8}{'error':>7}"
     ]
     lines += [_row_line(row) for row in rows]
     return "\n".join(lines)
 
 
 def _row_line(row: Mapping[str, Any]) -> str:
-    model = row["model"].rpartition("/")[2]
+    model = row["model"].rpartition("/")[2].removeprefix("fastertransformer-")
     gpus = f"{row['num_gpus']}x{row['gpu']}" if row["num_gpus"] > 1 else row["gpu"]
     batch = "-" if row["batch_size"] is None else str(row["batch_size"])
     start = (
-        f"{row['row_id']:>4} {model[:15]:<16}{gpus[:16]:<17}{batch:>5}{row['prompt_len']:>5}{row['gen_len']:>4} "
-        f"{_UNITS[row['quantity']]:<9}{_value(row['measured']):>9}"
+        f"{row['row_id']:>4} {model[:11]:<12}{gpus[:16]:<17}{batch:>5}{row['prompt_len']:>5}{row['gen_len']:>4} "
+        f"{_UNITS[row['quantity']]:<8}{_value(row['measured']):>8}"
     )
     if row["predicted"] is None:
-        return start + f"{'-':>9}{'-':>6}"
+        return start + f"{'-':>8}{'-':>7}"
     mark = "~" if row["one_digit"] else ""
-    return start + f"{_value(row['predicted']):>9}{mark + _percent(row['error'], signed=True):>6}"
+    return start + f"{_value(row['predicted']):>8}{mark + _percent(row['error'], signed=True):>7}"
 
 
 def _refusals(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

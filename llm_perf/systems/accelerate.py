@@ -16,7 +16,6 @@ from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
 from llm_perf.systems.base import (
     ALL_ON_GPU,
-    NO_MEMORY,
     Evaluation,
     Load,
     MemoryParts,
@@ -178,8 +177,6 @@ def memory_use(
     resident = gpu_memory(scenario, load, constants)
     layers, tiers = layers_weight_bytes(scenario), placement.weights
     off = tiers.cpu + tiers.nvme
-    if not _any(off):
-        return MemoryUse(resident, NO_MEMORY, NO_MEMORY)
     away = layers * off / scenario.parallelism.pp_size
     passing = minimum(away, largest_module_bytes(scenario))
     gpu = MemoryParts(

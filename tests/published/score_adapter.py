@@ -69,9 +69,16 @@ def run_of(row: Row, host: Row) -> Run:
         micro_batches=row["micro_batches"],
         pin_memory=flag(row["pin_memory"]),
         overlap=flag(row["overlap"]),
-        cpu_attention=True if row["cpu_compute"] == "attention" else None,
+        cpu_attention=attention_on_cpu(row),
         machine=Machine(host["host_cpu_text"], row["host_ram_GB"], row["disk_read_GBps"]),
     )
+
+
+def attention_on_cpu(row: Row) -> bool | None:
+    """A row writes "" for off and for not stated; one GPU's row that states its overlap has it off."""
+    if row["cpu_compute"] == "attention":
+        return True
+    return False if row["overlap"] != "" and row["pp"] == 1 else None
 
 
 def group_size(bits: int, stored_bits: float) -> int | None:

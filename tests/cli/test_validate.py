@@ -1,0 +1,121 @@
+"""`llm-perf validate`: tables that fit a terminal, JSON that keeps its promises, one line for a bad name."""
+
+import pytest
+
+CLASS_KEYS = {
+    "rows",
+    "covered",
+    "median_abs_error",
+    "mean_abs_error",
+    "bias",
+    "within_10",
+    "within_20",
+    "gm",
+    "gm_all",
+    "rank_correlation",
+    "memory_median_abs_error",
+    "interval_coverage",
+}
+CLASSES = ["resident-1gpu", "resident-tp", "resident-pp", "quantised", "edge", "offload-cpu", "offload-nvme"]
+
+
+@pytest.fixture(scope="module")
+def everything():
+    from calibrate.validate import validate
+
+    return validate().as_dict()
+
+
+def test_the_json_has_every_class_with_every_figure(everything):
+    assert everything["schema_version"] == 1
+    assert list(everything["classes"]) == CLASSES
+    for group in (*everything["classes"].values(), *everything["systems"].values()):
+        assert set(group) == CLASS_KEYS
+        assert group["covered"] <= group["rows"]
+        assert group["interval_coverage"] is None
+        if group["covered"]:
+            assert group["gm"] >= 1
+            assert group["gm_all"] >= group["gm"] - 1e-12
+            assert 0 <= group["within_10"] <= group["within_20"] <= 1
+
+
+def test_every_row_is_predicted_or_refused_with_a_reason(everything):
+    assert len(everything["rows"]) > 750
+    for row in everything["rows"]:
+        assert (row["predicted"] is None) == bool(row["reason"])
+        assert (row["error"] is None) == (row["predicted"] is None)
+        assert row["source"]
+        assert row["trust"]
+
+
+def test_rows_and_statistics_agree(everything):
+    in_classes = sum(group["rows"] for group in everything["classes"].values())
+    unclassed = sum(row["class"] is None for row in everything["rows"])
+    assert in_classes + unclassed == len(everything["rows"])
+    for name, group in everything["classes"].items():
+        rows = [row for row in everything["rows"] if row["class"] == name]
+        assert len(rows) == group["rows"]
+        assert sum(row["predicted"] is not None for row in rows) == group["covered"]
+
+
+def test_what_is_no_measurement_is_left_out_and_counted(everything):
+    assert everything["excluded"]["status OOM"] == 15
+    assert everything["excluded"]["status doubtful"] == 21
+    assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912
+
+
+def test_one_printed_digit_stands_for_its_rounding_interval(everything):
+    """0.01 token/s is anything from 0.005 to 0.015: FlexGen paper, Table 2, OPT-175B."""
+    row = next(row for row in everything["rows"] if row["row_id"] == 6)
+    assert row["one_digit"]
+    assert 0.005 < row["predicted"] < 0.015
+    assert row["error"] == 0
+    assert row["ratio"] == 1
+    two_digits = next(row for row in everything["rows"] if row["row_id"] == 175)
+    assert not two_digits["one_digit"]
+
+
+def test_a_system_is_shown_row_by_row_at_80_columns(llm_perf):
+    shown = llm_perf("validate", "--system", "deepspeed-zero-inference")
+    assert shown.code == 0
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[0] == "row"
+    assert any(line.split()[:2] == ["156", "opt-175b"] for line in lines)
+    assert any(line.startswith("offload-nvme") for line in lines)
+
+
+def test_the_summary_names_classes_systems_refusals_and_exclusions_at_80_columns(llm_perf):
+    shown = llm_perf("validate")
+    assert shown.code == 0
+    assert max(map(len, shown.out.splitlines())) <= 80
+    for text in (*CLASSES, "zero_inference", "petals", "Not predicted:", "Left out:"):
+        assert text in shown.out
+
+
+def test_json_of_one_system_and_gpu_holds_only_these(llm_perf):
+    found = llm_perf("validate", "--system", "zero-inference", "--gpu", "t4", "--json").json
+    assert {row["system"] for row in found["rows"]} == {"zero_inference"}
+    assert {row["gpu"] for row in found["rows"]} == {"T4-16GB"}
+    assert list(found["systems"]) == ["zero_inference"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (("--system", "zero_inferense"), "zero_inference"),
+        (("--gpu", "t44"), "t4"),
+        (("--gpu", "b200"), "no published run"),
+        (("--system", "deepspeed_inference"), "no published run"),
+        (("--system", ""), "system"),
+        (("--nonsense",), "nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_bad_names_end_with_one_line_and_exit_2(llm_perf, arguments, mentioned):
+    shown = llm_perf("validate", *arguments)
+    assert shown.code == 2
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert mentioned in shown.err
