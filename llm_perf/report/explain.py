@@ -16,8 +16,7 @@ from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_p
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.systems import get_system
 from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.resident import Resident
-from llm_perf.systems.zero_inference import ZeroInference, kept_param_bytes, stream_rates
+from llm_perf.systems.zero_inference import kept_param_bytes, stream_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def _memory(result: InferenceResult) -> list[Explanation]:
 
 def _rates(scenario: Scenario) -> list[Explanation]:
     gpu = scenario.gpu
-    constants = _constants(scenario)
+    constants = get_system(scenario.system).constants(scenario)
     rates = kernel_rates(
         gpu,
         scenario.dtype.compute_bits,
@@ -156,15 +155,9 @@ def _rates(scenario: Scenario) -> list[Explanation]:
     ]
 
 
-def _constants(scenario: Scenario) -> dict[str, float]:
-    system = get_system(scenario.system)
-    assert isinstance(system, (Resident, ZeroInference))
-    return system.constants(scenario)
-
-
 def _streaming(result: InferenceResult) -> list[Explanation]:
     scenario, weights = result.scenario, result.placement.weights
-    rates = stream_rates(scenario, _constants(scenario))
+    rates = stream_rates(scenario, get_system(scenario.system).constants(scenario))
     stored = model_weight_bytes(scenario) - kept_param_bytes(scenario)
     off, ranks = float(weights.cpu + weights.nvme), scenario.parallelism.dp_size
     copied = Explanation(

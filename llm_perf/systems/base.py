@@ -132,6 +132,9 @@ class System(Protocol):
             SpecError: with what could be done instead.
         """
 
+    def constants(self, scenario: Scenario) -> dict[str, float]:
+        """The system's constants by name, those of the scenario's profile in place of the file's."""
+
     def place(self, scenario: Scenario, load: Load) -> Placement:
         """Where tensors live; chosen where the scenario does not say."""
 
