@@ -27,6 +27,7 @@ BOTTLENECKS = STREAMS | {
     "host": "framework time on the CPU",
     "interconnect": "GPU-to-GPU links",
     "cpu": "attention on the CPU",
+    "cpu_pass": "passes on the CPU",
 }
 PARTS = {
     "attention_projections": "attention projections",
@@ -45,6 +46,11 @@ PARTS = {
     "cpu_attention": "attention on the CPU",
     "hidden_offload": "hidden states off the GPU",
     "quantisation": "quantisation of the cache",
+    "servers": "servers, waiting included",
+    "client_head": "LM head of the client",
+    "network": "network between servers",
+    "cpu_pass": "passes on the CPU",
+    "gpu_pass": "computing on the GPU",
 }
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
 _MEMORY_ROWS = (
@@ -83,10 +89,11 @@ def print_report(report: RenderableType, width: int | None = None) -> None:
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         console.print(report)
-        return
-    with console.capture() as captured:
-        console.print(report)
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    else:
+        with console.capture() as captured:
+            console.print(report)
+        sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    sys.stdout.flush()  # click writes past this stream where it takes the encoding for a mistake
 
 
 def _title(result: InferenceResult) -> Text:

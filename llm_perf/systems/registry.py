@@ -11,6 +11,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.accelerate import Accelerate
 from llm_perf.systems.base import System
 from llm_perf.systems.flexgen import FlexGen
+from llm_perf.systems.lia import Lia
 from llm_perf.systems.petals import Petals
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.transformers import Transformers
@@ -31,6 +32,7 @@ _MODULES: dict[str, Callable[[], System]] = {
     "transformers": Transformers,
     "accelerate": Accelerate,
     "petals": Petals,
+    "lia": Lia,
     "zero_inference": ZeroInference,
     "flexgen": FlexGen,
 }
