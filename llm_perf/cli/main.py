@@ -83,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes one of the other
         # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
         _silence_stdout()
         return 0
