@@ -21,6 +21,8 @@ from llm_perf.systems import SYSTEM_NAMES
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
 SMALL = ("--model", "opt-1.3b", "--gpu", "t4")
+# A host of which everything is known, so that every system can be priced on it.
+ON_ANY = ("--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-host")
 GIB = 2**30
 
 CASES = {
@@ -45,10 +47,7 @@ CASES = {
     "32-bit": (*SMALL, "--weight-bits", "32", "--activation-bits", "32"),
     "8-bit products": ("--model", "opt-1.3b", "--gpu", "v100-sxm-32gb", "--weight-bits", "8", "--activation-bits", "8"),
 }  # fmt: skip
-CASES |= {
-    f"system {name}": ("--model", "opt-13b", "--gpu", "a100-sxm-40gb", "--system", name)
-    for name in SYSTEM_NAMES
-}
+CASES |= {f"system {name}": (*ON_ANY, "--system", name) for name in SYSTEM_NAMES}
 
 
 @pytest.fixture(params=CASES)
