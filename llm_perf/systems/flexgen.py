@@ -152,6 +152,11 @@ class FlexGen:
         """The same for a policy, whose fields may be arrays; the load's batch is the policy's."""
         return self._evaluate(scenario, policy, load, self.constants(scenario))
 
+    def policy_latency_s(self, scenario: Scenario, policy: Policy, load: Load) -> Number:
+        """Seconds of both phases of a policy, as `evaluate_policy` has them: all that a search ranks by."""
+        block = BlockSchedule(scenario, self.constants(scenario), policy)
+        return prefill_cost(block, load, parts=False).latency_s + decode_cost(block, load, parts=False).latency_s
+
     def _evaluate(
         self, scenario: Scenario, policy: Policy, load: Load, constants: dict[str, float]
     ) -> Evaluation:
@@ -167,7 +172,7 @@ class FlexGen:
         return block.prefill(load.prompt_len), block.decode_step(load.prompt_len + 1)
 
 
-def prefill_cost(block: BlockSchedule, load: Load) -> PhaseCost:
+def prefill_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCost:
     """All prompts. In a pipeline of p stages the last one takes m turns, and the first block passes p - 1 others.
 
     Each turn streams the stage's weights again. The last stage has the head and is the slowest.
@@ -175,15 +180,15 @@ def prefill_cost(block: BlockSchedule, load: Load) -> PhaseCost:
     stages, turns = block.scenario.parallelism.pp_size, block.policy.micro_batches
     alone = where(decode_steps(load) == 0, 1.0, 0.0)
     costs = [
-        (block.prefill(load.prompt_len).cost(), turns * (1.0 - alone)),
-        (block.prefill(load.prompt_len, last=True).cost(), turns * alone),
+        (block.prefill(load.prompt_len).cost(parts), turns * (1.0 - alone)),
+        (block.prefill(load.prompt_len, last=True).cost(parts), turns * alone),
     ]
     if stages > 1:
-        costs.append((block.prefill(load.prompt_len, inner=True).cost(), stages - 1.0))
+        costs.append((block.prefill(load.prompt_len, inner=True).cost(parts), stages - 1.0))
     return sum_costs(costs)
 
 
-def decode_cost(block: BlockSchedule, load: Load) -> PhaseCost:
+def decode_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCost:
     """All decode steps: step i works on a context of prompt_len + i tokens."""
     steps, first = decode_steps(load), load.prompt_len + 1
     turns, end = block.policy.micro_batches, first + steps - 1
@@ -192,19 +197,19 @@ def decode_cost(block: BlockSchedule, load: Load) -> PhaseCost:
     costs = []
     for context, weight in context_nodes(first, steps, kinks):
         if is_array(weight) or weight != 0:
-            costs += [(cost, weight * times) for cost, times in _pipelined(block, context)]
+            costs += [(cost, weight * times) for cost, times in _pipelined(block, context, parts)]
     ends = where(steps > 0, 1.0, 0.0)
-    costs += [(closing.cost(), -turns * ends), (block.decode_step(end, last=True).cost(), turns * ends)]
+    costs += [(closing.cost(parts), -turns * ends), (block.decode_step(end, last=True).cost(parts), turns * ends)]
     return sum_costs(costs)
 
 
-def _pipelined(block: BlockSchedule, context: Number) -> list[tuple[PhaseCost, Number]]:
+def _pipelined(block: BlockSchedule, context: Number, parts: bool) -> list[tuple[PhaseCost, Number]]:
     """One step of all micro-batches: the last stage is busy all the time, or waits for the block that comes round."""
     stages, turns = block.scenario.parallelism.pp_size, block.policy.micro_batches
-    last = block.decode_step(context).cost()
+    last = block.decode_step(context).cost(parts)
     if stages == 1:
         return [(last, turns)]
-    inner = block.decode_step(context, inner=True).cost()
+    inner = block.decode_step(context, inner=True).cost(parts)
     idle = maximum((stages - 1) * inner.latency_s - (turns - 1) * last.latency_s, 0.0)
     return [(last, turns), (inner, idle / inner.latency_s)]
 
