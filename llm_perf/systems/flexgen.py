@@ -31,16 +31,23 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _TIERS = {
     "gpu": TierShares(1.0, 0.0, 0.0),
     "cpu": TierShares(0.0, 1.0, 0.0),
+    "half": TierShares(0.0, 0.5, 0.5),
     "nvme": TierShares(0.0, 0.0, 1.0),
 }
 _PLACES = (
     ("gpu", "gpu", "gpu"),
     ("cpu", "gpu", "gpu"),
     ("cpu", "cpu", "cpu"),
+    ("half", "gpu", "gpu"),
+    ("half", "cpu", "cpu"),
+    ("half", "nvme", "cpu"),
     ("nvme", "cpu", "cpu"),
     ("nvme", "nvme", "cpu"),
 )
-"""Tiers of weights, cache and hidden states that are tried in this order where a scenario leaves them open."""
+"""Tiers of weights, cache and hidden states that are tried in this order where a scenario leaves them open.
+
+``half`` is half on disk, half in host memory: what FlexGen's suite does with weights that host memory cannot hold.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,9 @@ class FlexGen:
     def policy_latency_s(self, scenario: Scenario, policy: Policy, load: Load) -> Number:
         """Seconds of both phases of a policy, as `evaluate_policy` has them: all that a search ranks by."""
         block = BlockSchedule(scenario, self.constants(scenario), policy)
-        return prefill_cost(block, load, parts=False).latency_s + decode_cost(block, load, parts=False).latency_s
+        return (
+            prefill_cost(block, load, parts=False).latency_s + decode_cost(block, load, parts=False).latency_s
+        )
 
     def _evaluate(
         self, scenario: Scenario, policy: Policy, load: Load, constants: dict[str, float]
@@ -199,7 +208,10 @@ def decode_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCo
         if is_array(weight) or weight != 0:
             costs += [(cost, weight * times) for cost, times in _pipelined(block, context, parts)]
     ends = where(steps > 0, 1.0, 0.0)
-    costs += [(closing.cost(parts), -turns * ends), (block.decode_step(end, last=True).cost(parts), turns * ends)]
+    costs += [
+        (closing.cost(parts), -turns * ends),
+        (block.decode_step(end, last=True).cost(parts), turns * ends),
+    ]
     return sum_costs(costs)
 
 
@@ -226,7 +238,7 @@ def _open_places(scenario: Scenario) -> list[tuple[TierShares, ...]]:
     given = (offload.weights, offload.kv_cache, offload.activations)
     found = []
     for tiers in _PLACES:
-        if "nvme" in tiers and scenario.host.disk is None:
+        if {"nvme", "half"} & set(tiers) and scenario.host.disk is None:
             continue
         places = tuple(_stated(shares, tier) for shares, tier in zip(given, tiers, strict=True))
         if places not in found:

@@ -90,13 +90,26 @@ def machine_rates(scenario: Scenario, constants: dict[str, float], cpu_attention
         new_cache=host_path(
             streams.D2H, host, SYSTEM, "fresh_d2h", constants["fresh_d2h_gb_per_s"] * 1e9, source
         ),
-        disk_read=None if host.disk is None else disk_read_path(host, "buffered", per_node),
+        disk_read=_disk_read(scenario, constants),
         disk_write=None if host.disk is None else disk_write_path(host, "buffered", per_node),
         cpu_attention=attention,
         hop=fabric(gpu, 2 if stages > 1 else 1, min(per_node, 2)),
         phase_s=(constants["phase_ms"] if measured is None else measured) * 1e-3,
         launch_s=constants["launch_ms"] * 1e-3,
     )
+
+
+def _disk_read(scenario: Scenario, constants: dict[str, float]) -> Path | None:
+    """Reads through the page cache: measured, else bounded by the disk and by what the workers copy."""
+    disk, per_node = scenario.host.disk, scenario.gpus_per_node
+    if disk is None:
+        return None
+    if disk.buffered_read is not None:
+        return disk_read_path(scenario.host, "buffered", per_node)
+    stated = disk.stated_read_gb_per_s * constants["disk_over_stated"]
+    rate = min(stated, constants["buffered_read_gb_per_s"]) * 1e9
+    path = Path(streams.DISK_READ, rate, 0.0, "stated rate of the disk, as system flexgen reads it")
+    return path.shared_by(per_node if disk.shared else 1)
 
 
 class Kernels:
