@@ -41,8 +41,10 @@ NonNegativeFloat = Annotated[
 Fraction = Annotated[
     float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)
 ]
+LEAST_EFFICIENCY = 1e-9
+"""No software reaches less of a peak: it is a slip, and the times that follow overflow."""
 Efficiency = Annotated[
-    float, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=1, allow_inf_nan=False)
+    float, BeforeValidator(_plain_number), Field(strict=True, ge=LEAST_EFFICIENCY, le=1, allow_inf_nan=False)
 ]
 
 

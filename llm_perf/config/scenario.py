@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llm_perf.config.base import LEAST_EFFICIENCY
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
@@ -65,14 +66,14 @@ class Scenario:
 
 
 def check_efficiency(name: str, value: float | None) -> None:
-    """An efficiency is None or in (0, 1].
+    """An efficiency is None, or from a billionth to 1.
 
     Raises:
         SpecError: otherwise.
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= 1):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (LEAST_EFFICIENCY <= value <= 1):
         raise SpecError(f"{name} must be above 0 and at most 1, got {value!r}")
 
 
