@@ -74,7 +74,7 @@ def check_efficiency(name: str, value: float | None) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (LEAST_EFFICIENCY <= value <= 1):
-        raise SpecError(f"{name} must be above 0 and at most 1, got {value!r}")
+        raise SpecError(f"{name} must be at least {LEAST_EFFICIENCY:g} and at most 1, got {value!r}")
 
 
 def check_context(model: ModelConfig, prompt_len: int, gen_len: int, allow_long_context: bool) -> None:

@@ -123,7 +123,7 @@ def test_a_rate_is_a_plausible_number(infer: Any, option: click.Option, value: s
     assert _names(refused(infer, SMALL | {option.opts[0]: value}), option)
 
 
-@pytest.mark.parametrize("value", ["0", "1.5", "1.0000001"])
+@pytest.mark.parametrize("value", ["0", "1e-12", "1.5", "1.0000001"])
 @pytest.mark.parametrize("option", ["--flops-efficiency", "--hbm-memory-efficiency"])
 def test_an_efficiency_is_above_0_and_at_most_1(infer: Any, option: str, value: str) -> None:
     assert option[2:].replace("-", "_") in refused(infer, SMALL | {option: value})
