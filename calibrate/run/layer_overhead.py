@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from calibrate.run.greedy import generate_arguments
 from calibrate.run.settings import RunSettings
 
 _DEPTHS = (2, 6)
-_STEPS = 12
+_FEW, _MANY, _REPEATS = 2, 12, 5
 _SMALL = {
     "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128, "intermediate_size": 128, "n_embd": 64, "n_inner": 128,
     "num_attention_heads": 4, "n_head": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 128,
@@ -93,17 +94,22 @@ def _step_s(config: Any, settings: RunSettings, dtype: Any, device: Any) -> floa
 
 
 def _timed_steps(model: Any, device: Any) -> float:
+    """Seconds that one more step adds to a generation, what happens between two forward passes included."""
     import torch
 
-    seconds: list[float] = []
     ids = torch.full((1, 8), 5, device=device.torch_device)
     sync = device.synchronize or (lambda: None)
+
+    def generation_s(tokens: int) -> float:
+        sync()
+        start = time.perf_counter()
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **generate_arguments(model, tokens)
+        )
+        sync()
+        return time.perf_counter() - start
+
     with torch.no_grad():
-        out = model(input_ids=ids, use_cache=True)
-        for _ in range(_STEPS):
-            sync()
-            start = time.perf_counter()
-            out = model(input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
-            sync()
-            seconds.append(time.perf_counter() - start)
-    return median(seconds[2:])
+        generation_s(_FEW)
+        differences = [generation_s(_MANY) - generation_s(_FEW) for _ in range(_REPEATS)]
+    return max(0.0, median(differences)) / (_MANY - _FEW)

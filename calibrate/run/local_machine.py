@@ -30,7 +30,8 @@ from llm_perf.config.gpu import (
     Link,
 )
 from llm_perf.config.host import Disk, HostConfig, Rate
-from llm_perf.config.loading import get_gpu_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, known_names, resolve_name
+from llm_perf.config.names import normalise
 from llm_perf.errors import SpecError
 
 _SOURCE = "measured on this machine before the run"
@@ -245,8 +246,6 @@ def known_gpu(name: str, memory_gib: float) -> GPUConfig | None:
     plain = (
         name.replace("NVIDIA", "").replace("Tesla", "").replace("GeForce", "").replace("SXM4", "SXM").strip()
     )
-    from llm_perf.config.loading import known_names, resolve_name
-
     with contextlib.suppress(SpecError):
         return get_gpu_config_by_name(resolve_name("GPU", plain))
     words = plain.lower().replace("-", " ").split()
@@ -254,10 +253,15 @@ def known_gpu(name: str, memory_gib: float) -> GPUConfig | None:
         get_gpu_config_by_name(stem) for stem in known_names("GPU") if stem.split("-")[0] == words[0]
     ]
     near = [gpu for gpu in candidates if abs(gpu.memory_gib - memory_gib) < 0.1 * gpu.memory_gib]
-    boards = [gpu for gpu in near if any(word in gpu.name.lower().split("-") for word in words[1:])] or near
-    # A board that only says its chip is the SXM one: PCIe boards say so.
-    best = [gpu for gpu in boards if "sxm" in gpu.name.lower()] or boards
-    return best[0] if best else None
+    if not near:
+        return None
+
+    def likeness(gpu: GPUConfig) -> tuple[int, bool]:
+        parts = normalise(gpu.name).split("-")
+        # A board that says no more than its chip is the SXM one: PCIe boards say so.
+        return sum(word in parts for word in words), "sxm" in parts
+
+    return max(near, key=likeness)
 
 
 def _cuda_rates(device: Any, dtype: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibrate.run.greedy import generate_arguments
 from calibrate.run.hooks import PREFILL, add_model_hooks, set_model_stage
 from calibrate.run.kv_offload import Traffic, make_cache
 from calibrate.run.model_config import model_folder
@@ -279,19 +280,6 @@ def _one_loop(
         "kv_to_device_bytes": traffic.to_device_bytes,
         **repeat.found,
     }
-
-
-def generate_arguments(model: Any, gen_len: int, cache: Any = None) -> dict[str, Any]:
-    """Greedy, and exactly ``gen_len`` tokens: a stop token would end a generation early and spoil its time."""
-    from transformers import GenerationConfig
-
-    given = model.generation_config
-    pad = given.pad_token_id if given.pad_token_id is not None else 1
-    config = GenerationConfig(max_new_tokens=gen_len, do_sample=False, use_cache=True, pad_token_id=pad)
-    arguments: dict[str, Any] = {"generation_config": config}
-    for name in ("eos_token_id", "bos_token_id"):
-        setattr(given, name, None)
-    return arguments if cache is None else arguments | {"past_key_values": cache}
 
 
 def _all_tokens(group: Any, own: Any, session: Session) -> list[list[int]]:

@@ -71,7 +71,9 @@ def empty_model(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
-        return AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()  # each got a tensor of its own
+    return model
 
 
 def checkpoint_name(config: Any, dtype: str, seed: int) -> str:

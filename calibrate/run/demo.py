@@ -1,0 +1,182 @@
+"""``make run-demo``: every variant of the real run on this device, predicted beside measured, tokens compared.
+
+Each variant has a process of its own, as a measurement should; the model's random weights are written once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from calibrate.run.extras import require_extra
+from calibrate.run.progress import Progress
+from llm_perf.errors import EnvironmentFailure, LLMPerfError
+
+MODEL = "opt-125m"
+_COMMON = (
+    "--dummy",
+    "--prompt-len",
+    "64",
+    "--gen-len",
+    "8",
+    "--batch-size",
+    "2",
+    "--loops",
+    "3",
+    "--runs-dir",
+    "runs",
+)
+_TIMEOUT_S = 900
+_ENTRY = "from llm_perf.cli.main import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model. ``exact``: its tokens equal plain transformers'."""
+
+    label: str
+    flags: tuple[str, ...]
+    exact: bool = True
+
+
+VARIANTS = (
+    Variant("plain transformers", ("--system", "transformers")),
+    Variant("ZeRO-3, CPU offload", ("--cpu-offload",)),
+    Variant("  and KV offload", ("--cpu-offload", "--kv-offload")),
+    Variant("  and 4-bit weights", ("--cpu-offload", "--quant-bits", "4"), exact=False),
+    Variant("ZeRO-3, NVMe offload", ("--disk-offload",)),
+    Variant("ZeRO-3, two ranks", ("--cpu-offload", "--num-gpus", "2")),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all variants and print the table. Returns an exit code."""
+    model = (sys.argv[1:] if arguments is None else arguments)[:1] or [MODEL]
+    try:
+        require_extra("make run-demo")
+        results = _run_all(model[0])
+        sys.stdout.write("\n".join(_table(model[0], results)) + "\n")
+        _check(results)
+    except LLMPerfError as error:
+        sys.stderr.write(f"llm-perf: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("llm-perf: interrupted\n")
+        return 130
+    return 0
+
+
+def _run_all(model: str) -> list[tuple[Variant, dict[str, Any]]]:
+    dtype = _dtype()
+    done: list[tuple[Variant, dict[str, Any]]] = []
+    with Progress().shown() as progress:
+        for variant in VARIANTS:
+            progress.say(f"{variant.label.strip()} ({len(done) + 1} of {len(VARIANTS)})")
+            done.append((variant, run_cli("--model", model, "--dtype", dtype, *_COMMON, *variant.flags)))
+    return done
+
+
+def _dtype() -> str:
+    """fp32 on a CPU, so that tokens can be compared exactly between one rank and two; fp16 on a GPU."""
+    import torch
+
+    return "fp16" if torch.cuda.is_available() else "fp32"
+
+
+def run_cli(*flags: str) -> dict[str, Any]:
+    """The object of ``llm-perf calibrate --run --json`` in a process of its own.
+
+    Raises:
+        EnvironmentFailure: it failed, with what it said.
+        KeyboardInterrupt: it was interrupted.
+    """
+    command = [sys.executable, "-c", _ENTRY, "calibrate", "--run", *flags, "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        output, said = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise EnvironmentFailure(f"{' '.join(flags)}: no end after {_TIMEOUT_S} s") from None
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        raise
+    if process.returncode:
+        last = (said.strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentFailure(f"{' '.join(flags)}: {last.removeprefix('llm-perf: ')}")
+    return json.loads(output)  # type: ignore[no-any-return]
+
+
+def _table(model: str, results: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
+    """Predicted beside measured, one line per variant; two for the phases' header."""
+    run = results[0][1]["run"]
+    lines = [
+        f"{model}-shaped random weights, {run['dtype']} on {results[0][1]['environment']['device']['name']}, "
+        f"batch {run['batch_size']}, {run['prompt_len']} + {run['gen_len']} tokens; seconds, median of {run['loops']} loops",
+        "",
+        f"{'':<22}{'prefill':^25}{'decode':^25}{'peak memory, GiB':^25}{'':>9}",
+        f"{'':<22}" + f"{'measured':>8}{'predicted':>10}{'error':>7}" * 3 + f"{'tokens':>9}",
+    ]
+    reference = results[0][1]["raw"]["tokens"]
+    for variant, result in results:
+        same = "equal" if result["raw"]["tokens"] == reference else "differ"
+        cells = [
+            _cells(result["measured"]["prefill"]["latency_s"], result["predicted"]["prefill"]["latency_s"]),
+            _cells(result["measured"]["decode"]["latency_s"], result["predicted"]["decode"]["latency_s"]),
+            _cells(
+                result["measured"]["peak_gpu_memory_bytes"],
+                result["predicted"]["peak_gpu_memory_bytes"],
+                2**30,
+            ),
+        ]
+        lines.append(f"{variant.label:<22}{''.join(cells)}{same:>9}")
+    return [*lines, "", *_details(results)]
+
+
+def _cells(measured: float, predicted: float, unit: float = 1.0) -> str:
+    error = (predicted - measured) / measured
+    return f"{measured / unit:>8.3f}{predicted / unit:>10.3f}{error:>+7.0%}"
+
+
+def _details(results: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
+    lines = []
+    for variant, result in results:
+        measured = result["measured"]
+        if measured["bytes_swapped_to_disk"]:
+            lines.append(
+                f"{variant.label.strip()}: {measured['bytes_swapped_to_disk'] / 2**20:,.0f} MiB in swap files"
+            )
+        if measured["quantisation"]["bits"] < 16:
+            found = measured["quantisation"]
+            lines.append(
+                f"{variant.label.strip()}: {found['quantised_tensors']} tensors quantised "
+                f"({found['quantised_bytes'] / 2**20:,.0f} MiB), {found['unquantised_tensors']} not "
+                f"({found['unquantised_bytes'] / 2**20:,.0f} MiB)"
+            )
+        lines += [f"{variant.label.strip()}: {warning}" for warning in result["warnings"]]
+    return lines
+
+
+def _check(results: list[tuple[Variant, dict[str, Any]]]) -> None:
+    """What must be true of the variants.
+
+    Raises:
+        EnvironmentFailure: tokens differ where they must not, or nothing went to disk.
+    """
+    reference = results[0][1]["raw"]["tokens"]
+    for variant, result in results:
+        if variant.exact and result["raw"]["tokens"] != reference:
+            raise EnvironmentFailure(f"{variant.label.strip()}: tokens differ from plain transformers'")
+        if "--disk-offload" in variant.flags and not result["measured"]["bytes_swapped_to_disk"]:
+            raise EnvironmentFailure(f"{variant.label.strip()}: no swap files were written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
