@@ -69,7 +69,7 @@ def memory_use(scenario: Scenario, load: Load, policy: Policy, constants: dict[s
     gpu = MemoryParts(
         weights_bytes=placed.bytes_on("gpu_bytes"),
         kv_cache_bytes=kv * cache.gpu,
-        activations_bytes=0.0,
+        activations_bytes=_waiting_hidden_bytes(scenario, load, policy),
         buffers_bytes=_fullest_phase(scenario, load, policy, placed) + constants["allocator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
@@ -164,6 +164,12 @@ def _new_cache(group: LayerGroup, policy: Policy, rows: Number) -> Number:
 def _hidden_bytes(scenario: Scenario, load: Load, policy: Policy) -> Number:
     """Hidden states of one block's prompts; a pipeline has one block at a time in a stage."""
     return 2.0 * policy.gpu_batch * policy.num_gpu_batches * load.prompt_len * scenario.model.hidden_size
+
+
+def _waiting_hidden_bytes(scenario: Scenario, load: Load, policy: Policy) -> Number:
+    """Hidden states on the GPU of the GPU batches that wait; those of two are in the workspace."""
+    waiting = maximum(policy.num_gpu_batches - 2, 0) / policy.num_gpu_batches
+    return waiting * policy.hidden.gpu * _hidden_bytes(scenario, load, policy)
 
 
 def _host_activations(scenario: Scenario, load: Load, policy: Policy, cache: TierShares) -> Number:
