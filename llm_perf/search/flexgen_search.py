@@ -1,0 +1,326 @@
+"""The best FlexGen policies, found by trying them all on the vectorised model and by looking closer where it pays.
+
+Why not the linear program of FlexGen's paper (section 4.3): percentages place whole tensors and whole sequences, so the
+placement is a choice among a few dozen outcomes and not a continuum; latency is a sum of maxima of what overlaps; and
+memory has steps (page-locked blocks, double buffers). A relaxed program is off by whole matrices and needs rounding and a
+second search. Three properties of the model keep enumeration small, and exact where they apply:
+
+- placement: only outcomes that differ are enumerated (`weight_pairs`), with the cache in corners and some mixtures;
+- GPU batches: memory and latency are affine in their number from two on, so the most that fit, or that stay under a
+  latency limit, come in closed form, and throughput over that number is best at 1, at 2 or at the end;
+- page-locked weights are never slower than pageable ones, so the latter count only where they let more batches fit.
+
+Search: (1) memory of the whole grid by broadcasting its axes; (2) latency of what fits, decode taken at the middle
+context (exact to about a percent); (3) finer GPU batches, cache shares and homes of hidden states around the best and
+around the front; (4) exact latency, all decode steps, of the best some hundred. What is reported is from step 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
+from llm_perf.errors import SpecError
+from llm_perf.search.flexgen_grid import PolicyRows, joined, weight_pairs
+from llm_perf.search.pareto import Floats, near_front
+from llm_perf.systems import Load
+from llm_perf.systems.base import MemoryUse
+from llm_perf.systems.flexgen import FlexGen
+from llm_perf.systems.flexgen_memory import memory_use
+from llm_perf.systems.flexgen_times import BlockSchedule, machine_rates
+
+MOST_GPU_BATCHES = 256
+"""Blocks are not made of more GPU batches: what more of them would add to throughput is below a percent."""
+
+GPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Sizes of a GPU batch on the grid."""
+
+_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of GPU batches for the front."""
+
+_MIXED = ((50, 50), (25, 75), (10, 90), (0, 75), (0, 50), (0, 25))
+"""Cache on (GPU, host) in percent beside the three corners."""
+
+_CHUNK = 4096
+"""Policies evaluated together: their arrays stay in a core's cache."""
+
+_MOST_FAMILIES, _MOST_EXACT = 96, 512
+_Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Policies with their exact latency. ``searched`` counts all that were looked at on the way."""
+
+    rows: PolicyRows
+    latency_s: Floats
+    throughput_tokens_per_s: Floats
+    searched: int
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Policies with any number of GPU batches from 1 to ``most``: one line each, ``rows`` have the number 1."""
+
+    rows: PolicyRows
+    most: Floats
+
+
+class FlexGenSearch:
+    """One search. ``scenario`` gives model, machine and lengths; its own placement is not looked at.
+
+    ``lossless`` leaves compressed weights and caches out, since those change the model's answers.
+    """
+
+    def __init__(self, scenario: Scenario, lossless: bool = False, max_latency_s: float | None = None) -> None:
+        self.scenario, self.lossless, self.max_latency_s = scenario, lossless, max_latency_s
+        self.system = FlexGen()
+        self.constants = self.system.constants(scenario)
+        self.prompt_len = float(scenario.workload.prompt_len)
+        self.gen_len = float(scenario.workload.gen_len)
+        self.searched = 0
+
+    # -- the steps ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Evaluated | None:
+        """The policies worth a look with exact latencies, all of which fit; None where none fits."""
+        coarse = self._lines(self._grid(), self._most(self._grid()))
+        if not len(coarse.rows):
+            return None
+        families = self._families(coarse)
+        closer = self._neighbours(coarse.rows.take(families))
+        spread = closer.replace(**{name: column[:, None] for name, column in closer.columns().items()})
+        fine = self._lines(spread, self._most(spread))
+        return self._exact(self._candidates(fine))
+
+    def _grid(self) -> PolicyRows:
+        """All combinations, one axis each for weights, hidden states, cache and GPU batch."""
+        disk = self.scenario.host.disk is not None
+        weights = np.array(
+            [(*pair, bits) for pair in weight_pairs(self.scenario.model, disk) for bits in self._widths]
+        )
+        hidden = np.array([(100, 0), (0, 100)])
+        cache = np.array(self._caches(disk))
+        sizes = np.array(GPU_BATCHES, dtype=float)
+        return PolicyRows(
+            wg=_axis(weights[:, 0], 0),
+            wc=_axis(weights[:, 1], 0),
+            weight_4bit=_axis(weights[:, 2], 0) > 0,
+            hg=_axis(hidden[:, 0], 1),
+            hc=_axis(hidden[:, 1], 1),
+            cg=_axis(cache[:, 0], 2),
+            cc=_axis(cache[:, 1], 2),
+            cache_4bit=_axis(cache[:, 2], 2) > 0,
+            cpu_attention=_axis(cache[:, 3], 2) > 0,
+            gpu_batch=_axis(sizes, 3),
+            num_gpu_batches=_axis(np.ones(1), 3),
+            pin_weights=_axis(np.ones(1), 3) > 0,
+        )
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return (0,) if self.lossless else (0, 1)
+
+    def _caches(self, disk: bool) -> list[tuple[int, int, int, int]]:
+        """(cg, cc, 4 bit, attention on CPU). A compressed cache is in one place and its attention on the GPU."""
+        corners = ((100, 0), (0, 100), (0, 0)) if disk else ((100, 0), (0, 100))
+        mixed = [pair for pair in _MIXED if disk or sum(pair) == 100]
+        devices = (0, 1) if self._cpu_attends() else (0,)
+        found = [(*pair, 0, device) for pair in (*corners, *mixed) for device in devices if not (device and pair[0] == 100)]
+        return found if self.lossless else [*found, *((*pair, 1, 0) for pair in corners)]
+
+    def _cpu_attends(self) -> bool:
+        """Whether the machine's rate of attention on the CPU is known."""
+        try:
+            machine_rates(self.scenario, self.constants, True)
+        except SpecError:
+            return False
+        return True
+
+    def _most(self, columns: PolicyRows) -> Floats:
+        """The most GPU batches that fit, page-locked and pageable on a last axis; 0 where one does not."""
+        wide = {name: np.asarray(column)[..., None, None] for name, column in columns.columns().items()}
+        wide |= {"num_gpu_batches": np.array([1.0, 2.0, 3.0])[:, None], "pin_weights": np.array([True, False])}
+        use = self._memory(PolicyRows(**wide))
+        most: Number = float(MOST_GPU_BATCHES)
+        for tier in (use.gpu, use.cpu, use.nvme):
+            most = np.minimum(most, _most_that_fit(np.asarray(tier.total_bytes), tier.capacity_bytes))
+        self.searched += int(np.prod(most.shape))
+        return np.asarray(most)
+
+    def _memory(self, rows: PolicyRows) -> MemoryUse:
+        policy = rows.policy()
+        return memory_use(self.scenario, Load(policy.batch, self.prompt_len, self.gen_len), policy, self.constants)
+
+    def _lines(self, columns: PolicyRows, most: Floats) -> _Lines:
+        """What fits as flat rows: page-locked, and pageable where that lets more GPU batches fit."""
+        locked, pageable = most[..., 0], most[..., 1]
+        shape = locked.shape
+        spread = columns.replace(**{name: np.broadcast_to(c, shape) for name, c in columns.columns().items()})
+        parts, counts = [], []
+        for pinned, chosen in ((True, locked >= 1), (False, pageable > locked)):
+            part = spread.take(chosen)
+            parts.append(part.replace(pin_weights=np.full(len(part), pinned)))
+            counts.append((locked if pinned else pageable)[chosen])
+        return _Lines(joined(parts), np.concatenate(counts))
+
+    def _families(self, lines: _Lines) -> npt.NDArray[np.intp]:
+        """Lines that are best under the limit, or near the front, judged by the two ends of each line."""
+        first = self.estimate(lines.rows)
+        last = self.estimate(lines.rows.replace(num_gpu_batches=lines.most))
+        best, at = self._reached(lines, first, last)
+        size = lines.rows.gpu_batch * self.gen_len
+        ends = (np.concatenate((first, last, at)), np.concatenate((size / first, size * lines.most / last, best)))
+        ends = tuple(np.where(np.isfinite(end), end, fallback) for end, fallback in zip(ends, (np.inf, 0.0)))
+        order = np.argsort(-best)[: _MOST_FAMILIES // 2]
+        fastest = np.argsort(first)[:8]
+        front = near_front(*ends, 0.02) % len(lines.rows)
+        step = max(len(front) * 2 // _MOST_FAMILIES, 1)
+        return np.unique(np.concatenate((order, fastest, front[::step])))
+
+    def _reached(self, lines: _Lines, first: Floats, last: Floats) -> tuple[Floats, Floats]:
+        """Throughput and latency of each line at the most GPU batches that the latency limit allows, between its ends."""
+        limit = np.inf if self.max_latency_s is None else self.max_latency_s
+        slope = (last - first) / np.maximum(lines.most - 1, 1)
+        allowed = np.where(last <= limit, lines.most, 1 + np.floor((limit - first) / np.maximum(slope, 1e-12)))
+        latency = np.where(last <= limit, last, first + slope * (allowed - 1))
+        reached = lines.rows.gpu_batch * allowed * self.gen_len / latency
+        return np.where(first <= limit, reached, -1.0), np.where(first <= limit, latency, np.inf)
+
+    def _neighbours(self, rows: PolicyRows) -> PolicyRows:
+        """Finer GPU batches, cache shares and homes of hidden states around the rows."""
+        found = [rows]
+        for share in _FINER:
+            found.append(rows.replace(gpu_batch=np.maximum(np.round(rows.gpu_batch * share), 1)))
+        found.append(rows.replace(gpu_batch=rows.gpu_batch + 1))
+        sized = joined(found).distinct()
+        whole = ~np.asarray(sized.cache_4bit)
+        parts = [sized]
+        for gpu, cpu in _CACHE_MOVES:
+            cg, cc = sized.cg + gpu, sized.cc + cpu
+            on_disk = 100 - cg - cc
+            allowed = whole & (cg >= 0) & (cc >= 0) & (on_disk >= 0)
+            if self.scenario.host.disk is None:
+                allowed &= on_disk == 0
+            parts.append(sized.replace(cg=cg, cc=cc).take(allowed))
+        if self.scenario.host.disk is not None:
+            parts.append(sized.replace(hg=0 * sized.hg, hc=0 * sized.hc))
+        return joined(parts).distinct()
+
+    def _candidates(self, lines: _Lines) -> PolicyRows:
+        """Rows for exact evaluation: lines at several numbers of GPU batches, the best and the front of them.
+
+        Three evaluations give a line's latency at every number.
+        """
+        times = [self.estimate(lines.rows.replace(num_gpu_batches=0 * lines.most + n)) for n in (1, 2, 3)]
+        counts = self._counts(lines, times)
+        which = np.repeat(np.arange(len(lines.rows)), counts.shape[1])
+        counts = counts.ravel()
+        latency = _at(tuple(time[which] for time in times), counts)
+        good = (counts >= 1) & (counts <= lines.most[which])
+        which, counts, latency = which[good], counts[good], latency[good]
+        self.searched += len(which)
+        rate = lines.rows.gpu_batch[which] * counts * self.gen_len / latency
+        limit = np.inf if self.max_latency_s is None else self.max_latency_s * 1.02
+        order = np.argsort(np.where(latency <= limit, -rate, 0.0))[: _MOST_EXACT // 2]
+        front = near_front(latency, rate, 0.005)
+        step = max(len(front) * 2 // _MOST_EXACT, 1)
+        sharp = near_front(latency, rate, 1e-9)
+        chosen = np.unique(np.concatenate((order, front[::step], sharp)))
+        return lines.rows.take(which[chosen]).replace(num_gpu_batches=counts[chosen])
+
+    def _counts(self, lines: _Lines, times: Sequence[Floats]) -> Floats:
+        """Numbers of GPU batches to look at: a ladder, the most that fit, and the most that the limit allows."""
+        fixed = np.broadcast_to(np.array(_COUNTS, dtype=float), (len(lines.most), len(_COUNTS)))
+        columns = [fixed, lines.most[:, None]]
+        if self.max_latency_s is not None:
+            slope = np.maximum(times[2] - times[1], 1e-12)
+            allowed = np.minimum(np.floor(2 + (self.max_latency_s - times[1]) / slope), lines.most)
+            columns += [allowed[:, None] + shift for shift in (-1, 0, 1)]
+        return np.concatenate(columns, axis=1)
+
+    def _exact(self, rows: PolicyRows) -> Evaluated:
+        """Exact latencies of the rows that fit."""
+        rows = rows.distinct()
+        rows = rows.take(np.broadcast_to(np.asarray(self._memory(rows).fits), len(rows)))
+        latency = self.latency_s(rows)
+        return Evaluated(rows, latency, rows.batch * self.gen_len / latency, self.searched)
+
+    # -- times ------------------------------------------------------------------------------------------------------
+
+    def estimate(self, rows: PolicyRows) -> Floats:
+        """Latency in seconds with all decode steps at the middle context."""
+        steps = self.gen_len - 1
+        middle = self.prompt_len + (steps + 1) / 2
+
+        def seconds(part: PolicyRows) -> Number:
+            block = BlockSchedule(self.scenario, self.constants, part.policy())
+            prefill = block.prefill(self.prompt_len, last=steps == 0).latency_s
+            return prefill + steps * block.decode_step(middle).latency_s if steps else prefill
+
+        self.searched += len(rows)
+        return _in_chunks(seconds, rows)
+
+    def latency_s(self, rows: PolicyRows) -> Floats:
+        """Exact latency in seconds, as a single prediction of each row has it."""
+
+        def seconds(part: PolicyRows) -> Number:
+            policy = part.policy()
+            load = Load(policy.batch, self.prompt_len, self.gen_len)
+            return self.system.policy_latency_s(self.scenario, policy, load)
+
+        return _in_chunks(seconds, rows)
+
+    def least_shortfall(self) -> PolicyRows:
+        """The policy of one sequence that lacks the fewest bytes, as one row: for the report where nothing fits."""
+        grid = self._grid()
+        alone = grid.replace(
+            gpu_batch=grid.num_gpu_batches, pin_weights=~np.asarray(grid.pin_weights)
+        ).flat()
+        use = self._memory(alone)
+        missing = sum(np.asarray(tier.shortfall_bytes) for tier in (use.gpu, use.cpu, use.nvme))
+        least = int(np.argmin(np.broadcast_to(missing, len(alone))))
+        return alone.take(slice(least, least + 1))
+
+
+_FINER = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
+"""Steps to GPU batches between those of the grid."""
+
+_CACHE_MOVES = tuple(
+    move for share in (2.5, 5, 10, 15) for move in ((share, -share), (share, 0), (0, share), (0, -share), (-share, share))
+)
+"""Percent of the cache that change place, (GPU, host)."""
+
+
+def _axis(values: npt.NDArray[np.generic], index: int) -> Number:
+    return values.reshape([-1 if axis == index else 1 for axis in range(4)])
+
+
+def _most_that_fit(total_bytes: Floats, capacity_bytes: float) -> Floats:
+    """The most GPU batches whose bytes fit, from the bytes of 1, 2 and 3 on the axis before the last."""
+    if total_bytes.ndim < 2 or total_bytes.shape[-2] != 3:
+        return np.where(total_bytes <= capacity_bytes, float(MOST_GPU_BATCHES), 0.0)
+    one, two, three = (total_bytes[..., index, :] for index in range(3))
+    more = np.maximum(three - two, 1e-6)
+    several = 2 + np.floor((capacity_bytes - two) / more)
+    fitting = np.where(two <= capacity_bytes, several, np.where(one <= capacity_bytes, 1.0, 0.0))
+    return np.minimum(fitting, float(MOST_GPU_BATCHES))
+
+
+def _at(times: tuple[Floats, ...], counts: Floats) -> Floats:
+    """Latency at any number of GPU batches from that of 1, 2 and 3: affine from 2 on."""
+    one, two, three = times
+    return np.where(counts == 1, one, two + (counts - 2) * (three - two))
+
+
+def _in_chunks(function, rows: PolicyRows) -> Floats:  # type: ignore[no-untyped-def]
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        part = rows.take(slice(start, start + _CHUNK))
+        parts.append(np.broadcast_to(np.asarray(function(part), dtype=float), len(part)))
+    return np.concatenate(parts) if parts else np.zeros(0)
