@@ -13,7 +13,7 @@ from llm_perf.analysis.inference import (
     max_context_len,
     predict_inference,
 )
-from llm_perf.config import ParallelismConfig, Shares
+from llm_perf.config import DtypeConfig, ParallelismConfig, Shares
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import (
@@ -21,6 +21,7 @@ from llm_perf.counts.parameters import (
     layer_vector_params,
     lm_head_params,
     token_table_params,
+    total_params,
 )
 from llm_perf.systems import get_system
 from llm_perf.systems.base import MemoryParts, MemoryUse
@@ -89,6 +90,12 @@ def replicated_bytes(scenario: Scenario) -> float:
 
 
 @EXAMPLES
+@given(draw.resident_scenarios(dtype=DtypeConfig()))
+def test_sixteen_bits_are_two_bytes_per_parameter(scenario):
+    assert model_weight_bytes(scenario) == 2 * total_params(scenario.model)
+
+
+@EXAMPLES
 @given(draw.resident_scenarios(), st.integers(1, 12))
 def test_pipeline_stages_hold_the_whole_between_them(scenario, stages):
     assume(stages <= scenario.model.num_layers)
@@ -146,9 +153,34 @@ def test_ranks_share_the_weights_and_keep_small_parameters_whole(scenario, ranks
         ).gpu
         for n in (1, ranks)
     )
-    whole = one.weights_bytes
-    assert whole / ranks <= many.weights_bytes * (1 + ROUNDING)
-    assert many.weights_bytes <= whole
+    kept = small_parameter_bytes(scenario)
+    assert many.weights_bytes == pytest.approx(kept + (one.weights_bytes - kept) / ranks, rel=1e-12)
+
+
+def small_parameter_bytes(scenario: Scenario) -> float:
+    """Norms, and biases of at most the hidden size: ZeRO's persistence threshold. Those of experts are stacked."""
+    model = scenario.model
+    elements = 0
+    for group in model.layer_groups:
+        biases = [
+            linear for linear in layer_linears(group, model.hidden_size) if linear.bias and linear.copies == 1
+        ]
+        small = sum(linear.out_features for linear in biases if linear.out_features <= model.hidden_size)
+        elements += group.count * (layer_vector_params(model, group) + small)
+    return elements * scenario.dtype.activation_bits / 8
+
+
+@EXAMPLES
+@given(draw.resident_scenarios(parallel=True, system="fastertransformer"))
+def test_fastertransformer_stores_a_tied_table_twice(scenario):
+    plain, twice = (
+        memory_of(scenario.replace(system=system)).gpu.weights_bytes
+        for system in ("resident", "fastertransformer")
+    )
+    model, bits = scenario.model, scenario.dtype.stored_embedding_bits
+    table = model.vocab_size * model.hidden_size / scenario.parallelism.tp_size * bits / 8
+    alone = model.tied_embeddings and scenario.parallelism.pp_size == 1
+    assert twice - plain == pytest.approx(table if alone else 0, rel=1e-6, abs=1e-6 * plain)
 
 
 # -- monotony -----------------------------------------------------------------------------------------------------

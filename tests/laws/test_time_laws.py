@@ -16,6 +16,7 @@ from llm_perf.counts.attention import (
     attended,
     kv_cache_bytes,
     kv_elements_per_token,
+    prefill_pairs,
     score_flops_per_pair,
 )
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
@@ -23,7 +24,7 @@ from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import lm_head_linears, token_table_params
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.roofline import p_norm, roofline_time
-from llm_perf.hardware.transfer import host_link_bytes_per_s
+from llm_perf.hardware.transfer import copy_rate, host_link_bytes_per_s
 from llm_perf.systems import Evaluation, Load, PhaseCost, get_system
 from llm_perf.systems.forward import Forward
 from tests.laws import strategies as draw
@@ -197,6 +198,41 @@ def test_a_step_takes_at_least_its_bytes_over_bandwidth(scenario):
     moved = (matrix_bytes(scenario, used=True) + head) / tp + cache * evaluation.placement.kv_cache.gpu
     bound = moved / scenario.gpu.hbm_bandwidth_bytes_per_s
     assert evaluation.decode.latency_s >= bound * (1 - ROUNDING)
+
+
+@EXAMPLES
+@given(draw.scenarios(encoders=True))
+def test_attention_takes_at_least_its_flops_over_peak_and_its_cache_over_bandwidth(scenario):
+    """Of all layers on one rank, whether kernels are fused or not; a cache on the host is read there."""
+    model, gpu, tp = scenario.model, scenario.gpu, scenario.parallelism.tp_size
+    batch, prompt = scenario.workload.batch_size / scenario.parallelism.dp_size, scenario.workload.prompt_len
+    evaluation = draw.evaluate(scenario, gen_len=2.0)
+    bits, bandwidth = scenario.dtype.kv_bits, gpu.hbm_bandwidth_bytes_per_s
+    peak = max(gpu.peak_flops_per_s(dtype) for dtype in gpu.peak_tflops) * tp
+    pairs = sum(
+        group.count
+        * prefill_pairs(group.attention, prompt, not model.encoder)
+        * score_flops_per_pair(group.attention)
+        for group in model.layer_groups
+    )
+    spent = evaluation.prefill.parts_s["attention"]
+    assert spent >= batch * pairs / peak * (1 - ROUNDING)
+    whole = sum(group.count * kv_elements_per_token(group.attention, tp) for group in model.layer_groups)
+    assert spent >= batch * prompt * whole * bits / 8 / bandwidth * (1 - ROUNDING)
+    if evaluation.decode is not None and evaluation.placement.kv_cache.gpu == 1:
+        cache = kv_cache_bytes(model, batch, prompt + 1, bits, tp)
+        assert evaluation.decode.parts_s["attention"] >= cache / bandwidth * (1 - ROUNDING)
+
+
+@given(
+    draw.gpus(),
+    draw.hosts(),
+    st.sampled_from(["pinned_h2d", "pinned_d2h", "pageable_h2d"]),
+    st.floats(0.1, 1.0),
+)
+def test_no_copy_beats_its_link(gpu, host, path, ratio):
+    rate = copy_rate(gpu, host, "zero_inference", path, ratio, "test").bytes_per_s
+    assert 0 < rate <= host_link_bytes_per_s(gpu, host)
 
 
 @EXAMPLES
