@@ -1,0 +1,205 @@
+"""The rule of imports: rooms know only what stands before them, and nothing heavy is loaded before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("config", "counts", "hardware", "systems", "analysis", "search", "report", "cli")
+"""Of llm_perf, in the order of a prediction: a room may import itself and those before it."""
+EVERYWHERE = {"", "errors", "__main__"}
+"""Modules of llm_perf beside the rooms: the package itself and its errors, which import no room."""
+HEAVY = {
+    "accelerate", "dask", "deepspeed", "distributed", "huggingface_hub", "matplotlib", "pandas", "plotly", "pyarrow", "scipy",
+    "sklearn", "torch", "transformers",
+}  # fmt: skip
+PACKAGES = ("llm_perf", "calibrate")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, whether a function has to run for it, and whether only a type checker sees it."""
+
+    name: str
+    line: int
+    in_function: bool
+    for_types: bool
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def room(self) -> str:
+        return self.name.partition(".")[2].partition(".")[0]
+
+
+def imports(path: Path) -> list[Import]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return list(_imports(tree, in_function=False, for_types=False))
+
+
+def _imports(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, in_function, for_types)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: a relative import"
+            # `from llm_perf import report` imports a room by its name.
+            for alias in child.names:
+                whole = child.module in PACKAGES
+                name = f"{child.module}.{alias.name}" if whole else child.module or ""
+                yield Import(name, child.lineno, in_function, for_types)
+        else:
+            function = in_function or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from _imports(child, function, for_types or _is_type_checking(child))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(params=MODULES, ids=relative)
+def module(request: pytest.FixtureRequest) -> Path:
+    path = request.param
+    assert isinstance(path, Path)
+    return path
+
+
+def room_of(path: Path) -> str:
+    """The room of a module of llm_perf; "" for the package itself."""
+    first = path.relative_to(ROOT).parts[1]
+    name = first.removesuffix(".py")
+    return "" if name == "__init__" else name
+
+
+def test_every_module_stands_in_a_room() -> None:
+    rooms = {room_of(path) for path in MODULES if path.is_relative_to(ROOT / "llm_perf")}
+    assert rooms <= {*ROOMS, *EVERYWHERE}
+    assert {"config", "counts", "hardware", "systems", "analysis", "report", "cli"} <= rooms
+
+
+def test_rooms_know_only_those_before_them(module: Path) -> None:
+    if not module.is_relative_to(ROOT / "llm_perf"):
+        return
+    room = room_of(module)
+    allowed = set(EVERYWHERE)
+    if room in ROOMS:
+        allowed |= set(ROOMS[: ROOMS.index(room) + 1])
+    for found in imports(module):
+        if found.package == "llm_perf" and found.room != "__version__":
+            assert found.room in allowed, f"{relative(module)}:{found.line} imports {found.name}"
+
+
+def test_only_the_command_line_knows_calibrate(module: Path) -> None:
+    if not module.is_relative_to(ROOT / "llm_perf"):
+        return
+    for found in imports(module):
+        if found.package == "calibrate":
+            where = f"{relative(module)}:{found.line} imports {found.name}"
+            assert room_of(module) == "cli", where
+            assert found.in_function, where
+
+
+def test_calibrate_does_not_know_the_command_line(module: Path) -> None:
+    if module.is_relative_to(ROOT / "calibrate"):
+        assert not [found for found in imports(module) if found.name.startswith("llm_perf.cli")]
+
+
+def test_heavy_packages_load_inside_functions(module: Path) -> None:
+    for found in imports(module):
+        if found.package in HEAVY:
+            assert found.in_function or found.for_types, (
+                f"{relative(module)}:{found.line} imports {found.name}"
+            )
+
+
+def test_specs_are_data(module: Path) -> None:
+    """No module reads a spec as code, and the folders of specs hold none but their package marks."""
+    assert not [found for found in imports(module) if found.package in ("hardware_specs", "model_specs")]
+    for folder in ("hardware_specs", "model_specs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            code = ast.parse(path.read_text("utf-8")).body
+            assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in code)
+
+
+# -- the rule's own test --------------------------------------------------------------------------------------
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import torch\n"
+        "if TYPE_CHECKING:\n    import scipy\n"
+        "try:\n    from matplotlib import pyplot\nexcept ImportError:\n    pass\n"
+        "class A:\n    import numpy\n    def f(self):\n        from llm_perf import report\n"
+        "from llm_perf.systems.base import Load\n"
+    )
+    assert [(found.name, found.room, found.in_function, found.for_types) for found in imports(path)] == [
+        ("torch", "", False, False),
+        ("scipy", "", False, True),
+        ("matplotlib", "", False, False),
+        ("numpy", "", False, False),
+        ("llm_perf.report", "report", True, False),
+        ("llm_perf.systems.base", "systems", False, False),
+    ]
+
+
+# -- what is really loaded ------------------------------------------------------------------------------------
+
+
+def loaded(code: str, tmp_path: Path) -> set[str]:
+    """Top-level packages that a fresh interpreter has loaded after some code."""
+    report = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
+    script = f"import sys, json\n{code}\n{report}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+DEMO = ["infer", "--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3"]
+LIGHT = {
+    "import llm_perf, calibrate": "import llm_perf, calibrate",
+    "the specs": "from llm_perf.config import *",
+    "the analysis": "import llm_perf.analysis as a; a.LLMAnalysis; a.infer; a.train",
+    "the sweep": "import llm_perf.analysis.sweep",
+    "the published measurements": "import calibrate.published, calibrate.nearest",
+    "infer --json": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--json']}) == 0",
+    "infer --json --explain": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--json', '--explain']}) == 0",
+    "two GPUs --json": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--gpu', 'l4', '--json']}) == 0",
+    "models list --json": "from llm_perf.cli.main import run; assert run(['models', 'list', '--json']) == 0",
+    "doctor --json": "from llm_perf.cli.main import run; assert run(['doctor', '--json']) == 0",
+    "a bad flag": "from llm_perf.cli.main import run; assert run(['infer', '--tp-size', 'x']) == 2",
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_nothing_heavy_is_loaded(name: str, tmp_path: Path) -> None:
+    assert loaded(LIGHT[name], tmp_path) & (HEAVY | {"rich", "pygments", "asyncio"}) == set()
+
+
+def test_importing_the_packages_loads_no_room(tmp_path: Path) -> None:
+    assert loaded("import llm_perf, calibrate", tmp_path) & {"numpy", "pydantic", "yaml", "click"} == set()
+
+
+def test_a_report_for_people_loads_rich(tmp_path: Path) -> None:
+    """What proves that the check above sees what is loaded."""
+    code = f"from llm_perf.cli.main import run; assert run({DEMO}) == 0"
+    assert "rich" in loaded(code, tmp_path)
