@@ -116,9 +116,11 @@ def test_only_the_command_line_knows_calibrate(module: Path) -> None:
             assert found.in_function, where
 
 
-def test_calibrate_does_not_know_the_command_line(module: Path) -> None:
+def test_calibrate_needs_no_command_line(module: Path) -> None:
+    """Inside a function it may start one: the worker of a launcher is given the flags of a command."""
     if module.is_relative_to(ROOT / "calibrate"):
-        assert not [found for found in imports(module) if found.name.startswith("llm_perf.cli")]
+        known = [found for found in imports(module) if found.name.startswith("llm_perf.cli")]
+        assert all(found.in_function for found in known)
 
 
 def test_heavy_packages_load_inside_functions(module: Path) -> None:
