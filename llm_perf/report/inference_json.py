@@ -35,7 +35,7 @@ def result_object(
             "activations": _shares(placement.activations),
             "reason": placement.reason,
         },
-        "memory": {"gpu": _memory(memory.gpu), "cpu": _memory(memory.cpu), "nvme": _memory(memory.nvme)},
+        "memory": {"gpu": memory_object(memory.gpu), "cpu": memory_object(memory.cpu), "nvme": memory_object(memory.nvme)},
         "max_batch_size": result.max_batch_size,
         "max_context_len": result.max_context_len,
         "nearest_measurement": nearest,
@@ -51,7 +51,7 @@ def result_object(
         "warnings": list(result.warnings),
         "benchmark_log": prediction_log(result),
     }  # fmt: skip
-    return _finite(found)  # type: ignore[no-any-return]
+    return finite(found)  # type: ignore[no-any-return]
 
 
 def cost(result: InferenceResult, cost_per_gpu_hour: float) -> dict[str, float | None]:
@@ -74,7 +74,8 @@ def _shares(shares: TierShares) -> dict[str, float]:
     return {"gpu": float(shares.gpu), "cpu": float(shares.cpu), "nvme": float(shares.nvme)}
 
 
-def _memory(parts: MemoryParts) -> dict[str, float]:
+def memory_object(parts: MemoryParts) -> dict[str, float]:
+    """Bytes by use, their sum and what can be allocated."""
     return {
         "weights_bytes": round(parts.weights_bytes),
         "kv_cache_bytes": round(parts.kv_cache_bytes),
@@ -107,12 +108,12 @@ def _phase(phase: Phase) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: such a number does not exist."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

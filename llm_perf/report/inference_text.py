@@ -71,7 +71,7 @@ def inference_report(
     cost_per_gpu_hour: float | None = None,
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns."""
-    blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), _memory(result)]
+    blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
     blocks.append(_breakdown(result))
     blocks.append(_limits(result))
     if cost_per_gpu_hour is not None:
@@ -165,7 +165,8 @@ def _phase_cells(phase: Phase) -> tuple[str, str, str]:
     return seconds(phase.latency_s), rate(phase.throughput_tokens_per_s), bound
 
 
-def _memory(result: InferenceResult) -> Table:
+def memory_table(result: InferenceResult) -> Table:
+    """Bytes by use on each tier that the machine has, beside what is usable."""
     tiers = [
         ("one GPU", result.memory.gpu),
         ("one host", result.memory.cpu),

@@ -17,7 +17,7 @@ around the front; (4) exact latency, all decode steps, of the best some hundred.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,9 @@ class FlexGenSearch:
     ``lossless`` leaves compressed weights and caches out, since those change the model's answers.
     """
 
-    def __init__(self, scenario: Scenario, lossless: bool = False, max_latency_s: float | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, lossless: bool = False, max_latency_s: float | None = None
+    ) -> None:
         self.scenario, self.lossless, self.max_latency_s = scenario, lossless, max_latency_s
         self.system = FlexGen()
         self.constants = self.system.constants(scenario)
@@ -131,7 +133,12 @@ class FlexGenSearch:
         corners = ((100, 0), (0, 100), (0, 0)) if disk else ((100, 0), (0, 100))
         mixed = [pair for pair in _MIXED if disk or sum(pair) == 100]
         devices = (0, 1) if self._cpu_attends() else (0,)
-        found = [(*pair, 0, device) for pair in (*corners, *mixed) for device in devices if not (device and pair[0] == 100)]
+        found = [
+            (*pair, 0, device)
+            for pair in (*corners, *mixed)
+            for device in devices
+            if not (device and pair[0] == 100)
+        ]
         return found if self.lossless else [*found, *((*pair, 1, 0) for pair in corners)]
 
     def _cpu_attends(self) -> bool:
@@ -145,7 +152,10 @@ class FlexGenSearch:
     def _most(self, columns: PolicyRows) -> Floats:
         """The most GPU batches that fit, page-locked and pageable on a last axis; 0 where one does not."""
         wide = {name: np.asarray(column)[..., None, None] for name, column in columns.columns().items()}
-        wide |= {"num_gpu_batches": np.array([1.0, 2.0, 3.0])[:, None], "pin_weights": np.array([True, False])}
+        wide |= {
+            "num_gpu_batches": np.array([1.0, 2.0, 3.0])[:, None],
+            "pin_weights": np.array([True, False]),
+        }
         use = self._memory(PolicyRows(**wide))
         most: Number = float(MOST_GPU_BATCHES)
         for tier in (use.gpu, use.cpu, use.nvme):
@@ -155,7 +165,9 @@ class FlexGenSearch:
 
     def _memory(self, rows: PolicyRows) -> MemoryUse:
         policy = rows.policy()
-        return memory_use(self.scenario, Load(policy.batch, self.prompt_len, self.gen_len), policy, self.constants)
+        return memory_use(
+            self.scenario, Load(policy.batch, self.prompt_len, self.gen_len), policy, self.constants
+        )
 
     def _lines(self, columns: PolicyRows, most: Floats) -> _Lines:
         """What fits as flat rows: page-locked, and pageable where that lets more GPU batches fit."""
@@ -175,8 +187,10 @@ class FlexGenSearch:
         last = self.estimate(lines.rows.replace(num_gpu_batches=lines.most))
         best, at = self._reached(lines, first, last)
         size = lines.rows.gpu_batch * self.gen_len
-        ends = (np.concatenate((first, last, at)), np.concatenate((size / first, size * lines.most / last, best)))
-        ends = tuple(np.where(np.isfinite(end), end, fallback) for end, fallback in zip(ends, (np.inf, 0.0)))
+        ends = (
+            np.concatenate((first, last, at)),
+            np.concatenate((size / first, size * lines.most / last, best)),
+        )
         order = np.argsort(-best)[: _MOST_FAMILIES // 2]
         fastest = np.argsort(first)[:8]
         front = near_front(*ends, 0.02) % len(lines.rows)
@@ -186,19 +200,21 @@ class FlexGenSearch:
     def _reached(self, lines: _Lines, first: Floats, last: Floats) -> tuple[Floats, Floats]:
         """Throughput and latency of each line at the most GPU batches that the latency limit allows, between its ends."""
         limit = np.inf if self.max_latency_s is None else self.max_latency_s
-        slope = (last - first) / np.maximum(lines.most - 1, 1)
-        allowed = np.where(last <= limit, lines.most, 1 + np.floor((limit - first) / np.maximum(slope, 1e-12)))
-        latency = np.where(last <= limit, last, first + slope * (allowed - 1))
+        meets, all_meet = first <= limit, last <= limit
+        slope = np.maximum((last - first) / np.maximum(lines.most - 1, 1), 1e-12)
+        room = np.where(meets & ~all_meet, limit - first, 0.0) if np.isfinite(limit) else 0.0 * first
+        allowed = np.where(all_meet, lines.most, 1 + np.floor(room / slope))
+        latency = np.where(all_meet, last, first + slope * (allowed - 1))
         reached = lines.rows.gpu_batch * allowed * self.gen_len / latency
-        return np.where(first <= limit, reached, -1.0), np.where(first <= limit, latency, np.inf)
+        return np.where(meets, reached, 0.0), np.where(meets, latency, np.inf)
 
     def _neighbours(self, rows: PolicyRows) -> PolicyRows:
         """Finer GPU batches, cache shares and homes of hidden states around the rows."""
-        found = [rows]
-        for share in _FINER:
-            found.append(rows.replace(gpu_batch=np.maximum(np.round(rows.gpu_batch * share), 1)))
-        found.append(rows.replace(gpu_batch=rows.gpu_batch + 1))
-        sized = joined(found).distinct()
+        sizes = [
+            rows.gpu_batch + 1,
+            *(np.maximum(np.round(rows.gpu_batch * share), 1) for share in _FINER),
+        ]
+        sized = joined([rows, *(rows.replace(gpu_batch=size) for size in sizes)]).distinct()
         whole = ~np.asarray(sized.cache_4bit)
         parts = [sized]
         for gpu, cpu in _CACHE_MOVES:
@@ -279,9 +295,7 @@ class FlexGenSearch:
     def least_shortfall(self) -> PolicyRows:
         """The policy of one sequence that lacks the fewest bytes, as one row: for the report where nothing fits."""
         grid = self._grid()
-        alone = grid.replace(
-            gpu_batch=grid.num_gpu_batches, pin_weights=~np.asarray(grid.pin_weights)
-        ).flat()
+        alone = grid.replace(gpu_batch=grid.num_gpu_batches, pin_weights=~np.asarray(grid.pin_weights)).flat()
         use = self._memory(alone)
         missing = sum(np.asarray(tier.shortfall_bytes) for tier in (use.gpu, use.cpu, use.nvme))
         least = int(np.argmin(np.broadcast_to(missing, len(alone))))
@@ -292,7 +306,9 @@ _FINER = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
 """Steps to GPU batches between those of the grid."""
 
 _CACHE_MOVES = tuple(
-    move for share in (2.5, 5, 10, 15) for move in ((share, -share), (share, 0), (0, share), (0, -share), (-share, share))
+    move
+    for share in (2.5, 5, 10, 15)
+    for move in ((share, -share), (share, 0), (0, share), (0, -share), (-share, share))
 )
 """Percent of the cache that change place, (GPU, host)."""
 
@@ -318,7 +334,7 @@ def _at(times: tuple[Floats, ...], counts: Floats) -> Floats:
     return np.where(counts == 1, one, two + (counts - 2) * (three - two))
 
 
-def _in_chunks(function, rows: PolicyRows) -> Floats:  # type: ignore[no-untyped-def]
+def _in_chunks(function: Callable[[PolicyRows], Number], rows: PolicyRows) -> Floats:
     parts = []
     for start in range(0, len(rows), _CHUNK):
         part = rows.take(slice(start, start + _CHUNK))

@@ -1,0 +1,65 @@
+"""``llm-perf policy``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from llm_perf.errors import SpecError
+
+EXIT_NO_POLICY = 3
+
+
+@click.command("policy")
+@click.option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
+@click.option("--gpu", help="Name or file.")
+@click.option("--host", help="Name or file; the GPU's usual host if not given.")
+@click.option("--system", help="flexgen, zero_inference or all.  [default: all]")
+@click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
+@click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
+@click.option("--objective", help="throughput, latency or cost.  [default: throughput]")
+@click.option("--max-latency", type=float, help="Seconds that one batch may take, prefill and decode.")
+@click.option("--cost-per-gpu-hour", type=float, help="US dollars; --objective cost needs it.")
+@click.option("--lossless/--no-lossless", default=None, help="Leave weights and cache in 16 bits.")
+@click.option("--profile", help="Calibrated profile: name, file, or none.")
+@click.option(
+    "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."
+)
+@click.option("--plot", "plot_file", help="Draw the front into this .png or .svg (extra: plot).")
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
+    """Search the best placement and batching for offloaded inference.
+
+    FlexGen's percentages, batches, compression and attention device, and ZeRO-Inference's batch, pinning, quantisation
+    and tiers. The policy that is printed is a llm-perf infer command.
+
+    Exits with 0, with 2 for bad input, with 3 where nothing fits or meets --max-latency.
+    """
+    from llm_perf.search.policy import PolicyQuestion, search_policy
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name in ("model", "gpu"):
+        if name not in given:
+            raise SpecError(f"--{name} is required (llm-perf {name}s list shows the bundled ones)")
+    question = PolicyQuestion(**given)
+    if plot_file is not None:
+        from llm_perf.report.policy_plot import check_plot
+
+        check_plot(plot_file)
+    answer = search_policy(question)
+    if plot_file is not None:
+        from llm_perf.report.policy_plot import write_plot
+
+        click.echo(f"plot written to {write_plot(answer, plot_file)}", err=True)
+    if as_json:
+        from llm_perf.report.policy_json import policy_object
+
+        click.echo(json.dumps(policy_object(answer), allow_nan=False))
+    else:
+        from llm_perf.report.inference_text import print_report
+        from llm_perf.report.policy_text import policy_report
+
+        print_report(policy_report(answer))
+    return 0 if answer.best is not None else EXIT_NO_POLICY

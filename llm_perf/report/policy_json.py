@@ -1,0 +1,66 @@
+"""The JSON object of a policy search. Keys are only ever added; a number that does not exist is null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_perf.report.inference_json import SCHEMA_VERSION, cost, finite, memory_object
+from llm_perf.search.policy import FrontPoint, PolicyAnswer
+
+
+def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
+    """Everything about a search as plain JSON types. ``inputs`` can be fed to ``llm-perf infer --config``."""
+    best, result, question = answer.best, answer.result, answer.question
+    price = question.cost_per_gpu_hour
+    memory = None
+    if result is not None:
+        use = result.memory
+        memory = {
+            "gpu": memory_object(use.gpu),
+            "cpu": memory_object(use.cpu),
+            "nvme": memory_object(use.nvme),
+        }
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "question": question.model_dump(),
+        "policy": None if best is None else best.flags,
+        "throughput_tokens_per_s": None if best is None else best.throughput_tokens_per_s,
+        "latency_s": None if best is None else best.latency_s,
+        "memory": memory,
+        "bottlenecks": None if result is None else bottlenecks(answer),
+        "cost": None if result is None or price is None else cost(result, price),
+        "front": [_point(point) for point in answer.front],
+        "searched": answer.searched,
+        "seconds": answer.seconds,
+        "reason": answer.reason,
+        "nearest": None if answer.nearest is None else _point(answer.nearest),
+        "inputs": None if answer.inputs is None else answer.inputs.model_dump(),
+        "warnings": [] if result is None else list(result.warnings),
+    }
+    return finite(found)  # type: ignore[no-any-return]
+
+
+def bottlenecks(answer: PolicyAnswer) -> dict[str, str | None]:
+    """The busiest resource of each phase and the fullest tier of memory."""
+    result = answer.result
+    if result is None:
+        return {}
+    tiers = {"gpu": result.memory.gpu, "cpu": result.memory.cpu, "nvme": result.memory.nvme}
+    filled = {
+        name: float(parts.total_bytes) / parts.capacity_bytes
+        for name, parts in tiers.items()
+        if parts.capacity_bytes
+    }
+    return {
+        "prefill": result.prefill.bottleneck,
+        "decode": None if result.decode is None else result.decode.bottleneck,
+        "memory": max(filled, key=lambda name: filled[name]),
+    }
+
+
+def _point(point: FrontPoint) -> dict[str, Any]:
+    return {
+        "latency_s": point.latency_s,
+        "throughput_tokens_per_s": point.throughput_tokens_per_s,
+        "policy": point.flags,
+    }

@@ -1,0 +1,150 @@
+"""A policy search as text for people: the best policy, what it takes and what binds it, and the front."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.report.inference_json import cost
+from llm_perf.report.inference_text import BOTTLENECKS, TIERS, memory_table
+from llm_perf.report.policy_json import bottlenecks
+from llm_perf.report.units import count, rate, seconds
+from llm_perf.search.policy import FrontPoint, PolicyAnswer, PolicyQuestion
+
+_SHOWN = 12
+"""Points of the front in the table; the JSON has them all."""
+
+_NAMES = {"throughput": "most tokens per second", "latency": "least latency", "cost": "least cost per token"}
+
+
+def policy_report(answer: PolicyAnswer) -> RenderableType:
+    """The whole report of one search, readable at 80 columns."""
+    blocks: list[RenderableType] = [_title(answer)]
+    if answer.best is None or answer.result is None:
+        blocks.append(_nothing(answer))
+    else:
+        blocks += [_best(answer.best, answer.result, answer), memory_table(answer.result)]
+        blocks.append(_binding(answer, answer.result))
+    if answer.front:
+        blocks.append(_front(answer))
+    if answer.result is not None:
+        blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in answer.result.warnings]
+    blocks.append(Text(f"{count(answer.searched)} policies searched in {seconds(answer.seconds)}.", "dim"))
+    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def command(question: PolicyQuestion, flags: dict[str, Any]) -> str:
+    """The ``llm-perf infer`` command that predicts one policy."""
+    named = {"model": question.model, "gpu": question.gpu, "host": question.host, **flags}
+    named |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len, "profile": question.profile}
+    named |= {"allow_long_context": True if question.allow_long_context else None}
+    words = ["llm-perf infer"]
+    for name, value in named.items():
+        flag = name.replace("_", "-")
+        if value is None or (value is False and name not in _ON_BY_DEFAULT):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag} {shlex.quote(str(value))}")
+    return " ".join(word for word in words if word not in ("--pin-memory", "--quant-bits 16"))
+
+
+_ON_BY_DEFAULT = ("pin_memory", "cpu_cache_compute")
+
+
+def describe(flags: dict[str, Any]) -> str:
+    """A policy in few words, for one cell of a table."""
+    if flags["system"] == "flexgen":
+        narrow = [name for name, key in (("W4", "compress_weight"), ("KV4", "compress_cache")) if flags[key]]
+        words = [f"{flags['gpu_batch_size']} x {flags['num_gpu_batches']}", flags["percent"], *narrow]
+        if flags["cpu_cache_compute"]:
+            words.append("CPU attention")
+        return " ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
+    tier = "host" if flags["cpu_offload"] else "NVMe" if flags["disk_offload"] else "GPU"
+    words = [f"batch {flags['batch_size']}", f"weights on {tier} {flags['quant_bits']} bit"]
+    words.append(f"cache on {'host' if flags['kv_offload'] else 'GPU'}")
+    return ", ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
+
+
+def _title(answer: PolicyAnswer) -> Text:
+    question = answer.question
+    host = "" if question.host is None else f" (host {question.host})"
+    text = Text.assemble((question.model, "bold"), " on ", (question.gpu, "bold"), host)
+    text.append(f"\nprompt {question.prompt_len}, generate {question.gen_len}; {_NAMES[question.objective]}")
+    if question.max_latency is not None:
+        text.append(f", at most {question.max_latency:g} s for a batch")
+    if question.lossless:
+        text.append(", nothing compressed")
+    text.append(f"; searched: {', '.join(question.systems)}")
+    return text
+
+
+def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Text:
+    text = Text.assemble(("Best policy: ", "bold"), f"{best.flags['system']}, {describe(best.flags)}\n")
+    text.append(f"{rate(best.throughput_tokens_per_s)}, {seconds(best.latency_s)} for a batch of ")
+    text.append(f"{count(result.scenario.workload.batch_size)}")
+    price = answer.question.cost_per_gpu_hour
+    if price is not None:
+        text.append(f", ${cost(result, price)['total_per_1k_tokens']:.4g} per 1000 generated tokens")
+    text.append(f"\n{result.placement.reason}.\n")
+    text.append(command(answer.question, best.flags), "cyan")
+    return text
+
+
+def _binding(answer: PolicyAnswer, result: InferenceResult) -> Text:
+    fullest = bottlenecks(answer)["memory"] or "gpu"
+    parts = getattr(result.memory, fullest)
+    text = Text.assemble(("What binds: ", "bold"))
+    text.append(
+        f"{TIERS[fullest]} memory is fullest ({float(parts.total_bytes) / parts.capacity_bytes:.0%}); "
+    )
+    text.append(f"prefill waits for {_bound(result.prefill)}")
+    if result.decode is not None:
+        text.append(f", decode for {_bound(result.decode)}")
+    text.append(".")
+    return text
+
+
+def _bound(phase: Phase) -> str:
+    busy = min(phase.busy_s[phase.bottleneck] / phase.latency_s, 1.0)
+    return f"{BOTTLENECKS[phase.bottleneck]} (busy {busy:.0%}, {seconds(phase.latency_s)})"
+
+
+def _front(answer: PolicyAnswer) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column("latency", justify="right", no_wrap=True)
+    table.add_column("throughput", justify="right", no_wrap=True)
+    table.add_column("system", no_wrap=True)
+    table.add_column("policy")
+    for point in _spread(answer.front, answer.best):
+        table.add_row(
+            seconds(point.latency_s).split(" (")[0],
+            rate(point.throughput_tokens_per_s),
+            point.flags["system"],
+            describe(point.flags),
+            style="bold" if point == answer.best else None,
+        )
+    return table
+
+
+def _spread(front: tuple[FrontPoint, ...], best: FrontPoint | None) -> list[FrontPoint]:
+    """Some points of the front, evenly over it, both ends and the best among them."""
+    if len(front) <= _SHOWN:
+        return list(front)
+    steps = {round(step * (len(front) - 1) / (_SHOWN - 1)) for step in range(_SHOWN)}
+    return [point for index, point in enumerate(front) if index in steps or point == best]
+
+
+def _nothing(answer: PolicyAnswer) -> Text:
+    text = Text.assemble(("No policy. ", "bold red"), f"{answer.reason}.")
+    if answer.nearest is not None:
+        text.append(f"\nThe fastest: {answer.nearest.flags['system']}, {describe(answer.nearest.flags)}\n")
+        text.append(command(answer.question, answer.nearest.flags), "cyan")
+    return text

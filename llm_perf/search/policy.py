@@ -1,0 +1,241 @@
+"""The best placement and batching of offloaded inference, and the front of throughput against latency.
+
+FlexGen's policies and ZeRO-Inference's settings are searched on the same vectorised models that predict one of them, so
+the answer is a set of inputs for ``llm-perf infer`` and its numbers are those of that prediction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.gpu import NonNegativeQuantity, Quantity
+from llm_perf.errors import SpecError
+from llm_perf.search.flexgen_search import FlexGenSearch
+from llm_perf.search.pareto import Floats, pareto_front
+from llm_perf.search.zero_search import ZeroSearch
+
+Objective = Literal["throughput", "latency", "cost"]
+_FRONT_STEP = 0.002
+"""A point of the front is kept where it gains this share of throughput over the one before."""
+
+
+class PolicyQuestion(Spec):
+    """What ``llm-perf policy`` can be asked, under the names of its flags.
+
+    Attributes:
+        system: flexgen, zero_inference, or all of them.
+        objective: most tokens per second, least seconds for one batch, or least US dollars per token.
+        max_latency: seconds that one batch, prefill and all decode steps, may take.
+        cost_per_gpu_hour: US dollars; needed for the objective cost.
+        lossless: leave weights and cache in 16 bits, since compressed ones change what the model answers.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
+    _label: ClassVar[str | None] = ""
+
+    model: Annotated[str, Field(min_length=1)]
+    gpu: Annotated[str, Field(min_length=1)]
+    host: Annotated[str, Field(min_length=1)] | None = None
+    system: Literal["flexgen", "zero_inference", "all"] = "all"
+    prompt_len: PositiveInt = 512
+    gen_len: PositiveInt = 32
+    objective: Objective = "throughput"
+    max_latency: Quantity | None = None
+    cost_per_gpu_hour: NonNegativeQuantity | None = None
+    lossless: Annotated[bool, Field(strict=True)] = False
+    profile: Annotated[str, Field(min_length=1)] | None = None
+    allow_long_context: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The systems that are searched."""
+        return ("flexgen", "zero_inference") if self.system == "all" else (self.system,)
+
+    def inputs(self, flags: dict[str, Any]) -> InferenceInputs:
+        """The question to ``llm-perf infer`` about one policy."""
+        return InferenceInputs(
+            model=self.model,
+            gpu=self.gpu,
+            host=self.host,
+            prompt_len=self.prompt_len,
+            gen_len=self.gen_len,
+            cost_per_gpu_hour=self.cost_per_gpu_hour,
+            profile=self.profile,
+            allow_long_context=self.allow_long_context,
+            **flags,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One policy: inputs of ``llm-perf infer`` beyond the question's own, and what it reaches."""
+
+    flags: dict[str, Any]
+    latency_s: float
+    throughput_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAnswer:
+    """The outcome of a search.
+
+    ``best`` is None, with ``reason``, where nothing fits or meets the latency limit; ``nearest`` is then the fastest
+    policy that fits, if one does. ``front`` rises in latency and in throughput. ``searched`` counts policies,
+    ``seconds`` is the wall time of the search.
+    """
+
+    question: PolicyQuestion
+    best: FrontPoint | None
+    inputs: InferenceInputs | None
+    result: InferenceResult | None
+    front: tuple[FrontPoint, ...]
+    searched: int
+    seconds: float
+    reason: str | None = None
+    nearest: FrontPoint | None = None
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Evaluated policies that fit, with a function that gives the flags of one of them."""
+
+    latency_s: Floats
+    throughput: Floats
+    flags: Callable[[int], dict[str, Any]]
+    searched: int
+
+
+def search_policy(question: PolicyQuestion) -> PolicyAnswer:
+    """Search the policies of one question.
+
+    Raises:
+        SpecError: unknown names, a context that is too long, a machine that the system cannot run on, or the
+            objective cost without a price.
+    """
+    if question.objective == "cost" and not question.cost_per_gpu_hour:
+        raise SpecError("--objective cost needs --cost-per-gpu-hour above 0")
+    begin = time.perf_counter()
+    pools = [_POOLS[system](question) for system in question.systems]
+    points = _Points(pools)
+    front = [points[index] for index in _thinned(points, pareto_front(points.latency_s, points.throughput))]
+    chosen = _best(question, points)
+    searched = sum(pool.searched for pool in pools)
+    if chosen is None:
+        reason, nearest = _why_not(question, points)
+        spent = time.perf_counter() - begin
+        return PolicyAnswer(question, None, None, None, tuple(front), searched, spent, reason, nearest)
+    inputs = question.inputs(chosen.flags)
+    result = predict_inference(build_scenario(inputs))
+    best = FrontPoint(chosen.flags, result.total_latency_s, result.total_throughput_tokens_per_s)
+    front = _with_best(front, chosen, best)
+    return PolicyAnswer(question, best, inputs, result, tuple(front), searched, time.perf_counter() - begin)
+
+
+def _flexgen_pool(question: PolicyQuestion) -> _Pool:
+    scenario = build_scenario(question.inputs({"system": "flexgen"}))
+    search = FlexGenSearch(scenario, question.lossless, question.max_latency)
+    found = search.run()
+    if found is None:
+        return _Pool(np.zeros(0), np.zeros(0), lambda _: {}, search.searched)
+    return _Pool(found.latency_s, found.throughput_tokens_per_s, found.rows.flags, search.searched)
+
+
+def _zero_pool(question: PolicyQuestion) -> _Pool:
+    search = ZeroSearch(
+        question.inputs({"system": "zero_inference"}), question.lossless, question.max_latency
+    )
+    found = search.run()
+    if not found:
+        return _Pool(np.zeros(0), np.zeros(0), lambda _: {}, search.searched)
+    batch = np.concatenate([settings.batch for settings in found])
+    owner = np.repeat(np.arange(len(found)), [len(settings.batch) for settings in found])
+    return _Pool(
+        np.concatenate([settings.latency_s for settings in found]),
+        np.concatenate([settings.throughput_tokens_per_s for settings in found]),
+        lambda row: {**found[owner[row]].flags, "batch_size": int(batch[row])},
+        search.searched,
+    )
+
+
+_POOLS: dict[str, Callable[[PolicyQuestion], _Pool]] = {
+    "flexgen": _flexgen_pool,
+    "zero_inference": _zero_pool,
+}
+
+
+class _Points:
+    """The policies of several systems as one list."""
+
+    def __init__(self, pools: list[_Pool]) -> None:
+        self.pools = pools
+        self.latency_s = np.concatenate([pool.latency_s for pool in pools])
+        self.throughput = np.concatenate([pool.throughput for pool in pools])
+        self.starts = np.cumsum([0, *(len(pool.latency_s) for pool in pools)])
+
+    def __len__(self) -> int:
+        return len(self.latency_s)
+
+    def __getitem__(self, index: int) -> FrontPoint:
+        owner = int(np.searchsorted(self.starts, index, side="right")) - 1
+        flags = self.pools[owner].flags(int(index - self.starts[owner]))
+        return FrontPoint(flags, float(self.latency_s[index]), float(self.throughput[index]))
+
+
+def _best(question: PolicyQuestion, points: _Points) -> FrontPoint | None:
+    """The best policy that meets the limit; of equal ones the one that is better in the other respect."""
+    meets = np.full(len(points), True)
+    if question.max_latency is not None:
+        meets = points.latency_s <= question.max_latency
+    indices = np.flatnonzero(meets)
+    if not len(indices):
+        return None
+    latency, throughput = points.latency_s[indices], points.throughput[indices]
+    keys = (-throughput, latency) if question.objective == "latency" else (latency, -throughput)
+    return points[int(indices[np.lexsort(keys)[0]])]
+
+
+def _thinned(points: _Points, front: npt.NDArray[np.intp]) -> list[int]:
+    """The front without points that gain next to nothing; both ends stay."""
+    kept: list[int] = []
+    for index in front:
+        if not kept or points.throughput[index] >= (1 + _FRONT_STEP) * points.throughput[kept[-1]]:
+            kept.append(int(index))
+    if len(front) and kept[-1] != front[-1]:
+        kept.append(int(front[-1]))
+    return kept
+
+
+def _with_best(front: list[FrontPoint], chosen: FrontPoint, best: FrontPoint) -> list[FrontPoint]:
+    """The front with the best policy in it, its numbers those of the single prediction."""
+    others = [point for point in front if point != chosen and not _as_good(best, point)]
+    return sorted([*others, best], key=lambda point: point.latency_s)
+
+
+def _as_good(left: FrontPoint, right: FrontPoint) -> bool:
+    return left.latency_s <= right.latency_s and left.throughput_tokens_per_s >= right.throughput_tokens_per_s
+
+
+def _why_not(question: PolicyQuestion, points: _Points) -> tuple[str, FrontPoint | None]:
+    if len(points):
+        fastest = points[int(np.argmin(points.latency_s))]
+        return (
+            f"no policy that fits takes at most {question.max_latency:g} s; the fastest takes {fastest.latency_s:.4g} s",
+            fastest,
+        )
+    text = "not even one sequence fits GPU, host memory and disk"
+    if "flexgen" in question.systems:
+        scenario = build_scenario(question.inputs({"system": "flexgen"}))
+        flags = FlexGenSearch(scenario, question.lossless).least_shortfall().flags(0)
+        missing = predict_inference(build_scenario(question.inputs(flags))).reason
+        text += f" under any policy; the one that lacks least: {missing}"
+    return text, None

@@ -1,0 +1,113 @@
+"""The best settings of ZeRO-Inference: batch, page-locked memory, weight bits, tiers of weights and cache.
+
+Its knobs are few and each combination of them is one call on an array of batches, so all are tried. Weights go to one
+tier as a whole, as the flags of ``llm-perf infer`` have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_perf.analysis.inference import max_batch_size
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.sweep import sweep_inference
+from llm_perf.config.scenario import Scenario
+from llm_perf.search.pareto import Floats
+from llm_perf.systems import Load, get_system
+
+_LADDER: Floats = np.unique(np.round(np.power(1.03, np.arange(400.0))))
+"""Batches that are tried: whole numbers in steps of three percent, to about 130,000."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One combination of knobs with the batches that fit and what they take."""
+
+    flags: dict[str, Any]
+    batch: Floats
+    latency_s: Floats
+    throughput_tokens_per_s: Floats
+
+
+class ZeroSearch:
+    """One search. ``inputs`` name model, machine and lengths."""
+
+    def __init__(
+        self, inputs: InferenceInputs, lossless: bool = False, max_latency_s: float | None = None
+    ) -> None:
+        self.inputs, self.lossless, self.max_latency_s = inputs, lossless, max_latency_s
+        self.searched = 0
+
+    def run(self) -> list[Settings]:
+        """All combinations of which some batch fits."""
+        return [found for flags in self._knobs() if (found := self._settings(flags)) is not None]
+
+    def _knobs(self) -> Iterator[dict[str, Any]]:
+        for bits in (16,) if self.lossless else (16, 8, 4):
+            for tier in ("gpu", "cpu", "nvme"):
+                for pinned in (True,) if tier == "gpu" else (True, False):
+                    for kv, blocking in ((False, True), (True, True), (True, False)):
+                        yield {
+                            "system": "zero_inference",
+                            "quant_bits": bits,
+                            "cpu_offload": tier == "cpu",
+                            "disk_offload": tier == "nvme",
+                            "pin_memory": pinned,
+                            "kv_offload": kv,
+                            "async_kv_offload": not blocking,
+                        }
+
+    def _settings(self, flags: dict[str, Any]) -> Settings | None:
+        if flags["disk_offload"] and not self._has_disk:
+            return None
+        scenario = build_scenario(self.inputs.replace(**flags))
+        most = self._most(scenario, bool(flags["cpu_offload"] or flags["disk_offload"]))
+        if not most:
+            return None
+        batches = np.append(_LADDER[: np.searchsorted(_LADDER, most)], float(most))
+        found = self._sweep(scenario, flags, batches)
+        if self.max_latency_s is None or found.latency_s[0] > self.max_latency_s:
+            return found
+        return self._up_to_limit(scenario, flags, found, self.max_latency_s)
+
+    @property
+    def _has_disk(self) -> bool:
+        return build_scenario(self.inputs).host.disk is not None
+
+    def _most(self, scenario: Scenario, offloaded: bool) -> int:
+        """The largest batch that fits; without offload flags, with all weights on the GPU."""
+        system = get_system(scenario.system)
+        load = Load(1.0, float(self.inputs.prompt_len), float(self.inputs.gen_len))
+        placement = system.place(scenario, load)
+        if not offloaded and placement.weights.gpu < 1:
+            return 0
+        return min(max_batch_size(system, scenario, load, placement), int(_LADDER[-1]))
+
+    def _sweep(self, scenario: Scenario, flags: dict[str, Any], batches: Floats) -> Settings:
+        swept = sweep_inference(scenario, batches, self.inputs.prompt_len, self.inputs.gen_len)
+        self.searched += len(batches)
+        fits = swept.feasible
+        return Settings(
+            flags, batches[fits], swept.total_latency_s[fits], swept.throughput_tokens_per_s[fits]
+        )
+
+    def _up_to_limit(
+        self, scenario: Scenario, flags: dict[str, Any], found: Settings, limit: float
+    ) -> Settings:
+        """With all batches between the last one of the ladder that meets the limit and the next one."""
+        meets = found.batch[found.latency_s <= limit]
+        beyond = found.batch[found.batch > meets[-1]]
+        if not len(beyond):
+            return found
+        between: Floats = np.unique(np.round(np.linspace(meets[-1], beyond[0], 257))).astype(np.float64)
+        closer = self._sweep(scenario, flags, between)
+        return Settings(
+            flags,
+            np.concatenate((found.batch, closer.batch)),
+            np.concatenate((found.latency_s, closer.latency_s)),
+            np.concatenate((found.throughput_tokens_per_s, closer.throughput_tokens_per_s)),
+        )
