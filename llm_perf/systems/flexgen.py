@@ -8,12 +8,12 @@ hosts' files; docs/systems/flexgen.md has the formulas.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
-from llm_perf.counts.arrays import Number, is_array, maximum, where
-from llm_perf.counts.quadrature import context_nodes
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import Evaluation, Load, MemoryUse, PhaseCost, Placement, TierShares
 from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
@@ -23,7 +23,7 @@ from llm_perf.systems.flexgen_policy import Policy, check_policy, stated_policy
 from llm_perf.systems.flexgen_times import BlockSchedule
 from llm_perf.systems.forward import decode_steps
 from llm_perf.systems.resident import notes
-from llm_perf.systems.schedule import Schedule, crossings, sum_costs
+from llm_perf.systems.schedule import Schedule, sum_costs, sum_linear
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of GPU batches that are tried where none is given."""
@@ -187,11 +187,11 @@ def prefill_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseC
     Each turn streams the stage's weights again. The last stage has the head and is the slowest.
     """
     stages, turns = block.scenario.parallelism.pp_size, block.policy.micro_batches
-    alone = where(decode_steps(load) == 0, 1.0, 0.0)
-    costs = [
-        (block.prefill(load.prompt_len).cost(parts), turns * (1.0 - alone)),
-        (block.prefill(load.prompt_len, last=True).cost(parts), turns * alone),
-    ]
+    alone = where(decode_steps(load) == 0, turns, 0.0)
+    costs = [(block.prefill(load.prompt_len).cost(parts), turns)]
+    if _any(alone > 0):
+        nothing_follows = block.prefill(load.prompt_len, last=True).cost(parts)
+        costs = [(costs[0][0], turns - alone), (nothing_follows, alone)]
     if stages > 1:
         costs.append((block.prefill(load.prompt_len, inner=True).cost(parts), stages - 1.0))
     return sum_costs(costs)
@@ -200,36 +200,46 @@ def prefill_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseC
 def decode_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCost:
     """All decode steps: step i works on a context of prompt_len + i tokens."""
     steps, first = decode_steps(load), load.prompt_len + 1
-    turns, end = block.policy.micro_batches, first + steps - 1
-    opening, closing = block.decode_step(first), block.decode_step(end)
-    kinks = [*_windows(block), *crossings(opening, closing, first, end)]
     costs = []
-    for context, weight in context_nodes(first, steps, kinks):
-        if is_array(weight) or weight != 0:
-            costs += [(cost, weight * times) for cost, times in _pipelined(block, context, parts)]
-    ends = where(steps > 0, 1.0, 0.0)
-    costs += [
-        (closing.cost(parts), -turns * ends),
-        (block.decode_step(end, last=True).cost(parts), turns * ends),
-    ]
+    for start, count in _panels(block, first, steps):
+        costs += _pipelined(block, start, count, parts)
+    if _any(steps > 0):
+        end, ends = first + steps - 1, where(steps > 0, block.policy.micro_batches, 0.0)
+        costs += [
+            (block.head_step(end, last=False).cost(parts), -ends),
+            (block.head_step(end, last=True).cost(parts), ends),
+        ]
     return sum_costs(costs)
 
 
-def _pipelined(block: BlockSchedule, context: Number, parts: bool) -> list[tuple[PhaseCost, Number]]:
-    """One step of all micro-batches: the last stage is busy all the time, or waits for the block that comes round."""
+def _panels(block: BlockSchedule, first: Number, steps: Number) -> Iterator[tuple[Number, Number]]:
+    """First context and number of steps of each part of the decode phase in which all work grows linearly.
+
+    Parts end at the contexts at which some layers stop attending to more.
+    """
+    groups = block.scenario.model.layer_groups
+    windows = {float(limit) for group in groups if (limit := group.attention.window or group.attention.chunk)}
+    done: Number = 0.0
+    for window in [*sorted(windows), None]:
+        until = steps if window is None else minimum(maximum(window - first + 1, done), steps)
+        if _any(until > done):
+            yield first + done, until - done
+        done = until
+
+
+def _pipelined(
+    block: BlockSchedule, start: Number, count: Number, parts: bool
+) -> list[tuple[PhaseCost, Number]]:
+    """Steps of all micro-batches: the last stage is busy all the time, or waits for the block that comes round."""
     stages, turns = block.scenario.parallelism.pp_size, block.policy.micro_batches
-    last = block.decode_step(context).cost(parts)
+    end = start + maximum(count - 1, 0)
+    last = sum_linear(block.decode_step(start), block.decode_step(end), count, parts)
     if stages == 1:
         return [(last, turns)]
-    inner = block.decode_step(context, inner=True).cost(parts)
+    ends = (block.decode_step(start, inner=True), block.decode_step(end, inner=True))
+    inner = sum_linear(*ends, count, parts)
     idle = maximum((stages - 1) * inner.latency_s - (turns - 1) * last.latency_s, 0.0)
-    return [(last, turns), (inner, idle / inner.latency_s)]
-
-
-def _windows(block: BlockSchedule) -> list[float]:
-    """Contexts at which some layers stop attending to more."""
-    groups = block.scenario.model.layer_groups
-    return [float(limit) for group in groups if (limit := group.attention.window or group.attention.chunk)]
+    return [(last, turns), (inner, idle / where(count > 0, inner.latency_s, 1.0))]
 
 
 def _open_places(scenario: Scenario) -> list[tuple[TierShares, ...]]:

@@ -249,6 +249,12 @@ class BlockSchedule:
         """One pass over one new token of each sequence; ``context`` counts that token."""
         return Schedule(tuple(self._blocks(1.0, context, last, inner)))
 
+    def head_step(self, context: Number, last: bool) -> Schedule:
+        """The head alone in a decode step: the only phase that differs where no pass follows."""
+        following = 0 if self.scenario.parallelism.pp_size == 1 else 1
+        visit = self._visit(len(self.phases) - 1, following, last)
+        return Schedule((Block(tuple(self._steps(visit, 1.0, context))),))
+
     def _blocks(self, tokens: Number, context: Number | None, last: bool, inner: bool) -> Iterator[Block]:
         for visits, repeats in self._order(last, inner):
             steps = [step for visit in visits for step in self._steps(visit, tokens, context)]
@@ -333,7 +339,8 @@ class BlockSchedule:
             main += self._cpu_attention(visit.phase.group, context)
         main += hidden_out
         lanes = {"executor": main, "copies": copies, "disk": disk, "stores": stores}
-        return {name: tuple(works) for name, works in lanes.items() if works}
+        there = {name: tuple(work for work in works if _takes_time(work)) for name, works in lanes.items()}
+        return {name: works for name, works in there.items() if works}
 
     def _load_weights(
         self, weights: TierWeights, main: list[Work], copies: list[Work], disk: list[Work]
@@ -437,6 +444,11 @@ class BlockSchedule:
         stream = streams.INTERCONNECT if inside else streams.NETWORK
         work = Work(stream, "pipeline_transfer", self.rates.hop.send_s(size))
         return Step("hop", {"executor": (work,)}, 1.0, self.policy.overlap)
+
+
+def _takes_time(work: Work) -> bool:
+    """Whether work takes time anywhere: a scalar zero does not."""
+    return is_array(work.seconds) or work.seconds != 0
 
 
 def _mlp(visit: Visit) -> LayerGroup | None:

@@ -10,9 +10,10 @@ layers as blocks of their own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llm_perf.counts.arrays import Number, is_array, maximum, where
+from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware.streams import D2H, H2D
 from llm_perf.systems.base import PhaseCost
 
@@ -53,54 +54,62 @@ class Step:
         """Seconds of all work in a row."""
         return total(work.seconds for work in self.works())
 
-    def limits(self) -> list[tuple[Number, list[tuple[Work, float]]]]:
-        """What the step cannot be faster than: each lane, each shared stream, both directions of the link.
+    def limits(self) -> list[Number]:
+        """Seconds that the step cannot be shorter than: of each lane, each shared stream, both directions of the link."""
+        return [
+            total(work.seconds for work in works) / (self.duplex if both else 1.0)
+            for works, both in self._limiting()
+        ]
 
-        Each limit comes with the work that makes it up and the share of that work's seconds that counts.
-        """
-        found: list[tuple[Number, list[tuple[Work, float]]]] = []
+    def _limiting(self) -> Iterator[tuple[Sequence[Work], bool]]:
+        """Work that makes up each limit, and whether it is that of both directions of the link together."""
         by_stream: dict[str, list[Work]] = {}
-        users: dict[str, set[str]] = {}
-        for name, lane in self.lanes.items():
-            found.append((total(work.seconds for work in lane), [(work, 1.0) for work in lane]))
+        users: dict[str, int] = {}
+        for lane in self.lanes.values():
+            yield lane, False
             for work in lane:
                 by_stream.setdefault(work.stream, []).append(work)
-                users.setdefault(work.stream, set()).add(name)
+            for stream in {work.stream for work in lane}:
+                users[stream] = users.get(stream, 0) + 1
         for stream, works in by_stream.items():
-            if len(users[stream]) > 1:
-                found.append((total(work.seconds for work in works), [(work, 1.0) for work in works]))
-        both = by_stream.get(H2D, []) + by_stream.get(D2H, [])
+            if users[stream] > 1:
+                yield works, False
         if self.duplex < 2 and H2D in by_stream and D2H in by_stream:
-            found.append(
-                (total(work.seconds for work in both) / self.duplex, [(w, 1 / self.duplex) for w in both])
-            )
-        return found
+            yield by_stream[H2D] + by_stream[D2H], True
 
     @property
     def duration_s(self) -> Number:
         """Seconds of one repetition."""
+        if self.overlap is False:
+            return self.serial_s
         longest: Number = 0.0
-        for seconds, _ in self.limits():
+        for seconds in self.limits():
             longest = maximum(longest, seconds)
-        return where(self.overlap, longest, self.serial_s)
+        return longest if self.overlap is True else where(self.overlap, longest, self.serial_s)
 
     def exposed(self) -> Iterator[tuple[Work, Number]]:
         """Work with the seconds of one repetition that it is waited for; they sum to the duration.
 
         With overlap that is the work of the longest limit (the first one where several are equally long).
         """
-        limits = self.limits()
+        if self.overlap is not True:
+            for work in self.works():
+                yield work, where(self.overlap, 0.0, work.seconds)
+        if self.overlap is False:
+            return
+        limits = list(zip(self.limits(), self._limiting(), strict=True))
         longest: Number = 0.0
         for seconds, _ in limits:
             longest = maximum(longest, seconds)
-        found: Number = False
-        for seconds, works in limits:
-            critical = (seconds >= longest) & _not(found)
-            found = critical | found
-            for work, share in works:
-                yield work, where(self.overlap & critical, share * work.seconds, 0.0)
-        for work in self.works():
-            yield work, where(self.overlap, 0.0, work.seconds)
+        taken: Number = False
+        for seconds, (works, both) in limits:
+            critical = (seconds >= longest) & _not(taken)
+            taken = critical | taken
+            if not _any(critical):
+                continue
+            share = where(critical & self.overlap, 1.0 / self.duplex if both else 1.0, 0.0)
+            for work in works:
+                yield work, share * work.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,6 @@ class Schedule:
 
     blocks: tuple[Block, ...]
     repeats: Number = 1.0
-    _cache: dict[str, Number] = field(default_factory=dict, compare=False, repr=False)
 
     def weighted_steps(self) -> Iterator[tuple[Step, Number]]:
         """Each step with how often it runs in all."""
@@ -128,40 +136,25 @@ class Schedule:
     @property
     def latency_s(self) -> Number:
         """Seconds from the first step's begin to the last one's end."""
-        if "latency" not in self._cache:
-            self._cache["latency"] = total(times * step.duration_s for step, times in self.weighted_steps())
-        return self._cache["latency"]
+        return total(times * step.duration_s for step, times in self.weighted_steps())
 
     def exposed_by_label(self) -> dict[str, Number]:
         """Seconds by part of the breakdown that are waited for; they sum to the latency."""
-        return self._exposed(lambda work: work.label)
+        return self.cost().parts_s
 
     def exposed_by_stream(self) -> dict[str, Number]:
         """Seconds by stream that are waited for; they sum to the latency."""
-        return self._exposed(lambda work: work.stream)
-
-    def _exposed(self, key) -> dict[str, Number]:  # type: ignore[no-untyped-def]
         parts: dict[str, Number] = {}
         for step, times in self.weighted_steps():
             for work, seconds in step.exposed():
-                parts[key(work)] = parts.get(key(work), 0.0) + times * seconds
+                _add(parts, work.stream, times * seconds)
         return parts
 
     def busy_s(self) -> dict[str, Number]:
         """Seconds that each stream works, hidden or not."""
         busy: dict[str, Number] = {}
         for step, times in self.weighted_steps():
-            for work in step.works():
-                busy[work.stream] = busy.get(work.stream, 0.0) + times * work.seconds
-        return busy
-
-    def labelled_busy_s(self) -> dict[tuple[str, str], Number]:
-        """Seconds of work by (stream, label), hidden or not."""
-        busy: dict[tuple[str, str], Number] = {}
-        for step, times in self.weighted_steps():
-            for work in step.works():
-                key = (work.stream, work.label)
-                busy[key] = busy.get(key, 0.0) + times * work.seconds
+            _add_busy(busy, step, times)
         return busy
 
     @property
@@ -172,9 +165,46 @@ class Schedule:
 
     def cost(self, parts: bool = True) -> PhaseCost:
         """The pass as a phase's cost; without its parts, which take most of the time, where only latency counts."""
-        if not parts:
-            return PhaseCost(self.latency_s, {}, {})
-        return PhaseCost(self.latency_s, self.exposed_by_label(), self.busy_s())
+        sums = _Sums(parts)
+        for step, times in self.weighted_steps():
+            sums.add(step, times)
+            sums.add_busy(step, times)
+        return sums.cost()
+
+
+class _Sums:
+    """Latency, and unless only that counts exposed seconds by label and busy seconds by stream, added up over steps."""
+
+    def __init__(self, parts: bool) -> None:
+        self.parts = parts
+        self.latency_s: Number = 0.0
+        self.parts_s: dict[str, Number] = {}
+        self.busy_s: dict[str, Number] = {}
+
+    def add(self, step: Step, times: Number) -> None:
+        """Latency and what is waited for of a step that runs so many times."""
+        self.latency_s = self.latency_s + times * step.duration_s
+        if self.parts:
+            for work, seconds in step.exposed():
+                _add(self.parts_s, work.label, times * seconds)
+
+    def add_busy(self, step: Step, times: Number) -> None:
+        """The work of a step that runs so many times."""
+        if self.parts:
+            _add_busy(self.busy_s, step, times)
+
+    def cost(self) -> PhaseCost:
+        """What was added up."""
+        return PhaseCost(self.latency_s, self.parts_s, self.busy_s)
+
+
+def _add_busy(busy: dict[str, Number], step: Step, times: Number) -> None:
+    for work in step.works():
+        _add(busy, work.stream, times * work.seconds)
+
+
+def _add(parts: dict[str, Number], key: str, seconds: Number) -> None:
+    parts[key] = parts[key] + seconds if key in parts else seconds
 
 
 def sum_costs(costs: Sequence[tuple[PhaseCost, Number]]) -> PhaseCost:
@@ -189,23 +219,59 @@ def sum_costs(costs: Sequence[tuple[PhaseCost, Number]]) -> PhaseCost:
     return PhaseCost(total(weight * cost.latency_s for cost, weight in costs), parts, busy)
 
 
-def crossings(first: Schedule, last: Schedule, start: Number, end: Number) -> list[Number]:
-    """Values between ``start`` and ``end`` at which another limit of a step becomes the longest.
+def sum_linear(first: Schedule, last: Schedule, count: Number, parts: bool = True) -> PhaseCost:
+    """The sum over ``count`` passes whose work changes linearly from that of ``first`` to that of ``last``.
 
-    ``first`` and ``last`` are one schedule at the two ends of a quantity (the context) on which all work depends
-    linearly: a sum over the quantity is exact when it is cut there.
+    Exact: every step is cut where another of its limits becomes the longest, and is linear in between.
     """
+    sums = _Sums(parts)
+    for (before, times), (after, _) in zip(first.weighted_steps(), last.weighted_steps(), strict=True):
+        sums.add_busy(before, times * count / 2)
+        sums.add_busy(after, times * count / 2)
+        if all(old.seconds is new.seconds for old, new in zip(before.works(), after.works(), strict=True)):
+            sums.add(before, times * count)
+            continue
+        for index, weight in context_nodes(0.0, count, crossings(before, after, count)):
+            share = index / maximum(count - 1, 1)
+            sums.add(_between(before, after, share), times * weight)
+    return sums.cost()
+
+
+def _between(before: Step, after: Step, share: Number) -> Step:
+    lanes = {
+        name: tuple(_mixed(old, new, share) for old, new in zip(lane, after.lanes[name], strict=True))
+        for name, lane in before.lanes.items()
+    }
+    return Step(before.name, lanes, before.repeats, before.overlap, before.duplex)
+
+
+def _mixed(old: Work, new: Work, share: Number) -> Work:
+    if old.seconds is new.seconds:
+        return old
+    return Work(old.stream, old.label, old.seconds + share * (new.seconds - old.seconds))
+
+
+def crossings(before: Step, after: Step, count: Number) -> list[Number]:
+    """Positions among ``count`` points from ``before`` to ``after`` where the longest limit gives way to another.
+
+    What lies outside the points is put before them.
+    """
+    if before.overlap is False:
+        return []
+    lines = list(zip(before.limits(), after.limits(), strict=True))
     found: list[Number] = []
-    span = end - start
-    for (before, _), (after, _) in zip(first.weighted_steps(), last.weighted_steps(), strict=True):
-        lines = list(zip(before.limits(), after.limits(), strict=True))
-        for index, ((low, _), (high, _)) in enumerate(lines):
-            for (other_low, _), (other_high, _) in lines[index + 1 :]:
-                gap, closed = low - other_low, (low - other_low) - (high - other_high)
-                share = where(closed != 0, gap / where(closed != 0, closed, 1.0), -1.0)
-                inside = (share > 0) & (share < 1)
-                if inside.any() if is_array(inside) else inside:
-                    found.append(where(inside, start + share * span, start - 1))
+    for index, (low, high) in enumerate(lines):
+        for other_low, other_high in lines[index + 1 :]:
+            gap, closed = low - other_low, (low - other_low) - (high - other_high)
+            share = where(closed != 0, gap / where(closed != 0, closed, 1.0), -1.0)
+            inside = (share > 0) & (share < 1)
+            if not _any(inside):
+                continue
+            height = (low + share * (high - low)) * (1 + 1e-12)
+            for lowest, highest in lines:
+                inside = inside & (height >= lowest + share * (highest - lowest))
+            if _any(inside):
+                found.append(where(inside, share * (count - 1), -1.0))
     return found
 
 
@@ -215,6 +281,10 @@ def total(values: Iterator[Number] | Sequence[Number]) -> Number:
     for value in values:
         found = found + value
     return found
+
+
+def _any(flag: Number) -> bool:
+    return bool(flag.any()) if is_array(flag) else bool(flag)
 
 
 def _not(flag: Number) -> Number:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llm_perf.hardware.streams import COMPUTE, D2H, DISK_READ, H2D, STREAMS, Path
 from llm_perf.report.trace import schedule_spans, trace_json
-from llm_perf.systems.schedule import Block, Schedule, Step, Work, crossings, sum_costs
+from llm_perf.systems.schedule import Block, Schedule, Step, Work, crossings, sum_costs, sum_linear
 
 seconds = st.floats(0, 100)
 
@@ -146,13 +146,30 @@ def test_arrays_are_the_single_numbers():
             assert whole.exposed_by_label()[label][i] == pytest.approx(value, rel=1e-12)
 
 
+def growing(context):
+    lanes = {"gpu": (Work(COMPUTE, "a", 10.0),), "copies": (Work(H2D, "kv", 0.1 * context),)}
+    return Schedule((Block((Step("s", lanes),)),))
+
+
 def test_crossings_are_where_another_lane_becomes_the_longest():
     def at(context):
-        lanes = {"gpu": (Work(COMPUTE, "a", 10.0),), "copies": (Work(H2D, "kv", 0.1 * context),)}
-        return Schedule((Block((Step("s", lanes),)),))
+        return growing(context).blocks[0].steps[0]
 
-    assert crossings(at(50.0), at(150.0), 50.0, 150.0) == pytest.approx([100.0])
-    assert crossings(at(110.0), at(150.0), 110.0, 150.0) == []
+    assert crossings(at(50.0), at(150.0), 101) == pytest.approx([50.0])
+    assert crossings(at(110.0), at(150.0), 41) == []
+
+
+@given(st.integers(1, 300), st.integers(1, 200))
+def test_a_sum_over_growing_work_is_the_sum_of_each(first, count):
+    each = [growing(float(context)).cost() for context in range(first, first + count)]
+    whole = sum_linear(growing(float(first)), growing(first + count - 1.0), float(count))
+    assert whole.latency_s == pytest.approx(sum(cost.latency_s for cost in each), rel=1e-12)
+    for label in ("a", "kv"):
+        waited = sum(cost.parts_s.get(label, 0.0) for cost in each)
+        # Where both lanes are equally long, rounding says which one is waited for.
+        assert whole.parts_s.get(label, 0.0) == pytest.approx(waited, rel=1e-12, abs=10.001)
+    for stream in (COMPUTE, H2D):
+        assert whole.busy_s[stream] == pytest.approx(sum(cost.busy_s[stream] for cost in each), rel=1e-12)
 
 
 @given(schedules(), st.floats(0, 10), st.floats(0, 10))
