@@ -5,6 +5,10 @@ VENV   ?= .venv
 # Workers of pytest; `make test JOBS=0` runs in one process, for a debugger.
 JOBS   ?= 2
 
+# Headers that DeepSpeed's NVMe offload is compiled with; missing, they are installed where apt-get is at hand.
+LIBAIO ?= /usr/include/libaio.h
+SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
 BIN := $(VENV)/bin
 # -qq hides pip's warnings as well as its progress; errors still show.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -13,11 +17,13 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c c
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test run-demo ops bench lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
 	@echo "make test    lint, type check and run all tests"
+	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
+	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make bench   time the simulator itself"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
@@ -26,8 +32,19 @@ help:
 demo: $(VENV)/.base
 	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
 
-test: lint
+test: lint ops
 	$(BIN)/python -m pytest -n $(JOBS)
+
+run-demo: ops
+	@$(BIN)/python -m calibrate.run.demo
+
+# Says what it does and how long it takes; at once where it is done. TORCH_EXTENSIONS_DIR moves it out of ~/.cache.
+ops: $(VENV)/.dev | $(LIBAIO)
+	@$(BIN)/python -m calibrate.run.ops
+
+$(LIBAIO):
+	$(SUDO) apt-get update -qq
+	$(SUDO) apt-get install -qq -y --no-install-recommends libaio-dev
 
 bench: $(VENV)/.base
 	$(BIN)/python bench/bench.py
@@ -49,8 +66,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	@$(call create_venv,40)
-	@$(PIP_INSTALL) -e '.[dev,plot,search]'
+	@$(call create_venv,90)
+	@$(PIP_INSTALL) -e '.[dev,plot,search,calibrate]'
 	@touch $(VENV)/.base $@
 
 # $(1): about how many seconds the installation takes. A venv that was made by half would fail forever: removed.

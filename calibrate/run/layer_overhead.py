@@ -32,6 +32,10 @@ class LayerOverhead:
     per_pass_s: float
 
 
+_known: dict[tuple[Any, ...], LayerOverhead | None] = {}
+"""What this process has measured already."""
+
+
 def small_config(config: Any, layers: int) -> Any:
     """A tiny config of the same family."""
     small = copy.deepcopy(config)
@@ -54,6 +58,13 @@ def measure_layer_overhead(
         dtype: The torch dtype.
         device: The run's device.
     """
+    key = (config.model_type, settings.system, str(dtype), device.kind, settings.ranks)
+    if key not in _known:
+        _known[key] = _measure(config, settings, dtype, device)
+    return _known[key]
+
+
+def _measure(config: Any, settings: RunSettings, dtype: Any, device: Any) -> LayerOverhead | None:
     try:
         seconds = [_step_s(small_config(config, depth), settings, dtype, device) for depth in _DEPTHS]
     except (ValueError, TypeError, AttributeError, RuntimeError):

@@ -1,7 +1,7 @@
 """The machine at hand as specs: a bundled GPU by its name, or rates measured on the spot; the host always measured.
 
-What is measured takes about two seconds: matrix products with many rows and with one, copies, attention, and where
-asked for the disk. Rates are of one process with the threads that the run has.
+Once per process, in about two seconds: matrix products with many rows and with one, copies, attention, and where asked
+for the disk. Rates are of one process with the threads that the run has.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -140,6 +141,7 @@ class _GemmLaw:
     floor_s: float
 
 
+@lru_cache
 def _gemm_law(dtype: str) -> _GemmLaw:
     """The law through three points: a tiny product, one row, and 256 rows. Weights come from memory, not from a cache."""
     import torch
@@ -164,6 +166,7 @@ def _gemm_law(dtype: str) -> _GemmLaw:
     return _GemmLaw(flops / per_row, size * size * BYTES[dtype] / memory, floor)
 
 
+@lru_cache
 def _attention_rates(dtype: str) -> dict[str, float]:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
@@ -181,6 +184,7 @@ def _attention_rates(dtype: str) -> dict[str, float]:
     }
 
 
+@lru_cache
 def _copy_bytes_per_s(size: int = 128 << 20) -> float:
     import torch
 
@@ -188,6 +192,7 @@ def _copy_bytes_per_s(size: int = 128 << 20) -> float:
     return size / _median_s(lambda _turn: target.copy_(source), 5)
 
 
+@lru_cache
 def dequantisation_s_per_weight(bits: int, group_size: int, dtype: str) -> float:
     """Seconds to unpack one quantised weight on this CPU, by DeepSpeed's own code."""
     import torch

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import sys
@@ -19,7 +20,7 @@ USUAL_SECONDS = 210
 
 
 def extensions_dir() -> Path:
-    """Folder of the compiled operators: TORCH_EXTENSIONS_DIR, else one per combination of versions under ~/.cache."""
+    """Folder of the compiled operators: TORCH_EXTENSIONS_DIR, else one per environment under ~/.cache."""
     given = os.environ.get(DIRECTORY_VARIABLE)
     if given:
         return Path(given)
@@ -29,6 +30,8 @@ def extensions_dir() -> Path:
             versions += f"-{package}{importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
             versions += f"-{package}none"
+    # Each environment has its own: the build names its headers, and another's would be compiled anew at every change.
+    versions += "-" + hashlib.blake2b(sys.prefix.encode(), digest_size=3).hexdigest()
     return Path("~/.cache/llm-perf/torch_extensions").expanduser() / versions
 
 

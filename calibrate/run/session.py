@@ -34,12 +34,13 @@ class Session:
     baseline_bytes: int
     record: RunRecord
     progress: Progress
+    token: str  # equal in all ranks of a run on this machine, and in no other run
     warnings: list[str] = field(default_factory=list)
 
     @property
     def swap_folder(self) -> Path:
         """Folder of this run's swap files."""
-        return self.folder / f"swap-{os.environ.get('MASTER_PORT', os.getpid())}-{self.stem}"
+        return self.folder / f"swap-{self.token}-{self.stem}"
 
     @property
     def stem(self) -> str:
@@ -150,6 +151,8 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
         from calibrate.run.ops import check_async_io
 
         check_async_io()
+    if not settings.dummy:
+        check_weights(settings.model_name)
     folder = writable_folder(settings.offload_dir)
     largest = max(parameter.numel() for parameter in shell.parameters())
     baseline = rss_bytes()
@@ -159,6 +162,7 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     session = Session(
         settings, rank, device, dtype, config, model, largest, machine, folder, baseline,
         RunRecord(Path(settings.runs_dir), "run"), progress,
+        os.environ.get("MASTER_PORT") or str(os.getpid()),
     )  # fmt: skip
     session.record = RunRecord(Path(settings.runs_dir), session.stem)
     _refuse_what_does_not_fit(session, scenario)
@@ -193,6 +197,22 @@ def checkpoint_bytes(session: Session) -> float:
     from llm_perf.counts.parameters import total_params
 
     return float(total_params(session.model) * BYTES[session.dtype])
+
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+
+
+def check_weights(model_name: str) -> None:
+    """Make sure that a folder has weights: transformers would look for them on the network for a minute.
+
+    Raises:
+        EnvironmentFailure: it has none.
+    """
+    from calibrate.run.model_config import model_folder
+
+    folder = model_folder(model_name)
+    if folder is not None and not any(True for pattern in _WEIGHT_FILES for _ in folder.glob(pattern)):
+        raise EnvironmentFailure(f"{folder} holds a config but no weights; pass --dummy for random ones")
 
 
 def writable_folder(name: str) -> Path:

@@ -1,4 +1,8 @@
-"""One rank of a run: ``python -m calibrate.run.worker``, started by our launcher or by DeepSpeed's."""
+"""One rank of a run: ``torchrun … -m calibrate.run.worker FLAGS`` or ``deepspeed … --module calibrate.run.worker FLAGS``.
+
+The flags are those of ``llm-perf calibrate --run``; torchrun takes ``--run`` itself for one of its own. Our launcher
+starts it without flags.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,15 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; errors are one line on stderr. Returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    settings = settings_from_environment()
+    if settings is None and "--settings" not in given:
+        from llm_perf.cli.main import run
+
+        return run(["calibrate", "--run", *given])
     try:
-        settings = _settings(list(sys.argv[1:] if arguments is None else arguments))
+        if settings is None:
+            settings = RunSettings(**json.loads(given[given.index("--settings") + 1]))
         result = measure(settings)
         if not hand_back(result) and result is not None and settings.verbose:
             print_result(result, settings.verbose)
@@ -28,13 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     return 0
-
-
-def _settings(arguments: list[str]) -> RunSettings:
-    if arguments[:1] == ["--settings"]:
-        return RunSettings(**json.loads(arguments[1]))
-    found = settings_from_environment()
-    return found if found is not None else RunSettings(model_name="tiny-opt")
 
 
 def _fail(message: str, code: int) -> int:

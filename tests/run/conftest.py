@@ -15,6 +15,9 @@ import pytest
 from calibrate.run.extras import require_extra
 from llm_perf.errors import MissingExtraError
 
+# Two workers of pytest share two cores. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 HERE = Path(__file__).parent
 ENTRY = "from llm_perf.cli.main import main; main()"
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from calibrate.run.ranks import free_port
+
 SMALL = (
     "--model",
     "tiny-opt",
@@ -21,25 +23,13 @@ SMALL = (
     "--loops",
     "1",
 )
-SCRIPT = "from llm_perf.cli.main import main\nmain()\n"
+WORKER = "calibrate.run.worker"
 
 
-def launched(launcher: list[str], offload_dir: Path, tmp_path: Path) -> dict:
-    script = tmp_path / "run_model.py"
-    script.write_text(SCRIPT)
-    flags = [
-        "calibrate",
-        "--run",
-        *SMALL,
-        "--batch-size",
-        "2",
-        "--offload-dir",
-        str(offload_dir),
-        "--allow-concurrent",
-        "--json",
-    ]
+def launched(launcher: list[str], offload_dir: Path) -> dict:
+    flags = [*SMALL, "--batch-size", "2", "--offload-dir", str(offload_dir), "--allow-concurrent", "--json"]
     done = subprocess.run(
-        [*launcher, str(script), *flags], capture_output=True, text=True, timeout=180, check=False
+        [*launcher, WORKER, *flags], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     objects = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -47,21 +37,18 @@ def launched(launcher: list[str], offload_dir: Path, tmp_path: Path) -> dict:
     return json.loads(objects[0])
 
 
-def test_torchrun_starts_the_ranks(offload_dir, tmp_path):
+def test_torchrun_starts_the_ranks(offload_dir):
     one = launched(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], offload_dir, tmp_path
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"], offload_dir
     )
     assert one["run"]["ranks"] == 2
     assert one["log_file"] == "ds-tiny-opt-bs2-prompt8-gen4-n1x2-gpu.log"
 
 
-def test_deepspeeds_launcher_starts_the_ranks(offload_dir, tmp_path):
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "0"]
-    from calibrate.run.ranks import free_port
-
-    launcher[-1] = str(free_port())
-    one = launched(launcher, offload_dir, tmp_path)
-    assert one["run"]["num_gpus_per_node"] == 2
+def test_deepspeeds_launcher_starts_the_ranks(offload_dir):
+    port = ["--master_port", str(free_port())]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", *port, "--module"]
+    assert launched(runner, offload_dir)["run"]["num_gpus_per_node"] == 2
 
 
 def test_without_arguments_a_model_that_fits_runs_and_json_is_one_object(cli, offload_dir):
