@@ -81,7 +81,8 @@ def validation():
     return validate("flexgen")
 
 
-def test_all_rows_stay_within_a_geometric_mean_of_1_12(validation):
+def test_all_rows_stay_within_a_geometric_mean_of_1_12_and_in_rank_order(validation):
+    assert validation.systems()["flexgen"]["rank_correlation"] >= 0.95
     ratios = [row.ratio for row in validation.rows if row.ratio is not None]
     assert len(ratios) > 50
     assert math.exp(np.mean(np.log(ratios))) <= 1.12
@@ -91,7 +92,7 @@ def test_all_rows_stay_within_a_geometric_mean_of_1_12(validation):
 OWN_ERRORS = {"opt-6.7b": 1.41, "opt-30b": -0.025, "opt-175b": -0.78}
 
 
-@pytest.mark.parametrize("model", ["opt-6.7b", "opt-175b"])
+@pytest.mark.parametrize("model", OWN_ERRORS)
 def test_flexgens_own_cost_model_is_beaten(model):
     case = next(row for row in TABLE_2 if row[0] == model)
     result = on_t4(*case[:5], **case[5])
@@ -135,10 +136,7 @@ def test_the_ablation_has_the_order_of_table_4_and_each_effect_within_30_percent
         row: predict_inference(scenario_of(run_of(ROWS[row]))).total_throughput_tokens_per_s
         for row in measured
     }
-    assert sorted(predicted, key=predicted.get) == sorted(measured, key=measured.get) or (
-        # 0.62 and 0.59 differ by 5 %: the order of the others holds
-        model == "opt-175b"
-    )
+    assert sorted(predicted, key=predicted.get) == sorted(measured, key=measured.get)
     everything = next(iter(measured))
     for row, value in measured.items():
         effect = predicted[row] / predicted[everything] / (value / measured[everything])
@@ -224,6 +222,19 @@ def test_a_pipeline_of_four_needs_a_quarter_on_each_gpu():
     assert result.memory.cpu.weights_bytes / 4 / GIB == pytest.approx(4.0911, rel=0.12)
     assert result.peak_gpu_memory_bytes / GIB == pytest.approx(2.1732, rel=0.25)
     assert result.feasible
+
+
+# -- trace ----------------------------------------------------------------------------------------------------
+
+
+def test_prefill_is_bound_by_compute_and_decode_is_not_as_the_reproduction_saw_in_its_profile():
+    """Reproduction, 1.4.1: "the bottleneck changes from compute to load_cache" after the prefill."""
+    result = reproduction(48, 4, **COMPRESSED)
+    assert result.prefill.bottleneck == "compute"
+    parts = result.decode.breakdown_s
+    kernels = parts["attention_projections"] + parts["mlp"] + parts["attention"]
+    assert parts["kv_offload"] + parts["dequantisation"] > 5 * kernels
+    assert parts["kv_offload"] > parts.get("weight_streaming", 0.0)
 
 
 # -- projection -------------------------------------------------------------------------------------------------
