@@ -11,14 +11,15 @@ second search. Three properties of the model keep enumeration small, and exact w
 - page-locked weights are never slower than pageable ones, so the latter count only where they let more batches fit.
 
 Search: (1) memory of the whole grid by broadcasting its axes; (2) latency of what fits, decode taken at the middle
-context (exact to about a percent); (3) finer GPU batches, cache shares and homes of hidden states around the best and
-around the front; (4) exact latency, all decode steps, of the best some hundred. What is reported is from step 4.
+context (right to about a percent); (3) finer GPU batches and cache shares around the best and around the front; (4) exact
+latency, all decode steps, of the best some hundred. What is reported is from step 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ _MIXED = ((50, 50), (25, 75), (10, 90), (0, 75), (0, 50), (0, 25))
 _CHUNK = 4096
 """Policies evaluated together: their arrays stay in a core's cache."""
 
-_MOST_FAMILIES, _MOST_EXACT = 96, 512
+_MOST_FAMILIES, _CLOSEST, _MOST_EXACT = 96, 16, 512
 _Bools = npt.NDArray[np.bool_]
 
 
@@ -65,10 +66,27 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class _Lines:
-    """Policies with any number of GPU batches from 1 to ``most``: one line each, ``rows`` have the number 1."""
+    """Policies with any number of GPU batches from 1 to ``most``: one line each, ``rows`` have the number 1.
+
+    ``times`` are seconds at 1, 2 and 3 GPU batches on the first axis.
+    """
 
     rows: PolicyRows
     most: Floats
+    times: Floats = field(default_factory=lambda: np.zeros((3, 0)))
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Steps to neighbours: factors and differences of the GPU batch, percents of the cache that change place."""
+
+    shares: tuple[float, ...]
+    steps: tuple[int, ...]
+    percents: tuple[float, ...]
+
+
+_WIDE = _Moves((0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3), (1,), (5, 15))
+_NARROW = _Moves((), (-4, -3, -2, -1, 1, 2, 3, 4), (1, 2.5, 5))
 
 
 class FlexGenSearch:
@@ -91,14 +109,21 @@ class FlexGenSearch:
 
     def run(self) -> Evaluated | None:
         """The policies worth a look with exact latencies, all of which fit; None where none fits."""
-        coarse = self._lines(self._grid(), self._most(self._grid()))
+        grid = self._grid()
+        coarse = self._lines(grid, self._most(grid))
         if not len(coarse.rows):
             return None
-        families = self._families(coarse)
-        closer = self._neighbours(coarse.rows.take(families))
-        spread = closer.replace(**{name: column[:, None] for name, column in closer.columns().items()})
-        fine = self._lines(spread, self._most(spread))
-        return self._exact(self._candidates(fine))
+        close = self._measured(self._neighbours(coarse.rows.take(self._families(coarse)), _WIDE))
+        best = _first_of_each(close.rows, -self._best_rates(close))[:_CLOSEST]
+        closer = self._measured(self._neighbours(close.rows.take(best), _NARROW))
+        return self._exact(self._candidates(_joined_lines(close, closer)))
+
+    def _measured(self, rows: PolicyRows) -> _Lines:
+        """Lines of the rows with the times from which the latency at every number of GPU batches follows."""
+        spread = rows.replace(**{name: column[:, None] for name, column in rows.columns().items()})
+        lines = self._lines(spread, self._most(spread))
+        times = [self.estimate(lines.rows.replace(num_gpu_batches=0 * lines.most + n)) for n in (1, 2, 3)]
+        return dataclasses.replace(lines, times=np.array(times))
 
     def _grid(self) -> PolicyRows:
         """All combinations, one axis each for weights, hidden states, cache and GPU batch."""
@@ -106,7 +131,7 @@ class FlexGenSearch:
         weights = np.array(
             [(*pair, bits) for pair in weight_pairs(self.scenario.model, disk) for bits in self._widths]
         )
-        hidden = np.array([(100, 0), (0, 100)])
+        hidden = np.array([(100, 0), (0, 100), *([(0, 0)] if disk else [])])
         cache = np.array(self._caches(disk))
         sizes = np.array(GPU_BATCHES, dtype=float)
         return PolicyRows(
@@ -191,7 +216,7 @@ class FlexGenSearch:
             np.concatenate((first, last, at)),
             np.concatenate((size / first, size * lines.most / last, best)),
         )
-        order = np.argsort(-best)[: _MOST_FAMILIES // 2]
+        order = _first_of_each(lines.rows, -best)[: _MOST_FAMILIES // 2]
         fastest = np.argsort(first)[:8]
         front = near_front(*ends, 0.02) % len(lines.rows)
         step = max(len(front) * 2 // _MOST_FAMILIES, 1)
@@ -208,36 +233,46 @@ class FlexGenSearch:
         reached = lines.rows.gpu_batch * allowed * self.gen_len / latency
         return np.where(meets, reached, 0.0), np.where(meets, latency, np.inf)
 
-    def _neighbours(self, rows: PolicyRows) -> PolicyRows:
-        """Finer GPU batches, cache shares and homes of hidden states around the rows."""
-        sizes = [
-            rows.gpu_batch + 1,
-            *(np.maximum(np.round(rows.gpu_batch * share), 1) for share in _FINER),
-        ]
+    def _neighbours(self, rows: PolicyRows, moves: _Moves) -> PolicyRows:
+        """Other GPU batches and cache shares around the rows."""
+        sizes = [np.maximum(np.round(rows.gpu_batch * share), 1) for share in moves.shares]
+        sizes += [np.maximum(rows.gpu_batch + step, 1) for step in moves.steps]
         sized = joined([rows, *(rows.replace(gpu_batch=size) for size in sizes)]).distinct()
-        whole = ~np.asarray(sized.cache_4bit)
         parts = [sized]
-        for gpu, cpu in _CACHE_MOVES:
-            cg, cc = sized.cg + gpu, sized.cc + cpu
-            on_disk = 100 - cg - cc
-            allowed = whole & (cg >= 0) & (cc >= 0) & (on_disk >= 0)
-            if self.scenario.host.disk is None:
-                allowed &= on_disk == 0
-            parts.append(sized.replace(cg=cg, cc=cc).take(allowed))
-        if self.scenario.host.disk is not None:
-            parts.append(sized.replace(hg=0 * sized.hg, hc=0 * sized.hc))
+        disk = self.scenario.host.disk is not None
+        for share in moves.percents:
+            for gpu, cpu in (
+                (share, -share),
+                (-share, share),
+                (share, 0),
+                (-share, 0),
+                (0, share),
+                (0, -share),
+            ):
+                cg, cc = sized.cg + gpu, sized.cc + cpu
+                rest = 100 - cg - cc
+                allowed = ~np.asarray(sized.cache_4bit) & (cg >= 0) & (cc >= 0) & (rest >= 0)
+                parts.append(sized.replace(cg=cg, cc=cc).take(allowed if disk else allowed & (rest == 0)))
         return joined(parts).distinct()
 
-    def _candidates(self, lines: _Lines) -> PolicyRows:
-        """Rows for exact evaluation: lines at several numbers of GPU batches, the best and the front of them.
+    def _best_rates(self, lines: _Lines) -> Floats:
+        """The best throughput of each line under the latency limit: at 1, at 2, or at the most GPU batches."""
+        counts = self._counts(lines, ladder=(1, 2))
+        rates = lines.rows.gpu_batch[:, None] * counts * self.gen_len / _at(lines.times[..., None], counts)
+        return np.asarray(np.where(self._allowed(lines, counts), rates, 0.0).max(axis=1))
 
-        Three evaluations give a line's latency at every number.
-        """
-        times = [self.estimate(lines.rows.replace(num_gpu_batches=0 * lines.most + n)) for n in (1, 2, 3)]
-        counts = self._counts(lines, times)
+    def _allowed(self, lines: _Lines, counts: Floats) -> _Bools:
+        """Whether so many GPU batches fit and meet the latency limit."""
+        fits = (counts >= 1) & (counts <= lines.most[:, None])
+        limit = np.inf if self.max_latency_s is None else self.max_latency_s
+        return np.asarray(fits & (_at(lines.times[..., None], counts) <= limit))
+
+    def _candidates(self, lines: _Lines) -> PolicyRows:
+        """Rows for exact evaluation: lines at several numbers of GPU batches, the best and the front of them."""
+        counts = self._counts(lines)
         which = np.repeat(np.arange(len(lines.rows)), counts.shape[1])
         counts = counts.ravel()
-        latency = _at(tuple(time[which] for time in times), counts)
+        latency = _at(lines.times[:, which], counts)
         good = (counts >= 1) & (counts <= lines.most[which])
         which, counts, latency = which[good], counts[good], latency[good]
         self.searched += len(which)
@@ -250,13 +285,13 @@ class FlexGenSearch:
         chosen = np.unique(np.concatenate((order, front[::step], sharp)))
         return lines.rows.take(which[chosen]).replace(num_gpu_batches=counts[chosen])
 
-    def _counts(self, lines: _Lines, times: Sequence[Floats]) -> Floats:
+    def _counts(self, lines: _Lines, ladder: tuple[int, ...] = _COUNTS) -> Floats:
         """Numbers of GPU batches to look at: a ladder, the most that fit, and the most that the limit allows."""
-        fixed = np.broadcast_to(np.array(_COUNTS, dtype=float), (len(lines.most), len(_COUNTS)))
+        fixed = np.broadcast_to(np.array(ladder, dtype=float), (len(lines.most), len(ladder)))
         columns = [fixed, lines.most[:, None]]
         if self.max_latency_s is not None:
-            slope = np.maximum(times[2] - times[1], 1e-12)
-            allowed = np.minimum(np.floor(2 + (self.max_latency_s - times[1]) / slope), lines.most)
+            slope = np.maximum(lines.times[2] - lines.times[1], 1e-12)
+            allowed = np.minimum(np.floor(2 + (self.max_latency_s - lines.times[1]) / slope), lines.most)
             columns += [allowed[:, None] + shift for shift in (-1, 0, 1)]
         return np.concatenate(columns, axis=1)
 
@@ -302,17 +337,6 @@ class FlexGenSearch:
         return alone.take(slice(least, least + 1))
 
 
-_FINER = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
-"""Steps to GPU batches between those of the grid."""
-
-_CACHE_MOVES = tuple(
-    move
-    for share in (2.5, 5, 10, 15)
-    for move in ((share, -share), (share, 0), (0, share), (0, -share), (-share, share))
-)
-"""Percent of the cache that change place, (GPU, host)."""
-
-
 def _axis(values: npt.NDArray[np.generic], index: int) -> Number:
     return values.reshape([-1 if axis == index else 1 for axis in range(4)])
 
@@ -328,10 +352,29 @@ def _most_that_fit(total_bytes: Floats, capacity_bytes: float) -> Floats:
     return np.minimum(fitting, float(MOST_GPU_BATCHES))
 
 
-def _at(times: tuple[Floats, ...], counts: Floats) -> Floats:
-    """Latency at any number of GPU batches from that of 1, 2 and 3: affine from 2 on."""
+def _at(times: Floats, counts: Floats) -> Floats:
+    """Latency at any number of GPU batches from that of 1, 2 and 3 (the first axis): affine from 2 on."""
     one, two, three = times
-    return np.where(counts == 1, one, two + (counts - 2) * (three - two))
+    return np.asarray(np.where(counts == 1, one, two + (counts - 2) * (three - two)))
+
+
+def _joined_lines(*parts: _Lines) -> _Lines:
+    return _Lines(
+        joined([part.rows for part in parts]),
+        np.concatenate([part.most for part in parts]),
+        np.concatenate([part.times for part in parts], axis=1),
+    )
+
+
+def _first_of_each(rows: PolicyRows, score: Floats) -> npt.NDArray[np.intp]:
+    """The row of least score for each placement, whatever its GPU batch; placements by rising score."""
+    order = np.argsort(score, kind="stable")
+    key: Number = 0.0
+    for name, column in rows.columns().items():
+        if name not in ("gpu_batch", "num_gpu_batches", "pin_weights"):
+            key = key * 257 + np.round(2 * np.asarray(column, dtype=float))
+    _, first = np.unique(np.asarray(key)[order], return_index=True)
+    return order[np.sort(first)]
 
 
 def _in_chunks(function: Callable[[PolicyRows], Number], rows: PolicyRows) -> Floats:
