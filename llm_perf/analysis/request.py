@@ -104,7 +104,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
-        host=profile.apply_to_host(host),
+        host=profile.apply_to_host(host, system),
         system=system,
         dtype=_dtype(inputs, system),
         parallelism=derive_parallelism(inputs),
