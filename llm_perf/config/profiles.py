@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
-from llm_perf.config.base import Spec
-from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.host import HostConfig
+from llm_perf.config.base import Name, Spec
+from llm_perf.config.gpu import GPUConfig, GPUEfficiency, Link, NonNegativeQuantity
+from llm_perf.config.host import Disk, HostConfig
 from llm_perf.config.loading import load_spec
+from llm_perf.errors import SpecError
+
+S = TypeVar("S", bound=Spec)
 
 
 class Profile(Spec):
@@ -17,13 +20,13 @@ class Profile(Spec):
 
     Attributes:
         system_constants: per system, constants by name (those of the YAML beside the system's module).
-        host: fields of HostConfig to replace.
-        gpu: fields of GPUConfig to replace; ``efficiency`` may be given field by field.
+        host: fields of HostConfig to replace; tables (``copies``, ``layer_overhead_ms``) and ``disk`` may be given in part.
+        gpu: fields of GPUConfig to replace; ``efficiency``, ``link`` and ``peak_tflops`` may be given in part.
         provenance: machine, versions, date, runs used, residuals, what it was not fitted on.
     """
 
-    name: str = Field(min_length=1)
-    system_constants: dict[str, dict[str, float]] = Field(default_factory=dict)
+    name: Name
+    system_constants: dict[str, dict[str, NonNegativeQuantity]] = Field(default_factory=dict)
     host: dict[str, Any] = Field(default_factory=dict)
     gpu: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -32,13 +35,20 @@ class Profile(Spec):
         """The constants that this profile sets for a system."""
         return tuple(sorted(self.system_constants.get(system, {}).items()))
 
-    def apply_to_host(self, host: HostConfig) -> HostConfig:
-        """The host with this profile's fields.
+    def apply_to_host(self, host: HostConfig, system: str) -> HostConfig:
+        """The host with this profile's fields, as a system sees it.
+
+        A constant of the system that the profile sets goes before the host's own figure for the same.
 
         Raises:
             SpecError: a field does not exist or is out of range.
         """
-        return host.replace(**self.host) if self.host else host
+        changes = dict(self.host)
+        if "layer_overhead_ms" in self.system_constants.get(system, {}):
+            own = host.layer_overhead_ms | changes.get("layer_overhead_ms", {})
+            host = host.replace(layer_overhead_ms={})
+            changes["layer_overhead_ms"] = {name: time for name, time in own.items() if name != system}
+        return self._applied(host, changes)
 
     def apply_to_gpu(self, gpu: GPUConfig) -> GPUConfig:
         """The GPU with this profile's fields.
@@ -46,12 +56,24 @@ class Profile(Spec):
         Raises:
             SpecError: a field does not exist or is out of range.
         """
-        if not self.gpu:
-            return gpu
-        changes = dict(self.gpu)
-        if isinstance(changes.get("efficiency"), dict):
-            changes["efficiency"] = gpu.efficiency.replace(**changes["efficiency"])
-        return gpu.replace(**changes)
+        return self._applied(gpu, self.gpu)
+
+    def _applied(self, spec: S, changes: dict[str, Any]) -> S:
+        """The spec with changed fields; tables and parts of specs may be given in part."""
+        try:
+            merged = {name: _merged(getattr(spec, name, None), change) for name, change in changes.items()}
+            return spec.replace(**merged) if merged else spec
+        except SpecError as error:
+            raise SpecError(f"profile {self.name}: {error}") from None
+
+
+def _merged(current: Any, change: Any) -> Any:
+    """A rate is replaced as a whole, since its source belongs to its value."""
+    if isinstance(change, dict) and isinstance(current, dict):
+        return current | change
+    if isinstance(change, dict) and isinstance(current, (Disk, GPUEfficiency, Link)):
+        return current.replace(**change)
+    return change
 
 
 NO_PROFILE = Profile(name="none")

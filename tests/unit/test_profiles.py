@@ -1,0 +1,204 @@
+"""Profiles: which value wins (flag, profile, system, host, GPU), and what a profile may not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError, UnknownNameError
+from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.systems import get_system
+from llm_perf.systems.zero_inference import stream_rates
+
+RATE = {"gb_per_s": 11.0, "provenance": "measured", "source": "a test"}
+GIB = 2**30
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Any:
+    """A scenario under a profile of these fields, which is read from a file."""
+
+    def build(profile: dict[str, Any] | None = None, **inputs: Any) -> Scenario:
+        if profile is not None:
+            path = tmp_path / "mine.yaml"
+            path.write_text(yaml.safe_dump({"name": "mine", **profile}))
+            inputs["profile"] = str(path)
+        return build_scenario(InferenceInputs(**({"model": "opt-30b", "gpu": "t4", "ds_zero": 3} | inputs)))
+
+    return build
+
+
+def constant(scenario: Scenario, name: str) -> float:
+    return get_system(scenario.system).constants(scenario)[name]
+
+
+# -- what wins ------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_replaces_a_systems_constant(scenario: Any) -> None:
+    profile = {"system_constants": {"zero_inference": {"overlap_share": 0.55}, "resident": {"step_ms": 3}}}
+    assert constant(scenario(), "overlap_share") == 0.8
+    assert constant(scenario(profile), "overlap_share") == 0.55
+    assert (
+        constant(scenario(profile, ds_zero=0), "step_ms") == 3
+    )  # the constants of the system that is asked for
+    slower, faster = (predict_inference(scenario(given)).total_latency_s for given in (profile, None))
+    assert slower > faster  # less of the computing hides behind the copies
+
+
+def test_a_host_goes_before_a_systems_default(scenario: Any) -> None:
+    host = get_host_config_by_name("dgx-2").layer_overhead_ms["zero_inference"]
+    assert host != constant(scenario(), "layer_overhead_ms")
+    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-2")) == pytest.approx(host)
+
+
+def test_a_profile_goes_before_the_host(scenario: Any) -> None:
+    """A constant of the profile for what the host file states too: the time of a layer's hooks."""
+    profile = {"system_constants": {"zero_inference": {"layer_overhead_ms": 0.7}}}
+    assert overhead_ms(scenario(profile, gpu="v100-sxm3-32gb", host="dgx-2")) == pytest.approx(0.7)
+    assert overhead_ms(scenario({"host": {"layer_overhead_ms": {"zero_inference": 0.9}}})) == pytest.approx(
+        0.9
+    )
+
+
+def overhead_ms(scenario: Scenario) -> float:
+    return stream_rates(scenario, get_system(scenario.system).constants(scenario)).layer_overhead_s * 1e3
+
+
+def test_a_host_goes_before_the_gpu(scenario: Any) -> None:
+    """A GPU of PCIe 4 in a host of PCIe 3: the host's measured copies count, not the GPU's link."""
+    found = scenario(gpu="a100-pcie-40gb", host="gcp-t4")
+    rates = stream_rates(found, get_system("zero_inference").constants(found))
+    host = get_host_config_by_name("gcp-t4").copies["zero_inference.pinned_h2d"]
+    assert rates.host_to_gpu.bytes_per_s == pytest.approx(host.bytes_per_s)
+    assert rates.host_to_gpu.source == host.source
+
+
+def test_a_flag_goes_before_the_profiles_gpu(scenario: Any) -> None:
+    profile = {
+        "gpu": {"efficiency": {"gemm": {"default": {"flops_efficiency": 0.3, "memory_efficiency": 0.5}}}}
+    }
+    without = scenario(ds_zero=0, model="opt-1.3b")
+    under = scenario(profile, ds_zero=0, model="opt-1.3b")
+    flagged = scenario(profile, ds_zero=0, model="opt-1.3b", flops_efficiency=0.9, hbm_memory_efficiency=0.8)
+    peak = under.gpu.peak_flops_per_s("fp16")
+    assert flops_rate(without) != pytest.approx(0.3 * peak)
+    assert flops_rate(under) == pytest.approx(0.3 * peak)
+    assert flops_rate(flagged) == pytest.approx(0.9 * peak)
+    times = [predict_inference(one).total_latency_s for one in (under, flagged)]
+    assert times[1] < times[0]
+
+
+def flops_rate(scenario: Scenario) -> float:
+    return kernel_rates(
+        scenario.gpu, 16, scenario.flops_efficiency, scenario.hbm_memory_efficiency
+    ).gemm.flops_per_s
+
+
+def test_none_is_no_profile() -> None:
+    assert load_profile(None) is load_profile("none") is load_profile("None") is NO_PROFILE
+    assert NO_PROFILE.constants_of("zero_inference") == ()
+
+
+# -- what is replaced, and what stays -------------------------------------------------------------------------
+
+
+def test_tables_are_replaced_entry_by_entry(scenario: Any) -> None:
+    plain = get_host_config_by_name("gcp-t4")
+    profile = {
+        "host": {"copies": {"zero_inference.pinned_h2d": RATE}, "layer_overhead_ms": {"zero_inference": 1.5}}
+    }
+    host = scenario(profile).host
+    assert host.copies["zero_inference.pinned_h2d"].gb_per_s == 11
+    assert host.copies["flexgen.pinned_h2d"] == plain.copies["flexgen.pinned_h2d"]
+    assert host.layer_overhead_ms == plain.layer_overhead_ms | {"zero_inference": 1.5}
+    assert host.memory_gib == plain.memory_gib
+
+
+def test_a_rate_is_replaced_with_its_source(scenario: Any) -> None:
+    """A measured rate under the source of another one would be a false statement."""
+    host = scenario({"host": {"pinned_h2d": RATE}}).host
+    assert host.pinned_h2d.source == "a test"
+    assert host.pinned_h2d.relative_error is None
+    with pytest.raises(SpecError, match="provenance"):
+        scenario({"host": {"pinned_h2d": {"gb_per_s": 11.0}}})
+
+
+def test_parts_of_specs_may_be_given_in_part(scenario: Any) -> None:
+    plain = scenario()
+    profile = {
+        "host": {"disk": {"direct_read": RATE}, "usable_memory_gib": 100},
+        "gpu": {
+            "usable_memory_gib": 14.5,
+            "peak_tflops": {"fp16": 60},
+            "efficiency": {"evidence": "measured"},
+        },
+    }
+    found = scenario(profile)
+    assert found.host.disk.direct_read.gb_per_s == 11
+    assert found.host.disk.capacity_gib == plain.host.disk.capacity_gib
+    assert found.host.usable_memory_bytes == 100 * GIB
+    assert found.gpu.usable_memory_bytes == 14.5 * GIB
+    assert found.gpu.peak_tflops == plain.gpu.peak_tflops | {"fp16": 60}
+    assert found.gpu.efficiency == plain.gpu.efficiency.replace(evidence="measured")
+
+
+def test_a_profile_changes_where_weights_go(scenario: Any) -> None:
+    """55.8 GiB of weights do not fit a host with 50 GiB."""
+    assert predict_inference(scenario()).placement.weights.cpu == 1
+    assert predict_inference(scenario({"host": {"usable_memory_gib": 50}})).placement.weights.nvme == 1
+
+
+def test_without_changes_nothing_changes(scenario: Any) -> None:
+    host, gpu = get_host_config_by_name("gcp-t4"), get_gpu_config_by_name("t4")
+    assert NO_PROFILE.apply_to_host(host, "zero_inference") is host
+    assert NO_PROFILE.apply_to_gpu(gpu) is gpu
+    assert scenario({}) == scenario()
+
+
+def test_the_specs_that_a_profile_changes_are_copies(scenario: Any) -> None:
+    scenario({"host": {"usable_memory_gib": 50, "layer_overhead_ms": {"zero_inference": 1}}})
+    assert get_host_config_by_name("gcp-t4").usable_memory_gib == 204
+    assert get_host_config_by_name("gcp-t4").layer_overhead_ms["zero_inference"] != 1
+
+
+# -- what is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ({"host": {"typo": 1}}, "typo"),
+        ({"host": {"memory_gib": -1}}, "memory_gib"),
+        ({"host": {"disk": {"typo": 1}}}, "typo"),
+        ({"host": {"usable_memory_gib": 10_000}}, "usable_memory_gib"),
+        ({"gpu": {"peak_tflops": {"fp99": 1}}}, "fp99"),
+        ({"gpu": {"efficiency": {"gemm": {"default": {"flops_efficiency": 2}}}}}, "flops_efficiency"),
+        ({"gpu": {"name": ""}}, "name"),
+        ({"system_constants": {"zero_inference": {"no_such_constant": 1.0}}}, "no_such_constant"),
+        ({"system_constants": {"zero_inference": {"overlap_share": "much"}}}, "overlap_share"),
+        ({"system_constants": {"zero_inference": {"overlap_share": float("nan")}}}, "overlap_share"),
+        ({"system_constants": {"zero_inference": {"layer_overhead_ms": -5}}}, "layer_overhead_ms"),
+        ({"system_constants": 5}, "system_constants"),
+        ({"typo": 1}, "typo"),
+    ],
+)
+def test_a_profile_with_a_fault(scenario: Any, profile: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said) as raised:
+        predict_inference(scenario(profile))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_profile() -> None:
+    with pytest.raises(UnknownNameError, match="unknown profile 'no-such-profile'"):
+        load_profile("no-such-profile")
+    with pytest.raises(SpecError, match="name"):
+        Profile(name="")
