@@ -82,6 +82,8 @@ def _broadcast(*axes: npt.ArrayLike) -> tuple[Floats, ...]:
 
 
 def _check(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> None:
+    if not len(batch):
+        raise SpecError("batch_size, prompt_len and gen_len give no points")
     for name, values in (("batch_size", batch), ("prompt_len", prompt), ("gen_len", gen)):
         bad = ~((values >= 1) & (values <= 1e12) & (values == np.floor(values)))
         if bad.any():
