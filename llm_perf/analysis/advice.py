@@ -54,8 +54,9 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Ch
     if zero:
         yield from _more_gpus(inputs, "dp_size", scenario.parallelism.dp_size)
     else:
-        one_gpu = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "num_gpus", "sp_size"))
-        yield _change(inputs, ds_zero=3, ep_size=1, num_nodes=1, **one_gpu)
+        one_gpu = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "sp_size", "num_gpus"))
+        one_gpu["num_nodes"] = InferenceInputs.model_fields["num_nodes"].default
+        yield _change(inputs, ds_zero=3, ep_size=1, **one_gpu)
         yield from _more_gpus(inputs, "tp_size", scenario.parallelism.tp_size)
 
 
