@@ -1,0 +1,172 @@
+"""What would make a prediction fit: it really fits, it is small, and it can be typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.analysis.advice import Change, changes_that_fit
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import SpecError
+
+
+def changes(most: int = 4, **inputs: Any) -> tuple[InferenceInputs, tuple[Change, ...]]:
+    question = InferenceInputs(**inputs)
+    return question, changes_that_fit(question, predict_inference(build_scenario(question)), most)
+
+
+def fits(question: InferenceInputs) -> bool:
+    return predict_inference(build_scenario(question)).feasible
+
+
+def test_what_fits_needs_no_change() -> None:
+    assert changes(model="opt-1.3b", gpu="t4")[1] == ()
+
+
+ORDER = (
+    "batch_size",
+    "prompt_len",
+    "quant_bits",
+    "kv_offload",
+    "disk_offload",
+    "ds_zero",
+    "dp_size",
+    "tp_size",
+)
+"""Least intrusive first: the workload, then the number format, then the placement, then more GPUs."""
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"model": "opt-13b", "gpu": "a100-sxm-40gb", "batch_size": 64},
+        {"model": "opt-30b", "gpu": "a100-sxm-40gb"},
+        {"model": "opt-30b", "gpu": "t4", "ds_zero": 3, "batch_size": 64},
+        {"model": "opt-175b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True},
+    ],
+)
+def test_the_least_intrusive_change_comes_first(inputs: dict[str, Any]) -> None:
+    kinds = [
+        next(name for name in ORDER if name in change.inputs) for change in changes(most=20, **inputs)[1]
+    ]
+    assert len(set(kinds)) >= 2
+    assert [ORDER.index(kind) for kind in kinds] == sorted(ORDER.index(kind) for kind in kinds)
+
+
+def test_at_most_as_many_as_asked_for() -> None:
+    question = InferenceInputs(model="opt-30b", gpu="a100-sxm-40gb")
+    result = predict_inference(build_scenario(question))
+    assert changes_that_fit(question, result, most=1) == changes_that_fit(question, result)[:1]
+    assert len(changes_that_fit(question, result, most=2)) == 2
+
+
+def test_the_smaller_batch_is_the_largest_that_fits() -> None:
+    question, found = changes(model="opt-13b", gpu="a100-sxm-40gb", batch_size=64)
+    batch = found[0].inputs["batch_size"]
+    assert fits(question.replace(batch_size=batch))
+    assert not fits(question.replace(batch_size=batch + 1))
+
+
+def test_the_shorter_prompt_is_the_longest_that_fits() -> None:
+    question, found = changes(model="opt-13b", gpu="a100-sxm-40gb", batch_size=64)
+    prompt = next(change.inputs["prompt_len"] for change in found if "prompt_len" in change.inputs)
+    assert fits(question.replace(prompt_len=prompt))
+    assert not fits(question.replace(prompt_len=prompt + 1))
+
+
+def test_the_fewest_gpus_of_a_power_of_two() -> None:
+    question, found = changes(model="opt-175b", gpu="a100-sxm-80gb")
+    size = next(change.inputs["tp_size"] for change in found if "tp_size" in change.inputs)
+    assert fits(question.replace(tp_size=size))
+    assert not fits(question.replace(tp_size=size // 2))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text", "changed"),
+    [
+        ({"model": "opt-175b", "gpu": "t4"}, "--ds-zero 3", {"ds_zero": 3}),
+        (
+            {"model": "opt-175b", "gpu": "t4", "tp_size": 2, "system": "ft"},
+            "--ds-zero 3 without --system, --tp-size",
+            {"ds_zero": 3, "system": None, "tp_size": None},
+        ),
+        (
+            {"model": "opt-175b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True},
+            "--no-cpu-offload --disk-offload",
+            {"cpu_offload": False, "disk_offload": True},
+        ),
+        (
+            {"model": "opt-66b", "gpu": "a100-sxm-80gb", "weight_bits": 16},
+            "--quant-bits 8 without --weight-bits",
+            {"quant_bits": 8, "weight_bits": None},
+        ),
+    ],
+)
+def test_a_change_can_be_typed(inputs: dict[str, Any], text: str, changed: dict[str, Any]) -> None:
+    assert (text, changed) in [(change.text, change.inputs) for change in changes(**inputs)[1]]
+
+
+def test_replicas_of_zero_3_keep_a_batch_that_divides() -> None:
+    question, found = changes(most=20, model="opt-30b", gpu="t4", ds_zero=3, batch_size=21)
+    batches = {
+        change.inputs["dp_size"]: change.inputs["batch_size"]
+        for change in found
+        if "dp_size" in change.inputs
+    }
+    assert batches == {2: 22, 4: 24, 8: 24, 16: 32}
+    assert all(fits(question.replace(dp_size=size, batch_size=batch)) for size, batch in batches.items())
+
+
+def test_where_nothing_helps_nothing_is_suggested() -> None:
+    """A billion sequences of a model whose single sequence does not fit either."""
+    inputs = {"model": "opt-175b", "gpu": "t4", "ds_zero": 3, "batch_size": 10**9, "prompt_len": 10**6}
+    assert changes(**inputs, allow_long_context=True)[1] == ()
+
+
+QUESTIONS = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(
+            ["opt-6.7b", "opt-30b", "opt-175b", "llama-2-70b", "mixtral-8x7b", "gemma-2-9b"]
+        ),
+        "gpu": st.sampled_from(["t4", "l4", "a100-sxm-40gb", "h200", "rtx4090"]),
+        "batch_size": st.sampled_from([1, 8, 64, 1000]),
+        "prompt_len": st.sampled_from([16, 512, 1900]),
+    },
+    optional={
+        "ds_zero": st.sampled_from([0, 2, 3]),
+        "tp_size": st.sampled_from([1, 2, 4]),
+        "pp_size": st.sampled_from([1, 2]),
+        "num_gpus": st.sampled_from([1, 2, 4, 8]),
+        "num_nodes": st.sampled_from([1, 2]),
+        "weight_bits": st.sampled_from([8, 16, 32]),
+        "quant_bits": st.sampled_from([8, 16]),
+        "kv_bits": st.sampled_from([8, 16]),
+        "cpu_offload": st.booleans(),
+        "disk_offload": st.booleans(),
+        "kv_offload": st.booleans(),
+        "system": st.sampled_from(["resident", "fastertransformer", "zero_inference"]),
+    },
+)
+
+
+@settings(max_examples=60)
+@given(QUESTIONS)
+def test_every_change_fits_and_says_what_changes(inputs: dict[str, Any]) -> None:
+    try:
+        question, found = changes(**inputs)
+    except SpecError:
+        return
+    for change in found:
+        assert change.inputs
+        assert fits(question.replace(**change.inputs)), change
+        added, _, dropped = change.text.partition(" without ")
+        named = [
+            word[2:].removeprefix("no-").replace("-", "_") for word in added.split() if word.startswith("--")
+        ]
+        gone = [word[2:].replace("-", "_") for word in dropped.split(", ") if word]
+        assert {*named, *gone} == change.inputs.keys()
+        assert all(change.inputs[name] is None and getattr(question, name) is not None for name in gone)

@@ -1,0 +1,188 @@
+"""Systems by name, and their constants: each with a value in its range and a source, each read somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.parallelism import DSZeRO
+from llm_perf.errors import SpecError, UnknownNameError
+from llm_perf.systems import SYSTEM_NAMES, get_system, resolve_system
+from llm_perf.systems.constants import Constant, ConstantsFile, load_constants, overridden
+from llm_perf.systems.registry import STACKS
+
+FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
+FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+CODE = "\n".join(path.read_text("utf-8") for path in FOLDER.glob("*.py"))
+
+
+def raw(name: str) -> dict[str, Any]:
+    data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    assert isinstance(data, dict)
+    return data
+
+
+# -- the files ------------------------------------------------------------------------------------------------
+
+
+def test_every_system_has_a_file() -> None:
+    assert set(SYSTEM_NAMES) <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_says_whose_constants_it_holds(name: str) -> None:
+    found = load_constants(name)
+    assert found.name == name
+    assert found.version
+    assert len(found.description) > 20
+    assert found.constants
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_constant_has_a_source_and_lies_in_its_range(name: str) -> None:
+    for constant, found in load_constants(name).constants.items():
+        assert len(found.source.split()) >= 2, constant
+        if found.range is not None:
+            low, high = found.range
+            assert 0 <= low < high, constant
+            assert low <= found.value <= high, constant
+        assert found.value >= 0, constant
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_was_fitted_has_a_range(name: str) -> None:
+    """A fitted value without the interval that it was fitted to says nothing about how well it is known."""
+    for constant, found in raw(name)["constants"].items():
+        if re.search(r"\b(fitted|assumed|estimate)", found["source"]):
+            assert "range" in found, constant
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_constant_is_read_by_a_system(name: str) -> None:
+    """A misspelt constant would change nothing, and nobody would notice."""
+    for constant in raw(name)["constants"]:
+        assert f'"{constant}"' in CODE, constant
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_only_changes_what_all_stacks_have(name: str) -> None:
+    assert raw(name)["constants"].keys() <= raw("resident")["constants"].keys()
+
+
+# -- extension and overrides ----------------------------------------------------------------------------------
+
+
+def test_a_stack_extends_another() -> None:
+    base, stack, own = (
+        load_constants("resident"),
+        load_constants("fastertransformer"),
+        raw("fastertransformer"),
+    )
+    assert own["extends"] == "resident"
+    assert stack.constants.keys() == base.constants.keys()
+    for name, constant in stack.constants.items():
+        assert constant.value == (
+            own["constants"][name]["value"] if name in own["constants"] else base.value(name)
+        )
+    assert stack.value("kernels_per_layer") != base.value("kernels_per_layer")
+
+
+def test_an_override_takes_the_place_of_a_constant() -> None:
+    file = load_constants("resident")
+    values = overridden(file, (("launch_us", 9.0),))
+    assert values == {name: constant.value for name, constant in file.constants.items()} | {"launch_us": 9.0}
+    assert file.value("launch_us") != 9.0
+
+
+def test_an_unknown_override_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(SpecError, match=r"system resident has no constant 'lunch_us'; it has: .*launch_us"):
+        overridden(load_constants("resident"), (("lunch_us", 9.0),))
+
+
+@pytest.mark.parametrize("name", SYSTEM_NAMES)
+def test_every_system_takes_overrides(name: str) -> None:
+    inputs = InferenceInputs(model="opt-13b", gpu="h100-pcie-80gb", host="h100-spr-host", system=name)
+    scenario = build_scenario(inputs)
+    assert scenario.system == name
+    constants = get_system(name).constants(scenario)
+    changed = scenario.replace(constants=tuple((constant, 1.0) for constant in constants))
+    assert set(get_system(name).constants(changed).values()) == {1.0}
+    with pytest.raises(SpecError, match="no constant 'typo'"):
+        predict_inference(scenario.replace(constants=(("typo", 1.0),)))
+
+
+@pytest.mark.parametrize("name", [name for name in STACKS if name != "resident"])
+def test_a_stack_is_slower_than_its_roofline(name: str) -> None:
+    """Floor and launches of a stack only add: nothing beats reading the weights once per step at full bandwidth."""
+    scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system=name))
+    result = predict_inference(scenario)
+    read_s = float(result.memory.gpu.weights_bytes) / scenario.gpu.hbm_bandwidth_bytes_per_s
+    assert result.decode is not None
+    assert result.decode.latency_per_token_s > 0.95 * read_s
+
+
+# -- what a file may not hold ---------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {"value": 4.5, "range": [2, 10], "source": "a document"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": 11}, "outside its range"),
+        ({"value": 1}, "outside its range"),
+        ({"source": ""}, "source"),
+        ({"source": None}, "source"),
+        ({"value": float("nan")}, "value"),
+        ({"value": "much"}, "value"),
+        ({"range": [1]}, "range"),
+        ({"unit": "us"}, "unit"),
+    ],
+)
+def test_a_constant_with_a_fault(change: dict[str, Any], said: str) -> None:
+    Constant(**GOOD)
+    with pytest.raises(SpecError, match=said):
+        Constant(**(GOOD | change))
+
+
+def test_a_constant_needs_its_source() -> None:
+    with pytest.raises(SpecError, match="'source' is required"):
+        Constant(value=1.0)
+    with pytest.raises(SpecError, match="source"):
+        ConstantsFile(name="x", version="1", description="x", constants={"a": {"value": 1.0}})
+
+
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEM_NAMES)
+def test_a_system_is_found_however_it_is_spelled(name: str) -> None:
+    for spelling in (name, name.upper(), name.replace("_", "-"), name.replace("_", " ")):
+        assert get_system(spelling).name == name
+
+
+def test_aliases_and_unknown_names() -> None:
+    assert get_system("ft").name == "fastertransformer"
+    assert get_system("deepspeed-zero-inference").name == "zero_inference"
+    with pytest.raises(
+        UnknownNameError, match="unknown system 'fastransformer'; the nearest known: fastertransformer"
+    ):
+        get_system("fastransformer")
+
+
+def test_the_stage_chooses_the_system() -> None:
+    assert resolve_system(None, DSZeRO.NONE) == "resident"
+    assert resolve_system(None, DSZeRO.STAGE_2) == "resident"
+    assert resolve_system(None, DSZeRO.STAGE_3) == "zero_inference"
+    assert resolve_system("zero-inference", DSZeRO.STAGE_3) == "zero_inference"
+    assert resolve_system("FT", DSZeRO.NONE) == "fastertransformer"
+    for name in SYSTEM_NAMES:
+        if name != "zero_inference":
+            with pytest.raises(SpecError, match="zero_inference"):
+                resolve_system(name, DSZeRO.STAGE_3)
