@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from calibrate.run.environment import cpu_name, disk_bytes, memory_bytes, usable_cores
@@ -156,9 +155,9 @@ def _gemm_law(dtype: str) -> _GemmLaw:
     def product(inputs: Any) -> Callable[[int], object]:
         return lambda turn: torch.mm(inputs, weights[turn % len(weights)])
 
-    floor = _median_s(lambda _turn: torch.mm(small, small), 50)
-    one = _median_s(product(torch.randn(1, size).to(kind)), 2 * len(weights))
-    many = _median_s(product(torch.randn(rows, size).to(kind)), 2 * len(weights))
+    floor = _quiet_s(lambda _turn: torch.mm(small, small), 50)
+    one = _quiet_s(product(torch.randn(1, size).to(kind)), 2 * len(weights))
+    many = _quiet_s(product(torch.randn(rows, size).to(kind)), 2 * len(weights))
     flops = 2.0 * size * size
     # Two equations, many and one row, in arithmetic per row and in the pass over the weights.
     per_row = max((many - one) / (rows - 1), flops / 1e16)
@@ -175,8 +174,8 @@ def _attention_rates(dtype: str) -> dict[str, float]:
     heads, width, length = 12, 64, 512
     whole = torch.randn(1, heads, length, width).to(kind)
     query = torch.randn(1, heads, 1, width).to(kind)
-    prefill = _median_s(lambda _turn: scaled_dot_product_attention(whole, whole, whole, is_causal=True), 5)
-    decode = _median_s(lambda _turn: scaled_dot_product_attention(query, whole, whole), 20)
+    prefill = _quiet_s(lambda _turn: scaled_dot_product_attention(whole, whole, whole, is_causal=True), 5)
+    decode = _quiet_s(lambda _turn: scaled_dot_product_attention(query, whole, whole), 20)
     return {
         # Scores and weighted sum, over the lower triangle only.
         "prefill_flops_per_s": 2.0 * heads * length * length * width / prefill,
@@ -189,7 +188,7 @@ def _copy_bytes_per_s(size: int = 128 << 20) -> float:
     import torch
 
     source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    return size / _median_s(lambda _turn: target.copy_(source), 5)
+    return size / _quiet_s(lambda _turn: target.copy_(source), 5)
 
 
 @lru_cache
@@ -203,7 +202,7 @@ def dequantisation_s_per_weight(bits: int, group_size: int, dtype: str) -> float
     config = {"num_bits": bits, "group_size": group_size, "group_dim": 1, "symmetric": False}
     packed = Quantizer(config).quantize(torch.randn(size, width).to(torch_dtype(dtype)))
     unpack = DeQuantizer(config, torch_dtype(dtype))
-    return _median_s(lambda _turn: unpack.dequantize(*packed), 5) / (size * width)
+    return _quiet_s(lambda _turn: unpack.dequantize(*packed), 5) / (size * width)
 
 
 # -- CUDA -----------------------------------------------------------------------------------------------------
@@ -277,8 +276,8 @@ def _cuda_rates(device: Any, dtype: str) -> tuple[float, float]:
     a = torch.randn(size, size, device=device.torch_device, dtype=torch_dtype(dtype))
     source = torch.empty(1 << 30, dtype=torch.uint8, device=device.torch_device)
     target = torch.empty_like(source)
-    product = _median_s(lambda _turn: torch.mm(a, a), 10, torch.cuda.synchronize)
-    copied = _median_s(lambda _turn: target.copy_(source), 10, torch.cuda.synchronize)
+    product = _quiet_s(lambda _turn: torch.mm(a, a), 10, torch.cuda.synchronize)
+    copied = _quiet_s(lambda _turn: target.copy_(source), 10, torch.cuda.synchronize)
     return 2.0 * size**3 / product, source.numel() / copied
 
 
@@ -302,7 +301,7 @@ def _copy_rates(device: Any) -> dict[str, float]:
         "pageable_d2h": (pageable, on_device),
     }
     return {
-        name: size / _median_s(_copier(target, source), 5, torch.cuda.synchronize)
+        name: size / _quiet_s(_copier(target, source), 5, torch.cuda.synchronize)
         for name, (target, source) in pairs.items()
     }
 
@@ -405,8 +404,11 @@ def disk_rates(folder: Path, size: int = _DISK_PROBE_BYTES) -> tuple[float, floa
     return size / read, size / written, bool(direct)
 
 
-def _median_s(call: Callable[[int], object], repeats: int, sync: Callable[[], object] | None = None) -> float:
-    """Median seconds of a call that is told its turn; two calls before are not counted."""
+def _quiet_s(call: Callable[[int], object], repeats: int, sync: Callable[[], object] | None = None) -> float:
+    """Seconds of a call that is told its turn, where nobody disturbs it: the lower quartile. Two calls before do not count.
+
+    Other processes only ever add time, up to forty-fold, so that a median says more of them than of this machine.
+    """
     seconds = []
     for turn in range(-2, repeats):
         if sync is not None:
@@ -417,4 +419,4 @@ def _median_s(call: Callable[[int], object], repeats: int, sync: Callable[[], ob
             sync()
         if turn >= 0:
             seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    return sorted(seconds)[len(seconds) // 4]

@@ -86,7 +86,6 @@ def _joined(session: Session) -> Iterator[Any]:
 def _gather_bytes_per_s(session: Session) -> float:
     """Bytes per second that arrive at a rank when a tensor is gathered."""
     import time
-    from statistics import median
 
     import deepspeed.comm as dist
     import torch
@@ -97,14 +96,14 @@ def _gather_bytes_per_s(session: Session) -> float:
     whole = torch.empty(size * world, dtype=torch.uint8, device=device)
     sync = session.device.synchronize or (lambda: None)
     seconds = []
-    for _ in range(4):
+    for _ in range(8):
         dist.barrier()
         sync()
         start = time.perf_counter()
         dist.all_gather_into_tensor(whole, shard)
         sync()
         seconds.append(time.perf_counter() - start)
-    return size * (world - 1) / median(seconds[1:])
+    return size * (world - 1) / min(seconds[1:])
 
 
 def _probe(session: Session) -> tuple[Any, float | None]:
@@ -237,7 +236,7 @@ def _loops(session: Session, model: Any, tokenizer: Any, measured: Measured) -> 
     handles = add_model_hooks(model, session.device.synchronize)
     energy = EnergyMeter(session.device)
     timers(_TIMER).reset()
-    reset_peak_memory(session.device) if s.system == "zero_inference" else None
+    reset_peak_memory(session.device)
     try:
         for turn in range(-s.warmup, s.loops):
             session.progress.say(f"loop {turn + 1} of {s.loops}" if turn >= 0 else "warming up")

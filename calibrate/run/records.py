@@ -32,7 +32,7 @@ class RunRecord:
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
-        moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         self.path = folder / f"{moment}-{os.getpid()}-{stem}.json"
         self.content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running"}
 
