@@ -34,7 +34,7 @@ from llm_perf.systems.flexgen_placement import (
 from llm_perf.systems.flexgen_policy import Policy
 from llm_perf.systems.footprint import stage_layer_share
 from llm_perf.systems.forward import part_of
-from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
+from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work
 
 SYSTEM = "flexgen"
 
@@ -235,6 +235,8 @@ class BlockSchedule:
         self.cache: TierShares = place_cache(policy.kv_cache, policy.gpu_batch)
         stay = (policy.weights.gpu >= 1) & (policy.kv_cache.gpu >= 1) & (policy.hidden.gpu >= 1)
         self.moves: Number = _not(stay)
+        # Where nothing moves there is nothing to overlap, and launches run ahead of the kernels in any case.
+        self.overlap: Number = policy.overlap | stay
 
     # -- passes -----------------------------------------------------------------------------------------------
 
@@ -307,7 +309,7 @@ class BlockSchedule:
                 continue
             lanes = self._lanes(visit, kernels, tokens, context, loads_weights, load, wanted, store)
             duplex = self.constants["pcie_duplex"]
-            yield Step(f"{visit.phase.kind} {name}", lanes, repeats, self.policy.overlap, duplex)
+            yield Step(f"{visit.phase.kind} {name}", lanes, repeats, self.overlap, duplex)
 
     def _lanes(
         self,
@@ -320,7 +322,7 @@ class BlockSchedule:
         wanted: Number,
         store: LayerGroup | None,
     ) -> dict[str, Lane]:
-        """Four lanes: executor with the GPU's compute queue, weight and cache copies, disk reads, stores."""
+        """Lanes: executor with the GPU's compute queue, copies to the GPU, disk reads, stores, launches that run ahead."""
         main: list[Work] = []
         copies: list[Work] = []
         disk: list[Work] = []
@@ -332,13 +334,13 @@ class BlockSchedule:
         if store is not None:
             self._store_cache(store, tokens, context, main, stores)
         hidden_in, hidden_out = self._hidden(visit.phase.kind, tokens, disk, stores)
-        launches = maximum(self.rates.launch_s - total(work.seconds for work in kernels), 0.0)
-        waiting = where(self.moves, self.rates.phase_s, launches)
-        main += [Work(streams.HOST, "framework", waiting), *hidden_in, *kernels]
+        busy = Work(streams.HOST, "framework", where(self.moves, self.rates.phase_s, 0.0))
+        ahead = Work(streams.HOST, "framework", where(self.moves, 0.0, self.rates.launch_s))
+        main += [busy, *hidden_in, *kernels]
         if visit.phase.kind == "attention" and context is not None and visit.phase.group is not None:
             main += self._cpu_attention(visit.phase.group, context)
         main += hidden_out
-        lanes = {"executor": main, "copies": copies, "disk": disk, "stores": stores}
+        lanes = {"executor": main, "copies": copies, "disk": disk, "stores": stores, "launches": [ahead]}
         there = {name: tuple(work for work in works if _takes_time(work)) for name, works in lanes.items()}
         return {name: works for name, works in there.items() if works}
 

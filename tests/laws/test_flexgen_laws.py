@@ -379,3 +379,25 @@ def test_a_pipeline_never_makes_more_than_its_stages_faster(stages):
     speedup = many.total_throughput_tokens_per_s / one.total_throughput_tokens_per_s
     assert (1 if stages == 1 else 0.6 * stages) <= speedup * (1 + 1e-9)
     assert speedup <= stages * 1.05
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("prompt_len", [1, 600])
+def test_launches_that_stop_being_waited_for_are_summed_exactly(overlap, prompt_len):
+    """Launches were left out of the steps whose kernels take longer, so that the two ends of the decode did not match."""
+    everything = Shares.on("gpu")
+    scenario = Scenario(
+        model=get_model_config_by_name("opt-125m"),
+        gpu=get_gpu_config_by_name("t4"),
+        host=get_host_config_by_name("gcp-t4"),
+        system="flexgen",
+        workload=Workload(batch_size=64, prompt_len=prompt_len, gen_len=1400),
+        offload=OffloadConfig(
+            weights=everything, kv_cache=everything, activations=everything, overlap=overlap
+        ),
+        allow_long_context=True,
+    )
+    load = load_of(scenario)
+    block = BlockSchedule(scenario, FLEXGEN.constants(scenario), FLEXGEN.policy(scenario, load))
+    steps = [block.decode_step(load.prompt_len + i).latency_s for i in range(1, 1400)]
+    assert FLEXGEN.evaluate(scenario, load).decode.latency_s == pytest.approx(sum(steps), rel=1e-9)
