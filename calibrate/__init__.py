@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_generation", "run_generation"]
 
-_HOME = {name: "calibrate.run.generation" for name in __all__}
+_HOME = dict.fromkeys(__all__, "calibrate.run.generation")
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,7 @@ def _timed_steps(model: Any, device: Any) -> float:
 
     def generation_s(tokens: int) -> float:
         sync()
-        start = time.perf_counter()
+        start: float = time.perf_counter()
         model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), **generate_arguments(model, tokens)
         )
@@ -123,5 +123,5 @@ def _timed_steps(model: Any, device: Any) -> float:
         generation_s(_FEW)
         pairs = [(generation_s(_FEW), generation_s(_MANY)) for _ in range(_REPEATS)]
     # Others only ever add time: the least of each is what this machine needs.
-    few, many = (min(column) for column in zip(*pairs, strict=True))
+    few, many = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
     return max(0.0, many - few) / (_MANY - _FEW)
