@@ -11,7 +11,7 @@ from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, get_system
-from llm_perf.systems.base import MemoryParts, MemoryUse
+from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -93,15 +93,35 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
 
 def _phase(cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
     busy = {name: float(seconds) for name, seconds in cost.busy_s.items()}
+    parts = {name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0}
     latency = float(cost.latency_s)
     return Phase(
         latency_s=latency,
         throughput_tokens_per_s=tokens / latency,
-        bottleneck=max(busy, key=lambda name: busy[name]),
-        breakdown_s={name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0},
+        bottleneck=_bottleneck(parts, busy),
+        breakdown_s=parts,
         busy_s=busy,
         latency_per_token_s=latency / steps if steps else None,
     )
+
+
+def _bottleneck(parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
+    """The resource that is waited for longest.
+
+    Exposed parts that wait for the same resources are added up, and of these resources the busiest one is named.
+    Transfers count with all their time, of which the part that computing hides is exposed nowhere; host time does
+    not: what hides behind kernels was waited for by nobody.
+    """
+    waiting: dict[tuple[str, ...], float] = {}
+    for name, seconds in parts_s.items():
+        candidates = tuple(resource for resource in WAITS_FOR.get(name, (name,)) if resource in busy_s)
+        candidates = candidates or tuple(busy_s)
+        waiting[candidates] = waiting.get(candidates, 0.0) + seconds
+    for candidates, seconds in waiting.items():
+        if "host" not in candidates:
+            waiting[candidates] = max(seconds, *(busy_s[resource] for resource in candidates))
+    longest = max(waiting, key=lambda candidates: waiting[candidates])
+    return max(longest, key=lambda resource: busy_s[resource])
 
 
 def _reason(memory: MemoryUse) -> str | None:
@@ -124,6 +144,8 @@ def _warnings(scenario: Scenario) -> tuple[str, ...]:
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:
         found.append(f"{gpu.name} has no {bits}-bit matrix format, so products run in {dtype}")
+    if scenario.parallelism.sp_size > 1:
+        found.append("sequence parallelism is not modelled for inference yet: sp_size changes nothing here")
     if gpu.efficiency.evidence == "assumed":
         found.append(f"the efficiencies of {gpu.name} are assumed from a relative, not measured")
     return tuple(found)

@@ -11,6 +11,7 @@ from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
 from llm_perf.config.gpu import NonNegativeQuantity
+from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
@@ -42,7 +43,7 @@ class InferenceInputs(Spec):
     host: Text | None = None
     system: Text | None = None
     num_gpus: PositiveInt | None = None
-    num_nodes: PositiveInt = 1
+    num_nodes: PositiveInt | None = None
     batch_size: PositiveInt = 1
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
@@ -101,17 +102,18 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
     if system == "zero_inference" and inputs.ds_zero in (1, 2):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
     profile = profiles.load_profile(inputs.profile)
+    parallelism = derive_parallelism(inputs)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
         dtype=_dtype(inputs, system),
-        parallelism=derive_parallelism(inputs),
+        parallelism=parallelism,
         workload=Workload(batch_size=inputs.batch_size, prompt_len=inputs.prompt_len, gen_len=inputs.gen_len),
         offload=_offload(inputs, system),
         ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
-        num_nodes=inputs.num_nodes,
+        num_nodes=derive_nodes(inputs, parallelism.num_gpus, host),
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
@@ -128,26 +130,46 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
         SpecError: the sizes that are given do not multiply to the GPUs.
     """
     tp, pp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.dp_size
+    nodes = inputs.num_nodes or 1
     if inputs.num_gpus is None:
         sizes = tp * pp * (dp or 1)
-        if sizes % inputs.num_nodes:
-            raise SpecError(f"tp x pp x dp = {sizes} GPUs do not spread evenly over {inputs.num_nodes} nodes")
+        if sizes % nodes:
+            raise SpecError(f"tp x pp x dp = {sizes} GPUs do not spread evenly over {nodes} nodes")
         dp = dp or 1
     else:
-        gpus = inputs.num_nodes * inputs.num_gpus
+        gpus = nodes * inputs.num_gpus
         if dp is None and gpus % (tp * pp) == 0:
             dp = gpus // (tp * pp)
         if dp is None or tp * pp * dp != gpus:
             raise SpecError(
-                f"num_nodes {inputs.num_nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but tp_size {tp} x pp_size {pp}"
+                f"num_nodes {nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but tp_size {tp} x pp_size {pp}"
                 + (
                     f" x dp_size {dp} = {tp * pp * dp}"
                     if dp is not None
                     else f" = {tp * pp} does not divide that"
                 )
             )
-    sp = tp if inputs.sp_size is None else inputs.sp_size
+    # Serving stacks do not share activations by sequence unless told to.
+    sp = 1 if inputs.sp_size is None else inputs.sp_size
     return ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=sp)
+
+
+def derive_nodes(inputs: InferenceInputs, num_gpus: int, host: HostConfig) -> int:
+    """The nodes that so many GPUs take: as given, else the fewest of this host that share them evenly.
+
+    Raises:
+        SpecError: a node would hold more GPUs than the host has places for.
+    """
+    places = host.gpus_per_node
+    if inputs.num_nodes is None and inputs.num_gpus is None:
+        return next(nodes for nodes in range(-(-num_gpus // places), num_gpus + 1) if num_gpus % nodes == 0)
+    nodes = inputs.num_nodes or 1
+    if num_gpus / nodes > places:
+        raise SpecError(
+            f"{num_gpus // nodes} GPUs per node, but host {host.name} has places for {places}: give more --num-nodes "
+            "or another --host"
+        )
+    return nodes
 
 
 def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
@@ -167,6 +189,8 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
         embedding_bits=embedding_bits,
         kv_bits=inputs.kv_bits or inputs.activation_bits,
         quant_group_size=inputs.quant_group_size if quantised else None,
+        # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
+        kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
     )
     return flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
 

@@ -48,11 +48,11 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llm-perf")
 def cli() -> None:
-    r"""Predict how long a large language model takes, and how much memory it needs.
+    """Predict how long a large language model takes, and how much memory it needs.
 
     \b
     Try:  llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 # The specs need no pydantic plugins, and looking for some reads the metadata of every installed package.

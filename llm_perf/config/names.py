@@ -13,6 +13,10 @@ def normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9.+-]", "", re.sub(r"[/_\s-]+", "-", name.strip().lower())).strip("-")
 
 
+_LONGEST_NAME = 200
+"""No spec has a longer name; looking for names near to a longer one takes seconds."""
+
+
 def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
     """The known name that ``name`` means.
 
@@ -38,6 +42,8 @@ def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, st
             return fits[0]
         if fits and wanted:
             raise AmbiguousNameError(kind, name, sorted(fits))
+    if len(name) > _LONGEST_NAME:
+        raise UnknownNameError(kind, f"{name[:40]}… ({len(name)} characters)", ())
     # Not without their organisations as well: the error compares both forms, and would suggest both.
     raise UnknownNameError(kind, name, [*names, *aliases])
 

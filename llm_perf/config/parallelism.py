@@ -75,6 +75,7 @@ class ParallelismConfig(Spec):
     ``sp_size`` defaults to ``tp_size`` and is 1 or ``tp_size`` (Megatron sequence parallelism, arXiv 2205.05198).
     """
 
+    _label: ClassVar[str | None] = ""  # messages name the size alone
     _positional: ClassVar[tuple[str, ...]] = ("tp_size", "pp_size", "dp_size", "ep_size", "sp_size")
 
     tp_size: PositiveInt = 1

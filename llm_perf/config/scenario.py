@@ -52,7 +52,7 @@ class Scenario:
         if self.workload.batch_size % self.parallelism.dp_size:
             raise SpecError(
                 f"batch_size {self.workload.batch_size} is the total over all replicas and must be a multiple of "
-                f"dp_size {self.parallelism.dp_size}"
+                f"dp_size {self.parallelism.dp_size}; to divide the model over the GPUs instead, give tp_size"
             )
 
     @property

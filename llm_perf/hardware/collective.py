@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.host import HostConfig
 from llm_perf.counts.arrays import Number, sqrt
 
 
@@ -40,14 +41,17 @@ class Fabric:
         return self.latency_s + size_bytes / self.bytes_per_s
 
 
-def fabric(gpu: GPUConfig, ranks: int, gpus_per_node: int) -> Fabric:
+def fabric(
+    gpu: GPUConfig, ranks: int, gpus_per_node: int, host: HostConfig | None = None, span: int | None = None
+) -> Fabric:
     """The fabric of ``ranks`` GPUs: the node's link while they fit in a node, else the network between nodes.
 
     The latency for a rank count that was not measured grows with log2 of the count (tree and ring starts).
     """
     measured = gpu.efficiency.collective
-    if ranks > gpus_per_node:
-        rate = gpu.inter_node_gb_per_s * 1e9 * measured.inter_node_efficiency
+    if ranks > 1 and (span or ranks) > gpus_per_node:
+        stated = None if host is None else host.nic_gb_per_s
+        rate = (stated or gpu.inter_node_gb_per_s) * 1e9 * measured.inter_node_efficiency
         hops = math.log2(ranks)
         return Fabric(ranks, measured.inter_node_alpha_us * 1e-6 * hops, rate, measured.sqrt_term_us * 1e-6)
     return Fabric(

@@ -22,6 +22,7 @@ from llm_perf.systems.base import MemoryParts, TierShares
 BOTTLENECKS = STREAMS | {
     "compute": "GPU arithmetic",
     "hbm": "GPU memory bandwidth",
+    "kernel_floors": "latency of small kernels",
     "pcie": "host-to-GPU link",
     "nvme": "NVMe reads",
     "host": "framework time on the CPU",

@@ -97,6 +97,27 @@ class MemoryUse:
         return self.gpu.fits & self.cpu.fits & self.nvme.fits
 
 
+_KERNELS = ("compute", "hbm", "kernel_floors")
+WAITS_FOR: dict[str, tuple[str, ...]] = {
+    "attention_projections": _KERNELS,
+    "attention": _KERNELS,
+    "mlp": _KERNELS,
+    "elementwise": _KERNELS,
+    "lm_head": _KERNELS,
+    "dequantisation": _KERNELS,
+    "gpu_pass": _KERNELS,
+    "all_reduce": ("interconnect",),
+    "all_gather": ("interconnect",),
+    "all_to_all": ("interconnect",),
+    "pipeline_transfer": ("interconnect",),
+    "network": ("interconnect",),
+    "framework": ("host",),
+    "weight_streaming": ("pcie", "nvme", "interconnect"),
+    "kv_offload": ("cpu", "pcie"),
+}
+"""Resources that a part of the breakdown waits for. Parts that are named after a resource wait for that one."""
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseCost:
     """One phase. ``parts_s`` are exposed seconds that sum to ``latency_s``; ``busy_s`` are seconds per resource.

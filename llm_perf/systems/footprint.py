@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from llm_perf.config.model import LayerGroup, MoEMLP
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import kv_cache_bytes, kv_elements_per_token
+from llm_perf.counts.attention import cached_tokens, kv_elements_per_token
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.parameters import RankParams, ends_rank_params, layer_rank_params, layer_vector_params
+from llm_perf.counts.parameters import (
+    RankParams,
+    ends_rank_params,
+    layer_rank_params,
+    layer_vector_params,
+    token_table_params,
+)
 from llm_perf.counts.products import lm_head_products
 
 
@@ -17,17 +26,45 @@ def stage_layer_share(scenario: Scenario) -> float:
     return -(-layers // stages) / layers
 
 
-def layers_weight_bytes(scenario: Scenario) -> float:
-    """Bytes of all layers' weights on one tensor- and expert-parallel rank.
+def fullest_stage(scenario: Scenario, per_layer: Sequence[Number], heaviness: Sequence[float]) -> Number:
+    """What the fullest pipeline stage holds, from what one layer of each group holds: at most, never less.
+
+    A stage takes the heaviest layers first, by ``heaviness``. Groups that differ in attention only alternate evenly,
+    so that a stage of k layers has at most its rounded-up share of each; of other groups (dense layers before
+    mixtures) it may have as many as there are.
+    """
+    groups = scenario.model.layer_groups
+    layers = scenario.model.num_layers
+    left = -(-layers // scenario.parallelism.pp_size)
+    alternate = all(group.mlp == groups[0].mlp for group in groups)
+    total: Number = 0.0
+    size = left
+    for index in sorted(range(len(groups)), key=lambda index: -heaviness[index]):
+        most = -(-size * groups[index].count // layers) if alternate else groups[index].count
+        taken = min(left, most)
+        total = total + taken * per_layer[index]
+        left -= taken
+    return total
+
+
+def layer_weight_bytes(scenario: Scenario) -> list[float]:
+    """Bytes of one layer of each group on one tensor- and expert-parallel rank.
 
     Matrices at the stored weight width, norms, biases and routers at the activation width.
     """
     p = scenario.parallelism
-    total = 0.0
-    for group in scenario.model.layer_groups:
-        params = layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
-        total += group.count * _layer_bytes(scenario, group, params)
-    return total
+    return [
+        _layer_bytes(
+            scenario, group, layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
+        )
+        for group in scenario.model.layer_groups
+    ]
+
+
+def layers_weight_bytes(scenario: Scenario) -> float:
+    """Bytes of all layers' weights on one tensor- and expert-parallel rank."""
+    counts = (group.count for group in scenario.model.layer_groups)
+    return sum(count * size for count, size in zip(counts, layer_weight_bytes(scenario), strict=True))
 
 
 def _layer_bytes(scenario: Scenario, group: LayerGroup, params: RankParams) -> float:
@@ -54,19 +91,14 @@ def head_bytes(scenario: Scenario) -> float:
     _, head = ends_rank_params(model, scenario.parallelism.tp_size)
     stored = head.sharded * bits.stored_embedding_bits / 8 + head.replicated * bits.activation_bits / 8
     if model.tied_embeddings and scenario.parallelism.pp_size > 1:
-        stored += (
-            model.vocab_size
-            * model.hidden_size
-            / scenario.parallelism.tp_size
-            * bits.stored_embedding_bits
-            / 8
-        )
+        stored += token_table_params(model) / scenario.parallelism.tp_size * bits.stored_embedding_bits / 8
     return stored
 
 
 def stage_weight_bytes(scenario: Scenario) -> float:
     """Weight bytes of the fullest rank: its stage's layers, with the embedding (first) or the head (last)."""
-    layers = layers_weight_bytes(scenario) * stage_layer_share(scenario)
+    sizes = layer_weight_bytes(scenario)
+    layers = float(fullest_stage(scenario, sizes, sizes))
     ends = (embedding_bytes(scenario), head_bytes(scenario))
     return layers + (sum(ends) if scenario.parallelism.pp_size == 1 else max(ends))
 
@@ -80,10 +112,14 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     """KV cache bytes of ``batch`` sequences on the fullest rank."""
     if scenario.model.encoder:
         return 0.0 * batch * context
-    whole = kv_cache_bytes(
-        scenario.model, batch, context, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size
-    )
-    return whole * stage_layer_share(scenario)
+    tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
+    per_layer, heaviness = [], []
+    for group in scenario.model.layer_groups:
+        per_token = kv_elements_per_token(group.attention, tp) * bits / 8
+        per_layer.append(batch * cached_tokens(group, context) * per_token)
+        limit = group.attention.window or group.attention.chunk
+        heaviness.append(math.inf if limit is None else limit * per_token)
+    return fullest_stage(scenario, per_layer, heaviness)
 
 
 def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
@@ -112,8 +148,9 @@ def prefill_activation_bytes(
 ) -> Number:
     """Live bytes at the fullest moment of a prefill on one rank: hidden states, the widest block, or the logits.
 
-    ``live_hidden_vectors`` hidden states per token, and beside them either what attention holds, with the scores of
-    one layer where it is not fused, or what the feed-forward block holds. Logits come after the layers' buffers are free.
+    ``live_hidden_vectors`` hidden states per token, and beside them either what
+    attention holds, with the scores of one layer where it is not fused, or what the feed-forward block holds. Logits
+    come after the layers' buffers are free.
     """
     bytes_per = scenario.dtype.activation_bits / 8
     model, tp = scenario.model, scenario.parallelism.tp_size

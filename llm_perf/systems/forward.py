@@ -102,12 +102,15 @@ class Forward:
             for group in self.model.layer_groups
         )
         self.head = lm_head_products(self.model, self.tp)
-        self.tp_fabric: Fabric = fabric(scenario.gpu, self.tp, scenario.gpus_per_node)
-        self.ep_fabric: Fabric = fabric(scenario.gpu, self.ep, scenario.gpus_per_node)
-        stages_per_node = max(1, scenario.gpus_per_node // self.tp)
-        self.pp_fabric: Fabric = fabric(
-            scenario.gpu, 2 if self.pp > 1 else 1, 2 if self.pp <= stages_per_node else 1
-        )
+        gpu, host, per_node = scenario.gpu, scenario.host, scenario.gpus_per_node
+        self.tp_fabric: Fabric = fabric(gpu, self.tp, per_node, host)
+        # Replicas lie tp x pp GPUs apart: experts that spread over replicas span all of these.
+        expert_span = self.ep * self.tp * self.pp if self.ep <= self.dp else self.dp * self.tp * self.pp
+        self.ep_fabric: Fabric = fabric(gpu, self.ep, per_node, host, expert_span)
+        # A replica's stages fill one node after another, so a hop leaves a node only at the nodes' borders.
+        self.hops_between_nodes = min(-(-self.tp * self.pp // per_node), self.pp) - 1
+        self.hop_in_node: Fabric = fabric(gpu, min(self.pp, 2), 2, host)
+        self.hop_between_nodes: Fabric = fabric(gpu, min(self.pp, 2), 1, host)
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 
@@ -180,6 +183,7 @@ class Forward:
             costs.part(part_of(product.op), layers * seconds)
             costs.busy("compute", layers * compute)
             costs.busy("hbm", layers * memory)
+            costs.busy("kernel_floors", layers * self.floor_s)
             self._unpack(costs, product, tokens, layers)
 
     def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
@@ -234,6 +238,7 @@ class Forward:
         if not self.constants["unfused_attention"]:
             seconds = self.rates.prefill_attention_s(batch * causal_pairs * per_pair, prompt_len, kv_bytes)
             costs.part("attention", layers * seconds)
+            costs.busy("kernel_floors", layers * self.rates.attention_floor_s)
             costs.busy("compute", layers * batch * causal_pairs * per_pair / self.rates.attention_flops_per_s)
             return
         # Unfused kernels compute the whole square of scores and move every score through memory.
@@ -247,6 +252,7 @@ class Forward:
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.elementwise_s(moved, working_set)
         costs.part("attention", layers * (products + memory + 2 * self.rates.attention_floor_s))
+        costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
 
@@ -258,6 +264,7 @@ class Forward:
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
         costs.part("attention", group.count * (self.rates.attention_floor_s + eager))
+        costs.busy("kernel_floors", group.count * (self.rates.attention_floor_s + eager))
         return DecodeAttention(
             group,
             group.count * self.rates.decode_attention_s_per_token(flops, kv_bytes),
@@ -299,6 +306,7 @@ class Forward:
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
         costs.part("elementwise", group.count * (traffic + floors))
+        costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
 
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
@@ -315,8 +323,11 @@ class Forward:
         """A request passes every stage; hidden states cross each boundary between stages."""
         if self.pp > 1:
             size = tokens * self.model.hidden_size * self.activation_bytes
-            hop = self.pp_fabric.send_s(size) + self.constants["hop_us"] * 1e-6
-            self._communicate(costs, "pipeline_transfer", (self.pp - 1) * hop)
+            between = self.hops_between_nodes
+            hops = between * self.hop_between_nodes.send_s(size)
+            hops = hops + (self.pp - 1 - between) * self.hop_in_node.send_s(size)
+            extra = (self.pp - 1) * self.constants["hop_us"] * 1e-6
+            self._communicate(costs, "pipeline_transfer", hops + extra)
 
     @staticmethod
     def _communicate(costs: Costs, part: str, seconds: Number) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
@@ -112,7 +113,7 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
     model = scenario.model
     weights = stage_weight_bytes(scenario)
     if constants["duplicate_embeddings"] and model.tied_embeddings and scenario.parallelism.pp_size == 1:
-        table = model.vocab_size * model.hidden_size / scenario.parallelism.tp_size
+        table = token_table_params(model) / scenario.parallelism.tp_size
         weights += table * scenario.dtype.stored_embedding_bits / 8
     return weights
 

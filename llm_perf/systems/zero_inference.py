@@ -155,7 +155,8 @@ class ZeroInference:
         rates = stream_rates(scenario, constants)
         run = _Run(scenario, constants, forward, placement, rates, replica_batch(scenario, load))
         decode = None if scenario.model.encoder else run.decode(load)
-        return Evaluation(placement, memory, run.prefill(load.prompt_len), decode, notes(scenario))
+        said = (*notes(scenario), *_unmeasured(scenario, rates, placement))
+        return Evaluation(placement, memory, run.prefill(load.prompt_len), decode, said)
 
 
 class _Run:
@@ -178,18 +179,21 @@ class _Run:
         self.sharers = link_sharers(scenario)
         share = weights * (tiers.cpu + tiers.nvme) / ranks
         self.copy_s = share * self.sharers / rates.host_to_gpu.bytes_per_s
-        gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node)
+        gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gather_s = gather.all_gather_s(weights) if ranks > 1 else 0.0
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
         self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s
 
     @property
     def stream_s(self) -> Number:
-        """Seconds of one pass over all weights: copies (gathers hide behind them), module hooks, disk reads.
+        """Seconds of one pass over all weights: copies, gathers, module hooks, disk reads.
 
+        Gathers hide behind the copies where the GPUs have links of their own; over PCIe both take the same link.
         Reads are prefetched one bucket ahead, less than a layer, so that only a share of them hides.
         """
-        fetch = maximum(self.copy_s, self.gather_s) + self.overhead_s
+        own_links = self.scenario.gpu.link.gb_per_s_per_direction is not None
+        moved = maximum(self.copy_s, self.gather_s) if own_links else self.copy_s + self.gather_s
+        fetch = moved + self.overhead_s
         prefetch = self.scenario.offload.prefetch
         hidden = 0.0 if prefetch is False else self.constants["nvme_prefetch_share"]
         return fetch + self.disk_s - hidden * minimum(fetch, self.disk_s)
@@ -210,7 +214,7 @@ class _Run:
         store = self._kv_bytes(prompt_len) * self.sharers / self.rates.gpu_to_host.bytes_per_s
         # Copies to the host run beside those from it; only what computes can hide them, and only without waiting.
         hidden = self.overlap * minimum(store, device) if self.scenario.offload.async_kv_offload else 0.0
-        parts = {**costs.parts_s, "weight_streaming": streaming, "kv_offload": store - hidden}
+        parts = {**costs.parts_s, **self._streaming_parts(streaming), "kv_offload": store - hidden}
         return PhaseCost(device + streaming + store - hidden, parts, self._busy(costs, 1.0, store))
 
     def decode(self, load: Load) -> PhaseCost:
@@ -238,12 +242,17 @@ class _Run:
             streaming = streaming + weight * self.exposed_stream_s(device_s)
         parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
         parts["attention"] = parts["attention"] + attended_s
-        parts["weight_streaming"] = streaming
+        parts |= self._streaming_parts(streaming)
         parts["kv_offload"] = cpu_s
         busy = self._busy(constant, steps, fetched_s)
         add_attention_busy(busy, attention, attended_s)
         busy["cpu"] = 0.0 if self.copies_cache else cpu_s
         return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
+
+    def _streaming_parts(self, exposed_s: Number) -> dict[str, Number]:
+        """What streaming exposes, told apart: module hooks are framework time and stay where nothing moves."""
+        hooks = self.overhead_s / self.stream_s
+        return {"weight_streaming": exposed_s * (1.0 - hooks), "framework": exposed_s * hooks}
 
     @property
     def copies_cache(self) -> bool:
@@ -254,7 +263,7 @@ class _Run:
         """Copies of the cache to the GPU in one step."""
         if not self.copies_cache:
             return 0.0 * context
-        return self._kv_bytes(context) * self.sharers / self.rates.gpu_to_host.bytes_per_s
+        return self._kv_bytes(context) * self.sharers / self.rates.host_to_gpu.bytes_per_s
 
     def _hidden(self, fetch_s: Number, device_s: Number) -> Number:
         """What computing hides of copying the cache beyond what it hides of the weights, which take the same link."""
@@ -361,6 +370,24 @@ def nvme_buffer_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
     """Bytes of one CPU buffer for NVMe reads: every parameter has to fit one."""
     elements = max(constants["nvme_buffer_elements"], largest_parameter(scenario))
     return elements * scenario.dtype.activation_bits / 8
+
+
+def _unmeasured(scenario: Scenario, rates: StreamRates, placement: Placement) -> tuple[str, ...]:
+    """What stands in for rates that were not measured on this host; for a single configuration."""
+    weights, host = placement.weights, scenario.host.name
+    if hasattr(weights.gpu, "shape"):
+        return ()
+    found = []
+    if weights.gpu < 1 and not rates.host_to_gpu.measured:
+        found.append(f"no copy rate was measured on host {host}: taken as {rates.host_to_gpu.source}")
+    if weights.nvme > 0 and rates.disk is not None and not rates.disk.measured:
+        found.append(f"no disk rate was measured on host {host}: taken as the {rates.disk.source}")
+    if ZeroInference.name not in scenario.host.layer_overhead_ms:
+        found.append(
+            f"no framework time per layer was measured on host {host}: taken as {rates.layer_overhead_s * 1e3:g} ms "
+            "(measured hosts: 2.5 to 12.2 ms)"
+        )
+    return tuple(found)
 
 
 def _shares(given: Shares | None) -> TierShares | None:
