@@ -119,11 +119,8 @@ class FlexGen:
         if offload.gpu_batch_size is not None or offload.num_gpu_batches > 1:
             count = offload.num_gpu_batches
             return stated_policy(scenario, places, block / count, count)
-        policies = []
-        for split in _SPLITS:
-            if split == 1 or _any(block >= split):
-                gpu_batch = ceil(block / split)
-                policies.append(stated_policy(scenario, places, gpu_batch, ceil(block / gpu_batch)))
+        sizes = [ceil(block / split) for split in _SPLITS]
+        policies = [stated_policy(scenario, places, size, ceil(block / size)) for size in sizes]
         return _first_that_fits(scenario, load, constants, policies, policies[-1], tier="gpu")
 
     # -- the interface of systems ---------------------------------------------------------------------------------

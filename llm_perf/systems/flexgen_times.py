@@ -38,6 +38,14 @@ from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work
 
 SYSTEM = "flexgen"
 
+_HIDDEN_VECTORS = {
+    "embed": "embed_hidden_vectors",
+    "attention": "attention_hidden_vectors",
+    "mlp": "mlp_hidden_vectors",
+    "head": "head_hidden_vectors",
+}
+"""The constant that says how many hidden vectors the small kernels of a phase read and write."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -173,7 +181,7 @@ class Kernels:
 
     def _elementwise(self, phase: PhaseTensors, rows: Number) -> Work:
         c, hidden = self.constants, self.model.hidden_size
-        width = c[f"{phase.kind}_hidden_vectors"] * hidden
+        width = c[_HIDDEN_VECTORS[phase.kind]] * hidden
         if phase.kind == "mlp" and phase.group is not None:
             width += c["elementwise_ffn_vectors"] * phase.group.mlp.ffn_size
         return Work(streams.HBM, "elementwise", self._traffic_s(2.0 * rows * width))
