@@ -32,6 +32,7 @@ __all__ = [
     "TrainingMeasurement",
     "distance",
     "load_measurements",
+    "measurements_of",
     "nearest_measurement",
     "parse_inference",
     "parse_training",
@@ -778,6 +779,16 @@ def load_measurements(
 @lru_cache(maxsize=1)
 def _shipped_inference() -> tuple[Measurement, ...]:
     return tuple(_measurement(row) for row in _shipped_rows("published_inference.csv"))
+
+
+@lru_cache(maxsize=256)
+def measurements_of(system: str, model: str) -> tuple[Measurement, ...]:
+    """The rows of a system with a model, by their canonical names. Only these are built, which costs more than reading."""
+    return tuple(
+        _measurement(row)
+        for row in _shipped_rows("published_inference.csv")
+        if _canonical_system(row.text("system")) == system and _canonical_model(row.text("model")) == model
+    )
 
 
 @lru_cache(maxsize=1)

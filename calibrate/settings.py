@@ -7,10 +7,9 @@ A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal
 
-from calibrate.published import GPU_ALIASES, Machine, Measurement, load_measurements
+from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
@@ -297,17 +296,9 @@ def _pins(run: Run) -> bool:
     """
     if run.pin_memory is not None:
         return run.pin_memory
-    return _stated_pinning().get((run.system, run.model, run.machine.host), True)
-
-
-@lru_cache(maxsize=1)
-def _stated_pinning() -> dict[tuple[str, str, str | None], bool]:
-    stated: dict[tuple[str, str, str | None], set[bool]] = {}
-    for row in load_measurements():
-        if row.policy.pin_memory is not None:
-            key = (row.system, row.model, row.machine.host)
-            stated.setdefault(key, set()).add(row.policy.pin_memory)
-    return {key: values.pop() for key, values in stated.items() if len(values) == 1}
+    rows = measurements_of(run.system, run.model)
+    stated = {row.policy.pin_memory for row in rows if row.machine.host == run.machine.host} - {None}
+    return stated == {True} if len(stated) == 1 else True
 
 
 def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
