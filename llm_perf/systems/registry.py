@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from llm_perf.config.names import resolve
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
-from llm_perf.systems.accelerate import Accelerate
 from llm_perf.systems.base import System
-from llm_perf.systems.flexgen import FlexGen
-from llm_perf.systems.lia import Lia
-from llm_perf.systems.petals import Petals
 from llm_perf.systems.resident import Resident
-from llm_perf.systems.transformers import Transformers
-from llm_perf.systems.zero_inference import ZeroInference
+
+if TYPE_CHECKING:
+    from llm_perf.systems.accelerate import Accelerate
+    from llm_perf.systems.flexgen import FlexGen
+    from llm_perf.systems.lia import Lia
+    from llm_perf.systems.petals import Petals
+    from llm_perf.systems.transformers import Transformers
+    from llm_perf.systems.zero_inference import ZeroInference
+
+    # Each has the interface of a system.
+    _all: tuple[System, ...] = (Accelerate(), FlexGen(), Lia(), Petals(), Transformers(), ZeroInference())
 
 STACKS = (
     "resident",
@@ -28,15 +34,15 @@ STACKS = (
 )
 """Stacks of the resident model: each is a YAML file of constants in this folder."""
 
-_MODULES: dict[str, Callable[[], System]] = {
-    "transformers": Transformers,
-    "accelerate": Accelerate,
-    "petals": Petals,
-    "lia": Lia,
-    "zero_inference": ZeroInference,
-    "flexgen": FlexGen,
+_MODULES = {
+    "transformers": "Transformers",
+    "accelerate": "Accelerate",
+    "petals": "Petals",
+    "lia": "Lia",
+    "zero_inference": "ZeroInference",
+    "flexgen": "FlexGen",
 }
-"""Systems with a module of their own."""
+"""Systems with a module of their own, and its class. A module is loaded when its system is first asked for."""
 
 SYSTEM_NAMES = (*STACKS, *_MODULES)
 
@@ -66,7 +72,10 @@ def get_system(name: str) -> System:
     if name.replace("-", "_").lower() in _PLANNED:
         raise SpecError(f"system {name} is not modelled yet; available: {', '.join(SYSTEM_NAMES)}")
     resolved = resolve("system", name, SYSTEM_NAMES, _ALIASES)
-    return _MODULES[resolved]() if resolved in _MODULES else Resident(resolved)
+    if resolved not in _MODULES:
+        return Resident(resolved)
+    module = import_module(f"llm_perf.systems.{resolved}")
+    return cast("System", getattr(module, _MODULES[resolved])())
 
 
 def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:
