@@ -87,7 +87,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         total_throughput_tokens_per_s=tokens / total,
         max_batch_size=max_batch_size(system, scenario, load, evaluation.placement),
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
-        warnings=(*evaluation.notes, *_warnings(scenario)),
+        warnings=(*evaluation.notes, *_warnings(scenario, system.file.caveat)),
     )
 
 
@@ -138,8 +138,8 @@ def _shortfall(name: str, parts: MemoryParts) -> str:
     )
 
 
-def _warnings(scenario: Scenario) -> tuple[str, ...]:
-    found = []
+def _warnings(scenario: Scenario, caveat: str | None) -> tuple[str, ...]:
+    found = [] if caveat is None else [caveat]
     gpu, bits = scenario.gpu, scenario.dtype.compute_bits
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:

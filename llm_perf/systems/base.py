@@ -7,6 +7,7 @@ from typing import Protocol
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
+from llm_perf.systems.constants import ConstantsFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,10 @@ class System(Protocol):
     """One way of running a model."""
 
     name: str
+
+    @property
+    def file(self) -> ConstantsFile:
+        """The system's constants with their sources."""
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what this system cannot do.

@@ -28,13 +28,14 @@ class Constant(Spec):
 
 
 class ConstantsFile(Spec):
-    """The constants of one system and version."""
+    """The constants of one system and version. ``caveat``: why its predictions are to be distrusted, for the report."""
 
     name: str
     version: str
     description: str
     aliases: tuple[str, ...] = ()
     extends: str | None = None
+    caveat: str | None = None
     constants: dict[str, Constant]
 
     def value(self, name: str) -> float:

@@ -251,7 +251,7 @@ class _Run:
 
     def _streaming_parts(self, exposed_s: Number) -> dict[str, Number]:
         """What streaming exposes, told apart: module hooks are framework time and stay where nothing moves."""
-        hooks = self.overhead_s / self.stream_s
+        hooks = self.overhead_s / where(self.stream_s > 0, self.stream_s, 1.0)
         return {"weight_streaming": exposed_s * (1.0 - hooks), "framework": exposed_s * hooks}
 
     @property
