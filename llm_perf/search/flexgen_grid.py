@@ -22,8 +22,11 @@ from llm_perf.systems.flexgen_policy import GROUP_SIZE, Policy, bytes_per_elemen
 _ROUND = (100, 50, 25, 20, 10, 5, 2, 1)
 """Steps in percent by which people like to state shares, the roundest first."""
 
-_MOST_CUTS = 14
-"""Cuts that are kept of a model whose layers have many tensors (experts)."""
+_MOST_CUTS = 10
+"""Cuts of the grid that are kept of a model whose layers have many tensors (experts)."""
+
+_SMALL = 0.015
+"""Share of all weights below which the grid does not tell two placements apart; a closer look does."""
 
 
 @dataclass(frozen=True)
@@ -120,23 +123,39 @@ def _shares(gpu: Number, cpu: Number) -> TierShares:
 
 
 def weight_cuts(model: ModelConfig) -> list[int]:
-    """Percentages that divide each layer's tensors differently, from 0 to 100, each the roundest that does so.
+    """Percentages from 0 to 100 that divide each layer's tensors differently, each the roundest that does so.
 
     Where large tensors stay the same, the way biases and norms go is not told apart.
     """
-    percents = np.arange(101)
-    shares = TierShares(1 - percents / 100, percents / 100, np.zeros(101))
-    outcomes = []
-    for phase in model_phases(model):
-        moved = place_tensors(phase, shares, 2.0).cpu_bytes
-        outcomes.append(np.round(200 * np.broadcast_to(moved, 101) / (2 * phase.elements)))
-    _, runs = np.unique(np.column_stack(outcomes), axis=0, return_inverse=True)
-    runs = np.asarray(runs).ravel()
-    cuts = sorted(_roundest(percents[runs == run]) for run in np.unique(runs))
-    if len(cuts) <= _MOST_CUTS:
-        return cuts
-    kept = np.unique(np.linspace(0, len(cuts) - 1, _MOST_CUTS).round().astype(int))
+    percents, moved = _moved(model)
+    steps = np.any(np.diff(moved, axis=1) > 0.005, axis=0)
+    return _one_of_each(percents, steps)
+
+
+def coarse_weight_cuts(model: ModelConfig) -> list[int]:
+    """Those that differ by a share of all weights that matters, and few where layers have many tensors (experts)."""
+    percents, moved = _moved(model)
+    sizes = [phase.elements * (phase.group.count if phase.group else 1) for phase in model_phases(model)]
+    share = np.average(moved, axis=0, weights=sizes)
+    cuts = _one_of_each(percents, np.diff(share) > _SMALL)
+    kept = np.unique(np.linspace(0, len(cuts) - 1, min(_MOST_CUTS, len(cuts))).round().astype(int))
     return [cuts[index] for index in kept]
+
+
+def _moved(model: ModelConfig) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Share of each phase's weights that leave the GPU, by phase and percent stated."""
+    percents = np.arange(101)
+    stated = TierShares(1 - percents / 100, percents / 100, np.zeros(101))
+    phases = model_phases(model)
+    moved = [place_tensors(phase, stated, 2.0).cpu_bytes / (2 * phase.elements) for phase in phases]
+    return percents, np.array([np.broadcast_to(share, 101) for share in moved])
+
+
+def _one_of_each(percents: npt.NDArray[np.int64], steps: npt.NDArray[np.bool_]) -> list[int]:
+    """One percentage of each run between steps; 0 and 100 are in."""
+    runs = np.concatenate(([0], np.cumsum(steps)))
+    inner = [_roundest(percents[runs == run]) for run in range(1, int(runs[-1]))]
+    return [0, *inner, 100]
 
 
 def _roundest(percents: npt.NDArray[np.int64]) -> int:
@@ -147,8 +166,17 @@ def _roundest(percents: npt.NDArray[np.int64]) -> int:
     return int(percents[0])
 
 
-def weight_pairs(model: ModelConfig, disk: bool) -> list[tuple[int, int]]:
-    """Distinct (wg, wc); without a disk the two make 100."""
-    cuts = weight_cuts(model)
+def weight_pairs(cuts: Sequence[int], disk: bool) -> list[tuple[int, int]]:
+    """All (wg, wc) that cut at two of the percentages; without a disk the two make 100."""
     on_disk = cuts if disk else cuts[:1]
     return [(100 - off_gpu, off_gpu - nvme) for nvme in on_disk for off_gpu in cuts if off_gpu >= nvme]
+
+
+def moved_weights(rows: PolicyRows, cuts: Sequence[int], disk_step: int, gpu_step: int) -> PolicyRows:
+    """The rows with one tensor more or less on disk, on the GPU, or both; those that cannot are left out."""
+    edges = np.array(cuts)
+    at_disk = np.searchsorted(edges, 100 - rows.wg - rows.wc) + disk_step
+    at_gpu = np.searchsorted(edges, 100 - rows.wg) + gpu_step
+    good = (at_disk >= 0) & (at_gpu < len(edges)) & (at_disk <= at_gpu)
+    nvme, off_gpu = edges[at_disk[good]], edges[at_gpu[good]]
+    return rows.take(good).replace(wg=100.0 - off_gpu, wc=(off_gpu - nvme).astype(float))

@@ -27,7 +27,14 @@ import numpy.typing as npt
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
-from llm_perf.search.flexgen_grid import PolicyRows, joined, weight_pairs
+from llm_perf.search.flexgen_grid import (
+    PolicyRows,
+    coarse_weight_cuts,
+    joined,
+    moved_weights,
+    weight_cuts,
+    weight_pairs,
+)
 from llm_perf.search.pareto import Floats, near_front
 from llm_perf.systems import Load
 from llm_perf.systems.base import MemoryUse
@@ -50,7 +57,10 @@ _MIXED = ((50, 50), (25, 75), (10, 90), (0, 75), (0, 50), (0, 25))
 _CHUNK = 4096
 """Policies evaluated together: their arrays stay in a core's cache."""
 
-_MOST_FAMILIES, _CLOSEST, _MOST_EXACT = 96, 16, 512
+_MOST_FAMILIES, _MOST_EXACT = 96, 512
+_NEAR = 0.85
+"""Share of the best throughput from which on a policy of the grid is worth a closer look."""
+
 _Bools = npt.NDArray[np.bool_]
 
 
@@ -78,15 +88,26 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Moves:
-    """Steps to neighbours: factors and differences of the GPU batch, percents of the cache that change place."""
+    """Steps to neighbours: factors and differences of the GPU batch, percents of the cache that change place.
+
+    ``weights`` are steps of the two cuts, before which weights are on disk and from which on the GPU.
+    """
 
     shares: tuple[float, ...]
     steps: tuple[int, ...]
     percents: tuple[float, ...]
+    weights: tuple[tuple[int, int], ...] = ()
 
 
 _WIDE = _Moves((0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3), (1,), (5, 15))
-_NARROW = _Moves((), (-4, -3, -2, -1, 1, 2, 3, 4), (1, 2.5, 5))
+_TENSORS = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1))
+_CLOSER = (
+    (40, _Moves((), (-4, -3, -2, -1, 1, 2, 3, 4), (1, 2.5, 5))),
+    (16, _Moves((), (-8, -6, -4, -3, -2, -1, 1, 2, 3, 4, 6, 8), (0.5, 1, 2, 4), _TENSORS)),
+    (12, _Moves((), (-2, -1, 1, 2), (0.5, 1, 2, 3, 10), _TENSORS)),
+    (12, _Moves((), (-2, -1, 1, 2), (0.5, 1, 2, 3, 10), _TENSORS)),
+)
+"""Rounds of looking closer: around so many placements, with these steps."""
 
 
 class FlexGenSearch:
@@ -103,6 +124,7 @@ class FlexGenSearch:
         self.constants = self.system.constants(scenario)
         self.prompt_len = float(scenario.workload.prompt_len)
         self.gen_len = float(scenario.workload.gen_len)
+        self.cuts = weight_cuts(scenario.model)
         self.searched = 0
 
     # -- the steps ------------------------------------------------------------------------------------------------
@@ -110,13 +132,17 @@ class FlexGenSearch:
     def run(self) -> Evaluated | None:
         """The policies worth a look with exact latencies, all of which fit; None where none fits."""
         grid = self._grid()
-        coarse = self._lines(grid, self._most(grid))
+        most = self._most(grid)
+        coarse = self._lines(grid, most)
         if not len(coarse.rows):
             return None
-        close = self._measured(self._neighbours(coarse.rows.take(self._families(coarse)), _WIDE))
-        best = _first_of_each(close.rows, -self._best_rates(close))[:_CLOSEST]
-        closer = self._measured(self._neighbours(close.rows.take(best), _NARROW))
-        return self._exact(self._candidates(_joined_lines(close, closer)))
+        fullest = self._fullest(grid, most)
+        coarse = _joined_lines(coarse, self._lines(fullest, self._most(fullest)))
+        found = self._measured(self._neighbours(coarse.rows.take(self._families(coarse)), _WIDE))
+        for count, moves in _CLOSER:
+            best = _leaders(found.rows, self._best_rates(found), count)
+            found = _joined_lines(found, self._measured(self._neighbours(found.rows.take(best), moves)))
+        return self._exact(self._candidates(found))
 
     def _measured(self, rows: PolicyRows) -> _Lines:
         """Lines of the rows with the times from which the latency at every number of GPU batches follows."""
@@ -128,9 +154,8 @@ class FlexGenSearch:
     def _grid(self) -> PolicyRows:
         """All combinations, one axis each for weights, hidden states, cache and GPU batch."""
         disk = self.scenario.host.disk is not None
-        weights = np.array(
-            [(*pair, bits) for pair in weight_pairs(self.scenario.model, disk) for bits in self._widths]
-        )
+        cuts = coarse_weight_cuts(self.scenario.model)
+        weights = np.array([(*pair, bits) for pair in weight_pairs(cuts, disk) for bits in self._widths])
         hidden = np.array([(100, 0), (0, 100), *([(0, 0)] if disk else [])])
         cache = np.array(self._caches(disk))
         sizes = np.array(GPU_BATCHES, dtype=float)
@@ -148,6 +173,17 @@ class FlexGenSearch:
             num_gpu_batches=_axis(np.ones(1), 3),
             pin_weights=_axis(np.ones(1), 3) > 0,
         )
+
+    def _fullest(self, grid: PolicyRows, most: Floats) -> PolicyRows:
+        """The grid with one GPU batch size for each placement: the largest that fits, to a sixteenth of a step."""
+        fitting = (most.max(axis=-1) >= 1).sum(axis=-1)
+        ends = np.array([1, *GPU_BATCHES, 2 * GPU_BATCHES[-1]], dtype=float)
+        low, high = ends[fitting][..., None], ends[fitting + 1][..., None]
+        sizes = np.floor(low + (high - low) * np.arange(16) / 16)
+        finer = grid.replace(gpu_batch=sizes, pin_weights=np.zeros((1, 1, 1, 1), dtype=bool))
+        fits = np.broadcast_to(np.asarray(self._memory(finer).fits), sizes.shape)
+        last = np.maximum(fits.sum(axis=-1) - 1, 0)
+        return grid.replace(gpu_batch=np.take_along_axis(sizes, last[..., None], axis=-1))
 
     @property
     def _widths(self) -> tuple[int, ...]:
@@ -209,14 +245,16 @@ class FlexGenSearch:
     def _families(self, lines: _Lines) -> npt.NDArray[np.intp]:
         """Lines that are best under the limit, or near the front, judged by the two ends of each line."""
         first = self.estimate(lines.rows)
-        last = self.estimate(lines.rows.replace(num_gpu_batches=lines.most))
+        last = first.copy()
+        more = lines.most > 1
+        last[more] = self.estimate(lines.rows.replace(num_gpu_batches=lines.most).take(more))
         best, at = self._reached(lines, first, last)
         size = lines.rows.gpu_batch * self.gen_len
         ends = (
             np.concatenate((first, last, at)),
             np.concatenate((size / first, size * lines.most / last, best)),
         )
-        order = _first_of_each(lines.rows, -best)[: _MOST_FAMILIES // 2]
+        order = _leaders(lines.rows, best, _MOST_FAMILIES // 2)
         fastest = np.argsort(first)[:8]
         front = near_front(*ends, 0.02) % len(lines.rows)
         step = max(len(front) * 2 // _MOST_FAMILIES, 1)
@@ -240,6 +278,9 @@ class FlexGenSearch:
         sized = joined([rows, *(rows.replace(gpu_batch=size) for size in sizes)]).distinct()
         parts = [sized]
         disk = self.scenario.host.disk is not None
+        for at_disk, at_gpu in moves.weights:
+            if disk or not at_disk:
+                parts.append(moved_weights(sized, self.cuts, at_disk, at_gpu))
         for share in moves.percents:
             for gpu, cpu in (
                 (share, -share),
@@ -292,7 +333,7 @@ class FlexGenSearch:
         if self.max_latency_s is not None:
             slope = np.maximum(lines.times[2] - lines.times[1], 1e-12)
             allowed = np.minimum(np.floor(2 + (self.max_latency_s - lines.times[1]) / slope), lines.most)
-            columns += [allowed[:, None] + shift for shift in (-1, 0, 1)]
+            columns += [np.maximum(allowed[:, None] + shift, 1) for shift in (-1, 0, 1)]
         return np.concatenate(columns, axis=1)
 
     def _exact(self, rows: PolicyRows) -> Evaluated:
@@ -366,13 +407,34 @@ def _joined_lines(*parts: _Lines) -> _Lines:
     )
 
 
-def _first_of_each(rows: PolicyRows, score: Floats) -> npt.NDArray[np.intp]:
-    """The row of least score for each placement, whatever its GPU batch; placements by rising score."""
-    order = np.argsort(score, kind="stable")
+def _leaders(rows: PolicyRows, rate: Floats, most: int) -> npt.NDArray[np.intp]:
+    """The rows of highest rate of the ``most`` best placements, and of each kind of policy that comes near the best.
+
+    A placement has the same weights, hidden states and tiers of the cache, a kind the same but for the weights. Only
+    with all kinds is a kind not lost that is ahead once its GPU batch and its cache are just right.
+    """
+    cg, cc = np.asarray(rows.cg), np.asarray(rows.cc)
+    kind = (
+        cg > 0,
+        cc > 0,
+        cg + cc < 100,
+        rows.hg,
+        rows.hc,
+        rows.weight_4bit,
+        rows.cache_4bit,
+        rows.cpu_attention,
+    )
+    good = np.flatnonzero(rate >= _NEAR * rate.max())
+    order = good[np.argsort(-rate[good], kind="stable")]
+    placements = _first_of_each((*kind, rows.wg, rows.wc), order)[:most]
+    return np.unique(np.concatenate((placements, _first_of_each(kind, order))))
+
+
+def _first_of_each(columns: tuple[Number, ...], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """The first of the ordered rows with each combination of values, in that order."""
     key: Number = 0.0
-    for name, column in rows.columns().items():
-        if name not in ("gpu_batch", "num_gpu_batches", "pin_weights"):
-            key = key * 257 + np.round(2 * np.asarray(column, dtype=float))
+    for column in columns:
+        key = key * 101 + np.asarray(column, dtype=float)
     _, first = np.unique(np.asarray(key)[order], return_index=True)
     return order[np.sort(first)]
 
