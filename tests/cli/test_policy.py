@@ -1,0 +1,138 @@
+"""`llm-perf policy` as its user meets it: the report, the JSON object, the plot, exit codes, bad input."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_perf.config import get_host_config_by_name
+
+BASE = ("policy", "--model", "opt-30b", "--gpu", "t4")
+SMALL = ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--prompt-len", "64", "--gen-len", "4")
+
+
+@pytest.mark.parametrize("system", ["flexgen", "zero_inference", "all"])
+def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
+    outcome = llm_perf(*BASE, "--system", system, "--json")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    found = outcome.json
+    assert found["schema_version"] == 1
+    assert {
+        "policy",
+        "throughput_tokens_per_s",
+        "latency_s",
+        "memory",
+        "front",
+        "searched",
+        "seconds",
+    } <= set(found)
+    assert isinstance(found["searched"], int)
+    assert found["seconds"] > 0
+    for tier in found["memory"].values():
+        assert tier["total_bytes"] <= tier["capacity_bytes"]
+    for point in found["front"]:
+        assert set(point) == {"latency_s", "throughput_tokens_per_s", "policy"}
+    Path("found.json").write_text(outcome.out)
+    again = llm_perf("infer", "--config", "found.json", "--json").json
+    assert again["feasible"]
+    assert again["total"]["latency_s"] == found["latency_s"]
+    assert again["total"]["throughput_tokens_per_s"] == found["throughput_tokens_per_s"]
+    assert again["memory"] == found["memory"]
+
+
+@pytest.mark.parametrize(
+    "more", [("--system", "flexgen"), ("--system", "zero_inference"), ("--max-latency", "100")]
+)
+def test_the_command_that_is_printed_gives_the_same_numbers(llm_perf, more):
+    found = llm_perf(*BASE, *more, "--json").json
+    text = " ".join(llm_perf(*BASE, *more).out.split())
+    words = shlex.split(text[text.index("llm-perf infer") :])
+    end = words.index("--gen-len") + 2
+    assert all(word.isascii() for word in words[:end])
+    again = llm_perf(*words[1:end], "--json").json
+    assert again["total"]["latency_s"] == found["latency_s"]
+    assert again["memory"] == found["memory"]
+
+
+def test_report_has_memory_what_binds_the_front_and_80_columns(llm_perf):
+    outcome = llm_perf(*BASE, "--cost-per-gpu-hour", "0.35", "--objective", "cost")
+    assert outcome.code == 0
+    for words in (
+        "Best policy",
+        "usable",
+        "What binds",
+        "latency",
+        "per 1000 generated tokens",
+        "policies searched",
+    ):
+        assert words in outcome.out
+    assert max(len(line) for line in outcome.out.splitlines()) <= 80
+
+
+def test_an_unreachable_limit_is_reported_with_exit_3(llm_perf):
+    outcome = llm_perf(*BASE, "--max-latency", "0.5", "--json")
+    assert outcome.code == 3
+    found = outcome.json
+    assert found["policy"] is None
+    assert found["throughput_tokens_per_s"] is None
+    assert found["latency_s"] is None
+    assert found["memory"] is None
+    assert found["front"]
+    text = llm_perf(*BASE, "--max-latency", "0.5")
+    assert text.code == 3
+    assert "No policy" in text.out
+    assert "fastest" in text.out
+
+
+def test_nothing_fits_is_reported_with_exit_3(llm_perf):
+    tiny = get_host_config_by_name("gcp-t4").replace(
+        name="tiny", memory_gib=12, usable_memory_gib=11, disk=None
+    )
+    Path("tiny.yaml").write_text(yaml.safe_dump(json.loads(tiny.model_dump_json())))
+    outcome = llm_perf(*BASE, "--host", "tiny.yaml", "--json")
+    assert outcome.code == 3, outcome.err
+    assert outcome.json["policy"] is None
+    assert outcome.json["front"] == []
+    assert "missing" in outcome.json["reason"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plot_is_written_and_the_json_stays_alone_on_stdout(llm_perf, suffix):
+    pytest.importorskip("matplotlib")
+    outcome = llm_perf(*BASE, "--plot", f"front.{suffix}", "--max-latency", "150", "--json")
+    assert outcome.code == 0
+    assert outcome.json["policy"]
+    written = Path(f"front.{suffix}").read_bytes()
+    assert written.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert [path.name for path in Path().iterdir()] == [f"front.{suffix}"]
+
+
+BAD = {
+    "no model": (("policy", "--gpu", "t4"), "--model"),
+    "no gpu": (("policy", "--model", "opt-30b"), "--gpu"),
+    "unknown model": (("policy", "--model", "opt-31b", "--gpu", "t4"), "opt-31b"),
+    "unknown system": ((*SMALL, "--system", "vllm"), "system"),
+    "unknown objective": ((*SMALL, "--objective", "speed"), "objective"),
+    "limit 0": ((*SMALL, "--max-latency", "0"), "max_latency"),
+    "limit nan": ((*SMALL, "--max-latency", "nan"), "max_latency"),
+    "limit a word": ((*SMALL, "--max-latency", "soon"), "soon"),
+    "negative price": ((*SMALL, "--cost-per-gpu-hour", "-1"), "cost_per_gpu_hour"),
+    "cost without price": ((*SMALL, "--objective", "cost"), "cost-per-gpu-hour"),
+    "prompt 0": ((*SMALL[:5], "--prompt-len", "0"), "prompt_len"),
+    "context too long": ((*SMALL[:5], "--prompt-len", "4096"), "2048"),
+    "encoder": (("policy", "--model", "bert-base-uncased", "--gpu", "t4", "--gen-len", "4"), "bert"),
+    "plot of another kind": ((*SMALL, "--plot", "front.pdf"), ".png"),
+    "plot without a name": ((*SMALL, "--plot", ""), "--plot"),
+    "plot without a folder": ((*SMALL, "--plot", "nowhere/front.png"), "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_2(llm_perf, case):
+    if "folder" in case:
+        pytest.importorskip("matplotlib")
+    arguments, words = BAD[case]
+    assert words.lower() in llm_perf(*arguments).error.lower().replace("--max-latency", "max_latency")
