@@ -12,6 +12,8 @@ SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BIN := $(VENV)/bin
 # -qq hides pip's warnings as well as its progress; errors still show.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# As pip does for what it installs; where PYTHONDONTWRITEBYTECODE is set, each start would compile it all again.
+COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -63,11 +65,13 @@ format: $(VENV)/.dev
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(call create_venv,15)
 	@$(PIP_INSTALL) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@$(call create_venv,90)
 	@$(PIP_INSTALL) -e '.[dev,plot,search,calibrate]'
+	@$(COMPILE)
 	@touch $(VENV)/.base $@
 
 # $(1): about how many seconds the installation takes. A venv that was made by half would fail forever: removed.
@@ -79,5 +83,5 @@ $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 endef
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llm-analysis build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find llm_perf calibrate hardware_specs model_specs tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
