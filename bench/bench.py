@@ -1,0 +1,266 @@
+"""How fast the simulator is, as ratios measured in one run: a machine that is slow or busy is slow for both sides.
+
+    make bench                      the table
+    python bench/bench.py --json    one JSON object, raw samples and environment included
+
+Exits with 0, with 1 where a target is missed, with 4 where llm-analysis, the other side of one ratio, cannot be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+THEIR_VENV = ROOT / ".venv-llm-analysis"
+THEIR_VERSION = "llm-analysis==0.2.2"
+POINTS = 100_000
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# As Python starts for everybody: where it may not write bytecode, it compiles all of ours in every process.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+ENVIRONMENT |= dict.fromkeys(THREADS, "1")
+
+COMMAND = ("infer", "--model", "opt-30b", "--gpu", "t4", "--ds-zero", "3", "--json")
+THEIR_CODE = """
+import logging, time
+logging.disable(logging.CRITICAL)
+from llm_analysis.analysis import LLMAnalysis
+from llm_analysis.config import (
+    ParallelismConfig, get_dtype_config_by_name, get_gpu_config_by_name, get_model_config_by_name)
+analysis = LLMAnalysis(
+    get_model_config_by_name("facebook_opt-13b"), get_gpu_config_by_name("a100-sxm-40gb"),
+    get_dtype_config_by_name("w16a16e16"), ParallelismConfig(tp_size=2))
+def call():
+    analysis.inference(batch_size_per_gpu=4, seq_len=512, num_tokens_to_generate=32)
+"""
+OUR_CODE = """
+import time
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-40gb", tp_size=2, batch_size=4))
+def call():
+    predict_inference(scenario)
+"""
+MEDIAN_OF_CALLS = """
+times = []
+for _ in range(500):
+    start = time.perf_counter()
+    call()
+    times.append(time.perf_counter() - start)
+print(sorted(times)[len(times) // 2])
+"""
+SWEEP_CODE = """
+import os, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.sweep import sweep_inference
+system, points = sys.argv[1], int(sys.argv[2])
+scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-40gb", system=system))
+random = np.random.default_rng(1)
+axes = random.integers(1, 257, points), random.integers(1, 1537, points), random.integers(1, 513, points)
+sweep_inference(scenario, *(axis[:1000] for axis in axes))
+start = time.perf_counter()
+assert len(sweep_inference(scenario, *axes)) == points
+print(time.perf_counter() - start)
+"""
+
+
+class CannotInstallError(Exception):
+    """llm-analysis cannot be installed here."""
+
+
+@dataclass
+class Figure:
+    """One figure: a median with the samples that it is of, and what it has to reach."""
+
+    name: str
+    value: float | None
+    unit: str
+    target: float
+    at_most: bool
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached; not where there is no figure."""
+        if self.value is None:
+            return False
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+def main() -> int:
+    """Measure everything, print it, and say whether all targets are met."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each measurement (default 15)")
+    arguments = parser.parse_args()
+    figures = [start_up(arguments.rounds), prediction(arguments.rounds)]
+    figures += [sweep(system, arguments.rounds) for system in ("resident", "zero_inference")]
+    if arguments.json:
+        shown = [asdict(figure) | {"met": figure.met} for figure in figures]
+        print(json.dumps({"schema_version": 1, "environment": environment(), "figures": shown}))
+    else:
+        print_table(figures)
+    if any(figure.value is not None and not figure.met for figure in figures):
+        return 1
+    return 4 if any(figure.value is None for figure in figures) else 0
+
+
+# -- the measurements -----------------------------------------------------------------------------------------
+
+
+def start_up(rounds: int) -> Figure:
+    """A whole prediction as a process, beside a Python that only imports what the prediction cannot do without."""
+    program = Path(sys.executable).with_name("llm-perf")
+    ours = [str(program), *COMMAND]
+    theirs = [sys.executable, "-c", "import numpy, yaml"]
+    samples = interleaved(rounds, {"llm_perf_s": lambda: wall_s(ours), "imports_s": lambda: wall_s(theirs)})
+    value = statistics.median(samples["llm_perf_s"]) / statistics.median(samples["imports_s"])
+    return Figure("llm-perf infer --json / python -c 'import numpy, yaml'", value, "x", 4.0, True, samples)
+
+
+def prediction(rounds: int) -> Figure:
+    """One prediction in a process that is already running, beside llm-analysis' inference() of the same question."""
+    figure = Figure("predict_inference / LLMAnalysis.inference", None, "x", 5.0, True)
+    try:
+        python = their_python()
+    except CannotInstallError as error:
+        figure.note = str(error)
+        return figure
+    ours = [sys.executable, "-c", OUR_CODE + MEDIAN_OF_CALLS]
+    theirs = [str(python), "-c", THEIR_CODE + MEDIAN_OF_CALLS]
+    both = {"llm_perf_s": lambda: printed(ours), "llm_analysis_s": lambda: printed(theirs)}
+    figure.samples = interleaved(max(rounds // 3, 1), both)
+    figure.value = statistics.median(figure.samples["llm_perf_s"]) / statistics.median(
+        figure.samples["llm_analysis_s"]
+    )
+    return figure
+
+
+def sweep(system: str, rounds: int) -> Figure:
+    """Workloads of one model on one GPU as arrays, on one core."""
+    command = [sys.executable, "-c", SWEEP_CODE, system, str(POINTS)]
+    samples = interleaved(max(rounds // 3, 1), {"sweep_s": lambda: printed(command)})
+    value = POINTS / statistics.median(samples["sweep_s"])
+    return Figure(
+        f"sweep of {POINTS:,} points, {system}, one core", value, "points/s", 300_000, False, samples
+    )
+
+
+def interleaved(rounds: int, measurements: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Samples taken in turns, so that whatever else the machine does disturbs all alike. The first turn warms up."""
+    samples: dict[str, list[float]] = {name: [] for name in measurements}
+    for turn in range(rounds + 1):
+        for name, measure in measurements.items():
+            value = measure()
+            if turn > 0:
+                samples[name].append(value)
+    return samples
+
+
+def wall_s(command: list[str]) -> float:
+    """Seconds from starting a process to its end."""
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
+    return time.perf_counter() - start
+
+
+def printed(command: list[str]) -> float:
+    """The number that a process prints last."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    return float(done.stdout.split()[-1])
+
+
+# -- the other side -------------------------------------------------------------------------------------------
+
+
+def their_python() -> Path:
+    """Python of an environment with llm-analysis, which is made once.
+
+    Raises:
+        CannotInstallError: no package index, or no wheels for this Python.
+    """
+    python = THEIR_VENV / ("Scripts" if os.name == "nt" else "bin") / "python"
+    check = [str(python), "-c", "import llm_analysis.analysis"]
+    if python.exists() and subprocess.run(check, capture_output=True, check=False).returncode == 0:
+        return python
+    print(f"Setting up {THEIR_VENV.name} with {THEIR_VERSION}, once: about a minute.", file=sys.stderr)
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--disable-pip-version-check",
+        "--only-binary",
+        "tokenizers",
+    ]
+    for step in ([sys.executable, "-m", "venv", "--clear", str(THEIR_VENV)], [*pip, THEIR_VERSION], check):
+        done = subprocess.run(step, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CannotInstallError(f"{THEIR_VERSION} cannot be installed: {reason}")
+    return python
+
+
+# -- the report -----------------------------------------------------------------------------------------------
+
+
+def print_table(figures: list[Figure]) -> None:
+    """One line per figure."""
+    for figure in figures:
+        sign, verdict = ("≤" if figure.at_most else "≥"), ("ok" if figure.met else "MISSED")
+        value = "-" if figure.value is None else shown(figure.value, figure.unit)
+        print(f"{figure.name:<56} {value:>18}  {sign} {shown(figure.target, figure.unit):<17} {verdict}")
+        if figure.note:
+            print(f"    {figure.note}")
+
+
+def shown(value: float, unit: str) -> str:
+    """A ratio with two decimals, a rate without."""
+    return f"{value:.2f} {unit}" if unit == "x" else f"{value:,.0f} {unit}"
+
+
+def environment() -> dict[str, str | int | None]:
+    """What the figures depend on."""
+    import numpy
+
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": None if load is None else f"{load:.1f}",
+    }
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
