@@ -45,8 +45,8 @@ from llm_perf.systems.flexgen_times import BlockSchedule, machine_rates
 MOST_GPU_BATCHES = 256
 """Blocks are not made of more GPU batches: what more of them would add to throughput is below a percent."""
 
-GPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Sizes of a GPU batch on the grid."""
+GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Sizes of a GPU batch on the grid, beside the largest that fits."""
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of GPU batches for the front."""
@@ -99,7 +99,7 @@ class _Moves:
     weights: tuple[tuple[int, int], ...] = ()
 
 
-_WIDE = _Moves((0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3), (1,), (5, 15))
+_WIDE = _Moves((0.55, 0.65, 0.75, 0.85, 0.92, 1.08, 1.15, 1.25, 1.4, 1.55, 1.7), (1,), (5, 15))
 _TENSORS = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1))
 _CLOSER = (
     (40, _Moves((), (-4, -3, -2, -1, 1, 2, 3, 4), (1, 2.5, 5))),

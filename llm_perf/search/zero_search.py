@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class ZeroSearch:
             return found
         return self._up_to_limit(scenario, flags, found, self.max_latency_s)
 
-    @property
+    @cached_property
     def _has_disk(self) -> bool:
         return build_scenario(self.inputs).host.disk is not None
 
