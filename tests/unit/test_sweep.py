@@ -197,3 +197,13 @@ def test_long_contexts_where_the_scenario_allows_them() -> None:
     assert len(sweep_inference(encoder, 1, 512, 32)) == 1  # what it would generate does not count
     with pytest.raises(SpecError, match="513 tokens"):
         sweep_inference(encoder, 1, 513, 32)
+
+
+def test_work_may_take_no_time_at_one_end_of_a_generation() -> None:
+    """FlexGen waits for launches while the context is short, and later no more: the steps have unlike work, and add up."""
+    scenario = scenario_of("flexgen")
+    found = sweep_inference(scenario, 93, 1, [137, 138, 139])
+    steps = np.diff(found.decode_latency_s)
+    assert (steps > 0).all()
+    assert steps[1] == pytest.approx(steps[0], rel=0.01)
+    assert_same(scenario, [(93, 1, 137), (93, 1, 138)])
