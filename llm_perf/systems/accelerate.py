@@ -24,7 +24,7 @@ from llm_perf.systems.base import (
     Placement,
     TierShares,
 )
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
@@ -33,19 +33,14 @@ from llm_perf.systems.transformers import with_int8_products
 _GIB = 2**30
 
 
-class Accelerate:
+class Accelerate(WithConstants):
     """Whole modules on GPUs, CPU or disk; those that are not on a GPU come there for each pass."""
 
     name = "accelerate"
 
-    @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
-        return load_constants(self.name)
-
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The system's constants, overridden by the scenario's."""
-        return with_int8_products(scenario, overridden(self.file, scenario.constants))
+        return with_int8_products(scenario, super().constants(scenario))
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what device_map does not do.

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
 
@@ -73,3 +74,18 @@ def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...
             )
         values[name] = value
     return values
+
+
+class WithConstants:
+    """A system whose constants stand in the YAML file of its name."""
+
+    name: str
+
+    @property
+    def file(self) -> ConstantsFile:
+        """The system's constants with their sources."""
+        return load_constants(self.name)
+
+    def constants(self, scenario: Scenario) -> dict[str, float]:
+        """The system's constants, overridden by the scenario's."""
+        return overridden(self.file, scenario.constants)

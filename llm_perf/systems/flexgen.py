@@ -16,7 +16,7 @@ from llm_perf.config.workload import Shares
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import Evaluation, Load, MemoryUse, PhaseCost, Placement, TierShares
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.flexgen_memory import memory_use, placed_weights
 from llm_perf.systems.flexgen_placement import ceil, place_cache
 from llm_perf.systems.flexgen_policy import Policy, check_policy, stated_policy
@@ -57,19 +57,10 @@ class PolicyPlacement(Placement):
     policy: Policy | None = None
 
 
-class FlexGen:
+class FlexGen(WithConstants):
     """FlexGen on one GPU, or on several as a pipeline."""
 
     name = "flexgen"
-
-    @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
-        return load_constants(self.name)
-
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what FlexGen does not do.

@@ -25,26 +25,17 @@ from llm_perf.systems.base import (
     PhaseCost,
     Placement,
 )
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, decode_steps
 
 _GIB = 2**30
 
 
-class Lia:
+class Lia(WithConstants):
     """Weights and cache in host memory; each pass on the CPU or streamed to the GPU."""
 
     name = "lia"
-
-    @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
-        return load_constants(self.name)
-
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what LIA does not do, and hosts whose CPU is not described.

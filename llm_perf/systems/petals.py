@@ -25,7 +25,7 @@ from llm_perf.systems.base import (
     PhaseCost,
     Placement,
 )
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import layers_weight_bytes, stage_kv_bytes, stage_layer_share
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import gpu_memory, notes
@@ -33,19 +33,10 @@ from llm_perf.systems.resident import gpu_memory, notes
 _HEAD_PARTS = ("lm_head", "all_gather", "pipeline_transfer")
 
 
-class Petals:
+class Petals(WithConstants):
     """Pipeline of servers in a network; ``pp_size`` is the number of servers, the batch that of all clients."""
 
     name = "petals"
-
-    @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
-        return load_constants(self.name)
-
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what a swarm of servers does not do.

@@ -19,14 +19,14 @@ from llm_perf.systems.base import (
     PhaseCost,
     Placement,
 )
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
 from llm_perf.systems.forward import Costs, DecodeAttention, Forward, decode_steps, replica_batch
 
 _GIB = 2**30
 
 
-class Resident:
+class Resident(WithConstants):
     """A stack whose weights, cache and activations all live on the GPUs.
 
     Each step takes S(device, host): kernels on the device, launches and Python on the host, overlapped as well as
@@ -35,15 +35,6 @@ class Resident:
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-    @property
-    def file(self) -> ConstantsFile:
-        """The stack's constants with their sources."""
-        return load_constants(self.name)
-
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The stack's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
 
     def check(self, scenario: Scenario) -> None:
         """Refuse offloading and ZeRO stage 3, which need a system that streams.

@@ -30,7 +30,7 @@ from llm_perf.systems.base import (
     Placement,
     TierShares,
 )
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps, replica_batch
 from llm_perf.systems.resident import add_attention_busy, notes
@@ -50,19 +50,10 @@ class StreamRates:
     layer_overhead_source: str
 
 
-class ZeroInference:
+class ZeroInference(WithConstants):
     """ZeRO-3 inference with the weights on GPU, CPU or NVMe."""
 
     name = "zero_inference"
-
-    @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
-        return load_constants(self.name)
-
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what ZeRO-Inference does not do.
