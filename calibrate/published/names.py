@@ -1,0 +1,66 @@
+"""What the tables call a system, a GPU and a model, and what the project calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "deepspeed-zero-inference": "zero_inference",
+        "vllm (splitwise profile)": "vllm",
+        "tensorrt-llm": "tensorrt_llm",
+        "gpt-fast": "gpt_fast",
+        "llama.cpp": "llama_cpp",
+        "lia (cpu-gpu cooperative)": "lia",
+    }
+)
+"""What the tables call a system, and what the project calls it; names not listed are the same in both."""
+
+GPU_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        # gpt-fast's board: 330 W is less than an SXM board may draw (400 W) and more than a PCIe one (300 W).
+        "A100-80GB (330W limit)": "A100-SXM-80GB",
+        "a100_40gb": "A100-SXM-40GB",
+        "a100_80gb": "A100-SXM-80GB",
+        "A100-SXM-80GB (Selene)": "A100-SXM-80GB",
+        "A100-SXM-80GB (Selene, DGX A100, 8x HDR IB)": "A100-SXM-80GB",
+        "DGX-H100": "H100-SXM-80GB",
+        "DGX-B200": "B200-180GB",
+        "DGX-B300": "B300-SXM",
+        "DGX-GB200": "GB200-192GB",
+        "DGX-GB300": "GB300",
+    }
+)
+"""What the tables call a GPU, and the spec that it is.
+
+A GPU that the source does not name for sure ("H100 (inferred)"), half a board and mixed boards have no spec,
+so they are nobody's neighbour.
+"""
+
+_MODEL_ALIASES = {"llm-analysis/test-13b (GPT-13B)": "llm-analysis/test-13b"}
+
+
+def canonical_system(name: str) -> str:
+    """The project's name of a system."""
+    return SYSTEM_ALIASES.get(name, name)
+
+
+def canonical_gpu(name: str) -> str:
+    """The project's name of a GPU, where it has one."""
+    return GPU_ALIASES.get(name, name)
+
+
+def canonical_model(name: str) -> str:
+    """The project's name of a model."""
+    return _MODEL_ALIASES.get(name, name)
+
+
+@lru_cache(maxsize=256)
+def plain(name: str) -> str:
+    """A name in the spelling in which names are compared."""
+    # Imported late: the specs take ten times as long to import as the table takes to read.
+    from llm_perf.config.names import normalise
+
+    return normalise(name)
