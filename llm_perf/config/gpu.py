@@ -161,11 +161,13 @@ class Link(Spec):
     ``gb_per_s_per_direction`` is per GPU, half of what data sheets print for both directions; None falls back
     to PCIe. ``topology``: ``switch`` any pair at full rate (NVSwitch), ``mesh`` a link to each other GPU
     (xGMI, hybrid cube mesh), ``pairs`` bridges over two cards, ``ring`` and ``torus`` neighbours only.
+    ``peers`` is the number of GPUs over which a mesh spreads that rate; all others of the node if None.
     """
 
     name: str = "none"
     gb_per_s_per_direction: Quantity | None = None
     topology: Literal["none", "switch", "pairs", "mesh", "ring", "torus"] = "none"
+    peers: PositiveInt | None = None
 
 
 _SEED_FIELDS = (

@@ -6,9 +6,9 @@ from enum import Enum
 from functools import total_ordering
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import PositiveFloat, PositiveInt, Spec
 from llm_perf.errors import SpecError
 
 
@@ -68,11 +68,16 @@ def _member(kind: Any, value: Any, field: str) -> Any:
 
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
 
+LARGEST_IMBALANCE = 1000.0
+"""A rank cannot do more than all of a layer's experts: no published mixture has more ranks than this."""
+
 
 class ParallelismConfig(Spec):
-    """Ranks per kind of parallelism; tp x pp x dp GPUs in all, experts spread over ranks of the dp x tp grid.
+    """Ranks per kind of parallelism; tp x cp x pp x dp GPUs in all, experts spread over ranks of the dp x tp grid.
 
     ``sp_size`` defaults to ``tp_size`` and is 1 or ``tp_size`` (Megatron sequence parallelism, arXiv 2205.05198).
+    ``cp_size`` ranks share the tokens of each sequence (ring attention, arXiv 2310.01889). ``expert_imbalance`` is the
+    load of the busiest expert-parallel rank over the mean: 1 is even routing.
     """
 
     _label: ClassVar[str | None] = ""  # messages name the size alone
@@ -83,6 +88,8 @@ class ParallelismConfig(Spec):
     dp_size: PositiveInt = 1
     ep_size: PositiveInt = 1
     sp_size: PositiveInt = 1
+    cp_size: PositiveInt = 1
+    expert_imbalance: Annotated[PositiveFloat, Field(ge=1, le=LARGEST_IMBALANCE)] = 1.0
 
     @model_validator(mode="before")
     @classmethod
@@ -94,15 +101,33 @@ class ParallelismConfig(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> ParallelismConfig:
         if self.sp_size not in (1, self.tp_size):
-            raise ValueError(f"sp_size {self.sp_size} must be 1 or equal to tp_size {self.tp_size}")
+            possible = "1" if self.tp_size == 1 else f"1 or {self.tp_size}"
+            raise ValueError(
+                f"sp_size {self.sp_size} must be 1 or equal to tp_size {self.tp_size}: sequence parallelism shares "
+                f"activations over the tensor-parallel ranks; possible: {possible}"
+            )
         if (self.dp_size * self.tp_size) % self.ep_size:
             raise ValueError(
                 f"ep_size {self.ep_size} must divide dp_size x tp_size = {self.dp_size * self.tp_size}: "
-                "experts are spread over these ranks"
+                f"experts are spread over these ranks; possible: {divisors(self.dp_size * self.tp_size)}"
+            )
+        if self.expert_imbalance > 1 and self.ep_size == 1:
+            raise ValueError(
+                f"expert_imbalance {self.expert_imbalance:g} needs experts spread over ranks: give ep_size above 1"
             )
         return self
 
     @property
     def num_gpus(self) -> int:
         """GPUs of the whole deployment."""
-        return self.tp_size * self.pp_size * self.dp_size
+        return self.replica_size * self.dp_size
+
+    @property
+    def replica_size(self) -> int:
+        """GPUs that hold the model once."""
+        return self.tp_size * self.cp_size * self.pp_size
+
+
+def divisors(number: int) -> str:
+    """The sizes that divide a number, for messages."""
+    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)

@@ -11,7 +11,7 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig, MoEMLP
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, divisors
 from llm_perf.config.workload import OffloadConfig, Workload
 from llm_perf.errors import SpecError
 
@@ -105,7 +105,7 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
         heads, kv_heads = group.attention.num_heads, group.attention.num_kv_heads
         if heads % tp:
             raise SpecError(
-                f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {_divisors(heads)}"
+                f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {divisors(heads)}"
             )
         if max(tp, kv_heads) % min(tp, kv_heads):
             raise SpecError(
@@ -130,14 +130,10 @@ def _check_experts(model: ModelConfig, ep: int) -> None:
     if any(count % ep for count in experts):
         common = math.gcd(*experts)
         raise SpecError(
-            f"ep_size {ep} does not divide the {common} experts of {model.name}; possible: {_divisors(common)}"
+            f"ep_size {ep} does not divide the {common} experts of {model.name}; possible: {divisors(common)}"
         )
 
 
 def _check_nodes(num_gpus: int, num_nodes: int) -> None:
     if num_gpus % num_nodes:
         raise SpecError(f"{num_gpus} GPUs (tp x pp x dp) do not spread evenly over {num_nodes} nodes")
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)

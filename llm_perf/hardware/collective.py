@@ -1,4 +1,8 @@
-"""Times of collectives over the GPUs of a deployment."""
+"""Times of collectives over the GPUs of a deployment, and what joins them: links in a node, a network between nodes.
+
+A group of ranks talks over a :class:`Fabric`. Inside a node that is the GPUs' own link where it joins all of them,
+else PCIe; beyond a node it is the network cards. :class:`Topology` says which ranks form a group and where they stand.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,32 @@ from dataclasses import dataclass
 
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.counts.arrays import Number, sqrt
+from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.counts.arrays import Number, minimum, sqrt, where
 
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
-    """What joins ``ranks`` GPUs: ``latency_s`` of one collective and the rate of one GPU's link per direction."""
+    """What joins ``ranks`` GPUs.
+
+    ``latency_s`` is one collective's, ``bytes_per_s`` the rate per rank and direction of a ring through all of them
+    (algorithms that NCCL picks by itself are in these two, as measured). ``exchange_latency_s`` is that of a single
+    exchange between two ranks. Over several nodes ``ranks_per_node`` of the group share a node, and each has a network
+    card's share of ``nic_bytes_per_s``.
+    """
 
     ranks: int
     latency_s: float
     bytes_per_s: float
     sqrt_term_s: float = 0.0
+    exchange_latency_s: float = 0.0
+    ranks_per_node: int = 0
+    nic_bytes_per_s: float = 0.0
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether the group talks over the network."""
+        return 0 < self.ranks_per_node < self.ranks
 
     def all_reduce_s(self, size_bytes: Number) -> Number:
         """Ring all-reduce: alpha + gamma sqrt(size / 1 MB) + 2 (N-1)/N size / bus; nothing over one rank."""
@@ -26,15 +45,45 @@ class Fabric:
         wire = 2.0 * (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
         return self.latency_s + self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
 
+    def tree_all_reduce_s(self, size_bytes: Number) -> Number:
+        """Double binary tree: 2 log2 N exchanges, and all bytes up and down once (Sanders et al., 2009; NCCL 2.4)."""
+        if self.ranks == 1:
+            return 0.0 * size_bytes
+        return 2 * math.log2(self.ranks) * self.exchange_latency_s + 2 * size_bytes / self.bytes_per_s
+
+    def one_shot_all_reduce_s(self, size_bytes: Number) -> Number:
+        """Every rank reads what all others hold and adds it up itself: one exchange, (N-1) times the bytes."""
+        if self.ranks == 1:
+            return 0.0 * size_bytes
+        return self.exchange_latency_s + (self.ranks - 1) * size_bytes / self.bytes_per_s
+
+    def small_all_reduce_s(self, size_bytes: Number, one_shot_bytes: float) -> Number:
+        """All-reduce of a stack with a one-shot kernel for messages up to so many bytes, inside a node only."""
+        usual = self.all_reduce_s(size_bytes)
+        if one_shot_bytes <= 0 or self.spans_nodes:
+            return usual
+        direct = minimum(usual, self.one_shot_all_reduce_s(size_bytes))
+        return where(size_bytes <= one_shot_bytes, direct, usual)
+
     def all_gather_s(self, size_bytes: Number) -> Number:
         """All-gather that leaves ``size_bytes`` on every rank: half of an all-reduce's bytes."""
         if self.ranks == 1:
             return 0.0 * size_bytes
         return self.latency_s + (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
 
-    def all_to_all_s(self, size_bytes: Number) -> Number:
-        """All-to-all of ``size_bytes`` held by every rank."""
+    def reduce_scatter_s(self, size_bytes: Number) -> Number:
+        """Reduce-scatter of ``size_bytes`` held by every rank: the mirror image of an all-gather."""
         return self.all_gather_s(size_bytes)
+
+    def all_to_all_s(self, size_bytes: Number) -> Number:
+        """All-to-all of ``size_bytes`` held by every rank, an equal part for each.
+
+        Between nodes each rank sends what goes to other nodes over its own share of the network card.
+        """
+        if not self.spans_nodes:
+            return self.all_gather_s(size_bytes)
+        outside = (self.ranks - self.ranks_per_node) / self.ranks
+        return self.latency_s + outside * size_bytes / self.nic_bytes_per_s
 
     def send_s(self, size_bytes: Number) -> Number:
         """One message to a neighbour."""
@@ -44,22 +93,53 @@ class Fabric:
 def fabric(
     gpu: GPUConfig, ranks: int, gpus_per_node: int, host: HostConfig | None = None, span: int | None = None
 ) -> Fabric:
-    """The fabric of ``ranks`` GPUs: the node's link while they fit in a node, else the network between nodes.
+    """The fabric of ``ranks`` GPUs that are spread evenly over ``span`` consecutive ones (as many if not given).
 
-    The latency for a rank count that was not measured grows with log2 of the count (tree and ring starts).
+    While they fit in a node that is the node's link, else the network between nodes. A ring over nodes goes through
+    every node once per network card, so that the cards of all ranks that share a node carry it together; the links in
+    the node bound it. The latency for a rank count that was not measured grows with log2 of the count.
     """
     measured = gpu.efficiency.collective
-    if ranks > 1 and (span or ranks) > gpus_per_node:
-        stated = None if host is None else host.nic_gb_per_s
-        rate = (stated or gpu.inter_node_gb_per_s) * 1e9 * measured.inter_node_efficiency
-        hops = math.log2(ranks)
-        return Fabric(ranks, measured.inter_node_alpha_us * 1e-6 * hops, rate, measured.sqrt_term_us * 1e-6)
+    inside_rate = _link_bytes_per_s(gpu, ranks, host) * measured.bus_efficiency
+    span = span or ranks
+    if ranks == 1 or span <= gpus_per_node:
+        return Fabric(
+            ranks,
+            _latency_s(gpu, ranks),
+            inside_rate,
+            measured.sqrt_term_us * 1e-6,
+            _latency_s(gpu, 2) if ranks > 1 else 0.0,
+        )
+    together = max(1, gpus_per_node * ranks // span)
+    nodes = -(-ranks // together)
+    stated = None if host is None else host.nic_gb_per_s
+    nic = (stated or gpu.inter_node_gb_per_s) * 1e9 * measured.inter_node_efficiency
+    latency = measured.inter_node_alpha_us * 1e-6 * math.log2(nodes) + _latency_s(gpu, together)
     return Fabric(
         ranks,
-        _latency_s(gpu, ranks),
-        (gpu.intra_node_bytes_per_s or gpu.inter_node_gb_per_s * 1e9) * measured.bus_efficiency,
+        latency,
+        nic if together == 1 else min(nic * together, inside_rate),
         measured.sqrt_term_us * 1e-6,
+        measured.inter_node_alpha_us * 1e-6,
+        together,
+        nic,
     )
+
+
+def _link_bytes_per_s(gpu: GPUConfig, ranks: int, host: HostConfig | None) -> float:
+    """What one GPU sends to ``ranks`` - 1 others of its node per second, at data-sheet rates.
+
+    A bridge joins two cards, so that a ring of more crosses PCIe. The links of a mesh go to one peer each: fewer
+    ranks use fewer of them.
+    """
+    link = gpu.link
+    if link.topology == "pairs" and ranks > 2 and gpu.pcie_gb_per_s:
+        return gpu.pcie_gb_per_s * 1e9
+    rate = gpu.intra_node_bytes_per_s or gpu.inter_node_gb_per_s * 1e9
+    if link.topology != "mesh":
+        return rate
+    peers = link.peers or (max(host.gpus_per_node - 1, 1) if host is not None else 7)
+    return rate * min(1.0, max(ranks - 1, 1) / peers)
 
 
 def _latency_s(gpu: GPUConfig, ranks: int) -> float:
@@ -72,3 +152,58 @@ def _latency_s(gpu: GPUConfig, ranks: int) -> float:
         return gpu.min_message_latency_us * 1e-6
     nearest = min(known, key=lambda count: abs(math.log2(count / ranks)))
     return known[nearest] * 1e-6 * math.log2(ranks) / math.log2(nearest)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Where the ranks of a deployment stand: tensor ranks side by side, then context ranks, stages, replicas.
+
+    ``gpus_per_node`` consecutive ranks share a node. A group's fabric follows from how far apart its ranks are.
+    """
+
+    gpu: GPUConfig
+    host: HostConfig
+    parallelism: ParallelismConfig
+    gpus_per_node: int
+
+    def _group(self, ranks: int, stride: int) -> Fabric:
+        return fabric(self.gpu, ranks, self.gpus_per_node, self.host, ranks * stride)
+
+    @property
+    def tensor(self) -> Fabric:
+        """Ranks that share every matrix."""
+        return self._group(self.parallelism.tp_size, 1)
+
+    @property
+    def context(self) -> Fabric:
+        """Ranks that share the tokens of each sequence."""
+        return self._group(self.parallelism.cp_size, self.parallelism.tp_size)
+
+    @property
+    def replicas(self) -> Fabric:
+        """Ranks that hold the same part of the model."""
+        return self._group(self.parallelism.dp_size, self.parallelism.replica_size)
+
+    @property
+    def experts(self) -> Fabric:
+        """Ranks over which experts are spread: replicas first, then the tensor ranks inside them."""
+        p = self.parallelism
+        return fabric(
+            self.gpu, p.ep_size, self.gpus_per_node, self.host, min(p.ep_size, p.dp_size) * p.replica_size
+        )
+
+    @property
+    def hops_between_nodes(self) -> int:
+        """Borders between stages at which a node ends: stages fill one node after another."""
+        p = self.parallelism
+        return min(-(-p.replica_size // self.gpus_per_node), p.pp_size) - 1
+
+    @property
+    def hop_in_node(self) -> Fabric:
+        """Two neighbouring stages of one node."""
+        return fabric(self.gpu, min(self.parallelism.pp_size, 2), 2, self.host)
+
+    @property
+    def hop_between_nodes(self) -> Fabric:
+        """Two neighbouring stages on two nodes."""
+        return fabric(self.gpu, min(self.parallelism.pp_size, 2), 1, self.host)

@@ -10,7 +10,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
-from llm_perf.hardware.collective import Fabric, fabric
+from llm_perf.hardware.collective import Fabric, Topology
 from llm_perf.hardware.gpu_time import KernelRates, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
@@ -102,15 +102,12 @@ class Forward:
             for group in self.model.layer_groups
         )
         self.head = lm_head_products(self.model, self.tp)
-        gpu, host, per_node = scenario.gpu, scenario.host, scenario.gpus_per_node
-        self.tp_fabric: Fabric = fabric(gpu, self.tp, per_node, host)
-        # Replicas lie tp x pp GPUs apart: experts that spread over replicas span all of these.
-        expert_span = self.ep * self.tp * self.pp if self.ep <= self.dp else self.dp * self.tp * self.pp
-        self.ep_fabric: Fabric = fabric(gpu, self.ep, per_node, host, expert_span)
-        # A replica's stages fill one node after another, so a hop leaves a node only at the nodes' borders.
-        self.hops_between_nodes = min(-(-self.tp * self.pp // per_node), self.pp) - 1
-        self.hop_in_node: Fabric = fabric(gpu, min(self.pp, 2), 2, host)
-        self.hop_between_nodes: Fabric = fabric(gpu, min(self.pp, 2), 1, host)
+        topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
+        self.tp_fabric: Fabric = topology.tensor
+        self.ep_fabric: Fabric = topology.experts
+        self.hops_between_nodes = topology.hops_between_nodes
+        self.hop_in_node: Fabric = topology.hop_in_node
+        self.hop_between_nodes: Fabric = topology.hop_between_nodes
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 

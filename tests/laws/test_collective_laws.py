@@ -1,0 +1,112 @@
+"""Collectives and topology: what must hold on any links."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.config import ParallelismConfig, get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.gpu import Link
+from llm_perf.hardware.collective import Topology, fabric
+
+SIZES = st.floats(1.0, 1e10)
+RANKS = st.sampled_from([2, 3, 4, 6, 8, 16, 64])
+GPUS = st.sampled_from(
+    ["a100-sxm-80gb", "h100-sxm-80gb", "a100-pcie-80gb", "mi300x", "l40s", "t4", "v100-sxm2-16gb"]
+)
+COLLECTIVES = (
+    "all_reduce_s",
+    "tree_all_reduce_s",
+    "one_shot_all_reduce_s",
+    "all_gather_s",
+    "reduce_scatter_s",
+    "all_to_all_s",
+)
+
+
+def joined(gpu_name: str, ranks: int, per_node: int, **link):
+    gpu = get_gpu_config_by_name(gpu_name)
+    if link:
+        gpu = gpu.replace(link=gpu.link.replace(**link))
+    return fabric(gpu, ranks, per_node, get_host_config_by_name(gpu.default_host))
+
+
+@given(gpu=GPUS, size=SIZES, kind=st.sampled_from(COLLECTIVES))
+def test_a_collective_over_one_gpu_costs_nothing(gpu, size, kind):
+    assert getattr(joined(gpu, 1, 8), kind)(size) == 0
+
+
+@settings(max_examples=60)
+@given(gpu=GPUS, ranks=RANKS, size=SIZES, more=st.floats(1, 10), kind=st.sampled_from(COLLECTIVES))
+def test_faster_links_are_never_slower(gpu, ranks, size, more, kind):
+    rate = get_gpu_config_by_name(gpu).intra_node_bytes_per_s / 1e9
+    slow = joined(gpu, ranks, 8, gb_per_s_per_direction=rate)
+    fast = joined(gpu, ranks, 8, gb_per_s_per_direction=rate * more)
+    assert getattr(fast, kind)(size) <= getattr(slow, kind)(size)
+
+
+@given(gpu=GPUS, ranks=RANKS, size=SIZES)
+def test_larger_nodes_are_never_slower(gpu, ranks, size):
+    """More GPUs behind the node's own links: less goes over the network."""
+    times = [joined(gpu, ranks, per_node).all_reduce_s(size) for per_node in (1, 2, 4, 8, 16, 64)]
+    assert times == sorted(times, reverse=True)
+
+
+@given(ranks=RANKS, size=SIZES)
+def test_a_reduce_scatter_and_an_all_gather_move_the_bytes_of_an_all_reduce(ranks, size):
+    textbook = dataclasses.replace(joined("a100-sxm-80gb", ranks, 64), latency_s=0.0, sqrt_term_s=0.0)
+    both = textbook.reduce_scatter_s(size) + textbook.all_gather_s(size)
+    assert both == pytest.approx(textbook.all_reduce_s(size))
+
+
+@given(ranks=RANKS, size=SIZES, limit=st.floats(0, 1e9))
+def test_a_one_shot_kernel_never_makes_an_all_reduce_slower(ranks, size, limit):
+    group = joined("h100-sxm-80gb", ranks, 64)
+    assert group.small_all_reduce_s(size, limit) <= group.all_reduce_s(size)
+    assert group.small_all_reduce_s(size, 0) == group.all_reduce_s(size)
+
+
+def test_one_shot_wins_for_small_messages_and_rings_for_large_ones():
+    group = joined("h100-sxm-80gb", 8, 8)
+    assert group.one_shot_all_reduce_s(1e4) < group.all_reduce_s(1e4)
+    assert group.one_shot_all_reduce_s(1e8) > group.all_reduce_s(1e8)
+
+
+def test_tensor_parallelism_over_pcie_is_priced_as_pcie():
+    """Bridged pairs: two ranks use the bridge, four cross PCIe, as the operator timings of such a node show.
+
+    Source of the rates: microsoft/vidur, all-reduce on 4 A100 with pairwise NVLink, 198 GB/s over 2 and 24 over 4 ranks.
+    """
+    two, four = joined("a100-pcie-80gb", 2, 8), joined("a100-pcie-80gb", 4, 8)
+    assert two.bytes_per_s == pytest.approx(198e9, rel=0.2)
+    assert four.bytes_per_s == pytest.approx(24e9, rel=0.2)
+
+
+def test_a_mesh_gives_two_ranks_one_of_its_links():
+    gpu = get_gpu_config_by_name("mi300x")
+    host = get_host_config_by_name(gpu.default_host)
+    assert gpu.link.topology == "mesh"
+    assert fabric(gpu, 2, 8, host).bytes_per_s == pytest.approx(fabric(gpu, 8, 8, host).bytes_per_s / 7)
+    switched = gpu.replace(link=Link(name="switch", gb_per_s_per_direction=448, topology="switch"))
+    assert fabric(switched, 2, 8, host).bytes_per_s > fabric(gpu, 2, 8, host).bytes_per_s
+
+
+def test_a_ring_over_nodes_uses_the_network_cards_of_all_ranks_in_a_node():
+    """NCCL's bus bandwidth over two nodes of 8 A100 is that of the 8 cards together, not of one."""
+    topology = Topology(
+        get_gpu_config_by_name("a100-sxm-80gb"),
+        get_host_config_by_name("dgx-a100"),
+        ParallelismConfig(tp_size=8, dp_size=2),
+        8,
+    )
+    card = 25e9 * topology.gpu.efficiency.collective.inter_node_efficiency
+    assert topology.replicas.bytes_per_s == card  # two ranks, one in each node
+    whole = dataclasses.replace(topology, parallelism=ParallelismConfig(dp_size=16)).replicas
+    assert whole.bytes_per_s == pytest.approx(8 * card)
+    assert whole.nic_bytes_per_s == card  # an all-to-all goes over each rank's own
+
+
+def test_between_nodes_an_all_to_all_costs_more_than_a_gather():
+    group = joined("h100-sxm-80gb", 16, 8)
+    assert group.all_to_all_s(1e9) > group.all_gather_s(1e9)
