@@ -112,6 +112,47 @@ class CollectiveEfficiency(Spec):
     inter_node_efficiency: Efficiency = 0.8
 
 
+class TrainingGemm(Spec):
+    """Large products of one number format: 2 m n k / (peak x flops_efficiency) x (1 + half_m/m + half_n/n + half_k/k)."""
+
+    flops_efficiency: Efficiency
+    half_m: NonNegativeQuantity = 0.0
+    half_n: NonNegativeQuantity = 0.0
+    half_k: NonNegativeQuantity = 0.0
+
+
+class AttentionKernel(Spec):
+    """Shares of the 16-bit peak that one fused attention kernel reaches in the forward and the backward pass."""
+
+    forward: Efficiency
+    backward: Efficiency
+
+
+class TrainingEfficiency(Spec):
+    """What training software reaches of a GPU: products of thousands of rows, attention by kernel, collectives.
+
+    ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
+    ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
+    ``inter_node_efficiency`` that of the network.
+    """
+
+    gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], TrainingGemm]
+    memory_efficiency: Efficiency
+    floor_us: NonNegativeQuantity = 0.0
+    attention: dict[Literal["triton_flash", "flash2", "cudnn"], AttentionKernel] = Field(min_length=1)
+    exp_flops: NonNegativeQuantity = 14.0
+    elementwise_memory_efficiency: Efficiency
+    gather_efficiency: Efficiency
+    all_to_all_efficiency: Efficiency
+    inter_node_efficiency: Efficiency = 0.8
+    evidence: Literal["measured", "partly measured", "assumed"]
+    source: str
+
+    def gemm_for(self, dtype: str) -> TrainingGemm:
+        """The entry of a number format, or the default one."""
+        return self.gemm.get(dtype) or self.gemm["default"]  # type: ignore[call-overload]
+
+
 class GPUEfficiency(Spec):
     """What software reaches of a GPU family's peaks, measured, with its source.
 
@@ -126,6 +167,7 @@ class GPUEfficiency(Spec):
     attention: AttentionEfficiency
     elementwise: ElementwiseEfficiency
     collective: CollectiveEfficiency
+    training: TrainingEfficiency | None = None
     evidence: Literal["measured", "partly measured", "assumed"]
     source: str
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.attention import attended, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.modules import attention_projection_flops
 from llm_perf.counts.parameters import lm_head_linears
 
 
@@ -39,3 +41,53 @@ def decode_step_flops(model: ModelConfig, batch: Number, context: Number) -> Num
         )
         total = total + group.count * (linear_flops(model, group, batch) + scores)
     return total
+
+
+def attention_core_flops(
+    model: ModelConfig, sequences: Number, seq_len: Number, causal: bool = False
+) -> Number:
+    """FLOPs of scores and weighted sums of all layers' attention in one forward pass.
+
+    ``causal`` False counts the whole square of a layer without window, as published FLOPs utilisations do.
+    """
+    total: Number = 0.0
+    for group in model.layer_groups:
+        pairs = prefill_pairs(group.attention, seq_len, causal=causal and not model.encoder)
+        total = total + group.count * sequences * pairs * score_flops_per_pair(group.attention)
+    return total
+
+
+def training_flops(model: ModelConfig, sequences: Number, seq_len: Number, frozen: bool = False) -> Number:
+    """FLOPs that one training pass over ``sequences`` needs: forward and twice as much backward, nothing recomputed.
+
+    6 per weight that a token meets and token, and attention over the whole square: the numerator of the model FLOPs
+    utilisation (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B). ``frozen`` weights need no gradient of their own:
+    4 per weight.
+    """
+    return (2.0 if frozen else 3.0) * _linears_flops(model, sequences * seq_len) + 3.0 * attention_core_flops(
+        model, sequences, seq_len
+    )
+
+
+def _linears_flops(model: ModelConfig, tokens: Number) -> Number:
+    total = lm_head_flops(model, tokens)
+    for group in model.layer_groups:
+        total = total + group.count * linear_flops(model, group, tokens)
+    return total
+
+
+def recomputed_flops(
+    model: ModelConfig, sequences: Number, seq_len: Number, level: ActivationRecomputation
+) -> Number:
+    """FLOPs of the forward pass that a recomputation level runs again in every layer (arXiv 2205.05198, appendix A)."""
+    if level is ActivationRecomputation.NONE:
+        return 0.0 * sequences
+    core = attention_core_flops(model, sequences, seq_len)
+    if level is ActivationRecomputation.ATTN_COMPUTE:
+        return core
+    tokens = sequences * seq_len
+    if level is ActivationRecomputation.FULL:
+        return core + _linears_flops(model, tokens) - lm_head_flops(model, tokens)
+    for group in model.layer_groups:
+        core = core + group.count * attention_projection_flops(model, group, tokens)
+    return core

@@ -100,7 +100,7 @@ def fabric(
     the node bound it. The latency for a rank count that was not measured grows with log2 of the count.
     """
     measured = gpu.efficiency.collective
-    inside_rate = _link_bytes_per_s(gpu, ranks, host) * measured.bus_efficiency
+    inside_rate = link_bytes_per_s(gpu, ranks, host) * measured.bus_efficiency
     span = span or ranks
     if ranks == 1 or span <= gpus_per_node:
         return Fabric(
@@ -126,7 +126,7 @@ def fabric(
     )
 
 
-def _link_bytes_per_s(gpu: GPUConfig, ranks: int, host: HostConfig | None) -> float:
+def link_bytes_per_s(gpu: GPUConfig, ranks: int, host: HostConfig | None) -> float:
     """What one GPU sends to ``ranks`` - 1 others of its node per second, at data-sheet rates.
 
     A bridge joins two cards, so that a ring of more crosses PCIe. The links of a mesh go to one peer each: fewer

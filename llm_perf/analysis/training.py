@@ -1,0 +1,247 @@
+"""The prediction of a training job: batch, memory, the time of one optimizer step, utilisation, the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llm_perf.analysis.inference import largest_fitting
+from llm_perf.config.gpu import format_bits
+from llm_perf.config.training import TrainingScenario
+from llm_perf.counts.arrays import Number
+from llm_perf.counts.flops import recomputed_flops, training_flops
+from llm_perf.errors import SpecError
+from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
+from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.memory import recomputing_share
+from llm_perf.systems.training.step import TrainingStep
+
+_GIB = 2**30
+_LARGEST_SEARCH = 2**24
+_HOUR_S, _DAY_S = 3600, 86400
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """Sequences of one optimizer step: micro_batch_size x gradient_accumulation_steps x dp_size = global_batch_size."""
+
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    global_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """A run of so many tokens."""
+
+    num_tokens: int
+    num_steps: float
+    time_s: float
+    gpu_hours: float
+
+    @property
+    def days(self) -> float:
+        """Wall-clock days."""
+        return self.time_s / _DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A prediction with everything that a report needs. Times are given even where it does not fit.
+
+    ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
+    ``model_flops_per_s_per_gpu`` counts nothing that is recomputed, ``hardware_flops_per_s_per_gpu`` does; ``mfu`` and
+    ``hfu`` are their shares of the peak of ``peak_dtype``. ``max_micro_batch_size`` is the largest that fits with this
+    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens.
+    """
+
+    scenario: TrainingScenario
+    batch: TrainingBatch
+    feasible: bool
+    reason: str | None
+    memory: TrainingMemory
+    step_time_s: float
+    breakdown_s: dict[str, float]
+    busy_s: dict[str, float]
+    bottleneck: str
+    throughput_tokens_per_s: float
+    model_flops_per_step: float
+    hardware_flops_per_step: float
+    peak_dtype: str
+    peak_flops_per_s: float
+    max_micro_batch_size: int
+    run: WholeRun | None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def throughput_tokens_per_s_per_gpu(self) -> float:
+        """Trained tokens per second and GPU."""
+        return self.throughput_tokens_per_s / self.scenario.num_gpus
+
+    @property
+    def model_flops_per_s_per_gpu(self) -> float:
+        """FLOP/s per GPU without what is recomputed."""
+        return self.model_flops_per_step / self.step_time_s / self.scenario.num_gpus
+
+    @property
+    def hardware_flops_per_s_per_gpu(self) -> float:
+        """FLOP/s per GPU with what is recomputed."""
+        return self.hardware_flops_per_step / self.step_time_s / self.scenario.num_gpus
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation: share of the peak."""
+        return self.model_flops_per_s_per_gpu / self.peak_flops_per_s
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOPs utilisation: share of the peak, recomputation counted."""
+        return self.hardware_flops_per_s_per_gpu / self.peak_flops_per_s
+
+
+def predict_training(scenario: TrainingScenario) -> TrainingResult:
+    """Predict one training job.
+
+    Raises:
+        SpecError: batch sizes that contradict each other, or something that is not modelled.
+    """
+    framework = get_framework(scenario.framework)
+    model = TrainingStep(scenario, framework)
+    batch = solve_batch(scenario, model)
+    load = TrainingLoad(
+        float(batch.micro_batch_size), float(batch.gradient_accumulation_steps), float(scenario.plan.seq_len)
+    )
+    evaluation = model.evaluate(load)
+    step = evaluation.step
+    latency = float(step.latency_s)
+    breakdown = {name: float(seconds) for name, seconds in step.parts_s.items() if seconds != 0}
+    dtype = model.kernels.dtype
+    tokens = batch.global_batch_size * scenario.plan.seq_len
+    flops = float(
+        training_flops(
+            scenario.model, batch.global_batch_size, scenario.plan.seq_len, scenario.plan.lora_rank > 0
+        )
+    )
+    again = recomputed_flops(
+        scenario.model, batch.global_batch_size, scenario.plan.seq_len, scenario.plan.activation_recomputation
+    )
+    return TrainingResult(
+        scenario=scenario,
+        batch=batch,
+        feasible=bool(evaluation.memory.fits),
+        reason=shortfall_reason(evaluation.memory),
+        memory=evaluation.memory,
+        step_time_s=latency,
+        breakdown_s=breakdown,
+        busy_s={name: float(seconds) for name, seconds in step.busy_s.items() if seconds != 0},
+        bottleneck=max(breakdown, key=lambda name: breakdown[name]),
+        throughput_tokens_per_s=tokens / latency,
+        model_flops_per_step=flops,
+        hardware_flops_per_step=flops + recomputing_share(scenario) * float(again),
+        peak_dtype=dtype,
+        peak_flops_per_s=scenario.gpu.peak_flops_per_s(dtype),
+        max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
+        run=_whole_run(scenario, tokens, latency),
+        warnings=(*evaluation.notes, *_warnings(scenario, dtype, framework.caveat, model)),
+    )
+
+
+# -- the batch ------------------------------------------------------------------------------------------------
+
+
+def solve_batch(scenario: TrainingScenario, model: TrainingStep) -> TrainingBatch:
+    """The batch sizes that the plan leaves open, from those that it gives; where too few are given, the largest that fits.
+
+    A global batch alone is cut into the largest micro-batch that fits and divides it. Where nothing fits the batch is
+    one sequence, and the memory says what is missing: never a negative batch.
+
+    Raises:
+        SpecError: the sizes that are given do not multiply.
+    """
+    plan, dp = scenario.plan, scenario.parallelism.dp_size
+    micro, steps, whole = plan.micro_batch_size, plan.gradient_accumulation_steps, plan.global_batch_size
+    if whole is not None and whole % dp:
+        raise SpecError(f"global_batch_size {whole} is not a multiple of dp_size {dp}")
+    if whole is not None:
+        micro, steps = _of_replica(whole // dp, micro, steps, dp, model)
+    if steps is None:
+        # A pipeline with fewer micro-batches than stages would idle for most of a step.
+        steps = scenario.parallelism.pp_size
+    if micro is None:
+        micro = max(_largest_micro_batch(model, float(steps)), 1)
+    return TrainingBatch(micro, steps, micro * steps * dp)
+
+
+def _of_replica(
+    sequences: int, micro: int | None, steps: int | None, dp: int, model: TrainingStep
+) -> tuple[int, int]:
+    """(micro-batch, accumulation steps) of one replica's ``sequences``."""
+    if micro is not None and steps is not None and micro * steps != sequences:
+        raise SpecError(
+            f"micro_batch_size {micro} x gradient_accumulation_steps {steps} x dp_size {dp} = {micro * steps * dp},"
+            f" but global_batch_size is {sequences * dp}"
+        )
+    for name, size in (("micro_batch_size", micro), ("gradient_accumulation_steps", steps)):
+        if size is not None and sequences % size:
+            raise SpecError(
+                f"{name} {size} does not divide the {sequences} sequences that each of {dp} replicas has"
+            )
+    if micro is not None:
+        return micro, sequences // micro
+    if steps is not None:
+        return sequences // steps, steps
+    largest = 1
+    for candidate in range(1, min(sequences, 2**16) + 1):
+        if sequences % candidate:
+            continue
+        load = TrainingLoad(float(candidate), float(sequences // candidate), float(model.plan.seq_len))
+        if not model.footprint.memory(load).fits:
+            break
+        largest = candidate
+    return largest, sequences // largest
+
+
+def _largest_micro_batch(model: TrainingStep, accumulation: float) -> int:
+    def fits(micro: Number) -> Number:
+        return model.footprint.memory(TrainingLoad(micro, accumulation, float(model.plan.seq_len))).fits
+
+    return largest_fitting(fits, _LARGEST_SEARCH)
+
+
+# -- the rest -------------------------------------------------------------------------------------------------
+
+
+def shortfall_reason(memory: TrainingMemory) -> str | None:
+    """What is missing on each tier that does not fit; None where all fit."""
+    named = (("GPU memory", memory.gpu), ("host memory", memory.cpu), ("NVMe", memory.nvme))
+    missing = [_shortfall(name, parts) for name, parts in named if not parts.fits]
+    return "; ".join(missing) if missing else None
+
+
+def _shortfall(name: str, parts: TrainingMemoryParts) -> str:
+    return (
+        f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
+        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
+    )
+
+
+def _whole_run(scenario: TrainingScenario, tokens_per_step: int, step_s: float) -> WholeRun | None:
+    tokens = scenario.plan.total_num_tokens
+    if tokens is None:
+        return None
+    steps = tokens / tokens_per_step
+    seconds = steps * step_s
+    return WholeRun(tokens, steps, seconds, seconds / _HOUR_S * scenario.num_gpus)
+
+
+def _warnings(
+    scenario: TrainingScenario, dtype: str, caveat: str | None, model: TrainingStep
+) -> tuple[str, ...]:
+    found = [] if caveat is None else [caveat]
+    gpu, asked = scenario.gpu, scenario.plan.compute_dtype
+    if format_bits(dtype) > format_bits(asked):
+        found.append(f"{gpu.name} has no {asked} matrix format, so products run in {dtype}")
+    if model.kernels.rates.efficiency.evidence == "assumed":
+        found.append(
+            f"the training efficiencies of {gpu.name} are assumed from its inference kernels, not measured"
+        )
+    return tuple(found)

@@ -1,0 +1,224 @@
+"""TrainingPlan and TrainingScenario: one complete question about training, checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.host import HostConfig
+from llm_perf.config.model import ModelConfig, MoEMLP
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
+from llm_perf.config.scenario import check_efficiency, check_parallelism
+from llm_perf.config.workload import Tier
+from llm_perf.errors import SpecError
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4"]
+PRECISION_DTYPES: dict[str, str] = {"mxfp8": "fp8", "nvfp4": "fp4"}
+"""Recipes whose name is not that of the number format in which the matrix products of the layers run."""
+_ALTERNATIVES = {
+    "fp16": ("fp16", "bf16"),
+    "bf16": ("bf16", "fp16"),
+    "tf32": ("tf32", "fp32"),
+    "fp32": ("fp32",),
+}
+
+Level = Annotated[ActivationRecomputation, BeforeValidator(ActivationRecomputation.of)]
+Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
+OffloadTier = Literal["gpu", "cpu", "nvme"]
+
+
+class TrainingPlan(Spec):
+    """What is trained and how: batch, memory savings, precision, optimizer, what leaves the GPU.
+
+    Attributes:
+        seq_len: tokens per sequence.
+        micro_batch_size: sequences of one data-parallel rank per pass; None is solved for.
+        gradient_accumulation_steps: passes per optimizer step; None is solved for.
+        global_batch_size: sequences per optimizer step over all ranks; None is solved for.
+        total_num_tokens: tokens of the whole run; None leaves days and cost out.
+        precision: of the layers' matrix products; attention, head and communication stay in 16 bit.
+        activation_recomputation: what of a layer is computed again in the backward pass.
+        recompute_layers: layers that recompute; None is all of them.
+        flash_attn: fused attention, which keeps no scores.
+        softmax_dropout: dropout on attention probabilities, which keeps a mask.
+        dropout: dropout after attention and feed-forward blocks, which keeps a mask of each.
+        layernorm_dtype_bytes: width of what a normalisation keeps.
+        mlp_recompute_gelu: the activation function is computed again in the backward pass.
+        mlp_activation_quant_bits: width in which the feed-forward block keeps its activations.
+        optimizer: by name, see `llm_perf.counts.optimizer.OPTIMIZERS`.
+        optimizer_state_bytes: bytes per trained parameter beside the master weights; None is the optimizer's own.
+        master_weights_dtype_bytes: 0 where the optimizer updates the weights themselves.
+        gradient_dtype_bytes: None is what the framework accumulates in.
+        ds_zero: DeepSpeed ZeRO stage; 3 is what FSDP's full sharding does.
+        shard_size: data-parallel ranks that share one copy of the state (hybrid sharding); None is all of them.
+        virtual_stages: model chunks of one pipeline rank (interleaved 1F1B).
+        optimizer_device, weights_device, activations_device: the tier of optimizer state with master weights, of
+            the weights, and of what the backward pass needs.
+        lora_rank: rank of the adapters that are trained instead of the weights; 0 trains the weights.
+        lora_targets: matrices with adapters.
+        base_weight_bits: width of frozen weights (QLoRA: 4).
+    """
+
+    seq_len: PositiveInt = 2048
+    micro_batch_size: PositiveInt | None = None
+    gradient_accumulation_steps: PositiveInt | None = None
+    global_batch_size: PositiveInt | None = None
+    total_num_tokens: Annotated[int, Field(strict=True, gt=0, le=10**18)] | None = None
+    precision: Precision = "bf16"
+    activation_recomputation: Level = ActivationRecomputation.NONE
+    recompute_layers: PositiveInt | None = None
+    flash_attn: bool = True
+    softmax_dropout: bool = False
+    dropout: bool = False
+    layernorm_dtype_bytes: Literal[2, 4] = 2
+    mlp_recompute_gelu: bool = False
+    mlp_activation_quant_bits: Literal[4, 8, 16] | None = None
+    optimizer: str = "adamw"
+    optimizer_state_bytes: Annotated[float, Field(ge=0, le=1000)] | None = None
+    master_weights_dtype_bytes: Literal[0, 2, 4] = 4
+    gradient_dtype_bytes: Literal[2, 4] | None = None
+    ds_zero: Stage = DSZeRO.NONE
+    shard_size: PositiveInt | None = None
+    virtual_stages: PositiveInt = 1
+    optimizer_device: Tier = "gpu"
+    weights_device: Tier = "gpu"
+    activations_device: Literal["gpu", "cpu"] = "gpu"
+    lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
+    lora_targets: Literal["all", "attention"] = "all"
+    base_weight_bits: Literal[4, 8, 16] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingPlan:
+        if self.weights_device != "gpu" and self.ds_zero is not DSZeRO.STAGE_3:
+            raise ValueError(
+                "weights leave the GPU in ZeRO-Infinity only: give ds_zero 3 with weights_device"
+            )
+        if self.optimizer_device != "gpu" and self.ds_zero is DSZeRO.NONE:
+            raise ValueError("the optimizer leaves the GPU in ZeRO-Offload only: give ds_zero 1, 2 or 3")
+        if self.base_weight_bits is not None and not self.lora_rank:
+            raise ValueError("base_weight_bits is for frozen weights: give lora_rank too")
+        if self.lora_rank and self.weights_device != "gpu":
+            raise ValueError("weights_device is modelled for full training only, without lora_rank")
+        return self
+
+    @property
+    def compute_dtype(self) -> str:
+        """Number format of the layers' matrix products."""
+        return PRECISION_DTYPES.get(self.precision, self.precision)
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes per element of what is not quantised: activations, weights that are gathered, communication."""
+        return 4 if self.precision in ("fp32", "tf32") else 2
+
+    @property
+    def quantised(self) -> bool:
+        """Whether operands of products are quantised from 16 bit first."""
+        return self.compute_dtype in ("fp8", "fp4")
+
+
+@dataclass(frozen=True)
+class TrainingScenario:
+    """A model trained on machines by a framework. tp x pp x cp x dp GPUs, spread evenly over ``num_nodes``.
+
+    ``constants`` override constants of the framework by name (a calibrated profile's content).
+
+    Raises:
+        SpecError: parts that do not go together, with what would be possible.
+    """
+
+    model: ModelConfig
+    gpu: GPUConfig
+    host: HostConfig
+    framework: str = "megatron"
+    plan: TrainingPlan = field(default_factory=TrainingPlan)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    num_nodes: int = 1
+    flops_efficiency: float | None = None
+    hbm_memory_efficiency: float | None = None
+    allow_long_context: bool = False
+    constants: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_efficiency("flops_efficiency", self.flops_efficiency)
+        check_efficiency("hbm_memory_efficiency", self.hbm_memory_efficiency)
+        check_parallelism(self.model, self.parallelism)
+        if self.num_gpus % self.num_nodes:
+            raise SpecError(
+                f"{self.num_gpus} GPUs (tp x pp x cp x dp) do not spread evenly over {self.num_nodes} nodes"
+            )
+        _check_plan(self.model, self.plan, self.parallelism)
+        limit = self.model.max_position_embeddings
+        if limit is not None and self.plan.seq_len > limit and not self.allow_long_context:
+            raise SpecError(
+                f"seq_len {self.plan.seq_len} exceeds the {limit} positions of {self.model.name}; shorten it or pass "
+                "--allow-long-context"
+            )
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the whole job."""
+        return self.parallelism.num_gpus
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of one node (of one NVLink domain where that is larger than a server)."""
+        return self.num_gpus // self.num_nodes
+
+    @property
+    def shard_ranks(self) -> int:
+        """Ranks that share one copy of the training state under ZeRO: data- and context-parallel ones."""
+        ranks = self.parallelism.dp_size * self.parallelism.cp_size
+        return min(self.plan.shard_size or ranks, ranks)
+
+    def replace(self, **changes: Any) -> TrainingScenario:
+        """A copy with some parts changed, checked again."""
+        return replace(self, **changes)
+
+
+def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
+    if plan.seq_len % parallelism.cp_size:
+        raise SpecError(f"cp_size {parallelism.cp_size} does not divide seq_len {plan.seq_len}")
+    if plan.virtual_stages > 1 and parallelism.pp_size == 1:
+        raise SpecError(f"virtual_stages {plan.virtual_stages} needs a pipeline: give pp_size")
+    if plan.virtual_stages * parallelism.pp_size > model.num_layers:
+        raise SpecError(
+            f"pp_size {parallelism.pp_size} x virtual_stages {plan.virtual_stages} is more than the "
+            f"{model.num_layers} layers of {model.name}"
+        )
+    if plan.recompute_layers is not None and plan.recompute_layers > model.num_layers:
+        raise SpecError(
+            f"recompute_layers {plan.recompute_layers} is more than the {model.num_layers} layers"
+        )
+    ranks = parallelism.dp_size * parallelism.cp_size
+    if plan.shard_size is not None and ranks % plan.shard_size:
+        raise SpecError(f"shard_size {plan.shard_size} does not divide dp_size x cp_size = {ranks}")
+    if plan.ds_zero >= DSZeRO.STAGE_2 and parallelism.pp_size > 1:
+        raise SpecError(
+            f"ds_zero {plan.ds_zero.value} with pp_size {parallelism.pp_size}: a pipeline keeps gradients and weights "
+            "of all micro-batches, so only stages 0 and 1 go with it"
+        )
+    if (
+        plan.lora_rank
+        and any(isinstance(group.mlp, MoEMLP) for group in model.layer_groups)
+        and plan.lora_targets == "all"
+    ):
+        raise SpecError(
+            "adapters on experts are not modelled: give lora_targets attention for a mixture of experts"
+        )
+
+
+def matrix_format(gpu: GPUConfig, dtype: str) -> str:
+    """The number format in which a GPU runs products asked for in ``dtype``: that one or the next wider.
+
+    Raises:
+        SpecError: the GPU has no format that is wide enough.
+    """
+    for name in _ALTERNATIVES.get(dtype, (dtype,)):
+        if name in gpu.peak_tflops:
+            return name
+    return gpu.dtype_for({"fp4": 8, "fp8": 16}.get(dtype, 32))

@@ -1,0 +1,155 @@
+"""Times of training kernels: products with thousands of rows and their gradients, attention both ways, memory traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.gpu import AttentionKernel, GPUConfig, TrainingEfficiency, TrainingGemm
+from llm_perf.counts.arrays import Number
+from llm_perf.hardware.roofline import p_norm
+
+_ASSUMED_HALF = 100.0
+_ASSUMED_BACKWARD = 0.75
+_KERNELS = ("triton_flash", "flash2", "cudnn")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingGemmRates:
+    """What products of one number format reach in training; see :class:`llm_perf.config.gpu.TrainingGemm`."""
+
+    flops_per_s: float
+    bytes_per_s: float
+    half_m: float
+    half_n: float
+    half_k: float
+    floor_s: float
+    knee_exponent: float
+    element_bytes: float
+
+    def product_s(self, m: Number, n: float, k: float, copies: Number = 1.0, scale: float = 1.0) -> Number:
+        """Seconds of ``copies`` products of (m, k) by (k, n) as one kernel, at ``scale`` times the usual rate."""
+        lost = 1.0 + self.half_m / m + self.half_n / n + self.half_k / k
+        compute = 2.0 * m * n * k * copies * lost / (self.flops_per_s * scale)
+        moved = self.element_bytes * (m * k + n * k) + 2.0 * m * n
+        return self.floor_s + p_norm(compute, copies * moved / self.bytes_per_s, self.knee_exponent)
+
+    def backward_s(
+        self, m: Number, n: float, k: float, copies: Number = 1.0, scale: float = 1.0, weights: bool = True
+    ) -> Number:
+        """Seconds of both gradients of (m, k) by (k, n): of the input, (m, n) by (n, k), and of the ``weights``."""
+        inputs = self.product_s(m, k, n, copies, scale)
+        return inputs + self._transposed_s(m, n, k, copies, scale) if weights else inputs
+
+    def _transposed_s(self, m: Number, n: float, k: float, copies: Number, scale: float) -> Number:
+        lost = 1.0 + self.half_m / n + self.half_n / k + self.half_k / m
+        compute = 2.0 * m * n * k * copies * lost / (self.flops_per_s * scale)
+        moved = self.element_bytes * (m * k + m * n) + 4.0 * n * k  # gradients of weights are 32 bits wide
+        return self.floor_s + p_norm(compute, copies * moved / self.bytes_per_s, self.knee_exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRates:
+    """All rates of one GPU that a training step needs, efficiencies applied."""
+
+    gemm: TrainingGemmRates
+    wide_gemm: TrainingGemmRates
+    attention_forward_flops_per_s: float
+    attention_backward_flops_per_s: float
+    exp_flops: float
+    elementwise_bytes_per_s: float
+    efficiency: TrainingEfficiency
+    kernel: str
+
+
+def training_rates(
+    gpu: GPUConfig,
+    dtype: str,
+    wide_dtype: str,
+    kernels: tuple[str, ...] = _KERNELS,
+    flops_efficiency: float | None = None,
+    memory_efficiency: float | None = None,
+    flops_scale: float = 1.0,
+) -> TrainingRates:
+    """The rates of a GPU for layers in ``dtype`` and what stays in ``wide_dtype``.
+
+    ``kernels`` are the attention kernels that the framework may use, best first; the first one that the GPU's file knows
+    is taken. ``flops_scale`` is the framework's factor on products. ``flops_efficiency`` and
+    ``memory_efficiency`` replace the GPU's own constants (floors stay).
+    """
+    own = training_efficiency(gpu)
+    kernel = next((name for name in kernels if name in own.attention), next(reversed(own.attention)))
+    shares = own.attention[kernel]
+    peak = gpu.peak_flops_per_s(wide_dtype)
+    bandwidth = gpu.hbm_bandwidth_bytes_per_s
+
+    def attention(share: float) -> float:
+        return peak * (share if flops_efficiency is None else flops_efficiency)
+
+    def rates(name: str) -> TrainingGemmRates:
+        return _gemm_rates(gpu, own, name, flops_efficiency, memory_efficiency, flops_scale)
+
+    moving = own.elementwise_memory_efficiency if memory_efficiency is None else memory_efficiency
+    return TrainingRates(
+        gemm=rates(dtype),
+        wide_gemm=rates(wide_dtype),
+        attention_forward_flops_per_s=attention(shares.forward),
+        attention_backward_flops_per_s=attention(shares.backward),
+        exp_flops=own.exp_flops if flops_efficiency is None else 0.0,
+        elementwise_bytes_per_s=bandwidth * moving,
+        efficiency=own,
+        kernel=kernel,
+    )
+
+
+_ELEMENT_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+
+
+def _gemm_rates(
+    gpu: GPUConfig,
+    own: TrainingEfficiency,
+    dtype: str,
+    flops_efficiency: float | None,
+    memory_efficiency: float | None,
+    scale: float,
+) -> TrainingGemmRates:
+    entry = own.gemm_for(dtype)
+    if flops_efficiency is not None:
+        entry, scale = TrainingGemm(flops_efficiency=flops_efficiency), 1.0
+    moving = own.memory_efficiency if memory_efficiency is None else memory_efficiency
+    return TrainingGemmRates(
+        flops_per_s=gpu.peak_flops_per_s(dtype) * min(entry.flops_efficiency * scale, 1.0),
+        bytes_per_s=gpu.hbm_bandwidth_bytes_per_s * moving,
+        half_m=entry.half_m,
+        half_n=entry.half_n,
+        half_k=entry.half_k,
+        floor_s=own.floor_us * 1e-6,
+        knee_exponent=gpu.efficiency.knee_exponent,
+        element_bytes=_ELEMENT_BYTES.get(dtype, 2.0),
+    )
+
+
+def training_efficiency(gpu: GPUConfig) -> TrainingEfficiency:
+    """The GPU's training efficiencies; where it has none, those of its inference kernels with an assumed backward pass."""
+    known = gpu.efficiency
+    if known.training is not None:
+        return known.training
+    halves = {"half_n": _ASSUMED_HALF, "half_k": _ASSUMED_HALF} if known.name != "textbook roofline" else {}
+    gemm = {
+        name: TrainingGemm(flops_efficiency=entry.flops_efficiency, half_m=entry.half_m, **halves)
+        for name, entry in known.gemm.items()
+    }
+    forward = known.attention.prefill_flops_efficiency
+    entry = known.gemm_for("default")
+    return TrainingEfficiency(
+        gemm=gemm,
+        memory_efficiency=entry.memory_efficiency,
+        floor_us=entry.floor_us,
+        attention={"flash2": AttentionKernel(forward=forward, backward=forward * _ASSUMED_BACKWARD)},
+        exp_flops=0.0,
+        elementwise_memory_efficiency=known.elementwise.memory_efficiency,
+        gather_efficiency=min(known.collective.bus_efficiency, 1.0),
+        all_to_all_efficiency=min(known.collective.bus_efficiency, 1.0),
+        inter_node_efficiency=known.collective.inter_node_efficiency,
+        evidence="assumed",
+        source=f"inference kernels of {known.name}; attention backward at {_ASSUMED_BACKWARD:g} of forward, assumed",
+    )

@@ -1,0 +1,77 @@
+"""Frameworks by name: the constants of each, and the attention kernels that it uses."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+from pydantic import Field
+
+from llm_perf.config import files
+from llm_perf.config.names import resolve
+from llm_perf.config.training import TrainingScenario
+from llm_perf.systems.constants import ConstantsFile, overridden
+
+FRAMEWORKS = (
+    "megatron",
+    "megatron_2022",
+    "megatron_bridge",
+    "megatron_bridge_25",
+    "composer",
+    "fsdp",
+    "deepspeed",
+    "axolotl",
+)
+"""Each is a YAML file of constants in this folder."""
+
+
+class Framework(ConstantsFile):
+    """The constants of a framework and version.
+
+    Attributes:
+        attention: fused attention kernels that it may use, best first.
+        defaults: fields of a training plan that this framework sets where nobody says otherwise.
+    """
+
+    attention: tuple[str, ...] = ()
+    defaults: dict[str, bool | int | str] = Field(default_factory=dict)
+
+
+@cache
+def load_framework(name: str) -> Framework:
+    """A framework's file, what it extends included.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    file = resources.files("llm_perf.systems.training") / f"{name}.yaml"
+    text = file.read_text("utf-8")
+    own = files.build(Framework, files.parse_mapping(text, file.name), text, file.name)
+    if own.extends is None:
+        return own
+    parent = load_framework(own.extends)
+    return own.replace(
+        constants=parent.constants | own.constants,
+        attention=own.attention or parent.attention,
+        defaults=parent.defaults | own.defaults,
+    )
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    return {alias: name for name in FRAMEWORKS for alias in load_framework(name).aliases}
+
+
+@cache
+def get_framework(name: str) -> Framework:
+    """A framework by name or alias.
+
+    Raises:
+        SpecError: unknown; the nearest names are listed.
+    """
+    return load_framework(name if name in FRAMEWORKS else resolve("framework", name, FRAMEWORKS, _aliases()))
+
+
+def framework_constants(scenario: TrainingScenario, framework: Framework) -> dict[str, float]:
+    """The framework's constants by name, those of the scenario's profile in place of the file's."""
+    return overridden(framework, scenario.constants)
