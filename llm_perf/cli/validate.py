@@ -6,13 +6,22 @@ import json
 
 import click
 
+from llm_perf.errors import SpecError
+
 
 @click.command("validate")
 @click.option("--system", help="Only runs of this system; they are listed row by row.")
 @click.option("--gpu", help="Only runs on this GPU; they are listed row by row.")
+@click.option(
+    "--leave-out",
+    type=click.Choice(("machine", "gpu", "family", "model")),
+    help="Refit the system's constants without each of these in turn, and predict its rows (extra: search).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-def validate(system: str | None, gpu: str | None, as_json: bool) -> int:
+def validate(system: str | None, gpu: str | None, leave_out: str | None, as_json: bool) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
+    if leave_out is not None:
+        return _leave_out(system, gpu, leave_out, as_json)
     from calibrate.validate import validate as compare_all
     from llm_perf.report.validation_text import validation_report
 
@@ -21,4 +30,17 @@ def validate(system: str | None, gpu: str | None, as_json: bool) -> int:
         click.echo(json.dumps(found, allow_nan=False))
     else:
         click.echo(validation_report(found, every_row=system is not None or gpu is not None))
+    return 0
+
+
+def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: bool) -> int:
+    from calibrate.transfer import transfer
+    from llm_perf.report.transfer_text import transfer_report
+
+    if system is None:
+        raise SpecError("--leave-out refits the constants of one system: give it with --system")
+    if gpu is not None:
+        raise SpecError("--leave-out takes all rows of a system: leave --gpu out")
+    found = transfer(system, leave_out).as_dict()
+    click.echo(json.dumps(found, allow_nan=False) if as_json else transfer_report(found))
     return 0

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from llm_perf.config.base import Name, Spec
-from llm_perf.config.gpu import GPUConfig, GPUEfficiency, Link, NonNegativeQuantity
-from llm_perf.config.host import Disk, HostConfig
+from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
+from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import load_spec
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
 S = TypeVar("S", bound=Spec)
@@ -21,7 +22,7 @@ class Profile(Spec):
     Attributes:
         system_constants: per system, constants by name (those of the YAML beside the system's module).
         host: fields of HostConfig to replace; tables (``copies``, ``layer_overhead_ms``) and ``disk`` may be given in part.
-        gpu: fields of GPUConfig to replace; ``efficiency``, ``link`` and ``peak_tflops`` may be given in part.
+        gpu: fields of GPUConfig to replace; ``efficiency``, its tables, ``link`` and ``peak_tflops`` may be given in part.
         provenance: machine, versions, date, runs used, residuals, what it was not fitted on.
     """
 
@@ -58,6 +59,21 @@ class Profile(Spec):
         """
         return self._applied(gpu, self.gpu)
 
+    def apply(self, scenario: Scenario) -> Scenario:
+        """The scenario with this profile's constants of its system and its fields of host and GPU.
+
+        Constants that the scenario overrides already and this profile does not name stay.
+
+        Raises:
+            SpecError: a field does not exist or is out of range.
+        """
+        constants = dict(scenario.constants) | dict(self.constants_of(scenario.system))
+        return scenario.replace(
+            constants=tuple(sorted(constants.items())),
+            host=self.apply_to_host(scenario.host, scenario.system),
+            gpu=self.apply_to_gpu(scenario.gpu),
+        )
+
     def _applied(self, spec: S, changes: dict[str, Any]) -> S:
         """The spec with changed fields; tables and parts of specs may be given in part."""
         try:
@@ -68,11 +84,14 @@ class Profile(Spec):
 
 
 def _merged(current: Any, change: Any) -> Any:
-    """A rate is replaced as a whole, since its source belongs to its value."""
+    """A rate is replaced as a whole, since its source belongs to its value; tables and other specs entry by entry."""
     if isinstance(change, dict) and isinstance(current, dict):
-        return current | change
-    if isinstance(change, dict) and isinstance(current, (Disk, GPUEfficiency, Link)):
-        return current.replace(**change)
+        return current | {key: _merged(current.get(key), entry) for key, entry in change.items()}
+    if isinstance(change, dict) and isinstance(current, Spec) and not isinstance(current, Rate):
+        known = type(current).model_fields
+        return current.replace(
+            **{k: _merged(getattr(current, k), entry) if k in known else entry for k, entry in change.items()}
+        )
     return change
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -26,6 +27,19 @@ class Constant(Spec):
         if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
             raise ValueError(f"value {self.value} is outside its range {list(self.range)}")
         return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the value was fitted to measured runs, as its source says, rather than counted or documented."""
+        return "fitted" in self.source
+
+    @property
+    def unfitted(self) -> float:
+        """What is known without the runs that it was fitted to: the middle of the range, or the value of a counted one."""
+        if not self.fitted or self.range is None:
+            return self.value
+        low, high = self.range
+        return math.sqrt(low * high) if low > 0 else (low + high) / 2
 
 
 class ConstantsFile(Spec):

@@ -1,0 +1,359 @@
+"""How far a system's predictions carry: every constant refitted without one machine, GPU, family or model in turn.
+
+The rows of the group that was left out are then predicted with constants that never saw it. Three more figures stand
+beside: the constants as they ship, no fit at all (what was fitted to a host's runs removed, so that ratios to the data
+sheet take its place), and a refit to all rows.
+
+What is refitted: each constant of the system that has a plausible range, and for each machine a factor on the constants
+that stand for its own rates. A constant that was fitted to runs, as its source says, starts from the middle of its range,
+since the shipped value knows all rows; one that was counted or is documented starts from its value. A machine that is left
+out keeps the factor 1: it gets what the others have in common.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from calibrate.overrides import Overrides, concerns
+from calibrate.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
+from calibrate.settings import run_of, scenario_of
+from calibrate.validate import Compared, Validation, statistics_of, validate
+from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError, bad_value
+from llm_perf.systems import Load, get_system
+
+__all__ = [
+    "GROUPINGS",
+    "Case",
+    "LeftOut",
+    "Transfer",
+    "cases_of",
+    "leave_out",
+    "parameters_of",
+    "predicted",
+    "transfer",
+    "unfitted",
+]
+
+MACHINE_CONSTANTS: Final = frozenset(
+    {
+        "buffered_read_gb_per_s",
+        "cpu_attention_ratio",
+        "disk_over_stated",
+        "driver_link_ratio",
+        "fresh_d2h_gb_per_s",
+        "growing_slice_link_ratio",
+        "launch_ms",
+        "layer_overhead_ms",
+        "pageable_link_ratio",
+        "phase_ms",
+        "pinned_link_ratio",
+    }
+)
+"""Constants that stand for a rate or time of a machine where its host file states none."""
+
+_FACTOR: Final = (0.5, 2.0)
+"""How far a machine's own rate may be from what machines have in common."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a fit: what was measured, and the scenario that predicts it without any fitted rate."""
+
+    compared: Compared
+    scenario: Scenario
+
+    @property
+    def target(self) -> Target:
+        """The measured value, or its rounding interval."""
+        return Target.of(self.compared.measured, self.compared.rounding)
+
+
+def _machine(case: Case) -> str:
+    return case.scenario.host.name
+
+
+def _gpu(case: Case) -> str:
+    return case.scenario.gpu.name
+
+
+def _model(case: Case) -> str:
+    return case.scenario.model.name
+
+
+def _family(case: Case) -> str:
+    """The name of the model up to its first number."""
+    name = case.scenario.model.name.rpartition("/")[2].rpartition("_")[2]
+    return re.split(r"[-_.]?\d", name, maxsplit=1)[0]
+
+
+GROUPINGS: Final[dict[str, Callable[[Case], str]]] = {
+    "machine": _machine,
+    "gpu": _gpu,
+    "family": _family,
+    "model": _model,
+}
+"""What may be left out, and the group of a row."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One group, the fit without it, and its rows predicted by that fit."""
+
+    group: str
+    fit: Fit
+    rows: tuple[Compared, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """All groups in turn; rows in the table's order."""
+
+    system: str
+    leave_out: str
+    parameters: tuple[Parameter, ...]
+    groups: tuple[LeftOut, ...]
+    refit: Fit
+    shipped: Validation
+    no_fit: Validation
+    refitted: Validation
+    left_out: Validation
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole as one JSON object."""
+        kinds = {
+            "shipped": self.shipped,
+            "no_fit": self.no_fit,
+            "refit": self.refitted,
+            "left_out": self.left_out,
+        }
+        classes = {kind: found.classes() | {"all": _overall(found)} for kind, found in kinds.items()}
+        return {
+            "schema_version": 1,
+            "system": self.system,
+            "leave_out": self.leave_out,
+            "classes": {name: {kind: classes[kind][name] for kind in kinds} for name in classes["left_out"]},
+            "groups": [_group_dict(group) for group in self.groups],
+            "parameters": [self._parameter_dict(parameter) for parameter in self.parameters],
+            "rows": [row.as_dict() for row in self.left_out.rows],
+            "excluded": dict(self.shipped.excluded),
+            "seconds": self.seconds,
+        }
+
+    def _parameter_dict(self, parameter: Parameter) -> dict[str, Any]:
+        name = parameter.name
+        return {
+            "name": name,
+            "low": parameter.low,
+            "high": parameter.high,
+            "scale": parameter.scale,
+            "factor": parameter.factor,
+            "start": parameter.value,
+            "refit": None if name in self.refit.unmoved else self.refit.values[name],
+            "at_bound": name in self.refit.at_bound,
+            "left_out": {
+                group.group: None if name in group.fit.unmoved else group.fit.values[name]
+                for group in self.groups
+            },
+        }
+
+
+def _group_dict(group: LeftOut) -> dict[str, Any]:
+    found = Validation(group.rows, {})
+    return {
+        "left_out": group.group,
+        "rows": len(group.rows),
+        "gm": _overall(found)["gm"],
+        "bias": _overall(found)["bias"],
+        "classes": found.classes(),
+        "fitted_rows": len(group.fit.log_ratios),
+        "fitted_gm": group.fit.gm,
+        "at_bound": list(group.fit.at_bound),
+    }
+
+
+def _overall(found: Validation) -> dict[str, Any]:
+    return statistics_of(found.rows)
+
+
+# -- rows ---------------------------------------------------------------------------------------------------
+
+
+def cases_of(shipped: Validation) -> tuple[Case, ...]:
+    """The rows that are predicted at all, with scenarios from which everything fitted to a host is removed."""
+    return tuple(
+        Case(row, unfitted(scenario_of(run_of(row.measurement))))
+        for row in shipped.rows
+        if row.predicted is not None
+    )
+
+
+def unfitted(scenario: Scenario) -> Scenario:
+    """The scenario on a host that states nothing but its data sheet and what was measured apart from whole runs."""
+    host = scenario.host
+    rates = {name: None for name in HostConfig.model_fields if _is_fitted(getattr(host, name))}
+    disk = host.disk
+    if disk is not None:
+        disk = disk.replace(
+            **{name: None for name in type(disk).model_fields if _is_fitted(getattr(disk, name))}
+        )
+    kept = {name: rate for name, rate in host.copies.items() if not _is_fitted(rate)}
+    return scenario.replace(host=host.replace(copies=kept, layer_overhead_ms={}, disk=disk, **rates))
+
+
+def _is_fitted(rate: Any) -> bool:
+    """Whether a rate was fitted to runs or guessed beside such, so that a host without runs would not have it."""
+    return isinstance(rate, Rate) and rate.provenance in ("fitted", "ratio", "assumed")
+
+
+def predicted(scenario: Scenario, quantity: str) -> float:
+    """A quantity of one scenario, as `calibrate.validate` names them; latency only, so quicker than a whole result.
+
+    Raises:
+        SpecError: this quantity is not one of time.
+    """
+    workload = scenario.workload
+    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    found = get_system(scenario.system).evaluate(scenario, load)
+    steps = workload.gen_len - 1
+    prefill = float(found.prefill.latency_s)
+    decode = float(found.decode.latency_s) if found.decode is not None and steps else 0.0
+    if quantity == "throughput_tokens_per_s":
+        tokens = workload.prompt_len if scenario.model.encoder else workload.gen_len
+        return workload.batch_size * tokens / (prefill + decode)
+    times = {"total_latency_s": prefill + decode, "prefill_latency_s": prefill}
+    if steps:
+        times["latency_per_token_s"] = decode / steps
+    if quantity not in times:
+        raise SpecError(f"{quantity} is no time of this run")
+    return times[quantity]
+
+
+# -- parameters -----------------------------------------------------------------------------------------------
+
+
+def parameters_of(system: str, cases: Sequence[Case]) -> tuple[Parameter, ...]:
+    """Every constant with a plausible range, then factors of machines on what is their own."""
+    found = [
+        Parameter(f"system.{name}", c.unfitted, *c.range, scale="log" if c.range[0] > 0 else "linear")
+        for name, c in get_system(system).file.constants.items()
+        if c.range is not None and c.range[0] < c.range[1]
+    ]
+    own = [p.name for p in found if p.name.partition(".")[2] in MACHINE_CONSTANTS]
+    hosts = {case.scenario.host.name: case.scenario.host for case in cases}
+    for name, host in hosts.items():
+        of_disk = [] if host.disk is None else ["host.disk.stated_read_gb_per_s"]
+        found += [Parameter(f"{path}@{name}", 1.0, *_FACTOR, factor=True) for path in (*own, *of_disk)]
+    return tuple(found)
+
+
+def _depends(
+    parameters: Sequence[Parameter],
+    cases: Sequence[Case],
+    predict: Prediction[Case],
+) -> tuple[frozenset[int], ...]:
+    """Rows that each parameter changes. A factor on a constant changes those of its machine that the constant does."""
+    by_name: dict[str, frozenset[int]] = {}
+    for parameter in parameters:
+        rows = [index for index, case in enumerate(cases) if concerns(parameter, case.scenario)]
+        whole = by_name.get(parameter.name.partition("@")[0])
+        if whole is None:
+            starts = [parameter, *(p for p in parameters if p is not parameter)]
+            whole = sensitive(starts, cases, predict, [rows, *[()] * (len(starts) - 1)])[0]
+        by_name[parameter.name] = whole & frozenset(rows)
+    return tuple(by_name[parameter.name] for parameter in parameters)
+
+
+# -- leaving out ----------------------------------------------------------------------------------------------
+
+
+def leave_out(
+    parameters: Sequence[Parameter],
+    rows: Sequence[Any],
+    targets: Sequence[Target],
+    groups: Sequence[str],
+    predict: Prediction[Any],
+    depends: Sequence[frozenset[int]] | None = None,
+) -> dict[str, tuple[Fit, dict[int, float]]]:
+    """For each group a fit to the rows of all others, and its own rows predicted by it: ``{group: (fit, {row: p})}``.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+        SpecError: there is only one group.
+    """
+    names = list(dict.fromkeys(groups))
+    if len(names) < 2:
+        raise SpecError(f"all rows are of {names[0] if names else 'no group'}: nothing would be left to fit")
+    touched = sensitive(parameters, rows, predict) if depends is None else depends
+    found = {}
+    for name in names:
+        kept = [index for index, group in enumerate(groups) if group != name]
+        place = {index: position for position, index in enumerate(kept)}
+        fitted = fit(
+            parameters, [rows[i] for i in kept], [targets[i] for i in kept], predict,
+            depends=[frozenset(place[i] for i in rows_of if i in place) for rows_of in touched],
+        )  # fmt: skip
+        left = [index for index, group in enumerate(groups) if group == name]
+        found[name] = (fitted, {index: predict(rows[index], fitted.values) for index in left})
+    return found
+
+
+def transfer(system: str, leave: str) -> Transfer:
+    """Refit a system's constants without each machine, GPU, family or model in turn.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+        SpecError: the system or grouping is unknown, nothing was measured, or there is only one group.
+    """
+    if leave not in GROUPINGS:
+        raise bad_value("leave_out", leave, f"one of {', '.join(GROUPINGS)}")
+    require_scipy("--leave-out")
+    begin = time.perf_counter()
+    shipped = validate(system)
+    cases = cases_of(shipped)
+    if not cases:
+        raise SpecError(f"no published run of system {system} is predicted")
+    name = cases[0].scenario.system
+    groups = [GROUPINGS[leave](case) for case in cases]
+    if len(set(groups)) < 2:
+        raise SpecError(
+            f"all {len(cases)} rows of {name} are of one {leave}, {groups[0]}: nothing would be left to fit"
+        )
+    parameters = parameters_of(name, cases)
+    overrides = Overrides(parameters)
+
+    def predict(case: Case, values: Mapping[str, float]) -> float:
+        return predicted(overrides.apply(case.scenario, values), case.compared.quantity)
+
+    depends = _depends(parameters, cases, predict)
+    targets = [case.target for case in cases]
+    refit = fit(parameters, cases, targets, predict, depends=depends)
+    found = leave_out(parameters, cases, targets, groups, predict, depends)
+    values = {index: value for _, rows in found.values() for index, value in rows.items()}
+
+    def with_predictions(predictions: Sequence[float]) -> Validation:
+        pairs = zip(cases, predictions, strict=True)
+        return Validation(tuple(replace(case.compared, predicted=p, others={}) for case, p in pairs), {})
+
+    left = with_predictions([values[index] for index in range(len(cases))])
+    return Transfer(
+        system=name,
+        leave_out=leave,
+        parameters=parameters,
+        groups=tuple(
+            LeftOut(group, fitted, tuple(left.rows[i] for i in rows))
+            for group, (fitted, rows) in found.items()
+        ),
+        refit=refit,
+        shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
+        no_fit=with_predictions([predicted(case.scenario, case.compared.quantity) for case in cases]),
+        refitted=with_predictions([predict(case, refit.values) for case in cases]),
+        left_out=left,
+        seconds=time.perf_counter() - begin,
+    )

@@ -1,0 +1,70 @@
+"""llm-perf validate --leave-out, as a user meets it."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """Accelerate, whose rows are the quickest to fit."""
+    from calibrate.transfer import transfer
+
+    return transfer("accelerate", "model").as_dict()
+
+
+def test_every_row_is_predicted_by_a_fit_without_its_model(shown):
+    assert sum(group["rows"] for group in shown["groups"]) == len(shown["rows"])
+    for group in shown["groups"]:
+        assert group["fitted_rows"] + group["rows"] == len(shown["rows"])
+        assert math.isfinite(group["gm"])
+
+
+def test_the_report_is_80_columns_wide(shown):
+    from llm_perf.report.transfer_text import transfer_report
+
+    text = transfer_report(shown)
+    assert max(map(len, text.splitlines())) <= 80
+    for name in ("offload-cpu", "facebook/opt-30b", "driver_link_ratio", "left out"):
+        assert name in text
+
+
+def test_the_command_prints_one_object(llm_perf):
+    found = llm_perf("validate", "--system", "accelerate", "--leave-out", "machine", "--json").json
+    assert found["schema_version"] == 1
+    assert {group["left_out"] for group in found["groups"]} >= {"gcp-t4"}
+    assert set(found["classes"]["all"]) == {"shipped", "no_fit", "refit", "left_out"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (("--leave-out", "machine"), "--system"),
+        (("--system", "accelerate", "--gpu", "t4", "--leave-out", "machine"), "--gpu"),
+        (("--system", "accelerate", "--leave-out", "planet"), "planet"),
+        (("--system", "zero_inference", "--leave-out", "family"), "one family"),
+        (("--system", "deepspeed_inference", "--leave-out", "machine"), "no published run"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_left_out_ends_with_one_line_and_exit_2(llm_perf, arguments, mentioned):
+    shown = llm_perf("validate", *arguments)
+    assert shown.code == 2
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert mentioned in shown.err
+
+
+def test_without_scipy_one_line_names_the_extra():
+    program = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "from llm_perf.cli.main import main\n"
+        "sys.exit(main(['validate', '--system', 'accelerate', '--leave-out', 'machine']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "llm-perf[search]" in done.stderr
