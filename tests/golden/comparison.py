@@ -11,10 +11,11 @@ import yaml
 
 from llm_perf.errors import LLMPerfError
 from tests.golden.oracle import Refused
-from tests.golden.oracle_times import TimedOracle
-from tests.golden.reference import FOLDER, Case, ask, equal
+from tests.golden.oracle_training import TrainingOracle
+from tests.golden.reference import FOLDER, SUMMARIES, Case, ask, equal
 
 REFUSED = "refused"
+CHOSEN = "batch_size_per_gpu"
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,17 @@ def conditions(case: Case, method: str, arguments: dict[str, Any]) -> dict[str, 
     stage = arguments.get("ds_zero", 0)
     return {
         "inference": method == "inference",
-        "training": arguments.get("is_inference") is False,
+        "summary": method in SUMMARIES,
+        "steps": method == "training",
+        "tokens": arguments.get("total_num_tokens"),
+        "accumulation": arguments.get("gradient_accumulation_steps"),
+        "global_batch": arguments.get("global_batch_size"),
+        "level": arguments.get("activation_recomputation", 0),
+        "training": method == "training" or arguments.get("is_inference") is False,
         "gated_argument": arguments.get("gated_linear_units", False),
         "kv_cache": arguments.get("use_kv_cache", False),
-        "batch": arguments.get("batch_size_per_gpu", 1),
-        "seq": arguments.get("seq_len", 1),
+        "batch": 1 if arguments.get("batch_size_per_gpu") is None else arguments["batch_size_per_gpu"],
+        "seq": arguments.get("seq_len") or case.model["max_seq_len"] or 1,
         "gen": arguments.get("num_tokens_to_generate", 0),
         "stage": stages.index(stage) if isinstance(stage, str) else stage,
         "layernorm_bytes": arguments.get("layernorm_dtype_bytes", arguments.get("dtype_bytes", 4)),
@@ -89,7 +96,7 @@ def conditions(case: Case, method: str, arguments: dict[str, Any]) -> dict[str, 
 def oracle(case: Case, method: str, arguments: dict[str, Any], faults: frozenset[str]) -> Any:
     """The oracle's answer; the name of an error where it refuses."""
     try:
-        return getattr(TimedOracle(case, faults), method)(**arguments)
+        return getattr(TrainingOracle(case, faults), method)(**arguments)
     except Refused as refusal:
         return str(refusal)
 
@@ -111,7 +118,9 @@ def differences(method: str, left: Any, right: Any) -> set[str]:
     """The method, or the summary keys, whose values differ; "refused" where only one is an error."""
     if isinstance(left, str) or isinstance(right, str):
         return set() if isinstance(left, str) and isinstance(right, str) else {REFUSED}
-    if method == "inference":
+    if method == "training" and left[CHOSEN] != right[CHOSEN]:
+        return {CHOSEN}  # where the largest batch that fits is another, everything else follows from it
+    if method in SUMMARIES:
         return {key for key in left.keys() & right.keys() if not equal(left[key], right[key])}
     return set() if equal(left, right) else {method}
 

@@ -33,8 +33,9 @@ class TimedOracle(Oracle):
     ) -> float:
         compute = self.get_num_flops_fwd_per_layer_mlp(batch_size, seq_len) / self.tp / self.F
         gated = self.gated and not self.has("gated-activations")
+        level = activation_recomputation if self.has("full-forward") else "NONE"
         moved = self.get_activation_memory_per_layer_mlp(
-            batch_size, seq_len, is_inference, activation_recomputation, gated_linear_units=gated
+            batch_size, seq_len, is_inference, level, gated_linear_units=gated
         )
         memory = (self._mlp_read(batch_size * seq_len) * self.w + moved) / self.B
         exchange = self.get_latency_fwd_per_layer_mlp_moe_alltoall(batch_size, seq_len) if self.E > 1 else 0

@@ -30,13 +30,34 @@ INFERENCE_DEFAULTS = {
     "kv_cache_dtype_bytes": None,
     "cost_per_gpu_hour": None,
 }
+TRAINING_DEFAULTS = {
+    "batch_size_per_gpu": None,
+    "gradient_accumulation_steps": None,
+    "global_batch_size": None,
+    "seq_len": None,
+    "total_num_tokens": None,
+    "activation_recomputation": 0,
+    "ds_zero": 0,
+    "layernorm_dtype_bytes": 4,
+    "master_weights_dtype_bytes": 4,
+    "other_op_bytes": None,
+    "flash_attn": True,
+    "softmax_dropout": False,
+    "mlp_activation_quant_bits": None,
+    "mlp_1linear_quant_bits": None,
+    "mlp_gelu_input_quant_bits": None,
+    "mlp_2linear_quant_bits": None,
+    "mlp_recompute_gelu": False,
+}
+SUMMARIES = ("inference", "training")
+"""Methods whose answer is a summary."""
 
 
 @dataclass(frozen=True)
 class Case:
     """Inputs of one analysis and what llm-analysis gave.
 
-    ``calls`` are (method, arguments, value); a summary is the value of the method ``inference``. ``error`` is set
+    ``calls`` are (method, arguments, value); a summary is the value of ``inference`` or ``training``. ``error`` is set
     where there is none.
     """
 
@@ -66,22 +87,25 @@ def ask(analysis: LLMAnalysis, method: str, arguments: dict[str, Any], **extra: 
     converted = dict(arguments)
     if isinstance(converted.get("ds_zero"), str):
         converted["ds_zero"] = DSZeRO[converted["ds_zero"]]
-    if "activation_recomputation" in converted:
+    if isinstance(converted.get("activation_recomputation"), str):
         converted["activation_recomputation"] = ActivationRecomputation[converted["activation_recomputation"]]
     return getattr(analysis, method)(**converted, **extra)
 
 
 @cache
 def load(name: str) -> tuple[Case, ...]:
-    """The cases of one file: ``infer``, ``methods``, ``train``, ``extra_infer`` or ``extra_methods``."""
+    """The cases of one file: ``infer``, ``methods`` or ``train``, or one of these with ``extra_`` before it."""
     document = json.loads((FOLDER / f"llm_analysis_{name}.json").read_text("utf-8"))
-    return tuple(_case(document, row) for row in document["cases"])
+    method, defaults = (
+        ("training", TRAINING_DEFAULTS) if "train" in name else ("inference", INFERENCE_DEFAULTS)
+    )
+    return tuple(_case(document, row, method, defaults) for row in document["cases"])
 
 
-def _case(document: dict[str, Any], row: dict[str, Any]) -> Case:
+def _case(document: dict[str, Any], row: dict[str, Any], method: str, defaults: dict[str, Any]) -> Case:
     calls = [tuple(call) for call in row.get("results", ())]
     if "results" not in row:
-        calls = [("inference", INFERENCE_DEFAULTS | row["call"], row.get("summary"))]
+        calls = [(method, defaults | row["call"], row.get("summary"))]
     return Case(
         id=row["id"],
         model={"name": row["model"], **document["models"][row["model"]]},
@@ -97,6 +121,11 @@ def _case(document: dict[str, Any], row: dict[str, Any]) -> Case:
 def inference_cases() -> tuple[Case, ...]:
     """Every case whose one call is `inference`."""
     return load("infer") + load("extra_infer")
+
+
+def training_cases() -> tuple[Case, ...]:
+    """Every case whose one call is `training`."""
+    return load("train") + load("extra_train")
 
 
 def method_cases() -> tuple[Case, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 
 from tests.golden.comparison import departures, differences, llm_analysis, llm_perf, oracle
-from tests.golden.reference import Case, inference_cases, method_cases
+from tests.golden.reference import Case, inference_cases, method_cases, training_cases
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "llm_analysis_departures.md"
-CASES = inference_cases() + method_cases()
+CASES = inference_cases() + training_cases() + method_cases()
 ALL, NONE = frozenset(departures()), frozenset()
 
 
@@ -45,6 +46,19 @@ def test_long_contexts_are_right_where_they_are_allowed(case_id: str) -> None:
     assert llm_perf(case, method, arguments) == "SpecError"
     ours = llm_perf(case, method, arguments, allow_long_context=True)
     recomputed = oracle(case, method, arguments, frozenset({"context-limit"}))
+    assert isinstance(ours, dict)
+    assert not differences(method, ours, recomputed)
+
+
+@pytest.mark.parametrize(
+    "case_id", ["train-03", "train-12", "train-25", "train-27", "train-28", "extra-train-over"]
+)
+def test_what_does_not_fit_is_right_where_there_is_room(case_id: str) -> None:
+    case = next(case for case in CASES if case.id == case_id)
+    method, arguments, _ = case.calls[0]
+    assert llm_perf(case, method, arguments) == "DoesNotFitError"
+    roomy = replace(case, gpu=case.gpu | {"mem_per_GPU_in_GB": 1000})
+    ours, recomputed = llm_perf(roomy, method, arguments), oracle(roomy, method, arguments, NONE)
     assert isinstance(ours, dict)
     assert not differences(method, ours, recomputed)
 
@@ -124,7 +138,14 @@ def test_the_document_names_what_the_list_names() -> None:
 
 
 def test_the_document_says_which_sums_change() -> None:
-    groups = {"prefill": "prefill_latency", "decode": "decode_latency", "total": "total_latency"}
+    groups = {
+        "prefill": "prefill_latency",
+        "decode": "decode_latency",
+        "training": "latency_per_iter",
+        "memory": "memory_left_per_gpu",
+        "flops": "latency_per_iter_using_flops",
+        "total": "total_latency",
+    }
     for departure, cells in rows().items():
         said = {word for word in groups if re.search(rf"\b{word}\b(?=[^`]*sums)", cells[0])}
         assert said == {word for word, key in groups.items() if key in departures()[departure].totals}, (

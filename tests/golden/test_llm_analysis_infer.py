@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_perf.analysis import train
 from tests.golden.comparison import REFUSED, differences, llm_analysis, llm_perf, unaccounted
-from tests.golden.reference import Case, inference_cases, load
+from tests.golden.reference import Case, inference_cases
 
 ALWAYS_EQUAL = (
     "num_params_total_mlp",
@@ -49,9 +48,3 @@ def test_keys_are_those_of_llm_analysis(case: Case) -> None:
     assert ours.keys() - value.keys() == added
     assert value.keys() <= ours.keys()
     assert all(ours[key] == pytest.approx(value[key], rel=1e-9) for key in ALWAYS_EQUAL)
-
-
-def test_training_cases_are_kept_for_a_later_issue() -> None:
-    assert len(load("train")) == 22
-    with pytest.raises(NotImplementedError, match=r"^the training analysis is not available yet"):
-        train()

@@ -142,6 +142,9 @@ FUNCTIONS = {
 ADDED = {
     "inference": {"allow_long_context"},
     "infer": {"allow_long_context"},
+    "training": {"allow_long_context"},
+    "train": {"allow_long_context"},
+    "__init__": {"num_gpus_per_node"},
     "pformat": {"underscore_numbers"},
 }
 """Keyword-only arguments beyond the seed's (pformat: Python's own)."""
@@ -372,11 +375,53 @@ def test_infer_allows_long_contexts_when_asked() -> None:
     )["total_latency"]
 
 
-def test_training_says_that_it_is_not_there_yet() -> None:
-    analysis = LLMAnalysis(OPT, A100)
-    for call in (train, analysis.training, analysis.get_latency_weight_update):
-        with pytest.raises(NotImplementedError, match=r"^the training analysis is not available yet"):
-            call()
+def test_train_equals_the_class(paths: dict[str, str]) -> None:
+    summary = train(
+        **paths, tp_size=2, total_num_gpus=8, batch_size_per_gpu=2, seq_len=512, flops_efficiency=0.5, ds_zero=2,
+        activation_recomputation=3, hbm_memory_efficiency=0.9,
+    )  # fmt: skip
+    layout = ParallelismConfig(tp_size=2, dp_size=4)
+    analysis = LLMAnalysis(
+        OPT, A100, parallelism_config=layout, flops_efficiency=0.5, hbm_memory_efficiency=0.9
+    )
+    assert summary == analysis.training(2, seq_len=512, activation_recomputation=3, ds_zero=2)
+    assert summary["total_num_gpus"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tp_size": 16}, "tp_size 16 is more than num_gpus_per_node 8"),
+        ({"tp_size": 4, "num_gpus_per_node": 2}, "tp_size 4 is more than num_gpus_per_node 2"),
+        ({"total_num_gpus": 7, "tp_size": 2}, "total_num_gpus 7 is no multiple of tp_size 2 x pp_size 1"),
+        ({"total_num_gpus": 8, "dp_size": 2}, "total_num_gpus 8 is not tp_size 1 x pp_size 1 x dp_size 2"),
+        ({"total_num_gpus": 0}, "total_num_gpus = 0"),
+        ({"dp_size": "2"}, "dp_size = '2'"),
+        ({"num_gpus_per_node": 0}, "num_gpus_per_node = 0"),
+        ({"activation_recomputation": 5}, "activation_recomputation must be one of"),
+        ({"log_level": "loud"}, "log_level = 'loud'"),
+        ({"seq_len": None}, "seq_len is needed: opt-1.3b states no max_seq_len"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_train_are_refused_with_one_line(
+    paths: dict[str, str], arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        train(**(paths | {"seq_len": 512} | arguments))
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_train_knows_bundled_names_and_writes_its_files(tmp_path: Path) -> None:
+    summary = train("opt-1.3b", "a100-sxm-80gb", total_num_tokens=int(3e11), output_dir=tmp_path)
+    assert summary["seq_len"] == 2048
+    assert summary["batch_size_per_gpu"] == summary["max_batch_size_per_gpu"] > 1
+    text = next(tmp_path.glob("*-summary.json")).read_text()
+    assert json.loads(text) == summary
+    readable = next(tmp_path.glob("*-summary-readable.txt")).read_text()
+    assert "total_training_latency: " in readable
+    assert " days" in readable
 
 
 # -- batching --------------------------------------------------------------------------------------------------

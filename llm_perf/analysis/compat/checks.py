@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.errors import bad_value
+
+Number = TypeVar("Number", int, float)
 
 
 def positive_int(field: str, value: Any) -> int:
@@ -53,6 +56,24 @@ def fraction(field: str, value: Any) -> float:
     if type(number) not in (int, float) or not 0 < number <= 1:
         raise bad_value(field, value, "a number above 0 and at most 1")
     return number  # type: ignore[no-any-return]
+
+
+def optional(check: Callable[[str, Any], Number], field: str, value: Any) -> Number | None:
+    """None, or what a check of a number returns.
+
+    Raises:
+        SpecError: as the check does.
+    """
+    return None if value is None else check(field, value)
+
+
+def bits(field: str, value: Any) -> int | None:
+    """A width in bits, or None.
+
+    Raises:
+        SpecError: neither of them.
+    """
+    return optional(positive_int, field, value)
 
 
 def flag(field: str, value: Any) -> bool:

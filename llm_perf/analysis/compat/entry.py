@@ -6,13 +6,14 @@ import logging
 import os
 from typing import Any
 
-from llm_perf.analysis.compat.llm_analysis import NO_TRAINING_YET, LLMAnalysis
+from llm_perf.analysis.compat.llm_analysis import LLMAnalysis
+from llm_perf.analysis.compat.training_request import replicas_of
 from llm_perf.config.loading import (
     get_dtype_config_by_name,
     get_gpu_config_by_name,
     get_model_config_by_name,
 )
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.errors import bad_value
 
 
@@ -150,13 +151,99 @@ def train(
     num_gpus_per_node: int = 8,
     output_dir: str | os.PathLike[str] | None = None,
     output_file_suffix: str = "",
+    *,
+    allow_long_context: bool = False,
 ) -> dict[str, Any]:
-    """Not available yet.
+    """Analyse one training of named specs; see `LLMAnalysis` and `LLMAnalysis.training` for the arguments.
+
+    Args:
+        model_name: A model by name, or a path of its YAML, JSON or Hugging Face ``config.json``.
+        gpu_name: A GPU by name, or a path of its YAML or JSON.
+        dtype_name: Bits of weights, activations and embeddings, such as ``w16a16e16``.
+        log_level: From which level on llm-perf's analyses log; at INFO the summary is logged.
+        batch_size_per_gpu: Sequences of one micro-batch of one replica.
+        gradient_accumulation_steps: Micro-batches per step of the optimizer.
+        global_batch_size: Sequences per step over all replicas.
+        seq_len: Tokens per sequence; None for the model's positions.
+        total_num_tokens: Tokens of the whole training.
+        activation_recomputation: What is not kept for the backward pass, 0 to 4.
+        ds_zero: ZeRO stage, 0 to 3.
+        dp_size: Replicas; None for what ``total_num_gpus`` leaves, or 1.
+        tp_size: Tensor-parallel ranks, at most ``num_gpus_per_node``.
+        pp_size: Pipeline stages.
+        sp_size: Sequence-parallel ranks; None for ``tp_size``.
+        ep_size: Expert-parallel ranks.
+        total_num_gpus: GPUs of all replicas.
+        layernorm_dtype_bytes: Bytes per element of the norms' inputs.
+        master_weights_dtype_bytes: Bytes of a master weight and of a gradient.
+        other_op_bytes: What else the optimizer keeps per parameter; None for Adam's two moments, 8 bytes.
+        flash_attn: Whether a fused kernel keeps softmax statistics in place of scores.
+        softmax_dropout: Whether scores have a dropout mask.
+        mlp_activation_quant_bits: Bits of all kept inputs of the feed-forward block.
+        mlp_1linear_quant_bits: Bits of the first product's input.
+        mlp_gelu_input_quant_bits: Bits of the activation function's input.
+        mlp_2linear_quant_bits: Bits of the second product's input.
+        mlp_recompute_gelu: Whether the activation function is computed again in the backward pass.
+        achieved_tflops: TFLOP/s that are reached.
+        flops_efficiency: Share of the peak; None for 1.
+        hbm_memory_efficiency: Share of the memory bandwidth; None for 1.
+        intra_node_memory_efficiency: Share of the bandwidth within a node.
+        inter_node_memory_efficiency: Share of the bandwidth between nodes.
+        num_gpus_per_node: GPUs that one node's links join.
+        output_dir: Folder for the summary's files.
+        output_file_suffix: What their names have after the configuration.
+        allow_long_context: Whether ``seq_len`` may exceed the model's positions.
+
+    Returns:
+        The summary of `LLMAnalysis.training`.
 
     Raises:
-        NotImplementedError: always.
+        SpecError: an unknown name, or an argument out of range.
+        DoesNotFitError: the model does not fit.
+        OutputError: the files cannot be written.
     """
-    raise NotImplementedError(NO_TRAINING_YET)
+    _set_log_level(log_level)
+    replicas = replicas_of(dp_size, tp_size, pp_size, total_num_gpus, num_gpus_per_node)
+    analysis = LLMAnalysis(
+        get_model_config_by_name(model_name),
+        get_gpu_config_by_name(gpu_name),
+        get_dtype_config_by_name(dtype_name),
+        ParallelismConfig(
+            tp_size=tp_size,
+            pp_size=pp_size,
+            dp_size=replicas,
+            ep_size=ep_size,
+            sp_size=tp_size if sp_size is None else sp_size,
+        ),
+        achieved_tflops=achieved_tflops,
+        flops_efficiency=flops_efficiency,
+        hbm_memory_efficiency=hbm_memory_efficiency,
+        intra_node_memory_efficiency=intra_node_memory_efficiency,
+        inter_node_memory_efficiency=inter_node_memory_efficiency,
+        num_gpus_per_node=num_gpus_per_node,
+    )
+    return analysis.training(
+        batch_size_per_gpu=batch_size_per_gpu,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        global_batch_size=global_batch_size,
+        seq_len=seq_len,
+        total_num_tokens=total_num_tokens,
+        activation_recomputation=ActivationRecomputation.of(activation_recomputation),
+        ds_zero=DSZeRO.of(ds_zero),
+        layernorm_dtype_bytes=layernorm_dtype_bytes,
+        master_weights_dtype_bytes=master_weights_dtype_bytes,
+        other_op_bytes=other_op_bytes,
+        flash_attn=flash_attn,
+        softmax_dropout=softmax_dropout,
+        mlp_activation_quant_bits=mlp_activation_quant_bits,
+        mlp_1linear_quant_bits=mlp_1linear_quant_bits,
+        mlp_gelu_input_quant_bits=mlp_gelu_input_quant_bits,
+        mlp_2linear_quant_bits=mlp_2linear_quant_bits,
+        mlp_recompute_gelu=mlp_recompute_gelu,
+        output_dir=output_dir,
+        output_file_suffix=output_file_suffix,
+        allow_long_context=allow_long_context,
+    )
 
 
 def _set_log_level(level: str) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_perf.analysis.compat.memory import (
-    PLAIN,
-    ActivationOptions,
     attention_activation_bytes,
     layer_weight_bytes,
     mlp_activation_bytes,
@@ -108,13 +106,11 @@ def attention_time(setup: Setup, layer: Layer, step: Pass, inference: bool = Tru
     return float(roofline_time(flops, moved, setup.flops_per_s, setup.bytes_per_s))
 
 
-def mlp_time(
-    setup: Setup, layer: Layer, step: Pass, inference: bool = True, options: ActivationOptions = PLAIN
-) -> float:
+def mlp_time(setup: Setup, layer: Layer, step: Pass, inference: bool = True) -> float:
     """Seconds of one layer's feed-forward block, with the two all-to-alls around its experts."""
     flops = mlp_flops(layer, step) / setup.parallelism.tp_size
     moved = mlp_weight_bytes_read(setup, layer, step.tokens)
-    moved += mlp_activation_bytes(setup, layer, step.batch, step.seq_len, inference, options)
+    moved += mlp_activation_bytes(setup, layer, step.batch, step.seq_len, inference)
     return float(
         roofline_time(flops, moved, setup.flops_per_s, setup.bytes_per_s)
         + 2 * all_to_all_time(setup, layer, step.tokens)
@@ -159,12 +155,23 @@ def weight_gather_time(setup: Setup, layer: Layer) -> float:
 
     Experts are gathered over the ranks that hold the same ones, everything else over all replicas.
     """
-    parallelism = setup.parallelism
-    rate = setup.link_bytes_per_s(parallelism.dp_size * parallelism.tp_size)
-    experts = layer.rank.experts * setup.weight_bytes
-    others = layer_weight_bytes(setup, layer).total - experts
-    gathered = Fabric(layer.expert_replicas, 0.0, rate).all_gather_s(experts)
-    return float(gathered + Fabric(parallelism.dp_size, 0.0, rate).all_gather_s(others))
+    return replica_gather_time(setup, layer, setup.weight_bytes)
+
+
+def replica_gather_time(setup: Setup, layer: Layer, element_bytes: float) -> float:
+    """Seconds of an all-gather, or of a reduce-scatter, of one layer's elements over those who hold the same ones."""
+    rate, elements = (
+        replica_link_bytes_per_s(setup),
+        layer_weight_bytes(setup, layer).total / setup.weight_bytes,
+    )
+    experts = Fabric(layer.expert_replicas, 0.0, rate).all_gather_s(layer.rank.experts * element_bytes)
+    others = (elements - layer.rank.experts) * element_bytes
+    return float(experts + Fabric(setup.parallelism.dp_size, 0.0, rate).all_gather_s(others))
+
+
+def replica_link_bytes_per_s(setup: Setup) -> float:
+    """Rate of a ring over all replicas: ranks of one are neighbours, so it spans dp x tp GPUs."""
+    return setup.link_bytes_per_s(setup.parallelism.dp_size * setup.parallelism.tp_size)
 
 
 # -- the whole layer, and the whole pass --------------------------------------------------------------------
@@ -193,12 +200,11 @@ def layer_times(
     layernorm_dtype_bytes: float,
     stage: DSZeRO = DSZeRO.NONE,
     inference: bool = True,
-    options: ActivationOptions = PLAIN,
 ) -> LayerTimes:
     """Seconds of one layer by module."""
     return LayerTimes(
         attn=attention_time(setup, layer, step, inference),
-        mlp=mlp_time(setup, layer, step, inference, options),
+        mlp=mlp_time(setup, layer, step, inference),
         layernorm=layer.group.norms * norm_time(setup, step, layernorm_dtype_bytes),
         tp_comm=layer.all_reduces * all_reduce_time(setup, step.tokens, setup.activation_bytes),
         sharded_dp_comm=weight_gather_time(setup, layer) if stage is DSZeRO.STAGE_3 else 0.0,
@@ -241,11 +247,10 @@ def pass_times(
     layernorm_dtype_bytes: float,
     stage: DSZeRO = DSZeRO.NONE,
     inference: bool = True,
-    options: ActivationOptions = PLAIN,
 ) -> PassTimes:
     """Seconds of one forward pass of one batch: every layer, one pipeline stage after the other."""
     layers = [
-        (layer.count, layer_times(setup, layer, step, layernorm_dtype_bytes, stage, inference, options))
+        (layer.count, layer_times(setup, layer, step, layernorm_dtype_bytes, stage, inference))
         for layer in setup.layers
     ]
     input_embedding = input_embedding_time(setup, step.tokens, setup.embedding_bytes)

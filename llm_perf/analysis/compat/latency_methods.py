@@ -5,7 +5,6 @@ from __future__ import annotations
 from llm_perf.analysis.compat import latency
 from llm_perf.analysis.compat.checks import flag, positive, positive_int, recomputation
 from llm_perf.analysis.compat.latency import LayerTimes, Pass
-from llm_perf.analysis.compat.memory import PLAIN, ActivationOptions
 from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.base import GB
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
@@ -80,11 +79,12 @@ class LatencyMethods:
             batch_size: Sequences.
             seq_len: Tokens per sequence.
             is_inference: Whether buffers are used again.
-            activation_recomputation: With FULL no activations are counted as moved.
+            activation_recomputation: Has no influence, as for the attention.
         """
         step = self._step(batch_size, seq_len)
-        setup, options = self._setup, _options(activation_recomputation, is_inference)
-        return float(setup.mean(lambda layer: latency.mlp_time(setup, layer, step, is_inference, options)))
+        recomputation(activation_recomputation, is_inference)
+        setup = self._setup
+        return float(setup.mean(lambda layer: latency.mlp_time(setup, layer, step, is_inference)))
 
     def get_latency_fwd_per_layer_mlp_moe_alltoall(self, batch_size: int, seq_len: int) -> float:
         """Seconds of one of the two all-to-alls around the experts; 0 where a rank has them all.
@@ -139,16 +139,15 @@ class LatencyMethods:
             batch_size: Sequences.
             seq_len: Tokens per sequence.
             is_inference: Whether buffers are used again.
-            activation_recomputation: See the modules.
+            activation_recomputation: Has no influence, see the modules.
             layernorm_dtype_bytes: Bytes per element of the norms' inputs.
             ds_zero: ZeRO stage; stages below 3 gather nothing in a forward pass.
         """
-        step, setup = self._step(batch_size, seq_len), self._setup
-        options, stage = _options(activation_recomputation, is_inference), DSZeRO.of(ds_zero)
+        step, setup, stage = self._step(batch_size, seq_len), self._setup, DSZeRO.of(ds_zero)
+        recomputation(activation_recomputation, is_inference)
         norm_bytes = positive("layernorm_dtype_bytes", layernorm_dtype_bytes)
         times = [
-            latency.layer_times(setup, layer, step, norm_bytes, stage, is_inference, options)
-            for layer in setup.layers
+            latency.layer_times(setup, layer, step, norm_bytes, stage, is_inference) for layer in setup.layers
         ]
 
         def mean(name: str) -> float:
@@ -192,25 +191,21 @@ class LatencyMethods:
             batch_size: Sequences.
             seq_len: Tokens per sequence.
             is_inference: Whether buffers are used again.
-            activation_recomputation: See the modules.
+            activation_recomputation: Has no influence, see the modules.
             layernorm_dtype_bytes: Bytes per element of the norms' inputs.
             breakdown_prefix: What the keys of the parts begin with.
             ds_zero: ZeRO stage.
         """
+        recomputation(activation_recomputation, is_inference)
         times = latency.pass_times(
             self._setup,
             self._step(batch_size, seq_len),
             positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
             DSZeRO.of(ds_zero),
             flag("is_inference", is_inference),
-            _options(activation_recomputation, is_inference),
         )
         return times.total_s, times.breakdown(breakdown_prefix, self._setup.parallelism.pp_size > 1)
 
     def _step(self, batch_size: int, seq_len: int) -> Pass:
         batch, tokens = positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)
         return latency.whole_pass(self._setup, batch, tokens)
-
-
-def _options(level: ActivationRecomputation, is_inference: bool) -> ActivationOptions:
-    return PLAIN._replace(recompute=recomputation(level, is_inference))

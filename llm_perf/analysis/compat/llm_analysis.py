@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pprint import pformat
 from typing import Any
 
@@ -14,22 +13,24 @@ from llm_perf.analysis.compat import checks, output
 from llm_perf.analysis.compat.batching import complete_batching
 from llm_perf.analysis.compat.count_methods import CountMethods
 from llm_perf.analysis.compat.latency_methods import LatencyMethods
+from llm_perf.analysis.compat.memory import ActivationOptions
 from llm_perf.analysis.compat.memory_methods import MemoryMethods
-from llm_perf.analysis.compat.parameters import parameter_totals
-from llm_perf.analysis.compat.setup import Efficiencies, Setup
+from llm_perf.analysis.compat.setting_methods import SettingMethods
+from llm_perf.analysis.compat.setup import GPUS_PER_NODE, Efficiencies, Setup
 from llm_perf.analysis.compat.summary import Request, inference_summary
+from llm_perf.analysis.compat.training import training_summary
+from llm_perf.analysis.compat.training_request import TrainingRequest, checked_seq_len
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import check_context
+from llm_perf.errors import SpecError
 
 _log = logging.getLogger(__name__)
 
-NO_TRAINING_YET = "the training analysis is not available yet; inference() and the get_* methods are"
 
-
-class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
+class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
     """Latency and memory of one model on one kind of GPU, as a textbook roofline.
 
     Arithmetic and memory traffic of a module overlap perfectly, kernels cost nothing to launch, and efficiencies are
@@ -47,6 +48,7 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         hbm_memory_efficiency: Share of the device memory bandwidth; None for 1.
         intra_node_memory_efficiency: Share of the bandwidth between the GPUs of a node.
         inter_node_memory_efficiency: Share of the bandwidth between nodes.
+        num_gpus_per_node: GPUs that one node's links join; what spans more of them uses the slower of both links.
 
     Raises:
         SpecError: an argument is of the wrong kind or out of range, or the model cannot be divided as asked.
@@ -64,7 +66,10 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         hbm_memory_efficiency: float | None = None,
         intra_node_memory_efficiency: float = 1.0,
         inter_node_memory_efficiency: float = 1.0,
+        *,
+        num_gpus_per_node: int = GPUS_PER_NODE,
     ) -> None:
+        self._trained: tuple[Setup, float] | None = None
         self._setup = Setup(
             model_config,
             gpu_config,
@@ -78,115 +83,8 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
                 intra_node_memory_efficiency,
                 inter_node_memory_efficiency,
             ),
+            num_gpus_per_node,
         )
-
-    # -- what it is about --------------------------------------------------------------------------------------
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The model; replaced by `update_model_config`."""
-        return self._setup.model
-
-    @property
-    def gpu_config(self) -> GPUConfig:
-        """The GPU; replaced by `update_gpu_config`."""
-        return self._setup.gpu
-
-    @property
-    def dtype_config(self) -> DtypeConfig:
-        """Number formats; replaced by `update_dtype_config`."""
-        return self._setup.dtype
-
-    @property
-    def parallelism_config(self) -> ParallelismConfig:
-        """Ranks per kind of parallelism; replaced by `update_parallelism_config`."""
-        return self._setup.parallelism
-
-    @property
-    def flops_efficiency(self) -> float:
-        """Share of the peak in use."""
-        return self._setup.flops_efficiency
-
-    @property
-    def hbm_memory_efficiency(self) -> float:
-        """Share of the device memory bandwidth in use."""
-        return self._setup.hbm_memory_efficiency
-
-    @property
-    def intra_node_memory_efficiency(self) -> float:
-        """Share of the bandwidth within a node in use."""
-        return self._setup.efficiencies.intra_node
-
-    @property
-    def inter_node_memory_efficiency(self) -> float:
-        """Share of the bandwidth between nodes in use."""
-        return self._setup.efficiencies.inter_node
-
-    @property
-    def total_num_params(self) -> float:
-        """Elements of the whole model."""
-        return parameter_totals(self._setup).total
-
-    @property
-    def total_num_params_mlp(self) -> float:
-        """Elements of all feed-forward matrices."""
-        return parameter_totals(self._setup).mlp
-
-    @property
-    def total_num_params_embedding(self) -> float:
-        """Elements of tables and LM head."""
-        return parameter_totals(self._setup).embedding
-
-    @property
-    def total_num_params_others(self) -> float:
-        """Elements of everything else."""
-        return parameter_totals(self._setup).others
-
-    @property
-    def total_num_active_params(self) -> float:
-        """Elements that one token uses."""
-        return parameter_totals(self._setup).active
-
-    # -- changes: each replaces one part and checks the whole again; on an error nothing changes ---------------
-
-    def update_model_config(self, model_config: ModelConfig) -> None:
-        """Analyse another model."""
-        self._setup = replace(self._setup, model=model_config)
-
-    def update_gpu_config(self, gpu_config: GPUConfig) -> None:
-        """Analyse another GPU. An ``achieved_*`` argument of the constructor stays what is reached."""
-        self._setup = replace(self._setup, gpu=gpu_config)
-
-    def update_dtype_config(self, dtype_config: DtypeConfig) -> None:
-        """Analyse other number formats."""
-        self._setup = replace(self._setup, dtype=dtype_config)
-
-    def update_parallelism_config(self, parallelism_config: ParallelismConfig) -> None:
-        """Analyse another layout over GPUs."""
-        self._setup = replace(self._setup, parallelism=parallelism_config)
-
-    def update_float_efficiency(self, flops_efficiency: float) -> None:
-        """Set the share of the peak; it goes before an ``achieved_tflops`` given earlier."""
-        self._update_efficiencies(
-            flops=checks.fraction("flops_efficiency", flops_efficiency), achieved_tflops=None
-        )
-
-    def update_hbm_memory_efficiency(self, hbm_memory_efficiency: float) -> None:
-        """Set the share of the memory bandwidth; it goes before an ``achieved_memory_bandwidth_GBs``."""
-        share = checks.fraction("hbm_memory_efficiency", hbm_memory_efficiency)
-        self._update_efficiencies(hbm=share, achieved_memory_bandwidth_GBs=None)
-
-    def update_intra_node_memory_efficiency(self, intra_node_memory_efficiency: float) -> None:
-        """Set the share of the bandwidth within a node."""
-        self._update_efficiencies(intra_node=intra_node_memory_efficiency)
-
-    def update_inter_node_memory_efficiency(self, inter_node_memory_efficiency: float) -> None:
-        """Set the share of the bandwidth between nodes."""
-        self._update_efficiencies(inter_node=inter_node_memory_efficiency)
-
-    def _update_efficiencies(self, **changes: float | None) -> None:
-        efficiencies = replace(self._setup.efficiencies, **changes)  # type: ignore[arg-type]
-        self._setup = replace(self._setup, efficiencies=efficiencies)
 
     # -- analyses ----------------------------------------------------------------------------------------------
 
@@ -248,12 +146,7 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         )
         check_context(self.model_config, request.prompt_len, request.gen_len, allow_long_context)
         output.file_stem("", output_file_suffix)
-        summary = inference_summary(self._setup, request)
-        if _log.isEnabledFor(logging.INFO):
-            _log.info(self.get_readable_summary_dict(summary))
-        if output_dir is not None:
-            self.output_summary_dict(summary, output_dir, output_file_suffix=output_file_suffix)
-        return summary
+        return self._published(inference_summary(self._setup, request), output_dir, output_file_suffix)
 
     def training(
         self,
@@ -276,21 +169,97 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         mlp_recompute_gelu: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
         output_file_suffix: str = "",
+        *,
+        allow_long_context: bool = False,
     ) -> dict[str, Any]:
-        """Not available yet.
+        """Steps of an optimizer with mixed precision, on as many sequences of ``seq_len`` tokens as are asked for.
+
+        Of batch size, accumulation and global batch any two give the third; with none of them, or the global batch
+        alone, the largest micro-batch that fits is taken. What does not exist is None: totals without
+        ``total_num_tokens``. Latencies are seconds, memory is in bytes of the fullest GPU.
+
+        Args:
+            batch_size_per_gpu: Sequences of one micro-batch of one replica.
+            gradient_accumulation_steps: Micro-batches per step of the optimizer.
+            global_batch_size: Sequences per step over all replicas.
+            seq_len: Tokens per sequence; None for the model's positions.
+            total_num_tokens: Tokens of the whole training; None for one step's numbers only.
+            activation_recomputation: What is not kept for the backward pass, a member or its number.
+            ds_zero: ZeRO stage as a member or its number.
+            layernorm_dtype_bytes: Bytes per element of the norms' inputs.
+            master_weights_dtype_bytes: Bytes of a master weight and of a gradient.
+            other_op_bytes: What else the optimizer keeps per parameter; None for Adam's two moments, 8 bytes.
+            flash_attn: Whether a fused kernel keeps softmax statistics in place of scores.
+            softmax_dropout: Whether scores have a dropout mask.
+            mlp_activation_quant_bits: Bits of all kept inputs of the feed-forward block.
+            mlp_1linear_quant_bits: Bits of the first product's input.
+            mlp_gelu_input_quant_bits: Bits of the activation function's input.
+            mlp_2linear_quant_bits: Bits of the second product's input.
+            mlp_recompute_gelu: Whether the activation function is computed again in the backward pass.
+            output_dir: Folder for the summary as JSON and as text.
+            output_file_suffix: What the files' names have after the configuration.
+            allow_long_context: Whether ``seq_len`` may exceed the model's positions.
+
+        Returns:
+            The summary: seconds, bytes, FLOPs, elements.
 
         Raises:
-            NotImplementedError: always.
+            SpecError: an argument is out of range, or batch sizes or tokens do not go together.
+            DoesNotFitError: the GPU's memory is too small; the message says by how much.
+            OutputError: the files cannot be written.
         """
-        raise NotImplementedError(NO_TRAINING_YET)
+        request = TrainingRequest(
+            batch=checks.optional(checks.positive_int, "batch_size_per_gpu", batch_size_per_gpu),
+            accumulation=checks.optional(
+                checks.positive_int, "gradient_accumulation_steps", gradient_accumulation_steps
+            ),
+            global_batch=checks.optional(checks.positive_int, "global_batch_size", global_batch_size),
+            seq_len=checked_seq_len(
+                self.model_config,
+                checks.optional(checks.positive_int, "seq_len", seq_len),
+                checks.flag("allow_long_context", allow_long_context),
+            ),
+            total_num_tokens=checks.optional(checks.positive, "total_num_tokens", total_num_tokens),
+            stage=DSZeRO.of(ds_zero),
+            master_weights_bytes=checks.positive("master_weights_dtype_bytes", master_weights_dtype_bytes),
+            other_op_bytes=checks.optional(checks.not_negative, "other_op_bytes", other_op_bytes),
+            options=ActivationOptions(
+                recompute=ActivationRecomputation.of(activation_recomputation),
+                layernorm_dtype_bytes=checks.positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
+                flash_attn=checks.flag("flash_attn", flash_attn),
+                softmax_dropout=checks.flag("softmax_dropout", softmax_dropout),
+                mlp_activation_quant_bits=checks.bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
+                mlp_1linear_quant_bits=checks.bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
+                mlp_gelu_input_quant_bits=checks.bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
+                mlp_2linear_quant_bits=checks.bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
+                mlp_recompute_gelu=checks.flag("mlp_recompute_gelu", mlp_recompute_gelu),
+            ),
+        )
+        output.file_stem("", output_file_suffix)
+        summary = training_summary(self._setup, request)
+        self._trained = (self._setup, summary["latency_weight_update"])
+        return self._published(summary, output_dir, output_file_suffix)
 
     def get_latency_weight_update(self) -> float:
-        """Not available yet: the seconds in which `training`'s optimizer goes over weights, gradients and state.
+        """Seconds of the optimizer in the step that `training` analysed last.
 
         Raises:
-            NotImplementedError: always.
+            SpecError: nothing was analysed since the analysis was made or changed.
         """
-        raise NotImplementedError(NO_TRAINING_YET)
+        setup, seconds = self._trained or (None, 0.0)
+        if setup is not self._setup:
+            raise SpecError("get_latency_weight_update needs a training: call training() first")
+        return seconds
+
+    def _published(
+        self, summary: dict[str, Any], output_dir: str | os.PathLike[str] | None, suffix: str
+    ) -> dict[str, Any]:
+        """The summary, after it was logged, and written if that is asked for."""
+        if _log.isEnabledFor(logging.INFO):
+            _log.info(self.get_readable_summary_dict(summary))
+        if output_dir is not None:
+            self.output_summary_dict(summary, output_dir, output_file_suffix=suffix)
+        return summary
 
     def config_batch_size_and_gradient_accumulation_steps(
         self,
@@ -334,7 +303,7 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         """A summary as lines of text with units.
 
         Args:
-            summary_dict: What `inference` returned.
+            summary_dict: What `inference` or `training` returned.
             title: The first line.
         """
         return output.readable(summary_dict, title)
@@ -349,7 +318,7 @@ class LLMAnalysis(CountMethods, MemoryMethods, LatencyMethods):
         """Write a summary as ``<configuration><suffix>-summary.json``, and as text beside it.
 
         Args:
-            summary_dict: What `inference` returned.
+            summary_dict: What `inference` or `training` returned.
             output_dir: The folder; it is made where there is none.
             print_human_readable: Whether to write ``<configuration><suffix>-summary-readable.txt`` too.
             output_file_suffix: What the names have after the configuration.

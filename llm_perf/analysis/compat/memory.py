@@ -59,17 +59,22 @@ def embedding_weight_bytes(setup: Setup, stage: DSZeRO = DSZeRO.NONE) -> float:
     return params * setup.embedding_bytes / zero_shards("weights", stage, setup.parallelism.dp_size)
 
 
-def stage_embedding_bytes(setup: Setup, stage: DSZeRO = DSZeRO.NONE) -> float:
-    """What of the embedding the fuller of first and last pipeline stage holds: the table, or the head.
+def stage_embedding_params(setup: Setup) -> float:
+    """Elements of the embedding that the fuller of first and last pipeline stage holds: the table, or the head.
 
     A head that is tied to the table is a copy of it where the last stage is another GPU than the first.
     """
     if setup.parallelism.pp_size == 1:
-        return embedding_weight_bytes(setup, stage)
+        return setup.embedding_rank_params + setup.head_rank_params
     tied_copy = setup.vocabulary_rank_rows * (setup.model.embedding_size or setup.model.hidden_size)
     head = setup.head_rank_params + (tied_copy if setup.model.tied_embeddings else 0)
-    params = max(setup.embedding_rank_params, head)
-    return params * setup.embedding_bytes / zero_shards("weights", stage, setup.parallelism.dp_size)
+    return max(setup.embedding_rank_params, head)
+
+
+def stage_embedding_bytes(setup: Setup, stage: DSZeRO = DSZeRO.NONE) -> float:
+    """Bytes of `stage_embedding_params` on one GPU."""
+    shards = zero_shards("weights", stage, setup.parallelism.dp_size)
+    return stage_embedding_params(setup) * setup.embedding_bytes / shards
 
 
 def stage_weight_bytes(setup: Setup, stage: DSZeRO = DSZeRO.NONE) -> float:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from llm_perf.analysis.compat import memory
-from llm_perf.analysis.compat.checks import flag, not_negative, positive, positive_int, recomputation
+from llm_perf.analysis.compat.checks import (
+    bits,
+    flag,
+    not_negative,
+    positive,
+    positive_int,
+    recomputation,
+)
 from llm_perf.analysis.compat.memory import ActivationOptions
 from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
@@ -144,10 +151,10 @@ class MemoryMethods:
         batch, tokens = positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)
         options = ActivationOptions(
             recompute=recomputation(activation_recomputation, is_inference),
-            mlp_activation_quant_bits=_bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
-            mlp_1linear_quant_bits=_bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
-            mlp_gelu_input_quant_bits=_bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
-            mlp_2linear_quant_bits=_bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
+            mlp_activation_quant_bits=bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
+            mlp_1linear_quant_bits=bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
+            mlp_gelu_input_quant_bits=bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
+            mlp_2linear_quant_bits=bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
             mlp_recompute_gelu=flag("recompute_gelu", recompute_gelu),
             mlp_dropout=flag("with_dropout", with_dropout),
         )
@@ -220,10 +227,10 @@ class MemoryMethods:
             layernorm_dtype_bytes=positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
             flash_attn=flag("flash_attn", flash_attn),
             softmax_dropout=flag("softmax_dropout", softmax_dropout),
-            mlp_activation_quant_bits=_bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
-            mlp_1linear_quant_bits=_bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
-            mlp_gelu_input_quant_bits=_bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
-            mlp_2linear_quant_bits=_bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
+            mlp_activation_quant_bits=bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
+            mlp_1linear_quant_bits=bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
+            mlp_gelu_input_quant_bits=bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
+            mlp_2linear_quant_bits=bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
             mlp_recompute_gelu=flag("mlp_recompute_gelu", mlp_recompute_gelu),
         )
         setup = self._setup
@@ -288,10 +295,6 @@ class MemoryMethods:
         params = self._setup.last_norm_params / self._setup.parallelism.tp_size
         arguments = _training_arguments(master_weights_dtype_bytes, other_op_bytes, ds_zero)
         return tuple(memory.training_bytes(self._setup, params, *arguments))  # type: ignore[return-value]
-
-
-def _bits(field: str, bits: int | None) -> int | None:
-    return None if bits is None else positive_int(field, bits)
 
 
 def _training_arguments(

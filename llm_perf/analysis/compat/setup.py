@@ -113,8 +113,10 @@ class Setup:
     dtype: DtypeConfig
     parallelism: ParallelismConfig
     efficiencies: Efficiencies
+    gpus_per_node: int = GPUS_PER_NODE
 
     def __post_init__(self) -> None:
+        checks.positive_int("num_gpus_per_node", self.gpus_per_node)
         checks.instance("model_config", self.model, ModelConfig)
         checks.instance("gpu_config", self.gpu, GPUConfig)
         checks.instance("dtype_config", self.dtype, DtypeConfig)
@@ -191,7 +193,7 @@ class Setup:
     def link_bytes_per_s(self, span: int) -> float:
         """Rate of a ring over ``span`` neighbouring GPUs: a node's link, beyond it the slower of both."""
         within = self.intra_node_bytes_per_s or self.inter_node_bytes_per_s
-        return within if span <= GPUS_PER_NODE else min(within, self.inter_node_bytes_per_s)
+        return within if span <= self.gpus_per_node else min(within, self.inter_node_bytes_per_s)
 
     # -- bytes per element ----------------------------------------------------------------------------------
 
