@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from llm_perf.analysis.advice import Change, changes_that_fit
+from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.cli.inputs import questions
@@ -70,7 +71,8 @@ _OPTIONS = (
     _option(
         "--hbm-memory-efficiency", type=float, help="Share of memory bandwidth, instead of the GPU's table."
     ),
-    _option("--cost-per-gpu-hour", type=float, help="US dollars, to print cost."),
+    _option("--cost-per-gpu-hour", type=float, help="US dollars, instead of the list's."),
+    _option("--prices", help="Your own list of prices per GPU-hour (YAML); the bundled one if not given."),
     _option("--profile", help="Calibrated profile: name, file, or none."),
     _option(
         "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."
@@ -126,6 +128,7 @@ class _Answer:
     def __init__(self, question: InferenceInputs) -> None:
         self.question = question
         self.result = predict_inference(build_scenario(question))
+        self.price = gpu_price(self.result.scenario.gpu.name, question.cost_per_gpu_hour, question.prices)
 
     @cached_property
     def changes(self) -> tuple[Change, ...]:
@@ -144,8 +147,7 @@ class _Answer:
         """The whole answer as plain JSON types."""
         from llm_perf.report.inference_json import result_object
 
-        inputs, cost = self.question.model_dump(), self.question.cost_per_gpu_hour
-        return result_object(self.result, inputs, self.changes, self.nearest, cost)
+        return result_object(self.result, self.question.model_dump(), self.changes, self.nearest, self.price)
 
 
 def _write(answers: list[_Answer], log_file: str | None, output_dir: str | None) -> None:
@@ -205,8 +207,7 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
     results = [answer.result for answer in answers]
     if len(answers) == 1:
         answer = answers[0]
-        cost = answer.question.cost_per_gpu_hour
-        text.print_report(text.inference_report(answer.result, answer.changes, answer.nearest, cost))
+        text.print_report(text.inference_report(answer.result, answer.changes, answer.nearest, answer.price))
         click.echo(text.log_section(answer.result))
     else:
         text.print_report(text.comparison_report(results))

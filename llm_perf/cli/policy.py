@@ -21,7 +21,8 @@ EXIT_NO_POLICY = 3
 @click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
 @click.option("--objective", help="throughput, latency or cost.  [default: throughput]")
 @click.option("--max-latency", type=float, help="Seconds that one batch may take, prefill and decode.")
-@click.option("--cost-per-gpu-hour", type=float, help="US dollars; --objective cost needs it.")
+@click.option("--cost-per-gpu-hour", type=float, help="US dollars, instead of the list's.")
+@click.option("--prices", help="Your own list of prices per GPU-hour (YAML); the bundled one if not given.")
 @click.option("--lossless/--no-lossless", default=None, help="Leave weights and cache in 16 bits.")
 @click.option("--profile", help="Calibrated profile: name, file, or none.")
 @click.option(

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from llm_perf.analysis.advice import Change
+from llm_perf.analysis.economics import Cost, Energy, cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.config.economics import Price
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.systems.base import MemoryParts, TierShares
 
@@ -18,10 +20,10 @@ def result_object(
     inputs: dict[str, Any],
     changes: tuple[Change, ...] = (),
     nearest: dict[str, Any] | None = None,
-    cost_per_gpu_hour: float | None = None,
+    price: Price | float | None = None,
 ) -> dict[str, Any]:
     """Everything about a prediction as plain JSON types. ``inputs`` can be fed back through ``--config``."""
-    placement, memory = result.placement, result.memory
+    placement, memory, energy = result.placement, result.memory, energy_of(result)
     decode = None if result.decode is None else _phase(result.decode)
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -46,7 +48,8 @@ def result_object(
             "latency_s": result.total_latency_s,
             "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
         },
-        "cost": None if cost_per_gpu_hour is None else cost(result, cost_per_gpu_hour),
+        "cost": None if price is None else cost_object(cost_of(result, price)),
+        "energy": None if energy is None else energy_object(energy),
         "interval": None,
         "warnings": list(result.warnings),
         "benchmark_log": prediction_log(result),
@@ -54,19 +57,28 @@ def result_object(
     return finite(found)  # type: ignore[no-any-return]
 
 
-def cost(result: InferenceResult, cost_per_gpu_hour: float) -> dict[str, float | None]:
-    """US dollars of one batch and per 1000 tokens of each phase, all GPUs of the deployment paid."""
-    per_second = cost_per_gpu_hour * result.scenario.parallelism.num_gpus / 3600
-
-    def per_1k(throughput: float | None) -> float | None:
-        return None if throughput is None else per_second / throughput * 1000
-
+def cost_object(cost: Cost) -> dict[str, Any]:
+    """US dollars of one batch and per token, with where the price comes from (None: it was given)."""
+    price = cost.price
     return {
-        "per_gpu_hour": cost_per_gpu_hour,
-        "total": per_second * result.total_latency_s,
-        "prefill_per_1k_tokens": per_1k(result.prefill.throughput_tokens_per_s),
-        "decode_per_1k_tokens": per_1k(result.decode.throughput_tokens_per_s if result.decode else None),
-        "total_per_1k_tokens": per_1k(result.total_throughput_tokens_per_s),
+        "per_gpu_hour": cost.per_gpu_hour,
+        "total": cost.total,
+        "prefill_per_1k_tokens": cost.prefill_per_1k_tokens,
+        "decode_per_1k_tokens": cost.decode_per_1k_tokens,
+        "total_per_1k_tokens": cost.total_per_1k_tokens,
+        "per_million_tokens": cost.per_million_tokens,
+        "source": None if price is None else price.source,
+        "date": None if price is None else price.date.isoformat(),
+    }
+
+
+def energy_object(energy: Energy) -> dict[str, Any]:
+    """Joules of the GPUs and the power of one of them in each phase."""
+    return {
+        "total_j": energy.total_j,
+        "j_per_token": energy.j_per_token,
+        "prefill_power_w": energy.prefill_power_w,
+        "decode_power_w": energy.decode_power_w,
     }
 
 

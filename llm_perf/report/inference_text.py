@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.advice import Change
+from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.config.economics import Price
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.report.explain import explanations
-from llm_perf.report.inference_json import cost
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems.base import MemoryParts, TierShares
@@ -69,14 +70,15 @@ def inference_report(
     result: InferenceResult,
     changes: tuple[Change, ...] = (),
     nearest: dict[str, Any] | None = None,
-    cost_per_gpu_hour: float | None = None,
+    price: Price | float | None = None,
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns."""
     blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
     blocks.append(_breakdown(result))
     blocks.append(_limits(result))
-    if cost_per_gpu_hour is not None:
-        blocks.append(_cost(result, cost_per_gpu_hour))
+    money = _money(result, price)
+    if money is not None:
+        blocks.append(money)
     if not result.feasible:
         blocks.append(_does_not_fit(result, changes))
     blocks.append(_nearest(nearest))
@@ -228,12 +230,33 @@ def _limits(result: InferenceResult) -> Text:
     return text
 
 
-def _cost(result: InferenceResult, cost_per_gpu_hour: float) -> Text:
-    price = cost(result, cost_per_gpu_hour)
-    return Text(
-        f"Cost at ${cost_per_gpu_hour:g} per GPU-hour: ${price['total']:.4g} for this batch, "
-        f"${price['total_per_1k_tokens']:.4g} per 1000 generated tokens."
-    )
+def _money(result: InferenceResult, price: Price | float | None) -> Text | None:
+    """Cost and energy of a token, with what they rest on; None where neither a price nor a TDP is known."""
+    lines = []
+    if price is not None:
+        cost = cost_of(result, price)
+        dated = f" ({cost.price.source}, {cost.price.date})" if cost.price is not None else ""
+        lines.append(
+            f"Cost: {_dollars(cost.per_million_tokens)} per million tokens, {_dollars(cost.total)} for this batch, "
+            f"at ${cost.per_gpu_hour:g} per GPU-hour{dated}."
+        )
+    energy = energy_of(result)
+    if energy is not None:
+        watts = [energy.prefill_power_w] + ([energy.decode_power_w] if energy.decode_power_w else [])
+        shown = " and ".join(f"{power:.0f} W" for power in watts)
+        lines.append(
+            f"Energy: {_joules(energy.j_per_token)} per token; one GPU draws {shown} in "
+            f"{'prefill and decode' if len(watts) > 1 else 'prefill'} (from TDP and utilisation)."
+        )
+    return Text("\n".join(lines)) if lines else None
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.0f}" if value >= 100 else f"${value:.4g}"
+
+
+def _joules(value: float) -> str:
+    return f"{value:,.0f} J" if value >= 100 else f"{value:.3g} J"
 
 
 def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:

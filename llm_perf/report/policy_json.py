@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_perf.report.inference_json import SCHEMA_VERSION, cost, finite, memory_object
+from llm_perf.analysis.economics import cost_of
+from llm_perf.report.inference_json import SCHEMA_VERSION, cost_object, finite, memory_object
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 
 
 def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
     """Everything about a search as plain JSON types. ``inputs`` can be fed to ``llm-perf infer --config``."""
     best, result, question = answer.best, answer.result, answer.question
-    price = question.cost_per_gpu_hour
+    price = question.price
     memory = None
     if result is not None:
         use = result.memory
@@ -28,7 +29,7 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "latency_s": None if best is None else best.latency_s,
         "memory": memory,
         "bottlenecks": None if result is None else bottlenecks(answer),
-        "cost": None if result is None or price is None else cost(result, price),
+        "cost": None if result is None or price is None else cost_object(cost_of(result, price)),
         "front": [_point(point) for point in answer.front],
         "searched": answer.searched,
         "seconds": answer.seconds,

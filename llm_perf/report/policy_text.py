@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.report.inference_json import cost
 from llm_perf.report.inference_text import BOTTLENECKS, TIERS, memory_table
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
@@ -90,9 +90,9 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
     text = Text.assemble(("Best policy: ", "bold"), f"{best.flags['system']}, {describe(best.flags)}\n")
     text.append(f"{rate(best.throughput_tokens_per_s)}, {seconds(best.latency_s)} for a batch of ")
     text.append(f"{count(result.scenario.workload.batch_size)}")
-    price = answer.question.cost_per_gpu_hour
+    price = answer.question.price
     if price is not None:
-        text.append(f", ${cost(result, price)['total_per_1k_tokens']:.4g} per 1000 generated tokens")
+        text.append(f", ${cost_of(result, price).per_million_tokens:.4g} per million tokens")
     text.append(f"\n{result.placement.reason}.\n")
     text.append(command(answer.question, best.flags), "cyan")
     return text

@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.economics import Price
 from llm_perf.config.gpu import NonNegativeQuantity, Quantity
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.search.flexgen_search import FlexGenSearch
 from llm_perf.search.pareto import Floats, pareto_front
@@ -36,7 +39,8 @@ class PolicyQuestion(Spec):
         system: flexgen, zero_inference, or all of them.
         objective: most tokens per second, least seconds for one batch, or least US dollars per token.
         max_latency: seconds that one batch, prefill and all decode steps, may take.
-        cost_per_gpu_hour: US dollars; needed for the objective cost.
+        cost_per_gpu_hour: US dollars; the objective cost needs it where the list of prices has none.
+        prices: a list of prices of one's own.
         lossless: leave weights and cache in 16 bits, since compressed ones change what the model answers.
     """
 
@@ -52,6 +56,7 @@ class PolicyQuestion(Spec):
     objective: Objective = "throughput"
     max_latency: Quantity | None = None
     cost_per_gpu_hour: NonNegativeQuantity | None = None
+    prices: Annotated[str, Field(min_length=1)] | None = None
     lossless: Annotated[bool, Field(strict=True)] = False
     profile: Annotated[str, Field(min_length=1)] | None = None
     allow_long_context: Annotated[bool, Field(strict=True)] = False
@@ -60,6 +65,12 @@ class PolicyQuestion(Spec):
     def systems(self) -> tuple[str, ...]:
         """The systems that are searched."""
         return ("flexgen", "zero_inference") if self.system == "all" else (self.system,)
+
+    @property
+    def price(self) -> Price | float | None:
+        """What one GPU costs per hour: as told, else by the list of prices; None if that has none or it is nothing."""
+        found = gpu_price(get_gpu_config_by_name(self.gpu).name, self.cost_per_gpu_hour, self.prices)
+        return found or None
 
     def inputs(self, flags: dict[str, Any]) -> InferenceInputs:
         """The question to ``llm-perf infer`` about one policy."""
@@ -70,6 +81,7 @@ class PolicyQuestion(Spec):
             prompt_len=self.prompt_len,
             gen_len=self.gen_len,
             cost_per_gpu_hour=self.cost_per_gpu_hour,
+            prices=self.prices,
             profile=self.profile,
             allow_long_context=self.allow_long_context,
             **flags,
@@ -122,8 +134,10 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
         SpecError: unknown names, a context that is too long, a machine that the system cannot run on, or the
             objective cost without a price.
     """
-    if question.objective == "cost" and not question.cost_per_gpu_hour:
-        raise SpecError("--objective cost needs --cost-per-gpu-hour above 0")
+    if question.objective == "cost" and question.price is None:
+        raise SpecError(
+            f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"
+        )
     begin = time.perf_counter()
     pools = [_POOLS[system](question) for system in question.systems]
     points = _Points(pools)

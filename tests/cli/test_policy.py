@@ -65,7 +65,7 @@ def test_report_has_memory_what_binds_the_front_and_80_columns(llm_perf):
         "usable",
         "What binds",
         "latency",
-        "per 1000 generated tokens",
+        "per million tokens",
         "policies searched",
     ):
         assert words in outcome.out
@@ -120,7 +120,7 @@ BAD = {
     "limit nan": ((*SMALL, "--max-latency", "nan"), "max_latency"),
     "limit a word": ((*SMALL, "--max-latency", "soon"), "soon"),
     "negative price": ((*SMALL, "--cost-per-gpu-hour", "-1"), "cost_per_gpu_hour"),
-    "cost without price": ((*SMALL, "--objective", "cost"), "cost-per-gpu-hour"),
+    "cost at no price": ((*SMALL, "--objective", "cost", "--cost-per-gpu-hour", "0"), "cost-per-gpu-hour"),
     "prompt 0": ((*SMALL[:5], "--prompt-len", "0"), "prompt_len"),
     "context too long": ((*SMALL[:5], "--prompt-len", "4096"), "2048"),
     "encoder": (("policy", "--model", "bert-base-uncased", "--gpu", "t4", "--gen-len", "4"), "bert"),

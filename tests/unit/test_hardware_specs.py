@@ -482,7 +482,7 @@ def test_a_missing_and_an_unknown_field_are_named(tmp_path: Path, suffix: str) -
 # Every number of a GPU file, and of a host file; link and peaks stand for the fields inside them.
 GPU_NUMBERS = [
     "peak_tflops.fp16", "fp16_accumulate_tflops", "year", "memory_gib", "usable_memory_gib", "hbm_bandwidth_gb_per_s",
-    "l2_mib", "sm_count", "sm_clock_mhz", "pcie_gb_per_s", "link.gb_per_s_per_direction", "inter_node_gb_per_s",
+    "l2_mib", "sm_count", "sm_clock_mhz", "pcie_gb_per_s", "link.gb_per_s_per_direction", "link.peers", "inter_node_gb_per_s",
     "min_message_latency_us", "tdp_w",
 ]  # fmt: skip
 HOST_NUMBERS = [
@@ -508,7 +508,7 @@ def test_the_list_of_numbers_is_complete() -> None:
     }
     specs = {"peak_tflops", "link", "efficiency"}
     assert {field.partition(".")[0] for field in GPU_NUMBERS} | words | specs == set(GPUConfig.model_fields)
-    assert set(Link.model_fields) == {"name", "gb_per_s_per_direction", "topology"}
+    assert set(Link.model_fields) == {"name", "gb_per_s_per_direction", "topology", "peers"}
     assert get_args(PeakDtype) == DTYPES
 
 

@@ -99,7 +99,9 @@ def test_objective_is_what_the_front_offers_most_of(objective):
 
 def test_cost_needs_a_price():
     with pytest.raises(SpecError, match="cost-per-gpu-hour"):
-        search_policy(PolicyQuestion("opt-6.7b", "t4", objective="cost"))
+        search_policy(PolicyQuestion("opt-6.7b", "p100-pcie-16gb", objective="cost"))
+    with pytest.raises(SpecError, match="cost-per-gpu-hour"):
+        search_policy(PolicyQuestion("opt-6.7b", "t4", objective="cost", cost_per_gpu_hour=0.0))
 
 
 def test_lossless_compresses_nothing():
