@@ -70,7 +70,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@$(call create_venv,90)
-	@$(PIP_INSTALL) -e '.[dev,plot,search,calibrate]'
+	@$(PIP_INSTALL) -e '.[dev,plot,search,calibrate,explore,distributed]'
 	@$(COMPILE)
 	@touch $(VENV)/.base $@
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, get_system
+from llm_perf.systems.base import MemoryUse
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+TIERS = ("GPU memory", "host memory", "NVMe")
+MISSING_TIERS = tuple(
+    " and ".join(name for bit, name in enumerate(TIERS) if number >> bit & 1) for number in range(8)
+)
+"""Names of the tiers that do not fit, by a number with a bit for each; empty where all do."""
 
 _CHUNK = 8192
 """Points evaluated together: the arrays of one chunk stay in a core's cache, and memory stays bounded."""
@@ -23,7 +30,8 @@ _CHUNK = 8192
 class InferenceSweep:
     """Predictions for n workloads; every field is an array of length n.
 
-    ``decode_latency_s`` is 0 where there are no decode steps. ``feasible`` is whether every tier fits.
+    ``decode_latency_s`` is 0 where there are no decode steps. ``feasible`` is whether every tier fits;
+    ``MISSING_TIERS[missing[i]]`` names those that do not.
     """
 
     batch_size: Floats
@@ -39,6 +47,7 @@ class InferenceSweep:
     weights_on_gpu: Floats
     weights_on_cpu: Floats
     feasible: npt.NDArray[np.bool_]
+    missing: npt.NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.batch_size)
@@ -81,33 +90,57 @@ def _broadcast(*axes: npt.ArrayLike) -> tuple[Floats, ...]:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Why workloads are refused: ``values[codes[i]]``, or nothing where the code is -1."""
+
+    codes: npt.NDArray[np.int32]
+    values: tuple[str, ...]
+
+
+def refusals(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> Refusals:
+    """What is wrong with each of n workloads of a scenario, without predicting any; the first reason counts."""
+    found = list(_rules(scenario, batch, prompt, gen))
+    codes = np.full(len(batch), -1, dtype=np.int32)
+    for number, (_, bad, _) in reversed(list(enumerate(found))):
+        codes[bad] = number
+    return Refusals(codes, tuple(reason for reason, _, _ in found))
+
+
 def _check(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> None:
     if not len(batch):
         raise SpecError("batch_size, prompt_len and gen_len give no points")
-    for name, values in (("batch_size", batch), ("prompt_len", prompt), ("gen_len", gen)):
-        bad = ~((values >= 1) & (values <= 1e12) & (values == np.floor(values)))
+    for reason, bad, values in _rules(scenario, batch, prompt, gen):
         if bad.any():
-            raise SpecError(f"{name} must be positive whole numbers, got {values[bad][0]:g}")
+            raise SpecError(f"{reason}, got {values[bad][0]:g}")
+
+
+def _rules(
+    scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats
+) -> Iterator[tuple[str, npt.NDArray[np.bool_], Floats]]:
+    """What must hold for each workload: the rule in words, where it is broken, and the values that it is about."""
+    for name, values in (("batch_size", batch), ("prompt_len", prompt), ("gen_len", gen)):
+        whole = (values >= 1) & (values <= 1e12) & (values == np.floor(values))
+        yield f"{name} must be positive whole numbers", ~whole, values
     replicas = scenario.parallelism.dp_size
-    if (batch % replicas).any():
-        raise SpecError(
-            f"batch_size must be multiples of dp_size {replicas}, got {batch[batch % replicas != 0][0]:g}"
-        )
+    yield f"batch_size must be multiples of dp_size {replicas}", batch % replicas != 0, batch
+    blocks = scenario.offload.num_gpu_batches * scenario.offload.micro_batches
+    yield f"batch_size must be multiples of the {blocks} GPU batches", batch % blocks != 0, batch
     limit = scenario.model.max_position_embeddings
-    if limit is None or scenario.allow_long_context:
-        return
-    longest = float((prompt if scenario.model.encoder else prompt + gen).max(initial=0))
-    if longest > limit:
-        raise SpecError(
-            f"a context of {longest:g} tokens exceeds the {limit} positions of {scenario.model.name}"
+    if limit is not None and not scenario.allow_long_context:
+        context = prompt if scenario.model.encoder else prompt + gen
+        yield (
+            f"contexts must be within the {limit} positions of {scenario.model.name}",
+            context > limit,
+            context,
         )
 
 
-def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[Floats, ...]:
+def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[npt.NDArray[Any], ...]:
     load = Load(batch, prompt, gen)
     evaluation = get_system(scenario.system).evaluate(scenario, load)
 
-    def full(value: Number) -> Floats:
+    def full(value: Any) -> npt.NDArray[Any]:
         return np.broadcast_to(np.asarray(value), batch.shape)
 
     prefill = full(evaluation.prefill.latency_s)
@@ -126,4 +159,11 @@ def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) ->
         full(weights.gpu),
         full(weights.cpu),
         full(memory.fits),
+        full(_missing(memory)),
     )
+
+
+def _missing(memory: MemoryUse) -> npt.NDArray[np.int8]:
+    """The tiers that do not fit, as a position in `MISSING_TIERS`."""
+    tiers = (memory.gpu, memory.cpu, memory.nvme)
+    return np.asarray(sum(np.where(parts.fits, 0, 2**bit) for bit, parts in enumerate(tiers)), dtype=np.int8)

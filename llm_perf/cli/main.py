@@ -18,6 +18,7 @@ from llm_perf.errors import LLMPerfError
 _COMMANDS = {
     "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
+    "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),
     "calibrate": ("llm_perf.cli.calibrate", "Run the real thing here and lay the prediction beside it."),
     "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),

@@ -1,0 +1,268 @@
+"""The points of a sweep in a file: Parquet, CSV or JSON, through pyarrow, which is loaded only here.
+
+Chunks are kept in a folder beside the file until all are there, each written whole or not at all: an interrupted sweep
+loses no finished chunk, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from llm_perf import __version__
+from llm_perf.errors import MissingExtraError, OutputError, SpecError
+from llm_perf.search.summary import Summary
+from llm_perf.search.sweep import MEASURES, NUMERIC, Array, Coded, Sweep
+
+FORMATS: Final = (".parquet", ".csv", ".json")
+SCHEMA_VERSION: Final = 1
+_MANIFEST: Final = "sweep.json"
+
+
+def check_out(file: str) -> None:
+    """Refuse a file that cannot be written before anything is evaluated.
+
+    Raises:
+        SpecError: another ending.
+        MissingExtraError: pyarrow is not installed.
+        OutputError: there is no such folder, or the name is a folder's.
+    """
+    path = Path(file)
+    if path.suffix.lower() not in FORMATS or not path.stem:
+        raise SpecError(f"--out {file!r}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    try:
+        import pyarrow  # noqa: F401 - is it there?
+    except ImportError:
+        raise MissingExtraError("explore", "writing a sweep into a file") from None
+    if not path.parent.is_dir():
+        raise OutputError(f"--out {file!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise OutputError(f"--out {file!r} is a folder")
+
+
+class Parts:
+    """The finished chunks of a sweep in a folder beside the file that they become.
+
+    Raises:
+        SpecError: the folder holds another sweep, or one of another version of llm-perf.
+        OutputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, sweep: Sweep, out: Path, *, restart: bool = False) -> None:
+        self.sweep, self.out = sweep, out
+        self.folder = out.with_name(f"{out.name}.partial")
+        with _writing(out):
+            if restart and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(exist_ok=True)
+            self._claim()
+
+    def _claim(self) -> None:
+        manifest = self.folder / _MANIFEST
+        wanted = {"llm_perf": __version__, "points": len(self.sweep), "digest": digest(self.sweep)}
+        if not manifest.exists():
+            _replace(manifest, json.dumps(wanted).encode())
+            return
+        try:
+            found = json.loads(manifest.read_text("utf-8"))
+        except ValueError:
+            found = None
+        if found != wanted:
+            raise SpecError(
+                f"{self.folder} holds an unfinished sweep of other inputs or of another version; finish that one, or pass "
+                "--restart to throw it away"
+            )
+
+    def _part(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:08d}.arrow"
+
+    def missing(self) -> Iterator[int]:
+        """Numbers of the chunks that are not there yet."""
+        done = {path.name for path in self.folder.iterdir()}
+        return (chunk for chunk in range(self.sweep.chunks) if self._part(chunk).name not in done)
+
+    def add(self, chunk: int, columns: Mapping[str, Array | Coded]) -> None:
+        """Keep a finished chunk."""
+        import pyarrow as pa
+
+        table = table_of(self.sweep, columns)
+        buffer = pa.BufferOutputStream()
+        with pa.ipc.new_file(buffer, table.schema) as writer:
+            writer.write_table(table)
+        with _writing(self.out):
+            _replace(self._part(chunk), buffer.getvalue())
+
+    def count(self, chunk: int, summary: Summary) -> None:
+        """Count a chunk that an earlier start of the sweep has finished."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        with pa.memory_map(str(self._part(chunk))) as source:
+            table = pa.ipc.open_file(source).read_all()
+            reasons = pc.value_counts(table["reason"].combine_chunks().dictionary_decode()).to_pylist()
+            summary.count(
+                chunk,
+                table["feasible"].to_numpy(),
+                {entry["values"]: entry["counts"] for entry in reasons if entry["values"] is not None},
+                table[summary.by].to_numpy(),
+                lambda position: dict(table.slice(position, 1).to_pylist()[0]),
+            )
+
+    def finish(self) -> None:
+        """Turn the chunks, in the order of their points, into the file, and remove their folder."""
+        part = self.out.with_name(f"{self.out.name}.{os.getpid()}.part")
+        with _writing(self.out):
+            try:
+                _WRITERS[self.out.suffix.lower()](self._tables(), self.sweep, part)
+                part.replace(self.out)
+            finally:
+                part.unlink(missing_ok=True)
+            shutil.rmtree(self.folder)
+
+    def _tables(self) -> Iterator[Any]:
+        import pyarrow as pa
+
+        for chunk in range(self.sweep.chunks):
+            with pa.memory_map(str(self._part(chunk))) as source:
+                yield pa.ipc.open_file(source).read_all()
+
+
+def digest(sweep: Sweep) -> str:
+    """Tells sweeps apart."""
+    written = repr((dict(sweep.axes), sweep.listed, sweep.chunk_points))
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _replace(path: Path, content: Any) -> None:
+    """Write a file as a whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _writing:  # noqa: N801 - used like a function
+    """Turns failures of the file system into one line."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise OutputError(f"--out '{self.out}': {error.strerror or error}") from None
+
+
+# -- tables -----------------------------------------------------------------------------------------------------
+
+
+def table_of(sweep: Sweep, columns: Mapping[str, Array | Coded]) -> Any:
+    """An Arrow table of a chunk. Text is dictionary-encoded; what does not exist is null."""
+    import pyarrow as pa
+
+    schema = schema_of(sweep)
+    return pa.table(
+        {name: _array(columns[name], schema.field(name).type) for name in schema.names}, schema=schema
+    )
+
+
+def schema_of(sweep: Sweep) -> Any:
+    """Types of the columns, which depend on the inputs' values alone and so are the same for all chunks."""
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    types: dict[str, Any] = {name: pa.float64() for name in MEASURES}
+    types |= {name: pa.int64() for name in NUMERIC} | {"feasible": pa.bool_(), "reason": text}
+    for name in sweep.columns:
+        types.setdefault(name, _type_of([value for value in _values(sweep, name) if value is not None], text))
+    metadata = {"llm_perf": __version__, "units": "seconds, bytes and tokens per second, as the names say"}
+    return pa.schema([pa.field(name, types[name]) for name in sweep.columns], metadata=metadata)
+
+
+def _values(sweep: Sweep, name: str) -> list[Any]:
+    return [*sweep.axes.get(name, ()), *(point[name] for point in sweep.listed if name in point)]
+
+
+def _type_of(values: list[Any], text: Any) -> Any:
+    import pyarrow as pa
+
+    if values and all(isinstance(value, bool) for value in values):
+        return pa.bool_()
+    if values and all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return pa.int64()
+    if values and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return pa.float64()
+    return text
+
+
+def _array(column: Array | Coded, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if not isinstance(column, Coded):
+        mask = np.isnan(column) if column.dtype.kind == "f" else None
+        return pa.array(column, type=kind, mask=mask)
+    indices = pa.array(column.codes, mask=column.codes < 0)
+    if pa.types.is_dictionary(kind):
+        values = pa.array([str(value) for value in column.values], type=pa.string())
+        return pa.DictionaryArray.from_arrays(indices, values)
+    return pa.array(list(column.values), type=kind).take(indices)
+
+
+def _write_parquet(tables: Iterator[Any], sweep: Sweep, part: Path) -> None:
+    import pyarrow.parquet as pq
+
+    texts = [field.name for field in schema_of(sweep) if str(field.type).startswith("dictionary")]
+    with pq.ParquetWriter(
+        part, schema_of(sweep), use_dictionary=[*texts, *NUMERIC], compression="lz4"
+    ) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_csv(tables: Iterator[Any], sweep: Sweep, part: Path) -> None:
+    from pyarrow import csv
+
+    schema = plain_schema(schema_of(sweep))
+    with csv.CSVWriter(part, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+
+
+def _write_json(tables: Iterator[Any], sweep: Sweep, part: Path) -> None:
+    """One object with all points; written chunk by chunk."""
+    with part.open("w", encoding="utf-8") as file:
+        file.write(
+            f'{{"schema_version": {SCHEMA_VERSION}, "columns": {json.dumps(sweep.columns)}, "points": ['
+        )
+        separator = "\n"
+        for table in tables:
+            for point in table.to_pylist():
+                file.write(separator + json.dumps(point, allow_nan=False))
+                separator = ",\n"
+        file.write("\n]}\n")
+
+
+def plain_schema(schema: Any) -> Any:
+    """The schema without dictionaries, which CSV does not have."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field(field.name, field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in schema
+        ]
+    )
+
+
+_WRITERS: Final = {".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json}

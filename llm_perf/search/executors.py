@@ -1,0 +1,182 @@
+"""Where the chunks of a sweep are evaluated: in this process, in several of this machine, or on a Dask cluster.
+
+Each executor takes chunk numbers and gives ``(number, columns)`` as they are done, each number once. A chunk depends on
+its number alone, so that one whose worker died is simply evaluated again elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+from llm_perf.errors import EnvironmentFailure, MissingExtraError, SpecError
+from llm_perf.search.sweep import Array, Coded, Sweep
+
+Result: TypeAlias = "tuple[int, dict[str, Array | Coded]]"
+Executor: TypeAlias = Callable[[Sweep, Iterable[int]], Iterator[Result]]
+
+IN_FLIGHT_PER_WORKER: Final = 3
+"""Chunks that are handed out ahead of each worker: it never waits, and results that nobody took yet stay few."""
+
+CONNECT_S: Final = 10
+"""Seconds that a scheduler has to answer."""
+
+RETRIES: Final = 3
+"""Times that Dask evaluates a chunk again after its worker died."""
+
+
+def get_executor(name: str) -> Executor:
+    """The executor of ``--executor``: local, processes, processes:N or dask://HOST:PORT.
+
+    Raises:
+        SpecError: another name, or a bad number of processes.
+        MissingExtraError: dask is not installed.
+    """
+    kind, _, rest = name.partition(":")
+    if name == "local":
+        return local
+    if kind == "processes":
+        count = _processes(name, rest)
+        return lambda sweep, chunks: processes(sweep, chunks, count)
+    if kind == "dask" and rest.startswith("//") and len(rest) > len("//"):
+        _require_dask()
+        return lambda sweep, chunks: dask(sweep, chunks, f"tcp:{rest}")
+    raise SpecError(f"--executor {name!r}: expected local, processes, processes:N or dask://HOST:PORT")
+
+
+def _processes(name: str, count: str) -> int:
+    if not count and ":" not in name:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not count.isdigit() or not 1 <= int(count) <= 1024:
+        raise SpecError(f"--executor {name!r}: the number of processes must be from 1 to 1024")
+    return int(count)
+
+
+def local(sweep: Sweep, chunks: Iterable[int]) -> Iterator[Result]:
+    """In this process, one after the other."""
+    for chunk in chunks:
+        yield chunk, sweep.evaluate(chunk)
+
+
+def processes(sweep: Sweep, chunks: Iterable[int], count: int) -> Iterator[Result]:
+    """In ``count`` processes of this machine.
+
+    Raises:
+        EnvironmentFailure: a process was killed, for memory above all.
+    """
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    waiting = iter(chunks)
+    context = get_context("forkserver" if os.name == "posix" else "spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(sweep,)) as pool:
+        try:
+            first = islice(waiting, count * IN_FLIGHT_PER_WORKER)
+            running: set[Future[Result]] = {pool.submit(_evaluate, chunk) for chunk in first}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    running |= {pool.submit(_evaluate, chunk) for chunk in islice(waiting, 1)}
+        except BrokenProcessPool:
+            raise EnvironmentFailure(
+                "a worker process of the sweep was killed; what is finished is kept: the same command goes on from there"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_SWEEP: Sweep | None = None
+
+
+def _start(sweep: Sweep) -> None:
+    """In a worker: remember the sweep, and leave interrupts to the process that has the files open."""
+    import signal
+
+    global _SWEEP
+    _SWEEP = sweep
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _evaluate(chunk: int) -> Result:
+    assert _SWEEP is not None
+    return chunk, _SWEEP.evaluate(chunk)
+
+
+def dask(sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
+    """On the workers of a Dask cluster, which must have this version of llm-perf installed.
+
+    Raises:
+        EnvironmentFailure: no scheduler answers, there are no workers, or a chunk failed on several of them.
+    """
+    from distributed import Client, as_completed
+
+    client = _client(Client, address)
+    with closing(client):
+        _check_workers(client)
+        workers = sum(
+            worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()
+        )
+        shared = client.scatter(sweep, broadcast=True, hash=False)
+        waiting = iter(chunks)
+
+        def submit(chunk: int) -> Any:
+            return client.submit(_evaluate_with, shared, chunk, pure=False, retries=RETRIES)
+
+        first = [submit(chunk) for chunk in islice(waiting, workers * IN_FLIGHT_PER_WORKER)]
+        running = as_completed(first, loop=client.loop)
+        for future in running:
+            if future.status != "finished":
+                raise EnvironmentFailure(f"a chunk of the sweep failed on the cluster: {future.exception()}")
+            try:
+                result = future.result()
+            except Exception as error:  # noqa: BLE001 - whatever a lost worker makes of its results
+                raise EnvironmentFailure(f"a result of the cluster is lost: {error}") from None
+            future.release()
+            for chunk in islice(waiting, 1):
+                running.add(submit(chunk))
+            yield result
+
+
+def _evaluate_with(sweep: Sweep, chunk: int) -> Result:
+    return chunk, sweep.evaluate(chunk)
+
+
+def _client(client: Any, address: str) -> Any:
+    try:
+        return client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise EnvironmentFailure(f"no Dask scheduler answers at {address}: {error}") from None
+
+
+def _check_workers(client: Any) -> None:
+    """Workers with another version would give other numbers.
+
+    Raises:
+        EnvironmentFailure: there are none, or their llm-perf is missing or another one.
+    """
+    from llm_perf import __version__
+
+    found = client.run(_version)
+    if not found:
+        raise EnvironmentFailure("the Dask cluster has no workers")
+    for worker, version in found.items():
+        if version != __version__:
+            raise EnvironmentFailure(f"worker {worker} has llm-perf {version}, and here is {__version__}")
+
+
+def _version() -> str:
+    from llm_perf import __version__
+
+    return __version__
+
+
+def _require_dask() -> None:
+    try:
+        import distributed  # noqa: F401 - is it there?
+    except ImportError:
+        raise MissingExtraError("distributed", "a sweep on a Dask cluster") from None

@@ -1,0 +1,280 @@
+"""Sweeps: every combination of the values of every input, evaluated in vectors and cut into chunks.
+
+The numeric axes (batch size, prompt and generation length) are evaluated as arrays; the combinations of all other
+inputs are structures, one Scenario each. Points are numbered structure by structure, the generation length running
+fastest, so that a chunk is a range of numbers: any process can evaluate any chunk, at any time, with the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
+from llm_perf.analysis.sweep import MISSING_TIERS, InferenceSweep, refusals, sweep_inference
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
+
+NUMERIC: Final = ("batch_size", "prompt_len", "gen_len")
+"""Inputs that are evaluated as arrays, the last one running fastest."""
+
+DEFAULTS: Final = {name: (InferenceInputs.model_fields[name].default,) for name in NUMERIC}
+
+CHUNK_POINTS: Final = 131_072
+CHUNK_STRUCTURES: Final = 128
+"""A chunk has at most so many points and about so many structures: a fraction of a second of work, 15 MB of results."""
+
+MOST_POINTS: Final = 10**12
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of few different values: ``values[codes[i]]`` is the value of point i."""
+
+    codes: npt.NDArray[np.int32]
+    values: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def decoded(self) -> Array:
+        """The values themselves, as objects."""
+        return np.array([*self.values], dtype=object)[self.codes] if self.values else np.empty(0, object)
+
+
+Columns: TypeAlias = Mapping[str, "Array | Coded"]
+
+MEASURES: Final = (
+    "prefill_latency_s",
+    "decode_latency_s",
+    "latency_per_token_s",
+    "total_latency_s",
+    "throughput_tokens_per_s",
+    "gpu_memory_bytes",
+    "cpu_memory_bytes",
+    "nvme_bytes",
+    "weights_on_gpu",
+    "weights_on_cpu",
+)
+"""Columns of numbers; NaN where a point was refused, ``latency_per_token_s`` also where there are no decode steps."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Values of each input. ``listed`` are combinations given one by one; each goes with all values of ``axes``.
+
+    Attributes:
+        axes: Values by the name of the input, as in `InferenceInputs`.
+        listed: Combinations of further inputs, each a mapping; the same inputs in all of them.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]]
+    listed: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        known = InferenceInputs.model_fields
+        fields = set(self.listed[0]) if self.listed else set()
+        for name in (*self.axes, *fields):
+            if name not in known:
+                raise SpecError(f"{name} is no input of a prediction; known are: {', '.join(known)}")
+        if any(set(point) != fields for point in self.listed):
+            raise SpecError("every listed point must give the same inputs")
+        both = sorted(fields & set(self.axes))
+        if both:
+            raise SpecError(f"{both[0]} is given both as an axis and in the listed points")
+        for name in ("model", "gpu"):
+            if name not in self.axes and name not in fields:
+                raise SpecError(f"--{name} is required (llm-perf {name}s list shows the bundled ones)")
+        for name, values in self.axes.items():
+            if not values:
+                raise SpecError(f"{name} has no values")
+        if "gpu_batch_size" in self.axes and "batch_size" in self.axes:
+            raise SpecError("give batch_size or gpu_batch_size, not both: the one follows from the other")
+        if len(self) > MOST_POINTS:
+            raise SpecError(f"{len(self):.3g} points are more than {MOST_POINTS:,}")
+
+    # -- numbering ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def grid(self) -> tuple[tuple[int, ...], ...]:
+        """Values of batch size, prompt length and generation length."""
+        return tuple(self.axes.get(name, DEFAULTS[name]) for name in NUMERIC)
+
+    @cached_property
+    def points_per_structure(self) -> int:
+        """Points of one structure."""
+        return math.prod(len(values) for values in self.grid)
+
+    @cached_property
+    def structure_axes(self) -> dict[str, tuple[Any, ...]]:
+        """Values of the inputs that are not evaluated as arrays."""
+        return {name: values for name, values in self.axes.items() if name not in NUMERIC}
+
+    @cached_property
+    def structures(self) -> int:
+        """Combinations of these inputs and the listed points."""
+        return math.prod(len(values) for values in self.structure_axes.values()) * max(len(self.listed), 1)
+
+    def __len__(self) -> int:
+        return self.structures * self.points_per_structure
+
+    @cached_property
+    def chunk_points(self) -> int:
+        """Points of a chunk; the last one may have fewer."""
+        return min(CHUNK_POINTS, CHUNK_STRUCTURES * self.points_per_structure)
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-len(self) // self.chunk_points)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the result, inputs first."""
+        listed = tuple(self.listed[0]) if self.listed else ()
+        inputs = (*(name for name in self.structure_axes), *(n for n in listed if n not in NUMERIC), *NUMERIC)
+        return (*inputs, "feasible", "reason", *MEASURES)
+
+    def structure(self, number: int) -> dict[str, Any]:
+        """Inputs of a structure, without the numeric ones that are axes."""
+        axes = self.structure_axes
+        found: dict[str, Any] = {}
+        for name in reversed(axes):
+            number, position = divmod(number, len(axes[name]))
+            found[name] = axes[name][position]
+        inputs = {name: found[name] for name in axes}
+        return inputs | dict(self.listed[number]) if self.listed else inputs
+
+    def chunk_range(self, chunk: int) -> tuple[int, int]:
+        """Numbers of the first point of a chunk and of the first one after it."""
+        first = chunk * self.chunk_points
+        return first, min(first + self.chunk_points, len(self))
+
+    # -- evaluation ---------------------------------------------------------------------------------------------
+
+    def evaluate(self, chunk: int) -> dict[str, Array | Coded]:
+        """Predictions of a chunk's points, by column."""
+        first, end = self.chunk_range(chunk)
+        size = self.points_per_structure
+        parts = []
+        for number in range(first // size, -(-end // size)):
+            start, stop = max(first - number * size, 0), min(end - number * size, size)
+            parts.append(self._evaluate_structure(number, start, stop))
+        return {name: _joined([part[name] for part in parts]) for name in self.columns}
+
+    def _evaluate_structure(self, number: int, start: int, stop: int) -> dict[str, Array | Coded]:
+        given = self.structure(number)
+        axes = self._grid_points(given, start, stop)
+        count = stop - start
+        columns: dict[str, Array | Coded] = {
+            name: constant(given[name], count) for name in given if name not in NUMERIC
+        }
+        try:
+            scenario = structure_scenario(given)
+        except SpecError as error:
+            return columns | _numeric(axes) | refused(str(error), count)
+        if "gpu_batch_size" in given and "batch_size" not in given:
+            axes = (np.full(count, float(scenario.workload.batch_size)), *axes[1:])
+        return columns | _numeric(axes) | predictions(scenario, axes)
+
+    def _grid_points(self, given: Mapping[str, Any], start: int, stop: int) -> tuple[Array, ...]:
+        """Values of the numeric inputs for a range of a structure's points; a listed point may give its own."""
+        shape = tuple(len(values) for values in self.grid)
+        positions = np.unravel_index(np.arange(start, stop), shape)
+        return tuple(
+            np.full(stop - start, float(given[name]))
+            if name in given
+            else np.asarray(values, dtype=np.float64)[position]
+            for name, values, position in zip(NUMERIC, self.grid, positions, strict=True)
+        )
+
+
+def structure_scenario(given: Mapping[str, Any]) -> Scenario:
+    """The scenario that stands for all points of a structure, with a workload that every system accepts.
+
+    Raises:
+        SpecError: the inputs contradict each other.
+    """
+    inputs = {name: value for name, value in given.items() if name not in NUMERIC and value is not None}
+    if inputs.get("gpu_batch_size") is None:
+        # One sequence for each replica, GPU batch and micro-batch: which batches divide is a question of each point.
+        parallelism = derive_parallelism(InferenceInputs(**inputs))
+        blocks = (inputs.get("num_gpu_batches") or 1) * (inputs.get("micro_batches") or parallelism.pp_size)
+        inputs["batch_size"] = parallelism.dp_size * blocks
+    shortest = {"prompt_len": 1, "gen_len": 1}
+    return build_scenario(InferenceInputs(**shortest | inputs))
+
+
+def predictions(scenario: Scenario, axes: Sequence[Array]) -> dict[str, Array | Coded]:
+    """Feasibility, reason and measures of many workloads of a scenario."""
+    reasons = refusals(scenario, *axes)
+    good = reasons.codes < 0
+    values = list(reasons.values)
+    codes = reasons.codes.copy()
+    columns = {name: np.full(len(codes), np.nan) for name in MEASURES}
+    feasible = np.zeros(len(codes), dtype=bool)
+    if good.any():
+        found = sweep_inference(scenario, *(axis[good] for axis in axes))
+        feasible[good] = found.feasible
+        for name in MEASURES:
+            columns[name][good] = measure(found, name)
+        table = np.full(len(MISSING_TIERS), -1, dtype=np.int32)
+        for tiers in np.unique(found.missing[found.missing > 0]):
+            table[tiers] = len(values)
+            values.append(f"more {MISSING_TIERS[tiers]} needed than there is")
+        codes[good] = table[found.missing]
+    return {"feasible": feasible, "reason": Coded(codes, tuple(values)), **columns}
+
+
+def measure(found: InferenceSweep, name: str) -> Array:
+    """A column of numbers of a sweep of workloads."""
+    if name != "latency_per_token_s":
+        return np.asarray(getattr(found, name))
+    steps = found.gen_len - 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(found.decode_latency_s > 0, found.decode_latency_s / steps, np.nan)
+
+
+def refused(reason: str, count: int) -> dict[str, Array | Coded]:
+    """Columns of points that cannot be predicted at all."""
+    nothing = {name: np.full(count, np.nan) for name in MEASURES}
+    return {"feasible": np.zeros(count, dtype=bool), "reason": constant(reason, count), **nothing}
+
+
+def constant(value: Any, count: int) -> Coded:
+    """A column of one value; None is -1, as in Arrow's dictionaries."""
+    if value is None:
+        return Coded(np.full(count, -1, dtype=np.int32), ())
+    return Coded(np.zeros(count, dtype=np.int32), (value,))
+
+
+def _numeric(axes: Sequence[Array]) -> dict[str, Array | Coded]:
+    return {name: axis.astype(np.int64) for name, axis in zip(NUMERIC, axes, strict=True)}
+
+
+def _joined(parts: Sequence[Array | Coded]) -> Array | Coded:
+    if not isinstance(parts[0], Coded):
+        return np.concatenate([part for part in parts if not isinstance(part, Coded)])
+    position: dict[Any, int] = {}
+    codes = []
+    for part in parts:
+        if not isinstance(part, Coded):
+            continue
+        table = np.array([position.setdefault((type(v), v), len(position)) for v in part.values] or [-1])
+        codes.append(np.where(part.codes < 0, -1, table[part.codes]).astype(np.int32))
+    return Coded(np.concatenate(codes), tuple(value for _, value in position))
+
+
+def cartesian(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """All combinations of values, the last axis running fastest."""
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))

@@ -1,0 +1,183 @@
+"""`llm-perf sweep` as its user meets it: files, resuming, what does not fit, bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="the extra 'explore' is not installed")
+
+BASE = ("sweep", "--model", "opt-1.3b", "--gpu", "t4,l4", "--batch-size", "1:8:x2", "--gen-len", "1,32")
+LARGE = (
+    "sweep", "--model", "opt-1.3b", "--gpu", "t4,l4", "--batch-size", "1:200:1", "--prompt-len", "1:200:1",
+    "--gen-len", "1:20:1", "--json",
+)  # fmt: skip
+
+
+def table(file: str):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file)
+
+
+def test_three_formats_hold_the_same_points(llm_perf, folder):
+    from pyarrow import csv
+
+    for ending in ("parquet", "csv", "json"):
+        outcome = llm_perf(*BASE, "--out", f"points.{ending}", "--json")
+        assert outcome.code == 0
+        assert outcome.json["out"] == f"points.{ending}"
+    rows = table("points.parquet").to_pylist()
+    assert len(rows) == 2 * 4 * 2
+    assert json.loads(Path("points.json").read_text())["points"] == rows
+    assert csv.read_csv("points.csv")["throughput_tokens_per_s"].to_pylist() == [
+        row["throughput_tokens_per_s"] for row in rows
+    ]
+    assert sorted(path.name for path in Path().iterdir()) == ["points.csv", "points.json", "points.parquet"]
+
+
+def test_points_equal_infer(llm_perf, folder):
+    llm_perf(*BASE, "--out", "points.parquet")
+    for row in table("points.parquet").to_pylist()[::5]:
+        flags = (
+            "--model",
+            row["model"],
+            "--gpu",
+            row["gpu"],
+            "--batch-size",
+            row["batch_size"],
+            "--gen-len",
+            row["gen_len"],
+        )
+        found = llm_perf("infer", *map(str, flags), "--json").json
+        assert row["total_latency_s"] == pytest.approx(found["total"]["latency_s"], rel=1e-12)
+        assert row["feasible"] == found["feasible"]
+
+
+def test_report_at_80_columns(llm_perf, folder):
+    outcome = llm_perf(
+        "sweep",
+        "--model",
+        "llama-2-70b",
+        "--gpu",
+        "a100-sxm*,h100*,t4",
+        "--tp-size",
+        "1:8:x2",
+        "--quant-bits",
+        "4,16",
+    )
+    assert outcome.code == 0
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert "more GPU memory needed than there is" in outcome.out
+    assert "h100-sxm-80gb" in outcome.out
+
+
+def test_nothing_fits_is_exit_3_with_the_reasons(llm_perf, folder):
+    outcome = llm_perf("sweep", "--model", "opt-175b", "--gpu", "t4,l4", "--json")
+    assert outcome.code == 3
+    assert outcome.json["infeasible"] == {"more GPU memory needed than there is": 2}
+    assert outcome.json["best"] == []
+
+
+def test_listed_points(llm_perf, folder):
+    Path("points.csv").write_text("tp-size,quant-bits\n1,4\n2,\n")
+    Path("points.yaml").write_text(
+        "points:\n- {tp_size: 1, quant_bits: 4}\n- {tp_size: 2, quant_bits: null}\n"
+    )
+    ask = ("sweep", "--model", "llama-2-7b", "--gpu", "a100-sxm-80gb", "--json")
+    found = [llm_perf(*ask, "--points", file).json for file in ("points.csv", "points.yaml")]
+    assert found[0]["best"] == found[1]["best"]
+    assert sorted((row["tp_size"], row["quant_bits"]) for row in found[0]["best"]) == [(1, 4), (2, None)]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    code = "import sys; from llm_perf.cli.main import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until_parts(process: subprocess.Popen[str], folder: Path, number: int) -> None:
+    """Wait until so many chunks are there."""
+    end = time.monotonic() + 60
+    while len(list(folder.glob("chunk-*.arrow"))) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_sweep_goes_on_without_loss(llm_perf, folder, end):
+    wanted = llm_perf(*LARGE, "--out", "whole.parquet").json
+    process = start(*LARGE, "--out", "cut.parquet")
+    until_parts(process, Path("cut.parquet.partial"), 2)
+    process.send_signal(end)
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    assert not Path("cut.parquet").exists()
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on" in err
+        assert "Traceback" not in err
+    kept = {path.name: path.stat().st_mtime_ns for path in Path("cut.parquet.partial").glob("chunk-*.arrow")}
+    assert len(kept) >= 2
+
+    refused = llm_perf(*LARGE[:-3], "--gen-len", "1:5:1", "--json", "--out", "cut.parquet")
+    assert "unfinished sweep of other inputs" in refused.error
+
+    outcome = llm_perf(*LARGE, "--out", "cut.parquet")
+    assert "going on with a sweep" in outcome.err
+    for key in ("evaluated", "feasible", "infeasible", "best"):
+        assert outcome.json[key] == wanted[key]
+    assert table("cut.parquet").equals(table("whole.parquet"))
+    assert not Path("cut.parquet.partial").exists()
+
+
+def test_restart_throws_away_what_there_was(llm_perf, folder):
+    Path("points.csv.partial").mkdir()
+    Path("points.csv.partial/sweep.json").write_text('{"llm_perf": "0.0.1"}')
+    assert "--restart" in llm_perf(*BASE, "--out", "points.csv").error
+    assert llm_perf(*BASE, "--out", "points.csv", "--restart").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--gpu", "t4"), "--model is required"),
+        (("--model", "opt-13b"), "--gpu is required"),
+        (("--model", "opt-13b", "--gpu", "nothing*"), "matches no bundled GPU"),
+        (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "1:8"), "--batch-size"),
+        (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "0,1"), "positive integer"),
+        (("--model", "opt-13b", "--gpu", "t4", "--gen-len", "-5"), "positive integer"),
+        (("--model", "opt-13b", "--gpu", "t4", "--kv-offload", "maybe"), "on, off or both"),
+        (("--model", "opt-13b", "--gpu", "t4", "--flops-efficiency", "high"), "no number"),
+        (("--model", "opt-13b", "--gpu", "t4", "--out", "points.xlsx"), "--out"),
+        (("--model", "opt-13b", "--gpu", "t4", "--out", "nowhere/points.csv"), "no folder"),
+        (("--model", "opt-13b", "--gpu", "t4", "--executor", "cloud"), "--executor"),
+        (("--model", "opt-13b", "--gpu", "t4", "--top", "-1"), "--top"),
+        (("--model", "opt-13b", "--gpu", "t4", "--best", "beauty"), "--best"),
+        (("--model", "opt-13b", "--gpu", "t4", "--points", "nothing.csv"), "nothing.csv"),
+        (("--model", "opt-13b", "--gpu", "t4", "--points", "bad.csv"), "bad.csv: line 2"),
+        (("--model", "opt-13b", "--gpu", "t4", "--points", "bad.yaml"), "list of mappings"),
+        (("--model", "opt-13b", "--gpu", "t4", "--points", "empty.csv"), "has no points"),
+    ],
+)
+def test_bad_input_is_one_line(llm_perf, folder, arguments, said):
+    Path("bad.csv").write_text("tp-size,colour\n1,red\n")
+    Path("bad.yaml").write_text("points: 5\n")
+    Path("empty.csv").write_text("tp-size\n")
+    before = sorted(Path().iterdir())
+    assert said in llm_perf("sweep", *arguments).error
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_file_needs_the_extra(llm_perf, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "llm-perf[explore]" in llm_perf(*BASE, "--out", "points.parquet").error
+    assert llm_perf(*BASE).code == 0

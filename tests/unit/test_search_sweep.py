@@ -1,0 +1,312 @@
+"""A sweep over structures: every combination once, in its order, equal to the single prediction, whoever evaluates it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import EnvironmentFailure, MissingExtraError, SpecError
+from llm_perf.search import axes, executors
+from llm_perf.search import sweep as module
+from llm_perf.search.executors import get_executor
+from llm_perf.search.summary import Summary
+from llm_perf.search.sweep import MEASURES, NUMERIC, Coded, Sweep
+
+SEVERAL = Sweep(
+    {
+        "model": ("llama-2-7b", "opt-30b"),
+        "gpu": ("a100-sxm-80gb", "t4"),
+        "system": ("resident", "zero_inference"),
+        "tp_size": (None, 2, 3),
+        "quant_bits": (None, 4),
+        "batch_size": (1, 4, 64),
+        "prompt_len": (64, 1500),
+        "gen_len": (1, 100, 3000),
+    }
+)
+
+
+def points(sweep: Sweep) -> dict[str, list[Any]]:
+    """The whole sweep as lists."""
+    found: dict[str, list[Any]] = {name: [] for name in sweep.columns}
+    for chunk in range(sweep.chunks):
+        for name, column in sweep.evaluate(chunk).items():
+            if isinstance(column, Coded):
+                found[name] += [column.values[code] if code >= 0 else None for code in column.codes]
+            else:
+                found[name] += column.tolist()
+    return found
+
+
+# -- axes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1", (1,)),
+        ("1,2,8", (1, 2, 8)),
+        ("1:512:x2", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)),
+        ("1:100:x10", (1, 10, 100)),
+        ("1:5:x1.5", (1, 2, 3)),  # 1, 1.5, 2.25, 3.375 rounded down, each once; 5.0625 is beyond 5
+        ("128:512:128", (128, 256, 384, 512)),
+        ("1:6:4", (1, 5)),
+        ("4,1:4:x2, 9", (4, 1, 2, 9)),
+    ],
+)
+def test_whole_numbers(text, values):
+    assert axes.whole_numbers("--batch-size", text) == values
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "a", "1.5", "1:2", "1:2:3:4", "5:1:1", "1:5:0", "1:5:-1", "1:5:x1", "0:8:x2", "1:9:x",
+             "1:9:xa", "1:100000000:1", "1:9:xnan"],
+)  # fmt: skip
+def test_bad_axes_are_refused_with_their_flag(text):
+    with pytest.raises(SpecError, match="--batch-size"):
+        axes.whole_numbers("--batch-size", text)
+
+
+@given(st.integers(1, 50), st.integers(0, 300), st.integers(1, 40))
+def test_a_range_is_pythons_with_its_end(first, length, step):
+    found = axes.whole_numbers("--n", f"{first}:{first + length}:{step}")
+    assert found == tuple(range(first, first + length + 1, step))
+
+
+# -- points -----------------------------------------------------------------------------------------------------
+
+
+def test_every_combination_occurs_once_in_order():
+    found = points(SEVERAL)
+    names = list(SEVERAL.columns[: SEVERAL.columns.index("feasible")])
+    wanted = list(product(*(SEVERAL.axes[name] for name in names)))
+    assert list(zip(*(found[name] for name in names), strict=True)) == wanted
+    assert len(SEVERAL) == len(wanted)
+
+
+def test_points_equal_the_single_prediction():
+    """A thousand random points, to 1e-12: the same numbers, or refused where the single prediction is."""
+    found = points(SEVERAL)
+    names = list(SEVERAL.columns[: SEVERAL.columns.index("feasible")])
+    refused = 0
+    for number in random.Random(1).choices(range(len(SEVERAL)), k=1000):
+        inputs = {name: found[name][number] for name in names if found[name][number] is not None}
+        try:
+            result = predict_inference(build_scenario(InferenceInputs(**inputs)))
+        except SpecError:
+            refused += 1
+            assert not found["feasible"][number]
+            assert found["reason"][number]
+            assert all(math.isnan(found[name][number]) for name in MEASURES)
+            continue
+        decode = result.decode
+        wanted = {
+            "prefill_latency_s": result.prefill.latency_s,
+            "decode_latency_s": decode.latency_s if decode else 0.0,
+            "latency_per_token_s": decode.latency_per_token_s if decode else math.nan,
+            "total_latency_s": result.total_latency_s,
+            "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
+            "gpu_memory_bytes": result.memory.gpu.total_bytes,
+            "cpu_memory_bytes": result.memory.cpu.total_bytes,
+            "nvme_bytes": result.memory.nvme.total_bytes,
+            "weights_on_gpu": result.placement.weights.gpu,
+            "weights_on_cpu": result.placement.weights.cpu,
+        }
+        assert wanted.keys() == set(MEASURES)
+        for name, value in wanted.items():
+            assert found[name][number] == pytest.approx(value, rel=1e-12, abs=0, nan_ok=True), name
+        assert found["feasible"][number] == result.feasible
+        assert (found["reason"][number] is None) == result.feasible
+    assert 100 < refused < 900
+
+
+@given(st.integers(1, 40), st.integers(1, 7))
+def test_chunks_cut_a_sweep_without_loss(chunk_points, structures):
+    """Whatever the size of the chunks, even one that cuts a structure's points in two."""
+    sweep = Sweep(
+        {"model": ("opt-1.3b",), "gpu": ("t4", "l4")[:2], "batch_size": (1, 2, 3), "gen_len": (2, 3, 4)}
+    )
+    whole = points(sweep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_POINTS", chunk_points)
+        patch.setattr(module, "CHUNK_STRUCTURES", structures)
+        cut = Sweep(sweep.axes)
+        assert cut.chunk_points <= chunk_points
+        assert points(cut) == whole
+
+
+def test_listed_points_go_with_all_values_of_the_axes():
+    listed = ({"tp_size": 1, "quant_bits": 4, "gen_len": 7}, {"tp_size": 4, "quant_bits": None, "gen_len": 9})
+    sweep = Sweep({"model": ("llama-2-7b",), "gpu": ("a100-sxm-80gb",), "batch_size": (1, 2)}, listed)
+    found = points(sweep)
+    named = zip(*(found[name] for name in ("tp_size", "quant_bits", "gen_len", "batch_size")), strict=True)
+    assert list(named) == [(1, 4, 7, 1), (1, 4, 7, 2), (4, None, 9, 1), (4, None, 9, 2)]
+
+
+def test_flexgens_batches_follow_from_its_gpu_batches():
+    sweep = Sweep(
+        {
+            "model": ("opt-30b",),
+            "gpu": ("t4",),
+            "system": ("flexgen",),
+            "percent": ("20 80 0 100 0 100",),
+            "gpu_batch_size": (8, 16),
+            "num_gpu_batches": (1, 3),
+        }
+    )
+    assert points(sweep)["batch_size"] == [8, 24, 16, 48]
+    with pytest.raises(SpecError, match="batch_size or gpu_batch_size"):
+        Sweep({**sweep.axes, "batch_size": (8,)})
+
+
+def test_batches_that_do_not_divide_are_points_with_a_reason():
+    sweep = Sweep(
+        {"model": ("opt-1.3b",), "gpu": ("a100-sxm-80gb",), "dp_size": (2,), "batch_size": (1, 2, 3, 4)}
+    )
+    found = points(sweep)
+    assert found["feasible"] == [False, True, False, True]
+    assert found["reason"][0] == "batch_size must be multiples of dp_size 2"
+
+
+@pytest.mark.parametrize(
+    ("given_axes", "listed", "said"),
+    [
+        ({"gpu": ("t4",)}, (), "--model is required"),
+        ({"model": ("opt-13b",)}, (), "--gpu is required"),
+        ({"model": ("opt-13b",), "gpu": ("t4",), "speed": (1,)}, (), "speed is no input"),
+        ({"model": ("opt-13b",), "gpu": ()}, (), "gpu has no values"),
+        ({"model": ("opt-13b",), "gpu": ("t4",)}, ({"tp_size": 1}, {"pp_size": 1}), "same inputs"),
+        ({"model": ("opt-13b",), "gpu": ("t4",)}, ({"gpu": "t4"},), "both"),
+        ({"model": ("opt-13b",), "gpu": ("t4",), **dict.fromkeys(NUMERIC, tuple(range(1, 100001)))}, (), "more than"),
+    ],
+)  # fmt: skip
+def test_bad_sweeps_are_refused(given_axes, listed, said):
+    with pytest.raises(SpecError, match=said):
+        Sweep(given_axes, listed)
+
+
+# -- executors ----------------------------------------------------------------------------------------------------
+
+SMALL = {
+    "model": ("opt-1.3b",),
+    "gpu": ("t4", "l4"),
+    "batch_size": tuple(range(1, 101)),
+    "gen_len": tuple(range(1, 31)),
+}
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """A sweep of many chunks."""
+    monkeypatch.setattr(module, "CHUNK_POINTS", 100)
+    sweep = Sweep(SMALL)
+    assert (sweep.chunk_points, sweep.chunks) == (100, 60)
+    return sweep
+
+
+def assert_whole(sweep: Sweep, results: list[Any]) -> None:
+    """Each chunk once, with what this process finds."""
+    assert sorted(chunk for chunk, _ in results) == list(range(sweep.chunks))
+    for chunk, columns in results:
+        here = sweep.evaluate(chunk)
+        for name in MEASURES:
+            np.testing.assert_array_equal(columns[name], here[name])
+
+
+def test_processes_find_what_this_one_finds(cut):
+    assert_whole(cut, list(get_executor("processes:2")(cut, range(cut.chunks))))
+
+
+def test_a_killed_process_is_one_clear_failure(cut):
+    import multiprocessing
+
+    results = get_executor("processes:2")(cut, range(cut.chunks))
+    next(results)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(EnvironmentFailure, match="was killed"):
+        list(results)
+
+
+def test_a_cluster_that_loses_a_worker_loses_and_doubles_nothing(cut):
+    """Three worker processes, one of which is killed while chunks are on it."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    options = {"n_workers": 3, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options, silence_logs=50) as cluster:
+        victim = next(iter(cluster.workers.values())).process.process.pid
+        address = "dask:" + cluster.scheduler_address.removeprefix("tcp:")
+        results = []
+        for result in get_executor(address)(cut, range(cut.chunks)):
+            results.append(result)
+            if len(results) == 3:
+                os.kill(victim, signal.SIGKILL)
+        assert_whole(cut, results)
+
+
+def test_a_cluster_that_does_not_answer_is_one_clear_failure(monkeypatch):
+    pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    monkeypatch.setattr(executors, "CONNECT_S", 1)
+    with pytest.raises(EnvironmentFailure, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        list(get_executor("dask://127.0.0.1:9")(Sweep(SMALL), [0]))
+
+
+def test_workers_with_another_version_are_refused(cut):
+    class Client:
+        def run(self, function):
+            return {"one": function(), "two": "0.0.1"}
+
+    with pytest.raises(EnvironmentFailure, match=r"worker two has llm-perf 0\.0\.1"):
+        executors._check_workers(Client())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "threads", "processes:0", "processes:x", "processes:", "dask", "dask:x", "dask://"]
+)
+def test_bad_executors_are_refused(name):
+    with pytest.raises(SpecError, match="--executor"):
+        get_executor(name)
+
+
+def test_dask_is_an_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtraError, match="distributed"):
+        get_executor("dask://127.0.0.1:8786")
+
+
+# -- summary ------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_does_not_depend_on_the_order_of_chunks(cut):
+    chunks = list(range(cut.chunks))
+    found = []
+    for order in (chunks, chunks[::-1]):
+        summary = Summary(cut, 7)
+        for chunk in order:
+            summary.add(chunk, cut.evaluate(chunk))
+        found.append(
+            {
+                key: value
+                for key, value in summary.as_dict().items()
+                if not key.startswith(("seconds", "points_per"))
+            }
+        )
+    assert json.dumps(found[0]) == json.dumps(found[1])
+    best = points(cut)
+    rates = [
+        rate for rate, fits in zip(best["throughput_tokens_per_s"], best["feasible"], strict=True) if fits
+    ]
+    assert [row["throughput_tokens_per_s"] for row in found[0]["best"]] == sorted(rates, reverse=True)[:7]
+    assert found[0]["feasible"] + sum(found[0]["infeasible"].values()) == len(cut)
