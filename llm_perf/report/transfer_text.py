@@ -23,8 +23,8 @@ def transfer_report(found: Mapping[str, Any]) -> str:
             textwrap.fill(
                 "gm: geometric mean of max(p/m, m/p). shipped: constants and host rates as they ship; no fit: "
                 "nothing that was fitted to a host's runs, ratios to its data sheet instead; refit: fitted to all rows; "
-                f"left out: each row by the fit that knows nothing of its {what}. x: a factor on one machine; * at an end of its "
-                "range; - the rows say nothing about it.",
+                f"left out: each row by the fit that knows nothing of its {what}. x: a factor on one machine; * at an end "
+                "of its range; - the rows say nothing about it.",
                 WIDTH,
             ),
             f"{found['seconds']:.0f} s",
