@@ -2,6 +2,6 @@
 
 Names, arguments and summary keys are those of llm-analysis; so are the values, but where
 docs/llm_analysis_departures.md says otherwise. Read `setup` first, then `memory`, `latency` and `summary`, then
-`training_memory`, `training_time` and `training`: they hold the formulas as functions of a `Setup`. The ``*_methods`` modules hold the class's methods,
-which check their arguments and call those functions.
+`training_memory`, `training_time` and `training`: they hold the formulas as functions of a `Setup`. The ``*_methods``
+modules hold the class's methods, which check their arguments and call those functions.
 """
