@@ -20,6 +20,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
+from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
 __all__ = ["Run", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
 
@@ -47,7 +48,6 @@ _LAYER_SPLIT: Final = frozenset({"accelerate", "exllama", "llama_cpp", "petals",
 _REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
 """Systems whose published memory is what the whole device holds; others report their allocator's peak."""
 
-_QUANTISES_EMBEDDINGS: Final = frozenset({"flexgen", "zero_inference"})
 _CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
 
 
@@ -246,7 +246,7 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def _dtype(run: Run, system: str) -> DtypeConfig:
     quantised = run.weight_bits < run.activation_bits
     embeddings = (
-        run.weight_bits if quantised and system in _QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
+        run.weight_bits if quantised and system in QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
     )
     return DtypeConfig(
         weight_bits=run.weight_bits,

@@ -22,6 +22,7 @@ GPU_ALIASES: Mapping[str, str] = MappingProxyType(
     {
         # gpt-fast's board: 330 W is less than an SXM board may draw (400 W) and more than a PCIe one (300 W).
         "A100-80GB (330W limit)": "A100-SXM-80GB",
+        "M1 7\u2011Core GPU 8GB": "Apple M1 7c",
         "a100_40gb": "A100-SXM-40GB",
         "a100_80gb": "A100-SXM-80GB",
         "A100-SXM-80GB (Selene)": "A100-SXM-80GB",

@@ -18,6 +18,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system, resolve_system
+from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
 
 def _stage_number(value: Any) -> int:
@@ -180,10 +181,8 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
-    # ZeRO-Inference quantises nn.Embedding as well as nn.Linear.
-    embedding_bits = (
-        weight_bits if quantised and system == "zero_inference" else max(16, inputs.activation_bits)
-    )
+    narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
+    embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
         weight_bits=weight_bits,
         activation_bits=inputs.activation_bits,

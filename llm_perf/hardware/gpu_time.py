@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.counts.arrays import Number, minimum
+from llm_perf.counts.arrays import Number, minimum, where
 from llm_perf.hardware.roofline import p_norm
+
+_REREAD_EXPONENT = 2
+"""Reads from HBM and reads again from L2 overlap in part: slopes of llama.cpp's decode over the context, see its page."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStyle:
+    """How a software stack's kernels differ from those that the GPU's efficiencies were measured on.
+
+    ``flops_scale`` and ``memory_scale`` are factors on the efficiencies of products. The three rates per streaming
+    multiprocessor and GHz are limits that a kernel with a fixed number of bytes in flight has, whatever the memory
+    could do (Little's law): of matrix-vector kernels (products of at most ``matvec_max_rows`` rows), of elementwise
+    kernels and of decode attention that reads keys and values once per query head. 0 is no limit.
+    ``accumulate_16bit``: products add up in 16 bits, twice as fast on GeForce cards.
+    """
+
+    flops_scale: float = 1.0
+    memory_scale: float = 1.0
+    accumulate_16bit: bool = False
+    matvec_gb_per_s_per_sm_ghz: float = 0.0
+    matvec_max_rows: float = 0.0
+    elementwise_gb_per_s_per_sm_ghz: float = 0.0
+    attention_gb_per_s_per_sm_ghz: float = 0.0
+
+    @classmethod
+    def of(cls, constants: Mapping[str, float], quantised: bool = False) -> KernelStyle:
+        """The style that a stack's constants describe; kernels for ``quantised`` weights have a limit of their own."""
+        matvec = "quantised_matvec_gb_per_s_per_sm_ghz" if quantised else "matvec_gb_per_s_per_sm_ghz"
+        return cls(
+            constants["flops_scale"],
+            constants["memory_scale"],
+            bool(constants.get("accumulate_16bit", 0)),
+            constants.get(matvec, 0.0),
+            constants.get("matvec_max_rows", 0.0),
+            constants.get("elementwise_gb_per_s_per_sm_ghz", 0.0),
+            constants.get("attention_gb_per_s_per_sm_ghz", 0.0),
+        )
+
+
+MEASURED_STYLE = KernelStyle()
+"""Kernels exactly as measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class GemmRates:
     """What matrix products of one number format reach on one GPU.
 
-    ``half_m``: rows at which the compute rate is half of ``flops_per_s``.
+    ``half_m``: rows at which the compute rate is half of ``flops_per_s``. Products of at most ``matvec_max_rows`` rows
+    read memory at ``matvec_bytes_per_s``.
     """
 
     flops_per_s: float
@@ -21,14 +65,22 @@ class GemmRates:
     half_m: float
     floor_s: float
     knee_exponent: float
+    matvec_bytes_per_s: float
+    matvec_max_rows: float = 0.0
 
     def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
-        """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix."""
-        return 2.0 * weights * (rows + copies * self.half_m) / self.flops_per_s
+        """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix where rows come in tiles."""
+        lost: Number = self.half_m
+        if self.matvec_max_rows:
+            lost = where(rows <= self.matvec_max_rows, 0.0, lost)
+        return 2.0 * weights * (rows + copies * lost) / self.flops_per_s
 
-    def memory_s(self, weight_bytes: Number, activation_bytes: Number) -> Number:
-        """Seconds of device memory traffic: weights once, inputs and outputs."""
-        return (weight_bytes + activation_bytes) / self.bytes_per_s
+    def memory_s(self, weight_bytes: Number, activation_bytes: Number, rows: Number = math.inf) -> Number:
+        """Seconds of device memory traffic: weights once, inputs and outputs of ``rows`` rows."""
+        moved = weight_bytes + activation_bytes
+        if not self.matvec_max_rows:
+            return moved / self.bytes_per_s
+        return moved / where(rows <= self.matvec_max_rows, self.matvec_bytes_per_s, self.bytes_per_s)
 
     def time_s(self, compute_s: Number, memory_s: Number) -> Number:
         """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""
@@ -44,7 +96,9 @@ class KernelRates:
     attention_half_len: float
     attention_bytes_per_s: float
     attention_floor_s: float
+    reread_bytes_per_s: float
     elementwise_bytes_per_s: float
+    long_rows_bytes_per_s: float
     elementwise_floor_s: float
     l2_bytes: float
     l2_speedup: float
@@ -57,21 +111,37 @@ class KernelRates:
             compute, kv_bytes / self.attention_bytes_per_s, self.knee_exponent
         )
 
-    def decode_attention_s_per_token(self, flops: Number, kv_bytes: Number) -> Number:
-        """Seconds of decode attention per token of context, floor left out: linear in the context, so it can be summed."""
-        return p_norm(
+    def decode_attention_s_per_token(
+        self, flops: Number, kv_bytes: Number, reread_bytes: Number = 0.0
+    ) -> Number:
+        """Seconds of decode attention per token of context, floor left out: linear in the context, so it can be summed.
+
+        ``reread_bytes`` is what all query heads read together, most of it from the L2 cache, where the kernel of a
+        stack does not share keys and values between the heads of a group.
+        """
+        seconds = p_norm(
             flops / self.gemm.flops_per_s, kv_bytes / self.attention_bytes_per_s, self.knee_exponent
         )
+        if self.reread_bytes_per_s == math.inf:
+            return seconds
+        return p_norm(seconds, reread_bytes / self.reread_bytes_per_s, _REREAD_EXPONENT)
 
     def elementwise_s(self, moved_bytes: Number, working_set_bytes: Number) -> Number:
         """Seconds of kernels that move ``moved_bytes``, floors left out.
 
         What of the working set stays in the L2 cache moves ``l2_speedup`` times faster.
         """
+        return moved_bytes / self.elementwise_bytes_per_s * self._missed_share(working_set_bytes)
+
+    def scores_s(self, moved_bytes: Number, working_set_bytes: Number) -> Number:
+        """The same for attention scores: rows as long as the context keep enough bytes in flight on any GPU."""
+        return moved_bytes / self.long_rows_bytes_per_s * self._missed_share(working_set_bytes)
+
+    def _missed_share(self, working_set_bytes: Number) -> Number:
         if self.l2_bytes <= 0 or self.l2_speedup == 1.0:
-            return moved_bytes / self.elementwise_bytes_per_s
+            return 1.0
         cached = minimum(self.l2_bytes / working_set_bytes, 1.0)
-        return moved_bytes / self.elementwise_bytes_per_s * (1.0 - cached * (1.0 - 1.0 / self.l2_speedup))
+        return 1.0 - cached * (1.0 - 1.0 / self.l2_speedup)
 
 
 def kernel_rates(
@@ -79,44 +149,68 @@ def kernel_rates(
     compute_bits: int,
     flops_efficiency: float | None = None,
     memory_efficiency: float | None = None,
-    flops_scale: float = 1.0,
-    memory_scale: float = 1.0,
+    style: KernelStyle = MEASURED_STYLE,
     dtype: str | None = None,
 ) -> KernelRates:
     """The rates of a GPU for products of ``compute_bits`` wide operands.
 
-    ``flops_efficiency`` and ``memory_efficiency`` replace the GPU's own constants (floors stay);
-    ``flops_scale`` and ``memory_scale`` are a software stack's factor on them, never beyond the data sheet.
+    ``flops_efficiency`` and ``memory_efficiency`` replace the GPU's own constants (floors stay); ``style`` is a software
+    stack's difference from them, never beyond the data sheet.
 
     Raises:
         SpecError: the GPU has no number format that wide.
     """
     dtype = dtype or gpu.dtype_for(compute_bits)
-    peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
+    peak, bandwidth = product_peak_flops_per_s(gpu, dtype, style), gpu.hbm_bandwidth_bytes_per_s
     efficiency = gpu.efficiency
     gemm, attention, elementwise = efficiency.gemm_for(dtype), efficiency.attention, efficiency.elementwise
 
     def share(own: float, given: float | None, scale: float) -> float:
         return given if given is not None else min(1.0, own * scale)
 
+    def limited(bytes_per_s: float, per_processor: float) -> float:
+        return _limited(bytes_per_s, processors * per_processor, efficiency.knee_exponent)
+
+    processors = (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) * 1e6
+    products_bytes_per_s = bandwidth * share(gemm.memory_efficiency, memory_efficiency, style.memory_scale)
+    elementwise_bytes_per_s = bandwidth * share(elementwise.memory_efficiency, memory_efficiency, 1.0)
+
     half_m = 0.0 if flops_efficiency is not None else gemm.half_m
     half_len = 0.0 if flops_efficiency is not None else attention.prefill_half_len
     wide_peak = gpu.peak_flops_per_s(gpu.dtype_for(max(compute_bits, 16)))
     return KernelRates(
         gemm=GemmRates(
-            flops_per_s=peak * share(gemm.flops_efficiency, flops_efficiency, flops_scale),
-            bytes_per_s=bandwidth * share(gemm.memory_efficiency, memory_efficiency, memory_scale),
+            flops_per_s=peak * share(gemm.flops_efficiency, flops_efficiency, style.flops_scale),
+            bytes_per_s=products_bytes_per_s,
             half_m=half_m,
             floor_s=gemm.floor_s,
             knee_exponent=efficiency.knee_exponent,
+            matvec_bytes_per_s=limited(products_bytes_per_s, style.matvec_gb_per_s_per_sm_ghz),
+            matvec_max_rows=style.matvec_max_rows,
         ),
         attention_flops_per_s=wide_peak * share(attention.prefill_flops_efficiency, flops_efficiency, 1.0),
         attention_half_len=half_len,
         attention_bytes_per_s=bandwidth * share(attention.decode_memory_efficiency, memory_efficiency, 1.0),
         attention_floor_s=attention.floor_s,
-        elementwise_bytes_per_s=bandwidth * share(elementwise.memory_efficiency, memory_efficiency, 1.0),
+        reread_bytes_per_s=processors * style.attention_gb_per_s_per_sm_ghz or math.inf,
+        elementwise_bytes_per_s=limited(elementwise_bytes_per_s, style.elementwise_gb_per_s_per_sm_ghz),
+        long_rows_bytes_per_s=elementwise_bytes_per_s,
         elementwise_floor_s=elementwise.floor_s,
         l2_bytes=(gpu.l2_mib or 0.0) * 2**20,
         l2_speedup=elementwise.l2_speedup,
         knee_exponent=efficiency.knee_exponent,
     )
+
+
+def product_peak_flops_per_s(gpu: GPUConfig, dtype: str, style: KernelStyle = MEASURED_STYLE) -> float:
+    """Peak of products in a number format, FLOP/s: with 16-bit accumulation where the stack uses it and it is faster."""
+    if style.accumulate_16bit and dtype == "fp16" and gpu.fp16_accumulate_tflops is not None:
+        return gpu.fp16_accumulate_tflops * 1e12
+    return gpu.peak_flops_per_s(dtype)
+
+
+def _limited(bytes_per_s: float, limit_bytes_per_s: float, exponent: float) -> float:
+    """The rate of kernels that neither the memory nor the processors let go faster; no limit where it is 0."""
+    if limit_bytes_per_s <= 0:
+        return bytes_per_s
+    return float(1.0 / p_norm(1.0 / bytes_per_s, 1.0 / limit_bytes_per_s, exponent))

@@ -13,7 +13,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
-from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, product_peak_flops_per_s
 from llm_perf.systems import get_system
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.zero_inference import kept_param_bytes, stream_rates
@@ -125,16 +125,16 @@ def _memory(result: InferenceResult) -> list[Explanation]:
 def _rates(scenario: Scenario) -> list[Explanation]:
     gpu = scenario.gpu
     constants = get_system(scenario.system).constants(scenario)
+    style = KernelStyle.of(constants, scenario.dtype.weight_bits < scenario.dtype.activation_bits)
     rates = kernel_rates(
         gpu,
         scenario.dtype.compute_bits,
         scenario.flops_efficiency,
         scenario.hbm_memory_efficiency,
-        constants["flops_scale"],
-        constants["memory_scale"],
+        style,
     )
     dtype = gpu.dtype_for(scenario.dtype.compute_bits)
-    peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
+    peak, bandwidth = product_peak_flops_per_s(gpu, dtype, style), gpu.hbm_bandwidth_bytes_per_s
     return [
         Explanation(
             "compute rate of matrix products",

@@ -19,7 +19,7 @@ from llm_perf.counts.attention import attended, kv_elements_per_token, score_flo
 from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import Fabric, fabric
-from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates
 from llm_perf.hardware.streams import Path, copy_path, disk_read_path, disk_write_path, host_path
 from llm_perf.hardware.transfer import cpu_attention_rate
 from llm_perf.systems.base import TierShares
@@ -130,8 +130,7 @@ class Kernels:
             16,
             scenario.flops_efficiency,
             scenario.hbm_memory_efficiency,
-            constants["flops_scale"],
-            constants["memory_scale"],
+            KernelStyle.of(constants),
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
 

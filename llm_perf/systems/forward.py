@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology
-from llm_perf.hardware.gpu_time import KernelRates, kernel_rates
+from llm_perf.hardware.gpu_time import KernelRates, KernelStyle, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
 
@@ -93,8 +93,7 @@ class Forward:
             scenario.dtype.compute_bits,
             scenario.flops_efficiency,
             scenario.hbm_memory_efficiency,
-            constants["flops_scale"],
-            constants["memory_scale"],
+            KernelStyle.of(constants, self._weight_only),
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
         self.groups = tuple(
@@ -111,13 +110,16 @@ class Forward:
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 
-    def prefill(self, batch: Number, prompt_len: Number) -> Costs:
-        """Device seconds of one prefill of ``batch`` prompts."""
+    def prefill(self, batch: Number, prompt_len: Number, cached_len: Number = 0) -> Costs:
+        """Device seconds of one pass over ``prompt_len`` new tokens of ``batch`` sequences.
+
+        ``cached_len`` tokens per sequence came before them, and their keys and values are in the cache.
+        """
         costs = Costs()
         tokens = batch * prompt_len
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count)
-            self._prefill_attention(costs, group, batch, prompt_len)
+            self._prefill_attention(costs, group, batch, prompt_len, cached_len)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         logits = tokens if self.constants["logits_all_positions"] else batch
@@ -151,28 +153,32 @@ class Forward:
         """Weights are narrower than activations: products run at the activations' width."""
         return self.scenario.dtype.weight_bits < self.scenario.dtype.activation_bits
 
-    @property
-    def _unpacks(self) -> bool:
-        """Quantised weights are unpacked by a kernel of its own, and the product reads the unpacked copy."""
-        return self._weight_only and self.constants["unpack_bytes_per_weight"] > 0
+    def _unpacks(self, product: Product, rows: Number) -> Number:
+        """Whether weights are unpacked by a kernel of its own, and the product reads the unpacked copy.
 
-    def weight_bytes_per_element(self, product: Product) -> float:
-        """Stored bytes of one weight; the head is the embedding table and has its width."""
+        Some stacks do so from ``unpack_min_rows`` rows on, and unpack in the registers of the product below.
+        """
+        if not self._weight_only or self.constants["unpack_bytes_per_weight"] <= 0:
+            return False
+        if part_of(product.op) == "lm_head" or product.op == "router":
+            return False
+        return rows >= self.constants["unpack_min_rows"]
+
+    def weight_bytes_per_element(self, product: Product, rows: Number) -> Number:
+        """Bytes of one weight that a product of so many rows reads; the head is the embedding table and has its width."""
         dtype = self.scenario.dtype
         if part_of(product.op) == "lm_head":
             return dtype.stored_embedding_bits / 8
-        if product.op == "router" or self._unpacks:
+        if product.op == "router":
             return self.activation_bytes
-        return dtype.stored_weight_bits / 8
-
-    def _bandwidth_share(self, product: Product) -> float:
-        """Weight-only kernels reach a share of the 16-bit kernels' bandwidth."""
-        dtype = self.scenario.dtype
-        if not self._weight_only or self._unpacks or part_of(product.op) == "lm_head":
-            return 1.0
-        return self.constants[
+        stored = dtype.stored_weight_bits / 8
+        if not self._weight_only:
+            return stored
+        # Weight-only kernels reach a share of the 16-bit kernels' bandwidth.
+        share = self.constants[
             "weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"
         ]
+        return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
@@ -188,23 +194,19 @@ class Forward:
         rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        weight_bytes = (
-            copies * product.weights * self.weight_bytes_per_element(product) / self._bandwidth_share(product)
-        )
+        weight_bytes = copies * product.weights * self.weight_bytes_per_element(product, rows)
         activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
         compute = gemm.compute_s(rows, product.weights, copies)
-        memory = gemm.memory_s(weight_bytes, activation_bytes)
+        memory = gemm.memory_s(weight_bytes, activation_bytes, rows)
         return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
 
     def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int) -> None:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
-        if not self._unpacks or part_of(product.op) == "lm_head":
+        unpacks = self._unpacks(product, product.rows(tokens))
+        if unpacks is False:
             return
-        moved = (
-            product.touched(tokens, self.expert_batches)
-            * product.weights
-            * self.constants["unpack_bytes_per_weight"]
-        )
+        weights = product.touched(tokens, self.expert_batches) * product.weights
+        moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         costs.part("dequantisation", seconds)
         costs.busy("hbm", seconds)
@@ -222,15 +224,20 @@ class Forward:
         per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
         per_token *= self.constants["kv_passes"]
         if self.constants["ungrouped_kv_reads"]:
-            per_token *= group.attention.num_heads / group.attention.num_kv_heads
+            per_token *= _heads_per_kv_head(group)
         return per_token
 
-    def _prefill_attention(self, costs: Costs, group: LayerGroup, batch: Number, prompt_len: Number) -> None:
+    def _prefill_attention(
+        self, costs: Costs, group: LayerGroup, batch: Number, prompt_len: Number, cached_len: Number
+    ) -> None:
         attention, layers = group.attention, group.count
-        causal_pairs = prefill_pairs(attention, prompt_len, causal=not self.model.encoder)
+        causal_pairs = prefill_pairs(attention, prompt_len + cached_len, causal=not self.model.encoder)
+        if is_array(cached_len) or cached_len:
+            causal_pairs = causal_pairs - prefill_pairs(attention, cached_len, causal=True)
         per_pair = score_flops_per_pair(attention, self.tp)
+        kv_len = prompt_len + cached_len
         kv_bytes = (
-            batch * prompt_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+            batch * kv_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
         )
         if not self.constants["unfused_attention"]:
             seconds = self.rates.prefill_attention_s(batch * causal_pairs * per_pair, prompt_len, kv_bytes)
@@ -238,8 +245,8 @@ class Forward:
             costs.busy("kernel_floors", layers * self.rates.attention_floor_s)
             costs.busy("compute", layers * batch * causal_pairs * per_pair / self.rates.attention_flops_per_s)
             return
-        # Unfused kernels compute the whole square of scores and move every score through memory.
-        square = prompt_len * prompt_len
+        # Unfused kernels compute the whole rectangle of scores and move every score through memory.
+        square = prompt_len * kv_len
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
         compute = batch * square * per_pair / rate
         read = kv_bytes / self.rates.attention_bytes_per_s
@@ -247,7 +254,7 @@ class Forward:
         heads = attention.num_heads / self.tp
         moved = batch * square * heads * self.constants["score_bytes"]
         working_set = 2 * self.activation_bytes * batch * square * heads
-        memory = self.rates.elementwise_s(moved, working_set)
+        memory = self.rates.scores_s(moved, working_set)
         costs.part("attention", layers * (products + memory + 2 * self.rates.attention_floor_s))
         costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
@@ -264,7 +271,8 @@ class Forward:
         costs.busy("kernel_floors", group.count * (self.rates.attention_floor_s + eager))
         return DecodeAttention(
             group,
-            group.count * self.rates.decode_attention_s_per_token(flops, kv_bytes),
+            group.count
+            * self.rates.decode_attention_s_per_token(flops, kv_bytes, kv_bytes * _heads_per_kv_head(group)),
             group.count * flops / self.rates.gemm.flops_per_s,
             group.count * kv_bytes / self.rates.attention_bytes_per_s,
         )
@@ -335,6 +343,11 @@ class Forward:
 def _window(group: LayerGroup) -> float:
     """Context beyond which a layer attends to no more tokens."""
     return float(group.attention.window or group.attention.chunk or math.inf)
+
+
+def _heads_per_kv_head(group: LayerGroup) -> float:
+    """Query heads that share keys and values."""
+    return group.attention.num_heads / group.attention.num_kv_heads
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

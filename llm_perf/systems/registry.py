@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     from llm_perf.systems.accelerate import Accelerate
     from llm_perf.systems.flexgen import FlexGen
     from llm_perf.systems.lia import Lia
+    from llm_perf.systems.llama_cpp import LlamaCpp
     from llm_perf.systems.petals import Petals
     from llm_perf.systems.transformers import Transformers
     from llm_perf.systems.zero_inference import ZeroInference
 
     # Each has the interface of a system.
-    _all: tuple[System, ...] = (Accelerate(), FlexGen(), Lia(), Petals(), Transformers(), ZeroInference())
+    _all: tuple[System, ...] = (
+        Accelerate(),
+        FlexGen(),
+        Lia(),
+        LlamaCpp(),
+        Petals(),
+        Transformers(),
+        ZeroInference(),
+    )
 
 STACKS = (
     "resident",
@@ -39,10 +48,14 @@ _MODULES = {
     "accelerate": "Accelerate",
     "petals": "Petals",
     "lia": "Lia",
+    "llama_cpp": "LlamaCpp",
     "zero_inference": "ZeroInference",
     "flexgen": "FlexGen",
 }
 """Systems with a module of their own, and its class. A module is loaded when its system is first asked for."""
+
+QUANTISES_EMBEDDINGS = frozenset({"flexgen", "llama_cpp", "zero_inference"})
+"""Systems that quantise the token table and the head with the other weights; others leave them wide."""
 
 SYSTEM_NAMES = (*STACKS, *_MODULES)
 
@@ -57,6 +70,8 @@ _ALIASES = {
     "trt-llm": "tensorrt_llm",
     "trtllm": "tensorrt_llm",
     "ds-inference": "deepspeed_inference",
+    "llama.cpp": "llama_cpp",
+    "llamacpp": "llama_cpp",
 }
 
 _PLANNED: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ class Resident(WithConstants):
 
     def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:  # noqa: ARG002 - likewise
         """Memory of the fullest GPU."""
-        return MemoryUse(gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
+        return MemoryUse(self.gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
 
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and both phases."""
@@ -69,10 +69,18 @@ class Resident(WithConstants):
         forward = Forward(scenario, constants)
         batch = replica_batch(scenario, load)
         placement = self.place(scenario, load)
-        memory = MemoryUse(gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
-        prefill = prefill_phase(forward, batch, load.prompt_len)
+        memory = MemoryUse(self.gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
+        prefill = self.prefill(forward, batch, load)
         decode = None if scenario.model.encoder else decode_phase(forward, batch, load)
         return Evaluation(placement, memory, prefill, decode, notes(scenario))
+
+    def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
+        """The phase up to the first token."""
+        return prefill_phase(forward, batch, load.prompt_len)
+
+    def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
+        """Memory of the fullest GPU."""
+        return gpu_memory(scenario, load, constants)
 
 
 def notes(scenario: Scenario) -> tuple[str, ...]:

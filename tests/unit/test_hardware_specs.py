@@ -68,8 +68,8 @@ def test_a_gpu_is_complete(stem: str) -> None:
 @pytest.mark.parametrize("stem", GPUS)
 def test_a_gpus_memory_is_plausible(stem: str) -> None:
     gpu = get_gpu_config_by_name(stem)
-    # Apple lets a GPU have three quarters of the memory that it shares with the CPU.
-    least = 0.75 if gpu.vendor == "apple" else 0.93
+    # Apple lets a GPU have three quarters of the memory that it shares with the CPU, two thirds of 8 GB.
+    least = 0.66 if gpu.vendor == "apple" else 0.93
     assert least * gpu.memory_gib <= gpu.usable_memory_gib <= gpu.memory_gib
     # Reading the whole memory once takes between 14 ms (RTX 3080) and 260 ms (M2 Ultra).
     assert 0.01 < gpu.memory_bytes / gpu.hbm_bandwidth_bytes_per_s < 0.3

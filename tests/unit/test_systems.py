@@ -19,7 +19,14 @@ from llm_perf.systems.registry import STACKS
 
 FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-CODE = "\n".join(path.read_text("utf-8") for path in FOLDER.glob("*.py"))
+CODE = "\n".join(
+    path.read_text("utf-8")
+    for path in (
+        *FOLDER.glob("*.py"),
+        FOLDER.parent / "hardware" / "gpu_time.py",
+        FOLDER.parent / "report" / "explain.py",
+    )
+)
 
 
 def raw(name: str) -> dict[str, Any]:

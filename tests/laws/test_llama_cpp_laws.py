@@ -1,0 +1,116 @@
+"""Laws of llama.cpp: passes in pieces, the overlap of stages and its bounds, limits that never speed anything up."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.scenario import Scenario
+from llm_perf.systems import Load, get_system
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.llama_cpp import passes_of, pipelined_s
+
+EXAMPLES = settings(max_examples=40)
+GPUS = st.sampled_from(["rtx-4080", "rtx-a6000", "a100-sxm-80gb", "rtx-3080"])
+PROMPTS = st.integers(1, 8192)
+
+
+def scenario(gpu: str = "rtx-a6000", stages: int = 1, bits: int = 16, **inputs: object) -> Scenario:
+    asked = {"model": "llama-3-8b", "gpu": gpu, "host": "dgx-a100", "system": "llama_cpp", "quant_bits": bits}
+    return build_scenario(InferenceInputs(**(asked | {"num_gpus": stages, "pp_size": stages} | inputs)))
+
+
+def prefill_s(asked: Scenario, prompt_len: float, **constants: float) -> float:
+    asked = asked.replace(constants=tuple(constants.items()))
+    return float(get_system("llama_cpp").evaluate(asked, Load(1.0, prompt_len, 1.0)).prefill.latency_s)
+
+
+@EXAMPLES
+@given(GPUS, PROMPTS, st.sampled_from([4, 16]), st.integers(1, 8))
+def test_a_prompt_over_several_stages_is_never_slower_than_the_sum_nor_faster_than_its_fullest_stage(
+    gpu, prompt, bits, stages
+):
+    one, many = scenario(gpu, 1, bits), scenario(gpu, stages, bits)
+    free = {"hop_us": 0.0}
+    alone, together = (prefill_s(which, prompt, **free) for which in (one, many))
+    forward = Forward(many, get_system("llama_cpp").constants(many))
+    hops = passes_of(prompt, forward.constants) * forward.hop_in_node.send_s(512 * 4096 * 2) * stages
+    assert alone / stages <= together <= alone + hops + 1e-9
+
+
+@EXAMPLES
+@given(st.integers(1, 40), st.integers(2, 8), st.floats(200, 4000), st.floats(1.1, 4))
+def test_a_deeper_launch_queue_never_slows_down(passes, stages, queue, deeper):
+    asked = scenario(stages=stages)
+    constants = get_system("llama_cpp").constants(asked)
+    times = [
+        pipelined_s(Forward(asked, constants | {"launch_queue_kernels": size}), passes, 1.0, 1.0)
+        for size in (queue, queue * deeper)
+    ]
+    # Passes go in groups, and one that does not come out even waits for the stages once more.
+    assert times[1] <= times[0] + 1.2
+    assert 1.0 <= times[0] <= passes
+
+
+@EXAMPLES
+@given(GPUS, st.integers(1, 4096), st.sampled_from([4, 16]))
+def test_a_limit_of_the_processors_never_speeds_up(gpu, prompt, bits):
+    asked = scenario(gpu, 1, bits)
+    names = [name for name in get_system("llama_cpp").file.constants if name.endswith("_per_sm_ghz")]
+    assert len(names) == 4
+    for load in (Load(1.0, prompt, 1.0), Load(1.0, 1.0, prompt)):
+        limited = get_system("llama_cpp").evaluate(asked, load)
+        lifted = asked.replace(constants=tuple(dict.fromkeys(names, 0.0).items()))
+        free = get_system("llama_cpp").evaluate(lifted, load)
+        assert limited.prefill.latency_s >= free.prefill.latency_s * (1 - 1e-9)
+        assert limited.decode.latency_s >= free.decode.latency_s * (1 - 1e-9)
+
+
+@EXAMPLES
+@given(GPUS, PROMPTS, st.integers(1, 4))
+def test_parts_add_up_and_arrays_mean_their_elements(gpu, prompt, stages):
+    asked = scenario(gpu, stages, 4)
+    system = get_system("llama_cpp")
+    batches = np.array([1.0, 3.0, 8.0, 9.0, 64.0])
+    whole = system.evaluate(asked, Load(batches, prompt, 33.0))
+    for index, batch in enumerate(batches):
+        one = system.evaluate(asked, Load(float(batch), prompt, 33.0))
+        for left, right in ((whole.prefill, one.prefill), (whole.decode, one.decode)):
+            assert np.broadcast_to(left.latency_s, 5)[index] == pytest.approx(right.latency_s, rel=1e-9)
+            assert sum(right.parts_s.values()) == pytest.approx(right.latency_s, rel=1e-9)
+
+
+def test_a_pass_after_cached_tokens_and_the_pass_before_are_one_prompt():
+    """Attention's pairs and every product's FLOPs of two pieces are those of the whole."""
+    asked = scenario()
+    constants = get_system("resident").constants(asked.replace(system="resident"))
+    forward = Forward(asked, constants | {"floor_scale": 0.0})
+    pieces = [forward.prefill(1.0, 256.0), forward.prefill(1.0, 768.0, 256.0)]
+    whole = forward.prefill(1.0, 1024.0)
+    half_rows = forward.rates.gemm.half_m / 1024
+    assert sum(piece.busy_s["compute"] for piece in pieces) == pytest.approx(
+        whole.busy_s["compute"], rel=2 * half_rows
+    )
+
+
+# llama-bench of May 2024 (XiongjieDai/GPU-Benchmarks-on-LLM-Inference, README.md): tokens per second.
+# (GPU, GPUs, model, bits, pp 512, tg 512); the first two were fitted, the others were not.
+BENCHED = [
+    ("rtx-a6000", 1, "llama-3-8b", 16, 4511, 40.7),
+    ("a100-pcie-80gb", 1, "llama-3-8b", 4, 5981, 140.6),
+    ("rtx-3080ti-12gb", 1, "llama-3-8b", 4, 3690, 110.6),
+    ("rtx-4070ti-12gb", 1, "llama-3-8b", 4, 3936, 83.5),
+    ("rtx-4000-ada-20gb", 4, "llama-3-70b", 4, 282.3, 7.36),
+]
+
+
+@pytest.mark.parametrize(("gpu", "num_gpus", "model", "bits", "prefill", "decode"), BENCHED)
+def test_rates_are_those_that_were_measured(gpu, num_gpus, model, bits, prefill, decode):
+    group = {"quant_group_size": 38} if bits == 4 else {}
+    asked = scenario(gpu, num_gpus, bits, model=model, **group)
+    prompt = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=512, gen_len=1)))
+    text = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=1, gen_len=512)))
+    assert 512 / prompt.prefill.latency_s == pytest.approx(prefill, rel=0.2)
+    assert 1 / text.decode.latency_per_token_s == pytest.approx(decode, rel=0.1)
