@@ -100,6 +100,7 @@ class TrainingInputs(Spec):
     flops_efficiency: Efficiency | None = None
     hbm_memory_efficiency: Efficiency | None = None
     cost_per_gpu_hour: NonNegativeQuantity | None = None
+    prices: Text | None = None
     profile: Text | None = None
     allow_long_context: Flag = False
 

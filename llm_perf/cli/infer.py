@@ -111,7 +111,7 @@ def infer(
     Exits with 0, with 2 for bad input, with 3 where it does not fit (on none of the GPUs).
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    answers = [_Answer(question) for question in questions(gpus, config_file, given)]
+    answers = [_Answer(question) for question in questions(gpus, config_file, given, InferenceInputs)]
     _write(answers, log_file, output_dir)
     if trace_file is not None:
         _write_trace(answers, Path(trace_file))

@@ -1,14 +1,16 @@
-"""The questions of ``llm-perf infer``: flags and a file of inputs together, one question per GPU."""
+"""The questions of ``llm-perf infer`` and ``train``: flags and a file of inputs together, one question per GPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llm_perf.analysis.request import InferenceInputs
 from llm_perf.config import files
+from llm_perf.config.base import Spec
 from llm_perf.errors import SpecError
+
+S = TypeVar("S", bound=Spec)
 
 _ELSEWHERE = "-"
 """Stands for a name that a flag gives while the file's own inputs are checked."""
@@ -24,7 +26,7 @@ class _InputsFile:
     inputs: dict[str, Any]
     gpus: tuple[Any, ...]
 
-    def check(self, overridden: set[str]) -> None:
+    def check(self, overridden: set[str], kind: type[Spec]) -> None:
         """Refuse a wrong value where it is read, so that the message has the line.
 
         Raises:
@@ -34,11 +36,11 @@ class _InputsFile:
         gpus = (_ELSEWHERE,) if "gpu" in overridden or not self.gpus else self.gpus
         for gpu in gpus:
             data = {"model": _ELSEWHERE} | used | {"gpu": gpu}
-            files.build(InferenceInputs, data, self.text, self.name, self.under)
+            files.build(kind, data, self.text, self.name, self.under)
 
 
-def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any]) -> list[InferenceInputs]:
-    """One set of inputs per GPU. Flags win over the file.
+def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], kind: type[S]) -> list[S]:
+    """One set of inputs of a ``kind`` per GPU. Flags win over the file.
 
     Raises:
         SpecError: the file is malformed, or an input is missing or wrong.
@@ -46,13 +48,13 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any]) ->
     inputs = dict(flags)
     if file is not None:
         given = _read(file)
-        given.check({*flags, "gpu"} if gpus else {*flags})
+        given.check({*flags, "gpu"} if gpus else {*flags}, kind)
         inputs, gpus = given.inputs | flags, gpus or given.gpus
     if "model" not in inputs:
         raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
     if not gpus:
         raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
-    return [InferenceInputs(gpu=gpu, **inputs) for gpu in gpus]
+    return [kind(gpu=gpu, **inputs) for gpu in gpus]
 
 
 def _read(name: str) -> _InputsFile:

@@ -17,6 +17,7 @@ from llm_perf.errors import LLMPerfError
 
 _COMMANDS = {
     "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
+    "train": ("llm_perf.cli.train", "Predict training: memory, step time, utilisation, days and cost."),
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
     "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),

@@ -9,11 +9,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.errors import OutputError
 from llm_perf.report.prediction_log import automatic_name, write_prediction_log
+
+if TYPE_CHECKING:
+    from llm_perf.analysis.training import TrainingResult
 
 
 def result_name(result: InferenceResult, inputs: Mapping[str, Any]) -> str:
@@ -21,6 +24,14 @@ def result_name(result: InferenceResult, inputs: Mapping[str, Any]) -> str:
     gpu = re.sub(r"[^a-z0-9.+]+", "-", result.scenario.gpu.name.lower()).strip("-.")
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
     return f"{gpu}-{automatic_name(result).removesuffix('.log')}-{digest}.json"
+
+
+def training_result_name(result: TrainingResult, inputs: Mapping[str, Any]) -> str:
+    """Name of a training result's file: GPU, model and batch to read, and a digest that tells all inputs apart."""
+    plain = (result.scenario.gpu.name, result.scenario.model.name.rpartition("/")[2])
+    gpu, model = (re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-.")[:80] for name in plain)
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{gpu}-{model}-train-bs{result.batch.global_batch_size}-seq{result.scenario.plan.seq_len}-{digest}.json"
 
 
 def check_log(log_file: str) -> None:

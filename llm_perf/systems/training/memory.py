@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from llm_perf.config.model import LayerGroup, MoEMLP
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario
@@ -31,16 +29,20 @@ class Footprint:
         self.plan, self.p, self.model = scenario.plan, scenario.parallelism, scenario.model
         self.optimizer = optimizer_by_name(self.plan.optimizer)
         self.layers = [layer_held_params(self.model, group, self.p) for group in self.model.layer_groups]
-        self.held = self._fullest(lambda index: self.layers[index])
+        self.held = self._fullest()
         self.trained = self._trained()
 
     # -- parameters --------------------------------------------------------------------------------------------
 
-    def _fullest(self, of_layer: Callable[[int], HeldParams]) -> HeldParams:
+    def _fullest(self) -> HeldParams:
         """What the fullest stage holds: its layers, and the larger one of both ends (both without a pipeline)."""
         embedding, head = ends_held_params(self.model, self.p)
         ends = embedding + head if self.p.pp_size == 1 else max(embedding, head, key=lambda end: end.total)
-        return sum((of_layer(index) * count for index, count in self.stage_layers()), ends)
+        return ends + self.stage_params()
+
+    def stage_params(self) -> HeldParams:
+        """Parameters of the fullest stage's layers."""
+        return sum((self.layers[index] * count for index, count in self.stage_layers()), HeldParams(0.0, 0.0))
 
     def stage_layers(self) -> list[tuple[int, float]]:
         """(group, layers) of the fullest pipeline stage: the heaviest layers first where groups differ in their blocks.
@@ -85,19 +87,16 @@ class Footprint:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of one rank's weights, adapters included."""
+        """Bytes of one rank's weights, adapters included. Quantised base weights are those of layers."""
         plan = self.plan
         if not plan.lora_rank:
             return self.sharded(self.held, "weights") * plan.wide_bytes
-        base = (
-            plan.wide_bytes
-            if plan.base_weight_bits is None
-            else plan.base_weight_bits / 8 * self.constants["quantised_base_scale"]
-        )
-        return (
-            self.sharded(self.held, "weights") * base
-            + self.sharded(self.trained, "weights") * plan.wide_bytes
-        )
+        bits = plan.base_weight_bits
+        base = plan.wide_bytes if bits in (None, 16) else bits / 8 * self.constants["quantised_base_scale"]
+        layers = self.sharded(self.stage_params(), "weights")
+        ends = self.sharded(self.held, "weights") - layers
+        adapters = self.sharded(self.trained, "weights")
+        return layers * base + (ends + adapters) * plan.wide_bytes
 
     @property
     def gradient_element_bytes(self) -> float:

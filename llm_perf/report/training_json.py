@@ -1,0 +1,105 @@
+"""The JSON object of a training prediction. Keys are only ever added; a number that does not exist is null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_perf.analysis.advice import Change
+from llm_perf.analysis.training import TrainingResult
+from llm_perf.analysis.training_economics import training_cost, training_energy
+from llm_perf.config.economics import Price
+from llm_perf.report.inference_json import SCHEMA_VERSION, finite
+from llm_perf.systems.training.base import TrainingMemoryParts
+
+_MEMORY = (
+    "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "logits_bytes", "buffers_bytes",
+    "reserved_bytes",
+)  # fmt: skip
+
+
+def training_object(
+    result: TrainingResult,
+    inputs: dict[str, Any],
+    changes: tuple[Change, ...] = (),
+    price: Price | float | None = None,
+) -> dict[str, Any]:
+    """Everything about a prediction as plain JSON types. ``inputs`` can be fed back through ``--config``."""
+    batch, memory = result.batch, result.memory
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "inputs": inputs,
+        "feasible": result.feasible,
+        "reason": result.reason,
+        "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
+        "framework": result.scenario.framework,
+        "num_gpus": result.scenario.num_gpus,
+        "batch": {
+            "micro_batch_size": batch.micro_batch_size,
+            "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+            "global_batch_size": batch.global_batch_size,
+            "seq_len": result.scenario.plan.seq_len,
+            "tokens_per_step": batch.global_batch_size * result.scenario.plan.seq_len,
+        },
+        "max_micro_batch_size": result.max_micro_batch_size,
+        "memory": {tier: _memory(getattr(memory, tier)) for tier in ("gpu", "cpu", "nvme")},
+        "step": {
+            "latency_s": result.step_time_s,
+            "throughput_tokens_per_s": result.throughput_tokens_per_s,
+            "throughput_tokens_per_s_per_gpu": result.throughput_tokens_per_s_per_gpu,
+            "bottleneck": result.bottleneck,
+            "breakdown_s": result.breakdown_s,
+            "busy_s": result.busy_s,
+        },
+        "flops": {
+            "model_flops_per_step": result.model_flops_per_step,
+            "hardware_flops_per_step": result.hardware_flops_per_step,
+            "model_flops_per_s_per_gpu": result.model_flops_per_s_per_gpu,
+            "hardware_flops_per_s_per_gpu": result.hardware_flops_per_s_per_gpu,
+            "peak_dtype": result.peak_dtype,
+            "peak_flops_per_s": result.peak_flops_per_s,
+            "mfu": result.mfu,
+            "hfu": result.hfu,
+        },
+        "run": _run(result),
+        "cost": None if price is None else _cost(result, price),
+        "energy": _energy(result),
+        "interval": None,
+        "warnings": list(result.warnings),
+    }
+    return finite(found)  # type: ignore[no-any-return]
+
+
+def _memory(parts: TrainingMemoryParts) -> dict[str, int]:
+    sizes = {name: round(float(getattr(parts, name))) for name in _MEMORY}
+    return sizes | {"total_bytes": sum(sizes.values()), "capacity_bytes": round(parts.capacity_bytes)}
+
+
+def _run(result: TrainingResult) -> dict[str, float] | None:
+    run = result.run
+    if run is None:
+        return None
+    return {
+        "num_tokens": run.num_tokens,
+        "num_steps": run.num_steps,
+        "time_s": run.time_s,
+        "days": run.days,
+        "gpu_hours": run.gpu_hours,
+    }
+
+
+def _cost(result: TrainingResult, price: Price | float) -> dict[str, Any]:
+    cost = training_cost(result, price)
+    return {
+        "per_gpu_hour": cost.per_gpu_hour,
+        "per_million_tokens": cost.per_million_tokens,
+        "run": cost.run,
+        "price_date": None if cost.price is None else cost.price.date.isoformat(),
+        "price_source": None if cost.price is None else cost.price.source,
+    }
+
+
+def _energy(result: TrainingResult) -> dict[str, float | None] | None:
+    energy = training_energy(result)
+    if energy is None:
+        return None
+    return {"power_w_per_gpu": energy.power_w, "j_per_token": energy.j_per_token, "run_j": energy.run_j}

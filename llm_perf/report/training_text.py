@@ -1,0 +1,230 @@
+"""A training prediction as text for people: what was asked, what fits, how long a step takes and where its time goes."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llm_perf.analysis.advice import Change
+from llm_perf.analysis.training import TrainingResult
+from llm_perf.analysis.training_economics import training_cost, training_energy
+from llm_perf.config.economics import Price
+from llm_perf.report.training_explain import training_explanations
+from llm_perf.report.units import count, gib, rate, seconds
+from llm_perf.systems.training.base import TrainingMemoryParts
+
+TRAINING_PARTS = {
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "recompute": "recomputation",
+    "head": "LM head and loss",
+    "tensor_parallel": "tensor-parallel exchange",
+    "expert_parallel": "expert all-to-all",
+    "context_parallel": "context-parallel exchange",
+    "pipeline_transfer": "transfers between stages",
+    "pipeline_bubble": "pipeline bubble",
+    "weight_gather": "gathering weights (exposed)",
+    "gradient_reduction": "reducing gradients (exposed)",
+    "offload": "copies to host or NVMe (exposed)",
+    "optimizer": "optimizer",
+    "framework": "framework (exposed)",
+    "stragglers": "waiting for stragglers",
+}
+_MEMORY_ROWS = (
+    ("weights", "weights_bytes"),
+    ("gradients", "gradients_bytes"),
+    ("optimizer state", "optimizer_bytes"),
+    ("activations", "activations_bytes"),
+    ("logits", "logits_bytes"),
+    ("buffers", "buffers_bytes"),
+    ("context, reserve", "reserved_bytes"),
+    ("total", "total_bytes"),
+    ("usable", "capacity_bytes"),
+)
+_SHOWN_SHARE = 5e-4
+"""Parts that round to 0.0 % are left out of the text (the JSON has them)."""
+
+
+def training_report(
+    result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
+) -> RenderableType:
+    """The whole report of one prediction, readable at 80 columns."""
+    blocks: list[RenderableType] = [
+        _title(result),
+        _figures(result),
+        _memory(result),
+        _breakdown(result),
+        _run(result),
+    ]
+    money = _money(result, price)
+    if money is not None:
+        blocks.append(money)
+    if not result.feasible:
+        blocks.append(_does_not_fit(result, changes))
+    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
+    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def _title(result: TrainingResult) -> Text:
+    scenario, plan, p = result.scenario, result.scenario.plan, result.scenario.parallelism
+    gpus = scenario.num_gpus
+    where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+    text = Text.assemble(("Training ", ""), (scenario.model.name, "bold"), " on ", (where, "bold"))
+    text.append(f" (host {scenario.host.name})")
+    sizes = (
+        ("tp", p.tp_size),
+        ("pp", p.pp_size),
+        ("chunks", plan.virtual_stages),
+        ("cp", p.cp_size),
+        ("dp", p.dp_size),
+        ("ep", p.ep_size),
+    )
+    shown = [f"{name} {size}" for name, size in sizes if size > 1]
+    shown += [f"ZeRO-{plan.ds_zero.value}"] if plan.ds_zero.value else []
+    text.append("\n" + "; ".join([f"framework {scenario.framework}", *shown, plan.precision, plan.optimizer]))
+    level = plan.activation_recomputation
+    kinds = [f"recomputation {level.name.lower()}"] if level.value else []
+    kinds += [f"LoRA rank {plan.lora_rank}"] if plan.lora_rank else []
+    kinds += [f"base weights {plan.base_weight_bits} bit"] if plan.base_weight_bits else []
+    moved = (
+        ("optimizer", plan.optimizer_device),
+        ("weights", plan.weights_device),
+        ("activations", plan.activations_device),
+    )
+    kinds += [f"{what} on {device}" for what, device in moved if device != "gpu"]
+    if kinds:
+        text.append("\n" + "; ".join(kinds))
+    batch = result.batch
+    text.append(
+        f"\n{batch.micro_batch_size} sequences x {batch.gradient_accumulation_steps} passes x {p.dp_size} replicas = "
+        f"{count(batch.global_batch_size)} sequences of {count(plan.seq_len)} tokens per step"
+    )
+    return text
+
+
+def _figures(result: TrainingResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    table.add_column("", justify="left")
+    table.add_column("", justify="right")
+    table.add_row("step", seconds(result.step_time_s), style="bold")
+    table.add_row("throughput", rate(result.throughput_tokens_per_s))
+    table.add_row("  per GPU", rate(result.throughput_tokens_per_s_per_gpu))
+    table.add_row("model FLOP/s per GPU", f"{result.model_flops_per_s_per_gpu / 1e12:,.0f} TFLOP/s")
+    table.add_row(f"MFU ({result.peak_dtype} peak)", f"{result.mfu:.1%}")
+    if result.hardware_flops_per_step > result.model_flops_per_step:
+        table.add_row("HFU, recomputation counted", f"{result.hfu:.1%}")
+    return table
+
+
+def _memory(result: TrainingResult) -> Table:
+    """Bytes by use on each tier that is used, beside what is usable."""
+    tiers = [
+        ("one GPU", result.memory.gpu),
+        ("one host", result.memory.cpu),
+        ("its NVMe", result.memory.nvme),
+    ]
+    shown = [(name, parts) for name, parts in tiers if float(parts.total_bytes) > 0]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("memory")
+    for name, _ in shown:
+        table.add_column(name, justify="right")
+    for label, field in _MEMORY_ROWS:
+        if any(float(getattr(parts, field)) for _, parts in shown):
+            cells = [_memory_cell(parts, field) for _, parts in shown]
+            table.add_row(label, *cells, style="bold" if field == "total_bytes" else None)
+    return table
+
+
+def _memory_cell(parts: TrainingMemoryParts, field: str) -> Text:
+    value = float(getattr(parts, field))
+    over = field == "total_bytes" and not parts.fits
+    return Text(gib(value) if value else "-", style="red" if over else "")
+
+
+def _breakdown(result: TrainingResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("where the time goes")
+    table.add_column("one step", justify="right")
+    table.add_column("", justify="right")
+    for part, spent in sorted(result.breakdown_s.items(), key=lambda item: -item[1]):
+        if spent / result.step_time_s >= _SHOWN_SHARE:
+            table.add_row(TRAINING_PARTS[part], seconds(spent), f"{spent / result.step_time_s:.1%}")
+    return table
+
+
+def _run(result: TrainingResult) -> Text:
+    text = Text("Largest micro-batch that fits: ")
+    text.append(count(result.max_micro_batch_size), "bold")
+    text.append(".")
+    run = result.run
+    if run is not None:
+        text.append(f"\n{run.num_tokens:.4g} tokens: {count(run.num_steps)} steps, ")
+        text.append(f"{run.days:,.1f} days", "bold")
+        text.append(f", {count(run.gpu_hours)} GPU-hours.")
+    return text
+
+
+def _money(result: TrainingResult, price: Price | float | None) -> Text | None:
+    lines = []
+    if price is not None:
+        cost = training_cost(result, price)
+        dated = f" ({cost.price.source}, {cost.price.date})" if cost.price is not None else ""
+        whole = "" if cost.run is None else f"${cost.run:,.0f} for the run, "
+        lines.append(
+            f"Cost: {whole}${cost.per_million_tokens:.4g} per million tokens, at ${cost.per_gpu_hour:g} per GPU-hour{dated}."
+        )
+    energy = training_energy(result)
+    if energy is not None:
+        whole = "" if energy.run_j is None else f"{energy.run_j / 3.6e9:,.3g} MWh for the run, "
+        lines.append(
+            f"Energy: {whole}{energy.j_per_token:.3g} J per token; "
+            f"one GPU draws {energy.power_w:.0f} W (from TDP and utilisation)."
+        )
+    return Text("\n".join(lines)) if lines else None
+
+
+def _does_not_fit(result: TrainingResult, changes: tuple[Change, ...]) -> Text:
+    text = Text.assemble(("Does not fit. ", "bold red"), f"{result.reason}.")
+    if not changes:
+        text.append(
+            "\nNo change of batch, recomputation, ZeRO stage, offload or GPU count was found that fits."
+        )
+        return text
+    text.append("\nWhat fits: ")
+    text.append(changes[0].text, "bold")
+    for change in changes[1:]:
+        text.append(f"\n       or: {change.text}")
+    return text
+
+
+def training_comparison(results: list[TrainingResult]) -> RenderableType:
+    """Several GPUs side by side, one row each, and what is missing where it does not fit."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("GPU", overflow="fold")
+    for heading in ("step", "throughput", "MFU", "memory", "fits"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            result.scenario.gpu.name,
+            seconds(result.step_time_s).split(" (")[0],
+            rate(result.throughput_tokens_per_s),
+            f"{result.mfu:.1%}",
+            gib(float(result.memory.gpu.total_bytes)),
+            "yes" if result.feasible else "no",
+        )
+    missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
+    return Group(table, *missing)
+
+
+def training_explanation(result: TrainingResult) -> RenderableType:
+    """Each number with its formula, the values in it, and where they come from."""
+    blocks = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
+    for entry in training_explanations(result):
+        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
+        text.append(f"  {entry.expression}", "cyan")
+        if entry.source:
+            text.append(f"\n  {entry.source}", "dim")
+        blocks.append(text)
+    return Group(*blocks)
