@@ -9,7 +9,10 @@ from typing import Any
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.settings import Run, peak_memory_bytes, scenario_of
+from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.training import predict_training
+from llm_perf.config import ModelConfig
 from llm_perf.config.dtype import QUANT_META_BITS
 from llm_perf.errors import LLMPerfError
 
@@ -27,7 +30,7 @@ def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
         Unsupported: the row's system or setting is not modelled.
     """
     if row["kind"] == "training":
-        raise Unsupported("training")
+        return {"iter_s": step_time_s(row, model)}
     try:
         result = predict_inference(scenario_of(run_of(row, host)))
     except LLMPerfError as error:
@@ -40,6 +43,54 @@ def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
     if result.decode is not None and result.decode.latency_per_token_s is not None:
         found["tpot_s"] = result.decode.latency_per_token_s
     return found
+
+
+def step_time_s(row: Row, model: Row) -> float:
+    """Seconds of one optimizer step.
+
+    Raises:
+        Unsupported: the row's framework or setting is not modelled.
+    """
+    run = TrainingRun(
+        framework=row["system_version"],
+        model=row["model"],
+        gpu=GPU_ALIASES.get(row["gpu"], row["gpu"]),
+        num_gpus=row["gpu_count"],
+        seq_len=row["seq_len"],
+        global_batch=row["global_batch"],
+        micro_batch=row["micro_batch"],
+        tp=row["tp"],
+        pp=row["pp"],
+        vp=row["vp"],
+        cp=row["cp"],
+        ep=row["ep"],
+        precision=row["precision"],
+        sharding=row["sharding"],
+        recompute=row["recompute"],
+    )
+    try:
+        return predict_training(training_scenario_of(run, unlisted_model(model))).step_time_s
+    except LLMPerfError as error:
+        raise Unsupported(str(error)) from error
+
+
+def unlisted_model(model: Row) -> ModelConfig | None:
+    """A model that no spec describes, from the shapes that its row gives; None where a spec does."""
+    try:
+        model_of(model["name"])
+    except LLMPerfError:
+        return ModelConfig(
+            name=model["name"],
+            num_layers=model["layers"],
+            n_head=model["heads"],
+            hidden_dim=model["hidden"],
+            vocab_size=model["vocab"],
+            max_seq_len=model["max_pos"],
+            num_key_value_heads=model["kv_heads"],
+            ffn_embed_dim=model["ffn"],
+            mlp_gated_linear_units=model["gated_mlp"],
+        )
+    return None
 
 
 def run_of(row: Row, host: Row) -> Run:

@@ -136,7 +136,6 @@ def test_stacks_that_keep_everything_on_the_gpu(system):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kind": "training"},
         {"system": "a system that nobody wrote"},
         {"system": "fastertransformer"} | ON_CPU,
         {"system": "deepspeed-zero-inference", "kv_gpu": 0.0, "kv_disk": 1.0},
