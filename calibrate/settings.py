@@ -22,7 +22,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
 from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
-__all__ = ["Run", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
+__all__ = ["Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
 
 _PETALS_CLIENTS: Final = 6
 """Clients of the Petals rows (FlexGen paper, arXiv 2303.06865, section 6.1): six in parallel."""
@@ -199,7 +199,7 @@ def scenario_of(run: Run) -> Scenario:
         gpu=gpu,
         host=host,
         system=system.name,
-        dtype=_dtype(run, system.name),
+        dtype=dtype_of(run),
         parallelism=_parallelism(run, system.name),
         workload=Workload(batch_size=run.batch_size, prompt_len=run.prompt_len, gen_len=run.gen_len),
         offload=_offload(run, system.name),
@@ -243,10 +243,11 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
     return disk.replace(stated_read_gb_per_s=stated_gb_per_s, **reads)
 
 
-def _dtype(run: Run, system: str) -> DtypeConfig:
+def dtype_of(run: Run) -> DtypeConfig:
+    """Widths of a run's weights, activations, embeddings and cache."""
     quantised = run.weight_bits < run.activation_bits
     embeddings = (
-        run.weight_bits if quantised and system in QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
+        run.weight_bits if quantised and run.system in QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
     )
     return DtypeConfig(
         weight_bits=run.weight_bits,

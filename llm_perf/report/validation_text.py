@@ -12,18 +12,19 @@ _UNITS = {
     "total_latency_s": "s total",
     "latency_per_token_s": "s/step",
     "prefill_latency_s": "s first",
+    "iteration_time_s": "s/iter",
 }
+_WORST = 3
 
 
 def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
-    """Summary by class and system; with ``every_row`` the rows one by one before it."""
+    """Summary by class and system; with ``every_row`` the rows one by one before it, else the worst ones after it."""
     parts = [rows_table(found["rows"])] if every_row else []
     parts += [
         summary_table("class", found["classes"]),
         summary_table("system", found["systems"]),
-        "Errors: (predicted - measured) / measured. median: of their size; bias: signed;\n"
-        "gm: geometric mean of max(p/m, m/p) over the covered rows; rank: correlation.\n"
-        "~ marks a value printed with one digit, which stands for its rounding interval.",
+        _legend(found["baselines"]),
+        "" if every_row else _worst(found),
         _counted("Not predicted", _refusals(found["rows"])),
         _counted("Left out", found["excluded"]),
     ]
@@ -31,37 +32,71 @@ def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
 
 
 def summary_table(title: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line per group."""
+    """One line per group; on the right the gm of three predictors over all rows."""
     if not groups:
         return ""
     lines = [
-        f"{title:<20}{'rows':>6}{'covered':>9}{'median':>9}{'bias':>8}{'<=10%':>7}{'<=20%':>7}{'gm':>7}{'rank':>7}"
+        f"{title:<17}{'covered':>8}{'median':>7}{'mean':>5}{'bias':>6}{'<=10%':>6}{'<=20%':>6}{'rank':>5}{'gm':>5}"
+        f"{'all':>5}{'roof':>5}{'l-a':>5}"
     ]
-    lines += [
-        f"{name:<20}{s['rows']:>6}{s['covered']:>9}{_percent(s['median_abs_error']):>9}"
-        f"{_percent(s['bias'], signed=True):>8}{_percent(s['within_10']):>7}{_percent(s['within_20']):>7}"
-        f"{_number(s['gm']):>7}{_number(s['rank_correlation']):>7}"
-        for name, s in groups.items()
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines + [_summary_line(name, group) for name, group in groups.items()])
+
+
+def _summary_line(name: str, s: Mapping[str, Any]) -> str:
+    others = [s["baselines"].get(baseline, {}) for baseline in ("roofline", "llm_analysis")]
+    # A predictor that covers nothing has no figure: ten for every row says no more.
+    gms = [s["gm_all"] if s["covered"] else None]
+    gms += [other["gm_all"] if other.get("covered") else None for other in others]
+    covered = f"{s['covered']}/{s['rows']}"
+    return (
+        f"{name[:17]:<17}{covered:>8}{_percent(s['median_abs_error']):>7}{_percent(s['mean_abs_error']):>5}"
+        f"{_percent(s['bias'], signed=True):>6}{_percent(s['within_10']):>6}{_percent(s['within_20']):>6}"
+        f"{_number(s['rank_correlation']):>5}{_number(s['gm']):>5}"
+        + "".join(f"{_number(gm):>5}" for gm in gms)
+    )
+
+
+def _legend(baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    roofline = baselines["roofline"]
+    return (
+        "Errors: (predicted - measured) / measured; median and mean of their size, bias\n"
+        "the signed median. rank: rank correlation. gm: geometric mean of max(p/m, m/p)\n"
+        "over the covered rows; all: over all rows, one not covered counting as 10;\n"
+        f"roof: the same for a plain roofline ({roofline['flops_efficiency']:g} of every peak, "
+        f"{roofline['bandwidth_efficiency']:g} of every rate);\n"
+        f"l-a: the same for {baselines['llm_analysis']['version']}.\n"
+        "~ marks a value printed with one digit, which stands for its rounding interval."
+    )
+
+
+def _worst(found: Mapping[str, Any]) -> str:
+    """The rows that are farthest off, by class."""
+    rows = {(row["class"], row["row_id"]): row for row in found["rows"]}
+    lines = [f"Worst rows of each class\n{_ROW_HEADER}"]
+    for name, group in found["classes"].items():
+        worst = [rows[name, row_id] for row_id in group["worst"][:_WORST]]
+        lines += [name, *map(_row_line, worst)] if worst else []
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
+_ROW_HEADER = (
+    f"{'row':>4} {'model':<12}{'GPUs':<17}{'batch':>5}{'in':>5}{'out':>4} {'unit':<8}"
+    f"{'meas.':>8}{'pred.':>8}{'error':>7}"
+)
 
 
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """One line per row: what ran, what was measured, what is predicted."""
-    lines = [
-        f"{'row':>4} {'model':<12}{'GPUs':<17}{'batch':>5}{'in':>5}{'out':>4} {'unit':<8}"
-        f"{'meas.':>8}{'pred.':>8}{'error':>7}"
-    ]
-    lines += [_row_line(row) for row in rows]
-    return "\n".join(lines)
+    return "\n".join([_ROW_HEADER, *map(_row_line, rows)])
 
 
 def _row_line(row: Mapping[str, Any]) -> str:
     model = row["model"].rpartition("/")[2].removeprefix("fastertransformer-")
     gpus = f"{row['num_gpus']}x{row['gpu']}" if row["num_gpus"] > 1 else row["gpu"]
-    batch = "-" if row["batch_size"] is None else str(row["batch_size"])
+    batch = _count(row["batch_size"])
+    tokens = row["prompt_len"] if row["seq_len"] is None else row["seq_len"]
     start = (
-        f"{row['row_id']:>4} {model[:11]:<12}{gpus[:16]:<17}{batch:>5}{row['prompt_len']:>5}{row['gen_len']:>4} "
+        f"{row['row_id']:>4} {model[:11]:<12}{gpus[:16]:<17}{batch:>5}{_count(tokens):>5}{_count(row['gen_len']):>4} "
         f"{_UNITS[row['quantity']]:<8}{_value(row['measured']):>8}"
     )
     if row["predicted"] is None:
@@ -96,8 +131,12 @@ def _percent(fraction: float | None, signed: bool = False) -> str:
     return f"{fraction * 100:+.0f}%" if signed else f"{fraction * 100:.0f}%"
 
 
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
 
 
 def _value(value: float) -> str:

@@ -15,8 +15,20 @@ CLASS_KEYS = {
     "rank_correlation",
     "memory_median_abs_error",
     "interval_coverage",
+    "worst",
+    "baselines",
 }
-CLASSES = ["resident-1gpu", "resident-tp", "resident-pp", "quantised", "edge", "offload-cpu", "offload-nvme"]
+BASELINE_KEYS = CLASS_KEYS - {"memory_median_abs_error", "interval_coverage", "worst", "baselines"}
+CLASSES = [
+    "resident-1gpu",
+    "resident-tp",
+    "resident-pp",
+    "quantised",
+    "edge",
+    "offload-cpu",
+    "offload-nvme",
+    "training",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +49,29 @@ def test_the_json_has_every_class_with_every_figure(everything):
             assert group["gm"] >= 1
             assert group["gm_all"] >= group["gm"] - 1e-12
             assert 0 <= group["within_10"] <= group["within_20"] <= 1
+
+
+def test_simpler_predictors_stand_beside_ours_on_the_same_rows(everything):
+    for name, group in everything["classes"].items():
+        for figures in group["baselines"].values():
+            assert set(figures) == BASELINE_KEYS
+            assert figures["rows"] == group["rows"]
+        if group["covered"] > 10 and name != "training":
+            assert group["gm"] < group["baselines"]["roofline"]["gm"]
+    assert everything["baselines"]["roofline"] == {"flops_efficiency": 0.6, "bandwidth_efficiency": 0.8}
+    assert everything["baselines"]["llm_analysis"]["version"].startswith("llm-analysis==")
+    covered = {name: group["baselines"].get("llm_analysis") for name, group in everything["classes"].items()}
+    assert covered["offload-cpu"]["covered"] == 0  # it knows no offloading
+    assert covered["resident-tp"]["covered"] > 150
+
+
+def test_the_worst_rows_of_a_class_are_those_with_the_largest_ratio(everything):
+    for name, group in everything["classes"].items():
+        rows = {row["row_id"]: row for row in everything["rows"] if row["class"] == name}
+        listed = [rows[row_id]["ratio"] for row_id in group["worst"]]
+        ratios = sorted((row["ratio"] for row in rows.values() if row["ratio"] is not None), reverse=True)
+        assert listed == ratios[: len(listed)]
+        assert len(listed) == min(5, group["covered"])
 
 
 def test_every_row_is_predicted_or_refused_with_a_reason(everything):
@@ -61,7 +96,7 @@ def test_rows_and_statistics_agree(everything):
 def test_what_is_no_measurement_is_left_out_and_counted(everything):
     assert everything["excluded"]["status OOM"] == 15
     assert everything["excluded"]["status doubtful"] == 21
-    assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912
+    assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912 + 288
 
 
 def test_one_printed_digit_stands_for_its_rounding_interval(everything):
@@ -106,7 +141,7 @@ def test_json_of_one_system_and_gpu_holds_only_these(llm_perf):
     [
         (("--system", "zero_inferense"), "zero_inference"),
         (("--gpu", "t44"), "t4"),
-        (("--gpu", "b200"), "no published run"),
+        (("--gpu", "l4"), "no published run"),
         (("--system", "deepspeed_inference"), "no published run"),
         (("--system", ""), "system"),
         (("--nonsense",), "nonsense"),

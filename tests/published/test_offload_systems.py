@@ -53,13 +53,13 @@ def test_the_order_of_systems_in_each_column_of_table_2_is_right(column):
     assert len(found) >= 3
     for faster in found:
         for slower in found:
-            pair = (faster.measurement.row_id, slower.measurement.row_id)
+            pair = (faster.run.row_id, slower.run.row_id)
             if per_gpu(faster, "measured") > 1.1 * per_gpu(slower, "measured") and pair not in KNOWN_MISSES:
                 assert per_gpu(faster, "predicted") > per_gpu(slower, "predicted"), pair
 
 
 def per_gpu(row, what):
-    return getattr(row, what) / row.measurement.num_gpus
+    return getattr(row, what) / row.run.num_gpus
 
 
 @pytest.mark.parametrize("column", TABLE_2.values(), ids=map(str, TABLE_2))
@@ -86,7 +86,7 @@ def test_accelerate_is_within_a_geometric_mean_of_1_15(accelerate):
 
 
 def test_every_zero_inference_row_is_predicted_or_refused_with_a_reason(zero):
-    refused = {row.measurement.row_id: row.reason for row in zero.rows if row.predicted is None}
+    refused = {row.run.row_id: row.reason for row in zero.rows if row.predicted is None}
     # FlexGen paper, Table 3: four T4 on four machines; the table does not say where the weights were.
     assert set(refused) == {44, 45, 46}
     assert all("does not say where the weights were" in reason for reason in refused.values())

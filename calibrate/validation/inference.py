@@ -1,0 +1,174 @@
+"""Published inference runs against the prediction at exactly their settings.
+
+The main quantity of a run is its throughput where the source states one in the project's sense, else its total, its
+step or its prefill. A throughput that is printed with one digit stands for its rounding interval, and the error counts
+from the nearest end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
+
+from calibrate.published import Measurement
+from calibrate.settings import Run, peak_memory_bytes, run_of, scenario_of
+from calibrate.validation import row
+from calibrate.validation.baselines import inference_baselines
+from calibrate.validation.row import Compared
+from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import LLMPerfError, SpecError
+from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
+
+__all__ = ["Change", "accuracy_class", "compare", "compare_all"]
+
+Change: TypeAlias = Callable[[Scenario], Scenario]
+
+_OVERCOMMITTED: Final = "the stated batch cannot be in GPU memory at once, so the engine queued or paged"
+_EDGE: Final = frozenset({"exllama", "llama_cpp"})
+_MAIN: Final = ("throughput_tokens_per_s", "total_latency_s", "latency_per_token_s", "prefill_latency_s")
+_RESIDENT: Final = frozenset({"resident-1gpu", "resident-tp", "resident-pp", "quantised", "edge"})
+_OVERCOMMITMENT: Final = 1.07
+"""Weights and cache over nominal memory from which on a resident row counts as overcommitted: what GiB and GB differ by."""
+
+
+def compare_all(
+    measurements: Iterable[Measurement], change: Change | None = None
+) -> tuple[list[Compared], list[str]]:
+    """All rows that can be compared, and for each of the others the reason why it is left out."""
+    rows, excluded = [], []
+    for measurement in measurements:
+        reason = _unusable(measurement)
+        if reason is None:
+            compared = compare(measurement, change)
+            if compared.reason != _OVERCOMMITTED:
+                rows.append(compared)
+                continue
+            reason = _OVERCOMMITTED
+        excluded.append(reason)
+    return rows, excluded
+
+
+def _unusable(measurement: Measurement) -> str | None:
+    """Why a row is no measurement to compare with."""
+    if measurement.status != "ok":
+        return f"status {measurement.status}"
+    if measurement.suspect:
+        return "suspect: contradicts other rows or itself"
+    if _main_quantity(measurement) is None:
+        return "no quantity in the project's sense"
+    return None
+
+
+def compare(measurement: Measurement, change: Change | None = None) -> Compared:
+    """Predict one published run at its own settings. A run that cannot be predicted has a reason instead.
+
+    Raises:
+        SpecError: the row states nothing that could be compared.
+    """
+    quantity = _main_quantity(measurement)
+    if quantity is None:
+        raise SpecError(f"row {measurement.row_id} states no quantity that can be compared")
+    values = measurement.quantities()
+    accuracy: str | None = None
+    predicted: dict[str, float] = {}
+    baselines: dict[str, float | None] = {}
+    reason = None
+    try:
+        run = run_of(measurement)
+        accuracy = accuracy_class(run)
+        baselines = inference_baselines(measurement.row_id, run, quantity)
+        scenario = scenario_of(run)
+        predicted = _predicted(predict_inference(change(scenario) if change else scenario))
+        if accuracy in _RESIDENT and _overcommitted(scenario):
+            reason = _OVERCOMMITTED
+    except LLMPerfError as error:
+        reason = str(error)
+    ours = predicted.get(quantity) if reason is None else None
+    if reason is None and ours is None:
+        reason = f"no {quantity} is predicted"
+    others = {
+        name: (value, predicted[name])
+        for name, value in values.items()
+        if reason is None and name in predicted and name not in measurement.derived
+    }
+    return Compared(
+        _run(measurement),
+        accuracy,
+        quantity,
+        values[quantity],
+        ours,
+        reason,
+        _rounding(measurement, quantity),
+        others,
+        baselines,
+    )
+
+
+def _run(measurement: Measurement) -> row.Run:
+    m = measurement
+    return row.Run(
+        row_id=m.row_id,
+        table="inference",
+        system=m.system,
+        model=m.model,
+        gpu=m.gpu,
+        num_gpus=m.num_gpus,
+        batch_size=m.batch_size,
+        prompt_len=m.prompt_len,
+        gen_len=m.gen_len,
+        seq_len=None,
+        weight_tier=m.weight_tier,
+        source=str(m.source),
+        trust=m.trust,
+    )
+
+
+def _rounding(measurement: Measurement, quantity: str) -> float:
+    from_rate = quantity == "throughput_tokens_per_s" or "latency_per_token_s" in measurement.derived
+    return measurement.throughput_rounding if from_rate and measurement.throughput_digits == 1 else 0.0
+
+
+def _main_quantity(measurement: Measurement) -> str | None:
+    values = measurement.quantities()
+    return next((name for name in _MAIN if name in values), None)
+
+
+def _predicted(result: InferenceResult) -> dict[str, float]:
+    found = {
+        "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
+        "total_latency_s": result.total_latency_s,
+        "prefill_latency_s": result.prefill.latency_s,
+        "peak_gpu_memory_bytes": peak_memory_bytes(result),
+    }
+    if result.decode is not None and result.decode.latency_per_token_s is not None:
+        found["decode_latency_s"] = result.decode.latency_s
+        found["latency_per_token_s"] = result.decode.latency_per_token_s
+    return found
+
+
+def accuracy_class(run: Run) -> str | None:
+    """The accuracy class of a run: where its tensors are, then how wide its weights are, then on how many GPUs."""
+    shares = [part for part in (run.weights, run.kv_cache) if part is not None]
+    if run.system == "petals":
+        return None
+    if run.system in _EDGE:
+        return "edge"
+    if any(part[2] > 0 for part in shares):
+        return "offload-nvme"
+    if any(part[0] < 1 for part in shares):
+        return "offload-cpu"
+    if run.weight_bits < 16:
+        return "quantised"
+    if run.pp > 1:
+        return "resident-pp"
+    return "resident-tp" if run.num_gpus > 1 else "resident-1gpu"
+
+
+def _overcommitted(scenario: Scenario) -> bool:
+    """Whether weights and cache alone are more than the GPUs' nominal memory."""
+    p, load = scenario.parallelism, scenario.workload
+    # Over all stages: tensor-parallel ranks hold their part already.
+    weights = model_weight_bytes(scenario) / p.pp_size
+    kv = stage_kv_bytes(scenario, load.batch_size / p.dp_size, load.context_len)
+    return bool(weights + kv > scenario.gpu.memory_gib * 1e9 * _OVERCOMMITMENT)
