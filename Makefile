@@ -19,7 +19,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo ops bench lint format clean
+.PHONY: help demo test run-demo ops bench accuracy lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -27,6 +27,7 @@ help:
 	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make bench   time the simulator itself"
+	@echo "make accuracy write what is predicted of the published runs anew (README, tests/published; seconds)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
 	@echo "make clean   remove $(VENV), caches and builds"
@@ -50,6 +51,9 @@ $(LIBAIO):
 
 bench: $(VENV)/.base
 	$(BIN)/python bench/bench.py
+
+accuracy: $(VENV)/.base
+	$(BIN)/python bench/accuracy.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,53 @@
+"""What is predicted of the published runs is what is committed: `make accuracy` writes both files anew.
+
+That a prediction changed is for a reviewer to see; how far predictions are from what was measured is in the files.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from calibrate.validate import validate
+from calibrate.validation.snapshot import PREDICTIONS, README, accuracy_files, predictions_csv, with_table
+from llm_perf.errors import SpecError
+
+ROOT = Path(__file__).parents[2]
+REMEDY = "predictions changed: run `make accuracy`, look at what changed, and commit it"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return validate()
+
+
+def test_the_committed_predictions_are_those_of_today(found):
+    committed = list(csv.DictReader(io.StringIO((ROOT / PREDICTIONS).read_text("utf-8"))))
+    today = list(csv.DictReader(io.StringIO(predictions_csv(found))))
+    assert len(committed) == len(today), REMEDY
+    for row, now in zip(committed, today, strict=True):
+        for column in ("table", "row_id", "class", "quantity", "reason"):
+            assert row[column] == now[column], f"row {now['row_id']}: {REMEDY}"
+        for column in ("measured", "predicted"):
+            if row[column] and now[column]:  # the last of four digits may be rounded otherwise elsewhere
+                assert float(row[column]) == pytest.approx(float(now[column]), rel=2e-3), (
+                    f"row {now['row_id']}: {REMEDY}"
+                )
+            else:
+                assert row[column] == now[column], f"row {now['row_id']}: {REMEDY}"
+
+
+def test_the_readme_has_the_table_of_today(found):
+    assert accuracy_files(ROOT, found)[README] == (ROOT / README).read_text("utf-8"), REMEDY
+
+
+def test_a_changed_prediction_changes_the_file(found):
+    """What proves that the first test can fail."""
+    slower = validate(change=lambda scenario: scenario.replace(flops_efficiency=0.3))
+    assert predictions_csv(slower) != predictions_csv(found)
+
+
+def test_the_table_needs_its_place(found):
+    with pytest.raises(SpecError, match=r"README\.md: 0 excerpts"):
+        with_table("no table here", found.classes())
