@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from calibrate.overrides import Overrides, concerns
+from calibrate.published import load_measurements
 from calibrate.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
 from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
@@ -187,10 +188,11 @@ def _overall(found: Validation) -> dict[str, Any]:
 
 def cases_of(shipped: Validation) -> tuple[Case, ...]:
     """The rows that are predicted at all, with scenarios from which everything fitted to a host is removed."""
+    rows = {measurement.row_id: measurement for measurement in load_measurements()}
     return tuple(
-        Case(row, unfitted(scenario_of(run_of(row.measurement))))
+        Case(row, unfitted(scenario_of(run_of(rows[row.run.row_id]))))
         for row in shipped.rows
-        if row.predicted is not None
+        if row.run.table == "inference" and row.predicted is not None
     )
 
 

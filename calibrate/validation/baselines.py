@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Final
 
 from calibrate.settings import Run, dtype_of, host_of
+from llm_perf.analysis.training import TrainingResult
 from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.counts.attention import kv_cache_bytes
@@ -34,6 +35,8 @@ __all__ = [
     "inference_roofline",
     "llm_analysis",
     "llm_analysis_version",
+    "training_baselines",
+    "training_roofline",
 ]
 
 ROOFLINE: Final = "roofline"
@@ -129,6 +132,19 @@ def _all_reduces_s(run: Run, model: ModelConfig, tokens: float) -> float:
     gpu = get_gpu_config_by_name(run.gpu)
     sent = 2 * (run.tp - 1) / run.tp * tokens * model.hidden_size * run.activation_bits / 8
     return 2 * model.num_layers * sent / (gpu.intra_node_bytes_per_s * BANDWIDTH_EFFICIENCY)
+
+
+def training_baselines(row_id: int, result: TrainingResult) -> dict[str, float | None]:
+    """What each says of one optimizer step; None where it does not cover the run."""
+    return {ROOFLINE: training_roofline(result), LLM_ANALYSIS: llm_analysis("training", row_id)}
+
+
+def training_roofline(result: TrainingResult) -> float:
+    """Seconds of one optimizer step: its FLOPs, recomputed ones included, and the bubble of the pipeline. No memory, no links."""
+    scenario = result.scenario
+    busy = result.hardware_flops_per_step / scenario.num_gpus / (result.peak_flops_per_s * FLOPS_EFFICIENCY)
+    passes = result.batch.gradient_accumulation_steps * scenario.plan.virtual_stages
+    return busy * (1 + (scenario.parallelism.pp_size - 1) / passes)
 
 
 def llm_analysis(table: str, row_id: int) -> float | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from calibrate.published import TrainingMeasurement
+from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.validation import row
+from calibrate.validation.baselines import training_baselines
 from calibrate.validation.row import Compared
+from llm_perf.analysis.training import predict_training
 from llm_perf.errors import LLMPerfError, SpecError
 
 __all__ = ["TRAINING", "compare_all"]
@@ -47,20 +50,22 @@ def compare(measurement: TrainingMeasurement) -> Compared:
     if measurement.iteration_time_s is None:
         raise SpecError(f"row {measurement.row_id} states no iteration time")
     predicted, reason = None, None
+    baselines: dict[str, float | None] = {}
     try:
-        predicted = iteration_time_s(measurement)
+        result = predict_training(training_scenario_of(training_run_of(measurement)))
+        predicted = result.step_time_s
+        baselines = training_baselines(measurement.row_id, result)
     except LLMPerfError as error:
         reason = str(error)
-    return Compared(_run(measurement), TRAINING, _STEP, measurement.iteration_time_s, predicted, reason)
-
-
-def iteration_time_s(measurement: TrainingMeasurement) -> float:  # noqa: ARG001 - for what comes here
-    """One optimizer step of a run, seconds.
-
-    Raises:
-        SpecError: training is not predicted yet.
-    """
-    raise SpecError("training is not predicted yet")
+    return Compared(
+        _run(measurement),
+        TRAINING,
+        _STEP,
+        measurement.iteration_time_s,
+        predicted,
+        reason,
+        baselines=baselines,
+    )
 
 
 def _run(measurement: TrainingMeasurement) -> row.Run:
