@@ -140,7 +140,7 @@ def training_baselines(row_id: int, result: TrainingResult) -> dict[str, float |
 
 
 def training_roofline(result: TrainingResult) -> float:
-    """Seconds of one optimizer step: its FLOPs, recomputed ones included, and the bubble of the pipeline. No memory, no links."""
+    """Seconds of one optimizer step: all FLOPs, recomputed ones too, and the pipeline's bubble. No memory, no links."""
     scenario = result.scenario
     busy = result.hardware_flops_per_step / scenario.num_gpus / (result.peak_flops_per_s * FLOPS_EFFICIENCY)
     passes = result.batch.gradient_accumulation_steps * scenario.plan.virtual_stages
