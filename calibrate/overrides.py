@@ -68,21 +68,27 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One number of a scenario, the parameter that takes its place and those that multiply it."""
+    """One number of a scenario, the parameter that takes its place and those that multiply it.
+
+    What a factor makes of a parameter stays within that parameter's range: a machine may be faster than others, but
+    not faster than is plausible.
+    """
 
     room: str
     keys: tuple[str, ...]
     base: Any
-    replacement: str | None
+    replacement: Parameter | None
     factors: tuple[str, ...]
 
     def value(self, values: Mapping[str, float]) -> float:
         """Its value."""
         base = self.base.gb_per_s if isinstance(self.base, Rate) else self.base
-        found = float(base if self.replacement is None else values[self.replacement])
+        found = float(base if self.replacement is None else values[self.replacement.name])
         for factor in self.factors:
             found *= values[factor]
-        return found
+        if self.replacement is None:
+            return found
+        return min(max(found, self.replacement.low), self.replacement.high)
 
     def entry(self, value: float) -> Any:
         """The value as a profile writes it."""
@@ -111,7 +117,7 @@ def _changes(scenario: Scenario, parameters: Sequence[Parameter]) -> tuple[Chang
         room = room if room in ("gpu", "host") else "system"
         known = found.get((room, keys)) or Change(room, keys, _current(spec, keys, parameter), None, ())
         if not parameter.factor:
-            found[room, keys] = replace(known, replacement=parameter.name)
+            found[room, keys] = replace(known, replacement=parameter)
         elif isinstance(known.base, (int, float, Rate)):
             found[room, keys] = replace(known, factors=(*known.factors, parameter.name))
         else:

@@ -51,6 +51,9 @@ _REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
 _CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
 
 
+_BEYOND_HOST_MEMORY: Final = (0.0, 0.5, 0.5)
+"""Where FlexGen's benchmark suite puts weights that host memory cannot hold, taken where a figure states no policy."""
+
 _UNKNOWN_MACHINE: Final = Machine(None, None, None)
 
 
@@ -162,6 +165,8 @@ def _weights(measurement: Measurement) -> tuple[float, float, float] | None:
     policy, tier = measurement.policy, measurement.weight_tier
     if policy.weights is not None and measurement.weight_tier != "gpu" and measurement.system == "flexgen":
         return policy.weights
+    if measurement.system == "flexgen" and tier == "nvme" and policy.weights is None:
+        return _BEYOND_HOST_MEMORY
     if tier is None:
         if measurement.system == "zero_inference" and measurement.num_gpus > 1:
             raise SpecError(f"row {measurement.row_id} does not say where the weights were")

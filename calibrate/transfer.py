@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from calibrate.overrides import Overrides, concerns
 from calibrate.published import load_measurements
@@ -25,6 +25,7 @@ from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError, bad_value
 from llm_perf.systems import Load, get_system
 
@@ -73,6 +74,14 @@ class Case:
     def target(self) -> Target:
         """The measured value, or its rounding interval."""
         return Target.of(self.compared.measured, self.compared.rounding)
+
+
+@runtime_checkable
+class Quick(Protocol):
+    """A system that can tell the seconds of both phases without all the rest."""
+
+    def latencies_s(self, scenario: Scenario, load: Load) -> tuple[Number, Number]:
+        """Prefill and decode."""
 
 
 def _machine(case: Case) -> str:
@@ -222,10 +231,13 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     """
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    found = get_system(scenario.system).evaluate(scenario, load)
-    steps = workload.gen_len - 1
-    prefill = float(found.prefill.latency_s)
-    decode = float(found.decode.latency_s) if found.decode is not None and steps else 0.0
+    system, steps = get_system(scenario.system), workload.gen_len - 1
+    if isinstance(system, Quick):
+        prefill, decode = map(float, system.latencies_s(scenario, load))
+    else:
+        found = system.evaluate(scenario, load)
+        prefill = float(found.prefill.latency_s)
+        decode = float(found.decode.latency_s) if found.decode is not None and steps else 0.0
     if quantity == "throughput_tokens_per_s":
         tokens = workload.prompt_len if scenario.model.encoder else workload.gen_len
         return workload.batch_size * tokens / (prefill + decode)

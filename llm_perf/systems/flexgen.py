@@ -149,10 +149,13 @@ class FlexGen(WithConstants):
 
     def policy_latency_s(self, scenario: Scenario, policy: Policy, load: Load) -> Number:
         """Seconds of both phases of a policy, as `evaluate_policy` has them: all that a search ranks by."""
-        block = BlockSchedule(scenario, self.constants(scenario), policy)
-        return (
-            prefill_cost(block, load, parts=False).latency_s + decode_cost(block, load, parts=False).latency_s
-        )
+        prefill, decode = _latencies_s(BlockSchedule(scenario, self.constants(scenario), policy), load)
+        return prefill + decode
+
+    def latencies_s(self, scenario: Scenario, load: Load) -> tuple[Number, Number]:
+        """Seconds of both phases, as `evaluate` has them, without their parts: all that a fit asks for."""
+        constants = self.constants(scenario)
+        return _latencies_s(BlockSchedule(scenario, constants, self._policy(scenario, load, constants)), load)
 
     def _evaluate(
         self, scenario: Scenario, policy: Policy, load: Load, constants: dict[str, float]
@@ -167,6 +170,13 @@ class FlexGen(WithConstants):
         """The schedules of the prefill and of the first decode step of one block, as a trace shows them."""
         block = BlockSchedule(scenario, self.constants(scenario), self.policy(scenario, load))
         return block.prefill(load.prompt_len), block.decode_step(load.prompt_len + 1)
+
+
+def _latencies_s(block: BlockSchedule, load: Load) -> tuple[Number, Number]:
+    return (
+        prefill_cost(block, load, parts=False).latency_s,
+        decode_cost(block, load, parts=False).latency_s,
+    )
 
 
 def prefill_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCost:
