@@ -158,9 +158,9 @@ def make_cache(
             return torch.cat((past[0], key_states), dim=-2), torch.cat((past[1], value_states), dim=-2)
 
         def _store(self, *states: Any) -> None:
-            lane.begin()
-            for buffer, state in zip(self.buffers, states, strict=True):
-                tokens_first = state.permute(2, 0, 1, 3).contiguous()
+            ordered = [state.permute(2, 0, 1, 3).contiguous() for state in states]
+            lane.begin()  # behind the kernels that have just put the tokens first
+            for buffer, tokens_first in zip(self.buffers, ordered, strict=True):
                 end = buffer.length + tokens_first.shape[0]
                 if self.early is not None or buffer.data is None or end > buffer.data.shape[0]:
                     _synchronize(lane)  # a buffer that is still being written must not be replaced

@@ -6,10 +6,12 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from calibrate.run import kv_offload
 from calibrate.run.ds_config import aio_block_bytes, get_ds_config, nvme_buffer_elements
 from calibrate.run.hooks import add_model_hooks, set_model_stage
-from calibrate.run.kv_offload import Traffic, make_cache
+from calibrate.run.kv_offload import CopyLane, Traffic, make_cache
 from calibrate.run.local_machine import disk_rates, known_gpu
 from calibrate.run.metrics import phases
 from calibrate.run.model_config import get_model_config, spec_of
@@ -178,6 +180,55 @@ def test_an_offloaded_cache_gives_back_what_it_was_given_and_grows():
     assert traffic.to_host_bytes == 2 * 2 * whole.numel() * 4
     cache.reset()
     assert cache.get_seq_length() == 0
+
+
+class OrderKeeper(TorchDispatchMode):
+    """What a stream would see: the number of each operation, and of that which made a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0
+        self.made_at: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.now += 1
+        made = func(*args, **(kwargs or {}))
+        own_memory = all(returned.alias_info is None for returned in func._schema.returns)
+        if own_memory and isinstance(made, torch.Tensor):
+            self.made_at[made.data_ptr()] = self.now
+        return made
+
+
+class OrderedLane(CopyLane):
+    """An asynchronous lane that knows which work of the device it waited for."""
+
+    def __init__(self, order: OrderKeeper):
+        super().__init__(torch.device("cpu"), asynchronous=True)
+        self.asynchronous, self.order, self.begun_at, self.copies = True, order, -1, 0
+
+    def begin(self):
+        self.begun_at = self.order.now
+
+    def copy(self, target, source):
+        # An uninitialised target needs no kernel.
+        assert self.order.made_at.get(source.data_ptr(), 0) <= self.begun_at, "copied before it was computed"
+        self.copies += 1
+        super().copy(target, source)
+
+
+def test_a_stream_of_its_own_copies_only_what_the_device_has_computed_by_then(monkeypatch):
+    order = OrderKeeper()
+    lane = OrderedLane(order)
+    monkeypatch.setattr(kv_offload, "CopyLane", lambda *_args: lane)
+    cache = make_cache(torch.device("cpu"), 16, asynchronous=True)
+    with order:
+        for tokens in (5, 1, 1):
+            for layer in (0, 1, 2):
+                piece = torch.randn(2, 4, tokens, 8)
+                keys, _ = cache.update(piece, piece + 1, layer)
+    assert keys.shape == (2, 4, 7, 8)
+    # Every update stores keys and values, every later one fetches them as well.
+    assert lane.copies == 3 * (2 + 4 + 4)
 
 
 @pytest.mark.parametrize(
