@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "AmbiguousNameError",
@@ -89,9 +89,14 @@ class AmbiguousNameError(SpecError):
 
 
 class DoesNotFitError(LLMPerfError):
-    """The model does not fit in the memory there is, or no configuration meets the target."""
+    """The model does not fit in the memory there is, or no configuration meets the target.
+
+    Attributes:
+        report: The prediction that says so, as JSON has it, where there is one.
+    """
 
     exit_code: ClassVar[int] = 3
+    report: dict[str, Any] | None = None
 
 
 class MissingExtraError(LLMPerfError, ImportError):

@@ -64,19 +64,42 @@ def choose_device(asked: str, local_rank: int, ranks_here: int) -> Device:
         if ranks_here > count:
             raise EnvironmentFailure(f"{ranks_here} ranks on this machine, but it has {count} CUDA devices")
         torch.cuda.set_device(local_rank)
-    os.environ["DS_ACCELERATOR"] = kind
+    _tell_deepspeed(kind)
     return Device(kind, local_rank)
 
 
-def choose_dtype(asked: str, device: Device) -> str:
+def _tell_deepspeed(kind: str) -> None:
+    """DeepSpeed settles on an accelerator once per process, much of it while it is imported.
+
+    Raises:
+        EnvironmentFailure: this process has used it on another kind of device already.
+    """
+    os.environ["DS_ACCELERATOR"] = kind
+    from deepspeed.accelerator import get_accelerator
+
+    settled = get_accelerator().device_name()
+    if settled != kind:
+        raise EnvironmentFailure(
+            f"DeepSpeed runs on {settled} in this process already: start another one for {kind}"
+        )
+
+
+def choose_dtype(asked: str, device: Device, quantised: bool = False) -> str:
     """The number format that ``--dtype`` means: "auto" is fp16, or bf16 with a warning where the device refuses fp16.
+
+    Args:
+        asked: The flag.
+        device: The run's device.
+        quantised: Weights will be; DeepSpeed unpacks to fp16 with a CUDA kernel only.
 
     Raises:
         EnvironmentFailure: the device refuses what was asked for.
     """
     from deepspeed.accelerator import get_accelerator
 
-    supported = get_accelerator().supported_dtypes()
+    supported = list(get_accelerator().supported_dtypes())
+    if quantised and device.kind == "cpu":
+        supported = [dtype for dtype in supported if dtype != torch_dtype("fp16")]
     wanted = "fp16" if asked == "auto" else asked
     if torch_dtype(wanted) in supported:
         return wanted

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from calibrate.run.usage import device_uuid
 from llm_perf import __version__
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "numpy")
@@ -32,9 +33,10 @@ def describe_environment(device: Any, dtype: str, offload_dir: Path) -> dict[str
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(),
             "threads": torch.get_num_threads(),
+            "frequency_mhz": cpu_mhz(),
         },
         "memory": memory_bytes(),
-        "disk": disk_bytes(offload_dir),
+        "disk": {**disk_bytes(offload_dir), **disk_device(offload_dir)},
         "versions": {"llm_perf": __version__, "python": platform.python_version(), **package_versions()},
         "system": {"platform": platform.platform(), "machine": platform.machine()},
         "git_revision": git_revision(),
@@ -63,6 +65,16 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_mhz() -> dict[str, float] | None:
+    """Current and largest clock of the processor, where the system tells."""
+    import psutil
+
+    with contextlib.suppress(Exception):
+        found = psutil.cpu_freq()
+        return None if found is None else {"current": found.current, "max": found.max}
+    return None
 
 
 def usable_cores() -> int:
@@ -107,6 +119,18 @@ def disk_bytes(folder: Path) -> dict[str, int]:
     return {"total_bytes": usage.total, "free_bytes": usage.free}
 
 
+def disk_device(folder: Path) -> dict[str, str | None]:
+    """Device and file system that a folder is, or will be, on."""
+    import psutil
+
+    real = folder.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if real.is_relative_to(part.mountpoint)]
+    if not mounts:
+        return {"device": None, "filesystem": None}
+    nearest = max(mounts, key=lambda part: len(part.mountpoint))
+    return {"device": nearest.device, "filesystem": nearest.fstype}
+
+
 def git_revision() -> str | None:
     """Revision of the checkout that this file is in, with "+" where it was changed; None outside of one."""
     here = Path(__file__).resolve().parent
@@ -126,13 +150,8 @@ def _cuda(device: Any) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
     }
-    text = _run(
-        "nvidia-smi",
-        f"--query-gpu={','.join(_NVIDIA_FIELDS)}",
-        "--format=csv,noheader",
-        "-i",
-        str(device.index),
-    )
+    query = ("nvidia-smi", f"--query-gpu={','.join(_NVIDIA_FIELDS)}", "--format=csv,noheader")
+    text = _run(*query, "-i", device_uuid(device))
     if text:
         found["nvidia_smi"] = dict(
             zip(_NVIDIA_FIELDS, (part.strip() for part in text.split(",")), strict=False)

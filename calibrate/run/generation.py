@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibrate.run.process import signals_interrupt
 from calibrate.run.settings import RunSettings
 from llm_perf.errors import SpecError
 
@@ -34,7 +35,8 @@ def run_generation(
     The parameters are seed 001's, in its order. The record goes to the benchmark log and to a JSON file.
 
     Args:
-        model_name: A bundled model, a folder with a ``config.json``, or a hub id.
+        model_name: A bundled model, a folder with a ``config.json``, or a hub id; "auto" takes one that fits the
+            device and ends within two minutes.
         batch_size: Sequences over all ranks.
         prompt_len: Prompt tokens per sequence.
         gen_len: Tokens to generate per sequence.
@@ -60,7 +62,7 @@ def run_generation(
     names = RunSettings._positional
     given = locals()
     result = measure(RunSettings(**{name: given[name] for name in names}, **extras))
-    if result is not None and verbose:
+    if result is not None:
         from calibrate.run.report import print_result
 
         print_result(result, verbose)
@@ -85,13 +87,36 @@ def measure(settings: RunSettings) -> dict[str, Any] | None:
     Raises:
         LLMPerfError: as ``run_generation``.
     """
+    from calibrate.run.default_model import AUTO
     from calibrate.run.extras import require_extra
     from calibrate.run.model_config import is_embedded
-    from calibrate.run.ranks import launched, this_rank
 
     require_extra("llm-perf calibrate --run")
-    if is_embedded(settings.model_name):
-        settings = settings.replace(dummy=True)
+    if settings.model_name == AUTO or is_embedded(settings.model_name):
+        settings = settings.replace(dummy=True)  # there are no real weights to be had
+    with signals_interrupt():
+        return _measure(settings)
+
+
+def measure_fields(fields: dict[str, Any], hostfile: str | None = None) -> dict[str, Any] | None:
+    """``measure`` for the fields of ``RunSettings``, on the hosts of a file where there is one.
+
+    Raises:
+        LLMPerfError: as ``run_generation``.
+    """
+    if hostfile is None:
+        return measure(RunSettings(**fields))
+    from calibrate.run.extras import require_extra
+    from calibrate.run.hosts import measure_on_hosts
+
+    require_extra("llm-perf calibrate --run")
+    with signals_interrupt():
+        return measure_on_hosts(fields, hostfile, measure)
+
+
+def _measure(settings: RunSettings) -> dict[str, Any] | None:
+    from calibrate.run.ranks import launched, this_rank
+
     if not launched() and settings.ranks > 1:
         from calibrate.run.launch import launch_ranks
 
@@ -104,11 +129,3 @@ def measure(settings: RunSettings) -> dict[str, Any] | None:
     from calibrate.run.session import run_session
 
     return run_session(settings, rank)
-
-
-def default_model(given: dict[str, Any]) -> str:
-    """The model of a run that names none: the embedded one."""
-    del given
-    from calibrate.run.model_config import TINY_MODEL
-
-    return TINY_MODEL

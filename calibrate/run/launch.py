@@ -1,7 +1,8 @@
-"""Starting the ranks of a run: our own on one machine, DeepSpeed's launcher for several."""
+"""Starting the ranks of a run on this machine, and ending all of them when one ends badly."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,9 +22,10 @@ GRACE_S = 15.0
 """Seconds that the other ranks have to end by themselves after one has died or the user has interrupted."""
 
 _POLL_S = 0.1
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _SETTINGS_VARIABLE = "LLM_PERF_RUN_SETTINGS"
 _RESULT_VARIABLE = "LLM_PERF_RUN_RESULT"
+_ERROR_VARIABLE = "LLM_PERF_RUN_ERROR"
 _ERRORS: dict[int, type[LLMPerfError]] = {2: SpecError, 3: DoesNotFitError, 4: EnvironmentFailure}
 
 
@@ -51,15 +53,16 @@ def launch_ranks(settings: RunSettings) -> dict[str, Any] | None:
             _SETTINGS_VARIABLE: settings.model_dump_json(),
             _RESULT_VARIABLE: str(result),
         }
-        ranks = [_start(rank, common, Path(folder)) for rank in range(settings.num_gpus_per_node)]
+        ranks: list[_Process] = []
         try:
+            ranks.extend(_start(rank, common, Path(folder)) for rank in range(settings.num_gpus_per_node))
             _wait(ranks)
         finally:
             _end(ranks)
             _remove_swap_files(settings, port)
         failed = _first_failure(ranks)
         if failed is not None:
-            raise failed
+            raise with_report(failed, json.loads(result.read_text("utf-8")) if result.is_file() else None)
         return json.loads(result.read_text("utf-8"))  # type: ignore[no-any-return]
 
 
@@ -69,34 +72,36 @@ class _Process:
 
     rank: int
     process: subprocess.Popen[bytes]
-    messages: Path
+    output: Path
+    error: Path
     ended_at: float | None = None
 
 
 def _start(rank: int, common: dict[str, str], folder: Path) -> _Process:
-    messages = folder / f"rank{rank}.stderr"
-    environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    output, error = folder / f"rank{rank}.stderr", folder / f"rank{rank}.error"
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _ERROR_VARIABLE: str(error)}
     # The first rank shows its progress on the terminal; the others speak only when something is wrong.
     visible = rank == 0 and sys.stderr.isatty()
-    with messages.open("wb") as stream:
+    with output.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "calibrate.run.worker"],
-            env=environment,
+            env=os.environ | common | own,
             stdout=subprocess.DEVNULL,
             stderr=None if visible else stream,
             # Ctrl-C reaches this process alone, which passes it on: else some ranks would be gone before others know.
             start_new_session=True,
         )
-    return _Process(rank, process, messages)
+    return _Process(rank, process, output, error)
 
 
 def _wait(ranks: list[_Process]) -> None:
     """Until all have ended, or one has failed; an interrupt is passed on."""
     try:
         while True:
+            now = time.monotonic()
             for one in ranks:
                 if one.process.poll() is not None and one.ended_at is None:
-                    one.ended_at = time.monotonic()
+                    one.ended_at = now
             if any(one.process.returncode not in (None, 0) for one in ranks):
                 return
             if all(one.ended_at is not None for one in ranks):
@@ -125,25 +130,40 @@ def _end(ranks: list[_Process]) -> None:
 def _first_failure(ranks: list[_Process]) -> LLMPerfError | KeyboardInterrupt | None:
     """The error of the rank that failed first: the others only lost their peer."""
     failed = sorted(
-        (one for one in ranks if one.process.returncode != 0), key=lambda one: one.ended_at or 0.0
+        (one for one in ranks if one.process.returncode != 0),
+        # Of two that were found ended at once, the one that was killed did not only lose its peer.
+        key=lambda one: (one.ended_at or 0.0, one.process.returncode > 0),
     )
     if not failed:
         return None
     first = failed[0]
     code = first.process.returncode
-    if code == _EXIT_INTERRUPTED:
+    if code == EXIT_INTERRUPTED:
         return KeyboardInterrupt()
     if code < 0:
         name = signal.Signals(-code).name
         return EnvironmentFailure(
             f"rank {first.rank} of {len(ranks)} was killed ({name}); the others were ended"
         )
-    return _ERRORS.get(code, EnvironmentFailure)(_last_message(first, len(ranks)))
+    return error_of_exit_code(code)(_last_message(first, len(ranks)))
+
+
+def with_report(error: BaseException, handed_back: dict[str, Any] | None) -> BaseException:
+    """The error with the prediction that a rank gave back because the run does not fit."""
+    if isinstance(error, DoesNotFitError) and handed_back is not None:
+        error.report = handed_back["predicted"]
+    return error
+
+
+def error_of_exit_code(code: int) -> type[LLMPerfError]:
+    """The kind of error that a rank ended with."""
+    return _ERRORS.get(code, EnvironmentFailure)
 
 
 def _last_message(one: _Process, ranks: int) -> str:
-    lines = [line for line in one.messages.read_text("utf-8", "replace").splitlines() if line.strip()]
-    said = lines[-1].removeprefix("llm-perf: ") if lines else f"exit code {one.process.returncode}"
+    texts = [file.read_text("utf-8", "replace") for file in (one.error, one.output) if file.is_file()]
+    lines = [line for text in texts for line in text.strip().splitlines()[-1:]]
+    said = lines[0] if lines else f"exit code {one.process.returncode}"
     return f"rank {one.rank} of {ranks}: {said}"
 
 
@@ -153,32 +173,6 @@ def _remove_swap_files(settings: RunSettings, port: str) -> None:
 
     for folder in Path(settings.offload_dir).expanduser().glob(f"swap-{port}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def hostfile_command(settings: RunSettings, hostfile: str) -> list[str]:
-    """The ``deepspeed`` command that starts a run on the hosts of a file (``worker-0 slots=8`` per line).
-
-    Settings travel as an argument: the launcher passes no variables of ours to other machines.
-
-    Raises:
-        SpecError: the file cannot be read.
-    """
-    if not Path(hostfile).is_file():
-        raise SpecError(f"--hostfile {hostfile}: no such file")
-    launcher = str(Path(sys.executable).parent / "deepspeed")
-    return [
-        launcher, "--hostfile", hostfile, "--num_gpus", str(settings.num_gpus_per_node), "--no_local_rank",
-        "--module", "calibrate.run.worker", "--settings", settings.model_dump_json(),
-    ]  # fmt: skip
-
-
-def launch_hosts(settings: RunSettings, hostfile: str) -> int:
-    """Start a run on several machines through DeepSpeed's launcher; returns its exit code."""
-    command = hostfile_command(settings, hostfile)
-    try:
-        return subprocess.run(command, check=False).returncode
-    except OSError as error:
-        raise EnvironmentFailure(f"{command[0]}: cannot be started: {error.strerror or error}") from None
 
 
 def settings_from_environment() -> RunSettings | None:
@@ -197,4 +191,14 @@ def hand_back(result: dict[str, Any] | None) -> bool:
             Path(target).write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from None
+    return True
+
+
+def hand_back_error(message: str) -> bool:
+    """Tell the process that launched this rank why it ends. False where there is none that waits for it."""
+    target = os.environ.get(_ERROR_VARIABLE)
+    if target is None:
+        return False
+    with contextlib.suppress(OSError):
+        Path(target).write_text(message, encoding="utf-8")
     return True

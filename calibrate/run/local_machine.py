@@ -32,10 +32,11 @@ from llm_perf.config.gpu import (
 from llm_perf.config.host import Disk, HostConfig, Rate
 from llm_perf.config.loading import get_gpu_config_by_name, known_names, resolve_name
 from llm_perf.config.names import normalise
-from llm_perf.errors import SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError
 
 _SOURCE = "measured on this machine before the run"
 _DISK_PROBE_BYTES = 64 << 20
+_SMALLEST_PROBE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +322,7 @@ def _host(
     memory = memory_bytes()
     total_gib = memory["total_bytes"] / GIB
     copies = {f"zero_inference.{name}": _measured(rate) for name, rate in rates.items()}
-    if device.kind == "cuda":
-        # The offloaded cache comes back over the link, attention stays on the GPU.
-        copies["zero_inference.cpu_attention_kv"] = _measured(rates["pinned_h2d"])
-    else:
+    if device.kind == "cpu":
         free = Rate(
             gb_per_s=LARGEST_QUANTITY,
             provenance="measured",
@@ -359,7 +357,14 @@ def _disk(folder: Path, measure: bool, figures: dict[str, Any]) -> Disk:
     free = max(disk_bytes(folder)["free_bytes"], 1)
     if not measure:
         return Disk(capacity_gib=free / GIB, stated_read_gb_per_s=1.0)  # not read from in this run
-    read, write, direct = disk_rates(folder)
+    try:
+        read, write, direct = disk_rates(
+            folder, min(_DISK_PROBE_BYTES, max(_SMALLEST_PROBE_BYTES, free // 4))
+        )
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"--offload-dir {folder}: its disk cannot be measured: {error.strerror or error}"
+        ) from None
     figures |= {"disk_read_bytes_per_s": read, "disk_write_bytes_per_s": write, "disk_direct": direct}
     return Disk(
         capacity_gib=free / GIB,

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibrate.run.fetches import Fetches
 from calibrate.run.greedy import generate_arguments
 from calibrate.run.hooks import PREFILL, add_model_hooks, set_model_stage
 from calibrate.run.kv_offload import Traffic, make_cache
 from calibrate.run.model_config import model_folder
 from calibrate.run.prompts import encode_prompts, get_tokenizer
 from calibrate.run.quantisation import quantisation_report
-from calibrate.run.session import Session, checkpoint_bytes
+from calibrate.run.session import Session, checkpoint_folder, has_room_for_checkpoint
 from calibrate.run.tensors import torch_dtype
 from calibrate.run.timer import timers
 from calibrate.run.usage import (
-    EnergyMeter,
+    DeviceMeter,
     Repeat,
     folder_bytes,
     peak_memory,
     peak_rss_bytes,
+    release_unused,
     reset_peak_memory,
+    reset_peak_rss,
     rss_bytes,
 )
 
@@ -40,9 +44,11 @@ class Measured:
     text: list[str] | None = None
     peak: dict[str, int | None] = field(default_factory=dict)
     swapped_bytes: int = 0
+    disk_bytes_per_pass: int = 0
     quantisation: dict[str, Any] = field(default_factory=dict)
-    streamed: dict[str, Any] = field(default_factory=dict)
     kv_host_bytes: int = 0
+    fetches: Fetches = field(default_factory=Fetches)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measure_model(session: Session) -> dict[str, Any] | None:
@@ -53,13 +59,17 @@ def measure_model(session: Session) -> dict[str, Any] | None:
         overhead, unpack = _probe(session)
         weights = _weights(session, group)
         session.progress.say("loading the model")
+        release_unused(session.device)
+        reset_peak_rss()
         session.baseline_bytes = rss_bytes()
         with _loaded(session, weights) as model:
             _barrier(group)
             measured = _describe_loaded(session, model)
             tokenizer = None if session.settings.dummy or weights is None else get_tokenizer(weights)
             _loops(session, model, tokenizer, measured)
-            measured.tokens = _all_tokens(group, measured.tokens, session)
+            tokens = gathered(group, session, measured.tokens.tolist())
+            measured.tokens = [row for part in tokens for row in part]
+            measured.ranks = gathered(group, session, _of_this_rank(session, measured))
             if tokenizer is not None:
                 measured.text = tokenizer.batch_decode(measured.tokens, skip_special_tokens=True)
     if not session.rank.first:
@@ -121,19 +131,17 @@ def _probe(session: Session) -> tuple[Any, float | None]:
 
 def _weights(session: Session, group: Any) -> Path | str | None:
     """Where the weights come from: a folder or hub id, or None for random ones straight into place."""
-    from calibrate.run.environment import disk_bytes
-    from calibrate.run.weights import checkpoint_name, empty_model, write_dummy_checkpoint
+    from calibrate.run.weights import empty_model, write_dummy_checkpoint
 
     s = session.settings
     if not s.dummy:
         return model_folder(s.model_name) or session.config.name_or_path
-    on_disk = s.dummy_on_disk
-    if on_disk is None:
-        needed = 1.1 * checkpoint_bytes(session) * (2 if s.disk_offload else 1)
-        on_disk = disk_bytes(session.folder)["free_bytes"] > needed
-    if not on_disk and s.system == "zero_inference":
-        return None
-    folder = session.folder / checkpoint_name(session.config, session.dtype, s.seed)
+    if s.system == "zero_inference":
+        room = has_room_for_checkpoint(session) if s.dummy_on_disk is None else s.dummy_on_disk
+        # Asked at the same time of all, before one of them fills the disk: else they would load different weights.
+        if not all(gathered(group, session, room)):
+            return None
+    folder = checkpoint_folder(session)
     if session.rank.local_rank == 0:
         session.progress.say("writing dummy weights")
         write_dummy_checkpoint(empty_model(session.config), folder, torch_dtype(session.dtype), s.seed)
@@ -195,30 +203,40 @@ def _describe_loaded(session: Session, model: Any) -> Measured:
 
     found = Measured()
     if session.settings.disk_offload:
-        found.swapped_bytes = folder_bytes(session.swap_folder)
+        own = session.swap_folder.glob(f"zero_stage_3/*/rank{session.rank.rank}")
+        found.swapped_bytes = sum(map(folder_bytes, own))
+        found.disk_bytes_per_pass = _live_swap_bytes(model)
         if found.swapped_bytes == 0:
             warnings.warn(
                 "no weight went to disk: DeepSpeed keeps tensors below 1 MiB in memory, and this model has no others",
                 stacklevel=2,
             )
     found.quantisation = quantisation_report(model, session.settings.quant_bits)
-    found.streamed = _streamed(session, model)
+    found.fetches.watch(model)
     return found
 
 
-def _streamed(session: Session, model: Any) -> dict[str, Any]:
-    """Bytes per forward pass that come to this rank's device: over its link to the host, and from the other ranks."""
-    partitioned = [
-        p for p in model.parameters() if hasattr(p, "ds_tensor") and not getattr(p, "ds_persist", False)
-    ]
-    whole = sum(p.ds_numel * p.element_size() for p in partitioned)
-    own = sum(p.ds_tensor.ds_numel * p.element_size() for p in partitioned)
-    offloaded = session.settings.cpu_offload or session.settings.disk_offload
+def _live_swap_bytes(model: Any) -> int:
+    """Bytes of the swap files that a pass reads. A head that was tied after it was made left a file that nobody reads."""
+    return sum(
+        Path(param.nvme_swapper.id_to_path[param.ds_id]).stat().st_size
+        for param in model.parameters()
+        if getattr(param, "nvme_swapper", None) is not None and param.ds_id in param.nvme_swapper.id_to_path
+    )
+
+
+def _of_this_rank(session: Session, measured: Measured) -> dict[str, Any]:
+    """What belongs to a rank and not to the run."""
+    energies = [loop["energy_j"] for loop in measured.loops if loop["energy_j"] is not None]
     return {
-        # On a CPU the shard and the gathered parameter share their memory: nothing crosses a link.
-        "h2d_bytes_per_pass": own if offloaded and session.device.kind == "cuda" else 0,
-        "gathered_bytes_per_pass": whole - own if session.rank.world_size > 1 else 0,
-        "disk_bytes_per_pass": folder_bytes(session.swap_folder) if session.settings.disk_offload else 0,
+        "rank": session.rank.rank,
+        "host": socket.gethostname(),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_allocated_bytes": measured.peak["allocated_bytes"],
+        "peak_reserved_bytes": measured.peak["reserved_bytes"],
+        "bytes_swapped_to_disk": measured.swapped_bytes,
+        "disk_bytes_per_pass": measured.disk_bytes_per_pass,
+        "energy_j_per_loop": sum(energies) / len(energies) if energies else None,
     }
 
 
@@ -234,13 +252,13 @@ def _loops(session: Session, model: Any, tokenizer: Any, measured: Measured) -> 
         session.rank.rank * per_rank,
     )  # fmt: skip
     handles = add_model_hooks(model, session.device.synchronize)
-    energy = EnergyMeter(session.device)
+    meter = DeviceMeter(session.device)
     timers(_TIMER).reset()
     reset_peak_memory(session.device)
     try:
         for turn in range(-s.warmup, s.loops):
             session.progress.say(f"loop {turn + 1} of {s.loops}" if turn >= 0 else "warming up")
-            one = _one_loop(session, model, inputs, energy, measured)
+            one = _one_loop(session, model, inputs, meter, measured)
             (measured.loops if turn >= 0 else measured.warmup).append(one)
             measured.peak = _larger(measured.peak, peak_memory(session.device))
             if session.rank.first:
@@ -253,7 +271,7 @@ def _loops(session: Session, model: Any, tokenizer: Any, measured: Measured) -> 
 
 
 def _one_loop(
-    session: Session, model: Any, inputs: dict[str, Any], energy: EnergyMeter, measured: Measured
+    session: Session, model: Any, inputs: dict[str, Any], meter: DeviceMeter, measured: Measured
 ) -> dict[str, Any]:
     """Generate once; its latencies and what else was counted."""
     import torch
@@ -264,7 +282,9 @@ def _one_loop(
         cache = make_cache(
             session.device.torch_device, s.prompt_len + s.gen_len, s.pin_kv_cache, s.async_kv_offload, traffic
         )
-    with Repeat(energy) as repeat, torch.no_grad():
+    fetches = measured.fetches
+    own, others = fetches.own_bytes, fetches.others_bytes
+    with Repeat(meter) as repeat, torch.no_grad():
         timer.start(sync_func=session.device.synchronize)
         set_model_stage(model, PREFILL)
         output = model.generate(**inputs, **generate_arguments(model, s.gen_len, cache))
@@ -275,21 +295,23 @@ def _one_loop(
         "prefill_s": model.__duration__,
         "total_s": timer.costs[-1],
         "decode_steps_s": list(model.__step_durations__),
+        "weights_fetched_bytes": fetches.own_bytes - own,
+        "weights_gathered_bytes": fetches.others_bytes - others,
         "kv_to_host_bytes": traffic.to_host_bytes,
         "kv_to_device_bytes": traffic.to_device_bytes,
         **repeat.found,
     }
 
 
-def _all_tokens(group: Any, own: Any, session: Session) -> list[list[int]]:
-    """Generated tokens of all ranks, in the order of the batch."""
+def gathered(group: Any, session: Session, own: Any) -> list[Any]:
+    """What each rank has, in the order of the ranks. All of them have to ask."""
     if group is None or session.rank.world_size == 1:
-        return own.tolist()  # type: ignore[no-any-return]
+        return [own]
     import torch
 
     parts: list[Any] = [None] * session.rank.world_size
-    torch.distributed.all_gather_object(parts, own.tolist())
-    return [row for part in parts for row in part]
+    torch.distributed.all_gather_object(parts, own)
+    return parts
 
 
 def _larger(one: dict[str, int | None], other: dict[str, int | None]) -> dict[str, int | None]:
@@ -307,8 +329,3 @@ def run_object(session: Session) -> dict[str, Any]:
         "device": session.device.kind,
         "ranks": session.settings.ranks,
     }
-
-
-def host_rss_bytes() -> int:
-    """Peak resident memory of this rank's process."""
-    return peak_rss_bytes()

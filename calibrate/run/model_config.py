@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,16 +108,18 @@ def _from_folder(folder: Path) -> Any:
 def _from_hub(model_name: str, unknown: SpecError) -> Any:
     from transformers import AutoConfig
 
-    if "/" not in model_name or os.environ.get("HF_HUB_OFFLINE") == "1":
+    from calibrate.run.hub import answers
+
+    if "/" not in model_name:
         raise unknown
+    online = answers()
     try:
         return AutoConfig.from_pretrained(model_name)
     except (ValueError, KeyError) as error:
         raise SpecError(f"{model_name}: transformers cannot read its config: {_first_line(error)}") from None
     except OSError:
-        raise EnvironmentFailure(
-            f"{model_name} is no bundled model, and its config could not be had from the hub"
-        ) from None
+        why = "the hub has no such config" if online else "the hub does not answer"
+        raise EnvironmentFailure(f"{model_name} is no bundled model, and {why}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,16 +1,21 @@
-"""DeepSpeed's compiled operators that NVMe offload needs: where they are kept, and building them once.
+"""DeepSpeed's compiled operators: where they are kept, and building them once.
+
+NVMe offload needs some, quantised fp16 weights on CUDA another.
 
 ``python -m calibrate.run.ops`` builds them and says how long it took; the Makefile's target ``ops`` calls it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llm_perf.errors import EnvironmentFailure, LLMPerfError
 
@@ -35,24 +40,61 @@ def extensions_dir() -> Path:
     return Path("~/.cache/llm-perf/torch_extensions").expanduser() / versions
 
 
-def built() -> bool:
-    """Whether the operators are there already."""
+def wanted(cuda: bool) -> tuple[str, ...]:
+    """Names of the operators that runs need: NVMe's, and on CUDA the kernel that unpacks quantised fp16 weights."""
+    return ("pin_memory", "async_io", *(("quantizer",) if cuda else ()))
+
+
+def built(names: Iterable[str] = ("pin_memory", "async_io")) -> bool:
+    """Whether operators are there already."""
     folder = extensions_dir()
-    return all((folder / name / f"{name}.so").is_file() for name in ("pin_memory", "async_io"))
+    return all((folder / name / f"{name}.so").is_file() for name in names)
 
 
-def check_async_io() -> None:
-    """Make sure that NVMe offload can be compiled or is compiled.
+def load_async_io(gds: bool = False) -> None:
+    """Load what NVMe offload needs, compiled if need be.
+
+    Args:
+        gds: The one that reads straight into GPU memory, too.
 
     Raises:
-        EnvironmentFailure: libaio's headers are missing.
+        EnvironmentFailure: headers, a library or a compiler are missing, or compiling failed.
     """
-    from deepspeed.ops.op_builder import AsyncIOBuilder
+    import deepspeed
 
-    if not AsyncIOBuilder().is_compatible(verbose=False):
-        raise EnvironmentFailure(
-            "NVMe offload needs libaio's headers, which are not installed (Debian and Ubuntu: apt-get install libaio-dev)"
+    builders = deepspeed.ops.op_builder
+    _load(
+        builders.AsyncIOBuilder(),
+        "NVMe offload needs libaio's headers, which are not installed (Debian and Ubuntu: apt-get install libaio-dev)",
+    )
+    if gds:
+        _load(
+            builders.GDSBuilder(), "--use-gds needs NVIDIA's GPUDirect Storage library (libcufile) and nvcc"
         )
+
+
+def load_quantiser() -> None:
+    """Load the CUDA kernel that unpacks quantised fp16 weights, compiled if need be.
+
+    Raises:
+        EnvironmentFailure: there is no CUDA compiler, or compiling failed.
+    """
+    import deepspeed
+
+    _load(
+        deepspeed.ops.op_builder.QuantizerBuilder(),
+        "quantised fp16 weights need DeepSpeed's CUDA kernel, and that needs nvcc; --dtype bf16 does without",
+    )
+
+
+def _load(builder: Any, missing: str) -> None:
+    if not builder.is_compatible(verbose=False):
+        raise EnvironmentFailure(missing)
+    try:
+        builder.load(verbose=False)
+    except Exception as error:  # noqa: BLE001 - compilers and torch fail in many ways
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnvironmentFailure(f"DeepSpeed's {builder.name} could not be compiled: {first}") from None
 
 
 def build_ops() -> float:
@@ -71,32 +113,36 @@ def build_ops() -> float:
     with quiet_libraries():
         import torch
 
-        os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-        check_async_io()
-        from deepspeed.ops.op_builder import AsyncIOBuilder
-
-        try:
-            AsyncIOBuilder().load(verbose=False)
-        except Exception as error:  # noqa: BLE001 - compilers and torch fail in many ways
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EnvironmentFailure(f"DeepSpeed's async_io could not be compiled: {first}") from None
+        cuda = torch.cuda.is_available()
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
+        load_async_io()
+        if "quantizer" in wanted(cuda):
+            load_quantiser()
     return time.perf_counter() - start
+
+
+def _torch_has_cuda() -> bool:
+    """Whether this build of torch may use CUDA; asked without importing it, which takes seconds."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return not importlib.metadata.version("torch").endswith("+cpu")
+    return False
 
 
 def main() -> int:
     """Build and report on stderr."""
-    if built():
+    if built() and not _torch_has_cuda():
         sys.stderr.write(f"DeepSpeed's operators are compiled already ({extensions_dir()})\n")
         return 0
-    sys.stderr.write(
-        f"Compiling DeepSpeed's async_io and pin_memory, once: about {USUAL_SECONDS} seconds on two cores.\n"
-    )
+    if not built():
+        sys.stderr.write(
+            f"Compiling DeepSpeed's async_io and pin_memory, once: about {USUAL_SECONDS} seconds on two cores.\n"
+        )
     try:
         seconds = build_ops()
     except LLMPerfError as error:
         sys.stderr.write(f"llm-perf: {error}\n")
         return error.exit_code
-    sys.stderr.write(f"Compiled in {seconds:.0f} seconds into {extensions_dir()}\n")
+    sys.stderr.write(f"Compiled or found in {seconds:.0f} seconds: {extensions_dir()}\n")
     return 0
 
 

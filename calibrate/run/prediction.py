@@ -24,6 +24,8 @@ from llm_perf.report.inference_json import result_object
 
 _SYSTEMS = {"zero_inference": "zero_inference", "transformers": "resident"}
 
+MIB = 1 << 20
+
 _TODAY = {
     # Facts of transformers 5: fused attention, logits of the last position only, 16-bit logits and one wider copy.
     "unfused_attention": 0.0,
@@ -127,6 +129,8 @@ def build_run_scenario(
             pin_memory=settings.pin_memory,
             pin_kv_cache=settings.pin_kv_cache,
             async_kv_offload=settings.async_kv_offload,
+            # On CUDA the cache comes back over the link; on a CPU its buffer is where attention runs anyway.
+            attention_device="gpu" if settings.kv_offload and device_kind == "cuda" else None,
             # A CPU does hooks and arithmetic one after the other.
             overlap=False if device_kind == "cpu" else None,
         ),
@@ -201,7 +205,7 @@ def check_fit(
     Args:
         prediction: With the machine's free memory as its capacities.
         device_kind: "cuda" or "cpu"; on a CPU both tiers are the same memory.
-        checkpoint_bytes: Bytes of a dummy checkpoint that is still to be written.
+        checkpoint_bytes: Of a dummy checkpoint that is still to be written; it is made in memory.
         free_disk_bytes: Free on the disk of the offload folder.
 
     Raises:
@@ -209,6 +213,11 @@ def check_fit(
     """
     result = prediction.result
     memory = result.memory
+    if checkpoint_bytes > result.scenario.host.usable_memory_bytes:
+        needed, usable = checkpoint_bytes, result.scenario.host.usable_memory_bytes
+        raise DoesNotFitError(
+            f"{_shortage('memory for writing the dummy checkpoint', needed, usable)}; --no-dummy-on-disk needs none"
+        )
     if device_kind == "cpu":
         ranks = result.scenario.gpus_per_node
         own = float(memory.gpu.total_bytes - memory.gpu.reserved_bytes) * ranks
@@ -227,9 +236,10 @@ def check_fit(
 
 
 def _shortage(what: str, needed: float, usable: float) -> str:
+    size, unit = (GIB, "GiB") if needed - usable >= GIB / 10 else (MIB, "MiB")
     return (
-        f"{what}: {needed / GIB:,.1f} GiB needed by prediction, {usable / GIB:,.1f} GiB free, "
-        f"{(needed - usable) / GIB:,.1f} GiB missing"
+        f"{what}: {needed / size:,.1f} {unit} needed by prediction, {usable / size:,.1f} {unit} free, "
+        f"{(needed - usable) / size:,.1f} {unit} missing"
     )
 
 
@@ -241,12 +251,19 @@ def signed_error(predicted: float | None, measured: float | None) -> float | Non
 
 
 def errors(prediction: Prediction, measured: dict[str, Any]) -> dict[str, float | None]:
-    """Signed errors of the four figures that a run is judged by."""
-    result = prediction.result
-    decode = result.decode.latency_s if result.decode else None
+    """Signed errors of the figures of a benchmark log that are measured."""
+    result, decode = prediction.result, prediction.result.decode
+    predicted = {
+        "prefill": (result.prefill.latency_s, result.prefill.throughput_tokens_per_s),
+        "decode": (decode.latency_s, decode.throughput_tokens_per_s) if decode else (None, None),
+        "total": (result.total_latency_s, result.total_throughput_tokens_per_s),
+    }
     return {
-        "prefill_latency": signed_error(result.prefill.latency_s, measured["prefill"]["latency_s"]),
-        "decode_latency": signed_error(decode, measured["decode"]["latency_s"]),
-        "total_latency": signed_error(result.total_latency_s, measured["total"]["latency_s"]),
+        f"{phase}_{name}": signed_error(value, measured[phase][key])
+        for phase, values in predicted.items()
+        for (name, key), value in zip(
+            (("latency", "latency_s"), ("throughput", "throughput_tokens_per_s")), values, strict=True
+        )
+    } | {
         "peak_gpu_memory": signed_error(prediction.peak_memory_bytes, measured["peak_gpu_memory_bytes"]),
     }

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from calibrate.run.environment import usable_cores
 from calibrate.run.ops import extensions_dir
 
 _MALLOC_THRESHOLD = 1 << 30
+_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -43,6 +46,32 @@ def prepare_process(ranks_here: int) -> None:
 
 
 @contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """A request to end (SIGTERM, a closed terminal) ends the block as Ctrl-C does: ranks, swap files and locks with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What the user has taken in hand (nohup ignores SIGHUP) stays.
+    before = {
+        number: signal.getsignal(number) for number in numbers if signal.getsignal(number) is signal.SIG_DFL
+    }
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Have the system end this process when the one that started it is gone, where it can (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
+@contextlib.contextmanager
 def quiet_libraries(chatty: bool = False) -> Iterator[list[str]]:
     """Keep stdout for results: what libraries print there, also from C++, goes to stderr, and only where ``chatty``.
 
@@ -55,7 +84,7 @@ def quiet_libraries(chatty: bool = False) -> Iterator[list[str]]:
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = _collector(own)
         if not chatty:
-            for name in ("DeepSpeed", "transformers", "torch"):
+            for name in ("DeepSpeed", "transformers", "torch", "huggingface_hub"):
                 stack.enter_context(_level(name, logging.ERROR))
         yield own
 

@@ -51,6 +51,11 @@ def check_group_size(model: Any, group_size: int) -> None:
         )
 
 
+def needs_kernel(device_kind: str, dtype: str, group_size: int) -> bool:
+    """Whether DeepSpeed unpacks with its compiled CUDA kernel; otherwise torch does it."""
+    return device_kind == "cuda" and dtype == "fp16" and group_size % 8 == 0
+
+
 def quantisable(model: Any) -> list[tuple[str, Any]]:
     """Modules that DeepSpeed quantises: exactly ``nn.Linear`` and ``nn.Embedding``, no classes derived from them."""
     from torch import nn

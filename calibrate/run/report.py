@@ -5,11 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-_ROWS = (
-    ("prefill latency", "s", "prefill", "latency_s", "prefill_latency"),
-    ("decode latency", "s", "decode", "latency_s", "decode_latency"),
-    ("total latency", "s", "total", "latency_s", "total_latency"),
-)
+_PHASES = ("prefill", "decode", "total")
 
 
 def result_text(result: dict[str, Any], verbose: int = 1) -> str:
@@ -24,7 +20,9 @@ def result_text(result: dict[str, Any], verbose: int = 1) -> str:
 
 
 def print_result(result: dict[str, Any], verbose: int = 1) -> None:
-    """Print it on stdout, warnings on stderr."""
+    """Print it on stdout, warnings on stderr; nothing where ``verbose`` is 0."""
+    if not verbose:
+        return
     for warning in result["warnings"]:
         sys.stderr.write(f"llm-perf: warning: {warning}\n")
     sys.stdout.write(result_text(result, verbose) + "\n")
@@ -32,15 +30,20 @@ def print_result(result: dict[str, Any], verbose: int = 1) -> None:
 
 def comparison_lines(result: dict[str, Any]) -> list[str]:
     """A table: field, measured, predicted, signed error."""
-    lines = [f"{'':<18}{'measured':>14}{'predicted':>14}{'error':>10}"]
-    for label, unit, phase, key, error in _ROWS:
-        values = (result["measured"][phase][key], result["predicted"][phase][key])
-        lines.append(
-            f"{label:<18}{_seconds(values[0], unit):>14}{_seconds(values[1], unit):>14}{_error(result, error):>10}"
-        )
+    lines = [f"{'':<18}{'measured':>18}{'predicted':>18}{'error':>10}"]
+    for phase in _PHASES:
+        for name, key, unit in (
+            ("latency", "latency_s", "s"),
+            ("throughput", "throughput_tokens_per_s", "token/s"),
+        ):
+            measured, predicted = (result[side][phase][key] for side in ("measured", "predicted"))
+            lines.append(
+                f"{f'{phase} {name}':<18}{_number(measured, unit):>18}{_number(predicted, unit):>18}"
+                f"{_error(result, f'{phase}_{name}'):>10}"
+            )
     peaks = (result["measured"]["peak_gpu_memory_bytes"], result["predicted"]["peak_gpu_memory_bytes"])
     lines.append(
-        f"{'peak memory':<18}{_gib(peaks[0]):>14}{_gib(peaks[1]):>14}{_error(result, 'peak_gpu_memory'):>10}"
+        f"{'peak memory':<18}{_gib(peaks[0]):>18}{_gib(peaks[1]):>18}{_error(result, 'peak_gpu_memory'):>10}"
     )
     return lines
 
@@ -55,9 +58,13 @@ def _other_lines(measured: dict[str, Any]) -> list[str]:
         rates.append(
             f"decode MBU {used['decode_mbu']:.1%} ({used['decode_bytes_per_s'] / 1e9:.2f} GB/s of weights and cache)"
         )
-    if measured["h2d_bytes_per_s"] is not None:
-        rates.append(f"host to device {measured['h2d_bytes_per_s'] / 1e9:.2f} GB/s")
     lines.append(", ".join(rates))
+    if measured["h2d_bytes_per_s"] is not None:
+        lines.append(
+            f"decode {measured['decode']['throughput_tokens_per_s']:.3f} token/s, host to device "
+            f"{measured['h2d_bytes_per_decode_step'] / 2**20:,.2f} MiB per step at "
+            f"{measured['h2d_bytes_per_s'] / 1e9:.3f} GB/s"
+        )
     if measured["bytes_swapped_to_disk"]:
         lines.append(f"on disk: {_gib(measured['bytes_swapped_to_disk'])}")
     quantised = measured["quantisation"]
@@ -78,7 +85,7 @@ def _generated(raw: dict[str, Any]) -> list[str]:
     return [f"{index}: {row}" for index, row in enumerate(raw["tokens"])]
 
 
-def _seconds(value: float | None, unit: str) -> str:
+def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.3f} {unit}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.run.environment import describe_environment
-from calibrate.run.measurement import Measured, host_rss_bytes, run_object
+from calibrate.run.measurement import Measured, run_object
 from calibrate.run.metrics import phases, utilisation
 from calibrate.run.prediction import Prediction, build_run_scenario, errors, predict_run
 from calibrate.run.records import SCHEMA_VERSION, finite
@@ -55,6 +55,7 @@ def build_result(
             "warmup": measured.warmup,
             "tokens": measured.tokens,
             "text": measured.text,
+            "ranks": measured.ranks,
         },
         "environment": describe_environment(session.device, session.dtype, session.folder),
         "machine": _machine(session, overhead, unpack_s),
@@ -71,27 +72,49 @@ def _usage(
     """Memory, bytes, rates and utilisation."""
     s, gpu = session.settings, session.machine.gpu
     step = found["decode"]["latency_per_token_s"]
-    h2d = measured.streamed["h2d_bytes_per_pass"] + _kv_bytes_per_step(measured)
+    streamed = _streamed(session, measured)
+    h2d = streamed["h2d_bytes_per_pass"] + _kv_bytes_per_step(measured)
     dtype = gpu.dtype_for(8 * BYTES[session.dtype])
-    energies = [loop["energy_j"] for loop in measured.loops if loop["energy_j"] is not None]
+    energies = [rank["energy_j_per_loop"] for rank in measured.ranks if rank["energy_j_per_loop"] is not None]
     reads = [loop["disk_read_bytes"] for loop in measured.loops if loop["disk_read_bytes"] is not None]
     return {
-        "peak_gpu_memory_bytes": measured.peak["allocated_bytes"],
-        "peak_gpu_memory_reserved_bytes": measured.peak["reserved_bytes"],
-        "host_rss_bytes": host_rss_bytes(),
-        "bytes_swapped_to_disk": measured.swapped_bytes,
+        "peak_gpu_memory_bytes": max(rank["peak_allocated_bytes"] for rank in measured.ranks),
+        "peak_gpu_memory_reserved_bytes": max(
+            (rank["peak_reserved_bytes"] for rank in measured.ranks if rank["peak_reserved_bytes"] is not None),
+            default=None,
+        ),
+        "host_rss_bytes": sum(rank["peak_rss_bytes"] for rank in measured.ranks),
+        "bytes_swapped_to_disk": sum(rank["bytes_swapped_to_disk"] for rank in measured.ranks),
         "disk_read_bytes_per_loop": sum(reads) / len(reads) if reads else None,
         "h2d_bytes_per_decode_step": h2d,
         "h2d_bytes_per_s": h2d / step if step and h2d else None,
-        **measured.streamed,
+        **streamed,
         "kv_cache_host_bytes": measured.kv_host_bytes,
         "quantisation": measured.quantisation,
         "utilisation": utilisation(
             s, session.model, found, gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s,
             model_weight_bytes(prediction.result.scenario), 8 * BYTES[session.dtype],
         ),
-        "energy_j_per_loop": sum(energies) / len(energies) if energies else None,
+        "energy_j_per_loop": sum(energies) if energies else None,
     }  # fmt: skip
+
+
+def _streamed(session: Session, measured: Measured) -> dict[str, float]:
+    """Bytes per forward pass that come to the first rank's device: over its link to the host, from other ranks, from disk."""
+    s = session.settings
+    passes = s.gen_len * len(measured.loops)
+    own, others = (
+        sum(loop[name] for loop in measured.loops) / passes
+        for name in ("weights_fetched_bytes", "weights_gathered_bytes")
+    )
+    # On a CPU the shard and the gathered parameter share their memory: nothing crosses a link.
+    crosses = session.device.kind == "cuda" and (s.cpu_offload or s.disk_offload)
+    return {
+        "weights_fetched_bytes_per_pass": own,
+        "h2d_bytes_per_pass": own if crosses else 0.0,
+        "gathered_bytes_per_pass": others,
+        "disk_bytes_per_pass": sum(rank["disk_bytes_per_pass"] for rank in measured.ranks),
+    }
 
 
 def _kv_bytes_per_step(measured: Measured) -> float:

@@ -113,7 +113,7 @@ def _plain_errors() -> Iterator[None]:
         raise
     except MemoryError as error:
         raise DoesNotFitError(f"out of memory while it ran: {_first_line(error)}") from error
-    except (RuntimeError, AssertionError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
+    except Exception as error:
         if os.environ.get("LLM_PERF_DEBUG"):
             raise
         kind = DoesNotFitError if type(error).__name__ == "OutOfMemoryError" else EnvironmentFailure
@@ -130,6 +130,7 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     Raises:
         LLMPerfError: it will not work, with the reason.
     """
+    from calibrate.run.default_model import AUTO, choose_model
     from calibrate.run.devices import choose_device, choose_dtype
     from calibrate.run.local_machine import describe_local_machine
     from calibrate.run.model_config import get_model_config, spec_of
@@ -138,22 +139,23 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     from calibrate.run.usage import rss_bytes
     from calibrate.run.weights import empty_model
 
+    if rank.first:
+        check_outputs(settings)
     device = choose_device(settings.device, rank.local_rank, rank.local_world_size)
+    if settings.model_name == AUTO:
+        settings = settings.replace(model_name=choose_model(settings, device))
     if settings.use_gds and device.kind != "cuda":
         raise EnvironmentFailure("--use-gds reads NVMe into GPU memory: it needs a CUDA device")
-    dtype = choose_dtype(settings.dtype, device)
+    dtype = choose_dtype(settings.dtype, device, settings.weight_quantize)
     config = get_model_config(settings.model_name)
     model = spec_of(config)
     shell = empty_model(config)
     if settings.weight_quantize:
         check_group_size(shell, settings.quant_group_size)
-    if settings.disk_offload:
-        from calibrate.run.ops import check_async_io
-
-        check_async_io()
+    load_ops(settings, device, dtype, progress)
     if not settings.dummy:
-        check_weights(settings.model_name)
-    folder = writable_folder(settings.offload_dir)
+        check_weights(settings.model_name, config.name_or_path)
+    folder = writable_folder(settings.offload_dir, "--offload-dir")
     largest = max(parameter.numel() for parameter in shell.parameters())
     baseline = rss_bytes()
     progress.say("measuring this machine")
@@ -182,13 +184,36 @@ def _refuse_what_does_not_fit(session: Session, scenario: Any) -> None:
             disk_bytes(session.folder)["free_bytes"],
         )
     except DoesNotFitError as error:
-        error.report = prediction.as_json(session.settings)  # type: ignore[attr-defined]
+        error.report = prediction.as_json(session.settings)
         raise
 
 
+def checkpoint_folder(session: Session) -> Path:
+    """Where the dummy checkpoint of this run's shapes is, or will be."""
+    from calibrate.run.weights import checkpoint_name
+
+    return session.folder / checkpoint_name(session.config, session.dtype, session.settings.seed)
+
+
 def _unwritten_checkpoint_bytes(session: Session) -> float:
-    """Bytes that a dummy checkpoint will take, where one was asked for expressly."""
-    return checkpoint_bytes(session) if session.settings.dummy and session.settings.dummy_on_disk else 0.0
+    """Bytes of the dummy checkpoint that has to be written, in memory first and then on disk; 0 where there is a choice."""
+    from calibrate.run.weights import is_complete
+
+    s = session.settings
+    needed = s.dummy and (s.dummy_on_disk or s.system == "transformers")
+    return checkpoint_bytes(session) if needed and not is_complete(checkpoint_folder(session)) else 0.0
+
+
+def has_room_for_checkpoint(session: Session) -> bool:
+    """Whether dummy weights may go through a checkpoint: it is there, or memory and disk have room for it."""
+    from calibrate.run.environment import disk_bytes, memory_bytes
+    from calibrate.run.weights import is_complete
+
+    if is_complete(checkpoint_folder(session)):
+        return True
+    needed = _ROOM * checkpoint_bytes(session)
+    on_disk = needed * (2 if session.settings.disk_offload else 1)
+    return memory_bytes()["available_bytes"] > needed and disk_bytes(session.folder)["free_bytes"] > on_disk
 
 
 def checkpoint_bytes(session: Session) -> float:
@@ -199,27 +224,76 @@ def checkpoint_bytes(session: Session) -> float:
     return float(total_params(session.model) * BYTES[session.dtype])
 
 
+_ROOM = 1.1
+"""Of a checkpoint's bytes: the files' own, and what else uses memory or disk meanwhile."""
+
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 
 
-def check_weights(model_name: str) -> None:
-    """Make sure that a folder has weights: transformers would look for them on the network for a minute.
+def check_weights(model_name: str, repository: str) -> None:
+    """Make sure that a folder, or else the hub or its cache, has weights: before anything is measured.
 
     Raises:
         EnvironmentFailure: it has none.
     """
+    from calibrate.run import hub
     from calibrate.run.model_config import model_folder
 
     folder = model_folder(model_name)
-    if folder is not None and not any(True for pattern in _WEIGHT_FILES for _ in folder.glob(pattern)):
+    if folder is None:
+        hub.check_weights(repository)
+    elif not any(True for pattern in _WEIGHT_FILES for _ in folder.glob(pattern)):
         raise EnvironmentFailure(f"{folder} holds a config but no weights; pass --dummy for random ones")
 
 
-def writable_folder(name: str) -> Path:
+def load_ops(settings: RunSettings, device: Any, dtype: str, progress: Progress) -> None:
+    """Load the compiled operators that the run will need: here, where compiling them is seen and spoils no time.
+
+    Raises:
+        EnvironmentFailure: one cannot be had.
+    """
+    from calibrate.run import ops
+    from calibrate.run.quantisation import needs_kernel
+
+    if settings.disk_offload:
+        progress.say(
+            "loading DeepSpeed's NVMe operators" + ("" if ops.built() else ": compiling them, minutes")
+        )
+        ops.load_async_io(settings.use_gds)
+    if settings.weight_quantize and needs_kernel(device.kind, dtype, settings.quant_group_size):
+        compiles = "" if ops.built(("quantizer",)) else ": compiling it, minutes"
+        progress.say(f"loading DeepSpeed's quantiser{compiles}")
+        ops.load_quantiser()
+
+
+def check_outputs(settings: RunSettings) -> None:
+    """Make sure that the benchmark log and the run's file can be written, before hours are spent on what goes there.
+
+    Raises:
+        OutputError: one of them cannot.
+    """
+    try:
+        writable_folder(settings.runs_dir, "--runs-dir")
+        if settings.output_file == "auto":
+            writable_folder(".", "--log-file in")
+    except EnvironmentFailure as error:
+        raise OutputError(str(error)) from None
+    if settings.output_file != "auto":
+        _check_log(Path(settings.output_file))
+
+
+def _check_log(log: Path) -> None:
+    if not log.parent.is_dir():
+        raise OutputError(f"--log-file {log}: there is no folder {log.parent}")
+    if log.is_dir() or not os.access(log if log.exists() else log.parent, os.W_OK):
+        raise OutputError(f"--log-file {log}: cannot be written")
+
+
+def writable_folder(name: str, flag: str) -> Path:
     """Make a folder, if need be, and write to it.
 
     Raises:
-        EnvironmentFailure: it cannot be made or written.
+        EnvironmentFailure: it cannot be made or written; the message names the flag.
     """
     folder = Path(name).expanduser()
     probe = folder / f".llm-perf-{os.getpid()}"
@@ -228,7 +302,5 @@ def writable_folder(name: str) -> Path:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        raise EnvironmentFailure(
-            f"--offload-dir {folder}: cannot be written: {error.strerror or error}"
-        ) from None
+        raise EnvironmentFailure(f"{flag} {folder}: cannot be written: {error.strerror or error}") from None
     return folder

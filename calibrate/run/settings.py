@@ -17,7 +17,8 @@ class RunSettings(Spec):
     The first eighteen are seed 001's, in its order. ``batch_size`` is the total over all ranks.
 
     Attributes:
-        model_name: A bundled model, a Hugging Face ``config.json`` or folder, or a hub id.
+        model_name: A bundled model, a Hugging Face ``config.json`` or folder, or a hub id; "auto" takes one that fits
+            the device.
         batch_size: Sequences over all ranks.
         prompt_len: Prompt tokens per sequence.
         gen_len: Tokens to generate per sequence.

@@ -12,8 +12,21 @@ DISTURBED_CORES = 0.15
 """Cores that others may use during a repeat before it counts as disturbed (tools and findings of the calibration study)."""
 
 
+def reset_peak_rss() -> None:
+    """Begin counting the peak of the resident memory anew, where the system can (Linux).
+
+    What probes and writing a checkpoint took belongs to no run.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far, bytes."""
+    """Largest resident memory of this process since ``reset_peak_rss``, or ever where that has no effect; bytes."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
     import sys
 
@@ -26,6 +39,17 @@ def rss_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def release_unused(device: Any) -> None:
+    """Give memory that probes have used back to the device: else the allocator's reserve would count as the run's."""
+    import gc
+
+    gc.collect()
+    if device.kind == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def reset_peak_memory(device: Any) -> None:
@@ -70,13 +94,13 @@ class Repeat:
         found: JSON-ready figures, filled at the end.
     """
 
-    def __init__(self, energy: EnergyMeter) -> None:
+    def __init__(self, meter: DeviceMeter) -> None:
         self.found: dict[str, Any] = {}
-        self._energy = energy
+        self._meter = meter
 
     def __enter__(self) -> Repeat:
         self._start = _counters()
-        self._joules = self._energy.joules()
+        self._joules = self._meter.joules()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -87,7 +111,7 @@ class Repeat:
         if end["machine_busy_s"] is not None and start["machine_busy_s"] is not None and wall > 0:
             # The machine's clock ticks every 10 ms: a short repeat may seem to have done more than the machine.
             others = max(0.0, (end["machine_busy_s"] - start["machine_busy_s"] - own) / wall)
-        joules = self._energy.joules()
+        joules = self._meter.joules()
         self.found = {
             "wall_s": wall,
             "own_cpu_s": own,
@@ -97,6 +121,7 @@ class Repeat:
             "major_page_faults": end["faults"] - start["faults"],
             "disk_read_bytes": None if end["read"] is None else end["read"] - start["read"],
             "energy_j": None if joules is None or self._joules is None else joules - self._joules,
+            "device_state": self._meter.state(),
         }
 
 
@@ -124,8 +149,8 @@ def _machine_busy_s() -> float | None:
         return None
 
 
-class EnergyMeter:
-    """Joules of one NVIDIA device since its driver was loaded, through NVML; no figure where there is none."""
+class DeviceMeter:
+    """Energy and clocks of one NVIDIA device through NVML; no figures where there is none."""
 
     def __init__(self, device: Any) -> None:
         self._handle: Any = None
@@ -136,13 +161,37 @@ class EnergyMeter:
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(device.index)
+            # By its own name: NVML counts all devices of the machine, torch those that CUDA_VISIBLE_DEVICES leaves.
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(device_uuid(device))
 
     def joules(self) -> float | None:
-        """Energy so far."""
+        """Energy since the driver was loaded."""
+        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else millijoules / 1e3
+
+    def state(self) -> dict[str, float | None] | None:
+        """Clocks and link as they are at this moment: asked for behind a repeat, before the device calms down."""
+        if self._handle is None:
+            return None
+        return {
+            "sm_clock_mhz": self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_MEM),
+            "pcie_generation": self._ask("nvmlDeviceGetCurrPcieLinkGeneration"),
+            "pcie_width": self._ask("nvmlDeviceGetCurrPcieLinkWidth"),
+            "temperature_c": self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
+        }
+
+    def _ask(self, function: str, *arguments: Any) -> float | None:
         if self._handle is None:
             return None
         try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-        except Exception:  # noqa: BLE001 - not every board counts energy
+            return float(getattr(self._nvml, function)(self._handle, *arguments))
+        except Exception:  # noqa: BLE001 - not every board tells everything
             return None
+
+
+def device_uuid(device: Any) -> str:
+    """A CUDA device's name that does not depend on which devices are visible: "GPU-" and its number."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(device.index).uuid}"

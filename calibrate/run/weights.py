@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,24 +103,29 @@ def write_dummy_checkpoint(model: Any, folder: Path, dtype: Any, seed: int) -> P
     Raises:
         EnvironmentFailure: the folder cannot be written.
     """
-    if (folder / "config.json").is_file():
+    if is_complete(folder):
         return folder
-    part = folder.with_name(folder.name + ".part")
+    # Of this process alone: another may be writing the same, here or on a machine that shares the disk.
+    part = folder.with_name(f"{folder.name}.{socket.gethostname()}-{os.getpid()}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
         model.save_pretrained(part, state_dict=meta_to_cpu(state, dtype, random_fill(seed)))
         part.rename(folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if (folder / "config.json").is_file():  # another run was quicker
+    except Exception as error:  # noqa: BLE001 - safetensors has errors of its own, which are no OSError
+        if is_complete(folder):  # another run was quicker
             return folder
-        raise EnvironmentFailure(
-            f"{folder}: the dummy checkpoint cannot be written: {error.strerror or error}"
-        ) from None
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise EnvironmentFailure(f"{folder}: the dummy checkpoint cannot be written: {reason}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a dummy checkpoint is there: it gets its name only when all of it is written."""
+    return (folder / "config.json").is_file()
 
 
 def build_in_place(config: Any, dtype: Any, ds_config: dict[str, Any], seed: int) -> Any:
@@ -138,6 +145,7 @@ def build_in_place(config: Any, dtype: Any, ds_config: dict[str, Any], seed: int
     config.dtype = dtype
     try:
         with (
+            _own_rope_dtype(),
             no_init_weights(),
             _filled_modules(seed),
             deepspeed.zero.Init(config_dict_or_path=ds_config),
@@ -149,6 +157,15 @@ def build_in_place(config: Any, dtype: Any, ds_config: dict[str, Any], seed: int
     model.tie_weights()
     _fill_the_rest(model, seed)
     return model
+
+
+def _own_rope_dtype() -> contextlib.AbstractContextManager[Any]:
+    """Keep ``zero.Init`` from rounding rotary frequencies to the weights' format, where transformers has a guard for it."""
+    try:
+        from transformers.integrations.deepspeed import prevent_arange_dtype_change
+    except ImportError:  # before 5.20 or so
+        return contextlib.nullcontext()
+    return prevent_arange_dtype_change()  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

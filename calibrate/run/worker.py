@@ -1,49 +1,58 @@
 """One rank of a run: ``torchrun … -m calibrate.run.worker FLAGS`` or ``deepspeed … --module calibrate.run.worker FLAGS``.
 
-The flags are those of ``llm-perf calibrate --run``; torchrun takes ``--run`` itself for one of its own. Our launcher
-starts it without flags.
+The flags are those of ``llm-perf calibrate --run``; torchrun takes ``--run`` itself for one of its own. Our launchers
+give it the settings in a variable (one machine) or as one packed argument (several), and take the result back.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from calibrate.run.generation import measure
-from calibrate.run.launch import hand_back, settings_from_environment
-from calibrate.run.report import print_result
-from calibrate.run.settings import RunSettings
-from llm_perf.errors import LLMPerfError
-
-EXIT_INTERRUPTED = 130
+from calibrate.run.hosts import SETTINGS_FLAG, result_lines, unpack_settings
+from calibrate.run.launch import EXIT_INTERRUPTED, hand_back, hand_back_error, settings_from_environment
+from calibrate.run.process import end_with_parent
+from llm_perf.errors import DoesNotFitError, LLMPerfError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; errors are one line on stderr. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     settings = settings_from_environment()
-    if settings is None and "--settings" not in given:
+    if settings is None and SETTINGS_FLAG not in given:
         from llm_perf.cli.main import run
 
         return run(["calibrate", "--run", *given])
     try:
-        if settings is None:
-            settings = RunSettings(**json.loads(given[given.index("--settings") + 1]))
+        if settings is not None:
+            end_with_parent()
+        else:
+            settings = unpack_settings(given[given.index(SETTINGS_FLAG) + 1])
         result = measure(settings)
-        if not hand_back(result) and result is not None and settings.verbose:
-            print_result(result, settings.verbose)
+        _give(result)
     except LLMPerfError as error:
+        if isinstance(error, DoesNotFitError) and error.report is not None:
+            _give({"status": "does not fit", "predicted": error.report})
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     return 0
 
 
+def _give(result: dict[str, Any] | None) -> None:
+    """Hand a result to whoever launched this rank."""
+    if not hand_back(result) and result is not None:
+        sys.stdout.write("\n".join(result_lines(result)) + "\n")
+        sys.stdout.flush()
+
+
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"llm-perf: {message}\n")
-    sys.stderr.flush()
+    if not hand_back_error(message):
+        sys.stderr.write(f"llm-perf: {message}\n")
+        sys.stderr.flush()
     return code
 
 

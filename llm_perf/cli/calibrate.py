@@ -78,7 +78,7 @@ def calibrate(
 ) -> int:
     """Run the real thing on this machine, and lay the prediction beside it.
 
-    Without further options --run takes a tiny OPT with random weights, which ends within two minutes anywhere.
+    Without further options --run takes a model with random weights that fits this device and ends within two minutes.
     """
     del local_rank
     if log_to_read is not None:
@@ -93,39 +93,31 @@ def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
     from calibrate.run.extras import require_extra
 
     require_extra("llm-perf calibrate --run")
-    from calibrate.run.generation import default_model, measure
-    from calibrate.run.settings import RunSettings
+    from calibrate.run.generation import measure_fields
 
-    settings = RunSettings(**({"model_name": default_model(given)} | given))
-    if hostfile is not None:
-        from calibrate.run.launch import launch_hosts
-
-        return launch_hosts(settings, hostfile)
+    fields = {"model_name": "auto"} | given
     try:
-        result = measure(settings)
+        result = measure_fields(fields, hostfile)
     except DoesNotFitError as error:
-        report = getattr(error, "report", None)
-        if as_json and report is not None:
-            click.echo(
-                json.dumps(_without_measurement(settings.model_dump(), report, str(error)), allow_nan=False)
-            )
+        if as_json and error.report is not None:
+            click.echo(json.dumps(_without_measurement(error.report, str(error)), allow_nan=False))
         raise
     if result is None:  # not the first rank of a launcher
         return 0
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
-    elif settings.verbose:
+    else:
         from calibrate.run.report import print_result
 
-        print_result(result, settings.verbose)
+        print_result(result, result["run"]["verbose"])
     return 0
 
 
-def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:
+def _without_measurement(predicted: dict[str, Any], reason: str) -> dict[str, Any]:
     """The object of a run that was not made because it does not fit."""
     return {
-        "schema_version": 1, "status": "does not fit", "reason": reason, "run": run, "measured": None,
-        "predicted": predicted, "error": None, "benchmark_log": None,
+        "schema_version": 1, "status": "does not fit", "reason": reason, "run": predicted["inputs"]["settings"],
+        "measured": None, "predicted": predicted, "error": None, "benchmark_log": None,
         "predicted_benchmark_log": predicted["benchmark_log"], "log_file": None, "raw": None, "environment": None,
     }  # fmt: skip
 
