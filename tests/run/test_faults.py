@@ -5,20 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 
+from calibrate.run import hub, ops
 from calibrate.run.records import measuring
 from llm_perf.cli import main as entry
-from llm_perf.errors import DoesNotFitError, EnvironmentFailure, SpecError
+from llm_perf.errors import DoesNotFitError, EnvironmentFailure, OutputError, SpecError
 from tests.run.conftest import command
 
 SMALL = ("--model", "tiny-opt", "--prompt-len", "8", "--gen-len", "4", "--dtype", "fp32", "--device", "cpu")
@@ -275,3 +279,189 @@ def test_the_command_line_knows_the_flags_of_the_issue():
         "--json",
     ]
     assert not [flag for flag in flags if flag not in text]
+
+
+# -- disks that fill up, signals, and what must be left behind --------------------------------------------------
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from llm_perf.cli.main import main
+main(sys.argv[2:])
+"""
+
+
+def limited(bytes_per_file: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``llm-perf`` where no file may grow beyond some bytes: the system refuses to write more, as on a full disk."""
+    command_line = [
+        sys.executable,
+        "-c",
+        LIMITED,
+        str(bytes_per_file),
+        "calibrate",
+        "--run",
+        *SMALL,
+        *arguments,
+    ]
+    return subprocess.run(command_line, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_disk_that_fills_up_under_the_checkpoint_leaves_no_half_of_it(tmp_path):
+    folder = tmp_path / "offload"
+    done = limited(8 << 20, "--offload-dir", str(folder), "--dummy-on-disk")
+    assert done.returncode == 4
+    assert re.fullmatch(r"llm-perf: .*the dummy checkpoint cannot be written: .+", done.stderr.strip())
+    assert not list(folder.iterdir())
+
+
+def test_a_disk_that_fills_up_under_the_swap_files_ends_the_run_and_frees_it(tmp_path):
+    folder = tmp_path / "offload"
+    # The disk probe is 64 MiB, the token table 49 MiB, in rows of 1 KiB: with more layers it would be the largest file.
+    done = limited(20 << 20, "--offload-dir", str(folder), "--disk-offload", "--no-dummy-on-disk")
+    assert done.returncode == 4
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(folder.glob("swap-*"))
+
+
+def test_a_log_that_can_no_longer_be_written_costs_no_finished_loop(run, tmp_path, monkeypatch):
+    from calibrate.run import result
+
+    def full(*_args, **_more):
+        raise OutputError("cannot append to the benchmark log: no space left on device")
+
+    monkeypatch.setattr(result, "write_benchmark_log", full)
+    with pytest.raises(OutputError, match="no space left"):
+        run(loops=2)
+    record = json.loads(next(Path("runs").glob("*.json")).read_text())
+    assert record["status"] == "failed"
+    assert len(record["raw"]["loops"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"output_file": "/nowhere/here.log"}, "no folder /nowhere"),
+        ({"output_file": "/"}, "cannot be written"),
+        ({"runs_dir": "/proc/runs"}, "--runs-dir /proc/runs: cannot be written"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_found_before_anything_is_loaded(run, monkeypatch, flags, says):
+    import calibrate.run.measurement as measurement
+
+    monkeypatch.setattr(measurement, "measure_model", lambda _session: pytest.fail("it was loaded"))
+    with pytest.raises(OutputError, match=says):
+        run(**flags)
+
+
+def test_the_process_group_is_destroyed_when_a_loop_is_interrupted(run, monkeypatch, offload_dir):
+    import calibrate.run.measurement as measurement
+
+    once, turns = measurement._one_loop, []
+
+    def interrupted(*arguments):
+        if len(turns) == 2:
+            raise KeyboardInterrupt
+        turns.append(1)
+        return once(*arguments)
+
+    monkeypatch.setattr(measurement, "_one_loop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(loops=5, disk_offload=True)
+    assert not torch.distributed.is_initialized()
+    assert not list(offload_dir.glob("swap-*"))
+    record = json.loads(next(Path("runs").glob("*.json")).read_text())
+    assert record["status"] == "interrupted"
+    assert len(record["raw"]["loops"]) == 2
+    assert run()["status"] == "done"  # the next run in this process finds everything put back
+
+
+def test_a_request_to_end_ends_all_ranks_as_ctrl_c_does(tmp_path, offload_dir):
+    process = started(offload_dir, "--num-gpus", "2", "--allow-concurrent")
+    finished_loops(process, 1)
+    ranks = ranks_of(process)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "llm-perf: interrupted"
+    assert not any(rank.is_running() for rank in ranks.values())
+    assert json.loads(next(Path("runs").glob("*.json")).read_text())["status"] == "interrupted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_ranks_do_not_outlive_the_process_that_started_them(tmp_path, offload_dir):
+    process = started(offload_dir, "--num-gpus", "2", "--allow-concurrent")
+    finished_loops(process, 1)
+    ranks = ranks_of(process)
+    process.kill()
+    process.communicate(timeout=60)
+    gone, alive = psutil.wait_procs(ranks.values(), timeout=30)
+    assert not alive
+    assert len(gone) == 2
+
+
+def test_a_rank_that_finds_no_room_hands_back_the_prediction(cli, offload_dir):
+    done = cli(
+        "calibrate", "--run", "--model", "opt-175b", "--dummy", "--device", "cpu", "--cpu-offload", "--num-gpus", "2",
+        "--batch-size", "2", "--offload-dir", str(offload_dir), "--json",
+    )  # fmt: skip
+    assert done.returncode == 3
+    report = json.loads(done.stdout)
+    assert report["status"] == "does not fit"
+    assert report["predicted"]["memory"]["cpu"]["weights_bytes"] > 300e9
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, capsys):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.answers.cache_clear()
+    for name, says in (("some-one/some-model", "is no bundled model"), ("opt-125m", "pass --dummy")):
+        code, line = fails(capsys, "--run", *SMALL, "--model", name)
+        assert code == 4
+        assert says in line
+        assert "the hub does not answer" in line
+    hub.answers.cache_clear()
+
+
+def test_a_checkpoint_that_memory_cannot_hold_is_not_begun(run, monkeypatch):
+    from calibrate.run import environment, session
+
+    monkeypatch.setattr(session, "checkpoint_bytes", lambda _session: 1e15)
+    with pytest.raises(DoesNotFitError, match=r"memory for writing the dummy checkpoint.*--no-dummy-on-disk"):
+        run(dummy_on_disk=True, seed=7)
+    assert run(seed=7)["status"] == "done"  # where there is a choice, the weights go straight into place
+    assert environment.memory_bytes()["available_bytes"] < 1e15
+
+
+def test_deepspeed_that_runs_on_another_device_already_says_so(monkeypatch, run):
+    import deepspeed.accelerator
+
+    class Elsewhere:
+        def device_name(self):
+            return "cuda"
+
+    monkeypatch.setattr(deepspeed.accelerator, "get_accelerator", Elsewhere)
+    with pytest.raises(EnvironmentFailure, match="start another one for cpu"):
+        run()
+
+
+def test_a_kernel_that_cannot_be_compiled_is_said_before_loading(monkeypatch):
+    import deepspeed
+
+    class Builder:
+        name = "quantizer"
+
+        def is_compatible(self, verbose):
+            return True
+
+        def load(self, verbose):
+            raise RuntimeError("nvcc fatal: unsupported\nmore")
+
+    monkeypatch.setattr(deepspeed.ops.op_builder, "QuantizerBuilder", Builder, raising=False)
+    with pytest.raises(
+        EnvironmentFailure, match=r"quantizer could not be compiled: nvcc fatal: unsupported$"
+    ):
+        ops.load_quantiser()
+    monkeypatch.setattr(Builder, "is_compatible", lambda _self, verbose: False)
+    with pytest.raises(EnvironmentFailure, match="needs nvcc; --dtype bf16 does without"):
+        ops.load_quantiser()
