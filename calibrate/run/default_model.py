@@ -15,8 +15,8 @@ CANDIDATES = ("opt-6.7b", "opt-2.7b", "opt-1.3b", "opt-125m")
 
 MEMORY_SHARE = 0.6
 """Of a GPU's memory that may be predicted for a run: others may hold some, and the allocator rounds up."""
-BUDGET_S = 60.0
-"""Predicted seconds of warm-up and loops: half of the two minutes, since an unknown machine may be slower."""
+BUDGET_S = 75.0
+"""Predicted seconds of loading, warm-up and loops; the rest of two minutes is for imports, probes, slower machines."""
 SECONDS_PER_GIB = 3.0
 """Making, placing and page-locking random weights; a cautious round figure, half a minute for 13 GiB."""
 

@@ -17,7 +17,6 @@ from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Tier, Workload
-from llm_perf.counts.parameters import lm_head_linears, token_table_params
 from llm_perf.errors import DoesNotFitError
 from llm_perf.report.benchmark_log import cache_bytes, format_benchmark_log, hidden_bytes, model_bytes
 from llm_perf.report.inference_json import result_object
@@ -101,9 +100,6 @@ def build_run_scenario(
     layers = model.num_layers
     if overhead is not None:
         seconds = overhead.per_layer_s + overhead.per_pass_s / layers
-        if unpack_s_per_weight is not None:
-            # The layers' matrices are the system's; the token table is unpacked whole for input and head in every pass.
-            seconds += unpack_s_per_weight * (token_table_params(model) + _head_weights(model)) / layers
         host = host.replace(layer_overhead_ms={"zero_inference": seconds * 1e3})
     weights: Tier = "cpu" if settings.cpu_offload else "nvme" if settings.disk_offload else "gpu"
     bits = 8 * BYTES[dtype]
@@ -141,10 +137,6 @@ def build_run_scenario(
             settings, machine, dtype, device_kind, largest_param, overhead, unpack_s_per_weight, layers
         ),
     )
-
-
-def _head_weights(model: ModelConfig) -> int:
-    return sum(linear.weights for linear in lm_head_linears(model))
 
 
 def _constants(

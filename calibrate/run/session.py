@@ -144,6 +144,8 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     device = choose_device(settings.device, rank.local_rank, rank.local_world_size)
     if settings.model_name == AUTO:
         settings = settings.replace(model_name=choose_model(settings, device))
+        if device.kind == "cuda" and settings.system == "zero_inference":
+            settings = settings.replace(dummy_on_disk=False)  # making and writing gigabytes takes minutes
     if settings.use_gds and device.kind != "cuda":
         raise EnvironmentFailure("--use-gds reads NVMe into GPU memory: it needs a CUDA device")
     dtype = choose_dtype(settings.dtype, device, settings.weight_quantize)

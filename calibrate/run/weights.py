@@ -174,12 +174,13 @@ def _filled_modules(seed: int) -> Iterator[None]:
     import torch
     from torch import nn
 
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[Any, Any] = {}
 
     def matrix(self: Any) -> None:
-        self.weight.data.normal_(
-            0.0, STANDARD_DEVIATION, generator=generator if self.weight.device.type == "cpu" else None
-        )
+        device = self.weight.device
+        if device not in generators:
+            generators[device] = torch.Generator(device).manual_seed(seed)
+        self.weight.data.normal_(0.0, STANDARD_DEVIATION, generator=generators[device])
         if getattr(self, "bias", None) is not None:
             self.bias.data.zero_()
         self.weight.is_filled = True

@@ -9,6 +9,7 @@ from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology
 from llm_perf.hardware.gpu_time import KernelRates, KernelStyle, kernel_rates
@@ -168,7 +169,7 @@ class Forward:
         """Bytes of one weight that a product of so many rows reads; the head is the embedding table and has its width."""
         dtype = self.scenario.dtype
         if part_of(product.op) == "lm_head":
-            return dtype.stored_embedding_bits / 8
+            return self.activation_bytes if self._unpacks_tables else dtype.stored_embedding_bits / 8
         if product.op == "router":
             return self.activation_bytes
         stored = dtype.stored_weight_bits / 8
@@ -211,8 +212,24 @@ class Forward:
         costs.part("dequantisation", seconds)
         costs.busy("hbm", seconds)
 
+    @property
+    def _unpacks_tables(self) -> bool:
+        """The token table and the head are quantised as well."""
+        dtype = self.scenario.dtype
+        return self._unpacks and dtype.embedding_bits < dtype.activation_bits
+
+    def _unpack_tables(self, costs: Costs) -> None:
+        """A quantised token table is unpacked whole in every pass: for the lookup of a few rows, and for the head."""
+        if not self._unpacks_tables:
+            return
+        weights = token_table_params(self.model) + sum(product.weights for product in self.head)
+        seconds = weights * self.constants["unpack_bytes_per_weight"] / self.rates.elementwise_bytes_per_s
+        costs.part("dequantisation", seconds)
+        costs.busy("hbm", seconds)
+
     def _head(self, costs: Costs, positions: Number) -> None:
         self._products(costs, self.head, positions, 1)
+        self._unpack_tables(costs)
         if self.tp > 1:
             logits = positions * self.model.vocab_size * self.activation_bytes
             self._communicate(costs, "all_gather", self.tp_fabric.all_gather_s(logits))
