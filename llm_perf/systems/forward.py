@@ -214,9 +214,10 @@ class Forward:
 
     @property
     def _unpacks_tables(self) -> bool:
-        """The token table and the head are quantised as well."""
+        """The token table and the head are quantised as well, and whatever is quantised is unpacked in every pass."""
         dtype = self.scenario.dtype
-        return self._unpacks and dtype.embedding_bits < dtype.activation_bits
+        always = self.constants["unpack_bytes_per_weight"] > 0 and self.constants["unpack_min_rows"] <= 1
+        return always and dtype.embedding_bits < dtype.activation_bits
 
     def _unpack_tables(self, costs: Costs) -> None:
         """A quantised token table is unpacked whole in every pass: for the lookup of a few rows, and for the head."""
