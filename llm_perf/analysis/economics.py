@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.economics import Price, load_power_model, load_prices
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
 from llm_perf.hardware.power import board_power_w
+from llm_perf.systems import PhaseCost
 
 _ARITHMETIC, _MEMORY = "compute", "hbm"
+_NO_TIME_S = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,27 @@ def energy_of(result: InferenceResult) -> Energy | None:
     scenario = result.scenario
     if scenario.gpu.tdp_w is None:
         return None
-    prefill = _power_w(result, result.prefill)
-    decode = _power_w(result, result.decode) if result.decode else None
-    joules = prefill * result.prefill.latency_s
-    if result.decode is not None and decode is not None:
-        joules += decode * result.decode.latency_s
-    total = joules * scenario.parallelism.num_gpus
+    prefill = float(power_w(scenario, result.prefill))
+    decode = float(power_w(scenario, result.decode)) if result.decode else None
+    total = float(joules(scenario, result.prefill, result.decode))
     tokens = result.total_throughput_tokens_per_s * result.total_latency_s
     return Energy(prefill, decode, total, total / tokens)
 
 
-def _power_w(result: InferenceResult, phase: Phase) -> float:
+def joules(scenario: Scenario, prefill: Phase | PhaseCost, decode: Phase | PhaseCost | None) -> Number:
+    """Energy of all GPUs over both phases, which may be arrays over workloads. The GPU's TDP must be known."""
+    found = power_w(scenario, prefill) * prefill.latency_s
+    if decode is not None:
+        found = found + power_w(scenario, decode) * decode.latency_s
+    return found * scenario.parallelism.num_gpus
+
+
+def power_w(scenario: Scenario, phase: Phase | PhaseCost) -> Number:
     """One GPU's mean board power. Stages of a pipeline take turns, so that each is busy for its share."""
-    stages = result.scenario.parallelism.pp_size
+    stages, latency = scenario.parallelism.pp_size, phase.latency_s
 
-    def busy(resource: str) -> float:
-        return phase.busy_s.get(resource, 0.0) / stages / phase.latency_s
+    def busy(resource: str) -> Number:
+        # A phase of no steps takes no time, and draws what an idle board draws.
+        return phase.busy_s.get(resource, 0.0) / stages / maximum(latency, _NO_TIME_S)
 
-    tdp = result.scenario.gpu.tdp_w or 0.0
-    return float(board_power_w(tdp, load_power_model(), busy(_ARITHMETIC), busy(_MEMORY)))
+    return board_power_w(scenario.gpu.tdp_w or 0.0, load_power_model(), busy(_ARITHMETIC), busy(_MEMORY))

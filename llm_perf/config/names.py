@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from llm_perf.errors import AmbiguousNameError, UnknownNameError
 
 
+@lru_cache(maxsize=4096)  # searches resolve the same few names thousands of times
 def normalise(name: str) -> str:
     """Lower case; ``/``, ``_``, blanks and ``-`` are the same; other punctuation but dots is dropped."""
     return re.sub(r"[^a-z0-9.+-]", "", re.sub(r"[/_\s-]+", "-", name.strip().lower())).strip("-")

@@ -1,0 +1,80 @@
+"""``llm-perf plan``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from llm_perf.errors import SpecError
+
+EXIT_NOTHING_MEETS = 3
+
+
+@click.command("plan")
+@click.option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
+@click.option(
+    "--target",
+    help='Limits such as "tpot<50ms, ttft<1s"; also latency, throughput>, cost, energy.  [default: none]',
+)
+@click.option("--objective", help="cost, energy, gpus or throughput.  [default: cost]")
+@click.option("--gpus", help="Names separated by commas.  [default: all that ship]")
+@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8]")
+@click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
+@click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 128]")
+@click.option("--system", help="Stack that holds its weights: resident, vllm, …  [default: resident]")
+@click.option("--quant-bits", help='Widths of weights to choose from, such as "16,8,4".  [default: 16]')
+@click.option("--max-batch-size", type=int, help="Largest batch to consider.  [default: 1024]")
+@click.option(
+    "--offload/--no-offload", default=None, help="Consider one GPU that streams weights.  [default: on]"
+)
+@click.option("--prices", help="Your own list of prices per GPU-hour (YAML).")
+@click.option("--profile", help="Calibrated profile: name, file, or none.")
+@click.option(
+    "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."
+)
+@click.option("--top", type=int, default=5, show_default=True, help="GPU types to show.")
+@click.option("--plot", "plot_file", help="Draw the front into this .png or .svg (extra: plot).")
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
+    """Find the best machines for a model under targets: GPUs, how many, how divided, batch, format, offload.
+
+    TTFT is the prefill of the whole batch, TPOT a decode step of it. The best of each GPU type is shown, with the front
+    of time per token against the objective over everything that fits.
+
+    Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
+    """
+    from llm_perf.search import axes
+    from llm_perf.search.plan import PlanQuestion
+    from llm_perf.search.plan import plan as search
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    if "model" not in given:
+        raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
+    if top < 1:
+        raise SpecError(f"--top must be 1 or more, got {top}")
+    if "gpus" in given:
+        given["gpus"] = axes.names("--gpus", given["gpus"])
+    if "quant_bits" in given:
+        given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
+    question = PlanQuestion(**given)
+    if plot_file is not None:
+        from llm_perf.report.policy_plot import check_plot
+
+        check_plot(plot_file)
+    answer = search(question, top)
+    if plot_file is not None:
+        from llm_perf.report.plan_plot import write_plan_plot
+
+        click.echo(f"plot written to {write_plan_plot(answer, plot_file)}", err=True)
+    if as_json:
+        from llm_perf.report.plan_json import plan_object
+
+        click.echo(json.dumps(plan_object(answer), allow_nan=False))
+    else:
+        from llm_perf.report.inference_text import print_report
+        from llm_perf.report.plan_text import plan_report
+
+        print_report(plan_report(answer))
+    return 0 if answer.best else EXIT_NOTHING_MEETS

@@ -1,0 +1,94 @@
+"""The front of a plan as a picture: time per token against the objective. matplotlib is loaded only here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from llm_perf.errors import OutputError
+from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer
+
+_LABELS: Final = {
+    "cost": "US dollars per million tokens",
+    "energy": "joules per token",
+    "gpus": "GPUs",
+    "throughput": "throughput (generated tokens/s)",
+}
+_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+"""Colours of Okabe and Ito, told apart by people who are colour-blind; with them the markers change."""
+_MARKERS: Final = "osD^vP*X"
+
+
+def write_plan_plot(answer: PlanAnswer, file: str) -> Path:
+    """Draw the front and the best into a PNG or SVG file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(file)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _figure(answer).savefig(part, format=path.suffix[1:].lower(), dpi=150)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
+    return path
+
+
+def _figure(answer: PlanAnswer) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    measure, question = OBJECTIVES[answer.question.objective], answer.question
+    times = [_milliseconds(candidate) for candidate in answer.front]
+    values = [candidate.measures[measure] for candidate in answer.front]
+    axes.step(times, values, where="post", color="0.7", linewidth=1, zorder=1)
+    gpus = list(dict.fromkeys(candidate.inputs.gpu for candidate in answer.front))
+    for number, gpu in enumerate(gpus):
+        points = [candidate for candidate in answer.front if candidate.inputs.gpu == gpu]
+        axes.plot(
+            [_milliseconds(point) for point in points],
+            [point.measures[measure] for point in points],
+            _MARKERS[number % len(_MARKERS)],
+            color=_COLOURS[number % len(_COLOURS)],
+            markersize=6,
+            label=gpu,
+        )
+    if answer.best:
+        best = answer.best[0]
+        axes.plot(
+            [_milliseconds(best)],
+            [best.measures[measure]],
+            "o",
+            markersize=14,
+            fillstyle="none",
+            color="#000000",
+            label="best that meets the targets",
+        )
+    for target in question.targets:
+        if target.name == "tpot":
+            axes.axvline(
+                target.limit * 1e3, color="#D55E00", linestyle="--", label=f"limit {target.limit * 1e3:g} ms"
+            )
+    axes.set_xlabel("time per output token (ms)" if question.gen_len > 1 else "latency (ms)")
+    axes.set_ylabel(_LABELS[question.objective])
+    axes.set_title(f"{question.model}, prompt {question.prompt_len}, generate {question.gen_len} (predicted)")
+    axes.grid(visible=True, which="major", color="0.9")
+    axes.set_axisbelow(True)
+    if times and max(times) > 20 * min(times):
+        axes.set_xscale("log")
+    if values and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _milliseconds(candidate: Candidate) -> float:
+    per_token = candidate.measures["latency_per_token_s"]
+    return (candidate.measures["total_latency_s"] if per_token != per_token else per_token) * 1e3

@@ -1,0 +1,175 @@
+"""A plan as text for people: the best deployments, why each, and the front."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llm_perf.report.inference_text import BOTTLENECKS
+from llm_perf.report.plan_json import bottlenecks
+from llm_perf.report.units import count, rate, seconds
+from llm_perf.search.plan import Candidate, PlanAnswer
+from llm_perf.search.targets import QUANTITIES, Target
+
+_SHOWN: Final = 12
+"""Points of the front in the table; the JSON has them all."""
+
+_OBJECTIVES: Final = {
+    "cost": "least US dollars per token",
+    "energy": "least joules per token",
+    "gpus": "fewest GPUs",
+    "throughput": "most tokens per second",
+}
+
+
+def plan_report(answer: PlanAnswer) -> RenderableType:
+    """The whole report, readable at 80 columns."""
+    blocks: list[RenderableType] = [_title(answer)]
+    if answer.best:
+        blocks += [_table("Best of each GPU", answer.best), _reasons(answer), _command(answer.best[0])]
+    else:
+        blocks.append(_nothing(answer))
+    if answer.front:
+        blocks.append(_front(answer))
+    blocks.append(_counts(answer))
+    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def _title(answer: PlanAnswer) -> Text:
+    question = answer.question
+    wanted = ", ".join(_limit(target) for target in question.targets) or "no target"
+    return Text.assemble(
+        (question.model, "bold"),
+        f", prompt {question.prompt_len}, generate {question.gen_len}, up to {question.max_gpus} GPUs\n",
+        f"{wanted}; {_OBJECTIVES[question.objective]}",
+    )
+
+
+def _limit(target: Target) -> str:
+    sign = "at most" if target.at_most else "at least"
+    return f"{QUANTITIES[target.name][2]} {sign} {amount(target.name, target.limit)}"
+
+
+def amount(name: str, value: float) -> str:
+    """A value of a target's quantity as people read it."""
+    unit = QUANTITIES[name][1]
+    if not math.isfinite(value):
+        return "-"
+    if unit == "s":
+        return seconds(value)
+    return {"token/s": rate(value), "$": f"${value:.3g}", "J": f"{value:.3g} J"}[unit]
+
+
+def deployment(candidate: Candidate) -> str:
+    """How a candidate runs, in few words."""
+    inputs = candidate.inputs
+    sizes = (("tp", inputs.tp_size), ("pp", inputs.pp_size), ("dp", inputs.dp_size))
+    words = [f"{name} {size}" for name, size in sizes if size and size > 1]
+    if inputs.quant_bits and inputs.quant_bits < 16:
+        words.append(f"{inputs.quant_bits} bit")
+    if inputs.system == "zero_inference":
+        words.append("offload")
+    return " ".join(words)
+
+
+def _table(title: str, candidates: tuple[Candidate, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column("GPU", no_wrap=True)
+    table.add_column("how")
+    for name in ("batch", "TTFT", "TPOT", "token/s", "$/M\ntoken", "J/\ntoken"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for candidate in candidates:
+        m = candidate.measures
+        table.add_row(
+            f"{candidate.num_gpus} x {candidate.inputs.gpu}",
+            deployment(candidate),
+            count(candidate.inputs.batch_size),
+            amount("ttft", m["prefill_latency_s"]),
+            amount("tpot", m["latency_per_token_s"]),
+            rate(m["throughput_tokens_per_s"]).removesuffix(" token/s"),
+            _number(m["cost_per_million_tokens"]),
+            _number(m["energy_j_per_token"]),
+        )
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.3g}" if math.isfinite(value) else "-"
+
+
+def _reasons(answer: PlanAnswer) -> Text:
+    """Of each of the best: how much of each limit it uses, what it waits for, and what stops a larger batch."""
+    text = Text()
+    for candidate in answer.best:
+        used = [
+            f"{t.name} {t.used(candidate.measures[t.measure]):.0%} of its limit"
+            for t in answer.question.targets
+            if math.isfinite(candidate.measures[t.measure])
+        ]
+        waits = {
+            phase: BOTTLENECKS.get(name, name)
+            for phase, name in bottlenecks(candidate)["bottlenecks"].items()
+            if name is not None
+        }
+        found = [*used, *(f"{phase} waits for {name}" for phase, name in waits.items())]
+        found.append(f"the batch ends at {candidate.stops}")
+        text.append(f"{candidate.inputs.gpu}: ", "bold")
+        text.append("; ".join(found) + "\n")
+    text.rstrip()
+    return text
+
+
+def _command(candidate: Candidate) -> Text:
+    """The ``llm-perf infer`` command that predicts the best one."""
+    words = ["llm-perf infer"]
+    defaults = type(candidate.inputs).model_fields
+    for name, value in candidate.inputs.model_dump().items():
+        if (
+            value != defaults[name].default
+            and not isinstance(value, bool)
+            and (name, value) != ("quant_bits", 16)
+        ):
+            words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+        elif value is True and defaults[name].default is False:
+            words.append(f"--{name.replace('_', '-')}")
+    return Text(" ".join(words), "cyan")
+
+
+def _nothing(answer: PlanAnswer) -> Text:
+    text = Text("Nothing meets the targets.", "bold red")
+    if answer.nearest is None:
+        return text.append("\nNothing fits: allow more GPUs, fewer bits (--quant-bits 4) or other GPUs.")
+    candidate = answer.nearest
+    missed = [
+        f"{t.name} {amount(t.name, candidate.measures[t.measure])} of {amount(t.name, t.limit)}"
+        for t in answer.question.targets
+        if not t.met(candidate.measures[t.measure])
+    ]
+    how = f"{candidate.num_gpus} x {candidate.inputs.gpu} {deployment(candidate)}".strip()
+    return text.append(
+        f"\nNearest: {how}, batch {candidate.inputs.batch_size}: {', '.join(missed)}.", "default"
+    )
+
+
+def _front(answer: PlanAnswer) -> Table:
+    points: tuple[Candidate, ...] = answer.front
+    if len(points) > _SHOWN:
+        chosen = [round(i * (len(points) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
+        points = tuple(points[i] for i in chosen)
+    shown = "" if len(points) == len(answer.front) else f", {len(points)} of {len(answer.front)}"
+    return _table(f"Front: nothing is better in both TPOT and {answer.question.objective}{shown}", points)
+
+
+def _counts(answer: PlanAnswer) -> Text:
+    text = f"{count(answer.evaluated)} configurations predicted in {seconds(answer.seconds)}"
+    if answer.too_large:
+        text += f"; {count(answer.too_large)} more are too large for their GPUs"
+    if answer.unpriced:
+        text += f"; {len(answer.unpriced)} GPUs have no price (--prices FILE)"
+    return Text(text + ".", "dim")

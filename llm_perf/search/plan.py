@@ -1,0 +1,432 @@
+"""The best machines for a model under targets: GPUs, how many, how the model is divided, batch, number format, offload.
+
+Every structure (GPU, division, format, system) is evaluated for all batch sizes at once, with the same systems that
+``llm-perf infer`` predicts one of them with; structures whose weights alone do not fit are not evaluated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import numpy as np
+from pydantic import Field
+
+from llm_perf.analysis.economics import joules
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.economics import load_prices
+from llm_perf.config.loading import get_gpu_config_by_name, known_names
+from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
+from llm_perf.search.pareto import pareto_front
+from llm_perf.search.sweep import Array
+from llm_perf.search.targets import Target, parse_targets
+from llm_perf.systems import Load, get_system
+from llm_perf.systems.registry import STACKS
+
+Objective = Literal["cost", "energy", "gpus", "throughput"]
+
+OBJECTIVES: Final = {
+    "cost": "cost_per_million_tokens",
+    "energy": "energy_j_per_token",
+    "gpus": "num_gpus",
+    "throughput": "throughput_tokens_per_s",
+}
+"""What is least, or most in the case of throughput."""
+
+_LARGEST_BATCH: Final = 1024
+_MEASURES: Final = (
+    "prefill_latency_s",
+    "latency_per_token_s",
+    "total_latency_s",
+    "throughput_tokens_per_s",
+    "num_gpus",
+    "cost_per_million_tokens",
+    "energy_j_per_token",
+    "gpu_memory_bytes",
+)
+
+
+class PlanQuestion(Spec):
+    """What ``llm-perf plan`` can be asked, under the names of its flags.
+
+    Attributes:
+        target: limits such as "tpot<50ms, ttft<1s"; empty for none.
+        objective: what to have least of: US dollars or joules per token, GPUs; or most of: tokens per second.
+        gpus: GPUs to choose from; all that ship if empty. For cost, those that have a price.
+        max_gpus: GPUs of the whole deployment.
+        quant_bits: widths of weights to choose from; 16 is unquantised.
+        offload: consider one GPU with weights in host memory or on NVMe (ZeRO-Inference) as well.
+        prices: a list of prices of one's own.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = ("model",)
+    _label: ClassVar[str | None] = ""
+
+    model: Annotated[str, Field(min_length=1)]
+    target: str = ""
+    objective: Objective = "cost"
+    gpus: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    max_gpus: PositiveInt = 8
+    prompt_len: PositiveInt = 512
+    gen_len: PositiveInt = 128
+    system: Annotated[str, Field(min_length=1)] = "resident"
+    quant_bits: tuple[Literal[4, 8, 16], ...] = (16,)
+    max_batch_size: PositiveInt = _LARGEST_BATCH
+    offload: Annotated[bool, Field(strict=True)] = True
+    prices: Annotated[str, Field(min_length=1)] | None = None
+    profile: Annotated[str, Field(min_length=1)] | None = None
+    allow_long_context: Annotated[bool, Field(strict=True)] = False
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The limits."""
+        return parse_targets(self.target)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One deployment: inputs of ``llm-perf infer``, and what it reaches. Measures that do not exist are NaN."""
+
+    inputs: InferenceInputs
+    measures: dict[str, float]
+    meets: bool
+    stops: str = ""
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the deployment."""
+        return int(self.measures["num_gpus"])
+
+
+@dataclass(frozen=True)
+class PlanAnswer:
+    """The outcome of a plan.
+
+    ``best`` holds the best candidate of each GPU type that meets the targets, best first. ``front`` is the front of
+    time per token against the objective over everything that fits, by rising time. ``nearest`` is what fits and misses
+    the targets least, where nothing meets them. ``evaluated`` counts configurations that were predicted, ``too_large``
+    those whose weights alone exceed the memory, ``unpriced`` the GPUs that were left out for want of a price.
+    """
+
+    question: PlanQuestion
+    best: tuple[Candidate, ...]
+    front: tuple[Candidate, ...]
+    nearest: Candidate | None
+    evaluated: int
+    too_large: int
+    unpriced: tuple[str, ...]
+    refused: dict[str, str]
+    seconds: float
+
+
+def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
+    """Find the best deployments.
+
+    Raises:
+        SpecError: unknown names, targets that cannot be read, a context that is too long, or the objective cost where
+            no GPU has a price.
+    """
+    start = time.perf_counter()
+    pool = _Pool(question)
+    pool.fill()
+    return PlanAnswer(
+        question=question,
+        best=tuple(pool.best(top)),
+        front=tuple(pool.front()),
+        nearest=pool.nearest(),
+        evaluated=pool.evaluated,
+        too_large=pool.too_large,
+        unpriced=pool.unpriced,
+        refused=pool.refused,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A deployment without its batch: the inputs that describe it, and its scenario."""
+
+    inputs: dict[str, Any]
+    scenario: Scenario
+    price: float | None
+
+
+class _Pool:
+    """All configurations that fit, as columns."""
+
+    def __init__(self, question: PlanQuestion) -> None:
+        self.question = question
+        self.prices = load_prices(question.prices)
+        self.system = get_system(question.system).name
+        if self.system not in STACKS:
+            raise SpecError(
+                f"--system {self.system} is no stack that holds its weights on GPUs; possible: {', '.join(STACKS)}"
+            )
+        self.evaluated = self.too_large = 0
+        self.refused: dict[str, str] = {}
+        gpus = [get_gpu_config_by_name(name).name for name in question.gpus or known_names("GPU")]
+        self.gpus = tuple(dict.fromkeys(gpus))
+        priced = tuple(gpu for gpu in self.gpus if self.prices.of(gpu) is not None)
+        needs_price = question.objective == "cost" or any(
+            target.name == "cost" for target in question.targets
+        )
+        self.unpriced = tuple(gpu for gpu in self.gpus if gpu not in priced) if needs_price else ()
+        if needs_price:
+            if not priced:
+                raise SpecError(
+                    f"no price is known for {', '.join(self.gpus[:3])}: give a list with --prices, or another --objective"
+                )
+            self.gpus = priced
+        self.batches = _batch_sizes(question.max_batch_size)
+        self.structures: list[_Structure] = []
+        self._parts: list[dict[str, Array]] = []
+        self.columns: dict[str, Array] = {}
+
+    # -- structures -----------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Evaluate every structure at all batch sizes."""
+        for gpu in self.gpus:
+            price = self.prices.of(gpu)
+            hourly = None if price is None else price.per_gpu_hour
+            for bits in self.question.quant_bits:
+                self._fill(gpu, bits, hourly)
+        if not self.structures and not self.too_large and self.refused:
+            raise SpecError(next(iter(self.refused.values())))
+        names = (*_MEASURES, "batch_size", "fits", "structure")
+        self.columns = {
+            name: np.concatenate([part[name] for part in self._parts]) if self._parts else np.empty(0)
+            for name in names
+        }
+
+    def _fill(self, gpu: str, bits: int, price: float | None) -> None:
+        """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, then one GPU that streams.
+
+        Stages only buy room for larger batches: of each tensor-parallel size there are no more than batches are
+        wanted for. What streams its weights is never faster than what holds them: it too only holds more.
+        """
+        one = self._structure(gpu, bits, price, {"system": self.system})
+        enough = False
+        for tp in _powers(self.question.max_gpus):
+            for pp in _powers(self.question.max_gpus // tp):
+                structure = None if one is None else self._divided(one, tp, pp)
+                if structure is not None and not self._wants_room(structure):
+                    enough = enough or tp * pp == 1
+                    break
+        if self.question.offload and not enough:
+            streaming = self._structure(gpu, bits, price, {"system": "zero_inference"})
+            if streaming is not None:
+                self._take(streaming)
+
+    def _wants_room(self, structure: _Structure) -> bool:
+        """Evaluate a structure; whether one with more memory could reach what this one cannot."""
+        smallest, largest = self._holds(structure)
+        if not smallest:
+            self.too_large += len(self.batches)
+            return True
+        found = self._take(structure)
+        if largest or found is None:
+            return False
+        last = int(np.flatnonzero(found["fits"])[-1])
+        # Batches only make both slower: where the last one that fits is too slow already, no larger one is wanted.
+        slow = (t for t in self.question.targets if t.name in ("ttft", "tpot", "latency"))
+        return all(target.met(found[target.measure][last]) for target in slow)
+
+    def _take(self, structure: _Structure) -> dict[str, Array] | None:
+        """Evaluate a structure and keep it; None where its machine lacks what the system needs."""
+        try:
+            columns = self._evaluate(structure)
+        except SpecError as error:  # such as a link to the host
+            self.refused[_named(structure)] = str(error)
+            return None
+        columns["structure"] = np.full(len(self.batches), len(self.structures))
+        self.structures.append(structure)
+        self.evaluated += len(self.batches)
+        self._parts.append(columns)
+        return columns
+
+    def _holds(self, structure: _Structure) -> tuple[bool, bool]:
+        """Whether a structure fits at the smallest batch size and at the largest."""
+        system, load = get_system(structure.scenario.system), self._load(self.batches[[0, -1]])
+        fits = system.memory(structure.scenario, load, system.place(structure.scenario, load)).fits
+        smallest, largest = np.broadcast_to(fits, 2)
+        return bool(smallest), bool(largest)
+
+    def _inputs(self, gpu: str, bits: int, more: dict[str, Any]) -> dict[str, Any]:
+        question = self.question
+        found = {"model": question.model, "gpu": gpu, **more, "quant_bits": bits}
+        found |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len}
+        return found | {"profile": question.profile, "allow_long_context": question.allow_long_context}
+
+    def _structure(self, gpu: str, bits: int, price: float | None, more: dict[str, Any]) -> _Structure | None:
+        """A single GPU; None where it cannot run the system."""
+        inputs = self._inputs(gpu, bits, more)
+        try:
+            return _Structure(inputs, build_scenario(InferenceInputs(**inputs)), price)
+        except SpecError as error:
+            self.refused[f"{gpu}, {more['system']}"] = str(error)
+            return None
+
+    def _divided(self, one: _Structure, tp: int, pp: int) -> _Structure | None:
+        """The structure over tp x pp GPUs on the fewest nodes; None where the model does not divide so."""
+        places = one.scenario.host.gpus_per_node
+        if tp * pp > places and (tp * pp) % places:
+            return None
+        parallelism = ParallelismConfig(tp_size=tp, pp_size=pp)
+        try:
+            scenario = one.scenario.replace(parallelism=parallelism, num_nodes=max(tp * pp // places, 1))
+            get_system(scenario.system).check(scenario)
+        except SpecError as error:
+            self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
+            return None
+        return _Structure(one.inputs | {"tp_size": tp, "pp_size": pp}, scenario, one.price)
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def _load(self, batch: Array) -> Load:
+        size = np.ones_like(batch)
+        return Load(batch, size * self.question.prompt_len, size * self.question.gen_len)
+
+    def _evaluate(self, structure: _Structure) -> dict[str, Array]:
+        """One replica, and as many replicas as the throughput asks for."""
+        question, scenario, load = self.question, structure.scenario, self._load(self.batches)
+        found = get_system(scenario.system).evaluate(scenario, load)
+        steps = 0 if scenario.model.encoder else question.gen_len - 1
+        decode = self._full(0.0 if found.decode is None or not steps else found.decode.latency_s)
+        total = found.prefill.latency_s + decode
+        tokens = self.batches * (question.prompt_len if scenario.model.encoder else question.gen_len)
+        rate, gpus = tokens / total, scenario.parallelism.num_gpus
+        replicas = self._replicas(rate, gpus, scenario.system)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            energy = (
+                joules(scenario, found.prefill, found.decode) / tokens
+                if scenario.gpu.tdp_w is not None
+                else np.nan
+            )
+            per_token = decode / steps if steps else np.nan
+        dollars = np.nan if structure.price is None else structure.price * gpus / 3600 / rate * 1e6
+        columns = {
+            "prefill_latency_s": found.prefill.latency_s,
+            "latency_per_token_s": per_token,
+            "total_latency_s": total,
+            "throughput_tokens_per_s": rate * replicas,
+            "num_gpus": gpus * replicas,
+            "cost_per_million_tokens": dollars,
+            "energy_j_per_token": energy,
+            "gpu_memory_bytes": found.memory.gpu.total_bytes,
+            "batch_size": self.batches * replicas,
+            "fits": found.memory.fits,
+        }
+        return {name: self._full(value) for name, value in columns.items()}
+
+    def _full(self, value: Any) -> Array:
+        return np.broadcast_to(np.asarray(value), self.batches.shape)
+
+    def _replicas(self, rate: Array, gpus: int, system: str) -> Array:
+        """Copies of a deployment: what the target of throughput takes, or all that there is room for."""
+        most = max(self.question.max_gpus // gpus, 1) if system == self.system else 1
+        if self.question.objective == "throughput":
+            return np.full(rate.shape, float(most))
+        wanted = next((target.limit for target in self.question.targets if target.name == "throughput"), 0.0)
+        return np.clip(np.ceil(wanted / rate), 1.0, most)
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _meets(self) -> Array:
+        found = self.columns["fits"].astype(bool)
+        for target in self.question.targets:
+            found = found & target.met(self.columns[target.measure])
+        return found
+
+    @cached_property
+    def _value(self) -> Array:
+        """What is to be least: the objective, ties broken by time per batch."""
+        value = self.columns[OBJECTIVES[self.question.objective]]
+        return -value if self.question.objective == "throughput" else value
+
+    def best(self, top: int) -> Iterator[Candidate]:
+        """The best of each GPU type."""
+        positions = np.flatnonzero(self._meets & np.isfinite(self._value))
+        keys = (
+            self.columns["total_latency_s"][positions],
+            self._tie_break[positions],
+            self._value[positions],
+        )
+        seen: set[str] = set()
+        for position in positions[np.lexsort(keys)]:
+            gpu = self.structures[int(self.columns["structure"][position])].scenario.gpu.name
+            if gpu not in seen:
+                seen.add(gpu)
+                yield self._candidate(int(position), self._stops(int(position)))
+            if len(seen) == top:
+                return
+
+    @cached_property
+    def _tie_break(self) -> Array:
+        """Between equals, as many GPUs often are, the cheaper one; an unknown price counts as the dearest."""
+        return np.nan_to_num(self.columns["cost_per_million_tokens"], nan=np.inf)
+
+    def front(self) -> Iterator[Candidate]:
+        """What nothing else beats in both time per token and objective, among all that fit."""
+        time_s = self.columns["latency_per_token_s"]
+        time_s = np.where(np.isfinite(time_s), time_s, self.columns["total_latency_s"])
+        usable = np.flatnonzero(self.columns["fits"].astype(bool) & np.isfinite(self._value))
+        for position in usable[pareto_front(time_s[usable], -self._value[usable])]:
+            yield self._candidate(int(position))
+
+    def nearest(self) -> Candidate | None:
+        """What fits and misses the targets least; None where something meets them, or nothing fits."""
+        usable = np.flatnonzero(self.columns["fits"].astype(bool))
+        if self._meets.any() or not len(usable):
+            return None
+        missed = np.zeros(len(usable))
+        for target in self.question.targets:
+            values = self.columns[target.measure][usable]
+            missed = np.fmax(missed, np.where(np.isfinite(values), target.used(values), np.inf))
+        return self._candidate(int(usable[np.argmin(missed)]))
+
+    def _candidate(self, position: int, stops: str = "") -> Candidate:
+        structure = self.structures[int(self.columns["structure"][position])]
+        measures = {name: float(self.columns[name][position]) for name in _MEASURES}
+        replicas = int(measures["num_gpus"]) // structure.scenario.parallelism.num_gpus
+        inputs = structure.inputs | {"batch_size": int(self.columns["batch_size"][position])}
+        inputs |= {"dp_size": replicas} if replicas > 1 else {}
+        return Candidate(InferenceInputs(**inputs), measures, bool(self._meets[position]), stops)
+
+    def _stops(self, position: int) -> str:
+        """Why the batch is not the next larger one: what that would break."""
+        after = position + 1
+        last = (
+            after >= len(self._meets)
+            or self.columns["structure"][after] != self.columns["structure"][position]
+        )
+        if last:
+            return f"the largest batch that was considered, {self.question.max_batch_size}"
+        if not self.columns["fits"][after]:
+            return "memory"
+        broken = [t.name for t in self.question.targets if not t.met(self.columns[t.measure][after])]
+        return " and ".join(broken) if broken else f"a larger batch is no better in {self.question.objective}"
+
+
+def _batch_sizes(most: int) -> Array:
+    """1, 2, 3, 4, 6, 8, 12 ... up to the largest, which is among them."""
+    powers = _powers(most)
+    sizes = {*powers, *(3 * power // 2 for power in powers if power > 1), most}
+    return np.array(sorted(size for size in sizes if size <= most), dtype=np.float64)
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4 ... up to the largest."""
+    return [2**power for power in range(most.bit_length())]
+
+
+def _named(structure: _Structure) -> str:
+    """What was refused, for people."""
+    return f"{structure.scenario.gpu.name}, {structure.scenario.system}"

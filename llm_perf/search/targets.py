@@ -1,0 +1,93 @@
+"""Targets of a plan as they are written: ``tpot<50ms, ttft<1s``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from llm_perf.errors import SpecError
+
+QUANTITIES: Final = {
+    "ttft": ("prefill_latency_s", "s", "time to first token"),
+    "tpot": ("latency_per_token_s", "s", "time per output token"),
+    "latency": ("total_latency_s", "s", "latency of one batch"),
+    "throughput": ("throughput_tokens_per_s", "token/s", "generated tokens per second"),
+    "cost": ("cost_per_million_tokens", "$", "US dollars per million tokens"),
+    "energy": ("energy_j_per_token", "J", "joules per token"),
+}
+"""What a target may limit: the measure, its unit, and what it is called."""
+
+_UNITS: Final = {
+    "s": {"": 1.0, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0},
+    "token/s": {"": 1.0, "token/s": 1.0, "tokens/s": 1.0, "tok/s": 1.0, "/s": 1.0},
+    "$": {"": 1.0, "$": 1.0, "usd": 1.0},
+    "J": {"": 1.0, "j": 1.0, "mj": 1e-3, "kj": 1e3},
+}
+_MIN_ONLY: Final = ("throughput",)
+_WRITTEN: Final = re.compile(
+    r"(?P<name>[a-z]+)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>\$|[a-zµ/]*)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A limit on one measure, in seconds, tokens per second, dollars or joules. ``at_most`` False: at least."""
+
+    name: str
+    limit: float
+    at_most: bool
+
+    @property
+    def measure(self) -> str:
+        """The column that it limits."""
+        return QUANTITIES[self.name][0]
+
+    def met(self, value: Any) -> Any:
+        """Whether a value, or each of an array, meets it; what does not exist (NaN) does not limit."""
+        return np.logical_not(value > self.limit if self.at_most else value < self.limit)
+
+    def used(self, value: Any) -> Any:
+        """The share of the limit that a value takes: 1 at the limit, more beyond it."""
+        return value / self.limit if self.at_most else self.limit / value
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """Targets separated by commas.
+
+    Raises:
+        SpecError: with what would be understood.
+    """
+    found = tuple(_target(part.strip()) for part in text.split(",") if part.strip())
+    names = [target.name for target in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"--target {text!r} limits {name} twice")
+    return found
+
+
+def _target(text: str) -> Target:
+    match = _WRITTEN.fullmatch(text)
+    name = match["name"].lower() if match else ""
+    if match is None or name not in QUANTITIES:
+        known = ", ".join(QUANTITIES)
+        raise SpecError(f'--target {text!r}: expected such as "tpot<50ms" or "throughput>1000", of: {known}')
+    at_most = match["sign"].startswith("<")
+    if at_most == (name in _MIN_ONLY):
+        raise SpecError(f"--target {text!r}: {name} can only be limited with {'>' if at_most else '<'}")
+    units = _UNITS[QUANTITIES[name][1]]
+    unit = match["unit"].lower()
+    if unit not in units:
+        raise SpecError(
+            f"--target {text!r}: unit {match['unit']!r}; expected {', '.join(filter(None, units))}"
+        )
+    try:
+        limit = float(match["number"]) * units[unit]
+    except ValueError:
+        limit = math.nan
+    if not (math.isfinite(limit) and limit > 0):
+        raise SpecError(f"--target {text!r}: the limit must be a positive number")
+    return Target(name, limit, at_most)
