@@ -268,7 +268,10 @@ def _parallelism(run: Run, system: str) -> ParallelismConfig:
     if system == "zero_inference":
         return ParallelismConfig(dp_size=run.num_gpus)
     return ParallelismConfig(
-        tp_size=run.tp, pp_size=run.pp, dp_size=max(run.num_gpus // (run.tp * run.pp), 1)
+        tp_size=run.tp,
+        pp_size=run.pp,
+        dp_size=max(run.num_gpus // (run.tp * run.pp), 1),
+        sp_size=1,  # no published run says that it shares activations by sequence
     )
 
 

@@ -100,10 +100,10 @@ def joules(scenario: Scenario, prefill: Phase | PhaseCost, decode: Phase | Phase
 
 def power_w(scenario: Scenario, phase: Phase | PhaseCost) -> Number:
     """One GPU's mean board power. Stages of a pipeline take turns, so that each is busy for its share."""
-    stages, latency = scenario.parallelism.pp_size, phase.latency_s
+    share = phase.stages_busy / scenario.parallelism.pp_size
 
     def busy(resource: str) -> Number:
         # A phase of no steps takes no time, and draws what an idle board draws.
-        return phase.busy_s.get(resource, 0.0) / stages / maximum(latency, _NO_TIME_S)
+        return phase.busy_s.get(resource, 0.0) / maximum(phase.latency_s, _NO_TIME_S) * share
 
     return board_power_w(scenario.gpu.tdp_w or 0.0, load_power_model(), busy(_ARITHMETIC), busy(_MEMORY))

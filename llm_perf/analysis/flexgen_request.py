@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.workload import OffloadConfig
 from llm_perf.errors import SpecError
+from llm_perf.systems import is_stack
 from llm_perf.systems.flexgen_policy import GROUP_SIZE, parse_percent
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _LARGEST = 10**12
 
 _ONLY_FLEXGEN = (
     "percent", "gpu_batch_size", "num_gpu_batches", "compress_weight", "compress_cache", "cpu_cache_compute",
-    "attn_sparsity", "micro_batches",
+    "attn_sparsity",
 )  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def check_flags(inputs: InferenceInputs, system: str) -> None:
     """
     if system == "flexgen":
         return
+    if inputs.micro_batches not in (None, 1) and not is_stack(system):
+        raise SpecError(f"system {system} does not know --micro-batches; flexgen and resident stacks do")
     for name in _ONLY_FLEXGEN:
         if getattr(inputs, name) not in (None, False):
             raise SpecError(f"--{name.replace('_', '-')} is a flag of --system flexgen, not of {system}")

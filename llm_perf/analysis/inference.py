@@ -10,7 +10,7 @@ import numpy as np
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
-from llm_perf.systems import Load, PhaseCost, Placement, System, get_system
+from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system
 from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
 
 _GIB = 2**30
@@ -19,7 +19,11 @@ _LARGEST_SEARCH = 2**40
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001)."""
+    """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
+
+    ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
+    this batch, None without stages.
+    """
 
     latency_s: float
     throughput_tokens_per_s: float
@@ -27,6 +31,8 @@ class Phase:
     breakdown_s: dict[str, float]
     busy_s: dict[str, float]
     latency_per_token_s: float | None = None
+    stages_busy: float = 1.0
+    slowest_stage_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,17 @@ class InferenceResult:
     warnings: tuple[str, ...] = field(default=())
 
     @property
+    def steady_throughput_tokens_per_s(self) -> float | None:
+        """Tokens per second once other batches fill the pipeline's bubbles: a batch per turn of the slowest stage.
+
+        None without stages.
+        """
+        phases = [phase for phase in (self.prefill, self.decode) if phase is not None]
+        turns = [phase.slowest_stage_s for phase in phases]
+        tokens = self.total_throughput_tokens_per_s * self.total_latency_s
+        return None if None in turns else tokens / sum(turn or 0.0 for turn in turns)
+
+    @property
     def peak_gpu_memory_bytes(self) -> float:
         """What the allocator would report: everything on the GPU but context and reserve."""
         return float(self.memory.gpu.total_bytes - self.memory.gpu.reserved_bytes)
@@ -63,8 +80,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     Raises:
         SpecError: the system cannot do what is asked for.
     """
-    system = get_system(scenario.system)
-    system.check(scenario)
+    system = checked_system(scenario)
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
     evaluation = system.evaluate(scenario, load)
@@ -102,6 +118,8 @@ def _phase(cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
         breakdown_s=parts,
         busy_s=busy,
         latency_per_token_s=latency / steps if steps else None,
+        stages_busy=float(cost.stages_busy),
+        slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
     )
 
 
@@ -144,8 +162,6 @@ def _warnings(scenario: Scenario, caveat: str | None) -> tuple[str, ...]:
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:
         found.append(f"{gpu.name} has no {bits}-bit matrix format, so products run in {dtype}")
-    if scenario.parallelism.sp_size > 1:
-        found.append("sequence parallelism is not modelled for inference yet: sp_size changes nothing here")
     if gpu.efficiency.evidence == "assumed":
         found.append(f"the efficiencies of {gpu.name} are assumed from a relative, not measured")
     return tuple(found)

@@ -8,16 +8,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
 from llm_perf.config import profiles
-from llm_perf.config.base import Efficiency, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
+from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
-from llm_perf.systems import get_system, resolve_system
+from llm_perf.systems import checked_system, resolve_system
 from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
 
@@ -54,6 +55,13 @@ class InferenceInputs(Spec):
     dp_size: PositiveInt | None = None
     ep_size: PositiveInt = 1
     sp_size: PositiveInt | None = None
+    cp_size: PositiveInt = 1
+    expert_imbalance: PositiveFloat = 1.0
+    prefix_hit_rate: Fraction = 0.0
+    prefill_chunk: PositiveInt | None = None
+    draft_model: Text | None = None
+    draft_tokens: PositiveInt | None = None
+    acceptance_rate: Fraction | None = None
     weight_bits: Bits | None = None
     activation_bits: Bits = 16
     kv_bits: Bits | None = None
@@ -112,7 +120,13 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         system=system,
         dtype=_dtype(inputs, system),
         parallelism=parallelism,
-        workload=Workload(batch_size=inputs.batch_size, prompt_len=inputs.prompt_len, gen_len=inputs.gen_len),
+        workload=Workload(
+            batch_size=inputs.batch_size,
+            prompt_len=inputs.prompt_len,
+            gen_len=inputs.gen_len,
+            prefix_hit_rate=inputs.prefix_hit_rate,
+            prefill_chunk=inputs.prefill_chunk,
+        ),
         offload=_offload(inputs, system),
         ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
         num_nodes=derive_nodes(inputs, parallelism.num_gpus, host),
@@ -120,9 +134,33 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
         constants=profile.constants_of(system),
+        speculation=_speculation(inputs),
     )
-    get_system(system).check(scenario)
+    checked_system(scenario)
     return scenario
+
+
+def _speculation(inputs: InferenceInputs) -> Speculation | None:
+    """The draft model, loaded.
+
+    Raises:
+        SpecError: a part of the description without the others.
+    """
+    if inputs.draft_model is None:
+        for name in ("acceptance_rate", "draft_tokens"):
+            if getattr(inputs, name) is not None:
+                raise SpecError(f"--{name.replace('_', '-')} belongs to a draft model: give --draft-model")
+        return None
+    if inputs.acceptance_rate is None:
+        raise SpecError(
+            "--draft-model needs --acceptance-rate, the share of drafted tokens that are kept (0 to 1): it depends on "
+            "both models and on the text, so there is no default"
+        )
+    return Speculation(
+        draft=get_model_config_by_name(inputs.draft_model),
+        tokens=inputs.draft_tokens or Speculation.model_fields["tokens"].default,
+        acceptance_rate=inputs.acceptance_rate,
+    )
 
 
 def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
@@ -131,29 +169,38 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     Raises:
         SpecError: the sizes that are given do not multiply to the GPUs.
     """
-    tp, pp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.dp_size
+    tp, pp, cp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size, inputs.dp_size
     nodes = inputs.num_nodes or 1
+    sizes = f"tp_size {tp} x pp_size {pp}" + (f" x cp_size {cp}" if cp > 1 else "")
     if inputs.num_gpus is None:
-        sizes = tp * pp * (dp or 1)
-        if sizes % nodes:
-            raise SpecError(f"tp x pp x dp = {sizes} GPUs do not spread evenly over {nodes} nodes")
+        total = tp * pp * cp * (dp or 1)
+        if total % nodes:
+            raise SpecError(f"tp x cp x pp x dp = {total} GPUs do not spread evenly over {nodes} nodes")
         dp = dp or 1
     else:
         gpus = nodes * inputs.num_gpus
-        if dp is None and gpus % (tp * pp) == 0:
-            dp = gpus // (tp * pp)
-        if dp is None or tp * pp * dp != gpus:
+        if dp is None and gpus % (tp * pp * cp) == 0:
+            dp = gpus // (tp * pp * cp)
+        if dp is None or tp * pp * cp * dp != gpus:
             raise SpecError(
-                f"num_nodes {nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but tp_size {tp} x pp_size {pp}"
+                f"num_nodes {nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but {sizes}"
                 + (
-                    f" x dp_size {dp} = {tp * pp * dp}"
+                    f" x dp_size {dp} = {tp * pp * cp * dp}"
                     if dp is not None
-                    else f" = {tp * pp} does not divide that"
+                    else f" = {tp * pp * cp} does not divide that"
                 )
             )
     # Serving stacks do not share activations by sequence unless told to.
     sp = 1 if inputs.sp_size is None else inputs.sp_size
-    return ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=inputs.ep_size, sp_size=sp)
+    return ParallelismConfig(
+        tp_size=tp,
+        pp_size=pp,
+        dp_size=dp,
+        ep_size=inputs.ep_size,
+        sp_size=sp,
+        cp_size=inputs.cp_size,
+        expert_imbalance=inputs.expert_imbalance,
+    )
 
 
 def derive_nodes(inputs: InferenceInputs, num_gpus: int, host: HostConfig) -> int:
@@ -208,5 +255,6 @@ def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
         async_kv_offload=inputs.async_kv_offload,
         prefetch=inputs.prefetch,
         overlap=inputs.overlap,
+        micro_batches=inputs.micro_batches or 1,
     )
     return flexgen_offload(inputs, offload) if system == "flexgen" else offload

@@ -41,7 +41,14 @@ _OPTIONS = (
     _option("--pp-size", type=int, help="Pipeline stages."),
     _option("--dp-size", type=int, help="Data-parallel replicas."),
     _option("--ep-size", type=int, help="Expert-parallel ranks."),
-    _option("--sp-size", type=int, help="Sequence-parallel ranks: 1 or tp-size."),
+    _option("--sp-size", type=int, help="Sequence-parallel ranks: 1 or tp-size.  [default: 1]"),
+    _option("--cp-size", type=int, help="Ranks that share each sequence's tokens (context parallel)."),
+    _option("--expert-imbalance", type=float, help="Busiest expert rank over the mean.  [default: 1]"),
+    _option("--prefix-hit-rate", type=float, help="Share of each prompt in a prefix cache.  [default: 0]"),
+    _option("--prefill-chunk", type=int, help="Tokens of each prompt per pass (chunked prefill)."),
+    _option("--draft-model", help="Speculative decoding: the model that drafts tokens."),
+    _option("--draft-tokens", type=int, help="Tokens drafted per round.  [default: 4]"),
+    _option("--acceptance-rate", type=float, help="Share of drafted tokens that are kept; no default."),
     _option("--weight-bits", type=int, help="Bits per stored weight.  [default: 16]"),
     _option("--activation-bits", type=int, help="Bits per activation.  [default: 16]"),
     _option("--kv-bits", type=int, help="Bits per KV cache element; as activations if not given."),
@@ -66,7 +73,11 @@ _OPTIONS = (
     _option("--cpu-cache-compute/--no-cpu-cache-compute", default=None, help="FlexGen: attention on CPU."),
     _option("--overlap/--no-overlap", default=None, help="Copy and compute at once.  [default: on]"),
     _option("--attn-sparsity", type=float, help="FlexGen: share of values that attention reads."),
-    _option("--micro-batches", type=int, help="FlexGen: blocks in a pipeline; its stages if not given."),
+    _option(
+        "--micro-batches",
+        type=int,
+        help="Parts of a batch that fill a pipeline; FlexGen: its stages if not given.",
+    ),
     _option("--flops-efficiency", type=float, help="Share of peak FLOP/s, instead of the GPU's table."),
     _option(
         "--hbm-memory-efficiency", type=float, help="Share of memory bandwidth, instead of the GPU's table."

@@ -12,6 +12,7 @@ from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig, MoEMLP
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, divisors
+from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Workload
 from llm_perf.errors import SpecError
 
@@ -20,7 +21,7 @@ from llm_perf.errors import SpecError
 class Scenario:
     """A model on machines under a system, with a workload. Validated when built.
 
-    ``gpus_per_node`` x ``num_nodes`` = tp x pp x dp. ``flops_efficiency`` and ``hbm_memory_efficiency`` replace the
+    ``gpus_per_node`` x ``num_nodes`` = tp x cp x pp x dp. ``flops_efficiency`` and ``hbm_memory_efficiency`` replace the
     GPU's efficiency constants (floors and the system's own times stay). ``constants`` override constants of the
     system, by name (a calibrated profile's content).
 
@@ -42,6 +43,7 @@ class Scenario:
     hbm_memory_efficiency: float | None = None
     allow_long_context: bool = False
     constants: tuple[tuple[str, float], ...] = ()
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)
@@ -49,6 +51,7 @@ class Scenario:
         check_parallelism(self.model, self.parallelism)
         _check_nodes(self.parallelism.num_gpus, self.num_nodes)
         check_context(self.model, self.workload.prompt_len, self.workload.gen_len, self.allow_long_context)
+        _check_context_ranks(self.parallelism.cp_size, self.workload.prompt_len)
         if self.workload.batch_size % self.parallelism.dp_size:
             raise SpecError(
                 f"batch_size {self.workload.batch_size} is the total over all replicas and must be a multiple of "
@@ -59,6 +62,19 @@ class Scenario:
     def gpus_per_node(self) -> int:
         """GPUs of one node."""
         return self.parallelism.num_gpus // self.num_nodes
+
+    @property
+    def serving_options(self) -> tuple[str, ...]:
+        """Options of serving stacks that are used here, under the names of their flags."""
+        used = {
+            "sp_size": self.parallelism.sp_size > 1,
+            "cp_size": self.parallelism.cp_size > 1,
+            "expert_imbalance": self.parallelism.expert_imbalance > 1,
+            "prefix_hit_rate": self.workload.prefix_hit_rate > 0,
+            "prefill_chunk": self.workload.prefill_chunk is not None,
+            "draft_model": self.speculation is not None,
+        }
+        return tuple(name for name, on in used.items() if on)
 
     def replace(self, **changes: Any) -> Scenario:
         """A copy with some parts changed, checked again."""
@@ -109,14 +125,22 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
             )
         if max(tp, kv_heads) % min(tp, kv_heads):
             raise SpecError(
-                f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other"
+                f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other; possible: "
+                + ", ".join(
+                    str(size)
+                    for size in range(1, heads + 1)
+                    if heads % size == 0 and max(size, kv_heads) % min(size, kv_heads) == 0
+                )
             )
         if group.mlp.ffn_size % tp:
             raise SpecError(
-                f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}"
+                f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}; possible: "
+                f"{divisors(math.gcd(heads, group.mlp.ffn_size))}"
             )
     if pp > model.num_layers:
-        raise SpecError(f"pp_size {pp} is more than the {model.num_layers} layers of {model.name}")
+        raise SpecError(
+            f"pp_size {pp} is more than the {model.num_layers} layers of {model.name}; possible: 1 to {model.num_layers}"
+        )
     if ep > 1:
         _check_experts(model, ep)
 
@@ -126,7 +150,10 @@ def _check_experts(model: ModelConfig, ep: int) -> None:
     if not experts:
         raise SpecError(f"ep_size {ep} needs a mixture of experts, and {model.name} is dense")
     if ep > min(experts):
-        raise SpecError(f"ep_size {ep} is more than the {min(experts)} experts of {model.name}")
+        raise SpecError(
+            f"ep_size {ep} is more than the {min(experts)} experts of {model.name}; "
+            f"possible: {divisors(math.gcd(*experts))}"
+        )
     if any(count % ep for count in experts):
         common = math.gcd(*experts)
         raise SpecError(
@@ -134,6 +161,14 @@ def _check_experts(model: ModelConfig, ep: int) -> None:
         )
 
 
+def _check_context_ranks(cp: int, prompt_len: int) -> None:
+    if cp > prompt_len:
+        raise SpecError(
+            f"cp_size {cp} shares the tokens of a prompt and is more than prompt_len {prompt_len}; "
+            f"possible: 1 to {prompt_len}"
+        )
+
+
 def _check_nodes(num_gpus: int, num_nodes: int) -> None:
     if num_gpus % num_nodes:
-        raise SpecError(f"{num_gpus} GPUs (tp x pp x dp) do not spread evenly over {num_nodes} nodes")
+        raise SpecError(f"{num_gpus} GPUs (tp x cp x pp x dp) do not spread evenly over {num_nodes} nodes")

@@ -13,11 +13,15 @@ class Workload(Spec):
     """One batch of equal requests. ``batch_size`` is the total over all GPUs (seed 001).
 
     ``gen_len`` tokens take one prefill, which produces the first of them, and gen_len - 1 decode steps.
+    ``prefix_hit_rate`` is the share of each prompt whose keys and values are cached from earlier requests.
+    ``prefill_chunk``: prompts are read in passes of so many tokens each (Sarathi, arXiv 2308.16369); None = at once.
     """
 
     batch_size: PositiveInt = 1
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
+    prefix_hit_rate: Fraction = 0.0
+    prefill_chunk: PositiveInt | None = None
 
     @property
     def context_len(self) -> int:

@@ -11,6 +11,7 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.economics import Price
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.systems.base import MemoryParts, TierShares
+from llm_perf.systems.pipeline import Pipeline
 
 SCHEMA_VERSION = 1
 
@@ -49,6 +50,7 @@ def result_object(
             "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
         },
         "cost": None if price is None else cost_object(cost_of(result, price)),
+        "pipeline": pipeline_object(result),
         "energy": None if energy is None else energy_object(energy),
         "interval": None,
         "warnings": list(result.warnings),
@@ -69,6 +71,21 @@ def cost_object(cost: Cost) -> dict[str, Any]:
         "per_million_tokens": cost.per_million_tokens,
         "source": None if price is None else price.source,
         "date": None if price is None else price.date.isoformat(),
+    }
+
+
+def pipeline_object(result: InferenceResult) -> dict[str, Any] | None:
+    """Stages, their layers, how long they idle, and the throughput of a full pipeline; None without stages."""
+    steady = result.steady_throughput_tokens_per_s
+    if steady is None:
+        return None
+    pipeline, decode = Pipeline.of(result.scenario), result.decode
+    return {
+        "stage_layers": list(pipeline.layers),
+        "micro_batches": pipeline.micro_batches,
+        "prefill_bubble": 1 - result.prefill.stages_busy / pipeline.stages,
+        "decode_bubble": None if decode is None else 1 - decode.stages_busy / pipeline.stages,
+        "steady_throughput_tokens_per_s": steady,
     }
 
 

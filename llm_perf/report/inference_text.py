@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -14,11 +15,13 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.economics import Price
+from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.report.explain import explanations
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems.base import MemoryParts, TierShares
+from llm_perf.systems.pipeline import Pipeline
 
 BOTTLENECKS = STREAMS | {
     "compute": "GPU arithmetic",
@@ -41,6 +44,9 @@ PARTS = {
     "all_gather": "all-gather of logits",
     "all_to_all": "all-to-all of experts",
     "pipeline_transfer": "pipeline transfers",
+    "reduce_scatter_all_gather": "reduce-scatter, all-gather",
+    "context_exchange": "exchange of context ranks",
+    "draft_model": "draft model",
     "dequantisation": "dequantisation",
     "framework": "framework (exposed)",
     "weight_streaming": "weight streaming (exposed)",
@@ -76,6 +82,9 @@ def inference_report(
     blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
     blocks.append(_breakdown(result))
     blocks.append(_limits(result))
+    pipeline = _pipeline(result)
+    if pipeline is not None:
+        blocks.append(pipeline)
     money = _money(result, price)
     if money is not None:
         blocks.append(money)
@@ -110,6 +119,8 @@ def _title(result: InferenceResult) -> Text:
             ("pp", scenario.parallelism.pp_size),
             ("dp", scenario.parallelism.dp_size),
             ("ep", scenario.parallelism.ep_size),
+            ("sp", scenario.parallelism.sp_size),
+            ("cp", scenario.parallelism.cp_size),
         )
         if size > 1
     )
@@ -121,7 +132,41 @@ def _title(result: InferenceResult) -> Text:
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
         f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
     )
+    for option in _options(scenario):
+        text.append(f"\n{option}")
     return text
+
+
+def _options(scenario: Scenario) -> Iterator[str]:
+    """One line per option of a serving stack that is used."""
+    workload, speculation = scenario.workload, scenario.speculation
+    if speculation is not None:
+        yield (
+            f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.acceptance_rate:.0%} of them "
+            f"kept: {speculation.tokens_per_round:.2f} tokens per round"
+        )
+    if workload.prefix_hit_rate:
+        yield f"{workload.prefix_hit_rate:.0%} of each prompt in the prefix cache"
+    if workload.prefill_chunk is not None:
+        yield f"prompts read {workload.prefill_chunk} tokens at a time"
+    if scenario.parallelism.expert_imbalance > 1:
+        yield f"the busiest expert rank does {scenario.parallelism.expert_imbalance:g} times the mean"
+
+
+def _pipeline(result: InferenceResult) -> Text | None:
+    """How busy the stages are, and what the deployment gives once other batches fill the gaps; None without stages."""
+    steady = result.steady_throughput_tokens_per_s
+    if steady is None:
+        return None
+    pipeline = Pipeline.of(result.scenario)
+    phases = [("prefill", result.prefill)] + ([("decode", result.decode)] if result.decode else [])
+    idle = ", ".join(f"{1 - phase.stages_busy / pipeline.stages:.0%} of {name}" for name, phase in phases)
+    layers = sorted(set(pipeline.layers), reverse=True)
+    cut = f"{pipeline.micro_batches} micro-batches" if pipeline.micro_batches > 1 else "one batch"
+    return Text(
+        f"Pipeline of {pipeline.stages} stages of {' or '.join(map(str, layers))} layers with {cut} in it: stages idle "
+        f"for {idle}; with other batches in the gaps {rate(steady)}."
+    )
 
 
 def _where(shares: TierShares) -> str:

@@ -4,7 +4,7 @@ One module per system; resident stacks (FasterTransformer, transformers, vLLM, â
 """
 
 from llm_perf.systems.base import Evaluation, Load, MemoryParts, PhaseCost, Placement, System, TierShares
-from llm_perf.systems.registry import SYSTEM_NAMES, get_system, resolve_system
+from llm_perf.systems.registry import SYSTEM_NAMES, checked_system, get_system, is_stack, resolve_system
 
 __all__ = [
     "SYSTEM_NAMES",
@@ -15,6 +15,8 @@ __all__ = [
     "Placement",
     "System",
     "TierShares",
+    "checked_system",
     "get_system",
+    "is_stack",
     "resolve_system",
 ]

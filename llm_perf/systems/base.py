@@ -111,6 +111,9 @@ WAITS_FOR: dict[str, tuple[str, ...]] = {
     "all_gather": ("interconnect",),
     "all_to_all": ("interconnect",),
     "pipeline_transfer": ("interconnect",),
+    "reduce_scatter_all_gather": ("interconnect",),
+    "context_exchange": ("interconnect",),
+    "draft_model": _KERNELS,
     "network": ("interconnect",),
     "framework": ("host",),
     "weight_streaming": ("pcie", "nvme", "interconnect"),
@@ -123,12 +126,16 @@ WAITS_FOR: dict[str, tuple[str, ...]] = {
 class PhaseCost:
     """One phase. ``parts_s`` are exposed seconds that sum to ``latency_s``; ``busy_s`` are seconds per resource.
 
-    A resource can be busy while another is waited for, so ``busy_s`` may sum to more than the latency.
+    A resource can be busy while another is waited for, so ``busy_s`` may sum to more than the latency. In a pipeline
+    both are those of one way through the stages, of which ``stages_busy`` work at once on average, and
+    ``slowest_stage_s`` is how long the slowest works: None without stages.
     """
 
     latency_s: Number
     parts_s: dict[str, Number]
     busy_s: dict[str, Number]
+    stages_busy: Number = 1.0
+    slowest_stage_s: Number | None = None
 
 
 @dataclass(frozen=True, slots=True)

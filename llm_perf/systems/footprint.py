@@ -119,7 +119,8 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
         per_layer.append(batch * cached_tokens(group, context) * per_token)
         limit = group.attention.window or group.attention.chunk
         heaviness.append(math.inf if limit is None else limit * per_token)
-    return fullest_stage(scenario, per_layer, heaviness)
+    # Context ranks keep an equal part of every sequence's cache.
+    return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
 
 
 def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
@@ -143,26 +144,39 @@ def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: di
     return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
 
 
+_WHOLE_VECTORS = 2
+"""Hidden states per token that sequence parallelism cannot divide: a block's gathered input and its partial output."""
+
+
 def prefill_activation_bytes(
-    scenario: Scenario, batch: Number, tokens_per_sequence: Number, constants: dict[str, float]
+    scenario: Scenario,
+    batch: Number,
+    tokens_per_sequence: Number,
+    constants: dict[str, float],
+    context: Number | None = None,
 ) -> Number:
     """Live bytes at the fullest moment of a prefill on one rank: hidden states, the widest block, or the logits.
 
     ``live_hidden_vectors`` hidden states per token, and beside them either what
     attention holds, with the scores of one layer where it is not fused, or what the feed-forward block holds. Logits
-    come after the layers' buffers are free.
+    come after the layers' buffers are free. ``tokens_per_sequence`` are those of one pass, of a ``context`` as long as
+    they are if not given. Sequence-parallel ranks divide the hidden states but for a block's own input and output
+    (arXiv 2205.05198, section 4.2.2), context-parallel ranks all tokens.
     """
     bytes_per = scenario.dtype.activation_bits / 8
     model, tp = scenario.model, scenario.parallelism.tp_size
-    tokens = batch * tokens_per_sequence
-    hidden = constants["live_hidden_vectors"] * model.hidden_size
+    sp = scenario.parallelism.sp_size
+    tokens = batch * tokens_per_sequence / scenario.parallelism.cp_size
+    vectors = constants["live_hidden_vectors"]
+    divided = max(vectors - _WHOLE_VECTORS, 0.0)
+    hidden = (vectors - divided * (1 - 1 / sp)) * model.hidden_size
     widest: Number = 0.0
     for group in model.layer_groups:
-        scores = _scores(scenario, group, tokens_per_sequence, constants)
+        scores = _scores(scenario, group, tokens_per_sequence if context is None else context, constants)
         beside = maximum(_attention_width(scenario, group) + scores, _mlp_width(scenario, group))
         widest = maximum(widest, tokens * (hidden + beside) * bytes_per)
     if model.encoder:
         return widest
     positions = tokens if constants["logits_all_positions"] else batch
     logits = positions * lm_head_products(model, tp)[-1].out_features * constants["logit_bytes"]
-    return maximum(widest, logits + 2 * tokens * model.hidden_size * bytes_per)
+    return maximum(widest, logits + 2 * tokens / sp * model.hidden_size * bytes_per)

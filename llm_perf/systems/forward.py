@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, where
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
@@ -49,6 +49,13 @@ class Costs:
         """Add busy seconds to a resource."""
         self.busy_s[resource] = self.busy_s[resource] + seconds if resource in self.busy_s else seconds
 
+    def add(self, other: Costs, times: Number) -> None:
+        """Add another pass so many times."""
+        for name, seconds in other.parts_s.items():
+            self.part(name, times * seconds)
+        for name, seconds in other.busy_s.items():
+            self.busy(name, times * seconds)
+
     @property
     def total_s(self) -> Number:
         """Sum of the parts."""
@@ -85,9 +92,10 @@ class Forward:
             parallelism.pp_size,
             parallelism.dp_size,
         )
+        self.sp, self.cp = parallelism.sp_size, parallelism.cp_size
         # Experts see the tokens of so many replicas; spread over tensor ranks as well, each takes a part of these.
         self.expert_batches = min(self.ep, self.dp)
-        self.expert_share = self.expert_batches / self.ep
+        self.expert_share = self.expert_batches / self.ep * parallelism.expert_imbalance
         self.activation_bytes = scenario.dtype.activation_bits / 8
         self.rates: KernelRates = kernel_rates(
             scenario.gpu,
@@ -105,40 +113,48 @@ class Forward:
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = topology.tensor
         self.ep_fabric: Fabric = topology.experts
+        self.cp_fabric: Fabric = topology.context
         self.hops_between_nodes = topology.hops_between_nodes
         self.hop_in_node: Fabric = topology.hop_in_node
         self.hop_between_nodes: Fabric = topology.hop_between_nodes
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 
-    def prefill(self, batch: Number, prompt_len: Number, cached_len: Number = 0) -> Costs:
-        """Device seconds of one pass over ``prompt_len`` new tokens of ``batch`` sequences.
+    def prefill(self, batch: Number, new_tokens: Number, cached: Number = 0, with_head: bool = True) -> Costs:
+        """Device seconds of one pass over ``new_tokens`` new tokens of ``batch`` sequences.
 
-        ``cached_len`` tokens per sequence came before them, and their keys and values are in the cache.
+        ``cached`` tokens per sequence came before them, and their keys and values are in the cache. ``with_head`` is off
+        for a pass that ends inside the prompts: nobody needs its logits. Context-parallel ranks take an equal part of
+        the new tokens each.
         """
         costs = Costs()
-        tokens = batch * prompt_len
+        tokens = batch * new_tokens / self.cp
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count)
-            self._prefill_attention(costs, group, batch, prompt_len, cached_len)
+            self._prefill_attention(costs, group, batch, new_tokens, cached)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
-        logits = tokens if self.constants["logits_all_positions"] else batch
-        self._head(costs, logits)
+        if with_head:
+            logits = tokens if self.constants["logits_all_positions"] else batch
+            self._head(costs, logits)
         self._pipeline_transfer(costs, tokens)
         return costs
 
-    def decode_step(self, batch: Number) -> tuple[Costs, list[DecodeAttention]]:
-        """Device seconds of one decode step without attention over the context, and that attention per token."""
+    def decode_step(self, batch: Number, queries: int = 1) -> tuple[Costs, list[DecodeAttention]]:
+        """Device seconds of one decode step without attention over the context, and that attention per token.
+
+        ``queries`` tokens of every sequence are computed at once: one, or as many as speculation checks.
+        """
         costs = Costs()
         attention = []
+        tokens = batch * queries
         for group, products in self.groups:
-            self._products(costs, products, batch, group.count)
-            attention.append(self._decode_attention(costs, group, batch))
-            self._elementwise(costs, group, batch)
-            self._layer_communication(costs, group, batch)
-        self._head(costs, batch)
-        self._pipeline_transfer(costs, batch)
+            self._products(costs, products, tokens, group.count)
+            attention.append(self._decode_attention(costs, group, batch, queries))
+            self._elementwise(costs, group, tokens)
+            self._layer_communication(costs, group, tokens)
+        self._head(costs, tokens)
+        self._pipeline_transfer(costs, tokens)
         return costs, attention
 
     @property
@@ -246,25 +262,28 @@ class Forward:
         return per_token
 
     def _prefill_attention(
-        self, costs: Costs, group: LayerGroup, batch: Number, prompt_len: Number, cached_len: Number
+        self, costs: Costs, group: LayerGroup, batch: Number, new: Number, cached: Number
     ) -> None:
         attention, layers = group.attention, group.count
-        causal_pairs = prefill_pairs(attention, prompt_len + cached_len, causal=not self.model.encoder)
-        if is_array(cached_len) or cached_len:
-            causal_pairs = causal_pairs - prefill_pairs(attention, cached_len, causal=True)
+        pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
+        seen = new
+        if is_array(cached) or cached:
+            pairs = pairs - prefill_pairs(attention, cached, causal=True)
+            seen = new + minimum(cached, _window(group))  # of what is cached, new tokens see a window at most
+        pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
-        kv_len = prompt_len + cached_len
-        kv_bytes = (
-            batch * kv_len * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
-        )
+        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        if self.cp > 1:
+            self._ring(costs, group, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
         if not self.constants["unfused_attention"]:
-            seconds = self.rates.prefill_attention_s(batch * causal_pairs * per_pair, prompt_len, kv_bytes)
-            costs.part("attention", layers * seconds)
-            costs.busy("kernel_floors", layers * self.rates.attention_floor_s)
-            costs.busy("compute", layers * batch * causal_pairs * per_pair / self.rates.attention_flops_per_s)
+            seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
+            floors = (self.cp - 1) * self.rates.attention_floor_s
+            costs.part("attention", layers * (seconds + floors))
+            costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
+            costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
             return
         # Unfused kernels compute the whole rectangle of scores and move every score through memory.
-        square = prompt_len * kv_len
+        square = new * (new + cached) / self.cp
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
         compute = batch * square * per_pair / rate
         read = kv_bytes / self.rates.attention_bytes_per_s
@@ -278,10 +297,27 @@ class Forward:
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
 
-    def _decode_attention(self, costs: Costs, group: LayerGroup, batch: Number) -> DecodeAttention:
-        """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once."""
-        flops = batch * score_flops_per_pair(group.attention, self.tp, absorbed=True)
-        kv_bytes = batch * self._kv_bytes_per_token(group)
+    def _ring(self, costs: Costs, group: LayerGroup, kv_bytes: Number, attention_s: Number) -> None:
+        """Keys and values pass round the context ranks while each attends to what it has (arXiv 2310.01889)."""
+        turns = self.cp - 1
+        passed = turns * self.cp_fabric.send_s(kv_bytes / self.cp)
+        costs.part("context_exchange", group.count * maximum(passed - attention_s * turns / self.cp, 0.0))
+        costs.busy("interconnect", group.count * passed)
+
+    def _decode_attention(
+        self, costs: Costs, group: LayerGroup, batch: Number, queries: int = 1
+    ) -> DecodeAttention:
+        """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once.
+
+        Context ranks attend to a part of the cache each, for the same queries, and merge what they found (flash
+        decoding over ranks, arXiv 2411.01783, section 3.4).
+        """
+        flops = batch * queries * score_flops_per_pair(group.attention, self.tp, absorbed=True) / self.cp
+        kv_bytes = batch * self._kv_bytes_per_token(group) / self.cp
+        if self.cp > 1:
+            merged = batch * queries * group.attention.num_heads / self.tp * group.attention.head_dim
+            size = merged * self.activation_bytes
+            self._communicate(costs, "context_exchange", group.count * self.cp_fabric.all_reduce_s(size))
         heads = group.attention.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
@@ -321,7 +357,7 @@ class Forward:
     def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded)."""
         c = self.constants
-        hidden = c["elementwise_hidden_vectors"] * self.model.hidden_size
+        hidden = c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
         experts = routed_experts(group) or 1
         ffn = c["elementwise_ffn_vectors"] * group.mlp.ffn_size * experts / self.tp
         moved = tokens * (hidden + ffn) * self.activation_bytes
@@ -332,12 +368,22 @@ class Forward:
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
 
+    def _sequence_share(self, tokens: Number) -> Number:
+        """Part of the tokens that one rank normalises and adds: 1/sp of them, a whole token at least."""
+        return maximum(1.0 / self.sp, minimum(1.0 / tokens, 1.0)) if self.sp > 1 else 1.0
+
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         size = tokens * self.model.hidden_size * self.activation_bytes
         if self.tp > 1:
             count = group.count * (1 if group.parallel_attention else 2)
             extra = self.constants["all_reduce_extra_us"] * 1e-6
-            self._communicate(costs, "all_reduce", count * (self.tp_fabric.all_reduce_s(size) + extra))
+            if self.sp > 1:
+                pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
+                self._communicate(costs, "reduce_scatter_all_gather", count * pair)
+            else:
+                limit = self.constants["one_shot_all_reduce_kib"] * 1024
+                reduced = self.tp_fabric.small_all_reduce_s(size, limit)
+                self._communicate(costs, "all_reduce", count * (reduced + extra))
         if self.ep > 1 and routed_experts(group):
             routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count * self.ep_fabric.all_to_all_s(routed))

@@ -21,6 +21,8 @@ class LlamaCpp(Resident):
     stages, as far as the launch queues let the one thread that launches everything run ahead.
     """
 
+    knows_serving_options = False
+
     def __init__(self, name: str = "llama_cpp") -> None:
         super().__init__(name)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from llm_perf.config.names import resolve
 from llm_perf.config.parallelism import DSZeRO
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import System
 from llm_perf.systems.resident import Resident
@@ -91,6 +92,29 @@ def get_system(name: str) -> System:
         return Resident(resolved)
     module = import_module(f"llm_perf.systems.{resolved}")
     return cast("System", getattr(module, _MODULES[resolved])())
+
+
+def is_stack(name: str) -> bool:
+    """Whether a system is a stack of the resident model, which knows the options of serving stacks."""
+    system = get_system(name)
+    return isinstance(system, Resident) and system.knows_serving_options
+
+
+def checked_system(scenario: Scenario) -> System:
+    """The system of a scenario, which it can run.
+
+    Raises:
+        SpecError: it cannot; the message says what could be done instead.
+    """
+    system = get_system(scenario.system)
+    used = scenario.serving_options
+    if used and not is_stack(system.name):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in used)
+        raise SpecError(
+            f"system {system.name} does not know {flags}; systems that do: {', '.join((*STACKS, 'transformers'))}"
+        )
+    system.check(scenario)
+    return system
 
 
 def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_perf.config.parallelism import DSZeRO
+from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.parameters import token_table_params
@@ -21,7 +21,10 @@ from llm_perf.systems.base import (
 )
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
-from llm_perf.systems.forward import Costs, DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.pipeline import Pipeline, last_stage_s
+from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
+from llm_perf.systems.speculation import DraftStep, Rounds, draft_scenario
 
 _GIB = 2**30
 
@@ -32,6 +35,9 @@ class Resident(WithConstants):
     Each step takes S(device, host): kernels on the device, launches and Python on the host, overlapped as well as
     the stack's ``overlap_exponent`` says, and a time per step and per sequence for scheduling and sampling.
     """
+
+    knows_serving_options = True
+    """Context ranks, micro-batches, chunks, prefix caches and drafts: a stack with a prefill of its own has none."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,6 +58,12 @@ class Resident(WithConstants):
             raise SpecError(
                 f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
             )
+        _check_micro_batches(scenario)
+        draft_scenario(scenario)
+        if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
+            raise SpecError(
+                f"{scenario.model.name} is an encoder: it has neither a cached prefix nor tokens to draft"
+            )
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
         """Everything on the GPU, whether it fits or not."""
@@ -70,8 +82,10 @@ class Resident(WithConstants):
         batch = replica_batch(scenario, load)
         placement = self.place(scenario, load)
         memory = MemoryUse(self.gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
+        rounds = Rounds(scenario, constants)
         prefill = self.prefill(forward, batch, load)
-        decode = None if scenario.model.encoder else decode_phase(forward, batch, load)
+        prefill = with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len)
+        decode = None if scenario.model.encoder else decode_phase(forward, batch, load, rounds)
         return Evaluation(placement, memory, prefill, decode, notes(scenario))
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
@@ -81,6 +95,23 @@ class Resident(WithConstants):
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
         """Memory of the fullest GPU."""
         return gpu_memory(scenario, load, constants)
+
+
+def _check_micro_batches(scenario: Scenario) -> None:
+    count, stages = scenario.offload.micro_batches, scenario.parallelism.pp_size
+    if count == 1:
+        return
+    if stages == 1:
+        raise SpecError(
+            f"micro_batches {count} keep pipeline stages busy: give --pp-size, or leave them at 1"
+        )
+    if scenario.speculation is not None:
+        raise SpecError(f"micro_batches {count} and a draft model are not modelled together: leave one out")
+    replica = scenario.workload.batch_size // scenario.parallelism.dp_size
+    if replica % count:
+        raise SpecError(
+            f"micro_batches {count} do not divide the {replica} sequences of a replica; possible: {divisors(replica)}"
+        )
 
 
 def notes(scenario: Scenario) -> tuple[str, ...]:
@@ -96,11 +127,22 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
 def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
     """Memory of the fullest GPU with everything on it."""
     batch = replica_batch(scenario, load)
-    communicators = sum(size > 1 for size in (scenario.parallelism.tp_size, scenario.parallelism.pp_size))
+    p = scenario.parallelism
+    communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
+    weights, cache = (
+        resident_weight_bytes(scenario, constants),
+        stage_kv_bytes(scenario, batch, load.context_len),
+    )
+    draft = draft_scenario(scenario)
+    if draft is not None:
+        weights += resident_weight_bytes(draft, constants)
+        cache = cache + stage_kv_bytes(draft, batch, load.context_len)
+    live = batch / scenario.offload.micro_batches
+    tokens = tokens_per_pass(scenario.workload, load.prompt_len)
     return MemoryParts(
-        weights_bytes=resident_weight_bytes(scenario, constants),
-        kv_cache_bytes=stage_kv_bytes(scenario, batch, load.context_len),
-        activations_bytes=prefill_activation_bytes(scenario, batch, load.prompt_len, constants),
+        weights_bytes=weights,
+        kv_cache_bytes=cache,
+        activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
@@ -137,48 +179,117 @@ def step_overhead_s(forward: Forward, batch: Number) -> Number:
 
 
 def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
-    """One prefill of ``batch`` prompts."""
-    costs = forward.prefill(batch, prompt_len)
+    """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
+    pipeline = Pipeline.of(forward.scenario)
+    part = batch / pipeline.micro_batches
+    costs, passes = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
-    overhead = step_overhead_s(forward, batch) + forward.constants["prefill_ms"] * 1e-3
-    framework = exposed_host_s(forward, device) + overhead
-    costs.busy("host", host_s_per_pass(forward) + overhead)
-    return PhaseCost(device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
+    overhead = passes * step_overhead_s(forward, part) + forward.constants["prefill_ms"] * 1e-3
+    framework = passes * exposed_host_s(forward, device / passes) + overhead
+    costs.busy("host", passes * host_s_per_pass(forward) + overhead)
+    phase = PhaseCost(device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
+    if pipeline.stages == 1:
+        return phase
+    transfers = costs.parts_s.get("pipeline_transfer", 0.0)
+    slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
+    return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
 
 
-def decode_phase(forward: Forward, batch: Number, load: Load) -> PhaseCost:
-    """All decode steps: step i works on a context of prompt_len + i tokens."""
-    constant, attention = forward.decode_step(batch)
-    steps = decode_steps(load)
-    base = constant.total_s
-    attended_s: Number = 0.0
-    exposed_s: Number = 0.0
-    # The host stops being waited for where the device takes longer: a corner, if a rounded one.
-    kinks = (*forward.windows, forward.context_when(attention, host_s_per_pass(forward) - base))
-    for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
-        attention_s = forward.attention_s(attention, context)
-        attended_s = attended_s + weight * attention_s
-        exposed_s = exposed_s + weight * exposed_host_s(forward, base + attention_s)
-    overhead = step_overhead_s(forward, batch)
-    return _phase(forward, constant, attention, steps, attended_s, exposed_s + steps * overhead, overhead)
-
-
-def _phase(
-    forward: Forward,
-    constant: Costs,
-    attention: list[DecodeAttention],
-    steps: Number,
-    attended_s: Number,
-    framework_s: Number,
-    overhead: Number,
+def with_draft_prefill(
+    phase: PhaseCost, draft: Forward | None, batch: Number, prompt_len: Number
 ) -> PhaseCost:
-    parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
-    parts["attention"] = parts["attention"] + attended_s
-    parts["framework"] = framework_s
-    busy = {name: steps * seconds for name, seconds in constant.busy_s.items()}
-    add_attention_busy(busy, attention, attended_s)
-    busy["host"] = steps * (host_s_per_pass(forward) + overhead)
-    return PhaseCost(steps * constant.total_s + attended_s + framework_s, parts, busy)
+    """The prefill, and the draft model's own: it needs the prompt's keys and values as well."""
+    if draft is None:
+        return phase
+    own = prefill_phase(draft, batch, prompt_len)
+    return PhaseCost(
+        phase.latency_s + own.latency_s,
+        phase.parts_s | {"draft_model": own.latency_s},
+        _added(phase.busy_s, own.busy_s, 1.0),
+        phase.stages_busy,
+        phase.slowest_stage_s,
+    )
+
+
+def decode_phase(forward: Forward, batch: Number, load: Load, rounds: Rounds | None = None) -> PhaseCost:
+    """All decode steps: step i works on a context of prompt_len + i tokens."""
+    return Decode(forward, batch, load, rounds or Rounds(forward.scenario, forward.constants)).phase()
+
+
+class Decode:
+    """The decode steps of one load, summed over their contexts without visiting each."""
+
+    def __init__(self, forward: Forward, batch: Number, load: Load, rounds: Rounds) -> None:
+        self.forward, self.load, self.rounds = forward, load, rounds
+        self.pipeline = Pipeline.of(forward.scenario)
+        self.part = batch / self.pipeline.micro_batches
+        self.constant, self.attention = forward.decode_step(self.part, rounds.queries)
+        self.base_s = self.constant.total_s
+        self.overhead_s = step_overhead_s(forward, self.part)
+        self.draft = DraftStep(rounds.draft, self.part) if rounds.draft is not None else None
+
+    def phase(self) -> PhaseCost:
+        """One way through the stages for every step, and what the micro-batches add to that."""
+        forward, rounds = self.forward, self.rounds
+        steps = decode_steps(self.load)
+        attended_s: Number = 0.0
+        exposed_s: Number = 0.0
+        drafted_s: Number = 0.0
+        wait_s: Number = 0.0
+        slowest_s: Number = 0.0
+        # The host stops being waited for where the device takes longer: a corner, if a rounded one.
+        kinks = (
+            *forward.windows,
+            forward.context_when(self.attention, host_s_per_pass(forward) - self.base_s),
+        )
+        for context, weight in context_nodes(self.load.prompt_len + 1, steps, kinks):
+            attention_s = forward.attention_s(self.attention, context)
+            exposed = exposed_host_s(forward, self.base_s + attention_s)
+            attended_s = attended_s + weight * attention_s
+            exposed_s = exposed_s + weight * exposed
+            if self.draft is not None:
+                drafted_s = drafted_s + weight * self._drafting_s(self.draft, context)
+            if self.pipeline.stages > 1:
+                way = self.base_s + attention_s + exposed + self.overhead_s
+                slowest = self._slowest_s(way)
+                slowest_s = slowest_s + weight * slowest
+                wait_s = wait_s + weight * self.pipeline.wait_s(way, slowest, False)
+        passes = steps / rounds.tokens
+        phase = self._one_way(
+            passes, attended_s / rounds.tokens, exposed_s / rounds.tokens + passes * self.overhead_s
+        )
+        if self.draft is not None:
+            phase = self._with_draft(phase, self.draft, passes, drafted_s / rounds.tokens)
+        return self.pipeline.stretched(phase, wait_s / rounds.tokens, slowest_s / rounds.tokens)
+
+    def _slowest_s(self, way_s: Number) -> Number:
+        parts = self.constant.parts_s
+        return self.pipeline.slowest_stage_s(
+            way_s, parts.get("pipeline_transfer", 0.0), last_stage_s(parts) + self.overhead_s
+        )
+
+    def _drafting_s(self, draft: DraftStep, context: Number) -> Number:
+        """The draft's passes of one round; the scheduler and the sampler run once per round, not once per pass."""
+        device = draft.device_s(context)
+        return self.rounds.drafted * (device + exposed_host_s(draft.forward, device))
+
+    def _one_way(self, passes: Number, attended_s: Number, framework_s: Number) -> PhaseCost:
+        parts = {name: passes * seconds for name, seconds in self.constant.parts_s.items()}
+        parts["attention"] = parts["attention"] + attended_s
+        parts["framework"] = framework_s
+        busy = {name: passes * seconds for name, seconds in self.constant.busy_s.items()}
+        add_attention_busy(busy, self.attention, attended_s)
+        busy["host"] = passes * (host_s_per_pass(self.forward) + self.overhead_s)
+        return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy)
+
+    def _with_draft(self, phase: PhaseCost, draft: DraftStep, passes: Number, drafted_s: Number) -> PhaseCost:
+        busy = _added(phase.busy_s, draft.constant.busy_s, passes * self.rounds.drafted)
+        return PhaseCost(phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy)
+
+
+def _added(busy_s: dict[str, Number], more_s: dict[str, Number], times: Number) -> dict[str, Number]:
+    names = dict.fromkeys((*busy_s, *more_s))
+    return {name: busy_s.get(name, 0.0) + times * more_s.get(name, 0.0) for name in names}
 
 
 def add_attention_busy(busy: dict[str, Number], attention: list[DecodeAttention], attended_s: Number) -> None:

@@ -94,7 +94,8 @@ MEMORY_PARTS = ("weights_bytes", "kv_cache_bytes", "activations_bytes", "buffers
 TIERS = {"gpu", "cpu", "nvme"}
 KEYS = {
     "schema_version", "inputs", "feasible", "reason", "placement", "memory", "max_batch_size", "max_context_len",
-    "nearest_measurement", "prefill", "decode", "total", "benchmark_log", "interval", "cost", "energy", "warnings",
+    "nearest_measurement", "prefill", "decode", "total", "benchmark_log", "interval", "cost", "energy", "pipeline",
+    "warnings",
 }  # fmt: skip
 
 

@@ -327,7 +327,7 @@ def test_a_tensor_parallel_rank_takes_between_its_share_and_the_whole_on_the_dev
     """Communication left out, and the L2 cache: a rank's scores may fit it where those of all heads did not."""
     scenario = scenario.replace(gpu=scenario.gpu.replace(l2_mib=None))
     whole, part = (
-        device_s(scenario.replace(parallelism=ParallelismConfig(tp_size=size))) for size in (1, tp)
+        device_s(scenario.replace(parallelism=ParallelismConfig(tp_size=size, sp_size=1))) for size in (1, tp)
     )
     for rank, all_work in zip(part, whole, strict=True):
         assert all_work / tp * (1 - ROUNDING) <= rank <= all_work * (1 + ROUNDING)
@@ -350,7 +350,7 @@ def test_spreading_experts_moves_work_but_makes_none(scenario, tp, dp, ep):
     apart, spread = (
         draw.evaluate(
             scenario.replace(
-                parallelism=ParallelismConfig(tp_size=tp, dp_size=dp, ep_size=size),
+                parallelism=ParallelismConfig(tp_size=tp, dp_size=dp, ep_size=size, sp_size=1),
                 workload=scenario.workload.replace(batch_size=batch),
             )
         )

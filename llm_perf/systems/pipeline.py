@@ -1,0 +1,85 @@
+"""Pipeline stages: what one batch waits for, what the slowest stage takes, how many stages work at once.
+
+A request passes every stage, so stages never shorten its way. Cut into micro-batches, a batch keeps several stages busy:
+a prefill of m micro-batches takes one way through and m - 1 turns of the slowest stage (Huang et al., GPipe, arXiv
+1811.06965, section 2.3); a decode step of all of them takes m turns of the slowest stage, or one way through where that
+is longer, since a micro-batch's next token needs its last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.systems.base import PhaseCost
+
+_TINY_S = 1e-30
+_LAST_STAGE = ("lm_head", "all_gather")
+
+
+def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
+    """Layers per stage: as even as they go, the first ones take what does not divide, since the last has the head."""
+    each, more = divmod(layers, stages)
+    return tuple(each + (stage < more) for stage in range(stages))
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages of one replica and the micro-batches of its batch."""
+
+    stages: int
+    micro_batches: int
+    layers: tuple[int, ...]
+
+    @staticmethod
+    def of(scenario: Scenario) -> Pipeline:
+        """The pipeline of a scenario."""
+        stages = scenario.parallelism.pp_size
+        return Pipeline(
+            stages, scenario.offload.micro_batches, stage_layers(scenario.model.num_layers, stages)
+        )
+
+    def slowest_stage_s(self, way_s: Number, transfers_s: Number, last_s: Number) -> Number:
+        """Seconds that the slowest stage takes for one micro-batch, its hop to the next included.
+
+        ``way_s`` is the way through all stages with ``transfers_s`` between them and ``last_s`` after the last layer.
+        """
+        if self.stages == 1:
+            return way_s
+        per_layer = (way_s - transfers_s - last_s) / sum(self.layers)
+        slowest = maximum(self.layers[0] * per_layer, self.layers[-1] * per_layer + last_s)
+        return slowest + transfers_s / (self.stages - 1)
+
+    def wait_s(self, way_s: Number, slowest_s: Number, first_pass: bool) -> Number:
+        """Seconds beyond one way through until all micro-batches are done."""
+        if self.micro_batches == 1:
+            return 0.0
+        if first_pass:
+            return (self.micro_batches - 1) * slowest_s
+        return maximum(self.micro_batches * slowest_s - way_s, 0.0)
+
+    def stretched(self, phase: PhaseCost, wait_s: Number, slowest_s: Number) -> PhaseCost:
+        """The phase of one micro-batch as that of all of them: parts and busy times in proportion."""
+        if self.stages == 1:
+            return phase
+        if self.micro_batches == 1:
+            return PhaseCost(phase.latency_s, phase.parts_s, phase.busy_s, 1.0, slowest_s)
+        latency = phase.latency_s + wait_s
+        way = maximum(phase.latency_s, _TINY_S)  # there may be no steps at all
+        factor = latency / way
+        return PhaseCost(
+            latency,
+            {name: factor * seconds for name, seconds in phase.parts_s.items()},
+            {name: factor * seconds for name, seconds in phase.busy_s.items()},
+            stages_busy=self.micro_batches * way / maximum(latency, way),
+            slowest_stage_s=self.micro_batches * slowest_s,
+        )
+
+
+def last_stage_s(parts_s: dict[str, Number]) -> Number:
+    """Seconds of what only the last stage does: the head and the gathering of its logits."""
+    total: Number = 0.0
+    for name in _LAST_STAGE:
+        total = total + parts_s.get(name, 0.0)
+    return total

@@ -1,0 +1,74 @@
+"""Speculative decoding: rounds of drafting and checking in place of decode steps."""
+
+from __future__ import annotations
+
+from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.scenario import Scenario, check_parallelism
+from llm_perf.counts.arrays import Number
+from llm_perf.errors import SpecError
+from llm_perf.systems.forward import Costs, DecodeAttention, Forward
+
+
+def draft_scenario(scenario: Scenario) -> Scenario | None:
+    """The draft model on the same GPUs, divided over as many tensor ranks as it can be; None without a draft.
+
+    Raises:
+        SpecError: the draft's positions are fewer than the context.
+    """
+    speculation = scenario.speculation
+    if speculation is None:
+        return None
+    tp = next(size for size in _divisors_downwards(scenario.parallelism.tp_size) if _divides(scenario, size))
+    try:
+        return scenario.replace(
+            model=speculation.draft,
+            parallelism=ParallelismConfig(tp_size=tp, dp_size=scenario.parallelism.dp_size, sp_size=1),
+            num_nodes=1,
+            speculation=None,
+        )
+    except SpecError as error:
+        raise SpecError(f"draft model: {error}") from None
+
+
+def _divisors_downwards(number: int) -> list[int]:
+    return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def _divides(scenario: Scenario, tp: int) -> bool:
+    assert scenario.speculation is not None
+    try:
+        check_parallelism(scenario.speculation.draft, ParallelismConfig(tp_size=tp))
+    except SpecError:
+        return False
+    return True
+
+
+class Rounds:
+    """What a decode step becomes: ``queries`` tokens per sequence in the model's pass, ``draft`` passes before it.
+
+    Without a draft a round is a step: one query, one token. The expected number of tokens is the same for every
+    sequence; a batch whose sequences end together needs as many rounds as that, one that waits for its slowest needs
+    more.
+    """
+
+    def __init__(self, scenario: Scenario, constants: dict[str, float]) -> None:
+        speculation, draft = scenario.speculation, draft_scenario(scenario)
+        self.tokens: float = speculation.tokens_per_round if speculation else 1.0
+        self.drafted: int = speculation.tokens if speculation else 0
+        self.queries: int = self.drafted + 1
+        self.draft: Forward | None = Forward(draft, constants) if draft else None
+
+
+class DraftStep:
+    """One pass of the draft model at decode, to be summed over contexts."""
+
+    def __init__(self, forward: Forward, batch: Number) -> None:
+        self.forward = forward
+        self.constant: Costs
+        self.attention: list[DecodeAttention]
+        self.constant, self.attention = forward.decode_step(batch)
+        self.base_s = self.constant.total_s
+
+    def device_s(self, context: Number) -> Number:
+        """Seconds on the device at a context."""
+        return self.base_s + self.forward.attention_s(self.attention, context)

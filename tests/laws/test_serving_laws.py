@@ -1,0 +1,242 @@
+"""Options of serving stacks: what must hold of ranks, micro-batches, chunks, prefixes and drafts."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.sweep import sweep_inference
+from llm_perf.config.speculation import Speculation
+from llm_perf.systems import get_system
+from llm_perf.systems.forward import Costs, Forward
+from llm_perf.systems.pipeline import stage_layers
+from llm_perf.systems.prompts import prompt_passes
+
+FEW = settings(max_examples=25, deadline=None)
+SYSTEMS = st.sampled_from(["resident", "fastertransformer", "vllm", "tensorrt_llm"])
+BASE: dict[str, Any] = {"model": "llama-2-13b", "gpu": "a100-sxm-80gb", "prompt_len": 512, "gen_len": 32}
+
+
+def scenario(**changes: Any):
+    return build_scenario(InferenceInputs(**(BASE | changes)))
+
+
+def predict(**changes: Any):
+    return predict_inference(scenario(**changes))
+
+
+# -- pipelines -----------------------------------------------------------------------------------------------------
+
+
+@given(layers=st.integers(1, 200), stages=st.integers(1, 200))
+def test_stages_hold_all_layers_as_evenly_as_they_go(layers, stages):
+    held = stage_layers(layers, stages)
+    assert sum(held) == layers
+    assert max(held) - min(held) <= 1
+    assert list(held) == sorted(held, reverse=True)  # the last stage has the head as well
+
+
+@FEW
+@given(stages=st.sampled_from([2, 4, 5, 8, 40]), batch=st.sampled_from([1, 8]), system=SYSTEMS)
+def test_stages_never_lower_one_requests_latency(stages, batch, system):
+    one = predict(system=system, batch_size=batch)
+    several = predict(system=system, batch_size=batch, pp_size=stages, num_nodes=-(-stages // 8))
+    assert several.prefill.latency_s > one.prefill.latency_s
+    assert several.decode.latency_s > one.decode.latency_s
+    assert several.steady_throughput_tokens_per_s > one.total_throughput_tokens_per_s
+
+
+@FEW
+@given(stages=st.sampled_from([2, 4, 5, 8]), count=st.sampled_from([2, 4, 8, 32]))
+def test_no_stage_works_longer_than_the_batch_takes(stages, count):
+    result = predict(pp_size=stages, micro_batches=count, batch_size=32)
+    for phase in (result.prefill, result.decode):
+        assert phase.slowest_stage_s <= phase.latency_s * (1 + 1e-9)
+        assert 1 <= phase.stages_busy <= stages
+        assert sum(phase.breakdown_s.values()) == pytest.approx(phase.latency_s)
+    assert result.steady_throughput_tokens_per_s >= result.total_throughput_tokens_per_s * (1 - 1e-9)
+
+
+def test_the_bubble_of_equal_stages_is_that_of_gpipe():
+    """(p - 1) / (m + p - 1) of the time (arXiv 1811.06965, section 2.3); 40 layers in 4 stages, the head aside."""
+    result = predict(pp_size=4, micro_batches=8, batch_size=64, prompt_len=2048)
+    assert 1 - result.prefill.stages_busy / 4 == pytest.approx(3 / 11, rel=0.03)
+
+
+def test_micro_batches_help_long_prefills_and_never_one_request():
+    naive, filled = (predict(pp_size=4, batch_size=16, prompt_len=2048, micro_batches=m) for m in (1, 8))
+    assert filled.prefill.latency_s < 0.5 * naive.prefill.latency_s
+    assert filled.memory.gpu.activations_bytes < naive.memory.gpu.activations_bytes
+    assert filled.memory.gpu.kv_cache_bytes == naive.memory.gpu.kv_cache_bytes
+
+
+# -- context parallelism -----------------------------------------------------------------------------------------
+
+
+@FEW
+@given(ranks=st.sampled_from([2, 4, 8]), batch=st.sampled_from([1, 4]), system=SYSTEMS)
+def test_context_ranks_share_the_cache_and_the_prompt_but_not_the_weights(ranks, batch, system):
+    one = predict(system=system, batch_size=batch, prompt_len=3072)
+    shared = predict(system=system, batch_size=batch, prompt_len=3072, cp_size=ranks)
+    assert shared.memory.gpu.weights_bytes == one.memory.gpu.weights_bytes
+    assert shared.memory.gpu.kv_cache_bytes == pytest.approx(one.memory.gpu.kv_cache_bytes / ranks)
+    assert shared.prefill.latency_s < one.prefill.latency_s
+    # A part of the scores may fit the L2 cache where all of them did not, so a little less than its share is possible.
+    assert shared.prefill.latency_s > 0.9 * one.prefill.latency_s / ranks
+    assert shared.scenario.parallelism.num_gpus == ranks
+
+
+def test_context_ranks_pay_at_decode_until_the_context_is_long():
+    def tpot(length, ranks):
+        return predict(
+            model="llama-3.1-8b", batch_size=16, prompt_len=length, cp_size=ranks
+        ).decode.latency_per_token_s
+
+    assert tpot(256, 4) > tpot(256, 1)
+    assert tpot(65536, 4) < tpot(65536, 1)
+
+
+# -- experts ------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(more=st.floats(1, 8), batch=st.sampled_from([4, 64]))
+def test_an_uneven_load_of_experts_is_never_faster(more, batch):
+    settings_: dict[str, Any] = {"model": "mixtral-8x7b", "dp_size": 4, "ep_size": 4, "batch_size": batch}
+    even, uneven = predict(**settings_), predict(expert_imbalance=more, **settings_)
+    assert uneven.prefill.latency_s >= even.prefill.latency_s
+    assert uneven.decode.latency_s >= even.decode.latency_s
+
+
+# -- prompts ------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(chunk=st.integers(1, 700), hit=st.sampled_from([0.0, 0.25, 0.9]), length=st.integers(2, 640))
+def test_chunks_are_summed_as_if_each_were_visited(chunk, hit, length):
+    case = scenario(prompt_len=length, prefill_chunk=chunk, prefix_hit_rate=hit)
+    forward = Forward(case, get_system(case.system).constants(case))
+    summed, passes = prompt_passes(forward, 2.0, float(length))
+    each, start, count = Costs(), min(hit * length, length - 1), 0
+    while start < length - 1e-9:
+        end = min(start + min(chunk, length), length)
+        each.add(forward.prefill(2.0, end - start, start, with_head=end == length), 1.0)
+        start, count = end, count + 1
+    assert passes == count
+    assert summed.total_s == pytest.approx(each.total_s, rel=2e-3)
+
+
+@FEW
+@given(chunk=st.integers(16, 2000), system=SYSTEMS)
+def test_chunks_cost_time_and_save_activations(chunk, system):
+    whole, chunked = predict(system=system), predict(system=system, prefill_chunk=chunk)
+    assert chunked.memory.gpu.activations_bytes <= whole.memory.gpu.activations_bytes
+    assert chunked.decode.latency_s == whole.decode.latency_s
+    if chunk >= 512:
+        assert chunked.prefill.latency_s == pytest.approx(whole.prefill.latency_s, rel=1e-12)
+    elif (
+        system != "fastertransformer"
+    ):  # its unfused kernels compute the whole square, of which chunks leave half
+        assert chunked.prefill.latency_s > whole.prefill.latency_s
+
+
+@FEW
+@given(hits=st.lists(st.floats(0, 1), min_size=2, max_size=4), system=SYSTEMS)
+def test_more_of_the_prompt_in_the_prefix_cache_is_never_slower(hits, system):
+    times = [predict(system=system, prefix_hit_rate=hit).prefill.latency_s for hit in sorted(hits)]
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(times))
+
+
+def test_a_prefix_cache_saves_time_and_no_memory():
+    plain, cached = predict(), predict(prefix_hit_rate=0.75)
+    assert cached.prefill.latency_s < 0.5 * plain.prefill.latency_s
+    assert cached.memory.gpu.kv_cache_bytes == plain.memory.gpu.kv_cache_bytes
+    assert predict(prefix_hit_rate=0.0).total_latency_s == plain.total_latency_s
+
+
+# -- speculation --------------------------------------------------------------------------------------------------
+
+DRAFTED: dict[str, Any] = {"model": "llama-3.1-70b", "tp_size": 4, "draft_model": "llama-3.2-1b"}
+
+
+@FEW
+@given(tokens=st.integers(1, 12), batch=st.sampled_from([1, 8, 256]), system=SYSTEMS)
+def test_drafts_that_are_never_kept_are_never_faster(tokens, batch, system):
+    plain = predict(model="llama-3.1-70b", tp_size=4, batch_size=batch, system=system)
+    drafted = predict(**DRAFTED, draft_tokens=tokens, acceptance_rate=0.0, batch_size=batch, system=system)
+    assert drafted.decode.latency_s > plain.decode.latency_s
+    assert drafted.prefill.latency_s > plain.prefill.latency_s
+
+
+@given(rate=st.floats(0, 1), tokens=st.integers(1, 64))
+def test_a_round_gives_between_one_token_and_all(rate, tokens):
+    draft = scenario().model
+    kept = Speculation(draft=draft, tokens=tokens, acceptance_rate=rate).tokens_per_round
+    assert 1 <= kept <= tokens + 1
+    if rate < 1:
+        assert kept == pytest.approx((1 - rate ** (tokens + 1)) / (1 - rate))
+
+
+def test_drafts_that_are_often_kept_pay_at_small_batches_and_not_at_large_ones():
+    def gain(batch):
+        plain = predict(model="llama-3.1-70b", tp_size=4, batch_size=batch).decode.latency_s
+        return plain / predict(**DRAFTED, acceptance_rate=0.7, batch_size=batch).decode.latency_s
+
+    assert gain(1) > 1.3
+    assert gain(512) < 1 < gain(1)
+
+
+def test_the_draft_takes_memory_of_its_own():
+    plain, drafted = predict(model="llama-3.1-70b", tp_size=4), predict(**DRAFTED, acceptance_rate=0.5)
+    assert drafted.memory.gpu.weights_bytes > plain.memory.gpu.weights_bytes
+    assert drafted.memory.gpu.kv_cache_bytes > plain.memory.gpu.kv_cache_bytes
+
+
+# -- together -----------------------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sequence": {"tp_size": 4, "sp_size": 4},
+    "context": {"cp_size": 2, "tp_size": 2},
+    "micro-batches": {"pp_size": 4, "micro_batches": 4},
+    "chunks": {"prefill_chunk": 100},
+    "prefix": {"prefix_hit_rate": 0.4, "prefill_chunk": 64},
+    "speculation": {"draft_model": "llama-2-7b", "acceptance_rate": 0.6},
+    "pipelined speculation": {"draft_model": "llama-2-7b", "acceptance_rate": 0.6, "pp_size": 3},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_sweep_with_options_equals_single_predictions(options):
+    case = scenario(**options, batch_size=4)
+    batch, prompt, gen = np.array([4, 8, 16, 64]), np.array([64, 333, 512, 100]), np.array([1, 2, 32, 100])
+    swept = sweep_inference(case, batch, prompt, gen)
+    for index in range(len(batch)):
+        single = predict(
+            **options, batch_size=int(batch[index]), prompt_len=int(prompt[index]), gen_len=int(gen[index])
+        )
+        assert swept.total_latency_s[index] == pytest.approx(single.total_latency_s, rel=1e-12)
+        assert swept.gpu_memory_bytes[index] == pytest.approx(single.memory.gpu.total_bytes, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("gen_len", [1, 2, 40])
+def test_parts_sum_to_the_latency(options, gen_len):
+    result = predict(**options, batch_size=8, gen_len=gen_len)
+    for phase in filter(None, (result.prefill, result.decode)):
+        assert sum(phase.breakdown_s.values()) == pytest.approx(phase.latency_s)
+        assert all(seconds >= 0 for seconds in phase.breakdown_s.values())
+        assert phase.bottleneck in phase.busy_s
+
+
+def test_one_rank_of_everything_is_exactly_one_gpu():
+    plain = predict()
+    ones = predict(
+        tp_size=1, pp_size=1, dp_size=1, ep_size=1, sp_size=1, cp_size=1, micro_batches=1, prefix_hit_rate=0.0
+    )
+    assert ones.total_latency_s == plain.total_latency_s
+    assert ones.memory == plain.memory
