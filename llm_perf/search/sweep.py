@@ -8,10 +8,9 @@ fastest, so that a chunk is a range of numbers: any process can evaluate any chu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -48,7 +47,8 @@ class Coded:
 
     def decoded(self) -> Array:
         """The values themselves, as objects."""
-        return np.array([*self.values], dtype=object)[self.codes] if self.values else np.empty(0, object)
+        table = np.array([*self.values, None], dtype=object)  # the code -1 is the last one: nothing
+        return table[self.codes]
 
 
 Columns: TypeAlias = Mapping[str, "Array | Coded"]
@@ -169,7 +169,7 @@ class Sweep:
         for number in range(first // size, -(-end // size)):
             start, stop = max(first - number * size, 0), min(end - number * size, size)
             parts.append(self._evaluate_structure(number, start, stop))
-        return {name: _joined([part[name] for part in parts]) for name in self.columns}
+        return {name: joined([part[name] for part in parts]) for name in self.columns}
 
     def _evaluate_structure(self, number: int, start: int, stop: int) -> dict[str, Array | Coded]:
         given = self.structure(number)
@@ -261,7 +261,8 @@ def _numeric(axes: Sequence[Array]) -> dict[str, Array | Coded]:
     return {name: axis.astype(np.int64) for name, axis in zip(NUMERIC, axes, strict=True)}
 
 
-def _joined(parts: Sequence[Array | Coded]) -> Array | Coded:
+def joined(parts: Sequence[Array | Coded]) -> Array | Coded:
+    """One column of several parts, which are all numbers or all coded."""
     if not isinstance(parts[0], Coded):
         return np.concatenate([part for part in parts if not isinstance(part, Coded)])
     position: dict[Any, int] = {}
@@ -272,9 +273,3 @@ def _joined(parts: Sequence[Array | Coded]) -> Array | Coded:
         table = np.array([position.setdefault((type(v), v), len(position)) for v in part.values] or [-1])
         codes.append(np.where(part.codes < 0, -1, table[part.codes]).astype(np.int32))
     return Coded(np.concatenate(codes), tuple(value for _, value in position))
-
-
-def cartesian(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """All combinations of values, the last axis running fastest."""
-    for values in product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
