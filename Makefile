@@ -19,13 +19,14 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo ops bench accuracy lint format clean
+.PHONY: help demo test run-demo ops wheels bench accuracy lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
 	@echo "make test    lint, type check and run all tests"
 	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
+	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make accuracy write what is predicted of the published runs anew (README, tests/published; seconds)"
 	@echo "make lint    lint and type check only"
@@ -48,6 +49,20 @@ ops: $(VENV)/.dev | $(LIBAIO)
 $(LIBAIO):
 	$(SUDO) apt-get update -qq
 	$(SUDO) apt-get install -qq -y --no-install-recommends libaio-dev
+
+# For a GPU machine without a network (docs/gpu_session.md): pure Python, but for what is compiled for its interpreter.
+WHEELS_PYTHON ?= 3.12
+WHEELS := deepspeed hjson msgpack py-cpuinfo einops ninja psutil nvidia-ml-py pydantic pydantic-core annotated-types \
+	typing-inspection
+WHEELS_FOR := --only-binary=:all: --python-version $(WHEELS_PYTHON) --implementation cp \
+	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	--platform manylinux_2_12_x86_64 --platform manylinux2010_x86_64
+
+wheels: $(VENV)/.dev
+	@mkdir -p wheels
+	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -c constraints.txt -w wheels deepspeed
+	$(BIN)/python -m pip download -q --no-deps -c constraints.txt -d wheels $(WHEELS_FOR) $(filter-out deepspeed,$(WHEELS))
+	@ls -l wheels
 
 bench: $(VENV)/.base
 	$(BIN)/python bench/bench.py

@@ -5,15 +5,12 @@ Each variant has a process of its own, as a measurement should; the model's rand
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from calibrate.run.extras import require_extra
+from calibrate.run.own_process import run_cli
 from calibrate.run.progress import Progress
 from llm_perf.errors import EnvironmentFailure, LLMPerfError
 
@@ -32,7 +29,6 @@ _COMMON = (
     "runs",
 )
 _TIMEOUT_S = 900
-_ENTRY = "from llm_perf.cli.main import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +73,12 @@ def _run_all(model: str) -> list[tuple[Variant, dict[str, Any]]]:
     with Progress().shown() as progress:
         for variant in VARIANTS:
             progress.say(f"{variant.label.strip()} ({len(done) + 1} of {len(VARIANTS)})")
-            done.append((variant, run_cli("--model", model, "--dtype", dtype, *_COMMON, *variant.flags)))
+            done.append((variant, _run(model, dtype, variant)))
     return done
+
+
+def _run(model: str, dtype: str, variant: Variant) -> dict[str, Any]:
+    return run_cli("--model", model, "--dtype", dtype, *_COMMON, *variant.flags, timeout_s=_TIMEOUT_S)
 
 
 def _dtype() -> str:
@@ -86,32 +86,6 @@ def _dtype() -> str:
     import torch
 
     return "fp16" if torch.cuda.is_available() else "fp32"
-
-
-def run_cli(*flags: str) -> dict[str, Any]:
-    """The object of ``llm-perf calibrate --run --json`` in a process of its own.
-
-    Raises:
-        EnvironmentFailure: it failed, with what it said.
-        KeyboardInterrupt: it was interrupted.
-    """
-    command = [sys.executable, "-c", _ENTRY, "calibrate", "--run", *flags, "--json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
-    try:
-        output, said = process.communicate(timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise EnvironmentFailure(f"{' '.join(flags)}: no end after {_TIMEOUT_S} s") from None
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-        raise
-    if process.returncode:
-        last = (said.strip().splitlines() or ["no message"])[-1]
-        raise EnvironmentFailure(f"{' '.join(flags)}: {last.removeprefix('llm-perf: ')}")
-    return json.loads(output)  # type: ignore[no-any-return]
 
 
 def _table(model: str, results: list[tuple[Variant, dict[str, Any]]]) -> list[str]:

@@ -150,13 +150,18 @@ def _cuda(device: Any) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "cuda": torch.version.cuda,
     }
-    query = ("nvidia-smi", f"--query-gpu={','.join(_NVIDIA_FIELDS)}", "--format=csv,noheader")
-    text = _run(*query, "-i", device_uuid(device))
+    text = nvidia_smi(*_NVIDIA_FIELDS, device=device_uuid(device))
     if text:
         found["nvidia_smi"] = dict(
             zip(_NVIDIA_FIELDS, (part.strip() for part in text.split(",")), strict=False)
         )
     return found
+
+
+def nvidia_smi(*fields: str, device: str | None = None) -> str | None:
+    """What the driver's program says of a device, or of each, comma-separated; None where there is none."""
+    which = () if device is None else ("-i", device)
+    return _run("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", *which)
 
 
 def _run(*command: str) -> str | None:

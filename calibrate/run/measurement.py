@@ -136,7 +136,7 @@ def _weights(session: Session, group: Any) -> Path | str | None:
     s = session.settings
     if not s.dummy:
         return model_folder(s.model_name) or session.config.name_or_path
-    if s.system == "zero_inference":
+    if not (s.system == "transformers" and s.dummy_on_disk is None):
         room = has_room_for_checkpoint(session) if s.dummy_on_disk is None else s.dummy_on_disk
         # Asked at the same time of all, before one of them fills the disk: else they would load different weights.
         if not all(gathered(group, session, room)):
@@ -159,7 +159,7 @@ def _loaded(session: Session, weights: Path | str | None) -> Iterator[Any]:
     """The model, under ZeRO-3 or plain, let go of at the end."""
     dtype = torch_dtype(session.dtype)
     if session.settings.system == "transformers":
-        yield load_plain(weights, dtype, session.device)
+        yield load_plain(session.config, weights, dtype, session.device)
         return
     from calibrate.run.ds_config import get_ds_config
     from calibrate.run.ds_model import get_ds_model
@@ -179,8 +179,8 @@ def _loaded(session: Session, weights: Path | str | None) -> Iterator[Any]:
         zero.close()
 
 
-def load_plain(weights: Path | str | None, dtype: Any, device: Any) -> Any:
-    """The same model as transformers runs it, whole on the device.
+def load_plain(config: Any, weights: Path | str | None, dtype: Any, device: Any) -> Any:
+    """The same model as transformers runs it, whole on the device; with weights of its own where there are none.
 
     Raises:
         EnvironmentFailure: the weights cannot be had.
@@ -190,6 +190,11 @@ def load_plain(weights: Path | str | None, dtype: Any, device: Any) -> Any:
     from calibrate.run.ds_model import no_weights
     from llm_perf.errors import EnvironmentFailure
 
+    if weights is None:
+        import torch
+
+        with device.torch_device, torch.no_grad():
+            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     try:
         model = AutoModelForCausalLM.from_pretrained(str(weights), dtype=dtype)
     except OSError as error:

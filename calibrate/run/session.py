@@ -202,7 +202,7 @@ def _unwritten_checkpoint_bytes(session: Session) -> float:
     from calibrate.run.weights import is_complete
 
     s = session.settings
-    needed = s.dummy and (s.dummy_on_disk or s.system == "transformers")
+    needed = s.dummy and (s.dummy_on_disk or (s.system == "transformers" and s.dummy_on_disk is None))
     return checkpoint_bytes(session) if needed and not is_complete(checkpoint_folder(session)) else 0.0
 
 

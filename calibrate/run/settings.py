@@ -43,7 +43,7 @@ class RunSettings(Spec):
         device: "auto" is CUDA where there is one.
         system: "zero_inference", or "transformers" for a plain run of the same model with no DeepSpeed.
         dummy_on_disk: Dummy weights through a checkpoint (True), straight into place (False), or the checkpoint where
-            the disk has room for it (None).
+            the disk has room for it (None). Plain runs take the checkpoint then: tokens are compared with theirs.
         allow_long_context: Beyond the model's positions.
         allow_concurrent: Measure although another run measures on this machine.
         runs_dir: Folder for the JSON of each run.

@@ -1,0 +1,262 @@
+"""A session on a GPU machine that is lent for minutes: one command drives a whole step and keeps all raw results.
+
+``python -m calibrate.gpu_session STEP`` with STEP ``resident``, ``offload`` or ``nvme``. Every case is a process of its
+own. Its time is estimated from the prediction, put right by the cases that have been run, and a case that would not end
+within the budget is dropped and said so. Results are appended to ``OUT/STEP.jsonl`` as soon as there are some.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibrate.run.default_model import SECONDS_PER_GIB
+from calibrate.run.own_process import run_cli
+from llm_perf.errors import EnvironmentFailure, LLMPerfError
+
+START_S = 20.0
+"""Imports, probes and CUDA's start before a case's own work; a cautious round figure."""
+MARGIN_S = 20.0
+"""What a case may take beyond the budget that is left before it is interrupted."""
+
+MODELS = ("opt-1.3b", "opt-6.7b", "opt-13b")
+LARGE = "opt-30b"
+BATCHES = (1, 32, 8)
+"""The ends first: they say most, should the budget end early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run: what it is called in the table and the flags that make it."""
+
+    label: str
+    model: str
+    batch: int
+    gen_len: int
+    flags: tuple[str, ...] = ()
+
+    def arguments(self, prompt_len: int, loops: int) -> tuple[str, ...]:
+        """The command line of ``llm-perf calibrate --run``."""
+        return (
+            "--model", self.model, "--dummy", "--no-dummy-on-disk", "--batch-size", str(self.batch),
+            "--prompt-len", str(prompt_len), "--gen-len", str(self.gen_len), "--loops", str(loops), *self.flags,
+        )  # fmt: skip
+
+
+_OFFLOADS = (
+    ("cpu pinned", ("--cpu-offload",)),
+    ("cpu, KV pinned", ("--cpu-offload", "--kv-offload", "--async-kv-offload")),
+    ("cpu, 4 bit", ("--cpu-offload", "--quant-bits", "4")),
+    ("cpu pageable", ("--cpu-offload", "--no-pin-memory")),
+)
+
+
+def cases(
+    step: str, models: tuple[str, ...], batches: tuple[int, ...], gen_len: int | None
+) -> Iterator[Case]:
+    """The cases of a step, in order of worth.
+
+    Args:
+        step: "resident", "offload" or "nvme".
+        models: From small to large.
+        batches: Total sequences.
+        gen_len: Instead of the step's own.
+    """
+    if step == "resident":
+        for batch in batches:
+            for model in models:
+                yield Case("transformers", model, batch, gen_len or 32, ("--system", "transformers"))
+                yield Case("zero-3", model, batch, gen_len or 32)
+    elif step == "offload":
+        short = gen_len or 8
+        for label, flags in _OFFLOADS:
+            for batch in batches:
+                yield from (Case(label, model, batch, short, flags) for model in models)
+        large = (
+            ()
+            if models != MODELS
+            else tuple(Case("cpu pinned", LARGE, b, short, ("--cpu-offload",)) for b in (1, 32))
+        )
+        yield from large
+        # More steps of the same: a check that a step of the short runs is a step.
+        yield from (Case("cpu pinned", model, batches[-1], 4 * short, ("--cpu-offload",)) for model in models)
+    else:
+        for model in models[1:] or models:
+            yield from (Case("nvme", model, batch, gen_len or 8, ("--disk-offload",)) for batch in batches)
+
+
+def predicted_s(case: Case, gpu: str | None, prompt_len: int, loops: int) -> float:
+    """Seconds of a case by prediction; its start alone where the GPU is not bundled."""
+    if gpu is None:
+        return START_S
+    from llm_perf.analysis.inference import predict_inference
+    from llm_perf.analysis.request import InferenceInputs, build_scenario
+    from llm_perf.counts.parameters import total_params
+
+    flags = case.flags
+    scenario = build_scenario(
+        InferenceInputs(
+            model=case.model, gpu=gpu, ds_zero=0 if "transformers" in flags else 3, batch_size=case.batch,
+            prompt_len=prompt_len, gen_len=case.gen_len, cpu_offload="--cpu-offload" in flags,
+            disk_offload="--disk-offload" in flags, kv_offload="--kv-offload" in flags,
+            quant_bits=4 if "--quant-bits" in flags else None, pin_memory="--no-pin-memory" not in flags,
+        )
+    )  # fmt: skip
+    loading = SECONDS_PER_GIB * 2 * float(total_params(scenario.model)) / 2**30
+    return START_S + loading + (loops + 1) * predict_inference(scenario).total_latency_s
+
+
+class Session:
+    """One step: its budget, how estimates have turned out, and where results go."""
+
+    def __init__(
+        self, out: Path, step: str, budget_s: float, gpu: str | None, prompt_len: int, loops: int
+    ) -> None:
+        self.file = out / f"{step}.jsonl"
+        self.deadline = time.monotonic() + budget_s
+        self.gpu, self.prompt_len, self.loops = gpu, prompt_len, loops
+        self.predicted_s = self.taken_s = 0.0
+        self.done: list[tuple[Case, dict[str, Any]]] = []
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget."""
+        return self.deadline - time.monotonic()
+
+    def run(self, case: Case) -> None:
+        """Run a case, or drop it for want of time; the file knows either."""
+        predicted = predicted_s(case, self.gpu, self.prompt_len, self.loops)
+        estimate = predicted * (self.taken_s / self.predicted_s if self.predicted_s else 1.0)
+        if estimate > self.left_s:
+            self._keep(
+                case,
+                {"status": "dropped", "reason": f"{estimate:.0f} s by estimate, {self.left_s:.0f} s left"},
+            )
+            return
+        sys.stderr.write(f"{case.label}, {case.model}, batch {case.batch}: about {estimate:.0f} s\n")
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="llm-perf-") as folder:
+            places = (
+                "--runs-dir",
+                folder,
+                "--log-file",
+                str(Path(folder) / "log"),
+                "--offload-dir",
+                f"{folder}/offload",
+            )
+            try:
+                found = run_cli(
+                    *case.arguments(self.prompt_len, self.loops), *places, timeout_s=self.left_s + MARGIN_S
+                )
+            except LLMPerfError as error:
+                self._keep(case, {"status": "failed", "reason": str(error)})
+                return
+        self.taken_s += time.monotonic() - start
+        self.predicted_s += predicted
+        self._keep(case, found)
+
+    def _keep(self, case: Case, found: dict[str, Any]) -> None:
+        self.done.append((case, found))
+        named = {
+            "case": {"label": case.label, "arguments": case.arguments(self.prompt_len, self.loops)},
+            **found,
+        }
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(named, allow_nan=False) + "\n")
+
+    def table(self) -> list[str]:
+        """One line per case: seconds and GiB, measured and the error of the prediction."""
+        lines = [
+            f"{'case':<15}{'model':<10}{'batch':>5}{'prefill':>9}{'error':>7}{'token':>9}{'error':>7}{'peak':>8}{'error':>7}"
+        ]
+        for case, found in self.done:
+            start = f"{case.label:<15}{case.model:<10}{case.batch:>5}"
+            if found["status"] != "done":
+                lines.append(f"{start}  {found['status']}: {found['reason'][-40:]}")
+                continue
+            measured, error = found["measured"], found["error"]
+            lines.append(
+                f"{start}{_number(measured['prefill']['latency_s']):>9}{_percent(error['prefill_latency']):>7}"
+                f"{_number(measured['decode']['latency_per_token_s']):>9}{_percent(error['decode_latency']):>7}"
+                f"{measured['peak_gpu_memory_bytes'] / 2**30:>8.2f}{_percent(error['peak_gpu_memory']):>7}"
+            )
+        return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.0%}"
+
+
+def this_gpu() -> tuple[str | None, str]:
+    """(name of the bundled GPU that is in this machine, name for the folder of its results)."""
+    from calibrate.run.environment import cpu_name, nvidia_smi
+    from calibrate.run.local_machine import known_gpu
+
+    found = nvidia_smi("name", "memory.total")
+    if found is None:
+        return None, _slug(cpu_name())
+    name, _, memory = found.splitlines()[0].partition(",")
+    mib = re.search(r"\d+", memory)
+    known = known_gpu(name.strip(), int(mib[0]) / 1024 if mib else 0.0)
+    return (known.name if known else None), _slug(name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@click.command()
+@click.argument("step", type=click.Choice(("resident", "offload", "nvme")))
+@click.option("--out", help="Folder of the results.  [default: calibrate/measurements/<this machine>]")
+@click.option("--budget-s", type=float, default=540.0, show_default=True, help="Seconds for the whole step.")
+@click.option("--models", default=",".join(MODELS), show_default=True, help="From small to large.")
+@click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True)
+@click.option("--prompt-len", type=int, default=512, show_default=True)
+@click.option("--gen-len", type=int, help="Instead of the step's own.")
+@click.option("--loops", type=int, default=3, show_default=True)
+def main(
+    step: str,
+    out: str | None,
+    budget_s: float,
+    models: str,
+    batches: str,
+    prompt_len: int,
+    gen_len: int | None,
+    loops: int,
+) -> None:
+    """Measure one STEP of a session on this machine."""
+    gpu, machine = this_gpu()
+    folder = Path(out) if out is not None else Path(__file__).parent / "measurements" / machine
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        session = Session(folder, step, budget_s, gpu, prompt_len, loops)
+        try:
+            for case in cases(step, tuple(models.split(",")), tuple(map(int, batches.split(","))), gen_len):
+                session.run(case)
+        finally:
+            sys.stdout.write("\n".join([*session.table(), f"raw results: {session.file}"]) + "\n")
+        if not any(found["status"] == "done" for _, found in session.done):
+            raise EnvironmentFailure("no case was measured")
+    except (LLMPerfError, OSError, ValueError) as error:
+        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        sys.stderr.write("llm-perf: interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The script for a GPU machine that is lent for minutes, at tiny scale on whatever is here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from calibrate.gpu_session import BATCHES, LARGE, MODELS, Case, Session, cases, predicted_s
+from llm_perf.errors import EnvironmentFailure
+
+TINY = ("--models", "tiny-opt", "--batches", "1", "--prompt-len", "8", "--gen-len", "3", "--loops", "1")
+
+
+def test_a_step_measures_its_cases_and_keeps_all_raw_samples(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "calibrate.gpu_session", "resident", "--out", str(tmp_path / "here"), *TINY],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kept = [json.loads(line) for line in (tmp_path / "here" / "resident.jsonl").read_text().splitlines()]
+    assert [one["case"]["label"] for one in kept] == ["transformers", "zero-3"]
+    for one in kept:
+        assert one["status"] == "done"
+        assert len(one["raw"]["loops"][0]["decode_steps_s"]) == 2
+        assert one["environment"]["versions"]["torch"]
+    shown = done.stdout.splitlines()
+    assert [line.split()[0] for line in shown[1:3]] == ["transformers", "zero-3"]
+    assert all(len(line) <= 80 for line in shown[:3])
+    assert not list(Path().glob("ds-*")), "nothing is left where it was called"
+
+
+def test_each_step_has_the_cases_of_the_plan():
+    resident = list(cases("resident", MODELS, BATCHES, None))
+    assert len(resident) == 2 * len(MODELS) * len(BATCHES)
+    assert {case.gen_len for case in resident} == {32}
+    offload = list(cases("offload", MODELS, BATCHES, None))
+    labels = Counter(case.label for case in offload)
+    assert labels["cpu pageable"] == labels["cpu, 4 bit"] == labels["cpu, KV pinned"] == 9
+    assert {(case.batch, case.label) for case in offload if case.model == LARGE} == {
+        (1, "cpu pinned"),
+        (32, "cpu pinned"),
+    }
+    assert [case.model for case in offload if case.gen_len == 32] == list(MODELS)
+    assert {case.model for case in cases("nvme", MODELS, BATCHES, None)} == set(MODELS[1:])
+
+
+def fake_clock(monkeypatch, session: Session, seconds_per_case: float, outcome=None) -> list[tuple[str, ...]]:
+    """Cases that take so long without anything being run."""
+    import calibrate.gpu_session as module
+
+    calls: list[tuple[str, ...]] = []
+    now = [module.time.monotonic()]
+
+    def run_cli(*flags, timeout_s):
+        now[0] += seconds_per_case
+        calls.append(flags)
+        if outcome is not None:
+            raise outcome
+        numbers = {"latency_s": 1.0, "latency_per_token_s": None}
+        return {
+            "status": "done", "measured": {"prefill": numbers, "decode": numbers, "peak_gpu_memory_bytes": 1 << 30},
+            "error": {"prefill_latency": 0.1, "decode_latency": None, "peak_gpu_memory": -0.1},
+        }  # fmt: skip
+
+    monkeypatch.setattr(module, "run_cli", run_cli)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return calls
+
+
+def test_a_case_that_would_not_end_in_time_is_dropped_and_said_so(tmp_path, monkeypatch):
+    session = Session(tmp_path, "offload", 200.0, "H200-SXM-141GB", 512, 3)
+    case = Case("cpu pinned", "opt-1.3b", 1, 8, ("--cpu-offload",))
+    predicted = predicted_s(case, "H200-SXM-141GB", 512, 3)
+    assert 20 < predicted < 100
+    calls = fake_clock(monkeypatch, session, 90.0)
+    for _ in range(4):
+        session.run(case)
+    # Two take 180 of 200 seconds; the first has shown that a case takes 90, whatever was predicted.
+    assert len(calls) == 2
+    assert [found["status"] for _, found in session.done] == ["done", "done", "dropped", "dropped"]
+    assert "dropped: 90 s by estimate, 20 s left" in session.table()[-1]
+    assert len((tmp_path / "offload.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_case_that_fails_is_kept_and_the_next_one_is_run(tmp_path, monkeypatch):
+    session = Session(tmp_path, "nvme", 1000.0, None, 512, 3)
+    fake_clock(monkeypatch, session, 1.0, EnvironmentFailure("no swap files"))
+    session.run(Case("nvme", "opt-6.7b", 1, 8, ("--disk-offload",)))
+    assert "failed: no swap files" in session.table()[-1]
+
+
+@pytest.mark.parametrize("step", ["resident", "offload", "nvme"])
+def test_larger_cases_are_predicted_to_take_longer(step):
+    seconds = [
+        [predicted_s(case, "H200-SXM-141GB", 512, 3) for case in cases(step, (model,), (1,), None)]
+        for model in MODELS
+    ]
+    assert seconds[0] < seconds[1] < seconds[2]
