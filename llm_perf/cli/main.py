@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": ("llm_perf.cli.train", "Predict training: memory, step time, utilisation, days and cost."),
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
     "plan": ("llm_perf.cli.plan", "Find the best machines for a model under targets."),
+    "scaling": ("llm_perf.cli.scaling", "Show latency and throughput over batch, prompt and GPUs."),
     "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),
     "calibrate": ("llm_perf.cli.calibrate", "Run the real thing here and lay the prediction beside it."),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import Cost, Energy, cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.analysis.thresholds import thresholds_by_gpus, thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.systems.base import MemoryParts, TierShares
@@ -50,6 +52,7 @@ def result_object(
             "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
         },
         "cost": None if price is None else cost_object(cost_of(result, price)),
+        "pivot": pivot_object(result),
         "pipeline": pipeline_object(result),
         "energy": None if energy is None else energy_object(energy),
         "interval": None,
@@ -72,6 +75,15 @@ def cost_object(cost: Cost) -> dict[str, Any]:
         "source": None if price is None else price.source,
         "date": None if price is None else price.date.isoformat(),
     }
+
+
+def pivot_object(result: InferenceResult) -> dict[str, Any] | None:
+    """Where each phase turns from bandwidth to compute, here and per number of GPUs; None for systems that stream."""
+    here = thresholds_of(result.scenario)
+    if here is None:
+        return None
+    by_gpus = [asdict(entry) for entry in thresholds_by_gpus(result.scenario)]
+    return asdict(here) | {"by_gpus": by_gpus}
 
 
 def pipeline_object(result: InferenceResult) -> dict[str, Any] | None:

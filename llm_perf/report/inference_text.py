@@ -14,6 +14,7 @@ from rich.text import Text
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.streams import STREAMS
@@ -82,6 +83,9 @@ def inference_report(
     blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
     blocks.append(_breakdown(result))
     blocks.append(_limits(result))
+    thresholds = _thresholds(result)
+    if thresholds is not None:
+        blocks.append(thresholds)
     pipeline = _pipeline(result)
     if pipeline is not None:
         blocks.append(pipeline)
@@ -151,6 +155,20 @@ def _options(scenario: Scenario) -> Iterator[str]:
         yield f"prompts read {workload.prefill_chunk} tokens at a time"
     if scenario.parallelism.expert_imbalance > 1:
         yield f"the busiest expert rank does {scenario.parallelism.expert_imbalance:g} times the mean"
+
+
+def _thresholds(result: InferenceResult) -> Text | None:
+    """From where on latency grows with what is asked; None for systems that move tensors between memories."""
+    found = thresholds_of(result.scenario)
+    if found is None:
+        return None
+    text = Text(f"Prefill latency grows from {count(round(found.prefill_tokens))} tokens (batch x prompt) on")
+    if found.decode_batch is not None and found.decode_bound is not None:
+        text.append(
+            f", decode latency from batch {count(round(found.decode_batch))} on (then {BOTTLENECKS[found.decode_bound]})"
+        )
+    text.append(f"; the weights alone turn compute-bound at {count(round(found.pivot_tokens))} tokens.")
+    return text
 
 
 def _pipeline(result: InferenceResult) -> Text | None:
