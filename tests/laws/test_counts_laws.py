@@ -242,6 +242,25 @@ def test_equal_layers_may_be_grouped_in_any_way(
 # -- cache -------------------------------------------------------------------------------------------------
 
 
+@given(st.sampled_from([1, 8, 64]), st.sampled_from([16, 128]), st.sampled_from([8, 64]))
+def test_latent_attention_of_full_rank_caches_what_every_head_would(
+    heads: int, width: int, rotary: int
+) -> None:
+    """A latent as wide as all keys and values together: the bytes of multi-head attention."""
+    whole = 2 * heads * width
+    if rotary >= whole:
+        return
+    latent = LatentAttention(
+        num_heads=heads,
+        kv_lora_rank=whole - rotary,
+        qk_nope_head_dim=width,
+        qk_rope_head_dim=rotary,
+        v_head_dim=width,
+    )
+    full = Attention(num_heads=heads, num_kv_heads=heads, head_dim=width)
+    assert kv_elements_per_token(latent) == kv_elements_per_token(full)
+
+
 @given(latent_attentions)
 def test_a_latent_is_smaller_than_the_heads_that_it_stands_for(latent: LatentAttention) -> None:
     """One latent and one rotary part per token (arXiv 2405.04434, table 1), however many ranks there are."""

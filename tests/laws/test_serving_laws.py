@@ -197,6 +197,22 @@ def test_the_draft_takes_memory_of_its_own():
     assert drafted.memory.gpu.kv_cache_bytes > plain.memory.gpu.kv_cache_bytes
 
 
+# -- gathers ------------------------------------------------------------------------------------------------------
+
+
+def test_zero_gathers_cost_more_over_nodes_than_inside_one() -> None:
+    """Eight ranks of ZeRO stage 3 in one DGX, and the same over two and eight."""
+    settings_: dict[str, Any] = {
+        "model": "opt-66b",
+        "ds_zero": 3,
+        "cpu_offload": True,
+        "dp_size": 8,
+        "batch_size": 8,
+    }
+    gathers = [predict(**settings_, num_nodes=nodes).decode.busy_s["interconnect"] for nodes in (1, 2, 8)]
+    assert gathers[0] < gathers[1] < gathers[2]
+
+
 # -- together -----------------------------------------------------------------------------------------------------
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -264,3 +264,13 @@ def test_a_projection_is_lower_than_the_full_run_by_the_growth_of_the_context():
     full = FLEXGEN.evaluate(scenario, load).decode.latency_s
     projected = project_decode_latency(steps, w.gen_len)
     assert 0.95 * full < projected < full
+
+
+def test_pipelines_on_four_gpus_reach_the_throughput_of_table_3() -> None:
+    """FlexGen's paper, table 3: 201.12, 23.61 and 2.33 token/s for OPT-6.7B, 30B and 175B on four T4 of four nodes."""
+    from calibrate.validate import validate
+
+    rows = {row.run.row_id: row for row in validate("flexgen").rows}
+    for row_id, measured, within in ((38, 201.12, 0.2), (39, 23.61, 0.1), (40, 2.33, 0.2)):
+        assert rows[row_id].measured == pytest.approx(measured)
+        assert rows[row_id].predicted == pytest.approx(measured, rel=within)
