@@ -43,6 +43,57 @@ class Attention(Spec):
         return self
 
 
+class StateSpace(Attention):
+    """A layer that keeps a state of fixed size instead of keys and values: Mamba-2 or, with ``delta_rule``, gated DeltaNet.
+
+    ``num_heads`` heads of ``head_dim`` values each hold a state of ``key_dim`` x ``head_dim``; ``key_heads`` heads of keys
+    and queries (Mamba-2's groups of B and C) are shared by groups of them. A convolution over ``conv_width`` tokens comes
+    first. It attends to one thing, its state: ``window`` is 1. Sources: arXiv 2405.21060 (Mamba-2), arXiv 2412.06464 (gated
+    DeltaNet).
+    """
+
+    kind: Literal["state_space"] = "state_space"  # type: ignore[assignment]
+    key_heads: PositiveInt
+    key_dim: PositiveInt
+    conv_width: PositiveInt = 4
+    conv_bias: bool = False
+    delta_rule: bool = False
+    window: Literal[1] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_state_for_every_head(cls, data: Any) -> Any:
+        return {"num_kv_heads": data.get("num_heads")} | data if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _key_heads_divide(self) -> StateSpace:
+        if self.num_heads % self.key_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of key_heads {self.key_heads}")
+        return self
+
+    @property
+    def state_elements(self) -> int:
+        """Elements of one sequence's state and of the tokens that its convolution keeps."""
+        return self.num_heads * self.key_dim * self.head_dim + (self.conv_width - 1) * self.conv_channels
+
+    @property
+    def conv_channels(self) -> int:
+        """Values, keys and queries, which the convolution runs over."""
+        return self.num_heads * self.head_dim + 2 * self.key_heads * self.key_dim
+
+    @property
+    def gates_per_head(self) -> int:
+        """Scalars per head and token: Mamba-2's step, gated DeltaNet's decay and write strength."""
+        return 2 if self.delta_rule else 1
+
+    @property
+    def vector_elements(self) -> int:
+        """Weights that are no matrices: convolution, decay and step per head (Mamba-2 has a skip as well), gated norm."""
+        per_head, norm = (2, self.head_dim) if self.delta_rule else (3, self.num_heads * self.head_dim)
+        taps = self.conv_width + (1 if self.conv_bias else 0)
+        return taps * self.conv_channels + per_head * self.num_heads + norm
+
+
 class LatentAttention(Spec):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds one latent per token."""
 
@@ -81,6 +132,13 @@ class DenseMLP(Spec):
     bias: bool = False
 
 
+class NoMLP(DenseMLP):
+    """No feed-forward block: pure state-space models have none."""
+
+    kind: Literal["none"] = "none"  # type: ignore[assignment]
+    ffn_size: Literal[0] = 0
+
+
 class MoEMLP(Spec):
     """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
 
@@ -113,8 +171,8 @@ class LayerGroup(Spec):
     """
 
     count: PositiveInt
-    attention: Annotated[Attention | LatentAttention, Field(discriminator="kind")]
-    mlp: Annotated[DenseMLP | MoEMLP, Field(discriminator="kind")]
+    attention: Annotated[Attention | LatentAttention | StateSpace, Field(discriminator="kind")]
+    mlp: Annotated[DenseMLP | MoEMLP | NoMLP, Field(discriminator="kind")]
     norms: NonNegativeInt = 2
     parallel_attention: bool = False
 

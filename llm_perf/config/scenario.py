@@ -10,7 +10,7 @@ from llm_perf.config.base import LEAST_EFFICIENCY
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.config.model import ModelConfig, MoEMLP
+from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, divisors
 from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Workload
@@ -143,6 +143,13 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
         )
     if ep > 1:
         _check_experts(model, ep)
+    if parallelism.cp_size > 1 and any(
+        isinstance(group.attention, StateSpace) for group in model.layer_groups
+    ):
+        raise SpecError(
+            f"cp_size {parallelism.cp_size} shares attention over a prompt, and {model.name} has layers that scan it token "
+            "after token; possible: 1"
+        )
 
 
 def _check_experts(model: ModelConfig, ep: int) -> None:

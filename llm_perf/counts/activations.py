@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP
+from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP, StateSpace
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import kv_elements_per_token
@@ -48,6 +48,8 @@ def activation_widths(model: ModelConfig, group: LayerGroup, tp: int = 1) -> Act
     else:
         value = attention.head_dim
         key_value = kv_elements_per_token(attention, tp)
+    if isinstance(attention, StateSpace):
+        key_value = attention.conv_channels / tp
     experts = mlp.top_k if isinstance(mlp, MoEMLP) else 0
     inner = mlp.top_k * mlp.ffn_size + mlp.shared_ffn_size if isinstance(mlp, MoEMLP) else mlp.ffn_size
     return ActivationWidths(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, MoEMLP
+from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, MoEMLP, NoMLP, StateSpace
 
 Split = Literal["column", "row", "kv", "replicated"]
 
@@ -67,6 +67,8 @@ def attention_linears(attention: Attention | LatentAttention, hidden: int) -> tu
     """The projections of one attention block."""
     if isinstance(attention, LatentAttention):
         return _latent_attention_linears(attention, hidden)
+    if isinstance(attention, StateSpace):
+        return _state_space_linears(attention, hidden)
     query = attention.num_heads * attention.head_dim
     kv = attention.num_kv_heads * attention.head_dim
     heads = attention.num_kv_heads
@@ -101,8 +103,23 @@ def _latent_attention_linears(attention: LatentAttention, hidden: int) -> tuple[
     )
 
 
+def _state_space_linears(layer: StateSpace, hidden: int) -> tuple[Linear, ...]:
+    """Values and their gate, keys and queries, scalars per head, output (arXiv 2405.21060, section 7)."""
+    values, keys = layer.num_heads * layer.head_dim, layer.key_heads * layer.key_dim
+    return (
+        Linear("qkv", values, hidden, "column"),
+        Linear("qkv", values, hidden, "column"),
+        Linear("qkv", keys, hidden, "kv", kv_heads=layer.key_heads),
+        Linear("qkv", keys, hidden, "kv", kv_heads=layer.key_heads),
+        Linear("qkv", layer.gates_per_head * layer.num_heads, hidden, "column"),
+        Linear("attention_output", hidden, values, "row"),
+    )
+
+
 def mlp_linears(mlp: DenseMLP | MoEMLP, hidden: int) -> tuple[Linear, ...]:
     """The matrices of one feed-forward block, experts and router included."""
+    if isinstance(mlp, NoMLP):
+        return ()
     if isinstance(mlp, DenseMLP):
         return _feed_forward("mlp", mlp.ffn_size, hidden, mlp.gated, mlp.bias)
     linears = [Linear("router", mlp.num_experts, hidden, "replicated", mlp.router_bias)]

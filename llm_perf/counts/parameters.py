@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import Attention, LatentAttention, LayerGroup, ModelConfig
+from llm_perf.config.model import Attention, LatentAttention, LayerGroup, ModelConfig, StateSpace
 from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
 
 
@@ -17,6 +17,8 @@ def _attention_extras(attention: Attention | LatentAttention) -> int:
     """Weights of an attention block that are no matrices: query and key norms, latent norms, sinks."""
     if isinstance(attention, LatentAttention):
         return (attention.q_lora_rank or 0) + attention.kv_lora_rank
+    if isinstance(attention, StateSpace):
+        return attention.vector_elements
     return attention.qk_norm + (attention.num_heads if attention.sinks else 0)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llm_perf.config.model import StateSpace
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
@@ -75,6 +76,11 @@ class FlexGen(WithConstants):
             )
         if scenario.model.encoder:
             raise SpecError(f"system flexgen generates text, and {scenario.model.name} is an encoder")
+        if any(isinstance(group.attention, StateSpace) for group in scenario.model.layer_groups):
+            raise SpecError(
+                f"system flexgen moves keys and values, and {scenario.model.name} keeps states instead; a resident stack "
+                "or --ds-zero 3 predicts it"
+            )
         check_policy(scenario)
 
     # -- policies -----------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from llm_perf.config.model import LayerGroup, MoEMLP
+from llm_perf.config.model import LayerGroup, MoEMLP, StateSpace
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import cached_tokens, kv_elements_per_token
+from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -124,10 +124,8 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
 
 
 def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
-    """Elements per token that attention keeps beside the hidden states, on one rank: queries, their copy, keys, values."""
-    tp = scenario.parallelism.tp_size
-    queries = group.attention.num_heads * group.attention.head_dim / tp
-    return 2 * queries + kv_elements_per_token(group.attention, tp)
+    """Elements per token that attention keeps beside the hidden states, on one rank."""
+    return live_elements_per_token(group.attention, scenario.parallelism.tp_size)
 
 
 def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
@@ -139,7 +137,7 @@ def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
 
 def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
     """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
-    if not constants["unfused_attention"]:
+    if not constants["unfused_attention"] or isinstance(group.attention, StateSpace):
         return 0.0
     return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.model import LayerGroup, ModelConfig, StateSpace
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
-from llm_perf.counts.attention import attended, kv_elements_per_token, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.attention import (
+    attended,
+    keys_read,
+    kv_elements_per_token,
+    prefill_pairs,
+    score_flops_per_pair,
+)
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology
@@ -257,6 +263,8 @@ class Forward:
         dtype = self.scenario.dtype
         per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
         per_token *= self.constants["kv_passes"]
+        if isinstance(group.attention, StateSpace):
+            return 2 * per_token  # a state is read and written back
         if self.constants["ungrouped_kv_reads"]:
             per_token *= _heads_per_kv_head(group)
         return per_token
@@ -266,16 +274,15 @@ class Forward:
     ) -> None:
         attention, layers = group.attention, group.count
         pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
-        seen = new
         if is_array(cached) or cached:
             pairs = pairs - prefill_pairs(attention, cached, causal=True)
-            seen = new + minimum(cached, _window(group))  # of what is cached, new tokens see a window at most
+        seen = keys_read(attention, new, cached)
         pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
         kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
         if self.cp > 1:
             self._ring(costs, group, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
-        if not self.constants["unfused_attention"]:
+        if not self.constants["unfused_attention"] or isinstance(attention, StateSpace):
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
             costs.part("attention", layers * (seconds + floors))
