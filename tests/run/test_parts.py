@@ -95,7 +95,8 @@ def test_random_weights_depend_on_name_and_seed_alone():
 @pytest.mark.parametrize(
     "name",
     ["opt-125m", "opt-350m", "opt-175b", "bloom-560m", "llama-7b", "TinyLlama-1.1B", "Mixtral-8x7B-v0.1", "Mistral-7B-v0.1",
-     "gpt2", "pythia-70m", "Qwen2-0.5B"],
+     "gpt2", "pythia-70m", "Qwen2-0.5B", "Qwen3-0.6B", "Qwen3-30B-A3B", "gemma-2b", "gemma-2-2b", "Phi-3-mini-4k", "gpt-j-6b",
+     "falcon-7b", "falcon-40b", "megatron-gpt-1.7B"],
 )  # fmt: skip
 def test_a_config_made_offline_builds_the_models_parameters(name):
     config = get_model_config(name)
@@ -120,7 +121,7 @@ def test_opt_175b_is_derived_from_opt_66b():
 
 def test_an_architecture_without_a_converter_says_what_works():
     with pytest.raises(SpecError, match=r"config\.json"):
-        get_model_config("gemma-2-9b")
+        get_model_config("DeepSeek-V3")
 
 
 def settings(**changes):
