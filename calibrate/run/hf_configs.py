@@ -209,8 +209,8 @@ def _gemma(spec: ModelConfig) -> Any:
 def _gemma2(spec: ModelConfig) -> Any:
     from transformers import Gemma2Config
 
-    windows = {getattr(group.attention, "window", None) for group in spec.layer_groups} - {None}
-    return Gemma2Config(**_llama_like(spec), sliding_window=max(windows, default=4096))
+    windows = [getattr(group.attention, "window", None) for group in spec.layer_groups]
+    return Gemma2Config(**_llama_like(spec), sliding_window=next(filter(None, windows), 4096))
 
 
 def _phi3(spec: ModelConfig) -> Any:
