@@ -1,0 +1,160 @@
+"""What a fit may change of the training model, and the model as a fit asks for it.
+
+Constants of frameworks belong to the file that states them: what several frameworks inherit is one parameter. A GPU's
+training efficiencies belong to its family, which shares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from calibrate.refit import Parameter
+from llm_perf.config.gpu import GPUConfig, TrainingEfficiency
+from llm_perf.config.training import TrainingScenario
+from llm_perf.errors import SpecError
+from llm_perf.hardware.training_time import training_efficiency
+from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.framework import Framework, get_framework, load_framework
+from llm_perf.systems.training.step import TrainingStep
+
+__all__ = ["TrainingFit", "training_parameters"]
+
+GPU_RANGES: Final[Mapping[str, float]] = {
+    "gemm.default.flops_efficiency": 1.12,
+    "gemm.fp8.flops_efficiency": 1.25,
+    "gemm.default.half_m": 2.5,
+    "gemm.default.half_n": 2.5,
+    "gemm.default.half_k": 2.5,
+    "memory_efficiency": 1.1,
+    "floor_us": 1.5,
+    "attention.triton_flash.forward": 1.25,
+    "attention.triton_flash.backward": 1.25,
+    "attention.flash2.forward": 1.25,
+    "attention.flash2.backward": 1.25,
+    "attention.cudnn.forward": 1.25,
+    "attention.cudnn.backward": 1.25,
+    "exp_flops": 3.0,
+    "elementwise_memory_efficiency": 1.12,
+    "gather_efficiency": 1.2,
+    "all_to_all_efficiency": 1.3,
+    "inter_node_efficiency": 1.2,
+}
+"""By what factor an efficiency may differ from the one that operator timings gave."""
+
+
+def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Parameter, ...]:
+    """Every ranged constant of the scenarios' frameworks, then the efficiencies of their GPU families."""
+    found: dict[str, Parameter] = {}
+    for scenario in scenarios:
+        for constant, owner in _owners(scenario.framework).items():
+            stated = owner.constants[constant]
+            name = f"{owner.name}.{constant}"
+            if stated.range is not None and stated.range[0] < stated.range[1] and name not in found:
+                scale = "log" if stated.range[0] > 0 else "linear"
+                found[name] = Parameter(name, stated.unfitted, *stated.range, scale=scale)
+        for parameter in _gpu_parameters(scenario.gpu):
+            found.setdefault(parameter.name, parameter)
+    return tuple(found.values())
+
+
+def _owners(framework: str) -> dict[str, Framework]:
+    """For each constant of a framework the file that states it: the framework's own, or one that it extends."""
+    file = load_framework(framework)
+    found = {} if file.extends is None else _owners(file.extends)
+    parent = {} if file.extends is None else load_framework(file.extends).constants
+    own = {name for name, constant in file.constants.items() if parent.get(name) != constant}
+    return found | dict.fromkeys(own, file)
+
+
+def _gpu_parameters(gpu: GPUConfig) -> list[Parameter]:
+    efficiency = training_efficiency(gpu)
+    found = []
+    for path, factor in GPU_RANGES.items():
+        value = _read(efficiency, path.split("."))
+        if value:
+            high = value * factor if path.rpartition(".")[2] in _UNBOUNDED else min(value * factor, 1.0)
+            found.append(Parameter(f"gpu.{path}@{gpu.efficiency.name}", value, value / factor, high))
+    return found
+
+
+_UNBOUNDED = frozenset({"half_m", "half_n", "half_k", "floor_us", "exp_flops"})
+
+
+def _read(efficiency: TrainingEfficiency, keys: Sequence[str]) -> float | None:
+    here: Any = efficiency
+    for key in keys:
+        here = here.get(key) if isinstance(here, dict) else getattr(here, key)
+        if here is None:
+            return None
+    return float(here)
+
+
+@dataclass(frozen=True)
+class _Change:
+    name: str
+    keys: tuple[str, ...]
+
+
+class TrainingFit:
+    """Predictions of scenarios under values by parameter name."""
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self._constants: dict[str, list[str]] = {}
+        self._gpu: dict[str, list[_Change]] = {}
+        self._gpus: dict[tuple[Any, ...], GPUConfig] = {}
+        for parameter in parameters:
+            owner, _, rest = parameter.name.partition(".")
+            if owner == "gpu":
+                path, _, family = rest.partition("@")
+                self._gpu.setdefault(family, []).append(_Change(parameter.name, tuple(path.split("."))))
+            else:
+                self._constants.setdefault(owner, []).append(rest)
+
+    def scenario(self, scenario: TrainingScenario, values: Mapping[str, float]) -> TrainingScenario:
+        """The scenario with the values of all parameters that concern it."""
+        constants = tuple(
+            (constant, values[f"{owner.name}.{constant}"])
+            for constant, owner in _owners(scenario.framework).items()
+            if constant in self._constants.get(owner.name, ())
+        )
+        return scenario.replace(gpu=self._with(scenario.gpu, values), constants=constants)
+
+    def step_time_s(self, scenario: TrainingScenario, values: Mapping[str, float]) -> float:
+        """Seconds of one optimizer step."""
+        return step_time_s(self.scenario(scenario, values))
+
+    def _with(self, gpu: GPUConfig, values: Mapping[str, float]) -> GPUConfig:
+        changes = self._gpu.get(gpu.efficiency.name, [])
+        key = (gpu.name, *(values[change.name] for change in changes))
+        known = self._gpus.get(key)
+        if known is None:
+            data = training_efficiency(gpu).model_dump()
+            for change in changes:
+                here = data
+                for part in change.keys[:-1]:
+                    here = here[part]
+                here[change.keys[-1]] = values[change.name]
+            if len(self._gpus) > _KEPT:
+                self._gpus.clear()
+            known = gpu.replace(efficiency=gpu.efficiency.replace(training=TrainingEfficiency(**data)))
+            self._gpus[key] = known
+        return known
+
+
+_KEPT = 256
+
+
+def step_time_s(scenario: TrainingScenario) -> float:
+    """Seconds of one optimizer step of a scenario whose batch is stated whole.
+
+    Raises:
+        SpecError: micro-batch or global batch is left open.
+    """
+    plan = scenario.plan
+    if plan.micro_batch_size is None or plan.global_batch_size is None:
+        raise SpecError("a fit needs the micro-batch and the global batch of a run")
+    steps = plan.global_batch_size / scenario.parallelism.dp_size / plan.micro_batch_size
+    load = TrainingLoad(float(plan.micro_batch_size), steps, float(plan.seq_len))
+    return float(TrainingStep(scenario, get_framework(scenario.framework)).step_cost(load).latency_s)
