@@ -8,7 +8,7 @@ from importlib import resources
 from pydantic import Field
 
 from llm_perf.config import files
-from llm_perf.config.names import resolve
+from llm_perf.config.names import normalise, resolve
 from llm_perf.config.training import TrainingScenario
 from llm_perf.systems.constants import ConstantsFile, overridden
 
@@ -59,7 +59,7 @@ def load_framework(name: str) -> Framework:
 
 @cache
 def _aliases() -> dict[str, str]:
-    return {alias: name for name in FRAMEWORKS for alias in load_framework(name).aliases}
+    return {normalise(alias): name for name in FRAMEWORKS for alias in load_framework(name).aliases}
 
 
 @cache

@@ -23,7 +23,7 @@ from llm_perf.systems.schedule import Block, Schedule, Step, Work, sum_costs
 from llm_perf.systems.training.base import StepEvaluation, TrainingLoad
 from llm_perf.systems.training.exchange import Exchange
 from llm_perf.systems.training.framework import Framework, framework_constants
-from llm_perf.systems.training.kernels import Kernels
+from llm_perf.systems.training.kernels import Kernels, LayerTimes
 from llm_perf.systems.training.memory import Footprint, is_mixture, recomputing_share
 from llm_perf.systems.training.offload import Offload
 
@@ -58,9 +58,9 @@ class TrainingStep:
         """Memory and time of one optimizer step."""
         return StepEvaluation(self.footprint.memory(load), self.step_cost(load))
 
-    def step_cost(self, load: TrainingLoad) -> PhaseCost:
-        """Seconds of one optimizer step, by part and by stream."""
-        stages = self._stages(load)
+    def step_cost(self, load: TrainingLoad, parts: bool = True) -> PhaseCost:
+        """Seconds of one optimizer step, by part and by stream unless only its length counts."""
+        stages = self._stages(load, parts)
         costs = [(cost, weight * load.accumulation) for cost, weight in stages.slowest]
         bubble = maximum(stages.whole_s - stages.slowest_s, 0.0) / self.plan.virtual_stages
         backward = stages.slowest_s * 2 / 3
@@ -78,11 +78,13 @@ class TrainingStep:
 
     # -- a micro-batch ---------------------------------------------------------------------------------------------
 
-    def _stages(self, load: TrainingLoad) -> _Stages:
+    def _stages(self, load: TrainingLoad, parts: bool) -> _Stages:
         """The slowest stage is the fullest one, or the last one: fewer layers where they do not divide, but the head."""
         layers, stages = self.model.num_layers, self.p.pp_size
         groups = self.model.layer_groups
-        costs = [(self._layer(index, load), group.count / layers) for index, group in enumerate(groups)]
+        costs = [
+            (self._layer(index, load, parts), group.count / layers) for index, group in enumerate(groups)
+        ]
         layer_s = sum(weight * cost.latency_s for cost, weight in costs)
         head = self._head(load)
         transfer = _part(
@@ -103,11 +105,12 @@ class TrainingStep:
     def _transfer_s(self, load: TrainingLoad) -> Number:
         return self.exchange.stage_transfer_s(self.kernels.rank_tokens(load))
 
-    def _layer(self, index: int, load: TrainingLoad) -> PhaseCost:
+    def _layer(self, index: int, load: TrainingLoad, parts: bool) -> PhaseCost:
         """Forward and backward pass of one layer with one micro-batch, and what the host is waited for beside them."""
         group = self.model.layer_groups[index]
-        steps = (*self._forward(index, group, load), *self._backward(index, group, load))
-        device = Schedule((Block(steps),)).cost()
+        times = self.kernels.layer(group, load)
+        steps = (*self._forward(index, load, times), *self._backward(index, load, times))
+        device = Schedule((Block(steps),)).cost(parts)
         host = self._host_s(group)
         together = p_norm(device.latency_s, host, self.c["host_exponent"])
         framework = _part("framework", maximum(together - device.latency_s, 0.0))
@@ -123,15 +126,15 @@ class TrainingStep:
         grace = c["grace_host_scale"] if "grace" in (self.scenario.host.cpu or "").lower() else 1.0
         return milliseconds * 1e-3 * grace * (1 + again)
 
-    def _forward(self, index: int, group: LayerGroup, load: TrainingLoad) -> tuple[Step, ...]:
-        times = self.kernels.layer(group, load)
+    def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
+        group = self.model.layer_groups[index]
         work = [Work(COMPUTE, "forward", sum(times.forward.values()))]
         moved: dict[str, list[Work]] = {"gather": self._gather(index)}
         copies = self.offload.forward(index, group, load)
         return self._passes("forward", work, self._messages(group, load, 1.0), moved | copies)
 
-    def _backward(self, index: int, group: LayerGroup, load: TrainingLoad) -> tuple[Step, ...]:
-        times = self.kernels.layer(group, load)
+    def _backward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
+        group = self.model.layer_groups[index]
         share = recomputing_share(self.scenario)
         work = [Work(COMPUTE, "backward", sum(times.backward.values()))]
         repeated = 0.0

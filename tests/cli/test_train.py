@@ -1,0 +1,160 @@
+"""``llm-perf train`` as a user meets it: text, JSON, replay, comparisons, what does not fit, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+RUN = ("train", "--model", "llama-3-8b", "--gpu", "h100-sxm-80gb", "--num-gpus", "8", "--framework", "fsdp",
+       "--activation-recomputation", "full", "--total-num-tokens", "1000000000000")  # fmt: skip
+SMALL = ("train", "--model", "opt-1.3b", "--gpu", "a100-sxm-40gb")
+
+
+def json_of(llm_perf, *arguments: str):
+    result = llm_perf(*arguments, "--json")
+    assert result.err == ""
+    return json.loads(result.out)
+
+
+def test_text_says_what_a_user_asks(llm_perf):
+    result = llm_perf(*RUN)
+    assert result.code == 0
+    assert result.err == ""
+    for words in (
+        "8 x H100-SXM-80GB",
+        "ZeRO-3",
+        "MFU (bf16 peak)",
+        "HFU",
+        "optimizer state",
+        "GPU-hours",
+        "Cost:",
+        "Energy:",
+    ):
+        assert words in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_json_is_one_object_that_can_be_replayed(llm_perf, tmp_path):
+    found = json_of(llm_perf, *RUN)
+    assert found["schema_version"] == 1
+    assert found["feasible"] is True
+    batch = found["batch"]
+    assert batch["micro_batch_size"] * batch["gradient_accumulation_steps"] * 8 == batch["global_batch_size"]
+    assert sum(found["step"]["breakdown_s"].values()) == pytest.approx(found["step"]["latency_s"])
+    assert found["run"]["gpu_hours"] == pytest.approx(found["run"]["time_s"] * 8 / 3600)
+    assert found["cost"]["run"] == pytest.approx(found["cost"]["per_gpu_hour"] * found["run"]["gpu_hours"])
+    file = tmp_path / "earlier.json"
+    file.write_text(json.dumps(found))
+    assert json_of(llm_perf, "train", "--config", str(file)) == found
+    changed = json_of(llm_perf, "train", "--config", str(file), "--activation-recomputation", "0")
+    assert changed["inputs"] == found["inputs"] | {"activation_recomputation": 0}
+
+
+def test_explanations_are_arithmetic(llm_perf):
+    for entry in json_of(llm_perf, *RUN, "--explain")["explanations"]:
+        assert eval(entry["expression"], {"__builtins__": {}}) == pytest.approx(entry["value"], rel=1e-9), (
+            entry["name"]
+        )  # noqa: S307
+    assert "arXiv 1910.02054" in llm_perf(*RUN, "--explain").out
+
+
+def test_several_gpus_side_by_side(llm_perf):
+    arguments = (*SMALL, "--gpu", "h100-sxm-80gb", "--num-gpus", "8")
+    text = llm_perf(*arguments)
+    assert text.code == 0
+    assert {"A100-SXM-40GB", "H100-SXM-80GB"} <= set(text.out.split())
+    assert [found["inputs"]["gpu"] for found in json_of(llm_perf, *arguments)["comparison"]] == [
+        "a100-sxm-40gb",
+        "h100-sxm-80gb",
+    ]
+
+
+def test_a_gpu_that_is_too_small_is_refused_with_the_shortfall(llm_perf):
+    result = llm_perf("train", "--model", "llama-3-8b", "--gpu", "t4", "--framework", "deepspeed")
+    assert result.code == 3
+    assert "Does not fit. GPU memory:" in result.out
+    assert "GiB missing" in " ".join(result.out.split())
+    found = json_of(llm_perf, "train", "--model", "llama-3-8b", "--gpu", "a100-sxm-40gb", "--num-gpus", "8")
+    assert found["feasible"] is False
+    assert found["batch"]["micro_batch_size"] == 1
+    assert found["max_micro_batch_size"] == 0
+    assert found["suggestions"]
+
+
+def test_a_suggestion_fits(llm_perf):
+    arguments = ("train", "--model", "llama-3-8b", "--gpu", "a100-sxm-40gb", "--num-gpus", "8")
+    change = json_of(llm_perf, *arguments)["suggestions"][0]["change"]
+    assert llm_perf(*arguments, *change.split()).code == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--framework", "deepspeed", "--num-gpus", "8", "--optimizer-device", "cpu"),
+        ("--framework", "deepspeed", "--num-gpus", "8", "--optimizer-device", "nvme", "--weights-device", "nvme"),
+        ("--framework", "deepspeed", "--num-gpus", "4", "--activations-device", "cpu"),
+        ("--lora-rank", "8", "--base-weight-bits", "4", "--framework", "axolotl"),
+        ("--tp-size", "8", "--pp-size", "4", "--virtual-stages", "3", "--num-gpus", "8", "--num-nodes", "8",
+         "--global-batch-size", "64", "--micro-batch-size", "1"),
+        ("--cp-size", "2", "--num-gpus", "2", "--seq-len", "2048"),
+        ("--optimizer", "adam8bit", "--precision", "fp16"),
+        ("--optimizer", "Muon", "--master-weights-dtype-bytes", "2", "--gradient-dtype-bytes", "2"),
+        ("--no-flash-attn", "--softmax-dropout", "--dropout", "--micro-batch-size", "1", "--activation-recomputation", "1"),
+    ],
+    ids=lambda more: " ".join(more[:4]),
+)  # fmt: skip
+def test_ways_to_train(llm_perf, more):
+    found = json_of(llm_perf, *SMALL, *more)
+    assert found["feasible"] is True, found["reason"]
+    assert 0 < found["flops"]["mfu"] < 1
+
+
+BAD = {
+    "no model": (("train", "--gpu", "t4"), "--model is required"),
+    "unknown framework": ((*SMALL, "--framework", "megatorn"), "unknown framework 'megatorn'"),
+    "unknown optimizer": ((*SMALL, "--optimizer", "adma"), "unknown optimizer 'adma'"),
+    "unknown precision": ((*SMALL, "--precision", "int3"), "precision"),
+    "unknown level": ((*SMALL, "--activation-recomputation", "some"), "no recomputation level"),
+    "level 7": ((*SMALL, "--activation-recomputation", "7"), "activation_recomputation"),
+    "stage 4": ((*SMALL, "--ds-zero", "4"), "ds_zero"),
+    "no batch": ((*SMALL, "--micro-batch-size", "0"), "micro_batch_size"),
+    "negative batch": ((*SMALL, "--global-batch-size", "-8"), "global_batch_size"),
+    "batches that contradict": (
+        (*SMALL, "--micro-batch-size", "3", "--gradient-accumulation-steps", "2", "--global-batch-size", "7"),
+        "but global_batch_size is 7",
+    ),
+    "too long": ((*SMALL, "--seq-len", "4096"), "--allow-long-context"),
+    "heads": ((*SMALL, "--tp-size", "3"), "tp_size 3 does not divide"),
+    "gpus": ((*SMALL, "--num-gpus", "8", "--tp-size", "3"), "does not divide that"),
+    "places": ((*SMALL, "--num-gpus", "100"), "has places for"),
+    "chunks without a pipeline": ((*SMALL, "--virtual-stages", "2"), "needs a pipeline"),
+    "sharded pipeline": ((*SMALL, "--pp-size", "2", "--ds-zero", "3"), "only stages 0 and 1"),
+    "weights off without stage 3": ((*SMALL, "--weights-device", "cpu", "--ds-zero", "1"), "ds_zero 3"),
+    "quantised without adapters": ((*SMALL, "--base-weight-bits", "4"), "lora_rank"),
+    "no tokens": ((*SMALL, "--total-num-tokens", "0"), "total_num_tokens"),
+    "efficiency": ((*SMALL, "--flops-efficiency", "0"), "flops_efficiency"),
+    "no file": ((*SMALL, "--config", "nowhere.yaml"), "nowhere.yaml"),
+    "an infer input": ((*SMALL, "--config", "infer.yaml"), "prompt_len"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_on_stderr(llm_perf, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "infer.yaml").write_text("prompt_len: 512\n")
+    arguments, words = BAD[name]
+    result = llm_perf(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert words in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["infer.yaml"]
+
+
+def test_results_are_written_whole(llm_perf, tmp_path):
+    result = llm_perf(*SMALL, "--output-dir", str(tmp_path / "new"))
+    assert result.code == 0
+    (file,) = (tmp_path / "new").iterdir()
+    assert json.loads(file.read_text())["schema_version"] == 1
+    assert str(file) in result.err
