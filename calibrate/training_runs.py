@@ -136,7 +136,9 @@ def model_of(stated: str) -> ModelConfig:
     Raises:
         SpecError: no such spec ships.
     """
-    base = re.sub(r" \(.*\)$", "", stated)
+    base, _, variant = stated.partition(" (")
+    if variant:
+        raise SpecError(f"the variant {variant.rstrip(')')} of {base} is not modelled")
     if base.startswith("MPT-"):
         return get_model_config_by_name(base.replace("MPT-", "mosaicml/mpt-"))
     if base.startswith("GPT-") and base not in MODEL_NAMES:

@@ -41,6 +41,11 @@ def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: boo
         raise SpecError("--leave-out refits the constants of one system: give it with --system")
     if gpu is not None:
         raise SpecError("--leave-out takes all rows of a system: leave --gpu out")
-    found = transfer(system, leave_out).as_dict()
+    if system.lower() == "training":
+        from calibrate.training_transfer import training_transfer
+
+        found = training_transfer(leave_out).as_dict()
+    else:
+        found = transfer(system, leave_out).as_dict()
     click.echo(json.dumps(found, allow_nan=False) if as_json else transfer_report(found))
     return 0

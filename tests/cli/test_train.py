@@ -55,7 +55,7 @@ def test_explanations_are_arithmetic(llm_perf):
     for entry in json_of(llm_perf, *RUN, "--explain")["explanations"]:
         assert eval(entry["expression"], {"__builtins__": {}}) == pytest.approx(entry["value"], rel=1e-9), (
             entry["name"]
-        )  # noqa: S307
+        )
     assert "arXiv 1910.02054" in llm_perf(*RUN, "--explain").out
 
 

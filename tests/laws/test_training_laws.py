@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_recomputation_trades_time_for_memory_level_by_level(base, flash):
     times = [result.step_time_s for result in results]
     flops = [result.hardware_flops_per_step for result in results]
     assert kept == sorted(kept, reverse=True)
-    assert all(later >= earlier * (1 - 1e-12) for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later >= earlier * (1 - 1e-12) for earlier, later in pairwise(times))
     assert flops == sorted(flops)
     assert len({result.model_flops_per_step for result in results}) == 1
 

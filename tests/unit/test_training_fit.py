@@ -1,0 +1,69 @@
+"""What a fit may change of the training model, and that a refit finds what made the runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from calibrate.published import load_measurements
+from calibrate.refit import Target, fit
+from calibrate.training_fit import OPERATORS, TrainingFit, step_time_s, training_parameters
+from calibrate.training_runs import training_run_of, training_scenario_of
+from calibrate.training_transfer import TRAINING_GROUPINGS, training_transfer
+from llm_perf.analysis.training import predict_training
+from llm_perf.config.loading import known_names
+from llm_perf.errors import SpecError
+
+ROWS = {row.row_id: row for row in load_measurements("training")}
+
+
+@pytest.fixture(scope="module")
+def scenarios():
+    return [training_scenario_of(training_run_of(ROWS[number])) for number in (84, 120, 222, 322, 481, 500)]
+
+
+def test_parameters_are_unique_and_start_inside_their_ranges(scenarios):
+    parameters = training_parameters(scenarios)
+    assert len({parameter.name for parameter in parameters}) == len(parameters)
+    assert {name.partition("@")[2] for name in (p.name for p in parameters) if "@" in name} == set(OPERATORS)
+    inherited = [p.name for p in parameters if p.name.endswith(".permutation_vectors")]
+    assert inherited == ["megatron.permutation_vectors"]  # stated once, whoever inherits it
+
+
+def test_a_fit_prices_a_step_as_a_prediction_does(scenarios):
+    for scenario in scenarios:
+        assert step_time_s(scenario) == pytest.approx(predict_training(scenario).step_time_s, rel=1e-12)
+
+
+def test_values_change_the_scenarios_that_they_concern(scenarios):
+    parameters = training_parameters(scenarios)
+    model = TrainingFit(parameters)
+    starts = {parameter.name: parameter.value for parameter in parameters}
+    slower = starts | {"gpu.gemm.default.flops_efficiency@A100": 0.85}
+    for scenario in scenarios:
+        times = [model.step_time_s(scenario, values) for values in (starts, slower)]
+        assert (times[0] < times[1]) == (scenario.gpu.efficiency.name == "A100")
+
+
+def test_a_refit_finds_the_constants_that_made_the_runs(scenarios):
+    pytest.importorskip("scipy")
+    composer = [scenario for scenario in scenarios if scenario.framework == "composer"]
+    chosen = [p for p in training_parameters(composer) if p.name == "composer.backward_gemm_scale"]
+    model = TrainingFit(chosen)
+    true = {"composer.backward_gemm_scale": 0.95}
+    targets = [Target.of(model.step_time_s(scenario, true)) for scenario in composer]
+    found = fit(chosen, composer, targets, model.step_time_s, noise=0.001)
+    assert found.values["composer.backward_gemm_scale"] == pytest.approx(0.95, rel=0.01)
+
+
+def test_groups_and_wrong_groupings():
+    assert set(TRAINING_GROUPINGS) == {"gpu", "machine", "family", "model"}
+    with pytest.raises(SpecError, match="leave_out = 'moon'"):
+        training_transfer("moon")
+
+
+def test_families_of_operators_are_bundled():
+    from llm_perf.config.gpu import GPUEfficiency
+    from llm_perf.config.loading import load_spec
+
+    names = {load_spec("efficiency", GPUEfficiency, name).name for name in known_names("efficiency")}
+    assert set(OPERATORS) <= names
