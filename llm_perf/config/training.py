@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.config.model import ModelConfig, MoEMLP
+from llm_perf.config.model import ModelConfig, MoEMLP, NoMLP, StateSpace
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import check_efficiency, check_parallelism
 from llm_perf.config.workload import Tier
@@ -181,6 +181,13 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
+    if any(
+        isinstance(group.attention, StateSpace) or isinstance(group.mlp, NoMLP)
+        for group in model.layer_groups
+    ):
+        raise SpecError(
+            f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
+        )
     if plan.seq_len % parallelism.cp_size:
         raise SpecError(f"cp_size {parallelism.cp_size} does not divide seq_len {plan.seq_len}")
     if plan.virtual_stages > 1 and parallelism.pp_size == 1:
