@@ -67,8 +67,8 @@ def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Paramete
             stated = owner.constants[constant]
             name = f"{owner.name}.{constant}"
             if stated.range is not None and stated.range[0] < stated.range[1] and name not in found:
-                scale = "log" if stated.range[0] > 0 else "linear"
-                found[name] = Parameter(name, stated.unfitted, *stated.range, scale=scale)
+                low, high = stated.range
+                found[name] = Parameter(name, stated.unfitted, low, high, "log" if low > 0 else "linear")
         for parameter in _gpu_parameters(scenario.gpu):
             found.setdefault(parameter.name, parameter)
     return tuple(found.values())

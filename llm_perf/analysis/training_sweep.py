@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,9 @@ def sweep_training(
     model = TrainingStep(scenario, get_framework(scenario.framework))
     starts = range(0, len(axes[0]), _CHUNK)
     chunks = [_evaluate(model, *(axis[start : start + _CHUNK] for axis in axes)) for start in starts]
-    columns = [np.concatenate(column) for column in zip(*chunks, strict=True)]
-    return TrainingSweep(*axes, *columns)
+    *numbers, feasible = (np.concatenate(column) for column in zip(*chunks, strict=True))
+    columns: tuple[Any, ...] = (*axes, *numbers, feasible.astype(np.bool_))
+    return TrainingSweep(*columns)
 
 
 def _broadcast(*axes: npt.ArrayLike) -> tuple[Floats, ...]:
