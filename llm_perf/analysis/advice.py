@@ -11,6 +11,12 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, get_system
 
+_STACKS_ONLY = (
+    "cp_size", "expert_imbalance", "micro_batches", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
+    "acceptance_rate",
+)  # fmt: skip
+"""Options that a system which streams weights does not know: a change to it leaves them out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -55,8 +61,9 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Ch
         yield from _more_gpus(inputs, "dp_size", scenario.parallelism.dp_size)
     else:
         one_gpu = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "sp_size", "num_gpus"))
-        one_gpu["num_nodes"] = InferenceInputs.model_fields["num_nodes"].default
-        yield _change(inputs, ds_zero=3, ep_size=1, **one_gpu)
+        for name in (*_STACKS_ONLY, "num_nodes", "ep_size"):
+            one_gpu[name] = InferenceInputs.model_fields[name].default
+        yield _change(inputs, ds_zero=3, **one_gpu)
         yield from _more_gpus(inputs, "tp_size", scenario.parallelism.tp_size)
 
 

@@ -77,12 +77,14 @@ def _counts(result: InferenceResult) -> list[Explanation]:
         per_sequence = float(kv_cache_elements(model, prompt + gen, scenario.parallelism.tp_size))
         bits = scenario.dtype.stored_kv_bits
         replica = batch // scenario.parallelism.dp_size
+        ranks = scenario.parallelism.cp_size
         entries.append(
             Explanation(
                 "KV cache on one rank's stages",
-                "sequences x elements per sequence of prompt + generation x bits / 8",
-                f"{replica} * {_number(per_sequence)} * {bits} / 8",
-                replica * per_sequence * bits / 8,
+                "sequences x elements per sequence of prompt + generation x bits / 8"
+                + (" / context ranks" if ranks > 1 else ""),
+                f"{replica} * {_number(per_sequence)} * {bits} / 8" + (f" / {ranks}" if ranks > 1 else ""),
+                replica * per_sequence * bits / 8 / ranks,
                 "bytes",
             )
         )

@@ -226,8 +226,10 @@ def resident_scenarios(
     model = draw(models(encoders=encoders, limited=limited) if model is None else model)
     parallelism = ParallelismConfig()
     if parallel:
+        tp = draw(st.sampled_from([1, 2, 4, 8]))
         parallelism = ParallelismConfig(
-            tp_size=draw(st.sampled_from([1, 2, 4, 8])),
+            tp_size=tp,
+            sp_size=draw(st.sampled_from([1, tp])),
             pp_size=draw(st.integers(1, min(4, model.num_layers))),
             dp_size=draw(st.sampled_from([1, 2])),
         )

@@ -169,3 +169,14 @@ def test_every_change_fits_and_says_what_changes(inputs: dict[str, Any]) -> None
         gone = [word[2:].replace("-", "_") for word in dropped.split(", ") if word]
         assert {*named, *gone} == change.inputs.keys()
         assert all(change.inputs[name] is None and getattr(question, name) is not None for name in gone)
+
+
+def test_a_change_to_streaming_leaves_the_options_of_stacks_out() -> None:
+    inputs = InferenceInputs(
+        model="opt-66b", gpu="a100-sxm-40gb", cp_size=2, prefix_hit_rate=0.5, prefill_chunk=64
+    )
+    changes = changes_that_fit(inputs, predict_inference(build_scenario(inputs)), most=8)
+    streamed = next(change for change in changes if change.inputs.get("ds_zero") == 3)
+    assert streamed.inputs["cp_size"] == 1
+    assert streamed.inputs["prefix_hit_rate"] == 0
+    assert streamed.inputs["prefill_chunk"] is None
