@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 THEIR_VENV = ROOT / ".venv-llm-analysis"
 THEIR_VERSION = "llm-analysis==0.2.2"
 POINTS = 100_000
+LARGE_POINTS = 10_000_000
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 # As Python starts for everybody: where it may not write bytecode, it compiles all of ours in every process.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -75,6 +77,59 @@ assert len(sweep_inference(scenario, *axes)) == points
 print(time.perf_counter() - start)
 """
 
+LARGE_CODE = '''
+import os, sys, time
+from llm_perf.search.executors import get_executor
+from llm_perf.search.sweep import MEASURES, Sweep
+
+def resident_bytes():
+    """Memory of this process and its descendants."""
+    parents, sizes = {}, {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        try:
+            fields = open(f"/proc/{name}/stat").read().rsplit(")", 1)[1].split() if name.isdigit() else []
+        except OSError:
+            continue
+        if fields:
+            parents[int(name)], sizes[int(name)] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    ours = {os.getpid()}
+    while grown := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= grown
+    return sum(sizes.get(pid, 0) for pid in ours)
+
+def main():
+    system, points, cores = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    gpus = ("a100-sxm-80gb", "h100-sxm-80gb", "h200", "l40s")
+    gen = max(points // (len(gpus) * 250 * 100), 1)
+    sweep = Sweep({"model": ("opt-13b",), "gpu": gpus, "system": (system,), "batch_size": tuple(range(1, 251)),
+                   "prompt_len": tuple(range(8, 808, 8)), "gen_len": tuple(range(1, gen + 1))})
+    assert len(sweep) == points, len(sweep)
+    start, done, fit, peak = time.perf_counter(), 0, 0, 0
+    for chunk, columns in get_executor(f"processes:{cores}")(sweep, range(sweep.chunks)):
+        assert set(MEASURES) < set(columns)
+        done, fit = done + len(columns["feasible"]), fit + int(columns["feasible"].sum())
+        peak = max(peak, resident_bytes()) if chunk % 8 == 0 else peak
+    seconds = time.perf_counter() - start
+    assert done == points and fit > 0
+    print(peak)
+    print(seconds)
+
+if __name__ == "__main__":
+    main()
+'''
+PLAN = (
+    "plan",
+    "--model",
+    "llama-2-70b",
+    "--target",
+    "tpot<50ms, ttft<1s",
+    "--objective",
+    "gpus",
+    "--quant-bits",
+    "16,8,4",
+    "--json",
+)
+
 
 class CannotInstallError(Exception):
     """llm-analysis cannot be installed here."""
@@ -110,6 +165,13 @@ def main() -> int:
     arguments = parser.parse_args()
     figures = [start_up(arguments.rounds), prediction(arguments.rounds)]
     figures += [sweep(system, arguments.rounds) for system in ("resident", "zero_inference")]
+    for system, points, target in (
+        ("resident", LARGE_POINTS, 1_000_000),
+        ("zero_inference", LARGE_POINTS // 10, 100_000),
+        ("flexgen", LARGE_POINTS // 10, 100_000),
+    ):
+        figures += large_sweep(system, points, target, figures[1])
+    figures.append(planning(arguments.rounds))
     if arguments.json:
         shown = [asdict(figure) | {"met": figure.met} for figure in figures]
         print(json.dumps({"schema_version": 1, "environment": environment(), "figures": shown}))
@@ -158,6 +220,44 @@ def sweep(system: str, rounds: int) -> Figure:
     value = POINTS / statistics.median(samples["sweep_s"])
     return Figure(
         f"sweep of {POINTS:,} points, {system}, one core", value, "points/s", 300_000, False, samples
+    )
+
+
+def large_sweep(system: str, points: int, target: float, call: Figure) -> list[Figure]:
+    """A sweep over GPUs and all workloads on two cores: its rate, its memory, and how many calls of llm-analysis it is.
+
+    The rate is of whole predictions that arrive in this process: memory, both phases, feasibility.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "large.py"  # worker processes import it
+        script.write_text(LARGE_CODE, encoding="utf-8")
+        command = [sys.executable, str(script), system, str(points), "2"]
+        peaks, rates = [], []
+        for _ in range(3):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+            peak, seconds = map(float, done.stdout.split()[-2:])
+            peaks.append(peak)
+            rates.append(points / seconds)
+    rate = statistics.median(rates)
+    name = f"sweep of {points:,} points, {system}, two cores"
+    found = [Figure(name, rate, "points/s", target, False, {"points_per_s": rates})]
+    if system == "resident":
+        found.append(
+            Figure("  its memory, all processes", max(peaks) / 2**30, "GiB", 2.0, True, {"bytes": peaks})
+        )
+        theirs = call.samples.get("llm_analysis_s")
+        ratio = rate * statistics.median(theirs) if theirs else None
+        note = "" if theirs else call.note
+        found.append(Figure("  its points / LLMAnalysis.inference calls", ratio, "x", 200, False, note=note))
+    return found
+
+
+def planning(rounds: int) -> Figure:
+    """A plan over all GPUs as a process, in seconds: the only figure that is no ratio, since its target is a wait."""
+    command = [str(Path(sys.executable).with_name("llm-perf")), *PLAN]
+    samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
+    return Figure(
+        "llm-perf plan over all GPUs", statistics.median(samples), "s", 2.0, True, {"plan_s": samples}
     )
 
 
@@ -231,8 +331,8 @@ def print_table(figures: list[Figure]) -> None:
 
 
 def shown(value: float, unit: str) -> str:
-    """A ratio with two decimals, a rate without."""
-    return f"{value:.2f} {unit}" if unit == "x" else f"{value:,.0f} {unit}"
+    """A ratio with two decimals, a rate or a large one without."""
+    return f"{value:,.0f} {unit}" if unit == "points/s" or value >= 100 else f"{value:.2f} {unit}"
 
 
 def environment() -> dict[str, str | int | None]:
