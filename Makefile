@@ -19,12 +19,13 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo ops wheels bench accuracy lint format clean
+.PHONY: help demo test run-demo calibrate ops wheels bench accuracy lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
 	@echo "make test    lint, type check and run all tests"
 	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
+	@echo "make calibrate  measure this machine, fit a profile, predict a model that was left out (under 10 minutes)"
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
@@ -41,6 +42,11 @@ test: lint ops
 
 run-demo: ops
 	@$(BIN)/python -m calibrate.run.demo
+
+# Goes on where it was interrupted; RUNS is the folder of its files, the profile among them.
+RUNS ?= runs/calibration
+calibrate: $(VENV)/.dev
+	@$(BIN)/python -m calibrate.loop $(RUNS)
 
 # Says what it does and how long it takes; at once where it is done. TORCH_EXTENSIONS_DIR moves it out of ~/.cache.
 ops: $(VENV)/.dev | $(LIBAIO)

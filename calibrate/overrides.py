@@ -55,7 +55,10 @@ class Overrides:
                 constants[change.keys[0]] = value
         if not any(rooms.values()):  # what a profile with constants alone does, without its checks of specs
             return scenario.replace(constants=tuple((dict(scenario.constants) | constants).items()))
-        return Profile(name="refit", system_constants={scenario.system: constants}, **rooms).apply(scenario)
+        profile = Profile(
+            name="refit", system_constants={scenario.system: constants}, gpu=rooms["gpu"], host=rooms["host"]
+        )
+        return profile.apply(scenario)
 
     def _changes_of(self, scenario: Scenario) -> tuple[Change, ...]:
         """What changes in a scenario: found once, since a fit asks for the same few scenarios over and over."""

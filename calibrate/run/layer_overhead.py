@@ -59,11 +59,12 @@ def measure_layer_overhead(
     """
     key = (config.model_type, settings.system, str(dtype), device.kind, settings.ranks)
     if key not in _known:
-        _known[key] = _measure(config, settings, dtype, device)
+        _known[key] = measure_once(config, settings, dtype, device)
     return _known[key]
 
 
-def _measure(config: Any, settings: RunSettings, dtype: Any, device: Any) -> LayerOverhead | None:
+def measure_once(config: Any, settings: RunSettings, dtype: Any, device: Any) -> LayerOverhead | None:
+    """As ``measure_layer_overhead``, without remembering what was found."""
     try:
         seconds = [_step_s(small_config(config, depth), settings, dtype, device) for depth in _DEPTHS]
     except (ValueError, TypeError, AttributeError, RuntimeError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from calibrate.run.model_config import model_folder
 from calibrate.run.prompts import encode_prompts, get_tokenizer
 from calibrate.run.quantisation import quantisation_report
 from calibrate.run.session import Session, checkpoint_folder, has_room_for_checkpoint
+from calibrate.run.settings import RunSettings
 from calibrate.run.tensors import torch_dtype
 from calibrate.run.timer import timers
 from calibrate.run.usage import (
@@ -53,8 +54,20 @@ class Measured:
 
 def measure_model(session: Session) -> dict[str, Any] | None:
     """Load and measure; the first rank returns the result, the others None."""
+    results = measure_cases(session, [session.settings])
+    return results[0] if results else None
+
+
+def measure_cases(session: Session, cases: Sequence[RunSettings]) -> list[dict[str, Any]]:
+    """Load once and measure several workloads, each with a record of its own; empty in all ranks but the first.
+
+    Args:
+        session: Of the first case.
+        cases: Settings that differ in batch and lengths only.
+    """
     from calibrate.run.result import build_result
 
+    results = []
     with _joined(session) as group:
         overhead, unpack = _probe(session)
         weights = _weights(session, group)
@@ -64,17 +77,21 @@ def measure_model(session: Session) -> dict[str, Any] | None:
         session.baseline_bytes = rss_bytes()
         with _loaded(session, weights) as model:
             _barrier(group)
-            measured = _describe_loaded(session, model)
             tokenizer = None if session.settings.dummy or weights is None else get_tokenizer(weights)
-            _loops(session, model, tokenizer, measured)
-            tokens = gathered(group, session, measured.tokens.tolist())
-            measured.tokens = [row for part in tokens for row in part]
-            measured.ranks = gathered(group, session, _of_this_rank(session, measured))
-            if tokenizer is not None:
-                measured.text = tokenizer.batch_decode(measured.tokens, skip_special_tokens=True)
-    if not session.rank.first:
-        return None
-    return build_result(session, measured, overhead, unpack)
+            loaded = _describe_loaded(session, model)
+            for case in cases:
+                if case is not session.settings:
+                    session.take(case)
+                measured = replace(loaded, loops=[], warmup=[], peak={})
+                _loops(session, model, tokenizer, measured)
+                tokens = gathered(group, session, measured.tokens.tolist())
+                measured.tokens = [row for part in tokens for row in part]
+                measured.ranks = gathered(group, session, _of_this_rank(session, measured))
+                if tokenizer is not None:
+                    measured.text = tokenizer.batch_decode(measured.tokens, skip_special_tokens=True)
+                if session.rank.first:
+                    results.append(build_result(session, measured, overhead, unpack))
+    return results
 
 
 @contextlib.contextmanager
@@ -261,7 +278,9 @@ def _loops(session: Session, model: Any, tokenizer: Any, measured: Measured) -> 
     timers(_TIMER).reset()
     reset_peak_memory(session.device)
     try:
-        for turn in range(-s.warmup, s.loops):
+        for turn in range(-s.warmup, s.loops + session.spare_loops):
+            if turn >= s.loops and sum(not loop["disturbed"] for loop in measured.loops) >= s.loops:
+                break
             session.progress.say(f"loop {turn + 1} of {s.loops}" if turn >= 0 else "warming up")
             one = _one_loop(session, model, inputs, meter, measured)
             (measured.loops if turn >= 0 else measured.warmup).append(one)

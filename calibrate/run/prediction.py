@@ -15,6 +15,7 @@ from llm_perf.config.base import GIB
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.profiles import load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Tier, Workload
 from llm_perf.errors import DoesNotFitError
@@ -104,7 +105,7 @@ def build_run_scenario(
     weights: Tier = "cpu" if settings.cpu_offload else "nvme" if settings.disk_offload else "gpu"
     bits = 8 * BYTES[dtype]
     quantised = settings.quant_bits if settings.weight_quantize else bits
-    return Scenario(
+    scenario = Scenario(
         model=model,
         gpu=machine.gpu,
         host=host,
@@ -136,6 +137,17 @@ def build_run_scenario(
         constants=_constants(
             settings, machine, dtype, device_kind, largest_param, overhead, unpack_s_per_weight, layers
         ),
+    )
+    return _profiled(scenario, settings.profile)
+
+
+def _profiled(scenario: Scenario, name: str | None) -> Scenario:
+    """The scenario under a profile; what memory is free is known better now than when the profile was made."""
+    found = load_profile(name).apply(scenario)
+    gpu, host = scenario.gpu, scenario.host
+    return found.replace(
+        gpu=found.gpu.replace(memory_gib=gpu.memory_gib, usable_memory_gib=gpu.usable_memory_gib),
+        host=found.host.replace(memory_gib=host.memory_gib, usable_memory_gib=host.usable_memory_gib),
     )
 
 

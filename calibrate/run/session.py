@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,19 @@ class Session:
     progress: Progress
     token: str  # equal in all ranks of a run on this machine, and in no other run
     warnings: list[str] = field(default_factory=list)
+    spare_loops: int = 0  # how many more may follow where others disturbed some
+    first_stem: str = ""  # of the case that the model was loaded for
+
+    def take(self, settings: RunSettings) -> None:
+        """Go on with another workload of the same model in the same mode, under a record of its own."""
+        self.first_stem = self.first_stem or self.stem
+        self.settings = settings
+        self.record = RunRecord(Path(settings.runs_dir), self.stem)
 
     @property
     def swap_folder(self) -> Path:
         """Folder of this run's swap files."""
-        return self.folder / f"swap-{self.token}-{self.stem}"
+        return self.folder / f"swap-{self.token}-{self.first_stem or self.stem}"
 
     @property
     def stem(self) -> str:
@@ -63,10 +71,25 @@ def run_session(settings: RunSettings, rank: Rank) -> dict[str, Any] | None:
     Raises:
         LLMPerfError: something is wrong with the input, the machine, or the run; a library's error ends as one too.
     """
+    results = run_cases([settings], rank)
+    return results[0] if results else None
+
+
+def run_cases(cases: Sequence[RunSettings], rank: Rank, spare_loops: int = 0) -> list[dict[str, Any]]:
+    """Measure several workloads of one model in one mode as one rank; the model is loaded once.
+
+    Args:
+        cases: Settings that differ in batch and lengths only; the largest first, since fit is checked for that one.
+        rank: This process.
+        spare_loops: How many more repeats of each may follow where others disturbed some.
+
+    Raises:
+        LLMPerfError: as ``run_session``.
+    """
     from calibrate.run.process import prepare_process, quiet_libraries
 
     prepare_process(rank.local_world_size)
-    lock = measuring(settings.allow_concurrent or rank.local_rank != 0)
+    lock = measuring(cases[0].allow_concurrent or rank.local_rank != 0)
     progress = Progress(None if rank.first else False)
     with (
         lock,
@@ -75,17 +98,17 @@ def run_session(settings: RunSettings, rank: Rank) -> dict[str, Any] | None:
         _plain_errors(),
     ):
         progress.say("importing torch and deepspeed")
-        session = prepare(settings, rank, progress)
-        session.warnings = warned
-        return _measured(session)
+        session = prepare(cases[0], rank, progress)
+        session.warnings, session.spare_loops = warned, spare_loops
+        return _measured(session, cases)
 
 
-def _measured(session: Session) -> dict[str, Any] | None:
+def _measured(session: Session, cases: Sequence[RunSettings]) -> list[dict[str, Any]]:
     """Measure, and leave a record whatever happens."""
-    from calibrate.run.measurement import measure_model
+    from calibrate.run.measurement import measure_cases
 
     try:
-        return measure_model(session)
+        return measure_cases(session, cases)
     except KeyboardInterrupt:
         _save(session, status="interrupted")
         raise

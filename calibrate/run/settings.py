@@ -48,6 +48,7 @@ class RunSettings(Spec):
         allow_concurrent: Measure although another run measures on this machine.
         runs_dir: Folder for the JSON of each run.
         seed: Seed of dummy weights and of random prompts.
+        profile: Calibrated profile of the prediction beside the run.
     """
 
     _positional: ClassVar[tuple[str, ...]] = (
@@ -86,6 +87,7 @@ class RunSettings(Spec):
     allow_concurrent: bool = False
     runs_dir: str = Field(default="runs", min_length=1)
     seed: NonNegativeInt = 0
+    profile: str | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> RunSettings:

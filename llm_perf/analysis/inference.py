@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from llm_perf.analysis.calibrated import PredictionInterval, asked_of, prediction_interval, profile_warnings
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -56,6 +57,7 @@ class InferenceResult:
     max_batch_size: int
     max_context_len: int
     warnings: tuple[str, ...] = field(default=())
+    interval: PredictionInterval | None = None
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:
@@ -91,6 +93,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         decode = _phase(evaluation.decode, load.batch * steps, steps)
     total = prefill.latency_s + (decode.latency_s if decode else 0.0)
     tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
+    asked = asked_of(scenario, evaluation.placement)
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
@@ -103,7 +106,14 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         total_throughput_tokens_per_s=tokens / total,
         max_batch_size=max_batch_size(system, scenario, load, evaluation.placement),
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
-        warnings=(*evaluation.notes, *_warnings(scenario, system.file.caveat)),
+        warnings=(
+            *evaluation.notes,
+            *_warnings(scenario, system.file.caveat),
+            *profile_warnings(scenario, asked),
+        ),
+        interval=prediction_interval(
+            scenario, asked, prefill.latency_s, decode.latency_s if decode else None, total
+        ),
     )
 
 

@@ -10,9 +10,10 @@ from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexge
 from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
-from llm_perf.config.gpu import NonNegativeQuantity
+from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
@@ -103,15 +104,13 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         SpecError: unknown names, or settings that contradict each other.
     """
     model = get_model_config_by_name(inputs.model)
-    gpu = get_gpu_config_by_name(inputs.gpu)
-    host_name = inputs.host or gpu.default_host
-    if host_name is None:
-        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
-    host = get_host_config_by_name(host_name)
+    profile = profiles.load_profile(inputs.profile)
+    own_gpu = profile.own_gpu(inputs.gpu)
+    gpu = get_gpu_config_by_name(inputs.gpu) if own_gpu is None else own_gpu
+    host = _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
     if system == "zero_inference" and inputs.ds_zero in (1, 2):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
-    profile = profiles.load_profile(inputs.profile)
     parallelism = derive_parallelism(inputs)
     scenario = Scenario(
         model=model,
@@ -135,6 +134,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         allow_long_context=inputs.allow_long_context,
         constants=profile.constants_of(system),
         speculation=_speculation(inputs),
+        calibration=profile.own_calibration,
     )
     checked_system(scenario)
     return scenario
@@ -161,6 +161,20 @@ def _speculation(inputs: InferenceInputs) -> Speculation | None:
         tokens=inputs.draft_tokens or Speculation.model_fields["tokens"].default,
         acceptance_rate=inputs.acceptance_rate,
     )
+
+
+def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> HostConfig:
+    """The host that is asked for, else the one that the profile describes with its device, else the GPU's usual one.
+
+    Raises:
+        SpecError: there is none, or none of that name.
+    """
+    if own is not None and (inputs.host is None or normalise(inputs.host) == normalise(own.name)):
+        return own
+    name = inputs.host or gpu.default_host
+    if name is None:
+        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
+    return get_host_config_by_name(name)
 
 
 def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:

@@ -48,6 +48,7 @@ _OPTIONS = (
     click.option("--runs-dir", help="Folder for the JSON of each run.  [default: runs]"),
     click.option("--verbose", type=int, help="0 nothing, 1 metrics, 2 generated text too.  [default: 1]"),
     click.option("--seed", type=int, help="Of dummy weights and random prompts.  [default: 0]"),
+    click.option("--profile", help="Calibrated profile of the prediction: name, file, or none."),
     _flag("allow-long-context", "Beyond the model's positions."),
     _flag("allow-concurrent", "Although another run measures here."),
 )
@@ -64,13 +65,29 @@ def _with_options(function: Any) -> Any:
 @click.option(
     "--read-log", "log_to_read", help="Read a benchmark log back: llm-perf's, DeepSpeed's or FlexGen's."
 )
+@click.option("--microbench", "run_microbench", is_flag=True, help="Measure products, copies, disk, … here.")
+@click.option("--budget", help="Time for --microbench.  [default: 60s]")
+@click.option(
+    "--fit", "fit_it", is_flag=True, help="Fit a profile to RUNS: files or folders of .json, .log, .csv."
+)
+@click.option("--out", help="File that --microbench or --fit writes.")
+@click.option("--gpu", help="GPU of the logs and tables that --fit reads.")
+@click.option("--host", help="Host of them; the GPU's usual one if not given.")
 @_with_options
 @click.option("--hostfile", help="DeepSpeed hostfile, to run on several machines.")
 @click.option("--local_rank", "--local-rank", type=int, hidden=True, help="Passed by launchers; RANK counts.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+@click.argument("runs", nargs=-1)
 def calibrate(
     run_it: bool,
     log_to_read: str | None,
+    run_microbench: bool,
+    budget: str | None,
+    fit_it: bool,
+    out: str | None,
+    gpu: str | None,
+    host: str | None,
+    runs: tuple[str, ...],
     hostfile: str | None,
     local_rank: int | None,
     as_json: bool,
@@ -83,9 +100,19 @@ def calibrate(
     del local_rank
     if log_to_read is not None:
         return _read_log(log_to_read, as_json)
-    if not run_it:
-        raise SpecError("nothing to do: pass --run, or --read-log FILE")
     given = {name: value for name, value in flags.items() if value is not None}
+    if run_microbench:
+        from llm_perf.cli import calibration
+
+        return calibration.microbench(budget, out, given, as_json)
+    if fit_it:
+        from llm_perf.cli import calibration
+
+        return calibration.fit(runs, out, {"gpu": gpu, "host": host}, as_json)
+    if runs:
+        raise SpecError(f"{runs[0]!r}: files of runs are for --fit")
+    if not run_it:
+        raise SpecError("nothing to do: pass --run, --microbench, --fit RUNS, or --read-log FILE")
     return _run(given, hostfile, as_json)
 
 

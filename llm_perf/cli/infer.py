@@ -25,7 +25,12 @@ def _option(*names: str, **settings: Any) -> Any:
 
 _OPTIONS = (
     _option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."),
-    _option("--gpu", "gpus", multiple=True, help="Name or file; repeat it to compare several."),
+    _option(
+        "--gpu",
+        "gpus",
+        multiple=True,
+        help="Name or file; repeat it to compare several. A profile's machine if not given.",
+    ),
     _option("--host", help="Name or file; the GPU's usual host if not given."),
     _option(
         "--system",

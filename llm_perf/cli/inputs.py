@@ -53,8 +53,20 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], ki
     if "model" not in inputs:
         raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
     if not gpus:
+        gpus = _profiled_gpu(inputs.get("profile"))
+    if not gpus:
         raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
     return [kind(gpu=gpu, **inputs) for gpu in gpus]
+
+
+def _profiled_gpu(profile: Any) -> tuple[str, ...]:
+    """The machine that a profile was fitted on; nothing without a profile, or where it does not say."""
+    if not isinstance(profile, str):
+        return ()
+    from llm_perf.config.profiles import load_profile
+
+    calibration = load_profile(profile).calibration
+    return () if calibration is None else (calibration.machine.gpu,)
 
 
 def _read(name: str) -> _InputsFile:

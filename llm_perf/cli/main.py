@@ -23,10 +23,11 @@ _COMMANDS = {
     "scaling": ("llm_perf.cli.scaling", "Show latency and throughput over batch, prompt and GPUs."),
     "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),
-    "calibrate": ("llm_perf.cli.calibrate", "Run the real thing here and lay the prediction beside it."),
+    "calibrate": ("llm_perf.cli.calibrate", "Measure this machine, run the real thing, fit a profile."),
     "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),
     "gpus": ("llm_perf.cli.specs", "List the bundled accelerators, or show one."),
     "hosts": ("llm_perf.cli.specs", "List the bundled hosts, or show one."),
+    "profiles": ("llm_perf.cli.profiles", "List calibrated profiles, show one, compare two."),
     "doctor": ("llm_perf.cli.doctor", "Say what is installed here and what each part of llm-perf needs."),
 }
 

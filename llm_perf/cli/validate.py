@@ -17,15 +17,22 @@ from llm_perf.errors import SpecError
     type=click.Choice(("machine", "gpu", "family", "model")),
     help="Refit the system's constants without each of these in turn, and predict its rows (extra: search).",
 )
+@click.option(
+    "--profile", help="Calibrated profile: name, file, or none. It changes the runs on its machine."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-def validate(system: str | None, gpu: str | None, leave_out: str | None, as_json: bool) -> int:
+def validate(
+    system: str | None, gpu: str | None, leave_out: str | None, profile: str | None, as_json: bool
+) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
     if leave_out is not None:
         return _leave_out(system, gpu, leave_out, as_json)
     from calibrate.validate import validate as compare_all
+    from llm_perf.config.profiles import NO_PROFILE, load_profile
     from llm_perf.report.validation_text import validation_report
 
-    found = compare_all(system, gpu).as_dict()
+    chosen = load_profile(profile)
+    found = compare_all(system, gpu, None if chosen is NO_PROFILE else chosen.apply_where_fitted).as_dict()
     if as_json:
         click.echo(json.dumps(found, allow_nan=False))
     else:

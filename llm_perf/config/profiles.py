@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field
 
 from llm_perf.config.base import Name, Spec
+from llm_perf.config.calibration import Calibration
+from llm_perf.config.files import looks_like_path
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import load_spec
+from llm_perf.config.names import normalise
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
@@ -24,6 +30,9 @@ class Profile(Spec):
         host: fields of HostConfig to replace; tables (``copies``, ``layer_overhead_ms``) and ``disk`` may be given in part.
         gpu: fields of GPUConfig to replace; ``efficiency``, its tables, ``link`` and ``peak_tflops`` may be given in part.
         provenance: machine, versions, date, runs used, residuals, what it was not fitted on.
+        calibration: where it was fitted, what its runs cover, how wide its intervals are; None where written by hand.
+
+    ``gpu`` and ``host`` with a ``name`` describe a whole device, a CPU for example: they replace that one and no other.
     """
 
     name: Name
@@ -31,6 +40,42 @@ class Profile(Spec):
     host: dict[str, Any] = Field(default_factory=dict)
     gpu: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    def own_gpu(self, name: str | None) -> GPUConfig | None:
+        """The device that this profile describes as a whole, if it has that name, or none is given.
+
+        Raises:
+            SpecError: its fields do not make a GPUConfig.
+        """
+        own = self.gpu.get("name")
+        if (
+            self.calibration is None
+            or own is None
+            or (name is not None and normalise(name) != normalise(own))
+        ):
+            return None
+        return self._whole(GPUConfig, self.gpu)
+
+    def own_host(self) -> HostConfig | None:
+        """The host that this profile describes as a whole.
+
+        Raises:
+            SpecError: its fields do not make a HostConfig.
+        """
+        if self.calibration is None or "name" not in self.host:
+            return None
+        return self._whole(HostConfig, self.host)
+
+    def _whole(self, spec: type[S], fields: dict[str, Any]) -> S:
+        try:
+            return spec(**fields)
+        except SpecError as error:
+            raise SpecError(f"profile {self.name}: {error}") from None
+
+    def _describes_another(self, spec: GPUConfig | HostConfig, fields: dict[str, Any]) -> bool:
+        own = fields.get("name")
+        return self.calibration is not None and own is not None and normalise(own) != normalise(spec.name)
 
     def constants_of(self, system: str) -> tuple[tuple[str, float], ...]:
         """The constants that this profile sets for a system."""
@@ -44,7 +89,7 @@ class Profile(Spec):
         Raises:
             SpecError: a field does not exist or is out of range.
         """
-        changes = dict(self.host)
+        changes = {} if self._describes_another(host, self.host) else dict(self.host)
         if "layer_overhead_ms" in self.system_constants.get(system, {}):
             own = host.layer_overhead_ms | changes.get("layer_overhead_ms", {})
             host = host.replace(layer_overhead_ms={})
@@ -57,7 +102,7 @@ class Profile(Spec):
         Raises:
             SpecError: a field does not exist or is out of range.
         """
-        return self._applied(gpu, self.gpu)
+        return gpu if self._describes_another(gpu, self.gpu) else self._applied(gpu, self.gpu)
 
     def apply(self, scenario: Scenario) -> Scenario:
         """The scenario with this profile's constants of its system and its fields of host and GPU.
@@ -72,7 +117,22 @@ class Profile(Spec):
             constants=tuple(sorted(constants.items())),
             host=self.apply_to_host(scenario.host, scenario.system),
             gpu=self.apply_to_gpu(scenario.gpu),
+            calibration=self.own_calibration or scenario.calibration,
         )
+
+    def apply_where_fitted(self, scenario: Scenario) -> Scenario:
+        """The scenario with this profile if it is of the machine that the profile was fitted on, else as it is."""
+        machine = None if self.calibration is None else self.calibration.machine
+        if machine is not None and normalise(machine.gpu) != normalise(scenario.gpu.name):
+            return scenario
+        if machine is not None and machine.host is not None and machine.host != scenario.host.name:
+            return scenario
+        return self.apply(scenario)
+
+    @property
+    def own_calibration(self) -> Calibration | None:
+        """How far to trust this profile, under its name; None where it was written by hand."""
+        return None if self.calibration is None else self.calibration.replace(profile=self.name)
 
     def _applied(self, spec: S, changes: dict[str, Any]) -> S:
         """The spec with changed fields; tables and parts of specs may be given in part."""
@@ -98,10 +158,38 @@ def _merged(current: Any, change: Any) -> Any:
 NO_PROFILE = Profile(name="none")
 
 
+def user_folder() -> Path:
+    """Where a user's own profiles are: LLM_PERF_PROFILES, else the system's usual folder for configurations."""
+    given = os.environ.get("LLM_PERF_PROFILES")
+    if given:
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or "~/AppData/Roaming")
+    elif sys.platform == "darwin":
+        base = Path("~/Library/Application Support")
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    return base.expanduser() / "llm-perf" / "profiles"
+
+
+def own_profiles() -> dict[str, Path]:
+    """The user's profiles by name; a name goes before that of a bundled one."""
+    try:
+        return {path.stem: path for path in sorted(user_folder().glob("*.yaml"))}
+    except OSError:
+        return {}
+
+
 def load_profile(name: str | None) -> Profile:
-    """A profile by name or path; None and "none" change nothing.
+    """A profile by name or path; None and "none" change nothing. The user's own go before bundled ones.
 
     Raises:
         SpecError: unknown name or malformed file.
     """
-    return NO_PROFILE if name is None or name.lower() == "none" else load_spec("profile", Profile, name)
+    if name is None or name.lower() == "none":
+        return NO_PROFILE
+    if not looks_like_path(name):
+        own = {normalise(stem): path for stem, path in own_profiles().items()}.get(normalise(name))
+        if own is not None:
+            return load_spec("profile", Profile, str(own))
+    return load_spec("profile", Profile, name)

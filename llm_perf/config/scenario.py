@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_perf.config.base import LEAST_EFFICIENCY
+from llm_perf.config.calibration import Calibration
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
@@ -23,7 +24,8 @@ class Scenario:
 
     ``gpus_per_node`` x ``num_nodes`` = tp x cp x pp x dp. ``flops_efficiency`` and ``hbm_memory_efficiency`` replace the
     GPU's efficiency constants (floors and the system's own times stay). ``constants`` override constants of the
-    system, by name (a calibrated profile's content).
+    system, by name (a calibrated profile's content). ``calibration`` is that of the profile that was applied, if any: what
+    it covers and how wide its intervals are.
 
     Raises:
         SpecError: parts that do not go together, with what would be possible.
@@ -44,6 +46,7 @@ class Scenario:
     allow_long_context: bool = False
     constants: tuple[tuple[str, float], ...] = ()
     speculation: Speculation | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)

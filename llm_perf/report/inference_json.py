@@ -55,11 +55,16 @@ def result_object(
         "pivot": pivot_object(result),
         "pipeline": pipeline_object(result),
         "energy": None if energy is None else energy_object(energy),
-        "interval": None,
+        "interval": None if result.interval is None else result.interval.as_json(tokens_of(result)),
         "warnings": list(result.warnings),
         "benchmark_log": prediction_log(result),
     }  # fmt: skip
     return finite(found)  # type: ignore[no-any-return]
+
+
+def tokens_of(result: InferenceResult) -> float:
+    """Tokens that the total throughput counts."""
+    return result.total_throughput_tokens_per_s * result.total_latency_s
 
 
 def cost_object(cost: Cost) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.advice import Change
+from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.analysis.thresholds import thresholds_of
@@ -81,6 +82,8 @@ def inference_report(
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns."""
     blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
+    if result.interval is not None:
+        blocks.insert(3, _interval(result.interval))
     blocks.append(_breakdown(result))
     blocks.append(_limits(result))
     thresholds = _thresholds(result)
@@ -223,6 +226,22 @@ def _phases(result: InferenceResult) -> Table:
         "total", seconds(result.total_latency_s), rate(result.total_throughput_tokens_per_s), "", style="bold"
     )
     return table
+
+
+def _interval(interval: PredictionInterval) -> Text:
+    """How far to trust the latencies above."""
+    ends = [
+        f"{name} {seconds(pair[0])} to {seconds(pair[1])}"
+        for name, pair in (
+            ("prefill", interval.prefill_s),
+            ("decode", interval.decode_s),
+            ("total", interval.total_s),
+        )
+        if pair is not None
+    ]
+    text = Text.assemble((f"{interval.level:.0%} interval: ", "bold"), ", ".join(ends))
+    text.append(f"\nprofile {interval.profile}; {interval.method}")
+    return text
 
 
 def _phase_cells(phase: Phase) -> tuple[str, str, str]:

@@ -173,7 +173,8 @@ class _Run:
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gather_s = gather.all_gather_s(weights) if ranks > 1 else 0.0
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
-        self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s
+        per_pass_s = constants["pass_overhead_ms"] * 1e-3
+        self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s + per_pass_s
 
     @property
     def stream_s(self) -> Number:

@@ -1,0 +1,178 @@
+"""``make calibrate``: microbenchmarks, short real runs, a profile, and a model that was left out predicted with it.
+
+Every finished stage leaves its files in the folder, so that an interrupted loop goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrate.run.cases import measure_in_process
+from calibrate.run.extras import require_extra
+from calibrate.run.progress import Progress
+from calibrate.run.settings import RunSettings
+from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
+
+FIT_MODELS = ("opt-125m", "opt-350m")
+LEFT_OUT = "opt-1.3b"
+"""Three sizes of one family: bytes per layer grow 9-fold from the smallest to the largest, layers 2-fold."""
+
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {"system": "transformers"},
+    "ZeRO-3, CPU offload": {"system": "zero_inference", "cpu_offload": True},
+}
+WORKLOADS = ((1, 64), (4, 64), (1, 256))
+"""(batch, prompt): two prompts and two batches, without which attention and the cache cannot be told from the rest."""
+
+GEN_LEN = 8
+CYCLES = 2
+LOOPS, SPARE_LOOPS = 3, 3
+MICROBENCH_S = 60.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of real runs: a model in a mode, in one of the cycles."""
+
+    cycle: int
+    model: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """The folder of its runs."""
+        mode = "plain" if self.mode == "plain" else "zero3"
+        return f"cycle{self.cycle}-{self.model}-{mode}"
+
+
+def processes(fit_models: Sequence[str] = FIT_MODELS, left_out: str = LEFT_OUT) -> list[Process]:
+    """All processes in order; every other cycle backwards, so that no model always meets the same state of the machine."""
+    found = []
+    for cycle in range(1, CYCLES + 1):
+        once = [Process(cycle, model, mode) for model in (*fit_models, left_out) for mode in MODES]
+        found += once if cycle % 2 else once[::-1]
+    return found
+
+
+def run_stages(folder: Path, stop_after_s: float | None = None, say: Any = None) -> bool:
+    """Measure what is not there yet; False where ``stop_after_s`` ended it before all was.
+
+    Args:
+        folder: Of all files.
+        stop_after_s: No further stage begins after so many seconds.
+        say: Takes a line on what begins.
+
+    Raises:
+        LLMPerfError: a run failed.
+    """
+    say = say or (lambda _text: None)
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = [process for process in processes() if not (folder / process.name / "done").exists()]
+    if not (folder / "microbench.json").exists():
+        say(f"microbenchmarks ({MICROBENCH_S:.0f} s)")
+        _microbench(folder / "microbench.json")
+    for number, process in enumerate(stages, 1):
+        if stop_after_s is not None and time.perf_counter() - start > stop_after_s:
+            return False
+        say(f"{process.model}, {process.mode} ({number} of {len(stages)})")
+        _measure(process, folder / process.name)
+    return True
+
+
+def _microbench(target: Path) -> None:
+    """In a process of its own, as the runs are: threads and memory settings are made before torch is imported."""
+    import subprocess
+
+    script = (
+        "import sys; from calibrate.microbench.suite import microbench; "
+        f"microbench(budget_s={MICROBENCH_S}, out=sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentFailure(f"microbenchmarks: {last}")
+
+
+def _measure(process: Process, folder: Path) -> None:
+    cases = [
+        RunSettings(
+            model_name=process.model, batch_size=batch, prompt_len=prompt, gen_len=GEN_LEN, dummy=True, loops=LOOPS,
+            runs_dir=str(folder), output_file=str(folder / "benchmark.log"), verbose=0, **MODES[process.mode],
+        )
+        for batch, prompt in WORKLOADS
+    ]  # fmt: skip
+    for leftover in folder.glob("*.json"):
+        leftover.unlink()  # of an interrupted attempt
+    folder.mkdir(parents=True, exist_ok=True)
+    measure_in_process(cases, SPARE_LOOPS)
+    (folder / "done").write_text("")
+
+
+def conclude(folder: Path) -> dict[str, Any]:
+    """Fit, write the profile, predict the model that was left out; the figures as one object.
+
+    Raises:
+        LLMPerfError: what was measured does not make a fit.
+    """
+    from calibrate.fit import Calibrator
+    from calibrate.fit.profile_file import write_profile
+    from calibrate.fit.report import held_out_object
+    from calibrate.fit.runs import read_runs
+
+    made = [process for process in processes() if (folder / process.name / "done").exists()]
+    paths = {
+        process: sorted(
+            path for path in (folder / process.name).glob("*.json") if path.name != "benchmark.json"
+        )
+        for process in made
+    }
+    fit_on = [path for process in made if process.model in FIT_MODELS for path in paths[process]]
+    test_on = [path for process in made if process.model == LEFT_OUT for path in paths[process]]
+    if not test_on:
+        raise SpecError(f"{folder}: no run of {LEFT_OUT} is there yet")
+    inputs = read_runs([folder / "microbench.json", *fit_on])
+    tests = read_runs(test_on)
+    fitted = Calibrator(inputs.microbench, name=folder.name).fit(inputs.observations)
+    profile = write_profile(fitted.profile_, str(folder / f"{folder.name}.yaml"))
+    found = held_out_object(fitted, inputs, tests, str(profile))
+    (folder / "result.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the loop in a folder (``runs/calibration``). Returns an exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    folder = Path(given[0] if given else "runs/calibration")
+    stop_after_s = float(given[1]) if len(given) > 1 else None
+    try:
+        require_extra("make calibrate")
+        start = time.perf_counter()
+        with Progress().shown() as progress:
+            whole = run_stages(folder, stop_after_s, progress.say)
+        if not whole:
+            sys.stderr.write("llm-perf: stopped; call it again to go on\n")
+            return 0
+        from calibrate.fit.report import held_out_lines
+
+        lines = held_out_lines(conclude(folder))
+        sys.stdout.write("\n".join([*lines, "", f"{time.perf_counter() - start:.0f} s in this call"]) + "\n")
+    except LLMPerfError as error:
+        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("llm-perf: interrupted; call it again to go on\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

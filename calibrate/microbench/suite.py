@@ -1,0 +1,234 @@
+"""All microbenchmarks under one budget, and the file that keeps their samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from calibrate.microbench import (
+    attention,
+    collective,
+    dequantise,
+    disk,
+    gemm,
+    launch,
+    layer,
+    memory,
+    transfer,
+)
+from calibrate.microbench.sampler import TARGET, Clock, Item, Samples, median_uncertainty, sample
+from calibrate.run.progress import Progress
+from llm_perf.errors import EnvironmentFailure, OutputError, SpecError
+
+SCHEMA_VERSION = 1
+DEFAULT_BUDGET_S = 60.0
+LEAST_BUDGET_S = 1.0
+
+_LAYER_SHARE, _COLLECTIVE_SHARE = 0.1, 0.1
+"""Parts of the budget for what starts processes or models of its own; single operations have the rest."""
+
+_LEAST_ITEM_S = 0.02
+
+
+def run_microbench(
+    device: Any, dtypes: tuple[str, ...], budget_s: float, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Measure everything that this device has.
+
+    Args:
+        device: A ``calibrate.run.devices.Device``.
+        dtypes: Number formats, the most important first.
+        budget_s: Seconds for measuring; imports come on top.
+        folder: Where the disk is measured.
+        progress: Says what is going on.
+
+    Returns:
+        The record: ``items`` with all samples, ``environment``, ``budget_s``, ``spent_s``.
+
+    Raises:
+        SpecError: the budget is too small.
+    """
+    from calibrate.run.environment import describe_environment
+
+    if not budget_s >= LEAST_BUDGET_S:
+        raise SpecError(f"--budget {budget_s:g}: expected at least {LEAST_BUDGET_S:g} seconds")
+    start = time.perf_counter()
+    records = list(_single(device, dtypes, budget_s, folder, progress, start))
+    progress.say("framework time per layer")
+    records += _layers(device, dtypes[0], _LAYER_SHARE * budget_s)
+    progress.say("collectives")
+    records += [_summarised(record) for record in collective.measure(device, _COLLECTIVE_SHARE * budget_s)]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "microbench",
+        "status": "done",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device.kind,
+        "dtypes": list(dtypes),
+        "budget_s": budget_s,
+        "spent_s": time.perf_counter() - start,
+        "environment": describe_environment(device, dtypes[0], folder),
+        "items": records,
+    }
+
+
+def _items(device: Any, dtypes: tuple[str, ...], folder: Path) -> list[Item]:
+    """Single operations, what a prediction needs most first."""
+    groups: tuple[Iterable[Item], ...] = (
+        launch.items(device),
+        memory.items(device),
+        transfer.items(device),
+        gemm.items(device, dtypes),
+        attention.items(device, dtypes),
+        dequantise.items(device, dtypes),
+        disk.items(folder),
+    )
+    return [item for group in groups for item in group]
+
+
+def _single(
+    device: Any, dtypes: tuple[str, ...], budget_s: float, folder: Path, progress: Progress, start: float
+) -> Iterator[dict[str, Any]]:
+    """Each item in its turn; what one does not use the others share."""
+    items = _items(device, dtypes, folder)
+    end = start + budget_s * (1 - _LAYER_SHARE - _COLLECTIVE_SHARE)
+    for number, item in enumerate(items):
+        progress.say(f"{item.kind.replace('_', ' ')} ({number + 1} of {len(items)})")
+        left = end - time.perf_counter()
+        if left > 0:
+            yield _measured(device, item, max(_LEAST_ITEM_S, left / (len(items) - number)))
+        else:
+            yield {
+                "kind": item.kind,
+                "settings": item.settings,
+                "work": item.work,
+                "error": "not measured: the budget had ended",
+                "samples_s": [],
+            }
+
+
+def _measured(device: Any, item: Item, limit_s: float) -> dict[str, Any]:
+    """One record; ``error`` says why there are no samples. Foreign CPU time is kept beside them as evidence."""
+    from calibrate.run.usage import EnergyMeter, Repeat
+
+    record: dict[str, Any] = {"kind": item.kind, "settings": item.settings, "work": item.work}
+    try:
+        call = item.prepare()
+        with Repeat(EnergyMeter(device)) as usage:
+            found = sample(call, Clock(device, item.host_only), limit_s, item.inner)
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        return record | {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}", "samples_s": []}
+    finally:
+        call = None  # type: ignore[assignment]
+        _free(device)
+    kept = {name: usage.found[name] for name in ("wall_s", "others_cores", "disturbed")}
+    return _summarised(record | {"samples_s": found.seconds, "inner": found.inner} | kept)
+
+
+def _free(device: Any) -> None:
+    if device.kind == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _summarised(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its median, and whether that is known."""
+    found = Samples(record["samples_s"])
+    uncertainty = found.relative_uncertainty
+    return record | {
+        "median_s": found.median_s,
+        "relative_uncertainty": uncertainty if uncertainty != float("inf") else None,
+        "converged": uncertainty <= TARGET,
+    }
+
+
+def _layers(device: Any, dtype: str, budget_s: float) -> list[dict[str, Any]]:
+    """Framework time per layer, plain and under ZeRO-3."""
+    from calibrate.run.ranks import process_group, this_rank
+
+    found = [layer.measure(device, dtype, "transformers", budget_s / 2)]
+    try:
+        with process_group(this_rank(), device.backend):
+            found.append(layer.measure(device, dtype, "zero_inference", budget_s / 2))
+    except EnvironmentFailure:
+        found.append(None)
+    records = []
+    for one in found:
+        if one is None:
+            continue
+        per_layer, per_pass = one["per_layer_samples_s"], one["per_pass_samples_s"]
+        uncertainty = median_uncertainty(per_layer)
+        records.append(
+            one
+            | {
+                "per_layer_s": median(per_layer),
+                "per_pass_s": median(per_pass),
+                "relative_uncertainty": uncertainty if uncertainty != float("inf") else None,
+                "converged": uncertainty <= TARGET,
+            }
+        )
+    return records
+
+
+def microbench(
+    device_name: str = "auto",
+    dtype: str = "auto",
+    budget_s: float = DEFAULT_BUDGET_S,
+    out: str | None = None,
+    folder: str = "~/.cache/llm-perf/offload",
+    allow_concurrent: bool = False,
+) -> dict[str, Any]:
+    """``llm-perf calibrate --microbench``: prepare this process, measure, write the file.
+
+    Args:
+        device_name: "auto", "cuda" or "cpu".
+        dtype: One number format, or "auto": fp16 and bf16 on CUDA; on a CPU bf16 and fp32.
+        budget_s: Seconds for measuring.
+        out: The file; None names it after the moment, in the working directory.
+        folder: Where the disk is measured.
+        allow_concurrent: Although another run measures here.
+
+    Returns:
+        The record, with ``file``.
+
+    Raises:
+        LLMPerfError: packages are missing, the device is, or the file cannot be written.
+    """
+    from calibrate.run.devices import choose_device, choose_dtype
+    from calibrate.run.extras import require_extra
+    from calibrate.run.process import prepare_process, quiet_libraries
+    from calibrate.run.records import finite, measuring
+    from calibrate.run.session import writable_folder
+
+    require_extra("llm-perf calibrate --microbench")
+    target = Path(out or f"microbench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json")
+    if not target.parent.is_dir():
+        raise OutputError(f"--out {str(target)!r}: there is no folder {str(target.parent)!r}")
+    prepare_process(1)
+    progress = Progress()
+    with (
+        measuring(allow_concurrent),
+        quiet_libraries(bool(os.environ.get("LLM_PERF_DEBUG"))),
+        progress.shown(),
+    ):
+        progress.say("importing torch and deepspeed")
+        device = choose_device(device_name, 0, 1)
+        if dtype != "auto":
+            dtypes: tuple[str, ...] = (choose_dtype(dtype, device),)
+        else:
+            dtypes = ("fp16", "bf16") if device.kind == "cuda" else (choose_dtype("auto", device), "fp32")
+        record = finite(run_microbench(device, dtypes, budget_s, writable_folder(folder), progress))
+    part = target.with_name(target.name + ".part")
+    try:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(f"--out {str(target)!r}: {error.strerror or error}") from None
+    return record | {"file": str(target)}  # type: ignore[no-any-return]

@@ -1,0 +1,191 @@
+"""What a calibrated profile adds to a prediction: an interval, and warnings where its evidence ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from llm_perf.config.base import GIB
+from llm_perf.config.calibration import Calibration, Coverage, IntervalWidths
+from llm_perf.config.names import normalise
+from llm_perf.config.scenario import Scenario
+from llm_perf.systems.base import Placement
+from llm_perf.systems.footprint import model_weight_bytes
+
+_SLACK = 1.05
+"""Nearness at which two sizes are the same: a model given in GiB or GB is inside the range of either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question in the terms in which a profile says what it covers."""
+
+    system: str
+    tiers: tuple[str, ...]
+    weight_bits: int
+    sizes: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionInterval:
+    """Between which values a measurement lies with probability ``level``, in seconds; None where a phase has none.
+
+    ``outside`` is how far the question is outside the covered range, as a factor of 1 or more; the interval is widened
+    by it.
+    """
+
+    level: float
+    profile: str
+    method: str
+    groups: int
+    outside: float
+    prefill_s: tuple[float, float] | None
+    decode_s: tuple[float, float] | None
+    total_s: tuple[float, float] | None
+
+    def as_json(self, tokens: float) -> dict[str, Any]:
+        """Plain JSON types, the throughput of ``tokens`` in all included."""
+        throughput = None if self.total_s is None else [tokens / self.total_s[1], tokens / self.total_s[0]]
+        return {
+            "level": self.level,
+            "profile": self.profile,
+            "method": self.method,
+            "groups": self.groups,
+            "outside_covered_range": self.outside,
+            "prefill_latency_s": _listed(self.prefill_s),
+            "decode_latency_s": _listed(self.decode_s),
+            "total_latency_s": _listed(self.total_s),
+            "total_throughput_tokens_per_s": throughput,
+        }
+
+
+def _listed(ends: tuple[float, float] | None) -> list[float] | None:
+    return None if ends is None else list(ends)
+
+
+def asked_of(scenario: Scenario, placement: Placement) -> Asked | None:
+    """The question of a scenario; None where no calibrated profile answers it."""
+    if scenario.calibration is None:
+        return None
+    workload, weights = scenario.workload, placement.weights
+    tiers = tuple(tier for tier in ("gpu", "cpu", "nvme") if float(getattr(weights, tier)) > 0)
+    return Asked(
+        system=scenario.system,
+        tiers=tiers,
+        weight_bits=scenario.dtype.weight_bits,
+        sizes={
+            "model_gib": model_weight_bytes(scenario) / GIB,
+            "batch_size": float(workload.batch_size),
+            "prompt_len": float(workload.prompt_len),
+            "gen_len": float(workload.gen_len),
+        },
+    )
+
+
+_SIZES = {
+    "model_gib": "weights of {:.3g} GiB",
+    "batch_size": "batch {:g}",
+    "prompt_len": "prompt of {:g} tokens",
+    "gen_len": "{:g} tokens to generate",
+}
+_TIERS = {"gpu": "on the GPU", "cpu": "in CPU memory", "nvme": "on NVMe"}
+
+
+def outside_by_size(covers: Coverage, asked: Asked) -> dict[str, float]:
+    """Sizes outside the covered range, each with its distance as a log ratio."""
+    found = {}
+    for name, value in asked.sizes.items():
+        distance = getattr(covers, name).outside(value)
+        if distance > math.log(_SLACK):
+            found[name] = distance
+    return found
+
+
+def prediction_interval(
+    scenario: Scenario, asked: Asked | None, prefill_s: float, decode_s: float | None, total_s: float
+) -> PredictionInterval | None:
+    """The interval around a prediction, None without a profile that has one or on another machine.
+
+    Half-widths are log ratios. Outside the covered range they grow by the share of the range's own span that the
+    question is beyond it: the residuals come from models left out, so that they know of extrapolation by about that.
+    """
+    calibration = scenario.calibration
+    if asked is None or calibration is None:
+        return None
+    widths, covers = calibration.interval, calibration.covers
+    if widths is None or covers is None or _elsewhere(scenario, calibration) or _unknown(covers, asked):
+        return None
+    beyond = outside_by_size(covers, asked)
+    growth = 1.0 + max(
+        (distance / max(getattr(covers, name).span, math.log(2)) for name, distance in beyond.items()),
+        default=0.0,
+    )
+
+    def around(value: float | None, width: float | None) -> tuple[float, float] | None:
+        if value is None or width is None:
+            return None
+        return value * math.exp(-width * growth), value * math.exp(width * growth)
+
+    return PredictionInterval(
+        level=widths.level,
+        profile=calibration.profile,
+        method=widths.method,
+        groups=widths.groups,
+        outside=math.exp(max(beyond.values(), default=0.0)),
+        prefill_s=around(prefill_s, widths.prefill),
+        decode_s=around(decode_s, widths.decode),
+        total_s=around(total_s, _total_width(widths, decode_s)),
+    )
+
+
+def _total_width(widths: IntervalWidths, decode_s: float | None) -> float | None:
+    """Without decode steps the total is the prefill."""
+    return widths.prefill if decode_s is None else widths.total
+
+
+def profile_warnings(scenario: Scenario, asked: Asked | None) -> tuple[str, ...]:
+    """Where the evidence of a profile ends: another machine, another system, sizes outside of its runs."""
+    calibration = scenario.calibration
+    if asked is None or calibration is None:
+        return ()
+    name = calibration.profile
+    if _elsewhere(scenario, calibration):
+        return (
+            f"profile {name} was fitted on {calibration.machine.gpu} and is used on {scenario.gpu.name}: "
+            "what it says of software may hold, its rates may not, and it gives no interval",
+        )
+    covers = calibration.covers
+    if covers is None:
+        return ()
+    unknown = _unknown(covers, asked)
+    if unknown:
+        return (f"profile {name} has no runs of {unknown}: it gives no interval",)
+    beyond = [
+        f"{_SIZES[size].format(asked.sizes[size])} (its runs: {_ends(covers, size)})"
+        for size in outside_by_size(covers, asked)
+    ]
+    if not beyond:
+        return ()
+    return (f"outside what profile {name} covers: {'; '.join(beyond)}. The interval is widened",)
+
+
+def _elsewhere(scenario: Scenario, calibration: Calibration) -> bool:
+    return normalise(scenario.gpu.name) != normalise(calibration.machine.gpu)
+
+
+def _unknown(covers: Coverage, asked: Asked) -> str:
+    """What no run had at all: a system, a tier of the weights, a width of theirs."""
+    if asked.system not in covers.systems:
+        return f"system {asked.system}"
+    tiers = [_TIERS[tier] for tier in asked.tiers if tier not in covers.tiers]
+    if tiers:
+        return f"weights {' and '.join(tiers)}"
+    if asked.weight_bits not in covers.weight_bits:
+        return f"{asked.weight_bits}-bit weights"
+    return ""
+
+
+def _ends(covers: Coverage, size: str) -> str:
+    low, high = getattr(covers, size).low, getattr(covers, size).high
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,74 @@
+"""What ``llm-perf calibrate`` does beside a run: microbenchmarks, the fit, the whole loop."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import click
+
+from llm_perf.errors import SpecError, bad_value
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|min|m)?")
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds that a text such as ``60``, ``60s`` or ``2min`` means.
+
+    Raises:
+        SpecError: it is no duration.
+    """
+    found = _DURATION.fullmatch(budget.strip().lower())
+    if found is None:
+        raise bad_value("--budget", budget, "seconds, such as 60s or 2min")
+    return float(found[1]) * (60.0 if found[2] in ("m", "min") else 1.0)
+
+
+def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
+    """``--microbench``."""
+    from calibrate.microbench.report import print_microbench
+    from calibrate.microbench.suite import DEFAULT_BUDGET_S
+    from calibrate.microbench.suite import microbench as measure
+
+    budget_s = DEFAULT_BUDGET_S if budget is None else seconds_of(budget)
+    flags = {
+        "device_name": given.get("device"),
+        "dtype": given.get("dtype"),
+        "folder": given.get("offload_dir"),
+        "allow_concurrent": given.get("allow_concurrent"),
+    }
+    record = measure(
+        budget_s=budget_s, out=out, **{name: value for name, value in flags.items() if value is not None}
+    )
+    if as_json:
+        click.echo(json.dumps(record, allow_nan=False))
+    else:
+        print_microbench(record)
+        click.echo(f"samples written to {record['file']}", err=True)
+    return 0
+
+
+def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: bool) -> int:
+    """``--fit RUNS…``."""
+    from pathlib import Path
+
+    from calibrate.fit import Calibrator, read_runs
+    from calibrate.fit.profile_file import check_target, write_profile
+    from calibrate.fit.report import fit_lines, fit_object
+
+    check_target(out)
+    inputs = read_runs(runs, given.get("gpu"), given.get("host"))
+    if not inputs.observations:
+        rejected = "; ".join(f"{one.source}: {one.reason}" for one in inputs.rejected)
+        raise SpecError(f"no run is left to fit: {rejected or 'none was given'}")
+    name = Path(out).stem if out is not None else given.get("name") or "calibrated"
+    fitted = Calibrator(inputs.microbench, name=name).fit(inputs.observations)
+    path = write_profile(fitted.profile_, out)
+    found = fit_object(fitted, inputs, str(path))
+    if as_json:
+        click.echo(json.dumps(found, allow_nan=False))
+    else:
+        click.echo("\n".join(fit_lines(found)))
+        click.echo(f"profile written to {path}", err=True)
+    return 0

@@ -1,0 +1,194 @@
+"""`llm-perf calibrate --fit`, `llm-perf profiles`, and `--profile` where predictions are made."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def _synthetic() -> ModuleType:
+    """The machine of tests/fit, whose law is known."""
+    file = Path(__file__).parents[1] / "fit" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic_machine", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: Any) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    synthetic = _synthetic()
+    synthetic.write_microbench(folder)
+    synthetic.write_runs(folder, noise=0.03)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def profile(runs: Path, tmp_path_factory: Any) -> Path:
+    from llm_perf.cli.main import run
+
+    target = tmp_path_factory.mktemp("profiles") / "here.yaml"
+    assert run(["calibrate", "--fit", str(runs), "--out", str(target)]) == 0
+    return target
+
+
+def test_fit_prints_what_it_found_and_writes_the_profile(llm_perf: Any, runs: Path, folder: Path) -> None:
+    found = llm_perf("calibrate", "--fit", str(runs), "--out", "here.yaml", "--json").json
+    assert found["runs"] == 12
+    assert found["interval"]["groups"] == 2
+    assert "resident.python_us_per_layer" in found["parameters"]
+    assert found["not_identified"]
+    assert (folder / "here.yaml").read_text().startswith("# A calibrated profile")
+    text = llm_perf("calibrate", "--fit", str(runs), "--out", "again.yaml")
+    assert text.code == 0
+    assert "90 % interval (2 models left out)" in text.out
+    assert "again.yaml" in text.err
+    assert sorted(path.name for path in folder.iterdir()) == ["again.yaml", "here.yaml"]
+
+
+def test_without_out_it_goes_to_the_users_folder(
+    llm_perf: Any, runs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_PERF_PROFILES", str(folder / "mine"))
+    assert llm_perf("calibrate", "--fit", str(runs)).code == 0
+    assert (folder / "mine" / "calibrated.yaml").is_file()
+    listed = llm_perf("profiles", "list", "--json").json["profiles"]
+    own = next(row for row in listed if row["name"] == "calibrated")
+    assert own["runs"] == 12
+    assert "calibrated" in llm_perf("profiles", "list").out
+    asked = ("--model", "opt-350m", "--prompt-len", "64", "--gen-len", "8", "--profile", "calibrated")
+    found = llm_perf("infer", *asked, "--json").json
+    assert found["interval"]["profile"] == "calibrated"
+
+
+def test_infer_takes_the_profiles_machine_and_prints_its_interval(llm_perf: Any, profile: Path) -> None:
+    asked = (
+        "--model",
+        "opt-350m",
+        "--batch-size",
+        "4",
+        "--prompt-len",
+        "64",
+        "--gen-len",
+        "8",
+        "--profile",
+        str(profile),
+    )
+    found = llm_perf("infer", *asked, "--json").json
+    interval = found["interval"]
+    assert interval["level"] == 0.9
+    low, high = interval["total_latency_s"]
+    assert low < found["total"]["latency_s"] < high
+    slow, fast = interval["total_throughput_tokens_per_s"]
+    assert slow < found["total"]["throughput_tokens_per_s"] < fast
+    text = llm_perf("infer", *asked)
+    assert text.code == 0
+    assert "90% interval: prefill" in text.out
+    assert all(len(line) <= 80 for line in text.out.split("Benchmark log")[0].splitlines())
+    assert found["inputs"]["profile"] == str(profile)
+
+
+def test_outside_and_elsewhere_are_notes(llm_perf: Any, profile: Path) -> None:
+    far = llm_perf(
+        "infer", "--model", "opt-1.3b", "--batch-size", "16", "--profile", str(profile), "--json"
+    ).json
+    assert any("outside what profile here covers" in warning for warning in far["warnings"])
+    assert far["interval"]["outside_covered_range"] > 1
+    other = llm_perf("infer", "--model", "opt-1.3b", "--gpu", "t4", "--profile", str(profile), "--json").json
+    assert other["interval"] is None
+    assert any("was fitted on" in warning for warning in other["warnings"])
+
+
+def test_without_a_profile_there_is_no_interval(llm_perf: Any) -> None:
+    found = llm_perf("infer", "--model", "opt-1.3b", "--gpu", "t4", "--json").json
+    assert found["interval"] is None
+    assert (
+        llm_perf("infer", "--model", "opt-1.3b", "--gpu", "t4", "--profile", "none", "--json").json[
+            "interval"
+        ]
+        is None
+    )
+
+
+def test_policy_and_validate_take_profiles(llm_perf: Any, folder: Path) -> None:
+    (folder / "t4.yaml").write_text(
+        "name: t4\nsystem_constants: {zero_inference: {overlap_share: 0.5}}\n"
+        "calibration: {machine: {gpu: T4-16GB, host: gcp-t4}}\n"
+    )
+    plain = llm_perf("validate", "--system", "zero_inference", "--json").json["rows"]
+    changed = llm_perf("validate", "--system", "zero_inference", "--profile", "t4.yaml", "--json").json[
+        "rows"
+    ]
+    moved = {a["gpu"] for a, b in zip(plain, changed, strict=True) if a["predicted"] != b["predicted"]}
+    assert moved == {"T4-16GB"}  # its machine, and no other
+    asked = ("--model", "opt-30b", "--gpu", "t4", "--system", "zero_inference", "--json")
+    assert llm_perf("policy", *asked, "--profile", "t4.yaml").code == 0
+
+
+def test_show_and_diff(llm_perf: Any, profile: Path, folder: Path) -> None:
+    shown = llm_perf("profiles", "show", str(profile))
+    assert shown.code == 0
+    for text in (
+        "this CPU (Test CPU, 2 cores)",
+        "covers",
+        "90 % interval",
+        "not identified",
+        "resident.python_us_per_layer",
+    ):
+        assert text in shown.out
+    assert llm_perf("profiles", "show", str(profile), "--json").json["name"] == "here"
+    other = folder / "other.yaml"
+    text = profile.read_text()
+    other.write_text(
+        text.replace("name: here", "name: other", 1).replace("knee_exponent: 1.0", "knee_exponent: 2.0")
+    )
+    same = llm_perf("profiles", "diff", str(profile), str(profile))
+    assert "set the same values" in same.out
+    found = llm_perf("profiles", "diff", str(profile), str(other), "--json").json["differences"]
+    assert [row["name"] for row in found] == ["gpu.efficiency.knee_exponent"]
+    assert "knee_exponent" in llm_perf("profiles", "diff", str(profile), str(other)).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("calibrate",), "nothing to do"),
+        (("calibrate", "run.json"), "are for --fit"),
+        (("calibrate", "--fit"), "nothing to fit"),
+        (("calibrate", "--fit", "missing.json"), "missing.json: cannot be read"),
+        (("calibrate", "--fit", "missing.json", "--out", "profile.txt"), "a profile is a .yaml file"),
+        (("calibrate", "--fit", "missing.json", "--out", "no/such/p.yaml"), "there is no folder"),
+        (("calibrate", "--microbench", "--budget", "soon"), "--budget = 'soon'"),
+        (("calibrate", "--microbench", "--budget", "0"), "--budget 0"),
+        (("calibrate", "--microbench", "--out", "no/such/m.json"), "there is no folder"),
+        (("profiles", "show", "no-such"), "unknown profile 'no-such'"),
+        (("profiles", "show", "none"), "is no profile"),
+        (("profiles", "diff", "none", "none"), "is no profile"),
+        (("infer", "--model", "opt-1.3b", "--profile", "no-such"), "unknown profile"),
+        (("infer", "--model", "opt-1.3b"), "--gpu is required"),
+        (("validate", "--profile", "no-such"), "unknown profile"),
+    ],
+)
+def test_bad_input_is_one_line(llm_perf: Any, folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in llm_perf(*arguments).error
+    assert not list(folder.iterdir())  # nothing half-written
+
+
+def test_a_broken_profile_is_listed_as_such(
+    llm_perf: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_PERF_PROFILES", str(folder))
+    (folder / "broken.yaml").write_text("name: broken\ngpu: 5\n")
+    found = llm_perf("profiles", "list")
+    assert found.code == 0
+    assert "broken" in found.out
+    assert "cannot be read" in found.out
