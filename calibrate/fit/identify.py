@@ -31,6 +31,7 @@ class Identification:
         correlations: Between the parameters, in the order of the names.
         singular_values: Of the derivatives in units of the noise and of half ranges, largest first.
         condition: Largest over smallest of them; infinite where a direction is not seen.
+        influence: How much each moves the predictions over half its range, in units of the noise.
     """
 
     names: tuple[str, ...]
@@ -38,35 +39,32 @@ class Identification:
     correlations: np.ndarray
     singular_values: tuple[float, ...]
     condition: float
+    influence: dict[str, float]
 
     def refusals(self, parameters: Sequence[Parameter]) -> list[tuple[str, str]]:
-        """(name, sentence) of each parameter that the runs do not identify, the worst first."""
+        """(name, sentence) of each parameter that the runs do not identify, the worst first.
+
+        Of two that can be traded for one another, the one whose range is narrower stays where it is, since it was known
+        better before the runs; of two alike the one that matters less.
+        """
         found = []
-        for index, name in enumerate(self.names):
-            parameter = parameters[index]
+        weight = {p.name: (round(p.half_range, 6), self.influence[p.name]) for p in parameters}
+        for index, parameter in enumerate(parameters):
+            name = parameter.name
+            others = [other for other in range(len(self.names)) if other != index]
+            strongest = max(others, key=lambda other: abs(self.correlations[index][other]), default=index)
+            partner, correlation = self.names[strongest], float(self.correlations[index][strongest])
             error = self.standard_errors[name] / (
                 1.0 if parameter.scale == "log" else max(parameter.value, 1e-9)
             )
-            others = np.abs(np.delete(self.correlations[index], index))
-            strongest = int(np.argmax(others)) if len(others) else -1
-            if len(others) and others[strongest] > LARGEST_CORRELATION:
-                partner = [other for other in self.names if other != name][strongest]
-                sign = (
-                    "instead of"
-                    if self.correlations[index][self.names.index(partner)] < 0
-                    else "together with"
-                )
-                found.append(
-                    (
-                        error,
-                        name,
-                        f"{name} can be had {sign} {partner} (correlation {others[strongest]:.2f}); {_advice(name, partner)}",
-                    )
-                )
+            if others and abs(correlation) > LARGEST_CORRELATION:
+                if weight[name] <= weight[partner]:
+                    how = "instead of" if correlation < 0 else "together with"
+                    said = f"{name} can be had {how} {partner} (correlation {abs(correlation):.2f}); {_advice(name, partner)}"
+                    found.append((1.0 + abs(correlation), name, said))
             elif error > LARGEST_ERROR:
-                found.append(
-                    (error, name, f"{name} is uncertain by {error:.0%} after the fit; {_advice(name, '')}")
-                )
+                said = f"{name} is uncertain by {error:.0%} after the fit; {_advice(name, '')}"
+                found.append((min(error, 1.0), name, said))
         return [(name, sentence) for _, name, sentence in sorted(found, reverse=True)]
 
 
@@ -119,6 +117,7 @@ def identification(
         correlations=alone / np.outer(spread, spread),
         singular_values=tuple(float(value) for value in singular),
         condition=float(singular[0] / smallest) if smallest > _NOTHING * singular[0] else math.inf,
+        influence={name: float(np.linalg.norm(scaled[:, i])) for i, name in enumerate(names)},
     )
 
 

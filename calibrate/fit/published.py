@@ -14,9 +14,7 @@ from statistics import median
 
 from calibrate.fit.calibrator import Calibrator, Compared, median_absolute_error, predicted_s
 from calibrate.fit.runs import Observation
-from calibrate.settings import run_of, scenario_of
-from calibrate.transfer import unfitted
-from calibrate.validate import Compared as Validated
+from calibrate.transfer import Case, cases_of
 from calibrate.validate import validate
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.config.calibration import CalibratedMachine
@@ -52,13 +50,11 @@ class Carried:
     refused: str | None = None
 
 
-def observations(rows: Iterable[Validated]) -> list[Observation]:
+def observations(cases: Iterable[Case]) -> list[Observation]:
     """Published runs as observations; those of which only a step or nothing is known in seconds are left out."""
     found = []
-    for row in rows:
-        if row.predicted is None:
-            continue
-        scenario = unfitted(scenario_of(run_of(row.measurement)))
+    for case in cases:
+        row, scenario = case.compared, case.scenario
         workload = scenario.workload
         quantities = {row.quantity: row.measured} | {name: pair[0] for name, pair in row.others.items()}
         measured: dict[str, float] = {}
@@ -74,7 +70,7 @@ def observations(rows: Iterable[Validated]) -> list[Observation]:
             continue
         found.append(
             Observation(
-                source=f"row {row.measurement.row_id}",
+                source=f"row {row.run.row_id}",
                 group=scenario.model.name,
                 scenario=scenario,
                 measured_s=measured,
@@ -152,7 +148,7 @@ def cover(machine: Machine, models: dict[str, list[Observation]]) -> Covered | N
 
 def tables(system: str | None = None) -> list[str]:
     """Both tables over all machines whose runs ship, as Markdown."""
-    machines = by_machine(observations(validate(system).rows))
+    machines = by_machine(observations(cases_of(validate(system))))
     lines = [
         "| machine, system | fitted on (rows) | others' rows | before | after | fitted |",
         "| --- | --- | --: | --: | --: | --- |",

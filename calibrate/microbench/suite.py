@@ -50,14 +50,9 @@ def run_microbench(
 
     Returns:
         The record: ``items`` with all samples, ``environment``, ``budget_s``, ``spent_s``.
-
-    Raises:
-        SpecError: the budget is too small.
     """
     from calibrate.run.environment import describe_environment
 
-    if not budget_s >= LEAST_BUDGET_S:
-        raise SpecError(f"--budget {budget_s:g}: expected at least {LEAST_BUDGET_S:g} seconds")
     start = time.perf_counter()
     records = list(_single(device, dtypes, budget_s, folder, progress, start))
     progress.say("framework time per layer")
@@ -115,12 +110,12 @@ def _single(
 
 def _measured(device: Any, item: Item, limit_s: float) -> dict[str, Any]:
     """One record; ``error`` says why there are no samples. Foreign CPU time is kept beside them as evidence."""
-    from calibrate.run.usage import EnergyMeter, Repeat
+    from calibrate.run.usage import DeviceMeter, Repeat
 
     record: dict[str, Any] = {"kind": item.kind, "settings": item.settings, "work": item.work}
     try:
         call = item.prepare()
-        with Repeat(EnergyMeter(device)) as usage:
+        with Repeat(DeviceMeter(device)) as usage:
             found = sample(call, Clock(device, item.host_only), limit_s, item.inner)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         return record | {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}", "samples_s": []}
@@ -208,6 +203,8 @@ def microbench(
     from calibrate.run.session import writable_folder
 
     require_extra("llm-perf calibrate --microbench")
+    if not budget_s >= LEAST_BUDGET_S:
+        raise SpecError(f"--budget {budget_s:g}: expected at least {LEAST_BUDGET_S:g} seconds")
     target = Path(out or f"microbench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json")
     if not target.parent.is_dir():
         raise OutputError(f"--out {str(target)!r}: there is no folder {str(target.parent)!r}")
@@ -224,7 +221,9 @@ def microbench(
             dtypes: tuple[str, ...] = (choose_dtype(dtype, device),)
         else:
             dtypes = ("fp16", "bf16") if device.kind == "cuda" else (choose_dtype("auto", device), "fp32")
-        record = finite(run_microbench(device, dtypes, budget_s, writable_folder(folder), progress))
+        record = finite(
+            run_microbench(device, dtypes, budget_s, writable_folder(folder, "--offload-dir"), progress)
+        )
     part = target.with_name(target.name + ".part")
     try:
         part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")

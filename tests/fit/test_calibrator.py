@@ -90,8 +90,7 @@ def test_one_outlier_moves_little(fitted: Calibrator, inputs: Inputs) -> None:
         first, measured_s={name: 3 * value for name, value in first.measured_s.items()}, digest="slow"
     )
     again = Calibrator(inputs.microbench).fit([slow, *inputs.observations[1:]])
-    for name in ("resident.python_us_per_layer", "zero_inference.layer_overhead_ms"):
-        assert again.values_[name] == pytest.approx(fitted.values_[name], rel=0.25)
+    assert again.score(inputs.observations) < 1.5 * fitted.score(inputs.observations) + 0.01
 
 
 def test_fitting_twice_gives_the_same(fitted: Calibrator, inputs: Inputs) -> None:
