@@ -27,6 +27,8 @@ PHASES = ("prefill", "decode", "total")
 LEAST_ACCEPTED = 3
 """Repeats that have to be left without others' work; of runs with fewer repeats all of them."""
 
+_SUFFIXES = (".json", ".jsonl", ".log", ".csv")
+
 _SUM_TOLERANCE = 0.02
 """How far prefill and decode may be from the total: medians are taken of the first and the last."""
 
@@ -109,13 +111,17 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
                 continue
             found = run_observation(record, str(path))
             (observations if isinstance(found, Observation) else rejected).append(found)  # type: ignore[arg-type]
+        elif path.suffix == ".jsonl":
+            for source, record in _json_lines(path):
+                found = run_observation(record, source)
+                (observations if isinstance(found, Observation) else rejected).append(found)  # type: ignore[arg-type]
         elif path.suffix in (".log", ".csv"):
             from calibrate.fit import tables
 
             read = tables.log_observations if path.suffix == ".log" else tables.csv_observations
             observations += read(path, gpu, host)
         else:
-            raise SpecError(f"{path}: expected a .json of a run, a .log or a .csv")
+            raise SpecError(f"{path}: expected a .json of a run, a .jsonl of several, a .log or a .csv")
     _no_duplicates(observations)
     warnings = _one_machine(observations)
     return Inputs(tuple(observations), tuple(rejected), microbench, warnings)
@@ -128,9 +134,9 @@ def _expanded(names: Sequence[str | Path]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in (".json", ".log", ".csv"))
+            inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
             if not inside:
-                raise SpecError(f"{path}: the folder holds no .json, .log or .csv")
+                raise SpecError(f"{path}: the folder holds none of {', '.join(_SUFFIXES)}")
             found += inside
         else:
             found.append(path)
@@ -151,6 +157,23 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise SpecError(f"{path}: expected the object of a run, found {type(record).__name__}")
     return record
+
+
+def _json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Finished runs of a session's file, one per line; lines that say why a case was not run are passed over."""
+    found = []
+    for number, line in enumerate(files.read_text(path).splitlines(), 1):
+        source = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SpecError(f"{source}: truncated or malformed JSON: {error.msg}") from None
+        record = record.get("result", record) if isinstance(record, dict) else {}
+        if isinstance(record, dict) and record.get("status") == "done":
+            found.append((source, record))
+    if not found:
+        raise SpecError(f"{path}: holds no finished run")
+    return found
 
 
 def _checked_microbench(record: dict[str, Any], path: Path) -> dict[str, Any]:
