@@ -12,11 +12,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calibrate.run.ranks import free_port
 from calibrate.run.settings import RunSettings
+from llm_perf.config.base import Spec
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError, SpecError
+
+if TYPE_CHECKING:
+    from calibrate.run_train.settings import TrainRunSettings
+
+Settings = TypeVar("Settings", bound=Spec)
 
 GRACE_S = 15.0
 """Seconds that the other ranks have to end by themselves after one has died or the user has interrupted."""
@@ -29,7 +35,7 @@ _ERROR_VARIABLE = "LLM_PERF_RUN_ERROR"
 _ERRORS: dict[int, type[LLMPerfError]] = {2: SpecError, 3: DoesNotFitError, 4: EnvironmentFailure}
 
 
-def launch_ranks(settings: RunSettings) -> dict[str, Any] | None:
+def launch_ranks(settings: RunSettings | TrainRunSettings) -> dict[str, Any] | None:
     """Start ``num_gpus_per_node`` ranks on this machine and wait for them.
 
     When one ends with an error, is killed, or the user interrupts, the others have ``GRACE_S`` seconds to follow and are
@@ -55,7 +61,10 @@ def launch_ranks(settings: RunSettings) -> dict[str, Any] | None:
         }
         ranks: list[_Process] = []
         try:
-            ranks.extend(_start(rank, common, Path(folder)) for rank in range(settings.num_gpus_per_node))
+            ranks.extend(
+                _start(settings.worker_module, rank, common, Path(folder))
+                for rank in range(settings.num_gpus_per_node)
+            )
             _wait(ranks)
         finally:
             _end(ranks)
@@ -77,14 +86,14 @@ class _Process:
     ended_at: float | None = None
 
 
-def _start(rank: int, common: dict[str, str], folder: Path) -> _Process:
+def _start(module: str, rank: int, common: dict[str, str], folder: Path) -> _Process:
     output, error = folder / f"rank{rank}.stderr", folder / f"rank{rank}.error"
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _ERROR_VARIABLE: str(error)}
     # The first rank shows its progress on the terminal; the others speak only when something is wrong.
     visible = rank == 0 and sys.stderr.isatty()
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "calibrate.run.worker"],
+            [sys.executable, "-m", module],
             env=os.environ | common | own,
             stdout=subprocess.DEVNULL,
             stderr=None if visible else stream,
@@ -167,7 +176,7 @@ def _last_message(one: _Process, ranks: int) -> str:
     return f"rank {one.rank} of {ranks}: {said}"
 
 
-def _remove_swap_files(settings: RunSettings, port: str) -> None:
+def _remove_swap_files(settings: RunSettings | TrainRunSettings, port: str) -> None:
     """What a killed rank could not remove itself."""
     import shutil
 
@@ -175,10 +184,10 @@ def _remove_swap_files(settings: RunSettings, port: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def settings_from_environment() -> RunSettings | None:
+def settings_from_environment(kind: type[Settings]) -> Settings | None:
     """The settings that ``launch_ranks`` gave to this process."""
     text = os.environ.get(_SETTINGS_VARIABLE)
-    return None if text is None else RunSettings(**json.loads(text))
+    return None if text is None else kind(**json.loads(text))
 
 
 def hand_back(result: dict[str, Any] | None) -> bool:

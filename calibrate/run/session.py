@@ -95,7 +95,7 @@ def run_cases(cases: Sequence[RunSettings], rank: Rank, spare_loops: int = 0) ->
         lock,
         quiet_libraries(bool(os.environ.get("LLM_PERF_DEBUG"))) as warned,
         progress.shown(),
-        _plain_errors(),
+        plain_errors(),
     ):
         progress.say("importing torch and deepspeed")
         session = prepare(cases[0], rank, progress)
@@ -128,7 +128,7 @@ def _save(session: Session, **changes: Any) -> None:
 
 
 @contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Whatever torch, deepspeed or transformers raise becomes one line."""
     try:
         yield

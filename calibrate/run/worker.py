@@ -15,13 +15,14 @@ from calibrate.run.generation import measure
 from calibrate.run.hosts import SETTINGS_FLAG, result_lines, unpack_settings
 from calibrate.run.launch import EXIT_INTERRUPTED, hand_back, hand_back_error, settings_from_environment
 from calibrate.run.process import end_with_parent
+from calibrate.run.settings import RunSettings
 from llm_perf.errors import DoesNotFitError, LLMPerfError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; errors are one line on stderr. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    settings = settings_from_environment()
+    settings = settings_from_environment(RunSettings)
     if settings is None and SETTINGS_FLAG not in given:
         from llm_perf.cli.main import run
 

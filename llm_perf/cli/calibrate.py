@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
 from llm_perf.errors import DoesNotFitError, SpecError
 
 _UNSET: dict[str, Any] = {"default": None}
@@ -74,6 +75,7 @@ def _with_options(function: Any) -> Any:
 @click.option("--gpu", help="GPU of the logs and tables that --fit reads.")
 @click.option("--host", help="Host of them; the GPU's usual one if not given.")
 @_with_options
+@with_train_options
 @click.option("--hostfile", help="DeepSpeed hostfile, to run on several machines.")
 @click.option("--local_rank", "--local-rank", type=int, hidden=True, help="Passed by launchers; RANK counts.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
@@ -91,11 +93,13 @@ def calibrate(
     hostfile: str | None,
     local_rank: int | None,
     as_json: bool,
+    train: bool,
     **flags: Any,
 ) -> int:
     """Run the real thing on this machine, and lay the prediction beside it.
 
-    Without further options --run takes a model with random weights that fits this device and ends within two minutes.
+    Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
+    --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead.
     """
     del local_rank
     if log_to_read is not None:
@@ -113,6 +117,11 @@ def calibrate(
         raise SpecError(f"{runs[0]!r}: files of runs are for --fit")
     if not run_it:
         raise SpecError("nothing to do: pass --run, --microbench, --fit RUNS, or --read-log FILE")
+    if train:
+        return run_training(given, hostfile, as_json)
+    misplaced = next((name for name in TRAIN_FLAGS if name in given), None)
+    if misplaced is not None:
+        raise SpecError(f"--{misplaced.replace('_', '-')} describes a training run: pass --train with it")
     return _run(given, hostfile, as_json)
 
 

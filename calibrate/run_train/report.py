@@ -1,0 +1,73 @@
+"""A training run's result as text: measured beside predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+_ROWS = (
+    ("step time", "step_time", ("step", "latency_s"), "s", 1.0),
+    ("throughput", "throughput", ("step", "throughput_tokens_per_s"), "tokens/s", 1.0),
+    ("peak memory", "peak_gpu_memory", ("peak_gpu_memory_bytes",), "GiB", 1 / 2**30),
+)
+
+
+def print_training(result: dict[str, Any]) -> None:
+    """Print the result on stdout."""
+    for line in training_lines(result):
+        click.echo(line)
+
+
+def training_lines(result: dict[str, Any]) -> list[str]:
+    """The lines of the report, at most 80 columns wide."""
+    run, measured = result["run"], result["measured"]
+    lines = [
+        f"{run['model_name']}, ZeRO stage {run['ds_zero']}, {run['ranks']} x {run['device']}, {run['dtype']}",
+        f"{run['micro_batch_size']} sequences of {run['seq_len']} tokens x {run['gradient_accumulation_steps']} passes "
+        f"x {run['ranks']} ranks = {run['global_batch_size']} per step",
+    ]
+    extras = [
+        name
+        for name, on in (
+            ("optimizer on the CPU", run["optimizer_offload"]),
+            ("layers recomputed", run["recompute"]),
+        )
+        if on
+    ]
+    lines += [", ".join(extras)] * bool(extras)
+    lines += ["", f"{'':<14}{'measured':>14}{'predicted':>14}{'error':>10}"]
+    for label, name, path, unit, scale in _ROWS:
+        pair = [_number(_at(result[side], path), scale) for side in ("measured", "predicted")]
+        lines.append(f"{label:<14}{pair[0]:>14}{pair[1]:>14}{_share(result['error'][name]):>10}  {unit}")
+    times = measured["step"]["spread"]
+    lines += [
+        "",
+        f"{run['steps']} timed steps from {times['min_s']:.3f} to {times['max_s']:.3f} s, "
+        f"loss {measured['loss']['first']:.3f} to {measured['loss']['last']:.3f}, MFU {measured['mfu']:.1%}",
+        "predicted parts of a step: " + _parts(result["predicted"]["step"]["breakdown_s"]),
+        f"run file {result['run_file']}",
+    ]
+    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    return lines
+
+
+def _parts(breakdown: dict[str, float]) -> str:
+    total = sum(breakdown.values())
+    largest = sorted(breakdown.items(), key=lambda part: -part[1])[:4]
+    return ", ".join(f"{name.replace('_', ' ')} {seconds / total:.0%}" for name, seconds in largest)
+
+
+def _at(values: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    found: Any = values
+    for name in path:
+        found = found[name]
+    return None if found is None else float(found)
+
+
+def _number(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value * scale:,.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}"

@@ -1,0 +1,106 @@
+"""``llm-perf calibrate --run --train``: a few real steps of training beside their prediction."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from llm_perf.errors import DoesNotFitError, SpecError
+
+_OPTIONS = (
+    click.option("--train", is_flag=True, help="With --run: train for a few steps instead of generating."),
+    click.option("--ds-zero", type=int, help="ZeRO stage of --train, 0 to 3.  [default: 2]"),
+    click.option("--micro-batch-size", type=int, help="Sequences per rank and pass.  [default: 1]"),
+    click.option("--gradient-accumulation-steps", type=int, help="Passes per step.  [default: 1]"),
+    click.option("--seq-len", type=int, help="Tokens per sequence of --train.  [default: 128]"),
+    click.option("--steps", type=int, help="Timed steps of --train.  [default: 5]"),
+    click.option(
+        "--optimizer-offload", is_flag=True, default=None, help="Optimizer on the CPU (ZeRO-Offload)."
+    ),
+    click.option("--recompute", is_flag=True, default=None, help="Recompute layers in the backward pass."),
+)
+TRAIN_FLAGS = (
+    "ds_zero",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "seq_len",
+    "steps",
+    "optimizer_offload",
+    "recompute",
+)
+"""Flags that only a training run has."""
+_SHARED = (
+    "model_name",
+    "warmup",
+    "num_gpus_per_node",
+    "dtype",
+    "device",
+    "runs_dir",
+    "verbose",
+    "seed",
+    "allow_long_context",
+    "allow_concurrent",
+)
+_IMPLIED = {"dummy": True, "num_nodes": 1}
+"""Flags of a generation that may be given where they say what a training run is anyway."""
+
+
+def with_train_options(function: Any) -> Any:
+    """Add the options of a training run to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
+    """Train as the flags say and print the result.
+
+    Raises:
+        LLMPerfError: a flag that means nothing here, or what the run raises.
+    """
+    known = {*TRAIN_FLAGS, *_SHARED}
+    for name, value in given.items():
+        if name not in known and _IMPLIED.get(name) != value:
+            raise SpecError(f"--{_flag(name)} is for a generation and means nothing with --train")
+    if hostfile is not None:
+        raise SpecError("--hostfile is for a generation: a training run has all its ranks on one machine")
+    from calibrate.run.extras import require_extra
+
+    require_extra("llm-perf calibrate --run --train")
+    from calibrate.run.model_config import TINY_MODEL
+    from calibrate.run_train.settings import TrainRunSettings
+    from calibrate.run_train.training import measure_training
+
+    fields = {name: value for name, value in given.items() if name in known}
+    settings = TrainRunSettings(**({"model_name": TINY_MODEL} | fields))
+    try:
+        result = measure_training(settings)
+    except DoesNotFitError as error:
+        if as_json and error.report is not None:
+            found = _without_measurement(settings.model_dump(), error.report, str(error))
+            click.echo(json.dumps(found, allow_nan=False))
+        raise
+    if result is None:  # not the first rank of a launcher
+        return 0
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    elif settings.verbose:
+        from calibrate.run_train.report import print_training
+
+        print_training(result)
+    return 0
+
+
+def _flag(name: str) -> str:
+    names = {"num_gpus_per_node": "num-gpus", "output_file": "log-file", "model_name": "model"}
+    return names.get(name, name.replace("_", "-"))
+
+
+def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The object of a run that was not made because it does not fit."""
+    return {
+        "schema_version": 1, "status": "does not fit", "reason": reason, "run": run, "measured": None,
+        "predicted": predicted, "error": None, "run_file": None, "raw": None, "environment": None,
+    }  # fmt: skip
