@@ -1,6 +1,6 @@
 """Write the generated part of docs/accuracy_offload.md: how far predictions of the offloading systems carry.
 
-    python bench/accuracy_offload.py        # about five minutes on one core; needs the extra search
+    python bench/accuracy_offload.py        # about ten minutes on one core; needs the extra search
 
 Everything between the two marker lines is replaced; what stands around them is written by hand.
 """

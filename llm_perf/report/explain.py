@@ -16,7 +16,8 @@ from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_p
 from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, product_peak_flops_per_s
 from llm_perf.systems import get_system
 from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.zero_inference import kept_param_bytes, stream_rates
+from llm_perf.systems.zero_memory import kept_param_bytes
+from llm_perf.systems.zero_times import stream_rates
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,16 +97,24 @@ def _repetitions(count: float) -> Iterator[tuple[int, float]]:
         done += 1
 
 
-def _works(step: Step, begin: float, scale: float, where: dict[str, Any]) -> Iterator[Span]:
-    """Lanes run beside each other with overlap, one after the other without."""
-    now = begin
-    for lane, works in step.lanes.items():
+def _works(step: Step, begin: float, scale: float, where: dict[str, Any], inside: str = "") -> Iterator[Span]:
+    """Lanes run beside each other with overlap, one after the other without.
+
+    Where only a share of them overlaps, the first begins with the step and the others end with it.
+    """
+    end, now = begin + scale * float(step.duration_s), begin
+    partly = not isinstance(step.overlap, bool) and 0 < float(step.overlap) < 1
+    for number, (lane, elements) in enumerate(step.lanes.items()):
+        length = scale * sum(float(element.seconds) for element in elements)
         if step.overlap:
-            now = begin
-        for work in works:
-            seconds = scale * float(work.seconds)
-            if seconds > 0:
-                yield Span(f"{STREAMS[work.stream]} ({lane})", work.label, now, seconds, where)
+            now = end - length if partly and number else begin
+        name = f"{inside}{lane}"
+        for element in elements:
+            seconds = scale * float(element.seconds)
+            if isinstance(element, Step):
+                yield from _works(element, now, scale, where, f"{name}: ")
+            elif seconds > 0:
+                yield Span(f"{STREAMS[element.stream]} ({name})", element.label, now, seconds, where)
             now += seconds
 
 

@@ -2,15 +2,17 @@
 
 A :class:`Step` is what lies between two synchronisations. It has lanes, each a chain of work that one thread, copy
 queue or GPU does in order. With overlap a step lasts as long as its longest lane, and no shorter than what any one
-stream has to do over all lanes; without, as long as all its work in a row. Steps repeat, and blocks of steps repeat
-(layers), so a pass over a model is a closed form however many layers and batches there are, with first and last
-layers as blocks of their own.
+stream has to do over all lanes; without, as long as all its work in a row; with a share of overlap, in between. A lane may
+contain a step that has lanes of its own. Steps repeat, and blocks of steps repeat (layers), so a pass over a model is a
+closed form however many layers and batches there are, with first and last layers as blocks of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.quadrature import context_nodes
@@ -26,20 +28,33 @@ class Work:
     label: str
     seconds: Number
 
+    def works(self) -> Iterator[Work]:
+        """Itself: what a lane contains is work, or a step with works."""
+        yield self
+
+    def waited(self) -> Iterator[tuple[Work, Number]]:
+        """Itself with all its seconds: whoever waits for it waits for all of it."""
+        yield self, self.seconds
+
+    def scaled(self, factor: float) -> Work:
+        """So many times as much."""
+        return Work(self.stream, self.label, factor * self.seconds)
+
 
 Lane = tuple[Work, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Lanes between two synchronisations, ``repeats`` times in a row.
+    """Lanes between two synchronisations, ``repeats`` times in a row. In a lane of another step it runs once.
 
+    ``overlap`` is whether lanes run beside each other, or the share of what overlap could hide that it does hide.
     ``duplex`` is what both directions of the host link reach together over what one reaches alone: 2 where they do
     not disturb each other, 1 where they share one rate.
     """
 
     name: str
-    lanes: Mapping[str, Lane]
+    lanes: Mapping[str, tuple[Work | Step, ...]]
     repeats: Number = 1.0
     overlap: Number = True
     duplex: float = 2.0
@@ -47,12 +62,13 @@ class Step:
     def works(self) -> Iterator[Work]:
         """All work of the step."""
         for lane in self.lanes.values():
-            yield from lane
+            for element in lane:
+                yield from element.works()
 
     @property
     def serial_s(self) -> Number:
-        """Seconds of all work in a row."""
-        return total(work.seconds for work in self.works())
+        """Seconds of all lanes in a row."""
+        return total(element.seconds for lane in self.lanes.values() for element in lane)
 
     def limits(self) -> list[Number]:
         """Seconds that the step cannot be shorter than: of each lane, each shared stream, both directions of the link."""
@@ -61,19 +77,20 @@ class Step:
             for works, both in self._limiting()
         ]
 
-    def _limiting(self) -> Iterator[tuple[Sequence[Work], bool]]:
-        """Work that makes up each limit, and whether it is that of both directions of the link together."""
-        by_stream: dict[str, list[Work]] = {}
+    def _limiting(self) -> Iterator[tuple[Sequence[Work | Step], bool]]:
+        """What makes up each limit, and whether it is that of both directions of the link together."""
+        by_stream: dict[str, list[Work | Step]] = {}
         users: dict[str, int] = {}
         for lane in self.lanes.values():
             yield lane, False
-            for work in lane:
+            works = [work for element in lane for work in element.works()]
+            for work in works:
                 by_stream.setdefault(work.stream, []).append(work)
-            for stream in {work.stream for work in lane}:
+            for stream in {work.stream for work in works}:
                 users[stream] = users.get(stream, 0) + 1
-        for stream, works in by_stream.items():
+        for stream, together in by_stream.items():
             if users[stream] > 1:
-                yield works, False
+                yield together, False
         if self.duplex < 2 and H2D in by_stream and D2H in by_stream:
             yield by_stream[H2D] + by_stream[D2H], True
 
@@ -85,16 +102,38 @@ class Step:
         longest: Number = 0.0
         for seconds in self.limits():
             longest = maximum(longest, seconds)
-        return longest if self.overlap is True else where(self.overlap, longest, self.serial_s)
+        if self.overlap is True:
+            return longest
+        serial = self.serial_s
+        if _is_share(self.overlap):
+            return serial - self.overlap * (serial - longest)
+        return where(self.overlap, longest, serial)
+
+    @property
+    def seconds(self) -> Number:
+        """Its duration: what it takes in a lane."""
+        return self.duration_s
+
+    def waited(self) -> Iterator[tuple[Work, Number]]:
+        """Its work with the seconds that whoever waits for it waits for."""
+        return self.exposed()
+
+    def scaled(self, factor: float) -> Step:
+        """With so many times as much work."""
+        lanes = {name: tuple(element.scaled(factor) for element in lane) for name, lane in self.lanes.items()}
+        return Step(self.name, lanes, self.repeats, self.overlap, self.duplex)
 
     def exposed(self) -> Iterator[tuple[Work, Number]]:
         """Work with the seconds of one repetition that it is waited for; they sum to the duration.
 
         With overlap that is the work of the longest limit (the first one where several are equally long).
         """
+        share = self.overlap if _is_share(self.overlap) else where(self.overlap, 1.0, 0.0)
         if self.overlap is not True:
-            for work in self.works():
-                yield work, where(self.overlap, 0.0, work.seconds)
+            for lane in self.lanes.values():
+                for element in lane:
+                    for work, seconds in element.waited():
+                        yield work, (1.0 - share) * seconds
         if self.overlap is False:
             return
         limits = list(zip(self.limits(), self._limiting(), strict=True))
@@ -107,9 +146,10 @@ class Step:
             taken = critical | taken
             if not _any(critical):
                 continue
-            share = where(critical & self.overlap, 1.0 / self.duplex if both else 1.0, 0.0)
-            for work in works:
-                yield work, share * work.seconds
+            waited = where(critical, share / self.duplex if both else share, 0.0)
+            for element in works:
+                for work, seconds in element.waited():
+                    yield work, waited * seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +262,8 @@ def sum_costs(costs: Sequence[tuple[PhaseCost, Number]]) -> PhaseCost:
 def sum_linear(first: Schedule, last: Schedule, count: Number, parts: bool = True) -> PhaseCost:
     """The sum over ``count`` passes whose work changes linearly from that of ``first`` to that of ``last``.
 
-    Exact: every step is cut where another of its limits becomes the longest, and is linear in between.
+    Exact: every step is cut where another of its limits becomes the longest, and is linear in between (steps inside
+    lanes are not cut).
     """
     sums = _Sums(parts)
     for (before, times), (after, _) in zip(first.weighted_steps(), last.weighted_steps(), strict=True):
@@ -245,7 +286,11 @@ def _between(before: Step, after: Step, share: Number) -> Step:
     return Step(before.name, lanes, before.repeats, before.overlap, before.duplex)
 
 
-def _mixed(old: Work, new: Work, share: Number) -> Work:
+def _mixed(old: Work | Step, new: Work | Step, share: Number) -> Work | Step:
+    if isinstance(old, Step) or isinstance(new, Step):
+        assert isinstance(old, Step)
+        assert isinstance(new, Step)
+        return _between(old, new, share)
     if old.seconds is new.seconds:
         return old
     return Work(old.stream, old.label, old.seconds + share * (new.seconds - old.seconds))
@@ -281,6 +326,13 @@ def total(values: Iterator[Number] | Sequence[Number]) -> Number:
     for value in values:
         found = found + value
     return found
+
+
+def _is_share(overlap: Number) -> bool:
+    """Whether overlap is a share, rather than a truth value or an array of such."""
+    if is_array(overlap):
+        return bool(overlap.dtype != bool)
+    return not isinstance(overlap, (bool, np.bool_))
 
 
 def _any(flag: Number) -> bool:

@@ -16,7 +16,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.systems import get_system
-from llm_perf.systems.zero_inference import stream_rates
+from llm_perf.systems.zero_times import stream_rates
 
 RATE = {"gb_per_s": 11.0, "provenance": "measured", "source": "a test"}
 GIB = 2**30

@@ -1,0 +1,43 @@
+"""What ZeRO stage 3 keeps on every GPU, and what passes through it and through host buffers."""
+
+from __future__ import annotations
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import layer_vector_params, token_table_params
+
+
+def kept_param_bytes(scenario: Scenario) -> float:
+    """Bytes of parameters of at most h elements (norms, most biases): ZeRO keeps them on every GPU."""
+    hidden = scenario.model.hidden_size
+    kept = 0
+    for group in scenario.model.layer_groups:
+        small_biases = sum(
+            linear.out_features
+            for linear in layer_linears(group, hidden)
+            if linear.bias and linear.copies == 1 and linear.out_features <= hidden
+        )
+        kept += group.count * (layer_vector_params(scenario.model, group) + small_biases)
+    return kept * scenario.dtype.activation_bits / 8
+
+
+def largest_parameter(scenario: Scenario) -> int:
+    """Elements of the largest single parameter: a matrix or the token table. It has to be gathered whole."""
+    model = scenario.model
+    matrices = [
+        linear.weights for group in model.layer_groups for linear in layer_linears(group, model.hidden_size)
+    ]
+    return max([*matrices, token_table_params(model)])
+
+
+def live_param_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
+    """Bytes of gathered weights on the GPU: live parameters (at least the largest one) and one prefetch bucket."""
+    square = scenario.model.hidden_size**2
+    live = max(constants["max_live_hidden_squares"] * square, largest_parameter(scenario))
+    return (live + constants["prefetch_bucket_hidden_squares"] * square) * scenario.dtype.activation_bits / 8
+
+
+def nvme_buffer_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
+    """Bytes of one CPU buffer for NVMe reads: every parameter has to fit one."""
+    elements = max(constants["nvme_buffer_elements"], largest_parameter(scenario))
+    return elements * scenario.dtype.activation_bits / 8
