@@ -1,8 +1,9 @@
 """Write the generated part of docs/accuracy_offload.md: how far predictions of the offloading systems carry.
 
-    python bench/accuracy_offload.py        # about ten minutes on one core; needs the extra search
+    python bench/accuracy_offload.py                # about ten minutes on one core; needs the extra search
+    python bench/accuracy_offload.py accelerate     # one system's tables, the others stay
 
-Everything between the two marker lines is replaced; what stands around them is written by hand.
+Between the two marker lines stands a section per system; what is around them is written by hand.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ LEFT_OUT = ("machine", "model")
 KINDS = ("shipped", "no_fit", "refit", "left_out")
 
 
-def main() -> int:
-    """Fit, and replace the generated part of the page."""
+def main(wanted: list[str]) -> int:
+    """Fit, and replace the tables of the systems that are wanted, or of all."""
+    if unknown := set(wanted) - set(SYSTEMS):
+        sys.exit(f"accuracy_offload: no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    body = "\n".join(line for system in SYSTEMS for line in section(system))
+    body, _, after = rest.partition(END)
+    sections = {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in body.split("## ")[1:]}
+    for system in wanted or SYSTEMS:
+        sections[system] = "\n".join(section(system))
+    body = "\n".join(sections[system] for system in SYSTEMS)
     PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n{END}{after}", "utf-8")
     return 0
 
@@ -59,4 +65,4 @@ def row_of(group: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -134,7 +134,8 @@ class ZeroPasses:
         else:
             fetch_s, attention_s = self._cache_fetch_s(context), self._cpu_attention_s(context)
             steps = self._steps(self.stream, kernels, fetch_s, attention_s=attention_s)
-        return Schedule((Block(tuple(step.scaled(1.0 / layers) for step in steps), float(layers)),))
+        layer = tuple(step.scaled(1.0 / layers) for step in steps if step.duration_s > 0)
+        return Schedule((Block(layer, float(layers)),))
 
     # -- phases -----------------------------------------------------------------------------------------------
 
@@ -147,8 +148,10 @@ class ZeroPasses:
         return PhaseCost(device + streaming + offload, parts, self._busy(costs, 1.0, store))
 
     def schedules(self, load: Load) -> tuple[Schedule, Schedule]:
-        """The prefill's and the first decode step's."""
+        """The prefill's and the first decode step's, which is empty for an encoder."""
         prefill = self.schedule(self.forward.prefill(self.batch, load.prompt_len), prompt_len=load.prompt_len)
+        if self.scenario.model.encoder:
+            return prefill, Schedule(())
         costs, attention = self.forward.decode_step(self.batch)
         context = load.prompt_len + 1
         costs.part("attention", self.forward.attention_s(attention, context) * self.attends_on_gpu)

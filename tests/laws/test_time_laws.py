@@ -527,3 +527,15 @@ def test_zero_inference_on_one_gpu_is_never_faster_than_a_resident_stack_on_the_
     evaluation = draw.evaluate(scenario, gen_len=2.0)
     for latency, device in zip(latencies(evaluation), device_s(resident), strict=True):
         assert latency >= device * (1 - ROUNDING)
+
+
+@EXAMPLES
+@given(draw.zero_scenarios())
+def test_the_trace_of_zero_inference_adds_up_to_its_latencies(scenario):
+    """Layer by layer, prefill and one decode step."""
+    load = draw.load_of(scenario, gen_len=2.0)
+    evaluation = get_system("zero_inference").evaluate(scenario, load)
+    schedules = get_system("zero_inference").schedules(scenario, load)
+    for schedule, latency in zip(schedules, latencies(evaluation), strict=True):
+        assert schedule.latency_s == pytest.approx(latency, rel=1e-9)
+        assert sum(schedule.exposed_by_stream().values()) == pytest.approx(latency, rel=1e-9)

@@ -67,6 +67,35 @@ def test_both_directions_of_the_link_disturb_each_other():
     assert Step("s", lanes, duplex=1.0).duration_s == 8.0
 
 
+def test_a_share_of_overlap_is_between_all_and_none():
+    lanes = {"gpu": (Work(COMPUTE, "mlp", 3.0),), "copies": (Work(H2D, "weights", 5.0),)}
+    assert Step("s", lanes, overlap=0.0).duration_s == 8.0
+    assert Step("s", lanes, overlap=1.0).duration_s == 5.0
+    assert Step("s", lanes, overlap=0.75).duration_s == pytest.approx(8 - 0.75 * 3)
+
+
+def test_a_step_inside_a_lane_takes_its_own_duration_and_is_waited_for_by_its_own_work():
+    fetch = Step("fetch", {"disk": (Work(DISK_READ, "read", 4.0),), "copies": (Work(H2D, "copy", 2.0),)})
+    step = Step("s", {"weights": (fetch, Work(COMPUTE, "unpack", 1.0)), "gpu": (Work(COMPUTE, "mlp", 3.0),)})
+    assert step.duration_s == 5.0  # 4 of the fetch and 1; both lanes' computing takes 4
+    waited: dict[str, float] = {}
+    for work, seconds in step.exposed():
+        waited[work.label] = waited.get(work.label, 0.0) + seconds
+    assert waited == {"read": 4.0, "unpack": 1.0}
+    assert sum(work.seconds for work in step.works()) == 10.0
+    assert step.scaled(0.5).duration_s == 2.5
+
+
+@given(steps(), st.floats(0, 1), st.floats(0, 1))
+def test_more_of_the_overlap_is_never_slower_and_what_is_waited_for_adds_up(inner, less, more):
+    less, more = sorted((less, more))
+    kernels = (Work(COMPUTE, "kernels", 7.0),)
+    shares = [Step("s", {"stream": (inner,), "gpu": kernels}, overlap=share) for share in (less, more)]
+    assert shares[1].duration_s <= shares[0].duration_s * (1 + 1e-12)
+    for step in shares:
+        assert sum(s for _, s in step.exposed()) == pytest.approx(step.duration_s)
+
+
 @given(steps())
 def test_a_step_is_between_its_slowest_stream_and_all_its_work(step):
     busy: dict[str, float] = {}
