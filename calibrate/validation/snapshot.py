@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.validate import Validation
+from calibrate.validation.page import accuracy_page
 from calibrate.validation.row import Compared
 from llm_perf.errors import SpecError
 from llm_perf.report.validation_text import summary_table
 
-__all__ = ["PREDICTIONS", "README", "accuracy_files", "predictions_csv", "with_table"]
+__all__ = ["LEAVE_OUT", "PAGE", "PREDICTIONS", "README", "accuracy_files", "predictions_csv", "with_table"]
 
 PREDICTIONS: Final = "tests/published/predictions.csv"
 README: Final = "README.md"
+PAGE: Final = "docs/accuracy.md"
+LEAVE_OUT: Final = "tests/published/leave_out.csv"
+"""What ``bench/leave_out.py`` writes, in minutes; the page shows it."""
+
 _DIGITS: Final = 4
 _TABLE = re.compile(r"(?<=^```console\n\$ llm-perf validate\n…\n).*?(?=^```)", re.MULTILINE | re.DOTALL)
 
@@ -32,7 +37,11 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
         SpecError: the README has no place for the table.
     """
     readme = (root / README).read_text("utf-8")
-    return {PREDICTIONS: predictions_csv(found), README: with_table(readme, found.classes())}
+    return {
+        PREDICTIONS: predictions_csv(found),
+        README: with_table(readme, found.classes()),
+        PAGE: accuracy_page(found, (root / LEAVE_OUT).read_text("utf-8")),
+    }
 
 
 def predictions_csv(found: Validation) -> str:

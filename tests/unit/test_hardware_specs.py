@@ -185,7 +185,7 @@ def test_an_efficiency_is_complete_and_plausible(stem: str) -> None:
         assert "assumed" in efficiency.source
     for gemm in efficiency.gemm.values():
         assert 0.2 < gemm.flops_efficiency < 1
-        assert 0.5 < gemm.memory_efficiency < 1
+        assert 0.45 < gemm.memory_efficiency < 1
         assert gemm.floor_us <= 10
         assert gemm.residual is None or 1 < gemm.residual < 1.2
     # Constants of measured products say how well they fit; assumed ones have nothing to fit.

@@ -1,0 +1,209 @@
+"""``docs/accuracy.md``: what predictions are worth uncalibrated, written from the figures."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from calibrate.validate import CLASSES, Validation, validate
+from calibrate.validation.operators import SIZES, operator_residuals
+from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
+from llm_perf.config.scenario import Scenario
+
+__all__ = ["accuracy_page"]
+
+_OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
+    "gemm": ("matrix products", "rows", 1),
+    "attention_prefill": ("attention, prefill", "tokens", 1),
+    "attention_decode": ("attention, decode", "MB of cache read", 1e6),
+}
+"""Operation -> what it is called, what its size is, and one unit of that."""
+
+_SYSTEMS_WITHOUT_FIT: Final = "nothing would be left to fit"
+
+
+def accuracy_page(found: Validation, leave_out: str) -> str:
+    """The page.
+
+    Args:
+        found: All published runs with the constants as they ship.
+        leave_out: The CSV that ``bench/leave_out.py`` writes.
+    """
+    rows = list(csv.DictReader(leave_out.splitlines()))
+    return "\n".join([_HEAD, *_classes(found), _RELATIVES, *_relatives(found), _LEFT_OUT, *_left_out(rows), _OPERATORS,
+                      *_operators()]) + "\n"  # fmt: skip
+
+
+_HEAD = """# Accuracy without calibration
+
+`make accuracy` writes this page; a test holds it to what the code predicts. gm is the geometric mean of
+max(predicted / measured, measured / predicted) over the runs that are predicted, "all" the same with 10 for each run that is
+not. Nothing is fitted to a row or a model: constants belong to a GPU, a host or a system, each with its source.
+
+## Published runs by class
+
+| class | runs | covered | median error | within 10 % | gm | all | roofline, all | llm-analysis, all |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: |"""
+
+
+def _classes(found: Validation) -> list[str]:
+    lines = []
+    for name, s in found.classes().items():
+        others = [s["baselines"].get(other, {}) for other in ("roofline", "llm_analysis")]
+        cells = [_number(other["gm_all"]) if other.get("covered") else "-" for other in others]
+        lines.append(
+            f"| {name} | {s['rows']} | {s['covered']} | {_percent(s['median_abs_error'])} | {_percent(s['within_10'])} | "
+            f"{_number(s['gm'])} | {_number(s['gm_all'])} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+_RELATIVES = """
+## A GPU whose family was never measured
+
+Each row is predicted with the efficiencies of its GPU's nearest relative in place of its own: the nearest generation of the
+same vendor with the same kind of memory, the older of two, a measured one before one that is not. Apple's GPUs have no
+relative and are left out of this table.
+
+| class | runs | own efficiencies | nearest relative's | difference |
+| --- | --: | --: | --: | --: |"""
+
+
+def _relatives(found: Validation) -> list[str]:
+    def swap(scenario: Scenario) -> Scenario:
+        return scenario.replace(gpu=with_relatives_efficiency(scenario.gpu))
+
+    other = {row.run.row_id: row for row in validate(change=swap).rows if row.run.table == "inference"}
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for row in found.rows:
+        if (
+            row.run.table == "inference"
+            and row.accuracy_class
+            and row.ratio
+            and not _without_relative(row.run.gpu)
+        ):
+            swapped = other[row.run.row_id].ratio
+            if swapped is not None:
+                groups.setdefault(row.accuracy_class, []).append((row.ratio, swapped))
+    return [
+        _compared(name, len(groups[name]), *(_mean(values) for values in zip(*groups[name], strict=True)))
+        for name in CLASSES
+        if name in groups
+    ]
+
+
+def _without_relative(gpu: str) -> bool:
+    return gpu.startswith(("Apple", "M1", "Gaudi", "TPU"))
+
+
+_LEFT_OUT = """
+## Constants refitted without a GPU, or without a model family
+
+Every constant of a system that has a plausible range is fitted again to the runs of all other GPUs (or families), and the
+runs that were left out are predicted with that (`llm-perf validate --system S --leave-out gpu`). "Shipped" are the constants
+of the YAML files, which know all runs. `bench/leave_out.py` writes the figures (minutes).
+
+| class | left out | runs | shipped | refit to all | left out | difference to shipped |
+| --- | --- | --: | --: | --: | --: | --: |"""
+
+
+def _left_out(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = []
+    for name in CLASSES:
+        for leave in ("gpu", "family"):
+            chosen = [row for row in rows if row["class"] == name and row["leave_out"] == leave]
+            if chosen:
+                count = sum(int(row["rows"]) for row in chosen)
+                shipped, refit, left = (
+                    _pooled(chosen, column) for column in ("shipped", "refit", "left_out")
+                )
+                lines.append(
+                    f"| {name} | {leave} | {count} | {_number(shipped)} | {_number(refit)} | {_number(left)} | "
+                    f"{left - shipped:+.2f} |"
+                )
+    single = [
+        f"{row['system']} (one {row['leave_out']})" for row in rows if _SYSTEMS_WITHOUT_FIT in row["note"]
+    ]
+    lines.append(
+        "\nSystems of which nothing would be left to fit, so that they are in no figure above: "
+        + ", ".join(single)
+        + "."
+    )
+    return [*lines, *_by_system(rows)]
+
+
+def _by_system(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = [
+        "\n| system | left out | class | runs | shipped | refit to all | left out |",
+        "| --- | --- | --- | --: | --: | --: | --: |",
+    ]
+    lines += [
+        f"| {row['system']} | {row['leave_out']} | {row['class']} | {row['rows']} | {_number(float(row['shipped']))} | "
+        f"{_number(float(row['refit']))} | {_number(float(row['left_out']))} |"
+        for row in rows
+        if row["class"] in CLASSES
+    ]
+    return lines
+
+
+def _pooled(rows: Iterable[Mapping[str, str]], column: str) -> float:
+    logs = [(int(row["rows"]), math.log(float(row[column]))) for row in rows]
+    return math.exp(sum(count * log for count, log in logs) / sum(count for count, _ in logs))
+
+
+_OPERATORS = """
+## Efficiency tables against measured operators
+
+The tables of `hardware_specs/efficiency` against a sample of public kernel timings (`calibrate/measurements/operators.csv`),
+by size. Bias is the median of predicted / measured - 1. A family without measurements takes its nearest relative's figures,
+and every report on such a GPU says so; what is assumed inside a measured family is marked in its file."""
+
+
+def _operators() -> list[str]:
+    lines: list[str] = []
+    found = operator_residuals()
+    for op, (title, unit, one) in _OPERATIONS.items():
+        limits = [f"{limit / one:g}" for limit in SIZES[op]]
+        columns = [f"to {limits[0]}", *(f"to {limit}" for limit in limits[1:]), "more"]
+        lines.append(f"\n### {title[0].upper()}{title[1:]}, gm by {unit}\n")
+        lines.append(f"| GPU | format | family | evidence | kernels | gm | bias | {' | '.join(columns)} |")
+        lines.append("| --- | --- | --- | --- | --: | --: | --: |" + " --: |" * len(columns))
+        for row in found:
+            if row["op"] == op:
+                sizes = " | ".join("-" if gm is None else _number(gm) for gm in row["gm_by_size"])
+                lines.append(
+                    f"| {row['gpu']} | {row['dtype']} | {row['family']} | {row['evidence']} | {row['rows']} | "
+                    f"{_number(row['gm'])} | {100 * row['bias']:+.0f} % | {sizes} |"
+                )
+    lines += [
+        "",
+        "Nearest relatives: " + ", ".join(f"{name} -> {gpu}" for name, gpu in RELATIVES.items()) + ".",
+    ]
+    return [*lines, _READING]
+
+
+_READING = """
+What the residuals say: large products and long prompts are within 10 %; the law is weakest where a kernel is short, since
+one floor stands for kernels of several kinds. Decode attention of the A100's sample (vLLM 0.14) has a floor of 17 µs where
+other stacks' kernels have 9, which is what ships. The fp8 products of the L40S sample reach .28 of the peak, while whole
+prefills of TensorRT-LLM reach .44 and more, so .50 ships. MI210's small products come from a library of 2023 with a floor of
+32 µs, launch included; a floor of 8 is assumed."""
+
+
+def _compared(name: str, count: int, own: float, other: float) -> str:
+    return f"| {name} | {count} | {_number(own)} | {_number(other)} | {other - own:+.2f} |"
+
+
+def _mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
