@@ -126,11 +126,8 @@ def _left_out(rows: Sequence[Mapping[str, str]]) -> list[str]:
     single = [
         f"{row['system']} (one {row['leave_out']})" for row in rows if _SYSTEMS_WITHOUT_FIT in row["note"]
     ]
-    lines.append(
-        "\nSystems of which nothing would be left to fit, so that they are in no figure above: "
-        + ", ".join(single)
-        + "."
-    )
+    fitted = ", ".join(dict.fromkeys(row["system"] for row in rows if not row["note"]))
+    lines.append(f"\nSystems in these figures: {fitted}.\nOf one GPU or family only: {', '.join(single)}.")
     return [*lines, *_by_system(rows)]
 
 
