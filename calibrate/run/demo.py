@@ -96,7 +96,7 @@ def _table(model: str, results: list[tuple[Variant, dict[str, Any]]]) -> list[st
         f"batch {run['batch_size']}, {run['prompt_len']} + {run['gen_len']} tokens; seconds, median of {run['loops']} loops",
         "",
         f"{'':<22}{'prefill':^25}{'decode':^25}{'peak memory, GiB':^25}{'':>9}",
-        f"{'':<22}" + f"{'measured':>8}{'predicted':>10}{'error':>7}" * 3 + f"{'tokens':>9}",
+        f"{'':<22}" + f"{'meas.':>8}{'pred.':>10}{'error':>7}" * 3 + f"{'tokens':>9}",
     ]
     reference = results[0][1]["raw"]["tokens"]
     for variant, result in results:
