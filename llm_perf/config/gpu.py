@@ -102,14 +102,27 @@ class ElementwiseEfficiency(Spec):
 class CollectiveEfficiency(Spec):
     """Ring all-reduce: alpha(N) + sqrt_term x sqrt(size / 1 MB) + 2 (N-1)/N x size / (link x bus_efficiency).
 
-    ``alpha_us`` by number of ranks N, link per direction. Other collectives share alpha and the bus.
+    ``alpha_us`` by number of ranks N, link per direction. ``bus_efficiency_by_ranks`` replaces ``bus_efficiency`` where
+    the share was measured to depend on N (switches that add up, PCIe trees that are shared), ``pcie_bus_efficiency``
+    where GPUs of the family talk over PCIe. Other collectives follow from these (`llm_perf.hardware.collective`).
     """
 
     alpha_us: dict[int, NonNegativeQuantity]
     bus_efficiency: Quantity
+    bus_efficiency_by_ranks: dict[int, Quantity] = Field(default_factory=dict)
+    pcie_bus_efficiency: Quantity | None = None
     sqrt_term_us: NonNegativeQuantity = 0.0
     inter_node_alpha_us: NonNegativeQuantity = 30.0
     inter_node_efficiency: Efficiency = 0.8
+
+    def bus_share(self, ranks: int, over_pcie: bool = False) -> float:
+        """Share of the link's rate that a ring of so many ranks reaches; of the nearest count where this one has none."""
+        if over_pcie and self.pcie_bus_efficiency is not None:
+            return self.pcie_bus_efficiency
+        if not self.bus_efficiency_by_ranks:
+            return self.bus_efficiency
+        nearest = min(self.bus_efficiency_by_ranks, key=lambda count: abs(math.log2(count / ranks)))
+        return self.bus_efficiency_by_ranks[nearest]
 
 
 class TrainingGemm(Spec):

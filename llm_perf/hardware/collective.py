@@ -14,8 +14,14 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.counts.arrays import Number, minimum, sqrt, where
 
-_PAIR_OF_STARTS = 1.5
-"""Latency of a reduce-scatter and an all-gather over that of an all-reduce, plausible 1.3 to 1.8."""
+_GATHER = (0.75, 0.8)
+_EXCHANGE = (1.15, 0.83)
+"""All-gather and all-to-all against the all-reduce of the same fabric: shares of the latency and of the square-root term;
+the bus is the same. The latency of an all-to-all is that of one exchange, since all pairs talk at once.
+
+Source: fitted on the NCCL 2.26 to 2.29 tables of A100, H100, H200, B200 and GB200 with 2 to 8 GPUs and 512 bytes to 512 MB
+(ai-dynamo/aiconfigurator), 2026-11; residuals 1.11 (all-gather and reduce-scatter alike) and 1.12.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,9 @@ class Fabric:
         """All-gather that leaves ``size_bytes`` on every rank: half of an all-reduce's bytes."""
         if self.ranks == 1:
             return 0.0 * size_bytes
-        return self.latency_s + (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
+        latency, root = _GATHER
+        wire = (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
+        return latency * self.latency_s + root * self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
 
     def reduce_scatter_s(self, size_bytes: Number) -> Number:
         """Reduce-scatter of ``size_bytes`` held by every rank: the mirror image of an all-gather."""
@@ -81,18 +89,22 @@ class Fabric:
     def reduce_scatter_all_gather_s(self, size_bytes: Number) -> Number:
         """Reduce-scatter and all-gather in place of an all-reduce, as sequence parallelism has it (arXiv 2205.05198).
 
-        The same bytes; two starts instead of one. NCCL 2.27 on 2 to 8 A100 and H100 starts the pair in 1.3 to 1.8 times
-        an all-reduce's latency (ai-dynamo/aiconfigurator).
+        The same bytes; two starts instead of one.
         """
-        return self.all_reduce_s(size_bytes) + (_PAIR_OF_STARTS - 1.0) * self.latency_s
+        return self.reduce_scatter_s(size_bytes) + self.all_gather_s(size_bytes)
 
     def all_to_all_s(self, size_bytes: Number) -> Number:
         """All-to-all of ``size_bytes`` held by every rank, an equal part for each.
 
         Between nodes each rank sends what goes to other nodes over its own share of the network card.
         """
+        if self.ranks == 1:
+            return 0.0 * size_bytes
         if not self.spans_nodes:
-            return self.all_gather_s(size_bytes)
+            latency, root = _EXCHANGE
+            wire = (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
+            alpha = latency * self.exchange_latency_s
+            return alpha + root * self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
         outside = (self.ranks - self.ranks_per_node) / self.ranks
         return self.latency_s + outside * size_bytes / self.nic_bytes_per_s
 
@@ -111,7 +123,7 @@ def fabric(
     the node bound it. The latency for a rank count that was not measured grows with log2 of the count.
     """
     measured = gpu.efficiency.collective
-    inside_rate = link_bytes_per_s(gpu, ranks, host) * measured.bus_efficiency
+    inside_rate = link_bytes_per_s(gpu, ranks, host) * measured.bus_share(ranks, over_pcie(gpu, ranks))
     span = span or ranks
     if ranks == 1 or span <= gpus_per_node:
         return Fabric(
@@ -144,13 +156,18 @@ def link_bytes_per_s(gpu: GPUConfig, ranks: int, host: HostConfig | None) -> flo
     ranks use fewer of them.
     """
     link = gpu.link
-    if link.topology == "pairs" and ranks > 2 and gpu.pcie_gb_per_s:
+    if over_pcie(gpu, ranks) and gpu.pcie_gb_per_s:
         return gpu.pcie_gb_per_s * 1e9
     rate = gpu.intra_node_bytes_per_s or gpu.inter_node_gb_per_s * 1e9
     if link.topology != "mesh":
         return rate
     peers = link.peers or (max(host.gpus_per_node - 1, 1) if host is not None else 7)
     return rate * min(1.0, max(ranks - 1, 1) / peers)
+
+
+def over_pcie(gpu: GPUConfig, ranks: int) -> bool:
+    """Whether so many GPUs of a node talk over PCIe: those without a link, and rings of more than two bridged cards."""
+    return gpu.link.gb_per_s_per_direction is None or (gpu.link.topology == "pairs" and ranks > 2)
 
 
 def _latency_s(gpu: GPUConfig, ranks: int) -> float:

@@ -18,6 +18,9 @@ from llm_perf.errors import LLMPerfError
 
 Row = dict[str, Any]
 
+PRINTED_UNITS = {"fastertransformer": 1e9 / 2**30}
+"""FasterTransformer's guide prints GB for 2**30 bytes (calibrate/measurements/README.md); the program reads 1e9."""
+
 
 class Unsupported(Exception):  # noqa: N818 - the name that the scoring program looks for
     """A row that llm_perf does not model."""
@@ -38,7 +41,7 @@ def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
     found = {
         "prefill_s": result.prefill.latency_s,
         "total_s": result.total_latency_s,
-        "peak_gpu_mem_bytes": peak_memory_bytes(result),
+        "peak_gpu_mem_bytes": peak_memory_bytes(result) * PRINTED_UNITS.get(row["system"], 1.0),
     }
     if result.decode is not None and result.decode.latency_per_token_s is not None:
         found["tpot_s"] = result.decode.latency_per_token_s
