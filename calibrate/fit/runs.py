@@ -101,9 +101,9 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
     observations: list[Observation] = []
     rejected: list[Rejected] = []
     microbench: dict[str, Any] | None = None
-    for path in _expanded(names):
+    for path in expanded(names):
         if path.suffix == ".json":
-            record = _json(path)
+            record = read_record(path)
             if record.get("kind") == "microbench":
                 if microbench is not None:
                     raise SpecError(f"{path}: a second set of microbenchmarks; give one")
@@ -112,7 +112,7 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
             found = run_observation(record, str(path))
             (observations if isinstance(found, Observation) else rejected).append(found)  # type: ignore[arg-type]
         elif path.suffix == ".jsonl":
-            for source, record in _json_lines(path):
+            for source, record in json_lines(path):
                 found = run_observation(record, source)
                 (observations if isinstance(found, Observation) else rejected).append(found)  # type: ignore[arg-type]
         elif path.suffix in (".log", ".csv"):
@@ -122,12 +122,17 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
             observations += read(path, gpu, host)
         else:
             raise SpecError(f"{path}: expected a .json of a run, a .jsonl of several, a .log or a .csv")
-    _no_duplicates(observations)
+    refuse_duplicates(observations)
     warnings = _one_machine(observations)
     return Inputs(tuple(observations), tuple(rejected), microbench, warnings)
 
 
-def _expanded(names: Sequence[str | Path]) -> list[Path]:
+def expanded(names: Sequence[str | Path]) -> list[Path]:
+    """Files, a folder standing for those in it.
+
+    Raises:
+        SpecError: none is given, a folder holds none, or one is given twice.
+    """
     if not names:
         raise SpecError("nothing to fit: give files of runs, or a folder of them")
     found: list[Path] = []
@@ -146,7 +151,12 @@ def _expanded(names: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        SpecError: it is empty, truncated or no object.
+    """
     text = files.read_text(path)
     if not text.strip():
         raise SpecError(f"{path}: is empty")
@@ -159,7 +169,7 @@ def _json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Finished runs of a session's file, one per line; lines that say why a case was not run are passed over."""
     found = []
     for number, line in enumerate(files.read_text(path).splitlines(), 1):
@@ -224,7 +234,7 @@ def run_observation(record: Mapping[str, Any], source: str) -> Observation | Rej
     return Observation(
         source=source,
         group=str(_field(record, source, "run", "model_name")),
-        scenario=_run_scenario(record, source),
+        scenario=scenario_of_record(record, source),
         measured_s=measured,
         machine=run_machine(record, source),
         accepted=len(calm),
@@ -255,7 +265,13 @@ def _check_loop(loop: Mapping[str, Any], where: str, source: str) -> None:
         )
 
 
-def _run_scenario(record: Mapping[str, Any], source: str) -> Scenario:
+def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: bool = False) -> Scenario:
+    """What predicts a run, before any profile; with ``own_overhead`` the framework's time that the run measured first.
+
+    Raises:
+        SpecError: a part of it is missing or cannot be.
+    """
+    from calibrate.run.layer_overhead import LayerOverhead
     from calibrate.run.local_machine import LocalMachine
     from calibrate.run.prediction import build_run_scenario
     from calibrate.run.settings import RunSettings
@@ -276,8 +292,18 @@ def _run_scenario(record: Mapping[str, Any], source: str) -> Scenario:
             x.weights for group in model.layer_groups for x in layer_linears(group, model.hidden_size)
         ]
         largest = max([*matrices, token_table_params(model)])
+        overhead = None
+        if own_overhead and machine.get("layer_overhead_s") is not None:
+            overhead = LayerOverhead(machine["layer_overhead_s"], machine.get("pass_overhead_s") or 0.0)
         return build_run_scenario(
-            settings, model, LocalMachine(gpu, host), str(run["dtype"]), str(run["device"]), largest
+            settings,
+            model,
+            LocalMachine(gpu, host),
+            str(run["dtype"]),
+            str(run["device"]),
+            largest,
+            overhead,
+            machine.get("unpack_s_per_weight") if own_overhead else None,
         )
     except (LLMPerfError, KeyError, TypeError) as error:
         said = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -339,7 +365,12 @@ def positive(source: str | Path, name: str, value: Any, zero: bool = False) -> f
 # -- all together ---------------------------------------------------------------------------------------------
 
 
-def _no_duplicates(observations: Iterable[Observation]) -> None:
+def refuse_duplicates(observations: Iterable[Observation]) -> None:
+    """Refuse a run that is given twice.
+
+    Raises:
+        SpecError: the repeats of one are those of another.
+    """
     seen: dict[str, str] = {}
     for one in observations:
         if one.digest and one.digest in seen:

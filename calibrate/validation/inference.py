@@ -14,7 +14,7 @@ from calibrate.published import Measurement
 from calibrate.settings import Run, peak_memory_bytes, run_of, scenario_of
 from calibrate.validation import row
 from calibrate.validation.baselines import inference_baselines
-from calibrate.validation.row import Compared
+from calibrate.validation.row import Compared, Interval
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError, SpecError
@@ -73,13 +73,15 @@ def compare(measurement: Measurement, change: Change | None = None) -> Compared:
     accuracy: str | None = None
     predicted: dict[str, float] = {}
     baselines: dict[str, float | None] = {}
+    interval: Interval | None = None
     reason = None
     try:
         run = run_of(measurement)
         accuracy = accuracy_class(run)
         baselines = inference_baselines(measurement.row_id, run, quantity)
         scenario = scenario_of(run)
-        predicted = _predicted(predict_inference(change(scenario) if change else scenario))
+        result = predict_inference(change(scenario) if change else scenario)
+        predicted, interval = _predicted(result), _interval(result, quantity)
         if accuracy in _RESIDENT and _overcommitted(scenario):
             reason = _OVERCOMMITTED
     except LLMPerfError as error:
@@ -102,6 +104,7 @@ def compare(measurement: Measurement, change: Change | None = None) -> Compared:
         _rounding(measurement, quantity),
         others,
         baselines,
+        interval if ours is not None else None,
     )
 
 
@@ -145,6 +148,28 @@ def _predicted(result: InferenceResult) -> dict[str, float]:
         found["decode_latency_s"] = result.decode.latency_s
         found["latency_per_token_s"] = result.decode.latency_per_token_s
     return found
+
+
+def _interval(result: InferenceResult, quantity: str) -> Interval | None:
+    """Where a profile says that the main quantity lies; None without a profile, or where it says nothing of it."""
+    found, decode = result.interval, result.decode
+    if found is None:
+        return None
+    if quantity == "prefill_latency_s":
+        ends = found.prefill_s
+    elif quantity == "latency_per_token_s":
+        ends = found.decode_s
+    else:
+        ends = found.total_s
+    if ends is None:
+        return None
+    if quantity == "throughput_tokens_per_s":
+        tokens = result.total_throughput_tokens_per_s * result.total_latency_s
+        return Interval(tokens / ends[1], tokens / ends[0], found.level)
+    steps = 1.0
+    if quantity == "latency_per_token_s" and decode is not None and decode.latency_per_token_s:
+        steps = decode.latency_s / decode.latency_per_token_s
+    return Interval(ends[0] / steps, ends[1] / steps, found.level)
 
 
 def accuracy_class(run: Run) -> str | None:

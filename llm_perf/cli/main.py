@@ -22,6 +22,7 @@ _COMMANDS = {
     "plan": ("llm_perf.cli.plan", "Find the best machines for a model under targets."),
     "scaling": ("llm_perf.cli.scaling", "Show latency and throughput over batch, prompt and GPUs."),
     "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
+    "compare": ("llm_perf.cli.compare", "Lay measured runs beside their predictions, as tables and figures."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),
     "calibrate": ("llm_perf.cli.calibrate", "Measure this machine, run the real thing, fit a profile."),
     "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),

@@ -20,19 +20,34 @@ from llm_perf.errors import SpecError
 @click.option(
     "--profile", help="Calibrated profile: name, file, or none. It changes the runs on its machine."
 )
+@click.option(
+    "--plot", "plot_folder", help="Write the figures into this folder, as PNG and SVG (extra: plot)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 def validate(
-    system: str | None, gpu: str | None, leave_out: str | None, profile: str | None, as_json: bool
+    system: str | None,
+    gpu: str | None,
+    leave_out: str | None,
+    profile: str | None,
+    plot_folder: str | None,
+    as_json: bool,
 ) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
     if leave_out is not None:
         return _leave_out(system, gpu, leave_out, as_json)
     from calibrate.validate import validate as compare_all
+    from llm_perf.cli.compare import check_folder, draw
     from llm_perf.config.profiles import NO_PROFILE, load_profile
     from llm_perf.report.validation_text import validation_report
 
+    if plot_folder is not None:
+        check_folder(plot_folder)
     chosen = load_profile(profile)
     found = compare_all(system, gpu, None if chosen is NO_PROFILE else chosen.apply_where_fitted).as_dict()
+    if plot_folder is not None:
+        from llm_perf.report.plots.figures import validation_figures
+
+        draw(validation_figures(found), plot_folder)
     if as_json:
         click.echo(json.dumps(found, allow_nan=False))
     else:

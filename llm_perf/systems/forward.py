@@ -205,14 +205,15 @@ class Forward:
 
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
-            compute, memory, seconds = self._product_s(product, tokens)
+            compute, memory, seconds = self.product_s(product, tokens)
             costs.part(part_of(product.op), layers * seconds)
             costs.busy("compute", layers * compute)
             costs.busy("hbm", layers * memory)
             costs.busy("kernel_floors", layers * self.floor_s)
             self._unpack(costs, product, tokens, layers)
 
-    def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
+    def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
+        """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
         gemm = self.rates.gemm
         rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
         if product.is_expert:

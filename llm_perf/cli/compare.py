@@ -1,0 +1,73 @@
+"""``llm-perf compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--profile", help="Calibrated profile: a name, a file, or none.")
+@click.option("--gpu", help="GPU of benchmark logs, and of CSV rows that name none.")
+@click.option("--host", help="Host of benchmark logs and CSV rows; else the GPU's usual one.")
+@click.option(
+    "--plot", "plot_folder", help="Write the figures into this folder, as PNG and SVG (extra: plot)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+def compare(
+    runs: tuple[str, ...],
+    profile: str | None,
+    gpu: str | None,
+    host: str | None,
+    plot_folder: str | None,
+    as_json: bool,
+) -> int:
+    """Lay measured runs beside their predictions.
+
+    RUNS are files or folders: the JSON of llm-perf calibrate --run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
+    with a row per run.
+    """
+    from calibrate.compare.inputs import read_measured
+    from calibrate.compare.runs import compare_runs
+    from llm_perf.config.profiles import load_profile
+    from llm_perf.report.compare_text import compare_report
+
+    if plot_folder is not None:
+        check_folder(plot_folder)
+    chosen = load_profile(profile)
+    measured, rejected = read_measured(runs, gpu, host)
+    found = compare_runs(measured, chosen, rejected).as_dict()
+    if plot_folder is not None:
+        from llm_perf.report.plots.figures import comparison_figures
+
+        draw(comparison_figures(found), plot_folder)
+    click.echo(json.dumps(found, allow_nan=False) if as_json else compare_report(found))
+    return 0
+
+
+def check_folder(folder: str) -> None:
+    """Refuse pictures that cannot be drawn or written before anything is computed.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: the folder is a file, or below one.
+    """
+    from llm_perf.errors import OutputError
+    from llm_perf.report.plots.style import require_matplotlib
+
+    require_matplotlib()
+    path = Path(folder)
+    if not folder or any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+        raise OutputError(f"--plot {folder!r} is no folder, and none can be made there")
+
+
+def draw(figures: dict[str, Any], folder: str) -> None:
+    """Write figures and say where, on stderr: stdout is the result."""
+    from llm_perf.report.plots.style import write_figures
+
+    written = write_figures(figures, Path(folder))
+    click.echo(f"{len(written)} files written to {folder}: {', '.join(figures)} (.png, .svg)", err=True)

@@ -1,0 +1,126 @@
+"""What all pictures share: colours that colour-blind people tell apart, markers that differ as well, files whole or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from llm_perf.errors import MissingExtraError, OutputError
+
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000")
+"""Of Okabe and Ito (jfly.uni-koeln.de/color), the yellow darkened so that it shows on white."""
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+GREY: Final = "0.55"
+BAND: Final = "#56B4E9"
+DPI: Final = 150
+FORMATS: Final = ("png", "svg")
+
+PARTS: Final[Mapping[str, tuple[str, str]]] = {
+    "attention_projections": ("attention projections", "#0072B2"),
+    "attention": ("attention", "#56B4E9"),
+    "mlp": ("feed-forward", "#009E73"),
+    "lm_head": ("LM head", "#B8A000"),
+    "elementwise": ("norms and elementwise", "#CC79A7"),
+    "dequantisation": ("dequantisation", "#7B4B94"),
+    "framework": ("framework", "#E69F00"),
+    "weight_streaming": ("weight streaming", "#D55E00"),
+    "all_reduce": ("all-reduce", "#000000"),
+}
+"""Parts of a breakdown that have a colour of their own; others are shown together in grey."""
+
+
+def require_matplotlib() -> None:
+    """Refuse a picture that cannot be drawn before anything is computed.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise MissingExtraError("plot", "drawing a plot") from None
+    mpl.use("Agg")
+    # Text stays text, and the same figure is the same file.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "llm-perf", "font.size": 9})
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure whose parts make room for one another."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def tidy(axes: Any) -> None:
+    """A light grid behind the data, no frame above and right of it."""
+    axes.grid(visible=True, which="major", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Any, columns: int, handles: Sequence[Any] | None = None) -> None:
+    """One legend for the whole figure, outside the data; each label once."""
+    found: dict[str, Any] = {}
+    if handles is None:
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+    else:
+        found = {handle.get_label(): handle for handle in handles}
+    if found:
+        figure.legend(
+            list(found.values()),
+            list(found),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=8,
+        )
+
+
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) by name, in the order given; beyond the colours, the pairs differ still."""
+    return {
+        name: (COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)])
+        for index, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write each figure as PNG and SVG into a folder, which is made where there is none: all files or none.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    parts: dict[Path, Path] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            for kind in FORMATS:
+                part = folder / f"{name}.{kind}.{os.getpid()}.part"
+                parts[part] = folder / f"{name}.{kind}"
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
+        for part, target in parts.items():
+            part.replace(target)
+    except OSError as error:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise OutputError(f"--plot {str(folder)!r}: {error.strerror or error}") from None
+    return list(parts.values())
+
+
+def short_model(name: str) -> str:
+    """A model's name without its organisation."""
+    return name.rpartition("/")[2]
+
+
+def seconds_text(seconds: float) -> str:
+    """Two or three digits and a unit."""
+    if seconds >= 100:
+        return f"{seconds:.0f} s"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"

@@ -1,0 +1,158 @@
+"""`llm-perf compare`: real runs beside predictions, as a table, JSON and figures; one line for bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+RUNS = Path(__file__).parents[1] / "data" / "runs"
+"""Two real runs of OPT-125M on a CPU of two cores, one plain and one under ZeRO-3 with its weights offloaded."""
+FIGURES = {"predicted_measured", "errors", "breakdown", "roofline", "decode_context", "memory"}
+CSV = (
+    "system,model,gpu,batch_size,prompt_len,gen_len,weights,prefill_latency_s,decode_latency_s,total_latency_s\n"
+    "zero_inference,opt-30b,t4,1,512,32,cpu,,,202\n"
+    "zero_inference,opt-30b,t4,2,512,32,cpu,,,204\n"
+    "fastertransformer,test-13b,a100-sxm-40gb,1,512,10,,0.06317,0.198,0.26117\n"
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(CSV)
+    return path
+
+
+def test_real_runs_are_laid_beside_their_predictions(llm_perf):
+    shown = llm_perf("compare", str(RUNS))
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert lines[0] == "2 measured runs, predicted with no profile"
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("opt-125m") for line in lines) == 2
+
+
+def test_the_json_has_what_every_figure_needs(llm_perf):
+    found = llm_perf("compare", str(RUNS), "--json").json
+    assert found["schema_version"] == 1
+    assert found["profile"] == "none"
+    assert {run["system"] for run in found["runs"]} == {"resident", "zero_inference"}
+    for run in found["runs"]:
+        measured, predicted = run["measured"], run["predicted"]
+        error = predicted["total_latency_s"] / measured["total_latency_s"] - 1
+        assert run["error"]["total_latency"] == pytest.approx(error)
+        for phase in ("prefill", "decode"):
+            assert sum(run["breakdown_s"][phase].values()) == pytest.approx(predicted[f"{phase}_latency_s"])
+        steps = run["decode_steps"]
+        assert len(steps["context"]) == len(steps["measured_s"]) == run["gen_len"] - 1
+        assert sum(steps["predicted_s"]) == pytest.approx(predicted["decode_latency_s"], rel=0.01)
+        assert run["memory_bytes"]["allocated"] > 0
+        assert run["interval"] is None
+
+
+def test_no_operation_is_above_the_roof_and_together_they_are_the_products_of_the_pass(llm_perf):
+    for run in llm_perf("compare", str(RUNS), "--json").json["runs"]:
+        roof = run["roofline"]
+        for op in roof["operations"]:
+            assert op["flops"] / op["seconds"] <= roof["peak_flops_per_s"] * (1 + 1e-9)
+            if op["op"] != "attention":  # what attention keeps in caches comes faster than from memory
+                assert op["bytes"] / op["seconds"] <= roof["bandwidth_bytes_per_s"] * (1 + 1e-9)
+        for phase, passes in (("prefill", 1), ("decode", run["gen_len"] - 1)):
+            operations = sum(op["seconds"] for op in roof["operations"] if op["phase"] == phase)
+            parts = run["breakdown_s"][phase]
+            named = sum(parts[name] for name in ("attention_projections", "attention", "mlp", "lm_head"))
+            assert operations * passes == pytest.approx(named, rel=0.02)
+
+
+def test_a_table_of_several_systems_and_machines(llm_perf, table):
+    found = llm_perf("compare", str(table), "--json").json
+    assert list(found["systems"]) == ["zero_inference", "fastertransformer"]
+    assert found["all"]["total"]["runs"] == 3
+    assert found["systems"]["fastertransformer"]["prefill"]["runs"] == 1
+    assert found["systems"]["zero_inference"]["prefill"]["median_abs_error"] is None
+    assert all(
+        run["decode_steps"] is None and run["memory_bytes"]["allocated"] is None for run in found["runs"]
+    )
+
+
+def test_figures_are_written_as_png_and_svg(llm_perf, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "new" / "figures"
+    shown = llm_perf("compare", str(RUNS), "--plot", str(folder))
+    assert shown.code == 0
+    assert {path.stem for path in folder.iterdir()} == FIGURES
+    assert len(list(folder.iterdir())) == 2 * len(FIGURES)
+    for path in folder.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    scatter = (folder / "predicted_measured.svg").read_text()
+    for text in (
+        "measured total latency (s)",
+        "predicted total latency (s)",
+        "±10 %",
+        "zero_inference",
+        "resident",
+    ):
+        assert text in scatter
+
+
+def test_figures_that_the_runs_have_nothing_for_are_left_out(llm_perf, table, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert llm_perf("compare", str(table), "--plot", str(tmp_path / "figures")).code == 0
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert stems == {"predicted_measured", "errors", "breakdown", "roofline"}
+
+
+def test_disturbed_runs_are_left_out_with_the_evidence(llm_perf, tmp_path):
+    record = json.loads((RUNS / "opt-125m-plain.json").read_text())
+    for loop in record["raw"]["loops"]:
+        loop |= {"disturbed": True, "others_cores": 0.8}
+    (tmp_path / "disturbed.json").write_text(json.dumps(record))
+    shutil.copy(RUNS / "opt-125m-zero3.json", tmp_path)
+    found = llm_perf("compare", str(tmp_path), "--json").json
+    assert len(found["runs"]) == 1
+    assert "others used the machine's cores" in found["rejected"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mentioned"),
+    [
+        ("empty.json", "", "empty"),
+        ("cut.json", '{"run": {', "truncated"),
+        ("other.json", '{"a": 1}', "no run of llm-perf"),
+        ("list.json", "[1]", "list"),
+        ("run.txt", "x", "expected a .json"),
+        ("empty.csv", "", "empty"),
+        ("wrong.csv", "system,speed\nvllm,3\n", "speed"),
+        ("ds-opt-30b.log", "prefill latency: 1 s", "opt-30b"),
+    ],
+)
+def test_bad_files_end_with_one_line_that_names_them(llm_perf, tmp_path, name, text, mentioned):
+    path = tmp_path / name
+    path.write_text(text)
+    shown = llm_perf("compare", str(path), "--plot", str(tmp_path / "figures"))
+    assert shown.code == 2
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert name in shown.err
+    assert mentioned in shown.err
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        ((), "RUNS"),
+        (("no/such/file.json",), "no/such/file.json"),
+        ((str(RUNS), str(RUNS)), "twice"),
+        ((str(RUNS), "--profile", "nobody"), "nobody"),
+        ((str(RUNS), "--plot", str(RUNS / "opt-125m-plain.json")), "no folder"),
+    ],
+    ids=["nothing", "no file", "twice", "profile", "plot"],
+)
+def test_bad_arguments_end_with_one_line(llm_perf, arguments, mentioned):
+    shown = llm_perf("compare", *arguments)
+    assert shown.code in (2, 4)
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert mentioned in shown.err
