@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -54,7 +54,7 @@ def run_microbench(
     from calibrate.run.environment import describe_environment
 
     start = time.perf_counter()
-    records = list(_single(device, dtypes, budget_s, folder, progress, start))
+    records = _single(device, dtypes, budget_s, folder, progress, start)
     progress.say("framework time per layer")
     records += _layers(device, dtypes[0], _LAYER_SHARE * budget_s)
     progress.say("collectives")
@@ -89,41 +89,62 @@ def _items(device: Any, dtypes: tuple[str, ...], folder: Path) -> list[Item]:
 
 def _single(
     device: Any, dtypes: tuple[str, ...], budget_s: float, folder: Path, progress: Progress, start: float
-) -> Iterator[dict[str, Any]]:
-    """Each item in its turn; what one does not use the others share."""
+) -> list[dict[str, Any]]:
+    """Each item in its turn; what one does not use the others share. Disturbed ones again, while there is time."""
     items = _items(device, dtypes, folder)
     end = start + budget_s * (1 - _LAYER_SHARE - _COLLECTIVE_SHARE)
-    for number, item in enumerate(items):
-        progress.say(f"{item.kind.replace('_', ' ')} ({number + 1} of {len(items)})")
-        left = end - time.perf_counter()
-        if left > 0:
-            yield _measured(device, item, max(_LEAST_ITEM_S, left / (len(items) - number)))
-        else:
-            yield {
-                "kind": item.kind,
-                "settings": item.settings,
-                "work": item.work,
-                "error": "not measured: the budget had ended",
-                "samples_s": [],
-            }
+    found: dict[int, dict[str, Any]] = {}
+    waiting = list(range(len(items)))
+    for _ in range(1 + _RETRIES):
+        while waiting and time.perf_counter() < end:
+            progress.say(f"{items[waiting[0]].kind.replace('_', ' ')}, {len(waiting)} sizes to go")
+            measured = _window(device, items, waiting, end)
+            # A size that was disturbed both times keeps the first samples, and its mark.
+            found |= {n: one for n, one in measured.items() if n not in found or not one.get("disturbed")}
+            waiting = waiting[len(measured) :]
+        waiting = [number for number, one in found.items() if one.get("disturbed")]
+    return [found.get(number, _unmeasured(item)) for number, item in enumerate(items)]
+
+
+_WINDOW_S = 0.4
+"""What others use is counted in ticks of 10 ms: so long at least, that a single tick is no evidence."""
+
+_RETRIES = 2
+
+
+def _window(device: Any, items: list[Item], waiting: list[int], end: float) -> dict[int, dict[str, Any]]:
+    """Some items measured in a row, and what others used of the machine's cores meanwhile, as evidence with each."""
+    from calibrate.run.usage import DeviceMeter, Repeat
+
+    measured: dict[int, dict[str, Any]] = {}
+    start = time.perf_counter()
+    with Repeat(DeviceMeter(device)) as usage:
+        for left, number in zip(range(len(waiting), 0, -1), waiting, strict=True):
+            now = time.perf_counter()
+            if measured and (now - start > _WINDOW_S or now > end):
+                break
+            measured[number] = _measured(device, items[number], max(_LEAST_ITEM_S, (end - now) / left))
+    kept = {name: usage.found[name] for name in ("wall_s", "others_cores", "disturbed")}
+    return {number: one if one.get("error") else one | kept for number, one in measured.items()}
+
+
+def _unmeasured(item: Item) -> dict[str, Any]:
+    named = {"kind": item.kind, "settings": item.settings, "work": item.work}
+    return named | {"error": "not measured: the budget had ended", "samples_s": []}
 
 
 def _measured(device: Any, item: Item, limit_s: float) -> dict[str, Any]:
-    """One record; ``error`` says why there are no samples. Foreign CPU time is kept beside them as evidence."""
-    from calibrate.run.usage import DeviceMeter, Repeat
-
+    """One record; ``error`` says why there are no samples."""
     record: dict[str, Any] = {"kind": item.kind, "settings": item.settings, "work": item.work}
     try:
         call = item.prepare()
-        with Repeat(DeviceMeter(device)) as usage:
-            found = sample(call, Clock(device, item.host_only), limit_s, item.inner)
+        found = sample(call, Clock(device, item.host_only), limit_s, item.inner)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         return record | {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}", "samples_s": []}
     finally:
         call = None  # type: ignore[assignment]
         _free(device)
-    kept = {name: usage.found[name] for name in ("wall_s", "others_cores", "disturbed")}
-    return _summarised(record | {"samples_s": found.seconds, "inner": found.inner} | kept)
+    return _summarised(record | {"samples_s": found.seconds, "inner": found.inner})
 
 
 def _free(device: Any) -> None:

@@ -113,8 +113,8 @@ def _cpu_as_gpu(dtype: str, ranks_here: int) -> tuple[GPUConfig, dict[str, Any]]
         memory_gib=total_gib,
         usable_memory_gib=min(total_gib, max(memory["available_bytes"] / GIB / ranks_here, 1e-3)),
         hbm_bandwidth_gb_per_s=bandwidth / GB,
-        # One rank's shard is its parameter, so that nothing is copied; see _host.
-        pcie_gb_per_s=copy / GB,
+        # One rank's shard is its parameter, so that nothing is copied and no link limits it; see _host.
+        pcie_gb_per_s=LARGEST_QUANTITY,
         efficiency=efficiency,
         source=_SOURCE,
     )
@@ -341,7 +341,7 @@ def _host(
         memory_gib=total_gib,
         usable_memory_gib=min(total_gib, max(memory["available_bytes"] / GIB, 1e-3)),
         cpu=cpu_name(),
-        pcie_gb_per_s=max(rates.values()) / GB if rates else figures["copy_bytes_per_s"] / GB,
+        pcie_gb_per_s=max(rates.values()) / GB if rates else LARGEST_QUANTITY,
         copies=copies,
         disk=_disk(offload_dir, disk, figures),
         gpus_per_node=ranks_here,

@@ -99,6 +99,40 @@ def test_few_values_are_not_known() -> None:
 # -- the suite ------------------------------------------------------------------------------------------------
 
 
+def test_disturbed_sizes_are_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Others are at work during the first window only; what they disturbed is measured anew, the rest is not."""
+    from calibrate.microbench import suite
+    from calibrate.microbench.sampler import Item
+    from calibrate.run import usage
+    from calibrate.run.progress import Progress
+
+    windows: list[int] = []
+    calls: list[int] = []
+
+    class Busy(usage.Repeat):
+        def __exit__(self, *exc: object) -> None:
+            super().__exit__(*exc)
+            windows.append(1)
+            self.found |= {"disturbed": len(windows) == 1, "others_cores": float(len(windows) == 1)}
+
+    def item(number: int) -> Item:
+        def prepare() -> Any:
+            calls.append(number)
+            return lambda _turn: time.sleep(0.02)
+
+        return Item("gemm", {"number": number}, {"flops": 1.0}, prepare)
+
+    monkeypatch.setattr(usage, "Repeat", Busy)
+    monkeypatch.setattr(suite, "_items", lambda *_: [item(number) for number in range(6)])
+    start = time.perf_counter()
+    found = suite._single(Device("cpu", 0), ("bf16",), 12.0, tmp_path, Progress(False), start)
+    assert [one["settings"]["number"] for one in found] == list(range(6))
+    assert not any(one["disturbed"] for one in found)
+    again = len(calls) - 6
+    assert 0 < again < 6
+    assert calls[6:] == calls[:again]  # those of the first window
+
+
 @pytest.mark.run
 def test_the_suite_measures_within_its_budget_and_keeps_its_samples(tmp_path: Path) -> None:
     pytest.importorskip("torch")
