@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, where
+from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import fabric
@@ -62,6 +62,8 @@ class ZeroPasses:
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
         per_pass_s = constants["pass_overhead_ms"] * 1e-3
         self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s + per_pass_s
+        on_host = placement.kv_cache.cpu > 0
+        self.cache_on_host = bool(on_host.any()) if is_array(on_host) else bool(on_host)
         self.stream = self._stream()
         self.stream_s = self.stream.duration_s
 
@@ -119,6 +121,8 @@ class ZeroPasses:
         stream = Work(streams.H2D, "weight_streaming", self.stream_s)
         kernels = (Work(streams.COMPUTE, "kernels", device_s),)
         alone = Step("pass", {"stream": (stream,), "kernels": kernels}, overlap=self.overlap).duration_s
+        if not self.cache_on_host:
+            return alone - device_s, 0.0 * device_s
         whole = total(step.duration_s for step in self._steps(stream, kernels, fetch_s, store_s, attention_s))
         return alone - device_s, whole - alone
 
