@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -62,6 +62,8 @@ class TrainingPlan(Spec):
         lora_targets: matrices with adapters.
         base_weight_bits: width of frozen weights (QLoRA: 4).
     """
+
+    _label: ClassVar[str | None] = ""  # messages name the field alone
 
     seq_len: PositiveInt = 2048
     micro_batch_size: PositiveInt | None = None
