@@ -103,7 +103,8 @@ _LEFT_OUT = """
 
 Every constant of a system that has a plausible range is fitted again to the runs of all other GPUs (or families), and the
 runs that were left out are predicted with that (`llm-perf validate --system S --leave-out gpu`). "Shipped" are the constants
-of the YAML files, which know all runs. `bench/leave_out.py` writes the figures (minutes).
+of the YAML files, which know all runs. `bench/leave_out.py` writes the figures (minutes);
+[accuracy_resident.md](accuracy_resident.md) says more of the serving stacks.
 
 | class | left out | runs | shipped | refit to all | left out | difference to shipped |
 | --- | --- | --: | --: | --: | --: | --: |"""
