@@ -148,6 +148,20 @@ def conclude(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _plots(folder: Path, found: dict[str, Any]) -> list[str]:
+    """Figures of all accepted runs beside the profile's predictions; one line on stderr says why there are none."""
+    import contextlib
+    import io
+
+    from llm_perf.cli.main import run
+
+    sources = [row["source"] for row in (*found["rows"], *found["held_out"]["rows"])]
+    target = folder / "plots"
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run(["compare", *sources, "--profile", found["profile"], "--plot", str(target)])
+    return [] if code else [f"Plots: {target}"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loop in a folder (``runs/calibration``). Returns an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -163,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from calibrate.fit.report import held_out_lines
 
-        lines = held_out_lines(conclude(folder))
+        found = conclude(folder)
+        lines = held_out_lines(found) + _plots(folder, found)
         sys.stdout.write("\n".join([*lines, "", f"{time.perf_counter() - start:.0f} s in this call"]) + "\n")
     except LLMPerfError as error:
         sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
