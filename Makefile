@@ -19,7 +19,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo calibrate ops wheels bench accuracy lint format clean
+.PHONY: help demo test run-demo calibrate ops wheels bench accuracy docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -30,6 +30,7 @@ help:
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make accuracy write what is predicted of the published runs anew (README, tests/published; seconds)"
+	@echo "make docs    build the documentation into site/ (open site/index.html)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
 	@echo "make clean   remove $(VENV), caches and builds"
@@ -76,6 +77,11 @@ bench: $(VENV)/.base
 accuracy: $(VENV)/.base
 	$(BIN)/python bench/accuracy.py
 
+# Needs no network, and neither does looking at it.
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,7 +101,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@$(call create_venv,90)
-	@$(PIP_INSTALL) -e '.[dev,plot,search,calibrate,explore,distributed]'
+	@$(PIP_INSTALL) -e '.[dev,docs,plot,search,calibrate,explore,distributed]'
 	@$(COMPILE)
 	@touch $(VENV)/.base $@
 
@@ -108,5 +114,5 @@ $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 endef
 
 clean:
-	rm -rf $(VENV) .venv-llm-analysis build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llm-analysis build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find llm_perf calibrate hardware_specs model_specs tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -102,9 +102,13 @@ class SweepTable:
         """A pandas DataFrame; text columns are categories.
 
         Raises:
-            MissingExtraError: pyarrow or pandas is not installed.
+            MissingExtraError: pyarrow is not installed.
+            LLMPerfError: pandas is not installed, which no extra brings.
         """
-        return self.to_arrow().to_pandas()
+        table = self.to_arrow()
+        if find_spec("pandas") is None:
+            raise LLMPerfError("a DataFrame needs pandas: pip install pandas")
+        return table.to_pandas()
 
     def __repr__(self) -> str:
         return f"<SweepTable of {len(self):,} points, {self.summary.feasible:,} fit>"
