@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 
-from llm_perf.errors import MissingExtraError, SpecError
+from llm_perf.errors import LLMPerfError, MissingExtraError, SpecError
 from llm_perf.search.executors import get_executor
 from llm_perf.search.summary import Summary
 from llm_perf.search.sweep import Array, Coded, Sweep, joined

@@ -11,7 +11,7 @@ import pytest
 
 import llm_perf
 from llm_perf.api import table
-from llm_perf.errors import MissingExtraError, SpecError
+from llm_perf.errors import LLMPerfError, MissingExtraError, SpecError
 
 
 class Checked(HTMLParser):
@@ -93,6 +93,10 @@ def test_tables_of_other_libraries(monkeypatch):
     arrow = found.to_arrow()
     assert arrow.num_rows == 4
     assert arrow["latency_per_token_s"].null_count == 2
+    with monkeypatch.context() as without:
+        without.setattr(table, "find_spec", lambda _: None)
+        with pytest.raises(LLMPerfError, match="pip install pandas"):
+            found.to_pandas()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match="explore"):
         found.to_arrow()

@@ -126,6 +126,17 @@ def test_pages_take_constants_and_accuracy_from_the_project(site: dict[Path, _Pa
         assert "<!-- " not in page.split("<article")[1].split("</article>")[0], name
 
 
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "docs" / "systems").glob("*.md") if path.stem != "index")
+)
+def test_a_system_says_where_tensors_live_its_constants_and_its_accuracy(name: str) -> None:
+    text = TEXTS[f"docs/systems/{name}.md"]
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert {"Where tensors live", "Constants"} <= set(headings)
+    assert "Accuracy" in headings or name in ("stacks", "deepspeed_inference")
+    assert re.search(r"explain|know|wrong", headings[-1]), "the last section is what the model does not know"
+
+
 # -- what is shown --------------------------------------------------------------------------------------------
 
 _FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
