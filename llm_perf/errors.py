@@ -65,6 +65,8 @@ class UnknownNameError(SpecError, KeyError):
         """Return the one-line message."""
         if self.suggestions:
             return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
+        if not self.known:
+            return f"unknown {self.kind} {self.name!r}; there is none"
         return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it"
 
 

@@ -8,6 +8,7 @@ DeepSpeed's or FlexGen's, recognised by the name that it was given) or a CSV who
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -130,6 +131,8 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
 def expanded(names: Sequence[str | Path]) -> list[Path]:
     """Files, a folder standing for those in it.
 
+    A log that a run in the same folder wrote is passed over: it has the figures of that run's JSON once more.
+
     Raises:
         SpecError: none is given, a folder holds none, or one is given twice.
     """
@@ -142,13 +145,24 @@ def expanded(names: Sequence[str | Path]) -> list[Path]:
             inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
             if not inside:
                 raise SpecError(f"{path}: the folder holds none of {', '.join(_SUFFIXES)}")
-            found += inside
+            own = _own_logs(inside)
+            found += [p for p in inside if p.name not in own]
         else:
             found.append(path)
     twice = {path for path in found if found.count(path) > 1}
     if twice:
         raise SpecError(f"{min(twice)}: given twice")
     return found
+
+
+def _own_logs(inside: Iterable[Path]) -> set[str]:
+    """Names of the benchmark logs that runs among these files say that they wrote; what is no run says nothing."""
+    names = set()
+    for path in inside:
+        if path.suffix == ".json":
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                names.add(Path(json.loads(path.read_text("utf-8"))["log_file"]).name)
+    return names
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"{'peak memory':<18}{_gib(peaks[0]):>18}{_gib(peaks[1]):>18}{_error(result, 'peak_gpu_memory'):>10}"
     )
+    return lines + _interval_lines(result["predicted"].get("interval"))
+
+
+def _interval_lines(interval: dict[str, Any] | None) -> list[str]:
+    """Between which seconds the profile expects each phase; nothing without a profile that says so."""
+    if interval is None:
+        return []
+    lines = ["", f"{interval['level']:.0%} interval of profile {interval['profile']}"]
+    for phase in _PHASES:
+        ends = interval[f"{phase}_latency_s"]
+        if ends is not None:
+            lines.append(f"{f'{phase} latency':<18}{f'{ends[0]:.3f} to {ends[1]:.3f} s':>36}")
     return lines
 
 

@@ -17,7 +17,7 @@ from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import load_spec
 from llm_perf.config.names import normalise
 from llm_perf.config.scenario import Scenario
-from llm_perf.errors import SpecError
+from llm_perf.errors import SpecError, UnknownNameError
 
 S = TypeVar("S", bound=Spec)
 
@@ -188,8 +188,13 @@ def load_profile(name: str | None) -> Profile:
     """
     if name is None or name.lower() == "none":
         return NO_PROFILE
-    if not looks_like_path(name):
-        own = {normalise(stem): path for stem, path in own_profiles().items()}.get(normalise(name))
-        if own is not None:
-            return load_spec("profile", Profile, str(own))
-    return load_spec("profile", Profile, name)
+    if looks_like_path(name):
+        return load_spec("profile", Profile, name)
+    own = own_profiles()
+    found = {normalise(stem): path for stem, path in own.items()}.get(normalise(name))
+    if found is not None:
+        return load_spec("profile", Profile, str(found))
+    try:
+        return load_spec("profile", Profile, name)
+    except UnknownNameError as error:
+        raise UnknownNameError("profile", name, dict.fromkeys((*own, *error.known))) from None

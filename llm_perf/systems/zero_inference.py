@@ -153,7 +153,8 @@ def _unmeasured(scenario: Scenario, rates: StreamRates, placement: Placement) ->
         found.append(f"no copy rate was measured on host {host}: taken as {rates.host_to_gpu.source}")
     if weights.nvme > 0 and rates.disk is not None and not rates.disk.measured:
         found.append(f"no disk rate was measured on host {host}: taken as the {rates.disk.source}")
-    if ZeroInference.name not in scenario.host.layer_overhead_ms:
+    of_a_profile = "layer_overhead_ms" in dict(scenario.constants)
+    if ZeroInference.name not in scenario.host.layer_overhead_ms and not of_a_profile:
         found.append(
             f"no framework time per layer was measured on host {host}: taken as {rates.layer_overhead_s * 1e3:g} ms "
             "(measured hosts: 2.5 to 12.2 ms)"

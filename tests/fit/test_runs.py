@@ -42,6 +42,19 @@ def refused(path: Any, *said: str) -> None:
         assert text in message, message
 
 
+# -- which files ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_runs_is_read_without_the_logs_that_they_wrote(
+    written: Callable[..., Path], record: dict[str, Any], tmp_path: Path
+) -> None:
+    written(record | {"log_file": "/elsewhere/run.log"})
+    written("model size: of this very run", "run.log")
+    assert len(read_runs([tmp_path]).observations) == 1
+    written("model size: of another run", "other.log")
+    refused(tmp_path, "other.log")
+
+
 # -- what counts ----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from calibrate.run.model_config import get_model_config, spec_of
 from calibrate.run.prediction import signed_error
 from calibrate.run.quantisation import get_quant_config
 from calibrate.run.records import RunRecord, finite
+from calibrate.run.report import comparison_lines
 from calibrate.run.settings import RunSettings
 from calibrate.run.timer import Timers
 from calibrate.run.weights import empty_model, meta_to_cpu, random_fill
@@ -285,3 +286,26 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         RunRecord(tmp_path / "file" / "below", "x").save()
     assert finite({"a": [float("nan"), 1.0], 2: float("inf")}) == {"a": [None, 1.0], "2": None}
+
+
+def test_the_table_of_a_run_has_the_interval_of_its_profile():
+    phase = {"latency_s": 1.0, "throughput_tokens_per_s": 64.0}
+    side = dict.fromkeys(("prefill", "decode", "total"), phase) | {"peak_gpu_memory_bytes": None}
+    errors = {
+        f"{name}_{kind}": 0.0 for name in ("prefill", "decode", "total") for kind in ("latency", "throughput")
+    }
+    result = {"measured": side, "predicted": side, "error": errors | {"peak_gpu_memory": None}}
+    assert "interval" not in "\n".join(comparison_lines(result))
+    interval = {
+        "level": 0.9,
+        "profile": "mine",
+        "prefill_latency_s": [0.8, 1.25],
+        "decode_latency_s": None,
+        "total_latency_s": [0.7, 1.5],
+    }
+    lines = comparison_lines(result | {"predicted": side | {"interval": interval}})
+    assert [line.split() for line in lines[-3:]] == [
+        ["90%", "interval", "of", "profile", "mine"],
+        ["prefill", "latency", "0.800", "to", "1.250", "s"],
+        ["total", "latency", "0.700", "to", "1.500", "s"],
+    ]

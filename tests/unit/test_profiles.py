@@ -202,3 +202,12 @@ def test_an_unknown_profile() -> None:
         load_profile("no-such-profile")
     with pytest.raises(SpecError, match="name"):
         Profile(name="")
+
+
+def test_a_name_near_an_own_profile_is_answered_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_PERF_PROFILES", str(tmp_path))
+    (tmp_path / "lab-machine.yaml").write_text("name: lab-machine\n")
+    with pytest.raises(UnknownNameError, match="the nearest known: lab-machine"):
+        load_profile("lab-machin")
