@@ -12,6 +12,7 @@ The contributor's guide and the changelog become pages; links to other files out
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import posixpath
 import re
@@ -130,7 +131,7 @@ def accuracy(name: str) -> str:
     groups: dict[str, list[dict[str, str]]] = {}
     for row in _predictions():
         if row["system"] == name:
-            groups.setdefault(row["class"], []).append(row)
+            groups.setdefault(row["class"] or "in no accuracy class", []).append(row)
     if not groups:
         raise PluginError(f"docs ask for the accuracy of {name}, and no published run of it ships")
     if len(groups) > 1:
@@ -204,7 +205,7 @@ def _command(path: tuple[str, ...], command: Any) -> str:
     context = click.Context(command, info_name=" ".join(path))
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"{'#' * len(path)} `{' '.join(path)}`", f"```text\n{' '.join(path)} {usage}\n```"]
-    parts.append(_escaped((command.help or "").replace("\b", "").strip()))
+    parts.append(_escaped(inspect.cleandoc((command.help or "").replace("\b", ""))))
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     rows = [(f"`{record[0]}`", _escaped(record[1])) for record in records if record is not None]
     if rows:
