@@ -94,11 +94,14 @@ class Parameter:
         value = math.exp(scaled) if self.scale == "log" else scaled
         return float(min(max(value, self.low), self.high))
 
+    def position(self, value: float) -> float:
+        """The inverse of `at`: the distance of a value from the start."""
+        return (self._scaled(value) - self._scaled(self.value)) / self.half_range
+
     @property
     def bounds(self) -> tuple[float, float]:
         """Positions of both ends of the range."""
-        start, half = self._scaled(self.value), self.half_range
-        return (self._scaled(self.low) - start) / half, (self._scaled(self.high) - start) / half
+        return self.position(self.low), self.position(self.high)
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.scale == "log" else value
@@ -188,6 +191,7 @@ def fit(
     *,
     depends: Sequence[frozenset[int]] | None = None,
     noise: float = NOISE,
+    begin: Mapping[str, float] | None = None,
 ) -> Fit:
     """Fit parameters to rows.
 
@@ -198,6 +202,8 @@ def fit(
         predict: The model.
         depends: For each parameter the indices of rows that it changes, as `sensitive` finds them; None: found here.
         noise: Log ratio that counts as one standard deviation of a row.
+        begin: Values by name from which the solver sets out, such as those of a fit to more rows: fewer rounds. The
+            starts, which a parameter's own residual pulls towards, stay where they are.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -214,7 +220,7 @@ def fit(
     problem = _Problem(
         parameters, rows, targets, predict, noise, moving, [sorted(touched[i]) for i in moving]
     )
-    positions = problem.solve()
+    positions = problem.solve(begin or {})
     values = problem.values(positions)
     return Fit(
         values=values,
@@ -245,17 +251,18 @@ class _Problem:
         self.evaluations = 0
         self._last: tuple[tuple[float, ...], np.ndarray] | None = None
 
-    def solve(self) -> np.ndarray:
-        """Positions of the parameters that move."""
+    def solve(self, begin: Mapping[str, float]) -> np.ndarray:
+        """Positions of the parameters that move. ``begin``: values of some, from which the solver sets out."""
         from scipy.optimize import least_squares
 
         if not self.chosen:
             return np.zeros(0)
         low, high = np.array([parameter.bounds for parameter in self.chosen]).T
         # From an end of a range the solver hardly moves: its steps shrink with the distance to the bounds.
-        begin = np.clip(np.zeros(len(self.chosen)), low + _INSIDE, high - _INSIDE)
+        first = np.array([p.position(begin.get(p.name, p.value)) for p in self.chosen])
+        first = np.clip(first, low + _INSIDE, high - _INSIDE)
         found = least_squares(
-            self.residuals, begin, self.derivatives, (low, high), loss="soft_l1", max_nfev=_ROUNDS,
+            self.residuals, first, self.derivatives, (low, high), loss="soft_l1", max_nfev=_ROUNDS,
             xtol=1e-3, ftol=1e-4,
         )  # fmt: skip
         return np.asarray(found.x)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from calibrate.refit import Parameter
@@ -74,6 +75,7 @@ def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Paramete
     return tuple(found.values())
 
 
+@cache
 def _owners(framework: str) -> dict[str, Framework]:
     """For each constant of a framework the file that states it: the framework's own, or one that it extends."""
     file = load_framework(framework)
@@ -124,6 +126,15 @@ class TrainingFit:
             if constant in self._constants.get(owner.name, ())
         )
         return scenario.replace(gpu=self._with(scenario.gpu, values), constants=constants)
+
+    @staticmethod
+    def concerns(parameter: Parameter, scenario: TrainingScenario) -> bool:
+        """Whether a scenario has what a parameter stands for."""
+        owner, _, rest = parameter.name.partition(".")
+        if owner == "gpu":
+            return rest.rpartition("@")[2] == scenario.gpu.efficiency.name
+        stated = _owners(scenario.framework).get(rest)
+        return stated is not None and stated.name == owner
 
     def step_time_s(self, scenario: TrainingScenario, values: Mapping[str, float]) -> float:
         """Seconds of one optimizer step."""

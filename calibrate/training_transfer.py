@@ -3,6 +3,9 @@
 The same as `calibrate.transfer` for one system: constants that were fitted to runs start from the middle of their range,
 efficiencies of GPUs from operator timings. A micro-batch that a source does not print stays what the shipped constants
 choose.
+
+The fits without a group set out from the fit to all rows, which takes them a fraction of the rounds; what pulls a constant
+about which the rows say little is its start, as in any fit.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from calibrate.published import load_measurements
-from calibrate.refit import Target, fit, require_scipy, sensitive
+from calibrate.refit import Parameter, Target, fit, require_scipy, sensitive
 from calibrate.training_fit import TrainingFit, training_parameters
 from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.transfer import LeftOut, Transfer, leave_out
@@ -78,15 +81,15 @@ def training_transfer(leave: str) -> Transfer:
     cases = training_cases(shipped)
     parameters = training_parameters([case.scenario for case in cases])
     model = TrainingFit(parameters)
+    groups = [TRAINING_GROUPINGS[leave](case) for case in cases]
 
     def predict(case: TrainingCase, values: Mapping[str, float]) -> float:
         return model.step_time_s(case.scenario, values)
 
     targets = [case.target for case in cases]
-    groups = [TRAINING_GROUPINGS[leave](case) for case in cases]
-    depends = sensitive(parameters, cases, predict)
+    depends = sensitive(parameters, cases, predict, [_concerned(p, cases, model) for p in parameters])
     refit = fit(parameters, cases, targets, predict, depends=depends)
-    found = leave_out(parameters, cases, targets, groups, predict, depends)
+    found = leave_out(parameters, cases, targets, groups, predict, depends, refit.values)
     values = {index: value for _, rows in found.values() for index, value in rows.items()}
     starts = {parameter.name: parameter.value for parameter in parameters}
 
@@ -110,3 +113,8 @@ def training_transfer(leave: str) -> Transfer:
         left_out=left,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _concerned(parameter: Parameter, cases: Sequence[TrainingCase], model: TrainingFit) -> list[int]:
+    """Rows that a parameter can change: those of its GPU family, or of the frameworks that have its constant."""
+    return [index for index, case in enumerate(cases) if model.concerns(parameter, case.scenario)]

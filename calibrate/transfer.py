@@ -294,8 +294,11 @@ def leave_out(
     groups: Sequence[str],
     predict: Prediction[Any],
     depends: Sequence[frozenset[int]] | None = None,
+    begin: Mapping[str, float] | None = None,
 ) -> dict[str, tuple[Fit, dict[int, float]]]:
     """For each group a fit to the rows of all others, and its own rows predicted by it: ``{group: (fit, {row: p})}``.
+
+    ``begin`` is where the solver sets out, as for `calibrate.refit.fit`.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -311,7 +314,7 @@ def leave_out(
         place = {index: position for position, index in enumerate(kept)}
         fitted = fit(
             parameters, [rows[i] for i in kept], [targets[i] for i in kept], predict,
-            depends=[frozenset(place[i] for i in rows_of if i in place) for rows_of in touched],
+            depends=[frozenset(place[i] for i in rows_of if i in place) for rows_of in touched], begin=begin,
         )  # fmt: skip
         left = [index for index, group in enumerate(groups) if group == name]
         found[name] = (fitted, {index: predict(rows[index], fitted.values) for index in left})

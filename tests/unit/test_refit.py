@@ -54,6 +54,16 @@ def test_one_spoiled_row_moves_a_robust_fit_little():
     assert found.log_ratios[2] == pytest.approx(-math.log(5), abs=0.25)
 
 
+def test_where_the_solver_sets_out_does_not_change_what_it_finds():
+    seconds = [Target.of(roofline(point, TRUTH)) for point in POINTS]
+    starts = [RATE, SPEED, OVERHEAD]
+    cold = fit(starts, POINTS, seconds, roofline, noise=0.01)
+    warm = fit(starts, POINTS, seconds, roofline, noise=0.01, begin=cold.values)
+    assert warm.evaluations < cold.evaluations
+    for name, value in cold.values.items():
+        assert warm.values[name] == pytest.approx(value, rel=0.01)
+
+
 def test_a_parameter_of_which_the_rows_say_nothing_stays_and_is_named():
     idle = Parameter("idle", 3, 1, 9)
     found = fitted((RATE, SPEED, OVERHEAD, idle))

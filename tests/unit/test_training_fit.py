@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calibrate.published import load_measurements
-from calibrate.refit import Target, fit
+from calibrate.refit import Target, fit, sensitive
 from calibrate.training_fit import OPERATORS, TrainingFit, step_time_s, training_parameters
 from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.training_transfer import TRAINING_GROUPINGS, training_transfer
@@ -42,6 +42,16 @@ def test_values_change_the_scenarios_that_they_concern(scenarios):
     for scenario in scenarios:
         times = [model.step_time_s(scenario, values) for values in (starts, slower)]
         assert (times[0] < times[1]) == (scenario.gpu.efficiency.name == "A100")
+
+
+def test_a_parameter_concerns_every_scenario_that_it_changes(scenarios):
+    """What does not concern a row is not tried on it, so this must hold for all."""
+    parameters = training_parameters(scenarios)
+    model = TrainingFit(parameters)
+    for parameter, changed in zip(
+        parameters, sensitive(parameters, scenarios, model.step_time_s), strict=True
+    ):
+        assert changed <= {i for i, row in enumerate(scenarios) if model.concerns(parameter, row)}
 
 
 def test_a_refit_finds_the_constants_that_made_the_runs(scenarios):
