@@ -9,10 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from calibrate.published import GPU_ALIASES, TrainingMeasurement
-from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig
+from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.training.base import TrainingLoad
@@ -173,7 +172,7 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
         framework=framework.name,
         plan=_plan(run, framework),
         parallelism=parallelism,
-        num_nodes=_nodes(run.num_gpus, host),
+        num_nodes=fewest_nodes(run.num_gpus, host.gpus_per_node),
         allow_long_context=True,  # the tables print what ran
     )
     return scenario if run.micro_batch is not None else _with_fastest_micro_batch(scenario)
@@ -208,11 +207,6 @@ def _recomputation(stated: str) -> ActivationRecomputation:
     if "selective" in stated:
         return ActivationRecomputation.ATTN_COMPUTE
     return ActivationRecomputation.FULL if stated.startswith("full") else ActivationRecomputation.NONE
-
-
-def _nodes(num_gpus: int, host: HostConfig) -> int:
-    places = host.gpus_per_node
-    return next(nodes for nodes in range(-(-num_gpus // places), num_gpus + 1) if num_gpus % nodes == 0)
 
 
 def _with_fastest_micro_batch(scenario: TrainingScenario) -> TrainingScenario:

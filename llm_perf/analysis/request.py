@@ -14,7 +14,7 @@ from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.names import normalise
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
@@ -225,7 +225,7 @@ def derive_nodes(inputs: InferenceInputs, num_gpus: int, host: HostConfig) -> in
     """
     places = host.gpus_per_node
     if inputs.num_nodes is None and inputs.num_gpus is None:
-        return next(nodes for nodes in range(-(-num_gpus // places), num_gpus + 1) if num_gpus % nodes == 0)
+        return fewest_nodes(num_gpus, places)
     nodes = inputs.num_nodes or 1
     if num_gpus / nodes > places:
         raise SpecError(

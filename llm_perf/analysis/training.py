@@ -151,8 +151,8 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
 def solve_batch(scenario: TrainingScenario, model: TrainingStep) -> TrainingBatch:
     """The batch sizes that the plan leaves open, from those that it gives; where too few are given, the largest that fits.
 
-    A global batch alone is cut into the largest micro-batch that fits and divides it. Where nothing fits the batch is
-    one sequence, and the memory says what is missing: never a negative batch.
+    A global batch alone is cut into the largest micro-batch that fits, divides it and leaves each pipeline stage one. Where
+    nothing fits the batch is one sequence, and the memory says what is missing: never a negative batch.
 
     Raises:
         SpecError: the sizes that are given do not multiply.
@@ -190,7 +190,9 @@ def _of_replica(
     if steps is not None:
         return sequences // steps, steps
     largest = 1
-    for candidate in range(1, min(sequences, 2**16) + 1):
+    # Fewer micro-batches than pipeline stages would leave stages idle, however large they are.
+    most = max(sequences // model.p.pp_size, 1)
+    for candidate in range(1, min(most, 2**16) + 1):
         if sequences % candidate:
             continue
         load = TrainingLoad(float(candidate), float(sequences // candidate), float(model.plan.seq_len))

@@ -18,7 +18,13 @@ def training_changes_that_fit(question: TrainingInputs, result: TrainingResult) 
     """Changes under which the job fits, the smallest first; empty where it fits already or nothing helps."""
     if result.feasible:
         return ()
-    found = [change for change in _candidates(result) if _fits(question, change.inputs)]
+    found: list[Change] = []
+    for change in _candidates(result):
+        more = any(known.inputs.items() <= change.inputs.items() for known in found)
+        if not more and _fits(question, change.inputs):
+            found.append(change)
+        if len(found) == _MOST_CHANGES:
+            break
     if not found:
         found = list(_more_gpus(question))
     return tuple(found[:_MOST_CHANGES])

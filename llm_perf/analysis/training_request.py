@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from llm_perf.config import profiles
-from llm_perf.config.base import Efficiency, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
@@ -70,6 +70,7 @@ class TrainingInputs(Spec):
     ep_size: PositiveInt = 1
     sp_size: PositiveInt | None = None
     cp_size: PositiveInt = 1
+    expert_imbalance: PositiveFloat = 1.0
     virtual_stages: PositiveInt = 1
     seq_len: PositiveInt | None = None
     micro_batch_size: PositiveInt | None = None
@@ -180,8 +181,9 @@ def training_parallelism(inputs: TrainingInputs) -> ParallelismConfig:
             )
     sp = tp if inputs.sp_size is None else inputs.sp_size
     return ParallelismConfig(
-        tp_size=tp, pp_size=pp, dp_size=dp or 1, ep_size=inputs.ep_size, cp_size=cp, sp_size=sp
-    )
+        tp_size=tp, pp_size=pp, dp_size=dp or 1, ep_size=inputs.ep_size, cp_size=cp, sp_size=sp,
+        expert_imbalance=inputs.expert_imbalance,
+    )  # fmt: skip
 
 
 def _nodes(inputs: TrainingInputs, num_gpus: int, host: HostConfig) -> int:
@@ -192,7 +194,7 @@ def _nodes(inputs: TrainingInputs, num_gpus: int, host: HostConfig) -> int:
     """
     places = host.gpus_per_node
     if inputs.num_nodes is None and inputs.num_gpus is None:
-        return next(nodes for nodes in range(-(-num_gpus // places), num_gpus + 1) if num_gpus % nodes == 0)
+        return fewest_nodes(num_gpus, places)
     nodes = inputs.num_nodes or 1
     if num_gpus / nodes > places:
         raise SpecError(

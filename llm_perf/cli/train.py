@@ -37,6 +37,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--ep-size", int, "Expert-parallel ranks."),
     ("--sp-size", int, "Sequence-parallel ranks: 1 or tp-size.  [default: tp-size]"),
     ("--cp-size", int, "Context-parallel ranks."),
+    ("--expert-imbalance", float, "Load of the busiest expert rank over the mean.  [default: 1]"),
     ("--seq-len", int, "Tokens per sequence.  [default: 4096, or the model's positions if fewer]"),
     ("--micro-batch-size", int, "Sequences of one replica per pass; solved for if not given."),
     ("--gradient-accumulation-steps", int, "Passes per optimizer step; solved for if not given."),

@@ -128,6 +128,15 @@ class ParallelismConfig(Spec):
         return self.tp_size * self.cp_size * self.pp_size
 
 
+_LARGEST_LISTED = 4096
+
+
 def divisors(number: int) -> str:
-    """The sizes that divide a number, for messages."""
-    return ", ".join(str(part) for part in range(1, number + 1) if number % part == 0)
+    """The sizes that divide a number, for messages: of a huge one those that somebody may have."""
+    parts = ", ".join(str(part) for part in range(1, min(number, _LARGEST_LISTED) + 1) if number % part == 0)
+    return f"{parts} and larger ones" if number > _LARGEST_LISTED else parts
+
+
+def fewest_nodes(num_gpus: int, places: int) -> int:
+    """The fewest nodes of ``places`` GPUs each that share ``num_gpus`` evenly."""
+    return num_gpus // next(own for own in range(min(places, num_gpus), 0, -1) if num_gpus % own == 0)

@@ -20,6 +20,8 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4"]
 PRECISION_DTYPES: dict[str, str] = {"mxfp8": "fp8", "nvfp4": "fp4"}
 """Recipes whose name is not that of the number format in which the matrix products of the layers run."""
 _ALTERNATIVES = {
+    "fp4": ("fp4", "fp8", "bf16", "fp16"),
+    "fp8": ("fp8", "bf16", "fp16"),
     "fp16": ("fp16", "bf16"),
     "bf16": ("bf16", "fp16"),
     "tf32": ("tf32", "fp32"),
@@ -101,6 +103,13 @@ class TrainingPlan(Spec):
             )
         if self.optimizer_device != "gpu" and self.ds_zero is DSZeRO.NONE:
             raise ValueError("the optimizer leaves the GPU in ZeRO-Offload only: give ds_zero 1, 2 or 3")
+        if (
+            self.recompute_layers is not None
+            and self.activation_recomputation is ActivationRecomputation.NONE
+        ):
+            raise ValueError(
+                "recompute_layers says how many layers recompute: give activation_recomputation too"
+            )
         if self.base_weight_bits is not None and not self.lora_rank:
             raise ValueError("base_weight_bits is for frozen weights: give lora_rank too")
         if self.lora_rank and self.weights_device != "gpu":
@@ -116,11 +125,6 @@ class TrainingPlan(Spec):
     def wide_bytes(self) -> int:
         """Bytes per element of what is not quantised: activations, weights that are gathered, communication."""
         return 4 if self.precision in ("fp32", "tf32") else 2
-
-    @property
-    def quantised(self) -> bool:
-        """Whether operands of products are quantised from 16 bit first."""
-        return self.compute_dtype in ("fp8", "fp4")
 
 
 @dataclass(frozen=True)
@@ -230,4 +234,4 @@ def matrix_format(gpu: GPUConfig, dtype: str) -> str:
     for name in _ALTERNATIVES.get(dtype, (dtype,)):
         if name in gpu.peak_tflops:
             return name
-    return gpu.dtype_for({"fp4": 8, "fp8": 16}.get(dtype, 32))
+    return gpu.dtype_for(32)

@@ -24,8 +24,9 @@ from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.counts.parameters import active_params, embedding_params, total_params
 from llm_perf.errors import SpecError
+from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
-from llm_perf.systems.training.step import stage_sizes
+from llm_perf.systems.training.step import TrainingStep, stage_sizes
 
 GPUS = (
     "a100-sxm-80gb",
@@ -173,6 +174,70 @@ def test_offloading_costs_time_and_nvme_more_than_host_memory():
     cpu = predict_training(with_plan(base, optimizer_device="cpu", weights_device="cpu")).step_time_s
     nvme = predict_training(with_plan(base, optimizer_device="nvme", weights_device="nvme")).step_time_s
     assert kept < cpu < nvme
+
+
+def test_stage_1_adds_up_whole_gradients_on_the_gpu_until_the_step_ends():
+    """So ZeRO-Offload at stage 1 keeps them there, and stage 2 is what frees them."""
+    first, second = (
+        predict_training(
+            scenario(framework="deepspeed", plan={"ds_zero": stage, "optimizer_device": "cpu"}, dp_size=8)
+        ).memory
+        for stage in (1, 2)
+    )
+    assert first.gpu.gradients_bytes == pytest.approx(second.cpu.gradients_bytes)  # eight shards
+    assert first.cpu.gradients_bytes == second.gpu.gradients_bytes == 0
+    assert first.gpu.optimizer_bytes == second.gpu.optimizer_bytes == 0
+
+
+def test_activations_off_the_gpu_are_those_that_are_kept():
+    """Copies follow what stays to be kept where only some layers recompute."""
+    plan = {"activations_device": "cpu", "activation_recomputation": 4, "micro_batch_size": 4}
+
+    def moved_s(layers):
+        job = scenario("mpt-1b", framework="deepspeed", plan=plan | {"recompute_layers": layers})
+        return predict_training(job).busy_s["h2d"]
+
+    none = predict_training(
+        scenario("mpt-1b", framework="deepspeed", plan={"activations_device": "cpu", "micro_batch_size": 4})
+    ).busy_s["h2d"]
+    layers = get_model_config_by_name("mpt-1b").num_layers
+    assert moved_s(layers // 2) == pytest.approx((none + moved_s(layers)) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(("level", "passes"), [(0, 3), (1, 4), (2, 4), (4, 4)])
+def test_keys_and_values_go_around_once_forward_and_twice_backward(level, passes):
+    """And once more where attention is computed again."""
+    job = scenario(plan={"activation_recomputation": level, "gradient_accumulation_steps": 1}, cp_size=2)
+    model = TrainingStep(job, get_framework(job.framework))
+    load = TrainingLoad(1.0, 1.0, 1024.0)
+    (group,) = job.model.layer_groups
+    once = model.exchange.context_s(group, model.kernels.rank_tokens(load))
+    assert model.exchange.context.stream in model.step_cost(load).busy_s
+    found = sum(
+        work.seconds * step.repeats
+        for step in (
+            *model._forward(0, load, model.kernels.layer(group, load)),
+            *model._backward(0, load, model.kernels.layer(group, load)),
+        )
+        for lane in step.lanes.values()
+        for work in lane
+        if work.label == "context_parallel"
+    )
+    assert found == pytest.approx(passes * once)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "same"),
+    [("a100-sxm-80gb", "fp8", "bf16"), ("a100-sxm-80gb", "nvfp4", "bf16"), ("h100-sxm-80gb", "nvfp4", "fp8")],
+)
+def test_a_format_that_a_gpu_lacks_costs_what_it_runs_instead(gpu, precision, same):
+    """Never an integer format, and no conversion into what is not there."""
+    found, instead = (
+        predict_training(scenario(gpu=gpu, plan={"precision": name})) for name in (precision, same)
+    )
+    assert found.peak_dtype == same
+    assert found.step_time_s == pytest.approx(instead.step_time_s)
+    assert any(f"runs in {same}" in note or f"run in {same}" in note for note in found.warnings)
 
 
 def test_adapters_need_less_memory_and_time_than_full_training():
@@ -328,6 +393,14 @@ def test_an_open_batch_is_the_largest_that_fits_and_never_negative():
     assert small.batch.micro_batch_size == 1
     assert small.max_micro_batch_size == 0
     assert "GiB missing" in small.reason
+
+
+@pytest.mark.parametrize("stages", [1, 2, 8])
+def test_a_global_batch_alone_leaves_no_stage_of_a_pipeline_without_work(stages):
+    plan = {"micro_batch_size": None, "gradient_accumulation_steps": None, "global_batch_size": 16}
+    found = predict_training(scenario("mpt-1b", plan=plan, pp_size=stages)).batch
+    assert found.gradient_accumulation_steps >= stages
+    assert found.micro_batch_size * found.gradient_accumulation_steps == 16
 
 
 @pytest.mark.parametrize(

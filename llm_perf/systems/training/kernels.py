@@ -19,6 +19,8 @@ _PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up", "attention_output"})
 _UNFUSED_BACKWARD_PRODUCTS = 2.0
 _FUSED_BACKWARD_PRODUCTS = 2.5
 """Products of attention's backward pass over those of its forward pass: the fused kernel computes the scores again."""
+_QUANTISED = ("fp8", "fp4")
+"""Formats into which operands are converted from 16 bit. A GPU without them multiplies what it has."""
 _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
     ActivationRecomputation.NONE: frozenset(),
     ActivationRecomputation.ATTN_COMPUTE: frozenset({"attention"}),
@@ -102,7 +104,7 @@ class Kernels:
         trained = not self.plan.lora_rank
         forward = gemm.product_s(rows, n, k, copies, scale)
         backward = gemm.backward_s(rows, n, k, copies, scale * c["backward_gemm_scale"], trained)
-        if self.plan.quantised and not wide:
+        if self.dtype in _QUANTISED and not wide:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
             backward = backward + copies * rows * n * per_byte

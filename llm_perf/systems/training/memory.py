@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_perf.config.model import LayerGroup, MoEMLP
-from llm_perf.config.parallelism import ActivationRecomputation
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.activations import KeptOptions, layer_kept_bytes
 from llm_perf.counts.arrays import Number, maximum, minimum
@@ -147,18 +147,20 @@ class Footprint:
             self.p.tp_size, self.p.sp_size, self.p.cp_size,
         )  # fmt: skip
 
+    def mean_layer_bytes(self, group: LayerGroup, load: TrainingLoad) -> Number:
+        """Bytes that one micro-batch keeps of a layer, the mean over those that recompute and the others."""
+        share = recomputing_share(self.scenario)
+        kept = share * self.layer_bytes(group, load)
+        if share < 1:
+            kept = kept + (1 - share) * self.layer_bytes(group, load, ActivationRecomputation.NONE)
+        return kept
+
     def stage_activation_bytes(self, load: TrainingLoad) -> Number:
         """Bytes of one micro-batch over the fullest stage's layers."""
-        none = ActivationRecomputation.NONE
-        share = recomputing_share(self.scenario)
-        total: Number = 0.0
-        for index, count in self.stage_layers():
-            group = self.model.layer_groups[index]
-            kept = share * self.layer_bytes(group, load)
-            if share < 1:
-                kept = kept + (1 - share) * self.layer_bytes(group, load, none)
-            total = total + count * kept
-        return total
+        groups = self.model.layer_groups
+        return sum(
+            (count * self.mean_layer_bytes(groups[index], load) for index, count in self.stage_layers()), 0.0
+        )
 
     def in_flight(self, load: TrainingLoad) -> Number:
         """Micro-batches whose activations the first stage holds at once (arXiv 2205.05198, section 4.2.3)."""
@@ -191,8 +193,10 @@ class Footprint:
         tiers: dict[str, dict[str, Number]] = {"gpu": {}, "cpu": {}, "nvme": {}}
         tiers[plan.weights_device]["weights_bytes"] = self.weight_bytes
         tiers[plan.optimizer_device]["optimizer_bytes"] = self.optimizer_bytes
-        # ZeRO-Offload updates on the CPU: gradients of a shard go there as they are reduced.
-        gradients = "cpu" if plan.optimizer_device != "gpu" else "gpu"
+        # ZeRO-Offload updates on the CPU: stages 2 and 3 pass on a shard's gradients as they are reduced; stage 1 adds up
+        # whole ones on the GPU and copies its shard when the step ends.
+        leaves = plan.optimizer_device != "gpu" and plan.ds_zero >= DSZeRO.STAGE_2
+        gradients = "cpu" if leaves else "gpu"
         tiers[gradients]["gradients_bytes"] = self.gradient_bytes
         activations, logits = self._live(load)
         tiers["gpu"] |= {"logits_bytes": logits, "buffers_bytes": self._buffers(load)}

@@ -87,7 +87,7 @@ class Offload:
         return found
 
     def _kept(self, group: LayerGroup, load: TrainingLoad) -> Number:
-        return self.footprint.layer_bytes(group, load)
+        return self.footprint.mean_layer_bytes(group, load)
 
     # -- the optimizer ---------------------------------------------------------------------------------------------
 

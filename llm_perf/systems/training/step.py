@@ -27,9 +27,26 @@ from llm_perf.systems.training.kernels import Kernels, LayerTimes
 from llm_perf.systems.training.memory import Footprint, is_mixture, recomputing_share
 from llm_perf.systems.training.offload import Offload
 
-_RECOMPUTED_EXCHANGES = {ActivationRecomputation.ATTN: 0.5, ActivationRecomputation.NORM_ATTN_NORM: 0.5,
-                         ActivationRecomputation.FULL: 1.0}  # fmt: skip
-"""Share of a layer's forward communication that a recomputed part repeats: one of two blocks, or both."""
+
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """How often a pass of a layer runs each kind of its forward communication."""
+
+    tensor: float
+    expert: float
+    context: float
+
+
+_FORWARD = _Passes(1.0, 1.0, 1.0)
+_BACKWARD = _Passes(1.0, 1.0, 2.0)  # keys and values go around again, and so do their gradients
+_REPEATED = {
+    ActivationRecomputation.NONE: _Passes(0.0, 0.0, 0.0),
+    ActivationRecomputation.ATTN_COMPUTE: _Passes(0.0, 0.0, 1.0),
+    ActivationRecomputation.ATTN: _Passes(0.5, 0.0, 1.0),
+    ActivationRecomputation.NORM_ATTN_NORM: _Passes(0.5, 0.0, 1.0),
+    ActivationRecomputation.FULL: _Passes(1.0, 1.0, 1.0),
+}
+"""What of it a level of recomputation repeats: of tensor parallelism's two blocks none, one or both."""
 _GPUS_WITHOUT_STRAGGLERS = 8
 
 
@@ -131,37 +148,51 @@ class TrainingStep:
         work = [Work(COMPUTE, "forward", sum(times.forward.values()))]
         moved: dict[str, list[Work]] = {"gather": self._gather(index)}
         copies = self.offload.forward(index, group, load)
-        return self._passes("forward", work, self._messages(group, load, 1.0), moved | copies)
+        return self._passes("forward", work, self._messages(group, load, _FORWARD), moved | copies)
 
     def _backward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
         share = recomputing_share(self.scenario)
         work = [Work(COMPUTE, "backward", sum(times.backward.values()))]
-        repeated = 0.0
         if share:
             work.append(Work(COMPUTE, "recompute", share * sum(times.again.values(), start=0.0)))
-            repeated = share * _RECOMPUTED_EXCHANGES.get(self.plan.activation_recomputation, 0.0)
         state = self._gather(index) + self._reduction(index)
         copies = self.offload.backward(index, group, load)
-        return self._passes(
-            "backward", work, self._messages(group, load, 1.0 + repeated), {"gather": state} | copies
+        again = _REPEATED[self.plan.activation_recomputation]
+        passes = _Passes(
+            _BACKWARD.tensor + share * again.tensor,
+            _BACKWARD.expert + share * again.expert,
+            _BACKWARD.context + share * again.context,
         )
+        return self._passes("backward", work, self._messages(group, load, passes), {"gather": state} | copies)
 
-    def _messages(self, group: LayerGroup, load: TrainingLoad, passes: float) -> list[tuple[Work, float]]:
+    def _messages(self, group: LayerGroup, load: TrainingLoad, passes: _Passes) -> list[tuple[Work, float]]:
         """Communication of a layer's blocks with the share of it that is waited for."""
         tokens, c, exchange = self.kernels.rank_tokens(load), self.c, self.exchange
         pipelined = "expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"
         found = (
             (
-                Work(exchange.tensor.stream, "tensor_parallel", passes * exchange.tensor_s(group, tokens)),
+                Work(
+                    exchange.tensor.stream,
+                    "tensor_parallel",
+                    passes.tensor * exchange.tensor_s(group, tokens),
+                ),
                 c["tensor_exposed"],
             ),
             (
-                Work(exchange.expert.stream, "expert_parallel", passes * exchange.expert_s(group, tokens)),
+                Work(
+                    exchange.expert.stream,
+                    "expert_parallel",
+                    passes.expert * exchange.expert_s(group, tokens),
+                ),
                 c[pipelined],
             ),
             (
-                Work(exchange.context.stream, "context_parallel", passes * exchange.context_s(group, tokens)),
+                Work(
+                    exchange.context.stream,
+                    "context_parallel",
+                    passes.context * exchange.context_s(group, tokens),
+                ),
                 c["context_exposed"],
             ),
         )
