@@ -278,7 +278,7 @@ class _Pool:
         places = one.scenario.host.gpus_per_node
         if tp * pp > places and (tp * pp) % places:
             return None
-        parallelism = ParallelismConfig(tp_size=tp, pp_size=pp)
+        parallelism = ParallelismConfig(tp_size=tp, pp_size=pp, sp_size=1)
         try:
             scenario = one.scenario.replace(parallelism=parallelism, num_nodes=max(tp * pp // places, 1))
             get_system(scenario.system).check(scenario)
