@@ -95,8 +95,13 @@ class Change:
 
     def entry(self, value: float) -> Any:
         """The value as a profile writes it."""
-        rate = isinstance(self.base, Rate) or self.keys[-1].endswith(_RATES)
-        return {"gb_per_s": value, "provenance": "fitted", "source": "this fit"} if rate else value
+        if not isinstance(self.base, Rate) and not self.keys[-1].endswith(_RATES):
+            return value
+        found = {"gb_per_s": value, "provenance": "fitted", "source": "this fit"}
+        if isinstance(self.base, Rate):  # a fit of runs finds the level; what small copies lose was measured
+            kept = self.base.model_dump(exclude_none=True, include={"latency_us", "by_size"})
+            found |= kept
+        return found
 
 
 def concerns(parameter: Parameter, scenario: Scenario) -> bool:

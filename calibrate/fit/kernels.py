@@ -280,15 +280,11 @@ def host_fields(record: Record) -> dict[str, Any]:
     disk = _disk_fields(record)
     fields: dict[str, Any] = {"disk": disk} if disk else {}
     if record["device"] == "cuda":
-        rates = {
-            f"{'pinned' if item['settings']['pinned'] else 'pageable'}_{item['settings']['direction']}": item
-            for item in measured_items(record, "transfer")
-            if item["settings"]["direction"] != "both"
-        }  # the last one of each is the largest
-        fields["copies"] = {
-            f"zero_inference.{path}": _rate(item["work"]["bytes"] / item["median_s"])
-            for path, item in rates.items()
-        }
+        rates = _copy_rates(record)
+        fields |= {path: rate for path, rate in rates.items() if path.startswith("pinned")}
+        fields["copies"] = {f"zero_inference.{path}": rate for path, rate in rates.items()}
+        if "pageable_h2d" in rates:  # the driver's own copy, which is what Accelerate waits for
+            fields["copies"]["accelerate.mmap_h2d"] = rates["pageable_h2d"]
         return fields
     memory_gib = record["environment"]["memory"]["total_bytes"] / GIB
     free = _rate(LARGEST_QUANTITY * GB) | {
@@ -308,6 +304,23 @@ def host_fields(record: Record) -> dict[str, Any]:
         "gpus_per_node": 1,
         "source": SOURCE,
     }
+
+
+def _copy_rates(record: Record) -> dict[str, dict[str, Any]]:
+    """Copies by path: the rate of the largest with a table by size, so that a prediction knows what small ones lose."""
+    by_path: dict[str, dict[float, float]] = {}
+    for item in measured_items(record, "transfer"):
+        settings = item["settings"]
+        if settings["direction"] != "both":
+            path = f"{'pinned' if settings['pinned'] else 'pageable'}_{settings['direction']}"
+            by_path.setdefault(path, {})[item["work"]["bytes"]] = item["work"]["bytes"] / item["median_s"]
+    found = {}
+    for path, rates in by_path.items():
+        sizes = sorted(rates)
+        found[path] = _rate(rates[sizes[-1]])
+        if len(sizes) > 1:
+            found[path]["by_size"] = [{"bytes": size, "gb_per_s": rates[size] / GB} for size in sizes]
+    return found
 
 
 def _disk_fields(record: Record) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,13 +17,37 @@ PCIeGeneration = Annotated[PositiveInt, Field(le=max(_LANE_GB_PER_S))]
 Provenance = Literal["data sheet", "measured", "fitted", "ratio", "assumed"]
 
 
+class RateAtSize(Spec):
+    """What single copies of ``bytes`` reach."""
+
+    bytes: Quantity
+    gb_per_s: Quantity
+
+
 class Rate(Spec):
-    """A rate with where it comes from. ``relative_error`` is the stated uncertainty, None where unknown."""
+    """A rate with where it comes from. ``relative_error`` is the stated uncertainty, None where unknown.
+
+    ``gb_per_s`` is what large copies reach. What small ones lose is one of two: ``latency_us``, time of each copy
+    whatever its size (None: the system's own figure), or ``by_size``, what single copies of several sizes reached,
+    smallest first, as a microbenchmark measures it. A table counts by the seconds that each size takes longer than at
+    the rate of its last entry, so that ``gb_per_s`` may be another rate, as of a whole run.
+    """
 
     gb_per_s: Quantity
     provenance: Provenance
     relative_error: NonNegativeQuantity | None = None
+    latency_us: NonNegativeQuantity | None = None
+    by_size: Annotated[tuple[RateAtSize, ...], Field(min_length=2)] | None = None
     source: str
+
+    @model_validator(mode="after")
+    def _one_way_of_small_copies(self) -> Rate:
+        sizes = [entry.bytes for entry in self.by_size or ()]
+        if any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
+            raise ValueError("by_size must rise in bytes from entry to entry")
+        if sizes and self.latency_us is not None:
+            raise ValueError("give latency_us or by_size, not both: a table holds the latency")
+        return self
 
     @property
     def bytes_per_s(self) -> float:

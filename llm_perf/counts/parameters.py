@@ -67,6 +67,17 @@ def embedding_params(model: ModelConfig) -> int:
     )
 
 
+def layer_matrices(model: ModelConfig, group: LayerGroup) -> int:
+    """Matrices that one layer stores, each expert's apart: what a system that moves tensors copies one by one."""
+    return sum(linear.copies for linear in layer_linears(group, model.hidden_size))
+
+
+def layer_vectors(model: ModelConfig, group: LayerGroup) -> int:
+    """Biases and norms that one layer stores, counted as tensors (norms by hidden vectors)."""
+    biases = sum(linear.copies for linear in layer_linears(group, model.hidden_size) if linear.bias)
+    return biases + -(-layer_vector_params(model, group) // model.hidden_size)
+
+
 def lm_head_linears(model: ModelConfig) -> tuple[Linear, ...]:
     """The products after the last layer: projection to the embedding width where there is one, then the logits.
 

@@ -6,14 +6,21 @@ other, work on different streams may overlap if the system lets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
-from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
+from llm_perf.hardware.transfer import (
+    PathRate,
+    SizeCurve,
+    copy_latency_s,
+    copy_rate,
+    copy_seconds,
+    disk_read_rate,
+)
 
 COMPUTE: Final = "compute"
 HBM: Final = "hbm"
@@ -47,7 +54,8 @@ STREAMS: Final[dict[str, str]] = {
 class Path:
     """A way that bytes take: ``bytes_per_s`` once under way, ``latency_s`` for each copy.
 
-    The rate that a copy of n bytes reaches is n / (latency + n / rate): half of it at n = latency x rate.
+    The rate that a copy of n bytes reaches is n / (latency + n / rate): half of it at n = latency x rate. ``curve`` is
+    a measured table of what copies of several sizes take, in the place of the latency.
     """
 
     stream: str
@@ -55,16 +63,17 @@ class Path:
     latency_s: float = 0.0
     source: str = ""
     measured: bool = False
+    curve: SizeCurve | None = None
 
     def seconds(self, moved_bytes: Number, copies: Number = 0.0) -> Number:
         """Seconds of moving ``moved_bytes`` in so many copies."""
-        return moved_bytes / self.bytes_per_s + copies * self.latency_s
+        return copy_seconds(moved_bytes, copies, self.bytes_per_s, self.latency_s, self.curve)
 
     def shared_by(self, users: float) -> Path:
         """The same path where ``users`` use it at once and each gets an equal part."""
         if users <= 1:
             return self
-        return Path(self.stream, self.bytes_per_s / users, self.latency_s, self.source, self.measured)
+        return replace(self, bytes_per_s=self.bytes_per_s / users)
 
 
 def link_sharers(host: HostConfig, gpus_per_node: int) -> int:
@@ -87,8 +96,8 @@ def copy_path(
 
     GPUs that share a link get an equal part of it.
     """
-    rate = copy_rate(gpu, host, system, path, ratio, ratio_source)
-    whole = Path(stream, rate.bytes_per_s, latency_s, rate.source, rate.measured)
+    rate = copy_rate(gpu, host, system, path, ratio, ratio_source, latency_s)
+    whole = Path(stream, rate.bytes_per_s, rate.latency_s, rate.source, rate.measured, rate.curve)
     return whole.shared_by(link_sharers(host, gpus_per_node))
 
 
@@ -99,7 +108,8 @@ def host_path(
     rate: Rate | None = host.copies.get(f"{system}.{path}") or getattr(host, path, None)
     if rate is None:
         return Path(stream, default_bytes_per_s, 0.0, default_source)
-    return Path(stream, rate.bytes_per_s, 0.0, rate.source, True)
+    latency_s = copy_latency_s(rate, 0.0)
+    return Path(stream, rate.bytes_per_s, latency_s, rate.source, True, SizeCurve.of(rate))
 
 
 def disk_read_path(host: HostConfig, software: str, gpus_per_node: int = 1) -> Path:

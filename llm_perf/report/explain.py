@@ -16,7 +16,7 @@ from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_p
 from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, product_peak_flops_per_s
 from llm_perf.systems import get_system
 from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.zero_memory import kept_param_bytes
+from llm_perf.systems.zero_memory import kept_param_bytes, streamed_parameters
 from llm_perf.systems.zero_times import stream_rates
 
 
@@ -163,11 +163,15 @@ def _streaming(result: InferenceResult) -> list[Explanation]:
     rates = stream_rates(scenario, get_system(scenario.system).constants(scenario))
     stored = model_weight_bytes(scenario) - kept_param_bytes(scenario)
     off, ranks = float(weights.cpu + weights.nvme), scenario.parallelism.dp_size
+    path, copies = rates.host_to_gpu, streamed_parameters(scenario) * off
+    moved = stored * off / ranks
+    each_s = (path.seconds(moved, copies) - path.seconds(moved)) / max(copies, 1.0)
     copied = Explanation(
         "host-to-GPU copies per pass",
-        "streamed weight bytes x share off the GPU / GPUs / copy rate",
-        f"{_number(stored)} * {off} / {ranks} / {_number(rates.host_to_gpu.bytes_per_s)}",
-        stored * off / ranks / rates.host_to_gpu.bytes_per_s,
+        "streamed weight bytes x share off the GPU / GPUs / copy rate + copies x latency",
+        f"{_number(stored)} * {off} / {ranks} / {_number(path.bytes_per_s)}"
+        f" + {_number(copies)} * {_number(each_s)}",
+        moved / path.bytes_per_s + copies * each_s,
         "s",
         f"copy rate: {rates.host_to_gpu.source}",
     )

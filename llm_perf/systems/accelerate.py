@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import layer_matrices, layer_vectors
 from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
 from llm_perf.systems.base import (
@@ -119,7 +120,13 @@ def copy_path(scenario: Scenario, constants: dict[str, float]) -> PathRate:
     """The driver's own copy out of pageable memory."""
     source = "the driver's pageable copies on one machine, +-4 %"
     return copy_rate(
-        scenario.gpu, scenario.host, Accelerate.name, "mmap_h2d", constants["driver_link_ratio"], source
+        scenario.gpu,
+        scenario.host,
+        Accelerate.name,
+        "mmap_h2d",
+        constants["driver_link_ratio"],
+        source,
+        constants["copy_latency_us"] * 1e-6,
     )
 
 
@@ -129,7 +136,12 @@ def module_stream(scenario: Scenario, placement: Placement, constants: dict[str,
     off = tiers.cpu + tiers.nvme
     if not _any(off):
         return ModuleStream(0.0, 0.0, 0.0)
-    copy_s = weights * off / copy_path(scenario, constants).bytes_per_s
+    model = scenario.model
+    tensors = sum(
+        group.count * (layer_matrices(model, group) + layer_vectors(model, group))
+        for group in model.layer_groups
+    )
+    copy_s = copy_path(scenario, constants).seconds(weights * off, tensors * off)
     disk: Number = 0.0 * off
     if scenario.host.disk is not None:
         disk = weights * tiers.nvme / disk_read_rate(scenario.host, "mmap").bytes_per_s

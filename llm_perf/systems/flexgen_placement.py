@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from llm_perf.config.model import LayerGroup, ModelConfig
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.linears import Linear, attention_linears, mlp_linears
 from llm_perf.counts.parameters import attention_params, norm_params, token_table_params
 from llm_perf.systems.base import TierShares
@@ -56,13 +56,16 @@ class PhaseTensors:
 
 @dataclass(frozen=True, slots=True)
 class TierWeights:
-    """Bytes of one phase's weights per tier, how many tensors travel, and host bytes in page-locked blocks."""
+    """Bytes of one phase's weights per tier, how many copies they travel in, and host bytes in page-locked blocks.
+
+    A tensor is one copy, a compressed matrix two: its elements and its scales.
+    """
 
     gpu_bytes: Number
     cpu_bytes: Number
     disk_bytes: Number
-    cpu_tensors: Number
-    disk_tensors: Number
+    cpu_copies: Number
+    disk_copies: Number
     cpu_locked_bytes: Number
 
     @property
@@ -123,6 +126,7 @@ def place_tensors(phase: PhaseTensors, stated: TierShares, weight_bytes: Number)
     disk_count: Number = 0.0
     locked: Number = 0.0
     start = 0.0
+    pieces = where(weight_bytes < VECTOR_BYTES, 2.0, 1.0)
     for tensor in phase.tensors:
         on_disk = _before(to_disk, start, tensor)
         off_gpu = _before(to_cpu, start, tensor)
@@ -131,8 +135,9 @@ def place_tensors(phase: PhaseTensors, stated: TierShares, weight_bytes: Number)
         gpu = gpu + (tensor.copies - off_gpu) * size
         cpu = cpu + (off_gpu - on_disk) * size
         disk = disk + on_disk * size
-        cpu_count = cpu_count + (off_gpu - on_disk)
-        disk_count = disk_count + on_disk
+        copies = pieces if tensor.matrix else 1.0
+        cpu_count = cpu_count + (off_gpu - on_disk) * copies
+        disk_count = disk_count + on_disk * copies
         locked = locked + (off_gpu - on_disk) * power_of_two(size)
         start += tensor.elements * tensor.copies
     return TierWeights(gpu, cpu, disk, cpu_count, disk_count, locked)

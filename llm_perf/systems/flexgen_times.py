@@ -357,11 +357,12 @@ class BlockSchedule:
         """From host memory, through a page-locked copy where it is pageable; from disk by workers, in two copies."""
         rates, label = self.rates, "weight_streaming"
         staged = where(self.policy.pin_weights, 0.0, weights.cpu_bytes)
-        main.append(Work(streams.CPU_MEMORY, label, rates.stage_weights.seconds(staged)))
-        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(weights.cpu_bytes, weights.cpu_tensors)))
+        pieces = where(self.policy.pin_weights, 0.0, weights.cpu_copies)
+        main.append(Work(streams.CPU_MEMORY, label, rates.stage_weights.seconds(staged, pieces)))
+        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(weights.cpu_bytes, weights.cpu_copies)))
         if rates.disk_read is not None:
             disk.append(Work(streams.DISK_READ, label, rates.disk_read.seconds(weights.disk_bytes)))
-            seconds = rates.to_gpu.seconds(weights.disk_bytes, weights.disk_tensors)
+            seconds = rates.to_gpu.seconds(weights.disk_bytes, weights.disk_copies)
             disk.append(Work(streams.H2D, label, seconds))
 
     def _load_cache(
@@ -377,15 +378,23 @@ class BlockSchedule:
         rates, policy, label = self.rates, self.policy, "kv_offload"
         read = where(wanted, policy.kv_read_share, 0.0) * self._cache_bytes(group, context)
         to_gpu = where(policy.cpu_attention, 0.0, read)
-        main.append(Work(streams.CPU_MEMORY, label, rates.stage_cache.seconds(to_gpu * self.cache.cpu)))
-        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(to_gpu * self.cache.cpu)))
+        pieces = where(policy.cpu_attention, 0.0, where(wanted, self._cache_pieces, 0.0))
+        from_host, from_disk = to_gpu * self.cache.cpu, to_gpu * self.cache.nvme
+        host_pieces, disk_pieces = pieces * (self.cache.cpu > 0), pieces * (self.cache.nvme > 0)
+        main.append(Work(streams.CPU_MEMORY, label, rates.stage_cache.seconds(from_host, host_pieces)))
+        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(from_host, host_pieces)))
         if rates.cpu_attention is not None:
             copied = where(policy.cpu_attention, self._copy_share(), 0.0) * where(wanted, 1.0, 0.0)
             work = self._cpu_cache_bytes(group, context) * self.cache.cpu
             main.append(Work(streams.CPU, "cpu_attention", copied * rates.cpu_attention.seconds(work)))
         if rates.disk_read is not None:
             disk.append(Work(streams.DISK_READ, label, rates.disk_read.seconds(read * self.cache.nvme)))
-            disk.append(Work(streams.H2D, label, rates.to_gpu.seconds(to_gpu * self.cache.nvme)))
+            disk.append(Work(streams.H2D, label, rates.to_gpu.seconds(from_disk, disk_pieces)))
+
+    @property
+    def _cache_pieces(self) -> Number:
+        """Copies of one layer's cache of one GPU batch: keys and values, with their scales where compressed."""
+        return where(self.policy.compress_cache, 4.0, 2.0)
 
     def _store_cache(
         self, group: LayerGroup, tokens: Number, context: Number | None, main: list[Work], stores: list[Work]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.parameters import layer_vector_params, token_table_params
+from llm_perf.counts.parameters import layer_matrices, layer_vector_params, token_table_params
 
 
 def kept_param_bytes(scenario: Scenario) -> float:
@@ -19,6 +19,25 @@ def kept_param_bytes(scenario: Scenario) -> float:
         )
         kept += group.count * (layer_vector_params(scenario.model, group) + small_biases)
     return kept * scenario.dtype.activation_bits / 8
+
+
+def streamed_parameters(scenario: Scenario) -> float:
+    """Parameters that a pass copies to each GPU one by one, its part of each: matrices, biases of more than h, tables.
+
+    Quantised matrices have scales beside them, in a copy of their own. Source: DeepSpeed,
+    runtime/zero/partition_parameters.py (each parameter of a module is copied and gathered by itself).
+    """
+    model, hidden = scenario.model, scenario.model.hidden_size
+    pieces = 1.0 if scenario.dtype.weight_bits >= 16 else 2.0
+    found = pieces * (1.0 if model.tied_embeddings else 2.0) + (1.0 if model.learned_positions else 0.0)
+    for group in model.layer_groups:
+        wide_biases = sum(
+            linear.copies
+            for linear in layer_linears(group, hidden)
+            if linear.bias and (linear.copies > 1 or linear.out_features > hidden)
+        )
+        found += group.count * (pieces * layer_matrices(model, group) + wide_biases)
+    return found
 
 
 def largest_parameter(scenario: Scenario) -> int:

@@ -19,7 +19,7 @@ from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import add_attention_busy
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
-from llm_perf.systems.zero_memory import kept_param_bytes
+from llm_perf.systems.zero_memory import kept_param_bytes, streamed_parameters
 
 SYSTEM = "zero_inference"
 
@@ -54,8 +54,9 @@ class ZeroPasses:
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
         self.sharers = link_sharers(scenario)
-        share = weights * (tiers.cpu + tiers.nvme) / ranks
-        self.copy_s = share * self.sharers / rates.host_to_gpu.bytes_per_s
+        streamed = tiers.cpu + tiers.nvme
+        copies = streamed_parameters(scenario) * streamed
+        self.copy_s = self._copies_s(rates.host_to_gpu, weights * streamed / ranks, copies)
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gathers = ranks > 1
         self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
@@ -66,6 +67,10 @@ class ZeroPasses:
         self.cache_on_host = bool(on_host.any()) if is_array(on_host) else bool(on_host)
         self.stream = self._stream()
         self.stream_s = self.stream.duration_s
+
+    def _copies_s(self, path: PathRate, moved_bytes: Number, copies: Number) -> Number:
+        """Copies of one GPU over a link that others share: their bytes wait for each other's, their latencies do not."""
+        return path.seconds(moved_bytes, copies) + moved_bytes * (self.sharers - 1.0) / path.bytes_per_s
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -208,7 +213,7 @@ class ZeroPasses:
         """Copies of the cache to the GPU in one step."""
         if not self.copies_cache:
             return 0.0 * context
-        return self._kv_bytes(context) * self.sharers / self.rates.host_to_gpu.bytes_per_s
+        return self._copies_s(self.rates.host_to_gpu, self._kv_bytes(context), self._cache_copies)
 
     @property
     def attends_on_gpu(self) -> Number:
@@ -217,7 +222,12 @@ class ZeroPasses:
 
     def _store_s(self, prompt_len: Number) -> Number:
         """Copies of the prompts' cache to host memory."""
-        return self._kv_bytes(prompt_len) * self.sharers / self.rates.gpu_to_host.bytes_per_s
+        return self._copies_s(self.rates.gpu_to_host, self._kv_bytes(prompt_len), self._cache_copies)
+
+    @property
+    def _cache_copies(self) -> Number:
+        """Copies of the cache in one pass: keys and values of each layer, where they are in host memory."""
+        return where(self.placement.kv_cache.cpu > 0, 2.0 * self.scenario.model.num_layers, 0.0)
 
     def _kv_bytes(self, tokens: Number) -> Number:
         """Cache bytes of ``tokens`` tokens per sequence that live in host memory."""
@@ -257,12 +267,19 @@ def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
 def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates:
     """The copy, disk and CPU rates of the scenario's machine under this system."""
     gpu, host, name = scenario.gpu, scenario.host, SYSTEM
+    latency = constants["copy_latency_us"] * 1e-6
     source = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
     if scenario.offload.pin_memory:
-        h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source)
+        h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source, latency)
     else:
         h2d = copy_rate(
-            gpu, host, name, "pageable_h2d", constants["pageable_link_ratio"], "one machine, +-6 %"
+            gpu,
+            host,
+            name,
+            "pageable_h2d",
+            constants["pageable_link_ratio"],
+            "one machine, +-6 %",
+            latency,
         )
     pinned_kv = scenario.offload.pin_kv_cache
     d2h = copy_rate(
@@ -272,6 +289,7 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
         "pinned_d2h" if pinned_kv else "pageable_d2h",
         constants["pinned_link_ratio" if pinned_kv else "pageable_link_ratio"],
         "taken as equal to the other direction",
+        latency,
     )
     disk = None if host.disk is None else disk_read_rate(host, "direct")
     kv_on_cpu = scenario.offload.kv_cache is not None and scenario.offload.kv_cache.cpu > 0

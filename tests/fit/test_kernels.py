@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from calibrate.fit.kernels import gemm_law, gpu_fields, host_fields, measured_items, system_constants
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.host import HostConfig
+from llm_perf.config.host import HostConfig, Rate
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
+from llm_perf.hardware.transfer import SizeCurve
 
 
 def test_the_law_of_serial_products_comes_back() -> None:
@@ -90,9 +91,11 @@ def test_a_cuda_record_changes_efficiencies_of_the_bundled_gpu_only() -> None:
             item["median_s"] /= 1500
     for direction in ("h2d", "d2h"):
         for pinned, rate in ((True, 54e9), (False, 9e9)):
-            work = {"bytes": float(256 << 20)}
-            given = {"direction": direction, "pinned": pinned, "bytes": 256 << 20}
-            record["items"].append(synthetic.item("transfer", given, work, work["bytes"] / rate))
+            for size in (64 << 10, 256 << 20):
+                work = {"bytes": float(size)}
+                given = {"direction": direction, "pinned": pinned, "bytes": size}
+                seconds = size / rate + (10e-6 if size < 1 << 20 else 0)
+                record["items"].append(synthetic.item("transfer", given, work, seconds))
     record["items"].append(synthetic.item("launch", {"operation": "add"}, {}, 5e-6))
     fields = gpu_fields(record)
     assert "name" not in fields
@@ -101,7 +104,16 @@ def test_a_cuda_record_changes_efficiencies_of_the_bundled_gpu_only() -> None:
     host = host_fields(record)
     assert host["copies"]["zero_inference.pinned_h2d"]["gb_per_s"] == pytest.approx(54)
     assert host["copies"]["zero_inference.pageable_h2d"]["gb_per_s"] == pytest.approx(9)
+    assert host["pinned_d2h"]["gb_per_s"] == pytest.approx(54)
+    assert host["copies"]["accelerate.mmap_h2d"]["gb_per_s"] == pytest.approx(9)
     assert "name" not in host
+    pinned = Rate(**host["copies"]["zero_inference.pinned_h2d"])
+    curve = SizeCurve.of(pinned)
+    assert curve is not None
+    assert curve.of_copy_s(64 << 10) == pytest.approx(
+        10e-6
+    )  # what the law of the record adds to a small copy
+    assert curve.of_copy_s(1 << 30) == 0
     plain = system_constants(record)["resident"]
     assert plain["launch_us"] == pytest.approx(5)
     assert "overlap_exponent" not in plain  # launches run ahead of kernels there

@@ -24,7 +24,7 @@ from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import lm_head_linears, token_table_params
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.roofline import p_norm, roofline_time
-from llm_perf.hardware.transfer import copy_rate, host_link_bytes_per_s
+from llm_perf.hardware.transfer import PathRate, SizeCurve, copy_rate, host_link_bytes_per_s
 from llm_perf.systems import Evaluation, Load, PhaseCost, get_system
 from llm_perf.systems.forward import Forward
 from tests.laws import strategies as draw
@@ -544,3 +544,39 @@ def test_the_trace_of_zero_inference_adds_up_to_its_latencies(scenario):
     for schedule, latency in zip(schedules, latencies(evaluation), strict=True):
         assert schedule.latency_s == pytest.approx(latency, rel=1e-9)
         assert sum(schedule.exposed_by_stream().values()) == pytest.approx(latency, rel=1e-9)
+
+
+TABLES = st.lists(st.floats(0.05, 60.0), min_size=2, max_size=6)
+
+
+@given(TABLES, st.floats(1.0, 60.0), st.floats(1.0, 1e10), st.floats(1.0, 1e10))
+def test_copies_by_size_are_no_faster_than_the_full_rate_and_never_get_cheaper_by_splitting(
+    rates, level, small, large
+):
+    table = [{"bytes": 4.0 ** (8 + i), "gb_per_s": rate} for i, rate in enumerate(rates)]
+    rate = Rate(gb_per_s=level, provenance="measured", source="test", by_size=table)
+    path = PathRate(rate.bytes_per_s, "test", True, 0.0, SizeCurve.of(rate))
+    low, high = sorted((small, large))
+    assert path.seconds(low, 1.0) >= low / rate.bytes_per_s * (1 - ROUNDING)
+    assert path.seconds(high, 7.0) >= path.seconds(high) * (1 - ROUNDING)
+    both = path.seconds(np.array([low, high]), np.array([1.0, 1.0]))
+    assert both == pytest.approx([path.seconds(low, 1.0), path.seconds(high, 1.0)])
+
+
+@given(TABLES)
+def test_a_table_by_size_gives_back_what_was_measured(rates):
+    rates = sorted(rates)  # larger copies are faster
+    table = [{"bytes": 4.0 ** (8 + i), "gb_per_s": rate} for i, rate in enumerate(rates)]
+    rate = Rate(gb_per_s=rates[-1], provenance="measured", source="test", by_size=table)
+    path = PathRate(rate.bytes_per_s, "test", True, 0.0, SizeCurve.of(rate))
+    seconds = np.maximum.accumulate([e["bytes"] / (e["gb_per_s"] * 1e9) for e in table])
+    assert [path.seconds(e["bytes"], 1.0) for e in table] == pytest.approx(list(seconds))
+
+
+@EXAMPLES
+@given(draw.zero_scenarios(), st.floats(1.0, 30.0))
+def test_a_slower_copy_never_makes_a_pass_faster(scenario, factor):
+    latency = dict(get_system(scenario.system).constants(scenario))["copy_latency_us"]
+    slower = scenario.replace(constants=(*scenario.constants, ("copy_latency_us", latency * factor)))
+    times = [draw.evaluate(one, gen_len=2.0).prefill.latency_s for one in (scenario, slower)]
+    assert times[1] >= times[0] * (1 - ROUNDING)

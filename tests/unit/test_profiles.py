@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from calibrate.overrides import Overrides
+from calibrate.refit import Parameter
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
@@ -15,8 +17,9 @@ from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.hardware.gpu_time import kernel_rates
-from llm_perf.systems import get_system
-from llm_perf.systems.zero_times import stream_rates
+from llm_perf.systems import Load, get_system
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.zero_times import ZeroPasses, stream_rates
 
 RATE = {"gb_per_s": 11.0, "provenance": "measured", "source": "a test"}
 GIB = 2**30
@@ -80,6 +83,50 @@ def test_a_host_goes_before_the_gpu(scenario: Any) -> None:
     host = get_host_config_by_name("gcp-t4").copies["zero_inference.pinned_h2d"]
     assert rates.host_to_gpu.bytes_per_s == pytest.approx(host.bytes_per_s)
     assert rates.host_to_gpu.source == host.source
+
+
+TABLE = [{"bytes": 65536, "gb_per_s": 2.0}, {"bytes": 1 << 28, "gb_per_s": 10.0}]
+
+
+def test_a_profiles_table_by_size_slows_small_models_and_not_large_ones(scenario: Any) -> None:
+    def slower(model: str) -> float:
+        times = []
+        for more in ({"latency_us": 0}, {"by_size": TABLE}):
+            given = {"host": {"copies": {"zero_inference.pinned_h2d": RATE | more}}}
+            found = scenario(given, model=model, gpu="t4", host="gcp-t4", cpu_offload=True)
+            constants = get_system("zero_inference").constants(found)
+            placement = get_system("zero_inference").place(found, Load(1.0, 8.0, 2.0))
+            forward = Forward(found, constants)
+            rates = stream_rates(found, constants)
+            times.append(ZeroPasses(found, constants, forward, placement, rates, 1.0).copy_s)
+        return times[1] / times[0]
+
+    assert slower("opt-125m") > 1.05
+    assert slower("opt-30b") < 1.01
+
+
+def test_a_fit_keeps_what_small_copies_lose(scenario: Any) -> None:
+    rates = {"zero_inference.pinned_h2d": RATE | {"by_size": TABLE}}
+    given = scenario({"host": {"copies": rates}}, gpu="t4", host="gcp-t4")
+    parameter = Parameter("host.copies.zero_inference.pinned_h2d", 11.0, 5.0, 15.0)
+    applied = Overrides((parameter,)).apply(given, {parameter.name: 7.0})
+    rate = applied.host.copies["zero_inference.pinned_h2d"]
+    assert rate.gb_per_s == 7.0
+    assert rate.by_size == given.host.copies["zero_inference.pinned_h2d"].by_size
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"by_size": TABLE[::-1]}, "by_size must rise"),
+        ({"by_size": TABLE[:1]}, "by_size"),
+        ({"by_size": TABLE, "latency_us": 5}, "not both"),
+        ({"latency_us": -1}, "latency_us"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_by_name(scenario: Any, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        scenario({"host": {"pinned_h2d": RATE | more}})
 
 
 def test_a_flag_goes_before_the_profiles_gpu(scenario: Any) -> None:
