@@ -47,11 +47,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The curves of one question and the thresholds of each number of GPUs (None for systems that move tensors)."""
+    """The curves of one question and the thresholds of each number of GPUs (None for systems that move tensors).
+
+    ``left_out`` are the numbers of GPUs that cannot be, each with the reason.
+    """
 
     inputs: InferenceInputs
     curves: tuple[Curve, ...]
     thresholds: tuple[Thresholds | None, ...]
+    left_out: tuple[tuple[int, str], ...] = ()
 
 
 def predict_scaling(
@@ -68,13 +72,13 @@ def predict_scaling(
     batches = np.array(sorted(set(batch_sizes)))
     curves: list[Curve] = []
     thresholds: list[Thresholds | None] = []
-    refused: SpecError | None = None
+    left_out: list[tuple[int, str]] = []
     for tp in sorted(set(tp_sizes)):
         longest = max(prompt_lens)
         try:
             scenario = build_scenario(inputs.replace(tp_size=tp, batch_size=1, prompt_len=longest))
         except SpecError as error:
-            refused = error
+            left_out.append((tp, str(error)))
             continue
         thresholds.append(thresholds_of(scenario))
         for length in sorted(set(prompt_lens)):
@@ -91,5 +95,5 @@ def predict_scaling(
                 )
             )
     if not curves:
-        raise refused or SpecError("tp_sizes are empty")
-    return Scaling(inputs, tuple(curves), tuple(thresholds))
+        raise SpecError(left_out[-1][1] if left_out else "tp_sizes are empty")
+    return Scaling(inputs, tuple(curves), tuple(thresholds), tuple(left_out))

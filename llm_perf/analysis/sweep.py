@@ -125,15 +125,18 @@ def _rules(
     replicas = scenario.parallelism.dp_size
     yield f"batch_size must be multiples of dp_size {replicas}", batch % replicas != 0, batch
     blocks = scenario.offload.num_gpu_batches * scenario.offload.micro_batches
-    yield f"batch_size must be multiples of the {blocks} GPU batches", batch % blocks != 0, batch
-    limit = scenario.model.max_position_embeddings
-    if limit is not None and not scenario.allow_long_context:
-        context = prompt if scenario.model.encoder else prompt + gen
-        yield (
-            f"contexts must be within the {limit} positions of {scenario.model.name}",
-            context > limit,
-            context,
-        )
+    kind = "GPU batches" if scenario.offload.num_gpu_batches > 1 else "micro-batches"
+    yield f"batch_size must be multiples of the {blocks} {kind}", batch % blocks != 0, batch
+    ranks = scenario.parallelism.cp_size
+    yield f"prompt_len must be at least the cp_size {ranks} that shares it", prompt < ranks, prompt
+    models = (
+        [scenario.model] if scenario.speculation is None else [scenario.model, scenario.speculation.draft]
+    )
+    for model in models:
+        limit = model.max_position_embeddings
+        if limit is not None and not scenario.allow_long_context:
+            context = prompt if model.encoder else prompt + gen
+            yield f"contexts must be within the {limit} positions of {model.name}", context > limit, context
 
 
 def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[npt.NDArray[Any], ...]:

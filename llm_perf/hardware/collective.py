@@ -109,7 +109,9 @@ class Fabric:
         return self.latency_s + outside * size_bytes / self.nic_bytes_per_s
 
     def send_s(self, size_bytes: Number) -> Number:
-        """One message to a neighbour."""
+        """One message to a neighbour; nothing where there is none."""
+        if self.ranks == 1:
+            return 0.0 * size_bytes
         return self.latency_s + size_bytes / self.bytes_per_s
 
 

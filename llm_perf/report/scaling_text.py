@@ -19,7 +19,8 @@ def scaling_report(scaling: Scaling) -> RenderableType:
     inputs = scaling.inputs
     heading = Text.assemble((inputs.model, "bold"), " on ", (inputs.gpu, "bold"))
     heading.append(f"; system {inputs.system or 'resident'}, generate {inputs.gen_len}\n")
-    return Group(heading, _thresholds(scaling), Text(), _curves(scaling), Text(), _legend())
+    left_out = [Text(f"Left out: {reason}") for _, reason in scaling.left_out]
+    return Group(heading, _thresholds(scaling), Text(), _curves(scaling), Text(), *left_out, _legend())
 
 
 def _table(*headings: str) -> Table:
@@ -79,6 +80,7 @@ def scaling_object(scaling: Scaling) -> dict[str, Any]:
         "inputs": scaling.inputs.model_dump(),
         "thresholds": [None if entry is None else asdict(entry) for entry in scaling.thresholds],
         "curves": [_curve(curve) for curve in scaling.curves],
+        "left_out": [{"tp_size": size, "reason": reason} for size, reason in scaling.left_out],
     }
     return finite(found)  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes,
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
-from llm_perf.systems.speculation import DraftStep, Rounds, draft_scenario
+from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
 
 _GIB = 2**30
 
@@ -59,7 +59,7 @@ class Resident(WithConstants):
                 f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
             )
         _check_micro_batches(scenario)
-        draft_scenario(scenario)
+        check_draft(scenario)
         if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
             raise SpecError(
                 f"{scenario.model.name} is an encoder: it has neither a cached prefix nor tokens to draft"
@@ -118,10 +118,9 @@ def notes(scenario: Scenario) -> tuple[str, ...]:
     """What a reader should know about how the scenario was read."""
     if scenario.ds_zero in (DSZeRO.STAGE_1, DSZeRO.STAGE_2):
         stage = scenario.ds_zero.value
-        return (
-            f"ZeRO stage {stage} shards optimizer states and gradients, so at inference it equals stage 0",
-        )
-    return ()
+        zero = f"ZeRO stage {stage} shards optimizer states and gradients, so at inference it equals stage 0"
+        return (zero, *draft_notes(scenario))
+    return draft_notes(scenario)
 
 
 def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
@@ -235,6 +234,7 @@ class Decode:
         attended_s: Number = 0.0
         exposed_s: Number = 0.0
         drafted_s: Number = 0.0
+        draft_attended_s: Number = 0.0
         wait_s: Number = 0.0
         slowest_s: Number = 0.0
         # The host stops being waited for where the device takes longer: a corner, if a rounded one.
@@ -249,6 +249,7 @@ class Decode:
             exposed_s = exposed_s + weight * exposed
             if self.draft is not None:
                 drafted_s = drafted_s + weight * self._drafting_s(self.draft, context)
+                draft_attended_s = draft_attended_s + weight * self.draft.attention_s(context)
             if self.pipeline.stages > 1:
                 way = self.base_s + attention_s + exposed + self.overhead_s
                 slowest = self._slowest_s(way)
@@ -259,7 +260,10 @@ class Decode:
             passes, attended_s / rounds.tokens, exposed_s / rounds.tokens + passes * self.overhead_s
         )
         if self.draft is not None:
-            phase = self._with_draft(phase, self.draft, passes, drafted_s / rounds.tokens)
+            drafts = rounds.drafted / rounds.tokens
+            phase = self._with_draft(
+                phase, self.draft, steps * drafts, drafted_s / rounds.tokens, draft_attended_s * drafts
+            )
         return self.pipeline.stretched(phase, wait_s / rounds.tokens, slowest_s / rounds.tokens)
 
     def _slowest_s(self, way_s: Number) -> Number:
@@ -282,8 +286,14 @@ class Decode:
         busy["host"] = passes * (host_s_per_pass(self.forward) + self.overhead_s)
         return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy)
 
-    def _with_draft(self, phase: PhaseCost, draft: DraftStep, passes: Number, drafted_s: Number) -> PhaseCost:
-        busy = _added(phase.busy_s, draft.constant.busy_s, passes * self.rounds.drafted)
+    @staticmethod
+    def _with_draft(
+        phase: PhaseCost, draft: DraftStep, passes: Number, drafted_s: Number, attended_s: Number
+    ) -> PhaseCost:
+        """The phase, and so many passes of the draft model, of which attention over the context takes ``attended_s``."""
+        busy = _added(phase.busy_s, draft.constant.busy_s, passes)
+        add_attention_busy(busy, draft.attention, attended_s)
+        busy["host"] = busy["host"] + passes * host_s_per_pass(draft.forward)
         return PhaseCost(phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy)
 
 

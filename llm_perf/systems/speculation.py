@@ -5,8 +5,39 @@ from __future__ import annotations
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario, check_parallelism
 from llm_perf.counts.arrays import Number
+from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.systems.forward import Costs, DecodeAttention, Forward
+
+
+def check_draft(scenario: Scenario) -> None:
+    """A draft model is smaller than the one that it drafts for, and can be divided and reach as far.
+
+    Raises:
+        SpecError: it is not, or cannot.
+    """
+    if scenario.speculation is None:
+        return
+    draft, model = scenario.speculation.draft, scenario.model
+    if total_params(draft) > total_params(model):
+        raise SpecError(
+            f"draft model {draft.name} has {total_params(draft) / 1e9:.3g} billion parameters, more than the "
+            f"{total_params(model) / 1e9:.3g} of {model.name}: speculation needs a smaller model that drafts"
+        )
+    draft_scenario(scenario)
+
+
+def draft_notes(scenario: Scenario) -> tuple[str, ...]:
+    """What a reader should know about the draft model."""
+    if scenario.speculation is None:
+        return ()
+    draft, model = scenario.speculation.draft, scenario.model
+    if draft.vocab_size == model.vocab_size:
+        return ()
+    return (
+        f"{draft.name} knows {draft.vocab_size:,} tokens and {model.name} {model.vocab_size:,}: a draft is only of use "
+        "where both have the same tokeniser",
+    )
 
 
 def draft_scenario(scenario: Scenario) -> Scenario | None:
@@ -19,15 +50,22 @@ def draft_scenario(scenario: Scenario) -> Scenario | None:
     if speculation is None:
         return None
     tp = next(size for size in _divisors_downwards(scenario.parallelism.tp_size) if _divides(scenario, size))
+    parallelism = ParallelismConfig(tp_size=tp, dp_size=scenario.parallelism.dp_size, sp_size=1)
     try:
         return scenario.replace(
             model=speculation.draft,
-            parallelism=ParallelismConfig(tp_size=tp, dp_size=scenario.parallelism.dp_size, sp_size=1),
-            num_nodes=1,
+            parallelism=parallelism,
+            num_nodes=_nodes(parallelism.num_gpus, scenario.gpus_per_node),
             speculation=None,
         )
     except SpecError as error:
         raise SpecError(f"draft model: {error}") from None
+
+
+def _nodes(num_gpus: int, gpus_per_node: int) -> int:
+    """The fewest nodes of that many GPUs at most that share the draft's ranks evenly."""
+    fewest = -(-num_gpus // gpus_per_node)
+    return next(nodes for nodes in range(fewest, num_gpus + 1) if num_gpus % nodes == 0)
 
 
 def _divisors_downwards(number: int) -> list[int]:
@@ -71,4 +109,8 @@ class DraftStep:
 
     def device_s(self, context: Number) -> Number:
         """Seconds on the device at a context."""
-        return self.base_s + self.forward.attention_s(self.attention, context)
+        return self.base_s + self.attention_s(context)
+
+    def attention_s(self, context: Number) -> Number:
+        """The part of it that grows with the context."""
+        return self.forward.attention_s(self.attention, context)

@@ -40,6 +40,9 @@ def test_plot_is_a_picture(llm_perf: Any, tmp_path: Path, suffix: str) -> None:
 def test_numbers_of_gpus_that_cannot_divide_the_model_are_left_out(llm_perf: Any) -> None:
     found = json.loads(llm_perf(*BASE, "--tp-sizes", "3,4", "--json").out)
     assert {curve["tp_size"] for curve in found["curves"]} == {4}
+    assert [entry["tp_size"] for entry in found["left_out"]] == [3]
+    report = " ".join(llm_perf(*BASE, "--tp-sizes", "3,4").out.split())
+    assert "Left out: tp_size 3 does not divide the 40 attention heads" in report
 
 
 def test_where_nothing_fits_it_says_so(llm_perf: Any) -> None:

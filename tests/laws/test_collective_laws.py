@@ -23,6 +23,7 @@ COLLECTIVES = (
     "all_gather_s",
     "reduce_scatter_s",
     "all_to_all_s",
+    "send_s",
 )
 
 

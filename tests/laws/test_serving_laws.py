@@ -12,10 +12,12 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config.speculation import Speculation
+from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
 from llm_perf.systems.forward import Costs, Forward
 from llm_perf.systems.pipeline import stage_layers
 from llm_perf.systems.prompts import prompt_passes
+from llm_perf.systems.speculation import draft_scenario
 
 FEW = settings(max_examples=25, deadline=None)
 SYSTEMS = st.sampled_from(["resident", "fastertransformer", "vllm", "tensorrt_llm"])
@@ -195,6 +197,35 @@ def test_the_draft_takes_memory_of_its_own():
     plain, drafted = predict(model="llama-3.1-70b", tp_size=4), predict(**DRAFTED, acceptance_rate=0.5)
     assert drafted.memory.gpu.weights_bytes > plain.memory.gpu.weights_bytes
     assert drafted.memory.gpu.kv_cache_bytes > plain.memory.gpu.kv_cache_bytes
+
+
+def test_a_draft_over_two_nodes_pays_for_the_network():
+    """Its ranks stand where the model's do: an all-reduce of sixteen does not become one inside a node."""
+    over_nodes = scenario(model="llama-2-70b", draft_model="llama-2-70b", acceptance_rate=0.5, tp_size=16)
+    draft = draft_scenario(over_nodes)
+    assert over_nodes.num_nodes == draft.num_nodes == 2
+    inside = scenario(model="llama-2-70b", draft_model="llama-2-70b", acceptance_rate=0.5, tp_size=8)
+    assert draft_scenario(inside).num_nodes == 1
+
+
+@pytest.mark.parametrize("prompt_len", [512, 4096])
+def test_the_drafts_attention_and_launches_count_as_busy(prompt_len):
+    """A model that drafts for itself keeps memory as busy while it drafts as its own steps would."""
+    lengths: dict[str, Any] = {"model": "llama-2-7b", "prompt_len": prompt_len, "allow_long_context": True}
+    own = predict(**lengths, batch_size=32)
+    itself = predict(**lengths, batch_size=32, draft_model="llama-2-7b", acceptance_rate=0.0, draft_tokens=1)
+    for resource in ("hbm", "host"):
+        assert itself.decode.busy_s[resource] > 1.95 * own.decode.busy_s[resource]
+
+
+def test_a_draft_is_smaller_than_its_model_and_shares_its_tokens():
+    with pytest.raises(
+        SpecError, match=r"more than the 6\.74 of meta-llama/Llama-2-7b-hf: speculation needs"
+    ):
+        scenario(model="llama-2-7b", draft_model="llama-2-13b", acceptance_rate=0.5)
+    notes = predict(model="llama-2-7b", draft_model="opt-125m", acceptance_rate=0.5).warnings
+    assert any("50,272 tokens" in note and "same tokeniser" in note for note in notes)
+    assert not predict(model="llama-2-13b", draft_model="llama-2-7b", acceptance_rate=0.5).warnings
 
 
 # -- gathers ------------------------------------------------------------------------------------------------------

@@ -310,3 +310,21 @@ def test_the_summary_does_not_depend_on_the_order_of_chunks(cut):
     ]
     assert [row["throughput_tokens_per_s"] for row in found[0]["best"]] == sorted(rates, reverse=True)[:7]
     assert found[0]["feasible"] + sum(found[0]["infeasible"].values()) == len(cut)
+
+
+def test_lengths_that_context_ranks_or_a_draft_cannot_take_are_points_with_a_reason():
+    common = {"model": ("llama-2-13b",), "gpu": ("a100-sxm-80gb",)}
+    shared = Sweep(common | {"cp_size": (8,), "prompt_len": (4, 64), "gen_len": (8,)}).evaluate(0)
+    assert list(shared["reason"].decoded()) == [
+        "prompt_len must be at least the cp_size 8 that shares it",
+        None,
+    ]
+    single = predict_inference(
+        build_scenario(
+            InferenceInputs(model="llama-2-13b", gpu="a100-sxm-80gb", cp_size=8, prompt_len=64, gen_len=8)
+        )
+    )
+    assert shared["total_latency_s"][1] == pytest.approx(single.total_latency_s, rel=1e-12)
+    drafted = common | {"draft_model": ("opt-125m",), "acceptance_rate": (0.5,), "prompt_len": (64, 3000)}
+    found = Sweep(drafted).evaluate(0)["reason"]
+    assert list(found.decoded()) == [None, "contexts must be within the 2048 positions of facebook/opt-125m"]
