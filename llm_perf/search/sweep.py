@@ -211,7 +211,7 @@ def structure_scenario(given: Mapping[str, Any]) -> Scenario:
         blocks = (inputs.get("num_gpu_batches") or 1) * (inputs.get("micro_batches") or parallelism.pp_size)
         inputs["batch_size"] = parallelism.dp_size * blocks
     # Which lengths the context ranks can share is a question of each point as well.
-    shortest = {"prompt_len": inputs.get("cp_size") or 1, "gen_len": 1}
+    shortest: dict[str, Any] = {"prompt_len": inputs.get("cp_size") or 1, "gen_len": 1}
     return build_scenario(InferenceInputs(**shortest | inputs))
 
 
