@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from calibrate.fit import runs, tables
-from calibrate.fit.runs import Observation, Rejected
+from calibrate.fit import run_json, runs, tables
+from calibrate.fit.observation import Observation, Rejected
 from llm_perf.config import files
 from llm_perf.config.base import GIB
 from llm_perf.config.profiles import Profile
@@ -48,7 +48,7 @@ class MeasuredRun:
             return profile.apply(plain)
         if self.record is None:
             return plain
-        return runs.scenario_of_record(self.record, self.observation.source, own_overhead=True)
+        return run_json.scenario_of_record(self.record, self.observation.source, own_overhead=True)
 
 
 def read_measured(
@@ -97,7 +97,7 @@ def _of_file(path: Path, gpu: str | None, host: str | None) -> Iterable[Measured
 
 
 def _one_of_record(record: Mapping[str, Any], source: str) -> MeasuredRun | Rejected:
-    observation = runs.run_observation(record, source)
+    observation = run_json.run_observation(record, source)
     return observation if isinstance(observation, Rejected) else _of_record(observation, record)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibrate.compare.inputs import MeasuredRun
-from calibrate.fit.runs import Rejected
+from calibrate.fit.observation import Rejected
 from calibrate.nearest import error
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.config.profiles import NO_PROFILE, Profile

@@ -6,6 +6,7 @@ calibrator.score(other_runs)   # median absolute error of runs that were left ou
 """
 
 from calibrate.fit.calibrator import Calibrator
-from calibrate.fit.runs import Observation, read_runs
+from calibrate.fit.observation import Observation
+from calibrate.fit.runs import read_runs
 
 __all__ = ["Calibrator", "Observation", "read_runs"]

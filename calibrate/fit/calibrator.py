@@ -13,8 +13,9 @@ import numpy as np
 from calibrate.fit import intervals, kernels
 from calibrate.fit.candidates import candidates
 from calibrate.fit.identify import Identification, identification
+from calibrate.fit.observation import PHASES, Observation
 from calibrate.fit.profile_file import build_profile
-from calibrate.fit.runs import PHASES, Observation
+from calibrate.fit.start import start_from_runs
 from calibrate.overrides import Overrides
 from calibrate.refit import Parameter, Target, fit
 from llm_perf.config.profiles import Profile
@@ -113,7 +114,7 @@ class Calibrator:
                 host=kernels.host_fields(record),
                 system_constants=kernels.system_constants(record),
             )
-        return kernels.start_from_runs(observations)
+        return start_from_runs(observations)
 
     def _based(self, one: Observation) -> Observation:
         return replace(one, scenario=self.start_.apply(one.scenario))

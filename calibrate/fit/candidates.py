@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from calibrate.fit.runs import Observation
+from calibrate.fit.observation import Observation
 from calibrate.refit import Parameter
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import get_system

@@ -10,20 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from llm_perf.config.base import GB, GIB
 from llm_perf.config.gpu import LARGEST_QUANTITY, TEXTBOOK, GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name
-from llm_perf.config.profiles import Profile
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.constants import load_constants
-
-if TYPE_CHECKING:
-    from calibrate.fit.runs import Observation
 
 EXPONENTS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 8.0)
 _SERIAL = 1.0
@@ -396,26 +392,3 @@ def _elementwise_bytes_per_s(record: Record) -> float:
     known = _bundled(record)
     bandwidth = fields["hbm_bandwidth_gb_per_s"] * GB if known is None else known.hbm_bandwidth_bytes_per_s
     return float(bandwidth * fields["efficiency"]["elementwise"]["memory_efficiency"])
-
-
-def start_from_runs(observations: Sequence[Observation]) -> Profile:
-    """Where a fit without microbenchmarks starts: a CPU as its first run measured it, a GPU as its files say.
-
-    The rates of a CPU are measured anew before each run; all runs have to be predicted from the same.
-    """
-    first = observations[0]
-    if not first.facts or not first.machine.gpu.startswith("this CPU"):
-        return Profile(name="specs")
-    layer, once = first.facts.get("layer_overhead_s"), first.facts.get("pass_overhead_s")
-    record: Record = {"device": "cpu", "items": []}
-    if layer is not None:
-        record["items"] = [
-            {"kind": "layer", "settings": {"system": system}, "per_layer_s": layer, "per_pass_s": once or 0.0}
-            for system in ("transformers", "zero_inference")
-        ]
-    return Profile(
-        name="first run",
-        gpu=first.scenario.gpu.model_dump(),
-        host=first.scenario.host.model_dump(exclude_none=True) | {"layer_overhead_ms": {}},
-        system_constants=system_constants(record),
-    )

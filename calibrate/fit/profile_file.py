@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from calibrate.fit.runs import Observation
+from calibrate.fit.observation import Observation
 from llm_perf import __version__
 from llm_perf.config.base import GIB, Spec
 from llm_perf.config.calibration import Calibration, Coverage, Range

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from calibrate.fit.calibrator import Calibrator, Compared, median_absolute_error, predicted_s
-from calibrate.fit.runs import Observation
+from calibrate.fit.observation import Observation
 from calibrate.transfer import Case, cases_of
 from calibrate.validate import validate
 from llm_perf.analysis.inference import predict_inference

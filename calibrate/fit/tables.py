@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from calibrate.fit.runs import Observation, positive
+from calibrate.fit.observation import Observation, positive
 from calibrate.settings import Run, scenario_of
 from llm_perf.config import files
 from llm_perf.config.calibration import CalibratedMachine

@@ -11,7 +11,7 @@ from typing import Any
 
 from calibrate.fit import kernels
 from calibrate.fit.calibrator import predicted_s
-from calibrate.fit.runs import run_observation
+from calibrate.fit.run_json import run_observation
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.profiles import Profile

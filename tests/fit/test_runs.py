@@ -12,7 +12,8 @@ import pytest
 import synthetic
 
 from calibrate.fit import Calibrator, read_runs
-from calibrate.fit.runs import Observation, run_observation
+from calibrate.fit.observation import Observation
+from calibrate.fit.run_json import run_observation
 from llm_perf.errors import SpecError
 
 MODEL = "facebook_opt-125m"
