@@ -29,7 +29,7 @@ help:
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
-	@echo "make accuracy write what is predicted of the published runs anew (README, tests/published; seconds)"
+	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"

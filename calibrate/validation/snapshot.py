@@ -20,7 +20,7 @@ from llm_perf.report.validation_text import summary_table
 
 __all__ = ["LEAVE_OUT", "PAGE", "PREDICTIONS", "README", "accuracy_files", "predictions_csv", "with_table"]
 
-PREDICTIONS: Final = "tests/published/predictions.csv"
+PREDICTIONS: Final = "calibrate/measurements/predictions.csv"
 README: Final = "README.md"
 PAGE: Final = "docs/accuracy.md"
 LEAVE_OUT: Final = "tests/published/leave_out.csv"

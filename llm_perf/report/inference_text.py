@@ -81,25 +81,34 @@ def inference_report(
     price: Price | float | None = None,
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns."""
-    blocks: list[RenderableType] = [_title(result), _placement(result), _phases(result), memory_table(result)]
-    if result.interval is not None:
-        blocks.insert(3, _interval(result.interval))
-    blocks.append(_breakdown(result))
-    blocks.append(_limits(result))
-    thresholds = _thresholds(result)
-    if thresholds is not None:
-        blocks.append(thresholds)
-    pipeline = _pipeline(result)
-    if pipeline is not None:
-        blocks.append(pipeline)
-    money = _money(result, price)
-    if money is not None:
-        blocks.append(money)
-    if not result.feasible:
-        blocks.append(_does_not_fit(result, changes))
-    blocks.append(_nearest(nearest))
-    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
+    blocks = report_sections(result, changes, nearest, price).values()
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def report_sections(
+    result: InferenceResult,
+    changes: tuple[Change, ...] = (),
+    nearest: dict[str, Any] | None = None,
+    price: Price | float | None = None,
+) -> dict[str, Text | Table]:
+    """The report's parts by name, in its order. A part that a prediction has nothing for is left out."""
+    found: dict[str, Text | Table | None] = {
+        "title": _title(result),
+        "placement": _placement(result),
+        "phases": _phases(result),
+        "interval": None if result.interval is None else _interval(result.interval),
+        "memory": memory_table(result),
+        "breakdown": _breakdown(result),
+        "limits": _limits(result),
+        "thresholds": _thresholds(result),
+        "pipeline": _pipeline(result),
+        "money": _money(result, price),
+        "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
+        "nearest": _nearest(nearest),
+    }
+    for number, warning in enumerate(result.warnings, start=1):
+        found[f"note {number}"] = Text.assemble(("note: ", "yellow"), warning)
+    return {name: part for name, part in found.items() if part is not None}
 
 
 def print_report(report: RenderableType, width: int | None = None) -> None:

@@ -45,20 +45,24 @@ def prediction_trace(result: InferenceResult) -> str:
 
     A system without a schedule of its own shows the parts of its phases one after the other.
     """
+    return trace_json([(name, list(spans)) for name, spans in prediction_passes(result)])
+
+
+def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[Span]]]:
+    """The passes of a prediction by name: spans that are made one by one, as a long schedule has millions."""
     scenario, workload = result.scenario, result.scenario.workload
     system = get_system(scenario.system)
     if isinstance(system, Scheduled):
         load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
         prefill, step = system.schedules(scenario, load)
-        passes = [("prefill", list(schedule_spans(prefill)))]
+        yield "prefill", schedule_spans(prefill)
         if result.decode is not None:
-            passes.append(("decode step 1", list(schedule_spans(step))))
+            yield "decode step 1", schedule_spans(step)
     else:
-        passes = [("prefill", list(_phase_spans(result.prefill, 1)))]
+        yield "prefill", _phase_spans(result.prefill, 1)
         if result.decode is not None:
             steps = workload.gen_len - 1
-            passes.append((f"decode step (mean of {steps})", list(_phase_spans(result.decode, steps))))
-    return trace_json(passes)
+            yield f"decode step (mean of {steps})", _phase_spans(result.decode, steps)
 
 
 def schedule_spans(schedule: Schedule) -> Iterator[Span]:
