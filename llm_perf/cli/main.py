@@ -21,6 +21,8 @@ _COMMANDS = {
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
     "plan": ("llm_perf.cli.plan", "Find the best machines for a model under targets."),
     "scaling": ("llm_perf.cli.scaling", "Show latency and throughput over batch, prompt and GPUs."),
+    "report": ("llm_perf.cli.report", "Show results as one HTML page that needs nothing else."),
+    "serve": ("llm_perf.cli.serve", "Explore predictions in a browser, on this machine."),
     "sweep": ("llm_perf.cli.sweep", "Predict every combination of the values of every flag."),
     "compare": ("llm_perf.cli.compare", "Lay measured runs beside their predictions, as tables and figures."),
     "validate": ("llm_perf.cli.validate", "Compare predictions with the published runs that ship."),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from llm_perf.errors import OutputError
 from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer
 
-_LABELS: Final = {
+LABELS: Final = {
     "cost": "US dollars per million tokens",
     "energy": "joules per token",
     "gpus": "GPUs",
@@ -74,7 +74,7 @@ def _figure(answer: PlanAnswer) -> Any:
                 target.limit * 1e3, color="#D55E00", linestyle="--", label=f"limit {target.limit * 1e3:g} ms"
             )
     axes.set_xlabel("time per output token (ms)" if question.gen_len > 1 else "latency (ms)")
-    axes.set_ylabel(_LABELS[question.objective])
+    axes.set_ylabel(LABELS[question.objective])
     axes.set_title(f"{question.model}, prompt {question.prompt_len}, generate {question.gen_len} (predicted)")
     axes.grid(visible=True, which="major", color="0.9")
     axes.set_axisbelow(True)

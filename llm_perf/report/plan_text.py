@@ -30,15 +30,22 @@ _OBJECTIVES: Final = {
 
 def plan_report(answer: PlanAnswer) -> RenderableType:
     """The whole report, readable at 80 columns."""
-    blocks: list[RenderableType] = [_title(answer)]
+    return Group(*[Padding(block, (0, 0, 1, 0)) for block in plan_sections(answer).values()])
+
+
+def plan_sections(answer: PlanAnswer) -> dict[str, Text | Table]:
+    """The report's parts by name, in its order."""
+    found: dict[str, Text | Table] = {"title": _title(answer)}
     if answer.best:
-        blocks += [_table("Best of each GPU", answer.best), _reasons(answer), _command(answer.best[0])]
+        found["best"] = _table("Best of each GPU", answer.best)
+        found["reasons"] = _reasons(answer)
+        found["command"] = _command(answer.best[0])
     else:
-        blocks.append(_nothing(answer))
+        found["nothing"] = _nothing(answer)
     if answer.front:
-        blocks.append(_front(answer))
-    blocks.append(_counts(answer))
-    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+        found["front"] = _front(answer)
+    found["counts"] = _counts(answer)
+    return found
 
 
 def _title(answer: PlanAnswer) -> Text:

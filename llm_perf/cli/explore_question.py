@@ -1,0 +1,92 @@
+"""The query of a request as a question: the flags of ``llm-perf infer``, parsed and refused by the command itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.cli.infer import infer
+from llm_perf.cli.inputs import questions
+from llm_perf.config import files
+from llm_perf.config.loading import resolve_name
+from llm_perf.errors import SpecError, bad_value
+
+_NAMES: Final = {"model": "model", "gpu": "GPU", "host": "host", "draft_model": "model"}
+"""Inputs that are names of specs, with the kind of spec."""
+_REFUSED: Final = ("prices", "profile")
+"""Inputs that name files."""
+KNOWN: Final = tuple(name for name in InferenceInputs.model_fields if name not in _REFUSED)
+_SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+_LONGEST: Final = 2048
+_TOKENS: Final = 2**20
+_RANKS: Final = 4096
+_LIMITS: Final = {
+    "batch_size": _TOKENS, "gpu_batch_size": _TOKENS, "prompt_len": _TOKENS, "gen_len": _TOKENS, "prefill_chunk": _TOKENS,
+    "num_gpus": _RANKS, "num_nodes": _RANKS, "tp_size": _RANKS, "pp_size": _RANKS, "dp_size": _RANKS, "ep_size": _RANKS,
+    "cp_size": _RANKS, "num_gpu_batches": _RANKS, "micro_batches": _RANKS, "draft_tokens": _RANKS,
+}  # fmt: skip
+"""Largest values that a request may have, so that none takes long. The command line has no such limits."""
+
+
+def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:
+    """The question that a query asks: names of `InferenceInputs` with values as flags have them.
+
+    Switches are ``on`` or ``off``. Specs are bundled ones: no name of a file or of a hub is looked at.
+
+    Raises:
+        SpecError: with the message that ``llm-perf infer`` has for the same flags; or for what only a request can have
+            wrong: unknown and doubled parameters, files, sizes beyond the limits.
+    """
+    given = dict(parameters)
+    if len(given) < len(parameters):
+        doubled = next(name for name in given if sum(name == other for other, _ in parameters) > 1)
+        raise SpecError(f"parameter {doubled[:80]!r} is given twice")
+    if sum(len(name) + len(value) for name, value in parameters) > _LONGEST:
+        raise SpecError(f"the query is longer than {_LONGEST} characters")
+    for name in given:
+        if name not in KNOWN:
+            raise SpecError(f"unknown parameter {name[:80]!r}; known are {', '.join(KNOWN)}")
+    for name, kind in _NAMES.items():
+        if name in given:
+            given[name] = _bundled(kind, given[name])
+    question = _parsed(given)
+    for name, most in _LIMITS.items():
+        value = getattr(question, name)
+        if value is not None and value > most:
+            raise bad_value(name, value, f"at most {most} in a request")
+    return question
+
+
+def _bundled(kind: str, name: str) -> str:
+    if files.looks_like_path(name):
+        raise SpecError(f"{kind} {name[:80]!r}: a request takes the names of bundled specs, no files")
+    if not name.strip():
+        raise SpecError(f"{kind} name must be text, got {name!r}")
+    return resolve_name(kind, name)
+
+
+def _parsed(given: dict[str, str]) -> InferenceInputs:
+    switches = {
+        parameter.name
+        for parameter in infer.params
+        if isinstance(parameter, click.Option) and parameter.is_flag
+    }
+    words = [
+        _switch(name, value) if name in switches else f"--{name.replace('_', '-')}={value}"
+        for name, value in given.items()
+    ]
+    try:
+        flags = infer.make_context("llm-perf infer", words).params
+    except click.ClickException as error:
+        raise SpecError(" ".join(error.format_message().split())) from None
+    named = {name: value for name, value in flags.items() if name in KNOWN and value is not None}
+    return questions(flags["gpus"], None, named, InferenceInputs)[0]
+
+
+def _switch(name: str, value: str) -> str:
+    if value.lower() not in _SWITCHES:
+        raise bad_value(name, value, "on or off")
+    return f"--{'' if _SWITCHES[value.lower()] else 'no-'}{name.replace('_', '-')}"

@@ -1,0 +1,157 @@
+"""``llm-perf report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm_perf.config import files
+from llm_perf.errors import OutputError, SpecError
+
+if TYPE_CHECKING:
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.explore.view import Prediction
+
+_AGREES = 1e-9
+"""Relative difference up to which a stored number is the same as today's."""
+
+
+@click.command("report")
+@click.argument("results", nargs=-1, required=True, metavar="RESULT...")
+@click.option("--html", "html_file", required=True, help="Write the page into this file.")
+@click.option("--profile", help="Calibrated profile for measured runs: a name, a file, or none.")
+def report(results: tuple[str, ...], html_file: str, profile: str | None) -> int:
+    """Show results as one HTML page that needs nothing else: no network, no server.
+
+    RESULTs are files of llm-perf infer --json (one or several GPUs), plan --json and calibrate --run (JSON, benchmark
+    log). What a file asked is predicted anew; where its own figures differ, the page says so.
+    """
+    from llm_perf.cli import output
+    from llm_perf.explore.page import plotly_js, report_page
+
+    target = Path(html_file)
+    if not target.name or target.is_dir():
+        raise OutputError(f"--html {html_file!r} is no file")
+    plotly_js()  # a missing extra is said before anything is computed
+    views = [view for name in results for view in _views(name, profile)]
+    for path in output.write_files(target.parent, {target.name: report_page(views, accuracy())}):
+        click.echo(f"page written to {path}", err=True)
+    return 0
+
+
+def accuracy() -> dict[str, Any] | None:
+    """The figure of the published runs beside their committed predictions."""
+    from calibrate.validation.committed import committed_rows
+    from llm_perf.explore.accuracy import accuracy_figure
+
+    return accuracy_figure(committed_rows())
+
+
+def prediction_of(inputs: InferenceInputs, notes: tuple[str, ...] = ()) -> Prediction:
+    """A prediction with its nearest measured run.
+
+    Raises:
+        SpecError: what was asked contradicts itself.
+    """
+    from calibrate.nearest import nearest_run
+    from llm_perf.analysis.inference import predict_inference
+    from llm_perf.analysis.request import build_scenario
+    from llm_perf.explore.view import Prediction
+
+    result = predict_inference(build_scenario(inputs))
+    return Prediction(result, inputs, nearest_run(result), notes=notes)
+
+
+def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
+    """The views of one file.
+
+    Raises:
+        SpecError: it cannot be read, or is no result.
+    """
+    if not name.endswith((".json", ".jsonl")):
+        yield from _measured_views(name, profile)
+        return
+    if name.endswith(".jsonl"):
+        yield from _measured_views(name, profile)
+        return
+    data = _read(name)
+    if "comparison" in data or {"inputs", "prefill"} <= data.keys():
+        yield from _prediction_views(data, name)
+    elif "best" in data and "front" in data:
+        yield from _plan_views(data, name)
+    elif "run" in data or "raw" in data or "status" in data:
+        yield from _measured_views(name, profile)
+    else:
+        raise SpecError(f"{name}: is no result of llm-perf infer --json, plan --json or calibrate --run")
+
+
+def _read(name: str) -> dict[str, Any]:
+    text = files.read_text(Path(name))
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{name}: truncated or malformed JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{name}: expected one JSON object, found {type(data).__name__}")
+    return data
+
+
+def _prediction_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.cli.inputs import questions
+    from llm_perf.explore.view import prediction_view
+
+    stored = data.get("comparison", [data])
+    for number, question in enumerate(questions((), name, {}, InferenceInputs)):
+        found = prediction_of(question)
+        notes = _differences(stored[number], found, name)
+        yield prediction_view(prediction_of(question, notes) if notes else found)
+
+
+def _differences(stored: dict[str, Any], found: Prediction, name: str) -> tuple[str, ...]:
+    """A note where the file's total latency is not today's: it is of another version, or its specs were changed."""
+    from llm_perf.report.units import seconds
+
+    total = stored.get("total")
+    there = total.get("latency_s") if isinstance(total, dict) else None
+    here = found.result.total_latency_s
+    if not isinstance(there, (int, float)) or abs(there - here) <= _AGREES * here:
+        return ()
+    return (
+        f"{name} says {seconds(there)} for the whole batch, this version predicts {seconds(here)}, shown here",
+    )
+
+
+def _plan_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    from llm_perf.explore.plan_view import plan_view, stored_answer
+    from llm_perf.explore.view import prediction_view
+
+    answer = stored_answer(data, name)
+    yield plan_view(answer)
+    for candidate in answer.best:
+        yield prediction_view(prediction_of(candidate.inputs))
+
+
+def _measured_views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
+    from calibrate.compare.inputs import read_measured
+    from calibrate.compare.runs import compare_runs
+    from calibrate.nearest import nearest_run
+    from llm_perf.config.profiles import load_profile
+    from llm_perf.explore.view import Measured, Prediction, prediction_view
+
+    measured, rejected = read_measured([name])
+    notes = tuple(f"{one.source} is left out: {one.reason}" for one in rejected)
+    for row in compare_runs(measured, load_profile(profile), rejected).rows:
+        beside = Measured(
+            row.run.observation.source,
+            dict(row.run.observation.measured_s),
+            row.run.allocated_bytes,
+            row.predicted_peak_bytes,
+        )
+        yield prediction_view(
+            Prediction(row.result, nearest=nearest_run(row.result), measured=beside, notes=notes)
+        )

@@ -1,0 +1,45 @@
+"""``llm-perf serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+_PORT = 8765
+
+
+@click.command("serve")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 takes a free one."
+)
+def serve(port: int) -> int:
+    """Explore predictions in a browser: model, GPU, system, batch, lengths, offload.
+
+    The page is for this machine alone (127.0.0.1); the address of a question can be kept or sent. Ctrl-C ends it.
+    """
+    from llm_perf.cli.report import accuracy
+    from llm_perf.explore.controls import options
+    from llm_perf.explore.page import served_page
+    from llm_perf.explore.server import HOST, bound_socket, build_app
+    from llm_perf.explore.server import serve as answer
+
+    app = build_app(served_page(options(), accuracy()), view_of)
+    with bound_socket(port) as on:
+        click.echo(f"llm-perf answers on http://{HOST}:{on.getsockname()[1]}/ until Ctrl-C", err=True)
+        answer(app, on)
+    return 0
+
+
+def view_of(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The view that a request asks for.
+
+    Raises:
+        SpecError: as ``llm-perf infer`` refuses the same flags.
+    """
+    from llm_perf.cli.explore_question import question_of
+    from llm_perf.cli.report import prediction_of
+    from llm_perf.explore.view import prediction_view
+
+    return prediction_view(prediction_of(question_of(parameters)))

@@ -1,0 +1,77 @@
+"""The published runs beside their committed predictions, as one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from llm_perf.report.plots.style import COLOURS
+from llm_perf.report.units import percent, rate, seconds
+
+_SYMBOLS: Final = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star", "hexagon")
+_BAND: Final = 1.2
+
+
+def accuracy_figure(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Predicted over measured time, a look per accuracy class. None where there are no rows."""
+    shown = [row for row in rows if row["measured_s"] and row["predicted_s"] and row["class"]]
+    if not shown:
+        return None
+    classes = sorted({row["class"] for row in shown})
+    times = [row[side] for row in shown for side in ("measured_s", "predicted_s")]
+    low, high = min(times) / 1.5, max(times) * 1.5
+    within = sum(1 / _BAND <= row["predicted_s"] / row["measured_s"] <= _BAND for row in shown)
+    diagonal = {
+        "type": "scatter", "mode": "lines", "name": "predicted = measured", "x": [low, high], "y": [low, high],
+        "line": {"color": "ink", "width": 1}, "hoverinfo": "skip",
+    }  # fmt: skip
+    return {
+        "data": [diagonal, *(_class(name, number, shown) for number, name in enumerate(classes))],
+        "layout": {
+            "height": 480,
+            "xaxis": {
+                "type": "log",
+                "title": {"text": "measured time (s)"},
+                "dtick": 1,
+                "exponentformat": "power",
+            },
+            "yaxis": {
+                "type": "log",
+                "title": {"text": "predicted time (s)"},
+                "dtick": 1,
+                "exponentformat": "power",
+            },
+        },
+        "alt": f"{len(shown)} published runs, predicted without calibration: {within} of them within a factor of {_BAND}",
+    }
+
+
+def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    own = [row for row in rows if row["class"] == name]
+    colour = COLOURS[number % len(COLOURS)]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{name} ({len(own)})",
+        "x": [row["measured_s"] for row in own],
+        "y": [row["predicted_s"] for row in own],
+        "customdata": [_words(row) for row in own],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "marker": {
+            "color": "ink" if colour == "#000000" else colour,
+            "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+            "size": 7,
+            "opacity": 0.75,
+            "line": {"width": 0.4, "color": "paper"},
+        },
+    }
+
+
+def _words(row: dict[str, Any]) -> str:
+    text = rate if row["quantity"] == "throughput_tokens_per_s" else seconds
+    batch = "" if row["batch_size"] is None else f", batch {row['batch_size']}"
+    return (
+        f"{row['model']} on {row['gpu']}, {row['system']}{batch} (row {row['row_id']})<br>"
+        f"measured {text(row['measured'])}, predicted {text(row['predicted'])} "
+        f"({percent(row['predicted'] / row['measured'] - 1)})"
+    )

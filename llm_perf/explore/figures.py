@@ -1,0 +1,245 @@
+"""The figures of one prediction as Plotly figures: plain dictionaries, drawn in the browser.
+
+A colour may be ``ink``, ``muted`` or ``paper``: the page puts in what its light or dark style has. Labels are made by the
+functions that the command line prints with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.explore.cards import table
+from llm_perf.explore.front import front_figure
+from llm_perf.explore.schedule import schedule_figures
+from llm_perf.report.inference_text import BOTTLENECKS, PARTS, TIERS
+from llm_perf.report.plots.style import COLOURS
+from llm_perf.report.plots.style import PARTS as STYLED
+from llm_perf.report.units import gib, seconds
+from llm_perf.systems import get_system
+from llm_perf.systems.base import MemoryParts
+from llm_perf.systems.forward import part_of
+from llm_perf.systems.operations import Operation, operations
+
+_MEMORY: Final = (
+    ("weights", "weights_bytes", COLOURS[0]),
+    ("KV cache", "kv_cache_bytes", COLOURS[1]),
+    ("activations", "activations_bytes", COLOURS[2]),
+    ("buffers", "buffers_bytes", COLOURS[4]),
+    ("context, reserve", "reserved_bytes", "muted"),
+)
+_TEXT_FROM: Final = 0.06
+"""Least share of a bar that has room for its label."""
+
+
+def all_figures(result: InferenceResult) -> dict[str, Any]:
+    """Every figure by name; ``schedule`` is a list, one per pass."""
+    return {
+        "memory": memory_figure(result),
+        "breakdown": breakdown_figure(result),
+        "roofline": roofline_figure(result),
+        "front": front_figure(result),
+        "schedule": schedule_figures(result),
+    }
+
+
+def memory_figure(result: InferenceResult) -> dict[str, Any]:
+    """Each tier as a bar of its parts, in per cent of what is usable there."""
+    tiers = [
+        (TIERS[name], parts)
+        for name, parts in (
+            ("nvme", result.memory.nvme),
+            ("cpu", result.memory.cpu),
+            ("gpu", result.memory.gpu),
+        )
+        if parts.capacity_bytes > 0
+    ]
+    data = []
+    for name, field, colour in _MEMORY:
+        sizes = [float(getattr(parts, field)) for _, parts in tiers]
+        if any(sizes):
+            data.append(_memory_part(name, colour, tiers, sizes))
+    fullest = max(float(parts.total_bytes / parts.capacity_bytes) for _, parts in tiers)
+    end = 100 * max(1.0, fullest)
+    return {
+        "data": data,
+        "layout": {
+            "barmode": "stack",
+            "height": 120 + 56 * len(tiers),
+            "xaxis": {"title": {"text": "% of what is usable"}, "range": [0, 1.04 * end], "ticksuffix": " %"},
+            "yaxis": {"automargin": True, "ticksuffix": " "},
+            "shapes": [
+                {"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 1, "yref": "paper",
+                 "line": {"color": "ink", "width": 2, "dash": "dot"}}
+            ],
+            "annotations": [
+                _over_bar(name, f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}")
+                for name, parts in tiers
+            ],
+        },
+        "alt": "; ".join(
+            f"{name}: {gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))} usable"
+            for name, parts in reversed(tiers)
+        ),
+    }  # fmt: skip
+
+
+def _memory_part(
+    name: str, colour: str, tiers: list[tuple[str, MemoryParts]], sizes: list[float]
+) -> dict[str, Any]:
+    return _bar(
+        name,
+        colour,
+        [tier for tier, _ in tiers],
+        [100 * size / float(parts.capacity_bytes) for size, (_, parts) in zip(sizes, tiers, strict=True)],
+        [f"{name}: {gib(size)}" for size in sizes],
+    )
+
+
+def _bar(name: str, colour: str, places: list[str], shares: list[float], hover: list[str]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": places,
+        "x": shares,
+        "customdata": hover,
+        "hovertemplate": "%{y}: %{customdata} (%{x:.1f} %)<extra></extra>",
+        "marker": {"color": colour, "line": {"width": 0.5, "color": "paper"}},
+        "width": 0.5,
+    }
+
+
+def _over_bar(place: str, text: str) -> dict[str, Any]:
+    return {
+        "x": 0, "y": place, "xanchor": "left", "yanchor": "bottom", "yshift": 15, "text": text,
+        "showarrow": False, "font": {"size": 12, "color": "ink"},
+    }  # fmt: skip
+
+
+def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
+    """Each phase as a bar of its parts, in per cent of its latency."""
+    phases: list[tuple[str, Phase]] = [("prefill", result.prefill)]
+    if result.decode is not None:
+        phases.insert(0, ("decode", result.decode))
+    parts = dict.fromkeys(part for _, phase in reversed(phases) for part in phase.breakdown_s)
+    order = sorted(parts, key=lambda part: -max(_share(phase, part) for _, phase in phases))
+    data = []
+    for part in order:
+        spent = [phase.breakdown_s.get(part, 0.0) for _, phase in phases]
+        bar = _bar(
+            PARTS[part],
+            part_colour(part),
+            [name for name, _ in phases],
+            [100 * _share(phase, part) for _, phase in phases],
+            [f"{PARTS[part]}: {seconds(value)}" for value in spent],
+        )
+        data.append(bar)
+    return {
+        "data": data,
+        "layout": {
+            "barmode": "stack",
+            "height": 130 + 56 * len(phases),
+            "xaxis": {"title": {"text": "% of the phase"}, "range": [0, 100], "ticksuffix": " %"},
+            "yaxis": {"automargin": True, "ticksuffix": " "},
+            "annotations": [
+                _over_bar(name, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")
+                for name, phase in phases
+            ],
+        },
+        "alt": "; ".join(
+            f"{name} {seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}"
+            for name, phase in reversed(phases)
+        ),
+    }
+
+
+def _share(phase: Phase, part: str) -> float:
+    return phase.breakdown_s.get(part, 0.0) / phase.latency_s
+
+
+def part_colour(part: str) -> str:
+    """The colour of a part of a breakdown in every picture of the project; black is the page's ink."""
+    colour = STYLED[part][1] if part in STYLED else "muted"
+    return "ink" if colour == "#000000" else colour
+
+
+# -- roofline -------------------------------------------------------------------------------------------------
+
+
+def roofline_figure(result: InferenceResult) -> dict[str, Any]:
+    """The GPU's two roofs, and each operation of both phases at its predicted time."""
+    scenario, workload = result.scenario, result.scenario.workload
+    gpu = scenario.gpu
+    dtype = gpu.dtype_for(scenario.dtype.compute_bits)
+    peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
+    found = operations(
+        scenario,
+        get_system(scenario.system).constants(scenario),
+        workload.batch_size / scenario.parallelism.dp_size,
+        float(workload.prompt_len),
+        workload.prompt_len + workload.gen_len / 2,
+    )
+    points = [one for one in found if one.flops > 0 and (one.phase == "prefill" or result.decode is not None)]
+    knee = peak / bandwidth
+    low = min([knee / 4, *(one.intensity for one in points)]) / 2
+    high = max([knee * 4, *(one.intensity for one in points)]) * 2
+    roof = {
+        "type": "scatter", "mode": "lines", "name": "roof", "line": {"color": "ink", "width": 2},
+        "x": [low, knee, high], "y": [low * bandwidth / 1e12, peak / 1e12, peak / 1e12], "hoverinfo": "skip",
+    }  # fmt: skip
+    title = f"{gpu.name}: {peak / 1e12:,.4g} TFLOP/s in {dtype}, {bandwidth / 1e9:,.4g} GB/s"
+    return {
+        "data": [roof, *(_operations(phase, points) for phase in ("prefill", "decode"))],
+        "layout": {
+            "height": 400,
+            "title": {"text": title, "font": {"size": 13}},
+            "xaxis": {
+                "type": "log",
+                "title": {"text": "arithmetic intensity (FLOP per byte)"},
+                "dtick": 1,
+                "exponentformat": "power",
+            },
+            "yaxis": {
+                "type": "log",
+                "title": {"text": "reached (TFLOP/s)"},
+                "exponentformat": "power",
+                "dtick": 1,
+            },
+        },
+        "alt": f"{title}; each operation of both phases below these roofs",
+        "table": table(
+            ("phase", "operation", "time", "FLOP", "bytes", "TFLOP/s"),
+            [
+                (
+                    one.phase,
+                    one.op.replace("_", " "),
+                    seconds(one.seconds),
+                    f"{one.flops:.4g}",
+                    f"{one.moved_bytes:.4g}",
+                    f"{one.flops_per_s / 1e12:.3g}",
+                )
+                for one in points
+            ],
+        ),
+    }
+
+
+def _operations(phase: str, points: list[Operation]) -> dict[str, Any]:
+    shown = [one for one in points if one.phase == phase]
+    colours = [part_colour("attention" if one.op == "attention" else part_of(one.op)) for one in shown]
+    return {
+        "type": "scatter", "mode": "markers", "name": f"{phase} ({'filled' if phase == 'prefill' else 'open'})",
+        "x": [one.intensity for one in shown],
+        "y": [one.flops_per_s / 1e12 for one in shown],
+        "customdata": [
+            [one.op.replace("_", " "), seconds(one.seconds), f"{one.flops:.4g}", f"{one.moved_bytes:.4g}"]
+            for one in shown
+        ],
+        "hovertemplate": f"{phase}, %{{customdata[0]}}: %{{customdata[1]}}<br>%{{customdata[2]}} FLOP, "
+        "%{customdata[3]} bytes<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
+        "marker": {
+            "size": 11, "color": colours, "symbol": "circle" if phase == "prefill" else "circle-open",
+            "line": {"width": 2 if phase == "decode" else 1, "color": colours if phase == "decode" else "paper"},
+        },
+    }  # fmt: skip

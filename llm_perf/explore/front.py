@@ -1,0 +1,123 @@
+"""Throughput against latency over the batch, evaluated as one vector."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.sweep import InferenceSweep, refusals, sweep_inference
+from llm_perf.explore.cards import table
+from llm_perf.report.plots.style import COLOURS
+from llm_perf.report.units import count, gib, rate, seconds
+
+_LARGEST: Final = 2**16
+_BEYOND: Final = 4
+"""The front goes on to so many times the largest batch that fits, to show where it ends."""
+
+
+def batches(result: InferenceResult) -> npt.NDArray[np.float64]:
+    """The batch that was asked for, and powers of two times what a batch must be a multiple of; at most 18."""
+    scenario = result.scenario
+    asked = scenario.workload.batch_size
+    step = scenario.parallelism.dp_size * scenario.offload.num_gpu_batches * scenario.offload.micro_batches
+    end = min(_BEYOND * max(asked, result.max_batch_size, 16), max(_LARGEST, asked))
+    most = max(int(np.log2(max(end // step, 1))), 0)
+    return np.unique([float(asked), *(float(step * 2**power) for power in range(most + 1))])
+
+
+def front(result: InferenceResult) -> InferenceSweep:
+    """The predictions at these batches, lengths unchanged."""
+    scenario, workload = result.scenario, result.scenario.workload
+    sizes = batches(result)
+    same = np.ones_like(sizes)
+    refused = refusals(scenario, sizes, workload.prompt_len * same, workload.gen_len * same)
+    return sweep_inference(scenario, sizes[refused.codes < 0], workload.prompt_len, workload.gen_len)
+
+
+def front_figure(result: InferenceResult) -> dict[str, Any]:
+    """Throughput over the time per token (of a pass where there is no decode), a point per batch."""
+    found = front(result)
+    steps = result.scenario.workload.gen_len - 1
+    decodes = result.decode is not None and steps > 0
+    times = found.decode_latency_s / steps if decodes else found.prefill_latency_s
+    what = "time per output token" if decodes else "latency"
+    fits = found.feasible
+    data = [
+        _points("fits", found, times, fits, {"color": COLOURS[0], "size": 9}, lines=True),
+        _points("does not fit", found, times, ~fits, {"color": "muted", "size": 9, "symbol": "x"}),
+        _points(
+            "this batch",
+            found,
+            times,
+            found.batch_size == result.scenario.workload.batch_size,
+            {"color": COLOURS[3], "size": 17, "symbol": "circle-open", "line": {"width": 3}},
+        ),
+    ]
+    wide = float(times.max() / times.min()) > 20
+    return {
+        "data": [trace for trace in data if trace["x"]],
+        "layout": {
+            "height": 380,
+            "xaxis": {
+                "title": {"text": f"{what} (s)"},
+                "type": "log" if wide else "linear",
+                "rangemode": "tozero",
+            },
+            "yaxis": {
+                "title": {"text": "tokens per second"},
+                "type": "log" if wide else "linear",
+                "rangemode": "tozero",
+            },
+        },
+        "table": table(
+            ("batch", "prefill", what, "throughput", "memory per GPU", "fits"),
+            [_row(found, i, float(times[i])) for i in range(len(found))],
+        ),
+        "alt": f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
+    }
+
+
+def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:
+    return (
+        count(found.batch_size[i]),
+        seconds(float(found.prefill_latency_s[i])),
+        seconds(time_s),
+        rate(float(found.throughput_tokens_per_s[i])),
+        gib(float(found.gpu_memory_bytes[i])),
+        "yes" if found.feasible[i] else "no",
+    )
+
+
+def _points(
+    name: str,
+    found: InferenceSweep,
+    times: npt.NDArray[np.float64],
+    chosen: npt.NDArray[np.bool_],
+    marker: dict[str, Any],
+    lines: bool = False,
+) -> dict[str, Any]:
+    places = np.flatnonzero(chosen)
+    hover = [
+        [
+            count(found.batch_size[i]),
+            seconds(float(times[i])),
+            rate(float(found.throughput_tokens_per_s[i])),
+            gib(float(found.gpu_memory_bytes[i])),
+        ]
+        for i in places
+    ]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if lines else "markers",
+        "name": name,
+        "x": [float(times[i]) for i in places],
+        "y": [float(found.throughput_tokens_per_s[i]) for i in places],
+        "customdata": hover,
+        "hovertemplate": "batch %{customdata[0]}: %{customdata[2]}, %{customdata[1]}, "
+        "%{customdata[3]} per GPU<extra>" + name + "</extra>",
+        "marker": marker,
+        "line": {"color": COLOURS[0], "width": 2},
+    }

@@ -1,0 +1,297 @@
+"use strict";
+// Draws views that were made in Python: every number and word comes from there. Text is set as text, never as HTML.
+(() => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 820px)");
+  const DELAY_MS = 250;
+  let shown = null;
+  let pending = null;
+  let timer = null;
+
+  function element(tag, properties = {}, children = []) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name in made) made[name] = value;
+      else made.setAttribute(name, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  // -- figures ------------------------------------------------------------------------------------------------
+
+  function theme() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    return { ink: colour("--ink"), muted: colour("--bar"), paper: colour("--paper"), line: colour("--line"), text: colour("--muted") };
+  }
+
+  function painted(value, colours) {
+    if (typeof value === "string") return ["ink", "muted", "paper"].includes(value) ? colours[value] : value;
+    if (Array.isArray(value)) return value.map((item) => painted(item, colours));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, painted(item, colours)]));
+    }
+    return value;
+  }
+
+  function draw(place, figure, more = []) {
+    const colours = theme();
+    const data = painted([...figure.data, ...more], colours);
+    const layout = painted(figure.layout, colours);
+    const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true };
+    layout.xaxis = { ...axis, ...layout.xaxis };
+    layout.yaxis = { ...axis, ...layout.yaxis };
+    const long = data.length > 6;
+    Object.assign(layout, {
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: colours.ink, size: narrow.matches ? 11 : 12.5, family: "system-ui, sans-serif" },
+      margin: { l: 8, r: 12, t: layout.title ? 40 : 12, b: 8 },
+      legend: { orientation: "h", x: 0, xanchor: "left", y: -0.02, yref: "container", yanchor: "bottom", font: { size: narrow.matches ? 10.5 : 12 } },
+      hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink },
+      height: layout.height + (narrow.matches && long ? 90 : 0) + legendHeight(data),
+      dragmode: false,
+    });
+    if (layout.title) Object.assign(layout.title, { x: 0, xanchor: "left", xref: "paper", font: { size: narrow.matches ? 10.5 : 13 } });
+    layout.margin.b = 46 + legendHeight(data);
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", figure.alt);
+    window.Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
+  }
+
+  function legendHeight(data) {
+    const perRow = narrow.matches ? 2 : 4;
+    return 22 * Math.ceil(data.length / perRow);
+  }
+
+  // -- parts of a card ----------------------------------------------------------------------------------------
+
+  const makers = {
+    text: (part) => element("p", { className: `text${part.alarm ? " alarm" : ""}`, textContent: part.text }),
+    code: (part) => element("code", { className: "command", textContent: part.text }),
+    tiles: (part) =>
+      element("dl", { className: "tiles" }, part.tiles.map((tile) =>
+        element("div", {}, [
+          element("dt", { textContent: tile.name }),
+          element("dd", { textContent: tile.value, className: tile.alarm ? "alarm" : "" }),
+        ]))),
+    table: (part) => element("div", { className: "scroll" }, [table(part)]),
+    figure: figurePart,
+  };
+
+  function table(part) {
+    const heads = part.columns.map((column) =>
+      element("th", { scope: "col", textContent: column.name, className: column.right ? "right" : "" }));
+    const rows = part.rows.map((row) =>
+      element("tr", { className: row.strong ? "strong" : "" }, row.cells.map((cell, index) =>
+        element(index ? "td" : "th", {
+          textContent: cell.text,
+          className: [part.columns[index].right ? "right" : "", cell.alarm ? "alarm" : ""].join(" ").trim(),
+          ...(index ? {} : { scope: "row" }),
+        }))));
+    const head = heads.some((one) => one.textContent) ? [element("thead", {}, [element("tr", {}, heads)])] : [];
+    return element("table", {}, [...head, element("tbody", {}, rows)]);
+  }
+
+  function figurePart(part) {
+    const place = element("div", { className: "figure", id: `figure-${part.name}` });
+    const parts = part.figure.name ? [element("p", { className: "figure-title", textContent: part.figure.name })] : [];
+    parts.push(place);
+    if (part.figure.table) {
+      parts.push(element("details", {}, [element("summary", { textContent: "The same as a table" }), makers.table(part.figure.table)]));
+    }
+    return element("div", {}, parts);
+  }
+
+  function card(entry) {
+    const title = element("h2", { id: `title-${entry.name}`, textContent: entry.title });
+    const parts = entry.parts.map((part) => {
+      const made = makers[part.kind](part);
+      made.dataset.part = part.name;
+      return made;
+    });
+    return element("section", { className: `card${entry.wide ? " wide" : ""}`, id: `card-${entry.name}`, "aria-labelledby": title.id }, [title, ...parts]);
+  }
+
+  function show(view) {
+    shown = view;
+    document.title = `${view.label} · llm-perf`;
+    for (const old of $("result").querySelectorAll(".figure")) window.Plotly.purge(old);
+    $("result").replaceChildren(...view.cards.map(card));
+    $("result").classList.remove("stale");
+    paint();
+  }
+
+  function paint() {
+    if (shown) {
+      for (const entry of shown.cards) {
+        for (const part of entry.parts) {
+          if (part.kind === "figure") draw($(`figure-${part.name}`), part.figure);
+        }
+      }
+    }
+    const near = ((shown && shown.near) || []).map((point) => ({
+      type: "scatter", mode: "markers", name: point.name, x: [point.measured_s], y: [point.predicted_s],
+      customdata: [point.text], hovertemplate: "%{customdata}<extra></extra>",
+      marker: { size: 18, symbol: "star", color: "ink", line: { width: 1.5, color: "paper" } },
+    }));
+    if (page.accuracy) {
+      $("accuracy").hidden = false;
+      $("accuracy-text").textContent = `${page.accuracy.alt}.`;
+      draw($("figure-accuracy"), page.accuracy, near);
+    }
+  }
+
+  // -- a report: finished views -------------------------------------------------------------------------------
+
+  function address(query) {
+    return `${window.location.pathname}${query ? `?${query}` : ""}${window.location.hash}`;
+  }
+
+  function remember(query, replace) {
+    if (`?${query}` === window.location.search) return;
+    try {
+      if (replace) window.history.replaceState(null, "", address(query));
+      else window.history.pushState(null, "", address(query));
+    } catch (error) {
+      if (error.name !== "SecurityError") throw error; // a page without an address of its own keeps no state
+    }
+  }
+
+  function report() {
+    const views = page.views;
+    const chosen = () => {
+      const wanted = Number(new URLSearchParams(window.location.search).get("result") || 1);
+      return Number.isInteger(wanted) && wanted >= 1 && wanted <= views.length ? wanted : 1;
+    };
+    const select = element("select", { id: "choose-result" }, views.map((view, index) =>
+      element("option", { value: String(index + 1), textContent: `${index + 1}. ${view.label}` })));
+    const turn = () => {
+      select.value = String(chosen());
+      show(views[chosen() - 1]);
+    };
+    select.addEventListener("change", () => {
+      remember(new URLSearchParams({ result: select.value }).toString(), false);
+      show(views[Number(select.value) - 1]);
+    });
+    $("chooser").append(element("label", { textContent: "Result" }, [select]));
+    $("chooser").hidden = views.length < 2;
+    window.addEventListener("popstate", turn);
+    turn();
+  }
+
+  // -- live: questions to the server --------------------------------------------------------------------------
+
+  function control(entry) {
+    const attributes = { id: `control-${entry.name}`, name: entry.name };
+    const made = entry.kind === "number"
+      ? element("input", { ...attributes, type: "number", min: "1", step: "1", inputMode: "numeric", placeholder: String(entry.default), autocomplete: "off" })
+      : element("select", attributes, entry.choices.map((one) => element("option", { value: one.value, textContent: one.text })));
+    return element("label", { textContent: entry.label }, [made]);
+  }
+
+  function query() {
+    const given = new URLSearchParams(window.location.search);
+    return [...given].length ? given : new URLSearchParams(page.options.start);
+  }
+
+  function fill(given) {
+    const known = new Set(page.options.controls.map((entry) => entry.name));
+    for (const entry of page.options.controls) {
+      const field = $(`control-${entry.name}`);
+      const value = given.get(entry.name) || "";
+      if (entry.kind === "choice" && ![...field.options].some((option) => option.value === value)) {
+        field.append(element("option", { value, textContent: value || "choose" }));
+      }
+      field.value = value;
+    }
+    const others = [...given].filter(([name]) => !known.has(name));
+    $("others").replaceChildren(...others.map(([name, value]) => {
+      const remove = element("button", { type: "button", textContent: `${name} = ${value} ✕`, "aria-label": `Remove ${name} = ${value}` });
+      remove.addEventListener("click", () => {
+        given.delete(name);
+        remember(given.toString(), false);
+        fill(given);
+        ask(given);
+      });
+      return remove;
+    }));
+  }
+
+  function entered() {
+    const given = query();
+    for (const entry of page.options.controls) {
+      const value = $(`control-${entry.name}`).value.trim();
+      if (value) given.set(entry.name, value);
+      else given.delete(entry.name);
+    }
+    return given;
+  }
+
+  function changed() {
+    clearTimeout(timer);
+    const given = entered();
+    remember(given.toString(), false);
+    ask(given);
+  }
+
+  async function ask(given) {
+    if (pending) pending.abort();
+    const own = new AbortController();
+    pending = own;
+    $("status").textContent = "Predicting …";
+    try {
+      const answer = await fetch(`api/view?${given}`, { signal: own.signal, headers: { Accept: "application/json" } });
+      const found = await answer.json();
+      if (own.signal.aborted) return;
+      if (answer.ok) {
+        show(found);
+        tell(found.label, null);
+      } else {
+        tell("", found.error);
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      tell("", "The server does not answer: is llm-perf serve still running?");
+    }
+  }
+
+  function tell(status, error) {
+    $("status").textContent = status ? `Predicted: ${status}` : "";
+    $("error").textContent = error || "";
+    $("error").hidden = !error;
+    $("result").classList.toggle("stale", Boolean(error));
+    for (const entry of page.options.controls) {
+      const named = Boolean(error) && (error.includes(`--${entry.name.replaceAll("_", "-")}'`) || error.startsWith(entry.name));
+      $(`control-${entry.name}`).setAttribute("aria-invalid", String(named));
+    }
+  }
+
+  function serve() {
+    const form = $("question");
+    form.append(...page.options.controls.map(control), element("div", { className: "other", id: "others" }));
+    form.hidden = false;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("change", changed);
+    form.addEventListener("input", (event) => {
+      if (event.target.type !== "number") return;
+      clearTimeout(timer);
+      timer = setTimeout(changed, DELAY_MS);
+    });
+    const turn = () => {
+      fill(query());
+      ask(query());
+    };
+    window.addEventListener("popstate", turn);
+    turn();
+  }
+
+  dark.addEventListener("change", paint);
+  narrow.addEventListener("change", paint);
+  $("footer").textContent = `llm-perf ${page.version}. Predictions; the published runs beside them are measurements with a source each.`;
+  if (page.mode === "serve") serve();
+  else report();
+})();
