@@ -7,6 +7,8 @@ JOBS   ?= 2
 
 # Headers that DeepSpeed's NVMe offload is compiled with; missing, they are installed where apt-get is at hand.
 LIBAIO ?= /usr/include/libaio.h
+# The browser that tests drive; missing, it is installed likewise.
+CHROMIUM ?= /usr/bin/chromium
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 BIN := $(VENV)/bin
@@ -38,7 +40,7 @@ help:
 demo: $(VENV)/.base
 	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
 
-test: lint ops
+test: lint ops | $(CHROMIUM)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 run-demo: ops
@@ -56,6 +58,10 @@ ops: $(VENV)/.dev | $(LIBAIO)
 $(LIBAIO):
 	$(SUDO) apt-get update -qq
 	$(SUDO) apt-get install -qq -y --no-install-recommends libaio-dev
+
+$(CHROMIUM):
+	$(SUDO) apt-get update -qq
+	$(SUDO) apt-get install -qq -y --no-install-recommends chromium
 
 # For a GPU machine without a network (docs/gpu_session.md): pure Python, but for what is compiled for its interpreter.
 WHEELS_PYTHON ?= 3.12

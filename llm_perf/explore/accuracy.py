@@ -23,7 +23,7 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     within = sum(1 / _BAND <= row["predicted_s"] / row["measured_s"] <= _BAND for row in shown)
     diagonal = {
         "type": "scatter", "mode": "lines", "name": "predicted = measured", "x": [low, high], "y": [low, high],
-        "line": {"color": "ink", "width": 1}, "hoverinfo": "skip",
+        "line": {"color": "@ink", "width": 1}, "hoverinfo": "skip",
     }  # fmt: skip
     return {
         "data": [diagonal, *(_class(name, number, shown) for number, name in enumerate(classes))],
@@ -58,11 +58,11 @@ def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, 
         "customdata": [_words(row) for row in own],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
-            "color": "ink" if colour == "#000000" else colour,
+            "color": "@ink" if colour == "#000000" else colour,
             "symbol": _SYMBOLS[number % len(_SYMBOLS)],
             "size": 7,
             "opacity": 0.75,
-            "line": {"width": 0.4, "color": "paper"},
+            "line": {"width": 0.4, "color": "@paper"},
         },
     }
 

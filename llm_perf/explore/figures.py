@@ -1,6 +1,6 @@
 """The figures of one prediction as Plotly figures: plain dictionaries, drawn in the browser.
 
-A colour may be ``ink``, ``muted`` or ``paper``: the page puts in what its light or dark style has. Labels are made by the
+A colour may be ``@ink``, ``@muted`` or ``@paper``: the page puts in what its light or dark style has. Labels are made by the
 functions that the command line prints with.
 """
 
@@ -26,10 +26,10 @@ _MEMORY: Final = (
     ("KV cache", "kv_cache_bytes", COLOURS[1]),
     ("activations", "activations_bytes", COLOURS[2]),
     ("buffers", "buffers_bytes", COLOURS[4]),
-    ("context, reserve", "reserved_bytes", "muted"),
+    ("context, reserve", "reserved_bytes", "@muted"),
 )
-_TEXT_FROM: Final = 0.06
-"""Least share of a bar that has room for its label."""
+_BAR: Final = 0.42
+"""Height of a bar, as a share of the distance between two."""
 
 
 def all_figures(result: InferenceResult) -> dict[str, Any]:
@@ -65,16 +65,16 @@ def memory_figure(result: InferenceResult) -> dict[str, Any]:
         "data": data,
         "layout": {
             "barmode": "stack",
-            "height": 120 + 56 * len(tiers),
+            "height": 72 * len(tiers),
             "xaxis": {"title": {"text": "% of what is usable"}, "range": [0, 1.04 * end], "ticksuffix": " %"},
-            "yaxis": {"automargin": True, "ticksuffix": " "},
+            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(tiers) - 0.35]},
             "shapes": [
                 {"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 1, "yref": "paper",
-                 "line": {"color": "ink", "width": 2, "dash": "dot"}}
+                 "line": {"color": "@ink", "width": 2, "dash": "dot"}}
             ],
             "annotations": [
-                _over_bar(name, f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}")
-                for name, parts in tiers
+                _over_bar(number, f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}")
+                for number, (_, parts) in enumerate(tiers)
             ],
         },
         "alt": "; ".join(
@@ -105,15 +105,16 @@ def _bar(name: str, colour: str, places: list[str], shares: list[float], hover: 
         "x": shares,
         "customdata": hover,
         "hovertemplate": "%{y}: %{customdata} (%{x:.1f} %)<extra></extra>",
-        "marker": {"color": colour, "line": {"width": 0.5, "color": "paper"}},
-        "width": 0.5,
+        "marker": {"color": colour, "line": {"width": 0.5, "color": "@paper"}},
+        "width": _BAR,
     }
 
 
-def _over_bar(place: str, text: str) -> dict[str, Any]:
+def _over_bar(number: int, text: str) -> dict[str, Any]:
+    """Words above the bar at a place, counted from below."""
     return {
-        "x": 0, "y": place, "xanchor": "left", "yanchor": "bottom", "yshift": 15, "text": text,
-        "showarrow": False, "font": {"size": 12, "color": "ink"},
+        "x": 0, "y": number + _BAR / 2 + 0.02, "xanchor": "left", "yanchor": "bottom", "text": text,
+        "showarrow": False, "font": {"color": "@ink"},
     }  # fmt: skip
 
 
@@ -139,12 +140,12 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         "data": data,
         "layout": {
             "barmode": "stack",
-            "height": 130 + 56 * len(phases),
+            "height": 72 * len(phases),
             "xaxis": {"title": {"text": "% of the phase"}, "range": [0, 100], "ticksuffix": " %"},
-            "yaxis": {"automargin": True, "ticksuffix": " "},
+            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
             "annotations": [
-                _over_bar(name, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")
-                for name, phase in phases
+                _over_bar(number, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")
+                for number, (_, phase) in enumerate(phases)
             ],
         },
         "alt": "; ".join(
@@ -160,8 +161,8 @@ def _share(phase: Phase, part: str) -> float:
 
 def part_colour(part: str) -> str:
     """The colour of a part of a breakdown in every picture of the project; black is the page's ink."""
-    colour = STYLED[part][1] if part in STYLED else "muted"
-    return "ink" if colour == "#000000" else colour
+    colour = STYLED[part][1] if part in STYLED else "@muted"
+    return "@ink" if colour == "#000000" else colour
 
 
 # -- roofline -------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
     low = min([knee / 4, *(one.intensity for one in points)]) / 2
     high = max([knee * 4, *(one.intensity for one in points)]) * 2
     roof = {
-        "type": "scatter", "mode": "lines", "name": "roof", "line": {"color": "ink", "width": 2},
+        "type": "scatter", "mode": "lines", "name": "roof", "line": {"color": "@ink", "width": 2},
         "x": [low, knee, high], "y": [low * bandwidth / 1e12, peak / 1e12, peak / 1e12], "hoverinfo": "skip",
     }  # fmt: skip
     title = f"{gpu.name}: {peak / 1e12:,.4g} TFLOP/s in {dtype}, {bandwidth / 1e9:,.4g} GB/s"
@@ -240,6 +241,6 @@ def _operations(phase: str, points: list[Operation]) -> dict[str, Any]:
         "%{customdata[3]} bytes<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
         "marker": {
             "size": 11, "color": colours, "symbol": "circle" if phase == "prefill" else "circle-open",
-            "line": {"width": 2 if phase == "decode" else 1, "color": colours if phase == "decode" else "paper"},
+            "line": {"width": 2 if phase == "decode" else 1, "color": colours if phase == "decode" else "@paper"},
         },
     }  # fmt: skip

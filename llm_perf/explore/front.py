@@ -47,7 +47,7 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
     fits = found.feasible
     data = [
         _points("fits", found, times, fits, {"color": COLOURS[0], "size": 9}, lines=True),
-        _points("does not fit", found, times, ~fits, {"color": "muted", "size": 9, "symbol": "x"}),
+        _points("does not fit", found, times, ~fits, {"color": "@muted", "size": 9, "symbol": "x"}),
         _points(
             "this batch",
             found,
@@ -56,21 +56,12 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
             {"color": COLOURS[3], "size": 17, "symbol": "circle-open", "line": {"width": 3}},
         ),
     ]
-    wide = float(times.max() / times.min()) > 20
     return {
         "data": [trace for trace in data if trace["x"]],
         "layout": {
-            "height": 380,
-            "xaxis": {
-                "title": {"text": f"{what} (s)"},
-                "type": "log" if wide else "linear",
-                "rangemode": "tozero",
-            },
-            "yaxis": {
-                "title": {"text": "tokens per second"},
-                "type": "log" if wide else "linear",
-                "rangemode": "tozero",
-            },
+            "height": 320,
+            "xaxis": {"title": {"text": f"{what} (s)"}, **_axis(times)},
+            "yaxis": {"title": {"text": "tokens per second"}, **_axis(found.throughput_tokens_per_s)},
         },
         "table": table(
             ("batch", "prefill", what, "throughput", "memory per GPU", "fits"),
@@ -78,6 +69,16 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
         ),
         "alt": f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
     }
+
+
+def _axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """From zero; logarithmic over a wide range, around the values where they hardly differ."""
+    low, high = float(values.min()), float(values.max())
+    if high > 20 * low:
+        return {"type": "log", "dtick": 1, "exponentformat": "power"}
+    if high < 1.25 * low:
+        return {"range": [0.7 * low, 1.15 * high]}
+    return {"rangemode": "tozero"}
 
 
 def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:

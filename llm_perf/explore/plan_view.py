@@ -100,7 +100,7 @@ def front_figure(answer: PlanAnswer) -> dict[str, Any]:
         data.append(
             {"type": "scatter", "mode": "markers", "name": "best that meets the targets", "x": [_time(best)],
              "y": [best.measures[measure]], "hoverinfo": "skip",
-             "marker": {"size": 20, "symbol": "circle-open", "color": "ink", "line": {"width": 2}}}
+             "marker": {"size": 20, "symbol": "circle-open", "color": "@ink", "line": {"width": 2}}}
         )  # fmt: skip
     limits = [target.limit for target in question.targets if target.name == "tpot"]
     times = [_time(candidate) for candidate in answer.front]
@@ -113,7 +113,7 @@ def front_figure(answer: PlanAnswer) -> dict[str, Any]:
             "yaxis": {"title": {"text": LABELS[question.objective]}, "type": _scale(values)},
             "shapes": [
                 {"type": "line", "x0": limit, "x1": limit, "y0": 0, "y1": 1, "yref": "paper",
-                 "line": {"color": "ink", "width": 1.5, "dash": "dash"}}
+                 "line": {"color": "@ink", "width": 1.5, "dash": "dash"}}
                 for limit in limits
             ],
         },
@@ -135,7 +135,7 @@ def _points(gpu: str, number: int, measure: str, answer: PlanAnswer) -> dict[str
         "marker": {
             "size": 9,
             "symbol": _SYMBOLS[number % len(_SYMBOLS)],
-            "color": "ink" if colour == "#000000" else colour,
+            "color": "@ink" if colour == "#000000" else colour,
         },
     }
 

@@ -39,8 +39,9 @@ def _figure(name: str, spans: list[Span], cut: bool) -> dict[str, Any]:
         ],
         "layout": {
             "barmode": "overlay",
-            "height": 150 + 34 * len(tracks),
+            "height": 40 * len(tracks),
             "xaxis": {"title": {"text": f"{unit} since the pass began{part}"}, "range": [0, end * scale]},
+            "tracks": tracks[::-1],
             "yaxis": {
                 "automargin": True,
                 "categoryorder": "array",
@@ -66,10 +67,10 @@ def _work(name: str, colour: str, spans: list[Span], scale: float) -> dict[str, 
         ],
         "hovertemplate": f"{PARTS.get(name, name)}%{{customdata[1]}}: %{{customdata[0]}}<extra></extra>",
         "marker": {"color": colour, "line": {"width": 0}},
-        "width": 0.7,
+        "width": 0.6,
     }
 
 
 def _colour(name: str, names: list[str]) -> str:
     colour = STYLED[name][1] if name in STYLED else COLOURS[names.index(name) % len(COLOURS)]
-    return "ink" if colour == "#000000" else colour
+    return "@ink" if colour == "#000000" else colour

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("config", "counts", "hardware", "systems", "analysis", "search", "report", "api", "cli")
+ROOMS = ("config", "counts", "hardware", "systems", "analysis", "search", "report", "api", "explore", "cli")
 """Of llm_perf, in the order of a prediction: a room may import itself and those before it."""
 EVERYWHERE = {"", "errors", "__main__"}
 """Modules of llm_perf beside the rooms: the package itself and its errors, which import no room."""
 HEAVY = {
     "accelerate", "dask", "deepspeed", "distributed", "huggingface_hub", "matplotlib", "pandas", "plotly", "pyarrow", "scipy",
-    "sklearn", "torch", "transformers",
+    "sklearn", "starlette", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 PACKAGES = ("llm_perf", "calibrate")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -29,7 +29,7 @@
   }
 
   function painted(value, colours) {
-    if (typeof value === "string") return ["ink", "muted", "paper"].includes(value) ? colours[value] : value;
+    if (typeof value === "string") return value.startsWith("@") ? colours[value.slice(1)] : value;
     if (Array.isArray(value)) return value.map((item) => painted(item, colours));
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, painted(item, colours)]));
@@ -44,27 +44,36 @@
     const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true };
     layout.xaxis = { ...axis, ...layout.xaxis };
     layout.yaxis = { ...axis, ...layout.yaxis };
-    const long = data.length > 6;
+    const legend = 20 * Math.ceil(data.length / (narrow.matches ? 1 : Math.max(Math.floor(place.clientWidth / 190), 1))) + 8;
+    const margin = { l: 8, r: 14, t: layout.title ? 40 : 12, b: 52 + legend };
     Object.assign(layout, {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colours.ink, size: narrow.matches ? 11 : 12.5, family: "system-ui, sans-serif" },
-      margin: { l: 8, r: 12, t: layout.title ? 40 : 12, b: 8 },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: -0.02, yref: "container", yanchor: "bottom", font: { size: narrow.matches ? 10.5 : 12 } },
-      hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink },
-      height: layout.height + (narrow.matches && long ? 90 : 0) + legendHeight(data),
+      margin,
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom", traceorder: "normal", font: { size: 11.5 } },
+      hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink, align: "left" },
+      height: layout.height + margin.t + margin.b,
       dragmode: false,
     });
+    layout.xaxis.title = { standoff: 8, ...layout.xaxis.title, font: { size: 12 } };
+    if (layout.yaxis.title) layout.yaxis.title = { ...layout.yaxis.title, font: { size: 12 } };
     if (layout.title) Object.assign(layout.title, { x: 0, xanchor: "left", xref: "paper", font: { size: narrow.matches ? 10.5 : 13 } });
-    layout.margin.b = 46 + legendHeight(data);
+    if (layout.tracks && narrow.matches) nameTracksInside(layout, colours);
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", figure.alt);
     window.Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
   }
 
-  function legendHeight(data) {
-    const perRow = narrow.matches ? 2 : 4;
-    return 22 * Math.ceil(data.length / perRow);
+  // On a phone the names of tracks stand above their bars: beside them, they would leave no room.
+  function nameTracksInside(layout, colours) {
+    layout.height += 14 * layout.tracks.length;
+    layout.yaxis.showticklabels = false;
+    layout.yaxis.range = [-0.5, layout.tracks.length - 0.2];
+    layout.annotations = layout.tracks.map((track, number) => ({
+      x: 0, y: number + 0.34, xref: "paper", xanchor: "left", yanchor: "bottom", text: track, showarrow: false,
+      font: { color: colours.ink, size: 10.5 },
+    }));
   }
 
   // -- parts of a card ----------------------------------------------------------------------------------------
@@ -136,7 +145,7 @@
     const near = ((shown && shown.near) || []).map((point) => ({
       type: "scatter", mode: "markers", name: point.name, x: [point.measured_s], y: [point.predicted_s],
       customdata: [point.text], hovertemplate: "%{customdata}<extra></extra>",
-      marker: { size: 18, symbol: "star", color: "ink", line: { width: 1.5, color: "paper" } },
+      marker: { size: 18, symbol: "star", color: "@ink", line: { width: 1.5, color: "@paper" } },
     }));
     if (page.accuracy) {
       $("accuracy").hidden = false;

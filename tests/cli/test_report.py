@@ -1,0 +1,195 @@
+"""``llm-perf report``: one page that needs nothing else, whose numbers are those of the files and of the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.explore.view import Prediction, prediction_view
+
+DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """The data that stands in a page."""
+    text = page.read_text("utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    data = json.loads(found[1])
+    assert isinstance(data, dict)
+    return data
+
+
+def words_of(view: dict[str, Any]) -> str:
+    """Every text and cell of a view."""
+    found = []
+    for card in view["cards"]:
+        for part in card["parts"]:
+            found += part.get("text", "").splitlines()
+            found += [cell["text"] for row in part.get("rows", ()) for cell in row["cells"]]
+            found += [tile["value"] for tile in part.get("tiles", ())]
+    return "\n".join(found)
+
+
+@pytest.fixture
+def stored(llm_perf: Any, folder: Path) -> Any:
+    def store(name: str, *arguments: str) -> str:
+        (folder / name).write_text(llm_perf(*arguments, "--json").out)
+        return name
+
+    return store
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        DEMO,
+        ("--model", "llama-3.1-70b", "--gpu", "h100-sxm-80gb"),
+        (
+            "--model",
+            "llama-3.1-70b",
+            "--gpu",
+            "h200",
+            "--tp-size",
+            "4",
+            "--quant-bits",
+            "8",
+            "--batch-size",
+            "16",
+        ),
+        ("--model", "opt-30b", "--gpu", "t4", "--system", "flexgen"),
+        ("--model", "opt-1.3b", "--gpu", "t4", "--gen-len", "1"),
+    ],
+)
+def test_a_view_is_what_infer_prints(llm_perf: Any, flags: tuple[str, ...]) -> None:
+    from llm_perf.cli.explore_question import question_of
+    from llm_perf.cli.report import prediction_of
+
+    names = [word.removeprefix("--").replace("-", "_") for word in flags[::2]]
+    view = prediction_view(prediction_of(question_of(list(zip(names, flags[1::2], strict=True)))))
+    printed = llm_perf("infer", *flags)
+    object_ = llm_perf("infer", *flags, "--json").json
+    for found in (view["result"], object_):  # specs go by the names that people gave
+        for name in ("model", "gpu", "host"):
+            found["inputs"].pop(name)
+    assert view["result"] == object_
+    squeezed = " ".join(printed.out.split())
+    for card in view["cards"]:
+        for part in card["parts"]:
+            for row in part.get("rows", ()):
+                for cell in row["cells"]:
+                    assert " ".join(cell["text"].split()) in squeezed
+
+
+def test_front_holds_the_prediction_of_each_batch(llm_perf: Any) -> None:
+    view = prediction_view(Prediction.of(InferenceInputs(model="opt-1.3b", gpu="t4", batch_size=3)))
+    figure = next(part for card in view["cards"] for part in card["parts"] if part["name"] == "front")[
+        "figure"
+    ]
+    rows = [[cell["text"] for cell in row["cells"]] for row in figure["table"]["rows"]]
+    assert {"1", "2", "3", "4", "8"} <= {row[0] for row in rows}
+    assert {row[-1] for row in rows} == {"yes", "no"}
+    for row in rows[:4]:
+        printed = llm_perf(
+            "infer", "--model", "opt-1.3b", "--gpu", "t4", "--batch-size", row[0].replace(",", "")
+        ).out
+        for cell in row[1:5]:
+            assert cell in printed, (row, printed)
+
+
+def test_a_page_of_each_kind_of_result(llm_perf: Any, stored: Any, folder: Path) -> None:
+    one = stored("one.json", "infer", *DEMO)
+    two = stored("two.json", "infer", "--model", "llama-3.1-70b", "--gpu", "h200", "--gpu", "h100-sxm-80gb")
+    plan = stored("plan.json", "plan", "--model", "opt-1.3b", "--target", "tpot<50ms", "--gpus", "t4,l4")
+    (folder / "run.log").write_text(json.loads((folder / one).read_text())["benchmark_log"])
+    done = llm_perf("report", one, two, plan, "--html", "out/page.html")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "page written to out/page.html\n"
+    data = data_of(folder / "out" / "page.html")
+    kinds = [view["kind"] for view in data["views"]]
+    assert kinds == ["prediction"] * 3 + ["plan"] + ["prediction"] * (len(kinds) - 4)
+    assert len(kinds) > 4
+    assert data["views"][0]["result"] == json.loads((folder / one).read_text())
+    comparison = json.loads((folder / two).read_text())["comparison"]
+    assert [view["result"] for view in data["views"][1:3]] == comparison
+    assert "Does not fit" in words_of(data["views"][2])
+    best = json.loads((folder / plan).read_text())["best"][0]
+    assert best["inputs"]["gpu"] in words_of(data["views"][3])
+    assert data["views"][4]["result"]["inputs"] == best["inputs"]
+
+
+def test_the_page_loads_nothing_from_anywhere(llm_perf: Any, stored: Any, folder: Path) -> None:
+    assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
+    page = (folder / "page.html").read_text("utf-8")
+    assert not re.findall(r"""<(?:script|link|img|iframe)[^>]*\s(?:src|href)=["'](?!data:)""", page)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert "connect-src 'none'" in policy[1]
+
+
+def test_published_runs_are_the_committed_ones(llm_perf: Any, stored: Any, folder: Path) -> None:
+    assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
+    figure = data_of(folder / "page.html")["accuracy"]
+    points = [point for trace in figure["data"][1:] for point in trace["x"]]
+    assert len(points) > 900
+    assert "row 1504" in json.dumps(figure)
+
+
+def test_a_stored_figure_that_is_no_longer_predicted_is_said(
+    llm_perf: Any, stored: Any, folder: Path
+) -> None:
+    name = stored("one.json", "infer", *DEMO)
+    found = json.loads((folder / name).read_text())
+    found["total"]["latency_s"] = 4000.0
+    (folder / name).write_text(json.dumps(found))
+    assert llm_perf("report", name, "--html", "page.html").code == 0
+    assert "one.json says 4,000 s (67 min)" in words_of(data_of(folder / "page.html")["views"][0])
+
+
+def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
+    from llm_perf.explore.page import report_page
+
+    view = prediction_view(Prediction.of(InferenceInputs(model="opt-1.3b", gpu="t4")))
+    view["label"] = "</script><script>alert(1)</script><!--"
+    page = folder / "page.html"
+    page.write_text(report_page([view], None))
+    assert data_of(page)["views"][0]["label"] == view["label"]
+    assert "alert(1)</script>" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "malformed JSON"),
+        ("[1]", "expected one JSON object"),
+        ("{}", "is no result of llm-perf infer --json, plan --json or calibrate --run"),
+        ('{"inputs": {"model": "opt-1.3b", "gpu": "nope"}, "prefill": {}}', "unknown GPU 'nope'"),
+        ('{"inputs": {"model": "opt-1.3b", "gpu": "t4", "batch_size": 0}, "prefill": {}}', "batch_size"),
+        ('{"best": [], "front": []}', "is no complete plan"),
+        (
+            '{"best": [], "front": [{}], "nearest": null, "question": {"model": "opt-1.3b"}}',
+            "is no complete plan",
+        ),
+        ('{"comparison": []}', "'comparison' must be a list of results"),
+        ('{"run": {}, "status": "running"}', "bad.json"),
+    ],
+)
+def test_wrong_files(llm_perf: Any, folder: Path, content: str, message: str) -> None:
+    (folder / "bad.json").write_text(content)
+    assert message in llm_perf("report", "bad.json", "--html", "page.html").error
+    assert not (folder / "page.html").exists()
+
+
+def test_wrong_arguments(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("one.json", "infer", *DEMO)
+    assert "Missing argument" in llm_perf("report", "--html", "page.html").error
+    assert "--html" in llm_perf("report", name).error
+    assert "is no file" in llm_perf("report", name, "--html", ".").error
+    assert "missing.json" in llm_perf("report", "missing.json", "--html", "page.html").error
+    assert [path.name for path in folder.iterdir()] == [name]
