@@ -3,7 +3,7 @@
 A page asks for it with a comment on a line of its own, invisible where Markdown is shown as it is:
 
 - ``<!-- constants: NAME -->``: the constants of a system (or ``training/NAME``) with range and source, from its YAML;
-- ``<!-- accuracy: NAME -->``: how the system's published runs are predicted, from `tests/published/predictions.csv`;
+- ``<!-- accuracy: NAME -->``: how the system's published runs are predicted, from `calibrate/measurements/predictions.csv`;
 - ``<!-- systems -->``: all systems, ``<!-- commands -->``: all commands with their flags, from the command line itself.
 
 The contributor's guide and the changelog become pages; links to other files outside ``docs/`` become their names.
@@ -58,6 +58,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001 - mkdocs' names
     """Drop Sphinx' roles, which docstrings use and Markdown does not know."""
     return _ROLE.sub(r"\1", html)
+
+
+def on_post_build(config: Any) -> None:
+    """Lay the search index beside itself as a script: from the disk, browsers load scripts but no data."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text("utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", "utf-8")
 
 
 def _link(match: re.Match[str], folder: str, page_folder: str) -> str:
@@ -164,7 +171,7 @@ def _predictions() -> Iterable[dict[str, str]]:
     from calibrate.published import load_measurements
 
     systems_of = {("inference", run.row_id): run.system for run in load_measurements()}
-    with (ROOT / "tests" / "published" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "calibrate" / "measurements" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield row | {"system": systems_of.get((row["table"], int(row["row_id"])), "training")}
 
