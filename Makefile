@@ -86,7 +86,7 @@ accuracy: $(VENV)/.base
 # Needs no network, and neither does looking at it.
 docs: $(VENV)/.dev
 	$(BIN)/python -m mkdocs build --strict --quiet
-	@echo "site/index.html; with search: python3 -m http.server -b 127.0.0.1 -d site"
+	@echo "site/index.html"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
