@@ -11,8 +11,9 @@ from calibrate.validate import CLASSES, Validation, validate
 from calibrate.validation.operators import SIZES, operator_residuals
 from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
 from llm_perf.config.scenario import Scenario
+from llm_perf.systems.registry import STACKS
 
-__all__ = ["accuracy_page"]
+__all__ = ["accuracy_page", "resident_table"]
 
 _OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
     "gemm": ("matrix products", "rows", 1),
@@ -22,6 +23,9 @@ _OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
 """Operation -> what it is called, what its size is, and one unit of that."""
 
 _SYSTEMS_WITHOUT_FIT: Final = "nothing would be left to fit"
+_RESIDENT: Final = (*STACKS, "accelerate", "llama_cpp")
+_GROUPINGS: Final = ("gpu", "family")
+"""What the page shows left out; ``docs/accuracy_resident.md`` has models as well."""
 
 
 def accuracy_page(found: Validation, leave_out: str) -> str:
@@ -34,6 +38,27 @@ def accuracy_page(found: Validation, leave_out: str) -> str:
     rows = list(csv.DictReader(leave_out.splitlines()))
     return "\n".join([_HEAD, *_classes(found), _RELATIVES, *_relatives(found), _LEFT_OUT, *_left_out(rows), _OPERATORS,
                       *_operators()]) + "\n"  # fmt: skip
+
+
+def resident_table(leave_out: str) -> str:
+    """What the resident stacks are worth without each GPU and each model in turn, one line per class.
+
+    Args:
+        leave_out: The CSV that ``bench/leave_out.py`` writes.
+    """
+    lines = [
+        "| stack | left out | class | rows | as shipped | refit to all | left out |",
+        "| --- | --- | --- | --: | --: | --: | --: |",
+    ]
+    for row in csv.DictReader(leave_out.splitlines()):
+        wanted = row["leave_out"] in ("gpu", "model") and row["class"] in CLASSES
+        if not wanted or row["system"] not in _RESIDENT or row["class"].startswith("offload"):
+            continue
+        figures = " | ".join(_number(float(row[column])) for column in ("shipped", "refit", "left_out"))
+        lines.append(
+            f"| `{row['system']}` | {row['leave_out']} | {row['class']} | {row['rows']} | {figures} |"
+        )
+    return "\n".join(lines)
 
 
 _HEAD = """# Accuracy without calibration
@@ -110,10 +135,11 @@ of the YAML files, which know all runs. `bench/leave_out.py` writes the figures 
 | --- | --- | --: | --: | --: | --: | --: |"""
 
 
-def _left_out(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def _left_out(found: Sequence[Mapping[str, str]]) -> list[str]:
+    rows = [row for row in found if row["leave_out"] in _GROUPINGS]
     lines = []
     for name in CLASSES:
-        for leave in ("gpu", "family"):
+        for leave in _GROUPINGS:
             chosen = [row for row in rows if row["class"] == name and row["leave_out"] == leave]
             if chosen:
                 count = sum(int(row["rows"]) for row in chosen)

@@ -11,9 +11,11 @@ import pytest
 
 from calibrate.validate import validate
 from calibrate.validation.snapshot import (
+    LEAVE_OUT,
     PAGE,
     PREDICTIONS,
     README,
+    RESIDENT,
     accuracy_files,
     predictions_csv,
     with_table,
@@ -47,8 +49,22 @@ def test_the_committed_predictions_are_those_of_today(found):
 
 def test_the_readme_and_the_page_have_the_figures_of_today(found):
     texts = accuracy_files(ROOT, found)
-    for name in (README, PAGE):
+    for name in (README, PAGE, RESIDENT):
         assert texts[name] == (ROOT / name).read_text("utf-8"), f"{name}: {REMEDY}"
+
+
+def test_the_figures_of_left_out_rows_are_of_todays_constants(found):
+    """What ships in the table of refits is what is predicted today; else `bench/leave_out.py SYSTEM` must run again."""
+    lines = csv.DictReader(io.StringIO((ROOT / LEAVE_OUT).read_text("utf-8")))
+    today = {
+        system: validate(system=system).classes()
+        for system in ("fastertransformer", "vllm", "tensorrt_llm", "gpt_fast", "exllama", "llama_cpp")
+    }
+    shown = [line for line in lines if line["system"] in today and line["class"] not in ("", "all")]
+    assert shown
+    for line in shown:
+        gm = today[line["system"]][line["class"]]["gm"]
+        assert float(line["shipped"]) == pytest.approx(gm, abs=0.005), f"{line['system']}: bench/leave_out.py"
 
 
 def test_a_changed_prediction_changes_the_file(found):
