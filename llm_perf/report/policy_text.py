@@ -41,7 +41,10 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
 
 def command(question: PolicyQuestion, flags: dict[str, Any]) -> str:
     """The ``llm-perf infer`` command that predicts one policy."""
-    named = {"model": question.model, "gpu": question.gpu, "host": question.host, **flags}
+    named = {"model": question.model, "gpu": question.gpu, "host": question.host}
+    if question.total_gpus > 1:
+        named |= {"num_gpus": question.num_gpus, "num_nodes": question.num_nodes}
+    named |= flags
     named |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len, "profile": question.profile}
     named |= {"allow_long_context": True if question.allow_long_context else None}
     words = ["llm-perf infer"]
@@ -76,7 +79,10 @@ def describe(flags: dict[str, Any]) -> str:
 def _title(answer: PolicyAnswer) -> Text:
     question = answer.question
     host = "" if question.host is None else f" (host {question.host})"
-    text = Text.assemble((question.model, "bold"), " on ", (question.gpu, "bold"), host)
+    gpus = question.gpu if question.total_gpus == 1 else f"{question.total_gpus} x {question.gpu}"
+    text = Text.assemble((question.model, "bold"), " on ", (gpus, "bold"), host)
+    if question.num_nodes > 1:
+        text.append(f", {question.num_nodes} nodes")
     text.append(f"\nprompt {question.prompt_len}, generate {question.gen_len}; {_NAMES[question.objective]}")
     if question.max_latency is not None:
         text.append(f", at most {question.max_latency:g} s for a batch")

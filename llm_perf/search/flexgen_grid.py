@@ -33,7 +33,8 @@ _SMALL = 0.015
 class PolicyRows:
     """Policies as columns, one row each (or columns that broadcast). Shares in percent, as FlexGen's flag has them.
 
-    ``weight_4bit``, ``cache_4bit``, ``cpu_attention`` and ``pin_weights`` are true or false.
+    ``weight_4bit``, ``cache_4bit``, ``cpu_attention`` and ``pin_weights`` are true or false. ``micro_batches`` are as many
+    as the pipeline has stages, FlexGen's default.
     """
 
     wg: Number
@@ -48,6 +49,7 @@ class PolicyRows:
     cache_4bit: Number
     cpu_attention: Number
     pin_weights: Number
+    micro_batches: Number
 
     def __len__(self) -> int:
         return len(self.wg)
@@ -55,7 +57,12 @@ class PolicyRows:
     @property
     def batch(self) -> Number:
         """Sequences of the whole policy."""
-        return self.gpu_batch * self.num_gpu_batches
+        return self.sequences * self.num_gpu_batches
+
+    @property
+    def sequences(self) -> Number:
+        """Sequences that one more GPU batch in the blocks adds: one GPU batch in each micro-batch."""
+        return self.gpu_batch * self.micro_batches
 
     def policy(self) -> Policy:
         """The rows as one policy of arrays, its numbers exactly those that the flags of one row give."""
@@ -70,6 +77,7 @@ class PolicyRows:
             kv_bytes=np.where(self.cache_4bit, narrow, 2.0),
             cpu_attention=np.asarray(self.cpu_attention) & (np.asarray(self.cg) < 100),
             pin_weights=self.pin_weights,
+            micro_batches=self.micro_batches,
         )
 
     def take(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> PolicyRows:
@@ -98,8 +106,10 @@ class PolicyRows:
     def flags(self, row: int) -> dict[str, object]:
         """One row under the names of ``llm-perf infer``'s inputs."""
         percent = (self.wg[row], self.wc[row], self.cg[row], self.cc[row], self.hg[row], self.hc[row])
+        stages = int(self.micro_batches[row])
         return {
             "system": "flexgen",
+            **({"pp_size": stages} if stages > 1 else {}),
             "percent": " ".join(f"{share:g}" for share in percent),
             "gpu_batch_size": int(self.gpu_batch[row]),
             "num_gpu_batches": int(self.num_gpu_batches[row]),

@@ -125,6 +125,7 @@ class FlexGenSearch:
         self.prompt_len = float(scenario.workload.prompt_len)
         self.gen_len = float(scenario.workload.gen_len)
         self.cuts = weight_cuts(scenario.model)
+        self.stages = scenario.parallelism.pp_size
         self.searched = 0
 
     # -- the steps ------------------------------------------------------------------------------------------------
@@ -172,6 +173,7 @@ class FlexGenSearch:
             gpu_batch=_axis(sizes, 3),
             num_gpu_batches=_axis(np.ones(1), 3),
             pin_weights=_axis(np.ones(1), 3) > 0,
+            micro_batches=_axis(np.array([float(self.stages)]), 3),
         )
 
     def _fullest(self, grid: PolicyRows, most: Floats) -> PolicyRows:
@@ -249,7 +251,7 @@ class FlexGenSearch:
         more = lines.most > 1
         last[more] = self.estimate(lines.rows.replace(num_gpu_batches=lines.most).take(more))
         best, at = self._reached(lines, first, last)
-        size = lines.rows.gpu_batch * self.gen_len
+        size = lines.rows.sequences * self.gen_len
         ends = (
             np.concatenate((first, last, at)),
             np.concatenate((size / first, size * lines.most / last, best)),
@@ -268,7 +270,7 @@ class FlexGenSearch:
         room = np.where(meets & ~all_meet, limit - first, 0.0) if np.isfinite(limit) else 0.0 * first
         allowed = np.where(all_meet, lines.most, 1 + np.floor(room / slope))
         latency = np.where(all_meet, last, first + slope * (allowed - 1))
-        reached = lines.rows.gpu_batch * allowed * self.gen_len / latency
+        reached = lines.rows.sequences * allowed * self.gen_len / latency
         return np.where(meets, reached, 0.0), np.where(meets, latency, np.inf)
 
     def _neighbours(self, rows: PolicyRows, moves: _Moves) -> PolicyRows:
@@ -299,7 +301,7 @@ class FlexGenSearch:
     def _best_rates(self, lines: _Lines) -> Floats:
         """The best throughput of each line under the latency limit: at 1, at 2, or at the most GPU batches."""
         counts = self._counts(lines, ladder=(1, 2))
-        rates = lines.rows.gpu_batch[:, None] * counts * self.gen_len / _at(lines.times[..., None], counts)
+        rates = lines.rows.sequences[:, None] * counts * self.gen_len / _at(lines.times[..., None], counts)
         return np.asarray(np.where(self._allowed(lines, counts), rates, 0.0).max(axis=1))
 
     def _allowed(self, lines: _Lines, counts: Floats) -> _Bools:
@@ -317,7 +319,7 @@ class FlexGenSearch:
         good = (counts >= 1) & (counts <= lines.most[which])
         which, counts, latency = which[good], counts[good], latency[good]
         self.searched += len(which)
-        rate = lines.rows.gpu_batch[which] * counts * self.gen_len / latency
+        rate = lines.rows.sequences[which] * counts * self.gen_len / latency
         limit = np.inf if self.max_latency_s is None else self.max_latency_s * 1.02
         order = np.argsort(np.where(latency <= limit, -rate, 0.0))[: _MOST_EXACT // 2]
         front = near_front(latency, rate, 0.005)
@@ -352,8 +354,11 @@ class FlexGenSearch:
 
         def seconds(part: PolicyRows) -> Number:
             block = BlockSchedule(self.scenario, self.constants, part.policy())
-            prefill = block.prefill(self.prompt_len, last=steps == 0).latency_s
-            return prefill + steps * block.decode_step(middle).latency_s if steps else prefill
+            # A pipeline's last stage takes a turn for each micro-batch, the first block passes the other stages.
+            prefill = self.stages * block.prefill(self.prompt_len, last=steps == 0).latency_s
+            if self.stages > 1:
+                prefill = prefill + (self.stages - 1) * block.prefill(self.prompt_len, inner=True).latency_s
+            return prefill + steps * self.stages * block.decode_step(middle).latency_s if steps else prefill
 
         self.searched += len(rows)
         return _in_chunks(seconds, rows)

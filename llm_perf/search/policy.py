@@ -36,6 +36,7 @@ class PolicyQuestion(Spec):
     """What ``llm-perf policy`` can be asked, under the names of its flags.
 
     Attributes:
+        num_gpus: GPUs per node: the stages of FlexGen's pipeline, the ranks of ZeRO-Inference. num_nodes: nodes of them.
         system: flexgen, zero_inference, or all of them.
         objective: most tokens per second, least seconds for one batch, or least US dollars per token.
         max_latency: seconds that one batch, prefill and all decode steps, may take.
@@ -50,6 +51,8 @@ class PolicyQuestion(Spec):
     model: Annotated[str, Field(min_length=1)]
     gpu: Annotated[str, Field(min_length=1)]
     host: Annotated[str, Field(min_length=1)] | None = None
+    num_gpus: PositiveInt = 1
+    num_nodes: PositiveInt = 1
     system: Literal["flexgen", "zero_inference", "all"] = "all"
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
@@ -67,6 +70,16 @@ class PolicyQuestion(Spec):
         return ("flexgen", "zero_inference") if self.system == "all" else (self.system,)
 
     @property
+    def total_gpus(self) -> int:
+        """GPUs of the deployment."""
+        return self.num_gpus * self.num_nodes
+
+    @property
+    def flexgen_flags(self) -> dict[str, Any]:
+        """FlexGen with all GPUs as one pipeline."""
+        return {"system": "flexgen"} | ({"pp_size": self.total_gpus} if self.total_gpus > 1 else {})
+
+    @property
     def price(self) -> Price | float | None:
         """What one GPU costs per hour: as told, else by the list of prices; None if that has none or it is nothing."""
         found = gpu_price(get_gpu_config_by_name(self.gpu).name, self.cost_per_gpu_hour, self.prices)
@@ -78,13 +91,15 @@ class PolicyQuestion(Spec):
             model=self.model,
             gpu=self.gpu,
             host=self.host,
+            num_gpus=self.num_gpus if self.total_gpus > 1 else None,
+            num_nodes=self.num_nodes if self.total_gpus > 1 else None,
             prompt_len=self.prompt_len,
             gen_len=self.gen_len,
             cost_per_gpu_hour=self.cost_per_gpu_hour,
             prices=self.prices,
             profile=self.profile,
             allow_long_context=self.allow_long_context,
-            **flags,
+            **(({"batch_size": self.total_gpus} if self.total_gpus > 1 else {}) | flags),
         )
 
 
@@ -156,7 +171,7 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
 
 
 def _flexgen_pool(question: PolicyQuestion) -> _Pool:
-    scenario = build_scenario(question.inputs({"system": "flexgen"}))
+    scenario = build_scenario(question.inputs(question.flexgen_flags))
     search = FlexGenSearch(scenario, question.lossless, question.max_latency)
     found = search.run()
     if found is None:
@@ -248,7 +263,7 @@ def _why_not(question: PolicyQuestion, points: _Points) -> tuple[str, FrontPoint
         )
     text = "not even one sequence fits GPU, host memory and disk"
     if "flexgen" in question.systems:
-        scenario = build_scenario(question.inputs({"system": "flexgen"}))
+        scenario = build_scenario(question.inputs(question.flexgen_flags))
         flags = FlexGenSearch(scenario, question.lossless).least_shortfall().flags(0)
         missing = predict_inference(build_scenario(question.inputs(flags))).reason
         text += f" under any policy; the one that lacks least: {missing}"

@@ -69,24 +69,29 @@ class ZeroSearch:
         most = self._most(scenario, bool(flags["cpu_offload"] or flags["disk_offload"]))
         if not most:
             return None
-        batches = np.append(_LADDER[: np.searchsorted(_LADDER, most)], float(most))
+        batches = self._ranks * np.append(_LADDER[: np.searchsorted(_LADDER, most)], float(most))
         found = self._sweep(scenario, flags, batches)
         if self.max_latency_s is None or found.latency_s[0] > self.max_latency_s:
             return found
         return self._up_to_limit(scenario, flags, found, self.max_latency_s)
 
     @cached_property
+    def _ranks(self) -> int:
+        """GPUs, which take equal parts of a batch."""
+        return build_scenario(self.inputs).parallelism.dp_size
+
+    @cached_property
     def _has_disk(self) -> bool:
         return build_scenario(self.inputs).host.disk is not None
 
     def _most(self, scenario: Scenario, offloaded: bool) -> int:
-        """The largest batch that fits; without offload flags, with all weights on the GPU."""
+        """The largest batch of one rank that fits; without offload flags, with all weights on the GPU."""
         system = get_system(scenario.system)
-        load = Load(1.0, float(self.inputs.prompt_len), float(self.inputs.gen_len))
+        load = Load(float(self._ranks), float(self.inputs.prompt_len), float(self.inputs.gen_len))
         placement = system.place(scenario, load)
         if not offloaded and placement.weights.gpu < 1:
             return 0
-        return min(max_batch_size(system, scenario, load, placement), int(_LADDER[-1]))
+        return min(max_batch_size(system, scenario, load, placement) // self._ranks, int(_LADDER[-1]))
 
     def _sweep(self, scenario: Scenario, flags: dict[str, Any], batches: Floats) -> Settings:
         swept = sweep_inference(scenario, batches, self.inputs.prompt_len, self.inputs.gen_len)
@@ -104,7 +109,8 @@ class ZeroSearch:
         beyond = found.batch[found.batch > meets[-1]]
         if not len(beyond):
             return found
-        between: Floats = np.unique(np.round(np.linspace(meets[-1], beyond[0], 257))).astype(np.float64)
+        steps = np.linspace(meets[-1], beyond[0], 257) / self._ranks
+        between: Floats = self._ranks * np.unique(np.round(steps)).astype(np.float64)
         closer = self._sweep(scenario, flags, between)
         return Settings(
             flags,

@@ -136,3 +136,48 @@ def test_bad_input_is_one_line_and_exit_2(llm_perf, case):
         pytest.importorskip("matplotlib")
     arguments, words = BAD[case]
     assert words.lower() in llm_perf(*arguments).error.lower().replace("--max-latency", "max_latency")
+
+
+@pytest.mark.parametrize("system", ["flexgen", "zero_inference"])
+@pytest.mark.parametrize("gpus", [("--num-gpus", "4"), ("--num-nodes", "4")])
+def test_several_gpus_replay_in_infer_and_fit_no_less(llm_perf, folder, system, gpus):
+    found = llm_perf(*BASE, *gpus, "--system", system, "--json").json
+    assert found["question"]["num_gpus"] * found["question"]["num_nodes"] == 4
+    Path("found.json").write_text(json.dumps(found))
+    again = llm_perf("infer", "--config", "found.json", "--json").json
+    assert again["feasible"]
+    assert again["total"]["latency_s"] == found["latency_s"]
+    assert again["total"]["throughput_tokens_per_s"] == found["throughput_tokens_per_s"]
+    text = " ".join(llm_perf(*BASE, *gpus, "--system", system).out.split())
+    words = shlex.split(text[text.index("llm-perf infer") :])
+    printed = llm_perf(*words[1 : words.index("--gen-len") + 2], "--json").json
+    assert printed["total"]["latency_s"] == found["latency_s"]
+    one = llm_perf(*BASE, "--system", system, "--json").json
+    assert found["throughput_tokens_per_s"] > one["throughput_tokens_per_s"]
+
+
+def test_the_searched_pipeline_is_no_slower_than_the_published_one(llm_perf):
+    """FlexGen's paper, table 3: OPT-30B on four machines with one T4 each, 64 x 3, four micro-batches."""
+    four = ("--num-gpus", "1", "--num-nodes", "4")
+    found = llm_perf(*BASE, *four, "--system", "flexgen", "--lossless", "--json").json
+    policy = ("--percent", "20 80 0 100 0 100", "--gpu-batch-size", "64", "--num-gpu-batches", "3")
+    published = llm_perf(
+        "infer", *BASE[1:], *four, "--system", "flexgen", "--pp-size", "4", *policy, "--json"
+    ).json
+    assert published["feasible"]
+    assert found["throughput_tokens_per_s"] >= published["total"]["throughput_tokens_per_s"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--num-gpus", "0"), "num_gpus must be greater than 0"),
+        (("--num-nodes", "-1"), "num_nodes must be greater than 0"),
+        (("--num-gpus", "5"), "places for 4"),
+    ],
+)
+def test_gpus_that_cannot_be_are_one_line(llm_perf, flags, says):
+    outcome = llm_perf(*BASE, *flags)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert outcome.err.count("\n") == 1
