@@ -41,7 +41,7 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
 
 def command(question: PolicyQuestion, flags: dict[str, Any]) -> str:
     """The ``llm-perf infer`` command that predicts one policy."""
-    named = {"model": question.model, "gpu": question.gpu, "host": question.host}
+    named: dict[str, Any] = {"model": question.model, "gpu": question.gpu, "host": question.host}
     if question.total_gpus > 1:
         named |= {"num_gpus": question.num_gpus, "num_nodes": question.num_nodes}
     named |= flags
