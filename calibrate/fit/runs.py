@@ -168,8 +168,9 @@ def refuse_duplicates(observations: Iterable[Observation]) -> None:
     seen: dict[str, str] = {}
     for one in observations:
         if one.digest and one.digest in seen:
+            field = "raw.loops" if one.facts else "settings and times"
             raise SpecError(
-                f"{one.source}: raw.loops are those of {seen[one.digest]}: the same run is given twice"
+                f"{one.source}: {field} are those of {seen[one.digest]}: the same run is given twice"
             )
         seen[one.digest] = one.source
 

@@ -238,7 +238,9 @@ def _scenario(run: Run, host: str | None, source: str) -> Scenario:
 
 
 def _observation(source: str, scenario: Scenario, measured: Mapping[str, float]) -> Observation:
-    digest = hashlib.sha256(f"{scenario.model.name} {scenario.workload} {sorted(measured.items())}".encode())
+    asked = (scenario.system, scenario.gpu.name, scenario.host.name, scenario.dtype, scenario.parallelism)
+    what = f"{scenario.model.name} {scenario.workload} {asked} {scenario.offload} {sorted(measured.items())}"
+    digest = hashlib.sha256(what.encode())
     return Observation(
         source=source,
         group=scenario.model.name,

@@ -283,3 +283,16 @@ def test_faults_of_tables(written: Callable[..., Path], text: str, said: str) ->
 
 def test_other_files(written: Callable[..., Path]) -> None:
     refused(written("x", "notes.txt"), "notes.txt", "expected a .json")
+
+
+def test_equal_times_on_two_machines_are_two_machines_and_under_two_systems_two_runs(tmp_path: Path) -> None:
+    head = "model,gpu,batch_size,prompt_len,gen_len,system,total_latency_s\n"
+    row = "opt-1.3b,{},1,512,32,{},1.5\n"
+    path = tmp_path / "runs.csv"
+    path.write_text(head + row.format("t4", "resident") + row.format("a40", "resident"))
+    refused(path, "runs.csv:3", "gpu is 'A40-48GB'", "several machines")
+    path.write_text(head + row.format("t4", "resident") + row.format("t4", "vllm"))
+    assert len(read_runs([path]).observations) == 2
+    again = tmp_path / "again.csv"
+    again.write_text(head + row.format("t4", "resident"))
+    refused([path, again], "again.csv:2", "settings and times are those of", "given twice")
