@@ -23,6 +23,7 @@ from calibrate.published import load_measurements
 from calibrate.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
 from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
+from calibrate.validation.left_out_intervals import with_intervals
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -359,6 +360,7 @@ def transfer(system: str, leave: str) -> Transfer:
         return Validation(tuple(replace(case.compared, predicted=p, others={}) for case, p in pairs), {})
 
     left = with_predictions([values[index] for index in range(len(cases))])
+    left = Validation(with_intervals(left.rows, groups), {})
     return Transfer(
         system=name,
         leave_out=leave,

@@ -40,20 +40,29 @@ def widths(left_out: Sequence[Compared]) -> IntervalWidths | None:
         if many
         else f"largest quantile among {len(groups)} models, each left out in turn"
     )
-    found = {phase: _width(left_out, groups, phase, many) for phase in ("prefill", "decode", "total")}
+    found = {phase: _width(left_out, groups, phase) for phase in ("prefill", "decode", "total")}
     return IntervalWidths(level=LEVEL, method=method, groups=len(groups), **found)
 
 
-def _width(left_out: Sequence[Compared], groups: Sequence[str], phase: str, many: bool) -> float | None:
-    by_group = []
-    for group in groups:
-        sizes = [
-            abs(math.log1p(error))
-            for one in left_out
-            if one.observation.group == group and (error := one.error(phase)) is not None
+def _width(left_out: Sequence[Compared], groups: Sequence[str], phase: str) -> float | None:
+    return group_width(
+        [
+            [
+                abs(math.log1p(error))
+                for one in left_out
+                if one.observation.group == group and (error := one.error(phase)) is not None
+            ]
+            for group in groups
         ]
-        if sizes:
-            by_group.append(conformal_quantile(sizes))
+    )
+
+
+def group_width(residuals: Sequence[Sequence[float]]) -> float | None:
+    """Half-width from |log residuals| of groups that were each left out; None without any.
+
+    Each group gives its own conformal quantile; the width is the largest, from nine groups on their conformal quantile.
+    """
+    by_group = [conformal_quantile(sizes) for sizes in residuals if sizes]
     if not by_group:
         return None
-    return conformal_quantile(by_group) if many else max(by_group)
+    return conformal_quantile(by_group) if len(by_group) >= _ENOUGH_GROUPS else max(by_group)

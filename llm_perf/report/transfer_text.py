@@ -23,7 +23,8 @@ def transfer_report(found: Mapping[str, Any]) -> str:
             textwrap.fill(
                 "gm: geometric mean of max(p/m, m/p). shipped: constants and host rates as they ship; no fit: "
                 "nothing that was fitted to a host's runs, ratios to its data sheet instead; refit: fitted to all rows; "
-                f"left out: each row by the fit that knows nothing of its {what}. x: a factor on one machine; * at an end "
+                f"left out: each row by the fit that knows nothing of its {what}; inside: of these, measured inside the "
+                "90 % interval that the residuals of the others of its class give. x: a factor on one machine; * at an end "
                 "of its range; - the rows say nothing about it.",
                 WIDTH,
             ),
@@ -33,10 +34,13 @@ def transfer_report(found: Mapping[str, Any]) -> str:
 
 
 def _classes(classes: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"{'gm by class':<24}{'rows':>6}" + "".join(f"{title:>12}" for title in _KINDS.values())]
+    titles = "".join(f"{title:>10}" for title in _KINDS.values())
+    lines = [f"{'gm by class':<24}{'rows':>6}{titles}{'inside':>8}"]
     for name, kinds in classes.items():
-        gms = "".join(f"{_number(kinds[kind]['gm']):>12}" for kind in _KINDS)
-        lines.append(f"{name:<24}{kinds['left_out']['rows']:>6}{gms}")
+        gms = "".join(f"{_number(kinds[kind]['gm']):>10}" for kind in _KINDS)
+        inside = kinds["left_out"].get("interval_coverage")
+        share = "-" if inside is None else f"{inside:.0%}"
+        lines.append(f"{name:<24}{kinds['left_out']['rows']:>6}{gms}{share:>8}")
     return "\n".join(lines)
 
 

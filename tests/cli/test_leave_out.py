@@ -22,6 +22,16 @@ def test_every_row_is_predicted_by_a_fit_without_its_model(shown):
         assert math.isfinite(group["gm"])
 
 
+def test_a_left_out_row_has_an_interval_where_its_class_has_another_group(shown):
+    models_of = {}
+    for row in shown["rows"]:
+        models_of.setdefault(row["class"], set()).add(row["model"])
+    for row in shown["rows"]:
+        assert (row["interval"] is not None) == (len(models_of[row["class"]]) > 1)
+    # The constants that ship know these rows, so that nothing honest can be said of an interval around them.
+    assert shown["classes"]["all"]["shipped"]["interval_coverage"] is None
+
+
 def test_the_report_is_80_columns_wide(shown):
     from llm_perf.report.transfer_text import transfer_report
 

@@ -10,6 +10,7 @@ from calibrate.published import load_measurements
 from calibrate.settings import run_of
 from calibrate.validation.baselines import BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY, inference_roofline
 from calibrate.validation.figures import statistics_of
+from calibrate.validation.left_out_intervals import with_intervals
 from calibrate.validation.row import Compared, Interval, Run
 
 RUN = Run(1, "inference", "vllm", "opt-13b", "T4-16GB", 1, 1, 512, 32, None, "gpu", "a table", "A: log")
@@ -65,6 +66,30 @@ def test_coverage_counts_the_rows_whose_interval_holds_the_measured_value():
     ]
     assert statistics_of(rows)["interval_coverage"] == 0.5
     assert rows[0].as_dict()["interval"] == {"low": 9, "high": 13, "level": 0.9}
+
+
+def test_the_interval_of_a_left_out_row_knows_the_other_groups_of_its_class_only():
+    rows = [
+        compared(10, 11),
+        compared(10, 12),
+        compared(10, 30),
+        compared(10, 13, accuracy_class="quantised"),
+    ]
+    a, b, c, alone = with_intervals(rows, ["a", "b", "c", "a"])
+    assert (a.interval.low, a.interval.high) == pytest.approx((11 / 3, 33))  # the largest of b's and c's
+    assert (b.interval.low, b.interval.high) == pytest.approx((4, 36))
+    assert (c.interval.low, c.interval.high) == pytest.approx((25, 36))  # c's own residual does not widen it
+    assert alone.interval is None  # no other group of its class
+    assert statistics_of([a, b, c, alone])["interval_coverage"] == pytest.approx(2 / 3)
+
+
+@given(st.lists(st.floats(0.2, 5), min_size=2, max_size=12), st.data())
+def test_intervals_of_left_out_rows_ignore_their_own_error(ratios, data):
+    rows = [compared(1, ratio) for ratio in ratios]
+    groups = [str(index) for index in range(len(rows))]
+    here = data.draw(st.integers(0, len(rows) - 1))
+    changed = [replace(row, measured=row.measured * 1.7) if i == here else row for i, row in enumerate(rows)]
+    assert with_intervals(changed, groups)[here].interval == with_intervals(rows, groups)[here].interval
 
 
 def test_a_baseline_is_held_to_the_same_rows():
