@@ -80,7 +80,7 @@ def _worst(found: Mapping[str, Any]) -> str:
 
 
 _ROW_HEADER = (
-    f"{'row':>4} {'model':<11}{'GPUs':<17}{'batch':>5}{'in':>5}{'out':>5} {'unit':<8}"
+    f"{'row':>4} {'model':<11}{'GPUs':<16}{'batch':>5}{'in':>6}{'out':>5} {'unit':<8}"
     f"{'meas.':>8}{'pred.':>8}{'error':>7}"
 )
 
@@ -96,7 +96,7 @@ def _row_line(row: Mapping[str, Any]) -> str:
     batch = _count(row["batch_size"])
     tokens = row["prompt_len"] if row["seq_len"] is None else row["seq_len"]
     start = (
-        f"{row['row_id']:>4} {model[:10]:<11}{gpus[:16]:<17}{batch:>5}{_count(tokens):>5}{_count(row['gen_len']):>5} "
+        f"{row['row_id']:>4} {model[:10]:<11}{gpus[:15]:<16}{batch:>5}{_count(tokens):>6}{_count(row['gen_len']):>5} "
         f"{_UNITS[row['quantity']]:<8}{_value(row['measured']):>8}"
     )
     if row["predicted"] is None:

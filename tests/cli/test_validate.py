@@ -154,3 +154,14 @@ def test_bad_names_end_with_one_line_and_exit_2(llm_perf, arguments, mentioned):
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert mentioned in shown.err
+
+
+def test_columns_of_long_sequences_do_not_run_together():
+    from llm_perf.report.validation_text import rows_table
+
+    row = {"row_id": 85, "model": "MPT-13b", "num_gpus": 512, "gpu": "a100_80gb", "batch_size": 99999, "seq_len": 65536,
+           "prompt_len": 0, "gen_len": None, "quantity": "iteration_time_s", "measured": 96.7, "predicted": 101.0,
+           "error": 0.044, "one_digit": False}  # fmt: skip
+    header, line = rows_table([row]).splitlines()
+    assert line.split()[3:6] == ["99999", "65536", "-"]
+    assert len(header) == len(line) == 80
