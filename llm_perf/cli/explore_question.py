@@ -49,10 +49,10 @@ def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:
     for name in given:
         if name not in KNOWN:
             raise SpecError(f"unknown parameter {name[:80]!r}; known are {', '.join(KNOWN)}")
+    question = _parsed(given)
     for name, kind in _NAMES.items():
         if name in given:
-            given[name] = _bundled(kind, given[name])
-    question = _parsed(given)
+            _check_bundled(kind, given[name])
     for name, most in _LIMITS.items():
         value = getattr(question, name)
         if value is not None and value > most:
@@ -60,12 +60,17 @@ def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:
     return question
 
 
-def _bundled(kind: str, name: str) -> str:
+def _check_bundled(kind: str, name: str) -> None:
+    """Refuse a name that is no bundled spec's, as the command line does where there is no such file.
+
+    Raises:
+        SpecError: it is a file's, unknown or ambiguous.
+    """
     if files.looks_like_path(name):
         raise SpecError(f"{kind} {name[:80]!r}: a request takes the names of bundled specs, no files")
     if not name.strip():
         raise SpecError(f"{kind} name must be text, got {name!r}")
-    return resolve_name(kind, name)
+    resolve_name(kind, name)
 
 
 def _parsed(given: dict[str, str]) -> InferenceInputs:

@@ -8,7 +8,7 @@ from llm_perf.analysis.request import InferenceInputs
 from llm_perf.config.loading import known_names
 from llm_perf.systems.registry import SYSTEM_NAMES
 
-START: Final = {"model": "facebook/opt-175b", "gpu": "T4-16GB", "system": "zero_inference"}
+START: Final = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
 """The question that the page opens with."""
 
 _ON: Final = [{"value": "", "text": "off"}, {"value": "on", "text": "on"}]

@@ -1,0 +1,273 @@
+"""The page in a real Chromium: it loads without an error or a request elsewhere, and shows the command line's numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.cli.main import run
+from llm_perf.report.units import gib, rate, seconds
+
+ROOT = Path(__file__).parents[2]
+SERVE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from llm_perf.cli.main import main; main(sys.argv[1:])"
+)
+TILES = "#card-answer .tiles dd"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
+        cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    found = re.search(r"http://\S+", process.stderr.readline())
+    assert found is not None
+    yield found[0]
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; a machine without one fails, as `make test` installs it."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium is not None, "no chromium on PATH: make test installs it (apt-get install chromium)"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Tab:
+    """A page, with every complaint and every request of it."""
+
+    def __init__(self, browser: Any, width: int = 1280, scheme: str = "light") -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, url: str) -> None:
+        self.page.goto(url)
+        self.page.wait_for_selector(f"{TILES} >> nth=0")
+        self.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
+
+    def choose(self, name: str, value: str) -> None:
+        """Set a control, and wait for the answer to what is then asked."""
+        field = self.page.locator(f"#control-{name}")
+        before = parse_qs(urlsplit(self.page.url).query).get(name, [""])[0]
+        if before == value:
+            return
+        with self.page.expect_response(
+            lambda answer: "/api/view" in answer.url and _asks(answer.url, name, value)
+        ):
+            if field.evaluate("field => field.tagName") == "SELECT":
+                field.select_option(value)
+            else:
+                field.fill(value)
+                field.press("Tab")
+        self.page.wait_for_function(
+            "() => !document.getElementById('status').textContent.startsWith('Predicting')"
+        )
+
+    def tiles(self) -> list[str]:
+        return [str(text) for text in self.page.locator(TILES).all_text_contents()]
+
+    def close(self) -> None:
+        self.context.close()
+
+
+def _asks(url: str, name: str, value: str) -> bool:
+    return parse_qs(urlsplit(url).query).get(name, [""])[0] == value
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Tab]:
+    opened = Tab(browser)
+    yield opened
+    opened.close()
+
+
+def expected(**inputs: Any) -> list[str]:
+    """The first numbers of ``llm-perf infer`` for these flags."""
+    result = predict_inference(build_scenario(InferenceInputs(**inputs)))
+    decode = None if result.decode is None else result.decode.latency_per_token_s
+    gpu = result.memory.gpu
+    return [
+        "yes" if result.feasible else "no",
+        seconds(result.prefill.latency_s),
+        "-" if decode is None else seconds(decode),
+        seconds(result.total_latency_s),
+        rate(result.total_throughput_tokens_per_s),
+        f"{gib(float(gpu.total_bytes))} of {gib(float(gpu.capacity_bytes))}",
+        f"{result.max_batch_size:,}",
+    ]
+
+
+STEPS = [
+    ("model", "meta-llama/Llama-2-7b-hf"), ("gpu", "l4-24gb"), ("system", ""), ("batch_size", "4"), ("prompt_len", "256"),
+    ("gen_len", "64"), ("gpu", "h200-sxm-141gb"), ("kv_bits", "8"), ("quant_bits", "8"), ("batch_size", "32"),
+    ("system", "vllm"), ("tp_size", "2"), ("quant_bits", ""), ("kv_bits", ""), ("tp_size", ""), ("system", "zero_inference"),
+    ("kv_offload", "on"), ("cpu_offload", "on"), ("gpu", "t4-16gb"), ("gen_len", "8"), ("cpu_offload", ""),
+    ("disk_offload", "on"),
+]  # fmt: skip
+
+
+def test_interactions_give_the_command_lines_numbers(tab: Tab, address: str) -> None:
+    tab.open(address)
+    asked: dict[str, Any] = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
+    assert tab.tiles() == expected(**asked)
+    for name, value in STEPS:
+        tab.choose(name, value)
+        asked[name] = value
+        given = {field: _typed(text) for field, text in asked.items() if text}
+        assert not tab.page.locator("#error").is_visible(), (
+            name,
+            value,
+            tab.page.locator("#error").text_content(),
+        )
+        assert tab.tiles() == expected(**given), (name, value)
+        query = {field: found[0] for field, found in parse_qs(urlsplit(tab.page.url).query).items()}
+        assert query == {field: text for field, text in asked.items() if text}
+    assert len(STEPS) >= 20
+    assert tab.complaints == []
+    assert {urlsplit(url).netloc for url in tab.requests} == {urlsplit(address).netloc}
+
+
+def _typed(text: str) -> Any:
+    return True if text == "on" else int(text) if text.isdigit() else text
+
+
+def test_the_address_is_the_state(tab: Tab, address: str) -> None:
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB&batch_size=3&attn_sparsity=0.5&system=flexgen")
+    assert tab.tiles() == expected(
+        model="opt-1.3b", gpu="T4-16GB", batch_size=3, attn_sparsity=0.5, system="flexgen"
+    )
+    assert tab.page.locator("#control-batch_size").input_value() == "3"
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.get_by_role("button", name="Remove attn_sparsity = 0.5").click()
+    tab.choose("batch_size", "6")
+    changed = expected(model="opt-1.3b", gpu="T4-16GB", batch_size=6, system="flexgen")
+    assert tab.tiles() == changed
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.go_back()
+    tab.page.wait_for_function("document.querySelector('#control-batch_size').value === '3'")
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.go_forward()
+    tab.page.wait_for_function(f"document.querySelectorAll('{TILES}')[1].textContent === '{changed[1]}'")
+    assert tab.complaints == []
+
+
+def test_wrong_input_says_what_the_command_line_says(
+    tab: Tab, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    tab.page.locator("#control-tp_size").fill("3")
+    tab.page.locator("#error").wait_for(state="visible")
+    assert run(["infer", "--model", "opt-1.3b", "--gpu", "T4-16GB", "--tp-size", "3"]) == 2
+    assert f"llm-perf: {tab.page.locator('#error').text_content()}\n" == capsys.readouterr().err
+    assert all("400" in complaint for complaint in tab.complaints)  # Chromium reports the status itself
+    tab.choose("tp_size", "2")
+    assert not tab.page.locator("#error").is_visible()
+
+
+def test_the_keyboard_reaches_everything(tab: Tab, address: str) -> None:
+    tab.open(address)
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.className") == "skip"
+    names = []
+    for _ in range(15):
+        tab.page.keyboard.press("Tab")
+        names.append(tab.page.evaluate("document.activeElement.name"))
+        assert tab.page.evaluate("document.activeElement.labels.length") == 1
+        assert tab.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert names[:6] == ["model", "gpu", "system", "batch_size", "prompt_len", "gen_len"]
+    tab.page.locator("#control-batch_size").focus()
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.keyboard.type("2")
+    tab.page.wait_for_function("!document.getElementById('status').textContent.startsWith('Predicting')")
+    start = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
+    assert tab.tiles() == expected(**start, batch_size=2)
+    for figure in tab.page.locator(".figure").all():
+        assert figure.get_attribute("role") == "img"
+        assert figure.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_width_and_scheme_is_readable(browser: Any, address: str, width: int, scheme: str) -> None:
+    tab = Tab(browser, width, scheme)
+    tab.open(f"{address}?model=llama-3.1-70b&gpu=H100-SXM-80GB&batch_size=8")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.page.locator("#card-answer .alarm").first.is_visible()
+    for colour, ground, least in tab.page.evaluate(CONTRASTS):
+        assert _contrast(colour, ground) >= least, (colour, ground)
+    assert tab.complaints == []
+    tab.close()
+
+
+CONTRASTS = """() => {
+  const ground = (one) => { for (; one; one = one.parentElement) {
+    const found = getComputedStyle(one).backgroundColor;
+    if (!/, 0\\)$/.test(found) && found !== 'transparent') return found; } return 'rgb(255, 255, 255)'; };
+  return [...document.querySelectorAll('h1, h2, p, dt, dd, td, th, label, select, input, summary, code, footer')]
+    .filter((one) => one.offsetParent && one.textContent.trim())
+    .map((one) => [getComputedStyle(one).color, ground(one), 4.5]);
+}"""
+
+
+def _contrast(first: str, second: str) -> float:
+    """Contrast ratio of two colours (WCAG 2.1)."""
+    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_report_needs_no_server(tab: Tab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = []
+    for gpu in ("T4-16GB", "H200-SXM-141GB"):
+        assert run(["infer", "--model", "opt-175b", "--gpu", gpu, "--ds-zero", "3", "--json"]) == 0
+        names.append(str(tmp_path / f"{gpu}.json"))
+        Path(names[-1]).write_text(capsys.readouterr().out)
+    page = tmp_path / "page.html"
+    assert run(["report", *names, "--html", str(page)]) == 0
+    tab.open(page.as_uri())
+    assert tab.tiles() == expected(model="opt-175b", gpu="T4-16GB", ds_zero=3)
+    tab.page.locator("#choose-result").select_option("2")
+    assert tab.tiles() == expected(model="opt-175b", gpu="H200-SXM-141GB", ds_zero=3)
+    assert tab.page.url.endswith("?result=2")
+    tab.open(tab.page.url)
+    assert tab.tiles()[1] == seconds(json.loads(Path(names[1]).read_text())["prefill"]["latency_s"])
+    assert tab.complaints == []
+    assert {url.partition("?")[0] for url in tab.requests if not url.startswith(("data:", "blob:"))} == {
+        page.as_uri()
+    }

@@ -1,0 +1,200 @@
+"""``llm-perf serve``: the command line's numbers and messages over HTTP, and no request lost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.cli.main import run
+
+ROOT = Path(__file__).parents[2]
+SERVE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from llm_perf.cli.main import main; main(sys.argv[1:])"
+)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A real server in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
+        cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    found = re.fullmatch(r"llm-perf answers on http://127\.0\.0\.1:(\d+)/ until Ctrl-C\n", line)
+    assert found, line
+    yield int(found[1])
+    process.terminate()
+    rest = process.stderr.read()
+    process.wait(timeout=20)
+    assert "Traceback" not in rest
+
+
+def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def view(port: int, parameters: dict[str, str] | list[tuple[str, str]]) -> tuple[int, dict[str, Any]]:
+    status, _, body = get(port, f"/api/view?{urlencode(parameters)}")
+    found = json.loads(body)
+    assert isinstance(found, dict)
+    return status, found
+
+
+def test_a_view_is_infer_json(port: int, llm_perf: Any) -> None:
+    status, found = view(port, {"model": "facebook_opt-175b", "gpu": "T4-16GB", "ds_zero": "3"})
+    assert status == 200
+    printed = llm_perf(
+        "infer", "--model", "facebook_opt-175b", "--gpu", "T4-16GB", "--ds-zero", "3", "--json"
+    ).json
+    assert found["result"] == printed
+
+
+def test_500_requests_at_once(port: int) -> None:
+    """Every one is answered, with the answer to its own question."""
+    questions = [
+        {
+            "model": "opt-1.3b",
+            "gpu": "T4-16GB",
+            "batch_size": str(number % 20 + 1),
+            "gen_len": str(8 + number // 20 % 3),
+        }
+        for number in range(500)
+    ]
+    with ThreadPoolExecutor(500) as pool:
+        answers = list(pool.map(lambda question: view(port, question), questions))
+    assert [status for status, _ in answers] == [200] * 500
+    for question, (_, found) in zip(questions, answers, strict=True):
+        inputs = found["result"]["inputs"]
+        assert (inputs["batch_size"], inputs["gen_len"]) == (
+            int(question["batch_size"]),
+            int(question["gen_len"]),
+        )
+
+
+SWITCHES = {"on": "--", "true": "--", "1": "--", "off": "--no-", "false": "--no-", "0": "--no-"}
+PLAUSIBLE = {"model": "opt-1.3b", "gpu": "T4-16GB"}
+FLAGS = ["batch_size", "prompt_len", "gen_len", "tp_size", "pp_size", "kv_bits", "quant_bits", "ds_zero", "system",
+         "percent", "expert_imbalance", "attn_sparsity", "kv_offload", "cpu_offload", "host", "model", "gpu"]  # fmt: skip
+VALUES = st.one_of(
+    st.sampled_from(
+        ["", " ", "-1", "0", "3", "5", "1e3", "nan", "inf", "on", "off", "x", "flexgen", "'", "\u2028", "1_0"]
+    ),
+    st.integers(-(10**30), 10**30).map(str),
+    st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="/~.\0"), max_size=20),
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(FLAGS), VALUES, min_size=1, max_size=3))
+def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, str]) -> None:
+    asked = PLAUSIBLE | given
+    status, found = view(port, asked)
+    if any(name.endswith("offload") and value.lower() not in SWITCHES for name, value in asked.items()):
+        assert status == 400
+        assert "on or off" in found["error"] or "Invalid value" in found["error"]
+        return
+    code, message = _command_line(asked)
+    if code == 2:
+        assert (status, found) == (400, {"error": message})
+    else:
+        assert code in (0, 3)
+        assert status == 200 or "in a request" in found["error"]
+
+
+def _command_line(asked: dict[str, str]) -> tuple[int, str]:
+    import contextlib
+    import io
+    import os
+
+    words = []
+    for name, value in asked.items():
+        flag = name.replace("_", "-")
+        if name.endswith("offload"):
+            words.append(f"{SWITCHES[value.lower()]}{flag}")
+        else:
+            words.append(f"--{flag}={value}")
+    err = io.StringIO()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        code = run(["infer", "--json", *words])
+    return code, err.getvalue().removeprefix("llm-perf: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([("foo", "1")], "unknown parameter 'foo'"),
+        ([("model", "opt-1.3b"), ("model", "opt-30b")], "parameter 'model' is given twice"),
+        ([("model", "/etc/passwd"), ("gpu", "t4")], "no files"),
+        ([("model", "../x.yaml"), ("gpu", "t4")], "no files"),
+        ([("model", "opt-1.3b"), ("gpu", "./t4.yaml")], "no files"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("prices", "/etc/passwd")], "unknown parameter 'prices'"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("profile", "x.yaml")], "unknown parameter 'profile'"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("percent", "x" * 4000)], "longer than"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("kv_offload", "maybe")], "expected on or off"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("batch_size", "2000000")], "at most 1048576 in a request"),
+        ([], "--model is required"),
+    ],
+)
+def test_what_only_a_request_can_have_wrong(
+    port: int, parameters: list[tuple[str, str]], message: str
+) -> None:
+    status, found = view(port, parameters)
+    assert status == 400
+    assert message in found["error"]
+
+
+def test_the_largest_request_is_bounded(port: int) -> None:
+    largest = {"model": "opt-30b", "gpu": "T4-16GB", "system": "flexgen", "gpu_batch_size": "64", "num_gpu_batches": "4096",
+               "prompt_len": "1000000", "gen_len": "48576", "allow_long_context": "on"}  # fmt: skip
+    status, found = view(port, largest)
+    assert status in (200, 400)
+    assert len(json.dumps(found)) < 2_000_000
+
+
+def test_headers_and_methods(port: int) -> None:
+    for path in ("/", "/explorer.js", "/explorer.css", "/plotly.js", "/api/view"):
+        _, headers, _ = get(port, path)
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    _, headers, _ = get(port, "/plotly.js")
+    assert get(port, "/plotly.js", **{"If-None-Match": headers["etag"]})[0] == 304
+    assert get(port, "/", method="POST")[0] == 405
+    assert get(port, "/nothing")[0] == 404
+    assert get(port, "/", Host="elsewhere.example")[0] == 400
+
+
+def test_a_taken_port(llm_perf: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = llm_perf("serve", "--port", str(taken.getsockname()[1]))
+    assert done.code == 4
+    assert done.err.count("\n") == 1
+    assert "give another --port" in done.err
+
+
+def test_wrong_ports(llm_perf: Any) -> None:
+    assert "--port" in llm_perf("serve", "--port", "70000").error
+    assert "--port" in llm_perf("serve", "--port", "x").error
