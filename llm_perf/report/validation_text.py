@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import Any
+
+from llm_perf.systems.constants import load_constants
 
 WIDTH = 80
 
@@ -24,11 +28,19 @@ def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
         summary_table("class", found["classes"]),
         summary_table("system", found["systems"]),
         _legend(found["baselines"]),
+        _caveats(found["systems"]) if every_row else "",
         "" if every_row else _worst(found),
         _counted("Not predicted", _refusals(found["rows"])),
         _counted("Left out", found["excluded"]),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _caveats(systems: Iterable[str]) -> str:
+    """What the systems themselves say against their predictions."""
+    files = resources.files("llm_perf.systems")
+    caveats = [load_constants(name).caveat for name in systems if (files / f"{name}.yaml").is_file()]
+    return "\n".join(textwrap.fill(f"Note: {caveat}.", WIDTH) for caveat in caveats if caveat)
 
 
 def summary_table(title: str, groups: Mapping[str, Mapping[str, Any]]) -> str:

@@ -165,3 +165,12 @@ def test_columns_of_long_sequences_do_not_run_together():
     header, line = rows_table([row]).splitlines()
     assert line.split()[3:6] == ["99999", "65536", "-"]
     assert len(header) == len(line) == 80
+
+
+def test_petals_says_what_would_explain_its_rows(llm_perf):
+    """Its predictions hold the stated 5 ms per message; the command itself says what the rows would need."""
+    outcome = llm_perf("validate", "--system", "petals")
+    assert outcome.code == 0
+    assert "75 to 176 ms per message" in " ".join(outcome.out.split())
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert "per message" not in llm_perf("validate", "--system", "accelerate").out
