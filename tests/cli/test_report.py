@@ -11,6 +11,9 @@ import pytest
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.explore.view import Prediction, prediction_view
+from llm_perf.report.units import percent, seconds
+
+ROOT = Path(__file__).parents[2]
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
 
@@ -121,6 +124,21 @@ def test_a_page_of_each_kind_of_result(llm_perf: Any, stored: Any, folder: Path)
     best = json.loads((folder / plan).read_text())["best"][0]
     assert best["inputs"]["gpu"] in words_of(data["views"][3])
     assert data["views"][4]["result"]["inputs"] == best["inputs"]
+
+
+def test_a_measured_run_stands_beside_its_prediction(llm_perf: Any, folder: Path) -> None:
+    lines = (ROOT / "calibrate/measurements/cpu_loop/runs.jsonl").read_text("utf-8").splitlines()[:1]
+    (folder / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    assert llm_perf("report", "runs.jsonl", "--html", "page.html").code == 0
+    (view,) = data_of(folder / "page.html")["views"]
+    (run,) = llm_perf("compare", "runs.jsonl", "--json").json["runs"]
+    assert view["kind"] == "measured run"
+    assert view["near"][0]["measured_s"] == run["measured"]["total_latency_s"]
+    assert view["near"][0]["predicted_s"] == run["predicted"]["total_latency_s"]
+    words = words_of(view)
+    for side in ("measured", "predicted"):
+        assert seconds(run[side]["prefill_latency_s"]) in words
+    assert percent(run["error"]["total_latency"]) in words
 
 
 def test_the_page_loads_nothing_from_anywhere(llm_perf: Any, stored: Any, folder: Path) -> None:
