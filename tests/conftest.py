@@ -1,6 +1,7 @@
-"""Hypothesis' settings for all tests."""
+"""Hypothesis' settings for all tests, and signals as a terminal would leave them."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -8,3 +9,8 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI", "").lower() in {"1", "true"} else "default")
+
+# A shell starts what it runs in the background with interrupts ignored, and so do all its children: the commands that
+# tests interrupt would not notice. With a handler here, children start with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

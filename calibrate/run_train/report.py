@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import click
+
+_WIDTH = 80
 
 _ROWS = (
     ("step time", "step_time", ("step", "latency_s"), "s", 1.0),
@@ -41,15 +44,17 @@ def training_lines(result: dict[str, Any]) -> list[str]:
         pair = [_number(_at(result[side], path), scale) for side in ("measured", "predicted")]
         lines.append(f"{label:<14}{pair[0]:>14}{pair[1]:>14}{_share(result['error'][name]):>10}  {unit}")
     times = measured["step"]["spread"]
-    lines += [
-        "",
+    told = [
         f"{run['steps']} timed steps from {times['min_s']:.3f} to {times['max_s']:.3f} s, "
         f"loss {measured['loss']['first']:.3f} to {measured['loss']['last']:.3f}, MFU {measured['mfu']:.1%}",
         "predicted parts of a step: " + _parts(result["predicted"]["step"]["breakdown_s"]),
-        f"run file {result['run_file']}",
     ]
-    lines += [f"warning: {warning}" for warning in result["warnings"]]
-    return lines
+    lines += ["", *_wrapped(told), f"run file {result['run_file']}"]
+    return lines + _wrapped([f"warning: {warning}" for warning in result["warnings"]])
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ")]
 
 
 def _parts(breakdown: dict[str, float]) -> str:
