@@ -60,7 +60,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
     question = PlanQuestion(**given)
     if plot_file is not None:
-        from llm_perf.report.policy_plot import check_plot
+        from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
     answer = search(question, top)

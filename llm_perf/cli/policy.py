@@ -48,7 +48,7 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
             raise SpecError(f"--{name} is required (llm-perf {name}s list shows the bundled ones)")
     question = PolicyQuestion(**given)
     if plot_file is not None:
-        from llm_perf.report.policy_plot import check_plot
+        from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
     answer = search_policy(question)

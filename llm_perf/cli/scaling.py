@@ -62,7 +62,7 @@ def scaling(
         _numbers("--batch-sizes", batch_sizes, DEFAULT_BATCH_SIZES),
     )
     if plot_file is not None:
-        from llm_perf.report.policy_plot import check_plot
+        from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
     found = predict_scaling(inputs, *axes)

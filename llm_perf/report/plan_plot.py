@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
-from llm_perf.errors import OutputError
+from llm_perf.report.plots.style import COLOURS, MARKERS, write_figure
 from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer
 
 LABELS: Final = {
@@ -15,9 +14,6 @@ LABELS: Final = {
     "gpus": "GPUs",
     "throughput": "throughput (generated tokens/s)",
 }
-_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-"""Colours of Okabe and Ito, told apart by people who are colour-blind; with them the markers change."""
-_MARKERS: Final = "osD^vP*X"
 
 
 def write_plan_plot(answer: PlanAnswer, file: str) -> Path:
@@ -26,15 +22,7 @@ def write_plan_plot(answer: PlanAnswer, file: str) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        _figure(answer).savefig(part, format=path.suffix[1:].lower(), dpi=150)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
-    return path
+    return write_figure(_figure(answer), file)
 
 
 def _figure(answer: PlanAnswer) -> Any:
@@ -52,8 +40,8 @@ def _figure(answer: PlanAnswer) -> Any:
         axes.plot(
             [_milliseconds(point) for point in points],
             [point.measures[measure] for point in points],
-            _MARKERS[number % len(_MARKERS)],
-            color=_COLOURS[number % len(_COLOURS)],
+            MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
             markersize=6,
             label=gpu,
         )

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from llm_perf.errors import MissingExtraError, OutputError, SpecError
+from llm_perf.report.plots.style import COLOURS, write_figure
 from llm_perf.search.policy import PolicyAnswer
 
-_FORMATS = (".png", ".svg")
-_STYLES = {"flexgen": ("#0072B2", "o", "FlexGen"), "zero_inference": ("#E69F00", "s", "ZeRO-Inference")}
-"""Colours of Okabe and Ito, told apart by people who are colour-blind, and markers that differ as well."""
-
-
-def check_plot(file: str) -> None:
-    """Refuse a plot that cannot be drawn before anything is searched.
-
-    Raises:
-        SpecError: the name ends in neither .png nor .svg.
-        MissingExtraError: matplotlib is not installed.
-        OutputError: its folder does not exist.
-    """
-    path = Path(file)
-    if path.suffix.lower() not in _FORMATS or not path.stem:
-        raise SpecError(f"--plot {file!r}: the name must end in {' or '.join(_FORMATS)}")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtraError("plot", "drawing a plot") from None
-    mpl.use("Agg")
-    if not path.parent.is_dir():
-        raise OutputError(f"--plot {file!r}: there is no folder {str(path.parent)!r}")
+_STYLES = {"flexgen": (COLOURS[0], "o", "FlexGen"), "zero_inference": (COLOURS[1], "s", "ZeRO-Inference")}
 
 
 def write_plot(answer: PolicyAnswer, file: str) -> Path:
@@ -40,16 +17,7 @@ def write_plot(answer: PolicyAnswer, file: str) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    figure = _figure(answer)
-    try:
-        figure.savefig(part, format=path.suffix[1:].lower(), dpi=150)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
-    return path
+    return write_figure(_figure(answer), file)
 
 
 def _figure(answer: PolicyAnswer) -> Any:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from llm_perf.analysis.scaling import Curve, Scaling
-from llm_perf.errors import OutputError
-
-_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-"""Colours of Okabe and Ito, told apart by people who are colour-blind; with them the markers change."""
-_MARKERS: Final = "osD^vP*"
+from llm_perf.report.plots.style import COLOURS, MARKERS, write_figure
 
 
 def write_scaling_plot(scaling: Scaling, file: str) -> Path:
@@ -20,15 +15,7 @@ def write_scaling_plot(scaling: Scaling, file: str) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        _figure(scaling).savefig(part, format=path.suffix[1:].lower(), dpi=150)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
-    return path
+    return write_figure(_figure(scaling), file)
 
 
 def _figure(scaling: Scaling) -> Any:
@@ -65,12 +52,12 @@ def _figure(scaling: Scaling) -> Any:
 
 def _draw(axes: Any, curve: Curve, values: Any, number: int) -> None:
     """A full line where memory holds the batch, a dotted one beyond."""
-    colour = _COLOURS[number % len(_COLOURS)]
+    colour = COLOURS[number % len(COLOURS)]
     axes.plot(curve.batch_size, values, ":", color=colour, linewidth=1)
     axes.plot(
         curve.batch_size[curve.fits],
         values[curve.fits],
-        _MARKERS[number % len(_MARKERS)] + "-",
+        MARKERS[number % len(MARKERS)] + "-",
         color=colour,
         markersize=4,
         linewidth=1.5,

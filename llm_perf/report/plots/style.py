@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llm_perf.errors import MissingExtraError, OutputError
+from llm_perf.errors import MissingExtraError, OutputError, SpecError
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000")
 """Of Okabe and Ito (jfly.uni-koeln.de/color), the yellow darkened so that it shows on white."""
@@ -44,6 +44,46 @@ def require_matplotlib() -> None:
     mpl.use("Agg")
     # Text stays text, and the same figure is the same file.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "llm-perf", "font.size": 9})
+
+
+def check_plot(file: str) -> None:
+    """Refuse a ``--plot`` FILE that cannot be drawn before anything is computed.
+
+    Raises:
+        SpecError: the name ends in neither .png nor .svg.
+        MissingExtraError: matplotlib is not installed.
+        OutputError: its folder does not exist.
+    """
+    path = Path(file)
+    if path.suffix.lower()[1:] not in FORMATS or not path.stem:
+        raise SpecError(
+            f"--plot {file!r}: the name must end in {' or '.join(f'.{kind}' for kind in FORMATS)}"
+        )
+    require_matplotlib()
+    if not path.parent.is_dir():
+        raise OutputError(f"--plot {file!r}: there is no folder {str(path.parent)!r}")
+
+
+def write_figure(figure: Any, file: str) -> Path:
+    """Write a figure into one PNG or SVG file, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(file)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _save(figure, part, path.suffix[1:].lower())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
+    return path
+
+
+def _save(figure: Any, part: Path, kind: str) -> None:
+    # Without a date, the same figure is the same file.
+    figure.savefig(part, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -101,8 +141,7 @@ def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
             for kind in FORMATS:
                 part = folder / f"{name}.{kind}.{os.getpid()}.part"
                 parts[part] = folder / f"{name}.{kind}"
-                metadata = {"Date": None} if kind == "svg" else None
-                figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
+                _save(figure, part, kind)
         for part, target in parts.items():
             part.replace(target)
     except OSError as error:
