@@ -14,7 +14,7 @@ from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.names import normalise
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
@@ -128,7 +128,9 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         ),
         offload=_offload(inputs, system),
         ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
-        num_nodes=derive_nodes(inputs, parallelism.num_gpus, host),
+        num_nodes=nodes_of(
+            parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus
+        ),
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
@@ -215,24 +217,6 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
         cp_size=inputs.cp_size,
         expert_imbalance=inputs.expert_imbalance,
     )
-
-
-def derive_nodes(inputs: InferenceInputs, num_gpus: int, host: HostConfig) -> int:
-    """The nodes that so many GPUs take: as given, else the fewest of this host that share them evenly.
-
-    Raises:
-        SpecError: a node would hold more GPUs than the host has places for.
-    """
-    places = host.gpus_per_node
-    if inputs.num_nodes is None and inputs.num_gpus is None:
-        return fewest_nodes(num_gpus, places)
-    nodes = inputs.num_nodes or 1
-    if num_gpus / nodes > places:
-        raise SpecError(
-            f"{num_gpus // nodes} GPUs per node, but host {host.name} has places for {places}: give more --num-nodes "
-            "or another --host"
-        )
-    return nodes
 
 
 def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:

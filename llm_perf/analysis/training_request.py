@@ -9,10 +9,9 @@ from pydantic import BeforeValidator, Field
 from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
-from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, fewest_nodes
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
@@ -131,7 +130,9 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
         framework=framework.name,
         plan=training_plan(inputs, model, framework),
         parallelism=parallelism,
-        num_nodes=_nodes(inputs, parallelism.num_gpus, host),
+        num_nodes=nodes_of(
+            parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus
+        ),
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
@@ -184,21 +185,3 @@ def training_parallelism(inputs: TrainingInputs) -> ParallelismConfig:
         tp_size=tp, pp_size=pp, dp_size=dp or 1, ep_size=inputs.ep_size, cp_size=cp, sp_size=sp,
         expert_imbalance=inputs.expert_imbalance,
     )  # fmt: skip
-
-
-def _nodes(inputs: TrainingInputs, num_gpus: int, host: HostConfig) -> int:
-    """As given, else the fewest nodes of this host that share the GPUs evenly.
-
-    Raises:
-        SpecError: a node would hold more GPUs than the host has places for.
-    """
-    places = host.gpus_per_node
-    if inputs.num_nodes is None and inputs.num_gpus is None:
-        return fewest_nodes(num_gpus, places)
-    nodes = inputs.num_nodes or 1
-    if num_gpus / nodes > places:
-        raise SpecError(
-            f"{num_gpus // nodes} GPUs per node, but host {host.name} has places for {places}: give more --num-nodes "
-            "or another --host"
-        )
-    return nodes

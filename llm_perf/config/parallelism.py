@@ -140,3 +140,22 @@ def divisors(number: int) -> str:
 def fewest_nodes(num_gpus: int, places: int) -> int:
     """The fewest nodes of ``places`` GPUs each that share ``num_gpus`` evenly."""
     return num_gpus // next(own for own in range(min(places, num_gpus), 0, -1) if num_gpus % own == 0)
+
+
+def nodes_of(
+    num_gpus: int, host: str, places: int, num_nodes: int | None, num_gpus_per_node: int | None
+) -> int:
+    """The nodes that ``num_gpus`` take: as given, else the fewest of this host that share them evenly.
+
+    Raises:
+        SpecError: a node would hold more GPUs than the host has ``places`` for.
+    """
+    if num_nodes is None and num_gpus_per_node is None:
+        return fewest_nodes(num_gpus, places)
+    nodes = num_nodes or 1
+    if num_gpus / nodes > places:
+        raise SpecError(
+            f"{num_gpus // nodes} GPUs per node, but host {host} has places for {places}: give more --num-nodes "
+            "or another --host"
+        )
+    return nodes

@@ -20,7 +20,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.search.pareto import pareto_front
@@ -275,12 +275,10 @@ class _Pool:
 
     def _divided(self, one: _Structure, tp: int, pp: int) -> _Structure | None:
         """The structure over tp x pp GPUs on the fewest nodes; None where the model does not divide so."""
-        places = one.scenario.host.gpus_per_node
-        if tp * pp > places and (tp * pp) % places:
-            return None
         parallelism = ParallelismConfig(tp_size=tp, pp_size=pp, sp_size=1)
+        nodes = fewest_nodes(tp * pp, one.scenario.host.gpus_per_node)
         try:
-            scenario = one.scenario.replace(parallelism=parallelism, num_nodes=max(tp * pp // places, 1))
+            scenario = one.scenario.replace(parallelism=parallelism, num_nodes=nodes)
             get_system(scenario.system).check(scenario)
         except SpecError as error:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.scenario import Scenario, check_parallelism
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.parameters import total_params
@@ -55,17 +55,11 @@ def draft_scenario(scenario: Scenario) -> Scenario | None:
         return scenario.replace(
             model=speculation.draft,
             parallelism=parallelism,
-            num_nodes=_nodes(parallelism.num_gpus, scenario.gpus_per_node),
+            num_nodes=fewest_nodes(parallelism.num_gpus, scenario.gpus_per_node),
             speculation=None,
         )
     except SpecError as error:
         raise SpecError(f"draft model: {error}") from None
-
-
-def _nodes(num_gpus: int, gpus_per_node: int) -> int:
-    """The fewest nodes of that many GPUs at most that share the draft's ranks evenly."""
-    fewest = -(-num_gpus // gpus_per_node)
-    return next(nodes for nodes in range(fewest, num_gpus + 1) if num_gpus % nodes == 0)
 
 
 def _divisors_downwards(number: int) -> list[int]:
