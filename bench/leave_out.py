@@ -1,16 +1,23 @@
-"""What predictions are worth where nothing was fitted: every constant refitted without each GPU, and each model family.
+"""What predictions are worth where nothing was fitted: every constant refitted without each GPU, family and model in turn.
 
-    python bench/leave_out.py                     writes tests/published/leave_out.csv; minutes to many for each system
-    python bench/leave_out.py vllm tensorrt_llm   these systems' lines, the others stay
+    python bench/leave_out.py                          all systems and training; minutes to an hour for each
+    python bench/leave_out.py vllm tensorrt_llm        these systems' lines, the others stay
+    python bench/leave_out.py flexgen --by model       one grouping of them
 
-To be run after a change of a system's constants. ``docs/accuracy.md`` and ``docs/accuracy_resident.md`` show it (`make
-accuracy`, which takes seconds, reads the file). One line per system, what was left out, and accuracy class: geometric
-means of max(predicted / measured, measured / predicted) with the constants as they ship, with a refit to all rows, and
-with each row predicted by the refit that never saw its GPU, family or model.
+To be run after a change of a system's constants. It writes two files, after each fit:
+
+- ``tests/published/leave_out.csv``: one line per system, what was left out, and accuracy class, with geometric means of
+  max(predicted / measured, measured / predicted) with the constants as they ship, with a refit to all rows, and with
+  each row predicted by the refit that never saw its GPU, family or model;
+- ``calibrate/measurements/left_out.csv``: every row's prediction by that refit, from which prediction intervals come.
+
+``make accuracy`` (seconds) then writes what shows them: ``docs/accuracy.md``, ``docs/accuracy_resident.md`` and
+``llm_perf/analysis/left_out.yaml``.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import sys
@@ -20,39 +27,51 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from calibrate.validation.left_out import LEFT_OUT_ROWS, LeftOutRow, as_csv, lines_of, parse_left_out  # noqa: E402
 from calibrate.validation.snapshot import LEAVE_OUT  # noqa: E402
 from llm_perf.errors import SpecError  # noqa: E402
-from llm_perf.systems.registry import SYSTEM_NAMES  # noqa: E402
+from llm_perf.systems.registry import STACKS, SYSTEM_NAMES  # noqa: E402
 
 COLUMNS = ("system", "leave_out", "class", "rows", "shipped", "no_fit", "refit", "left_out", "note")
+TRAINING, GENERIC = "training", "resident"
 LEFT_OUT = ("gpu", "family", "model")
+NAMES = (*SYSTEM_NAMES, TRAINING)
 
 
-def main(wanted: list[str]) -> int:
-    """Run the systems that are wanted, or all, and write the file."""
-    from calibrate.transfer import transfer
-
-    if unknown := set(wanted) - set(SYSTEM_NAMES):
-        sys.exit(f"leave_out: no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEM_NAMES)}")
-    before = csv.DictReader(io.StringIO((ROOT / LEAVE_OUT).read_text("utf-8")))
-    lines: list[dict[str, Any]] = [line for line in before if wanted and line["system"] not in wanted]
-    for system in wanted or SYSTEM_NAMES:
-        for leave in LEFT_OUT:
+def main() -> int:
+    """Run the systems that are wanted, or all, and write the files after each fit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("systems", nargs="*", choices=[*NAMES, []], metavar="SYSTEM", help=", ".join(NAMES))
+    parser.add_argument("--by", choices=LEFT_OUT, action="append", help="what to leave out; may be repeated")
+    arguments = parser.parse_args()
+    for system in arguments.systems or NAMES:
+        if system == GENERIC:
+            write(system, ("system",), [], generic_lines())
+            continue
+        for leave in arguments.by or LEFT_OUT:
             try:
-                found = transfer(system, leave).as_dict()
+                found = fitted(system, leave)
             except SpecError as error:
-                lines.append({"system": system, "leave_out": leave, "note": str(error)})
+                write(system, (leave,), [{"system": system, "leave_out": leave, "note": str(error)}], [])
                 continue
-            lines += lines_of(found)
-            print(f"{system}, each {leave}: {found['seconds']:.0f} s", file=sys.stderr)
-    lines.sort(key=lambda line: SYSTEM_NAMES.index(line["system"]))
-    (ROOT / LEAVE_OUT).write_text(as_text(lines), "utf-8")
+            write(system, (leave,), class_lines(found), row_lines(found))
+            print(f"{system}, each {leave}: {found.seconds:.0f} s", file=sys.stderr, flush=True)
     return 0
 
 
-def lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+def fitted(system: str, leave: str) -> Any:
+    """The refits of one system without each group."""
+    from calibrate.training_transfer import training_transfer
+    from calibrate.transfer import transfer
+
+    return training_transfer(leave) if system == TRAINING else transfer(system, leave)
+
+
+def class_lines(transfer: Any) -> list[dict[str, Any]]:
     """One line per class of a system."""
-    lines = []
+    found, lines = transfer.as_dict(), []
     for name, group in found["classes"].items():
         figures = {key: f"{group[key]['gm']:.4f}" for key in ("shipped", "no_fit", "refit", "left_out")}
         rows = group["left_out"]["rows"]
@@ -63,8 +82,64 @@ def lines_of(found: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
+def row_lines(transfer: Any) -> list[LeftOutRow]:
+    """One line per row and quantity."""
+    from calibrate.training_transfer import training_cases
+
+    systems: Any = transfer.system
+    if transfer.system == TRAINING:
+        cases = training_cases(transfer.shipped)
+        systems = {case.compared.run.row_id: case.scenario.framework for case in cases}
+    return [
+        line
+        for group in transfer.groups
+        for line in lines_of(group.rows, [group.group] * len(group.rows), transfer.leave_out, systems)
+    ]
+
+
+def generic_lines() -> list[LeftOutRow]:
+    """Rows of every resident stack as the generic system ``resident`` predicts them: what not naming a stack costs."""
+    from calibrate.validate import validate
+    from llm_perf.config.scenario import Scenario
+
+    stacks = {*STACKS, "llama_cpp", "transformers"}
+
+    def generic(scenario: Scenario) -> Scenario:
+        return scenario.replace(system=GENERIC) if scenario.system in stacks else scenario
+
+    rows = [
+        row
+        for row in validate(change=generic).rows
+        if row.run.table == "inference" and row.run.system in stacks and row.predicted is not None
+    ]
+    return lines_of(rows, [row.run.system for row in rows], "system", GENERIC)
+
+
+def write(
+    system: str, leaves: tuple[str, ...], classes: list[dict[str, Any]], rows: list[LeftOutRow]
+) -> None:
+    """Put a system's lines for what was left out in the place of the ones before, in both files."""
+    before = csv.DictReader(io.StringIO((ROOT / LEAVE_OUT).read_text("utf-8")))
+    lines: list[dict[str, Any]] = [
+        line for line in before if line["system"] != system or line["leave_out"] not in leaves
+    ]
+    lines = sorted(
+        [*lines, *classes],
+        key=lambda line: (NAMES.index(line["system"]), LEFT_OUT.index(line["leave_out"])),
+    )
+    (ROOT / LEAVE_OUT).write_text(as_text(lines), "utf-8")
+    table = "training" if system == TRAINING else "inference"
+    path = ROOT / LEFT_OUT_ROWS
+    kept = [
+        row
+        for row in (parse_left_out(path.read_text("utf-8")) if path.is_file() else ())
+        if row.leave_out not in leaves or row.table != table or system not in (row.system, TRAINING)
+    ]
+    path.write_text(as_csv([*kept, *rows]), "utf-8")
+
+
 def as_text(lines: list[dict[str, Any]]) -> str:
-    """The CSV."""
+    """The CSV of the classes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
@@ -73,4 +148,4 @@ def as_text(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

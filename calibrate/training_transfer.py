@@ -60,7 +60,9 @@ def training_cases(shipped: Validation) -> tuple[TrainingCase, ...]:
     """The training rows that are predicted at all."""
     measured = {measurement.row_id: measurement for measurement in load_measurements("training")}
     return tuple(
-        TrainingCase(row, training_scenario_of(training_run_of(measured[row.run.row_id])))
+        TrainingCase(
+            replace(row, left_out=None), training_scenario_of(training_run_of(measured[row.run.row_id]))
+        )
         for row in shipped.rows
         if row.predicted is not None
     )

@@ -23,6 +23,7 @@ from calibrate.published import load_measurements
 from calibrate.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
 from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
+from calibrate.validation.left_out import PHASES
 from calibrate.validation.left_out_intervals import with_intervals
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
@@ -200,7 +201,7 @@ def cases_of(shipped: Validation) -> tuple[Case, ...]:
     """The rows that are predicted at all, with scenarios from which everything fitted to a host is removed."""
     rows = {measurement.row_id: measurement for measurement in load_measurements()}
     return tuple(
-        Case(row, unfitted(scenario_of(run_of(rows[row.run.row_id]))))
+        Case(replace(row, left_out=None), unfitted(scenario_of(run_of(rows[row.run.row_id]))))
         for row in shipped.rows
         if row.run.table == "inference" and row.predicted is not None
     )
@@ -248,6 +249,15 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     if quantity not in times:
         raise SpecError(f"{quantity} is no time of this run")
     return times[quantity]
+
+
+def _other_times(case: Case, scenario: Scenario) -> dict[str, tuple[float, float]]:
+    """Prefill and time per token of a row that states them beside its main quantity: (measured, predicted)."""
+    return {
+        name: (measured, predicted(scenario, name))
+        for name, (measured, _) in case.compared.others.items()
+        if name in PHASES
+    }
 
 
 # -- parameters -----------------------------------------------------------------------------------------------
@@ -359,8 +369,15 @@ def transfer(system: str, leave: str) -> Transfer:
         pairs = zip(cases, predictions, strict=True)
         return Validation(tuple(replace(case.compared, predicted=p, others={}) for case, p in pairs), {})
 
-    left = with_predictions([values[index] for index in range(len(cases))])
-    left = Validation(with_intervals(left.rows, groups), {})
+    left_rows = [
+        replace(
+            case.compared,
+            predicted=values[index],
+            others=_other_times(case, overrides.apply(case.scenario, found[groups[index]][0].values)),
+        )
+        for index, case in enumerate(cases)
+    ]
+    left = Validation(with_intervals(left_rows, groups), {})
     return Transfer(
         system=name,
         leave_out=leave,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from calibrate.published import (
@@ -26,9 +26,11 @@ from calibrate.validation.baselines import (
     ROOFLINE,
     llm_analysis_version,
 )
+from calibrate.validation.evidence import Residuals
 from calibrate.validation.figures import statistics_of
 from calibrate.validation.inference import Change, accuracy_class, compare
-from calibrate.validation.row import Compared
+from calibrate.validation.left_out import load_left_out
+from calibrate.validation.row import Compared, LeftOut
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.names import resolve
 from llm_perf.errors import SpecError
@@ -99,7 +101,27 @@ def validate(system: str | None = None, gpu: str | None = None, change: Change |
     rows, excluded = inference.compare_all(runs, change)
     more_rows, more_excluded = training.compare_all(trainings)
     counted = Counter([*excluded, *more_excluded])
-    return Validation((*rows, *more_rows), dict(counted.most_common()))
+    found = (*rows, *more_rows)
+    return Validation(found if change else with_left_out(found), dict(counted.most_common()))
+
+
+def with_left_out(rows: Iterable[Compared]) -> tuple[Compared, ...]:
+    """The rows, each with what constants that never saw its model say of it, where they were refitted so."""
+    lines = load_left_out()
+    residuals = Residuals(lines)
+    by_row = {
+        (line.table, line.row_id, line.quantity): line
+        for line in lines
+        if line.leave_out == ("family" if line.table == "training" else "model")
+    }
+
+    def left_out(row: Compared) -> LeftOut | None:
+        line = by_row.get((row.run.table, row.run.row_id, row.quantity))
+        if line is None or row.predicted is None:
+            return None
+        return LeftOut(line.leave_out, line.group, line.predicted, residuals.interval(line))
+
+    return tuple(replace(row, left_out=left_out(row)) for row in rows)
 
 
 def _selected(

@@ -28,7 +28,8 @@ def statistics_of(rows: Sequence[Compared]) -> dict[str, Any]:
 
     ``gm`` is over the rows that are predicted, ``gm_all`` over all with `UNPREDICTED_RATIO` for those that are not.
     ``bias`` is the median signed error. ``memory_median_abs_error`` is that of peak GPU memory over the rows that
-    state one. ``interval_coverage`` is the share of rows with a prediction interval whose measured value lies in it.
+    state one. ``interval_coverage`` is the share of rows with a prediction interval whose measured value lies in it: a
+    profile's, else that around the prediction which never saw the row's model.
     What does not exist is None.
     """
     covered = [row for row in rows if row.predicted is not None]

@@ -15,6 +15,7 @@ from calibrate.settings import Run, peak_memory_bytes, run_of, scenario_of
 from calibrate.validation import row
 from calibrate.validation.baselines import inference_baselines
 from calibrate.validation.row import Compared, Interval
+from llm_perf.analysis import evidence
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError, SpecError
@@ -25,7 +26,6 @@ __all__ = ["Change", "accuracy_class", "compare", "compare_all"]
 Change: TypeAlias = Callable[[Scenario], Scenario]
 
 _OVERCOMMITTED: Final = "the stated batch cannot be in GPU memory at once, so the engine queued or paged"
-_EDGE: Final = frozenset({"exllama", "llama_cpp"})
 _MAIN: Final = ("throughput_tokens_per_s", "total_latency_s", "latency_per_token_s", "prefill_latency_s")
 _RESIDENT: Final = frozenset({"resident-1gpu", "resident-tp", "resident-pp", "quantised", "edge"})
 _OVERCOMMITMENT: Final = 1.07
@@ -153,7 +153,7 @@ def _predicted(result: InferenceResult) -> dict[str, float]:
 def _interval(result: InferenceResult, quantity: str) -> Interval | None:
     """Where a profile says that the main quantity lies; None without a profile, or where it says nothing of it."""
     found, decode = result.interval, result.decode
-    if found is None:
+    if found is None or found.profile is None:
         return None
     if quantity == "prefill_latency_s":
         ends = found.prefill_s
@@ -173,21 +173,10 @@ def _interval(result: InferenceResult, quantity: str) -> Interval | None:
 
 
 def accuracy_class(run: Run) -> str | None:
-    """The accuracy class of a run: where its tensors are, then how wide its weights are, then on how many GPUs."""
+    """The accuracy class of a run, by what its source states."""
     shares = [part for part in (run.weights, run.kv_cache) if part is not None]
-    if run.system == "petals":
-        return None
-    if run.system in _EDGE:
-        return "edge"
-    if any(part[2] > 0 for part in shares):
-        return "offload-nvme"
-    if any(part[0] < 1 for part in shares):
-        return "offload-cpu"
-    if run.weight_bits < 16:
-        return "quantised"
-    if run.pp > 1:
-        return "resident-pp"
-    return "resident-tp" if run.num_gpus > 1 else "resident-1gpu"
+    gpu, nvme = min((part[0] for part in shares), default=1.0), max((part[2] for part in shares), default=0.0)
+    return evidence.accuracy_class(run.system, gpu, nvme, run.weight_bits, run.num_gpus, run.pp)
 
 
 def _overcommitted(scenario: Scenario) -> bool:

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from calibrate.validate import CLASSES, Validation, validate
+from calibrate.validation.evidence import Key, Residuals
+from calibrate.validation.left_out import LeftOutRow
 from calibrate.validation.operators import SIZES, operator_residuals
 from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
+from llm_perf.analysis.evidence import ANY
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems.registry import STACKS
 
@@ -28,16 +31,17 @@ _GROUPINGS: Final = ("gpu", "family")
 """What the page shows left out; ``docs/accuracy_resident.md`` has models as well."""
 
 
-def accuracy_page(found: Validation, leave_out: str) -> str:
+def accuracy_page(found: Validation, leave_out: str, left_out_rows: Sequence[LeftOutRow]) -> str:
     """The page.
 
     Args:
         found: All published runs with the constants as they ship.
-        leave_out: The CSV that ``bench/leave_out.py`` writes.
+        leave_out: The CSV of classes that ``bench/leave_out.py`` writes.
+        left_out_rows: The rows that it writes.
     """
     rows = list(csv.DictReader(leave_out.splitlines()))
-    return "\n".join([_HEAD, *_classes(found), _RELATIVES, *_relatives(found), _LEFT_OUT, *_left_out(rows), _OPERATORS,
-                      *_operators()]) + "\n"  # fmt: skip
+    return "\n".join([_HEAD, *_classes(found), _RELATIVES, *_relatives(found), _LEFT_OUT, *_left_out(rows), _INTERVALS,
+                      *_intervals(left_out_rows), _OPERATORS, *_operators()]) + "\n"  # fmt: skip
 
 
 def resident_table(leave_out: str) -> str:
@@ -175,6 +179,49 @@ def _by_system(rows: Sequence[Mapping[str, str]]) -> list[str]:
 def _pooled(rows: Iterable[Mapping[str, str]], column: str) -> float:
     logs = [(int(row["rows"]), math.log(float(row[column]))) for row in rows]
     return math.exp(sum(count * log for count, log in logs) / sum(count for count, _ in logs))
+
+
+_INTERVALS = """
+## Prediction intervals
+
+Without a profile, `infer` and `train` give 90 % intervals from the rows above that were left out: the factor x/ by which
+predictions were off, as the largest conformal quantile among the groups left out in turn. On a machine that the
+system's runs know, its model is unknown (for training: its family); elsewhere the GPU is, too. "Inside" is what was
+measured of the promised 90 %: of the rows for which the *other* groups say enough, how many are within what these say;
+neither the fit nor the width knew anything of them. Every report prints its own. A system with fewer than two groups or
+nine rows in a class has the width of all systems of its class, marked with \\*; "-": too little for either. `resident`
+names no stack: its groups are the stacks that it stands for.
+
+| system | class | runs | model unknown, x/ | groups | inside | GPU unknown, x/ | groups | inside |
+| --- | --- | --: | --: | --: | --: | --: | --: | --: |"""
+
+
+def _intervals(lines: Sequence[LeftOutRow]) -> list[str]:
+    residuals = Residuals(lines)
+    kinds = sorted(
+        {(line.accuracy_class, line.system, line.vendor) for line in lines},
+        key=lambda kind: (CLASSES.index(kind[0]), kind[1:]),
+    )
+    texts = []
+    for name, system, vendor in kinds:
+        generic = (system, name, vendor, "system") in residuals.keys
+        leaves = ("system",) * 2 if generic else ("family" if name == "training" else "model", "gpu")
+        cells = [_interval_cells(residuals, (system, name, vendor, leave)) for leave in leaves]
+        kind = (name, system, vendor)
+        rows = {line.row for line in lines if (line.accuracy_class, line.system, line.vendor) == kind}
+        shown = system if vendor == "nvidia" else f"{system} ({vendor})"
+        texts.append(f"| {shown} | {name} | {len(rows)} | {' | '.join(cells)} |")
+    return texts
+
+
+def _interval_cells(residuals: Residuals, key: Key) -> str:
+    """Width, groups, and how many rows were inside, of one system in one class, for one thing that is unknown."""
+    own = residuals.widths(key)
+    used = own or residuals.widths((ANY, *key[1:]))
+    if used is None:
+        return "- | - | -"
+    mark = "" if own else "\\*"
+    return f"{math.exp(used['total']):.2f}{mark} | {used['groups']} | {used['held']} of {used['tested']}"
 
 
 _OPERATORS = """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["Compared", "Interval", "Run"]
+__all__ = ["Compared", "Interval", "LeftOut", "Run"]
 
 MainQuantity = Literal[
     "throughput_tokens_per_s",
@@ -66,6 +66,33 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A row's main quantity as predicted by constants that were refitted without its group.
+
+    Attributes:
+        leave_out: What a group is: ``model`` (``family`` in training), since a prediction knows the row's GPU.
+        group: The row's group.
+        predicted: The prediction.
+        interval: As wide as residuals of other groups say, which were left out likewise; None without enough of them.
+    """
+
+    leave_out: str
+    group: str
+    predicted: float
+    interval: Interval | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the JSON has it."""
+        interval = None if self.interval is None else self.interval.as_dict()
+        return {
+            "leave_out": self.leave_out,
+            "group": self.group,
+            "predicted": self.predicted,
+            "interval": interval,
+        }
+
+
+@dataclass(frozen=True)
 class Compared:
     """One published run and its prediction.
 
@@ -79,7 +106,8 @@ class Compared:
         rounding: Half the interval that the printed value stands for, as a fraction; 0 with more than one digit.
         others: Further quantities: name -> (measured, predicted).
         baselines: What simpler predictors say of the main quantity: name -> prediction or None.
-        interval: Prediction interval of the main quantity, where there is one.
+        interval: Prediction interval of the main quantity, where a profile gives one.
+        left_out: The row without its group, where it was refitted so and no profile was applied.
     """
 
     run: Run
@@ -92,6 +120,7 @@ class Compared:
     others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     baselines: Mapping[str, float | None] = field(default_factory=dict)
     interval: Interval | None = None
+    left_out: LeftOut | None = None
 
     @property
     def bound(self) -> float:
@@ -115,14 +144,22 @@ class Compared:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the measured value lies in the prediction interval; None without one."""
-        return None if self.interval is None else self.interval.low <= self.bound <= self.interval.high
+        """Whether the measured value lies in the prediction interval; None without one.
+
+        Without a profile that is the interval around the prediction that never saw the row's group: around the shipped
+        one, which knows the row, it would flatter.
+        """
+        interval = self.interval or (None if self.left_out is None else self.left_out.interval)
+        if interval is None:
+            return None
+        low, high = self.measured * (1 - self.rounding), self.measured * (1 + self.rounding)
+        return interval.low <= high and low <= interval.high
 
     def by(self, baseline: str) -> Compared:
         """The same run as a simpler predictor sees it."""
         predicted = self.baselines.get(baseline)
         reason = None if predicted is not None else f"{baseline} does not cover it"
-        return replace(self, predicted=predicted, reason=reason, others={}, interval=None)
+        return replace(self, predicted=predicted, reason=reason, others={}, interval=None, left_out=None)
 
     def as_dict(self) -> dict[str, Any]:
         """One row of the JSON."""
@@ -147,6 +184,7 @@ class Compared:
             "ratio": self.ratio,
             "one_digit": self.rounding > 0,
             "interval": None if self.interval is None else self.interval.as_dict(),
+            "left_out": None if self.left_out is None else self.left_out.as_dict(),
             "reason": self.reason,
             "quantities": {
                 name: {"measured": ours, "predicted": theirs, "error": (theirs - ours) / ours}

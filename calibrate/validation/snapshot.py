@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.validate import Validation
+from calibrate.validation.evidence import evidence_yaml
+from calibrate.validation.left_out import LEFT_OUT_ROWS, parse_left_out
 from calibrate.validation.page import accuracy_page, resident_table
 from calibrate.validation.row import Compared
+from llm_perf.analysis.evidence import FILE
 from llm_perf.errors import SpecError
 from llm_perf.report.validation_text import summary_table
 
 __all__ = [
+    "EVIDENCE",
     "LEAVE_OUT",
     "PAGE",
     "PREDICTIONS",
@@ -33,6 +37,7 @@ PREDICTIONS: Final = "calibrate/measurements/predictions.csv"
 README: Final = "README.md"
 PAGE: Final = "docs/accuracy.md"
 RESIDENT: Final = "docs/accuracy_resident.md"
+EVIDENCE: Final = f"llm_perf/analysis/{FILE}"
 LEAVE_OUT: Final = "tests/published/leave_out.csv"
 """What ``bench/leave_out.py`` writes, in minutes; the page shows it."""
 
@@ -50,6 +55,7 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
     """
     readme = (root / README).read_text("utf-8")
     leave_out = (root / LEAVE_OUT).read_text("utf-8")
+    rows = parse_left_out((root / LEFT_OUT_ROWS).read_text("utf-8"))
     before, begin, rest = (root / RESIDENT).read_text("utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not end:
@@ -57,7 +63,8 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
     return {
         PREDICTIONS: predictions_csv(found),
         README: with_table(readme, found.classes()),
-        PAGE: accuracy_page(found, leave_out),
+        PAGE: accuracy_page(found, leave_out, rows),
+        EVIDENCE: evidence_yaml(rows),
         RESIDENT: f"{before}{begin}\n\n{resident_table(leave_out)}\n\n{end}{after}",
     }
 

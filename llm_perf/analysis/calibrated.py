@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llm_perf.config.base import GIB
-from llm_perf.config.calibration import Calibration, Coverage, IntervalWidths
+from llm_perf.config.calibration import Calibration, Coverage, IntervalWidths, Range
 from llm_perf.config.names import normalise
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems.base import Placement
@@ -31,18 +32,21 @@ class Asked:
 class PredictionInterval:
     """Between which values a measurement lies with probability ``level``, in seconds; None where a phase has none.
 
-    ``outside`` is how far the question is outside the covered range, as a factor of 1 or more; the interval is widened
-    by it.
+    ``profile`` is the profile whose runs it rests on, None where these are the published ones. ``groups`` were left out
+    of the fits in turn. ``outside`` is how far the question is outside the covered range, as a factor of 1 or more; the
+    interval is widened by it. ``coverage`` is the share of runs inside that was measured by leaving out once more, None where
+    it was not.
     """
 
     level: float
-    profile: str
+    profile: str | None
     method: str
     groups: int
     outside: float
     prefill_s: tuple[float, float] | None
     decode_s: tuple[float, float] | None
     total_s: tuple[float, float] | None
+    coverage: float | None = None
 
     def as_json(self, tokens: float) -> dict[str, Any]:
         """Plain JSON types, the throughput of ``tokens`` in all included."""
@@ -52,6 +56,7 @@ class PredictionInterval:
             "profile": self.profile,
             "method": self.method,
             "groups": self.groups,
+            "coverage": self.coverage,
             "outside_covered_range": self.outside,
             "prefill_latency_s": _listed(self.prefill_s),
             "decode_latency_s": _listed(self.decode_s),
@@ -64,23 +69,27 @@ def _listed(ends: tuple[float, float] | None) -> list[float] | None:
     return None if ends is None else list(ends)
 
 
-def asked_of(scenario: Scenario, placement: Placement) -> Asked | None:
-    """The question of a scenario; None where no calibrated profile answers it."""
-    if scenario.calibration is None:
-        return None
-    workload, weights = scenario.workload, placement.weights
+def asked_of(scenario: Scenario, placement: Placement) -> Asked:
+    """The question of a scenario."""
+    weights = placement.weights
     tiers = tuple(tier for tier in ("gpu", "cpu", "nvme") if float(getattr(weights, tier)) > 0)
     return Asked(
         system=scenario.system,
         tiers=tiers,
         weight_bits=scenario.dtype.weight_bits,
-        sizes={
-            "model_gib": model_weight_bytes(scenario) / GIB,
-            "batch_size": float(workload.batch_size),
-            "prompt_len": float(workload.prompt_len),
-            "gen_len": float(workload.gen_len),
-        },
+        sizes=asked_sizes(scenario),
     )
+
+
+def asked_sizes(scenario: Scenario) -> dict[str, float]:
+    """What of a question is compared with the sizes that runs cover."""
+    workload = scenario.workload
+    return {
+        "model_gib": model_weight_bytes(scenario) / GIB,
+        "batch_size": float(workload.batch_size),
+        "prompt_len": float(workload.prompt_len),
+        "gen_len": float(workload.gen_len),
+    }
 
 
 _SIZES = {
@@ -92,35 +101,43 @@ _SIZES = {
 _TIERS = {"gpu": "on the GPU", "cpu": "in CPU memory", "nvme": "on NVMe"}
 
 
-def outside_by_size(covers: Coverage, asked: Asked) -> dict[str, float]:
-    """Sizes outside the covered range, each with its distance as a log ratio."""
-    found = {}
-    for name, value in asked.sizes.items():
-        distance = getattr(covers, name).outside(value)
-        if distance > math.log(_SLACK):
-            found[name] = distance
-    return found
+def outside_by_size(covers: Mapping[str, Range], sizes: Mapping[str, float]) -> dict[str, float]:
+    """Sizes outside the covered ranges, each with its distance as a log ratio. A size without a range has none."""
+    distances = {name: covers[name].outside(value) for name, value in sizes.items() if name in covers}
+    return {name: distance for name, distance in distances.items() if distance > math.log(_SLACK)}
+
+
+def growth_of(covers: Mapping[str, Range], sizes: Mapping[str, float]) -> tuple[float, float]:
+    """(factor on an interval's half-width, factor by which the farthest size is outside); 1 and 1 inside.
+
+    Outside the covered range the width grows by the share of the range's own span that the question is beyond it: the
+    residuals come from models left out, so that they know of extrapolation by about that.
+    """
+    beyond = outside_by_size(covers, sizes)
+    growth = max(
+        (distance / max(covers[name].span, math.log(2)) for name, distance in beyond.items()), default=0.0
+    )
+    return 1.0 + growth, math.exp(max(beyond.values(), default=0.0))
+
+
+def _ranges(covers: Coverage) -> dict[str, Range]:
+    return {name: getattr(covers, name) for name in _SIZES}
 
 
 def prediction_interval(
-    scenario: Scenario, asked: Asked | None, prefill_s: float, decode_s: float | None, total_s: float
+    scenario: Scenario, asked: Asked, prefill_s: float, decode_s: float | None, total_s: float
 ) -> PredictionInterval | None:
-    """The interval around a prediction, None without a profile that has one or on another machine.
+    """The interval that a profile gives a prediction, None without a profile that has one or on another machine.
 
-    Half-widths are log ratios. Outside the covered range they grow by the share of the range's own span that the
-    question is beyond it: the residuals come from models left out, so that they know of extrapolation by about that.
+    Half-widths are log ratios; outside the covered range they grow (`growth_of`).
     """
     calibration = scenario.calibration
-    if asked is None or calibration is None:
+    if calibration is None:
         return None
     widths, covers = calibration.interval, calibration.covers
     if widths is None or covers is None or _elsewhere(scenario, calibration) or _unknown(covers, asked):
         return None
-    beyond = outside_by_size(covers, asked)
-    growth = 1.0 + max(
-        (distance / max(getattr(covers, name).span, math.log(2)) for name, distance in beyond.items()),
-        default=0.0,
-    )
+    growth, outside = growth_of(_ranges(covers), asked.sizes)
 
     def around(value: float | None, width: float | None) -> tuple[float, float] | None:
         if value is None or width is None:
@@ -132,7 +149,7 @@ def prediction_interval(
         profile=calibration.profile,
         method=widths.method,
         groups=widths.groups,
-        outside=math.exp(max(beyond.values(), default=0.0)),
+        outside=outside,
         prefill_s=around(prefill_s, widths.prefill),
         decode_s=around(decode_s, widths.decode),
         total_s=around(total_s, _total_width(widths, decode_s)),
@@ -144,10 +161,10 @@ def _total_width(widths: IntervalWidths, decode_s: float | None) -> float | None
     return widths.prefill if decode_s is None else widths.total
 
 
-def profile_warnings(scenario: Scenario, asked: Asked | None) -> tuple[str, ...]:
+def profile_warnings(scenario: Scenario, asked: Asked) -> tuple[str, ...]:
     """Where the evidence of a profile ends: another machine, another system, sizes outside of its runs."""
     calibration = scenario.calibration
-    if asked is None or calibration is None:
+    if calibration is None:
         return ()
     name = calibration.profile
     if _elsewhere(scenario, calibration):
@@ -163,7 +180,7 @@ def profile_warnings(scenario: Scenario, asked: Asked | None) -> tuple[str, ...]
         return (f"profile {name} has no runs of {unknown}: it gives no interval",)
     beyond = [
         f"{_SIZES[size].format(asked.sizes[size])} (its runs: {_ends(covers, size)})"
-        for size in outside_by_size(covers, asked)
+        for size in outside_by_size(_ranges(covers), asked.sizes)
     ]
     if not beyond:
         return ()

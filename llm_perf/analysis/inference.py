@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llm_perf.analysis.calibrated import PredictionInterval, asked_of, prediction_interval, profile_warnings
+from llm_perf.analysis.calibrated import PredictionInterval, asked_of, profile_warnings
+from llm_perf.analysis.intervals import inference_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -42,7 +43,8 @@ class InferenceResult:
 
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
     batch at these lengths and this placement, ``max_context_len`` the largest prompt + generation at this batch; 0 if
-    there is none. ``reason`` says what is missing where ``feasible`` is False.
+    there is none. ``reason`` says what is missing where ``feasible`` is False. ``interval`` is where a measurement is to
+    be expected; where nothing is known of that it is None, and ``no_interval`` says why.
     """
 
     scenario: Scenario
@@ -58,6 +60,7 @@ class InferenceResult:
     max_context_len: int
     warnings: tuple[str, ...] = field(default=())
     interval: PredictionInterval | None = None
+    no_interval: str | None = None
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:
@@ -94,6 +97,8 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     total = prefill.latency_s + (decode.latency_s if decode else 0.0)
     tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
     asked = asked_of(scenario, evaluation.placement)
+    seconds = (prefill.latency_s, decode.latency_s if decode else None, total)
+    interval, no_interval = inference_interval(scenario, evaluation.placement, asked, seconds)
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
@@ -111,9 +116,8 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
             *_warnings(scenario, system.file.caveat),
             *profile_warnings(scenario, asked),
         ),
-        interval=prediction_interval(
-            scenario, asked, prefill.latency_s, decode.latency_s if decode else None, total
-        ),
+        interval=interval,
+        no_interval=no_interval,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.inference import largest_fitting
+from llm_perf.analysis.intervals import training_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
@@ -51,7 +53,8 @@ class TrainingResult:
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
     ``model_flops_per_s_per_gpu`` counts nothing that is recomputed, ``hardware_flops_per_s_per_gpu`` does; ``mfu`` and
     ``hfu`` are their shares of the peak of ``peak_dtype``. ``max_micro_batch_size`` is the largest that fits with this
-    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens.
+    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens. ``interval`` is where a measured step is to
+    be expected; where nothing is known of that it is None, and ``no_interval`` says why.
     """
 
     scenario: TrainingScenario
@@ -71,6 +74,8 @@ class TrainingResult:
     max_micro_batch_size: int
     run: WholeRun | None
     warnings: tuple[str, ...] = field(default=())
+    interval: PredictionInterval | None = None
+    no_interval: str | None = None
 
     @property
     def throughput_tokens_per_s_per_gpu(self) -> float:
@@ -124,6 +129,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
     again = recomputed_flops(
         scenario.model, batch.global_batch_size, scenario.plan.seq_len, scenario.plan.activation_recomputation
     )
+    interval, no_interval = training_interval(scenario, latency)
     return TrainingResult(
         scenario=scenario,
         batch=batch,
@@ -142,6 +148,8 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
         run=_whole_run(scenario, tokens, latency),
         warnings=(*evaluation.notes, *_warnings(scenario, dtype, framework.caveat, model)),
+        interval=interval,
+        no_interval=no_interval,
     )
 
 

@@ -56,6 +56,7 @@ def result_object(
         "pipeline": pipeline_object(result),
         "energy": None if energy is None else energy_object(energy),
         "interval": None if result.interval is None else result.interval.as_json(tokens_of(result)),
+        "no_interval": result.no_interval,
         "warnings": list(result.warnings),
         "benchmark_log": prediction_log(result),
     }  # fmt: skip

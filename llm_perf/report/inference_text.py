@@ -96,7 +96,7 @@ def report_sections(
         "title": _title(result),
         "placement": _placement(result),
         "phases": _phases(result),
-        "interval": None if result.interval is None else _interval(result.interval),
+        "interval": interval_text(result.interval, result.no_interval),
         "memory": memory_table(result),
         "breakdown": _breakdown(result),
         "limits": _limits(result),
@@ -237,19 +237,28 @@ def _phases(result: InferenceResult) -> Table:
     return table
 
 
-def _interval(interval: PredictionInterval) -> Text:
-    """How far to trust the latencies above."""
+def interval_text(
+    interval: PredictionInterval | None, missing: str | None, total: str = "total"
+) -> Text | None:
+    """How far to trust the latencies above, or why nothing is known of that; None where a warning says so already."""
+    if interval is None:
+        return None if missing is None else Text.assemble(("90% interval: ", "bold"), f"none; {missing}.")
     ends = [
         f"{name} {seconds(pair[0])} to {seconds(pair[1])}"
         for name, pair in (
+            (total, interval.total_s),
             ("prefill", interval.prefill_s),
             ("decode", interval.decode_s),
-            ("total", interval.total_s),
         )
         if pair is not None
     ]
     text = Text.assemble((f"{interval.level:.0%} interval: ", "bold"), ", ".join(ends))
-    text.append(f"\nprofile {interval.profile}; {interval.method}")
+    if interval.profile is not None:
+        text.append(f"\nprofile {interval.profile}; {interval.method}")
+        return text
+    text.append(f"\nfrom {interval.method}")
+    if interval.outside > 1:
+        text.append(f"; widened, since this question is {interval.outside:.2g} times outside of their sizes")
     return text
 
 

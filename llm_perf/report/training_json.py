@@ -63,7 +63,8 @@ def training_object(
         "run": _run(result),
         "cost": None if price is None else _cost(result, price),
         "energy": _energy(result),
-        "interval": None,
+        "interval": _interval(result),
+        "no_interval": result.no_interval,
         "warnings": list(result.warnings),
     }
     return finite(found)  # type: ignore[no-any-return]
@@ -84,6 +85,25 @@ def _run(result: TrainingResult) -> dict[str, float] | None:
         "time_s": run.time_s,
         "days": run.days,
         "gpu_hours": run.gpu_hours,
+    }
+
+
+def _interval(result: TrainingResult) -> dict[str, Any] | None:
+    """Where a measured step is to be expected, as seconds and as tokens per second."""
+    found = result.interval
+    if found is None or found.total_s is None:
+        return None
+    tokens = result.throughput_tokens_per_s * result.step_time_s
+    low, high = found.total_s
+    return {
+        "level": found.level,
+        "profile": found.profile,
+        "method": found.method,
+        "groups": found.groups,
+        "coverage": found.coverage,
+        "outside_covered_range": found.outside,
+        "step_latency_s": [low, high],
+        "throughput_tokens_per_s": [tokens / high, tokens / low],
     }
 
 

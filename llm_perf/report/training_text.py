@@ -11,6 +11,7 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
 from llm_perf.config.economics import Price
+from llm_perf.report.inference_text import interval_text
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.report.units import count, gib, rate, seconds
 from llm_perf.systems.training.base import TrainingMemoryParts
@@ -51,9 +52,11 @@ def training_report(
     result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns."""
+    interval = interval_text(result.interval, result.no_interval, "step")
     blocks: list[RenderableType] = [
         _title(result),
         _figures(result),
+        *([] if interval is None else [interval]),
         _memory(result),
         _breakdown(result),
         _run(result),

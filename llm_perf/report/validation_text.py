@@ -48,7 +48,7 @@ def summary_table(title: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
     if not groups:
         return ""
     lines = [
-        f"{title:<17}{'covered':>8}{'median':>7}{'mean':>5}{'bias':>6}{'<=10%':>6}{'<=20%':>6}{'rank':>5}{'gm':>5}"
+        f"{title:<17}{'covered':>8}{'med':>5}{'mean':>5}{'bias':>5}{'<10%':>5}{'<20%':>5}{'in90':>5}{'rank':>5}{'gm':>5}"
         f"{'all':>5}{'roof':>5}{'l-a':>5}"
     ]
     return "\n".join(lines + [_summary_line(name, group) for name, group in groups.items()])
@@ -61,9 +61,9 @@ def _summary_line(name: str, s: Mapping[str, Any]) -> str:
     gms += [other["gm_all"] if other.get("covered") else None for other in others]
     covered = f"{s['covered']}/{s['rows']}"
     return (
-        f"{name[:17]:<17}{covered:>8}{_percent(s['median_abs_error']):>7}{_percent(s['mean_abs_error']):>5}"
-        f"{_percent(s['bias'], signed=True):>6}{_percent(s['within_10']):>6}{_percent(s['within_20']):>6}"
-        f"{_number(s['rank_correlation']):>5}{_number(s['gm']):>5}"
+        f"{name[:17]:<17}{covered:>8}{_percent(s['median_abs_error']):>5}{_percent(s['mean_abs_error']):>5}"
+        f"{_percent(s['bias'], signed=True):>5}{_percent(s['within_10']):>5}{_percent(s['within_20']):>5}"
+        f"{_percent(s['interval_coverage']):>5}{_number(s['rank_correlation']):>5}{_number(s['gm']):>5}"
         + "".join(f"{_number(gm):>5}" for gm in gms)
     )
 
@@ -72,8 +72,10 @@ def _legend(baselines: Mapping[str, Mapping[str, Any]]) -> str:
     roofline = baselines["roofline"]
     return (
         "Errors: (predicted - measured) / measured; median and mean of their size, bias\n"
-        "the signed median. rank: rank correlation. gm: geometric mean of max(p/m, m/p)\n"
-        "over the covered rows; all: over all rows, one not covered counting as 10;\n"
+        "the signed median. in90: share inside the 90 % interval around a prediction\n"
+        "that never saw the row's model. rank: rank correlation. gm: geometric mean of\n"
+        "max(p/m, m/p) over the covered rows; all: over all rows, one not covered\n"
+        "counting as 10;\n"
         f"roof: the same for a plain roofline ({roofline['flops_efficiency']:g} of every peak, "
         f"{roofline['bandwidth_efficiency']:g} of every rate);\n"
         f"l-a: the same for {baselines['llm_analysis']['version']}.\n"

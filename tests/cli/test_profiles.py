@@ -92,7 +92,7 @@ def test_infer_takes_the_profiles_machine_and_prints_its_interval(llm_perf: Any,
     assert slow < found["total"]["throughput_tokens_per_s"] < fast
     text = llm_perf("infer", *asked)
     assert text.code == 0
-    assert "90% interval: prefill" in text.out
+    assert "90% interval: total" in text.out
     assert all(len(line) <= 80 for line in text.out.split("Benchmark log")[0].splitlines())
     assert found["inputs"]["profile"] == str(profile)
 
@@ -108,15 +108,25 @@ def test_outside_and_elsewhere_are_notes(llm_perf: Any, profile: Path) -> None:
     assert any("was fitted on" in warning for warning in other["warnings"])
 
 
-def test_without_a_profile_there_is_no_interval(llm_perf: Any) -> None:
-    found = llm_perf("infer", "--model", "opt-1.3b", "--gpu", "t4", "--json").json
+def test_without_a_profile_the_interval_is_that_of_published_runs(llm_perf: Any) -> None:
+    asked = ("infer", "--model", "opt-30b", "--gpu", "t4", "--ds-zero", "3", "--cpu-offload")
+    found = llm_perf(*asked, "--json").json
+    assert found["interval"]["profile"] is None
+    assert "published runs of zero_inference" in found["interval"]["method"]
+    low, high = found["interval"]["total_latency_s"]
+    assert low < found["total"]["latency_s"] < high
+    assert found["no_interval"] is None
+    assert llm_perf(*asked, "--profile", "none", "--json").json["interval"] == found["interval"]
+    text = llm_perf(*asked).out
+    assert "90% interval: total" in text
+    assert all(len(line) <= 80 for line in text.split("Benchmark log")[0].splitlines())
+
+
+def test_where_nothing_is_known_the_report_says_why(llm_perf: Any) -> None:
+    asked = ("infer", "--model", "opt-1.3b", "--gpu", "t4", "--system", "deepspeed_inference")
+    found = llm_perf(*asked, "--json").json
     assert found["interval"] is None
-    assert (
-        llm_perf("infer", "--model", "opt-1.3b", "--gpu", "t4", "--profile", "none", "--json").json[
-            "interval"
-        ]
-        is None
-    )
+    assert found["no_interval"] in " ".join(llm_perf(*asked).out.split())
 
 
 def test_policy_and_validate_take_profiles(llm_perf: Any, folder: Path) -> None:

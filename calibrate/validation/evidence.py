@@ -1,0 +1,245 @@
+"""Prediction intervals of uncalibrated predictions: from residuals of left-out rows to ``llm_perf/analysis/left_out.yaml``.
+
+Runs on GPUs of different makers are kept apart: their software differs. A width is the largest conformal quantile among
+the groups that were left out in turn (`calibrate.fit.intervals`). It takes two groups, since one says what another would
+have said only by accident, and nine residuals, fewer of which have no 90 % quantile. Where a system has fewer in a class,
+all systems of the class stand in for it, their groups apart.
+
+Whether the widths keep what they promise is measured by leaving out once more: a row's interval around its left-out
+prediction, as wide as the *other* groups say, either holds the measured value or does not (`Residuals.interval`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Final
+
+import yaml
+
+from calibrate.fit.intervals import LEVEL, group_width
+from calibrate.published import load_measurements
+from calibrate.settings import run_of, scenario_of
+from calibrate.training_runs import training_run_of, training_scenario_of
+from calibrate.validation.left_out import LeftOutRow
+from calibrate.validation.row import Interval
+from llm_perf.analysis.calibrated import asked_sizes
+from llm_perf.analysis.evidence import ANY, kind_of
+from llm_perf.analysis.intervals import training_options, training_sizes
+from llm_perf.config.gpu import format_bits
+
+__all__ = ["Key", "Residuals", "evidence_yaml"]
+
+_PHASES: Final = {
+    "prefill_latency_s": "prefill",
+    "latency_per_token_s": "decode",
+    "throughput_tokens_per_s": "total",
+    "total_latency_s": "total",
+    "iteration_time_s": "total",
+}
+"""Quantity of a row -> the phase of which it speaks."""
+
+_FEWEST_GROUPS: Final = 2
+_FEWEST_RESIDUALS: Final = 9
+"""From so many on, ceil((n + 1) x 0.9) <= n: a conformal 90 % quantile exists."""
+
+_DIGITS: Final = 4
+_HEAD: Final = """\
+# How far predictions were off on published runs whose GPU, or model, was left out of every fit: half-widths of 90 % intervals
+# as log ratios, by system and accuracy class. Written by `make accuracy` from calibrate/measurements/left_out.csv, which
+# bench/leave_out.py makes; calibrate/validation/evidence.py says how.
+"""
+
+Key = tuple[str, str, str, str]
+"""System or `ANY`, accuracy class, vendor of the GPU, what was left out."""
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """|log ratios| of left-out rows by phase and group.
+
+    A row whose source states the time per token and no total counts for the total too, which decode steps dominate.
+    """
+
+    lines: Sequence[LeftOutRow]
+
+    @cached_property
+    def _sizes(self) -> dict[Key, dict[str, dict[str, list[float]]]]:
+        """Key -> phase -> group -> sizes. Groups of `ANY` are those of each system apart."""
+        with_total = {_identity(line) for line in self.lines if _PHASES[line.quantity] == "total"}
+        found: dict[Key, dict[str, dict[str, list[float]]]] = {}
+        for line in self.lines:
+            phases = {_PHASES[line.quantity]}
+            if phases == {"decode"} and _identity(line) not in with_total:
+                phases.add("total")
+            for (key, group), phase in product(self._places(line), phases):
+                of_phase = found.setdefault(key, {}).setdefault(phase, {})
+                of_phase.setdefault(group, []).append(abs(line.log_ratio))
+        return found
+
+    @staticmethod
+    def _places(line: LeftOutRow) -> list[tuple[Key, str]]:
+        kind = (line.accuracy_class, line.vendor, line.leave_out)
+        own: list[tuple[Key, str]] = [((line.system, *kind), line.group)]
+        return own if line.leave_out == "system" else [*own, ((ANY, *kind), f"{line.system}: {line.group}")]
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What there is."""
+        return tuple(self._sizes)
+
+    def width(self, key: Key, phase: str, without: str | None = None) -> float | None:
+        """Half-width of an interval, from all groups but one; None where too little is stated of the phase.
+
+        A total that no row states is a prefill: of runs that generate one token. A phase's is no narrower than the
+        total's: a total that is off does not say which phase was.
+        """
+        groups = self._sizes.get(key, {}).get(phase, {})
+        if phase == "total":
+            return self._own_width(groups or self._sizes.get(key, {}).get("prefill", {}), without)
+        own, total = self._own_width(groups, without), self.width(key, "total", without)
+        return own if own is None or total is None else max(own, total)
+
+    @staticmethod
+    def _own_width(groups: Mapping[str, Sequence[float]], without: str | None) -> float | None:
+        kept = [sizes for group, sizes in groups.items() if group != without]
+        if len(groups) < _FEWEST_GROUPS or sum(map(len, kept)) < _FEWEST_RESIDUALS:
+            return None
+        return group_width(kept)
+
+    def widths(self, key: Key) -> dict[str, Any] | None:
+        """An entry of the file; None without a width of the total."""
+        found = {phase: self.width(key, phase) for phase in ("prefill", "decode", "total")}
+        if found["total"] is None:
+            return None
+        lines = [line for line in self.lines if any(place == key for place, _ in self._places(line))]
+        groups = {group for line in lines for place, group in self._places(line) if place == key}
+        rounded = {phase: None if width is None else _up(width) for phase, width in found.items()}
+        held, tested = self.inside(key)
+        return {
+            "groups": len(groups),
+            "rows": len({_identity(line) for line in lines}),
+            "held": held,
+            "tested": tested,
+        } | rounded
+
+    def inside(self, key: Key) -> tuple[int, int]:
+        """(residuals of the total within what the groups other than their own say, residuals for which these say enough)."""
+        phases = self._sizes.get(key, {})
+        groups = phases.get("total") or phases.get("prefill", {})
+        found: list[bool] = []
+        for group, sizes in groups.items():
+            width = self.width(key, "total", without=group)
+            if width is not None:
+                found += [size <= width for size in sizes]
+        return sum(found), len(found)
+
+    def half_width(self, line: LeftOutRow) -> float | None:
+        """Half-width around a row's left-out prediction, from groups other than its own.
+
+        Own residuals count where there are enough of them, as for a question; else those of all systems of the class.
+        """
+        for key, group in self._places(line):
+            if self.width(key, "total") is not None:
+                return self.width(key, _PHASES[line.quantity], without=group)
+        return None
+
+    def interval(self, line: LeftOutRow) -> Interval | None:
+        """The interval of that half-width; None without one."""
+        width = self.half_width(line)
+        if width is None:
+            return None
+        return Interval(line.predicted * math.exp(-width), line.predicted * math.exp(width), LEVEL)
+
+
+def _identity(line: LeftOutRow) -> tuple[str, int, str, str]:
+    """What lines of one row have in common."""
+    return line.table, line.row_id, line.system, line.leave_out
+
+
+# -- the file -------------------------------------------------------------------------------------------------
+
+
+def evidence_yaml(lines: Sequence[LeftOutRow]) -> str:
+    """The text of ``llm_perf/analysis/left_out.yaml``."""
+    residuals = Residuals(lines)
+    facts = _facts(lines)
+    entries = []
+    for system, name, vendor in sorted({key[:3] for key in residuals.keys}):
+        chosen = [key for key in residuals.keys if key[:3] == (system, name, vendor)]
+        kinds = {key[3]: residuals.widths(key) for key in chosen}
+        of_rows = [
+            facts[line.row]
+            for line in lines
+            if (line.accuracy_class, line.vendor) == (name, vendor) and system in (line.system, ANY)
+        ]
+        entries.append(
+            {"system": system, "accuracy_class": name, "vendor": vendor}
+            | _described(of_rows)
+            | {"left_out": {leave: widths for leave, widths in sorted(kinds.items()) if widths is not None}}
+        )
+    return _HEAD + yaml.safe_dump({"entries": entries}, sort_keys=False, width=120, default_flow_style=None)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a row says of what is covered."""
+
+    gpu: str
+    host: str
+    kind: str
+    weight_bits: int
+    sizes: Mapping[str, float]
+    options: tuple[str, ...] = ()
+
+
+def _facts(lines: Sequence[LeftOutRow]) -> dict[tuple[str, int], _Facts]:
+    wanted = {line.row for line in lines}
+    found: dict[tuple[str, int], _Facts] = {}
+    for row in load_measurements():
+        if ("inference", row.row_id) in wanted:
+            scenario = scenario_of(run_of(row))
+            sizes = asked_sizes(scenario) | {"num_gpus": float(scenario.parallelism.num_gpus)}
+            found["inference", row.row_id] = _Facts(
+                scenario.gpu.name, scenario.host.name, kind_of(scenario.model),
+                scenario.dtype.weight_bits, sizes,
+            )  # fmt: skip
+    for job in load_measurements("training"):
+        if ("training", job.row_id) in wanted:
+            training = training_scenario_of(training_run_of(job))
+            found["training", job.row_id] = _Facts(
+                training.gpu.name, training.host.name, kind_of(training.model),
+                format_bits(training.plan.compute_dtype), training_sizes(training), training_options(training),
+            )  # fmt: skip
+    return found
+
+
+def _described(facts: Sequence[_Facts]) -> dict[str, Any]:
+    machines: dict[str, set[str]] = {}
+    for fact in facts:
+        machines.setdefault(fact.gpu, set()).add(fact.host)
+    names = sorted({name for fact in facts for name in fact.sizes})
+    options = sorted({option for fact in facts for option in fact.options})
+    return {
+        "machines": {gpu: sorted(machines[gpu]) for gpu in sorted(machines)},
+        "kinds": sorted({fact.kind for fact in facts}),
+        "weight_bits": sorted({fact.weight_bits for fact in facts}),
+        "sizes": {name: _range([fact.sizes[name] for fact in facts if name in fact.sizes]) for name in names},
+    } | ({"options": options} if options else {})
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    return {"low": _digits(min(values)), "high": _digits(max(values))}
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _up(width: float) -> float:
+    """Rounded up, so that no interval is narrower than what was seen."""
+    scale = 10**_DIGITS
+    return math.ceil(width * scale - 1e-9) / scale

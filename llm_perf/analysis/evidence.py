@@ -1,0 +1,162 @@
+"""How far predictions were off where nothing had been fitted: ``left_out.yaml``, which ``make accuracy`` writes.
+
+Every constant of a system was refitted without the published runs of one GPU, and of one model, in turn; the runs that
+were left out were predicted by constants that never saw them. This file holds the widths of 90 % intervals that those
+residuals give, per system and accuracy class, with what the runs cover: outside of that nothing is known.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from llm_perf.config import files
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.calibration import HalfWidth, Range
+from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
+
+__all__ = [
+    "ANY",
+    "FILE",
+    "Evidence",
+    "EvidenceFile",
+    "LeftOutWidths",
+    "accuracy_class",
+    "evidence_of",
+    "kind_of",
+    "vendors_of",
+]
+
+FILE: Final = "left_out.yaml"
+ANY: Final = "any"
+"""Stands for all systems of a class together."""
+
+_TELLING: Final = 9
+"""Least number of tested runs from which a share is worth printing: as many as a 90 % quantile takes."""
+
+_EDGE: Final = frozenset({"exllama", "llama_cpp"})
+_UNCLASSED: Final = frozenset({"petals"})
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+LeaveOut = Literal["gpu", "model", "family", "system"]
+ModelKind = Literal["dense", "mixture of experts", "state-space", "encoder"]
+
+
+class LeftOutWidths(Spec):
+    """Half-widths of 90 % intervals as log ratios, from ``rows`` runs in ``groups`` groups that were left out in turn.
+
+    None where too few runs state that phase. Of ``tested`` runs, intervals as wide as the groups other than their own say
+    held ``held``: what was measured of the promised 90 %.
+    """
+
+    groups: PositiveInt
+    rows: PositiveInt
+    held: Count = 0
+    tested: Count = 0
+    prefill: HalfWidth | None = None
+    decode: HalfWidth | None = None
+    total: HalfWidth | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the tested runs that was held; None where too few could be tested to say."""
+        return self.held / self.tested if self.tested >= _TELLING else None
+
+
+class Evidence(Spec):
+    """What published runs say of one system (for training: framework) in one accuracy class.
+
+    Attributes:
+        system: Its name, or `ANY`: what all systems of the class have in common.
+        accuracy_class: The class.
+        vendor: Who made the GPUs.
+        machines: GPUs that the runs were made on, each with its hosts.
+        kinds: Kinds of models.
+        weight_bits: Widths of weights.
+        sizes: What the runs cover: ``model_gib``, ``num_gpus``, and lengths and batch of an inference or ``seq_len``.
+        options: What training jobs did beside training all weights on the GPUs.
+        left_out: Widths by what was left out of the fits. ``system``: nothing was fitted, but the stack is not named.
+    """
+
+    system: str
+    accuracy_class: str
+    vendor: str
+    machines: dict[str, tuple[str, ...]]
+    kinds: tuple[ModelKind, ...]
+    weight_bits: tuple[PositiveInt, ...]
+    sizes: dict[str, Range]
+    options: tuple[str, ...] = ()
+    left_out: dict[LeaveOut, LeftOutWidths]
+
+
+class EvidenceFile(Spec):
+    """All entries."""
+
+    entries: tuple[Evidence, ...] = Field(min_length=1)
+
+
+@cache
+def _entries() -> dict[tuple[str, str, str], Evidence]:
+    file = resources.files("llm_perf.analysis") / FILE
+    text = file.read_text("utf-8")
+    found = files.build(EvidenceFile, files.parse_mapping(text, file.name), text, file.name)
+    return {(entry.system, entry.accuracy_class, entry.vendor): entry for entry in found.entries}
+
+
+def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | None:
+    """What published runs on GPUs of a maker say of a system in a class; None where there is none.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    return _entries().get((system, accuracy_class, vendor))
+
+
+def vendors_of(system: str, accuracy_class: str) -> tuple[str, ...]:
+    """Makers of the GPUs on which a system's published runs in a class were made."""
+    return tuple(vendor for name, kind, vendor in _entries() if (name, kind) == (system, accuracy_class))
+
+
+def accuracy_class(
+    system: str, gpu_share: float, nvme_share: float, weight_bits: int, num_gpus: int, pp_size: int
+) -> str | None:
+    """The accuracy class of an inference: where its tensors are, then how wide its weights are, then on how many GPUs.
+
+    Args:
+        system: Name of the system.
+        gpu_share: The least share on the GPU of weights and of KV cache.
+        nvme_share: The largest share of either on NVMe.
+        weight_bits: Width of the weights.
+        num_gpus: GPUs in all.
+        pp_size: Pipeline stages.
+
+    Returns:
+        The class; None for Petals, whose clients the classes do not know.
+    """
+    if system in _UNCLASSED:
+        return None
+    if system in _EDGE:
+        return "edge"
+    if nvme_share > 0:
+        return "offload-nvme"
+    if gpu_share < 1:
+        return "offload-cpu"
+    if weight_bits < 16:
+        return "quantised"
+    if pp_size > 1:
+        return "resident-pp"
+    return "resident-tp" if num_gpus > 1 else "resident-1gpu"
+
+
+def kind_of(model: ModelConfig) -> ModelKind:
+    """What kind of layers a model has, as far as predictions may be off for one kind and not for another."""
+    if model.encoder:
+        return "encoder"
+    if any(isinstance(group.attention, StateSpace) for group in model.layer_groups):
+        return "state-space"
+    if any(isinstance(group.mlp, MoEMLP) for group in model.layer_groups):
+        return "mixture of experts"
+    return "dense"

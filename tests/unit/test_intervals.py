@@ -1,0 +1,253 @@
+"""Intervals without a profile: widths from residuals of left-out rows, and which question gets which."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibrate.validation.evidence import Residuals, evidence_yaml
+from calibrate.validation.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
+from llm_perf.analysis.evidence import ANY, accuracy_class, evidence_of
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_gpu_config_by_name
+from llm_perf.errors import SpecError
+from llm_perf.report.inference_json import result_object
+from llm_perf.systems.registry import SYSTEM_NAMES, get_system
+
+ROOT = Path(__file__).parents[2]
+MODEL = ("flexgen", "offload-cpu", "nvidia", "model")
+
+
+def line(group, log_ratio, row_id=1, quantity="throughput_tokens_per_s", system="flexgen"):
+    return LeftOutRow(
+        "inference",
+        row_id,
+        system,
+        "offload-cpu",
+        "nvidia",
+        "model",
+        group,
+        quantity,
+        math.exp(log_ratio),
+        log_ratio,
+    )
+
+
+def rows(by_group, **changes):
+    """Lines of {group: log ratios}, each of a row of its own."""
+    pairs = [(group, ratio) for group, ratios in by_group.items() for ratio in ratios]
+    return [line(group, ratio, row_id, **changes) for row_id, (group, ratio) in enumerate(pairs)]
+
+
+def ask(**inputs):
+    return predict_inference(
+        build_scenario(
+            InferenceInputs(**({"model": "opt-30b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True} | inputs))
+        )
+    )
+
+
+# -- widths ---------------------------------------------------------------------------------------------------
+
+
+def test_the_width_is_the_largest_among_the_groups():
+    found = Residuals(rows({"a": [0.1, -0.1, 0.1, 0.1, 0.1], "b": [-0.3, 0.2, 0.2, 0.2, 0.2]}))
+    assert found.width(MODEL, "total", without="b") is None  # five residuals have no 90 % quantile
+    assert found.width(MODEL, "total") == pytest.approx(0.3)
+
+
+def test_a_group_knows_nothing_of_its_own_width():
+    found = Residuals(rows({"a": [0.1] * 9, "b": [-0.3, *[0.2] * 9]}))
+    assert found.inside(MODEL) == (9, 19)  # a within b's 0.3, none of b within a's 0.1
+    assert found.width(MODEL, "total", without="b") == pytest.approx(0.1)
+
+
+def test_an_entry_says_how_much_it_rests_on():
+    found = Residuals(rows({"a": [0.1, -0.1, 0.1, 0.1, 0.1], "b": [-0.3, 0.2, 0.2, 0.2, 0.2]}))
+    assert found.width(MODEL, "total") == pytest.approx(0.3)
+    assert found.widths(MODEL) == {
+        "groups": 2,
+        "rows": 10,
+        "held": 0,
+        "tested": 0,
+        "prefill": None,
+        "decode": None,
+        "total": pytest.approx(0.3),
+    }
+
+
+@pytest.mark.parametrize(
+    "by_group",
+    [{"a": [0.1] * 30}, {"a": [0.1] * 4, "b": [0.1] * 4}],
+    ids=["one group", "fewer residuals than a 90 % quantile takes"],
+)
+def test_too_little_gives_no_width(by_group):
+    assert Residuals(rows(by_group)).width(MODEL, "total") is None
+
+
+def test_where_a_system_has_too_little_all_of_its_class_stand_in():
+    few, many = rows({"a": [0.4]}), rows({"a": [0.1] * 9, "b": [0.2] * 9}, system="zero_inference")
+    found = Residuals([*few, *[line(x.group, x.log_ratio, x.row_id + 100, system=x.system) for x in many]])
+    assert found.width(MODEL, "total") is None
+    assert found.width((ANY, *MODEL[1:]), "total") == pytest.approx(0.4)
+    # The row's own group does not widen its own interval: others' largest is 0.2.
+    interval = found.interval(few[0])
+    assert math.log(interval.high / interval.low) / 2 == pytest.approx(0.2)
+
+
+def test_a_time_per_token_speaks_for_the_total_where_no_total_is_stated():
+    decode = rows({"a": [0.1] * 5, "b": [0.2] * 5}, quantity="latency_per_token_s")
+    assert Residuals(decode).width(MODEL, "total") == pytest.approx(0.2)
+    total = [line(x.group, 0.05, x.row_id) for x in decode]
+    assert Residuals([*decode, *total]).width(MODEL, "total") == pytest.approx(0.05)
+
+
+residuals = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.lists(st.floats(-2, 2), min_size=5, max_size=12), min_size=2
+)
+
+
+@given(residuals)
+def test_widths_keep_their_order(by_group):
+    """A phase's is no narrower than the total's; without one of a few groups nothing widens; signs do not matter."""
+    lines = [*rows(by_group), *rows(by_group, quantity="prefill_latency_s")]
+    found = Residuals(lines)
+    total = found.width(MODEL, "total")
+    assert found.width(MODEL, "prefill") >= total
+    for group in by_group:
+        left = found.width(MODEL, "total", without=group)
+        assert left is None or left <= total
+    mirrored = Residuals(rows({group: [-x for x in values] for group, values in by_group.items()}))
+    assert mirrored.width(MODEL, "total") == pytest.approx(total)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_intervals_cover_what_they_promise_where_groups_are_alike(seed):
+    """Rows of many groups that differ by as much as rows in a group: nine in ten and more are inside."""
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    lines = rows({str(group): list(draw.normal(0, 0.1, 12)) for group in range(12)})
+    found = Residuals(lines)
+    inside = [
+        interval.low <= 1 <= interval.high for x in lines if (interval := found.interval(x)) is not None
+    ]
+    assert len(inside) == len(lines)
+    assert sum(inside) / len(inside) > 0.85
+
+
+def test_the_file_of_rows_is_read_as_it_was_written():
+    lines = load_left_out()
+    assert as_csv(lines) == as_csv(parse_left_out(as_csv(lines)))
+    assert {x.system for x in lines} >= {"zero_inference", "flexgen", "fastertransformer", "llama_cpp"}
+
+
+def test_a_faulty_file_of_rows_is_named_with_its_line():
+    text = as_csv([line("a", 0.1)])
+    with pytest.raises(SpecError, match=r"left_out\.csv: column 'group' is missing"):
+        parse_left_out(text.replace("group", "groups"))
+    with pytest.raises(SpecError, match=r"left_out\.csv:2: .*'x'"):
+        parse_left_out(text.replace("0.1000", "x"))
+
+
+def test_the_yaml_holds_every_width_rounded_up():
+    text = evidence_yaml(load_left_out())
+    assert text == (ROOT / "llm_perf" / "analysis" / "left_out.yaml").read_text("utf-8")
+    found = Residuals(load_left_out())
+    for key in found.keys:
+        exact, entry = found.width(key, "total"), evidence_of(*key[:3])
+        shipped = entry.left_out.get(key[3])
+        assert (shipped is None) == (exact is None)
+        if exact is not None:
+            assert exact <= shipped.total <= exact + 1.1e-4
+
+
+# -- questions ------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_gpu_is_less_certain_than_a_known_one():
+    known, host, gpu = ask(), ask(host="dgx-2"), ask(gpu="h200")
+    widths = [math.log(x.interval.total_s[1] / x.interval.total_s[0]) / 2 for x in (known, host, gpu)]
+    assert widths[0] < widths[1] == pytest.approx(widths[2])
+    assert "without their model" in known.interval.method
+    assert "none on T4-16GB in host dgx-2" in host.interval.method
+    assert "none on H200-SXM-141GB" in gpu.interval.method
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_an_interval_holds_its_prediction_and_its_throughput(batch):
+    result = ask(batch_size=batch)
+    low, high = result.interval.total_s
+    assert low < result.total_latency_s < high
+    assert low * high == pytest.approx(result.total_latency_s**2)
+    slow, fast = result_object(result, {})["interval"]["total_throughput_tokens_per_s"]
+    assert slow < result.total_throughput_tokens_per_s < fast
+    assert fast * low == pytest.approx(slow * high)
+
+
+def test_it_widens_with_the_distance_from_what_the_runs_cover():
+    near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
+    assert near.interval.outside == pytest.approx(near.interval.outside)
+    widths = [math.log(x.interval.total_s[1] / x.total_latency_s) for x in (near, far, farther)]
+    assert widths[0] < widths[1] < widths[2]
+    assert near.interval.outside <= far.interval.outside < farther.interval.outside
+
+
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        ({"flops_efficiency": 0.5}, "--flops-efficiency took the place"),
+        ({"ds_zero": 0, "cpu_offload": False, "system": "deepspeed_inference", "model": "opt-1.3b"},
+         "no published run of deepspeed_inference on one GPU in 16 bits ships"),
+        ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "mi300x"}, "on a device of amd"),
+        ({"model": "mixtral-8x7b-v0.1"}, "is of a mixture of experts model"),
+        ({"quant_bits": 8}, "has 8-bit weights"),
+        ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "h200", "prefix_hit_rate": 0.5},
+         "no published run used --prefix-hit-rate"),
+        ({"ds_zero": 0, "cpu_offload": False, "system": "petals"}, "do not say what their clients asked for"),
+    ],
+)  # fmt: skip
+def test_where_no_run_says_anything_a_sentence_says_why(inputs, why):
+    result = ask(**inputs)
+    assert result.interval is None
+    assert why in result.no_interval
+    found = result_object(result, {})
+    assert (found["interval"], found["no_interval"]) == (None, result.no_interval)
+
+
+def test_either_an_interval_or_a_reason():
+    for system in SYSTEM_NAMES:
+        gpu, host = ("h100-pcie-80gb", "h100-spr-host") if system == "lia" else ("t4", None)
+        result = ask(model="opt-1.3b", gpu=gpu, host=host, ds_zero=0, cpu_offload=False, system=system)
+        assert (result.interval is None) == (result.no_interval is not None)
+
+
+def test_systems_and_machines_of_the_file_exist():
+    from llm_perf.analysis.evidence import _entries
+
+    for (system, name, vendor), entry in _entries().items():
+        assert all(get_gpu_config_by_name(gpu).vendor.lower() == vendor for gpu in entry.machines)
+        assert all(get_gpu_config_by_name(gpu).name == gpu for gpu in entry.machines)
+        assert entry.accuracy_class == name
+        if name != "training" and system != ANY:
+            assert get_system(system).name == system
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (("petals", 1, 0, 8, 4, 1), None),
+        (("llama_cpp", 0.5, 0, 4, 1, 1), "edge"),
+        (("flexgen", 0, 0.2, 4, 1, 1), "offload-nvme"),
+        (("flexgen", 0.9, 0, 4, 1, 1), "offload-cpu"),
+        (("vllm", 1, 0, 8, 8, 2), "quantised"),
+        (("vllm", 1, 0, 16, 8, 2), "resident-pp"),
+        (("vllm", 1, 0, 16, 8, 1), "resident-tp"),
+        (("vllm", 1, 0, 32, 1, 1), "resident-1gpu"),
+    ],
+)
+def test_accuracy_classes(asked, name):
+    assert accuracy_class(*asked) == name
