@@ -48,7 +48,11 @@ _COMPARE: Final = (
     "llm-perf compare calibrate/measurements/cpu_loop --profile example-epyc-2-cores --plot figures"
 )
 PICTURES: Final = (
-    Picture("explorer.png", "llm-perf serve", question="/?model=facebook/opt-175b&gpu=t4-16gb&system=zero_inference"),
+    Picture(
+        "explorer.png",
+        "llm-perf serve",
+        question="/?model=facebook/opt-175b&gpu=t4-16gb&system=zero_inference",
+    ),
     Picture(
         "plan.png",
         'llm-perf plan --model llama-2-70b --target "tpot<50ms, ttft<1s" --objective cost --quant-bits 16,8,4 '

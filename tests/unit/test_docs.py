@@ -260,13 +260,13 @@ _ELLIPSIS = "…"
 
 
 def _shown_outputs() -> list[Any]:
-    """(command, what is shown below it) of every console block of one command with its output; test_readme has the README's."""
+    """(command, what is shown below it) of every console block with output; the README has a test of its own."""
     found = []
     for name, text in TEXTS.items():
         if name == "README.md":
             continue
         for block in _blocks(text, "console"):
-            command, _, output = block.partition("\n")
+            command, _, output = block.replace("\\\n", "").partition("\n")
             if command.startswith("$ llm-perf ") and output and not output.startswith("$ "):
                 found.append(pytest.param(command[len("$ llm-perf ") :], output, id=f"{name}-{command}"))
     return found

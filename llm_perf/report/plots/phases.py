@@ -23,7 +23,7 @@ def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     shown = distinct(stated)[:_MOST_BARS]
     if not shown:
         return None
-    figure = new_figure(8.6, 1.6 + 0.4 * len(shown))
+    figure = new_figure(7.6, 1.6 + 0.4 * len(shown))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, phase in zip(panels, _PHASES, strict=True):
         _phase_panel(axes, shown, phase)
