@@ -87,17 +87,15 @@ def _best(axes: Any, best: Sequence[Candidate], measure: str, style: Mapping[str
             [_milliseconds(candidate)], [candidate.measures[measure]], marker, color=colour, markersize=9,
             markeredgecolor="black", markeredgewidth=1.2, linestyle="none", zorder=4,
         )  # fmt: skip
-    if best:
-        first = best[0]
-        how = f"{first.num_gpus} x {first.inputs.gpu} {deployment(first)}".strip()
-        axes.plot(
-            [], [], "o", color="white", markeredgecolor="black", markersize=8, linestyle="none",
-            label="black edge: best of each GPU",
-        )  # fmt: skip
-        axes.plot(
-            [_milliseconds(first)], [first.measures[measure]], "o", markersize=17, fillstyle="none", color="black",
-            linestyle="none", zorder=4, label=f"best: {how}, batch {first.inputs.batch_size}",
-        )  # fmt: skip
+    if not best:
+        return
+    first = best[0]
+    how = f"{first.num_gpus} x {first.inputs.gpu} {deployment(first)}".strip()
+    ring = {"fillstyle": "none", "color": "black", "linestyle": "none"}
+    axes.plot([_milliseconds(first)], [first.measures[measure]], "o", markersize=17, zorder=4, **ring)
+    axes.plot([], [], "o", markersize=7, label="black edge: best of each GPU", **ring)
+    # Smaller than the ring itself, which would cover the lines above and below.
+    axes.plot([], [], "o", markersize=11, label=f"best: {how}, batch {first.inputs.batch_size}", **ring)
 
 
 def _scale(axis: Any, values: Sequence[float]) -> None:

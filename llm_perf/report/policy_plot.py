@@ -67,7 +67,7 @@ def _draw_front(axes: Any, answer: PolicyAnswer) -> None:
         )
     if answer.question.max_latency is not None:
         limit = answer.question.max_latency
-        axes.axvline(limit, color="#D55E00", linestyle="--", label=f"limit {limit:g} s")
+        axes.axvline(limit, color="#D55E00", linestyle="--", label=f"limit {limit:,g} s")
     if front and front[-1].latency_s > 20 * front[0].latency_s:
         log_scale(axes.xaxis, front[-1].latency_s / front[0].latency_s)
     axes.set_ylim(bottom=0)

@@ -98,7 +98,7 @@ def _legend(figure: Any, scaling: Scaling, sizes: Sequence[int]) -> None:
     ]  # fmt: skip
     handles.append(
         Line2D([], [], color="black", marker="o", fillstyle="none", markersize=9, linestyle="none",
-               label="80 % of the best throughput")
+               label="80 % of its best throughput")
     )  # fmt: skip
     if not all(curve.fits.all() for curve in scaling.curves):
         handles.append(Line2D([], [], color="0.4", linestyle=":", label="does not fit"))

@@ -37,7 +37,7 @@ def test_plot_is_a_picture(llm_perf: Any, tmp_path: Path, suffix: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     if suffix == ".svg":
         drawn = file.read_text()
-        assert all(label in drawn for label in ("1 GPU<", "2 GPUs<", "80 % of the best throughput"))
+        assert all(label in drawn for label in ("1 GPU<", "2 GPUs<", "80 % of its best throughput"))
         curves = json.loads(llm_perf(*BASE, "--tp-sizes", "1,2", "--prompt-lens", "32", "--json").out)[
             "curves"
         ]
