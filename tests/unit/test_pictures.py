@@ -91,6 +91,14 @@ def test_the_readme_has_a_picture_of_every_command_that_makes_one() -> None:
     assert drawing | {"serve"} == {picture.command.split()[1] for picture in MADE.PICTURES}
 
 
+def test_the_words_for_the_published_runs_count_what_is_predicted_today() -> None:
+    """Where this fails the picture is of other predictions: `make pictures`."""
+    covered = sum(int(found) for found in re.findall(r"^[a-z0-9-]+ +(\d+)/\d+ +\d+%", README, re.MULTILINE))
+    said = {text for _, text, file in _shown() if file.name == "validation.png"}
+    assert said
+    assert all(f"{covered:,} published runs" in text for text in said)
+
+
 def test_rare_colours_stay(tmp_path: Path) -> None:
     """One marker among thousands of shades keeps its colour."""
     image = pytest.importorskip("PIL.Image").new("RGB", (256, 256))
