@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo calibrate ops wheels bench accuracy docs lint format clean
+.PHONY: help demo test run-demo calibrate ops wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -32,6 +32,7 @@ help:
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
+	@echo "make pictures make the pictures in docs/images anew, from the commands below them (a minute)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
@@ -82,6 +83,9 @@ bench: $(VENV)/.base
 
 accuracy: $(VENV)/.base
 	$(BIN)/python bench/accuracy.py
+
+pictures: $(VENV)/.dev | $(CHROMIUM)
+	$(BIN)/python bench/pictures.py
 
 # Needs no network, and neither does looking at it.
 docs: $(VENV)/.dev

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llm_perf.analysis.scaling import Curve, Scaling
-from llm_perf.report.plots.style import COLOURS, MARKERS, write_figure
+from llm_perf.report.plots.style import (
+    COLOURS,
+    MARKERS,
+    legend_below,
+    log_scale,
+    new_figure,
+    tidy,
+    write_figure,
+)
 
 
 def write_scaling_plot(scaling: Scaling, file: str) -> Path:
@@ -19,39 +30,31 @@ def write_scaling_plot(scaling: Scaling, file: str) -> Path:
 
 
 def _figure(scaling: Scaling) -> Any:
-    from matplotlib.figure import Figure
-
     lengths = list(dict.fromkeys(curve.prompt_len for curve in scaling.curves))
     sizes = list(dict.fromkeys(curve.tp_size for curve in scaling.curves))
-    figure = Figure(figsize=(max(3.4 * len(lengths), 5), 6.4), layout="constrained")
+    figure = new_figure(max(3.2 * len(lengths), 5), 6.0)
     panels = figure.subplots(2, len(lengths), sharex=True, sharey="row", squeeze=False)
     for curve in scaling.curves:
         column, number = lengths.index(curve.prompt_len), sizes.index(curve.tp_size)
         for row, values in enumerate((curve.latency_s, curve.throughput_tokens_per_s)):
             _draw(panels[row][column], curve, values, number)
     for column, length in enumerate(lengths):
-        panels[0][column].set_title(f"prompt of {length} tokens")
+        panels[0][column].set_title(f"prompt of {length} tokens", fontsize=10)
         panels[1][column].set_xlabel("batch (sequences)")
-        for row in (0, 1):
-            panels[row][column].set_xscale("log", base=2)
-            panels[row][column].set_yscale("log")
-            panels[row][column].grid(visible=True, which="major", color="0.9")
-            panels[row][column].set_axisbelow(True)
-            panels[row][column].xaxis.set_major_formatter("{x:g}")
+    _scales(panels, scaling.curves)
     panels[0][0].set_ylabel("latency of the batch (s)")
     panels[1][0].set_ylabel("generated tokens/s")
     inputs = scaling.inputs
-    dotted = "" if all(curve.fits.all() for curve in scaling.curves) else "; dotted: does not fit"
     figure.suptitle(
-        f"{inputs.model} on {inputs.gpu}, {inputs.system or 'resident'}, generate {inputs.gen_len}{dotted}"
+        f"{inputs.model} on {inputs.gpu}, {inputs.system or 'resident'}, generate {inputs.gen_len} (predicted)",
+        fontsize=11,
     )
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    _legend(figure, scaling, sizes)
     return figure
 
 
 def _draw(axes: Any, curve: Curve, values: Any, number: int) -> None:
-    """A full line where memory holds the batch, a dotted one beyond."""
+    """A full line where memory holds the batch, a dotted one beyond; a ring where a larger batch pays little more."""
     colour = COLOURS[number % len(COLOURS)]
     axes.plot(curve.batch_size, values, ":", color=colour, linewidth=1)
     axes.plot(
@@ -61,5 +64,42 @@ def _draw(axes: Any, curve: Curve, values: Any, number: int) -> None:
         color=colour,
         markersize=4,
         linewidth=1.5,
-        label=f"{curve.tp_size} GPU{'s' if curve.tp_size > 1 else ''}",
     )
+    worthwhile = curve.batch_size == curve.worthwhile_batch
+    axes.plot(
+        curve.batch_size[worthwhile], values[worthwhile], "o", color="black", fillstyle="none", markersize=9
+    )
+
+
+def _scales(panels: Any, curves: Sequence[Curve]) -> None:
+    """Batches by powers of two, times and rates with plain numbers; each row of panels shares its axis."""
+    for row, values in enumerate(
+        (
+            np.concatenate([curve.latency_s for curve in curves]),
+            np.concatenate([curve.throughput_tokens_per_s for curve in curves]),
+        )
+    ):
+        for axes in panels[row]:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            log_scale(axes.yaxis, values.max() / values.min())
+            tidy(axes)
+
+
+def _legend(figure: Any, scaling: Scaling, sizes: Sequence[int]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
+            label=f"{size} GPU{'s' if size > 1 else ''}",
+        )
+        for number, size in enumerate(sizes)
+    ]  # fmt: skip
+    handles.append(
+        Line2D([], [], color="black", marker="o", fillstyle="none", markersize=9, linestyle="none",
+               label="80 % of its best throughput")
+    )  # fmt: skip
+    if not all(curve.fits.all() for curve in scaling.curves):
+        handles.append(Line2D([], [], color="0.4", linestyle=":", label="does not fit"))
+    legend_below(figure, 3, handles)

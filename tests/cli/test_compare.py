@@ -1,6 +1,7 @@
 """`llm-perf compare`: real runs beside predictions, as a table, JSON and figures; one line for bad input."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_figures_are_written_as_png_and_svg(llm_perf, tmp_path):
         "resident",
     ):
         assert text in scatter
+
+
+def test_repeats_of_a_configuration_share_a_line(llm_perf, tmp_path):
+    """The 36 runs that ship are two of each of 18 configurations."""
+    pytest.importorskip("matplotlib")
+    shipped = Path(__file__).parents[2] / "calibrate" / "measurements" / "cpu_loop"
+    assert llm_perf("compare", str(shipped), "--plot", str(tmp_path)).code == 0
+    for name in ("errors", "breakdown", "memory"):
+        lines = re.findall(r">(opt-[^<]*)<", (tmp_path / f"{name}.svg").read_text())
+        assert len(lines) == len(set(lines)) == 18, name
 
 
 def test_figures_that_the_runs_have_nothing_for_are_left_out(llm_perf, table, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_plot(llm_perf, folder, ending):
     assert llm_perf(*BASE, "--plot", f"front.{ending}").code == 0
     content = Path(f"front.{ending}").read_bytes()
     assert content.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize("target", ["tpot<1000s", "tpot<50ms, ttft<100ms"])
+def test_the_plot_names_the_best_and_tells_what_misses_a_target(llm_perf, folder, target):
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    found = llm_perf(*BASE, "--target", target, "--plot", "front.svg", "--json").json
+    drawn = Path("front.svg").read_text()
+    best = found["best"][0]
+    assert re.search(
+        rf"best: {best['num_gpus']} x {best['inputs']['gpu']}.* batch {best['inputs']['batch_size']}<", drawn
+    )
+    missed = not all(point["meets_targets"] for point in found["front"])
+    assert missed is ("ttft" in target)
+    assert ("open: misses a target" in drawn) is missed
 
 
 @pytest.mark.parametrize(

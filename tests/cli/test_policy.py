@@ -110,6 +110,16 @@ def test_plot_is_written_and_the_json_stays_alone_on_stdout(llm_perf, suffix):
     assert [path.name for path in Path().iterdir()] == [f"front.{suffix}"]
 
 
+@pytest.mark.parametrize("lossless", [True, False])
+def test_the_plot_tells_what_is_stored_in_fewer_bits(llm_perf, lossless):
+    pytest.importorskip("matplotlib")
+    flags = ("--lossless",) if lossless else ()
+    assert llm_perf(*BASE, *flags, "--plot", "front.svg").code == 0
+    drawn = Path("front.svg").read_text()
+    assert "16 bits" in drawn
+    assert ("4 or 8 bits" in drawn) is not lossless
+
+
 BAD = {
     "no model": (("policy", "--gpu", "t4"), "--model"),
     "no gpu": (("policy", "--model", "opt-30b"), "--gpu"),

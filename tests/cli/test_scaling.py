@@ -35,6 +35,13 @@ def test_plot_is_a_picture(llm_perf: Any, tmp_path: Path, suffix: str) -> None:
     assert outcome.code == 0
     assert file.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    if suffix == ".svg":
+        drawn = file.read_text()
+        assert all(label in drawn for label in ("1 GPU<", "2 GPUs<", "80 % of its best throughput"))
+        curves = json.loads(llm_perf(*BASE, "--tp-sizes", "1,2", "--prompt-lens", "32", "--json").out)[
+            "curves"
+        ]
+        assert ("does not fit" in drawn) is not all(all(curve["fits"]) for curve in curves)
 
 
 def test_numbers_of_gpus_that_cannot_divide_the_model_are_left_out(llm_perf: Any) -> None:

@@ -160,8 +160,11 @@ def _command_lines() -> list[tuple[str, str]]:
     """Every call of llm-perf in a block: continued lines joined, comments dropped."""
     lines = []
     for name, text in TEXTS.items():
-        for block in _blocks(text, "", "console", "text", "bash", "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
+        for kind in ("", "console", "text", "bash", "sh"):
+            prompt = "$ " if kind == "console" else ""  # what follows there is output
+            for line in "".join(_blocks(text, kind)).replace("\\\n", " ").splitlines():
+                if not line.strip().startswith(prompt):
+                    continue
                 call = line.strip().removeprefix("$ ")
                 if call.startswith("llm-perf ") and "…" not in call:
                     lines.append((name, " ".join(call.split())))
@@ -253,26 +256,37 @@ def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(block, "a page", "exec"), {})
 
 
-QUICK_START = [
-    (match["command"], match["shown"])
-    for match in re.finditer(
-        r"^```console\n\$ llm-perf (?P<command>[^\n]*)\n(?P<shown>.*?)^```",
-        TEXTS["docs/quick_start.md"],
-        re.MULTILINE | re.DOTALL,
-    )
-]
+_ELLIPSIS = "…"
 
 
-@pytest.mark.parametrize(("command", "shown"), QUICK_START, ids=[command for command, _ in QUICK_START])
-def test_quick_start_shows_what_is_printed(
-    command: str, shown: str, capsys: pytest.CaptureFixture[str]
+def _shown_outputs() -> list[Any]:
+    """(command, what is shown below it) of every console block with output; the README has a test of its own."""
+    found = []
+    for name, text in TEXTS.items():
+        if name == "README.md":
+            continue
+        for block in _blocks(text, "console"):
+            command, _, output = block.replace("\\\n", "").partition("\n")
+            if command.startswith("$ llm-perf ") and output and not output.startswith("$ "):
+                found.append(pytest.param(command[len("$ llm-perf ") :], output, id=f"{name}-{command}"))
+    return found
+
+
+SHOWN = _shown_outputs()
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN)
+def test_pages_show_what_is_printed(
+    command: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An excerpt starts with a line of one ellipsis."""
+    """A line of one ellipsis first or last says that more is printed there."""
+    monkeypatch.chdir(ROOT)
     run(shlex.split(command))
     printed = [line.rstrip() for line in capsys.readouterr().out.rstrip().splitlines()]
     wanted = [line.rstrip() for line in shown.rstrip().splitlines()]
-    if wanted[0] == "…":
-        wanted = wanted[1:]
-        assert any(printed[at : at + len(wanted)] == wanted for at in range(len(printed)))
-    else:
-        assert printed == wanted
+    before, after = wanted[0] == _ELLIPSIS, wanted[-1] == _ELLIPSIS
+    wanted = wanted[before : len(wanted) - after]
+    starts = range(len(printed)) if before else (0,)
+    ends = [at + len(wanted) for at in starts if printed[at : at + len(wanted)] == wanted]
+    assert ends
+    assert before or after or ends == [len(printed)]

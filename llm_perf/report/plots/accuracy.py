@@ -9,6 +9,7 @@ from llm_perf.report.plots.style import (
     BAND,
     GREY,
     legend_below,
+    log_scale,
     looks,
     new_figure,
     short_model,
@@ -21,7 +22,6 @@ Point: TypeAlias = tuple[float, float, tuple[float, float] | None]
 _BAND = 0.1
 _LEAST_SPAN = 12.0
 """Least ratio of an axis' ends."""
-_FEW_DECADES = 300.0
 _MANY = 40
 """Configurations that one picture of errors shows; the worst are kept."""
 
@@ -42,19 +42,35 @@ def scatter_figure(groups: Mapping[str, Sequence[Point]], quantity: str, title: 
     return figure
 
 
-def scatter_grid(panels: Mapping[str, Mapping[str, Sequence[Point]]], quantity: str, title: str) -> Any:
-    """A scatter per panel, with one look per group in all of them."""
+def scatter_grid(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]],
+    quantity: str,
+    title: str,
+    under: Mapping[str, str] | None = None,
+) -> Any:
+    """A scatter per panel, with one look per group in all of them.
+
+    Args:
+        panels: Name of the panel -> name of the group -> points.
+        quantity: What is measured, with its unit.
+        title: Of the picture.
+        under: A line below a panel's name.
+    """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(3.1 * columns + 0.4, 3.3 * rows + 1.2)
+    figure = new_figure(2.75 * columns + 0.3, 2.85 * rows + 1.35)
     grid = figure.subplots(rows, columns, squeeze=False)
     style = looks(name for groups in panels.values() for name in groups)
     for axes, (name, groups) in zip(grid.flat, panels.items(), strict=False):
         scatter(axes, groups, style, quantity, small=True)
-        axes.set_title(f"{name} ({sum(map(len, groups.values()))} runs)", fontsize=9)
+        axes.set_title("\n".join([name, *([under[name]] if under else [])]), fontsize=10)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
+    for axes in list(grid.flat)[: max(len(panels) - columns, 0)]:
+        axes.set_xlabel("")
+    figure.suptitle(title, fontsize=11)
     legend_below(figure, min(6, 2 * columns))
     return figure
 
@@ -79,22 +95,12 @@ def scatter(
     axes.plot([low, high], [low, high], color=GREY, linewidth=1, label="predicted = measured")
     for name, points in groups.items():
         _points(axes, points, *style[name], name, small)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
-        _log_ticks(axis, high / low)
+        log_scale(axis, high / low)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set_xlabel(f"measured {quantity}")
     axes.set_ylabel(f"predicted {quantity}")
     tidy(axes)
-
-
-def _log_ticks(axis: Any, span: float) -> None:
-    """Plain numbers at 1, 2, 5 over few decades, powers of ten over many; never labels that overlap."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_minor_formatter(NullFormatter())
-    if span < _FEW_DECADES:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _points(
@@ -121,12 +127,16 @@ def _points(
 
 
 def error_figure(runs: Sequence[Mapping[str, Any]], title: str) -> Any:
-    """Signed errors of prefill, decode and total by configuration; at most `_MANY`, those with the largest errors."""
+    """Signed errors of prefill, decode and total, a line per configuration with its repeats in it.
+
+    At most `_MANY` runs, those with the largest errors.
+    """
     shown = _largest(runs)
-    figure = new_figure(9.6, 1.6 + 0.27 * len(shown))
+    lines = distinct(shown)
+    places = _places(shown)
+    figure = new_figure(8.0, 1.6 + 0.3 * len(lines))
     axes = figure.add_subplot()
     style = {"prefill": ("#E69F00", "^"), "decode": ("#009E73", "s"), "total": ("#0072B2", "o")}
-    places = range(len(shown))
     axes.axvspan(-100 * _BAND, 100 * _BAND, color=BAND, alpha=0.3, linewidth=0, label="±10 %")
     axes.axvline(0, color=GREY, linewidth=1)
     for phase, (colour, marker) in style.items():
@@ -137,9 +147,9 @@ def error_figure(runs: Sequence[Mapping[str, Any]], title: str) -> Any:
                 *zip(*at, strict=True), marker=marker, color=colour, linestyle="none", label=phase, markersize=6,
                 markeredgecolor="white", markeredgewidth=0.4,
             )  # fmt: skip
-    _interval_lines(axes, shown)
-    axes.set_yticks(list(places), [configuration(run, shown) for run in shown], fontsize=8)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    _interval_lines(axes, shown, places)
+    axes.set_yticks(range(len(lines)), [configuration(run, shown) for run in lines], fontsize=9)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlabel("(predicted - measured) / measured latency (%)")
     left = f", the {len(shown)} largest errors of {len(runs)}" if len(shown) < len(runs) else ""
     axes.set_title(title + left, fontsize=10)
@@ -149,6 +159,27 @@ def error_figure(runs: Sequence[Mapping[str, Any]], title: str) -> Any:
     return figure
 
 
+def distinct(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first run of each configuration."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        found.setdefault(configuration(run), run)
+    return list(found.values())
+
+
+def _places(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Where each run is drawn: its configuration's line, repeats beside one another in it."""
+    names = [configuration(run) for run in runs]
+    lines = {name: line for line, name in enumerate(dict.fromkeys(names))}
+    seen: dict[str, int] = {}
+    places = []
+    for name in names:
+        number, of = seen.get(name, 0), names.count(name)
+        seen[name] = number + 1
+        places.append(lines[name] + (0.5 * (number + 0.5) / of - 0.25 if of > 1 else 0.0))
+    return places
+
+
 def _largest(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if len(runs) <= _MANY:
         return list(runs)
@@ -156,10 +187,10 @@ def _largest(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [run for run in runs if run in kept]
 
 
-def _interval_lines(axes: Any, shown: Sequence[Mapping[str, Any]]) -> None:
+def _interval_lines(axes: Any, shown: Sequence[Mapping[str, Any]], places: Sequence[float]) -> None:
     """The interval of the total as errors: what the error would be if the measured value lay at either end."""
     label = None
-    for place, run in enumerate(shown):
+    for place, run in zip(places, shown, strict=True):
         interval, measured = run["interval"], run["measured"]["total_latency_s"]
         if interval is not None and interval["total_latency_s"] is not None and measured:
             ends = [100 * (end / measured - 1) for end in interval["total_latency_s"]]

@@ -49,8 +49,14 @@ def validation_figures(found: Mapping[str, Any]) -> dict[str, Any]:
         panels[row["class"]].setdefault(system, []).append(_as_time(row, ends))
     filled = {name: groups for name, groups in panels.items() if groups}
     count = sum(len(points) for groups in filled.values() for points in groups.values())
-    title = f"{count} published runs, predicted without calibration"
-    return {"predicted_measured": scatter_grid(filled, "time (s)", title)} if filled else {}
+    title = f"{count:,} published runs, predicted without calibration"
+    under = {name: _accuracy(found["classes"][name]) for name in filled}
+    return {"predicted_measured": scatter_grid(filled, "time (s)", title, under)} if filled else {}
+
+
+def _accuracy(figures: Mapping[str, Any]) -> str:
+    """A class' runs and error, as the table has them."""
+    return f"{figures['covered']} runs, median error {figures['median_abs_error']:.0%}"
 
 
 def _as_time(row: Mapping[str, Any], ends: tuple[float, float] | None) -> Point:

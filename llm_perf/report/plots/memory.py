@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_perf.report.plots.accuracy import configuration, shared_title
+from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
 from llm_perf.report.plots.style import GREY, legend_below, new_figure, tidy
 
 _GIB = 2**30
-_MOST_BARS = 16
+_MOST_BARS = 18
 _PARTS = {
     "process": ("process before the run", GREY),
     "weights": ("weights", "#0072B2"),
@@ -20,22 +20,25 @@ _PARTS = {
 
 
 def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
-    """Predicted parts stacked, allocated and reserved beside them. None where no run states its memory."""
-    shown = [run for run in runs if run["memory_bytes"]["allocated"]][:_MOST_BARS]
+    """Predicted parts stacked, allocated and reserved beside them; one run per configuration.
+
+    None where no run states its memory.
+    """
+    shown = distinct([run for run in runs if run["memory_bytes"]["allocated"]])[:_MOST_BARS]
     if not shown:
         return None
-    figure = new_figure(8.2, 1.8 + 0.52 * len(shown))
+    figure = new_figure(8.0, 1.6 + 0.42 * len(shown))
     axes = figure.add_subplot()
     for place, run in enumerate(shown):
         _bars(axes, place, run["memory_bytes"])
-    axes.set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=9)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(right=1.12 * axes.get_xlim()[1])
     cpu = all(run["memory_bytes"]["device"] == "cpu" for run in shown)
     axes.set_xlabel("peak memory of the process (GiB)" if cpu else "peak memory of one GPU (GiB)")
     common = shared_title(shown)
     figure.suptitle(
-        f"Peak memory, predicted (colours) and measured (grey){': ' if common else ''}{common}", fontsize=10
+        f"Peak memory, predicted (colours) and measured (grey){': ' if common else ''}{common}", fontsize=11
     )
     tidy(axes)
     axes.grid(visible=False, axis="y")
@@ -65,7 +68,7 @@ def _bars(axes: Any, place: float, memory: Mapping[str, Any]) -> None:
         place - 0.25,
         f"  {100 * error:+.1f} %",
         va="center",
-        fontsize=7.5,
+        fontsize=8,
     )
     axes.barh(
         place,

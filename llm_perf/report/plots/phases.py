@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_perf.report.plots.accuracy import configuration, shared_title
+from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
 from llm_perf.report.plots.style import GREY, PARTS, legend_below, looks, new_figure, seconds_text, tidy
 
-_MOST_BARS = 16
+_MOST_BARS = 18
 _MOST_PANELS = 9
 _PHASES = ("prefill", "decode")
 
@@ -17,24 +17,23 @@ _PHASES = ("prefill", "decode")
 def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     """Prefill and decode of each run: predicted parts stacked beside the measured time, both over the measured time.
 
-    None where no run states a phase.
+    One run per configuration. None where no run states a phase.
     """
-    shown = [run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)][
-        :_MOST_BARS
-    ]
+    stated = [run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)]
+    shown = distinct(stated)[:_MOST_BARS]
     if not shown:
         return None
-    figure = new_figure(9.6, 1.7 + 0.52 * len(shown))
+    figure = new_figure(7.6, 1.6 + 0.4 * len(shown))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, phase in zip(panels, _PHASES, strict=True):
         _phase_panel(axes, shown, phase)
-    panels[0].set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=8)
+    panels[0].set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=9)
     panels[0].set_ylim(len(shown) - 0.45, -0.55)
-    first = f" (the first {len(shown)} of {len(runs)} runs)" if len(shown) < len(runs) else ""
+    left = f" ({len(shown)} of {len(runs)} runs)" if len(shown) < len(runs) else ""
     common = shared_title(shown)
     figure.suptitle(
-        f"Predicted breakdown (colours) beside the measured phases (grey){': ' if common else ''}{common}{first}",
-        fontsize=10,
+        f"Predicted parts (colours) and measured phases (grey){left}" + (f"\n{common}" if common else ""),
+        fontsize=11,
     )
     legend_below(figure, 4)
     return figure
@@ -48,11 +47,11 @@ def _phase_panel(axes: Any, shown: Sequence[Mapping[str, Any]], phase: str) -> N
             axes.text(0.02, place, "not measured", va="center", color=GREY, fontsize=8)
             continue
         axes.barh(place + 0.2, 1.0, 0.36, color="0.85", edgecolor="0.4", linewidth=0.8, label="measured")
-        axes.text(0.02, place + 0.2, seconds_text(measured), va="center", fontsize=7.5)
+        axes.text(0.02, place + 0.2, seconds_text(measured), va="center_baseline", fontsize=8)
         furthest = max(furthest, _stack(axes, place - 0.2, run["breakdown_s"][phase], measured))
     axes.axvline(1.0, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 1.08 * furthest)
-    axes.set_title(phase, fontsize=9)
+    axes.set_title(phase, fontsize=10)
     axes.set_xlabel("time / measured time")
     tidy(axes)
     axes.grid(visible=False, axis="y")

@@ -24,15 +24,15 @@ def roofline_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     names = list(panels)[:_MOST_PANELS]
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure(6.6 if columns == 1 else 10.5, 0.9 + 4.2 * rows)
+    figure = new_figure(7.2 if columns == 1 else 10.5, 0.9 + 4.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     operations = _names(runs)
     for axes, name in zip(grid.flat, names, strict=False):
         _panel(axes, panels[name], operations)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=10)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle("Roofline: each operation at its predicted time", fontsize=10)
+    figure.suptitle("Roofline: each operation at its predicted time", fontsize=11)
     _legend(figure, operations)
     return figure
 
@@ -57,12 +57,12 @@ def _panel(axes: Any, runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     x = np.geomspace(low, high, 200)
     axes.plot(x, np.minimum(peak, bandwidth * x) / 1e12, color="black", linewidth=1.5)
     axes.text(
-        high / 1.1, 1.12 * peak / 1e12, f"{peak / 1e12:.3g} TFLOP/s", ha="right", va="bottom", fontsize=7.5
+        high / 1.1, 1.12 * peak / 1e12, f"{peak / 1e12:.3g} TFLOP/s", ha="right", va="bottom", fontsize=9
     )
     at = (low * knee) ** 0.5
     axes.annotate(
         f"{bandwidth / 1e9:,.0f} GB/s", (at, bandwidth * at / 1e12), xytext=(-6, 6), textcoords="offset points",
-        ha="right", fontsize=7.5,
+        ha="right", fontsize=9,
     )  # fmt: skip
     for op in points:
         prefill = op["phase"] == "prefill"

@@ -16,6 +16,8 @@ GREY: Final = "0.55"
 BAND: Final = "#56B4E9"
 DPI: Final = 150
 FORMATS: Final = ("png", "svg")
+_ONE_DECADE: Final = 12.0
+_FEW_DECADES: Final = 300.0
 
 PARTS: Final[Mapping[str, tuple[str, str]]] = {
     "attention_projections": ("attention projections", "#0072B2"),
@@ -43,7 +45,7 @@ def require_matplotlib() -> None:
         raise MissingExtraError("plot", "drawing a plot") from None
     mpl.use("Agg")
     # Text stays text, and the same figure is the same file.
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "llm-perf", "font.size": 9})
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "llm-perf", "font.size": 10})
 
 
 def check_plot(file: str) -> None:
@@ -91,6 +93,24 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def log_scale(axis: Any, span: float) -> None:
+    """A logarithmic axis with plain numbers over few decades, powers of ten over many; labels never overlap.
+
+    Args:
+        axis: ``axes.xaxis`` or ``axes.yaxis``.
+        span: Ratio of its ends.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_minor_formatter(NullFormatter())
+    if span < _FEW_DECADES:
+        axis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if span < _ONE_DECADE else (1.0, 2.0, 5.0))
+        )
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def tidy(axes: Any) -> None:
