@@ -36,11 +36,21 @@ def report(results: tuple[str, ...], html_file: str, profile: str | None) -> int
     target = Path(html_file)
     if not target.name or target.is_dir():
         raise OutputError(f"--html {html_file!r} is no file")
+    for name in results:
+        if _same_file(name, target):
+            raise OutputError(f"--html {html_file!r} would overwrite the RESULT of that name")
     plotly_js()  # a missing extra is said before anything is computed
     views = [view for name in results for view in _views(name, profile)]
     for path in output.write_files(target.parent, {target.name: report_page(views, accuracy())}):
         click.echo(f"page written to {path}", err=True)
     return 0
+
+
+def _same_file(name: str, target: Path) -> bool:
+    try:
+        return Path(name).samefile(target)
+    except (OSError, ValueError):  # one of them does not exist, or cannot
+        return False
 
 
 def accuracy() -> dict[str, Any] | None:
@@ -72,10 +82,7 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
     Raises:
         SpecError: it cannot be read, or is no result.
     """
-    if not name.endswith((".json", ".jsonl")):
-        yield from _measured_views(name, profile)
-        return
-    if name.endswith(".jsonl"):
+    if not name.endswith(".json"):
         yield from _measured_views(name, profile)
         return
     data = _read(name)
@@ -83,6 +90,8 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
         yield from _prediction_views(data, name)
     elif "best" in data and "front" in data:
         yield from _plan_views(data, name)
+    elif {"inputs", "step"} <= data.keys():
+        raise SpecError(f"{name}: is a prediction of llm-perf train, which has no page")
     elif "run" in data or "raw" in data or "status" in data:
         yield from _measured_views(name, profile)
     else:

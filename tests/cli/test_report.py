@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
         ),
         ('{"comparison": []}', "'comparison' must be a list of results"),
         ('{"run": {}, "status": "running"}', "bad.json"),
+        ('{"inputs": {}, "step": {}, "run": null}', "is a prediction of llm-perf train, which has no page"),
     ],
 )
 def test_wrong_files(llm_perf: Any, folder: Path, content: str, message: str) -> None:
@@ -211,3 +213,22 @@ def test_wrong_arguments(llm_perf: Any, stored: Any, folder: Path) -> None:
     assert "is no file" in llm_perf("report", name, "--html", ".").error
     assert "missing.json" in llm_perf("report", "missing.json", "--html", "page.html").error
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_a_page_takes_the_place_of_no_result_and_no_device(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("one.json", "infer", *DEMO)
+    before = (folder / name).read_text()
+    (folder / "link.json").symlink_to(name)
+    for target in (name, f"./{name}", "link.json"):
+        assert "would overwrite the RESULT" in llm_perf("report", name, "--html", target).error
+    assert (folder / name).read_text() == before
+    os.mkfifo(folder / "pipe")
+    assert "pipe is no ordinary file" in llm_perf("report", name, "--html", "pipe").error
+    assert (folder / "pipe").is_fifo()
+    assert sorted(path.name for path in folder.iterdir()) == ["link.json", name, "pipe"]
+
+
+def test_a_page_written_again_is_replaced_as_a_whole(llm_perf: Any, stored: Any, folder: Path) -> None:
+    (folder / "page.html").write_text("earlier")
+    assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
+    assert (folder / "page.html").read_text().startswith("<!doctype html>")
