@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,7 +125,6 @@ def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, 
 
 
 def _command_line(asked: dict[str, str]) -> tuple[int, str]:
-    import contextlib
     import io
     import os
 
@@ -183,6 +184,38 @@ def test_headers_and_methods(port: int) -> None:
     assert get(port, "/", method="POST")[0] == 405
     assert get(port, "/nothing")[0] == 404
     assert get(port, "/", Host="elsewhere.example")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET",
+     b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"],
+)  # fmt: skip
+def test_nobody_keeps_a_connection_by_sending_slowly(port: int, begun: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(begun)
+        slow.settimeout(0.5)
+        give_up = time.monotonic() + 15
+        while time.monotonic() < give_up:
+            with contextlib.suppress(TimeoutError):
+                if slow.recv(4096) == b"":
+                    return
+            try:
+                slow.sendall(b"x" if begun else b"")
+            except OSError:
+                return
+    pytest.fail("still connected after 15 s")
+
+
+def test_a_connection_is_used_again(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(3):
+        connection.request("GET", "/explorer.css")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+        time.sleep(0.3)
+    connection.close()
 
 
 def test_a_taken_port(llm_perf: Any) -> None:
