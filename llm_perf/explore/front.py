@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.sweep import InferenceSweep, refusals, sweep_inference
+from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.explore.cards import table
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import count, gib, rate, seconds
@@ -60,8 +61,8 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
         "data": [trace for trace in data if trace["x"]],
         "layout": {
             "height": 320,
-            "xaxis": {"title": {"text": f"{what} (s)"}, **_axis(times)},
-            "yaxis": {"title": {"text": "tokens per second"}, **_axis(found.throughput_tokens_per_s)},
+            "xaxis": time_axis(what, times),
+            "yaxis": amount_axis("tokens per second", found.throughput_tokens_per_s),
         },
         "table": table(
             ("batch", "prefill", what, "throughput", "memory per GPU", "fits"),
@@ -69,16 +70,6 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
         ),
         "alt": f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
     }
-
-
-def _axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """From zero; logarithmic over a wide range, around the values where they hardly differ."""
-    low, high = float(values.min()), float(values.max())
-    if high > 20 * low:
-        return {"type": "log", "dtick": 1, "exponentformat": "power"}
-    if high < 1.25 * low:
-        return {"range": [0.7 * low, 1.15 * high]}
-    return {"rangemode": "tozero"}
 
 
 def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:
