@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def accuracy() -> dict[str, Any] | None:
     return accuracy_figure(committed_rows())
 
 
-def prediction_of(inputs: InferenceInputs, notes: tuple[str, ...] = ()) -> Prediction:
+def prediction_of(inputs: InferenceInputs) -> Prediction:
     """A prediction with its nearest measured run.
 
     Raises:
@@ -73,7 +74,7 @@ def prediction_of(inputs: InferenceInputs, notes: tuple[str, ...] = ()) -> Predi
     from llm_perf.explore.view import Prediction
 
     result = predict_inference(build_scenario(inputs))
-    return Prediction(result, inputs, nearest_run(result), notes=notes)
+    return Prediction(result, inputs, nearest_run(result))
 
 
 def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
@@ -115,10 +116,10 @@ def _prediction_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any
     from llm_perf.explore.view import prediction_view
 
     stored = data.get("comparison", [data])
-    for number, question in enumerate(questions((), name, {}, InferenceInputs)):
-        found = prediction_of(question)
-        notes = _differences(stored[number], found, name)
-        yield prediction_view(prediction_of(question, notes) if notes else found)
+    found = [prediction_of(question) for question in questions((), name, {}, InferenceInputs)]
+    for number, one in enumerate(found):
+        others = () if number else tuple(found[1:])  # side by side once, in the first view
+        yield prediction_view(replace(one, notes=_differences(stored[number], one, name), others=others))
 
 
 def _differences(stored: dict[str, Any], found: Prediction, name: str) -> tuple[str, ...]:

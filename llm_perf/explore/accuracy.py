@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llm_perf.explore.axes import time_axis
-from llm_perf.report.plots.style import COLOURS
+from llm_perf.explore.looks import series_look
 from llm_perf.report.units import count, percent, rate, seconds
 
-_SYMBOLS: Final = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star", "hexagon")
 _BAND: Final = 1.2
 
 
@@ -48,7 +47,7 @@ def _line(name: str, low: float, high: float, factor: float) -> dict[str, Any]:
 
 def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [row for row in rows if row["class"] == name]
-    colour = COLOURS[number % len(COLOURS)]
+    colour, symbol = series_look(number)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -58,8 +57,8 @@ def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, 
         "customdata": [_words(row) for row in own],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
-            "color": "@ink" if colour == "#000000" else colour,
-            "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+            "color": colour,
+            "symbol": symbol,
             "size": 7,
             "opacity": 0.75,
             "line": {"width": 0.4, "color": "@paper"},

@@ -38,13 +38,18 @@ def front(result: InferenceResult) -> InferenceSweep:
     return sweep_inference(scenario, sizes[refused.codes < 0], workload.prompt_len, workload.gen_len)
 
 
+def front_times(result: InferenceResult, found: InferenceSweep) -> tuple[str, npt.NDArray[np.float64]]:
+    """The time that a front is drawn over, and its name: per token, of a pass where there is no decode."""
+    steps = result.scenario.workload.gen_len - 1
+    if result.decode is not None and steps > 0:
+        return "time per output token", found.decode_latency_s / steps
+    return "latency", found.prefill_latency_s
+
+
 def front_figure(result: InferenceResult) -> dict[str, Any]:
     """Throughput over the time per token (of a pass where there is no decode), a point per batch."""
     found = front(result)
-    steps = result.scenario.workload.gen_len - 1
-    decodes = result.decode is not None and steps > 0
-    times = found.decode_latency_s / steps if decodes else found.prefill_latency_s
-    what = "time per output token" if decodes else "latency"
+    what, times = front_times(result, found)
     fits = found.feasible
     data = [
         _points("fits", found, times, fits, {"color": COLOURS[0], "size": 9}, lines=True),

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from llm_perf.report.plots.style import PARTS
+from llm_perf.report.plots.style import COLOURS, PARTS
 
+_SYMBOLS: Final = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star", "hexagon")
 _PATTERNS: Final = ("/", "x", ".", "-", "\\", "+", "|")
+
+
+def series_look(number: int) -> tuple[str, str]:
+    """Colour and symbol of a series of points, both of which differ between neighbours; 64 before one comes again."""
+    turns = number // len(COLOURS)
+    colour = COLOURS[number % len(COLOURS)].replace("#000000", "@ink")
+    return colour, _SYMBOLS[(number + turns) % len(_SYMBOLS)]
 
 
 def part_colour(part: str) -> str:

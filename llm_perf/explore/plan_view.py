@@ -11,11 +11,11 @@ from llm_perf.errors import SpecError
 from llm_perf.explore import cards
 from llm_perf.explore.axes import amount_axis, position, time_axis
 from llm_perf.explore.blocks import block
+from llm_perf.explore.looks import series_look
 from llm_perf.explore.view import SCHEMA_VERSION
 from llm_perf.report.inference_json import finite
 from llm_perf.report.plan_plot import LABELS
 from llm_perf.report.plan_text import amount, deployment, plan_sections
-from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import count, rate
 from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer, PlanQuestion
 
@@ -25,7 +25,6 @@ _MISSES: Final[dict[str, Any]] = {
     "marker": {"size": 9, "symbol": "circle-open", "color": "@muted", "line": {"width": 1.5, "color": "@muted"}},
 }  # fmt: skip
 """An entry of the legend without points."""
-_SYMBOLS: Final = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star", "hexagon")
 
 
 def stored_answer(found: Mapping[str, Any], source: str) -> PlanAnswer:
@@ -136,8 +135,7 @@ def front_figure(answer: PlanAnswer) -> dict[str, Any]:
 
 def _points(gpu: str, number: int, measure: str, answer: PlanAnswer) -> dict[str, Any]:
     own = [candidate for candidate in answer.front if candidate.inputs.gpu == gpu]
-    colour = COLOURS[number % len(COLOURS)].replace("#000000", "@ink")
-    symbol = _SYMBOLS[number % len(_SYMBOLS)]
+    colour, symbol = series_look(number)
     return {
         "type": "scatter",
         "mode": "markers",

@@ -122,6 +122,8 @@ def test_a_page_of_each_kind_of_result(llm_perf: Any, stored: Any, folder: Path)
     comparison = json.loads((folder / two).read_text())["comparison"]
     assert [view["result"] for view in data["views"][1:3]] == comparison
     assert "Does not fit" in words_of(data["views"][2])
+    assert [view["cards"][1]["name"] for view in data["views"][1:3]] == ["comparison", "latency"]
+    assert "H100-SXM-80GB: " in words_of(data["views"][1])  # side by side with what it lacks
     best = json.loads((folder / plan).read_text())["best"][0]
     assert best["inputs"]["gpu"] in words_of(data["views"][3])
     assert data["views"][4]["result"]["inputs"] == best["inputs"]

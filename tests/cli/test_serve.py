@@ -17,10 +17,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_perf.cli.main import run
+from llm_perf.report.units import rate, seconds
 
 ROOT = Path(__file__).parents[2]
 SERVE = (
@@ -72,6 +73,27 @@ def test_a_view_is_infer_json(port: int, llm_perf: Any) -> None:
     assert found["result"] == printed
 
 
+def test_several_gpus_are_those_of_a_repeated_flag(port: int, llm_perf: Any) -> None:
+    gpus = ["h200-sxm-141gb", "t4-16gb", "l4-24gb"]
+    status, found = view(
+        port, [("model", "llama-3.1-8b"), *(("gpu", gpu) for gpu in gpus), ("gen_len", "16")]
+    )
+    assert status == 200
+    (card,) = [card for card in found["cards"] if card["name"] == "comparison"]
+    table = next(part for part in card["parts"] if part["kind"] == "table")
+    rows = {row["cells"][0]["text"]: [cell["text"] for cell in row["cells"][1:]] for row in table["rows"]}
+    flags = [word for gpu in gpus for word in ("--gpu", gpu)]
+    printed = llm_perf("infer", "--model", "llama-3.1-8b", *flags, "--gen-len", "16", "--json").json
+    for number, one in enumerate(printed["comparison"]):
+        assert rows["Fits"][number] == ("yes" if one["feasible"] else "no")
+        assert rows["Time to first token"][number] == seconds(one["prefill"]["latency_s"])
+        assert rows["Whole batch"][number] == seconds(one["total"]["latency_s"])
+        assert rows["Throughput"][number] == rate(one["total"]["throughput_tokens_per_s"])
+    assert rows["Fits"] == ["yes", "no", "yes"]
+    assert any("T4-16GB:" in part.get("text", "") for part in card["parts"])  # what is missing there
+    assert found["result"]["inputs"]["gpu"] == gpus[0]
+
+
 def test_500_requests_at_once(port: int) -> None:
     """Every one is answered, with the answer to its own question."""
     questions = [
@@ -108,6 +130,7 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=60)
+@example({"prompt_len": "1048577"})
 @given(st.dictionaries(st.sampled_from(FLAGS), VALUES, min_size=1, max_size=3))
 def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, str]) -> None:
     asked = PLAUSIBLE | given
@@ -117,11 +140,14 @@ def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, 
         assert "on or off" in found["error"] or "Invalid value" in found["error"]
         return
     code, message = _command_line(asked)
-    if code == 2:
+    if "in a request" in found.get("error", ""):  # a limit that the command line has not
+        assert status == 400
+        assert any(re.search(r"\d{4}", value.replace("_", "")) for value in given.values())
+    elif code == 2:
         assert (status, found) == (400, {"error": message})
     else:
         assert code in (0, 3)
-        assert status == 200 or "in a request" in found["error"]
+        assert status == 200
 
 
 def _command_line(asked: dict[str, str]) -> tuple[int, str]:
@@ -156,6 +182,10 @@ def _command_line(asked: dict[str, str]) -> tuple[int, str]:
         ([("model", "opt-1.3b"), ("gpu", "t4"), ("kv_offload", "maybe")], "expected on or off"),
         ([("model", "opt-1.3b"), ("gpu", "t4"), ("batch_size", "2000000")], "at most 1048576 in a request"),
         ([], "--model is required"),
+        ([("model", "opt-1.3b"), *[("gpu", "t4")] * 9], "compares at most 8 GPUs, got 9"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("gpu", "nope")], "unknown GPU 'nope'"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("gpu", "/etc/passwd")], "no files"),
+        ([("gpu", "l4"), ("gpu", "t4")], "--model is required"),
     ],
 )
 def test_what_only_a_request_can_have_wrong(
