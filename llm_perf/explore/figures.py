@@ -147,7 +147,12 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         "layout": {
             "barmode": "stack",
             "height": 72 * len(phases),
-            "xaxis": {"title": {"text": "% of the phase"}, "range": [0, 100], "ticksuffix": " %"},
+            "xaxis": {
+                "title": {"text": "% of the phase"},
+                "range": [0, 104],
+                "dtick": 25,
+                "ticksuffix": " %",
+            },
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
             "annotations": [
                 _over_bar(number, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")

@@ -33,6 +33,7 @@ def bar_looks(parts: Iterable[str]) -> dict[str, dict[str, Any]]:
         if part not in PARTS:
             found[part]["pattern"] = {
                 "shape": _PATTERNS[plain % len(_PATTERNS)],
+                "fillmode": "overlay",
                 "fgcolor": "@paper",
                 "size": 6,
             }

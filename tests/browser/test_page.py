@@ -393,3 +393,18 @@ LEGENDS = """() => [...document.querySelectorAll('.figure')].map((figure) => {
   const all = figure.getBoundingClientRect();
   return [figure.id, title.bottom, legend.top, legend.bottom, all.bottom, legend.right, all.right];
 })"""
+
+
+def test_figures_follow_the_window(browser: Any, address: str) -> None:
+    tab = Tab(browser, 1280)
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    for width in (700, 390, 1400):
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.wait_for_function(WIDTHS)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.complaints == []
+    tab.close()
+
+
+WIDTHS = """() => [...document.querySelectorAll('.figure')].every((figure) =>
+  Math.abs(figure.querySelector('.main-svg').getBoundingClientRect().width - figure.clientWidth) <= 1)"""

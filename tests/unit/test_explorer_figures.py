@@ -61,6 +61,8 @@ def test_parts_without_a_colour_of_their_own_look_different() -> None:
     ]
     assert len(grey) >= 2
     assert len({json.dumps(marker, sort_keys=True) for marker in grey}) == len(grey)
+    # In Plotly's other mode a pattern is drawn on nothing, in the colour of the page: it would not be seen.
+    assert all(marker["pattern"]["fillmode"] == "overlay" for marker in grey)
 
 
 def test_the_roofline_names_its_colours() -> None:

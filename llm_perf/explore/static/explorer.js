@@ -56,6 +56,7 @@
       margin,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom", traceorder: "normal", font: { size: 11.5 } },
       hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink, align: "left" },
+      width: place.clientWidth,
       height: layout.height + margin.t + margin.b,
       dragmode: false,
     });
@@ -65,7 +66,7 @@
     if (layout.tracks && narrow.matches) nameTracksInside(layout, colours);
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", figure.alt);
-    window.Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
+    window.Plotly.react(place, data, layout, { displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
     fitLegend(place, layout, legend);
   }
 
@@ -124,7 +125,7 @@
     const rows = part.rows.map((row) =>
       element("tr", { className: row.strong ? "strong" : "" }, row.cells.map((cell, index) =>
         element(index ? "td" : "th", {
-          textContent: cell.text.replace(/(\d) (?!of |\()/g, "$1\u00a0"), // a number keeps its unit beside it
+          textContent: cell.text.replace(/(\d) (?=[a-zµ%])(?!of )/gi, "$1\u00a0"), // a number keeps its unit beside it
           className: [part.columns[index].right ? "right" : "", cell.alarm ? "alarm" : ""].join(" ").trim(),
           ...(index ? {} : { scope: "row" }),
         }))));
