@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,16 +14,24 @@ from llm_perf.explore.front import front, front_times
 from llm_perf.explore.looks import series_look
 from llm_perf.report.units import count, rate, seconds
 
+MOST_LINES: Final = 8
+"""GPUs that people tell apart in one figure, and side by side in one table."""
+
 
 def comparison_card(
     results: Sequence[InferenceResult], tiles: Sequence[Sequence[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """``tiles`` are the first numbers of each result, under the same names."""
-    columns = ["", *map(_name, results)]
-    rows = [[same[0]["name"], *(tile["value"] for tile in same)] for same in zip(*tiles, strict=True)]
+    """``tiles`` are the first numbers of each result, under the same names. Many GPUs stand below each other, not drawn."""
+    names = [tile["name"] for tile in tiles[0]]
+    rows = [[_name(one), *(tile["value"] for tile in own)] for one, own in zip(results, tiles, strict=True)]
     missing = [cards.text(f"{_name(result)}: {result.reason}") for result in results if result.reason]
-    drawn = [cards.figure("comparison", comparison_figure(results))]
-    return cards.card("comparison", "Side by side", [cards.table(columns, rows), *missing, *drawn], wide=True)
+    if len(results) > MOST_LINES:
+        found = [cards.table(["GPU", *names], rows), *missing]
+    else:
+        beside = [list(column) for column in zip(["", *names], *rows, strict=True)]
+        drawn = cards.figure("comparison", comparison_figure(results))
+        found = [cards.table(beside[0], beside[1:]), *missing, drawn]
+    return cards.card("comparison", "Side by side", found, wide=True)
 
 
 def _name(result: InferenceResult) -> str:

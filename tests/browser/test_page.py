@@ -408,3 +408,37 @@ def test_figures_follow_the_window(browser: Any, address: str) -> None:
 
 WIDTHS = """() => [...document.querySelectorAll('.figure')].every((figure) =>
   Math.abs(figure.querySelector('.main-svg').getBoundingClientRect().width - figure.clientWidth) <= 1)"""
+
+
+def test_a_page_elsewhere_reads_nothing(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    context.route("http://elsewhere.example/", lambda route: route.fulfill(body="<p>elsewhere</p>"))
+    page = context.new_page()
+    page.goto("http://elsewhere.example/")
+    question = f"{address}api/view?model=opt-1.3b&gpu=t4"
+    for options in ("{}", "{mode: 'no-cors'}"):
+        found = page.evaluate(
+            f"() => fetch('{question}', {options}).then(() => 'read', (error) => error.name)"
+        )
+        assert found == "TypeError"
+    assert page.evaluate(FRAMED, address) == "empty"
+    context.close()
+
+
+def test_a_name_that_is_made_to_point_here_gets_nothing(browser: Any, address: str) -> None:
+    """DNS rebinding: the browser takes this server for the other site's own."""
+    rules = "--host-resolver-rules=MAP elsewhere.example 127.0.0.1"
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    rebound = browser.browser_type.launch(executable_path=chromium, args=["--no-sandbox", rules])
+    port = urlsplit(address).port
+    answer = rebound.new_page().goto(f"http://elsewhere.example:{port}/api/view?model=opt-1.3b&gpu=t4")
+    assert (answer.status, answer.text()) == (400, "Invalid host header")
+    rebound.close()
+
+
+FRAMED = """(address) => new Promise((done) => {
+  const frame = document.createElement('iframe');
+  frame.src = address;
+  frame.onload = () => { try { done(frame.contentDocument ? 'read' : 'empty'); } catch { done('empty'); } };
+  document.body.append(frame);
+})"""

@@ -129,6 +129,22 @@ def test_a_page_of_each_kind_of_result(llm_perf: Any, stored: Any, folder: Path)
     assert data["views"][4]["result"]["inputs"] == best["inputs"]
 
 
+def test_many_gpus_stand_below_each_other(llm_perf: Any, stored: Any, folder: Path) -> None:
+    gpus = ["t4", "l4", "a10", "a30", "a40", "h200-sxm-141gb", "l40s", "l40", "l20"]
+    name = stored(
+        "many.json", "infer", "--model", "opt-1.3b", *[word for gpu in gpus for word in ("--gpu", gpu)]
+    )
+    assert llm_perf("report", name, "--html", "page.html").code == 0
+    views = data_of(folder / "page.html")["views"]
+    assert len(views) == len(gpus)
+    (part,) = views[0]["cards"][1]["parts"]
+    assert [column["name"] for column in part["columns"]][:2] == ["GPU", "Fits"]
+    tiles = [view["cards"][0]["parts"][0]["tiles"] for view in views]
+    assert [[cell["text"] for cell in row["cells"][1:]] for row in part["rows"]] == [
+        [tile["value"] for tile in own] for own in tiles
+    ]
+
+
 def test_a_measured_run_stands_beside_its_prediction(llm_perf: Any, folder: Path) -> None:
     lines = (ROOT / "calibrate/measurements/cpu_loop/runs.jsonl").read_text("utf-8").splitlines()[:1]
     (folder / "runs.jsonl").write_text("\n".join(lines) + "\n")
