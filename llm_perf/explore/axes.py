@@ -26,6 +26,13 @@ def amount_axis(title: str, values: Iterable[float], log: bool | None = None) ->
     return _axis(title, values, log, lambda value: f"{value:,.6g}")
 
 
+def share_axis(title: str, end: float) -> dict[str, Any]:
+    """An axis from zero to ``end`` per cent, a little more shown."""
+    ticks = _ticks(0.0, end)
+    text = [f"{tick:,.6g} %" for tick in ticks]
+    return {"title": {"text": title}, "range": [0.0, 1.04 * end], "tickvals": ticks, "ticktext": text}
+
+
 def position(axis: dict[str, Any], value: float) -> float:
     """Where an annotation stands for a value: Plotly counts decades on a logarithmic axis."""
     return math.log10(value) if axis["type"] == "log" else value

@@ -29,8 +29,9 @@ def comparison_card(
         found = [cards.table(["GPU", *names], rows), *missing]
     else:
         beside = [list(column) for column in zip(["", *names], *rows, strict=True)]
-        drawn = cards.figure("comparison", comparison_figure(results))
-        found = [cards.table(beside[0], beside[1:]), *missing, drawn]
+        figure = comparison_figure(results)
+        drawn = [] if figure is None else [cards.figure("comparison", figure)]
+        found = [cards.table(beside[0], beside[1:]), *missing, *drawn]
     return cards.card("comparison", "Side by side", found, wide=True)
 
 
@@ -39,8 +40,11 @@ def _name(result: InferenceResult) -> str:
     return result.scenario.gpu.name if gpus == 1 else f"{gpus} x {result.scenario.gpu.name}"
 
 
-def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any]:
-    """Throughput over the time per token, a line per GPU and a point per batch that fits; the asked one is larger."""
+def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any] | None:
+    """Throughput over the time per token, a line per GPU and a point per batch that fits; the asked one is larger.
+
+    None where no batch fits anywhere.
+    """
     fronts = [front(result) for result in results]
     times = [front_times(result, found)[1] for result, found in zip(results, fronts, strict=True)]
     what = front_times(results[0], fronts[0])[0]
@@ -51,7 +55,7 @@ def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any]:
     rates = np.concatenate([found.throughput_tokens_per_s for found in fronts])
     shown = np.concatenate([found.feasible for found in fronts])
     if not shown.any():
-        shown[:] = True
+        return None
     return {
         "data": data,
         "layout": {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.explore.axes import amount_axis
+from llm_perf.explore.axes import amount_axis, share_axis
 from llm_perf.explore.cards import table
 from llm_perf.explore.front import front_figure
 from llm_perf.explore.looks import bar_looks, part_colour
@@ -69,7 +69,7 @@ def memory_figure(result: InferenceResult) -> dict[str, Any]:
         "layout": {
             "barmode": "stack",
             "height": 72 * len(tiers),
-            "xaxis": {"title": {"text": "% of what is usable"}, "range": [0, 1.04 * end], "ticksuffix": " %"},
+            "xaxis": share_axis("% of what is usable", end),
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(tiers) - 0.35]},
             "shapes": [
                 {"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 1, "yref": "paper",
@@ -147,12 +147,7 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         "layout": {
             "barmode": "stack",
             "height": 72 * len(phases),
-            "xaxis": {
-                "title": {"text": "% of the phase"},
-                "range": [0, 104],
-                "dtick": 25,
-                "ticksuffix": " %",
-            },
+            "xaxis": share_axis("% of the phase", 100.0),
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
             "annotations": [
                 _over_bar(number, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")

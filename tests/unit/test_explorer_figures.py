@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.explore.axes import amount_axis, position, time_axis
-from llm_perf.explore.figures import all_figures, breakdown_figure, roofline_figure
+from llm_perf.explore.comparison import comparison_figure
+from llm_perf.explore.figures import all_figures, breakdown_figure, memory_figure, roofline_figure
 from llm_perf.explore.plan_view import front_figure
 from llm_perf.explore.schedule import schedule_figures
 from llm_perf.search.plan import PlanQuestion, plan
@@ -113,6 +114,21 @@ def test_ticks_lie_on_the_axis_and_are_written_once(values: list[float]) -> None
         for value in (*values, *ticks):
             assert low - 1e-9 * abs(low) <= position(axis, value) <= high + 1e-9 * abs(high)
         assert len(set(axis["ticktext"])) == len(ticks)
+
+
+def test_a_memory_that_is_far_too_small_has_few_ticks() -> None:
+    axis = memory_figure(predicted(model="llama-3.1-405b", gpu="t4"))["layout"]["xaxis"]
+    assert axis["ticktext"] == ["0 %", "1,000 %", "2,000 %", "3,000 %", "4,000 %", "5,000 %"]
+    axis = memory_figure(one_of("flexgen"))["layout"]["xaxis"]
+    assert axis["ticktext"] == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+
+
+def test_gpus_that_nothing_fits_are_not_drawn() -> None:
+    large = predicted(model="llama-3.1-405b", gpu="t4")
+    assert comparison_figure([large, large]) is None
+    both = comparison_figure([large, predicted(model="opt-1.3b", gpu="l4")])
+    assert both is not None
+    assert [trace["name"] for trace in both["data"]] == ["T4-16GB: no batch fits", "L4-24GB"]
 
 
 def test_ticks_have_the_reports_numbers() -> None:
