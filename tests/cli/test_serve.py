@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -261,3 +262,23 @@ def test_a_taken_port(llm_perf: Any) -> None:
 def test_wrong_ports(llm_perf: Any) -> None:
     assert "--port" in llm_perf("serve", "--port", "70000").error
     assert "--port" in llm_perf("serve", "--port", "x").error
+
+
+def test_interrupted_it_ends_at_once_and_frees_the_port(tmp_path: Path) -> None:
+    """Even while somebody is connected."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stderr is not None
+    own = int(process.stderr.readline().rpartition(":")[2].partition("/")[0])
+    with socket.create_connection(("127.0.0.1", own)) as open_:
+        open_.sendall(b"GET /")
+        assert view(own, {"model": "opt-1.3b", "gpu": "t4"})[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+    assert process.stderr.read().strip() == "llm-perf: interrupted"
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", own))
