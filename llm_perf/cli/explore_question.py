@@ -23,12 +23,28 @@ _SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": 
 _LONGEST: Final = 2048
 _TOKENS: Final = 2**20
 _RANKS: Final = 4096
+_GPUS: Final = 8
 _LIMITS: Final = {
     "batch_size": _TOKENS, "gpu_batch_size": _TOKENS, "prompt_len": _TOKENS, "gen_len": _TOKENS, "prefill_chunk": _TOKENS,
     "num_gpus": _RANKS, "num_nodes": _RANKS, "tp_size": _RANKS, "pp_size": _RANKS, "dp_size": _RANKS, "ep_size": _RANKS,
     "cp_size": _RANKS, "num_gpu_batches": _RANKS, "micro_batches": _RANKS, "draft_tokens": _RANKS,
 }  # fmt: skip
 """Largest values that a request may have, so that none takes long. The command line has no such limits."""
+
+
+def questions_of(parameters: Sequence[tuple[str, str]]) -> list[InferenceInputs]:
+    """The questions that a query asks: one per ``gpu``, as ``llm-perf infer`` compares those of a repeated ``--gpu``.
+
+    Raises:
+        SpecError: as `question_of`; or more GPUs than a request may compare.
+    """
+    gpus = [value for name, value in parameters if name == "gpu"]
+    rest = [(name, value) for name, value in parameters if name != "gpu"]
+    if len(gpus) > _GPUS:
+        raise SpecError(f"a request compares at most {_GPUS} GPUs, got {len(gpus)}")
+    if len(gpus) <= 1:
+        return [question_of(parameters)]
+    return [question_of([*rest, ("gpu", gpu)]) for gpu in gpus]
 
 
 def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -72,6 +73,7 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
+            _check_replaceable(folder / name)
             part = folder / f"{name}.{os.getpid()}.part"
             parts[part] = folder / name
             part.write_text(text, encoding="utf-8")
@@ -82,6 +84,16 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise OutputError(f"{folder}: results cannot be written there: {reason}") from None
     return list(parts.values())
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse what a new file would put out of the way for good: a device such as /dev/stdout, a pipe, a folder.
+
+    Raises:
+        OSError: it is one.
+    """
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, f"{target.name} is no ordinary file")
 
 
 def _remove(files: list[Path], folders: list[Path]) -> None:

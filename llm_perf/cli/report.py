@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,21 @@ def report(results: tuple[str, ...], html_file: str, profile: str | None) -> int
     target = Path(html_file)
     if not target.name or target.is_dir():
         raise OutputError(f"--html {html_file!r} is no file")
+    for name in results:
+        if _same_file(name, target):
+            raise OutputError(f"--html {html_file!r} would overwrite the RESULT of that name")
     plotly_js()  # a missing extra is said before anything is computed
     views = [view for name in results for view in _views(name, profile)]
     for path in output.write_files(target.parent, {target.name: report_page(views, accuracy())}):
         click.echo(f"page written to {path}", err=True)
     return 0
+
+
+def _same_file(name: str, target: Path) -> bool:
+    try:
+        return Path(name).samefile(target)
+    except (OSError, ValueError):  # one of them does not exist, or cannot
+        return False
 
 
 def accuracy() -> dict[str, Any] | None:
@@ -51,7 +62,7 @@ def accuracy() -> dict[str, Any] | None:
     return accuracy_figure(committed_rows())
 
 
-def prediction_of(inputs: InferenceInputs, notes: tuple[str, ...] = ()) -> Prediction:
+def prediction_of(inputs: InferenceInputs) -> Prediction:
     """A prediction with its nearest measured run.
 
     Raises:
@@ -63,7 +74,7 @@ def prediction_of(inputs: InferenceInputs, notes: tuple[str, ...] = ()) -> Predi
     from llm_perf.explore.view import Prediction
 
     result = predict_inference(build_scenario(inputs))
-    return Prediction(result, inputs, nearest_run(result), notes=notes)
+    return Prediction(result, inputs, nearest_run(result))
 
 
 def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
@@ -72,10 +83,7 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
     Raises:
         SpecError: it cannot be read, or is no result.
     """
-    if not name.endswith((".json", ".jsonl")):
-        yield from _measured_views(name, profile)
-        return
-    if name.endswith(".jsonl"):
+    if not name.endswith(".json"):
         yield from _measured_views(name, profile)
         return
     data = _read(name)
@@ -83,6 +91,8 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
         yield from _prediction_views(data, name)
     elif "best" in data and "front" in data:
         yield from _plan_views(data, name)
+    elif {"inputs", "step"} <= data.keys():
+        raise SpecError(f"{name}: is a prediction of llm-perf train, which has no page")
     elif "run" in data or "raw" in data or "status" in data:
         yield from _measured_views(name, profile)
     else:
@@ -106,10 +116,10 @@ def _prediction_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any
     from llm_perf.explore.view import prediction_view
 
     stored = data.get("comparison", [data])
-    for number, question in enumerate(questions((), name, {}, InferenceInputs)):
-        found = prediction_of(question)
-        notes = _differences(stored[number], found, name)
-        yield prediction_view(prediction_of(question, notes) if notes else found)
+    found = [prediction_of(question) for question in questions((), name, {}, InferenceInputs)]
+    for number, one in enumerate(found):
+        others = () if number else tuple(found[1:])  # side by side once, in the first view
+        yield prediction_view(replace(one, notes=_differences(stored[number], one, name), others=others))
 
 
 def _differences(stored: dict[str, Any], found: Prediction, name: str) -> tuple[str, ...]:

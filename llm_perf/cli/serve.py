@@ -33,13 +33,16 @@ def serve(port: int) -> int:
 
 
 def view_of(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The view that a request asks for.
+    """The view that a request asks for, with the other GPUs beside it where ``gpu`` is given several times.
 
     Raises:
         SpecError: as ``llm-perf infer`` refuses the same flags.
     """
-    from llm_perf.cli.explore_question import question_of
+    from dataclasses import replace
+
+    from llm_perf.cli.explore_question import questions_of
     from llm_perf.cli.report import prediction_of
     from llm_perf.explore.view import prediction_view
 
-    return prediction_view(prediction_of(question_of(parameters)))
+    first, *others = [prediction_of(question) for question in questions_of(parameters)]
+    return prediction_view(replace(first, others=tuple(others)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llm_perf.report.plots.style import COLOURS
-from llm_perf.report.units import percent, rate, seconds
+from llm_perf.explore.axes import time_axis
+from llm_perf.explore.looks import series_look
+from llm_perf.report.units import count, percent, rate, seconds
 
-_SYMBOLS: Final = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star", "hexagon")
 _BAND: Final = 1.2
 
 
@@ -21,34 +21,33 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     times = [row[side] for row in shown for side in ("measured_s", "predicted_s")]
     low, high = min(times) / 1.5, max(times) * 1.5
     within = sum(1 / _BAND <= row["predicted_s"] / row["measured_s"] <= _BAND for row in shown)
-    diagonal = {
-        "type": "scatter", "mode": "lines", "name": "predicted = measured", "x": [low, high], "y": [low, high],
-        "line": {"color": "@ink", "width": 1}, "hoverinfo": "skip",
-    }  # fmt: skip
+    band = [(f"a factor of {_BAND}", factor) for factor in (_BAND, 1 / _BAND)]
+    lines = [_line(name, low, high, factor) for name, factor in [("predicted = measured", 1.0), *band]]
+    lines[-1]["showlegend"] = False
     return {
-        "data": [diagonal, *(_class(name, number, shown) for number, name in enumerate(classes))],
+        "data": [*lines, *(_class(name, number, shown) for number, name in enumerate(classes))],
         "layout": {
             "height": 480,
-            "xaxis": {
-                "type": "log",
-                "title": {"text": "measured time (s)"},
-                "dtick": 1,
-                "exponentformat": "power",
-            },
-            "yaxis": {
-                "type": "log",
-                "title": {"text": "predicted time (s)"},
-                "dtick": 1,
-                "exponentformat": "power",
-            },
+            "xaxis": time_axis("measured", times, log=True),
+            "yaxis": time_axis("predicted", times, log=True),
         },
-        "alt": f"{len(shown)} published runs, predicted without calibration: {within} of them within a factor of {_BAND}",
+        "alt": f"{count(len(shown))} published runs, predicted without calibration: "
+        f"{count(within)} of them within a factor of {_BAND}",
     }
+
+
+def _line(name: str, low: float, high: float, factor: float) -> dict[str, Any]:
+    """Predictions of ``factor`` times what was measured."""
+    dash = "solid" if factor == 1 else "dot"
+    return {
+        "type": "scatter", "mode": "lines", "name": name, "x": [low, high], "y": [factor * low, factor * high],
+        "line": {"color": "@ink", "width": 1, "dash": dash}, "hoverinfo": "skip",
+    }  # fmt: skip
 
 
 def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     own = [row for row in rows if row["class"] == name]
-    colour = COLOURS[number % len(COLOURS)]
+    colour, symbol = series_look(number)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -58,8 +57,8 @@ def _class(name: str, number: int, rows: Sequence[dict[str, Any]]) -> dict[str, 
         "customdata": [_words(row) for row in own],
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
-            "color": "@ink" if colour == "#000000" else colour,
-            "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+            "color": colour,
+            "symbol": symbol,
             "size": 7,
             "opacity": 0.75,
             "line": {"width": 0.4, "color": "@paper"},

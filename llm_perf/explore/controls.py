@@ -10,13 +10,28 @@ from llm_perf.systems.registry import SYSTEM_NAMES
 
 START: Final = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
 """The question that the page opens with."""
+EXAMPLES: Final = (
+    ("OPT-175B on one T4", "model=facebook/opt-175b&gpu=t4-16gb&system=zero_inference"),
+    ("Llama-3.1-70B on four H100", "model=meta-llama/Llama-3.1-70B&gpu=h100-sxm-80gb&batch_size=8&tp_size=4"),
+    (
+        "Llama-3.1-8B: L4, A100 or H200?",
+        "model=meta-llama/Llama-3.1-8B&gpu=l4-24gb&gpu=a100-sxm-80gb&gpu=h200-sxm-141gb&batch_size=16",
+    ),
+    ("Mixtral 8x7B in 4 bits on one L40S", "model=mistralai/Mixtral-8x7B-v0.1&gpu=l40s-48gb&quant_bits=4"),
+    ("OPT-30B beyond a T4, with FlexGen", "model=facebook/opt-30b&gpu=t4-16gb&system=flexgen&batch_size=32"),
+)
+"""Questions that people come with, as queries."""
 
-_ON: Final = [{"value": "", "text": "off"}, {"value": "on", "text": "on"}]
+_ON: Final = [{"value": "", "text": "automatic"}, {"value": "on", "text": "on"}]
 
 
 def options() -> dict[str, Any]:
-    """The controls in their order, and the question that the page begins with."""
-    return {"start": START, "controls": _controls()}
+    """The controls in their order, the question that the page begins with, and others to begin with."""
+    return {
+        "start": START,
+        "examples": [{"text": text, "query": query} for text, query in EXAMPLES],
+        "controls": _controls(),
+    }
 
 
 def _controls() -> list[dict[str, Any]]:
@@ -42,7 +57,7 @@ def _controls() -> list[dict[str, Any]]:
 def _choice(name: str, label: str, values: Any, automatic: str | None, unit: str = "") -> dict[str, Any]:
     """A list of names; ``automatic`` is the text of giving none, None where one is required."""
     none = [] if automatic is None else [{"value": "", "text": automatic}]
-    given = [{"value": value, "text": f"{value}{unit}"} for value in values]
+    given = [{"value": value, "text": f"{value}{unit}"} for value in values if value != automatic]
     return {"name": name, "label": label, "kind": "choice", "choices": none + given}
 
 

@@ -6,15 +6,17 @@ functions that the command line prints with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.explore.axes import amount_axis, share_axis
 from llm_perf.explore.cards import table
 from llm_perf.explore.front import front_figure
+from llm_perf.explore.looks import bar_looks, part_colour
 from llm_perf.explore.schedule import schedule_figures
 from llm_perf.report.inference_text import BOTTLENECKS, PARTS, TIERS
 from llm_perf.report.plots.style import COLOURS
-from llm_perf.report.plots.style import PARTS as STYLED
 from llm_perf.report.units import gib, seconds
 from llm_perf.systems import get_system
 from llm_perf.systems.base import MemoryParts
@@ -30,6 +32,7 @@ _MEMORY: Final = (
 )
 _BAR: Final = 0.42
 """Height of a bar, as a share of the distance between two."""
+_SYMBOLS: Final = {"prefill": "circle", "decode": "circle-open"}
 
 
 def all_figures(result: InferenceResult) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def memory_figure(result: InferenceResult) -> dict[str, Any]:
         "layout": {
             "barmode": "stack",
             "height": 72 * len(tiers),
-            "xaxis": {"title": {"text": "% of what is usable"}, "range": [0, 1.04 * end], "ticksuffix": " %"},
+            "xaxis": share_axis("% of what is usable", end),
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(tiers) - 0.35]},
             "shapes": [
                 {"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 1, "yref": "paper",
@@ -89,14 +92,16 @@ def _memory_part(
 ) -> dict[str, Any]:
     return _bar(
         name,
-        colour,
+        {"color": colour},
         [tier for tier, _ in tiers],
         [100 * size / float(parts.capacity_bytes) for size, (_, parts) in zip(sizes, tiers, strict=True)],
         [f"{name}: {gib(size)}" for size in sizes],
     )
 
 
-def _bar(name: str, colour: str, places: list[str], shares: list[float], hover: list[str]) -> dict[str, Any]:
+def _bar(
+    name: str, marker: dict[str, Any], places: list[str], shares: list[float], hover: list[str]
+) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -105,7 +110,7 @@ def _bar(name: str, colour: str, places: list[str], shares: list[float], hover: 
         "x": shares,
         "customdata": hover,
         "hovertemplate": "%{y}: %{customdata} (%{x:.1f} %)<extra></extra>",
-        "marker": {"color": colour, "line": {"width": 0.5, "color": "@paper"}},
+        "marker": marker | {"line": {"width": 0.5, "color": "@paper"}},
         "width": _BAR,
     }
 
@@ -125,12 +130,13 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         phases.insert(0, ("decode", result.decode))
     parts = dict.fromkeys(part for _, phase in reversed(phases) for part in phase.breakdown_s)
     order = sorted(parts, key=lambda part: -max(_share(phase, part) for _, phase in phases))
+    looks = bar_looks(order)
     data = []
     for part in order:
         spent = [phase.breakdown_s.get(part, 0.0) for _, phase in phases]
         bar = _bar(
             PARTS[part],
-            part_colour(part),
+            looks[part],
             [name for name, _ in phases],
             [100 * _share(phase, part) for _, phase in phases],
             [f"{PARTS[part]}: {seconds(value)}" for value in spent],
@@ -141,7 +147,7 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         "layout": {
             "barmode": "stack",
             "height": 72 * len(phases),
-            "xaxis": {"title": {"text": "% of the phase"}, "range": [0, 100], "ticksuffix": " %"},
+            "xaxis": share_axis("% of the phase", 100.0),
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
             "annotations": [
                 _over_bar(number, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")
@@ -157,12 +163,6 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
 
 def _share(phase: Phase, part: str) -> float:
     return phase.breakdown_s.get(part, 0.0) / phase.latency_s
-
-
-def part_colour(part: str) -> str:
-    """The colour of a part of a breakdown in every picture of the project; black is the page's ink."""
-    colour = STYLED[part][1] if part in STYLED else "@muted"
-    return "@ink" if colour == "#000000" else colour
 
 
 # -- roofline -------------------------------------------------------------------------------------------------
@@ -182,31 +182,24 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
         workload.prompt_len + workload.gen_len / 2,
     )
     points = [one for one in found if one.flops > 0 and (one.phase == "prefill" or result.decode is not None)]
+    phases = [one.phase for one in points]
     knee = peak / bandwidth
     low = min([knee / 4, *(one.intensity for one in points)]) / 2
     high = max([knee * 4, *(one.intensity for one in points)]) * 2
+    roofs = [low * bandwidth / 1e12, peak / 1e12, peak / 1e12]
     roof = {
         "type": "scatter", "mode": "lines", "name": "roof", "line": {"color": "@ink", "width": 2},
-        "x": [low, knee, high], "y": [low * bandwidth / 1e12, peak / 1e12, peak / 1e12], "hoverinfo": "skip",
+        "x": [low, knee, high], "y": roofs, "hoverinfo": "skip",
     }  # fmt: skip
+    heights = [*roofs, *(one.flops_per_s / 1e12 for one in points)]
     title = f"{gpu.name}: {peak / 1e12:,.4g} TFLOP/s in {dtype}, {bandwidth / 1e9:,.4g} GB/s"
     return {
-        "data": [roof, *(_operations(phase, points) for phase in ("prefill", "decode"))],
+        "data": [roof, *_operations(points), *(_phase_key(phase) for phase in dict.fromkeys(phases))],
         "layout": {
             "height": 400,
             "title": {"text": title, "font": {"size": 13}},
-            "xaxis": {
-                "type": "log",
-                "title": {"text": "arithmetic intensity (FLOP per byte)"},
-                "dtick": 1,
-                "exponentformat": "power",
-            },
-            "yaxis": {
-                "type": "log",
-                "title": {"text": "reached (TFLOP/s)"},
-                "exponentformat": "power",
-                "dtick": 1,
-            },
+            "xaxis": amount_axis("arithmetic intensity (FLOP per byte)", [low, high], log=True),
+            "yaxis": amount_axis("reached (TFLOP/s)", heights, log=True),
         },
         "alt": f"{title}; each operation of both phases below these roofs",
         "table": table(
@@ -226,21 +219,34 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
     }
 
 
-def _operations(phase: str, points: list[Operation]) -> dict[str, Any]:
-    shown = [one for one in points if one.phase == phase]
-    colours = [part_colour("attention" if one.op == "attention" else part_of(one.op)) for one in shown]
-    return {
-        "type": "scatter", "mode": "markers", "name": f"{phase} ({'filled' if phase == 'prefill' else 'open'})",
-        "x": [one.intensity for one in shown],
-        "y": [one.flops_per_s / 1e12 for one in shown],
-        "customdata": [
-            [one.op.replace("_", " "), seconds(one.seconds), f"{one.flops:.4g}", f"{one.moved_bytes:.4g}"]
-            for one in shown
-        ],
-        "hovertemplate": f"{phase}, %{{customdata[0]}}: %{{customdata[1]}}<br>%{{customdata[2]}} FLOP, "
-        "%{customdata[3]} bytes<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
-        "marker": {
-            "size": 11, "color": colours, "symbol": "circle" if phase == "prefill" else "circle-open",
-            "line": {"width": 2 if phase == "decode" else 1, "color": colours if phase == "decode" else "@paper"},
-        },
-    }  # fmt: skip
+def _operations(points: list[Operation]) -> Iterator[dict[str, Any]]:
+    """A colour per part of the breakdown; operations of the prefill filled, of decode open."""
+    parts = ["attention" if one.op == "attention" else part_of(one.op) for one in points]
+    for part in dict.fromkeys(parts):
+        own = [one for one, its_part in zip(points, parts, strict=True) if its_part == part]
+        colour = part_colour(part)
+        yield {
+            "type": "scatter", "mode": "markers", "name": PARTS[part],
+            "x": [one.intensity for one in own],
+            "y": [one.flops_per_s / 1e12 for one in own],
+            "customdata": [
+                [f"{one.phase}, {one.op.replace('_', ' ')}", seconds(one.seconds),
+                 f"{one.flops:.4g}", f"{one.moved_bytes:.4g}"]
+                for one in own
+            ],
+            "hovertemplate": "%{customdata[0]}: %{customdata[1]}<br>%{customdata[2]} FLOP, "
+            "%{customdata[3]} bytes<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
+            "marker": {"size": 11, "color": colour, "symbol": [_SYMBOLS[one.phase] for one in own],
+                       "line": {"width": 2, "color": colour}},
+        }  # fmt: skip
+
+
+def _phase_key(phase: str) -> dict[str, Any]:
+    """An entry of the legend without points: which look is which phase."""
+    marker = {
+        "size": 11,
+        "color": "@muted",
+        "symbol": _SYMBOLS[phase],
+        "line": {"width": 2, "color": "@muted"},
+    }
+    return {"type": "scatter", "mode": "markers", "name": phase, "x": [None], "y": [None], "marker": marker}

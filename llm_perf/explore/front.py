@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.sweep import InferenceSweep, refusals, sweep_inference
+from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.explore.cards import table
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import count, gib, rate, seconds
@@ -37,13 +38,18 @@ def front(result: InferenceResult) -> InferenceSweep:
     return sweep_inference(scenario, sizes[refused.codes < 0], workload.prompt_len, workload.gen_len)
 
 
+def front_times(result: InferenceResult, found: InferenceSweep) -> tuple[str, npt.NDArray[np.float64]]:
+    """The time that a front is drawn over, and its name: per token, of a pass where there is no decode."""
+    steps = result.scenario.workload.gen_len - 1
+    if result.decode is not None and steps > 0:
+        return "time per output token", found.decode_latency_s / steps
+    return "latency", found.prefill_latency_s
+
+
 def front_figure(result: InferenceResult) -> dict[str, Any]:
     """Throughput over the time per token (of a pass where there is no decode), a point per batch."""
     found = front(result)
-    steps = result.scenario.workload.gen_len - 1
-    decodes = result.decode is not None and steps > 0
-    times = found.decode_latency_s / steps if decodes else found.prefill_latency_s
-    what = "time per output token" if decodes else "latency"
+    what, times = front_times(result, found)
     fits = found.feasible
     data = [
         _points("fits", found, times, fits, {"color": COLOURS[0], "size": 9}, lines=True),
@@ -60,8 +66,8 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
         "data": [trace for trace in data if trace["x"]],
         "layout": {
             "height": 320,
-            "xaxis": {"title": {"text": f"{what} (s)"}, **_axis(times)},
-            "yaxis": {"title": {"text": "tokens per second"}, **_axis(found.throughput_tokens_per_s)},
+            "xaxis": time_axis(what, times),
+            "yaxis": amount_axis("tokens per second", found.throughput_tokens_per_s),
         },
         "table": table(
             ("batch", "prefill", what, "throughput", "memory per GPU", "fits"),
@@ -69,16 +75,6 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
         ),
         "alt": f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
     }
-
-
-def _axis(values: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """From zero; logarithmic over a wide range, around the values where they hardly differ."""
-    low, high = float(values.min()), float(values.max())
-    if high > 20 * low:
-        return {"type": "log", "dtick": 1, "exponentformat": "power"}
-    if high < 1.25 * low:
-        return {"range": [0.7 * low, 1.15 * high]}
-    return {"rangemode": "tozero"}
 
 
 def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ from itertools import islice
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.explore.looks import bar_looks
 from llm_perf.report.inference_text import PARTS
-from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.plots.style import PARTS as STYLED
-from llm_perf.report.trace import Span, prediction_passes
+from llm_perf.report.trace import BUSY, STEPS, Span, prediction_passes
 from llm_perf.report.units import seconds
 
+_NAMELESS: Final = ("steps", "busy")
+_PLAIN: Final[dict[str, Any]] = {"color": "@muted"}
 _MOST: Final = 1200
 """Spans that one picture shows; a whole schedule is what ``--trace`` writes."""
 
@@ -29,13 +31,13 @@ def _figure(name: str, spans: list[Span], cut: bool) -> dict[str, Any]:
     tracks = list(dict.fromkeys(span.track for span in spans))
     end = max(span.start_s + span.duration_s for span in spans)
     scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")) if end * s >= 1 or u == "µs")
-    names = list(dict.fromkeys(span.name for span in spans))
+    kinds = list(dict.fromkeys(_kind(span) for span in spans))
+    looks = {"steps": _PLAIN, "busy": _PLAIN} | bar_looks(kind for kind in kinds if kind not in _NAMELESS)
     part = f", the first {len(spans)} pieces of work" if cut else ""
     return {
         "name": name,
         "data": [
-            _work(work, _colour(work, names), [span for span in spans if span.name == work], scale)
-            for work in names
+            _work(kind, looks[kind], [span for span in spans if _kind(span) == kind], scale) for kind in kinds
         ],
         "layout": {
             "barmode": "overlay",
@@ -53,24 +55,34 @@ def _figure(name: str, spans: list[Span], cut: bool) -> dict[str, Any]:
     }
 
 
-def _work(name: str, colour: str, spans: list[Span], scale: float) -> dict[str, Any]:
+def _kind(span: Span) -> str:
+    """What a bar is coloured by: the part of the latency; for a busy resource and a step of several parts, that."""
+    if span.track.endswith(BUSY):
+        return "busy"
+    return "steps" if span.track == STEPS and span.name not in PARTS else span.name
+
+
+def _title(kind: str) -> str:
+    return STYLED[kind][0] if kind in STYLED else PARTS.get(kind, kind.replace("_", " "))
+
+
+def _words(span: Span, kind: str) -> list[str]:
+    """What the pointer shows of a bar."""
+    where = f", layer {span.where['layer']}" if "layer" in span.where else ""
+    name = {"busy": span.track, "steps": f"step {span.name!r}"}.get(kind, _title(kind))
+    return [f"{name}{where}", seconds(span.duration_s)]
+
+
+def _work(kind: str, marker: dict[str, Any], spans: list[Span], scale: float) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
-        "name": PARTS.get(name, name),
+        "name": _title(kind),
         "y": [span.track for span in spans],
         "base": [span.start_s * scale for span in spans],
         "x": [span.duration_s * scale for span in spans],
-        "customdata": [
-            [seconds(span.duration_s), f", layer {span.where['layer']}" if "layer" in span.where else ""]
-            for span in spans
-        ],
-        "hovertemplate": f"{PARTS.get(name, name)}%{{customdata[1]}}: %{{customdata[0]}}<extra></extra>",
-        "marker": {"color": colour, "line": {"width": 0}},
+        "customdata": [_words(span, kind) for span in spans],
+        "hovertemplate": "%{customdata[0]}: %{customdata[1]}<extra></extra>",
+        "marker": marker | {"line": {"width": 0}},
         "width": 0.6,
     }
-
-
-def _colour(name: str, names: list[str]) -> str:
-    colour = STYLED[name][1] if name in STYLED else COLOURS[names.index(name) % len(COLOURS)]
-    return "@ink" if colour == "#000000" else colour

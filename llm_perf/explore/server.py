@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, MissingExtraError
+from llm_perf.explore.connection import patient_connection
 from llm_perf.explore.page import asset, content_policy, plotly_js
 
 if TYPE_CHECKING:
@@ -163,6 +164,11 @@ def serve(app: Starlette, on: socket.socket) -> None:
     except ImportError:
         raise MissingExtraError("explore", "serving the page") from None
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2
+        app,
+        http=patient_connection(),
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[on])

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llm_perf.analysis.advice import changes_that_fit
-from llm_perf.analysis.economics import gpu_price
+from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.economics import Price
 from llm_perf.explore import cards, figures
 from llm_perf.explore.blocks import block
+from llm_perf.explore.comparison import comparison_card
 from llm_perf.report.inference_json import finite, result_object
-from llm_perf.report.inference_text import report_sections
+from llm_perf.report.inference_text import dollars, report_sections
 from llm_perf.report.units import count, gib, percent, rate, seconds
 
 SCHEMA_VERSION: Final = 1
@@ -43,7 +44,7 @@ class Prediction:
     """A prediction, and what a report adds to it.
 
     ``inputs`` is None where the scenario was not asked for with flags (a measured run); ``notes`` are shown above all
-    others.
+    others; ``others`` are the same question to other GPUs, to stand beside this one.
     """
 
     result: InferenceResult
@@ -51,6 +52,7 @@ class Prediction:
     nearest: dict[str, Any] | None = None
     measured: Measured | None = None
     notes: tuple[str, ...] = field(default=())
+    others: tuple[Prediction, ...] = field(default=())
 
     @classmethod
     def of(cls, inputs: InferenceInputs) -> Prediction:
@@ -107,13 +109,14 @@ def _cards(
             label(result),
             [
                 *notes,
-                cards.tiles(tiles(result)),
+                cards.tiles(tiles(result, prediction.price)),
                 *alarm,
                 *cards.parts(sections, "title", "placement", "note"),
             ],
             wide=True,
         ),
-        cards.card("measured", "Measured and predicted", [] if measured is None else [measured]),
+        *_comparison(prediction),
+        cards.card("measured", "Measured and predicted", [] if measured is None else [measured], wide=True),
         cards.card(
             "latency",
             "Where the time goes",
@@ -137,10 +140,20 @@ def _cards(
         cards.card("nearest", "Nearest measured run", cards.parts(sections, "nearest")),
         cards.card("money", "Cost, energy, pipeline", cards.parts(sections, "money", "pipeline")),
         cards.card(
-            "command", "The same on the command line", [] if inputs is None else [cards.code(command(inputs))]
+            "command",
+            "The same on the command line",
+            [] if inputs is None else [cards.code(command(inputs, prediction.others))],
         ),
     ]
     return [card for card in found if card["parts"]]
+
+
+def _comparison(prediction: Prediction) -> list[dict[str, Any]]:
+    """The card of the GPUs side by side, where there are others."""
+    if not prediction.others:
+        return []
+    all_ = [prediction, *prediction.others]
+    return [comparison_card([one.result for one in all_], [tiles(one.result, one.price) for one in all_])]
 
 
 def label(result: InferenceResult) -> str:
@@ -152,10 +165,11 @@ def label(result: InferenceResult) -> str:
     return f"{name} on {where}, {scenario.system}, batch {workload.batch_size}, {workload.prompt_len} + {workload.gen_len}"
 
 
-def command(inputs: InferenceInputs) -> str:
+def command(inputs: InferenceInputs, others: tuple[Prediction, ...] = ()) -> str:
     """The ``llm-perf infer`` command that asks the same."""
     words = ["llm-perf infer"]
-    for name, value in inputs.model_dump(exclude_defaults=True).items():
+    gpus = [("gpu", other.inputs.gpu) for other in others if other.inputs is not None]
+    for name, value in [*inputs.model_dump(exclude_defaults=True).items(), *gpus]:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -164,9 +178,10 @@ def command(inputs: InferenceInputs) -> str:
     return " ".join(words)
 
 
-def tiles(result: InferenceResult) -> list[dict[str, Any]]:
+def tiles(result: InferenceResult, price: Price | float | None) -> list[dict[str, Any]]:
     """The numbers that people look for first."""
     gpu = result.memory.gpu
+    cost = "no price" if price is None else dollars(cost_of(result, price).per_million_tokens)
     per_token = None if result.decode is None else result.decode.latency_per_token_s
     return [
         _tile("Fits", "yes" if result.feasible else "no", alarm=not result.feasible),
@@ -180,6 +195,7 @@ def tiles(result: InferenceResult) -> list[dict[str, Any]]:
             alarm=not gpu.fits,
         ),
         _tile("Largest batch", count(result.max_batch_size)),
+        _tile("Cost of a million tokens", cost),
     ]
 
 

@@ -337,7 +337,7 @@ def _money(result: InferenceResult, price: Price | float | None) -> Text | None:
         cost = cost_of(result, price)
         dated = f" ({cost.price.source}, {cost.price.date})" if cost.price is not None else ""
         lines.append(
-            f"Cost: {_dollars(cost.per_million_tokens)} per million tokens, {_dollars(cost.total)} for this batch, "
+            f"Cost: {dollars(cost.per_million_tokens)} per million tokens, {dollars(cost.total)} for this batch, "
             f"at ${cost.per_gpu_hour:g} per GPU-hour{dated}."
         )
     energy = energy_of(result)
@@ -351,7 +351,8 @@ def _money(result: InferenceResult, price: Price | float | None) -> Text | None:
     return Text("\n".join(lines)) if lines else None
 
 
-def _dollars(value: float) -> str:
+def dollars(value: float) -> str:
+    """US dollars with four significant digits, whole ones from a hundred."""
     return f"${value:,.0f}" if value >= 100 else f"${value:.4g}"
 
 

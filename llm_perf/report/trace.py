@@ -14,11 +14,16 @@ from typing import Any, Protocol, runtime_checkable
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.streams import STREAMS
+from llm_perf.report.inference_text import BOTTLENECKS
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.schedule import Schedule, Step
 
 _MICRO = 1e6
-_STEPS = "steps"
+STEPS = "steps"
+"""Track of the steps between synchronisations, or of the parts of a phase."""
+BUSY = "(busy)"
+"""What tracks end with that show how long a resource is busy in a whole pass, not when."""
+_RESOURCES = BOTTLENECKS | STREAMS
 
 
 @runtime_checkable
@@ -75,7 +80,7 @@ def schedule_spans(schedule: Schedule) -> Iterator[Span]:
     for block_name, layer, step, batch, scale in _expanded(schedule):
         length = scale * float(step.duration_s)
         where = {"block": block_name, "layer": layer, "batch": batch}
-        yield Span(_STEPS, step.name, now, length, where)
+        yield Span(STEPS, step.name, now, length, where)
         yield from _works(step, now, scale, where)
         now += length
 
@@ -125,11 +130,11 @@ def _works(step: Step, begin: float, scale: float, where: dict[str, Any], inside
 def _phase_spans(phase: Phase, steps: int) -> Iterator[Span]:
     now = 0.0
     for name, seconds in phase.breakdown_s.items():
-        yield Span(_STEPS, name, now, seconds / steps, {})
+        yield Span(STEPS, name, now, seconds / steps, {})
         now += seconds / steps
     for name, seconds in phase.busy_s.items():
         if seconds > 0:
-            yield Span(f"{STREAMS.get(name, name)} (busy)", name, 0.0, seconds / steps, {})
+            yield Span(f"{_RESOURCES.get(name, name)} {BUSY}", name, 0.0, seconds / steps, {})
 
 
 def trace_json(passes: list[tuple[str, list[Span]]]) -> str:
@@ -141,7 +146,7 @@ def trace_json(passes: list[tuple[str, list[Span]]]) -> str:
         events.append(_named("process_name", process, 0, name))
         events += [_named("thread_name", process, number, track) for track, number in tracks.items()]
         events += [_event(span, process, tracks[span.track], begin) for span in spans]
-        begin += sum(span.duration_s for span in spans if span.track == _STEPS)
+        begin += sum(span.duration_s for span in spans if span.track == STEPS)
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, allow_nan=False) + "\n"
 
 

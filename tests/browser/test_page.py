@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.cli.main import run
+from llm_perf.explore.controls import EXAMPLES
+from llm_perf.report.inference_text import dollars
 from llm_perf.report.units import gib, rate, seconds
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +129,13 @@ def expected(**inputs: Any) -> list[str]:
         rate(result.total_throughput_tokens_per_s),
         f"{gib(float(gpu.total_bytes))} of {gib(float(gpu.capacity_bytes))}",
         f"{result.max_batch_size:,}",
+        _cost(result),
     ]
+
+
+def _cost(result: Any) -> str:
+    price = gpu_price(result.scenario.gpu.name, None, None)
+    return "no price" if price is None else dollars(cost_of(result, price).per_million_tokens)
 
 
 STEPS = [
@@ -175,10 +185,12 @@ def test_the_address_is_the_state(tab: Tab, address: str) -> None:
     assert tab.tiles() == changed
     with tab.page.expect_response("**/api/view*"):
         tab.page.go_back()
-    tab.page.wait_for_function("document.querySelector('#control-batch_size').value === '3'")
+    tab.page.wait_for_function("() => document.querySelector('#control-batch_size').value === '3'")
     with tab.page.expect_response("**/api/view*"):
         tab.page.go_forward()
-    tab.page.wait_for_function(f"document.querySelectorAll('{TILES}')[1].textContent === '{changed[1]}'")
+    tab.page.wait_for_function(
+        f"() => document.querySelectorAll('{TILES}')[1].textContent === '{changed[1]}'"
+    )
     assert tab.complaints == []
 
 
@@ -209,7 +221,9 @@ def test_the_keyboard_reaches_everything(tab: Tab, address: str) -> None:
     tab.page.locator("#control-batch_size").focus()
     with tab.page.expect_response("**/api/view*"):
         tab.page.keyboard.type("2")
-    tab.page.wait_for_function("!document.getElementById('status').textContent.startsWith('Predicting')")
+    tab.page.wait_for_function(
+        "() => !document.getElementById('status').textContent.startsWith('Predicting')"
+    )
     start = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
     assert tab.tiles() == expected(**start, batch_size=2)
     for figure in tab.page.locator(".figure").all():
@@ -271,3 +285,160 @@ def test_a_report_needs_no_server(tab: Tab, tmp_path: Path, capsys: pytest.Captu
     assert {url.partition("?")[0] for url in tab.requests if not url.startswith(("data:", "blob:"))} == {
         page.as_uri()
     }
+
+
+def test_a_wrong_value_is_marked_where_it_stands(tab: Tab, address: str) -> None:
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    field = tab.page.locator("#control-tp_size")
+    field.fill("3")
+    tab.page.locator("#error").wait_for(state="visible")
+    assert field.get_attribute("aria-invalid") == "true"
+    described = tab.page.locator(f"#{field.get_attribute('aria-describedby')}")
+    assert described.text_content() == tab.page.locator("#error").text_content()
+    wrong = tab.page.locator("#control-pp_size").evaluate("one => getComputedStyle(one).borderTopColor")
+    assert field.evaluate("one => getComputedStyle(one).borderTopColor") != wrong
+    assert tab.page.locator("[aria-invalid=true]").count() == 1
+    tab.choose("tp_size", "2")
+    assert tab.page.locator("[aria-invalid=true]").count() == 0
+    assert described.text_content() == ""
+
+
+def test_a_number_that_is_typed_is_one_step_back(tab: Tab, address: str) -> None:
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB&batch_size=5")
+    field = tab.page.locator("#control-batch_size")
+    for text in ("1", "12", "128"):
+        with tab.page.expect_response(lambda answer, text=text: _asks(answer.url, "batch_size", text)):
+            field.fill(text)
+    field.press("Tab")
+    with tab.page.expect_response(lambda answer: _asks(answer.url, "batch_size", "5")):
+        tab.page.go_back()
+    tab.page.wait_for_function("() => document.querySelector('#control-batch_size').value === '5'")
+
+
+def test_gpus_side_by_side(tab: Tab, address: str) -> None:
+    tab.open(f"{address}?model=llama-3.1-8b&gpu=l4-24gb&batch_size=4")
+    assert tab.page.locator("#card-comparison").count() == 0
+    for gpu in ("h200-sxm-141gb", "t4-16gb"):
+        with tab.page.expect_response("**/api/view*"):
+            tab.page.locator("#also").select_option(gpu)
+        tab.page.get_by_role("button", name=f"Remove gpu = {gpu}").wait_for()
+    gpus = ["l4-24gb", "h200-sxm-141gb", "t4-16gb"]
+    assert parse_qs(urlsplit(tab.page.url).query)["gpu"] == gpus
+    tab.page.wait_for_selector("#card-comparison th >> text=T4-16GB")
+    cells = [
+        row.locator("td").all_text_contents() for row in tab.page.locator("#card-comparison tbody tr").all()
+    ]
+    columns = [[text.replace("\u00a0", " ") for text in column] for column in zip(*cells, strict=True)]
+    assert columns == [expected(model="llama-3.1-8b", gpu=gpu, batch_size=4) for gpu in gpus]
+    assert "--gpu h200-sxm-141gb --gpu t4-16gb" in str(tab.page.locator("code.command").text_content())
+    tab.choose("batch_size", "8")  # another question, the same GPUs
+    assert parse_qs(urlsplit(tab.page.url).query)["gpu"] == gpus
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.get_by_role("button", name="Remove gpu = h200-sxm-141gb").click()
+    assert parse_qs(urlsplit(tab.page.url).query)["gpu"] == ["l4-24gb", "t4-16gb"]
+    assert tab.complaints == []
+
+
+def test_examples_and_the_command_to_copy(tab: Tab, address: str) -> None:
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.open(address)
+    for text, query in EXAMPLES:
+        with tab.page.expect_response("**/api/view*") as answer:
+            tab.page.get_by_role("link", name=text).click()
+        assert answer.value.status == 200
+        assert parse_qs(urlsplit(tab.page.url).query) == parse_qs(query)
+    tab.page.wait_for_function("() => document.title.includes('flexgen')")
+    tab.page.get_by_role("button", name="Copy").click()
+    tab.page.get_by_role("button", name="Copied").wait_for()
+    copied = tab.page.evaluate("navigator.clipboard.readText()")
+    assert copied == tab.page.locator("code.command").text_content()
+    assert run(shlex.split(copied)[1:]) == 0
+    assert tab.complaints == []
+
+
+def test_a_new_answer_moves_nothing_away(tab: Tab, address: str) -> None:
+    """Tables that were opened stay open, and the page stays where it was scrolled to."""
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    tab.page.locator("#table-front summary").click()
+    tab.page.locator("#card-money").scroll_into_view_if_needed()
+    before = tab.page.evaluate("scrollY")
+    assert before > 500
+    form = "document.querySelector('#control-batch_size')"
+    with tab.page.expect_response("**/api/view*"):
+        tab.page.evaluate(
+            f"() => {{ {form}.value = '2'; {form}.dispatchEvent(new Event('input', {{bubbles: true}})); }}"
+        )
+    tab.page.wait_for_function("() => document.title.includes('batch 2')")
+    assert abs(tab.page.evaluate("scrollY") - before) <= 60
+    assert tab.page.locator("#table-front table").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1400])
+def test_legends_are_whole_and_leave_no_hole(browser: Any, address: str, width: int) -> None:
+    tab = Tab(browser, width)
+    tab.open(f"{address}?model=facebook/opt-175b&gpu=t4-16gb&system=zero_inference&gpu=h200-sxm-141gb")
+    found = tab.page.evaluate(LEGENDS)
+    assert len(found) >= 8
+    for name, axis, top, bottom, end, right, edge in found:
+        assert axis <= top + 1, name  # below the title of the axis
+        assert top - axis < 40, name
+        assert bottom <= end + 1, name
+        assert right <= edge + 1, name
+    tab.close()
+
+
+LEGENDS = """() => [...document.querySelectorAll('.figure')].map((figure) => {
+  const legend = figure.querySelector('.legend').getBoundingClientRect();
+  const title = figure.querySelector('.xtitle').getBoundingClientRect();
+  const all = figure.getBoundingClientRect();
+  return [figure.id, title.bottom, legend.top, legend.bottom, all.bottom, legend.right, all.right];
+})"""
+
+
+def test_figures_follow_the_window(browser: Any, address: str) -> None:
+    tab = Tab(browser, 1280)
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    for width in (700, 390, 1400):
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.wait_for_function(WIDTHS)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.complaints == []
+    tab.close()
+
+
+WIDTHS = """() => [...document.querySelectorAll('.figure')].every((figure) =>
+  Math.abs(figure.querySelector('.main-svg').getBoundingClientRect().width - figure.clientWidth) <= 1)"""
+
+
+def test_a_page_elsewhere_reads_nothing(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    context.route("http://elsewhere.example/", lambda route: route.fulfill(body="<p>elsewhere</p>"))
+    page = context.new_page()
+    page.goto("http://elsewhere.example/")
+    question = f"{address}api/view?model=opt-1.3b&gpu=t4"
+    for options in ("{}", "{mode: 'no-cors'}"):
+        found = page.evaluate(
+            f"() => fetch('{question}', {options}).then(() => 'read', (error) => error.name)"
+        )
+        assert found == "TypeError"
+    assert page.evaluate(FRAMED, address) == "empty"
+    context.close()
+
+
+def test_a_name_that_is_made_to_point_here_gets_nothing(browser: Any, address: str) -> None:
+    """DNS rebinding: the browser takes this server for the other site's own."""
+    rules = "--host-resolver-rules=MAP elsewhere.example 127.0.0.1"
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    rebound = browser.browser_type.launch(executable_path=chromium, args=["--no-sandbox", rules])
+    port = urlsplit(address).port
+    answer = rebound.new_page().goto(f"http://elsewhere.example:{port}/api/view?model=opt-1.3b&gpu=t4")
+    assert (answer.status, answer.text()) == (400, "Invalid host header")
+    rebound.close()
+
+
+FRAMED = """(address) => new Promise((done) => {
+  const frame = document.createElement('iframe');
+  frame.src = address;
+  frame.onload = () => { try { done(frame.contentDocument ? 'read' : 'empty'); } catch { done('empty'); } };
+  document.body.append(frame);
+})"""

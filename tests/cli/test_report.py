@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,27 @@ def test_a_page_of_each_kind_of_result(llm_perf: Any, stored: Any, folder: Path)
     comparison = json.loads((folder / two).read_text())["comparison"]
     assert [view["result"] for view in data["views"][1:3]] == comparison
     assert "Does not fit" in words_of(data["views"][2])
+    assert [view["cards"][1]["name"] for view in data["views"][1:3]] == ["comparison", "latency"]
+    assert "H100-SXM-80GB: " in words_of(data["views"][1])  # side by side with what it lacks
     best = json.loads((folder / plan).read_text())["best"][0]
     assert best["inputs"]["gpu"] in words_of(data["views"][3])
     assert data["views"][4]["result"]["inputs"] == best["inputs"]
+
+
+def test_many_gpus_stand_below_each_other(llm_perf: Any, stored: Any, folder: Path) -> None:
+    gpus = ["t4", "l4", "a10", "a30", "a40", "h200-sxm-141gb", "l40s", "l40", "l20"]
+    name = stored(
+        "many.json", "infer", "--model", "opt-1.3b", *[word for gpu in gpus for word in ("--gpu", gpu)]
+    )
+    assert llm_perf("report", name, "--html", "page.html").code == 0
+    views = data_of(folder / "page.html")["views"]
+    assert len(views) == len(gpus)
+    (part,) = views[0]["cards"][1]["parts"]
+    assert [column["name"] for column in part["columns"]][:2] == ["GPU", "Fits"]
+    tiles = [view["cards"][0]["parts"][0]["tiles"] for view in views]
+    assert [[cell["text"] for cell in row["cells"][1:]] for row in part["rows"]] == [
+        [tile["value"] for tile in own] for own in tiles
+    ]
 
 
 def test_a_measured_run_stands_beside_its_prediction(llm_perf: Any, folder: Path) -> None:
@@ -196,6 +215,7 @@ def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
         ),
         ('{"comparison": []}', "'comparison' must be a list of results"),
         ('{"run": {}, "status": "running"}', "bad.json"),
+        ('{"inputs": {}, "step": {}, "run": null}', "is a prediction of llm-perf train, which has no page"),
     ],
 )
 def test_wrong_files(llm_perf: Any, folder: Path, content: str, message: str) -> None:
@@ -211,3 +231,22 @@ def test_wrong_arguments(llm_perf: Any, stored: Any, folder: Path) -> None:
     assert "is no file" in llm_perf("report", name, "--html", ".").error
     assert "missing.json" in llm_perf("report", "missing.json", "--html", "page.html").error
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_a_page_takes_the_place_of_no_result_and_no_device(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("one.json", "infer", *DEMO)
+    before = (folder / name).read_text()
+    (folder / "link.json").symlink_to(name)
+    for target in (name, f"./{name}", "link.json"):
+        assert "would overwrite the RESULT" in llm_perf("report", name, "--html", target).error
+    assert (folder / name).read_text() == before
+    os.mkfifo(folder / "pipe")
+    assert "pipe is no ordinary file" in llm_perf("report", name, "--html", "pipe").error
+    assert (folder / "pipe").is_fifo()
+    assert sorted(path.name for path in folder.iterdir()) == ["link.json", name, "pipe"]
+
+
+def test_a_page_written_again_is_replaced_as_a_whole(llm_perf: Any, stored: Any, folder: Path) -> None:
+    (folder / "page.html").write_text("earlier")
+    assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
+    assert (folder / "page.html").read_text().startswith("<!doctype html>")

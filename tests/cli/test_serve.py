@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +18,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_perf.cli.main import run
+from llm_perf.report.units import rate, seconds
 
 ROOT = Path(__file__).parents[2]
 SERVE = (
@@ -70,6 +74,27 @@ def test_a_view_is_infer_json(port: int, llm_perf: Any) -> None:
     assert found["result"] == printed
 
 
+def test_several_gpus_are_those_of_a_repeated_flag(port: int, llm_perf: Any) -> None:
+    gpus = ["h200-sxm-141gb", "t4-16gb", "l4-24gb"]
+    status, found = view(
+        port, [("model", "llama-3.1-8b"), *(("gpu", gpu) for gpu in gpus), ("gen_len", "16")]
+    )
+    assert status == 200
+    (card,) = [card for card in found["cards"] if card["name"] == "comparison"]
+    table = next(part for part in card["parts"] if part["kind"] == "table")
+    rows = {row["cells"][0]["text"]: [cell["text"] for cell in row["cells"][1:]] for row in table["rows"]}
+    flags = [word for gpu in gpus for word in ("--gpu", gpu)]
+    printed = llm_perf("infer", "--model", "llama-3.1-8b", *flags, "--gen-len", "16", "--json").json
+    for number, one in enumerate(printed["comparison"]):
+        assert rows["Fits"][number] == ("yes" if one["feasible"] else "no")
+        assert rows["Time to first token"][number] == seconds(one["prefill"]["latency_s"])
+        assert rows["Whole batch"][number] == seconds(one["total"]["latency_s"])
+        assert rows["Throughput"][number] == rate(one["total"]["throughput_tokens_per_s"])
+    assert rows["Fits"] == ["yes", "no", "yes"]
+    assert any("T4-16GB:" in part.get("text", "") for part in card["parts"])  # what is missing there
+    assert found["result"]["inputs"]["gpu"] == gpus[0]
+
+
 def test_500_requests_at_once(port: int) -> None:
     """Every one is answered, with the answer to its own question."""
     questions = [
@@ -106,6 +131,7 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=60)
+@example({"prompt_len": "1048577"})
 @given(st.dictionaries(st.sampled_from(FLAGS), VALUES, min_size=1, max_size=3))
 def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, str]) -> None:
     asked = PLAUSIBLE | given
@@ -115,15 +141,17 @@ def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, 
         assert "on or off" in found["error"] or "Invalid value" in found["error"]
         return
     code, message = _command_line(asked)
-    if code == 2:
+    if "in a request" in found.get("error", ""):  # a limit that the command line has not
+        assert status == 400
+        assert any(re.search(r"\d{4}", value.replace("_", "")) for value in given.values())
+    elif code == 2:
         assert (status, found) == (400, {"error": message})
     else:
         assert code in (0, 3)
-        assert status == 200 or "in a request" in found["error"]
+        assert status == 200
 
 
 def _command_line(asked: dict[str, str]) -> tuple[int, str]:
-    import contextlib
     import io
     import os
 
@@ -155,6 +183,10 @@ def _command_line(asked: dict[str, str]) -> tuple[int, str]:
         ([("model", "opt-1.3b"), ("gpu", "t4"), ("kv_offload", "maybe")], "expected on or off"),
         ([("model", "opt-1.3b"), ("gpu", "t4"), ("batch_size", "2000000")], "at most 1048576 in a request"),
         ([], "--model is required"),
+        ([("model", "opt-1.3b"), *[("gpu", "t4")] * 9], "compares at most 8 GPUs, got 9"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("gpu", "nope")], "unknown GPU 'nope'"),
+        ([("model", "opt-1.3b"), ("gpu", "t4"), ("gpu", "/etc/passwd")], "no files"),
+        ([("gpu", "l4"), ("gpu", "t4")], "--model is required"),
     ],
 )
 def test_what_only_a_request_can_have_wrong(
@@ -185,6 +217,38 @@ def test_headers_and_methods(port: int) -> None:
     assert get(port, "/", Host="elsewhere.example")[0] == 400
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET",
+     b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"],
+)  # fmt: skip
+def test_nobody_keeps_a_connection_by_sending_slowly(port: int, begun: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(begun)
+        slow.settimeout(0.5)
+        give_up = time.monotonic() + 15
+        while time.monotonic() < give_up:
+            with contextlib.suppress(TimeoutError):
+                if slow.recv(4096) == b"":
+                    return
+            try:
+                slow.sendall(b"x" if begun else b"")
+            except OSError:
+                return
+    pytest.fail("still connected after 15 s")
+
+
+def test_a_connection_is_used_again(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(3):
+        connection.request("GET", "/explorer.css")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+        time.sleep(0.3)
+    connection.close()
+
+
 def test_a_taken_port(llm_perf: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -198,3 +262,23 @@ def test_a_taken_port(llm_perf: Any) -> None:
 def test_wrong_ports(llm_perf: Any) -> None:
     assert "--port" in llm_perf("serve", "--port", "70000").error
     assert "--port" in llm_perf("serve", "--port", "x").error
+
+
+def test_interrupted_it_ends_at_once_and_frees_the_port(tmp_path: Path) -> None:
+    """Even while somebody is connected."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stderr is not None
+    own = int(process.stderr.readline().rpartition(":")[2].partition("/")[0])
+    with socket.create_connection(("127.0.0.1", own)) as open_:
+        open_.sendall(b"GET /")
+        assert view(own, {"model": "opt-1.3b", "gpu": "t4"})[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+    assert process.stderr.read().strip() == "llm-perf: interrupted"
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", own))

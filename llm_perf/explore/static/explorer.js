@@ -6,9 +6,12 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 820px)");
   const DELAY_MS = 250;
+  const SAID_MS = 2000;
   let shown = null;
   let pending = null;
   let timer = null;
+  let typed = null; // the field whose text is being typed: its changes are one step of the history
+  let asked = null;
 
   function element(tag, properties = {}, children = []) {
     const made = document.createElement(tag);
@@ -53,16 +56,26 @@
       margin,
       legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom", traceorder: "normal", font: { size: 11.5 } },
       hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink, align: "left" },
+      width: place.clientWidth,
       height: layout.height + margin.t + margin.b,
       dragmode: false,
     });
     layout.xaxis.title = { standoff: 8, ...layout.xaxis.title, font: { size: 12 } };
-    if (layout.yaxis.title) layout.yaxis.title = { ...layout.yaxis.title, font: { size: 12 } };
+    if (layout.yaxis.title) layout.yaxis.title = { standoff: 8, ...layout.yaxis.title, font: { size: 12 } };
     if (layout.title) Object.assign(layout.title, { x: 0, xanchor: "left", xref: "paper", font: { size: narrow.matches ? 10.5 : 13 } });
     if (layout.tracks && narrow.matches) nameTracksInside(layout, colours);
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", figure.alt);
-    window.Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
+    window.Plotly.react(place, data, layout, { displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
+    fitLegend(place, layout, legend);
+  }
+
+  // How many lines a legend takes is known only when it is drawn; the margin below the axis is as high as it.
+  function fitLegend(place, layout, guessed) {
+    const drawn = place.querySelector(".legend");
+    const missing = drawn ? drawn.getBoundingClientRect().height + 8 - guessed : -guessed;
+    if (Math.abs(missing) < 2) return;
+    window.Plotly.relayout(place, { height: layout.height + missing, "margin.b": layout.margin.b + missing });
   }
 
   // On a phone the names of tracks stand above their bars: beside them, they would leave no room.
@@ -80,7 +93,7 @@
 
   const makers = {
     text: (part) => element("p", { className: `text${part.alarm ? " alarm" : ""}`, textContent: part.text }),
-    code: (part) => element("code", { className: "command", textContent: part.text }),
+    code: codePart,
     tiles: (part) =>
       element("dl", { className: "tiles" }, part.tiles.map((tile) =>
         element("div", {}, [
@@ -91,13 +104,28 @@
     figure: figurePart,
   };
 
+  function codePart(part) {
+    const words = element("code", { className: "command", textContent: part.text });
+    const copy = element("button", { type: "button", className: "copy", textContent: "Copy" });
+    copy.addEventListener("click", async () => {
+      try {
+        await window.navigator.clipboard.writeText(part.text);
+        copy.textContent = "Copied";
+        setTimeout(() => { copy.textContent = "Copy"; }, SAID_MS);
+      } catch {
+        window.getSelection().selectAllChildren(words); // not allowed here: Ctrl-C then copies what is selected
+      }
+    });
+    return element("div", { className: "code" }, [words, copy]);
+  }
+
   function table(part) {
     const heads = part.columns.map((column) =>
       element("th", { scope: "col", textContent: column.name, className: column.right ? "right" : "" }));
     const rows = part.rows.map((row) =>
       element("tr", { className: row.strong ? "strong" : "" }, row.cells.map((cell, index) =>
         element(index ? "td" : "th", {
-          textContent: cell.text,
+          textContent: cell.text.replace(/(\d) (?=[a-zµ%])(?!of )/gi, "$1\u00a0"), // a number keeps its unit beside it
           className: [part.columns[index].right ? "right" : "", cell.alarm ? "alarm" : ""].join(" ").trim(),
           ...(index ? {} : { scope: "row" }),
         }))));
@@ -110,7 +138,7 @@
     const parts = part.figure.name ? [element("p", { className: "figure-title", textContent: part.figure.name })] : [];
     parts.push(place);
     if (part.figure.table) {
-      parts.push(element("details", {}, [element("summary", { textContent: "The same as a table" }), makers.table(part.figure.table)]));
+      parts.push(element("details", { id: `table-${part.name}` }, [element("summary", { textContent: "The same as a table" }), makers.table(part.figure.table)]));
     }
     return element("div", {}, parts);
   }
@@ -128,10 +156,16 @@
   function show(view) {
     shown = view;
     document.title = `${view.label} · llm-perf`;
+    const open = [...$("result").querySelectorAll("details[open]")].map((one) => one.id);
+    const place = window.scrollY;
+    $("result").style.minHeight = `${$("result").offsetHeight}px`; // the page keeps its place until all is drawn
     for (const old of $("result").querySelectorAll(".figure")) window.Plotly.purge(old);
     $("result").replaceChildren(...view.cards.map(card));
+    for (const id of open) if ($(id)) $(id).open = true;
     $("result").classList.remove("stale");
     paint();
+    $("result").style.minHeight = "";
+    window.scrollTo({ top: place, behavior: "instant" });
   }
 
   function paint() {
@@ -199,7 +233,36 @@
     const made = entry.kind === "number"
       ? element("input", { ...attributes, type: "number", min: "1", step: "1", inputMode: "numeric", placeholder: String(entry.default), autocomplete: "off" })
       : element("select", attributes, entry.choices.map((one) => element("option", { value: one.value, textContent: one.text })));
-    return element("label", { textContent: entry.label }, [made]);
+    made.setAttribute("aria-describedby", `wrong-${entry.name}`);
+    const label = element("label", { textContent: entry.label }, [made]);
+    return element("div", { className: "field" }, [label, element("span", { className: "wrong", id: `wrong-${entry.name}` })]);
+  }
+
+  function alsoControl() {
+    const gpus = page.options.controls.find((entry) => entry.name === "gpu").choices;
+    const select = element("select", { id: "also" }, [
+      element("option", { value: "", textContent: "add a GPU" }),
+      ...gpus.map((one) => element("option", { value: one.value, textContent: one.text })),
+    ]);
+    select.addEventListener("change", (event) => {
+      event.stopPropagation();
+      const given = entered();
+      given.append("gpu", select.value);
+      go(given);
+    });
+    return element("div", { className: "field" }, [element("label", { textContent: "Compare with" }, [select])]);
+  }
+
+  function examples() {
+    return page.options.examples.map((one) => {
+      const link = element("a", { href: `?${one.query}`, textContent: one.text });
+      link.addEventListener("click", (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
+        event.preventDefault();
+        go(new URLSearchParams(one.query));
+      });
+      return link;
+    });
   }
 
   function query() {
@@ -218,32 +281,48 @@
       field.value = value;
     }
     const others = [...given].filter(([name]) => !known.has(name));
-    $("others").replaceChildren(...others.map(([name, value]) => {
-      const remove = element("button", { type: "button", textContent: `${name} = ${value} ✕`, "aria-label": `Remove ${name} = ${value}` });
-      remove.addEventListener("click", () => {
-        given.delete(name);
-        remember(given.toString(), false);
-        fill(given);
-        ask(given);
-      });
-      return remove;
-    }));
+    const compared = given.getAll("gpu").slice(1).map((value) => ["gpu", value]);
+    $("others").replaceChildren(...[...compared, ...others].map(([name, value]) => chip(name, value, given)));
+    $("also").value = "";
+  }
+
+  // A part of the question that has no control: what it says, and a way to take it back.
+  function chip(name, value, given) {
+    const words = name === "gpu" ? `beside it: ${value}` : `${name} = ${value}`;
+    const remove = element("button", { type: "button", textContent: `${words} ✕`, "aria-label": `Remove ${name} = ${value}` });
+    remove.addEventListener("click", () => {
+      const pairs = [...given];
+      pairs.splice(pairs.findLastIndex(([one, its]) => one === name && its === value), 1);
+      go(new URLSearchParams(pairs));
+      $("also").focus();
+    });
+    return remove;
+  }
+
+  function go(given) {
+    remember(given.toString(), false);
+    fill(given);
+    ask(given);
   }
 
   function entered() {
     const given = query();
+    const compared = given.getAll("gpu").slice(1);
     for (const entry of page.options.controls) {
       const value = $(`control-${entry.name}`).value.trim();
       if (value) given.set(entry.name, value);
       else given.delete(entry.name);
     }
+    for (const gpu of compared) given.append("gpu", gpu);
     return given;
   }
 
-  function changed() {
+  function changed(field) {
     clearTimeout(timer);
     const given = entered();
-    remember(given.toString(), false);
+    if (given.toString() === asked) return;
+    remember(given.toString(), field !== null && field === typed);
+    typed = field;
     ask(given);
   }
 
@@ -251,6 +330,7 @@
     if (pending) pending.abort();
     const own = new AbortController();
     pending = own;
+    asked = given.toString();
     $("status").textContent = "Predicting …";
     try {
       const answer = await fetch(`api/view?${given}`, { signal: own.signal, headers: { Accept: "application/json" } });
@@ -264,6 +344,7 @@
       }
     } catch (error) {
       if (error.name === "AbortError") return;
+      asked = null; // the same may be asked again
       tell("", "The server does not answer: is llm-perf serve still running?");
     }
   }
@@ -274,23 +355,35 @@
     $("error").hidden = !error;
     $("result").classList.toggle("stale", Boolean(error));
     for (const entry of page.options.controls) {
-      const named = Boolean(error) && (error.includes(`--${entry.name.replaceAll("_", "-")}'`) || error.startsWith(entry.name));
-      $(`control-${entry.name}`).setAttribute("aria-invalid", String(named));
+      const wrong = Boolean(error) && names(error, entry.name);
+      const field = $(`control-${entry.name}`);
+      field.setAttribute("aria-invalid", String(wrong));
+      $(`wrong-${entry.name}`).textContent = wrong ? error : "";
     }
+  }
+
+  // Whether a message is about an input: it has its name as the flag or the field is written, or begins with the word.
+  function names(error, name) {
+    if (name.includes("_")) return new RegExp(`\\b${name.replaceAll("_", "[-_]")}\\b`).test(error);
+    return new RegExp(`^(--|unknown |ambiguous )?${name}\\b`, "i").test(error);
   }
 
   function serve() {
     const form = $("question");
-    form.append(...page.options.controls.map(control), element("div", { className: "other", id: "others" }));
+    form.append(...page.options.controls.map(control), alsoControl(), element("div", { className: "other", id: "others" }));
     form.hidden = false;
+    $("examples").append("For example: ", ...examples());
+    $("examples").hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("change", changed);
+    form.addEventListener("change", (event) => changed(event.target.type === "number" ? event.target : null));
+    form.addEventListener("focusout", () => { typed = null; });
     form.addEventListener("input", (event) => {
       if (event.target.type !== "number") return;
       clearTimeout(timer);
-      timer = setTimeout(changed, DELAY_MS);
+      timer = setTimeout(() => changed(event.target), DELAY_MS);
     });
     const turn = () => {
+      typed = null;
       fill(query());
       ask(query());
     };
@@ -299,7 +392,14 @@
   }
 
   dark.addEventListener("change", paint);
-  narrow.addEventListener("change", paint);
+  let resized = null;
+  let width = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth === width) return; // a phone's bars came or went
+    width = window.innerWidth;
+    clearTimeout(resized);
+    resized = setTimeout(paint, DELAY_MS);
+  });
   $("footer").textContent = `llm-perf ${page.version}. Predictions; the published runs beside them are measurements with a source each.`;
   if (page.mode === "serve") serve();
   else report();

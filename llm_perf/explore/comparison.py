@@ -1,0 +1,98 @@
+"""Several GPUs side by side, asked the same: a table of their first numbers, and throughput over latency of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.explore import cards
+from llm_perf.explore.axes import amount_axis, time_axis
+from llm_perf.explore.front import front, front_times
+from llm_perf.explore.looks import series_look
+from llm_perf.report.units import count, rate, seconds
+
+MOST_LINES: Final = 8
+"""GPUs that people tell apart in one figure, and side by side in one table."""
+
+
+def comparison_card(
+    results: Sequence[InferenceResult], tiles: Sequence[Sequence[dict[str, Any]]]
+) -> dict[str, Any]:
+    """``tiles`` are the first numbers of each result, under the same names. Many GPUs stand below each other, not drawn."""
+    names = [tile["name"] for tile in tiles[0]]
+    rows = [[_name(one), *(tile["value"] for tile in own)] for one, own in zip(results, tiles, strict=True)]
+    missing = [cards.text(f"{_name(result)}: {result.reason}") for result in results if result.reason]
+    if len(results) > MOST_LINES:
+        found = [cards.table(["GPU", *names], rows), *missing]
+    else:
+        beside = [list(column) for column in zip(["", *names], *rows, strict=True)]
+        figure = comparison_figure(results)
+        drawn = [] if figure is None else [cards.figure("comparison", figure)]
+        found = [cards.table(beside[0], beside[1:]), *missing, *drawn]
+    return cards.card("comparison", "Side by side", found, wide=True)
+
+
+def _name(result: InferenceResult) -> str:
+    gpus = result.scenario.parallelism.num_gpus
+    return result.scenario.gpu.name if gpus == 1 else f"{gpus} x {result.scenario.gpu.name}"
+
+
+def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any] | None:
+    """Throughput over the time per token, a line per GPU and a point per batch that fits; the asked one is larger.
+
+    None where no batch fits anywhere.
+    """
+    fronts = [front(result) for result in results]
+    times = [front_times(result, found)[1] for result, found in zip(results, fronts, strict=True)]
+    what = front_times(results[0], fronts[0])[0]
+    data = [
+        _line(number, result, found, found_times)
+        for number, (result, found, found_times) in enumerate(zip(results, fronts, times, strict=True))
+    ]
+    rates = np.concatenate([found.throughput_tokens_per_s for found in fronts])
+    shown = np.concatenate([found.feasible for found in fronts])
+    if not shown.any():
+        return None
+    return {
+        "data": data,
+        "layout": {
+            "height": 320,
+            "xaxis": time_axis(what, np.concatenate(times)[shown]),
+            "yaxis": amount_axis("tokens per second", rates[shown]),
+        },
+        "alt": f"throughput over {what} by batch for {', '.join(map(_name, results))}; batches that fit",
+    }
+
+
+def _line(number: int, result: InferenceResult, found: Any, times: Any) -> dict[str, Any]:
+    places = np.flatnonzero(found.feasible)
+    asked = found.batch_size == result.scenario.workload.batch_size
+    colour, symbol = series_look(number)
+    name = _name(result)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name if len(places) else f"{name}: no batch fits",
+        "x": [float(times[i]) for i in places],
+        "y": [float(found.throughput_tokens_per_s[i]) for i in places],
+        "customdata": [
+            [
+                count(found.batch_size[i]),
+                rate(float(found.throughput_tokens_per_s[i])),
+                seconds(float(times[i])),
+            ]
+            for i in places
+        ],
+        "hovertemplate": "batch %{customdata[0]}: %{customdata[1]}, %{customdata[2]}<extra>"
+        + name
+        + "</extra>",
+        "line": {"color": colour},
+        "marker": {
+            "color": colour,
+            "symbol": symbol,
+            "size": [14 if asked[i] else 7 for i in places],
+        },
+    }
