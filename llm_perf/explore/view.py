@@ -111,7 +111,7 @@ def _cards(
                 *notes,
                 cards.tiles(tiles(result, prediction.price)),
                 *alarm,
-                *cards.parts(sections, "title", "placement", "note"),
+                *cards.parts(sections, "title", "placement", "interval", "note"),
             ],
             wide=True,
         ),
@@ -122,7 +122,7 @@ def _cards(
             "Where the time goes",
             [
                 cards.figure("breakdown", drawn["breakdown"]),
-                *cards.parts(sections, "phases", "interval", "breakdown"),
+                *cards.parts(sections, "phases", "breakdown"),
             ],
         ),
         cards.card(
