@@ -12,7 +12,7 @@ from llm_perf.analysis.intervals import inference_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
-from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system
+from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, get_system
 from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
 
 _GIB = 2**30
@@ -61,6 +61,11 @@ class InferenceResult:
     warnings: tuple[str, ...] = field(default=())
     interval: PredictionInterval | None = None
     no_interval: str | None = None
+
+    @property
+    def system_version(self) -> str | None:
+        """The versions of the system that its constants are of; None where they are of none, or a profile's."""
+        return None if self.scenario.constants else get_system(self.scenario.system).file.stands_for
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:

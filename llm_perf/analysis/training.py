@@ -78,6 +78,11 @@ class TrainingResult:
     no_interval: str | None = None
 
     @property
+    def framework_version(self) -> str | None:
+        """The versions of the framework that its constants are of; None where a profile gave them."""
+        return None if self.scenario.constants else get_framework(self.scenario.framework).stands_for
+
+    @property
     def throughput_tokens_per_s_per_gpu(self) -> float:
         """Trained tokens per second and GPU."""
         return self.throughput_tokens_per_s / self.scenario.num_gpus

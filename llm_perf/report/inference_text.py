@@ -148,6 +148,8 @@ def _title(result: InferenceResult) -> Text:
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
         f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
     )
+    if result.system_version is not None:
+        text.append(f"\nconstants as of {result.system_version}")
     for option in _options(scenario):
         text.append(f"\n{option}")
     return text

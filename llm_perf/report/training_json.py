@@ -32,6 +32,7 @@ def training_object(
         "reason": result.reason,
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
         "framework": result.scenario.framework,
+        "framework_version": result.framework_version,
         "num_gpus": result.scenario.num_gpus,
         "batch": {
             "micro_batch_size": batch.micro_batch_size,

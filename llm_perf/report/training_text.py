@@ -87,6 +87,8 @@ def _title(result: TrainingResult) -> Text:
     shown = [f"{name} {size}" for name, size in sizes if size > 1]
     shown += [f"ZeRO-{plan.ds_zero.value}"] if plan.ds_zero.value else []
     text.append("\n" + "; ".join([f"framework {scenario.framework}", *shown, plan.precision, plan.optimizer]))
+    if result.framework_version is not None:
+        text.append(f"\nconstants as of {result.framework_version}")
     level = plan.activation_recomputation
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
     kinds += [f"LoRA rank {plan.lora_rank}"] if plan.lora_rank else []

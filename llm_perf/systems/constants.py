@@ -14,6 +14,8 @@ from llm_perf.config.base import Spec
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
+_NO_VERSION = "any"
+
 
 class Constant(Spec):
     """One number with where it comes from. ``range`` is the interval in which it is plausible."""
@@ -52,6 +54,11 @@ class ConstantsFile(Spec):
     extends: str | None = None
     caveat: str | None = None
     constants: dict[str, Constant]
+
+    @property
+    def stands_for(self) -> str | None:
+        """The versions of the software that the constants are of; None where they are of none in particular."""
+        return None if self.version == _NO_VERSION else self.version
 
     def value(self, name: str) -> float:
         """The value of a constant."""

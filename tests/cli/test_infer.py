@@ -95,7 +95,7 @@ TIERS = {"gpu", "cpu", "nvme"}
 KEYS = {
     "schema_version", "inputs", "feasible", "reason", "placement", "memory", "max_batch_size", "max_context_len",
     "nearest_measurement", "prefill", "decode", "total", "benchmark_log", "interval", "cost", "energy", "pipeline",
-    "pivot", "warnings",
+    "pivot", "warnings", "no_interval", "system_version",
 }  # fmt: skip
 
 
@@ -442,3 +442,21 @@ def test_explanations_are_printed_after_the_report(infer: Any) -> None:
         assert entry["name"] in added
         assert " ".join(entry["expression"].split()) in added
         assert " ".join(entry["source"].split()) in added
+
+
+@pytest.mark.parametrize(
+    ("system", "version"),
+    [("vllm", "0.1 to 0.2 (2023), eager, without CUDA graphs"), ("resident", None)],
+)
+def test_the_report_says_which_versions_its_constants_are_of(llm_perf, system, version):
+    asked = ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", system)
+    assert llm_perf(*asked, "--json").json["system_version"] == version
+    text = llm_perf(*asked).out
+    assert (f"constants as of {version}" in text) == (version is not None)
+    assert version is not None or "constants as of" not in text
+
+
+def test_constants_of_a_profile_are_of_no_published_version(llm_perf, folder):
+    (folder / "mine.yaml").write_text("name: mine\nsystem_constants: {vllm: {python_us_per_layer: 100}}\n")
+    asked = ("--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm", "--profile", "mine.yaml")
+    assert llm_perf("infer", *asked, "--json").json["system_version"] is None
