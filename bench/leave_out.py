@@ -12,7 +12,7 @@ To be run after a change of a system's constants. It writes two files, after eac
 - ``calibrate/measurements/left_out.csv``: every row's prediction by that refit, from which prediction intervals come.
 
 ``make accuracy`` (seconds) then writes what shows them: ``docs/accuracy.md``, ``docs/accuracy_resident.md`` and
-``llm_perf/analysis/left_out.yaml``.
+``llm_perf/analysis/left_out``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prediction intervals of uncalibrated predictions: from residuals of left-out rows to ``llm_perf/analysis/left_out.yaml``.
+"""Prediction intervals of uncalibrated predictions: from residuals of left-out rows to ``llm_perf/analysis/left_out``.
 
 Runs on GPUs of different makers are kept apart: their software differs. A width is the largest conformal quantile among
 the groups that were left out in turn (`calibrate.fit.intervals`). It takes two groups, since one says what another would
@@ -25,13 +25,13 @@ from calibrate.published import load_measurements
 from calibrate.settings import run_of, scenario_of
 from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.validation.left_out import LeftOutRow
-from calibrate.validation.row import Interval
+from calibrate.validation.row import Compared, Interval
 from llm_perf.analysis.calibrated import asked_sizes
 from llm_perf.analysis.evidence import ANY, kind_of
 from llm_perf.analysis.intervals import training_options, training_sizes
-from llm_perf.config.gpu import format_bits
+from llm_perf.config.gpu import GPUConfig, format_bits
 
-__all__ = ["Key", "Residuals", "evidence_yaml"]
+__all__ = ["Key", "Residuals", "evidence_files"]
 
 _PHASES: Final = {
     "prefill_latency_s": "prefill",
@@ -52,6 +52,9 @@ _HEAD: Final = """\
 # as log ratios, by system and accuracy class. Written by `make accuracy` from calibrate/measurements/left_out.csv, which
 # bench/leave_out.py makes; calibrate/validation/evidence.py says how.
 """
+
+Entry = tuple[str, str, str]
+"""System or `ANY`, accuracy class, vendor of the GPU."""
 
 Key = tuple[str, str, str, str]
 """System or `ANY`, accuracy class, vendor of the GPU, what was left out."""
@@ -163,31 +166,43 @@ def _identity(line: LeftOutRow) -> tuple[str, int, str, str]:
 # -- the file -------------------------------------------------------------------------------------------------
 
 
-def evidence_yaml(lines: Sequence[LeftOutRow]) -> str:
-    """The text of ``llm_perf/analysis/left_out.yaml``."""
+def evidence_files(lines: Sequence[LeftOutRow], rows: Sequence[Compared]) -> dict[str, str]:
+    """System -> the text of its file in ``llm_perf/analysis/left_out``.
+
+    Args:
+        lines: What is predicted of left-out rows.
+        rows: All rows that are predicted: what a system's runs cover, whether they could be left out or not.
+    """
     residuals = Residuals(lines)
-    facts = _facts(lines)
-    entries = []
-    for system, name, vendor in sorted({key[:3] for key in residuals.keys}):
-        chosen = [key for key in residuals.keys if key[:3] == (system, name, vendor)]
-        kinds = {key[3]: residuals.widths(key) for key in chosen}
-        of_rows = [
-            facts[line.row]
-            for line in lines
-            if (line.accuracy_class, line.vendor) == (name, vendor) and system in (line.system, ANY)
-        ]
-        entries.append(
-            {"system": system, "accuracy_class": name, "vendor": vendor}
-            | _described(of_rows)
-            | {"left_out": {leave: widths for leave, widths in sorted(kinds.items()) if widths is not None}}
+    facts = _facts(rows)
+    members: dict[Entry, dict[tuple[str, int], _Facts]] = {}
+    for row, fact in facts.items():
+        for system in (fact.system, ANY):
+            members.setdefault((system, *fact.kind_of_run), {})[row] = fact
+    for line in lines:  # rows that a generic system predicts as well
+        members.setdefault((line.system, line.accuracy_class, line.vendor), {})[line.row] = facts[line.row]
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for entry in sorted(members):
+        widths = {key[3]: residuals.widths(key) for key in sorted(residuals.keys) if key[:3] == entry}
+        entries.setdefault(entry[0], []).append(
+            dict(zip(("system", "accuracy_class", "vendor"), entry, strict=True))
+            | _described(list(members[entry].values()))
+            | {"left_out": {leave: found for leave, found in widths.items() if found is not None}}
         )
-    return _HEAD + yaml.safe_dump({"entries": entries}, sort_keys=False, width=120, default_flow_style=None)
+    return {
+        system: _HEAD
+        + yaml.safe_dump({"entries": found}, sort_keys=False, width=120, default_flow_style=None)
+        for system, found in entries.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Facts:
     """What a row says of what is covered."""
 
+    system: str
+    accuracy_class: str
+    vendor: str
     gpu: str
     host: str
     kind: str
@@ -195,26 +210,40 @@ class _Facts:
     sizes: Mapping[str, float]
     options: tuple[str, ...] = ()
 
+    @property
+    def kind_of_run(self) -> tuple[str, str]:
+        """Accuracy class and maker of the GPU."""
+        return self.accuracy_class, self.vendor
 
-def _facts(lines: Sequence[LeftOutRow]) -> dict[tuple[str, int], _Facts]:
-    wanted = {line.row for line in lines}
+
+def _facts(rows: Sequence[Compared]) -> dict[tuple[str, int], _Facts]:
+    classes = {
+        (row.run.table, row.run.row_id): row.accuracy_class
+        for row in rows
+        if row.predicted is not None and row.accuracy_class is not None
+    }
     found: dict[tuple[str, int], _Facts] = {}
     for row in load_measurements():
-        if ("inference", row.row_id) in wanted:
+        if name := classes.get(("inference", row.row_id)):
             scenario = scenario_of(run_of(row))
             sizes = asked_sizes(scenario) | {"num_gpus": float(scenario.parallelism.num_gpus)}
             found["inference", row.row_id] = _Facts(
-                scenario.gpu.name, scenario.host.name, kind_of(scenario.model),
-                scenario.dtype.weight_bits, sizes,
+                scenario.system, name, _vendor(scenario.gpu), scenario.gpu.name, scenario.host.name,
+                kind_of(scenario.model), scenario.dtype.weight_bits, sizes,
             )  # fmt: skip
     for job in load_measurements("training"):
-        if ("training", job.row_id) in wanted:
+        if name := classes.get(("training", job.row_id)):
             training = training_scenario_of(training_run_of(job))
             found["training", job.row_id] = _Facts(
-                training.gpu.name, training.host.name, kind_of(training.model),
-                format_bits(training.plan.compute_dtype), training_sizes(training), training_options(training),
+                training.framework, name, _vendor(training.gpu), training.gpu.name, training.host.name,
+                kind_of(training.model), format_bits(training.plan.compute_dtype), training_sizes(training),
+                training_options(training),
             )  # fmt: skip
     return found
+
+
+def _vendor(gpu: GPUConfig) -> str:
+    return (gpu.vendor or "").lower()
 
 
 def _described(facts: Sequence[_Facts]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.validate import Validation
-from calibrate.validation.evidence import evidence_yaml
+from calibrate.validation.evidence import evidence_files
 from calibrate.validation.left_out import LEFT_OUT_ROWS, parse_left_out
 from calibrate.validation.page import accuracy_page, resident_table
 from calibrate.validation.row import Compared
-from llm_perf.analysis.evidence import FILE
+from llm_perf.analysis.evidence import FOLDER
 from llm_perf.errors import SpecError
 from llm_perf.report.validation_text import summary_table
 
@@ -37,7 +37,7 @@ PREDICTIONS: Final = "calibrate/measurements/predictions.csv"
 README: Final = "README.md"
 PAGE: Final = "docs/accuracy.md"
 RESIDENT: Final = "docs/accuracy_resident.md"
-EVIDENCE: Final = f"llm_perf/analysis/{FILE}"
+EVIDENCE: Final = f"llm_perf/analysis/{FOLDER}"
 LEAVE_OUT: Final = "tests/published/leave_out.csv"
 """What ``bench/leave_out.py`` writes, in minutes; the page shows it."""
 
@@ -64,7 +64,7 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
         PREDICTIONS: predictions_csv(found),
         README: with_table(readme, found.classes()),
         PAGE: accuracy_page(found, leave_out, rows),
-        EVIDENCE: evidence_yaml(rows),
+        **{f"{EVIDENCE}/{system}.yaml": text for system, text in evidence_files(rows, found.rows).items()},
         RESIDENT: f"{before}{begin}\n\n{resident_table(leave_out)}\n\n{end}{after}",
     }
 

@@ -1,8 +1,8 @@
-"""How far predictions were off where nothing had been fitted: ``left_out.yaml``, which ``make accuracy`` writes.
+"""How far predictions were off where nothing had been fitted: ``left_out/*.yaml``, which ``make accuracy`` writes.
 
 Every constant of a system was refitted without the published runs of one GPU, and of one model, in turn; the runs that
-were left out were predicted by constants that never saw them. This file holds the widths of 90 % intervals that those
-residuals give, per system and accuracy class, with what the runs cover: outside of that nothing is known.
+were left out were predicted by constants that never saw them. The files, one per system, hold the widths of 90 % intervals
+that those residuals give, by accuracy class, with what the runs cover: outside of that nothing is known.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
 
 __all__ = [
     "ANY",
-    "FILE",
+    "FOLDER",
     "Evidence",
     "EvidenceFile",
     "LeftOutWidths",
     "accuracy_class",
+    "entries_of",
     "evidence_of",
     "kind_of",
     "vendors_of",
 ]
 
-FILE: Final = "left_out.yaml"
+FOLDER: Final = "left_out"
 ANY: Final = "any"
 """Stands for all systems of a class together."""
 
@@ -93,17 +94,23 @@ class Evidence(Spec):
 
 
 class EvidenceFile(Spec):
-    """All entries."""
+    """All entries of a system."""
 
     entries: tuple[Evidence, ...] = Field(min_length=1)
 
 
 @cache
-def _entries() -> dict[tuple[str, str, str], Evidence]:
-    file = resources.files("llm_perf.analysis") / FILE
+def entries_of(system: str) -> tuple[Evidence, ...]:
+    """All that published runs say of a system (or `ANY`); nothing where no run is of it.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    file = resources.files("llm_perf.analysis") / FOLDER / f"{system}.yaml"
+    if not file.is_file():
+        return ()
     text = file.read_text("utf-8")
-    found = files.build(EvidenceFile, files.parse_mapping(text, file.name), text, file.name)
-    return {(entry.system, entry.accuracy_class, entry.vendor): entry for entry in found.entries}
+    return files.build(EvidenceFile, files.parse_mapping(text, file.name), text, file.name).entries
 
 
 def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | None:
@@ -112,12 +119,14 @@ def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | Non
     Raises:
         SpecError: the file is malformed.
     """
-    return _entries().get((system, accuracy_class, vendor))
+    return next(
+        (x for x in entries_of(system) if (x.accuracy_class, x.vendor) == (accuracy_class, vendor)), None
+    )
 
 
 def vendors_of(system: str, accuracy_class: str) -> tuple[str, ...]:
     """Makers of the GPUs on which a system's published runs in a class were made."""
-    return tuple(vendor for name, kind, vendor in _entries() if (name, kind) == (system, accuracy_class))
+    return tuple(entry.vendor for entry in entries_of(system) if entry.accuracy_class == accuracy_class)
 
 
 def accuracy_class(

@@ -34,7 +34,7 @@ __all__ = ["TRAINING", "inference_interval", "training_interval", "training_opti
 
 TRAINING: Final = "training"
 LEVEL: Final = 0.9
-"""What the widths of ``left_out.yaml`` are made for."""
+"""What the widths of ``left_out`` are made for."""
 
 _PHASES: Final = ("prefill", "decode", "total")
 _CLASSES: Final = {

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.validation.evidence import Residuals, evidence_yaml
+from calibrate.validate import validate
+from calibrate.validation.evidence import Residuals, evidence_files
 from calibrate.validation.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
-from llm_perf.analysis.evidence import ANY, accuracy_class, evidence_of
+from llm_perf.analysis.evidence import ANY, accuracy_class, entries_of, evidence_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name
@@ -154,8 +155,9 @@ def test_a_faulty_file_of_rows_is_named_with_its_line():
 
 
 def test_the_yaml_holds_every_width_rounded_up():
-    text = evidence_yaml(load_left_out())
-    assert text == (ROOT / "llm_perf" / "analysis" / "left_out.yaml").read_text("utf-8")
+    texts = evidence_files(load_left_out(), validate().rows)
+    folder = ROOT / "llm_perf" / "analysis" / "left_out"
+    assert {file.stem: file.read_text("utf-8") for file in folder.glob("*.yaml")} == texts
     found = Residuals(load_left_out())
     for key in found.keys:
         exact, entry = found.width(key, "total"), evidence_of(*key[:3])
@@ -226,14 +228,15 @@ def test_either_an_interval_or_a_reason():
 
 
 def test_systems_and_machines_of_the_file_exist():
-    from llm_perf.analysis.evidence import _entries
-
-    for (system, name, vendor), entry in _entries().items():
-        assert all(get_gpu_config_by_name(gpu).vendor.lower() == vendor for gpu in entry.machines)
-        assert all(get_gpu_config_by_name(gpu).name == gpu for gpu in entry.machines)
-        assert entry.accuracy_class == name
-        if name != "training" and system != ANY:
-            assert get_system(system).name == system
+    systems = [file.stem for file in (ROOT / "llm_perf" / "analysis" / "left_out").glob("*.yaml")]
+    for system in systems:
+        for entry in entries_of(system):
+            gpus = {name: get_gpu_config_by_name(name) for name in entry.machines}
+            assert all(gpu.vendor.lower() == entry.vendor for gpu in gpus.values())
+            assert all(gpu.name == name for name, gpu in gpus.items())
+            assert entry.system == system
+            if entry.accuracy_class != "training" and system != ANY:
+                assert get_system(system).name == system
 
 
 @pytest.mark.parametrize(
