@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -30,7 +30,10 @@ def sweep(*, points: Sequence[Mapping[str, Any]] = (), executor: str = "local", 
     Raises:
         SpecError: an unknown input, none for model or gpu, or too many points to hold.
     """
-    question = Sweep({name: _values(value) for name, value in axes.items()}, tuple(points))
+    listed = _values(points)
+    if not all(isinstance(point, Mapping) for point in listed):
+        raise SpecError("points must be a sequence of mappings of inputs")
+    question = Sweep({name: _values(value) for name, value in axes.items()}, listed)
     if len(question) > MOST_POINTS:
         raise SpecError(f"{len(question):,} points are more than the {MOST_POINTS:,} that are held in memory")
     summary = Summary(question, top=10)
@@ -45,10 +48,14 @@ def sweep(*, points: Sequence[Mapping[str, Any]] = (), executor: str = "local", 
 
 
 def _values(value: Any) -> tuple[Any, ...]:
-    """A single value is an axis of one."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray, range)):
-        return (value,)
-    return tuple(item.item() if isinstance(item, np.generic) else item for item in value)
+    """A single value is an axis of one; arrays and other collections give theirs in their order."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return (_plain(value),)
+    return tuple(_plain(item) for item in value)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, repr=False)

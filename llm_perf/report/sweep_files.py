@@ -18,8 +18,9 @@ import numpy as np
 
 from llm_perf import __version__
 from llm_perf.errors import MissingExtraError, OutputError, SpecError
+from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import Summary
-from llm_perf.search.sweep import MEASURES, NUMERIC, Array, Coded, Sweep
+from llm_perf.search.sweep import MEASURES, Array, Coded, Sweep
 
 FORMATS: Final = (".parquet", ".csv", ".json")
 SCHEMA_VERSION: Final = 1

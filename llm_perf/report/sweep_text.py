@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.report.units import count, gib, rate, seconds
+from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import Summary
-from llm_perf.search.sweep import NUMERIC, Sweep
+from llm_perf.search.sweep import Sweep
 
 _REASONS: Final = 8
 _COLUMNS: Final = {

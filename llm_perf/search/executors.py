@@ -35,6 +35,8 @@ def get_executor(name: str) -> Executor:
         SpecError: another name, or a bad number of processes.
         MissingExtraError: dask is not installed.
     """
+    if not isinstance(name, str):
+        raise SpecError(f"the executor must be text, got {name!r}")
     kind, _, rest = name.partition(":")
     if name == "local":
         return local

@@ -20,6 +20,10 @@ LARGE = (
     "--gen-len", "1:20:1", "--json",
 )  # fmt: skip
 
+HUGE = tuple(
+    part for name in ("batch-size", "prompt-len", "gen-len") for part in (f"--{name}", "1:10000000:1")
+)
+
 
 def table(file: str):
     import pyarrow.parquet as pq
@@ -171,9 +175,19 @@ def test_restart_throws_away_what_there_was(llm_perf, folder):
         (("--model", "opt-13b", "--gpu", "t4", "--top", "-1"), "--top"),
         (("--model", "opt-13b", "--gpu", "t4", "--best", "beauty"), "--best"),
         (("--model", "opt-13b", "--gpu", "t4", "--points", "nothing.csv"), "nothing.csv"),
-        (("--model", "opt-13b", "--gpu", "t4", "--points", "bad.csv"), "bad.csv: line 2"),
+        (("--model", "opt-13b", "--gpu", "t4", "--points", "bad.csv"), "bad.csv: line 1"),
         (("--model", "opt-13b", "--gpu", "t4", "--points", "bad.yaml"), "list of mappings"),
         (("--model", "opt-13b", "--gpu", "t4", "--points", "empty.csv"), "has no points"),
+        (("--model", "opt-13b,nothing", "--gpu", "t4"), "unknown model 'nothing'"),
+        (("--model", "opt-13b", "--gpu", "t4,v100"), "ambiguous"),
+        (("--model", "opt-13b", "--gpu", "t4", "--system", "resident,nothing"), "unknown system"),
+        (("--model", "opt-13b", "--gpu", "t4", "--host", "nothing"), "unknown host"),
+        (("--model", "opt-13b", "--gpu", "t4", "--profile", "nothing"), "unknown profile"),
+        (("--model", "opt-13b", "--gpu", "t4", "--draft-model", "nothing"), "unknown model"),
+        (("--model", "opt-13b", "--gpu", "t4", "--quant-bits", "4,5"), "quant_bits must be 4, 8 or 16"),
+        (("--model", "opt-13b", "--gpu", "t4", "--tp-size", "0,1"), "tp_size must be greater than 0"),
+        (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "10000000000000"), "batch_size must be"),
+        (("--model", "opt-13b", "--gpu", "t4", *HUGE), "1e+21 points"),
     ],
 )
 def test_bad_input_is_one_line(llm_perf, folder, arguments, said):
@@ -183,6 +197,34 @@ def test_bad_input_is_one_line(llm_perf, folder, arguments, said):
     before = sorted(Path().iterdir())
     assert said in llm_perf("sweep", *arguments).error
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "tp-size\n1:8:x2\n", "line 2: tp_size '1:8:x2': a cell holds one value"),
+        ("p.csv", 'kv-offload\n"on,off"\n', "a cell holds one value"),
+        ("p.csv", "tp-size,tp_size\n1,2\n", "tp_size occurs twice"),
+        ("p.csv", "tp-size,pp-size\n1,2\n\n1\n", "line 4: 1 cells"),
+        ("p.csv", "tp-size\n1\n\ntwo\n", "line 4: tp_size 'two' is no whole number"),
+        ("p.yaml", "points: [{tp_size: [1]}]", "tp_size must be a valid integer, got [1]"),
+        ("p.yaml", "points: [{prompt_len: long}]", "prompt_len must be a positive integer"),
+        ("p.yaml", "points: [{prompt_len: true}]", "prompt_len must be a positive integer"),
+        ("p.json", '{"points": [{"batch_size": 1e400}]}', "batch_size must be a positive integer"),
+        ("p.json", '{"points": [{"batch_size": 1, "gpu_batch_size": 1}]}', "not both"),
+    ],
+)
+def test_faults_of_a_points_file_are_one_line(llm_perf, folder, name, content, said):
+    Path(name).write_text(content)
+    assert said in llm_perf("sweep", "--model", "opt-1.3b", "--gpu", "t4", "--points", name).error
+
+
+def test_empty_cells_are_defaults_and_a_byte_order_mark_is_none_of_the_name(llm_perf, folder):
+    Path("points.csv").write_text("\ufefftp-size,gen-len\n1,\n,7\n", encoding="utf-8")
+    rows = llm_perf("sweep", "--model", "opt-1.3b", "--gpu", "t4", "--points", "points.csv", "--json").json[
+        "best"
+    ]
+    assert sorted((row["gen_len"], row["tp_size"]) for row in rows) == [(7, None), (32, 1)]
 
 
 def test_a_file_needs_the_extra(llm_perf, folder, monkeypatch):

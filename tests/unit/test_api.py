@@ -102,6 +102,37 @@ def test_tables_of_other_libraries(monkeypatch):
         found.to_arrow()
 
 
+def test_any_collection_is_an_axis():
+    wanted = llm_perf.sweep(model="opt-1.3b", gpu="t4", batch_size=[1, 2])["total_latency_s"]
+    for values in ({1: "a", 2: "b"}, (size for size in (1, 2)), np.array([1.0, 2.0])):
+        found = llm_perf.sweep(model="opt-1.3b", gpu="t4", batch_size=values)
+        np.testing.assert_array_equal(found["total_latency_s"], wanted)
+    points = ({"gpu": gpu} for gpu in ("t4", "l4"))
+    assert len(llm_perf.sweep(model="opt-1.3b", points=points)) == 2
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"batch_size": ["a"]},
+        {"batch_size": [0]},
+        {"batch_size": [1.5]},
+        {"batch_size": [float("nan")]},
+        {"batch_size": [True]},
+        {"batch_size": np.ones((2, 2))},
+        {"tp_size": [[1]]},
+        {"quant_bits": 5},
+        {"points": 5},
+        {"points": {"tp_size": 1}},
+        {"points": [{"tp_size": [1]}]},
+        {"executor": None},
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused(inputs):
+    with pytest.raises(SpecError):
+        llm_perf.sweep(model="opt-1.3b", gpu="t4", **inputs)
+
+
 def test_too_many_points_to_hold_are_refused(monkeypatch):
     monkeypatch.setattr(table, "MOST_POINTS", 3)
     with pytest.raises(SpecError, match="4 points are more than the 3"):
