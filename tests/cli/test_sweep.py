@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,43 @@ def test_an_interrupted_sweep_goes_on_without_loss(llm_perf, folder, monkeypatch
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("left", [0, 10, 1000, -1])
+def test_a_chunk_that_was_cut_short_is_evaluated_again(llm_perf, folder, monkeypatch, left):
+    """As a power cut leaves it: the file is there, and its end is not."""
+    monkeypatch.setattr(sweep, "CHUNK_POINTS", 1000)
+    wanted = llm_perf(*LARGE, "--out", "whole.parquet").json
+    command = [sys.executable, "-c", CUT, "1000", str(int(signal.SIGKILL)), *LARGE, "--out", "cut.parquet"]
+    subprocess.run(command, capture_output=True, timeout=300, check=False)
+    part = Path("cut.parquet.partial/chunk-00000001.arrow")
+    part.write_bytes(part.read_bytes()[:left])
+    outcome = llm_perf(*LARGE, "--out", "cut.parquet")
+    assert "of which 2 of 16 parts are done" in outcome.err
+    for key in ("evaluated", "feasible", "infeasible", "best"):
+        assert outcome.json[key] == wanted[key]
+    assert table("cut.parquet").equals(table("whole.parquet"))
+
+
+def test_a_spec_that_was_edited_since_is_another_sweep(llm_perf, folder, monkeypatch):
+    monkeypatch.setattr(sweep, "CHUNK_POINTS", 1000)
+    text = (resources.files("hardware_specs") / "gpus" / "t4-16gb.yaml").read_text("utf-8")
+    Path("mine.yaml").write_text(text)
+    asked = [part.replace("t4,l4", "mine.yaml") for part in LARGE]
+    command = [sys.executable, "-c", CUT, "1000", str(int(signal.SIGKILL)), *asked, "--out", "cut.csv"]
+    subprocess.run(command, capture_output=True, timeout=300, check=False)
+    Path("mine.yaml").write_text(text.replace("tdp_w: 70", "tdp_w: 75"))
+    assert "specs that have changed" in llm_perf(*asked, "--out", "cut.csv").error
+    Path("mine.yaml").write_text(text)
+    assert "of which 3 of 8 parts are done" in llm_perf(*asked, "--out", "cut.csv").err
+
+
+@pytest.mark.parametrize("more", [(), ("--restart",)])
+def test_a_folder_of_someone_else_is_left_alone(llm_perf, folder, more):
+    Path("points.csv.partial").mkdir()
+    Path("points.csv.partial/mine.txt").write_text("precious")
+    assert "is in the way" in llm_perf(*BASE, "--out", "points.csv", *more).error
+    assert Path("points.csv.partial/mine.txt").read_text() == "precious"
+
+
 def test_restart_throws_away_what_there_was(llm_perf, folder):
     Path("points.csv.partial").mkdir()
     Path("points.csv.partial/sweep.json").write_text('{"llm_perf": "0.0.1"}')
@@ -171,6 +209,7 @@ def test_restart_throws_away_what_there_was(llm_perf, folder):
         (("--model", "opt-13b", "--gpu", "t4", "--flops-efficiency", "high"), "no number"),
         (("--model", "opt-13b", "--gpu", "t4", "--out", "points.xlsx"), "--out"),
         (("--model", "opt-13b", "--gpu", "t4", "--out", "nowhere/points.csv"), "no folder"),
+        (("--model", "opt-13b", "--gpu", "t4", "--out", f"{'x' * 300}.csv"), "name too long"),
         (("--model", "opt-13b", "--gpu", "t4", "--executor", "cloud"), "--executor"),
         (("--model", "opt-13b", "--gpu", "t4", "--top", "-1"), "--top"),
         (("--model", "opt-13b", "--gpu", "t4", "--best", "beauty"), "--best"),
