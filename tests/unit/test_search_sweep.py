@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -229,14 +230,30 @@ def test_processes_find_what_this_one_finds(cut):
     assert_whole(cut, list(get_executor("processes:2")(cut, range(cut.chunks))))
 
 
-def test_a_killed_process_is_one_clear_failure(cut):
-    import multiprocessing
+@pytest.mark.parametrize("first", [0, 7])
+def test_processes_of_which_one_is_killed_lose_and_double_nothing(cut, first):
+    """The chunks that it had are evaluated again, as on a cluster."""
+    results = []
+    for result in get_executor("processes:2")(cut, range(first, cut.chunks)):
+        results.append(result)
+        if len(results) == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    assert sorted(chunk for chunk, _ in results) == list(range(first, cut.chunks))
+    for chunk, columns in results:
+        np.testing.assert_array_equal(columns["total_latency_s"], cut.evaluate(chunk)["total_latency_s"])
 
+
+def test_processes_that_are_killed_again_and_again_are_one_clear_failure(cut):
+    """As where each runs out of memory."""
     results = get_executor("processes:2")(cut, range(cut.chunks))
-    next(results)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(EnvironmentFailure, match="was killed"):
-        list(results)
+
+    def drained() -> None:
+        for _ in results:
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with pytest.raises(EnvironmentFailure, match="worker processes of the sweep were killed"):
+        drained()
 
 
 def test_a_cluster_that_loses_a_worker_loses_and_doubles_nothing(cut):
@@ -252,6 +269,68 @@ def test_a_cluster_that_loses_a_worker_loses_and_doubles_nothing(cut):
             if len(results) == 3:
                 os.kill(victim, signal.SIGKILL)
         assert_whole(cut, results)
+
+
+class FakeFuture:
+    """A chunk on a cluster, in a state of distributed's futures."""
+
+    def __init__(self, chunk: int, status: str) -> None:
+        self.chunk, self.status = chunk, status
+
+    def result(self) -> tuple[int, dict[str, Any]]:
+        return self.chunk, {}
+
+    def exception(self) -> Exception | None:
+        return ValueError("broken") if self.status == "error" else None
+
+    def release(self) -> None:
+        pass
+
+
+class FakeClient:
+    """A cluster of one worker whose chunks are all in one state when they are asked for."""
+
+    loop = None
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def run(self, function: Any) -> dict[str, Any]:
+        return {"one": function()}
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {"one": {"nthreads": 1}}}
+
+    def scatter(self, sweep: Sweep, **_: Any) -> Sweep:
+        return sweep
+
+    def submit(self, _function: Any, _sweep: Sweep, chunk: int, **_: Any) -> FakeFuture:
+        return FakeFuture(chunk, self.status)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCompleted(list[FakeFuture]):
+    """distributed.as_completed, in the order of submission."""
+
+    def __init__(self, futures: list[FakeFuture], loop: Any) -> None:
+        super().__init__(futures)
+
+    add = list.append
+
+
+def test_a_finished_chunk_that_is_lost_again_with_its_worker_is_waited_for(cut, monkeypatch):
+    """The worker died after the chunk was announced and before it was fetched: the scheduler evaluates it again."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    monkeypatch.setattr(distributed, "as_completed", FakeCompleted)
+    for status in ("finished", "lost", "pending"):
+        monkeypatch.setattr(executors, "_client", lambda *_, status=status: FakeClient(status))
+        found = [chunk for chunk, _ in executors.dask(cut, range(cut.chunks), "tcp://one")]
+        assert found == list(range(cut.chunks))
+    monkeypatch.setattr(executors, "_client", lambda *_: FakeClient("error"))
+    with pytest.raises(EnvironmentFailure, match="failed on the cluster: broken"):
+        list(executors.dask(cut, range(cut.chunks), "tcp://one"))
 
 
 def test_a_cluster_that_does_not_answer_is_one_clear_failure(monkeypatch):
