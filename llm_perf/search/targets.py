@@ -24,10 +24,12 @@ QUANTITIES: Final = {
 _UNITS: Final = {
     "s": {"": 1.0, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0},
     "token/s": {"": 1.0, "token/s": 1.0, "tokens/s": 1.0, "tok/s": 1.0, "/s": 1.0},
-    "$": {"": 1.0, "$": 1.0, "usd": 1.0},
-    "J": {"": 1.0, "j": 1.0, "mj": 1e-3, "kj": 1e3},
+    "$": {"": 1.0, "$": 1.0, "USD": 1.0},
+    "J": {"": 1.0, "J": 1.0, "mJ": 1e-3, "kJ": 1e3},
 }
 _MIN_ONLY: Final = ("throughput",)
+_UNKNOWN: Final = ("cost", "energy")
+"""What may exist without being known: GPUs without a price or a rated power."""
 _WRITTEN: Final = re.compile(
     r"(?P<name>[a-z]+)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>\$|[a-zµ/]*)", re.IGNORECASE
 )
@@ -47,8 +49,13 @@ class Target:
         return QUANTITIES[self.name][0]
 
     def met(self, value: Any) -> Any:
-        """Whether a value, or each of an array, meets it; what does not exist (NaN) does not limit."""
-        return np.logical_not(value > self.limit if self.at_most else value < self.limit)
+        """Whether a value, or each of an array, meets it.
+
+        Where there is none (NaN), a latency does not limit: nothing is decoded. A cost or an energy that is not known
+        does not meet anything.
+        """
+        missed = value > self.limit if self.at_most else value < self.limit
+        return np.logical_not(missed | (np.isnan(value) & (self.name in _UNKNOWN)))
 
     def used(self, value: Any) -> Any:
         """The share of the limit that a value takes: 1 at the limit, more beyond it."""
@@ -79,13 +86,15 @@ def _target(text: str) -> Target:
     if at_most == (name in _MIN_ONLY):
         raise SpecError(f"--target {text!r}: {name} can only be limited with {'>' if at_most else '<'}")
     units = _UNITS[QUANTITIES[name][1]]
-    unit = match["unit"].lower()
-    if unit not in units:
+    # Keyboards have the Greek letter, others the micro sign.
+    unit = match["unit"].lower().replace("\u03bc", "\u00b5")
+    scales = {known.lower(): scale for known, scale in units.items()}
+    if unit not in scales or (match["unit"].startswith("M") and unit != "min"):  # M is mega, not milli
         raise SpecError(
             f"--target {text!r}: unit {match['unit']!r}; expected {', '.join(filter(None, units))}"
         )
     try:
-        limit = float(match["number"]) * units[unit]
+        limit = float(match["number"]) * scales[unit]
     except ValueError:
         limit = math.nan
     if not (math.isfinite(limit) and limit > 0):
