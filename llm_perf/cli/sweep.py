@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import click
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.cli.infer import infer
-from llm_perf.config.loading import known_names
+from llm_perf.cli.inputs import matching
 from llm_perf.errors import SpecError
 from llm_perf.search import axes
 from llm_perf.search.sweep import Sweep
@@ -125,19 +124,8 @@ def _axes(flags: dict[str, tuple[str, ...]]) -> dict[str, tuple[Any, ...]]:
         flag = f"--{name.replace('_', '-')}"
         values = [value for text in texts for value in _READ[kinds[name]](flag, text)]
         if name in _PATTERNS:
-            values = [match for value in values for match in _matching(flag, _PATTERNS[name], value)]
+            values = [match for value in values for match in matching(flag, _PATTERNS[name], value)]
         found[name] = tuple(dict.fromkeys(values))
-    return found
-
-
-def _matching(flag: str, kind: str, text: str) -> Iterable[str]:
-    """A name, or all bundled names that a pattern matches."""
-    pattern = "*" if text == "all" else text
-    if not any(letter in pattern for letter in "*?["):
-        return (text,)
-    found = [name for name in known_names(kind) if fnmatch.fnmatch(name.lower(), pattern.lower())]
-    if not found:
-        raise SpecError(f"{flag} {text!r} matches no bundled {kind}")
     return found
 
 

@@ -20,6 +20,9 @@ from llm_perf.search.targets import QUANTITIES, Target
 _SHOWN: Final = 12
 """Points of the front in the table; the JSON has them all."""
 
+_COMMAND_WIDTH: Final = 77
+"""Characters of a command's line before the space and the backslash that end it."""
+
 _OBJECTIVES: Final = {
     "cost": "least US dollars per token",
     "energy": "least joules per token",
@@ -53,9 +56,13 @@ def _title(answer: PlanAnswer) -> Text:
     wanted = ", ".join(_limit(target) for target in question.targets) or "no target"
     return Text.assemble(
         (question.model, "bold"),
-        f", prompt {question.prompt_len}, generate {question.gen_len}, up to {question.max_gpus} GPUs\n",
+        f", prompt {question.prompt_len}, generate {question.gen_len}, {_machines(question.max_gpus)}\n",
         f"{wanted}; {_OBJECTIVES[question.objective]}",
     )
+
+
+def _machines(max_gpus: int) -> str:
+    return "one GPU" if max_gpus == 1 else f"up to {count(max_gpus)} GPUs"
 
 
 def _limit(target: Target) -> str:
@@ -115,9 +122,9 @@ def _reasons(answer: PlanAnswer) -> Text:
     text = Text()
     for candidate in answer.best:
         used = [
-            f"{t.name} {t.used(candidate.measures[t.measure]):.0%} of its limit"
-            for t in answer.question.targets
-            if math.isfinite(candidate.measures[t.measure])
+            _share(target, candidate.measures[target.measure])
+            for target in answer.question.targets
+            if math.isfinite(candidate.measures[target.measure])
         ]
         waits = {
             phase: BOTTLENECKS.get(name, name)
@@ -132,20 +139,31 @@ def _reasons(answer: PlanAnswer) -> Text:
     return text
 
 
+def _share(target: Target, value: float) -> str:
+    return f"{target.name} {value / target.limit:.0%} of its {'limit' if target.at_most else 'least'}"
+
+
 def _command(candidate: Candidate) -> Text:
     """The ``llm-perf infer`` command that predicts the best one."""
     words = ["llm-perf infer"]
     defaults = type(candidate.inputs).model_fields
     for name, value in candidate.inputs.model_dump().items():
-        if (
-            value != defaults[name].default
-            and not isinstance(value, bool)
-            and (name, value) != ("quant_bits", 16)
-        ):
-            words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
-        elif value is True and defaults[name].default is False:
-            words.append(f"--{name.replace('_', '-')}")
-    return Text(" ".join(words), "cyan")
+        if value == defaults[name].default or (name, value) == ("quant_bits", 16):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        words.append(flag if value is True else f"{flag} {shlex.quote(str(value))}")
+    return Text(_in_lines(words), "cyan")
+
+
+def _in_lines(words: list[str]) -> str:
+    """Words in lines that a shell takes for one command."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) <= _COMMAND_WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}")
+    return " \\\n".join(lines)
 
 
 def _nothing(answer: PlanAnswer) -> Text:
@@ -170,7 +188,10 @@ def _front(answer: PlanAnswer) -> Table:
         chosen = [round(i * (len(points) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
         points = tuple(points[i] for i in chosen)
     shown = "" if len(points) == len(answer.front) else f", {len(points)} of {len(answer.front)}"
-    return _table(f"Front: nothing is better in both TPOT and {answer.question.objective}{shown}", points)
+    within = " within the targets" if answer.best and answer.question.targets else ""
+    objective = answer.question.objective.replace("gpus", "GPUs")
+    title = f"Front{within}: nothing is better in both TPOT and {objective}{shown}"
+    return _table(title, points)
 
 
 def _counts(answer: PlanAnswer) -> Text:
@@ -178,5 +199,6 @@ def _counts(answer: PlanAnswer) -> Text:
     if answer.too_large:
         text += f"; {count(answer.too_large)} more are too large for their GPUs"
     if answer.unpriced:
-        text += f"; {len(answer.unpriced)} GPUs have no price (--prices FILE)"
+        number = len(answer.unpriced)
+        text += f"; {number} {'GPU has' if number == 1 else 'GPUs have'} no price (--prices FILE)"
     return Text(text + ".", "dim")

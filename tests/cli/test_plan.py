@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -27,15 +30,43 @@ def test_json_has_the_contract_and_its_inputs_replay(llm_perf, folder):
     assert best["share_of_targets"]["tpot"] == pytest.approx(best["latency_per_token_s"] / 0.05)
 
 
+def shown_command(out: str) -> list[str]:
+    """The words of the command in a report, as a shell takes them: a backslash goes on in the next line."""
+    return shlex.split(out[out.index("llm-perf infer") : out.index("\n\nFront")].replace("\\\n", ""))
+
+
 def test_report_at_80_columns_with_a_command_that_replays(llm_perf, folder):
     outcome = llm_perf(*BASE, "--quant-bits", "16,8,4")
     assert outcome.code == 0
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
-    text = " ".join(outcome.out.split())
-    command = text[text.index("llm-perf infer") :].split(" Front")[0].split()
+    command = shown_command(outcome.out)
     best = llm_perf(*BASE, "--quant-bits", "16,8,4", "--json").json["best"][0]
     found = llm_perf(*command[1:], "--json").json
     assert found["total"]["latency_s"] == pytest.approx(best["total_latency_s"], rel=1e-9)
+
+
+def test_a_gpu_of_a_file_and_prices_of_ones_own_replay(llm_perf, folder):
+    text = (resources.files("hardware_specs") / "gpus" / "t4-16gb.yaml").read_text("utf-8")
+    Path("my gpu.yaml").write_text(text.replace("name: T4-16GB", "name: Mine"))
+    Path("prices.yaml").write_text("gpus:\n  Mine: {per_gpu_hour: 0.5, date: 2026-01-01, source: a bill}\n")
+    asked = ("plan", "--model", "opt-1.3b", "--gpus", "my gpu.yaml", "--prices", "prices.yaml")
+    best = llm_perf(*asked, "--json").json["best"][0]
+    found = llm_perf(*shown_command(llm_perf(*asked).out)[1:], "--json").json
+    assert found["total"]["latency_s"] == pytest.approx(best["total_latency_s"], rel=1e-9)
+    assert found["cost"]["per_million_tokens"] == pytest.approx(best["cost_per_million_tokens"], rel=1e-9)
+
+
+def test_patterns_name_several_gpus(llm_perf, folder):
+    found = llm_perf(
+        "plan", "--model", "opt-1.3b", "--gpus", "a100-sxm*,t4", "--max-gpus", "1", "--json"
+    ).json
+    assert {one["inputs"]["gpu"] for one in found["best"]} == {"A100-SXM-40GB", "A100-SXM-80GB", "T4-16GB"}
+
+
+def test_a_least_throughput_is_no_limit(llm_perf, folder):
+    out = llm_perf("plan", "--model", "opt-1.3b", "--gpus", "t4", "--target", "throughput>100").out
+    assert re.search(r"throughput \d{3,4}% of its least", out)
+    assert "Front within the targets" in out
 
 
 def test_nothing_meets_is_exit_3_with_the_nearest(llm_perf, folder):
@@ -60,6 +91,7 @@ def test_plot(llm_perf, folder, ending):
         ((), "--model is required"),
         (("--model", "nothing"), "nothing"),
         (("--model", "opt-13b", "--gpus", "t4,none"), "none"),
+        (("--model", "opt-13b", "--gpus", "t4,zz*"), "matches no bundled GPU"),
         (("--model", "opt-13b", "--gpus", "t4,,l4"), "--gpus"),
         (("--model", "opt-13b", "--target", "fast"), "--target"),
         (("--model", "opt-13b", "--objective", "beauty"), "objective"),
