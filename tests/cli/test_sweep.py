@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_perf.search import sweep
+from llm_perf.search.sweep import MEASURES
 
 pytest.importorskip("pyarrow", reason="the extra 'explore' is not installed")
 
@@ -82,6 +83,60 @@ def test_report_at_80_columns(llm_perf, folder):
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
     assert "more GPU memory needed than there is" in outcome.out
     assert "h100-sxm-80gb" in outcome.out
+
+
+MANY = ("--system", "resident,vllm", "--quant-bits", "4,8,16", "--kv-bits", "8,16", "--prompt-len", "128,512")
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--pin-memory", "on,off", "--activation-bits", "16,32", "--sp-size", "1,2")]
+)
+def test_a_report_of_many_inputs_cuts_nothing_off(llm_perf, folder, more):
+    """What the best have in common is said once; where the rest has no room for columns, it is in words."""
+    ask = (
+        "sweep",
+        "--model",
+        "llama-2-7b,opt-13b",
+        "--gpu",
+        "t4,h200",
+        "--batch-size",
+        "1,8",
+        "--gen-len",
+        "32,64",
+    )
+    outcome = llm_perf(*ask, *MANY, *more, "--top", "500" if more else "20")
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert "\u2026" not in outcome.out
+    assert ("all with gpu h200" in outcome.out) != bool(more)
+    best = llm_perf(*ask, *MANY, *more, "--json").json["best"][0]
+    assert f"{best['throughput_tokens_per_s']:,.0f}" in outcome.out
+    assert ("llama-2-7b, h200, batch 8, gen 64" in outcome.out) == bool(more)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_is_ranked_by_is_in_the_table(llm_perf, folder, measure):
+    ask = (
+        "sweep",
+        "--model",
+        "opt-30b",
+        "--gpu",
+        "t4",
+        "--system",
+        "zero_inference",
+        "--batch-size",
+        "1,4,16",
+    )
+    outcome = llm_perf(*ask, "--best", measure)
+    kind = "most" if measure == "throughput_tokens_per_s" else "least"
+    assert f"Best of what fits: {kind} {measure}" in outcome.out
+    header = outcome.out[outcome.out.index("Best of what fits") :].splitlines()[2]
+    words = {
+        "decode_latency_s": "decode",
+        "nvme_bytes": "NVMe",
+        "weights_on_cpu": "on host",
+        "cpu_memory_bytes": "memory",
+    }
+    assert words.get(measure, "batch") in header
 
 
 def test_nothing_fits_is_exit_3_with_the_reasons(llm_perf, folder):
