@@ -23,12 +23,14 @@ def sweep(*, points: Sequence[Mapping[str, Any]] = (), executor: str = "local", 
 
     Args:
         points: Combinations of further inputs, each of which goes with all values of the axes.
-        executor: ``local``, ``processes``, ``processes:N`` or ``dask://HOST:PORT``.
-        axes: Inputs by name, each a value or a sequence of values: ``model``, ``gpu``, ``batch_size`` … (fields of
+        executor: ``local``, ``processes``, ``processes:N`` or ``dask://HOST:PORT``. Processes import the script that
+            starts them: its calls stand below ``if __name__ == "__main__":``.
+        axes: Inputs by name, each a value or a collection of values: ``model``, ``gpu``, ``batch_size`` … (fields of
             `InferenceInputs`).
 
     Raises:
-        SpecError: an unknown input, none for model or gpu, or too many points to hold.
+        SpecError: an unknown input or name, a value that no prediction can take, no model or gpu, or too many points to
+            hold. A combination that cannot be is no error but a point with its reason.
     """
     listed = _values(points)
     if not all(isinstance(point, Mapping) for point in listed):

@@ -237,6 +237,7 @@ def _progress(question: Sweep, results: Iterator[Result], finished: int) -> Iter
         BarColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         done = min(finished * question.chunk_points, len(question))
