@@ -6,7 +6,6 @@ numbers, with labels made by the same functions. Nothing is computed here that t
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.economics import Price
 from llm_perf.explore import cards, figures
 from llm_perf.explore.blocks import block
+from llm_perf.report.command import infer_command
 from llm_perf.report.inference_json import finite, result_object
 from llm_perf.report.inference_text import report_sections
 from llm_perf.report.units import count, gib, percent, rate, seconds
@@ -137,7 +137,9 @@ def _cards(
         cards.card("nearest", "Nearest measured run", cards.parts(sections, "nearest")),
         cards.card("money", "Cost, energy, pipeline", cards.parts(sections, "money", "pipeline")),
         cards.card(
-            "command", "The same on the command line", [] if inputs is None else [cards.code(command(inputs))]
+            "command",
+            "The same on the command line",
+            [] if inputs is None else [cards.code(infer_command(inputs))],
         ),
     ]
     return [card for card in found if card["parts"]]
@@ -150,18 +152,6 @@ def label(result: InferenceResult) -> str:
     where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
     name = scenario.model.name.rpartition("/")[2]
     return f"{name} on {where}, {scenario.system}, batch {workload.batch_size}, {workload.prompt_len} + {workload.gen_len}"
-
-
-def command(inputs: InferenceInputs) -> str:
-    """The ``llm-perf infer`` command that asks the same."""
-    words = ["llm-perf infer"]
-    for name, value in inputs.model_dump(exclude_defaults=True).items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag} {shlex.quote(str(value))}")
-    return " ".join(words)
 
 
 def tiles(result: InferenceResult) -> list[dict[str, Any]]:

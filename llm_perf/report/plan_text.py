@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import BOTTLENECKS
 from llm_perf.report.plan_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
@@ -19,9 +19,6 @@ from llm_perf.search.targets import QUANTITIES, Target
 
 _SHOWN: Final = 12
 """Points of the front in the table; the JSON has them all."""
-
-_COMMAND_WIDTH: Final = 77
-"""Characters of a command's line before the space and the backslash that end it."""
 
 _OBJECTIVES: Final = {
     "cost": "least US dollars per token",
@@ -42,7 +39,7 @@ def plan_sections(answer: PlanAnswer) -> dict[str, Text | Table]:
     if answer.best:
         found["best"] = _table("Best of each GPU", answer.best)
         found["reasons"] = _reasons(answer)
-        found["command"] = _command(answer.best[0])
+        found["command"] = Text(infer_command_in_lines(answer.best[0].inputs), "cyan")
     else:
         found["nothing"] = _nothing(answer)
     if answer.front:
@@ -141,29 +138,6 @@ def _reasons(answer: PlanAnswer) -> Text:
 
 def _share(target: Target, value: float) -> str:
     return f"{target.name} {value / target.limit:.0%} of its {'limit' if target.at_most else 'least'}"
-
-
-def _command(candidate: Candidate) -> Text:
-    """The ``llm-perf infer`` command that predicts the best one."""
-    words = ["llm-perf infer"]
-    defaults = type(candidate.inputs).model_fields
-    for name, value in candidate.inputs.model_dump().items():
-        if value == defaults[name].default or (name, value) == ("quant_bits", 16):
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        words.append(flag if value is True else f"{flag} {shlex.quote(str(value))}")
-    return Text(_in_lines(words), "cyan")
-
-
-def _in_lines(words: list[str]) -> str:
-    """Words in lines that a shell takes for one command."""
-    lines = [words[0]]
-    for word in words[1:]:
-        if len(lines[-1]) + len(word) <= _COMMAND_WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"  {word}")
-    return " \\\n".join(lines)
 
 
 def _nothing(answer: PlanAnswer) -> Text:

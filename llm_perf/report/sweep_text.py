@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.units import count, gib, rate, seconds
 from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import MORE_IS_BETTER, Summary
@@ -41,6 +43,8 @@ def sweep_report(summary: Summary, out: str | None) -> RenderableType:
         blocks.append(_reasons(summary))
     if summary.best:
         blocks.append(_best(summary))
+        first = InferenceInputs(**summary.inputs_of(summary.best[0]))
+        blocks.append(Text(infer_command_in_lines(first), "cyan"))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
 
 

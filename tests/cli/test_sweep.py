@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -137,6 +138,42 @@ def test_what_is_ranked_by_is_in_the_table(llm_perf, folder, measure):
         "cpu_memory_bytes": "memory",
     }
     assert words.get(measure, "batch") in header
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (
+            "--gpu",
+            "t4",
+            "--ds-zero",
+            "3",
+            "--quant-bits",
+            "4,16",
+            "--pin-memory",
+            "off",
+            "--batch-size",
+            "4,8",
+        ),
+        ("--gpu", "t4", "--system", "flexgen", "--percent", "20 80 0 100 0 100", "--gpu-batch-size", "4,8"),
+        ("--gpu", "my gpu.yaml", "--host", "gcp-t4", "--tp-size", "4,8", "--gen-len", "5,50"),
+    ],
+)
+def test_the_best_point_replays(llm_perf, folder, more):
+    """By the command in the report, and by its inputs in the object."""
+    gpu = (resources.files("hardware_specs") / "gpus" / "a100-sxm-80gb.yaml").read_text("utf-8")
+    Path("my gpu.yaml").write_text(gpu.replace("name: A100-SXM-80GB", "name: Mine"))
+    ask = ("sweep", "--model", "opt-30b", *more)
+    best = llm_perf(*ask, "--json").json["best"][0]
+    Path("inputs.json").write_text(json.dumps(best["inputs"]))
+    out = llm_perf(*ask).out
+    command = shlex.split(out[out.index("llm-perf infer") :].replace("\\\n", ""))[1:]
+    for again in (
+        llm_perf(*command, "--json").json,
+        llm_perf("infer", "--config", "inputs.json", "--json").json,
+    ):
+        assert again["total"]["latency_s"] == best["total_latency_s"]
+        assert again["total"]["throughput_tokens_per_s"] == best["throughput_tokens_per_s"]
 
 
 def test_nothing_fits_is_exit_3_with_the_reasons(llm_perf, folder):
