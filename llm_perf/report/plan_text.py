@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -10,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.config.files import looks_like_path
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import BOTTLENECKS
 from llm_perf.report.plan_json import bottlenecks
@@ -77,6 +79,12 @@ def amount(name: str, value: float) -> str:
     return {"token/s": rate(value), "$": f"${value:.3g}", "J": f"{value:.3g} J"}[unit]
 
 
+def gpu_name(candidate: Candidate) -> str:
+    """The GPU as a table shows it: of a file, its name without folder and ending."""
+    name = candidate.inputs.gpu
+    return Path(name).stem if looks_like_path(name) else name
+
+
 def deployment(candidate: Candidate) -> str:
     """How a candidate runs, in few words."""
     inputs = candidate.inputs
@@ -91,14 +99,14 @@ def deployment(candidate: Candidate) -> str:
 
 def _table(title: str, candidates: tuple[Candidate, ...]) -> Table:
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column("GPU", no_wrap=True)
-    table.add_column("how")
+    table.add_column("GPU", overflow="fold")  # the only column that may have no room
+    table.add_column("how", no_wrap=True)
     for name in ("batch", "TTFT", "TPOT", "token/s", "$/M\ntoken", "J/\ntoken"):
         table.add_column(name, justify="right", no_wrap=True)
     for candidate in candidates:
         m = candidate.measures
         table.add_row(
-            f"{candidate.num_gpus} x {candidate.inputs.gpu}",
+            f"{candidate.num_gpus} x {gpu_name(candidate)}",
             deployment(candidate),
             count(candidate.inputs.batch_size),
             amount("ttft", m["prefill_latency_s"]),
@@ -130,7 +138,7 @@ def _reasons(answer: PlanAnswer) -> Text:
         }
         found = [*used, *(f"{phase} waits for {name}" for phase, name in waits.items())]
         found.append(f"the batch ends at {candidate.stops}")
-        text.append(f"{candidate.inputs.gpu}: ", "bold")
+        text.append(f"{gpu_name(candidate)}: ", "bold")
         text.append("; ".join(found) + "\n")
     text.rstrip()
     return text
@@ -150,7 +158,7 @@ def _nothing(answer: PlanAnswer) -> Text:
         for t in answer.question.targets
         if not t.met(candidate.measures[t.measure])
     ]
-    how = f"{candidate.num_gpus} x {candidate.inputs.gpu} {deployment(candidate)}".strip()
+    how = f"{candidate.num_gpus} x {gpu_name(candidate)} {deployment(candidate)}".strip()
     return text.append(
         f"\nNearest: {how}, batch {candidate.inputs.batch_size}: {', '.join(missed)}.", "default"
     )
@@ -164,7 +172,7 @@ def _front(answer: PlanAnswer) -> Table:
     shown = "" if len(points) == len(answer.front) else f", {len(points)} of {len(answer.front)}"
     within = " within the targets" if answer.best and answer.question.targets else ""
     objective = answer.question.objective.replace("gpus", "GPUs")
-    title = f"Front{within}: nothing is better in both TPOT and {objective}{shown}"
+    title = f"Front{within}: nothing beats these in TPOT and {objective}{shown}"
     return _table(title, points)
 
 

@@ -429,7 +429,7 @@ class _Pool:
             or self.columns["structure"][after] != self.columns["structure"][position]
         )
         if last:
-            return f"the largest batch that was considered, {self.question.max_batch_size}"
+            return f"the largest that was considered (--max-batch-size {self.question.max_batch_size})"
         if not self.columns["fits"][after]:
             return "memory"
         broken = [t.name for t in self.question.targets if not t.met(self.columns[t.measure][after])]

@@ -56,6 +56,19 @@ def test_a_gpu_of_a_file_and_prices_of_ones_own_replay(llm_perf, folder):
     assert found["cost"]["per_million_tokens"] == pytest.approx(best["cost_per_million_tokens"], rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["rtx-pro-6000-blackwell-server", f"{'long-' * 15}name.yaml"])
+def test_a_long_name_of_a_gpu_hides_no_column(llm_perf, folder, name):
+    text = (resources.files("hardware_specs") / "gpus" / "a100-sxm-80gb.yaml").read_text("utf-8")
+    Path(f"{'long-' * 15}name.yaml").write_text(text.replace("name: A100-SXM-80GB", "name: Mine"))
+    ask = ("plan", "--model", "llama-2-70b", "--gpus", name, "--max-gpus", "16", "--objective", "energy")
+    out = llm_perf(*ask, "--max-batch-size", "100000").out
+    assert all(len(line) <= 80 for line in out.splitlines() if "llm-perf infer" not in line)
+    assert "\u2026" not in out
+    found = llm_perf(*ask, "--max-batch-size", "100000", "--json").json["best"][0]
+    assert f"tp {found['inputs']['tp_size']}" in out
+    assert f"{found['energy_j_per_token']:.3g}" in out
+
+
 def test_patterns_name_several_gpus(llm_perf, folder):
     found = llm_perf(
         "plan", "--model", "opt-1.3b", "--gpus", "a100-sxm*,t4", "--max-gpus", "1", "--json"
