@@ -180,7 +180,7 @@ def _counts(answer: PlanAnswer) -> Text:
     text = f"{count(answer.evaluated)} configurations predicted in {seconds(answer.seconds)}"
     if answer.too_large:
         text += f"; {count(answer.too_large)} more are too large for their GPUs"
-    if answer.unpriced:
-        number = len(answer.unpriced)
-        text += f"; {number} {'GPU has' if number == 1 else 'GPUs have'} no price (--prices FILE)"
+    for left_out, what in ((answer.unpriced, "price (--prices FILE)"), (answer.unrated, "rated power")):
+        if left_out:
+            text += f"; {len(left_out)} {'GPU has' if len(left_out) == 1 else 'GPUs have'} no {what}"
     return Text(text + ".", "dim")

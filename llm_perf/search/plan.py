@@ -7,7 +7,7 @@ Every structure (GPU, division, format, system) is evaluated for all batch sizes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -19,6 +19,7 @@ from llm_perf.analysis.economics import joules
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
@@ -40,6 +41,11 @@ OBJECTIVES: Final = {
 }
 """What is least, or most in the case of throughput."""
 
+_NOTHING_KNOWN: Final = {
+    "cost": "no price is known for {}: give a list with --prices, or another --objective",
+    "energy": "no rated power (tdp_w) is known for {}: ask for another --objective",
+}
+
 _LARGEST_BATCH: Final = 1024
 _MEASURES: Final = (
     "prefill_latency_s",
@@ -59,7 +65,7 @@ class PlanQuestion(Spec):
     Attributes:
         target: limits such as "tpot<50ms, ttft<1s"; empty for none.
         objective: what to have least of: US dollars or joules per token, GPUs; or most of: tokens per second.
-        gpus: GPUs to choose from; all that ship if empty. For cost, those that have a price.
+        gpus: GPUs to choose from; all that ship if empty. For cost, those that have a price; for energy, a rated power.
         max_gpus: GPUs of the whole deployment.
         quant_bits: widths of weights to choose from; 16 is unquantised.
         offload: consider one GPU with weights in host memory or on NVMe (ZeRO-Inference) as well.
@@ -113,7 +119,7 @@ class PlanAnswer:
     time per token against the objective over everything that meets the targets, by rising time; over everything that
     fits where nothing meets them. ``nearest`` is then what fits and misses them least. ``evaluated`` counts
     configurations that were predicted, ``too_large`` those whose weights alone exceed the memory, ``unpriced`` the GPUs
-    that were left out for want of a price.
+    that were left out for want of a price, ``unrated`` for want of a rated power.
     """
 
     question: PlanQuestion
@@ -123,6 +129,7 @@ class PlanAnswer:
     evaluated: int
     too_large: int
     unpriced: tuple[str, ...]
+    unrated: tuple[str, ...]
     refused: dict[str, str]
     seconds: float
 
@@ -131,8 +138,8 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
     """Find the best deployments.
 
     Raises:
-        SpecError: unknown names, targets that cannot be read, a context that is too long, or the objective cost where
-            no GPU has a price.
+        SpecError: unknown names, targets that cannot be read, a context that is too long, or cost or energy is asked
+            for and no GPU has a price or a rated power.
     """
     start = time.perf_counter()
     pool = _Pool(question)
@@ -145,6 +152,7 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
         evaluated=pool.evaluated,
         too_large=pool.too_large,
         unpriced=pool.unpriced,
+        unrated=pool.unrated,
         refused=pool.refused,
         seconds=time.perf_counter() - start,
     )
@@ -174,21 +182,11 @@ class _Pool:
         self.refused: dict[str, str] = {}
         profile = load_profile(question.profile)
         found = [_chosen(name, profile) for name in question.gpus or known_names("GPU")]
-        self.gpus: dict[str, str] = {}
+        self.gpus: dict[str, tuple[GPUConfig, str]] = {}
         for gpu, written in found:
-            self.gpus.setdefault(gpu, written)
-        priced = {gpu: written for gpu, written in self.gpus.items() if self.prices.of(gpu) is not None}
-        needs_price = question.objective == "cost" or any(
-            target.name == "cost" for target in question.targets
-        )
-        self.unpriced = tuple(gpu for gpu in self.gpus if gpu not in priced) if needs_price else ()
-        if needs_price:
-            if not priced:
-                named = ", ".join([*self.gpus][:3])
-                raise SpecError(
-                    f"no price is known for {named}: give a list with --prices, or another --objective"
-                )
-            self.gpus = priced
+            self.gpus.setdefault(gpu.name, (gpu, written))
+        self.unpriced = self._leave_out("cost", lambda gpu: self.prices.of(gpu.name) is not None)
+        self.unrated = self._leave_out("energy", lambda gpu: gpu.tdp_w is not None)
         self.batches = _batch_sizes(question.max_batch_size)
         self.structures: list[_Structure] = []
         self._parts: list[dict[str, Array]] = []
@@ -196,11 +194,26 @@ class _Pool:
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
+    def _leave_out(self, quantity: str, is_known: Callable[[GPUConfig], bool]) -> tuple[str, ...]:
+        """Leave out the GPUs of which a quantity is asked for and not known.
+
+        Raises:
+            SpecError: it is known of none.
+        """
+        asked = (self.question.objective, *(target.name for target in self.question.targets))
+        unknown = tuple(
+            name for name, (gpu, _) in self.gpus.items() if quantity in asked and not is_known(gpu)
+        )
+        if len(unknown) == len(self.gpus):
+            raise SpecError(_NOTHING_KNOWN[quantity].format(", ".join(unknown[:3])))
+        self.gpus = {name: gpu for name, gpu in self.gpus.items() if name not in unknown}
+        return unknown
+
     # -- structures -----------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
         """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets."""
-        for gpu, written in self.gpus.items():
+        for gpu, (_, written) in self.gpus.items():
             price = self.prices.of(gpu)
             hourly = None if price is None else price.per_gpu_hour
             for bits in self.question.quant_bits:
@@ -409,8 +422,7 @@ class _Pool:
         missed = np.zeros(len(usable))
         for target in self.question.targets:
             values = self.columns[target.measure][usable]
-            without = np.where(target.met(values), 0.0, np.inf)  # for what does not exist
-            missed = np.maximum(missed, np.where(np.isfinite(values), target.used(values), without))
+            missed = np.fmax(missed, target.used(values))  # what does not exist misses nothing
         return self._candidate(int(usable[np.argmin(missed)]))
 
     def _candidate(self, position: int, stops: str = "") -> Candidate:
@@ -436,17 +448,17 @@ class _Pool:
         return " and ".join(broken) if broken else f"a larger batch is no better in {self.question.objective}"
 
 
-def _chosen(name: str, profile: Profile) -> tuple[str, str]:
-    """A GPU's name, and what is to be asked for: that name where it means the same GPU, else what was given."""
+def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:
+    """A GPU, and what is to be asked for: its name where that means the same GPU, else what was given."""
     own = profile.own_gpu(name)
     if own is not None:
-        return own.name, name
+        return own, name
     gpu = get_gpu_config_by_name(name)
     try:
         bundled = get_gpu_config_by_name(gpu.name) == gpu
     except SpecError:
         bundled = False
-    return gpu.name, gpu.name if bundled else name
+    return gpu, gpu.name if bundled else name
 
 
 def _batch_sizes(most: int) -> Array:

@@ -28,8 +28,6 @@ _UNITS: Final = {
     "J": {"": 1.0, "J": 1.0, "mJ": 1e-3, "kJ": 1e3},
 }
 _MIN_ONLY: Final = ("throughput",)
-_UNKNOWN: Final = ("cost", "energy")
-"""What may exist without being known: GPUs without a price or a rated power."""
 _WRITTEN: Final = re.compile(
     r"(?P<name>[a-z]+)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>\$|[a-zµ/]*)", re.IGNORECASE
 )
@@ -49,13 +47,8 @@ class Target:
         return QUANTITIES[self.name][0]
 
     def met(self, value: Any) -> Any:
-        """Whether a value, or each of an array, meets it.
-
-        Where there is none (NaN), a latency does not limit: nothing is decoded. A cost or an energy that is not known
-        does not meet anything.
-        """
-        missed = value > self.limit if self.at_most else value < self.limit
-        return np.logical_not(missed | (np.isnan(value) & (self.name in _UNKNOWN)))
+        """Whether a value, or each of an array, meets it; what does not exist (NaN) does not limit."""
+        return np.logical_not(value > self.limit if self.at_most else value < self.limit)
 
     def used(self, value: Any) -> Any:
         """The share of the limit that a value takes: 1 at the limit, more beyond it."""

@@ -220,9 +220,10 @@ def test_an_unknown_energy_meets_no_limit_on_it(tmp_path):
     assert [candidate.inputs.gpu for candidate in plan(question).best] == ["T4-16GB"]
     free = plan(question.replace(target="")).best
     assert {candidate.inputs.gpu for candidate in free} == {str(file), "T4-16GB"}
-    alone = plan(question.replace(gpus=(str(file),)))
-    assert alone.best == ()
-    assert alone.nearest is not None
+    assert plan(question).unrated == ("Mine",)
+    for asked in (question, question.replace(objective="energy", target="")):
+        with pytest.raises(SpecError, match=r"no rated power \(tdp_w\) is known for Mine"):
+            plan(asked.replace(gpus=(str(file),)))
 
 
 def test_the_best_of_each_gpu_in_order():
