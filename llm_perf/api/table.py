@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # arrays have no one answer to ==
 class SweepTable:
     """Predictions by column; the order of rows is that of the combinations, the last input running fastest.
 

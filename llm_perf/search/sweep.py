@@ -108,17 +108,18 @@ class Sweep:
     # -- numbering ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def grid(self) -> tuple[tuple[int, ...], ...]:
+    def grid(self) -> tuple[Array, ...]:
         """Values of batch size, prompt length and generation length; None is the default."""
+        given = [(name, self.axes.get(name, (None,))) for name in NUMERIC]
         return tuple(
-            tuple(DEFAULTS[name] if value is None else value for value in self.axes.get(name, (None,)))
-            for name in NUMERIC
+            np.array([DEFAULTS[name] if value is None else value for value in values], dtype=np.float64)
+            for name, values in given
         )
 
     @cached_property
     def points_per_structure(self) -> int:
         """Points of one structure."""
-        return math.prod(len(values) for values in self.grid)
+        return math.prod(len(self.axes.get(name, (None,))) for name in NUMERIC)
 
     @cached_property
     def structure_axes(self) -> dict[str, tuple[Any, ...]]:
@@ -200,9 +201,7 @@ class Sweep:
         shape = tuple(len(values) for values in self.grid)
         positions = np.unravel_index(np.arange(start, stop), shape)
         return tuple(
-            np.full(stop - start, float(given[name]))
-            if name in given
-            else np.asarray(values, dtype=np.float64)[position]
+            np.full(stop - start, float(given[name])) if name in given else values[position]
             for name, values, position in zip(NUMERIC, self.grid, positions, strict=True)
         )
 

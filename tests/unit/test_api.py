@@ -77,6 +77,9 @@ def test_a_sweep_is_a_table_of_predictions():
     assert "2 fit" in text_of(found._repr_html_())
     with pytest.raises(KeyError, match="is no column"):
         found["speed"]
+    again = llm_perf.sweep(model="opt-13b", gpu=["a100-sxm-80gb", "t4"], batch_size=[1, 8], tp_size=[None, 3])
+    assert {found, again} == {again, found}  # tables are told apart, not compared
+    assert found != again
 
 
 def test_points_and_processes():
