@@ -62,6 +62,9 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))
     if "quant_bits" in given:
         given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
+        for bits in given["quant_bits"]:
+            if bits not in (4, 8, 16):
+                raise SpecError(f"quant_bits must be 4, 8 or 16, got {bits}")
     question = PlanQuestion(**given)
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot

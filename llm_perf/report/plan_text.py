@@ -137,7 +137,8 @@ def _reasons(answer: PlanAnswer) -> Text:
             if name is not None
         }
         found = [*used, *(f"{phase} waits for {name}" for phase, name in waits.items())]
-        found.append(f"the batch ends at {candidate.stops}")
+        larger = candidate.stops.startswith("a larger")
+        found.append(candidate.stops if larger else f"the batch ends at {candidate.stops}")
         text.append(f"{gpu_name(candidate)}: ", "bold")
         text.append("; ".join(found) + "\n")
     text.rstrip()
@@ -149,9 +150,10 @@ def _share(target: Target, value: float) -> str:
 
 
 def _nothing(answer: PlanAnswer) -> Text:
-    text = Text("Nothing meets the targets.", "bold red")
     if answer.nearest is None:
-        return text.append("\nNothing fits: allow more GPUs, fewer bits (--quant-bits 4) or other GPUs.")
+        text = Text("Nothing fits.", "bold red")
+        return text.append(" Allow more GPUs, fewer bits (--quant-bits 4) or other GPUs.", "default")
+    text = Text("Nothing meets the targets.", "bold red")
     candidate = answer.nearest
     missed = [
         f"{t.name} {amount(t.name, candidate.measures[t.measure])} of {amount(t.name, t.limit)}"

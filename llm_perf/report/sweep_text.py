@@ -45,6 +45,8 @@ def sweep_report(summary: Summary, out: str | None) -> RenderableType:
         blocks.append(_best(summary))
         first = InferenceInputs(**summary.inputs_of(summary.best[0]))
         blocks.append(Text(infer_command_in_lines(first), "cyan"))
+    elif summary.feasible and summary.top:
+        blocks.append(Text(f"Nothing that fits has a {summary.by}."))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
 
 

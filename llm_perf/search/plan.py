@@ -445,7 +445,11 @@ class _Pool:
         if not self.columns["fits"][after]:
             return "memory"
         broken = [t.name for t in self.question.targets if not t.met(self.columns[t.measure][after])]
-        return " and ".join(broken) if broken else f"a larger batch is no better in {self.question.objective}"
+        return (
+            " and ".join(broken)
+            if broken
+            else f"a larger batch is no better in {self.question.objective.replace('gpus', 'GPUs')}"
+        )
 
 
 def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:

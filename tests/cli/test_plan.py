@@ -90,6 +90,20 @@ def test_nothing_meets_is_exit_3_with_the_nearest(llm_perf, folder):
     assert "of 1 ms" in outcome.out
 
 
+def test_nothing_fits_is_exit_3_and_says_nothing_of_targets(llm_perf, folder):
+    outcome = llm_perf("plan", "--model", "opt-175b", "--gpus", "t4", "--no-offload")
+    assert outcome.code == 3
+    assert "Nothing fits. Allow more GPUs" in outcome.out
+    assert "targets" not in outcome.out
+
+
+def test_what_stops_the_batch_is_a_sentence(llm_perf, folder):
+    out = " ".join(
+        llm_perf("plan", "--model", "opt-1.3b", "--gpus", "apple-m1-7c", "--objective", "gpus").out.split()
+    )
+    assert "; a larger batch is no better in GPUs" in out
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_plot(llm_perf, folder, ending):
     pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
@@ -109,7 +123,7 @@ def test_plot(llm_perf, folder, ending):
         (("--model", "opt-13b", "--target", "fast"), "--target"),
         (("--model", "opt-13b", "--objective", "beauty"), "objective"),
         (("--model", "opt-13b", "--max-gpus", "0"), "max_gpus"),
-        (("--model", "opt-13b", "--quant-bits", "5"), "quant_bits"),
+        (("--model", "opt-13b", "--quant-bits", "4,5"), "quant_bits must be 4, 8 or 16, got 5"),
         (("--model", "opt-13b", "--max-batch-size", "-1"), "max_batch_size"),
         (("--model", "opt-13b", "--prompt-len", "100000"), "positions"),
         (("--model", "opt-13b", "--system", "nothing"), "system"),

@@ -114,6 +114,14 @@ def test_a_report_of_many_inputs_cuts_nothing_off(llm_perf, folder, more):
     assert ("llama-2-7b, h200, batch 8, gen 64" in outcome.out) == bool(more)
 
 
+def test_a_measure_that_nothing_has_ranks_nothing(llm_perf, folder):
+    ask = ("sweep", "--model", "opt-1.3b", "--gpu", "t4", "--gen-len", "1", "--best", "latency_per_token_s")
+    outcome = llm_perf(*ask)
+    assert outcome.code == 0
+    assert "Nothing that fits has a latency_per_token_s." in outcome.out
+    assert llm_perf(*ask, "--json").json["best"] == []
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_is_ranked_by_is_in_the_table(llm_perf, folder, measure):
     ask = (
