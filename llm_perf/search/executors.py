@@ -118,12 +118,24 @@ _SWEEP: Sweep | None = None
 
 
 def _start(sweep: Sweep) -> None:
-    """In a worker: remember the sweep, and leave interrupts to the process that has the files open."""
+    """In a worker: remember the sweep, leave interrupts to the process that has the files open, and end with it."""
     import signal
+    import threading
 
     global _SWEEP
     _SWEEP = sweep
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for chunks for ever."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _evaluate(chunk: int) -> Result:

@@ -8,7 +8,11 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -243,6 +247,46 @@ def test_processes_of_which_one_is_killed_lose_and_double_nothing(cut, first):
         np.testing.assert_array_equal(columns["total_latency_s"], cut.evaluate(chunk)["total_latency_s"])
 
 
+ORPHANS = """
+import multiprocessing, os, signal
+from llm_perf.search.executors import get_executor
+from llm_perf.search.sweep import Sweep
+
+if __name__ == "__main__":
+    sweep = Sweep({"model": ("opt-1.3b",), "gpu": ("t4",), "batch_size": tuple(range(1, 400_001))})
+    next(get_executor("processes:2")(sweep, range(sweep.chunks)))
+    print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_worker_processes_end_with_a_sweep_that_was_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(ORPHANS)
+    pids = tmp_path / "pids"  # no pipe: workers that live on would hold it open
+    with pids.open("w") as out:
+        ran = subprocess.run(
+            [sys.executable, script], stdout=out, stderr=subprocess.DEVNULL, timeout=120, check=False
+        )
+    assert ran.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in pids.read_text().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive their sweep"
+        time.sleep(0.1)
+
+
 def test_processes_that_are_killed_again_and_again_are_one_clear_failure(cut):
     """As where each runs out of memory."""
     results = get_executor("processes:2")(cut, range(cut.chunks))
@@ -358,8 +402,6 @@ def test_bad_executors_are_refused(name):
 
 
 def test_dask_is_an_extra(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match="distributed"):
         get_executor("dask://127.0.0.1:8786")
