@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -23,14 +23,19 @@ def sweep(*, points: Sequence[Mapping[str, Any]] = (), executor: str = "local", 
 
     Args:
         points: Combinations of further inputs, each of which goes with all values of the axes.
-        executor: ``local``, ``processes``, ``processes:N`` or ``dask://HOST:PORT``.
-        axes: Inputs by name, each a value or a sequence of values: ``model``, ``gpu``, ``batch_size`` … (fields of
+        executor: ``local``, ``processes``, ``processes:N`` or ``dask://HOST:PORT``. Processes import the script that
+            starts them: its calls stand below ``if __name__ == "__main__":``.
+        axes: Inputs by name, each a value or a collection of values: ``model``, ``gpu``, ``batch_size`` … (fields of
             `InferenceInputs`).
 
     Raises:
-        SpecError: an unknown input, none for model or gpu, or too many points to hold.
+        SpecError: an unknown input or name, a value that no prediction can take, no model or gpu, or too many points to
+            hold. A combination that cannot be is no error but a point with its reason.
     """
-    question = Sweep({name: _values(value) for name, value in axes.items()}, tuple(points))
+    listed = _values(points)
+    if not all(isinstance(point, Mapping) for point in listed):
+        raise SpecError("points must be a sequence of mappings of inputs")
+    question = Sweep({name: _values(value) for name, value in axes.items()}, listed)
     if len(question) > MOST_POINTS:
         raise SpecError(f"{len(question):,} points are more than the {MOST_POINTS:,} that are held in memory")
     summary = Summary(question, top=10)
@@ -45,13 +50,17 @@ def sweep(*, points: Sequence[Mapping[str, Any]] = (), executor: str = "local", 
 
 
 def _values(value: Any) -> tuple[Any, ...]:
-    """A single value is an axis of one."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray, range)):
-        return (value,)
-    return tuple(item.item() if isinstance(item, np.generic) else item for item in value)
+    """A single value is an axis of one; arrays and other collections give theirs in their order."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return (_plain(value),)
+    return tuple(_plain(item) for item in value)
 
 
-@dataclass(frozen=True, repr=False)
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True, repr=False, eq=False)  # arrays have no one answer to ==
 class SweepTable:
     """Predictions by column; the order of rows is that of the combinations, the last input running fastest.
 

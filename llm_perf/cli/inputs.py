@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
+from llm_perf.config.loading import known_names
 from llm_perf.errors import SpecError
 
 S = TypeVar("S", bound=Spec)
@@ -106,3 +109,18 @@ def _apart(name: str, text: str, under: tuple[str | int, ...], inputs: dict[str,
     rest = {field: value for field, value in inputs.items() if field != "gpu"}
     gpu = inputs.get("gpu", ())
     return _InputsFile(name, text, under, rest, tuple(gpu) if isinstance(gpu, (list, tuple)) else (gpu,))
+
+
+def matching(flag: str, kind: str, text: str) -> Iterable[str]:
+    """A name, or all bundled names that a pattern matches.
+
+    Raises:
+        SpecError: it matches none.
+    """
+    pattern = "*" if text == "all" else text
+    if not any(letter in pattern for letter in "*?["):
+        return (text,)
+    found = [name for name in known_names(kind) if fnmatch.fnmatch(name.lower(), pattern.lower())]
+    if not found:
+        raise SpecError(f"{flag} {text!r} matches no bundled {kind}")
+    return found

@@ -19,7 +19,9 @@ EXIT_NOTHING_MEETS = 3
     help='Limits such as "tpot<50ms, ttft<1s"; also latency, throughput>, cost, energy.  [default: none]',
 )
 @click.option("--objective", help="cost, energy, gpus or throughput.  [default: cost]")
-@click.option("--gpus", help="Names separated by commas.  [default: all that ship]")
+@click.option(
+    "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
+)
 @click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8]")
 @click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
 @click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 128]")
@@ -45,6 +47,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
+    from llm_perf.cli.inputs import matching
     from llm_perf.search import axes
     from llm_perf.search.plan import PlanQuestion
     from llm_perf.search.plan import plan as search
@@ -55,9 +58,13 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     if top < 1:
         raise SpecError(f"--top must be 1 or more, got {top}")
     if "gpus" in given:
-        given["gpus"] = axes.names("--gpus", given["gpus"])
+        names = axes.names("--gpus", given["gpus"])
+        given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))
     if "quant_bits" in given:
         given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
+        for bits in given["quant_bits"]:
+            if bits not in (4, 8, 16):
+                raise SpecError(f"quant_bits must be 4, 8 or 16, got {bits}")
     question = PlanQuestion(**given)
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ import click
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.cli.infer import infer
-from llm_perf.config.loading import known_names
+from llm_perf.cli.inputs import matching
 from llm_perf.errors import SpecError
 from llm_perf.search import axes
-from llm_perf.search.sweep import NUMERIC, Sweep
+from llm_perf.search.sweep import Sweep
 
 if TYPE_CHECKING:
     from llm_perf.search.executors import Result
@@ -124,23 +124,8 @@ def _axes(flags: dict[str, tuple[str, ...]]) -> dict[str, tuple[Any, ...]]:
         flag = f"--{name.replace('_', '-')}"
         values = [value for text in texts for value in _READ[kinds[name]](flag, text)]
         if name in _PATTERNS:
-            values = [match for value in values for match in _matching(flag, _PATTERNS[name], value)]
+            values = [match for value in values for match in matching(flag, _PATTERNS[name], value)]
         found[name] = tuple(dict.fromkeys(values))
-    for name in NUMERIC:
-        for value in found.get(name, ()):
-            if value < 1:
-                raise SpecError(f"--{name.replace('_', '-')} must be a positive integer, got {value}")
-    return found
-
-
-def _matching(flag: str, kind: str, text: str) -> Iterable[str]:
-    """A name, or all bundled names that a pattern matches."""
-    pattern = "*" if text == "all" else text
-    if not any(letter in pattern for letter in "*?["):
-        return (text,)
-    found = [name for name in known_names(kind) if fnmatch.fnmatch(name.lower(), pattern.lower())]
-    if not found:
-        raise SpecError(f"{flag} {text!r} matches no bundled {kind}")
     return found
 
 
@@ -154,7 +139,7 @@ def _listed(file: str | None) -> tuple[dict[str, Any], ...]:
         return ()
     from llm_perf.config import files
 
-    text = files.read_text(Path(file))
+    text = files.read_text(Path(file)).removeprefix("\ufeff")  # spreadsheets begin with a byte order mark
     if Path(file).suffix.lower() == ".csv":
         return _table(file, text)
     data = files.parse_mapping(text, file).get("points")
@@ -164,24 +149,44 @@ def _listed(file: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def _table(file: str, text: str) -> tuple[dict[str, Any], ...]:
+    """The rows of a CSV; an empty cell is the default."""
     import csv
 
     kinds = {("gpu" if option.name == "gpus" else option.name): option.type.name for option in _inputs()}
+    reader = csv.reader(io.StringIO(text, newline=""))
     points = []
-    for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
-        point = {}
-        for written, cell in row.items():
-            name = str(written).strip().replace("-", "_")
-            if name not in kinds or cell is None or isinstance(cell, list):
-                raise SpecError(
-                    f"{file}: line {number}: {written!r} is no input, or the line has too few or many cells"
-                )
-            values = _READ[kinds[name]](f"{file}: line {number}: {name}", cell) if cell.strip() else (None,)
-            point[name] = values[0]
-        points.append(point)
+    try:
+        names = [written.strip().replace("-", "_") for written in next(reader, [])]
+        for written in names:
+            if written not in kinds:
+                raise SpecError(f"{file}: line 1: {written!r} is no input; the first line names inputs")
+            if names.count(written) > 1:
+                raise SpecError(f"{file}: line 1: {written} occurs twice")
+        for row in reader:
+            where = f"{file}: line {reader.line_num}"
+            if row and len(row) != len(names):
+                raise SpecError(f"{where}: {len(row)} cells, where the first line names {len(names)} inputs")
+            cells = zip(names, row, strict=False)
+            points += (
+                [{name: _cell(f"{where}: {name}", kinds[name], cell) for name, cell in cells}] if row else []
+            )
+    except csv.Error as error:
+        raise SpecError(f"{file}: line {reader.line_num}: {error}") from None
     if not points:
         raise SpecError(f"{file} has no points")
     return tuple(points)
+
+
+def _cell(where: str, kind: str, cell: str) -> Any:
+    """The one value of a cell; None where it is empty."""
+    if not cell.strip():
+        return None
+    values = _READ[kind](where, cell)
+    if len(values) > 1:
+        raise SpecError(
+            f"{where} {cell!r}: a cell holds one value; several go to the flag, or to rows of their own"
+        )
+    return values[0]
 
 
 # -- work -------------------------------------------------------------------------------------------------------
@@ -232,6 +237,7 @@ def _progress(question: Sweep, results: Iterator[Result], finished: int) -> Iter
         BarColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         done = min(finished * question.chunk_points, len(question))

@@ -43,6 +43,7 @@ def stored_answer(found: Mapping[str, Any], source: str) -> PlanAnswer:
             evaluated=int(found["evaluated"]),
             too_large=int(found["too_large"]),
             unpriced=tuple(found["unpriced"]),
+            unrated=tuple(found.get("unrated", ())),
             refused=dict(found["refused"]),
             seconds=float(found["seconds"]),
         )

@@ -6,7 +6,6 @@ numbers, with labels made by the same functions. Nothing is computed here that t
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from llm_perf.config.economics import Price
 from llm_perf.explore import cards, figures
 from llm_perf.explore.blocks import block
 from llm_perf.explore.comparison import comparison_card
+from llm_perf.report.command import infer_command
 from llm_perf.report.inference_json import finite, result_object
 from llm_perf.report.inference_text import dollars, report_sections
 from llm_perf.report.units import count, gib, percent, rate, seconds
@@ -142,7 +142,11 @@ def _cards(
         cards.card(
             "command",
             "The same on the command line",
-            [] if inputs is None else [cards.code(command(inputs, prediction.others))],
+            []
+            if inputs is None
+            else [
+                cards.code(infer_command(inputs, [one.inputs.gpu for one in prediction.others if one.inputs]))
+            ],
         ),
     ]
     return [card for card in found if card["parts"]]
@@ -163,19 +167,6 @@ def label(result: InferenceResult) -> str:
     where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
     name = scenario.model.name.rpartition("/")[2]
     return f"{name} on {where}, {scenario.system}, batch {workload.batch_size}, {workload.prompt_len} + {workload.gen_len}"
-
-
-def command(inputs: InferenceInputs, others: tuple[Prediction, ...] = ()) -> str:
-    """The ``llm-perf infer`` command that asks the same."""
-    words = ["llm-perf infer"]
-    gpus = [("gpu", other.inputs.gpu) for other in others if other.inputs is not None]
-    for name, value in [*inputs.model_dump(exclude_defaults=True).items(), *gpus]:
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag} {shlex.quote(str(value))}")
-    return " ".join(words)
 
 
 def tiles(result: InferenceResult, price: Price | float | None) -> list[dict[str, Any]]:

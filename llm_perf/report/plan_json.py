@@ -21,6 +21,7 @@ def plan_object(answer: PlanAnswer) -> dict[str, Any]:
         "evaluated": answer.evaluated,
         "too_large": answer.too_large,
         "unpriced": list(answer.unpriced),
+        "unrated": list(answer.unrated),
         "refused": answer.refused,
         "seconds": answer.seconds,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
+from pathlib import Path
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.config.files import looks_like_path
+from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import BOTTLENECKS
 from llm_perf.report.plan_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
@@ -39,7 +41,7 @@ def plan_sections(answer: PlanAnswer) -> dict[str, Text | Table]:
     if answer.best:
         found["best"] = _table("Best of each GPU", answer.best)
         found["reasons"] = _reasons(answer)
-        found["command"] = _command(answer.best[0])
+        found["command"] = Text(infer_command_in_lines(answer.best[0].inputs), "cyan")
     else:
         found["nothing"] = _nothing(answer)
     if answer.front:
@@ -53,9 +55,13 @@ def _title(answer: PlanAnswer) -> Text:
     wanted = ", ".join(_limit(target) for target in question.targets) or "no target"
     return Text.assemble(
         (question.model, "bold"),
-        f", prompt {question.prompt_len}, generate {question.gen_len}, up to {question.max_gpus} GPUs\n",
+        f", prompt {question.prompt_len}, generate {question.gen_len}, {_machines(question.max_gpus)}\n",
         f"{wanted}; {_OBJECTIVES[question.objective]}",
     )
+
+
+def _machines(max_gpus: int) -> str:
+    return "one GPU" if max_gpus == 1 else f"up to {count(max_gpus)} GPUs"
 
 
 def _limit(target: Target) -> str:
@@ -73,6 +79,12 @@ def amount(name: str, value: float) -> str:
     return {"token/s": rate(value), "$": f"${value:.3g}", "J": f"{value:.3g} J"}[unit]
 
 
+def gpu_name(candidate: Candidate) -> str:
+    """The GPU as a table shows it: of a file, its name without folder and ending."""
+    name = candidate.inputs.gpu
+    return Path(name).stem if looks_like_path(name) else name
+
+
 def deployment(candidate: Candidate) -> str:
     """How a candidate runs, in few words."""
     inputs = candidate.inputs
@@ -87,14 +99,14 @@ def deployment(candidate: Candidate) -> str:
 
 def _table(title: str, candidates: tuple[Candidate, ...]) -> Table:
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column("GPU", no_wrap=True)
-    table.add_column("how")
+    table.add_column("GPU", overflow="fold")  # the only column that may have no room
+    table.add_column("how", no_wrap=True)
     for name in ("batch", "TTFT", "TPOT", "token/s", "$/M\ntoken", "J/\ntoken"):
         table.add_column(name, justify="right", no_wrap=True)
     for candidate in candidates:
         m = candidate.measures
         table.add_row(
-            f"{candidate.num_gpus} x {candidate.inputs.gpu}",
+            f"{candidate.num_gpus} x {gpu_name(candidate)}",
             deployment(candidate),
             count(candidate.inputs.batch_size),
             amount("ttft", m["prefill_latency_s"]),
@@ -115,9 +127,9 @@ def _reasons(answer: PlanAnswer) -> Text:
     text = Text()
     for candidate in answer.best:
         used = [
-            f"{t.name} {t.used(candidate.measures[t.measure]):.0%} of its limit"
-            for t in answer.question.targets
-            if math.isfinite(candidate.measures[t.measure])
+            _share(target, candidate.measures[target.measure])
+            for target in answer.question.targets
+            if math.isfinite(candidate.measures[target.measure])
         ]
         waits = {
             phase: BOTTLENECKS.get(name, name)
@@ -125,40 +137,30 @@ def _reasons(answer: PlanAnswer) -> Text:
             if name is not None
         }
         found = [*used, *(f"{phase} waits for {name}" for phase, name in waits.items())]
-        found.append(f"the batch ends at {candidate.stops}")
-        text.append(f"{candidate.inputs.gpu}: ", "bold")
+        larger = candidate.stops.startswith("a larger")
+        found.append(candidate.stops if larger else f"the batch ends at {candidate.stops}")
+        text.append(f"{gpu_name(candidate)}: ", "bold")
         text.append("; ".join(found) + "\n")
     text.rstrip()
     return text
 
 
-def _command(candidate: Candidate) -> Text:
-    """The ``llm-perf infer`` command that predicts the best one."""
-    words = ["llm-perf infer"]
-    defaults = type(candidate.inputs).model_fields
-    for name, value in candidate.inputs.model_dump().items():
-        if (
-            value != defaults[name].default
-            and not isinstance(value, bool)
-            and (name, value) != ("quant_bits", 16)
-        ):
-            words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
-        elif value is True and defaults[name].default is False:
-            words.append(f"--{name.replace('_', '-')}")
-    return Text(" ".join(words), "cyan")
+def _share(target: Target, value: float) -> str:
+    return f"{target.name} {value / target.limit:.0%} of its {'limit' if target.at_most else 'least'}"
 
 
 def _nothing(answer: PlanAnswer) -> Text:
-    text = Text("Nothing meets the targets.", "bold red")
     if answer.nearest is None:
-        return text.append("\nNothing fits: allow more GPUs, fewer bits (--quant-bits 4) or other GPUs.")
+        text = Text("Nothing fits.", "bold red")
+        return text.append(" Allow more GPUs, fewer bits (--quant-bits 4) or other GPUs.", "default")
+    text = Text("Nothing meets the targets.", "bold red")
     candidate = answer.nearest
     missed = [
         f"{t.name} {amount(t.name, candidate.measures[t.measure])} of {amount(t.name, t.limit)}"
         for t in answer.question.targets
         if not t.met(candidate.measures[t.measure])
     ]
-    how = f"{candidate.num_gpus} x {candidate.inputs.gpu} {deployment(candidate)}".strip()
+    how = f"{candidate.num_gpus} x {gpu_name(candidate)} {deployment(candidate)}".strip()
     return text.append(
         f"\nNearest: {how}, batch {candidate.inputs.batch_size}: {', '.join(missed)}.", "default"
     )
@@ -170,13 +172,17 @@ def _front(answer: PlanAnswer) -> Table:
         chosen = [round(i * (len(points) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
         points = tuple(points[i] for i in chosen)
     shown = "" if len(points) == len(answer.front) else f", {len(points)} of {len(answer.front)}"
-    return _table(f"Front: nothing is better in both TPOT and {answer.question.objective}{shown}", points)
+    within = " within the targets" if answer.best and answer.question.targets else ""
+    objective = answer.question.objective.replace("gpus", "GPUs")
+    title = f"Front{within}: nothing beats these in TPOT and {objective}{shown}"
+    return _table(title, points)
 
 
 def _counts(answer: PlanAnswer) -> Text:
     text = f"{count(answer.evaluated)} configurations predicted in {seconds(answer.seconds)}"
     if answer.too_large:
         text += f"; {count(answer.too_large)} more are too large for their GPUs"
-    if answer.unpriced:
-        text += f"; {len(answer.unpriced)} GPUs have no price (--prices FILE)"
+    for left_out, what in ((answer.unpriced, "price (--prices FILE)"), (answer.unrated, "rated power")):
+        if left_out:
+            text += f"; {len(left_out)} {'GPU has' if len(left_out) == 1 else 'GPUs have'} no {what}"
     return Text(text + ".", "dim")

@@ -6,24 +6,36 @@ loses no finished chunk, and the same command goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from llm_perf import __version__
+from llm_perf.config.base import Spec
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.profiles import load_profile
 from llm_perf.errors import MissingExtraError, OutputError, SpecError
+from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import Summary
-from llm_perf.search.sweep import MEASURES, NUMERIC, Array, Coded, Sweep
+from llm_perf.search.sweep import MEASURES, Array, Coded, Sweep
 
 FORMATS: Final = (".parquet", ".csv", ".json")
 SCHEMA_VERSION: Final = 1
 _MANIFEST: Final = "sweep.json"
+_LOADERS: Final[Mapping[str, Callable[[str], Spec]]] = {
+    "model": get_model_config_by_name,
+    "draft_model": get_model_config_by_name,
+    "gpu": get_gpu_config_by_name,
+    "host": get_host_config_by_name,
+    "profile": load_profile,
+}
 
 
 def check_out(file: str) -> None:
@@ -35,15 +47,19 @@ def check_out(file: str) -> None:
         OutputError: there is no such folder, or the name is a folder's.
     """
     path = Path(file)
+    try:
+        folder, below = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"--out {file!r}: {error.strerror}") from None
     if path.suffix.lower() not in FORMATS or not path.stem:
         raise SpecError(f"--out {file!r}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     try:
         import pyarrow  # noqa: F401 - is it there?
     except ImportError:
         raise MissingExtraError("explore", "writing a sweep into a file") from None
-    if not path.parent.is_dir():
+    if not below:
         raise OutputError(f"--out {file!r}: there is no folder {str(path.parent)!r}")
-    if path.is_dir():
+    if folder:
         raise OutputError(f"--out {file!r} is a folder")
 
 
@@ -51,7 +67,7 @@ class Parts:
     """The finished chunks of a sweep in a folder beside the file that they become.
 
     Raises:
-        SpecError: the folder holds another sweep, or one of another version of llm-perf.
+        SpecError: the folder holds another sweep, one of other specs or of another version of llm-perf, or something else.
         OutputError: the folder cannot be made or written.
     """
 
@@ -59,9 +75,12 @@ class Parts:
         self.sweep, self.out = sweep, out
         self.folder = out.with_name(f"{out.name}.partial")
         with _writing(out):
-            if restart and self.folder.exists():
-                shutil.rmtree(self.folder)
             self.folder.mkdir(exist_ok=True)
+            if not (self.folder / _MANIFEST).exists() and any(self.folder.iterdir()):
+                raise SpecError(f"{self.folder} is in the way: it holds files that are no unfinished sweep")
+            if restart:
+                shutil.rmtree(self.folder)
+                self.folder.mkdir()
             self._claim()
 
     def _claim(self) -> None:
@@ -76,17 +95,31 @@ class Parts:
             found = None
         if found != wanted:
             raise SpecError(
-                f"{self.folder} holds an unfinished sweep of other inputs or of another version; finish that one, or pass "
-                "--restart to throw it away"
+                f"{self.folder} holds an unfinished sweep of other inputs, of specs that have changed, or of another "
+                "version; finish that one, or pass --restart to throw it away"
             )
 
     def _part(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:08d}.arrow"
 
     def missing(self) -> Iterator[int]:
-        """Numbers of the chunks that are not there yet."""
+        """Numbers of the chunks that are not there yet, as a whole."""
         done = {path.name for path in self.folder.iterdir()}
-        return (chunk for chunk in range(self.sweep.chunks) if self._part(chunk).name not in done)
+        for chunk in range(self.sweep.chunks):
+            if self._part(chunk).name not in done or not self._is_whole(chunk):
+                yield chunk
+
+    def _is_whole(self, chunk: int) -> bool:
+        """Whether a chunk's file has all its points: after a power cut it can be there and be cut short or empty."""
+        import pyarrow as pa
+
+        first, end = self.sweep.chunk_range(chunk)
+        try:
+            with pa.memory_map(str(self._part(chunk))) as source:
+                found = pa.ipc.open_file(source).read_all()
+        except (pa.ArrowException, OSError):
+            return False
+        return bool(found.num_rows == end - first and found.schema.equals(schema_of(self.sweep)))
 
     def add(self, chunk: int, columns: Mapping[str, Array | Coded]) -> None:
         """Keep a finished chunk."""
@@ -135,9 +168,19 @@ class Parts:
 
 
 def digest(sweep: Sweep) -> str:
-    """Tells sweeps apart."""
-    written = repr((dict(sweep.axes), sweep.listed, sweep.chunk_points))
+    """Tells sweeps apart, by their inputs and by what the specs say that these name."""
+    written = repr((dict(sweep.axes), sweep.listed, sweep.chunk_points, list(_specs(sweep))))
     return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _specs(sweep: Sweep) -> Iterator[str]:
+    """Every spec that is named, in full: a file may have been edited since."""
+    for name, load in _LOADERS.items():
+        for value in dict.fromkeys(_values(sweep, name)):
+            with contextlib.suppress(
+                SpecError
+            ):  # a device that only a profile describes; the profile is here
+                yield "" if value is None else load(value).model_dump_json()
 
 
 def _replace(path: Path, content: Any) -> None:

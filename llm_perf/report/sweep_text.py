@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.units import count, gib, rate, seconds
-from llm_perf.search.summary import Summary
-from llm_perf.search.sweep import NUMERIC, Sweep
+from llm_perf.search.checks import NUMERIC
+from llm_perf.search.summary import MORE_IS_BETTER, Summary
+from llm_perf.search.sweep import Sweep
 
 _REASONS: Final = 8
-_COLUMNS: Final = {
+_WIDTH: Final = 80
+_Shown = tuple[str, Callable[[float], str]]
+_MEASURES: Final[Mapping[str, _Shown]] = {
     "throughput_tokens_per_s": ("token/s", lambda value: rate(value).removesuffix(" token/s")),
     "prefill_latency_s": ("prefill", seconds),
     "latency_per_token_s": ("per\ntoken", seconds),
     "gpu_memory_bytes": ("GPU\nmemory", gib),
+    "decode_latency_s": ("decode", seconds),
+    "total_latency_s": ("total", seconds),
+    "cpu_memory_bytes": ("host\nmemory", gib),
+    "nvme_bytes": ("NVMe", gib),
+    "weights_on_gpu": ("weights\non GPU", "{:.0%}".format),
+    "weights_on_cpu": ("weights\non host", "{:.0%}".format),
 }
+_USUAL: Final = tuple(_MEASURES)[:4]
 _SHORT: Final = {"batch_size": "batch", "prompt_len": "prompt", "gen_len": "gen"}
 
 
@@ -30,13 +43,18 @@ def sweep_report(summary: Summary, out: str | None) -> RenderableType:
         blocks.append(_reasons(summary))
     if summary.best:
         blocks.append(_best(summary))
+        first = InferenceInputs(**summary.inputs_of(summary.best[0]))
+        blocks.append(Text(infer_command_in_lines(first), "cyan"))
+    elif summary.feasible and summary.top:
+        blocks.append(Text(f"Nothing that fits has a {summary.by}."))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
 
 
 def _counts(summary: Summary, out: str | None) -> Text:
     speed = summary.computed / summary.seconds if summary.seconds else 0.0
+    points = "1 point" if summary.evaluated == 1 else f"{count(summary.evaluated)} points"
     text = Text.assemble(
-        (f"{count(summary.evaluated)} points", "bold"),
+        (points, "bold"),
         f", {count(summary.feasible)} fit; {seconds(summary.seconds)}, {count(speed)} points/s",
     )
     return text if out is None else text.append(f"\nwritten to {out}")
@@ -63,21 +81,57 @@ def varying(sweep: Sweep) -> list[str]:
     return [*(name for name, values in sweep.axes.items() if len(values) > 1), *listed]
 
 
-def _best(summary: Summary) -> Table:
-    names = varying(summary.sweep)
-    title = f"Best {summary.by} among what fits"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for name in names:
+def _best(summary: Summary) -> RenderableType:
+    """The best points: what they have in common in a line, what tells them apart in a table."""
+    rows, names = summary.best, varying(summary.sweep)
+    common = [name for name in names if len(rows) > 1 and len({_value(row[name]) for row in rows}) == 1]
+    different = [name for name in names if name not in common]
+    kind = "most" if summary.by in MORE_IS_BETTER else "least"
+    parts: list[RenderableType] = [Text(f"Best of what fits: {kind} {summary.by}", "bold")]
+    if common:
+        words = ", ".join(f"{name.replace('_', ' ')} {_value(rows[0][name])}" for name in common)
+        parts.append(Text(f"all with {words}"))
+    table = _table(summary, different)
+    if Console(width=10 * _WIDTH).measure(table).maximum > _WIDTH:
+        table = _table(summary, different, in_words=True)
+    return Group(*parts, table)
+
+
+def _table(summary: Summary, names: list[str], *, in_words: bool = False) -> Table:
+    """One row per point. Where there are too many inputs for columns, they are words in one."""
+    table = Table(box=None, pad_edge=False)
+    if in_words:
+        table.add_column("inputs", ratio=1)
+    for name in () if in_words else names:
         numeric = name in NUMERIC or all(isinstance(row[name], (int, float)) for row in summary.best)
         header = _SHORT.get(name, name.replace("_", "\n"))
         table.add_column(header, justify="right" if numeric else "left", no_wrap=True)
-    for header, _ in _COLUMNS.values():
-        table.add_column(header, justify="right")
+    measures = [*_USUAL, *(() if summary.by in _USUAL else (summary.by,))]
+    for name in measures:
+        table.add_column(_MEASURES[name][0], justify="right", no_wrap=True)
     for row in summary.best:
-        measured = [_shown(row[name], show) for name, (_, show) in _COLUMNS.items()]
-        table.add_row(*["" if row[name] is None else str(row[name]) for name in names], *measured)
+        inputs = [_in_words(row, names)] if in_words else [_value(row[name]) for name in names]
+        table.add_row(*inputs, *[_shown(row[name], _MEASURES[name][1]) for name in measures])
     return table
 
 
-def _shown(value: float | None, show: Any) -> str:
-    return "-" if value is None else str(show(value))
+def _in_words(row: Mapping[str, Any], names: list[str]) -> str:
+    """Such as "llama-2-7b, h200, tp size 2, batch 8": numbers and switches need their name, other values do not."""
+    return ", ".join(
+        row[name]
+        if isinstance(row[name], str)
+        else f"{_SHORT.get(name, name).replace('_', ' ')} {_value(row[name])}"
+        for name in names
+        if row[name] is not None
+    )
+
+
+def _value(value: Any) -> str:
+    """An input as its flag takes it; nothing where it has its default."""
+    return (
+        "" if value is None else {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    )
+
+
+def _shown(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if value is None else show(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, TypeAlias
 
 from llm_perf.errors import EnvironmentFailure, MissingExtraError, SpecError
@@ -25,7 +25,7 @@ CONNECT_S: Final = 10
 """Seconds that a scheduler has to answer."""
 
 RETRIES: Final = 3
-"""Times that Dask evaluates a chunk again after its worker died."""
+"""Times that a chunk is evaluated again after its worker died."""
 
 
 def get_executor(name: str) -> Executor:
@@ -35,6 +35,8 @@ def get_executor(name: str) -> Executor:
         SpecError: another name, or a bad number of processes.
         MissingExtraError: dask is not installed.
     """
+    if not isinstance(name, str):
+        raise SpecError(f"the executor must be text, got {name!r}")
     kind, _, rest = name.partition(":")
     if name == "local":
         return local
@@ -62,30 +64,52 @@ def local(sweep: Sweep, chunks: Iterable[int]) -> Iterator[Result]:
 
 
 def processes(sweep: Sweep, chunks: Iterable[int], count: int) -> Iterator[Result]:
-    """In ``count`` processes of this machine.
+    """In ``count`` processes of this machine. Where one is killed, its chunks are evaluated again.
 
     Raises:
-        EnvironmentFailure: a process was killed, for memory above all.
+        EnvironmentFailure: processes were killed again and again, for memory above all, or cannot start.
     """
-    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
 
     waiting = iter(chunks)
+    for _ in range(1 + RETRIES):
+        handed_out: set[int] = set()
+        try:
+            yield from _in_pool(sweep, waiting, count, handed_out)
+        except BrokenProcessPool:
+            waiting = chain(sorted(handed_out), waiting)
+        else:
+            return
+    raise EnvironmentFailure(
+        f"worker processes of the sweep were killed {1 + RETRIES} times, as for memory, or cannot start, as from a script "
+        'without if __name__ == "__main__"; with --out, what is finished is kept'
+    )
+
+
+def _in_pool(sweep: Sweep, waiting: Iterator[int], count: int, handed_out: set[int]) -> Iterator[Result]:
+    """Results of one pool of processes. ``handed_out`` has the chunks whose result is not given yet, also at a failure."""
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+    from multiprocessing import get_context
+
     context = get_context("forkserver" if os.name == "posix" else "spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(sweep,)) as pool:
+
+        def submit(chunks: int) -> set[Future[Result]]:
+            submitted = set()
+            for chunk in islice(waiting, chunks):
+                handed_out.add(chunk)
+                submitted.add(pool.submit(_evaluate, chunk))
+            return submitted
+
         try:
-            first = islice(waiting, count * IN_FLIGHT_PER_WORKER)
-            running: set[Future[Result]] = {pool.submit(_evaluate, chunk) for chunk in first}
+            running = submit(count * IN_FLIGHT_PER_WORKER)
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield future.result()
-                    running |= {pool.submit(_evaluate, chunk) for chunk in islice(waiting, 1)}
-        except BrokenProcessPool:
-            raise EnvironmentFailure(
-                "a worker process of the sweep was killed; what is finished is kept: the same command goes on from there"
-            ) from None
+                    chunk, columns = future.result()
+                    running |= submit(1)  # which may fail: the chunk counts as given only after it
+                    handed_out.remove(chunk)
+                    yield chunk, columns
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -94,12 +118,24 @@ _SWEEP: Sweep | None = None
 
 
 def _start(sweep: Sweep) -> None:
-    """In a worker: remember the sweep, and leave interrupts to the process that has the files open."""
+    """In a worker: remember the sweep, leave interrupts to the process that has the files open, and end with it."""
     import signal
+    import threading
 
     global _SWEEP
     _SWEEP = sweep
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for chunks for ever."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _evaluate(chunk: int) -> Result:
@@ -130,7 +166,8 @@ def dask(sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
         first = [submit(chunk) for chunk in islice(waiting, workers * IN_FLIGHT_PER_WORKER)]
         running = as_completed(first, loop=client.loop)
         for future in running:
-            if future.status != "finished":
+            # A finished chunk may be lost again with its worker until it is fetched: result() waits for the next try.
+            if future.status == "error":
                 raise EnvironmentFailure(f"a chunk of the sweep failed on the cluster: {future.exception()}")
             try:
                 result = future.result()

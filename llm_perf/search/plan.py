@@ -7,7 +7,7 @@ Every structure (GPU, division, format, system) is evaluated for all batch sizes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -19,8 +19,10 @@ from llm_perf.analysis.economics import joules
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
+from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.search.pareto import pareto_front
@@ -38,6 +40,11 @@ OBJECTIVES: Final = {
     "throughput": "throughput_tokens_per_s",
 }
 """What is least, or most in the case of throughput."""
+
+_NOTHING_KNOWN: Final = {
+    "cost": "no price is known for {}: give a list with --prices, or another --objective",
+    "energy": "no rated power (tdp_w) is known for {}: ask for another --objective",
+}
 
 _LARGEST_BATCH: Final = 1024
 _MEASURES: Final = (
@@ -58,7 +65,7 @@ class PlanQuestion(Spec):
     Attributes:
         target: limits such as "tpot<50ms, ttft<1s"; empty for none.
         objective: what to have least of: US dollars or joules per token, GPUs; or most of: tokens per second.
-        gpus: GPUs to choose from; all that ship if empty. For cost, those that have a price.
+        gpus: GPUs to choose from; all that ship if empty. For cost, those that have a price; for energy, a rated power.
         max_gpus: GPUs of the whole deployment.
         quant_bits: widths of weights to choose from; 16 is unquantised.
         offload: consider one GPU with weights in host memory or on NVMe (ZeRO-Inference) as well.
@@ -109,9 +116,10 @@ class PlanAnswer:
     """The outcome of a plan.
 
     ``best`` holds the best candidate of each GPU type that meets the targets, best first. ``front`` is the front of
-    time per token against the objective over everything that fits, by rising time. ``nearest`` is what fits and misses
-    the targets least, where nothing meets them. ``evaluated`` counts configurations that were predicted, ``too_large``
-    those whose weights alone exceed the memory, ``unpriced`` the GPUs that were left out for want of a price.
+    time per token against the objective over everything that meets the targets, by rising time; over everything that
+    fits where nothing meets them. ``nearest`` is then what fits and misses them least. ``evaluated`` counts
+    configurations that were predicted, ``too_large`` those whose weights alone exceed the memory, ``unpriced`` the GPUs
+    that were left out for want of a price, ``unrated`` for want of a rated power.
     """
 
     question: PlanQuestion
@@ -121,6 +129,7 @@ class PlanAnswer:
     evaluated: int
     too_large: int
     unpriced: tuple[str, ...]
+    unrated: tuple[str, ...]
     refused: dict[str, str]
     seconds: float
 
@@ -129,8 +138,8 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
     """Find the best deployments.
 
     Raises:
-        SpecError: unknown names, targets that cannot be read, a context that is too long, or the objective cost where
-            no GPU has a price.
+        SpecError: unknown names, targets that cannot be read, a context that is too long, or cost or energy is asked
+            for and no GPU has a price or a rated power.
     """
     start = time.perf_counter()
     pool = _Pool(question)
@@ -143,6 +152,7 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
         evaluated=pool.evaluated,
         too_large=pool.too_large,
         unpriced=pool.unpriced,
+        unrated=pool.unrated,
         refused=pool.refused,
         seconds=time.perf_counter() - start,
     )
@@ -170,73 +180,102 @@ class _Pool:
             )
         self.evaluated = self.too_large = 0
         self.refused: dict[str, str] = {}
-        gpus = [get_gpu_config_by_name(name).name for name in question.gpus or known_names("GPU")]
-        self.gpus = tuple(dict.fromkeys(gpus))
-        priced = tuple(gpu for gpu in self.gpus if self.prices.of(gpu) is not None)
-        needs_price = question.objective == "cost" or any(
-            target.name == "cost" for target in question.targets
-        )
-        self.unpriced = tuple(gpu for gpu in self.gpus if gpu not in priced) if needs_price else ()
-        if needs_price:
-            if not priced:
-                raise SpecError(
-                    f"no price is known for {', '.join(self.gpus[:3])}: give a list with --prices, or another --objective"
-                )
-            self.gpus = priced
+        profile = load_profile(question.profile)
+        found = [_chosen(name, profile) for name in question.gpus or known_names("GPU")]
+        self.gpus: dict[str, tuple[GPUConfig, str]] = {}
+        for gpu, written in found:
+            self.gpus.setdefault(gpu.name, (gpu, written))
+        self.unpriced = self._leave_out("cost", lambda gpu: self.prices.of(gpu.name) is not None)
+        self.unrated = self._leave_out("energy", lambda gpu: gpu.tdp_w is not None)
         self.batches = _batch_sizes(question.max_batch_size)
         self.structures: list[_Structure] = []
         self._parts: list[dict[str, Array]] = []
+        self._left: list[tuple[_Structure, int, Iterator[int]]] = []
         self.columns: dict[str, Array] = {}
+        self._meets: Array = np.empty(0, dtype=bool)
+
+    def _leave_out(self, quantity: str, is_known: Callable[[GPUConfig], bool]) -> tuple[str, ...]:
+        """Leave out the GPUs of which a quantity is asked for and not known.
+
+        Raises:
+            SpecError: it is known of none.
+        """
+        asked = (self.question.objective, *(target.name for target in self.question.targets))
+        unknown = tuple(
+            name for name, (gpu, _) in self.gpus.items() if quantity in asked and not is_known(gpu)
+        )
+        if len(unknown) == len(self.gpus):
+            raise SpecError(_NOTHING_KNOWN[quantity].format(", ".join(unknown[:3])))
+        self.gpus = {name: gpu for name, gpu in self.gpus.items() if name not in unknown}
+        return unknown
 
     # -- structures -----------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Evaluate every structure at all batch sizes."""
-        for gpu in self.gpus:
+        """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets."""
+        for gpu, (_, written) in self.gpus.items():
             price = self.prices.of(gpu)
             hourly = None if price is None else price.per_gpu_hour
             for bits in self.question.quant_bits:
-                self._fill(gpu, bits, hourly)
+                self._fill(written, bits, hourly)
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
+        self._gather()
+        if not self._meets.any() and self._left:
+            for one, tp, stages in self._left:
+                self._add_stages(one, tp, stages, too_slow_as_well=True)
+            self._gather()
+
+    def _gather(self) -> None:
+        """The columns of all structures, and which points meet the targets."""
         names = (*_MEASURES, "batch_size", "fits", "structure")
         self.columns = {
             name: np.concatenate([part[name] for part in self._parts]) if self._parts else np.empty(0)
             for name in names
         }
+        self._meets = self.columns["fits"].astype(bool)
+        for target in self.question.targets:
+            self._meets = self._meets & target.met(self.columns[target.measure])
 
     def _fill(self, gpu: str, bits: int, price: float | None) -> None:
-        """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, then one GPU that streams.
-
-        Stages only buy room for larger batches: of each tensor-parallel size there are no more than batches are
-        wanted for. What streams its weights is never faster than what holds them: it too only holds more.
-        """
+        """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, and one GPU that streams."""
         one = self._structure(gpu, bits, price, {"system": self.system})
-        enough = False
-        for tp in _powers(self.question.max_gpus):
-            for pp in _powers(self.question.max_gpus // tp):
-                structure = None if one is None else self._divided(one, tp, pp)
-                if structure is not None and not self._wants_room(structure):
-                    enough = enough or tp * pp == 1
-                    break
-        if self.question.offload and not enough:
+        if one is not None:
+            for tp in _powers(self.question.max_gpus):
+                self._add_stages(one, tp, iter(_powers(self.question.max_gpus // tp)))
+        if self.question.offload:
             streaming = self._structure(gpu, bits, price, {"system": "zero_inference"})
             if streaming is not None:
                 self._take(streaming)
 
-    def _wants_room(self, structure: _Structure) -> bool:
-        """Evaluate a structure; whether one with more memory could reach what this one cannot."""
-        smallest, largest = self._holds(structure)
-        if not smallest:
-            self.too_large += len(self.batches)
-            return True
-        found = self._take(structure)
-        if largest or found is None:
-            return False
+    def _add_stages(
+        self, one: _Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
+    ) -> None:
+        """Evaluate numbers of pipeline stages, fewest first, until more of them could bring nothing.
+
+        Stages make nothing faster, they only buy room for larger batches: more of them bring nothing where the largest
+        batch fits, or where the largest one that fits is too slow already.
+        """
+        for pp in stages:
+            structure = self._divided(one, tp, pp)
+            if structure is None:
+                continue
+            smallest, largest = self._holds(structure)
+            if not smallest:
+                self.too_large += len(self.batches)
+                continue
+            found = self._take(structure)
+            if largest or found is None:
+                return
+            if not too_slow_as_well and self._too_slow(found):
+                self._left.append((one, tp, stages))
+                return
+
+    def _too_slow(self, found: dict[str, Array]) -> bool:
+        """Whether the largest batch that fits misses a target that larger ones miss by more."""
         last = int(np.flatnonzero(found["fits"])[-1])
-        # Batches only make both slower: where the last one that fits is too slow already, no larger one is wanted.
         slow = (t for t in self.question.targets if t.name in ("ttft", "tpot", "latency"))
-        return all(target.met(found[target.measure][last]) for target in slow)
+        return not all(target.met(found[target.measure][last]) for target in slow)
 
     def _take(self, structure: _Structure) -> dict[str, Array] | None:
         """Evaluate a structure and keep it; None where its machine lacks what the system needs."""
@@ -262,6 +301,7 @@ class _Pool:
         question = self.question
         found = {"model": question.model, "gpu": gpu, **more, "quant_bits": bits}
         found |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len}
+        found |= {} if question.prices is None else {"prices": question.prices}
         return found | {"profile": question.profile, "allow_long_context": question.allow_long_context}
 
     def _structure(self, gpu: str, bits: int, price: float | None, more: dict[str, Any]) -> _Structure | None:
@@ -283,7 +323,8 @@ class _Pool:
         except SpecError as error:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
             return None
-        return _Structure(one.inputs | {"tp_size": tp, "pp_size": pp}, scenario, one.price)
+        sizes = {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
+        return _Structure(one.inputs | sizes, scenario, one.price)
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -337,13 +378,6 @@ class _Pool:
     # -- answers --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _meets(self) -> Array:
-        found = self.columns["fits"].astype(bool)
-        for target in self.question.targets:
-            found = found & target.met(self.columns[target.measure])
-        return found
-
-    @cached_property
     def _value(self) -> Array:
         """What is to be least: the objective, ties broken by time per batch."""
         value = self.columns[OBJECTIVES[self.question.objective]]
@@ -372,10 +406,11 @@ class _Pool:
         return np.nan_to_num(self.columns["cost_per_million_tokens"], nan=np.inf)
 
     def front(self) -> Iterator[Candidate]:
-        """What nothing else beats in both time per token and objective, among all that fit."""
+        """What nothing else beats in both time per token and objective, among all that meet the targets, or else fit."""
         time_s = self.columns["latency_per_token_s"]
         time_s = np.where(np.isfinite(time_s), time_s, self.columns["total_latency_s"])
-        usable = np.flatnonzero(self.columns["fits"].astype(bool) & np.isfinite(self._value))
+        wanted = self._meets if self._meets.any() else self.columns["fits"].astype(bool)
+        usable = np.flatnonzero(wanted & np.isfinite(self._value))
         for position in usable[pareto_front(time_s[usable], -self._value[usable])]:
             yield self._candidate(int(position))
 
@@ -387,7 +422,7 @@ class _Pool:
         missed = np.zeros(len(usable))
         for target in self.question.targets:
             values = self.columns[target.measure][usable]
-            missed = np.fmax(missed, np.where(np.isfinite(values), target.used(values), np.inf))
+            missed = np.fmax(missed, target.used(values))  # what does not exist misses nothing
         return self._candidate(int(usable[np.argmin(missed)]))
 
     def _candidate(self, position: int, stops: str = "") -> Candidate:
@@ -406,11 +441,28 @@ class _Pool:
             or self.columns["structure"][after] != self.columns["structure"][position]
         )
         if last:
-            return f"the largest batch that was considered, {self.question.max_batch_size}"
+            return f"the largest that was considered (--max-batch-size {self.question.max_batch_size})"
         if not self.columns["fits"][after]:
             return "memory"
         broken = [t.name for t in self.question.targets if not t.met(self.columns[t.measure][after])]
-        return " and ".join(broken) if broken else f"a larger batch is no better in {self.question.objective}"
+        return (
+            " and ".join(broken)
+            if broken
+            else f"a larger batch is no better in {self.question.objective.replace('gpus', 'GPUs')}"
+        )
+
+
+def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:
+    """A GPU, and what is to be asked for: its name where that means the same GPU, else what was given."""
+    own = profile.own_gpu(name)
+    if own is not None:
+        return own, name
+    gpu = get_gpu_config_by_name(name)
+    try:
+        bundled = get_gpu_config_by_name(gpu.name) == gpu
+    except SpecError:
+        bundled = False
+    return gpu, gpu.name if bundled else name
 
 
 def _batch_sizes(most: int) -> Array:

@@ -78,8 +78,13 @@ class Summary:
         """The best points that fit, the best first."""
         return [row for _, _, row in self._best]
 
+    def inputs_of(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``llm-perf infer`` is to be asked for a point; what has its default is left out."""
+        names = self.sweep.columns[: self.sweep.columns.index("feasible")]
+        return {name: point[name] for name in names if point[name] is not None}
+
     def as_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON types."""
+        """The summary as plain JSON types. The ``inputs`` of a point can be fed to ``llm-perf infer --config``."""
         return {
             "schema_version": SCHEMA_VERSION,
             "points": len(self.sweep),
@@ -87,7 +92,7 @@ class Summary:
             "feasible": self.feasible,
             "infeasible": dict(self.reasons.most_common()),
             "best_by": self.by,
-            "best": self.best,
+            "best": [point | {"inputs": self.inputs_of(point)} for point in self.best],
             "seconds": self.seconds,
             "points_per_s": self.computed / self.seconds if self.seconds else None,
         }

@@ -20,11 +20,9 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_pa
 from llm_perf.analysis.sweep import MISSING_TIERS, InferenceSweep, refusals, sweep_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
+from llm_perf.search.checks import NUMERIC, check_values
 
-NUMERIC: Final = ("batch_size", "prompt_len", "gen_len")
-"""Inputs that are evaluated as arrays, the last one running fastest."""
-
-DEFAULTS: Final = {name: (InferenceInputs.model_fields[name].default,) for name in NUMERIC}
+DEFAULTS: Final = {name: InferenceInputs.model_fields[name].default for name in NUMERIC}
 
 CHUNK_POINTS: Final = 131_072
 CHUNK_STRUCTURES: Final = 128
@@ -97,22 +95,31 @@ class Sweep:
         for name, values in self.axes.items():
             if not values:
                 raise SpecError(f"{name} has no values")
-        if "gpu_batch_size" in self.axes and "batch_size" in self.axes:
+        given = [
+            set(self.axes) | {name for name in point if point[name] is not None} for point in self.listed
+        ]
+        if any({"gpu_batch_size", "batch_size"} <= names for names in given or [set(self.axes)]):
             raise SpecError("give batch_size or gpu_batch_size, not both: the one follows from the other")
-        if len(self) > MOST_POINTS:
-            raise SpecError(f"{len(self):.3g} points are more than {MOST_POINTS:,}")
+        points = self.structures * self.points_per_structure  # len() ends at 2**63
+        if points > MOST_POINTS:
+            raise SpecError(f"{points:.3g} points are more than {MOST_POINTS:,}")
+        check_values(self.axes, self.listed)
 
     # -- numbering ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def grid(self) -> tuple[tuple[int, ...], ...]:
-        """Values of batch size, prompt length and generation length."""
-        return tuple(self.axes.get(name, DEFAULTS[name]) for name in NUMERIC)
+    def grid(self) -> tuple[Array, ...]:
+        """Values of batch size, prompt length and generation length; None is the default."""
+        given = [(name, self.axes.get(name, (None,))) for name in NUMERIC]
+        return tuple(
+            np.array([DEFAULTS[name] if value is None else value for value in values], dtype=np.float64)
+            for name, values in given
+        )
 
     @cached_property
     def points_per_structure(self) -> int:
         """Points of one structure."""
-        return math.prod(len(values) for values in self.grid)
+        return math.prod(len(self.axes.get(name, (None,))) for name in NUMERIC)
 
     @cached_property
     def structure_axes(self) -> dict[str, tuple[Any, ...]]:
@@ -145,14 +152,17 @@ class Sweep:
         return (*inputs, "feasible", "reason", *MEASURES)
 
     def structure(self, number: int) -> dict[str, Any]:
-        """Inputs of a structure, without the numeric ones that are axes."""
+        """Inputs of a structure, without the numeric ones that are axes; a listed size of None is not given."""
         axes = self.structure_axes
         found: dict[str, Any] = {}
         for name in reversed(axes):
             number, position = divmod(number, len(axes[name]))
             found[name] = axes[name][position]
         inputs = {name: found[name] for name in axes}
-        return inputs | dict(self.listed[number]) if self.listed else inputs
+        if not self.listed:
+            return inputs
+        point = self.listed[number].items()
+        return inputs | {name: value for name, value in point if value is not None or name not in NUMERIC}
 
     def chunk_range(self, chunk: int) -> tuple[int, int]:
         """Numbers of the first point of a chunk and of the first one after it."""
@@ -191,9 +201,7 @@ class Sweep:
         shape = tuple(len(values) for values in self.grid)
         positions = np.unravel_index(np.arange(start, stop), shape)
         return tuple(
-            np.full(stop - start, float(given[name]))
-            if name in given
-            else np.asarray(values, dtype=np.float64)[position]
+            np.full(stop - start, float(given[name])) if name in given else values[position]
             for name, values, position in zip(NUMERIC, self.grid, positions, strict=True)
         )
 

@@ -24,8 +24,8 @@ QUANTITIES: Final = {
 _UNITS: Final = {
     "s": {"": 1.0, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0},
     "token/s": {"": 1.0, "token/s": 1.0, "tokens/s": 1.0, "tok/s": 1.0, "/s": 1.0},
-    "$": {"": 1.0, "$": 1.0, "usd": 1.0},
-    "J": {"": 1.0, "j": 1.0, "mj": 1e-3, "kj": 1e3},
+    "$": {"": 1.0, "$": 1.0, "USD": 1.0},
+    "J": {"": 1.0, "J": 1.0, "mJ": 1e-3, "kJ": 1e3},
 }
 _MIN_ONLY: Final = ("throughput",)
 _WRITTEN: Final = re.compile(
@@ -79,13 +79,15 @@ def _target(text: str) -> Target:
     if at_most == (name in _MIN_ONLY):
         raise SpecError(f"--target {text!r}: {name} can only be limited with {'>' if at_most else '<'}")
     units = _UNITS[QUANTITIES[name][1]]
-    unit = match["unit"].lower()
-    if unit not in units:
+    # Keyboards have the Greek letter, others the micro sign.
+    unit = match["unit"].lower().replace("\u03bc", "\u00b5")
+    scales = {known.lower(): scale for known, scale in units.items()}
+    if unit not in scales or (match["unit"].startswith("M") and unit != "min"):  # M is mega, not milli
         raise SpecError(
             f"--target {text!r}: unit {match['unit']!r}; expected {', '.join(filter(None, units))}"
         )
     try:
-        limit = float(match["number"]) * units[unit]
+        limit = float(match["number"]) * scales[unit]
     except ValueError:
         limit = math.nan
     if not (math.isfinite(limit) and limit > 0):

@@ -77,6 +77,9 @@ def test_a_sweep_is_a_table_of_predictions():
     assert "2 fit" in text_of(found._repr_html_())
     with pytest.raises(KeyError, match="is no column"):
         found["speed"]
+    again = llm_perf.sweep(model="opt-13b", gpu=["a100-sxm-80gb", "t4"], batch_size=[1, 8], tp_size=[None, 3])
+    assert {found, again} == {again, found}  # tables are told apart, not compared
+    assert found != again
 
 
 def test_points_and_processes():
@@ -100,6 +103,37 @@ def test_tables_of_other_libraries(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match="explore"):
         found.to_arrow()
+
+
+def test_any_collection_is_an_axis():
+    wanted = llm_perf.sweep(model="opt-1.3b", gpu="t4", batch_size=[1, 2])["total_latency_s"]
+    for values in ({1: "a", 2: "b"}, (size for size in (1, 2)), np.array([1.0, 2.0])):
+        found = llm_perf.sweep(model="opt-1.3b", gpu="t4", batch_size=values)
+        np.testing.assert_array_equal(found["total_latency_s"], wanted)
+    points = ({"gpu": gpu} for gpu in ("t4", "l4"))
+    assert len(llm_perf.sweep(model="opt-1.3b", points=points)) == 2
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"batch_size": ["a"]},
+        {"batch_size": [0]},
+        {"batch_size": [1.5]},
+        {"batch_size": [float("nan")]},
+        {"batch_size": [True]},
+        {"batch_size": np.ones((2, 2))},
+        {"tp_size": [[1]]},
+        {"quant_bits": 5},
+        {"points": 5},
+        {"points": {"tp_size": 1}},
+        {"points": [{"tp_size": [1]}]},
+        {"executor": None},
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused(inputs):
+    with pytest.raises(SpecError):
+        llm_perf.sweep(model="opt-1.3b", gpu="t4", **inputs)
 
 
 def test_too_many_points_to_hold_are_refused(monkeypatch):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,14 +234,70 @@ def test_processes_find_what_this_one_finds(cut):
     assert_whole(cut, list(get_executor("processes:2")(cut, range(cut.chunks))))
 
 
-def test_a_killed_process_is_one_clear_failure(cut):
-    import multiprocessing
+@pytest.mark.parametrize("first", [0, 7])
+def test_processes_of_which_one_is_killed_lose_and_double_nothing(cut, first):
+    """The chunks that it had are evaluated again, as on a cluster."""
+    results = []
+    for result in get_executor("processes:2")(cut, range(first, cut.chunks)):
+        results.append(result)
+        if len(results) == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    assert sorted(chunk for chunk, _ in results) == list(range(first, cut.chunks))
+    for chunk, columns in results:
+        np.testing.assert_array_equal(columns["total_latency_s"], cut.evaluate(chunk)["total_latency_s"])
 
+
+ORPHANS = """
+import multiprocessing, os, signal
+from llm_perf.search.executors import get_executor
+from llm_perf.search.sweep import Sweep
+
+if __name__ == "__main__":
+    sweep = Sweep({"model": ("opt-1.3b",), "gpu": ("t4",), "batch_size": tuple(range(1, 400_001))})
+    next(get_executor("processes:2")(sweep, range(sweep.chunks)))
+    print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_worker_processes_end_with_a_sweep_that_was_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(ORPHANS)
+    pids = tmp_path / "pids"  # no pipe: workers that live on would hold it open
+    with pids.open("w") as out:
+        ran = subprocess.run(
+            [sys.executable, script], stdout=out, stderr=subprocess.DEVNULL, timeout=120, check=False
+        )
+    assert ran.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in pids.read_text().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive their sweep"
+        time.sleep(0.1)
+
+
+def test_processes_that_are_killed_again_and_again_are_one_clear_failure(cut):
+    """As where each runs out of memory."""
     results = get_executor("processes:2")(cut, range(cut.chunks))
-    next(results)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(EnvironmentFailure, match="was killed"):
-        list(results)
+
+    def drained() -> None:
+        for _ in results:
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with pytest.raises(EnvironmentFailure, match="worker processes of the sweep were killed"):
+        drained()
 
 
 def test_a_cluster_that_loses_a_worker_loses_and_doubles_nothing(cut):
@@ -252,6 +313,68 @@ def test_a_cluster_that_loses_a_worker_loses_and_doubles_nothing(cut):
             if len(results) == 3:
                 os.kill(victim, signal.SIGKILL)
         assert_whole(cut, results)
+
+
+class FakeFuture:
+    """A chunk on a cluster, in a state of distributed's futures."""
+
+    def __init__(self, chunk: int, status: str) -> None:
+        self.chunk, self.status = chunk, status
+
+    def result(self) -> tuple[int, dict[str, Any]]:
+        return self.chunk, {}
+
+    def exception(self) -> Exception | None:
+        return ValueError("broken") if self.status == "error" else None
+
+    def release(self) -> None:
+        pass
+
+
+class FakeClient:
+    """A cluster of one worker whose chunks are all in one state when they are asked for."""
+
+    loop = None
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def run(self, function: Any) -> dict[str, Any]:
+        return {"one": function()}
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {"one": {"nthreads": 1}}}
+
+    def scatter(self, sweep: Sweep, **_: Any) -> Sweep:
+        return sweep
+
+    def submit(self, _function: Any, _sweep: Sweep, chunk: int, **_: Any) -> FakeFuture:
+        return FakeFuture(chunk, self.status)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCompleted(list[FakeFuture]):
+    """distributed.as_completed, in the order of submission."""
+
+    def __init__(self, futures: list[FakeFuture], loop: Any) -> None:
+        super().__init__(futures)
+
+    add = list.append
+
+
+def test_a_finished_chunk_that_is_lost_again_with_its_worker_is_waited_for(cut, monkeypatch):
+    """The worker died after the chunk was announced and before it was fetched: the scheduler evaluates it again."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    monkeypatch.setattr(distributed, "as_completed", FakeCompleted)
+    for status in ("finished", "lost", "pending"):
+        monkeypatch.setattr(executors, "_client", lambda *_, status=status: FakeClient(status))
+        found = [chunk for chunk, _ in executors.dask(cut, range(cut.chunks), "tcp://one")]
+        assert found == list(range(cut.chunks))
+    monkeypatch.setattr(executors, "_client", lambda *_: FakeClient("error"))
+    with pytest.raises(EnvironmentFailure, match="failed on the cluster: broken"):
+        list(executors.dask(cut, range(cut.chunks), "tcp://one"))
 
 
 def test_a_cluster_that_does_not_answer_is_one_clear_failure(monkeypatch):
@@ -279,8 +402,6 @@ def test_bad_executors_are_refused(name):
 
 
 def test_dask_is_an_extra(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtraError, match="distributed"):
         get_executor("dask://127.0.0.1:8786")
