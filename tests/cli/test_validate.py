@@ -52,7 +52,7 @@ def test_the_json_has_every_class_with_every_figure(everything):
 
 
 def test_simpler_predictors_stand_beside_ours_on_the_same_rows(everything):
-    for name, group in everything["classes"].items():
+    for group in everything["classes"].values():
         for figures in group["baselines"].values():
             assert set(figures) == BASELINE_KEYS
             assert figures["rows"] == group["rows"]
