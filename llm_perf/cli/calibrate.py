@@ -162,7 +162,13 @@ def _read_log(file: str, as_json: bool) -> int:
     from llm_perf.config import files
     from llm_perf.report.benchmark_log import parse_benchmark_log
 
-    records = [asdict(record) for record in parse_benchmark_log(files.read_text(Path(file)))]
+    text = files.read_text(Path(file))
+    try:
+        records = [asdict(record) for record in parse_benchmark_log(text)]
+    except SpecError as error:
+        raise SpecError(f"{file}: {error}") from None
+    if not records:
+        raise SpecError(f"{file}: is empty")
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "file": file, "records": records}, allow_nan=False))
         return 0
