@@ -90,14 +90,14 @@ def expanded(names: Sequence[str | Path]) -> list[Path]:
         raise SpecError("nothing to fit: give files of runs, or a folder of them")
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        path = files.expanded(name)
+        if is_folder(path):
             inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
             if not inside:
                 raise SpecError(f"{path}: the folder holds none of {', '.join(_SUFFIXES)}")
             own = _own_logs(inside)
             found += [p for p in inside if p.name not in own]
-        elif not path.exists():
+        elif not files.is_file(path):
             raise SpecError(f"{path}: cannot be read: no such file or folder")
         else:
             found.append(path)
@@ -105,6 +105,14 @@ def expanded(names: Sequence[str | Path]) -> list[Path]:
     if twice:
         raise SpecError(f"{min(twice)}: given twice")
     return found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. A name that nothing can have, being too long for one, is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _own_logs(inside: Iterable[Path]) -> set[str]:
