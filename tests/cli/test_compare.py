@@ -96,6 +96,34 @@ def test_figures_are_written_as_png_and_svg(llm_perf, tmp_path):
         assert text in scatter
 
 
+def test_a_figure_that_leaves_runs_out_says_so(llm_perf):
+    """Of 36 runs the bars of 16 are drawn; of many GPUs and models the first panels."""
+    pytest.importorskip("matplotlib")
+    from llm_perf.report.plots.figures import comparison_figures
+
+    found = llm_perf("compare", str(RUNS), "--json").json
+    runs = [run | {"memory_bytes": dict(run["memory_bytes"])} for run in found["runs"]]
+    few = comparison_figures(found | {"runs": runs[:3]})
+    many = comparison_figures(
+        found
+        | {
+            "runs": [
+                run | {"model": f"model-{n}", "roofline": run["roofline"] | {"gpu": f"gpu-{n}"}}
+                for n, run in enumerate((runs * 20)[:20])
+            ]
+        }
+    )
+    said = {
+        "memory": "the first 16 of 20 runs",
+        "breakdown": "the first 16 of 20 runs",
+        "roofline": "the first 4 of 20 GPUs",
+        "decode_context": "the first 9 of 20 models",
+    }
+    for name, text in said.items():
+        assert "the first" not in few[name].get_suptitle()
+        assert text in many[name].get_suptitle()
+
+
 def test_figures_that_the_runs_have_nothing_for_are_left_out(llm_perf, table, tmp_path):
     pytest.importorskip("matplotlib")
     assert llm_perf("compare", str(table), "--plot", str(tmp_path / "figures")).code == 0

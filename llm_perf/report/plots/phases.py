@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_perf.report.plots.accuracy import configuration, shared_title
-from llm_perf.report.plots.style import GREY, PARTS, legend_below, looks, new_figure, seconds_text, tidy
+from llm_perf.report.plots.style import (
+    GREY,
+    PARTS,
+    first_of,
+    legend_below,
+    looks,
+    new_figure,
+    seconds_text,
+    tidy,
+)
 
 _MOST_BARS = 16
 _MOST_PANELS = 9
@@ -19,21 +28,20 @@ def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
 
     None where no run states a phase.
     """
-    shown = [run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)][
-        :_MOST_BARS
-    ]
-    if not shown:
+    known = [run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)]
+    if not known:
         return None
+    shown = known[:_MOST_BARS]
     figure = new_figure(9.6, 1.7 + 0.52 * len(shown))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, phase in zip(panels, _PHASES, strict=True):
         _phase_panel(axes, shown, phase)
     panels[0].set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=8)
     panels[0].set_ylim(len(shown) - 0.45, -0.55)
-    first = f" (the first {len(shown)} of {len(runs)} runs)" if len(shown) < len(runs) else ""
     common = shared_title(shown)
     figure.suptitle(
-        f"Predicted breakdown (colours) beside the measured phases (grey){': ' if common else ''}{common}{first}",
+        f"Predicted breakdown (colours) beside the measured phases (grey){': ' if common else ''}{common}"
+        + first_of(len(shown), len(known)),
         fontsize=10,
     )
     legend_below(figure, 4)
@@ -106,7 +114,11 @@ def context_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
         axes.set_ylabel("one decode step (ms)")
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle("Decode steps: measured (points, median of repeats) and predicted (lines)", fontsize=10)
+    figure.suptitle(
+        "Decode steps: measured (points, median of repeats) and predicted (lines)"
+        + first_of(len(names), len(panels), "models and systems"),
+        fontsize=10,
+    )
     legend_below(figure, 3)
     return figure
 
