@@ -198,6 +198,36 @@ def test_bad_input_is_one_line(llm_perf: Any, folder: Path, arguments: tuple[str
     assert not list(folder.iterdir())  # nothing half-written
 
 
+def test_what_profiles_and_fits_print_fits_80_columns(
+    llm_perf: Any, runs: Path, profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = folder / "own"
+    own.mkdir()
+    monkeypatch.setenv("LLM_PERF_PROFILES", "own")
+    (own / "mine.yaml").write_text(profile.read_text().replace("name: here", "name: mine", 1))
+    (own / "a-name-that-is-longer-than-its-column.yaml").write_text("name: x\ngpu: 5\n")
+    for arguments in (
+        ("profiles", "list"),
+        ("profiles", "show", "mine"),
+        ("profiles", "diff", "mine", "example-epyc-2-cores"),
+        ("calibrate", "--fit", str(runs), "--out", "p.yaml"),
+    ):
+        shown = llm_perf(*arguments)
+        assert shown.code == 0
+        assert [line for line in shown.out.splitlines() if len(line) > 80] == []
+
+
+def test_a_difference_of_machines_is_said_and_text_is_not_cut(llm_perf: Any, profile: Path) -> None:
+    lines = llm_perf("profiles", "diff", str(profile), "example-epyc-2-cores").out.splitlines()
+    assert lines[0] == "one     here, fitted on this CPU (Test CPU, 2 cores)"
+    assert lines[1] == "other   example-epyc-2-cores, fitted on this CPU (AMD EPYC, 2 cores)"
+    place = lines.index("gpu.name")
+    assert lines[place + 1 : place + 3] == [
+        "  one     this CPU (Test CPU, 2 cores)",
+        "  other   this CPU (AMD EPYC, 2 cores)",
+    ]
+
+
 BROKEN_PROFILES = [
     ("name: x\nsystem_constants: {resident: {pyton_us: 1.0}}\n", "resident has no constant 'pyton_us'"),
     ("name: x\nsystem_constants: {residnt: {step_ms: 1.0}}\n", "there is no system 'residnt'"),
