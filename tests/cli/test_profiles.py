@@ -170,6 +170,8 @@ def test_show_and_diff(llm_perf: Any, profile: Path, folder: Path) -> None:
         (("calibrate", "--microbench", "--budget", "soon"), "--budget = 'soon'"),
         (("calibrate", "--microbench", "--budget", "0"), "--budget 0"),
         (("calibrate", "--microbench", "--out", "no/such/m.json"), "there is no folder"),
+        (("calibrate", "--microbench", "--out", "."), "are a .json file"),
+        (("calibrate", "--microbench", "--out", f"{'long' * 99}.json"), "name too long"),
         (
             ("calibrate", "--fit", "missing.json", "--out", "none.yaml"),
             "'none' says that no profile is applied",
