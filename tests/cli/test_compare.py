@@ -143,6 +143,25 @@ def test_disturbed_runs_are_left_out_with_the_evidence(llm_perf, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("part", "name", "value", "mentioned"),
+    [
+        ("measured", "peak_gpu_memory_bytes", "much", "measured.peak_gpu_memory_bytes = 'much'"),
+        ("measured", "peak_gpu_memory_bytes", -1, "measured.peak_gpu_memory_bytes = -1"),
+        ("measured", "peak_gpu_memory_reserved_bytes", float("nan"), "peak_gpu_memory_reserved_bytes = nan"),
+        ("machine", "baseline_rss_bytes", [], "machine.baseline_rss_bytes = []"),
+        (None, "measured", "fast", "measured = 'fast': expected an object"),
+    ],
+)
+def test_sizes_that_cannot_be_name_file_and_field(llm_perf, tmp_path, part, name, value, mentioned):
+    record = json.loads((RUNS / "opt-125m-plain.json").read_text())
+    (record if part is None else record[part])[name] = value
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    error = llm_perf("compare", str(tmp_path / "run.json"), "--json").error
+    assert "run.json: " in error
+    assert mentioned in error
+
+
+@pytest.mark.parametrize(
     ("name", "text", "mentioned"),
     [
         ("empty.json", "", "empty"),

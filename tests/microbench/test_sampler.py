@@ -207,3 +207,12 @@ def test_what_the_suite_refuses(tmp_path: Path) -> None:
             "cpu", budget_s=0, out=str(tmp_path / "bench.json"), folder=str(tmp_path), allow_concurrent=True
         )
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_ranks_that_end_early_give_no_collectives_whatever_they_printed() -> None:
+    from calibrate.microbench.collective import _records_of
+
+    assert _records_of("") == []
+    assert _records_of("a library says hello\n") == []
+    assert _records_of("hello\n3\n") == []
+    assert _records_of('hello\n[{"kind": "collective"}]\n') == [{"kind": "collective"}]
