@@ -187,12 +187,23 @@ def _csv_row(
     if row.get(_THROUGHPUT) not in (None, ""):
         throughput = positive(source, _THROUGHPUT, _number(row[_THROUGHPUT]))
         measured.setdefault("total", run.batch_size * run.gen_len / throughput)
+    if run.gen_len == 1 and (more := measured.pop("decode", 0.0) or _beyond_prefill(measured)):
+        raise SpecError(
+            f"{source}: gen_len = 1 has no decode steps, but {more:g} s are given beside the prefill"
+        )
     if not measured:
         raise SpecError(
             f"{source}: no time is given: one of {', '.join((*_LATENCIES, _THROUGHPUT))} is needed"
         )
     _check_sum(measured, source)
     return _observation(source, scenario, measured)
+
+
+def _beyond_prefill(measured: Mapping[str, float]) -> float:
+    """Seconds of the total that the prefill leaves, where that is more than rounding."""
+    total = measured.get("total", 0.0)
+    left = total - measured.get("prefill", total)
+    return left if left > 0.1 * total else 0.0
 
 
 def _setting(name: str, kind: str, value: str, source: str) -> Any:

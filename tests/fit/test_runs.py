@@ -369,6 +369,10 @@ def test_a_table_is_runs(written: Callable[..., Path]) -> None:
             CSV + "zero_inference,opt-30b,t4,1,512,32,cpu,205,300\n",
             "prefill_latency_s = 300 is more than total",
         ),
+        (
+            CSV + "zero_inference,opt-30b,t4,1,512,1,cpu,205,6.4\n",
+            "gen_len = 1 has no decode steps, but 198.6 s",
+        ),
         ("system,model,model\nx,y,z\n", "runs.csv: column 'model' is there twice"),
     ],
 )
