@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from calibrate.fit import run_json, runs, tables
-from calibrate.fit.observation import Observation, Rejected
+from calibrate.fit.observation import Observation, Rejected, positive
 from llm_perf.config import files
 from llm_perf.config.base import GIB
 from llm_perf.config.profiles import Profile
@@ -112,16 +112,32 @@ def _of_log(path: Path, gpu: str | None, host: str | None) -> list[MeasuredRun]:
 
 
 def _of_record(observation: Observation, record: Mapping[str, Any]) -> MeasuredRun:
-    measured, machine = record.get("measured") or {}, record.get("machine") or {}
+    source = observation.source
     return MeasuredRun(
         observation,
         decode_steps_s=_median_steps(record["raw"]["loops"]),
-        allocated_bytes=measured.get("peak_gpu_memory_bytes"),
-        reserved_bytes=measured.get("peak_gpu_memory_reserved_bytes"),
+        allocated_bytes=_bytes(record, source, "measured", "peak_gpu_memory_bytes"),
+        reserved_bytes=_bytes(record, source, "measured", "peak_gpu_memory_reserved_bytes"),
         device=record["run"].get("device"),
-        baseline_bytes=int(machine.get("baseline_rss_bytes") or 0),
+        baseline_bytes=int(_bytes(record, source, "machine", "baseline_rss_bytes") or 0),
         record=record,
     )
+
+
+def _bytes(record: Mapping[str, Any], source: str, part: str, name: str) -> float | None:
+    """A size that a run may have left out.
+
+    Raises:
+        SpecError: it is none; the message names file and field.
+    """
+    inside = record.get(part) or {}
+    if not isinstance(inside, Mapping):
+        raise SpecError(f"{source}: {part} = {inside!r}: expected an object")
+    value = inside.get(name)
+    if value is None:
+        return None
+    size = positive(source, f"{part}.{name}", value, zero=True, unit=" of bytes")
+    return int(size) if size == int(size) else size
 
 
 def _median_steps(loops: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:

@@ -147,7 +147,7 @@ class Calibrator:
                 continue
             scatter = math.sqrt(float(np.mean(np.square(found.log_ratios))))
             told = identification(chosen, found.values, rows.log_ratios, max(self.noise, scatter))
-            refusals = told.refusals(chosen)
+            refusals = told.refusals(chosen, found.at_bound)
             if not refusals:
                 break
             self._refuse(refusals, chosen)

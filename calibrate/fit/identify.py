@@ -2,13 +2,14 @@
 
 The derivatives of the log ratios, in units of the noise, give the information that the runs hold; a parameter's
 range adds what was known before (a standard deviation of half of it). A parameter is refused where its standard error
-stays above 50 %, or where it can be traded for another one (correlation beyond 0.95).
+stays above 50 %, 25 % for a value at an end of its range, or where it can be traded for another one (correlation beyond
+0.95).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from calibrate.refit import Parameter
 
 LARGEST_ERROR = 0.5
+LARGEST_ERROR_AT_AN_END = LARGEST_ERROR / 2
+"""Of a value at an end of its range: it is where the range stopped the fit, so that it takes twice the evidence."""
+
 LARGEST_CORRELATION = 0.95
 _STEP = 1e-3
 _NOTHING = 1e-4
@@ -41,8 +45,14 @@ class Identification:
     condition: float
     influence: dict[str, float]
 
-    def refusals(self, parameters: Sequence[Parameter]) -> list[tuple[str, str]]:
+    def refusals(
+        self, parameters: Sequence[Parameter], at_bound: Collection[str] = ()
+    ) -> list[tuple[str, str]]:
         """(name, sentence) of each parameter that the runs do not identify, the worst first.
+
+        Args:
+            parameters: That were fitted.
+            at_bound: Names of those that ended at an end of their range.
 
         Of two that can be traded for one another, the one whose range is narrower stays where it is, since it was known
         better before the runs; of two alike the one that matters less.
@@ -62,8 +72,9 @@ class Identification:
                     how = "instead of" if correlation < 0 else "together with"
                     said = f"{name} can be had {how} {partner} (correlation {abs(correlation):.2f}); {_advice(name, partner)}"
                     found.append((1.0 + abs(correlation), name, said))
-            elif error > LARGEST_ERROR:
-                said = f"{name} is uncertain by {error:.0%} after the fit; {_advice(name, '')}"
+            elif error > (LARGEST_ERROR_AT_AN_END if name in at_bound else LARGEST_ERROR):
+                where = " and at an end of its range" if name in at_bound else ""
+                said = f"{name} is uncertain by {error:.0%}{where} after the fit; {_advice(name, '')}"
                 found.append((min(error, 1.0), name, said))
         return [(name, sentence) for _, name, sentence in sorted(found, reverse=True)]
 

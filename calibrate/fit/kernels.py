@@ -322,6 +322,8 @@ def _copy_rates(record: Record) -> dict[str, dict[str, Any]]:
 def _disk_fields(record: Record) -> dict[str, Any] | None:
     rates: dict[str, float] = {}
     for item in measured_items(record, "disk"):
+        if item["settings"].get("direct") is False:
+            continue  # through the page cache: the rate of memory, not of a disk
         path = f"direct_{item['settings']['direction']}"
         rates[path] = max(rates.get(path, 0.0), item["work"]["bytes"] / item["median_s"])
     if "direct_read" not in rates:

@@ -58,7 +58,25 @@ class Rejected:
     reason: str
 
 
-def positive(source: str | Path, name: str, value: Any, zero: bool = False) -> float:
+def needed(record: Mapping[str, Any], source: str, *path: str) -> Any:
+    """What stands at a path in a record.
+
+    Raises:
+        SpecError: nothing does; the message names file and field.
+    """
+    value: Any = record
+    for depth, name in enumerate(path):
+        if not isinstance(value, Mapping) or value.get(name) is None:
+            raise SpecError(
+                f"{source}: {'.'.join(path[: depth + 1])} is missing: the file is truncated, or of another form"
+            )
+        value = value[name]
+    return value
+
+
+def positive(
+    source: str | Path, name: str, value: Any, zero: bool = False, unit: str = " of seconds"
+) -> float:
     """A positive, finite number (or 0 where ``zero``).
 
     Raises:
@@ -66,5 +84,5 @@ def positive(source: str | Path, name: str, value: Any, zero: bool = False) -> f
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise SpecError(f"{source}: {name} = {value!r}: expected a positive number of seconds")
+        raise SpecError(f"{source}: {name} = {value!r}: expected a positive number{unit}")
     return float(value)

@@ -12,14 +12,16 @@ import yaml
 
 from calibrate.fit.observation import Observation
 from llm_perf import __version__
+from llm_perf.config import files
 from llm_perf.config.base import GIB, Spec
 from llm_perf.config.calibration import Calibration, Coverage, Range
 from llm_perf.config.host import Rate
-from llm_perf.config.profiles import Profile, load_profile, user_folder
+from llm_perf.config.profiles import Profile, user_folder
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import OutputError
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.footprint import model_weight_bytes
+from llm_perf.systems.profiles import checked_profile
 
 if TYPE_CHECKING:
     from calibrate.fit.calibrator import Calibrator, Compared
@@ -187,10 +189,18 @@ def check_target(out: str | None) -> None:
     """
     if out is None:
         return
-    path = Path(out).expanduser()
+    path = files.expanded(out)
     if path.suffix not in (".yaml", ".yml"):
         raise OutputError(f"--out {out!r}: a profile is a .yaml file")
-    if path.is_dir() or not path.parent.is_dir():
+    if path.stem.lower() == "none":
+        raise OutputError(
+            f"--out {out!r}: 'none' says that no profile is applied, so none can have that name"
+        )
+    try:
+        missing = path.is_dir() or not path.parent.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise OutputError(f"--out {out!r}: cannot be written: {error.strerror or error}") from None
+    if missing:
         raise OutputError(f"--out {out!r}: there is no folder {str(path.parent)!r}, or it is one itself")
 
 
@@ -200,23 +210,23 @@ def write_profile(profile: Profile, out: str | None) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    path = user_folder() / f"{profile.name}.yaml" if out is None else Path(out).expanduser()
+    path = user_folder() / f"{profile.name}.yaml" if out is None else files.expanded(out)
     fields = {
         k: v for k, v in profile.model_dump(mode="json", exclude_none=True).items() if v not in ({}, ())
     }
     text = f"# A calibrated profile: llm-perf infer --profile {path.stem} ...\n" + yaml.safe_dump(
         fields, sort_keys=False, width=110, allow_unicode=True
     )
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.part.yaml")
     try:
         if out is None:
             path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
-        load_profile(str(part.rename(part.with_suffix(".check.yaml"))))
-        part.with_suffix(".check.yaml").replace(path)
+        checked_profile(str(part))
+        part.replace(path)
     except OSError as error:
-        for leftover in (part, part.with_suffix(".check.yaml")):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
     return path

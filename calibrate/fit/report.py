@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,6 +17,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig
 
 _PHASES = ("prefill", "decode", "total")
+_WIDTH = 80
 
 
 def roofline(scenario: Scenario) -> Scenario:
@@ -131,16 +133,21 @@ def _errors(compared: Sequence[Compared], phase: str) -> dict[str, float] | None
 def fit_lines(found: dict[str, Any]) -> list[str]:
     """A fit for people, at 80 columns."""
     lines = [
-        f"Fitted to {found['runs']} runs of {', '.join(_short(model) for model in found['models'])} on "
-        f"{found['machine']['gpu']}",
+        *_wrapped(
+            f"Fitted to {found['runs']} runs of {', '.join(_short(model) for model in found['models'])} on "
+            f"{found['machine']['gpu']}"
+        ),
         f"({found['repeats_rejected']} repeats and {len(found['runs_rejected'])} runs rejected for others' CPU time)",
         "",
         f"{'parameter':<52}{'value':>12}{'+-':>8}",
     ]
     for name, parameter in found["parameters"].items():
-        bound = "  at an end of its range" if parameter["at_bound"] else ""
+        bound = " at end" if parameter["at_bound"] else ""
         lines.append(f"{name:<52}{parameter['value']:>12.4g}{parameter['standard_error']:>8.0%}{bound}")
-    lines += [f"not identified: {sentence}" for sentence in found["not_identified"]]
+    if any(parameter["at_bound"] for parameter in found["parameters"].values()):
+        lines.append("at end: of the range of what is physical")
+    for sentence in found["not_identified"]:
+        lines += _wrapped(f"not identified: {sentence}")
     lines += ["", f"{'median (largest) absolute error':<36}{'prefill':>14}{'decode':>14}{'total':>14}"]
     for title, key in (
         ("of the runs of the fit", "residuals"),
@@ -157,8 +164,18 @@ def fit_lines(found: dict[str, Any]) -> list[str]:
             for phase in _PHASES
         )
         lines.append(f"{'90 % interval (' + str(interval['groups']) + ' models left out)':<36}{cells}")
-    lines += [f"rejected: {one['source']}: {one['reason']}" for one in found["runs_rejected"]]
-    return [*lines, *(f"warning: {text}" for text in found["warnings"])]
+    lines += _rejected(found["runs_rejected"])
+    for text in found["warnings"]:
+        lines += _wrapped(f"warning: {text}")
+    return lines
+
+
+def _rejected(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [line for one in runs for line in _wrapped(f"rejected: {one['source']}: {one['reason']}")]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _pair(errors: dict[str, float] | None) -> str:
@@ -175,21 +192,23 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         *fit_lines(found), "",
         f"Never seen: {', '.join(_short(model) for model in held['models'])}; total seconds",
-        f"{'':<34}{'measured':>9}{'predicted':>10}{'error':>8}{'90 % interval':>17}{'roofline':>10}",
+        f"{'':<29}{'measured':>9}{'predicted':>10}{'error':>7}{'90 % interval':>15}{'roofline':>10}",
     ]  # fmt: skip
     for row in held["rows"]:
         interval = (
             "-" if row["interval_s"] is None else f"{row['interval_s'][0]:.2f} .. {row['interval_s'][1]:.2f}"
         )
-        outside = "" if row["inside"] in (True, None) else " outside"
+        outside = " " if row["inside"] in (True, None) else "!"
         lines.append(
-            f"{_short_label(row['what']):<34}{row['measured_s']['total']:>9.3f}{row['predicted_s']['total']:>10.3f}"
-            f"{row['errors']['total']:>+8.1%}{interval:>17}{row['roofline_error']:>+10.0%}{outside}"
+            f"{_short_label(row['what']):<29}{row['measured_s']['total']:>9.3f}{row['predicted_s']['total']:>10.3f}"
+            f"{row['errors']['total']:>+7.1%}{interval:>15}{outside}{row['roofline_error']:>+9.0%}"
         )
-    lines += [f"rejected: {one['source']}: {one['reason']}" for one in held["runs_rejected"]]
+    if any(row["inside"] is False for row in held["rows"]):
+        lines.append("!: measured outside the interval")
+    lines += _rejected(held["runs_rejected"])
     if held["median_abs_error"] is not None:
         closer = held["times_closer"]
-        lines.append(
+        lines += _wrapped(
             f"Median absolute error {held['median_abs_error']:.1%}, uncalibrated roofline "
             f"{held['roofline_median_abs_error']:.0%}"
             + (f": {closer:.1f} times closer" if closer else "")

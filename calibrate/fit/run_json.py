@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from calibrate.fit.observation import Observation, Rejected, positive
+from calibrate.fit.observation import Observation, Rejected, needed, positive
 from llm_perf.config.calibration import CalibratedMachine
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError, SpecError
@@ -34,11 +34,12 @@ def run_observation(record: Mapping[str, Any], source: str) -> Observation | Rej
         )
     if status != "done":
         raise SpecError(f"{source}: status: the run is not done, it is {status!r}")
-    loops = _field(record, source, "raw", "loops")
+    loops = needed(record, source, "raw", "loops")
     if not isinstance(loops, list) or not loops:
         raise SpecError(f"{source}: raw.loops: no repeat was measured")
     for number, loop in enumerate(loops):
         _check_loop(loop, f"raw.loops[{number}]", source)
+    scenario = scenario_of_record(record, source)
     calm = [loop for loop in loops if not loop.get("disturbed")]
     if len(calm) < min(LEAST_ACCEPTED, len(loops)):
         worst = max(loop.get("others_cores") or 0.0 for loop in loops)
@@ -50,28 +51,37 @@ def run_observation(record: Mapping[str, Any], source: str) -> Observation | Rej
     prefill = median(loop["prefill_s"] for loop in calm)
     total = median(loop["total_s"] for loop in calm)
     measured = {"prefill": prefill, "total": total}
-    if int(_field(record, source, "run", "gen_len")) > 1:
+    if scenario.workload.gen_len > 1:
+        if total <= prefill:
+            raise SpecError(
+                f"{source}: raw.loops: total_s = {total:g} leaves nothing for {scenario.workload.gen_len - 1} decode "
+                f"steps after prefill_s = {prefill:g}"
+            )
         measured["decode"] = total - prefill
     content = json.dumps(loops, sort_keys=True).encode()
     return Observation(
         source=source,
-        group=str(_field(record, source, "run", "model_name")),
-        scenario=scenario_of_record(record, source),
+        group=str(needed(record, source, "run", "model_name")),
+        scenario=scenario,
         measured_s=measured,
         machine=run_machine(record, source),
         accepted=len(calm),
         rejected=len(loops) - len(calm),
         digest=hashlib.sha256(content).hexdigest()[:16],
-        facts=_field(record, source, "machine"),
+        facts=needed(record, source, "machine"),
     )
 
 
-def _check_loop(loop: Mapping[str, Any], where: str, source: str) -> None:
+def _check_loop(loop: Any, where: str, source: str) -> None:
+    if not isinstance(loop, Mapping):
+        raise SpecError(f"{source}: {where}: expected the object of a repeat, found {type(loop).__name__}")
     prefill = positive(source, f"{where}.prefill_s", loop.get("prefill_s"))
     total = positive(source, f"{where}.total_s", loop.get("total_s"))
     if total < prefill * (1 - _SUM_TOLERANCE):
         raise SpecError(f"{source}: {where}.total_s = {total:g} is less than its prefill_s = {prefill:g}")
     steps = loop.get("decode_steps_s") or []
+    if not isinstance(steps, list):
+        raise SpecError(f"{source}: {where}.decode_steps_s = {steps!r}: expected a list of seconds")
     for number, step in enumerate(steps):
         positive(source, f"{where}.decode_steps_s[{number}]", step)
     # A unit that slipped, in one of the fields: the parts cannot be more than the whole.
@@ -80,6 +90,9 @@ def _check_loop(loop: Mapping[str, Any], where: str, source: str) -> None:
             f"{source}: {where}: prefill_s and decode_steps_s add up to {prefill + sum(steps):g} s, total_s is {total:g}: "
             "is one of them in another unit?"
         )
+    others = loop.get("others_cores")
+    if others is not None:
+        positive(source, f"{where}.others_cores", others, zero=True, unit=" of cores")
     wall = loop.get("wall_s")
     if wall is not None and not 0.5 < positive(source, f"{where}.wall_s", wall) / total < 2 + 1 / total:
         raise SpecError(
@@ -103,13 +116,15 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
     from llm_perf.counts.linears import layer_linears
     from llm_perf.counts.parameters import token_table_params
 
-    run, machine = _field(record, source, "run"), _field(record, source, "machine")
+    run, machine = needed(record, source, "run"), needed(record, source, "machine")
+    if not isinstance(run, Mapping):
+        raise SpecError(f"{source}: run = {run!r}: expected the settings of a run")
     try:
         known = {name: value for name, value in run.items() if name in RunSettings.model_fields}
         settings = RunSettings(**(known | {"profile": None}))
         model = get_model_config_by_name(settings.model_name)
-        gpu = GPUConfig(**_numbered(_field(machine, source, "gpu")))
-        host = HostConfig(**_field(machine, source, "host"))
+        gpu = GPUConfig(**_numbered(needed(machine, source, "gpu")))
+        host = HostConfig(**needed(machine, source, "host"))
         matrices = [
             x.weights for group in model.layer_groups for x in layer_linears(group, model.hidden_size)
         ]
@@ -134,12 +149,20 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
 
 def _numbered(gpu: dict[str, Any]) -> dict[str, Any]:
     """JSON has text for keys where the spec has numbers, and null for an infinite exponent."""
-    efficiency = dict(gpu["efficiency"])
-    collective = dict(efficiency["collective"])
-    collective["alpha_us"] = {int(ranks): value for ranks, value in collective["alpha_us"].items()}
+    efficiency = dict(_table(gpu, "efficiency"))
+    collective = dict(_table(efficiency, "collective"))
+    alphas = _table(collective, "alpha_us")
+    collective["alpha_us"] = {int(n) if n.isdecimal() else n: value for n, value in alphas.items()}
     if efficiency.get("knee_exponent") is None:
         efficiency["knee_exponent"] = math.inf
     return gpu | {"efficiency": efficiency | {"collective": collective}}
+
+
+def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = record[name]
+    if not isinstance(value, Mapping):
+        raise SpecError(f"machine.gpu: {name} = {value!r}: expected an object")
+    return value
 
 
 def run_machine(record: Mapping[str, Any], source: str) -> CalibratedMachine:
@@ -147,7 +170,7 @@ def run_machine(record: Mapping[str, Any], source: str) -> CalibratedMachine:
     from calibrate.fit.kernels import machine_name
     from llm_perf.config.base import GIB
 
-    environment = _field(record, source, "environment")
+    environment = needed(record, source, "environment")
     try:
         return CalibratedMachine(
             gpu=machine_name(environment),
@@ -159,14 +182,3 @@ def run_machine(record: Mapping[str, Any], source: str) -> CalibratedMachine:
         )
     except (KeyError, TypeError) as error:
         raise SpecError(f"{source}: environment: field {error} is missing") from None
-
-
-def _field(record: Mapping[str, Any], source: str, *path: str) -> Any:
-    value: Any = record
-    for depth, name in enumerate(path):
-        if not isinstance(value, Mapping) or value.get(name) is None:
-            raise SpecError(
-                f"{source}: {'.'.join(path[: depth + 1])} is missing: the file is truncated, or of another form"
-            )
-        value = value[name]
-    return value

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrate.fit.observation import Observation, Rejected, positive
-from calibrate.fit.run_json import run_observation
+from calibrate.fit.microbench_json import checked_microbench
+from calibrate.fit.observation import Observation, Rejected
+from calibrate.fit.run_json import run_machine, run_observation
 from llm_perf.config import files
 from llm_perf.errors import SpecError
 
@@ -48,13 +49,14 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
     observations: list[Observation] = []
     rejected: list[Rejected] = []
     microbench: dict[str, Any] | None = None
+    microbench_source = ""
     for path in expanded(names):
         if path.suffix == ".json":
             record = read_record(path)
             if record.get("kind") == "microbench":
                 if microbench is not None:
                     raise SpecError(f"{path}: a second set of microbenchmarks; give one")
-                microbench = _checked_microbench(record, path)
+                microbench, microbench_source = checked_microbench(record, str(path)), str(path)
                 continue
             found = run_observation(record, str(path))
             (observations if isinstance(found, Observation) else rejected).append(found)  # type: ignore[arg-type]
@@ -71,6 +73,8 @@ def read_runs(names: Sequence[str | Path], gpu: str | None = None, host: str | N
             raise SpecError(f"{path}: expected a .json of a run, a .jsonl of several, a .log or a .csv")
     refuse_duplicates(observations)
     warnings = _one_machine(observations)
+    if microbench is not None and observations:
+        _of_the_runs_machine(microbench, microbench_source, observations[0])
     return Inputs(tuple(observations), tuple(rejected), microbench, warnings)
 
 
@@ -86,19 +90,29 @@ def expanded(names: Sequence[str | Path]) -> list[Path]:
         raise SpecError("nothing to fit: give files of runs, or a folder of them")
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        path = files.expanded(name)
+        if is_folder(path):
             inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
             if not inside:
                 raise SpecError(f"{path}: the folder holds none of {', '.join(_SUFFIXES)}")
             own = _own_logs(inside)
             found += [p for p in inside if p.name not in own]
+        elif not files.is_file(path):
+            raise SpecError(f"{path}: cannot be read: no such file or folder")
         else:
             found.append(path)
     twice = {path for path in found if found.count(path) > 1}
     if twice:
         raise SpecError(f"{min(twice)}: given twice")
     return found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. A name that nothing can have, being too long for one, is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _own_logs(inside: Iterable[Path]) -> set[str]:
@@ -146,16 +160,6 @@ def json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _checked_microbench(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    if not isinstance(record.get("items"), list) or not record["items"]:
-        raise SpecError(f"{path}: items: no microbenchmark is in it")
-    for number, item in enumerate(record["items"]):
-        for name, value in (("median_s", item.get("median_s")), ("per_layer_s", item.get("per_layer_s"))):
-            if value is not None:
-                positive(path, f"items[{number}].{name}", value, zero=name == "per_layer_s")
-    return record
-
-
 # -- all together ---------------------------------------------------------------------------------------------
 
 
@@ -199,3 +203,19 @@ def _one_machine(observations: Sequence[Observation]) -> tuple[str, ...]:
         if differing:
             warnings.append(f"{one.source}: other versions than in {first.source}: {', '.join(differing)}")
     return tuple(dict.fromkeys(warnings))
+
+
+def _of_the_runs_machine(microbench: dict[str, Any], source: str, run: Observation) -> None:
+    """Microbenchmarks are of the machine that ran.
+
+    Raises:
+        SpecError: they are of another one.
+    """
+    measured = run_machine(microbench, source)
+    for name in ("gpu", "cpu", "cores"):
+        here, there = getattr(measured, name), getattr(run.machine, name)
+        if there is not None and here != there:
+            raise SpecError(
+                f"{source}: environment: {name} is {here!r}, but {there!r} in {run.source}: "
+                "microbenchmarks and runs are of one machine"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,6 +23,7 @@ from llm_perf.report.benchmark_log import BenchmarkLogRecord, parse_benchmark_lo
 
 _LATENCIES = ("prefill_latency_s", "decode_latency_s", "total_latency_s")
 _THROUGHPUT = "throughput_tokens_per_s"
+_BEYOND = "cells beyond the header"
 _SHARES = ("weights", "kv_cache", "hidden")
 _TIERS = {"gpu": (1.0, 0.0, 0.0), "cpu": (0.0, 1.0, 0.0), "nvme": (0.0, 0.0, 1.0), "disk": (0.0, 0.0, 1.0)}
 _DEEPSPEED_NAME = re.compile(
@@ -49,7 +51,7 @@ def log_observations(path: Path, gpu: str | None, host: str | None) -> list[Obse
         raise SpecError(f"{path}: is empty")
     found: list[Observation] = []
     seen: dict[BenchmarkLogRecord, int] = {}
-    for number, record in enumerate(parse_benchmark_log(text), 1):
+    for number, record in enumerate(_records(text, path), 1):
         source = f"{path}: record {number}"
         if record in seen:
             raise SpecError(
@@ -66,6 +68,13 @@ def log_observations(path: Path, gpu: str | None, host: str | None) -> list[Obse
         _check_sum(measured, source)
         found.append(_observation(source, scenario, measured))
     return found
+
+
+def _records(text: str, path: Path) -> list[BenchmarkLogRecord]:
+    try:
+        return parse_benchmark_log(text)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 def _run_of_name(path: Path, gpu: str | None) -> Run:
@@ -123,13 +132,18 @@ def csv_observations(path: Path, gpu: str | None, host: str | None) -> list[Obse
     Raises:
         SpecError: a column is unknown or missing, or a value cannot be.
     """
-    text = files.read_text(path)
-    rows = list(csv.DictReader(io.StringIO(text)))
+    text = files.read_text(path).removeprefix("\ufeff")  # spreadsheets mark UTF-8 so
+    table = csv.DictReader(io.StringIO(text), restkey=_BEYOND)
+    rows = list(table)
     if not rows:
         raise SpecError(f"{path}: is empty: expected a header and rows")
+    columns = list(table.fieldnames or ())
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise SpecError(f"{path}: column {twice!r} is there twice")
     types = {one.name: str(one.type) for one in fields(Run)}
     known = {*types, *_LATENCIES, _THROUGHPUT, "host"} - {"machine"}
-    unknown = [column for column in rows[0] if column not in known]
+    unknown = [column for column in columns if column not in known]
     if unknown:
         raise SpecError(
             f"{path}: column {unknown[0]!r} is unknown; times are in seconds ({', '.join(_LATENCIES)}), "
@@ -138,6 +152,10 @@ def csv_observations(path: Path, gpu: str | None, host: str | None) -> list[Obse
     found, seen = [], dict[str, int]()
     for number, row in enumerate(rows, 2):
         source = f"{path}:{number}"
+        if _BEYOND in row:
+            raise SpecError(
+                f"{source}: has {len(columns) + len(row[_BEYOND])} cells, the header {len(columns)} columns"
+            )
         key = repr(sorted(row.items(), key=str))
         if key in seen:
             raise SpecError(f"{source}: is row {seen[key]} again: the same run is given twice")
@@ -169,12 +187,23 @@ def _csv_row(
     if row.get(_THROUGHPUT) not in (None, ""):
         throughput = positive(source, _THROUGHPUT, _number(row[_THROUGHPUT]))
         measured.setdefault("total", run.batch_size * run.gen_len / throughput)
+    if run.gen_len == 1 and (more := measured.pop("decode", 0.0) or _beyond_prefill(measured)):
+        raise SpecError(
+            f"{source}: gen_len = 1 has no decode steps, but {more:g} s are given beside the prefill"
+        )
     if not measured:
         raise SpecError(
             f"{source}: no time is given: one of {', '.join((*_LATENCIES, _THROUGHPUT))} is needed"
         )
     _check_sum(measured, source)
     return _observation(source, scenario, measured)
+
+
+def _beyond_prefill(measured: Mapping[str, float]) -> float:
+    """Seconds of the total that the prefill leaves, where that is more than rounding."""
+    total = measured.get("total", 0.0)
+    left = total - measured.get("prefill", total)
+    return left if left > 0.1 * total else 0.0
 
 
 def _setting(name: str, kind: str, value: str, source: str) -> Any:
@@ -219,7 +248,13 @@ def _number(text: Any) -> Any:
 
 
 def _check_sum(measured: Mapping[str, float], source: str) -> None:
-    """Prefill and decode make up the total, unless one of them has another unit."""
+    """Prefill and decode make up the total, and neither is more, unless one of them has another unit."""
+    for phase in ("prefill", "decode"):
+        if measured.get(phase, 0.0) > measured.get("total", math.inf) * 1.1:
+            raise SpecError(
+                f"{source}: {phase}_latency_s = {measured[phase]:g} is more than total_latency_s = "
+                f"{measured['total']:g}: is one of them in another unit?"
+            )
     if len(measured) == 3:
         parts, total = measured["prefill"] + measured["decode"], measured["total"]
         if not 0.9 < parts / total < 1.1:

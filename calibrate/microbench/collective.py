@@ -52,7 +52,16 @@ def measure(device: Any, limit_s: float) -> list[dict[str, Any]]:
         for process in processes:
             process.kill()
             process.wait()
-    return json.loads(output.splitlines()[-1]) if output.strip() else []
+    return _records_of(output)
+
+
+def _records_of(output: str) -> list[dict[str, Any]]:
+    """What the first rank printed last; nothing where it ended before it did, whatever libraries printed."""
+    try:
+        found = json.loads((output.splitlines() or [""])[-1])
+    except json.JSONDecodeError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _ranks(device: Any, cores: int) -> int:

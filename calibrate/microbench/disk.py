@@ -20,22 +20,36 @@ _THREADS = (1, 4)
 
 def items(folder: Path) -> Iterator[Item]:
     """Reads and writes of 8 MiB, in order, over a file of 128 MiB."""
+    direct = _direct(folder)
     for direction in ("read", "write"):
         for threads in _THREADS:
-            settings = {"direction": direction, "block_bytes": _BLOCK, "threads": threads}
+            settings = {"direction": direction, "block_bytes": _BLOCK, "threads": threads, "direct": direct}
             work = {"bytes": float(_BLOCK * threads)}
             yield Item("disk", settings, work, lambda d=direction, t=threads: _prepare(folder, d, t))  # type: ignore[misc]
 
 
+def _direct(folder: Path) -> bool:
+    """Whether the folder's disk is reached past the page cache; what else is wrong with it each item says."""
+    try:
+        return _File(folder).direct
+    except OSError:
+        return False
+
+
 class _File:
-    """A file without a name, so that nothing is left of it whatever happens; opened past the page cache if possible."""
+    """A file without a name, so that nothing is left of it whatever happens; opened past the page cache if possible.
+
+    ``direct`` is False where it was not: what is measured then is memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         path = folder / f".llm-perf-disk-{os.getpid()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        self.direct = hasattr(os, "O_DIRECT")
         try:
             self.descriptor = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o600)
         except OSError:  # tmpfs and some network file systems know no direct I/O
+            self.direct = False
             self.descriptor = os.open(path, flags, 0o600)
         path.unlink()
         self._close = weakref.finalize(self, os.close, self.descriptor)

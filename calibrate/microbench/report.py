@@ -44,6 +44,10 @@ def print_microbench(record: dict[str, Any]) -> None:
     failed = [
         Text(f"{_TITLES.get(kind, kind)}, {count} sizes: {why}") for (kind, why), count in reasons.items()
     ]
+    if any(item["settings"].get("direct") is False for item in record["items"]):
+        failed.append(
+            Text("disk: the folder knows no direct I/O, so this is the page cache; a fit passes it over")
+        )
     disturbed = sum(bool(item.get("disturbed")) for item in record["items"])
     said = Text(
         f"{record['environment']['device']['name']}, {record['spent_s']:.0f} of {record['budget_s']:.0f} s; "

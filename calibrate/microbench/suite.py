@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -24,6 +25,7 @@ from calibrate.microbench import (
 )
 from calibrate.microbench.sampler import TARGET, Clock, Item, Samples, median_uncertainty, sample
 from calibrate.run.progress import Progress
+from llm_perf.config import files
 from llm_perf.errors import EnvironmentFailure, OutputError, SpecError
 
 SCHEMA_VERSION = 1
@@ -226,9 +228,7 @@ def microbench(
     require_extra("llm-perf calibrate --microbench")
     if not budget_s >= LEAST_BUDGET_S:
         raise SpecError(f"--budget {budget_s:g}: expected at least {LEAST_BUDGET_S:g} seconds")
-    target = Path(out or f"microbench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json")
-    if not target.parent.is_dir():
-        raise OutputError(f"--out {str(target)!r}: there is no folder {str(target.parent)!r}")
+    target = _target(out)
     prepare_process(1)
     progress = Progress()
     with (
@@ -251,4 +251,27 @@ def microbench(
         part.replace(target)
     except OSError as error:
         raise OutputError(f"--out {str(target)!r}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
     return record | {"file": str(target)}  # type: ignore[no-any-return]
+
+
+def _target(out: str | None) -> Path:
+    """The file to write, refused before anything is measured where it cannot be one.
+
+    Raises:
+        OutputError: it is no .json, a folder, or its folder does not exist.
+    """
+    if out is None:
+        return Path(f"microbench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json")
+    target = files.expanded(out)
+    if target.suffix != ".json":
+        raise OutputError(f"--out {out!r}: microbenchmarks are a .json file")
+    try:
+        missing = target.is_dir() or not target.parent.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise OutputError(f"--out {out!r}: cannot be written: {error.strerror or error}") from None
+    if missing:
+        raise OutputError(f"--out {out!r}: there is no folder {str(target.parent)!r}, or it is one itself")
+    return target

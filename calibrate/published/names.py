@@ -27,6 +27,7 @@ GPU_ALIASES: Mapping[str, str] = MappingProxyType(
         "a100_80gb": "A100-SXM-80GB",
         "A100-SXM-80GB (Selene)": "A100-SXM-80GB",
         "A100-SXM-80GB (Selene, DGX A100, 8x HDR IB)": "A100-SXM-80GB",
+        "MI250X (1 GCD)": "MI250X-GCD-64GB",
         "DGX-H100": "H100-SXM-80GB",
         "DGX-B200": "B200-180GB",
         "DGX-B300": "B300-SXM",
@@ -36,8 +37,8 @@ GPU_ALIASES: Mapping[str, str] = MappingProxyType(
 )
 """What the tables call a GPU, and the spec that it is.
 
-A GPU that the source does not name for sure ("H100 (inferred)"), half a board and mixed boards have no spec,
-so they are nobody's neighbour.
+A GPU that the source does not name for sure ("H100 (inferred)") and mixed boards have no spec, so they are nobody's
+neighbour.
 """
 
 _MODEL_ALIASES = {"llm-analysis/test-13b (GPT-13B)": "llm-analysis/test-13b"}

@@ -15,12 +15,12 @@ from llm_perf.config.base import GIB
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
-from llm_perf.config.profiles import load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Tier, Workload
 from llm_perf.errors import DoesNotFitError
 from llm_perf.report.benchmark_log import cache_bytes, format_benchmark_log, hidden_bytes, model_bytes
 from llm_perf.report.inference_json import result_object
+from llm_perf.systems.profiles import checked_profile
 
 _SYSTEMS = {"zero_inference": "zero_inference", "transformers": "resident"}
 
@@ -143,7 +143,7 @@ def build_run_scenario(
 
 def _profiled(scenario: Scenario, name: str | None) -> Scenario:
     """The scenario under a profile; what memory is free is known better now than when the profile was made."""
-    found = load_profile(name).apply(scenario)
+    found = checked_profile(name).apply(scenario)
     gpu, host = scenario.gpu, scenario.host
     return found.replace(
         gpu=found.gpu.replace(memory_gib=gpu.memory_gib, usable_memory_gib=gpu.usable_memory_gib),

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
-from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
@@ -20,6 +19,7 @@ from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, resolve_system
+from llm_perf.systems.profiles import checked_profile
 from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
 
@@ -104,7 +104,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         SpecError: unknown names, or settings that contradict each other.
     """
     model = get_model_config_by_name(inputs.model)
-    profile = profiles.load_profile(inputs.profile)
+    profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
     gpu = get_gpu_config_by_name(inputs.gpu) if own_gpu is None else own_gpu
     host = _host(inputs, gpu, None if own_gpu is None else profile.own_host())

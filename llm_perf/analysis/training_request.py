@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llm_perf.config import profiles
 from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
@@ -15,6 +14,7 @@ from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, Paralle
 from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
+from llm_perf.systems.profiles import checked_profile
 from llm_perf.systems.training.framework import Framework, get_framework
 
 DEFAULT_FRAMEWORK = "megatron"
@@ -120,7 +120,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     if host_name is None:
         raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     framework = get_framework(inputs.framework)
-    profile = profiles.load_profile(inputs.profile)
+    profile = checked_profile(inputs.profile)
     host = profile.apply_to_host(get_host_config_by_name(host_name), framework.name)
     parallelism = training_parallelism(inputs)
     return TrainingScenario(

@@ -12,6 +12,9 @@ import click
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
 from llm_perf.errors import DoesNotFitError, SpecError
 
+_FLAG_NAMES = {"model_name": "model", "num_gpus_per_node": "num-gpus", "output_file": "log-file"}
+"""Flags whose fields have another name."""
+
 _UNSET: dict[str, Any] = {"default": None}
 
 
@@ -102,9 +105,24 @@ def calibrate(
     --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead.
     """
     del local_rank
+    given = {name: value for name, value in flags.items() if value is not None}
+    modes = {"run": run_it, "read-log": log_to_read is not None, "microbench": run_microbench, "fit": fit_it}
+    others = {
+        "budget": budget,
+        "out": out,
+        "gpu": gpu,
+        "host": host,
+        "hostfile": hostfile,
+        "train": train or None,
+    }
+    _check_mode(
+        [name for name, wanted in modes.items() if wanted],
+        [*given, *(name for name, value in others.items() if value is not None)],
+    )
+    if runs and not fit_it:
+        raise SpecError(f"{runs[0]!r}: files of runs are for --fit")
     if log_to_read is not None:
         return _read_log(log_to_read, as_json)
-    given = {name: value for name, value in flags.items() if value is not None}
     if run_microbench:
         from llm_perf.cli import calibration
 
@@ -113,8 +131,6 @@ def calibrate(
         from llm_perf.cli import calibration
 
         return calibration.fit(runs, out, {"gpu": gpu, "host": host}, as_json)
-    if runs:
-        raise SpecError(f"{runs[0]!r}: files of runs are for --fit")
     if not run_it:
         raise SpecError("nothing to do: pass --run, --microbench, --fit RUNS, or --read-log FILE")
     if train:
@@ -123,6 +139,29 @@ def calibrate(
     if misplaced is not None:
         raise SpecError(f"--{misplaced.replace('_', '-')} describes a training run: pass --train with it")
     return _run(given, hostfile, as_json)
+
+
+_FLAGS_OF = {
+    "read-log": (),
+    "microbench": ("device", "dtype", "offload_dir", "allow_concurrent", "budget", "out"),
+    "fit": ("gpu", "host", "out"),
+}
+_NOT_OF_A_RUN = ("budget", "out", "gpu", "host")
+
+
+def _check_mode(modes: list[str], given: list[str]) -> None:
+    """One thing at a time, with flags that belong to it.
+
+    Raises:
+        SpecError: two things are asked for at once, or a flag says nothing about what is.
+    """
+    if len(modes) > 1:
+        raise SpecError(f"one at a time: --{modes[0]} or --{modes[1]}")
+    mode = modes[0] if modes else ""
+    known = _FLAGS_OF.get(mode)
+    for name in given if modes else ():
+        if name in _NOT_OF_A_RUN if known is None else name not in known:
+            raise SpecError(f"--{_FLAG_NAMES.get(name, name.replace('_', '-'))} says nothing about --{mode}")
 
 
 def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
@@ -162,7 +201,13 @@ def _read_log(file: str, as_json: bool) -> int:
     from llm_perf.config import files
     from llm_perf.report.benchmark_log import parse_benchmark_log
 
-    records = [asdict(record) for record in parse_benchmark_log(files.read_text(Path(file)))]
+    text = files.read_text(Path(file))
+    try:
+        records = [asdict(record) for record in parse_benchmark_log(text)]
+    except SpecError as error:
+        raise SpecError(f"{file}: {error}") from None
+    if not records:
+        raise SpecError(f"{file}: is empty")
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "file": file, "records": records}, allow_nan=False))
         return 0

@@ -33,12 +33,12 @@ def compare(
     """
     from calibrate.compare.inputs import read_measured
     from calibrate.compare.runs import compare_runs
-    from llm_perf.config.profiles import load_profile
     from llm_perf.report.compare_text import compare_report
+    from llm_perf.systems.profiles import checked_profile
 
     if plot_folder is not None:
         check_folder(plot_folder)
-    chosen = load_profile(profile)
+    chosen = checked_profile(profile)
     measured, rejected = read_measured(runs, gpu, host)
     found = compare_runs(measured, chosen, rejected).as_dict()
     if plot_folder is not None:

@@ -66,9 +66,9 @@ def _profiled_gpu(profile: Any) -> tuple[str, ...]:
     """The machine that a profile was fitted on; nothing without a profile, or where it does not say."""
     if not isinstance(profile, str):
         return ()
-    from llm_perf.config.profiles import load_profile
+    from llm_perf.systems.profiles import checked_profile
 
-    calibration = load_profile(profile).calibration
+    calibration = checked_profile(profile).calibration
     return () if calibration is None else (calibration.machine.gpu,)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from llm_perf.config.loading import known_names
-from llm_perf.config.profiles import Profile, load_profile, own_profiles, user_folder
+from llm_perf.config.profiles import Profile, own_profiles, user_folder
 from llm_perf.errors import SpecError
 from llm_perf.report import profile_text
+from llm_perf.systems.profiles import checked_profile
 
 
 @click.group("profiles")
@@ -26,7 +27,7 @@ def list_(as_json: bool) -> None:
     for name, where in _all().items():
         try:
             rows.append(
-                profile_text.summary(load_profile(where if where != "bundled" else name))
+                profile_text.summary(checked_profile(where if where != "bundled" else name))
                 | {"name": name, "where": where}
             )
         except SpecError as error:
@@ -78,7 +79,7 @@ def _all() -> dict[str, str]:
 
 
 def _given(name: str) -> Profile:
-    profile = load_profile(name)
+    profile = checked_profile(name)
     if profile.name == "none":
         raise SpecError("'none' is no profile: it says that none is applied")
     return profile

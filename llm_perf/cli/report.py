@@ -150,12 +150,12 @@ def _measured_views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
     from calibrate.compare.inputs import read_measured
     from calibrate.compare.runs import compare_runs
     from calibrate.nearest import nearest_run
-    from llm_perf.config.profiles import load_profile
     from llm_perf.explore.view import Measured, Prediction, prediction_view
+    from llm_perf.systems.profiles import checked_profile
 
     measured, rejected = read_measured([name])
     notes = tuple(f"{one.source} is left out: {one.reason}" for one in rejected)
-    for row in compare_runs(measured, load_profile(profile), rejected).rows:
+    for row in compare_runs(measured, checked_profile(profile), rejected).rows:
         beside = Measured(
             row.run.observation.source,
             dict(row.run.observation.measured_s),

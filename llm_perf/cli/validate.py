@@ -37,12 +37,13 @@ def validate(
         return _leave_out(system, gpu, leave_out, as_json)
     from calibrate.validate import validate as compare_all
     from llm_perf.cli.compare import check_folder, draw
-    from llm_perf.config.profiles import NO_PROFILE, load_profile
+    from llm_perf.config.profiles import NO_PROFILE
     from llm_perf.report.validation_text import validation_report
+    from llm_perf.systems.profiles import checked_profile
 
     if plot_folder is not None:
         check_folder(plot_folder)
-    chosen = load_profile(profile)
+    chosen = checked_profile(profile)
     found = compare_all(system, gpu, None if chosen is NO_PROFILE else chosen.apply_where_fitted).as_dict()
     if plot_folder is not None:
         from llm_perf.report.plots.figures import validation_figures

@@ -32,6 +32,18 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def expanded(name: str | Path) -> Path:
+    """The path of a name, ``~`` and ``~user`` filled in.
+
+    Raises:
+        SpecError: there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise SpecError(f"{name}: {error}") from None
+
+
 def read_text(path: Path) -> str:
     """The text of a file.
 

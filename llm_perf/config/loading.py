@@ -101,20 +101,13 @@ def load_spec(kind: str, spec: type[S], name: str) -> S:
     if not isinstance(name, str) or not name.strip():
         raise SpecError(f"{kind} name must be text, got {name!r}")
     if files.looks_like_path(name):
-        return _from_file(kind, spec, _expanded(name))
+        return _from_file(kind, spec, files.expanded(name))
     try:
         return cast("S", _bundled(kind, spec, resolve_name(kind, name)))  # lru_cache forgets the type
     except UnknownNameError:
         if files.is_file(Path(name)):
             return _from_file(kind, spec, Path(name))
         raise
-
-
-def _expanded(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:  # no such user
-        raise SpecError(f"{name}: {error}") from None
 
 
 def _from_file(kind: str, spec: type[S], path: Path) -> S:
@@ -134,7 +127,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     if isinstance(name_or_path, str) and _is_model_file(name_or_path):
         from llm_perf.config import huggingface
 
-        return huggingface.load_model_file(_expanded(name_or_path))
+        return huggingface.load_model_file(files.expanded(name_or_path))
     try:
         return load_spec("model", ModelConfig, name_or_path)
     except UnknownNameError:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm_perf.config.base import Name, Spec
 from llm_perf.config.calibration import Calibration
@@ -41,6 +41,24 @@ class Profile(Spec):
     gpu: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _provenance_can_be_shown(self) -> Profile:
+        made = self.provenance  # ValueErrors are what pydantic turns into lines with file and field
+        if not isinstance(made.get("runs") or [], list):
+            raise ValueError(f"provenance.runs must be a list, got {made['runs']!r}")  # noqa: TRY004
+        for table, fields in (
+            ("residuals", ("median_abs_error", "max_abs_error", "bias")),
+            ("parameters", ("standard_error",)),
+        ):
+            entries = made.get(table) or {}
+            if not isinstance(entries, dict):
+                raise ValueError(f"provenance.{table} must be a mapping, got {entries!r}")  # noqa: TRY004
+            for name, entry in entries.items():
+                numbers = [entry.get(field) if isinstance(entry, dict) else None for field in fields]
+                if entry and not all(isinstance(number, (int, float)) for number in numbers):
+                    raise ValueError(f"provenance.{table}.{name} must have {', '.join(fields)} as numbers")
+        return self
 
     def own_gpu(self, name: str | None) -> GPUConfig | None:
         """The device that this profile describes as a whole, if it has that name, or none is given.
@@ -189,12 +207,19 @@ def load_profile(name: str | None) -> Profile:
     if name is None or name.lower() == "none":
         return NO_PROFILE
     if looks_like_path(name):
-        return load_spec("profile", Profile, name)
+        return _loaded(name)
     own = own_profiles()
     found = {normalise(stem): path for stem, path in own.items()}.get(normalise(name))
     if found is not None:
-        return load_spec("profile", Profile, str(found))
+        return _loaded(str(found))
     try:
-        return load_spec("profile", Profile, name)
+        return _loaded(name)
     except UnknownNameError as error:
         raise UnknownNameError("profile", name, dict.fromkeys((*own, *error.known))) from None
+
+
+def _loaded(name: str) -> Profile:
+    profile = load_spec("profile", Profile, name)
+    if profile.name.lower() == "none":
+        raise SpecError(f"{name}: name: 'none' says that no profile is applied, so none can have that name")
+    return profile

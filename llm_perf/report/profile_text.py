@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from llm_perf.config.profiles import Profile
@@ -25,17 +26,19 @@ def summary(profile: Profile) -> dict[str, Any]:
 
 
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """A table of profiles."""
-    lines = [f"{'profile':<24}{'machine':<34}{'runs':>5}{'90 % total':>12}  where"]
+    """A table of profiles; where those are that are not bundled stands below it."""
+    lines = [f"{'profile':<26}{'machine':<30}{'runs':>5}{'90 %':>9}  where"]
     for row in rows:
         if "error" in row:
-            lines.append(f"{row['name']:<24}cannot be read: {row['error']}")
+            lines += _wrapped(_cut(row["name"], 25), f"cannot be read: {row['error']}", 26)
             continue
         width = "-" if row["interval_total"] is None else f"x/: {math.exp(row['interval_total']):.2f}"
+        where = "bundled" if row["where"] == "bundled" else "own"
         lines.append(
-            f"{_cut(row['name'], 23):<24}{_cut(row['machine'] or '-', 33):<34}{row['runs']:>5}{width:>12}  {row['where']}"
+            f"{_cut(row['name'], 25):<26}{_cut(row['machine'] or '-', 29):<30}{row['runs']:>5}{width:>9}  {where}"
         )
-    return lines
+    folders = {str(Path(row["where"]).parent) for row in rows if row["where"] != "bundled"}
+    return [*lines, *(f"own: {folder}" for folder in sorted(folders))]
 
 
 def _cut(text: str, width: int) -> str:
@@ -74,15 +77,18 @@ def show_lines(profile: Profile) -> list[str]:
     for name, value in flat(profile).items():
         error = errors_of.get(name)
         spread = f"  +-{error['standard_error']:.0%}" if error else ""
-        lines.append(f"  {name:<58} {_value(value)}{spread}")
+        if isinstance(value, str):
+            lines += [f"  {name}", *_wrapped("", value, 4)]
+        else:
+            lines.append(f"  {name:<58} {_value(value)}{spread}")
     return lines
 
 
-def _wrapped(title: str, text: str) -> list[str]:
+def _wrapped(title: str, text: str, indent: int = 16) -> list[str]:
     return textwrap.wrap(
-        f"{title:<16}{text}",
+        f"{title:<{indent}}{text}",
         _WIDTH,
-        subsequent_indent=" " * 16,
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -156,15 +162,29 @@ def diff_lines(one: Profile, other: Profile, found: list[tuple[str, Any, Any]]) 
     """What differs between two profiles."""
     if not found:
         return [f"{one.name} and {other.name} set the same values"]
-    lines = [f"{'':<50}{_cut(one.name, 12):>13}{_cut(other.name, 12):>13}"]
+    lines = []
+    for title, profile in (("one", one), ("other", other)):
+        machine = None if profile.calibration is None else profile.calibration.machine.gpu
+        said = "written by hand" if machine is None else f"fitted on {machine}"
+        lines += _wrapped(title, f"{profile.name}, {said}", 8)
+    lines.append(f"{'':<50}{'one':>11}{'other':>11}")
     for name, left, right in found:
+        if isinstance(left, str) or isinstance(right, str):
+            lines += [name, *_wrapped("  one", _value(left), 10), *_wrapped("  other", _value(right), 10)]
+            continue
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float)) and left
-        change = f" {right / left - 1:+.0%}" if numbers else ""
-        lines.append(f"{_cut(name, 49):<50}{_value(left):>13}{_value(right):>13}{change}")
+        change = f"{_change(right / left):>8}" if numbers else ""
+        lines.append(f"{_cut(name, 49):<50}{_value(left):>11}{_value(right):>11}{change}")
     return lines
+
+
+def _change(ratio: float) -> str:
+    if ratio < 10:
+        return f"{ratio - 1:+.0%}"
+    return f"x{ratio:.0f}" if ratio < 1e6 else "x1e6+"
 
 
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else _cut(str(value), 60)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

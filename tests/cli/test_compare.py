@@ -107,6 +107,34 @@ def test_repeats_of_a_configuration_share_a_line(llm_perf, tmp_path):
         assert len(lines) == len(set(lines)) == 18, name
 
 
+def test_a_figure_that_leaves_runs_out_says_so(llm_perf):
+    """The bars of 18 configurations are drawn; of many GPUs and models the first panels."""
+    pytest.importorskip("matplotlib")
+    from llm_perf.report.plots.figures import comparison_figures
+
+    found = llm_perf("compare", str(RUNS), "--json").json
+    runs = [run | {"memory_bytes": dict(run["memory_bytes"])} for run in found["runs"]]
+    few = comparison_figures(found | {"runs": runs[:3]})
+    many = comparison_figures(
+        found
+        | {
+            "runs": [
+                run | {"model": f"model-{n}", "roofline": run["roofline"] | {"gpu": f"gpu-{n}"}}
+                for n, run in enumerate((runs * 20)[:20])
+            ]
+        }
+    )
+    said = {
+        "memory": "the first 18 of 20 configurations",
+        "breakdown": "the first 18 of 20 configurations",
+        "roofline": "the first 4 of 20 GPUs",
+        "decode_context": "the first 9 of 20 models",
+    }
+    for name, text in said.items():
+        assert "the first" not in few[name].get_suptitle()
+        assert text in many[name].get_suptitle()
+
+
 def test_figures_that_the_runs_have_nothing_for_are_left_out(llm_perf, table, tmp_path):
     pytest.importorskip("matplotlib")
     assert llm_perf("compare", str(table), "--plot", str(tmp_path / "figures")).code == 0
@@ -123,6 +151,25 @@ def test_disturbed_runs_are_left_out_with_the_evidence(llm_perf, tmp_path):
     found = llm_perf("compare", str(tmp_path), "--json").json
     assert len(found["runs"]) == 1
     assert "others used the machine's cores" in found["rejected"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "mentioned"),
+    [
+        ("measured", "peak_gpu_memory_bytes", "much", "measured.peak_gpu_memory_bytes = 'much'"),
+        ("measured", "peak_gpu_memory_bytes", -1, "measured.peak_gpu_memory_bytes = -1"),
+        ("measured", "peak_gpu_memory_reserved_bytes", float("nan"), "peak_gpu_memory_reserved_bytes = nan"),
+        ("machine", "baseline_rss_bytes", [], "machine.baseline_rss_bytes = []"),
+        (None, "measured", "fast", "measured = 'fast': expected an object"),
+    ],
+)
+def test_sizes_that_cannot_be_name_file_and_field(llm_perf, tmp_path, part, name, value, mentioned):
+    record = json.loads((RUNS / "opt-125m-plain.json").read_text())
+    (record if part is None else record[part])[name] = value
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    error = llm_perf("compare", str(tmp_path / "run.json"), "--json").error
+    assert "run.json: " in error
+    assert mentioned in error
 
 
 @pytest.mark.parametrize(

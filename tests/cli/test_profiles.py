@@ -180,6 +180,23 @@ def test_show_and_diff(llm_perf: Any, profile: Path, folder: Path) -> None:
         (("calibrate", "--microbench", "--budget", "soon"), "--budget = 'soon'"),
         (("calibrate", "--microbench", "--budget", "0"), "--budget 0"),
         (("calibrate", "--microbench", "--out", "no/such/m.json"), "there is no folder"),
+        (("calibrate", "--microbench", "--out", "."), "are a .json file"),
+        (("calibrate", "--microbench", "--out", f"{'long' * 99}.json"), "name too long"),
+        (
+            ("calibrate", "--fit", "missing.json", "--out", "none.yaml"),
+            "'none' says that no profile is applied",
+        ),
+        (("calibrate", "--fit", "missing.json", "--out", "~no-such-user/p.yaml"), "home directory"),
+        (("calibrate", "--fit", "missing.json", "--out", f"{'long' * 99}.yaml"), "name too long"),
+        (("calibrate", "--fit", f"{'long' * 99}.json"), "cannot be read"),
+        (("calibrate", "--fit", "~no-such-user/run.json"), "home directory"),
+        (("calibrate", "--fit", "a.json", "--microbench"), "one at a time: --microbench or --fit"),
+        (("calibrate", "--run", "--read-log", "a.log"), "one at a time: --run or --read-log"),
+        (("calibrate", "--fit", "a.json", "--batch-size", "4"), "--batch-size says nothing about --fit"),
+        (("calibrate", "--fit", "a.json", "--model", "opt-125m"), "--model says nothing about --fit"),
+        (("calibrate", "--microbench", "--gpu", "t4"), "--gpu says nothing about --microbench"),
+        (("calibrate", "--run", "--budget", "5s"), "--budget says nothing about --run"),
+        (("calibrate", "--microbench", "run.json"), "'run.json': files of runs are for --fit"),
         (("profiles", "show", "no-such"), "unknown profile 'no-such'"),
         (("profiles", "show", "none"), "is no profile"),
         (("profiles", "diff", "none", "none"), "is no profile"),
@@ -191,6 +208,81 @@ def test_show_and_diff(llm_perf: Any, profile: Path, folder: Path) -> None:
 def test_bad_input_is_one_line(llm_perf: Any, folder: Path, arguments: tuple[str, ...], said: str) -> None:
     assert said in llm_perf(*arguments).error
     assert not list(folder.iterdir())  # nothing half-written
+
+
+def test_what_profiles_and_fits_print_fits_80_columns(
+    llm_perf: Any, runs: Path, profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = folder / "own"
+    own.mkdir()
+    monkeypatch.setenv("LLM_PERF_PROFILES", "own")
+    (own / "mine.yaml").write_text(profile.read_text().replace("name: here", "name: mine", 1))
+    (own / "a-name-that-is-longer-than-its-column.yaml").write_text("name: x\ngpu: 5\n")
+    for arguments in (
+        ("profiles", "list"),
+        ("profiles", "show", "mine"),
+        ("profiles", "diff", "mine", "example-epyc-2-cores"),
+        ("calibrate", "--fit", str(runs), "--out", "p.yaml"),
+    ):
+        shown = llm_perf(*arguments)
+        assert shown.code == 0
+        assert [line for line in shown.out.splitlines() if len(line) > 80] == []
+
+
+def test_a_difference_of_machines_is_said_and_text_is_not_cut(llm_perf: Any, profile: Path) -> None:
+    lines = llm_perf("profiles", "diff", str(profile), "example-epyc-2-cores").out.splitlines()
+    assert lines[0] == "one     here, fitted on this CPU (Test CPU, 2 cores)"
+    assert lines[1] == "other   example-epyc-2-cores, fitted on this CPU (AMD EPYC, 2 cores)"
+    place = lines.index("gpu.name")
+    assert lines[place + 1 : place + 3] == [
+        "  one     this CPU (Test CPU, 2 cores)",
+        "  other   this CPU (AMD EPYC, 2 cores)",
+    ]
+
+
+BROKEN_PROFILES = [
+    ("name: x\nsystem_constants: {resident: {pyton_us: 1.0}}\n", "resident has no constant 'pyton_us'"),
+    ("name: x\nsystem_constants: {residnt: {step_ms: 1.0}}\n", "there is no system 'residnt'"),
+    ("name: None\n", "name: 'none' says that no profile is applied"),
+    ("name: x\nprovenance: {runs: 5}\n", "provenance.runs must be a list"),
+    ("name: x\nprovenance: {residuals: {total: {bias: low}}}\n", "provenance.residuals.total must have"),
+    ("name: x\nprovenance: {parameters: [1]}\n", "provenance.parameters must be a mapping"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN_PROFILES)
+def test_a_fault_in_a_profile_is_named_wherever_it_is_given(
+    llm_perf: Any, folder: Path, text: str, said: str
+) -> None:
+    (folder / "p.yaml").write_text(text)
+    for arguments in (
+        ("profiles", "show", "p.yaml"),
+        ("profiles", "diff", "p.yaml", "example-epyc-2-cores"),
+        ("infer", "--model", "opt-125m", "--gpu", "t4", "--profile", "p.yaml"),
+        ("validate", "--profile", "p.yaml"),
+    ):
+        error = llm_perf(*arguments).error
+        assert "p.yaml" in error
+        assert said in error
+
+
+def test_a_device_that_a_profile_describes_is_checked_on_whatever_machine_it_is_used(
+    llm_perf: Any, profile: Path, folder: Path
+) -> None:
+    """On another machine its rates are not applied, so that a fault in them would pass unseen."""
+    text = profile.read_text()
+    assert "flops_efficiency: 1.0" in text
+    for written, said in (("-0.2", "flops_efficiency"), ("fast", "flops_efficiency")):
+        (folder / "p.yaml").write_text(
+            text.replace("flops_efficiency: 1.0", f"flops_efficiency: {written}", 1)
+        )
+        for arguments in (
+            ("profiles", "show", "p.yaml"),
+            ("infer", "--model", "opt-125m", "--gpu", "t4", "--profile", "p.yaml"),
+        ):
+            error = llm_perf(*arguments).error
+            assert "p.yaml" in error
+            assert said in error
 
 
 def test_a_broken_profile_is_listed_as_such(

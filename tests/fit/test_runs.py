@@ -130,12 +130,23 @@ def test_empty_and_truncated_files(written: Callable[..., Path], record: dict[st
         (("raw", "loops", 0, "total_s"), None, "raw.loops[0].total_s = None"),
         (("raw", "loops", 2, "prefill_s"), "fast", "raw.loops[2].prefill_s = 'fast'"),
         (("raw", "loops", 2, "decode_steps_s"), [0.01, float("nan")], "raw.loops[2].decode_steps_s[1] = nan"),
+        (("raw", "loops", 2, "decode_steps_s"), 0.01, "raw.loops[2].decode_steps_s = 0.01: expected a list"),
+        (("raw", "loops", 1), 0.2, "raw.loops[1]: expected the object of a repeat, found float"),
+        (("raw", "loops", 1), None, "raw.loops[1]: expected the object of a repeat, found NoneType"),
+        (("raw", "loops", 1, "others_cores"), "many", "raw.loops[1].others_cores = 'many'"),
+        (("run",), "opt-125m", "run = 'opt-125m': expected the settings"),
+        (("run", "gen_len"), "eight", "gen_len"),
+        (("run", "gen_len"), float("nan"), "gen_len"),
         (("run", "batch_size"), -4, "batch_size"),
         (("run", "model_name"), "no-such-model", "no-such-model"),
         (("run", "dtype"), None, "dtype"),
         (("environment",), None, "environment is missing"),
         (("machine", "gpu"), None, "gpu"),
         (("machine", "gpu", "hbm_bandwidth_gb_per_s"), -1, "hbm_bandwidth_gb_per_s"),
+        (("machine", "gpu", "efficiency"), "good", "machine.gpu: efficiency = 'good'"),
+        (("machine", "gpu", "efficiency", "collective"), [], "machine.gpu: collective = []"),
+        (("machine", "gpu", "efficiency", "collective", "alpha_us"), 3, "machine.gpu: alpha_us = 3"),
+        (("machine", "gpu", "efficiency", "collective", "alpha_us"), {"two": 3}, "alpha_us"),
     ],
 )
 def test_a_fault_names_file_and_field(
@@ -146,6 +157,15 @@ def test_a_fault_names_file_and_field(
         place = place[key]
     place[path[-1]] = value
     refused(written(record), "run.json", said)
+
+
+def test_a_total_that_leaves_no_time_for_its_steps(
+    written: Callable[..., Path], record: dict[str, Any]
+) -> None:
+    for loop in record["raw"]["loops"]:
+        loop["total_s"] = loop["wall_s"] = loop["prefill_s"]
+        loop["decode_steps_s"] = []
+    refused(written(record), "run.json: raw.loops: total_s", "leaves nothing for", "prefill_s")
 
 
 def test_units_that_slipped(written: Callable[..., Path], record: dict[str, Any], tmp_path: Path) -> None:
@@ -183,6 +203,67 @@ def test_runs_of_two_machines(written: Callable[..., Path], record: dict[str, An
     more = synthetic.run_record(MODEL, "transformers", 4, 64)
     more["environment"]["cpu"]["usable_cores"] = 16
     refused([written(record, "a.json"), written(more, "b.json")], "b.json: environment:", "16")
+
+
+def test_microbenchmarks_of_another_machine_than_the_runs(
+    written: Callable[..., Path], record: dict[str, Any], tmp_path: Path
+) -> None:
+    bench = synthetic.write_microbench(tmp_path)
+    assert read_runs([bench, written(record)]).microbench is not None
+    other = json.loads(bench.read_text())
+    other["environment"]["cpu"]["usable_cores"] = 64
+    refused([written(other, "other.json"), written(record)], "other.json: environment:", "64", "run.json")
+
+
+MICROBENCH_FAULTS = [
+    ((), "device", None, "device = None: expected cpu or cuda"),
+    ((), "dtypes", [], "dtypes = []"),
+    ((), "dtypes", None, "dtypes is missing"),
+    ((), "environment", None, "environment is missing"),
+    (("environment", "memory"), "total_bytes", -1, "environment.memory.total_bytes = -1"),
+    (("environment", "cpu"), "usable_cores", "two", "environment.cpu.usable_cores = 'two'"),
+    (("environment", "device"), "kind", None, "environment.device.kind is missing"),
+    (("items",), 0, None, "items[0]: expected an object, found NoneType"),
+    (("items", 0), "kind", None, "items[0].kind = None"),
+    (("items", 0), "settings", 5, "items[0].settings"),
+    (("items", 0), "median_s", None, "items[0].median_s = None"),
+    (("items", 0), "median_s", -1.0, "items[0].median_s = -1.0"),
+]
+
+
+@pytest.mark.parametrize(("path", "key", "value", "said"), MICROBENCH_FAULTS)
+def test_a_fault_in_microbenchmarks_names_file_and_field(
+    written: Callable[..., Path], tmp_path: Path, path: tuple[Any, ...], key: Any, value: Any, said: str
+) -> None:
+    bench = json.loads(synthetic.write_microbench(tmp_path).read_text())
+    place = bench
+    for step in path:
+        place = place[step]
+    place[key] = value
+    refused(written(bench, "bench.json"), "bench.json: ", said)
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, float("nan")])
+def test_whatever_stands_in_an_item_is_read_or_refused(
+    written: Callable[..., Path], tmp_path: Path, value: Any
+) -> None:
+    """Each field that the laws are fitted to, of one item of each kind."""
+    bench = json.loads(synthetic.write_microbench(tmp_path).read_text())
+    kinds = {item["kind"]: number for number, item in reversed(list(enumerate(bench["items"])))}
+    fields = {
+        "gemm": ("settings.m", "settings.k", "settings.n", "settings.dtype", "work.bytes"),
+        "attention_prefill": ("settings.length", "work.flops", "work.bytes"),
+        "attention_decode": ("work.flops", "work.bytes"),
+    }
+    assert set(fields) <= set(kinds)
+    for kind, names in fields.items():
+        for name in names:
+            broken = deepcopy(bench)
+            part, _, field = name.partition(".")
+            broken["items"][kinds[kind]][part][field] = value
+            if name == "settings.dtype" and value == "x":
+                continue  # a name like another
+            refused(written(broken, "bench.json"), f"bench.json: items[{kinds[kind]}].{name} = ")
 
 
 def test_other_versions_are_a_warning(written: Callable[..., Path], record: dict[str, Any]) -> None:
@@ -275,10 +356,39 @@ def test_a_table_is_runs(written: Callable[..., Path]) -> None:
         (CSV + "zero_inference,opt-30b,t4,1,512,32,shelf,205,\n", "weights = 'shelf'"),
         (CSV + "zero_inference,,t4,1,512,32,cpu,205,\n", "column 'model' is missing"),
         (CSV + "zero_inference,opt-30b,t4,1,512,32,cpu,205,\n" * 2, "runs.csv:3: is row 2 again"),
+        (
+            CSV + "zero_inference,opt-30b,t4,1,512,32,cpu,205,6,7,8\n",
+            "runs.csv:2: has 11 cells, the header 9",
+        ),
+        (
+            CSV
+            + "zero_inference,opt-30b,t4,1,512,32,cpu,205,6\nzero_inference,opt-30b,t4,2,512,32,cpu,9,2,1\n",
+            "runs.csv:3: has 10 cells, the header 9",
+        ),
+        (
+            CSV + "zero_inference,opt-30b,t4,1,512,32,cpu,205,300\n",
+            "prefill_latency_s = 300 is more than total",
+        ),
+        (
+            CSV + "zero_inference,opt-30b,t4,1,512,1,cpu,205,6.4\n",
+            "gen_len = 1 has no decode steps, but 198.6 s",
+        ),
+        ("system,model,model\nx,y,z\n", "runs.csv: column 'model' is there twice"),
     ],
 )
 def test_faults_of_tables(written: Callable[..., Path], text: str, said: str) -> None:
     refused(written(text, "runs.csv"), said)
+
+
+def test_a_table_of_a_spreadsheet_is_read(written: Callable[..., Path]) -> None:
+    path = written("\ufeff" + CSV + "zero_inference,opt-30b,t4,1,512,32,cpu,205,6.4\n", "runs.csv")
+    assert len(read_runs([path]).observations) == 1
+
+
+def test_a_log_that_is_none_is_named(written: Callable[..., Path]) -> None:
+    path = written("nothing of this kind", "ds-opt-30b-bs1-prompt512-gen32-n1x1-cpu.log")
+    with pytest.raises(SpecError, match=r"gen32-n1x1-cpu\.log: benchmark log, line 1"):
+        read_runs([path], gpu="t4")
 
 
 def test_other_files(written: Callable[..., Path]) -> None:

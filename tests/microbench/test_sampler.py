@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrate.fit import kernels
+from calibrate.microbench import disk
 from calibrate.microbench.sampler import Clock, Samples, median_uncertainty, sample
 from calibrate.run.devices import Device
 from llm_perf.errors import OutputError, SpecError
@@ -30,6 +34,37 @@ class FakeClock(Clock):
     def seconds(self, call: Any, inner: int, turn: int) -> float:
         del call, inner, turn
         return float(next(self._seconds))
+
+
+def test_a_disk_behind_the_page_cache_is_marked_and_no_rate_of_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without direct I/O answers with the memory's rate."""
+    opened = os.open
+
+    def without_direct(path: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return opened(path, flags, *rest)
+
+    assert {item.settings["direct"] for item in disk.items(tmp_path)} <= {True, False}
+    monkeypatch.setattr(os, "open", without_direct)
+    found = list(disk.items(tmp_path))
+    assert [item.settings["direct"] for item in found] == [False] * 4
+    assert not list(tmp_path.iterdir())
+    record = {
+        "device": "cpu",
+        "environment": {"disk": {"total_bytes": 1e12}},
+        "items": [
+            {"kind": "disk", "settings": item.settings, "work": item.work, "median_s": 1e-3} for item in found
+        ],
+    }
+    assert kernels._disk_fields(record) is None
+    for item in record["items"]:
+        item["settings"] = {**item["settings"], "direct": True}
+    fields = kernels._disk_fields(record)
+    assert fields is not None
+    assert fields["direct_read"]["gb_per_s"] > 1
 
 
 def test_steady_calls_need_few_samples() -> None:
@@ -172,3 +207,12 @@ def test_what_the_suite_refuses(tmp_path: Path) -> None:
             "cpu", budget_s=0, out=str(tmp_path / "bench.json"), folder=str(tmp_path), allow_concurrent=True
         )
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_ranks_that_end_early_give_no_collectives_whatever_they_printed() -> None:
+    from calibrate.microbench.collective import _records_of
+
+    assert _records_of("") == []
+    assert _records_of("a library says hello\n") == []
+    assert _records_of("hello\n3\n") == []
+    assert _records_of('hello\n[{"kind": "collective"}]\n') == [{"kind": "collective"}]

@@ -17,6 +17,7 @@ from calibrate.validation.snapshot import (
     predictions_csv,
     with_table,
 )
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +77,22 @@ def test_a_changed_prediction_changes_the_file(found):
 def test_the_table_needs_its_place(found):
     with pytest.raises(SpecError, match=r"README\.md: 0 excerpts"):
         with_table("no table here", found.classes())
+
+
+def test_a_run_of_a_model_that_cannot_be_described_says_what_it_has():
+    """Its name alone would read as a spec that somebody forgot."""
+    reasons = {row.run.model: row.reason for row in validate(system="training").rows if row.reason}
+    assert "state-space layers" in reasons["Nemotron_3_Nano"]
+    assert "narrower latents" in reasons["Nemotron_3_Super"]
+    assert "sparse attention" in reasons["DeepSeekV4 Flash"]
+    assert not [reason for reason in reasons.values() if reason.startswith("unknown model")]
+
+
+def test_half_a_card_that_software_sees_as_a_gpu_is_one():
+    die, card = (get_gpu_config_by_name(name) for name in ("mi250x-gcd", "mi250x"))
+    assert 2 * die.mem_per_GPU_in_GB == card.mem_per_GPU_in_GB
+    assert 2 * die.peak_fp16_TFLOPS == card.peak_fp16_TFLOPS
+    assert 2 * die.hbm_bandwidth_in_GB_per_sec == pytest.approx(card.hbm_bandwidth_in_GB_per_sec, rel=1e-3)
+    rows = [row for row in validate(gpu="mi250x-gcd").rows if row.run.system == "gpt_fast"]
+    assert len(rows) == 2
+    assert all(row.ratio < 1.15 for row in rows)

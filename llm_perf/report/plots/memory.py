@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
-from llm_perf.report.plots.style import GREY, legend_below, new_figure, tidy
+from llm_perf.report.plots.style import GREY, first_of, legend_below, new_figure, tidy
 
 _GIB = 2**30
 _MOST_BARS = 18
@@ -24,9 +24,10 @@ def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
 
     None where no run states its memory.
     """
-    shown = distinct([run for run in runs if run["memory_bytes"]["allocated"]])[:_MOST_BARS]
-    if not shown:
+    known = distinct([run for run in runs if run["memory_bytes"]["allocated"]])
+    if not known:
         return None
+    shown = known[:_MOST_BARS]
     figure = new_figure(8.0, 1.6 + 0.42 * len(shown))
     axes = figure.add_subplot()
     for place, run in enumerate(shown):
@@ -38,7 +39,9 @@ def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     axes.set_xlabel("peak memory of the process (GiB)" if cpu else "peak memory of one GPU (GiB)")
     common = shared_title(shown)
     figure.suptitle(
-        f"Peak memory, predicted (colours) and measured (grey){': ' if common else ''}{common}", fontsize=11
+        f"Peak memory, predicted (colours) and measured (grey){': ' if common else ''}{common}"
+        + first_of(len(shown), len(known), "configurations"),
+        fontsize=11,
     )
     tidy(axes)
     axes.grid(visible=False, axis="y")

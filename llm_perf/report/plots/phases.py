@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
-from llm_perf.report.plots.style import GREY, PARTS, legend_below, looks, new_figure, seconds_text, tidy
+from llm_perf.report.plots.style import (
+    GREY,
+    PARTS,
+    first_of,
+    legend_below,
+    looks,
+    new_figure,
+    seconds_text,
+    tidy,
+)
 
 _MOST_BARS = 18
 _MOST_PANELS = 9
@@ -19,10 +28,10 @@ def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
 
     One run per configuration. None where no run states a phase.
     """
-    stated = [run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)]
-    shown = distinct(stated)[:_MOST_BARS]
-    if not shown:
+    known = distinct([run for run in runs if any(run["measured"][f"{phase}_latency_s"] for phase in _PHASES)])
+    if not known:
         return None
+    shown = known[:_MOST_BARS]
     figure = new_figure(7.6, 1.6 + 0.4 * len(shown))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, phase in zip(panels, _PHASES, strict=True):
@@ -32,7 +41,9 @@ def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     left = f" ({len(shown)} of {len(runs)} runs)" if len(shown) < len(runs) else ""
     common = shared_title(shown)
     figure.suptitle(
-        f"Predicted parts (colours) and measured phases (grey){left}" + (f"\n{common}" if common else ""),
+        f"Predicted parts (colours) and measured phases (grey){left}"
+        + (f"\n{common}" if common else "")
+        + first_of(len(shown), len(known), "configurations"),
         fontsize=11,
     )
     legend_below(figure, 4)
@@ -105,7 +116,11 @@ def context_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
         axes.set_ylabel("one decode step (ms)")
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle("Decode steps: measured (points, median of repeats) and predicted (lines)", fontsize=10)
+    figure.suptitle(
+        "Decode steps: measured (points, median of repeats) and predicted (lines)"
+        + first_of(len(names), len(panels), "models and systems"),
+        fontsize=10,
+    )
     legend_below(figure, 3)
     return figure
 

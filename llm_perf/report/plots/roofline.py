@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_perf.report.plots.style import GREY, MARKERS, PARTS, legend_below, new_figure, tidy
+from llm_perf.report.plots.style import GREY, MARKERS, PARTS, first_of, legend_below, new_figure, tidy
 from llm_perf.systems.forward import part_of
 
 _MOST_PANELS = 4
@@ -32,7 +32,11 @@ def roofline_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
         axes.set_title(name, fontsize=10)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle("Roofline: each operation at its predicted time", fontsize=11)
+    figure.suptitle(
+        "Roofline: each operation at its predicted time"
+        + first_of(len(names), len(panels), "GPUs and number formats"),
+        fontsize=11,
+    )
     _legend(figure, operations)
     return figure
 

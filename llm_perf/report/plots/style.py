@@ -183,3 +183,8 @@ def seconds_text(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+
+
+def first_of(shown: int, there_are: int, what: str = "runs") -> str:
+    """What a title adds where a figure does not show everything; nothing where it does."""
+    return f" (the first {shown} of {there_are} {what})" if shown < there_are else ""

@@ -1,0 +1,42 @@
+"""Profiles held to the systems that they set constants of, and to the specs that they describe as a whole."""
+
+from __future__ import annotations
+
+from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
+from llm_perf.errors import SpecError
+from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.registry import SYSTEM_NAMES
+
+__all__ = ["checked_profile"]
+
+
+def checked_profile(name: str | None) -> Profile:
+    """A profile by name or path, of which every value could be applied; None and "none" change nothing.
+
+    Raises:
+        SpecError: unknown name, malformed file, a system or a constant that does not exist, or a device that cannot be.
+    """
+    profile = load_profile(name)
+    if profile is NO_PROFILE:
+        return profile
+    try:
+        for system, constants in profile.system_constants.items():
+            overridden(_constants_of(system), tuple(constants.items()))
+        if (own := profile.gpu.get("name")) is not None:
+            profile.own_gpu(str(own))
+        profile.own_host()
+    except SpecError as error:
+        said = str(error).removeprefix(f"profile {profile.name}: ")
+        raise SpecError(f"profile {name}: {said}") from None
+    return profile
+
+
+def _constants_of(system: str) -> ConstantsFile:
+    # Imported late: a prediction of inference does without the frameworks of training.
+    from llm_perf.systems.training.framework import FRAMEWORKS, load_framework
+
+    if system in SYSTEM_NAMES:
+        return load_constants(system)
+    if system in FRAMEWORKS:
+        return load_framework(system)
+    raise SpecError(f"system_constants: there is no system {system!r}; there are {', '.join(SYSTEM_NAMES)}")
