@@ -202,14 +202,16 @@ def commands() -> str:
     """Every command with its arguments and flags, as ``--help`` has them."""
     from llm_perf.cli.main import cli
 
-    context = click.Context(cli, info_name="llm-perf")
+    context = click.Context(cli, info_name="llm-perf", **cli.context_settings)
     return "\n\n".join(
-        _command(("llm-perf", name), cli.get_command(context, name)) for name in cli.list_commands(context)
+        _command(("llm-perf", name), cli.get_command(context, name), context)
+        for name in cli.list_commands(context)
     )
 
 
-def _command(path: tuple[str, ...], command: Any) -> str:
-    context = click.Context(command, info_name=" ".join(path))
+def _command(path: tuple[str, ...], command: Any, group: click.Context) -> str:
+    # The group's context has its help flags: a command keeps those that it was first asked with.
+    context = click.Context(command, info_name=" ".join(path), parent=group)
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"{'#' * len(path)} `{' '.join(path)}`", f"```text\n{' '.join(path)} {usage}\n```"]
     parts.append(_escaped(inspect.cleandoc((command.help or "").replace("\b", ""))))
@@ -218,5 +220,5 @@ def _command(path: tuple[str, ...], command: Any) -> str:
     if rows:
         parts.append(_table(("flag", "meaning"), "ll", rows))
     if isinstance(command, click.Group):
-        parts += [_command((*path, name), sub) for name, sub in command.commands.items()]
+        parts += [_command((*path, name), sub, context) for name, sub in command.commands.items()]
     return "\n\n".join(parts)

@@ -99,6 +99,7 @@ def run_cases(cases: Sequence[RunSettings], rank: Rank, spare_loops: int = 0) ->
     ):
         progress.say("importing torch and deepspeed")
         session = prepare(cases[0], rank, progress)
+        warned += session.warnings
         session.warnings, session.spare_loops = warned, spare_loops
         return _measured(session, cases)
 
@@ -159,7 +160,7 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     from calibrate.run.model_config import get_model_config, spec_of
     from calibrate.run.prediction import build_run_scenario
     from calibrate.run.quantisation import check_group_size
-    from calibrate.run.usage import rss_bytes
+    from calibrate.run.usage import DeviceMeter, Repeat, rss_bytes
     from calibrate.run.weights import empty_model
 
     if rank.first:
@@ -184,7 +185,8 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     largest = max(parameter.numel() for parameter in shell.parameters())
     baseline = rss_bytes()
     progress.say("measuring this machine")
-    machine = describe_local_machine(device, dtype, rank.local_world_size, folder, settings.disk_offload)
+    with Repeat(DeviceMeter(device)) as probing:
+        machine = describe_local_machine(device, dtype, rank.local_world_size, folder, settings.disk_offload)
     scenario = build_run_scenario(settings, model, machine, dtype, device.kind, largest)
     session = Session(
         settings, rank, device, dtype, config, model, largest, machine, folder, baseline,
@@ -192,6 +194,13 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
         os.environ.get("MASTER_PORT") or str(os.getpid()),
     )  # fmt: skip
     session.record = RunRecord(Path(settings.runs_dir), session.stem)
+    if (
+        probing.found["disturbed"] and rank.local_world_size == 1
+    ):  # ranks of one machine probe it side by side
+        session.warnings.append(
+            f"other processes used {probing.found['others_cores']:.1f} cores while this machine's rates were measured: the "
+            "prediction beside the run may be of a slower machine"
+        )
     _refuse_what_does_not_fit(session, scenario)
     return session
 

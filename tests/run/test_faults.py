@@ -466,3 +466,17 @@ def test_a_kernel_that_cannot_be_compiled_is_said_before_loading(monkeypatch):
     monkeypatch.setattr(Builder, "is_compatible", lambda _self, verbose: False)
     with pytest.raises(EnvironmentFailure, match="needs nvcc; --dtype bf16 does without"):
         ops.load_quantiser()
+
+
+def test_rates_that_were_measured_while_others_worked_are_said_to_be(run, monkeypatch):
+    """What is probed before the run decides the prediction beside it."""
+    from calibrate.run import local_machine, usage
+
+    for probe in vars(local_machine).values():  # an earlier test of this process may have measured them already
+        if hasattr(probe, "cache_clear"):
+            probe.cache_clear()
+    ticks = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(usage, "_machine_busy_s", lambda: float(next(ticks)))
+    assert any("while this machine's rates were measured" in line for line in run()["warnings"])
+    monkeypatch.setattr(usage, "_machine_busy_s", lambda: 0.0)
+    assert not any("while this machine's rates were measured" in line for line in run()["warnings"])

@@ -212,7 +212,9 @@ def test_commands_parse(page: str, line: str) -> None:
     command, words = _resolved(list(words)[1:])
     if words == ["--help"]:
         return
-    with command.make_context("llm-perf", list(words)) as context:
+    # Click keeps the help flags that a command was first parsed with: those of the group, as on the command line.
+    group = click.Context(cli, **cli.context_settings)
+    with command.make_context("llm-perf", list(words), parent=group) as context:
         assert context.command is command
 
 

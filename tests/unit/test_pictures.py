@@ -67,9 +67,10 @@ def test_a_picture_is_small_and_made_by_a_command_that_exists(picture: Any) -> N
     assert len(content) <= MADE.LARGEST_BYTES
     program, name, *words = shlex.split(picture.command)
     assert program == "llm-perf"
-    command = cli.get_command(click.Context(cli), name)
+    group = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(group, name)
     assert command is not None
-    with command.make_context(name, list(words)):
+    with command.make_context(name, list(words), parent=group):
         assert picture.question or "--plot" in words
 
 
