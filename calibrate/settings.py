@@ -22,7 +22,20 @@ from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
 from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
-__all__ = ["Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
+__all__ = ["NotStatedError", "Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
+
+
+class NotStatedError(SpecError):
+    """A source leaves out something without which no predictor could be asked about its run.
+
+    Attributes:
+        what: What it leaves out.
+    """
+
+    def __init__(self, measurement: Measurement, what: str) -> None:
+        super().__init__(f"row {measurement.row_id} does not state {what}")
+        self.what = what
+
 
 _PETALS_CLIENTS: Final = 6
 """Clients of the Petals rows (FlexGen paper, arXiv 2303.06865, section 6.1): six in parallel."""
@@ -50,6 +63,9 @@ _REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
 
 _CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
 
+
+_NOT_STATED: Final = "not stated"
+"""How the tables begin the name of a GPU that a source does not give."""
 
 _BEYOND_HOST_MEMORY: Final = (0.0, 0.5, 0.5)
 """Where FlexGen's benchmark suite puts weights that host memory cannot hold, taken where a figure states no policy."""
@@ -99,7 +115,8 @@ def run_of(measurement: Measurement) -> Run:
     """The settings of a published row.
 
     Raises:
-        SpecError: the source leaves out what a prediction cannot do without.
+        NotStatedError: the source leaves out what a prediction cannot do without.
+        SpecError: it ran on CPUs alone.
     """
     policy = measurement.policy
     pp = _stages(measurement)
@@ -136,6 +153,8 @@ def run_of(measurement: Measurement) -> Run:
 def _gpu_name(measurement: Measurement) -> str:
     if measurement.num_gpus == 0:
         raise SpecError(f"row {measurement.row_id} ran on CPUs only")
+    if measurement.gpu.startswith(_NOT_STATED):
+        raise NotStatedError(measurement, "its GPU")
     # The row's notes say that an H100 of the PCIe class follows from its log of products.
     name = GPU_ALIASES.get(measurement.gpu, measurement.gpu)
     return "H100-PCIe-80GB" if name == "H100 (inferred)" else name
@@ -145,7 +164,7 @@ def _batch_size(measurement: Measurement) -> int:
     if measurement.system == "petals" and measurement.stated_batch_size is not None:
         return _PETALS_CLIENTS * measurement.stated_batch_size
     if measurement.batch_size is None:
-        raise SpecError(f"row {measurement.row_id} does not state its batch size")
+        raise NotStatedError(measurement, "its batch size")
     return measurement.batch_size
 
 
@@ -169,7 +188,7 @@ def _weights(measurement: Measurement) -> tuple[float, float, float] | None:
         return _BEYOND_HOST_MEMORY
     if tier is None:
         if measurement.system == "zero_inference" and measurement.num_gpus > 1:
-            raise SpecError(f"row {measurement.row_id} does not say where the weights were")
+            raise NotStatedError(measurement, "where the weights were")
         return None
     resident = 0.0
     if policy.parameters_on_gpu is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from calibrate.published import Measurement
-from calibrate.settings import Run, peak_memory_bytes, run_of, scenario_of
+from calibrate.settings import NotStatedError, Run, peak_memory_bytes, run_of, scenario_of
 from calibrate.validation import row
 from calibrate.validation.baselines import inference_baselines
 from calibrate.validation.row import Compared, Interval
@@ -38,7 +38,7 @@ def compare_all(
     """All rows that can be compared, and for each of the others the reason why it is left out."""
     rows, excluded = [], []
     for measurement in measurements:
-        reason = _unusable(measurement)
+        reason = _unusable(measurement) or _not_stated(measurement)
         if reason is None:
             compared = compare(measurement, change)
             if compared.reason != _OVERCOMMITTED:
@@ -57,6 +57,17 @@ def _unusable(measurement: Measurement) -> str | None:
         return "suspect: contradicts other rows or itself"
     if _main_quantity(measurement) is None:
         return "no quantity in the project's sense"
+    return None
+
+
+def _not_stated(measurement: Measurement) -> str | None:
+    """What the source leaves out, where no predictor could be asked about the row."""
+    try:
+        run_of(measurement)
+    except NotStatedError as error:
+        return f"the source does not state {error.what}"
+    except LLMPerfError:
+        return None  # a reason for which this predictor refuses it: that counts against it
     return None
 
 

@@ -62,7 +62,7 @@ def _summary_line(name: str, s: Mapping[str, Any]) -> str:
     covered = f"{s['covered']}/{s['rows']}"
     return (
         f"{name[:17]:<17}{covered:>8}{_percent(s['median_abs_error']):>5}{_percent(s['mean_abs_error']):>5}"
-        f"{_percent(s['bias'], signed=True):>5}{_percent(s['within_10']):>5}{_percent(s['within_20']):>5}"
+        f"{_bias(s['bias']):>5}{_percent(s['within_10']):>5}{_percent(s['within_20']):>5}"
         f"{_percent(s['interval_coverage']):>5}{_number(s['rank_correlation']):>5}{_number(s['gm']):>5}"
         + "".join(f"{_number(gm):>5}" for gm in gms)
     )
@@ -143,6 +143,15 @@ def _percent(fraction: float | None, signed: bool = False) -> str:
     if fraction is None:
         return "-"
     return f"{fraction * 100:+.0f}%" if signed else f"{fraction * 100:.0f}%"
+
+
+def _bias(fraction: float | None) -> str:
+    """A signed percentage in five characters; twice and more as a factor, which would run into the column before."""
+    return (
+        f"x{1 + fraction:.1f}"
+        if fraction is not None and fraction >= 0.995
+        else _percent(fraction, signed=True)
+    )
 
 
 def _count(value: int | None) -> str:

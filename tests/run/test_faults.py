@@ -472,7 +472,9 @@ def test_rates_that_were_measured_while_others_worked_are_said_to_be(run, monkey
     """What is probed before the run decides the prediction beside it."""
     from calibrate.run import local_machine, usage
 
-    for probe in vars(local_machine).values():  # an earlier test of this process may have measured them already
+    for probe in vars(
+        local_machine
+    ).values():  # an earlier test of this process may have measured them already
         if hasattr(probe, "cache_clear"):
             probe.cache_clear()
     ticks = iter(range(0, 10**9, 1000))
