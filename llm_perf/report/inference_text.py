@@ -260,7 +260,8 @@ def interval_text(
         return text
     text.append(f"\nfrom {interval.method}")
     if interval.outside > 1:
-        text.append(f"; widened, since this question is {interval.outside:.2g} times outside of their sizes")
+        far = f"{interval.outside:.2g}" if interval.outside < 10 else count(round(interval.outside))
+        text.append(f"; widened, since a size of this question is {far} times outside of theirs")
     return text
 
 
