@@ -169,6 +169,20 @@ def _total_width(widths: IntervalWidths, decode_s: float | None) -> float | None
     return widths.prefill if decode_s is None else widths.total
 
 
+def no_profile_interval(scenario: Scenario, asked: Asked) -> str | None:
+    """Why a profile gives a prediction no interval, where `prediction_interval` is None; None without a profile."""
+    calibration = scenario.calibration
+    if calibration is None:
+        return None
+    name = calibration.profile
+    if _elsewhere(scenario, calibration):
+        return f"profile {name} was fitted on {calibration.machine.gpu}"
+    unknown = "" if calibration.covers is None else _unknown(calibration.covers, asked)
+    if unknown:
+        return f"profile {name} has no runs of {unknown}"
+    return f"profile {name} was fitted without leaving runs out"
+
+
 def profile_warnings(scenario: Scenario, asked: Asked) -> tuple[str, ...]:
     """Where the evidence of a profile ends: another machine, another system, sizes outside of its runs."""
     calibration = scenario.calibration

@@ -18,6 +18,7 @@ from llm_perf.analysis.calibrated import (
     PredictionInterval,
     around,
     growth_of,
+    no_profile_interval,
     prediction_interval,
 )
 from llm_perf.analysis.evidence import (
@@ -113,7 +114,8 @@ def inference_interval(
         seconds: Predicted prefill, decode (None without steps) and total.
     """
     if scenario.calibration is not None:
-        return prediction_interval(scenario, asked, *seconds), None
+        found = prediction_interval(scenario, asked, *seconds)
+        return found, None if found is not None else no_profile_interval(scenario, asked)
     shares = (placement.weights, placement.kv_cache)
     name = accuracy_class(
         scenario.system,

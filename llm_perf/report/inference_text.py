@@ -242,7 +242,7 @@ def _phases(result: InferenceResult) -> Table:
 def interval_text(
     interval: PredictionInterval | None, missing: str | None, total: str = "total"
 ) -> Text | None:
-    """How far to trust the latencies above, or why nothing is known of that; None where a warning says so already."""
+    """How far to trust the latencies above, or why nothing is known of that; None without either."""
     if interval is None:
         return None if missing is None else Text.assemble(("90% interval: ", "bold"), f"none; {missing}.")
     ends = [

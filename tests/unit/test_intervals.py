@@ -295,6 +295,21 @@ def test_machines_that_were_changed_are_not_those_of_the_runs():
     assert "none on my GPU" in own.interval.method
 
 
+def test_a_profile_without_an_interval_says_why():
+    foreign = ask(**PLAIN, gpu="h200", profile="example-epyc-2-cores")
+    assert (foreign.interval, foreign.no_interval.partition(" was fitted on ")[0]) == (
+        None,
+        "profile example-epyc-2-cores",
+    )
+    gpu = foreign.scenario.calibration.machine.gpu
+    own = foreign.scenario.replace(gpu=foreign.scenario.gpu.replace(name=gpu, aliases=()))
+    other = predict_inference(own.replace(system="vllm"))
+    assert other.no_interval == "profile example-epyc-2-cores has no runs of system vllm"
+    bare = predict_inference(own.replace(calibration=own.calibration.replace(interval=None)))
+    assert bare.no_interval == "profile example-epyc-2-cores was fitted without leaving runs out"
+    assert predict_inference(own).interval is not None
+
+
 def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
     for entry in entries_of("resident"):
         assert entry.accuracy_class.startswith("resident") or entry.accuracy_class == "quantised"
