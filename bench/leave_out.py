@@ -21,6 +21,7 @@ import argparse
 import csv
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,13 @@ def row_lines(transfer: Any) -> list[LeftOutRow]:
 
 
 def generic_lines() -> list[LeftOutRow]:
-    """Rows of every resident stack as the generic system ``resident`` predicts them: what not naming a stack costs."""
-    from calibrate.validate import validate
+    """Rows of every resident stack as the generic system ``resident`` predicts them: what not naming a stack costs.
+
+    Each row is in the class in which a question to ``resident`` is: ``edge`` is one of named systems alone.
+    """
+    from calibrate.published import load_measurements
+    from calibrate.settings import run_of
+    from calibrate.validate import Compared, accuracy_class, validate
     from llm_perf.config.scenario import Scenario
 
     stacks = {*STACKS, "llama_cpp", "transformers"}
@@ -107,8 +113,13 @@ def generic_lines() -> list[LeftOutRow]:
     def generic(scenario: Scenario) -> Scenario:
         return scenario.replace(system=GENERIC) if scenario.system in stacks else scenario
 
+    measured = {row.row_id: row for row in load_measurements()}
+
+    def class_of(row: Compared) -> str | None:
+        return accuracy_class(replace(run_of(measured[row.run.row_id]), system=GENERIC))
+
     rows = [
-        row
+        replace(row, accuracy_class=class_of(row))
         for row in validate(change=generic).rows
         if row.run.table == "inference" and row.run.system in stacks and row.predicted is not None
     ]

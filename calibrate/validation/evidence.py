@@ -12,9 +12,9 @@ prediction, as wide as the *other* groups say, either holds the measured value o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, Final
 
@@ -27,9 +27,10 @@ from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.validation.left_out import LeftOutRow
 from calibrate.validation.row import Compared, Interval
 from llm_perf.analysis.calibrated import asked_sizes
-from llm_perf.analysis.evidence import ANY, kind_of
-from llm_perf.analysis.intervals import training_options, training_sizes
+from llm_perf.analysis.evidence import ANY, kind_of, pool_of
+from llm_perf.analysis.intervals import inference_options, training_options, training_sizes
 from llm_perf.config.gpu import GPUConfig, format_bits
+from llm_perf.config.loading import get_gpu_config_by_name
 
 __all__ = ["Key", "Residuals", "evidence_files"]
 
@@ -60,34 +61,39 @@ Key = tuple[str, str, str, str]
 """System or `ANY`, accuracy class, vendor of the GPU, what was left out."""
 
 
+Group = tuple[str, str]
+"""System and what was left out of its fit; and what a width without this group must not know either: for GPUs the chip."""
+
+
 @dataclass(frozen=True)
 class Residuals:
     """|log ratios| of left-out rows by phase and group.
 
-    A row whose source states the time per token and no total counts for the total too, which decode steps dominate.
+    A row whose source states the time per token and no total counts for the total too, which decode steps dominate. Cards
+    with the same chip count as one GPU: what one of them says of the other says little of a third. A run that
+    several sources print counts once.
     """
 
     lines: Sequence[LeftOutRow]
 
     @cached_property
-    def _sizes(self) -> dict[Key, dict[str, dict[str, list[float]]]]:
+    def _sizes(self) -> dict[Key, dict[str, dict[Group, list[float]]]]:
         """Key -> phase -> group -> sizes. Groups of `ANY` are those of each system apart."""
-        with_total = {_identity(line) for line in self.lines if _PHASES[line.quantity] == "total"}
-        found: dict[Key, dict[str, dict[str, list[float]]]] = {}
-        for line in self.lines:
+        with_total = {_identity(line) for line in self._once if _PHASES[line.quantity] == "total"}
+        found: dict[Key, dict[str, dict[Group, list[float]]]] = {}
+        for line in self._once:
             phases = {_PHASES[line.quantity]}
             if phases == {"decode"} and _identity(line) not in with_total:
                 phases.add("total")
-            for (key, group), phase in product(self._places(line), phases):
+            for key, phase in product(_places(line), phases):
                 of_phase = found.setdefault(key, {}).setdefault(phase, {})
-                of_phase.setdefault(group, []).append(abs(line.log_ratio))
+                of_phase.setdefault(_group(line), []).append(abs(line.log_ratio))
         return found
 
-    @staticmethod
-    def _places(line: LeftOutRow) -> list[tuple[Key, str]]:
-        kind = (line.accuracy_class, line.vendor, line.leave_out)
-        own: list[tuple[Key, str]] = [((line.system, *kind), line.group)]
-        return own if line.leave_out == "system" else [*own, ((ANY, *kind), f"{line.system}: {line.group}")]
+    @cached_property
+    def _once(self) -> tuple[LeftOutRow, ...]:
+        """The lines without those that say the same as another: the same prediction, as far from what was measured."""
+        return tuple({replace(line, row_id=0): line for line in reversed(self.lines)}.values())[::-1]
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -95,7 +101,7 @@ class Residuals:
         return tuple(self._sizes)
 
     def width(self, key: Key, phase: str, without: str | None = None) -> float | None:
-        """Half-width of an interval, from all groups but one; None where too little is stated of the phase.
+        """Half-width of an interval, from all groups but those of one name; None where too little is stated of the phase.
 
         A total that no row states is a prefill: of runs that generate one token. A phase's is no narrower than the
         total's: a total that is off does not say which phase was.
@@ -107,9 +113,9 @@ class Residuals:
         return own if own is None or total is None else max(own, total)
 
     @staticmethod
-    def _own_width(groups: Mapping[str, Sequence[float]], without: str | None) -> float | None:
-        kept = [sizes for group, sizes in groups.items() if group != without]
-        if len(groups) < _FEWEST_GROUPS or sum(map(len, kept)) < _FEWEST_RESIDUALS:
+    def _own_width(groups: Mapping[Group, Sequence[float]], without: str | None) -> float | None:
+        kept = [sizes for (_, name), sizes in groups.items() if name != without]
+        if _names(groups) < _FEWEST_GROUPS or sum(map(len, kept)) < _FEWEST_RESIDUALS:
             return None
         return group_width(kept)
 
@@ -118,12 +124,11 @@ class Residuals:
         found = {phase: self.width(key, phase) for phase in ("prefill", "decode", "total")}
         if found["total"] is None:
             return None
-        lines = [line for line in self.lines if any(place == key for place, _ in self._places(line))]
-        groups = {group for line in lines for place, group in self._places(line) if place == key}
+        lines = [line for line in self._once if key in _places(line)]
         rounded = {phase: None if width is None else _up(width) for phase, width in found.items()}
         held, tested = self.inside(key)
         return {
-            "groups": len(groups),
+            "groups": len({_chip(line.group) if key[3] == "gpu" else line.group for line in lines}),
             "rows": len({_identity(line) for line in lines}),
             "held": held,
             "tested": tested,
@@ -134,8 +139,8 @@ class Residuals:
         phases = self._sizes.get(key, {})
         groups = phases.get("total") or phases.get("prefill", {})
         found: list[bool] = []
-        for group, sizes in groups.items():
-            width = self.width(key, "total", without=group)
+        for (_, name), sizes in groups.items():
+            width = self.width(key, "total", without=name)
             if width is not None:
                 found += [size <= width for size in sizes]
         return sum(found), len(found)
@@ -145,9 +150,9 @@ class Residuals:
 
         Own residuals count where there are enough of them, as for a question; else those of all systems of the class.
         """
-        for key, group in self._places(line):
+        for key in _places(line):
             if self.width(key, "total") is not None:
-                return self.width(key, _PHASES[line.quantity], without=group)
+                return self.width(key, _PHASES[line.quantity], without=_group(line)[1])
         return None
 
     def interval(self, line: LeftOutRow) -> Interval | None:
@@ -156,6 +161,31 @@ class Residuals:
         if width is None:
             return None
         return Interval(line.predicted * math.exp(-width), line.predicted * math.exp(width), LEVEL)
+
+
+def _places(line: LeftOutRow) -> list[Key]:
+    """The keys for which a line speaks, its own first."""
+    own: Key = (line.system, line.accuracy_class, line.vendor, line.leave_out)
+    if line.leave_out == "system":
+        return [own]
+    return [own, (ANY, pool_of(line.accuracy_class, line.leave_out), line.vendor, line.leave_out)]
+
+
+def _group(line: LeftOutRow) -> Group:
+    label = f"{line.system}: {line.group}"
+    return label, _chip(line.group) if line.leave_out == "gpu" else label
+
+
+@cache
+def _chip(gpu: str) -> str:
+    """What cards with the same chip have in common."""
+    found = get_gpu_config_by_name(gpu)
+    return found.name if found.sm_count is None else f"{found.architecture} of {found.sm_count}"
+
+
+def _names(groups: Iterable[Group]) -> int:
+    """How many groups are not of the same chip."""
+    return len({name for _, name in groups})
 
 
 def _identity(line: LeftOutRow) -> tuple[str, int, str, str]:
@@ -177,8 +207,9 @@ def evidence_files(lines: Sequence[LeftOutRow], rows: Sequence[Compared]) -> dic
     facts = _facts(rows)
     members: dict[Entry, dict[tuple[str, int], _Facts]] = {}
     for row, fact in facts.items():
-        for system in (fact.system, ANY):
-            members.setdefault((system, *fact.kind_of_run), {})[row] = fact
+        members.setdefault((fact.system, *fact.kind_of_run), {})[row] = fact
+        for pool in {pool_of(fact.accuracy_class, leave) for leave in ("gpu", "model")}:
+            members.setdefault((ANY, pool, fact.vendor), {})[row] = fact
     for line in lines:  # rows that a generic system predicts as well
         members.setdefault((line.system, line.accuracy_class, line.vendor), {})[line.row] = facts[line.row]
     entries: dict[str, list[dict[str, Any]]] = {}
@@ -229,7 +260,7 @@ def _facts(rows: Sequence[Compared]) -> dict[tuple[str, int], _Facts]:
             sizes = asked_sizes(scenario) | {"num_gpus": float(scenario.parallelism.num_gpus)}
             found["inference", row.row_id] = _Facts(
                 scenario.system, name, _vendor(scenario.gpu), scenario.gpu.name, scenario.host.name,
-                kind_of(scenario.model), scenario.dtype.weight_bits, sizes,
+                kind_of(scenario.model), scenario.dtype.weight_bits, sizes, inference_options(scenario),
             )  # fmt: skip
     for job in load_measurements("training"):
         if name := classes.get(("training", job.row_id)):

@@ -12,7 +12,7 @@ from calibrate.validation.evidence import Key, Residuals
 from calibrate.validation.left_out import LeftOutRow
 from calibrate.validation.operators import SIZES, operator_residuals
 from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
-from llm_perf.analysis.evidence import ANY
+from llm_perf.analysis.evidence import ANY, pool_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems.registry import STACKS
 
@@ -188,9 +188,11 @@ Without a profile, `infer` and `train` give 90 % intervals from the rows above t
 predictions were off, as the largest conformal quantile among the groups left out in turn. On a machine that the
 system's runs know, its model is unknown (for training: its family); elsewhere the GPU is, too. "Inside" is what was
 measured of the promised 90 %: of the rows for which the *other* groups say enough, how many are within what these say;
-neither the fit nor the width knew anything of them. Every report prints its own. A system with fewer than two groups or
-nine rows in a class has the width of all systems of its class, marked with \\*; "-": too little for either. `resident`
-names no stack: its groups are the stacks that it stands for.
+neither the fit nor the width knew anything of them. Every report prints its own. With few groups that is less than a promise:
+a new one is within the largest of n that differ alike with a chance of n / (n + 1). A system with fewer than two groups or
+nine rows in a class has the width of all systems of its class, and for an unknown GPU of all with their tensors on the GPU,
+marked with \\*; "-": too little for either. Cards with one chip count as one GPU, a run that several sources print as one.
+`resident` names no stack: its groups are the stacks that it stands for, in the classes that a question to it has.
 
 | system | class | runs | model unknown, x/ | groups | inside | GPU unknown, x/ | groups | inside |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: |"""
@@ -217,7 +219,7 @@ def _intervals(lines: Sequence[LeftOutRow]) -> list[str]:
 def _interval_cells(residuals: Residuals, key: Key) -> str:
     """Width, groups, and how many rows were inside, of one system in one class, for one thing that is unknown."""
     own = residuals.widths(key)
-    used = own or residuals.widths((ANY, *key[1:]))
+    used = own or residuals.widths((ANY, pool_of(key[1], key[3]), *key[2:]))
     if used is None:
         return "- | - | -"
     mark = "" if own else "\\*"

@@ -98,6 +98,9 @@ _SIZES = {
     "prompt_len": "prompt of {:g} tokens",
     "gen_len": "{:g} tokens to generate",
 }
+SIZE_TEXTS = _SIZES | {"num_gpus": "{:g} GPUs", "seq_len": "sequences of {:g} tokens"}
+"""What is compared with sizes that runs cover, in words."""
+
 _TIERS = {"gpu": "on the GPU", "cpu": "in CPU memory", "nvme": "on NVMe"}
 
 
@@ -120,6 +123,13 @@ def growth_of(covers: Mapping[str, Range], sizes: Mapping[str, float]) -> tuple[
     return 1.0 + growth, math.exp(max(beyond.values(), default=0.0))
 
 
+def around(value: float | None, width: float | None) -> tuple[float, float] | None:
+    """The ends of an interval from its half-width as a log ratio; None without either."""
+    if value is None or width is None:
+        return None
+    return value * math.exp(-width), value * math.exp(width)
+
+
 def _ranges(covers: Coverage) -> dict[str, Range]:
     return {name: getattr(covers, name) for name in _SIZES}
 
@@ -139,10 +149,8 @@ def prediction_interval(
         return None
     growth, outside = growth_of(_ranges(covers), asked.sizes)
 
-    def around(value: float | None, width: float | None) -> tuple[float, float] | None:
-        if value is None or width is None:
-            return None
-        return value * math.exp(-width * growth), value * math.exp(width * growth)
+    def grown(width: float | None) -> float | None:
+        return None if width is None else width * growth
 
     return PredictionInterval(
         level=widths.level,
@@ -150,15 +158,29 @@ def prediction_interval(
         method=widths.method,
         groups=widths.groups,
         outside=outside,
-        prefill_s=around(prefill_s, widths.prefill),
-        decode_s=around(decode_s, widths.decode),
-        total_s=around(total_s, _total_width(widths, decode_s)),
+        prefill_s=around(prefill_s, grown(widths.prefill)),
+        decode_s=around(decode_s, grown(widths.decode)),
+        total_s=around(total_s, grown(_total_width(widths, decode_s))),
     )
 
 
 def _total_width(widths: IntervalWidths, decode_s: float | None) -> float | None:
     """Without decode steps the total is the prefill."""
     return widths.prefill if decode_s is None else widths.total
+
+
+def no_profile_interval(scenario: Scenario, asked: Asked) -> str | None:
+    """Why a profile gives a prediction no interval, where `prediction_interval` is None; None without a profile."""
+    calibration = scenario.calibration
+    if calibration is None:
+        return None
+    name = calibration.profile
+    if _elsewhere(scenario, calibration):
+        return f"profile {name} was fitted on {calibration.machine.gpu}"
+    unknown = "" if calibration.covers is None else _unknown(calibration.covers, asked)
+    if unknown:
+        return f"profile {name} has no runs of {unknown}"
+    return f"profile {name} was fitted without leaving runs out"
 
 
 def profile_warnings(scenario: Scenario, asked: Asked) -> tuple[str, ...]:

@@ -21,19 +21,27 @@ from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
 __all__ = [
     "ANY",
     "FOLDER",
+    "RESIDENT",
     "Evidence",
     "EvidenceFile",
+    "LeaveOut",
     "LeftOutWidths",
     "accuracy_class",
     "entries_of",
     "evidence_of",
     "kind_of",
+    "pool_of",
     "vendors_of",
 ]
 
 FOLDER: Final = "left_out"
 ANY: Final = "any"
 """Stands for all systems of a class together."""
+
+RESIDENT: Final = "resident"
+"""Stands for the classes whose tensors are all on the GPU, where a GPU is unknown: one class alone knows too few GPUs."""
+
+_ON_THE_GPU: Final = frozenset({"resident-1gpu", "resident-tp", "resident-pp", "quantised"})
 
 _TELLING: Final = 9
 """Least number of tested runs from which a share is worth printing: as many as a 90 % quantile takes."""
@@ -78,7 +86,7 @@ class Evidence(Spec):
         kinds: Kinds of models.
         weight_bits: Widths of weights.
         sizes: What the runs cover: ``model_gib``, ``num_gpus``, and lengths and batch of an inference or ``seq_len``.
-        options: What training jobs did beside training all weights on the GPUs.
+        options: What runs did beside computing in 16 bits on one node, training jobs beside training all weights on the GPUs.
         left_out: Widths by what was left out of the fits. ``system``: nothing was fitted, but the stack is not named.
     """
 
@@ -122,6 +130,11 @@ def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | Non
     return next(
         (x for x in entries_of(system) if (x.accuracy_class, x.vendor) == (accuracy_class, vendor)), None
     )
+
+
+def pool_of(accuracy_class: str, leave_out: str) -> str:
+    """The class of which all systems stand in for one with too few groups."""
+    return RESIDENT if leave_out == "gpu" and accuracy_class in _ON_THE_GPU else accuracy_class
 
 
 def vendors_of(system: str, accuracy_class: str) -> tuple[str, ...]:

@@ -8,31 +8,55 @@ both are. Where no run says anything there is no interval, and a sentence says w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from llm_perf.analysis.calibrated import Asked, PredictionInterval, growth_of, prediction_interval
+from llm_perf.analysis.calibrated import (
+    SIZE_TEXTS,
+    Asked,
+    PredictionInterval,
+    around,
+    growth_of,
+    no_profile_interval,
+    prediction_interval,
+)
 from llm_perf.analysis.evidence import (
     ANY,
+    RESIDENT,
     Evidence,
+    LeaveOut,
     LeftOutWidths,
     accuracy_class,
     evidence_of,
     kind_of,
+    pool_of,
     vendors_of,
 )
 from llm_perf.config.base import GIB
-from llm_perf.config.gpu import format_bits
+from llm_perf.config.calibration import Range
+from llm_perf.config.gpu import GPUConfig, format_bits
+from llm_perf.config.host import HostConfig
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.parameters import total_params
+from llm_perf.errors import SpecError
 from llm_perf.systems.base import Placement
 
-__all__ = ["TRAINING", "inference_interval", "training_interval", "training_options", "training_sizes"]
+__all__ = [
+    "TRAINING",
+    "inference_interval",
+    "inference_options",
+    "training_interval",
+    "training_options",
+    "training_sizes",
+]
 
 TRAINING: Final = "training"
+_GENERIC: Final = "resident"
+"""The system that names no stack."""
+
 LEVEL: Final = 0.9
 """What the widths of ``left_out`` are made for."""
 
@@ -42,11 +66,16 @@ _CLASSES: Final = {
     "resident-tp": "over several GPUs in 16 bits",
     "resident-pp": "in pipeline stages",
     "quantised": "with quantised weights on the GPU",
+    RESIDENT: "with all tensors on the GPU",
     "edge": "of this kind",
     "offload-cpu": "with tensors in CPU memory",
     "offload-nvme": "with tensors on NVMe",
     TRAINING: "that trains",
 }
+_DECODES: Final = "gen_len"
+_FARTHEST: Final = 4.0
+"""Growth of a width beyond which it says nothing: a size outside by more than three times the span of the runs."""
+
 _GROUPS: Final = {"gpu": "GPU", "model": "model", "family": "model family"}
 _PLURALS: Final = {"gpu": "GPUs", "model": "models", "family": "families"}
 
@@ -85,7 +114,8 @@ def inference_interval(
         seconds: Predicted prefill, decode (None without steps) and total.
     """
     if scenario.calibration is not None:
-        return prediction_interval(scenario, asked, *seconds), None
+        found = prediction_interval(scenario, asked, *seconds)
+        return found, None if found is not None else no_profile_interval(scenario, asked)
     shares = (placement.weights, placement.kv_cache)
     name = accuracy_class(
         scenario.system,
@@ -108,13 +138,15 @@ def inference_interval(
         kind_of(scenario.model),
         scenario.dtype.weight_bits,
         asked.sizes | {"num_gpus": float(scenario.parallelism.num_gpus)},
+        inference_options(scenario),
     )
     return _published(question, seconds)
 
 
 def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
     """The interval of one optimizer step, or why there is none."""
-    if scenario.constants or scenario.flops_efficiency or scenario.hbm_memory_efficiency:
+    shipped = _as_shipped(scenario.gpu) and _as_shipped(scenario.host)
+    if not shipped or scenario.constants or scenario.flops_efficiency or scenario.hbm_memory_efficiency:
         return None, "its constants are not the ones that published runs were held against"
     question = _Question(
         scenario.framework,
@@ -128,6 +160,18 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         training_options(scenario),
     )
     return _published(question, (None, None, step_s))
+
+
+def inference_options(scenario: Scenario) -> tuple[str, ...]:
+    """What an inference does beside computing in 16 bits on one node, in words."""
+    dtype = scenario.dtype
+    used = {
+        f"a KV cache of {dtype.kv_bits} bits": dtype.kv_bits != 16,
+        f"activations of {dtype.activation_bits} bits": dtype.activation_bits != 16,
+        "more than one node": scenario.num_nodes > 1,
+        "context parallelism": scenario.parallelism.cp_size > 1,
+    }
+    return tuple(name for name, on in used.items() if on)
 
 
 def training_sizes(scenario: TrainingScenario) -> dict[str, float]:
@@ -164,10 +208,20 @@ def _changed(scenario: Scenario) -> str | None:
     ]
     if given:
         return f"{' and '.join(given)} took the place of what was held against published runs"
-    if scenario.constants:
+    if scenario.constants or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
         return "a profile took the place of constants that were held against published runs, and has no runs of its own"
     options = [f"--{name.replace('_', '-')}" for name in scenario.serving_options]
     return f"no published run used {' or '.join(options)}" if options else None
+
+
+def _as_shipped(machine: GPUConfig | HostConfig) -> bool:
+    """Whether a GPU or host is the one that ships under its name. One of the user's own has a name of its own."""
+    load = get_gpu_config_by_name if isinstance(machine, GPUConfig) else get_host_config_by_name
+    try:
+        shipped = load(machine.name)
+    except SpecError:
+        return True
+    return machine is shipped or machine == shipped
 
 
 def _published(question: _Question, seconds: tuple[float | None, float | None, float]) -> Found:
@@ -175,38 +229,72 @@ def _published(question: _Question, seconds: tuple[float | None, float | None, f
     missing = _missing(question, entry)
     if entry is None or missing:
         return None, missing
-    chosen = _widths(question, entry)
-    if isinstance(chosen, str):
-        return None, chosen
-    widths, basis = chosen
-    growth, outside = growth_of(entry.sizes, question.sizes)
-
-    def around(value: float | None, width: float | None) -> tuple[float, float] | None:
-        if value is None or width is None:
-            return None
-        return value * math.exp(-width * growth), value * math.exp(width * growth)
-
     prefill, decode, total = seconds
-    ends = (
-        around(prefill, widths["prefill"]),
-        around(decode, widths["decode"]),
-        around(total, widths["prefill"] if decode is None and prefill is not None else widths["total"]),
-    )
-    if ends == (None, None, None):
-        return None, f"no published run of {question.system} states that phase alone"
-    last = basis[-1]
+    if (
+        prefill is not None and decode is None
+    ):  # what would have been generated says nothing of a prefill alone
+        sizes = {name: size for name, size in question.sizes.items() if name != _DECODES}
+        question = replace(question, sizes=sizes)
+    basis = _bases(question, entry)
+    if isinstance(basis, str):
+        return None, basis
+    for one in basis:
+        if far := _too_far(question, one):
+            return None, far
+    widths = {phase: _widest(_width(question, one, phase) for one in basis) for phase in _PHASES}
+    total_width = _total_width(widths, prefill, decode, total)
+    if total_width is None:
+        return None, f"no published run of {question.system} states the prefill alone"
+    last = max(basis, key=lambda one: _width(question, one, "total") or 0.0)
     interval = PredictionInterval(
         level=LEVEL,
         profile=None,
-        method=_method(question, entry, basis),
+        method=_method(question, entry, last),
         groups=last.groups,
-        outside=outside,
-        prefill_s=ends[0],
-        decode_s=ends[1],
-        total_s=ends[2],
+        outside=max(growth_of(one.sizes, question.sizes)[1] for one in basis),
+        prefill_s=around(prefill, widths["prefill"]),
+        decode_s=around(decode, widths["decode"]),
+        total_s=around(total, total_width),
         coverage=last.widths.coverage,
     )
     return interval, None
+
+
+def _total_width(
+    widths: Mapping[str, float | None], prefill: float | None, decode: float | None, total: float
+) -> float | None:
+    """The total's half-width: that of the runs, and no less than what either phase alone, being off, does to the total.
+
+    Runs whose total is mostly decode would else promise as much for a question that is mostly prefill.
+    """
+    if prefill is not None and decode is None:
+        return widths["prefill"]
+    own = widths["total"]
+    shares = ((prefill, widths["prefill"]), (decode, widths["decode"]))
+    parts = [part / total * width for part, width in shares if part is not None and width is not None]
+    return None if own is None else max([own, *parts])
+
+
+def _width(question: _Question, basis: _Basis, phase: str) -> float | None:
+    """A phase's half-width at the question's sizes. A prefill's does not depend on what is generated after it."""
+    width: float | None = getattr(basis.widths, phase)
+    if width is None:
+        return None
+    without = _DECODES if phase == "prefill" else None
+    return width * growth_of(basis.sizes, {k: v for k, v in question.sizes.items() if k != without})[0]
+
+
+def _too_far(question: _Question, basis: _Basis) -> str | None:
+    """What of a question is so far from the runs that they say nothing of it."""
+    for name, size in question.sizes.items():
+        if growth_of(basis.sizes, {name: size})[0] > _FARTHEST:
+            covered = basis.sizes[name]
+            ends = (
+                f"{covered.low:g}" if covered.low == covered.high else f"{covered.low:g} to {covered.high:g}"
+            )
+            what = SIZE_TEXTS[name].format(size)
+            return f"{what}: too far from what published runs of {_whose(question, basis)} cover ({ends})"
+    return None
 
 
 def _entry(question: _Question) -> Evidence | None:
@@ -239,11 +327,15 @@ def _missing(question: _Question, entry: Evidence | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Basis:
-    """Residuals that a width rests on. ``pooled``: of all systems of the class, since this one's are of one group."""
+    """Residuals that a width rests on, and the sizes of their runs.
+
+    ``pooled``: the class of which all systems stand in, where this one's runs are of one group.
+    """
 
     leave_out: str
     widths: LeftOutWidths
-    pooled: bool
+    sizes: Mapping[str, Range]
+    pooled: str | None = None
 
     @property
     def groups(self) -> int:
@@ -251,20 +343,23 @@ class _Basis:
         return self.widths.groups
 
 
-def _widths(question: _Question, entry: Evidence) -> tuple[dict[str, float | None], list[_Basis]] | str:
-    """Half-widths by phase and what they rest on, the widest last; or what is not known."""
+def _bases(question: _Question, entry: Evidence) -> list[_Basis] | str:
+    """What the interval rests on, one for each thing that is unknown; or what is not known."""
     if "system" in entry.left_out:
-        basis = [_Basis("system", entry.left_out["system"], False)]
-    else:
-        model = "family" if question.accuracy_class == TRAINING else "model"
-        unknown = [model] if _knows(entry, question) else [model, "gpu"]
-        found = [_basis(entry, leave) for leave in unknown]
-        for leave, one in zip(unknown, found, strict=True):
-            if one is None:
-                return f"the published runs of {question.system} are too few to tell it for another {_GROUPS[leave]}"
-        basis = sorted((one for one in found if one is not None), key=lambda one: one.widths.total or 0.0)
-    widest = {phase: _widest(getattr(one.widths, phase) for one in basis) for phase in _PHASES}
-    return widest, basis
+        return [_Basis("system", entry.left_out["system"], entry.sizes)]
+    if question.system == _GENERIC:  # other systems' runs say what is off where the stack is known
+        return f"the published runs that {question.system} stands for on devices of {question.vendor} are of too few stacks"
+    model: LeaveOut = "family" if question.accuracy_class == TRAINING else "model"
+    unknown: list[LeaveOut] = [model] if _knows(entry, question) else [model, "gpu"]
+    found = []
+    for leave in unknown:
+        one = _basis(entry, leave)
+        if one is None:
+            return (
+                f"the published runs of {question.system} are too few to tell it for another {_GROUPS[leave]}"
+            )
+        found.append(one)
+    return found
 
 
 def _widest(values: Iterable[float | None]) -> float | None:
@@ -274,13 +369,16 @@ def _widest(values: Iterable[float | None]) -> float | None:
     return max(known) if len(known) == len(found) else None
 
 
-def _basis(entry: Evidence, leave: str) -> _Basis | None:
-    own = entry.left_out.get(leave)  # type: ignore[call-overload]
+def _basis(entry: Evidence, leave: LeaveOut) -> _Basis | None:
+    own = entry.left_out.get(leave)
     if own is not None:
-        return _Basis(leave, own, False)
-    everyone = evidence_of(ANY, entry.accuracy_class, entry.vendor)
-    pooled = None if everyone is None else everyone.left_out.get(leave)  # type: ignore[call-overload]
-    return None if pooled is None else _Basis(leave, pooled, True)
+        return _Basis(leave, own, entry.sizes)
+    pool = pool_of(entry.accuracy_class, leave)
+    everyone = evidence_of(ANY, pool, entry.vendor)
+    pooled = None if everyone is None else everyone.left_out.get(leave)
+    if everyone is None or pooled is None:
+        return None
+    return _Basis(leave, pooled, everyone.sizes, pool)
 
 
 def _knows(entry: Evidence, question: _Question) -> bool:
@@ -289,15 +387,18 @@ def _knows(entry: Evidence, question: _Question) -> bool:
     return hosts is not None and (question.host is None or question.host in hosts)
 
 
-def _method(question: _Question, entry: Evidence, basis: list[_Basis]) -> str:
-    one = basis[-1]
+def _whose(question: _Question, basis: _Basis) -> str:
+    return question.system if basis.pooled is None else f"all systems {_CLASSES[basis.pooled]}"
+
+
+def _method(question: _Question, entry: Evidence, one: _Basis) -> str:
     rows = f"{one.widths.rows} published runs"
     w = one.widths
     held = f", which held {w.held} of {w.tested} left out" if w.coverage is not None else ""
     if one.leave_out == "system":
         return f"{rows} of {one.groups} stacks, predicted as this generic one{held}; --system names yours"
-    whose = f"all systems {_CLASSES[entry.accuracy_class]}" if one.pooled else question.system
     groups = f"{one.groups} {_PLURALS[one.leave_out]}"
+    whose = _whose(question, one)
     found = f"{rows} of {whose}, predicted by fits without their {_GROUPS[one.leave_out]} ({groups}){held}"
     if _knows(entry, question):
         return found

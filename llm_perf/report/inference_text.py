@@ -242,7 +242,7 @@ def _phases(result: InferenceResult) -> Table:
 def interval_text(
     interval: PredictionInterval | None, missing: str | None, total: str = "total"
 ) -> Text | None:
-    """How far to trust the latencies above, or why nothing is known of that; None where a warning says so already."""
+    """How far to trust the latencies above, or why nothing is known of that; None without either."""
     if interval is None:
         return None if missing is None else Text.assemble(("90% interval: ", "bold"), f"none; {missing}.")
     ends = [
@@ -260,7 +260,8 @@ def interval_text(
         return text
     text.append(f"\nfrom {interval.method}")
     if interval.outside > 1:
-        text.append(f"; widened, since this question is {interval.outside:.2g} times outside of their sizes")
+        far = f"{interval.outside:.2g}" if interval.outside < 10 else count(round(interval.outside))
+        text.append(f"; widened, since a size of this question is {far} times outside of theirs")
     return text
 
 

@@ -1,6 +1,7 @@
 """Intervals without a profile: widths from residuals of left-out rows, and which question gets which."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from calibrate.validate import validate
 from calibrate.validation.evidence import Residuals, evidence_files
 from calibrate.validation.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
-from llm_perf.analysis.evidence import ANY, accuracy_class, entries_of, evidence_of
+from llm_perf.analysis.evidence import ANY, RESIDENT, accuracy_class, entries_of, evidence_of, pool_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name
@@ -32,7 +33,7 @@ def line(group, log_ratio, row_id=1, quantity="throughput_tokens_per_s", system=
         "model",
         group,
         quantity,
-        math.exp(log_ratio),
+        (1 + row_id) * math.exp(log_ratio),  # 1 + row_id was measured
         log_ratio,
     )
 
@@ -56,14 +57,14 @@ def ask(**inputs):
 
 def test_the_width_is_the_largest_among_the_groups():
     found = Residuals(rows({"a": [0.1, -0.1, 0.1, 0.1, 0.1], "b": [-0.3, 0.2, 0.2, 0.2, 0.2]}))
-    assert found.width(MODEL, "total", without="b") is None  # five residuals have no 90 % quantile
+    assert found.width(MODEL, "total", without="flexgen: b") is None  # five residuals have no 90 % quantile
     assert found.width(MODEL, "total") == pytest.approx(0.3)
 
 
 def test_a_group_knows_nothing_of_its_own_width():
     found = Residuals(rows({"a": [0.1] * 9, "b": [-0.3, *[0.2] * 9]}))
     assert found.inside(MODEL) == (9, 19)  # a within b's 0.3, none of b within a's 0.1
-    assert found.width(MODEL, "total", without="b") == pytest.approx(0.1)
+    assert found.width(MODEL, "total", without="flexgen: b") == pytest.approx(0.1)
 
 
 def test_an_entry_says_how_much_it_rests_on():
@@ -111,6 +112,33 @@ residuals = st.dictionaries(
 )
 
 
+def test_cards_with_one_chip_are_one_gpu():
+    """An A100 with 40 GB says of an A100 with 80 GB what it would not say of another GPU."""
+    gpus = {"A100-SXM-40GB": [0.1] * 9, "A100-SXM-80GB": [0.2] * 9}
+    key = (*MODEL[:3], "gpu")
+    assert Residuals([replace(x, leave_out="gpu") for x in rows(gpus)]).width(key, "total") is None
+    found = Residuals([replace(x, leave_out="gpu") for x in rows(gpus | {"T4-16GB": [0.1] * 9})])
+    assert found.width(key, "total") == pytest.approx(0.2)
+    assert found.width(key, "total", without="ampere of 108") == pytest.approx(0.1)
+    assert found.widths(key)["groups"] == 2
+
+
+def test_a_run_that_several_sources_print_counts_once():
+    distinct = rows({"a": [0.1, *[0.2] * 8], "b": [0.3]})
+    again = [replace(distinct[0], row_id=900 + n) for n in range(50)]
+    found = Residuals([*distinct, *again])
+    assert found.widths(MODEL) == Residuals(distinct).widths(MODEL)
+    assert found.widths(MODEL)["rows"] == 10
+
+
+def test_classes_on_the_gpu_stand_in_for_each_other_where_a_gpu_is_unknown():
+    assert pool_of("resident-tp", "gpu") == pool_of("quantised", "gpu") == RESIDENT
+    assert pool_of("resident-tp", "model") == "resident-tp"
+    assert pool_of("offload-cpu", "gpu") == "offload-cpu"
+    gpus = evidence_of(ANY, RESIDENT, "nvidia").machines
+    assert {"T4-16GB", "A100-SXM-80GB", "L40S-48GB", "H100-SXM-80GB"} <= set(gpus)
+
+
 @given(residuals)
 def test_widths_keep_their_order(by_group):
     """A phase's is no narrower than the total's; without one of a few groups nothing widens; signs do not matter."""
@@ -119,7 +147,7 @@ def test_widths_keep_their_order(by_group):
     total = found.width(MODEL, "total")
     assert found.width(MODEL, "prefill") >= total
     for group in by_group:
-        left = found.width(MODEL, "total", without=group)
+        left = found.width(MODEL, "total", without=f"flexgen: {group}")
         assert left is None or left <= total
     mirrored = Residuals(rows({group: [-x for x in values] for group, values in by_group.items()}))
     assert mirrored.width(MODEL, "total") == pytest.approx(total)
@@ -134,7 +162,9 @@ def test_intervals_cover_what_they_promise_where_groups_are_alike(seed):
     lines = rows({str(group): list(draw.normal(0, 0.1, 12)) for group in range(12)})
     found = Residuals(lines)
     inside = [
-        interval.low <= 1 <= interval.high for x in lines if (interval := found.interval(x)) is not None
+        interval.low <= 1 + x.row_id <= interval.high
+        for x in lines
+        if (interval := found.interval(x)) is not None
     ]
     assert len(inside) == len(lines)
     assert sum(inside) / len(inside) > 0.85
@@ -192,10 +222,99 @@ def test_an_interval_holds_its_prediction_and_its_throughput(batch):
 
 def test_it_widens_with_the_distance_from_what_the_runs_cover():
     near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
-    assert near.interval.outside == pytest.approx(near.interval.outside)
+    assert near.interval.outside == 1
     widths = [math.log(x.interval.total_s[1] / x.total_latency_s) for x in (near, far, farther)]
     assert widths[0] < widths[1] < widths[2]
     assert near.interval.outside <= far.interval.outside < farther.interval.outside
+
+
+def half_width(ends):
+    return math.log(ends[1] / ends[0]) / 2
+
+
+PLAIN = {"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b"}
+LLAMA_CPP = PLAIN | {"gpu": "rtx-4090", "system": "llama_cpp", "quant_bits": 4, "prompt_len": 8000}
+
+
+def test_a_total_that_is_mostly_prefill_is_as_uncertain_as_the_prefill():
+    one, two, many = (ask(**LLAMA_CPP, gen_len=gen) for gen in (1, 2, 150))
+    prefill = half_width(one.interval.prefill_s)
+    assert half_width(one.interval.total_s) == pytest.approx(prefill)
+    assert half_width(two.interval.total_s) == pytest.approx(prefill, rel=0.02)
+    assert half_width(many.interval.total_s) < 0.8 * prefill
+
+
+@pytest.mark.parametrize("gen_len", [1, 2, 8, 128])
+def test_no_total_is_narrower_than_what_one_phase_makes_of_it(gen_len):
+    result = ask(**LLAMA_CPP, gen_len=gen_len)
+    for phase, ends in (
+        (result.prefill, result.interval.prefill_s),
+        (result.decode, result.interval.decode_s),
+    ):
+        if phase is not None:
+            share = phase.latency_s / result.total_latency_s
+            assert half_width(result.interval.total_s) >= share * half_width(ends) - 1e-12
+
+
+def test_what_is_generated_does_not_widen_a_prefill():
+    vllm = PLAIN | {
+        "model": "llama-3-70b",
+        "gpu": "a100-sxm-80gb",
+        "tp_size": 8,
+        "system": "vllm",
+        "prompt_len": 2048,
+    }
+    widths = [half_width(ask(**vllm, gen_len=gen).interval.prefill_s) for gen in (1, 2, 256)]
+    assert widths == pytest.approx([widths[0]] * 3)
+
+
+def test_another_gpu_is_never_more_certain_than_one_with_runs():
+    for inputs in (
+        PLAIN | {"model": "llama-3-70b", "system": "vllm", "tp_size": 8},
+        PLAIN | {"system": "fastertransformer"},
+        PLAIN | {"model": "llama-3-70b", "system": "gpt_fast", "tp_size": 8},
+    ):
+        known, other = ask(**inputs, gpu="a100-sxm-80gb"), ask(**inputs, gpu="h100-sxm")
+        assert half_width(known.interval.total_s) <= half_width(other.interval.total_s)
+        assert f"none on {other.scenario.gpu.name}" in other.interval.method
+
+
+def test_sizes_are_compared_with_those_of_the_runs_that_the_width_is_of():
+    """gpt-fast's runs have prompts of five tokens, those that stand in for them have long ones too."""
+    found = ask(**PLAIN, gpu="a100-sxm-80gb", system="gpt_fast", quant_bits=8, prompt_len=512, gen_len=200)
+    assert found.interval.outside == 1
+    assert "all systems with quantised weights" in found.interval.method
+
+
+def test_machines_that_were_changed_are_not_those_of_the_runs():
+    scenario = build_scenario(InferenceInputs(**PLAIN, gpu="a100-sxm-80gb", system="fastertransformer"))
+    faster = scenario.gpu.replace(hbm_bandwidth_gb_per_s=2 * scenario.gpu.hbm_bandwidth_gb_per_s)
+    assert predict_inference(scenario).interval is not None
+    assert "a profile took the place" in predict_inference(scenario.replace(gpu=faster)).no_interval
+    own = predict_inference(scenario.replace(gpu=faster.replace(name="my GPU", aliases=())))
+    assert "none on my GPU" in own.interval.method
+
+
+def test_a_profile_without_an_interval_says_why():
+    foreign = ask(**PLAIN, gpu="h200", profile="example-epyc-2-cores")
+    assert (foreign.interval, foreign.no_interval.partition(" was fitted on ")[0]) == (
+        None,
+        "profile example-epyc-2-cores",
+    )
+    gpu = foreign.scenario.calibration.machine.gpu
+    own = foreign.scenario.replace(gpu=foreign.scenario.gpu.replace(name=gpu, aliases=()))
+    other = predict_inference(own.replace(system="vllm"))
+    assert other.no_interval == "profile example-epyc-2-cores has no runs of system vllm"
+    bare = predict_inference(own.replace(calibration=own.calibration.replace(interval=None)))
+    assert bare.no_interval == "profile example-epyc-2-cores was fitted without leaving runs out"
+    assert predict_inference(own).interval is not None
+
+
+def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
+    for entry in entries_of("resident"):
+        assert entry.accuracy_class.startswith("resident") or entry.accuracy_class == "quantised"
+    stacks = {x.group for x in load_left_out() if x.system == "resident" and x.accuracy_class == "quantised"}
+    assert {"llama_cpp", "exllama", "tensorrt_llm"} <= stacks
 
 
 @pytest.mark.parametrize(
@@ -204,11 +323,21 @@ def test_it_widens_with_the_distance_from_what_the_runs_cover():
         ({"flops_efficiency": 0.5}, "--flops-efficiency took the place"),
         ({"ds_zero": 0, "cpu_offload": False, "system": "deepspeed_inference", "model": "opt-1.3b"},
          "no published run of deepspeed_inference on one GPU in 16 bits ships"),
-        ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "mi300x"}, "on a device of amd"),
+        ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "max-1550"}, "on a device of intel"),
         ({"model": "mixtral-8x7b-v0.1"}, "is of a mixture of experts model"),
         ({"quant_bits": 8}, "has 8-bit weights"),
         ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "h200", "prefix_hit_rate": 0.5},
          "no published run used --prefix-hit-rate"),
+        (PLAIN | {"gpu": "h100-sxm", "system": "llama_cpp", "batch_size": 256, "gen_len": 128},
+         "batch 256: too far from what published runs of llama_cpp cover (1)"),
+        (PLAIN | {"gpu": "a100-sxm-80gb", "system": "fastertransformer", "gen_len": 1},
+         "no published run of fastertransformer states the prefill alone"),
+        (PLAIN | {"gpu": "a100-sxm-80gb", "system": "fastertransformer", "kv_bits": 8},
+         "no published run of fastertransformer has a KV cache of 8 bits"),
+        (PLAIN | {"gpu": "h100-sxm", "tp_size": 16, "num_nodes": 2, "system": "vllm", "model": "bloom"},
+         "no published run of vllm has more than one node"),
+        (PLAIN | {"gpu": "apple-m3-max"}, "on devices of apple are of too few stacks"),
+        (PLAIN | {"gpu": "mi300x"}, "on devices of amd are of too few stacks"),
         ({"ds_zero": 0, "cpu_offload": False, "system": "petals"}, "do not say what their clients asked for"),
     ],
 )  # fmt: skip
