@@ -75,18 +75,14 @@ _ALIASES = {
     "llamacpp": "llama_cpp",
 }
 
-_PLANNED: tuple[str, ...] = ()
-
 
 @cache
 def get_system(name: str) -> System:
     """The system of a name.
 
     Raises:
-        SpecError: unknown, or known but not modelled yet.
+        SpecError: unknown.
     """
-    if name.replace("-", "_").lower() in _PLANNED:
-        raise SpecError(f"system {name} is not modelled yet; available: {', '.join(SYSTEM_NAMES)}")
     resolved = resolve("system", name, SYSTEM_NAMES, _ALIASES)
     if resolved not in _MODULES:
         return Resident(resolved)

@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from llm_perf.cli.infer import infer as infer_command
-from llm_perf.systems import SYSTEM_NAMES
 
 SMALL = {"--model": "opt-1.3b", "--gpu": "t4"}  # 24 layers, 32 heads, 2048 positions
 ZERO = {**SMALL, "--ds-zero": "3"}
@@ -146,15 +145,6 @@ def test_a_name_is_not_empty(infer: Any, option: str, value: str) -> None:
 
 # -- flags that do not go together ----------------------------------------------------------------------------
 
-NOT_MODELLED = [
-    name
-    for name in (
-        "flexgen", "accelerate", "petals", "transformers", "deepspeed_inference", "vllm", "tensorrt_llm", "gpt_fast",
-        "llama_cpp", "exllama",
-    )
-    if name not in SYSTEM_NAMES
-]  # fmt: skip
-
 # Flags added to those of SMALL, and a part of what is said.
 FLAGS = {
     "prompt and generation over the positions": ("--prompt-len 2048 --gen-len 100000", "2048 positions"),
@@ -228,12 +218,6 @@ def test_flags_that_do_not_go_together(infer: Any, name: str) -> None:
 def test_a_question_needs_a_model_and_a_gpu(infer: Any, flag: str) -> None:
     given = {name: value for name, value in SMALL.items() if name != flag}
     assert f"{flag} is required" in refused(infer, given)
-
-
-@pytest.mark.parametrize("name", NOT_MODELLED)
-def test_a_system_that_is_not_modelled_yet(infer: Any, name: str) -> None:
-    for flags in (SMALL, ZERO):
-        assert name in refused(infer, flags | {"--system": name})
 
 
 # -- names ----------------------------------------------------------------------------------------------------

@@ -80,14 +80,18 @@ def test_the_roofline_names_its_colours() -> None:
     assert shown == len(figure["table"]["rows"])
 
 
-def test_a_plan_shows_what_misses_a_target_open() -> None:
-    question = PlanQuestion(model="llama-2-70b", target="tpot<50ms, ttft<1s", quant_bits=(16, 4))
-    answer = plan(question)
+@pytest.mark.parametrize("met", [True, False])
+def test_a_plan_shows_what_misses_a_target_open(met: bool) -> None:
+    """The front is of what meets the targets; where nothing does, of all that fits."""
+    target = f"tpot<50ms, ttft<{'1s' if met else '1us'}"
+    answer = plan(PlanQuestion(model="llama-2-70b", target=target, quant_bits=(16, 4)))
     figure = front_figure(answer)
     symbols = [symbol for trace in figure["data"] for symbol in _listed(trace["marker"]["symbol"])]
     misses = sum(not candidate.meets for candidate in answer.front)
-    assert 0 < misses < len(answer.front)
-    assert sum(symbol.endswith("-open") for symbol in symbols) == misses + 1  # and the entry of the legend
+    assert misses == (0 if met else len(answer.front))
+    assert sum(symbol.endswith("-open") for symbol in symbols) == (
+        0 if met else misses + 1
+    )  # and the legend's entry
     assert figure["layout"]["annotations"][0]["text"] == "limit 50 ms"
     assert all("misses a target" in words for trace in figure["data"] for words in _open_words(trace))
 
