@@ -183,7 +183,7 @@ def no_profile_interval(scenario: Scenario, asked: Asked) -> str | None:
     return f"profile {name} was fitted without leaving runs out"
 
 
-def profile_warnings(scenario: Scenario, asked: Asked) -> tuple[str, ...]:
+def profile_warnings(scenario: Scenario, placement: Placement) -> tuple[str, ...]:
     """Where the evidence of a profile ends: another machine, another system, sizes outside of its runs."""
     calibration = scenario.calibration
     if calibration is None:
@@ -197,6 +197,7 @@ def profile_warnings(scenario: Scenario, asked: Asked) -> tuple[str, ...]:
     covers = calibration.covers
     if covers is None:
         return ()
+    asked = asked_of(scenario, placement)
     unknown = _unknown(covers, asked)
     if unknown:
         return (f"profile {name} has no runs of {unknown}: it gives no interval",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -37,14 +38,13 @@ class Phase:
     slowest_stage_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InferenceResult:
     """A prediction with everything that a report needs. Latencies are given even where it does not fit.
 
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
     batch at these lengths and this placement, ``max_context_len`` the largest prompt + generation at this batch; 0 if
-    there is none. ``reason`` says what is missing where ``feasible`` is False. ``interval`` is where a measurement is to
-    be expected; where nothing is known of that it is None, and ``no_interval`` says why.
+    there is none. ``reason`` says what is missing where ``feasible`` is False.
     """
 
     scenario: Scenario
@@ -59,8 +59,27 @@ class InferenceResult:
     max_batch_size: int
     max_context_len: int
     warnings: tuple[str, ...] = field(default=())
-    interval: PredictionInterval | None = None
-    no_interval: str | None = None
+
+    @property
+    def interval(self) -> PredictionInterval | None:
+        """Where a measurement is to be expected; None where nothing is known of that, and `no_interval` says why."""
+        return self._interval[0]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one."""
+        return self._interval[1]
+
+    @cached_property
+    def _interval(self) -> tuple[PredictionInterval | None, str | None]:
+        """Found when it is first asked for: a search that compares predictions does not pay for it."""
+        decode_s = None if self.decode is None else self.decode.latency_s
+        return inference_interval(
+            self.scenario,
+            self.placement,
+            asked_of(self.scenario, self.placement),
+            (self.prefill.latency_s, decode_s, self.total_latency_s),
+        )
 
     @property
     def system_version(self) -> str | None:
@@ -101,9 +120,6 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         decode = _phase(evaluation.decode, load.batch * steps, steps)
     total = prefill.latency_s + (decode.latency_s if decode else 0.0)
     tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
-    asked = asked_of(scenario, evaluation.placement)
-    seconds = (prefill.latency_s, decode.latency_s if decode else None, total)
-    interval, no_interval = inference_interval(scenario, evaluation.placement, asked, seconds)
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
@@ -119,10 +135,8 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         warnings=(
             *evaluation.notes,
             *_warnings(scenario, system.file.caveat),
-            *profile_warnings(scenario, asked),
+            *profile_warnings(scenario, evaluation.placement),
         ),
-        interval=interval,
-        no_interval=no_interval,
     )
 
 

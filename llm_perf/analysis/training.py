@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.inference import largest_fitting
@@ -46,15 +47,14 @@ class WholeRun:
         return self.time_s / _DAY_S
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingResult:
     """A prediction with everything that a report needs. Times are given even where it does not fit.
 
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
     ``model_flops_per_s_per_gpu`` counts nothing that is recomputed, ``hardware_flops_per_s_per_gpu`` does; ``mfu`` and
     ``hfu`` are their shares of the peak of ``peak_dtype``. ``max_micro_batch_size`` is the largest that fits with this
-    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens. ``interval`` is where a measured step is to
-    be expected; where nothing is known of that it is None, and ``no_interval`` says why.
+    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens.
     """
 
     scenario: TrainingScenario
@@ -74,8 +74,20 @@ class TrainingResult:
     max_micro_batch_size: int
     run: WholeRun | None
     warnings: tuple[str, ...] = field(default=())
-    interval: PredictionInterval | None = None
-    no_interval: str | None = None
+
+    @property
+    def interval(self) -> PredictionInterval | None:
+        """Where a measured step is to be expected; None where nothing is known of that, and `no_interval` says why."""
+        return self._interval[0]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one."""
+        return self._interval[1]
+
+    @cached_property
+    def _interval(self) -> tuple[PredictionInterval | None, str | None]:
+        return training_interval(self.scenario, self.step_time_s)
 
     @property
     def framework_version(self) -> str | None:
@@ -134,7 +146,6 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
     again = recomputed_flops(
         scenario.model, batch.global_batch_size, scenario.plan.seq_len, scenario.plan.activation_recomputation
     )
-    interval, no_interval = training_interval(scenario, latency)
     return TrainingResult(
         scenario=scenario,
         batch=batch,
@@ -153,8 +164,6 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
         run=_whole_run(scenario, tokens, latency),
         warnings=(*evaluation.notes, *_warnings(scenario, dtype, framework.caveat, model)),
-        interval=interval,
-        no_interval=no_interval,
     )
 
 
