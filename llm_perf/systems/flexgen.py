@@ -297,14 +297,18 @@ def _where_policy(condition: Number, yes: Policy, no: Policy) -> Policy:
         left, right = getattr(yes, field.name), getattr(no, field.name)
         if isinstance(left, TierShares):
             fields[field.name] = TierShares(
-                where(condition, left.gpu, right.gpu),
-                where(condition, left.cpu, right.cpu),
-                where(condition, left.nvme, right.nvme),
+                _where(condition, left.gpu, right.gpu),
+                _where(condition, left.cpu, right.cpu),
+                _where(condition, left.nvme, right.nvme),
             )
         else:
-            same = not is_array(left, right) and left == right
-            fields[field.name] = left if same else where(condition, left, right)
+            fields[field.name] = _where(condition, left, right)
     return Policy(**fields)
+
+
+def _where(condition: Number, yes: Number, no: Number) -> Number:
+    """Point by point; one number where both are the same one, so that what follows from it is computed once."""
+    return yes if not is_array(yes, no) and yes == no else where(condition, yes, no)
 
 
 def _remarks(scenario: Scenario, policy: Policy) -> tuple[str, ...]:

@@ -70,12 +70,13 @@ class Step:
         """Seconds of all lanes in a row."""
         return total(element.seconds for lane in self.lanes.values() for element in lane)
 
-    def limits(self) -> list[Number]:
-        """Seconds that the step cannot be shorter than: of each lane, each shared stream, both directions of the link."""
-        return [
-            total(work.seconds for work in works) / (self.duplex if both else 1.0)
-            for works, both in self._limiting()
-        ]
+    def limits(self) -> list[Limit]:
+        """What the step cannot be shorter than: each lane, each shared stream, both directions of the link."""
+        found = []
+        for works, both in self._limiting():
+            seconds = total(work.seconds for work in works)
+            found.append(Limit(seconds / self.duplex if both else seconds, works, both))
+        return found
 
     def _limiting(self) -> Iterator[tuple[Sequence[Work | Step], bool]]:
         """What makes up each limit, and whether it is that of both directions of the link together."""
@@ -97,11 +98,12 @@ class Step:
     @property
     def duration_s(self) -> Number:
         """Seconds of one repetition."""
+        return self._duration_s([] if self.overlap is False else self.limits())
+
+    def _duration_s(self, limits: Sequence[Limit]) -> Number:
         if self.overlap is False:
             return self.serial_s
-        longest: Number = 0.0
-        for seconds in self.limits():
-            longest = maximum(longest, seconds)
+        longest = _longest(limits)
         if self.overlap is True:
             return longest
         serial = self.serial_s
@@ -128,28 +130,54 @@ class Step:
 
         With overlap that is the work of the longest limit (the first one where several are equally long).
         """
-        share = self.overlap if _is_share(self.overlap) else where(self.overlap, 1.0, 0.0)
-        if self.overlap is not True:
-            for lane in self.lanes.values():
-                for element in lane:
-                    for work, seconds in element.waited():
-                        yield work, (1.0 - share) * seconds
-        if self.overlap is False:
-            return
-        limits = list(zip(self.limits(), self._limiting(), strict=True))
-        longest: Number = 0.0
-        for seconds, _ in limits:
-            longest = maximum(longest, seconds)
-        taken: Number = False
-        for seconds, (works, both) in limits:
-            critical = (seconds >= longest) & _not(taken)
-            taken = critical | taken
-            if not _any(critical):
-                continue
-            waited = where(critical, share / self.duplex if both else share, 0.0)
+        for works, waited in self._waits([] if self.overlap is False else self.limits()):
             for element in works:
                 for work, seconds in element.waited():
                     yield work, waited * seconds
+
+    def timed(self) -> tuple[Number, dict[str, Number]]:
+        """The duration and its parts by label, which sum to it: both from the same limits, the parts added up first."""
+        limits = [] if self.overlap is False else self.limits()
+        parts: dict[str, Number] = {}
+        for works, waited in self._waits(limits):
+            of_limit: dict[str, Number] = {}
+            for element in works:
+                for work, seconds in element.waited():
+                    _add(of_limit, work.label, seconds)
+            for label, seconds in of_limit.items():
+                _add(parts, label, waited * seconds)
+        return self._duration_s(limits), parts
+
+    def _waits(self, limits: Sequence[Limit]) -> Iterator[tuple[Sequence[Work | Step], Number]]:
+        """Works, and what share of their seconds is waited for."""
+        share = self.overlap if _is_share(self.overlap) else where(self.overlap, 1.0, 0.0)
+        if self.overlap is not True:
+            for lane in self.lanes.values():
+                yield lane, 1.0 - share
+        if self.overlap is False:
+            return
+        longest = _longest(limits)
+        taken: Number = False
+        for limit in limits:
+            critical = limit.seconds >= longest
+            if taken is not False:
+                critical = critical & _not(taken)
+            if not _any(critical):
+                continue
+            taken = critical | taken
+            yield limit.works, critical * (share / self.duplex if limit.both else share)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Seconds that a step cannot be shorter than, and the works that take them.
+
+    ``both``: they are those of both directions of the link, which reach more together than one alone.
+    """
+
+    seconds: Number
+    works: Sequence[Work | Step]
+    both: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +251,13 @@ class _Sums:
 
     def add(self, step: Step, times: Number) -> None:
         """Latency and what is waited for of a step that runs so many times."""
-        self.latency_s = self.latency_s + times * step.duration_s
-        if self.parts:
-            for work, seconds in step.exposed():
-                _add(self.parts_s, work.label, times * seconds)
+        if not self.parts:
+            self.latency_s = self.latency_s + times * step.duration_s
+            return
+        duration, parts = step.timed()
+        self.latency_s = self.latency_s + times * duration
+        for label, seconds in parts.items():
+            _add(self.parts_s, label, times * seconds)
 
     def add_busy(self, step: Step, times: Number) -> None:
         """The work of a step that runs so many times."""
@@ -239,8 +270,11 @@ class _Sums:
 
 
 def _add_busy(busy: dict[str, Number], step: Step, times: Number) -> None:
+    of_step: dict[str, Number] = {}
     for work in step.works():
-        _add(busy, work.stream, times * work.seconds)
+        _add(of_step, work.stream, work.seconds)
+    for stream, seconds in of_step.items():
+        _add(busy, stream, times * seconds)
 
 
 def _add(parts: dict[str, Number], key: str, seconds: Number) -> None:
@@ -303,7 +337,7 @@ def crossings(before: Step, after: Step, count: Number) -> list[Number]:
     """
     if before.overlap is False:
         return []
-    lines = list(zip(before.limits(), after.limits(), strict=True))
+    lines = [(one.seconds, other.seconds) for one, other in zip(before.limits(), after.limits(), strict=True)]
     found: list[Number] = []
     for index, (low, high) in enumerate(lines):
         for other_low, other_high in lines[index + 1 :]:
@@ -322,10 +356,18 @@ def crossings(before: Step, after: Step, count: Number) -> list[Number]:
 
 def total(values: Iterator[Number] | Sequence[Number]) -> Number:
     """The sum; 0.0 of nothing."""
-    found: Number = 0.0
-    for value in values:
+    rest = iter(values)
+    found: Number = next(rest, 0.0)
+    for value in rest:
         found = found + value
     return found
+
+
+def _longest(limits: Sequence[Limit]) -> Number:
+    longest: Number = limits[0].seconds if limits else 0.0
+    for limit in limits[1:]:
+        longest = maximum(longest, limit.seconds)
+    return longest
 
 
 def _is_share(overlap: Number) -> bool:

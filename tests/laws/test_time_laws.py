@@ -496,12 +496,15 @@ def test_page_locked_copies_are_never_slower(scenario, measured):
 @EXAMPLES
 @given(draw.zero_scenarios(ranks=1, gpu=draw.gpus(linked=True)), st.sampled_from([2, 4, 8]))
 def test_more_gpus_never_slow_down_streaming_at_the_same_batch_per_gpu(scenario, ranks):
-    """Where the GPUs have a link that is faster than their PCIe and exchanges start at once, and the cache stays on them:
+    """Where exchanges reach a link that is faster than the GPUs' PCIe and start at once, and the cache stays on them:
     over PCIe alone the gathers share the link with the copies, caches on the host share its processor, and of layers of
     a few KiB the start of a gather takes longer than the copy that it saves."""
     offload = OffloadConfig(weights=Shares.on("cpu"))
     at_once = scenario.gpu.efficiency.collective.replace(
-        alpha_us=dict.fromkeys((2, 4, 8), 0.0), sqrt_term_us=0.0
+        alpha_us=dict.fromkeys((2, 4, 8), 0.0),
+        sqrt_term_us=0.0,
+        bus_efficiency=1.0,
+        bus_efficiency_by_ranks={},
     )
     gpu = scenario.gpu.replace(efficiency=scenario.gpu.efficiency.replace(collective=at_once))
     one = scenario.replace(offload=offload, gpu=gpu)
