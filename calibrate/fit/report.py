@@ -191,8 +191,8 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
     held = found["held_out"]
     lines = [
         *fit_lines(found), "",
-        f"Never seen: {', '.join(_short(model) for model in held['models'])}; total seconds",
-        f"{'':<29}{'measured':>9}{'predicted':>10}{'error':>7}{'90 % interval':>15}{'roofline':>10}",
+        f"Never seen: {', '.join(_short(model) for model in held['models'])}; total seconds (roof: error of the roofline)",
+        f"{'':<33}{'measured':>8}{'predicted':>10}{'error':>7}{'90 % interval':>14}{'roof':>8}",
     ]  # fmt: skip
     for row in held["rows"]:
         interval = (
@@ -200,8 +200,8 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
         )
         outside = " " if row["inside"] in (True, None) else "!"
         lines.append(
-            f"{_short_label(row['what']):<29}{row['measured_s']['total']:>9.3f}{row['predicted_s']['total']:>10.3f}"
-            f"{row['errors']['total']:>+7.1%}{interval:>15}{outside}{row['roofline_error']:>+9.0%}"
+            f"{_short_label(row['what'])[:33]:<33}{row['measured_s']['total']:>8.3f}{row['predicted_s']['total']:>10.3f}"
+            f"{row['errors']['total']:>+7.1%}{interval:>14}{outside}{row['roofline_error']:>+7.0%}"
         )
     if any(row["inside"] is False for row in held["rows"]):
         lines.append("!: measured outside the interval")
@@ -218,4 +218,6 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _short_label(label: str) -> str:
-    return label.replace("zero_inference", "ZeRO-3").replace("resident", "plain")
+    """What ran, without the model's organisation."""
+    model, _, rest = label.partition(" ")
+    return f"{_short(model)} {rest}".replace("zero_inference", "ZeRO-3").replace("resident", "plain")

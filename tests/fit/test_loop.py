@@ -57,6 +57,7 @@ def test_the_model_that_was_left_out_is_predicted(tmp_path: Path) -> None:
     text = "\n".join(held_out_lines(found))
     assert "times closer" in text
     assert "Never seen: opt-1.3b" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("Profile: "))
 
 
 def test_nothing_is_concluded_from_half_a_loop(tmp_path: Path) -> None:
