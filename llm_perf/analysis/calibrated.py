@@ -48,6 +48,11 @@ class PredictionInterval:
     total_s: tuple[float, float] | None
     coverage: float | None = None
 
+    @property
+    def total_factor(self) -> float | None:
+        """By which factor a measured total may be off either way; None where the total has no interval."""
+        return None if self.total_s is None else math.sqrt(self.total_s[1] / self.total_s[0])
+
     def as_json(self, tokens: float) -> dict[str, Any]:
         """Plain JSON types, the throughput of ``tokens`` in all included."""
         throughput = None if self.total_s is None else [tokens / self.total_s[1], tokens / self.total_s[0]]

@@ -19,7 +19,9 @@ from llm_perf.report.plan_text import amount, deployment, plan_sections
 from llm_perf.report.units import count, rate
 from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer, PlanQuestion
 
-_NOT_MEASURES: Final = ("inputs", "meets_targets", "share_of_targets", "stops", "bottlenecks")
+_NOT_MEASURES: Final = (
+    "inputs", "meets_targets", "share_of_targets", "stops", "bottlenecks", "interval", "no_interval",
+)  # fmt: skip
 _MISSES: Final[dict[str, Any]] = {
     "type": "scatter", "mode": "markers", "name": "open: misses a target", "x": [None], "y": [None],
     "marker": {"size": 9, "symbol": "circle-open", "color": "@muted", "line": {"width": 1.5, "color": "@muted"}},

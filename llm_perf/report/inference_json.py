@@ -56,12 +56,17 @@ def result_object(
         "pivot": pivot_object(result),
         "pipeline": pipeline_object(result),
         "energy": None if energy is None else energy_object(energy),
-        "interval": None if result.interval is None else result.interval.as_json(tokens_of(result)),
+        "interval": interval_object(result),
         "no_interval": result.no_interval,
         "warnings": list(result.warnings),
         "benchmark_log": prediction_log(result),
     }  # fmt: skip
     return finite(found)  # type: ignore[no-any-return]
+
+
+def interval_object(result: InferenceResult) -> dict[str, Any] | None:
+    """Where measurements are to be expected; None where nothing is known of that."""
+    return None if result.interval is None else result.interval.as_json(tokens_of(result))
 
 
 def tokens_of(result: InferenceResult) -> float:

@@ -407,7 +407,7 @@ def comparison_report(results: list[InferenceResult]) -> RenderableType:
     """Several GPUs side by side, one row each, and what is missing where it does not fit."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("GPU", overflow="fold")
-    for heading in ("weights on", "prefill", "per token", "total", "throughput", "fits"):
+    for heading in ("weights on", "prefill", "per token", "total", "90%", "token/s", "fits"):
         table.add_column(heading, justify="right")
     for result in results:
         per_token = result.decode.latency_per_token_s if result.decode else None
@@ -417,11 +417,18 @@ def comparison_report(results: list[InferenceResult]) -> RenderableType:
             _brief(result.prefill.latency_s),
             _brief(per_token),
             _brief(result.total_latency_s),
-            rate(result.total_throughput_tokens_per_s),
+            factor_text(result.interval),
+            rate(result.total_throughput_tokens_per_s).removesuffix(" token/s"),
             "yes" if result.feasible else "no",
         )
     missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
     return Group(table, *missing)
+
+
+def factor_text(interval: PredictionInterval | None) -> str:
+    """How far off a measured total may be either way, in a word."""
+    factor = None if interval is None else interval.total_factor
+    return "-" if factor is None else f"x/{factor:.2f}"
 
 
 def _brief(value_s: float | None) -> str:

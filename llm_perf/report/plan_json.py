@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import build_scenario
-from llm_perf.report.inference_json import SCHEMA_VERSION, finite
+from llm_perf.report.inference_json import SCHEMA_VERSION, finite, interval_object
 from llm_perf.search.plan import Candidate, PlanAnswer
 
 
@@ -15,7 +15,7 @@ def plan_object(answer: PlanAnswer) -> dict[str, Any]:
     found = {
         "schema_version": SCHEMA_VERSION,
         "question": answer.question.model_dump(),
-        "best": [candidate_object(answer, candidate) | bottlenecks(candidate) for candidate in answer.best],
+        "best": [candidate_object(answer, candidate) | prediction_of(candidate) for candidate in answer.best],
         "front": [candidate_object(answer, candidate) for candidate in answer.front],
         "nearest": None if answer.nearest is None else candidate_object(answer, answer.nearest),
         "evaluated": answer.evaluated,
@@ -41,8 +41,12 @@ def candidate_object(answer: PlanAnswer, candidate: Candidate) -> dict[str, Any]
     }
 
 
-def bottlenecks(candidate: Candidate) -> dict[str, Any]:
-    """What each phase waits for."""
+def prediction_of(candidate: Candidate) -> dict[str, Any]:
+    """What each phase waits for, and the interval around its latencies."""
     result = predict_inference(build_scenario(candidate.inputs))
     decode = None if result.decode is None else result.decode.bottleneck
-    return {"bottlenecks": {"prefill": result.prefill.bottleneck, "decode": decode}}
+    return {
+        "bottlenecks": {"prefill": result.prefill.bottleneck, "decode": decode},
+        "interval": interval_object(result),
+        "no_interval": result.no_interval,
+    }

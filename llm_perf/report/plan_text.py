@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -14,7 +15,7 @@ from rich.text import Text
 from llm_perf.config.files import looks_like_path
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import BOTTLENECKS
-from llm_perf.report.plan_json import bottlenecks
+from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.plan import Candidate, PlanAnswer
 from llm_perf.search.targets import QUANTITIES, Target
@@ -123,7 +124,7 @@ def _number(value: float) -> str:
 
 
 def _reasons(answer: PlanAnswer) -> Text:
-    """Of each of the best: how much of each limit it uses, what it waits for, and what stops a larger batch."""
+    """Of each of the best: how much of each limit it uses, what it waits for, what stops a larger batch, how sure it is."""
     text = Text()
     for candidate in answer.best:
         used = [
@@ -131,18 +132,26 @@ def _reasons(answer: PlanAnswer) -> Text:
             for target in answer.question.targets
             if math.isfinite(candidate.measures[target.measure])
         ]
+        predicted = prediction_of(candidate)
         waits = {
             phase: BOTTLENECKS.get(name, name)
-            for phase, name in bottlenecks(candidate)["bottlenecks"].items()
+            for phase, name in predicted["bottlenecks"].items()
             if name is not None
         }
         found = [*used, *(f"{phase} waits for {name}" for phase, name in waits.items())]
         larger = candidate.stops.startswith("a larger")
         found.append(candidate.stops if larger else f"the batch ends at {candidate.stops}")
+        found.append(_certainty(predicted["interval"]))
         text.append(f"{gpu_name(candidate)}: ", "bold")
         text.append("; ".join(found) + "\n")
     text.rstrip()
     return text
+
+
+def _certainty(interval: Mapping[str, Any] | None) -> str:
+    """How far off the latencies may be, in a word: what a margin below a limit is worth."""
+    ends = None if interval is None else interval["total_latency_s"]
+    return "no interval" if ends is None else f"90% interval x/{math.sqrt(ends[1] / ends[0]):.2f}"
 
 
 def _share(target: Target, value: float) -> str:

@@ -97,6 +97,19 @@ def test_nothing_fits_is_exit_3_and_says_nothing_of_targets(llm_perf, folder):
     assert "targets" not in outcome.out
 
 
+def test_the_best_say_how_sure_their_latencies_are(llm_perf, folder):
+    asked = ("--model", "opt-13b", "--gpus", "a100-sxm-80gb,mi300x", "--objective", "gpus")
+    found = llm_perf("plan", *asked, "--json").json
+    out = " ".join(llm_perf("plan", *asked).out.split())
+    known = {best["inputs"]["gpu"]: best for best in found["best"]}
+    low, high = known["A100-SXM-80GB"]["interval"]["total_latency_s"]
+    assert low < known["A100-SXM-80GB"]["total_latency_s"] < high
+    assert f"90% interval x/{(high / low) ** 0.5:.2f}" in out
+    assert known["MI300X-192GB"]["interval"] is None
+    assert known["MI300X-192GB"]["no_interval"]
+    assert "no interval" in out
+
+
 def test_what_stops_the_batch_is_a_sentence(llm_perf, folder):
     out = " ".join(
         llm_perf("plan", "--model", "opt-1.3b", "--gpus", "apple-m1-7c", "--objective", "gpus").out.split()
