@@ -12,6 +12,7 @@ from llm_perf.explore import cards
 from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.explore.front import front, front_times
 from llm_perf.explore.looks import series_look
+from llm_perf.report.inference_text import factor_text
 from llm_perf.report.units import count, rate, seconds
 
 MOST_LINES: Final = 8
@@ -22,8 +23,11 @@ def comparison_card(
     results: Sequence[InferenceResult], tiles: Sequence[Sequence[dict[str, Any]]]
 ) -> dict[str, Any]:
     """``tiles`` are the first numbers of each result, under the same names. Many GPUs stand below each other, not drawn."""
-    names = [tile["name"] for tile in tiles[0]]
-    rows = [[_name(one), *(tile["value"] for tile in own)] for one, own in zip(results, tiles, strict=True)]
+    names = [*(tile["name"] for tile in tiles[0]), "90% interval of the whole batch"]
+    rows = [
+        [_name(one), *(tile["value"] for tile in own), factor_text(one.interval)]
+        for one, own in zip(results, tiles, strict=True)
+    ]
     missing = [cards.text(f"{_name(result)}: {result.reason}") for result in results if result.reason]
     if len(results) > MOST_LINES:
         found = [cards.table(["GPU", *names], rows), *missing]

@@ -149,7 +149,7 @@ def _title(result: InferenceResult) -> Text:
         f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
     )
     if result.system_version is not None:
-        text.append(f"\nconstants as of {result.system_version}")
+        text.append(f"\nconstants as of {version_text(scenario.system, result.system_version)}")
     for option in _options(scenario):
         text.append(f"\n{option}")
     return text
@@ -237,6 +237,11 @@ def _phases(result: InferenceResult) -> Table:
         "total", seconds(result.total_latency_s), rate(result.total_throughput_tokens_per_s), "", style="bold"
     )
     return table
+
+
+def version_text(name: str, version: str) -> str:
+    """Versions with what they are versions of: some begin with that, others with their number."""
+    return f"{name} {version}" if version[:1].isdigit() else version
 
 
 def interval_text(

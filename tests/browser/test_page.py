@@ -133,6 +133,14 @@ def expected(**inputs: Any) -> list[str]:
     ]
 
 
+def factor_of(**inputs: Any) -> float:
+    """By how much a measured total may be off, from the ends of the interval that ``infer --json`` has."""
+    ends = predict_inference(build_scenario(InferenceInputs(**inputs))).interval
+    assert ends is not None
+    low, high = ends.total_s or (1.0, 1.0)
+    return float((high / low) ** 0.5)
+
+
 def _cost(result: Any) -> str:
     price = gpu_price(result.scenario.gpu.name, None, None)
     return "no price" if price is None else dollars(cost_of(result, price).per_million_tokens)
@@ -329,7 +337,11 @@ def test_gpus_side_by_side(tab: Tab, address: str) -> None:
         row.locator("td").all_text_contents() for row in tab.page.locator("#card-comparison tbody tr").all()
     ]
     columns = [[text.replace("\u00a0", " ") for text in column] for column in zip(*cells, strict=True)]
-    assert columns == [expected(model="llama-3.1-8b", gpu=gpu, batch_size=4) for gpu in gpus]
+    assert [column[:-1] for column in columns] == [
+        expected(model="llama-3.1-8b", gpu=gpu, batch_size=4) for gpu in gpus
+    ]
+    factors = [factor_of(model="llama-3.1-8b", gpu=gpu, batch_size=4) for gpu in gpus]
+    assert [column[-1] for column in columns] == [f"x/{factor:.2f}" for factor in factors]
     assert "--gpu h200-sxm-141gb --gpu t4-16gb" in str(tab.page.locator("code.command").text_content())
     tab.choose("batch_size", "8")  # another question, the same GPUs
     assert parse_qs(urlsplit(tab.page.url).query)["gpu"] == gpus

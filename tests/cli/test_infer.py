@@ -452,7 +452,7 @@ def test_the_report_says_which_versions_its_constants_are_of(llm_perf, system, v
     asked = ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", system)
     assert llm_perf(*asked, "--json").json["system_version"] == version
     text = llm_perf(*asked).out
-    assert (f"constants as of {version}" in text) == (version is not None)
+    assert (f"constants as of {system} {version}" in text) == (version is not None)
     assert version is not None or "constants as of" not in text
 
 

@@ -140,9 +140,10 @@ def test_many_gpus_stand_below_each_other(llm_perf: Any, stored: Any, folder: Pa
     (part,) = views[0]["cards"][1]["parts"]
     assert [column["name"] for column in part["columns"]][:2] == ["GPU", "Fits"]
     tiles = [view["cards"][0]["parts"][0]["tiles"] for view in views]
-    assert [[cell["text"] for cell in row["cells"][1:]] for row in part["rows"]] == [
-        [tile["value"] for tile in own] for own in tiles
-    ]
+    cells = [[cell["text"] for cell in row["cells"][1:]] for row in part["rows"]]
+    assert [row[:-1] for row in cells] == [[tile["value"] for tile in own] for own in tiles]
+    assert part["columns"][-1]["name"] == "90% interval of the whole batch"
+    assert all(re.fullmatch(r"x/\d\.\d\d", row[-1]) for row in cells)
 
 
 def test_a_measured_run_stands_beside_its_prediction(llm_perf: Any, folder: Path) -> None:
