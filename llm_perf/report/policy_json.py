@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_perf.analysis.economics import cost_of
-from llm_perf.report.inference_json import SCHEMA_VERSION, cost_object, finite, memory_object
+from llm_perf.report.inference_json import SCHEMA_VERSION, cost_object, finite, interval_object, memory_object
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 
 
@@ -28,6 +28,8 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "throughput_tokens_per_s": None if best is None else best.throughput_tokens_per_s,
         "latency_s": None if best is None else best.latency_s,
         "memory": memory,
+        "interval": None if result is None else interval_object(result),
+        "no_interval": None if result is None else result.no_interval,
         "bottlenecks": None if result is None else bottlenecks(answer),
         "cost": None if result is None or price is None else cost_object(cost_of(result, price)),
         "front": [_point(point) for point in answer.front],

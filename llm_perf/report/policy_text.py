@@ -12,7 +12,7 @@ from rich.text import Text
 
 from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.report.inference_text import BOTTLENECKS, TIERS, memory_table
+from llm_perf.report.inference_text import BOTTLENECKS, TIERS, interval_text, memory_table
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.policy import FrontPoint, PolicyAnswer, PolicyQuestion
@@ -29,8 +29,11 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
     if answer.best is None or answer.result is None:
         blocks.append(_nothing(answer))
     else:
-        blocks += [_best(answer.best, answer.result, answer), memory_table(answer.result)]
-        blocks.append(_binding(answer, answer.result))
+        result = answer.result
+        blocks.append(_best(answer.best, result, answer))
+        certainty = interval_text(result.interval, result.no_interval)
+        blocks += [] if certainty is None else [certainty]
+        blocks += [memory_table(result), _binding(answer, result)]
     if answer.front:
         blocks.append(_front(answer))
     if answer.result is not None:

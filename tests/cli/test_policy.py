@@ -191,3 +191,12 @@ def test_gpus_that_cannot_be_are_one_line(llm_perf, flags, says):
     assert outcome.code == 2
     assert says in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_the_best_policy_says_how_sure_it_is(llm_perf):
+    asked = ("policy", "--model", "opt-30b", "--gpu", "t4", "--system", "zero_inference")
+    found = llm_perf(*asked, "--json").json
+    low, high = found["interval"]["total_latency_s"]
+    assert low < found["latency_s"] < high
+    assert found["no_interval"] is None
+    assert "90% interval: total" in llm_perf(*asked).out
