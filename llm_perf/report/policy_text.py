@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,10 +11,11 @@ from rich.text import Text
 
 from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import BOTTLENECKS, TIERS, interval_text, memory_table
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
-from llm_perf.search.policy import FrontPoint, PolicyAnswer, PolicyQuestion
+from llm_perf.search.policy import FrontPoint, PolicyAnswer
 
 _SHOWN = 12
 """Points of the front in the table; the JSON has them all."""
@@ -40,29 +40,6 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
         blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in answer.result.warnings]
     blocks.append(Text(f"{count(answer.searched)} policies searched in {seconds(answer.seconds)}.", "dim"))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
-
-
-def command(question: PolicyQuestion, flags: dict[str, Any]) -> str:
-    """The ``llm-perf infer`` command that predicts one policy."""
-    named: dict[str, Any] = {"model": question.model, "gpu": question.gpu, "host": question.host}
-    if question.total_gpus > 1:
-        named |= {"num_gpus": question.num_gpus, "num_nodes": question.num_nodes}
-    named |= flags
-    named |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len, "profile": question.profile}
-    named |= {"allow_long_context": True if question.allow_long_context else None}
-    words = ["llm-perf infer"]
-    for name, value in named.items():
-        flag = name.replace("_", "-")
-        if value is None or (value is False and name not in _ON_BY_DEFAULT):
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag} {shlex.quote(str(value))}")
-    return " ".join(word for word in words if word not in ("--pin-memory", "--quant-bits 16"))
-
-
-_ON_BY_DEFAULT = ("pin_memory", "cpu_cache_compute")
 
 
 def describe(flags: dict[str, Any]) -> str:
@@ -103,7 +80,7 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
     if price is not None:
         text.append(f", ${cost_of(result, price).per_million_tokens:.4g} per million tokens")
     text.append(f"\n{result.placement.reason}.\n")
-    text.append(command(answer.question, best.flags), "cyan")
+    text.append(infer_command_in_lines(answer.question.inputs(best.flags)), "cyan")
     return text
 
 
@@ -155,5 +132,5 @@ def _nothing(answer: PolicyAnswer) -> Text:
     text = Text.assemble(("No policy. ", "bold red"), f"{answer.reason}.")
     if answer.nearest is not None:
         text.append(f"\nThe fastest: {answer.nearest.flags['system']}, {describe(answer.nearest.flags)}\n")
-        text.append(command(answer.question, answer.nearest.flags), "cyan")
+        text.append(infer_command_in_lines(answer.question.inputs(answer.nearest.flags)), "cyan")
     return text

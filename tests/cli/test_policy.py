@@ -43,16 +43,21 @@ def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
     assert again["memory"] == found["memory"]
 
 
+def printed_command(out):
+    """Words of the command in a report, as a shell takes its lines when they are copied."""
+    lines = out[out.index("llm-perf infer") :].splitlines()
+    last = next(number for number, line in enumerate(lines) if not line.endswith("\\"))
+    return shlex.split("\n".join(lines[: last + 1]).replace("\\\n", ""))  # as a shell joins them
+
+
 @pytest.mark.parametrize(
     "more", [("--system", "flexgen"), ("--system", "zero_inference"), ("--max-latency", "100")]
 )
 def test_the_command_that_is_printed_gives_the_same_numbers(llm_perf, more):
     found = llm_perf(*BASE, *more, "--json").json
-    text = " ".join(llm_perf(*BASE, *more).out.split())
-    words = shlex.split(text[text.index("llm-perf infer") :])
-    end = words.index("--gen-len") + 2
-    assert all(word.isascii() for word in words[:end])
-    again = llm_perf(*words[1:end], "--json").json
+    words = printed_command(llm_perf(*BASE, *more).out)
+    assert all(word.isascii() for word in words)
+    again = llm_perf(*words[1:], "--json").json
     assert again["total"]["latency_s"] == found["latency_s"]
     assert again["memory"] == found["memory"]
 
@@ -158,9 +163,8 @@ def test_several_gpus_replay_in_infer_and_fit_no_less(llm_perf, folder, system, 
     assert again["feasible"]
     assert again["total"]["latency_s"] == found["latency_s"]
     assert again["total"]["throughput_tokens_per_s"] == found["throughput_tokens_per_s"]
-    text = " ".join(llm_perf(*BASE, *gpus, "--system", system).out.split())
-    words = shlex.split(text[text.index("llm-perf infer") :])
-    printed = llm_perf(*words[1 : words.index("--gen-len") + 2], "--json").json
+    words = printed_command(llm_perf(*BASE, *gpus, "--system", system).out)
+    printed = llm_perf(*words[1:], "--json").json
     assert printed["total"]["latency_s"] == found["latency_s"]
     one = llm_perf(*BASE, "--system", system, "--json").json
     assert found["throughput_tokens_per_s"] > one["throughput_tokens_per_s"]

@@ -268,7 +268,10 @@ def _shown_outputs() -> list[Any]:
         if name == "README.md":
             continue
         for block in _blocks(text, "console"):
-            command, _, output = block.replace("\\\n", "").partition("\n")
+            command, _, output = block.partition("\n")
+            while command.endswith("\\"):  # the command goes on; in the output a backslash is what is printed
+                more, _, output = output.partition("\n")
+                command = command[:-1] + more
             if command.startswith("$ llm-perf ") and output and not output.startswith("$ "):
                 found.append(pytest.param(command[len("$ llm-perf ") :], output, id=f"{name}-{command}"))
     return found
