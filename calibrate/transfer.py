@@ -23,8 +23,8 @@ from calibrate.published import load_measurements
 from calibrate.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
 from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
+from calibrate.validation.evidence import with_intervals
 from calibrate.validation.left_out import PHASES
-from calibrate.validation.left_out_intervals import with_intervals
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -377,7 +377,7 @@ def transfer(system: str, leave: str) -> Transfer:
         )
         for index, case in enumerate(cases)
     ]
-    left = Validation(with_intervals(left_rows, groups), {})
+    left = Validation(with_intervals(left_rows, groups, leave, name), {})
     return Transfer(
         system=name,
         leave_out=leave,

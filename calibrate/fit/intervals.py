@@ -12,17 +12,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llm_perf.config.calibration import IntervalWidths
+from llm_perf.config.calibration import ENOUGH, INTERVAL_LEVEL, IntervalWidths
 
 if TYPE_CHECKING:
     from calibrate.fit.calibrator import Compared
 
-LEVEL = 0.9
-_ENOUGH_GROUPS = 9
-"""From so many groups on, (n + 1) x 0.9 <= n: a conformal quantile over groups exists."""
 
-
-def conformal_quantile(values: Sequence[float], level: float = LEVEL) -> float:
+def conformal_quantile(values: Sequence[float], level: float = INTERVAL_LEVEL) -> float:
     """The ceil((n + 1) level)-th smallest value, the largest one where there are too few."""
     ordered = sorted(values)
     rank = min(len(ordered), math.ceil((len(ordered) + 1) * level))
@@ -34,14 +30,14 @@ def widths(left_out: Sequence[Compared]) -> IntervalWidths | None:
     groups = sorted({one.observation.group for one in left_out})
     if not groups:
         return None
-    many = len(groups) >= _ENOUGH_GROUPS
+    many = len(groups) >= ENOUGH
     method = (
         "conformal quantile over models of each left-out model's own"
         if many
         else f"largest quantile among {len(groups)} models, each left out in turn"
     )
     found = {phase: _width(left_out, groups, phase) for phase in ("prefill", "decode", "total")}
-    return IntervalWidths(level=LEVEL, method=method, groups=len(groups), **found)
+    return IntervalWidths(level=INTERVAL_LEVEL, method=method, groups=len(groups), **found)
 
 
 def _width(left_out: Sequence[Compared], groups: Sequence[str], phase: str) -> float | None:
@@ -65,4 +61,4 @@ def group_width(residuals: Sequence[Sequence[float]]) -> float | None:
     by_group = [conformal_quantile(sizes) for sizes in residuals if sizes]
     if not by_group:
         return None
-    return conformal_quantile(by_group) if len(by_group) >= _ENOUGH_GROUPS else max(by_group)
+    return conformal_quantile(by_group) if len(by_group) >= ENOUGH else max(by_group)

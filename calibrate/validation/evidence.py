@@ -20,19 +20,20 @@ from typing import Any, Final
 
 import yaml
 
-from calibrate.fit.intervals import LEVEL, group_width
+from calibrate.fit.intervals import group_width
 from calibrate.published import load_measurements
 from calibrate.settings import run_of, scenario_of
 from calibrate.training_runs import training_run_of, training_scenario_of
-from calibrate.validation.left_out import LeftOutRow
+from calibrate.validation.left_out import LeftOutRow, lines_of
 from calibrate.validation.row import Compared, Interval
 from llm_perf.analysis.calibrated import asked_sizes
 from llm_perf.analysis.evidence import ANY, kind_of, pool_of
 from llm_perf.analysis.intervals import inference_options, training_options, training_sizes
-from llm_perf.config.gpu import GPUConfig, format_bits
+from llm_perf.config.calibration import ENOUGH, INTERVAL_LEVEL
+from llm_perf.config.gpu import format_bits
 from llm_perf.config.loading import get_gpu_config_by_name
 
-__all__ = ["Key", "Residuals", "evidence_files"]
+__all__ = ["Key", "Residuals", "evidence_files", "with_intervals"]
 
 _PHASES: Final = {
     "prefill_latency_s": "prefill",
@@ -44,9 +45,6 @@ _PHASES: Final = {
 """Quantity of a row -> the phase of which it speaks."""
 
 _FEWEST_GROUPS: Final = 2
-_FEWEST_RESIDUALS: Final = 9
-"""From so many on, ceil((n + 1) x 0.9) <= n: a conformal 90 % quantile exists."""
-
 _DIGITS: Final = 4
 _HEAD: Final = """\
 # How far predictions were off on published runs whose GPU, or model, was left out of every fit: half-widths of 90 % intervals
@@ -115,7 +113,7 @@ class Residuals:
     @staticmethod
     def _own_width(groups: Mapping[Group, Sequence[float]], without: str | None) -> float | None:
         kept = [sizes for (_, name), sizes in groups.items() if name != without]
-        if _names(groups) < _FEWEST_GROUPS or sum(map(len, kept)) < _FEWEST_RESIDUALS:
+        if _names(groups) < _FEWEST_GROUPS or sum(map(len, kept)) < ENOUGH:
             return None
         return group_width(kept)
 
@@ -160,7 +158,30 @@ class Residuals:
         width = self.half_width(line)
         if width is None:
             return None
-        return Interval(line.predicted * math.exp(-width), line.predicted * math.exp(width), LEVEL)
+        return Interval(line.predicted * math.exp(-width), line.predicted * math.exp(width), INTERVAL_LEVEL)
+
+
+def with_intervals(
+    rows: Sequence[Compared], groups: Sequence[str], leave_out: str, system: str
+) -> tuple[Compared, ...]:
+    """The rows of one system with intervals as wide as the left-out residuals of the other groups say.
+
+    Neither the fit nor the width of a row knows any row of its group, so that the share of rows inside is honest.
+
+    Args:
+        rows: Each predicted by a fit that knew no row of its group.
+        groups: What was left out for each row.
+        leave_out: What a group is.
+        system: The system.
+    """
+    lines = lines_of(rows, groups, leave_out, system)
+    residuals, by_row = Residuals(lines), {(line.row, line.quantity): line for line in lines}
+
+    def around(row: Compared) -> Interval | None:
+        line = by_row.get(((row.run.table, row.run.row_id), row.quantity))
+        return None if line is None else residuals.interval(line)
+
+    return tuple(replace(row, interval=around(row)) for row in rows)
 
 
 def _places(line: LeftOutRow) -> list[Key]:
@@ -259,22 +280,18 @@ def _facts(rows: Sequence[Compared]) -> dict[tuple[str, int], _Facts]:
             scenario = scenario_of(run_of(row))
             sizes = asked_sizes(scenario) | {"num_gpus": float(scenario.parallelism.num_gpus)}
             found["inference", row.row_id] = _Facts(
-                scenario.system, name, _vendor(scenario.gpu), scenario.gpu.name, scenario.host.name,
+                scenario.system, name, scenario.gpu.maker, scenario.gpu.name, scenario.host.name,
                 kind_of(scenario.model), scenario.dtype.weight_bits, sizes, inference_options(scenario),
             )  # fmt: skip
     for job in load_measurements("training"):
         if name := classes.get(("training", job.row_id)):
             training = training_scenario_of(training_run_of(job))
             found["training", job.row_id] = _Facts(
-                training.framework, name, _vendor(training.gpu), training.gpu.name, training.host.name,
+                training.framework, name, training.gpu.maker, training.gpu.name, training.host.name,
                 kind_of(training.model), format_bits(training.plan.compute_dtype), training_sizes(training),
                 training_options(training),
             )  # fmt: skip
     return found
-
-
-def _vendor(gpu: GPUConfig) -> str:
-    return (gpu.vendor or "").lower()
 
 
 def _described(facts: Sequence[_Facts]) -> dict[str, Any]:

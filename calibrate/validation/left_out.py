@@ -99,8 +99,7 @@ def lines_of(
 
 def vendor_of(row: Compared) -> str:
     """Who made a row's GPU, in lower case."""
-    gpu = get_gpu_config_by_name(GPU_ALIASES.get(row.run.gpu, row.run.gpu))
-    return (gpu.vendor or "").lower()
+    return get_gpu_config_by_name(GPU_ALIASES.get(row.run.gpu, row.run.gpu)).maker
 
 
 def as_csv(lines: Iterable[LeftOutRow]) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
-from llm_perf.config.calibration import HalfWidth, Range
+from llm_perf.config.calibration import ENOUGH, HalfWidth, Range
 from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
 
 __all__ = [
@@ -43,9 +43,6 @@ RESIDENT: Final = "resident"
 
 _ON_THE_GPU: Final = frozenset({"resident-1gpu", "resident-tp", "resident-pp", "quantised"})
 
-_TELLING: Final = 9
-"""Least number of tested runs from which a share is worth printing: as many as a 90 % quantile takes."""
-
 _EDGE: Final = frozenset({"exllama", "llama_cpp"})
 _UNCLASSED: Final = frozenset({"petals"})
 
@@ -72,7 +69,7 @@ class LeftOutWidths(Spec):
     @property
     def coverage(self) -> float | None:
         """Share of the tested runs that was held; None where too few could be tested to say."""
-        return self.held / self.tested if self.tested >= _TELLING else None
+        return self.held / self.tested if self.tested >= ENOUGH else None
 
 
 class Evidence(Spec):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
-from llm_perf.analysis.calibrated import PredictionInterval, asked_of, profile_warnings
-from llm_perf.analysis.intervals import inference_interval
+from llm_perf.analysis.calibrated import asked_of, profile_warnings
+from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -39,7 +38,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class InferenceResult:
+class InferenceResult(WithInterval):
     """A prediction with everything that a report needs. Latencies are given even where it does not fit.
 
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
@@ -60,19 +59,7 @@ class InferenceResult:
     max_context_len: int
     warnings: tuple[str, ...] = field(default=())
 
-    @property
-    def interval(self) -> PredictionInterval | None:
-        """Where a measurement is to be expected; None where nothing is known of that, and `no_interval` says why."""
-        return self._interval[0]
-
-    @property
-    def no_interval(self) -> str | None:
-        """Why there is no interval; None where there is one."""
-        return self._interval[1]
-
-    @cached_property
-    def _interval(self) -> tuple[PredictionInterval | None, str | None]:
-        """Found when it is first asked for: a search that compares predictions does not pay for it."""
+    def _find_interval(self) -> Found:
         decode_s = None if self.decode is None else self.decode.latency_s
         return inference_interval(
             self.scenario,

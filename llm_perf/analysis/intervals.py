@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from llm_perf.analysis.calibrated import (
@@ -34,7 +35,7 @@ from llm_perf.analysis.evidence import (
     vendors_of,
 )
 from llm_perf.config.base import GIB
-from llm_perf.config.calibration import Range
+from llm_perf.config.calibration import INTERVAL_LEVEL, Range
 from llm_perf.config.gpu import GPUConfig, format_bits
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
@@ -46,6 +47,8 @@ from llm_perf.systems.base import Placement
 
 __all__ = [
     "TRAINING",
+    "Found",
+    "WithInterval",
     "inference_interval",
     "inference_options",
     "training_interval",
@@ -56,9 +59,6 @@ __all__ = [
 TRAINING: Final = "training"
 _GENERIC: Final = "resident"
 """The system that names no stack."""
-
-LEVEL: Final = 0.9
-"""What the widths of ``left_out`` are made for."""
 
 _PHASES: Final = ("prefill", "decode", "total")
 _CLASSES: Final = {
@@ -88,7 +88,7 @@ class _Question:
     accuracy_class: str
     gpu: str
     host: str | None
-    vendor: str | None
+    maker: str
     kind: str
     weight_bits: int
     sizes: Mapping[str, float]
@@ -97,6 +97,28 @@ class _Question:
 
 Found = tuple[PredictionInterval | None, str | None]
 """An interval, or why there is none."""
+
+
+class WithInterval:
+    """A result that says where a measurement is to be expected, or why it cannot."""
+
+    @property
+    def interval(self) -> PredictionInterval | None:
+        """Where a measurement is to be expected; None where nothing is known of that, and `no_interval` says why."""
+        return self._found[0]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> Found:
+        """Found when it is first asked for: a search that compares predictions does not pay for it."""
+        return self._find_interval()
+
+    def _find_interval(self) -> Found:
+        raise NotImplementedError
 
 
 def inference_interval(
@@ -134,7 +156,7 @@ def inference_interval(
         name,
         scenario.gpu.name,
         scenario.host.name if offloads else None,
-        scenario.gpu.vendor,
+        scenario.gpu.maker,
         kind_of(scenario.model),
         scenario.dtype.weight_bits,
         asked.sizes | {"num_gpus": float(scenario.parallelism.num_gpus)},
@@ -153,7 +175,7 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         TRAINING,
         scenario.gpu.name,
         None,
-        scenario.gpu.vendor,
+        scenario.gpu.maker,
         kind_of(scenario.model),
         format_bits(scenario.plan.compute_dtype),
         training_sizes(scenario),
@@ -230,9 +252,8 @@ def _published(question: _Question, seconds: tuple[float | None, float | None, f
     if entry is None or missing:
         return None, missing
     prefill, decode, total = seconds
-    if (
-        prefill is not None and decode is None
-    ):  # what would have been generated says nothing of a prefill alone
+    if prefill is not None and decode is None:
+        # What would have been generated says nothing of a prefill alone.
         sizes = {name: size for name, size in question.sizes.items() if name != _DECODES}
         question = replace(question, sizes=sizes)
     basis = _bases(question, entry)
@@ -247,7 +268,7 @@ def _published(question: _Question, seconds: tuple[float | None, float | None, f
         return None, f"no published run of {question.system} states the prefill alone"
     last = max(basis, key=lambda one: _width(question, one, "total") or 0.0)
     interval = PredictionInterval(
-        level=LEVEL,
+        level=INTERVAL_LEVEL,
         profile=None,
         method=_method(question, entry, last),
         groups=last.groups,
@@ -299,17 +320,16 @@ def _too_far(question: _Question, basis: _Basis) -> str | None:
 
 def _entry(question: _Question) -> Evidence | None:
     """What speaks for a question. One GPU does what several do, but for exchanges: their runs speak for it too."""
-    vendor = (question.vendor or "").lower()
-    own = evidence_of(question.system, question.accuracy_class, vendor)
+    own = evidence_of(question.system, question.accuracy_class, question.maker)
     if own is None and question.accuracy_class == "resident-1gpu":
-        return evidence_of(question.system, "resident-tp", vendor)
+        return evidence_of(question.system, "resident-tp", question.maker)
     return own
 
 
 def _missing(question: _Question, entry: Evidence | None) -> str | None:
     """What no published run had."""
     if entry is None and vendors_of(question.system, question.accuracy_class):
-        maker = question.vendor or "a maker that its file does not name"
+        maker = question.maker or "a maker that its file does not name"
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
         what = "training" if question.accuracy_class == TRAINING else _CLASSES[question.accuracy_class]
@@ -348,7 +368,7 @@ def _bases(question: _Question, entry: Evidence) -> list[_Basis] | str:
     if "system" in entry.left_out:
         return [_Basis("system", entry.left_out["system"], entry.sizes)]
     if question.system == _GENERIC:  # other systems' runs say what is off where the stack is known
-        return f"the published runs that {question.system} stands for on devices of {question.vendor} are of too few stacks"
+        return f"the published runs that {question.system} stands for on devices of {question.maker} are of too few stacks"
     model: LeaveOut = "family" if question.accuracy_class == TRAINING else "model"
     unknown: list[LeaveOut] = [model] if _knows(entry, question) else [model, "gpu"]
     found = []

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
-from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.inference import largest_fitting
-from llm_perf.analysis.intervals import training_interval
+from llm_perf.analysis.intervals import Found, WithInterval, training_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
@@ -48,7 +46,7 @@ class WholeRun:
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(WithInterval):
     """A prediction with everything that a report needs. Times are given even where it does not fit.
 
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
@@ -75,18 +73,7 @@ class TrainingResult:
     run: WholeRun | None
     warnings: tuple[str, ...] = field(default=())
 
-    @property
-    def interval(self) -> PredictionInterval | None:
-        """Where a measured step is to be expected; None where nothing is known of that, and `no_interval` says why."""
-        return self._interval[0]
-
-    @property
-    def no_interval(self) -> str | None:
-        """Why there is no interval; None where there is one."""
-        return self._interval[1]
-
-    @cached_property
-    def _interval(self) -> tuple[PredictionInterval | None, str | None]:
+    def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,12 @@ from llm_perf.config.base import Name, NonNegativeFloat, PositiveFloat, Positive
 
 _WIDEST = 10.0
 """Largest log half-width that is an interval at all: a factor of 22,000."""
+
+INTERVAL_LEVEL: Final = 0.9
+"""Probability with which a measurement lies in an interval."""
+
+ENOUGH: Final = 9
+"""Least n for which ceil((n + 1) x INTERVAL_LEVEL) <= n: so many residuals, or groups, have a conformal quantile."""
 
 HalfWidth = Annotated[NonNegativeFloat, Field(le=_WIDEST)]
 
@@ -66,7 +72,7 @@ class IntervalWidths(Spec):
     From residuals of runs whose whole group (model) was left out of the fit. None where a phase was not measured.
     """
 
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    level: Annotated[float, Field(gt=0, lt=1)] = INTERVAL_LEVEL
     method: str
     groups: PositiveInt
     prefill: HalfWidth | None = None

@@ -325,6 +325,11 @@ class GPUConfig(Spec):
                         return dtype
         raise SpecError(f"GPU {self.name} has no matrix format of {bits} bits or wider")
 
+    @property
+    def maker(self) -> str:
+        """The vendor as it is compared: in lower case, empty where the file names none."""
+        return (self.vendor or "").lower()
+
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense peak of a number format, FLOP/s."""
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]

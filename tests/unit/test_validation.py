@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from calibrate.published import load_measurements
 from calibrate.settings import run_of
 from calibrate.validation.baselines import BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY, inference_roofline
+from calibrate.validation.evidence import with_intervals
 from calibrate.validation.figures import statistics_of
-from calibrate.validation.left_out_intervals import with_intervals
 from calibrate.validation.row import Compared, Interval, Run
 
 RUN = Run(1, "inference", "vllm", "opt-13b", "T4-16GB", 1, 1, 512, 32, None, "gpu", "a table", "A: log")
@@ -68,28 +68,43 @@ def test_coverage_counts_the_rows_whose_interval_holds_the_measured_value():
     assert rows[0].as_dict()["interval"] == {"low": 9, "high": 13, "level": 0.9}
 
 
-def test_the_interval_of_a_left_out_row_knows_the_other_groups_of_its_class_only():
-    rows = [
-        compared(10, 11),
-        compared(10, 12),
-        compared(10, 30),
-        compared(10, 13, accuracy_class="quantised"),
+def nine(first, ratio, **changes):
+    """Rows of one group, as many as a 90 % quantile takes, each off by the same ratio."""
+    return [
+        compared(measured, measured * ratio, run=replace(RUN, row_id=measured), **changes)
+        for measured in range(first, first + 9)
     ]
-    a, b, c, alone = with_intervals(rows, ["a", "b", "c", "a"])
-    assert (a.interval.low, a.interval.high) == pytest.approx((11 / 3, 33))  # the largest of b's and c's
-    assert (b.interval.low, b.interval.high) == pytest.approx((4, 36))
-    assert (c.interval.low, c.interval.high) == pytest.approx((25, 36))  # c's own residual does not widen it
-    assert alone.interval is None  # no other group of its class
-    assert statistics_of([a, b, c, alone])["interval_coverage"] == pytest.approx(2 / 3)
+
+
+def left_out(groups):
+    """Rows of {group: rows} with their intervals."""
+    rows = [row for found in groups.values() for row in found]
+    names = [name for name, found in groups.items() for _ in found]
+    return with_intervals(rows, [name.rstrip("2") for name in names], "model", "vllm")
+
+
+def test_the_interval_of_a_left_out_row_knows_the_other_groups_of_its_class_only():
+    alone = nine(400, 1.3, accuracy_class="quantised")
+    rows = left_out({"a": nine(100, 1.1), "b": nine(200, 1.2), "c": nine(300, 3), "a2": alone})
+    a, b, c, other = rows[0], rows[9], rows[18], rows[27]
+    assert (a.interval.low, a.interval.high) == pytest.approx((110 / 3, 330))  # the largest of b's and c's
+    assert (b.interval.low, b.interval.high) == pytest.approx((80, 720))
+    assert (c.interval.low, c.interval.high) == pytest.approx(
+        (750, 1080)
+    )  # c's own residuals do not widen it
+    assert other.interval is None  # no other group of its class
+    assert statistics_of(rows)["interval_coverage"] == pytest.approx(2 / 3)
 
 
 @given(st.lists(st.floats(0.2, 5), min_size=2, max_size=12), st.data())
 def test_intervals_of_left_out_rows_ignore_their_own_error(ratios, data):
-    rows = [compared(1, ratio) for ratio in ratios]
-    groups = [str(index) for index in range(len(rows))]
-    here = data.draw(st.integers(0, len(rows) - 1))
-    changed = [replace(row, measured=row.measured * 1.7) if i == here else row for i, row in enumerate(rows)]
-    assert with_intervals(changed, groups)[here].interval == with_intervals(rows, groups)[here].interval
+    groups = {str(index): nine(100 * (index + 1), ratio) for index, ratio in enumerate(ratios)}
+    here = data.draw(st.integers(0, len(ratios) - 1))
+    off = [replace(row, measured=row.measured * 1.7) for row in groups[str(here)]]
+    before, after = left_out(groups), left_out(groups | {str(here): off})
+    own = slice(9 * here, 9 * here + 9)
+    assert [row.interval for row in after[own]] == [row.interval for row in before[own]]
+    assert all(row.interval is not None for row in before)
 
 
 def test_a_baseline_is_held_to_the_same_rows():
