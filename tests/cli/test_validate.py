@@ -195,3 +195,11 @@ def test_petals_says_what_would_explain_its_rows(llm_perf):
     assert "75 to 176 ms per message" in " ".join(outcome.out.split())
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
     assert "per message" not in llm_perf("validate", "--system", "accelerate").out
+
+
+def test_the_columns_of_the_summary_do_not_run_together(llm_perf):
+    """Petals' bias is more than twice, which once ran into the column before it."""
+    lines = llm_perf("validate").out.split("\n\nErrors:")[0].splitlines()
+    tables = [line.split() for line in lines if line]
+    assert {len(words) for words in tables} == {13}
+    assert next(words for words in tables if words[0] == "petals")[4] == "x2.2"
