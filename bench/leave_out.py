@@ -44,9 +44,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("systems", nargs="*", choices=[*NAMES, []], metavar="SYSTEM", help=", ".join(NAMES))
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=", ".join(NAMES))
     parser.add_argument("--by", choices=LEFT_OUT, action="append", help="what to leave out; may be repeated")
     arguments = parser.parse_args()
+    if unknown := set(arguments.systems) - set(NAMES):
+        parser.error(f"no system {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     for system in arguments.systems or NAMES:
         if system == GENERIC:
             write(system, ("system",), [], generic_lines())

@@ -70,7 +70,7 @@ _CLASSES: Final = {
     "edge": "of this kind",
     "offload-cpu": "with tensors in CPU memory",
     "offload-nvme": "with tensors on NVMe",
-    TRAINING: "that trains",
+    TRAINING: "in training",
 }
 _DECODES: Final = "gen_len"
 _FARTHEST: Final = 4.0
@@ -332,8 +332,7 @@ def _missing(question: _Question, entry: Evidence | None) -> str | None:
         maker = question.maker or "a maker that its file does not name"
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
-        what = "training" if question.accuracy_class == TRAINING else _CLASSES[question.accuracy_class]
-        return f"no published run of {question.system} {what} ships"
+        return f"no published run of {question.system} {_CLASSES[question.accuracy_class]} ships"
     if question.kind not in entry.kinds:
         article = "an" if question.kind[0] in "aeiou" else "a"
         return f"no published run of {question.system} is of {article} {question.kind} model"

@@ -165,3 +165,14 @@ def test_results_are_written_whole(llm_perf, tmp_path):
     (file,) = (tmp_path / "new").iterdir()
     assert json.loads(file.read_text())["schema_version"] == 1
     assert str(file) in result.err
+
+
+def test_the_interval_of_a_step_says_what_it_rests_on(llm_perf):
+    asked = ("train", "--model", "mpt-7b", "--gpu", "a100-sxm-80gb", "--num-gpus", "8", "--framework")
+    found = llm_perf(*asked, "composer", "--json").json
+    low, high = found["interval"]["step_latency_s"]
+    assert low < found["step"]["latency_s"] < high
+    assert "published runs of all systems in training" in " ".join(llm_perf(*asked, "composer").out.split())
+    none = llm_perf(*asked, "axolotl", "--json").json
+    assert none["interval"] is None
+    assert none["no_interval"] == "no published run of axolotl in training ships"
