@@ -70,6 +70,12 @@ class InferenceResult(WithInterval):
         )
 
     @property
+    def system_name(self) -> str:
+        """The system with the version that stands for it, as ``--system`` takes it; ``vllm@0.2`` for example."""
+        file = system_of(self.scenario).file
+        return file.name if file.stands_for is None else f"{file.name}@{file.release}"
+
+    @property
     def system_version(self) -> str | None:
         """The versions of the system that its constants are of; None where they are of none, or a profile's."""
         return None if self.scenario.constants else system_of(self.scenario).file.stands_for

@@ -216,10 +216,11 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     inside = [name for name, ends in ranges.items() if covers(version, ends)]
     if inside:
         return inside[-1], True
-    far = {
-        name: min(_distance(version, end) for end in ends if end is not None) for name, ends in ranges.items()
-    }
-    return min(far, key=lambda name: far[name]), False
+    below = [(name, last) for name, (_, last) in ranges.items() if last is not None and last < version][-1:]
+    above = [(name, first) for name, (first, _) in ranges.items() if first is not None and first > version][
+        :1
+    ]
+    return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
 
 
 @cache
