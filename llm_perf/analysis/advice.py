@@ -97,6 +97,5 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
         scenario = build_scenario(inputs.replace(**change.inputs))
     except SpecError:
         return False
-    system, workload = get_system(scenario.system), scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    system, load = get_system(scenario.system), Load.of(scenario.workload)
     return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_perf.config.scenario import Scenario
+from llm_perf.config.workload import Workload
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.systems.constants import ConstantsFile
 
@@ -17,6 +18,11 @@ class Load:
     batch: Number
     prompt_len: Number
     gen_len: Number
+
+    @classmethod
+    def of(cls, workload: Workload) -> Load:
+        """A scenario's own workload."""
+        return cls(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
 
     @property
     def context_len(self) -> Number:
