@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
+from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
@@ -97,17 +98,20 @@ class InferenceInputs(Spec):
         return with_batch(data) if isinstance(data, dict) else data
 
 
-def build_scenario(inputs: InferenceInputs) -> Scenario:
+def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scenario:
     """Load the named specs, derive what was not given, and check that everything goes together.
+
+    Every question goes this way: a command's, a request's, a search's, and that of a run that was measured, whose
+    ``facts`` say what no flag can.
 
     Raises:
         SpecError: unknown names, or settings that contradict each other.
     """
-    model = get_model_config_by_name(inputs.model)
+    model = facts.model or get_model_config_by_name(inputs.model)
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
-    gpu = get_gpu_config_by_name(inputs.gpu) if own_gpu is None else own_gpu
-    host = _host(inputs, gpu, None if own_gpu is None else profile.own_host())
+    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu)
+    host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
     if system == "zero_inference" and inputs.ds_zero in (1, 2):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
@@ -117,7 +121,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=_dtype(inputs, system),
+        dtype=number_formats(inputs, system, facts),
         parallelism=parallelism,
         workload=Workload(
             batch_size=inputs.batch_size,
@@ -126,15 +130,14 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
             prefix_hit_rate=inputs.prefix_hit_rate,
             prefill_chunk=inputs.prefill_chunk,
         ),
-        offload=_offload(inputs, system),
+        offload=_offload(inputs, system, facts),
         ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
-        num_nodes=nodes_of(
-            parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus
-        ),
+        num_nodes=facts.num_nodes
+        or nodes_of(parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus),
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
-        constants=profile.constants_of(system),
+        constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
     )
@@ -219,13 +222,19 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     )
 
 
-def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
+def number_formats(inputs: InferenceInputs, system: str, facts: RunFacts = NO_FACTS) -> DtypeConfig:
+    """How wide weights, tables, activations and cache are; the one place that decides it.
+
+    Raises:
+        SpecError: widths that contradict each other.
+    """
     quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
     if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
         raise SpecError(
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
+    quantised = quantised if facts.quantised is None else facts.quantised
     narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
@@ -237,10 +246,14 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
         # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
         kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
     )
-    return flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
+    dtype = flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
+    if facts.group_sizes is None:
+        return dtype
+    of_weights, of_cache = facts.group_sizes
+    return dtype.replace(quant_group_size=of_weights, kv_group_size=of_cache)
 
 
-def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
+def _offload(inputs: InferenceInputs, system: str, facts: RunFacts) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
@@ -255,4 +268,12 @@ def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
         overlap=inputs.overlap,
         micro_batches=inputs.micro_batches or 1,
     )
-    return flexgen_offload(inputs, offload) if system == "flexgen" else offload
+    offload = flexgen_offload(inputs, offload) if system == "flexgen" else offload
+    known = {
+        "weights": facts.weights,
+        "kv_cache": facts.kv_cache,
+        "activations": facts.activations,
+        "attention_device": facts.attention_device,
+    }
+    stated = {name: value for name, value in known.items() if value is not None}
+    return offload.replace(**stated) if stated else offload
