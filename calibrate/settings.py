@@ -242,13 +242,13 @@ def inputs_of(run: Run) -> InferenceInputs:
     Raises:
         SpecError: the system is unknown, or a setting is out of range.
     """
-    system = get_system(run.system).name
+    system = get_system(run.system).name  # the version stays in what is asked
     streams, blocks = system == "zero_inference", system == "flexgen"
     tp, pp = (1, 1) if streams else (run.tp, run.pp)
     return InferenceInputs(
         model=run.model,
         gpu=run.gpu,
-        system=system,
+        system=run.system,
         batch_size=run.batch_size,
         prompt_len=run.prompt_len,
         gen_len=run.gen_len,
@@ -322,7 +322,7 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     inputs = inputs_of(run)
-    return number_formats(inputs, inputs.system or run.system, _facts(run))
+    return number_formats(inputs, get_system(run.system).name, _facts(run))
 
 
 def _pins(run: Run) -> bool:

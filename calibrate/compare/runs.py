@@ -16,7 +16,7 @@ from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.measures import measure
 from llm_perf.config.profiles import NO_PROFILE, Profile
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.operations import operations
 
 __all__ = ["Comparison", "RunBesidePrediction", "compare_runs"]
@@ -129,7 +129,7 @@ class RunBesidePrediction:
         """What the device's roofs are, and each operation of this run below them."""
         scenario = self.result.scenario
         gpu, workload = scenario.gpu, scenario.workload
-        constants = get_system(scenario.system).constants(scenario)
+        constants = system_of(scenario).constants(scenario)
         batch = workload.batch_size / scenario.parallelism.dp_size
         context = workload.prompt_len + workload.gen_len / 2
         dtype = gpu.dtype_for(scenario.dtype.compute_bits)

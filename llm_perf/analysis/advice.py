@@ -9,7 +9,7 @@ from typing import Any
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 
 _STACKS_ONLY = (
     "cp_size", "expert_imbalance", "micro_batches", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
@@ -97,5 +97,5 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
         scenario = build_scenario(inputs.replace(**change.inputs))
     except SpecError:
         return False
-    system, load = get_system(scenario.system), Load.of(scenario.workload)
+    system, load = system_of(scenario), Load.of(scenario.workload)
     return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

@@ -15,7 +15,7 @@ import numpy as np
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, where
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.base import Evaluation, MemoryUse
 
 __all__ = ["Measures", "Quick", "decode_steps", "latencies", "measure", "tokens_of"]
@@ -180,7 +180,7 @@ def measure(scenario: Scenario, load: Load | None = None) -> Measures:
         SpecError: the machine lacks what the system needs.
     """
     load = Load.of(scenario.workload) if load is None else load
-    return Measures.of(get_system(scenario.system).evaluate(scenario, load), load, scenario.model)
+    return Measures.of(system_of(scenario).evaluate(scenario, load), load, scenario.model)
 
 
 def latencies(scenario: Scenario, load: Load | None = None) -> Measures:
@@ -190,7 +190,7 @@ def latencies(scenario: Scenario, load: Load | None = None) -> Measures:
         SpecError: the machine lacks what the system needs.
     """
     load = Load.of(scenario.workload) if load is None else load
-    system = get_system(scenario.system)
+    system = system_of(scenario)
     if not isinstance(system, Quick):
         return measure(scenario, load)
     return Measures.of_times(*system.latencies_s(scenario, load), load, scenario.model)

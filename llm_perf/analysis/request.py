@@ -21,7 +21,7 @@ from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, resolve_system
 from llm_perf.systems.profiles import checked_profile
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
+from llm_perf.systems.registry import asked_version, family_of
 
 
 def _stage_number(value: Any) -> int:
@@ -140,6 +140,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
+        system_version=asked_version(inputs.system),
     )
     checked_system(scenario)
     return scenario
@@ -235,7 +236,7 @@ def number_formats(inputs: InferenceInputs, system: str, facts: RunFacts = NO_FA
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
     quantised = quantised if facts.quantised is None else facts.quantised
-    narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
+    narrow_tables = quantised and family_of(system).quantises_embeddings
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
         weight_bits=weight_bits,

@@ -20,13 +20,13 @@ from llm_perf.cli.main import run
 from llm_perf.config import get_model_config_by_name
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.search.policy import PolicyQuestion, search_policy
-from llm_perf.systems import SYSTEM_NAMES, Load
+from llm_perf.systems import Load, system_names
 
 DECODER, ENCODER = get_model_config_by_name("opt-1.3b"), get_model_config_by_name("bert-base")
 QUESTIONS: dict[str, dict[str, Any]] = {
     **{
         name: {"model": "opt-1.3b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host", "system": name}
-        for name in SYSTEM_NAMES
+        for name in system_names()
     },
     "one token": {"model": "opt-1.3b", "gpu": "t4", "gen_len": 1},
     "encoder": {"model": "bert-base", "gpu": "t4", "prompt_len": 128},
