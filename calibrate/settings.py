@@ -21,6 +21,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
+from llm_perf.systems.registry import family_of
 
 __all__ = [
     "NotStatedError",
@@ -46,12 +47,6 @@ class NotStatedError(SpecError):
         self.what = what
 
 
-_PETALS_CLIENTS: Final = 6
-"""Clients of the Petals rows (FlexGen paper, arXiv 2303.06865, section 6.1): six in parallel."""
-
-_PETALS_BITS: Final = 8
-"""Petals stores weights in 8 bits unless told otherwise; notes of the rows."""
-
 _HOSTS: Final = (
     ("GCP", "gcp-t4"),
     ("DGX-2", "dgx-2"),
@@ -64,20 +59,8 @@ _HOSTS: Final = (
 _SAME_DISK: Final = 0.25
 """Stated rates that differ by no more are two statements of one disk."""
 
-_LAYER_SPLIT: Final = frozenset({"accelerate", "exllama", "llama_cpp", "petals", "transformers"})
-"""Systems that put successive layers on successive GPUs without saying so."""
-
-_REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
-"""Systems whose published memory is what the whole device holds; others report their allocator's peak."""
-
-_CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
-
-
 _NOT_STATED: Final = "not stated"
 """How the tables begin the name of a GPU that a source does not give."""
-
-_BEYOND_HOST_MEMORY: Final = (0.0, 0.5, 0.5)
-"""Where FlexGen's benchmark suite puts weights that host memory cannot hold, taken where a figure states no policy."""
 
 _UNKNOWN_MACHINE: Final = Machine(None, None, None)
 
@@ -127,13 +110,14 @@ def run_of(measurement: Measurement) -> Run:
         NotStatedError: the source leaves out what a prediction cannot do without.
         SpecError: it ran on CPUs alone.
     """
-    policy = measurement.policy
+    policy, gpu = measurement.policy, _gpu_name(measurement)
     pp = _stages(measurement)
-    micro_batches = pp if measurement.system == "flexgen" else 1
+    options = get_system(measurement.system).options
+    micro_batches = pp if "num_gpu_batches" in options else 1  # such a system cuts a batch for its stages
     return Run(
         system=measurement.system,
         model=measurement.model,
-        gpu=_gpu_name(measurement),
+        gpu=gpu,
         batch_size=_batch_size(measurement),
         prompt_len=max(measurement.prompt_len, 1),
         gen_len=max(measurement.gen_len, 1),
@@ -141,7 +125,7 @@ def run_of(measurement: Measurement) -> Run:
         num_nodes=measurement.num_nodes,
         tp=measurement.tp or 1,
         pp=pp,
-        weight_bits=_PETALS_BITS if measurement.system == "petals" else measurement.weight_bits,
+        weight_bits=family_of(measurement.system).weight_bits or measurement.weight_bits,
         weight_group_size=measurement.weight_group_size,
         activation_bits=_activation_bits(measurement),
         kv_bits=measurement.kv_bits or 16,
@@ -170,15 +154,16 @@ def _gpu_name(measurement: Measurement) -> str:
 
 
 def _batch_size(measurement: Measurement) -> int:
-    if measurement.system == "petals" and measurement.stated_batch_size is not None:
-        return _PETALS_CLIENTS * measurement.stated_batch_size
+    if family_of(measurement.system).batch_per_client and measurement.stated_batch_size is not None:
+        clients = get_system(measurement.system).file.value("parallel_clients")
+        return int(clients) * measurement.stated_batch_size
     if measurement.batch_size is None:
         raise NotStatedError(measurement, "its batch size")
     return measurement.batch_size
 
 
 def _stages(measurement: Measurement) -> int:
-    if measurement.system in _LAYER_SPLIT:
+    if family_of(measurement.system).more_gpus == "stages":
         return max(measurement.num_gpus, 1)
     return measurement.pp or 1
 
@@ -191,12 +176,13 @@ def _activation_bits(measurement: Measurement) -> int:
 def _weights(measurement: Measurement) -> tuple[float, float, float] | None:
     """Shares of the weights per tier: the policy's, or one tier, less what the source says stays on the GPU."""
     policy, tier = measurement.policy, measurement.weight_tier
-    if policy.weights is not None and measurement.weight_tier != "gpu" and measurement.system == "flexgen":
+    family, options = family_of(measurement.system), get_system(measurement.system).options
+    if policy.weights is not None and measurement.weight_tier != "gpu" and "percent" in options:
         return policy.weights
-    if measurement.system == "flexgen" and tier == "nvme" and policy.weights is None:
-        return _BEYOND_HOST_MEMORY
+    if family.beyond_host_memory is not None and tier == "nvme" and policy.weights is None:
+        return family.beyond_host_memory
     if tier is None:
-        if measurement.system == "zero_inference" and measurement.num_gpus > 1:
+        if family.more_gpus == "replicas" and measurement.num_gpus > 1:
             raise NotStatedError(measurement, "where the weights were")
         return None
     resident = 0.0
@@ -237,14 +223,14 @@ def scenario_of(run: Run, host: str | None = None) -> Scenario:
 def inputs_of(run: Run) -> InferenceInputs:
     """The question to ``llm-perf infer`` that a run asks, as far as flags can say it.
 
-    For ZeRO-Inference the tables' ``overlap`` is its prefetching of layers, and its GPUs are data-parallel ranks.
+    Of a system that knows no other overlap the tables' ``overlap`` is its prefetching of layers.
 
     Raises:
         SpecError: the system is unknown, or a setting is out of range.
     """
-    system = get_system(run.system).name  # the version stays in what is asked
-    streams, blocks = system == "zero_inference", system == "flexgen"
-    tp, pp = (1, 1) if streams else (run.tp, run.pp)
+    system = get_system(run.system)
+    prefetches = "prefetch" in system.options
+    tp, pp = (1, 1) if system.family.more_gpus == "replicas" else (run.tp, run.pp)
     return InferenceInputs(
         model=run.model,
         gpu=run.gpu,
@@ -259,10 +245,10 @@ def inputs_of(run: Run) -> InferenceInputs:
         activation_bits=run.activation_bits,
         kv_bits=run.kv_bits,
         pin_memory=_pins(run),
-        prefetch=run.overlap if streams else None,
-        overlap=None if streams else run.overlap,
-        gpu_batch_size=run.gpu_batch_size if blocks else None,
-        num_gpu_batches=run.num_gpu_batches if blocks else None,
+        prefetch=run.overlap if prefetches else None,
+        overlap=None if prefetches else run.overlap,
+        gpu_batch_size=run.gpu_batch_size if "gpu_batch_size" in system.options else None,
+        num_gpu_batches=run.num_gpu_batches if "num_gpu_batches" in system.options else None,
         micro_batches=run.micro_batches,
         allow_long_context=True,  # the tables print what ran
     )
@@ -270,9 +256,9 @@ def inputs_of(run: Run) -> InferenceInputs:
 
 def _facts(run: Run) -> RunFacts:
     """What a run's source says and no flag can."""
-    system = get_system(run.system).name
+    system = get_system(run.system)
     kv_cache = run.kv_cache
-    if kv_cache is None and system in _CACHE_ON_GPU:
+    if kv_cache is None and system.family.cache_on == "gpu":
         kv_cache = (1.0, 0.0, 0.0)
     attention: Literal["gpu", "cpu"] | None = None
     if run.cpu_attention is not None:
@@ -280,7 +266,7 @@ def _facts(run: Run) -> RunFacts:
     return RunFacts(
         weights=_shares(run.weights),
         kv_cache=_shares(kv_cache),
-        activations=_shares(run.hidden) if system == "flexgen" else None,
+        activations=_shares(run.hidden) if "percent" in system.options else None,
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
         group_sizes=(run.weight_group_size, run.kv_group_size),
@@ -322,7 +308,7 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     inputs = inputs_of(run)
-    return number_formats(inputs, get_system(run.system).name, _facts(run))
+    return number_formats(inputs, get_system(run.system), _facts(run))
 
 
 def _pins(run: Run) -> bool:
@@ -346,6 +332,6 @@ def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
 
 def peak_memory_bytes(result: InferenceResult) -> float:
     """Peak GPU memory as the system's published figures count it: the allocator's, or the device's with the reserve."""
-    if result.scenario.system in _REPORTS_THE_DEVICE:
+    if family_of(result.scenario.system).reports_device_memory:
         return float(result.memory.gpu.total_bytes)
     return result.peak_gpu_memory_bytes

@@ -14,7 +14,7 @@ from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
-from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
+from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.registry import version_note
 
 _GIB = 2**30
@@ -128,14 +128,14 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     decode = None
     if evaluation.decode is not None and measures.steps > 0:
         rate = float(measures.decode_throughput_tokens_per_s)
-        decode = _phase(evaluation.decode, rate, float(measures.tpot_s))
+        decode = _phase(system, evaluation.decode, rate, float(measures.tpot_s))
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
         reason=_reason(evaluation.memory),
         placement=evaluation.placement,
         memory=evaluation.memory,
-        prefill=_phase(evaluation.prefill, float(measures.prefill_throughput_tokens_per_s)),
+        prefill=_phase(system, evaluation.prefill, float(measures.prefill_throughput_tokens_per_s)),
         decode=decode,
         total_latency_s=float(measures.total_latency_s),
         total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
@@ -149,13 +149,13 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     )
 
 
-def _phase(cost: PhaseCost, tokens_per_s: float, per_token_s: float | None = None) -> Phase:
+def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: float | None = None) -> Phase:
     busy = {name: float(seconds) for name, seconds in cost.busy_s.items()}
     parts = {name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0}
     return Phase(
         latency_s=float(cost.latency_s),
         throughput_tokens_per_s=tokens_per_s,
-        bottleneck=_bottleneck(parts, busy),
+        bottleneck=_bottleneck(system, parts, busy),
         breakdown_s=parts,
         busy_s=busy,
         latency_per_token_s=per_token_s,
@@ -164,7 +164,7 @@ def _phase(cost: PhaseCost, tokens_per_s: float, per_token_s: float | None = Non
     )
 
 
-def _bottleneck(parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
+def _bottleneck(system: System, parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
     """The resource that is waited for longest.
 
     Exposed parts that wait for the same resources are added up, and of these resources the busiest one is named.
@@ -173,7 +173,7 @@ def _bottleneck(parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
     """
     waiting: dict[tuple[str, ...], float] = {}
     for name, seconds in parts_s.items():
-        candidates = tuple(resource for resource in WAITS_FOR.get(name, (name,)) if resource in busy_s)
+        candidates = tuple(resource for resource in system.waits_for(name) if resource in busy_s)
         candidates = candidates or tuple(busy_s)
         waiting[candidates] = waiting.get(candidates, 0.0) + seconds
     for candidates, seconds in waiting.items():

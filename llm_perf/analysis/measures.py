@@ -18,7 +18,7 @@ from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.base import Evaluation, MemoryUse
 
-__all__ = ["Measures", "Quick", "decode_steps", "latencies", "measure", "tokens_of"]
+__all__ = ["Measures", "Quick", "latencies", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Measures:
         evaluation: Evaluation | None = None,
     ) -> Measures:
         """From the seconds of both phases."""
-        decode = where(decode_steps(model.encoder, load) > 0, decode_s, 0.0)
+        decode = where(load.steps(model.encoder) > 0, decode_s, 0.0)
         return cls(load, model.encoder, prefill_s, decode, evaluation)
 
     # -- times --------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Measures:
     @property
     def steps(self) -> Number:
         """Decode steps of one sequence."""
-        return decode_steps(self.encoder, self.load)
+        return self.load.steps(self.encoder)
 
     @property
     def ttft_s(self) -> Number:
@@ -89,7 +89,7 @@ class Measures:
     @property
     def tokens(self) -> Number:
         """Tokens that :attr:`throughput_tokens_per_s` counts: generated ones, for encoders those that are read."""
-        return tokens_of(self.encoder, self.load)
+        return self.load.tokens(self.encoder)
 
     @property
     def throughput_tokens_per_s(self) -> Number:
@@ -194,13 +194,3 @@ def latencies(scenario: Scenario, load: Load | None = None) -> Measures:
     if not isinstance(system, Quick):
         return measure(scenario, load)
     return Measures.of_times(*system.latencies_s(scenario, load), load, scenario.model)
-
-
-def decode_steps(encoder: bool, load: Load) -> Number:
-    """Decode steps of one sequence; none for encoders."""
-    return load.gen_len * 0 if encoder else load.gen_len - 1
-
-
-def tokens_of(encoder: bool, load: Load) -> Number:
-    """Tokens that a throughput counts: generated ones, for encoders those that are read."""
-    return load.batch * (load.prompt_len if encoder else load.gen_len)

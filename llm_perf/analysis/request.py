@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
@@ -17,11 +16,12 @@ from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
-from llm_perf.config.workload import OffloadConfig, Shares, Workload
+from llm_perf.config.workload import OffloadConfig, Shares, Workload, with_batch
 from llm_perf.errors import SpecError
-from llm_perf.systems import checked_system, resolve_system
+from llm_perf.systems import checked_system, get_system, resolve_system
+from llm_perf.systems.base import POLICY_OPTIONS, System
 from llm_perf.systems.profiles import checked_profile
-from llm_perf.systems.registry import asked_version, family_of
+from llm_perf.systems.registry import asked_version, check_options, family_of
 
 
 def _stage_number(value: Any) -> int:
@@ -113,15 +113,16 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu)
     host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
-    if system == "zero_inference" and inputs.ds_zero in (1, 2):
-        raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
+    stage = family_of(system).ds_zero
+    if stage is not None and inputs.ds_zero not in (0, stage):
+        raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
     parallelism = derive_parallelism(inputs)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=number_formats(inputs, system, facts),
+        dtype=number_formats(inputs, get_system(system), facts),
         parallelism=parallelism,
         workload=Workload(
             batch_size=inputs.batch_size,
@@ -130,8 +131,8 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
             prefix_hit_rate=inputs.prefix_hit_rate,
             prefill_chunk=inputs.prefill_chunk,
         ),
-        offload=_offload(inputs, system, facts),
-        ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
+        offload=_offload(inputs, get_system(system), facts),
+        ds_zero=DSZeRO(inputs.ds_zero if stage is None else stage),
         num_nodes=facts.num_nodes
         or nodes_of(parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus),
         flops_efficiency=inputs.flops_efficiency,
@@ -223,7 +224,7 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     )
 
 
-def number_formats(inputs: InferenceInputs, system: str, facts: RunFacts = NO_FACTS) -> DtypeConfig:
+def number_formats(inputs: InferenceInputs, system: System, facts: RunFacts = NO_FACTS) -> DtypeConfig:
     """How wide weights, tables, activations and cache are; the one place that decides it.
 
     Raises:
@@ -236,7 +237,7 @@ def number_formats(inputs: InferenceInputs, system: str, facts: RunFacts = NO_FA
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
     quantised = quantised if facts.quantised is None else facts.quantised
-    narrow_tables = quantised and family_of(system).quantises_embeddings
+    narrow_tables = quantised and system.family.quantises_embeddings
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
         weight_bits=weight_bits,
@@ -247,18 +248,24 @@ def number_formats(inputs: InferenceInputs, system: str, facts: RunFacts = NO_FA
         # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
         kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
     )
-    dtype = flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
+    dtype = system.dtype_of(dict(inputs), dtype)
     if facts.group_sizes is None:
         return dtype
     of_weights, of_cache = facts.group_sizes
     return dtype.replace(quant_group_size=of_weights, kv_group_size=of_cache)
 
 
-def _offload(inputs: InferenceInputs, system: str, facts: RunFacts) -> OffloadConfig:
+def _options_used(inputs: InferenceInputs) -> list[str]:
+    """Options of a policy that are given; those of serving stacks are checked on the scenario."""
+    used = [name for name in POLICY_OPTIONS if getattr(inputs, name) not in (None, False)]
+    return used if inputs.micro_batches in (None, 1) else [*used, "micro_batches"]
+
+
+def _offload(inputs: InferenceInputs, system: System, facts: RunFacts) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
-    check_flags(inputs, system)
+    check_options(system, _options_used(inputs))
     offload = OffloadConfig(
         weights=weights,
         kv_cache=Shares.on("cpu") if inputs.kv_offload else None,
@@ -269,7 +276,7 @@ def _offload(inputs: InferenceInputs, system: str, facts: RunFacts) -> OffloadCo
         overlap=inputs.overlap,
         micro_batches=inputs.micro_batches or 1,
     )
-    offload = flexgen_offload(inputs, offload) if system == "flexgen" else offload
+    offload = system.offload_of(dict(inputs), offload)
     known = {
         "weights": facts.weights,
         "kv_cache": facts.kv_cache,

@@ -24,22 +24,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from llm_perf.analysis.measures import tokens_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
-from llm_perf.search.flexgen_grid import (
+from llm_perf.systems import Load
+from llm_perf.systems.base import MemoryUse
+from llm_perf.systems.flexgen import FlexGen
+from llm_perf.systems.flexgen.grid import (
+    Floats,
     PolicyRows,
     coarse_weight_cuts,
     joined,
     moved_weights,
+    near_front,
     weight_cuts,
     weight_pairs,
 )
-from llm_perf.search.pareto import Floats, near_front
-from llm_perf.systems import Load
-from llm_perf.systems.base import MemoryUse
-from llm_perf.systems.flexgen import FlexGen
 from llm_perf.systems.flexgen.memory import memory_use
 from llm_perf.systems.flexgen.times import BlockSchedule, machine_rates
 
@@ -349,7 +349,7 @@ class FlexGenSearch:
 
     def _tokens(self, batch: Number) -> Number:
         """What a throughput counts of so many sequences."""
-        return tokens_of(self.scenario.model.encoder, self._load(batch))
+        return self._load(batch).tokens(self.scenario.model.encoder)
 
     # -- times ------------------------------------------------------------------------------------------------------
 
