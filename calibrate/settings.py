@@ -83,6 +83,7 @@ class Run:
     num_nodes: int | None = None
     tp: int = 1
     pp: int = 1
+    ep: int = 1
     weight_bits: int = 16
     weight_group_size: int | None = None
     activation_bits: int = 16
@@ -241,6 +242,7 @@ def inputs_of(run: Run) -> InferenceInputs:
         tp_size=tp,
         pp_size=pp,
         dp_size=max(run.num_gpus // (tp * pp), 1),
+        ep_size=run.ep,
         weight_bits=run.weight_bits,
         activation_bits=run.activation_bits,
         kv_bits=run.kv_bits,
