@@ -15,7 +15,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
-from llm_perf.systems.registry import version_note
+from llm_perf.systems.registry import full_name, version_note
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -143,7 +143,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
-            *_warnings(scenario, version_note(scenario), system.file.caveat),
+            *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
             *profile_warnings(scenario, evaluation.placement),
         ),
     )
