@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from llm_perf.config.base import serving_fields
 from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Workload
 from llm_perf.counts.arrays import Number, maximum
@@ -155,9 +157,13 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
 """Resources that several systems wait for, in words."""
 
 SERVING_OPTIONS = (
-    "sp_size", "cp_size", "expert_imbalance", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
-    "acceptance_rate", "micro_batches",
-)  # fmt: skip
+    *serving_fields(ParallelismConfig),
+    *serving_fields(Workload),
+    "draft_model",
+    "draft_tokens",
+    "acceptance_rate",
+    "micro_batches",
+)
 """Options of a request that serving stacks know."""
 
 POLICY_OPTIONS = (
