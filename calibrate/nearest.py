@@ -91,7 +91,7 @@ def _quantities(measurement: Measurement, predicted: InferenceResult) -> list[di
     ours = {
         "total_latency_s": predicted.total_latency_s,
         "prefill_latency_s": predicted.prefill.latency_s,
-        "latency_per_token_s": predicted.decode.latency_per_token_s if predicted.decode else None,
+        "latency_per_token_s": predicted.tpot_s,
         "throughput_tokens_per_s": predicted.total_throughput_tokens_per_s,
         "peak_gpu_memory_bytes": peak_memory_bytes(predicted),
     }

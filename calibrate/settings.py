@@ -6,23 +6,33 @@ A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.request import InferenceInputs, build_scenario, number_formats
+from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import Disk, HostConfig
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.workload import OffloadConfig, Shares, Workload
+from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
-from llm_perf.systems import System, get_system
-from llm_perf.systems.registry import asked_version, family_of
+from llm_perf.systems import get_system
+from llm_perf.systems.registry import family_of
 
-__all__ = ["NotStatedError", "Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
+__all__ = [
+    "NotStatedError",
+    "Run",
+    "dtype_of",
+    "host_of",
+    "inputs_of",
+    "peak_memory_bytes",
+    "run_of",
+    "scenario_of",
+]
 
 
 class NotStatedError(SpecError):
@@ -73,6 +83,7 @@ class Run:
     num_nodes: int | None = None
     tp: int = 1
     pp: int = 1
+    ep: int = 1
     weight_bits: int = 16
     weight_group_size: int | None = None
     activation_bits: int = 16
@@ -194,31 +205,74 @@ def _one_tier(tier: str) -> tuple[float, float, float]:
 # -- to a scenario ------------------------------------------------------------------------------------------
 
 
-def scenario_of(run: Run) -> Scenario:
-    """The scenario that predicts a run.
+def scenario_of(run: Run, host: str | None = None) -> Scenario:
+    """The scenario that predicts a run; on the named ``host`` where the run's machine is not to decide.
 
     Raises:
         SpecError: a name is unknown, or the system cannot do what the run did.
     """
-    system = get_system(run.system)
-    gpu = get_gpu_config_by_name(run.gpu)
-    host = host_of(run.machine, gpu)
-    scenario = Scenario(
-        model=get_model_config_by_name(run.model),
-        gpu=gpu,
-        host=host,
-        system=system.name,
-        dtype=dtype_of(run),
-        parallelism=_parallelism(run, system),
-        workload=Workload(batch_size=run.batch_size, prompt_len=run.prompt_len, gen_len=run.gen_len),
-        offload=_offload(run, system),
-        ds_zero=DSZeRO(system.family.ds_zero or 0),
-        num_nodes=run.num_nodes or -(-run.num_gpus // host.gpus_per_node),
-        allow_long_context=True,
-        system_version=asked_version(run.system),
+    inputs = inputs_of(run)
+    machine = (
+        host_of(run.machine, get_gpu_config_by_name(run.gpu))
+        if host is None
+        else get_host_config_by_name(host)
     )
-    system.check(scenario)
-    return scenario
+    nodes = run.num_nodes or -(-run.num_gpus // machine.gpus_per_node)
+    return build_scenario(inputs, replace(_facts(run), host=machine, num_nodes=nodes))
+
+
+def inputs_of(run: Run) -> InferenceInputs:
+    """The question to ``llm-perf infer`` that a run asks, as far as flags can say it.
+
+    Of a system that knows no other overlap the tables' ``overlap`` is its prefetching of layers.
+
+    Raises:
+        SpecError: the system is unknown, or a setting is out of range.
+    """
+    system = get_system(run.system)
+    prefetches = "prefetch" in system.options
+    tp, pp = (1, 1) if system.family.more_gpus == "replicas" else (run.tp, run.pp)
+    return InferenceInputs(
+        model=run.model,
+        gpu=run.gpu,
+        system=run.system,
+        batch_size=run.batch_size,
+        prompt_len=run.prompt_len,
+        gen_len=run.gen_len,
+        tp_size=tp,
+        pp_size=pp,
+        dp_size=max(run.num_gpus // (tp * pp), 1),
+        ep_size=run.ep,
+        weight_bits=run.weight_bits,
+        activation_bits=run.activation_bits,
+        kv_bits=run.kv_bits,
+        pin_memory=_pins(run),
+        prefetch=run.overlap if prefetches else None,
+        overlap=None if prefetches else run.overlap,
+        gpu_batch_size=run.gpu_batch_size if "gpu_batch_size" in system.options else None,
+        num_gpu_batches=run.num_gpu_batches if "num_gpu_batches" in system.options else None,
+        micro_batches=run.micro_batches,
+        allow_long_context=True,  # the tables print what ran
+    )
+
+
+def _facts(run: Run) -> RunFacts:
+    """What a run's source says and no flag can."""
+    system = get_system(run.system)
+    kv_cache = run.kv_cache
+    if kv_cache is None and system.family.cache_on == "gpu":
+        kv_cache = (1.0, 0.0, 0.0)
+    attention: Literal["gpu", "cpu"] | None = None
+    if run.cpu_attention is not None:
+        attention = "cpu" if run.cpu_attention else "gpu"
+    return RunFacts(
+        weights=_shares(run.weights),
+        kv_cache=_shares(kv_cache),
+        activations=_shares(run.hidden) if "percent" in system.options else None,
+        attention_device=attention,
+        quantised=run.weight_bits < run.activation_bits,
+        group_sizes=(run.weight_group_size, run.kv_group_size),
+    )
 
 
 def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
@@ -255,54 +309,8 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
-    quantised = run.weight_bits < run.activation_bits
-    embeddings = (
-        run.weight_bits
-        if quantised and family_of(run.system).quantises_embeddings
-        else max(16, run.activation_bits)
-    )
-    return DtypeConfig(
-        weight_bits=run.weight_bits,
-        activation_bits=run.activation_bits,
-        embedding_bits=embeddings,
-        kv_bits=run.kv_bits,
-        quant_group_size=run.weight_group_size,
-        kv_group_size=run.kv_group_size,
-    )
-
-
-def _parallelism(run: Run, system: System) -> ParallelismConfig:
-    if system.family.more_gpus == "replicas":
-        return ParallelismConfig(dp_size=run.num_gpus)
-    return ParallelismConfig(
-        tp_size=run.tp,
-        pp_size=run.pp,
-        dp_size=max(run.num_gpus // (run.tp * run.pp), 1),
-        sp_size=1,  # no published run says that it shares activations by sequence
-    )
-
-
-def _offload(run: Run, system: System) -> OffloadConfig:
-    """Of a system that knows no other overlap the tables' ``overlap`` is its prefetching of layers."""
-    kv_cache = run.kv_cache
-    if kv_cache is None and system.family.cache_on == "gpu":
-        kv_cache = (1.0, 0.0, 0.0)
-    attention: Literal["gpu", "cpu"] | None = None
-    if run.cpu_attention is not None:
-        attention = "cpu" if run.cpu_attention else "gpu"
-    prefetches = "prefetch" in system.options
-    return OffloadConfig(
-        weights=_shares(run.weights),
-        kv_cache=_shares(kv_cache),
-        activations=_shares(run.hidden) if "percent" in system.options else None,
-        pin_memory=_pins(run),
-        attention_device=attention,
-        prefetch=run.overlap if prefetches else None,
-        overlap=None if prefetches else run.overlap,
-        gpu_batch_size=run.gpu_batch_size if "gpu_batch_size" in system.options else None,
-        num_gpu_batches=(run.num_gpu_batches or 1) if "num_gpu_batches" in system.options else 1,
-        micro_batches=run.micro_batches,
-    )
+    inputs = inputs_of(run)
+    return number_formats(inputs, get_system(run.system), _facts(run))
 
 
 def _pins(run: Run) -> bool:

@@ -12,11 +12,12 @@ out keeps the factor 1: it gets what the others have in common.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from calibrate.overrides import Overrides, concerns
 from calibrate.published import load_measurements
@@ -25,11 +26,11 @@ from calibrate.settings import run_of, scenario_of
 from calibrate.validate import Compared, Validation, statistics_of, validate
 from calibrate.validation.evidence import with_intervals
 from calibrate.validation.left_out import PHASES
+from llm_perf.analysis.measures import latencies
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError, bad_value
-from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems import get_system
 from llm_perf.systems.registry import family_of
 
 __all__ = [
@@ -44,6 +45,9 @@ __all__ = [
     "transfer",
     "unfitted",
 ]
+
+_TIMES: Final = ("total_latency_s", "prefill_latency_s", "latency_per_token_s", "throughput_tokens_per_s")
+"""Quantities of a row that times alone give."""
 
 _FACTOR: Final = (0.5, 2.0)
 """How far a machine's own rate may be from what machines have in common."""
@@ -60,14 +64,6 @@ class Case:
     def target(self) -> Target:
         """The measured value, or its rounding interval."""
         return Target.of(self.compared.measured, self.compared.rounding)
-
-
-@runtime_checkable
-class Quick(Protocol):
-    """A system that can tell the seconds of both phases without all the rest."""
-
-    def latencies_s(self, scenario: Scenario, load: Load) -> tuple[Number, Number]:
-        """Prefill and decode."""
 
 
 def _machine(case: Case) -> str:
@@ -215,24 +211,12 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     Raises:
         SpecError: this quantity is not one of time.
     """
-    workload = scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    system, steps = system_of(scenario), workload.gen_len - 1
-    if isinstance(system, Quick):
-        prefill, decode = map(float, system.latencies_s(scenario, load))
-    else:
-        found = system.evaluate(scenario, load)
-        prefill = float(found.prefill.latency_s)
-        decode = float(found.decode.latency_s) if found.decode is not None and steps else 0.0
-    if quantity == "throughput_tokens_per_s":
-        tokens = workload.prompt_len if scenario.model.encoder else workload.gen_len
-        return workload.batch_size * tokens / (prefill + decode)
-    times = {"total_latency_s": prefill + decode, "prefill_latency_s": prefill}
-    if steps:
-        times["latency_per_token_s"] = decode / steps
-    if quantity not in times:
+    if quantity not in _TIMES:
         raise SpecError(f"{quantity} is no time of this run")
-    return times[quantity]
+    value = float(getattr(latencies(scenario), quantity))
+    if math.isnan(value):
+        raise SpecError(f"{quantity} is no time of this run")
+    return value
 
 
 def _other_times(case: Case, scenario: Scenario) -> dict[str, tuple[float, float]]:

@@ -13,6 +13,7 @@ from calibrate.compare.inputs import MeasuredRun
 from calibrate.fit.observation import Rejected
 from calibrate.nearest import error
 from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.measures import measure
 from llm_perf.config.profiles import NO_PROFILE, Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, system_of
@@ -216,10 +217,8 @@ def summary(rows: Sequence[RunBesidePrediction]) -> dict[str, Any]:
 def _step_s(scenario: Scenario, contexts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Seconds of one decode step at each context: a generation of two tokens has one step, on prompt + 1 tokens."""
     load = Load(float(scenario.workload.batch_size), contexts - 1.0, 2.0)
-    decode = system_of(scenario).evaluate(scenario, load).decode
-    return np.broadcast_to(
-        np.asarray(0.0 if decode is None else decode.latency_s, dtype=float), contexts.shape
-    )
+    steps_s = measure(scenario, load).decode_latency_s
+    return np.broadcast_to(np.asarray(steps_s, dtype=float), contexts.shape)
 
 
 def _host_part(result: InferenceResult, part: str, on_cpu: bool) -> float:

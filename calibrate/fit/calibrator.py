@@ -18,10 +18,10 @@ from calibrate.fit.profile_file import build_profile
 from calibrate.fit.start import start_from_runs
 from calibrate.overrides import Overrides
 from calibrate.refit import Parameter, Target, fit
+from llm_perf.analysis.measures import latencies
 from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, system_of
 
 NOISE = 0.05
 """Standard deviation of a run's log time that repeats inside one process leave out: other processes, other levels of
@@ -225,12 +225,12 @@ def median_absolute_error(compared: Iterable[Compared], phase: str = "total") ->
 
 def predicted_s(scenario: Scenario) -> dict[str, float]:
     """Seconds by phase, without the limits that a whole prediction searches for."""
-    workload = scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    found = system_of(scenario).evaluate(scenario, load)
-    prefill = float(found.prefill.latency_s)
-    decode = 0.0 if found.decode is None else float(found.decode.latency_s)
-    return {"prefill": prefill, "decode": decode, "total": prefill + decode}
+    found = latencies(scenario)
+    return {
+        "prefill": float(found.prefill_latency_s),
+        "decode": float(found.decode_latency_s),
+        "total": float(found.total_latency_s),
+    }
 
 
 class _Rows:

@@ -114,8 +114,7 @@ def _names(system: str) -> tuple[str, ...]:
 
 
 def _holds(scenario: Scenario, tier: str) -> bool:
-    workload = scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    load = Load.of(scenario.workload)
     return float(getattr(system_of(scenario).place(scenario, load).weights, tier)) > 0
 
 

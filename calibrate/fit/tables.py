@@ -16,7 +16,6 @@ from calibrate.fit.observation import Observation, positive
 from calibrate.settings import Run, scenario_of
 from llm_perf.config import files
 from llm_perf.config.calibration import CalibratedMachine
-from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError, SpecError
 from llm_perf.report.benchmark_log import BenchmarkLogRecord, parse_benchmark_log
@@ -266,8 +265,7 @@ def _check_sum(measured: Mapping[str, float], source: str) -> None:
 
 def _scenario(run: Run, host: str | None, source: str) -> Scenario:
     try:
-        scenario = scenario_of(run)
-        return scenario if host is None else scenario.replace(host=get_host_config_by_name(host))
+        return scenario_of(run, host)
     except LLMPerfError as error:
         raise SpecError(f"{source}: {error}") from None
 

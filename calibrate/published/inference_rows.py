@@ -34,6 +34,7 @@ _KINDS: Mapping[str, ThroughputKind] = {
 }
 _TIERS: Mapping[str, Tier] = {  # a share on a slower tier sets the time, so the slowest that is used counts
     "gpu": "gpu",
+    "none": "gpu",
     "cpu": "cpu",
     "gpu+cpu": "cpu",
     "nvme": "nvme",
@@ -64,7 +65,7 @@ def inference_measurement(row: Row) -> Measurement:
     tp, pp = row.integer("tp"), row.integer("pp")
     weight_bits = row.choice("weight_dtype", _BITS) or 16
     params = float(row.count("model_params"))
-    weight_tier = _weight_tier(row, params * weight_bits / 8)
+    weight_tier = weight_tier_of(row, params * weight_bits / 8)
     batch = _total_batch(row, num_gpus, pp or 1)
     times = _Times.of(row, batch, num_gpus)
     return Measurement(
@@ -93,7 +94,7 @@ def inference_measurement(row: Row) -> Measurement:
         gen_len=row.count("gen_len_tok"),
         stated_weight_tier=weight_tier,
         stated_kv_tier=_kv_tier(row),
-        policy=_policy(row),
+        policy=policy_of(row),
         machine=Machine(row.optional("host_cpu"), row.number("host_ram_GB"), row.number("disk_read_GBps")),
         prefill_latency_s=times.prefill_s,
         decode_latency_s=times.decode_s,
@@ -104,7 +105,7 @@ def inference_measurement(row: Row) -> Measurement:
         throughput_rounding=_rounding(row.text("throughput_tok_s")),
         throughput_definition=row.required("throughput_def"),
         throughput_kind=row.choice("throughput_kind", _KINDS),
-        peak_gpu_memory_bytes=row.scaled("peak_gpu_mem_GB", _memory_unit(row)),
+        peak_gpu_memory_bytes=row.scaled("peak_gpu_mem_GB", memory_unit_of(row)),
         derived=frozenset(times.derived),
         notes=row.text("notes"),
     )
@@ -124,7 +125,8 @@ def _group_size(dtype: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _policy(row: Row) -> Policy:
+def policy_of(row: Row) -> Policy:
+    """How a row offloads, beyond the tiers."""
     pinned = re.match(r"(\d+)B params pinned in GPU", row.text("notes"))
     return Policy(
         weights=_policy_shares(row, "w"),
@@ -153,7 +155,8 @@ def _rounding(printed: str) -> float:
     return 0.5 * 10.0**-decimals / float(printed) if printed else 0.0
 
 
-def _memory_unit(row: Row) -> float:
+def memory_unit_of(row: Row) -> float:
+    """Bytes of the unit that a row gives memory in."""
     # FlexGen and torch print GB for 2**30. FasterTransformer's guide does not say; read as 2**30 its three models leave
     # the same rest beside weights, cache and activations (2.87, 2.86, 2.91), read as 1e9 one of them does not.
     if row.text("mem_unit").startswith(("GiB", 'GB (doc "Memory Usage (GB)")')):
@@ -175,7 +178,8 @@ def _total_batch(row: Row, num_gpus: int, pp: int) -> int | None:
     return batch * num_gpus if _per_gpu(row) else batch
 
 
-def _weight_tier(row: Row, weight_bytes: float) -> Tier | None:
+def weight_tier_of(row: Row, weight_bytes: float) -> Tier | None:
+    """Where a row's weights are; None where it does not say."""
     stated = row.text("weight_offload")
     if stated == "disk or cpu":  # a figure without its policy: what the host cannot hold was on disk
         host_bytes = row.scaled("host_ram_GB", 1e9) or math.inf

@@ -11,12 +11,12 @@ from calibrate.run.local_machine import LocalMachine
 from calibrate.run.settings import RunSettings
 from calibrate.run.tensors import BYTES
 from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.base import GIB
-from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.workload import OffloadConfig, Shares, Tier, Workload
+from llm_perf.config.workload import Shares, Tier
 from llm_perf.errors import DoesNotFitError
 from llm_perf.report.benchmark_log import cache_bytes, format_benchmark_log, hidden_bytes, model_bytes
 from llm_perf.report.inference_json import result_object
@@ -104,40 +104,39 @@ def build_run_scenario(
         host = host.replace(layer_overhead_ms={"zero_inference": seconds * 1e3})
     weights: Tier = "cpu" if settings.cpu_offload else "nvme" if settings.disk_offload else "gpu"
     bits = 8 * BYTES[dtype]
-    quantised = settings.quant_bits if settings.weight_quantize else bits
-    scenario = Scenario(
+    inputs = InferenceInputs(
+        model=model.name,
+        gpu=machine.gpu.name,
+        system=_SYSTEMS[settings.system],
+        batch_size=settings.batch_size,
+        prompt_len=settings.prompt_len,
+        gen_len=settings.gen_len,
+        dp_size=settings.ranks,
+        weight_bits=settings.quant_bits if settings.weight_quantize else bits,
+        activation_bits=bits,
+        pin_memory=settings.pin_memory,
+        pin_kv_cache=settings.pin_kv_cache,
+        async_kv_offload=settings.async_kv_offload,
+        # A CPU does hooks and arithmetic one after the other.
+        overlap=False if device_kind == "cpu" else None,
+        allow_long_context=settings.allow_long_context,
+    )
+    facts = RunFacts(
         model=model,
         gpu=machine.gpu,
         host=host,
-        system=_SYSTEMS[settings.system],
-        dtype=DtypeConfig(
-            weight_bits=quantised,
-            activation_bits=bits,
-            embedding_bits=quantised,
-            quant_group_size=settings.quant_group_size if settings.weight_quantize else None,
-        ),
-        parallelism=ParallelismConfig(dp_size=settings.ranks),
-        workload=Workload(
-            batch_size=settings.batch_size, prompt_len=settings.prompt_len, gen_len=settings.gen_len
-        ),
-        offload=OffloadConfig(
-            weights=Shares.on(weights),
-            kv_cache=Shares.on("cpu") if settings.kv_offload else None,
-            pin_memory=settings.pin_memory,
-            pin_kv_cache=settings.pin_kv_cache,
-            async_kv_offload=settings.async_kv_offload,
-            # On CUDA the cache comes back over the link; on a CPU its buffer is where attention runs anyway.
-            attention_device="gpu" if settings.kv_offload and device_kind == "cuda" else None,
-            # A CPU does hooks and arithmetic one after the other.
-            overlap=False if device_kind == "cpu" else None,
-        ),
-        ds_zero=DSZeRO.STAGE_3 if settings.system == "zero_inference" else DSZeRO.NONE,
         num_nodes=settings.num_nodes,
-        allow_long_context=settings.allow_long_context,
+        weights=Shares.on(weights),
+        kv_cache=Shares.on("cpu") if settings.kv_offload else None,
+        # On CUDA the cache comes back over the link; on a CPU its buffer is where attention runs anyway.
+        attention_device="gpu" if settings.kv_offload and device_kind == "cuda" else None,
+        quantised=settings.weight_quantize,
+        group_sizes=(settings.quant_group_size if settings.weight_quantize else None, None),
         constants=_constants(
             settings, machine, dtype, device_kind, largest_param, overhead, unpack_s_per_weight, layers
         ),
     )
+    scenario = build_scenario(inputs, facts)
     return _profiled(scenario, settings.profile)
 
 

@@ -155,15 +155,15 @@ def _predicted(result: InferenceResult) -> dict[str, float]:
         "prefill_latency_s": result.prefill.latency_s,
         "peak_gpu_memory_bytes": peak_memory_bytes(result),
     }
-    if result.decode is not None and result.decode.latency_per_token_s is not None:
+    if result.decode is not None and result.tpot_s is not None:
         found["decode_latency_s"] = result.decode.latency_s
-        found["latency_per_token_s"] = result.decode.latency_per_token_s
+        found["latency_per_token_s"] = result.tpot_s
     return found
 
 
 def _interval(result: InferenceResult, quantity: str) -> Interval | None:
     """Where a profile says that the main quantity lies; None without a profile, or where it says nothing of it."""
-    found, decode = result.interval, result.decode
+    found = result.interval
     if found is None or found.profile is None:
         return None
     if quantity == "prefill_latency_s":
@@ -175,11 +175,9 @@ def _interval(result: InferenceResult, quantity: str) -> Interval | None:
     if ends is None:
         return None
     if quantity == "throughput_tokens_per_s":
-        tokens = result.total_throughput_tokens_per_s * result.total_latency_s
+        tokens = float(result.measures.tokens)
         return Interval(tokens / ends[1], tokens / ends[0], found.level)
-    steps = 1.0
-    if quantity == "latency_per_token_s" and decode is not None and decode.latency_per_token_s:
-        steps = decode.latency_s / decode.latency_per_token_s
+    steps = float(result.measures.steps) if quantity == "latency_per_token_s" else 1.0
     return Interval(ends[0] / steps, ends[1] / steps, found.level)
 
 

@@ -101,6 +101,5 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
         scenario = build_scenario(inputs.replace(**change.inputs))
     except SpecError:
         return False
-    system, workload = system_of(scenario), scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    system, load = system_of(scenario), Load.of(scenario.workload)
     return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

@@ -86,7 +86,7 @@ def energy_of(result: InferenceResult) -> Energy | None:
     prefill = float(power_w(scenario, result.prefill))
     decode = float(power_w(scenario, result.decode)) if result.decode else None
     total = float(joules(scenario, result.prefill, result.decode))
-    tokens = result.total_throughput_tokens_per_s * result.total_latency_s
+    tokens = float(result.measures.tokens)
     return Energy(prefill, decode, total, total / tokens)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_perf.analysis.calibrated import asked_of, profile_warnings
 from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
+from llm_perf.analysis.measures import Measures
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -70,6 +71,23 @@ class InferenceResult(WithInterval):
         )
 
     @property
+    def measures(self) -> Measures:
+        """The times with every rate that follows from them."""
+        decode_s = 0.0 if self.decode is None else self.decode.latency_s
+        scenario = self.scenario
+        return Measures.of_times(self.prefill.latency_s, decode_s, Load.of(scenario.workload), scenario.model)
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token: the prefill of the batch."""
+        return self.prefill.latency_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token: the mean decode step of the batch; None without decode steps."""
+        return None if self.decode is None else self.decode.latency_per_token_s
+
+    @property
     def system_name(self) -> str:
         """The system with the version that stands for it, as ``--system`` takes it; ``vllm@0.2`` for example."""
         file = system_of(self.scenario).file
@@ -88,7 +106,7 @@ class InferenceResult(WithInterval):
         """
         phases = [phase for phase in (self.prefill, self.decode) if phase is not None]
         turns = [phase.slowest_stage_s for phase in phases]
-        tokens = self.total_throughput_tokens_per_s * self.total_latency_s
+        tokens = float(self.measures.tokens)
         return None if None in turns else tokens / sum(turn or 0.0 for turn in turns)
 
     @property
@@ -104,26 +122,23 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         SpecError: the system cannot do what is asked for.
     """
     system = checked_system(scenario)
-    workload = scenario.workload
-    load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+    load = Load.of(scenario.workload)
     evaluation = system.evaluate(scenario, load)
-    prefill = _phase(system, evaluation.prefill, load.batch * load.prompt_len)
-    steps = workload.gen_len - 1
+    measures = Measures.of(evaluation, load, scenario.model)
     decode = None
-    if evaluation.decode is not None and steps > 0:
-        decode = _phase(system, evaluation.decode, load.batch * steps, steps)
-    total = prefill.latency_s + (decode.latency_s if decode else 0.0)
-    tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
+    if evaluation.decode is not None and measures.steps > 0:
+        rate = float(measures.decode_throughput_tokens_per_s)
+        decode = _phase(system, evaluation.decode, rate, float(measures.tpot_s))
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
         reason=_reason(evaluation.memory),
         placement=evaluation.placement,
         memory=evaluation.memory,
-        prefill=prefill,
+        prefill=_phase(system, evaluation.prefill, float(measures.prefill_throughput_tokens_per_s)),
         decode=decode,
-        total_latency_s=total,
-        total_throughput_tokens_per_s=tokens / total,
+        total_latency_s=float(measures.total_latency_s),
+        total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
         max_batch_size=max_batch_size(system, scenario, load, evaluation.placement),
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
@@ -134,17 +149,16 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     )
 
 
-def _phase(system: System, cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
+def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: float | None = None) -> Phase:
     busy = {name: float(seconds) for name, seconds in cost.busy_s.items()}
     parts = {name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0}
-    latency = float(cost.latency_s)
     return Phase(
-        latency_s=latency,
-        throughput_tokens_per_s=tokens / latency,
+        latency_s=float(cost.latency_s),
+        throughput_tokens_per_s=tokens_per_s,
         bottleneck=_bottleneck(system, parts, busy),
         breakdown_s=parts,
         busy_s=busy,
-        latency_per_token_s=latency / steps if steps else None,
+        latency_per_token_s=per_token_s,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
     )

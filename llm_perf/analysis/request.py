@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits, DtypeConfig
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
@@ -31,8 +33,21 @@ Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
+@dataclass(frozen=True, slots=True)
+class MostInRequest:
+    """The largest value that a request to the page's server may have, so that none takes long. Flags have no such limit."""
+
+    value: int
+
+
+TokenCount = Annotated[PositiveInt, MostInRequest(2**20)]
+RankCount = Annotated[PositiveInt, MostInRequest(4096)]
+
+
 class InferenceInputs(Spec):
     """Everything that ``llm-perf infer`` can be asked, under the names of its flags. What is None is chosen.
+
+    A field is the flag: the command's options are made of the fields, with their descriptions as help.
 
     ``batch_size`` is the total over all GPUs. ``num_gpus`` is per node. ``quant_bits`` quantises weights only, in
     groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``host`` defaults to the GPU's own.
@@ -41,56 +56,103 @@ class InferenceInputs(Spec):
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
     _label: ClassVar[str | None] = ""  # messages name the flag alone
 
-    model: Text
-    gpu: Text
-    host: Text | None = None
-    system: Text | None = None
-    num_gpus: PositiveInt | None = None
-    num_nodes: PositiveInt | None = None
-    batch_size: PositiveInt = 1
-    prompt_len: PositiveInt = 512
-    gen_len: PositiveInt = 32
-    ds_zero: Annotated[int, BeforeValidator(_stage_number)] = 0
-    tp_size: PositiveInt | None = None
-    pp_size: PositiveInt | None = None
-    dp_size: PositiveInt | None = None
-    ep_size: PositiveInt = 1
-    sp_size: PositiveInt | None = None
-    cp_size: PositiveInt = 1
-    expert_imbalance: PositiveFloat = 1.0
-    prefix_hit_rate: Fraction = 0.0
-    prefill_chunk: PositiveInt | None = None
-    draft_model: Text | None = None
-    draft_tokens: PositiveInt | None = None
-    acceptance_rate: Fraction | None = None
-    token_acceptance: Fraction | None = None
-    weight_bits: Bits | None = None
-    activation_bits: Bits = 16
-    kv_bits: Bits | None = None
-    quant_bits: Literal[4, 8, 16] | None = None
-    quant_group_size: PositiveInt = 64
-    cpu_offload: Flag = False
-    disk_offload: Flag = False
-    kv_offload: Flag = False
-    pin_memory: Flag = True
-    pin_kv_cache: Flag = True
-    async_kv_offload: Flag = False
-    prefetch: Flag | None = None
-    percent: Text | None = None
-    gpu_batch_size: PositiveInt | None = None
-    num_gpu_batches: PositiveInt | None = None
-    compress_weight: Flag = False
-    compress_cache: Flag = False
-    cpu_cache_compute: Flag | None = None
-    overlap: Flag | None = None
-    attn_sparsity: Efficiency | None = None
-    micro_batches: PositiveInt | None = None
-    flops_efficiency: Efficiency | None = None
-    hbm_memory_efficiency: Efficiency | None = None
-    cost_per_gpu_hour: NonNegativeQuantity | None = None
-    prices: Text | None = None
-    profile: Text | None = None
-    allow_long_context: Flag = False
+    model: Text = Field(
+        description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."
+    )
+    gpu: Text = Field(
+        description="Name or file; repeat it to compare several. A profile's machine if not given."
+    )
+    host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
+    system: Text | None = Field(
+        default=None,
+        description="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",
+    )
+    num_gpus: RankCount | None = Field(default=None, description="GPUs per node.")
+    num_nodes: RankCount | None = Field(default=None, description="Nodes.  [default: 1]")
+    batch_size: TokenCount = Field(default=1, description="Sequences over all GPUs.  [default: 1]")
+    prompt_len: TokenCount = Field(default=512, description="Prompt tokens per sequence.  [default: 512]")
+    gen_len: TokenCount = Field(default=32, description="Tokens to generate per sequence.  [default: 32]")
+    ds_zero: Annotated[int, BeforeValidator(_stage_number)] = Field(
+        default=0, description="DeepSpeed ZeRO stage; 3 is ZeRO-Inference.  [default: 0]"
+    )
+    tp_size: RankCount | None = Field(default=None, description="Tensor-parallel ranks.")
+    pp_size: RankCount | None = Field(default=None, description="Pipeline stages.")
+    dp_size: RankCount | None = Field(default=None, description="Data-parallel replicas.")
+    ep_size: RankCount = Field(default=1, description="Expert-parallel ranks.")
+    sp_size: PositiveInt | None = Field(
+        default=None, description="Sequence-parallel ranks: 1 or tp-size.  [default: 1]"
+    )
+    cp_size: RankCount = Field(
+        default=1, description="Ranks that share each sequence's tokens (context parallel)."
+    )
+    expert_imbalance: PositiveFloat = Field(
+        default=1.0, description="Busiest expert rank over the mean.  [default: 1]"
+    )
+    prefix_hit_rate: Fraction = Field(
+        default=0.0, description="Share of each prompt in a prefix cache.  [default: 0]"
+    )
+    prefill_chunk: TokenCount | None = Field(
+        default=None, description="Tokens of each prompt per pass (chunked prefill)."
+    )
+    draft_model: Text | None = Field(
+        default=None, description="Speculative decoding: the model that drafts tokens."
+    )
+    draft_tokens: RankCount | None = Field(
+        default=None, description="Tokens drafted per round.  [default: 4]"
+    )
+    acceptance_rate: Fraction | None = Field(
+        default=None, description="Accepted over drafted tokens, as engines print it; no default."
+    )
+    token_acceptance: Fraction | None = Field(
+        default=None, description="Instead: chance of a drafted token if those before it were kept."
+    )
+    weight_bits: Bits | None = Field(default=None, description="Bits per stored weight.  [default: 16]")
+    activation_bits: Bits = Field(default=16, description="Bits per activation.  [default: 16]")
+    kv_bits: Bits | None = Field(
+        default=None, description="Bits per KV cache element; as activations if not given."
+    )
+    quant_bits: Literal[4, 8, 16] | None = Field(
+        default=None, description="Quantise weights to 4 or 8 bits in groups (16: not)."
+    )
+    quant_group_size: PositiveInt = Field(
+        default=64, description="Weights that share a scale and a minimum.  [default: 64]"
+    )
+    cpu_offload: Flag = Field(default=False, description="Weights in CPU memory.")
+    disk_offload: Flag = Field(default=False, description="Weights on NVMe.")
+    kv_offload: Flag = Field(default=False, description="KV cache in CPU memory.")
+    pin_memory: Flag = Field(default=True, description="Page-locked host memory for weights.  [default: on]")
+    pin_kv_cache: Flag = Field(default=True, description="Page-locked KV cache.  [default: on]")
+    async_kv_offload: Flag = Field(default=False, description="Non-blocking KV copies.")
+    prefetch: Flag | None = Field(default=None, description="Fetch the next weights early.  [default: on]")
+    percent: Text | None = Field(
+        default=None, description='FlexGen: "wg wc cg cc hg hc", weights, cache, hidden on GPU and CPU.'
+    )
+    gpu_batch_size: TokenCount | None = Field(default=None, description="FlexGen: sequences per GPU batch.")
+    num_gpu_batches: RankCount | None = Field(default=None, description="FlexGen: GPU batches per block.")
+    compress_weight: Flag = Field(default=False, description="FlexGen: weights in 4 bits.")
+    compress_cache: Flag = Field(default=False, description="FlexGen: cache in 4 bits.")
+    cpu_cache_compute: Flag | None = Field(default=None, description="FlexGen: attention on CPU.")
+    overlap: Flag | None = Field(default=None, description="Copy and compute at once.  [default: on]")
+    attn_sparsity: Efficiency | None = Field(
+        default=None, description="FlexGen: share of values that attention reads."
+    )
+    micro_batches: RankCount | None = Field(
+        default=None, description="Parts of a batch that fill a pipeline; FlexGen: its stages if not given."
+    )
+    flops_efficiency: Efficiency | None = Field(
+        default=None, description="Share of peak FLOP/s, instead of the GPU's table."
+    )
+    hbm_memory_efficiency: Efficiency | None = Field(
+        default=None, description="Share of memory bandwidth, instead of the GPU's table."
+    )
+    cost_per_gpu_hour: NonNegativeQuantity | None = Field(
+        default=None, description="US dollars, instead of the list's."
+    )
+    prices: Text | None = Field(
+        default=None, description="Your own list of prices per GPU-hour (YAML); the bundled one if not given."
+    )
+    profile: Text | None = Field(default=None, description="Calibrated profile: name, file, or none.")
+    allow_long_context: Flag = Field(default=False, description="Beyond the model's positions.")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,17 +160,27 @@ class InferenceInputs(Spec):
         return with_batch(data) if isinstance(data, dict) else data
 
 
-def build_scenario(inputs: InferenceInputs) -> Scenario:
+def request_limit(name: str) -> int | None:
+    """The largest value of an input that a request to the page's server may have; None for any."""
+    field = InferenceInputs.model_fields[name]
+    parts = [*field.metadata, *(part for one in get_args(field.annotation) for part in get_args(one))]
+    return next((part.value for part in parts if isinstance(part, MostInRequest)), None)
+
+
+def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scenario:
     """Load the named specs, derive what was not given, and check that everything goes together.
+
+    Every question goes this way: a command's, a request's, a search's, and that of a run that was measured, whose
+    ``facts`` say what no flag can.
 
     Raises:
         SpecError: unknown names, or settings that contradict each other.
     """
-    model = get_model_config_by_name(inputs.model)
+    model = facts.model or get_model_config_by_name(inputs.model)
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
-    gpu = get_gpu_config_by_name(inputs.gpu) if own_gpu is None else own_gpu
-    host = _host(inputs, gpu, None if own_gpu is None else profile.own_host())
+    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu)
+    host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
@@ -119,24 +191,17 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=_dtype(inputs, get_system(system)),
+        dtype=number_formats(inputs, get_system(system), facts),
         parallelism=parallelism,
-        workload=Workload(
-            batch_size=inputs.batch_size,
-            prompt_len=inputs.prompt_len,
-            gen_len=inputs.gen_len,
-            prefix_hit_rate=inputs.prefix_hit_rate,
-            prefill_chunk=inputs.prefill_chunk,
-        ),
-        offload=_offload(inputs, get_system(system)),
+        workload=Workload(**{name: getattr(inputs, name) for name in Workload.model_fields}),
+        offload=_offload(inputs, get_system(system), facts),
         ds_zero=DSZeRO(inputs.ds_zero if stage is None else stage),
-        num_nodes=nodes_of(
-            parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus
-        ),
+        num_nodes=facts.num_nodes
+        or nodes_of(parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus),
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
-        constants=profile.constants_of(system),
+        constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
         system_version=asked_version(inputs.system),
@@ -224,13 +289,19 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     )
 
 
-def _dtype(inputs: InferenceInputs, system: System) -> DtypeConfig:
+def number_formats(inputs: InferenceInputs, system: System, facts: RunFacts = NO_FACTS) -> DtypeConfig:
+    """How wide weights, tables, activations and cache are; the one place that decides it.
+
+    Raises:
+        SpecError: widths that contradict each other.
+    """
     quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
     if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
         raise SpecError(
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
+    quantised = quantised if facts.quantised is None else facts.quantised
     narrow_tables = quantised and system.family.quantises_embeddings
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
@@ -242,7 +313,11 @@ def _dtype(inputs: InferenceInputs, system: System) -> DtypeConfig:
         # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
         kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
     )
-    return system.dtype_of(dict(inputs), dtype)
+    dtype = system.dtype_of(dict(inputs), dtype)
+    if facts.group_sizes is None:
+        return dtype
+    of_weights, of_cache = facts.group_sizes
+    return dtype.replace(quant_group_size=of_weights, kv_group_size=of_cache)
 
 
 def _options_used(inputs: InferenceInputs) -> list[str]:
@@ -251,7 +326,7 @@ def _options_used(inputs: InferenceInputs) -> list[str]:
     return used if inputs.micro_batches in (None, 1) else [*used, "micro_batches"]
 
 
-def _offload(inputs: InferenceInputs, system: System) -> OffloadConfig:
+def _offload(inputs: InferenceInputs, system: System, facts: RunFacts) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
@@ -266,4 +341,12 @@ def _offload(inputs: InferenceInputs, system: System) -> OffloadConfig:
         overlap=inputs.overlap,
         micro_batches=inputs.micro_batches or 1,
     )
-    return system.offload_of(dict(inputs), offload)
+    offload = system.offload_of(dict(inputs), offload)
+    known = {
+        "weights": facts.weights,
+        "kv_cache": facts.kv_cache,
+        "activations": facts.activations,
+        "attention_device": facts.attention_device,
+    }
+    stated = {name: value for name, value in known.items() if value is not None}
+    return offload.replace(**stated) if stated else offload

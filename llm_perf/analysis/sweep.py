@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from llm_perf.analysis.measures import Measures, measure
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, system_of
-from llm_perf.systems.base import MemoryUse
+from llm_perf.systems import Load
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _CHUNK = 8192
 class InferenceSweep:
     """Predictions for n workloads; every field is an array of length n.
 
-    ``decode_latency_s`` is 0 where there are no decode steps. ``feasible`` is whether every tier fits;
+    ``decode_latency_s`` is 0 and ``tpot_s`` NaN where there are no decode steps. ``feasible`` is whether every tier fits;
     ``MISSING_TIERS[missing[i]]`` names those that do not.
     """
 
@@ -48,9 +48,20 @@ class InferenceSweep:
     weights_on_cpu: Floats
     feasible: npt.NDArray[np.bool_]
     missing: npt.NDArray[np.int8]
+    ttft_s: Floats
+    tpot_s: Floats
 
     def __len__(self) -> int:
         return len(self.batch_size)
+
+    @property
+    def latency_per_token_s(self) -> Floats:
+        """The older name of ``tpot_s``."""
+        return self.tpot_s
+
+
+_COLUMNS = tuple(field.name for field in fields(InferenceSweep))[3:]
+"""What is measured, after the three axes."""
 
 
 def sweep_inference(
@@ -140,33 +151,20 @@ def _rules(
 
 
 def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[npt.NDArray[Any], ...]:
-    load = Load(batch, prompt, gen)
-    evaluation = system_of(scenario).evaluate(scenario, load)
+    return columns_of(measure(scenario, Load(batch, prompt, gen)), _COLUMNS)
 
-    def full(value: Any) -> npt.NDArray[Any]:
-        return np.broadcast_to(np.asarray(value), batch.shape)
 
-    prefill = full(evaluation.prefill.latency_s)
-    decode = full(0.0 if evaluation.decode is None else evaluation.decode.latency_s)
-    total = prefill + decode
-    tokens = batch * (prompt if scenario.model.encoder else gen)
-    memory, weights = evaluation.memory, evaluation.placement.weights
-    return (
-        prefill,
-        decode,
-        total,
-        tokens / total,
-        full(memory.gpu.total_bytes),
-        full(memory.cpu.total_bytes),
-        full(memory.nvme.total_bytes),
-        full(weights.gpu),
-        full(weights.cpu),
-        full(memory.fits),
-        full(_missing(memory)),
+def columns_of(found: Measures, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:
+    """Measures of arrays by name, each in the shape of the load; ``missing`` is a position in `MISSING_TIERS`."""
+    shape = np.broadcast_shapes(
+        *(np.shape(axis) for axis in (found.load.batch, found.load.prompt_len, found.load.gen_len))
     )
+    values = (_missing(found) if name == "missing" else getattr(found, name) for name in names)
+    return tuple(np.broadcast_to(np.asarray(value), shape) for value in values)
 
 
-def _missing(memory: MemoryUse) -> npt.NDArray[np.int8]:
+def _missing(found: Measures) -> npt.NDArray[np.int8]:
     """The tiers that do not fit, as a position in `MISSING_TIERS`."""
+    memory = found.memory
     tiers = (memory.gpu, memory.cpu, memory.nvme)
     return np.asarray(sum(np.where(parts.fits, 0, 2**bit) for bit, parts in enumerate(tiers)), dtype=np.int8)

@@ -54,7 +54,17 @@ class Prediction:
     @property
     def latency_per_token_s(self) -> float | None:
         """Seconds of one decode step; None without decode steps."""
-        return None if self.result.decode is None else self.result.decode.latency_per_token_s
+        return self.result.tpot_s
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token: the prefill of the batch."""
+        return self.result.ttft_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token: the mean decode step of the batch; None without decode steps."""
+        return self.result.tpot_s
 
     @property
     def total_latency_s(self) -> float:

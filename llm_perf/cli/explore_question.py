@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.request import InferenceInputs, request_limit
 from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import questions
 from llm_perf.config import files
@@ -21,15 +21,11 @@ _REFUSED: Final = ("prices", "profile")
 KNOWN: Final = tuple(name for name in InferenceInputs.model_fields if name not in _REFUSED)
 _SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _LONGEST: Final = 2048
-_TOKENS: Final = 2**20
-_RANKS: Final = 4096
 _GPUS: Final = 8
 _LIMITS: Final = {
-    "batch_size": _TOKENS, "gpu_batch_size": _TOKENS, "prompt_len": _TOKENS, "gen_len": _TOKENS, "prefill_chunk": _TOKENS,
-    "num_gpus": _RANKS, "num_nodes": _RANKS, "tp_size": _RANKS, "pp_size": _RANKS, "dp_size": _RANKS, "ep_size": _RANKS,
-    "cp_size": _RANKS, "num_gpu_batches": _RANKS, "micro_batches": _RANKS, "draft_tokens": _RANKS,
-}  # fmt: skip
-"""Largest values that a request may have, so that none takes long. The command line has no such limits."""
+    name: most for name in InferenceInputs.model_fields if (most := request_limit(name)) is not None
+}
+"""Largest values that a request may have."""
 
 
 def questions_of(parameters: Sequence[tuple[str, str]]) -> list[InferenceInputs]:

@@ -14,103 +14,14 @@ from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.cli.inputs import questions
+from llm_perf.cli.options import with_options
 from llm_perf.errors import OutputError, SpecError
 
 EXIT_DOES_NOT_FIT = 3
 
 
-def _option(*names: str, **settings: Any) -> Any:
-    return click.option(*names, **settings)
-
-
-_OPTIONS = (
-    _option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."),
-    _option(
-        "--gpu",
-        "gpus",
-        multiple=True,
-        help="Name or file; repeat it to compare several. A profile's machine if not given.",
-    ),
-    _option("--host", help="Name or file; the GPU's usual host if not given."),
-    _option(
-        "--system",
-        help="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",
-    ),
-    _option("--num-gpus", type=int, help="GPUs per node."),
-    _option("--num-nodes", type=int, help="Nodes.  [default: 1]"),
-    _option("--batch-size", type=int, help="Sequences over all GPUs.  [default: 1]"),
-    _option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]"),
-    _option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]"),
-    _option("--ds-zero", type=int, help="DeepSpeed ZeRO stage; 3 is ZeRO-Inference.  [default: 0]"),
-    _option("--tp-size", type=int, help="Tensor-parallel ranks."),
-    _option("--pp-size", type=int, help="Pipeline stages."),
-    _option("--dp-size", type=int, help="Data-parallel replicas."),
-    _option("--ep-size", type=int, help="Expert-parallel ranks."),
-    _option("--sp-size", type=int, help="Sequence-parallel ranks: 1 or tp-size.  [default: 1]"),
-    _option("--cp-size", type=int, help="Ranks that share each sequence's tokens (context parallel)."),
-    _option("--expert-imbalance", type=float, help="Busiest expert rank over the mean.  [default: 1]"),
-    _option("--prefix-hit-rate", type=float, help="Share of each prompt in a prefix cache.  [default: 0]"),
-    _option("--prefill-chunk", type=int, help="Tokens of each prompt per pass (chunked prefill)."),
-    _option("--draft-model", help="Speculative decoding: the model that drafts tokens."),
-    _option("--draft-tokens", type=int, help="Tokens drafted per round.  [default: 4]"),
-    _option(
-        "--acceptance-rate", type=float, help="Accepted over drafted tokens, as engines print it; no default."
-    ),
-    _option(
-        "--token-acceptance",
-        type=float,
-        help="Instead: chance of a drafted token if those before it were kept.",
-    ),
-    _option("--weight-bits", type=int, help="Bits per stored weight.  [default: 16]"),
-    _option("--activation-bits", type=int, help="Bits per activation.  [default: 16]"),
-    _option("--kv-bits", type=int, help="Bits per KV cache element; as activations if not given."),
-    _option("--quant-bits", type=int, help="Quantise weights to 4 or 8 bits in groups (16: not)."),
-    _option("--quant-group-size", type=int, help="Weights that share a scale and a minimum.  [default: 64]"),
-    _option("--cpu-offload/--no-cpu-offload", default=None, help="Weights in CPU memory."),
-    _option("--disk-offload/--no-disk-offload", default=None, help="Weights on NVMe."),
-    _option("--kv-offload/--no-kv-offload", default=None, help="KV cache in CPU memory."),
-    _option(
-        "--pin-memory/--no-pin-memory",
-        default=None,
-        help="Page-locked host memory for weights.  [default: on]",
-    ),
-    _option("--pin-kv-cache/--no-pin-kv-cache", default=None, help="Page-locked KV cache.  [default: on]"),
-    _option("--async-kv-offload/--no-async-kv-offload", default=None, help="Non-blocking KV copies."),
-    _option("--prefetch/--no-prefetch", default=None, help="Fetch the next weights early.  [default: on]"),
-    _option("--percent", help='FlexGen: "wg wc cg cc hg hc", weights, cache, hidden on GPU and CPU.'),
-    _option("--gpu-batch-size", type=int, help="FlexGen: sequences per GPU batch."),
-    _option("--num-gpu-batches", type=int, help="FlexGen: GPU batches per block."),
-    _option("--compress-weight/--no-compress-weight", default=None, help="FlexGen: weights in 4 bits."),
-    _option("--compress-cache/--no-compress-cache", default=None, help="FlexGen: cache in 4 bits."),
-    _option("--cpu-cache-compute/--no-cpu-cache-compute", default=None, help="FlexGen: attention on CPU."),
-    _option("--overlap/--no-overlap", default=None, help="Copy and compute at once.  [default: on]"),
-    _option("--attn-sparsity", type=float, help="FlexGen: share of values that attention reads."),
-    _option(
-        "--micro-batches",
-        type=int,
-        help="Parts of a batch that fill a pipeline; FlexGen: its stages if not given.",
-    ),
-    _option("--flops-efficiency", type=float, help="Share of peak FLOP/s, instead of the GPU's table."),
-    _option(
-        "--hbm-memory-efficiency", type=float, help="Share of memory bandwidth, instead of the GPU's table."
-    ),
-    _option("--cost-per-gpu-hour", type=float, help="US dollars, instead of the list's."),
-    _option("--prices", help="Your own list of prices per GPU-hour (YAML); the bundled one if not given."),
-    _option("--profile", help="Calibrated profile: name, file, or none."),
-    _option(
-        "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."
-    ),
-)
-
-
-def _with_options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
 @click.command("infer")
-@_with_options
+@with_options(InferenceInputs)
 @click.option(
     "--config", "config_file", help="YAML or JSON of inputs, or an earlier --json output, to replay."
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -96,6 +97,16 @@ class Spec(BaseModel):
         """Return a copy with some fields changed, validated again."""
         fields = {field: getattr(self, field) for field in type(self).model_fields}
         return type(self)(**(fields | changes))
+
+
+class ServingOption:
+    """Marks a field that is an option of serving stacks, off at its default: other systems refuse it by its flag."""
+
+
+@cache
+def serving_fields(spec: type[Spec]) -> tuple[str, ...]:
+    """Names of the marked fields."""
+    return tuple(name for name, field in spec.model_fields.items() if ServingOption in field.metadata)
 
 
 def describe_validation_error(error: ValidationError, spec: str, name: Any = None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import PositiveFloat, PositiveInt, ServingOption, Spec
 from llm_perf.errors import SpecError
 
 
@@ -87,9 +87,9 @@ class ParallelismConfig(Spec):
     pp_size: PositiveInt = 1
     dp_size: PositiveInt = 1
     ep_size: PositiveInt = 1
-    sp_size: PositiveInt = 1
-    cp_size: PositiveInt = 1
-    expert_imbalance: Annotated[PositiveFloat, Field(ge=1, le=LARGEST_IMBALANCE)] = 1.0
+    sp_size: Annotated[PositiveInt, ServingOption] = 1
+    cp_size: Annotated[PositiveInt, ServingOption] = 1
+    expert_imbalance: Annotated[PositiveFloat, Field(ge=1, le=LARGEST_IMBALANCE), ServingOption] = 1.0
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_perf.config.base import LEAST_EFFICIENCY
+from llm_perf.config.base import LEAST_EFFICIENCY, serving_fields
 from llm_perf.config.calibration import Calibration
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
@@ -71,15 +71,14 @@ class Scenario:
     @property
     def serving_options(self) -> tuple[str, ...]:
         """Options of serving stacks that are used here, under the names of their flags."""
-        used = {
-            "sp_size": self.parallelism.sp_size > 1,
-            "cp_size": self.parallelism.cp_size > 1,
-            "expert_imbalance": self.parallelism.expert_imbalance > 1,
-            "prefix_hit_rate": self.workload.prefix_hit_rate > 0,
-            "prefill_chunk": self.workload.prefill_chunk is not None,
-            "draft_model": self.speculation is not None,
-        }
-        return tuple(name for name, on in used.items() if on)
+        parts = (self.parallelism, self.workload)
+        used = [
+            name
+            for part in parts
+            for name in serving_fields(type(part))
+            if getattr(part, name) != type(part).model_fields[name].default
+        ]
+        return (*used, *(("draft_model",) if self.speculation is not None else ()))
 
     def replace(self, **changes: Any) -> Scenario:
         """A copy with some parts changed, checked again."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.base import LARGEST_COUNT, Efficiency, Fraction, PositiveInt, Spec
+from llm_perf.config.base import LARGEST_COUNT, Efficiency, Fraction, PositiveInt, ServingOption, Spec
 
 
 class Workload(Spec):
@@ -21,8 +21,8 @@ class Workload(Spec):
     batch_size: PositiveInt = 1
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
-    prefix_hit_rate: Fraction = 0.0
-    prefill_chunk: PositiveInt | None = None
+    prefix_hit_rate: Annotated[Fraction, ServingOption] = 0.0
+    prefill_chunk: Annotated[PositiveInt | None, ServingOption] = None
 
     @property
     def context_len(self) -> int:

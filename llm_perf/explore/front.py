@@ -40,9 +40,8 @@ def front(result: InferenceResult) -> InferenceSweep:
 
 def front_times(result: InferenceResult, found: InferenceSweep) -> tuple[str, npt.NDArray[np.float64]]:
     """The time that a front is drawn over, and its name: per token, of a pass where there is no decode."""
-    steps = result.scenario.workload.gen_len - 1
-    if result.decode is not None and steps > 0:
-        return "time per output token", found.decode_latency_s / steps
+    if result.tpot_s is not None:
+        return "time per output token", found.tpot_s
     return "latency", found.prefill_latency_s
 
 

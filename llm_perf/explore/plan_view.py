@@ -61,6 +61,9 @@ def _candidate(found: Mapping[str, Any]) -> Candidate:
         for name, value in found.items()
         if name not in _NOT_MEASURES
     }
+    # Plans that were stored before the measures had these names.
+    measures.setdefault("ttft_s", measures["prefill_latency_s"])
+    measures.setdefault("tpot_s", measures["latency_per_token_s"])
     return Candidate(
         InferenceInputs(**found["inputs"]), measures, bool(found["meets_targets"]), found["stops"] or ""
     )

@@ -173,7 +173,7 @@ def tiles(result: InferenceResult, price: Price | float | None) -> list[dict[str
     """The numbers that people look for first."""
     gpu = result.memory.gpu
     cost = "no price" if price is None else dollars(cost_of(result, price).per_million_tokens)
-    per_token = None if result.decode is None else result.decode.latency_per_token_s
+    per_token = result.tpot_s
     return [
         _tile("Fits", "yes" if result.feasible else "no", alarm=not result.feasible),
         _tile("Time to first token", seconds(result.prefill.latency_s)),

@@ -53,6 +53,8 @@ def result_object(
             "latency_s": result.total_latency_s,
             "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
         },
+        "ttft_s": result.ttft_s,
+        "tpot_s": result.tpot_s,
         "cost": None if price is None else cost_object(cost_of(result, price)),
         "pivot": pivot_object(result),
         "pipeline": pipeline_object(result),
@@ -72,7 +74,7 @@ def interval_object(result: InferenceResult) -> dict[str, Any] | None:
 
 def tokens_of(result: InferenceResult) -> float:
     """Tokens that the total throughput counts."""
-    return result.total_throughput_tokens_per_s * result.total_latency_s
+    return float(result.measures.tokens)
 
 
 def cost_object(cost: Cost) -> dict[str, Any]:

@@ -191,11 +191,10 @@ def _phases(result: InferenceResult) -> Table:
     ):
         table.add_column(heading, justify=justify, no_wrap=heading != "bound by")  # type: ignore[arg-type]
     system = system_of(result.scenario)
-    table.add_row("prefill", *_phase_cells(system, result.prefill))
+    table.add_row("prefill (TTFT)", *_phase_cells(system, result.prefill))
     if result.decode is not None:
         table.add_row("decode", *_phase_cells(system, result.decode))
-        per_token = result.decode.latency_per_token_s or 0.0
-        table.add_row("  per token", seconds(per_token), "", "")
+        table.add_row("  TPOT", seconds(result.tpot_s or 0.0), "", "")
     else:
         table.add_row("decode", "none", "", "no decode steps")
     table.add_row(
@@ -377,15 +376,14 @@ def comparison_report(results: list[InferenceResult]) -> RenderableType:
     """Several GPUs side by side, one row each, and what is missing where it does not fit."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("GPU", overflow="fold")
-    for heading in ("weights on", "prefill", "per token", "total", "90%", "token/s", "fits"):
+    for heading in ("weights on", "TTFT", "TPOT", "total", "90%", "token/s", "fits"):
         table.add_column(heading, justify="right")
     for result in results:
-        per_token = result.decode.latency_per_token_s if result.decode else None
         table.add_row(
             result.scenario.gpu.name,
             _where(result.placement.weights),
             _brief(result.prefill.latency_s),
-            _brief(per_token),
+            _brief(result.tpot_s),
             _brief(result.total_latency_s),
             factor_text(result.interval),
             rate(result.total_throughput_tokens_per_s).removesuffix(" token/s"),

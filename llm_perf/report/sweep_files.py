@@ -169,7 +169,7 @@ class Parts:
 
 def digest(sweep: Sweep) -> str:
     """Tells sweeps apart, by their inputs and by what the specs say that these name."""
-    written = repr((dict(sweep.axes), sweep.listed, sweep.chunk_points, list(_specs(sweep))))
+    written = repr((dict(sweep.axes), sweep.listed, sweep.chunk_points, MEASURES, list(_specs(sweep))))
     return hashlib.sha256(written.encode()).hexdigest()
 
 

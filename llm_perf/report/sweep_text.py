@@ -22,8 +22,8 @@ _WIDTH: Final = 80
 _Shown = tuple[str, Callable[[float], str]]
 _MEASURES: Final[Mapping[str, _Shown]] = {
     "throughput_tokens_per_s": ("token/s", lambda value: rate(value).removesuffix(" token/s")),
-    "prefill_latency_s": ("prefill", seconds),
-    "latency_per_token_s": ("per\ntoken", seconds),
+    "prefill_latency_s": ("TTFT", seconds),
+    "latency_per_token_s": ("TPOT", seconds),
     "gpu_memory_bytes": ("GPU\nmemory", gib),
     "decode_latency_s": ("decode", seconds),
     "total_latency_s": ("total", seconds),
@@ -31,6 +31,8 @@ _MEASURES: Final[Mapping[str, _Shown]] = {
     "nvme_bytes": ("NVMe", gib),
     "weights_on_gpu": ("weights\non GPU", "{:.0%}".format),
     "weights_on_cpu": ("weights\non host", "{:.0%}".format),
+    "ttft_s": ("TTFT", seconds),
+    "tpot_s": ("TPOT", seconds),
 }
 _USUAL: Final = tuple(_MEASURES)[:4]
 _SHORT: Final = {"batch_size": "batch", "prompt_len": "prompt", "gen_len": "gen"}

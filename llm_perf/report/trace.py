@@ -56,8 +56,7 @@ def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[S
     scenario, workload = result.scenario, result.scenario.workload
     system = system_of(scenario)
     if isinstance(system, Scheduled):
-        load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-        prefill, step = system.schedules(scenario, load)
+        prefill, step = system.schedules(scenario, Load.of(workload))
         yield "prefill", schedule_spans(prefill)
         if result.decode is not None:
             yield "decode step 1", schedule_spans(step)

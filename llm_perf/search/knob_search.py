@@ -86,7 +86,7 @@ class KnobSearch:
     def _most(self, scenario: Scenario, offloaded: bool) -> int:
         """The largest batch of one rank that fits; without offload flags, with all weights on the GPU."""
         system = system_of(scenario)
-        load = Load(float(self._ranks), float(self.inputs.prompt_len), float(self.inputs.gen_len))
+        load = Load.of(scenario.workload.replace(batch_size=self._ranks))
         placement = system.place(scenario, load)
         if not offloaded and placement.weights.gpu < 1:
             return 0

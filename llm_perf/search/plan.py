@@ -16,7 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from llm_perf.analysis.economics import joules
+from llm_perf.analysis.measures import Measures, measure
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.sweep import columns_of
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
@@ -56,6 +58,8 @@ _MEASURES: Final = (
     "cost_per_million_tokens",
     "energy_j_per_token",
     "gpu_memory_bytes",
+    "ttft_s",
+    "tpot_s",
 )
 
 
@@ -334,35 +338,23 @@ class _Pool:
 
     def _evaluate(self, structure: _Structure) -> dict[str, Array]:
         """One replica, and as many replicas as the throughput asks for."""
-        question, scenario, load = self.question, structure.scenario, self._load(self.batches)
-        found = system_of(scenario).evaluate(scenario, load)
-        steps = 0 if scenario.model.encoder else question.gen_len - 1
-        decode = self._full(0.0 if found.decode is None or not steps else found.decode.latency_s)
-        total = found.prefill.latency_s + decode
-        tokens = self.batches * (question.prompt_len if scenario.model.encoder else question.gen_len)
-        rate, gpus = tokens / total, scenario.parallelism.num_gpus
+        scenario = structure.scenario
+        found = measure(scenario, self._load(self.batches))
+        gpus, rate = scenario.parallelism.num_gpus, found.throughput_tokens_per_s
         replicas = self._replicas(rate, gpus, scenario.system)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            energy = (
-                joules(scenario, found.prefill, found.decode) / tokens
-                if scenario.gpu.tdp_w is not None
-                else np.nan
-            )
-            per_token = decode / steps if steps else np.nan
-        dollars = np.nan if structure.price is None else structure.price * gpus / 3600 / rate * 1e6
-        columns = {
-            "prefill_latency_s": found.prefill.latency_s,
-            "latency_per_token_s": per_token,
-            "total_latency_s": total,
+        scaled = {
             "throughput_tokens_per_s": rate * replicas,
             "num_gpus": gpus * replicas,
-            "cost_per_million_tokens": dollars,
-            "energy_j_per_token": energy,
-            "gpu_memory_bytes": found.memory.gpu.total_bytes,
+            "cost_per_million_tokens": np.nan
+            if structure.price is None
+            else structure.price * gpus / 3600 / rate * 1e6,
+            "energy_j_per_token": _energy(scenario, found),
             "batch_size": self.batches * replicas,
-            "fits": found.memory.fits,
+            "fits": found.feasible,
         }
-        return {name: self._full(value) for name, value in columns.items()}
+        same = tuple(name for name in _MEASURES if name not in scaled)
+        columns = dict(zip(same, columns_of(found, same), strict=True))
+        return columns | {name: self._full(value) for name, value in scaled.items()}
 
     def _full(self, value: Any) -> Array:
         return np.broadcast_to(np.asarray(value), self.batches.shape)
@@ -407,7 +399,7 @@ class _Pool:
 
     def front(self) -> Iterator[Candidate]:
         """What nothing else beats in both time per token and objective, among all that meet the targets, or else fit."""
-        time_s = self.columns["latency_per_token_s"]
+        time_s = self.columns["tpot_s"]
         time_s = np.where(np.isfinite(time_s), time_s, self.columns["total_latency_s"])
         wanted = self._meets if self._meets.any() else self.columns["fits"].astype(bool)
         usable = np.flatnonzero(wanted & np.isfinite(self._value))
@@ -450,6 +442,13 @@ class _Pool:
             if broken
             else f"a larger batch is no better in {self.question.objective.replace('gpus', 'GPUs')}"
         )
+
+
+def _energy(scenario: Scenario, found: Measures) -> Any:
+    """Joules per token; NaN for a GPU without a rated power."""
+    if scenario.gpu.tdp_w is None or found.evaluation is None:
+        return np.nan
+    return joules(scenario, found.evaluation.prefill, found.evaluation.decode) / found.tokens
 
 
 def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:

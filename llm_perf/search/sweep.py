@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
-from llm_perf.analysis.sweep import MISSING_TIERS, InferenceSweep, refusals, sweep_inference
+from llm_perf.analysis.sweep import MISSING_TIERS, refusals, sweep_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.search.checks import NUMERIC, check_values
@@ -62,8 +62,11 @@ MEASURES: Final = (
     "nvme_bytes",
     "weights_on_gpu",
     "weights_on_cpu",
+    "ttft_s",
+    "tpot_s",
 )
-"""Columns of numbers; NaN where a point was refused, ``latency_per_token_s`` also where there are no decode steps."""
+"""Columns of numbers; NaN where a point was refused, ``tpot_s`` and its older name
+``latency_per_token_s`` also where there are no decode steps; ``ttft_s`` is ``prefill_latency_s``."""
 
 
 @dataclass(frozen=True)
@@ -235,22 +238,13 @@ def predictions(scenario: Scenario, axes: Sequence[Array]) -> dict[str, Array | 
         found = sweep_inference(scenario, *(axis[good] for axis in axes))
         feasible[good] = found.feasible
         for name in MEASURES:
-            columns[name][good] = measure(found, name)
+            columns[name][good] = getattr(found, name)
         table = np.full(len(MISSING_TIERS), -1, dtype=np.int32)
         for tiers in np.unique(found.missing[found.missing > 0]):
             table[tiers] = len(values)
             values.append(f"more {MISSING_TIERS[tiers]} needed than there is")
         codes[good] = table[found.missing]
     return {"feasible": feasible, "reason": Coded(codes, tuple(values)), **columns}
-
-
-def measure(found: InferenceSweep, name: str) -> Array:
-    """A column of numbers of a sweep of workloads."""
-    if name != "latency_per_token_s":
-        return np.asarray(getattr(found, name))
-    steps = found.gen_len - 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(found.decode_latency_s > 0, found.decode_latency_s / steps, np.nan)
 
 
 def refused(reason: str, count: int) -> dict[str, Array | Coded]:

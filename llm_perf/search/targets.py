@@ -12,8 +12,8 @@ import numpy as np
 from llm_perf.errors import SpecError
 
 QUANTITIES: Final = {
-    "ttft": ("prefill_latency_s", "s", "time to first token"),
-    "tpot": ("latency_per_token_s", "s", "time per output token"),
+    "ttft": ("ttft_s", "s", "time to first token"),
+    "tpot": ("tpot_s", "s", "time per output token"),
     "latency": ("total_latency_s", "s", "latency of one batch"),
     "throughput": ("throughput_tokens_per_s", "token/s", "generated tokens per second"),
     "cost": ("cost_per_million_tokens", "$", "US dollars per million tokens"),

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from llm_perf.config.base import serving_fields
 from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.workload import OffloadConfig
+from llm_perf.config.workload import OffloadConfig, Workload
 from llm_perf.counts.arrays import Number, where
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
@@ -26,6 +28,19 @@ class Load:
     batch: Number
     prompt_len: Number
     gen_len: Number
+
+    @classmethod
+    def of(cls, workload: Workload) -> Load:
+        """A scenario's own workload."""
+        return cls(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
+
+    def steps(self, encoder: bool) -> Number:
+        """Decode steps of one sequence; none for encoders."""
+        return self.gen_len * 0 if encoder else self.gen_len - 1
+
+    def tokens(self, encoder: bool) -> Number:
+        """Tokens that a throughput counts: generated ones, for encoders those that are read."""
+        return self.batch * (self.prompt_len if encoder else self.gen_len)
 
     @property
     def context_len(self) -> Number:
@@ -146,9 +161,14 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
 """Resources that several systems wait for, in words."""
 
 SERVING_OPTIONS = (
-    "sp_size", "cp_size", "expert_imbalance", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
-    "acceptance_rate", "token_acceptance", "micro_batches",
-)  # fmt: skip
+    *serving_fields(ParallelismConfig),
+    *serving_fields(Workload),
+    "draft_model",
+    "draft_tokens",
+    "acceptance_rate",
+    "token_acceptance",
+    "micro_batches",
+)
 """Options of a request that serving stacks know."""
 
 POLICY_OPTIONS = (

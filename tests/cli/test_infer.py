@@ -95,7 +95,7 @@ TIERS = {"gpu", "cpu", "nvme"}
 KEYS = {
     "schema_version", "inputs", "feasible", "reason", "placement", "memory", "max_batch_size", "max_context_len",
     "nearest_measurement", "prefill", "decode", "total", "benchmark_log", "interval", "cost", "energy", "pipeline",
-    "pivot", "warnings", "no_interval", "system", "system_version",
+    "pivot", "warnings", "no_interval", "system", "system_version", "ttft_s", "tpot_s",
 }  # fmt: skip
 
 

@@ -1,18 +1,23 @@
-"""Adapter for a scoring program that compares predictors with published measurements.
+"""Adapter for scoring programs that compare predictors with published measurements.
 
-It calls ``predict(row, model, gpu, host)`` with a row's inputs and the entries of its own tables, and reads seconds and
+One calls ``predict_row(row)`` with the strings of a table's row and reads each quantity that the row measures. The other
+calls ``predict(row, model, gpu, host)`` with a row's inputs and the entries of its own tables, and reads seconds and
 bytes from what comes back. A row becomes a ``calibrate.settings.Run``, as the rows that ship do: nothing is decided
 here, and every number comes from llm_perf.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
+from calibrate.published.inference_rows import memory_unit_of
 from calibrate.settings import Run, peak_memory_bytes, scenario_of
+from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
 from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
-from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
 from llm_perf.config import ModelConfig
+from llm_perf.config.base import GIB
 from llm_perf.config.dtype import QUANT_META_BITS
 from llm_perf.errors import LLMPerfError
 
@@ -24,6 +29,101 @@ PRINTED_UNITS = {"fastertransformer": 1e9 / 2**30}
 
 class Unsupported(Exception):  # noqa: N818 - the name that the scoring program looks for
     """A row that llm_perf does not model."""
+
+
+# -- a row as strings -------------------------------------------------------------------------------------------
+
+RATES = {
+    "output": ("throughput_tokens_per_s", "total_s"),
+    "total": ("total_token_throughput_per_s", "total_s"),
+    "prefill": ("prefill_throughput_tokens_per_s", "prefill_s"),
+    "decode": ("decode_throughput_tokens_per_s", "decode_s"),
+}
+"""What a rate counts: the measure, and the time of which an interval is known."""
+
+
+def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
+    """Every quantity of a row that can be predicted, under the table's names, and ``interval`` by quantity.
+
+    Raises:
+        Unsupported: the row's system, machine or setting is not modelled, or the row does not state what it takes.
+    """
+    try:
+        return training_quantities(row) if row.get("framework") else inference_quantities(row)
+    except LLMPerfError as error:
+        raise Unsupported(str(error)) from error
+
+
+def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Times, rates and memory of an inference row."""
+    run = stated_run(row)
+    result = predict_inference(scenario_of(run))
+    unit = memory_unit_of(cells_of({"mem_unit": row.get("mem_unit", "")}))
+    found: dict[str, Any] = {
+        "ttft_s": result.ttft_s,
+        "total_latency_s": result.total_latency_s,
+        "peak_gpu_mem_GB": peak_memory_bytes(result) / unit,
+        "peak_host_mem_GB": float(result.memory.cpu.total_bytes) / unit,
+    }
+    found |= {} if result.tpot_s is None else {"tpot_s": result.tpot_s}
+    intervals = time_intervals(result)
+    rates = {"prefill_throughput_tok_s": "prefill", "decode_throughput_tok_s": "decode"}
+    kind = rate_kind(row.get("throughput_def", ""))
+    for quantity, counted in (rates | ({} if kind is None else {"throughput_tok_s": kind})).items():
+        name, time = RATES[counted]
+        if counted == "decode" and result.tpot_s is None:
+            continue
+        rate = getattr(result.measures, name)
+        if quantity == "throughput_tok_s" and row.get("throughput_scope") == "per_gpu":
+            rate /= run.num_gpus
+        found[quantity] = rate
+        ends = intervals.get(time)
+        if ends is not None:
+            tokens = rate * seconds_of(result)[time]
+            intervals[quantity] = (tokens / ends[1], tokens / ends[0])
+    return found | {"interval": {name: ends for name, ends in intervals.items() if name in found}}
+
+
+def seconds_of(result: InferenceResult) -> dict[str, float]:
+    """Seconds by the names that intervals have."""
+    measures = result.measures
+    return {
+        "prefill_s": measures.prefill_latency_s,
+        "decode_s": measures.decode_latency_s,
+        "total_s": measures.total_latency_s,
+    }
+
+
+def time_intervals(result: InferenceResult) -> dict[str, tuple[float, float]]:
+    """Where measured times lie, by phase and by the table's names; what is not known is left out."""
+    known = result.interval
+    if known is None:
+        return {}
+    ends = {"prefill_s": known.prefill_s, "decode_s": known.decode_s, "total_s": known.total_s}
+    found = {name: (low_high[0], low_high[1]) for name, low_high in ends.items() if low_high is not None}
+    steps = float(result.measures.steps)
+    same = {"ttft_s": "prefill_s", "total_latency_s": "total_s"}
+    found |= {name: found[phase] for name, phase in same.items() if phase in found}
+    if "decode_s" in found and steps:
+        low, high = found["decode_s"]
+        found["tpot_s"] = (low / steps, high / steps)
+    return found
+
+
+def training_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Step time, rate and memory of a training row."""
+    run = stated_training_run(row)
+    result = predict_training(training_scenario_of(run))
+    tokens = run.global_batch * run.seq_len
+    return {
+        "iter_time_s": result.step_time_s,
+        "throughput_tok_s": tokens / result.step_time_s,
+        "throughput_tok_s_per_gpu": tokens / result.step_time_s / run.num_gpus,
+        "peak_alloc_GiB": float(result.memory.gpu.total_bytes - result.memory.gpu.reserved_bytes) / GIB,
+    }
+
+
+# -- a row as values, with the entries of a program's own tables -----------------------------------------------
 
 
 def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
@@ -43,8 +143,8 @@ def predict(row: Row, model: Row, gpu: Row, host: Row) -> dict[str, float]:
         "total_s": result.total_latency_s,
         "peak_gpu_mem_bytes": peak_memory_bytes(result) * PRINTED_UNITS.get(row["system"], 1.0),
     }
-    if result.decode is not None and result.decode.latency_per_token_s is not None:
-        found["tpot_s"] = result.decode.latency_per_token_s
+    if result.tpot_s is not None:
+        found["tpot_s"] = result.tpot_s
     return found
 
 

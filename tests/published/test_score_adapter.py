@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from calibrate.stated import rate_kind, stated_run
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import SpecError
 
 ROW: dict[str, Any] = {
     "kind": "inference",
@@ -148,3 +150,156 @@ def test_what_is_not_modelled_is_refused_by_name(changes):
         predict("facebook/opt-30b", "A100-SXM-80GB", **changes)
     assert type(caught.value).__name__ == "Unsupported"
     assert str(caught.value)
+
+
+# -- rows as strings ----------------------------------------------------------------------------------------------
+
+STATED = {
+    "system": "tensorrt-llm",
+    "system_version": "0.9.0",
+    "model": "meta-llama/Llama-2-70b-hf",
+    "gpu": "H100-SXM-80GB",
+    "gpu_count": "4",
+    "num_nodes": "1",
+    "tp": "4",
+    "weight_dtype": "fp16",
+    "batch_size": "8",
+    "prompt_len_tok": "512",
+    "gen_len_tok": "128",
+    "throughput_def": "output tok/s (table is per GPU, multiplied by TP), gen/(prefill+decode)",
+    "throughput_scope": "system",
+}
+ASKED = {
+    "model": "llama-2-70b", "gpu": "h100-sxm-80gb", "system": "tensorrt_llm@0.9.0", "tp_size": 4, "batch_size": 8,
+    "prompt_len": 512, "gen_len": 128, "allow_long_context": True,
+}  # fmt: skip
+
+
+def test_a_row_is_answered_as_the_same_question_is():
+    found = adapter.predict_row(STATED)
+    result = predict_inference(build_scenario(InferenceInputs(**ASKED)))
+    assert found["ttft_s"] == result.ttft_s
+    assert found["tpot_s"] == result.tpot_s
+    assert found["total_latency_s"] == result.total_latency_s
+    assert found["throughput_tok_s"] == result.total_throughput_tokens_per_s
+    assert found["peak_gpu_mem_GB"] == result.peak_gpu_memory_bytes / 1e9
+    assert found["ttft_s"] + found["tpot_s"] * 127 == pytest.approx(found["total_latency_s"], rel=1e-12)
+
+
+def test_a_rate_is_what_the_row_defines_of_the_gpus_that_it_is_about():
+    whole = adapter.predict_row(STATED)
+    both = adapter.predict_row(STATED | {"throughput_def": "(in+out)*batch/latency"})
+    assert both["throughput_tok_s"] * whole["total_latency_s"] == pytest.approx(8 * (512 + 128))
+    one = adapter.predict_row(STATED | {"throughput_scope": "per_gpu"})
+    assert one["throughput_tok_s"] == pytest.approx(whole["throughput_tok_s"] / 4)
+    decode = adapter.predict_row(STATED | {"throughput_def": "decode output tok/s (generation window)"})
+    assert decode["throughput_tok_s"] * whole["tpot_s"] == pytest.approx(8)
+    read = adapter.predict_row(STATED | {"throughput_def": "prefill tok/s"})
+    assert read["throughput_tok_s"] * whole["ttft_s"] == pytest.approx(8 * 512)
+    assert "throughput_tok_s" not in adapter.predict_row(STATED | {"throughput_def": "tok/s as printed"})
+
+
+def test_intervals_hold_the_prediction_and_are_those_of_its_times():
+    found = adapter.predict_row(STATED)
+    interval = found["interval"]
+    assert {"total_latency_s", "throughput_tok_s"} <= interval.keys()
+    for quantity, (low, high) in interval.items():
+        assert low < found[quantity] < high, quantity
+    low, high = interval["total_latency_s"]
+    assert interval["throughput_tok_s"] == pytest.approx((8 * 128 / high, 8 * 128 / low))
+
+
+@pytest.mark.parametrize(
+    ("definition", "kind"),
+    [
+        ("(in+out)*batch/latency", "total"),
+        ("(prompt+gen)/(prefill+decode) as the source defines it; latency derived from it", "total"),
+        ("total tok/s", "total"),
+        ("output tok/s, wall time", "output"),
+        ("output tok/s incl. prefill", "output"),
+        ("gen_tokens/(prefill+decode), derived from latency", "output"),
+        ("total output tok/s", "output"),
+        ("out/total", "output"),
+        ("output_per_total", "output"),
+        ("output_per_decode", "decode"),
+        ("decode output tok/s over the batch", "decode"),
+        ("gen/decode", "decode"),
+        ("prompt_per_prefill", "prefill"),
+        ("prefill tok/s", "prefill"),
+        ("tok/s as printed", None),
+        ("", None),
+    ],
+)
+def test_definitions_of_throughput_are_read_as_words(definition, kind):
+    assert rate_kind(definition) == kind
+
+
+@pytest.mark.parametrize(
+    ("cells", "bits", "act", "group"),
+    [
+        ({"weight_dtype": "bf16"}, 16, 16, None),
+        ({"weight_dtype": "fp16/bf16"}, 16, 16, None),
+        ({"weight_dtype": "fp8"}, 8, 8, None),
+        ({"weight_dtype": "int4-gptq-g128"}, 4, 16, 128),
+        ({"weight_dtype": "awq"}, 4, 16, None),
+        ({"weight_dtype": "gptq-int8"}, 8, 16, None),
+        ({"weight_dtype": "int8-w8a8"}, 8, 8, None),
+        ({"weight_dtype": "int8-w8a16"}, 8, 16, None),
+        ({"weight_dtype": "mxfp4", "act_dtype": "bfloat16"}, 4, 16, None),
+        ({"weight_dtype": "Q8_0"}, 8, 16, None),
+        ({"weight_dtype": ""}, 16, 16, None),
+    ],
+)
+def test_formats_are_read_as_bits(cells, bits, act, group):
+    run = stated_run(STATED | cells)
+    assert (run.weight_bits, run.activation_bits, run.weight_group_size) == (bits, act, group)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"system": "a system that nobody wrote"}, "no such family ships"),
+        ({"system": "deepspeed"}, "no such family ships"),
+        ({"model": "nobody/nothing-1b"}, "no such spec ships"),
+        ({"gpu": "RTX 9999-1GB"}, "unknown GPU"),
+        ({"gpu": "", "gpu_count": "0"}, "CPUs only"),
+        ({"batch_size": ""}, "batch size"),
+        ({"gpu_layers": "13"}, "layers on the CPU"),
+        ({"experts_on_cpu": "all"}, "experts on the CPU"),
+        ({"weight_offload": "cpu"}, "tensorrt_llm"),
+    ],
+)
+def test_what_a_row_cannot_be_asked_about_is_refused_with_the_reason(cells, said):
+    with pytest.raises(Exception, match=said) as caught:
+        adapter.predict_row(STATED | cells)
+    assert type(caught.value).__name__ == "Unsupported"
+
+
+def test_a_converted_checkpoint_has_the_shapes_of_the_original():
+    for name in ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "nvidia/Llama-3.1-8B-Instruct-FP8"):
+        assert (
+            stated_run(STATED | {"model": name}).model
+            == stated_run(STATED | {"model": "meta-llama/Llama-3.1-8B-Instruct"}).model
+        )
+    with pytest.raises(SpecError):
+        stated_run(STATED | {"model": "nobody/nothing-1b-FP8"})
+
+
+def test_stages_of_a_stack_that_splits_layers_are_its_gpus():
+    run = stated_run(STATED | {"system": "llama.cpp", "system_version": "b4000", "gpu_count": "2", "tp": "2"})
+    assert (run.tp, run.pp, run.num_gpus) == (1, 2, 2)
+
+
+TRAINED = {
+    "framework": "Megatron-Bridge 25.09", "model": "LLAMA3_8B", "gpu": "DGX-H100", "gpu_count": "8", "tp": "1", "pp": "1",
+    "cp": "2", "seq_len": "8192", "micro_batch": "1", "global_batch_seqs": "128", "precision": "bf16",
+}  # fmt: skip
+
+
+def test_a_training_row_gives_its_step_and_the_rate_that_follows():
+    found = adapter.predict_row(TRAINED)
+    assert found["throughput_tok_s_per_gpu"] * found["iter_time_s"] * 8 == pytest.approx(128 * 8192)
+    derived = adapter.predict_row(TRAINED | {"global_batch_seqs": "", "grad_accum": "32"})
+    assert derived == found  # 32 accumulation steps of 4 replicas
+    with pytest.raises(Exception, match="LoRA"):
+        adapter.predict_row(TRAINED | {"method": "QLoRA", "lora_rank": "64"})

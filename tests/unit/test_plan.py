@@ -69,6 +69,8 @@ def predicted(candidate: Candidate) -> tuple[InferenceResult, dict[str, float]]:
     return result, {
         "prefill_latency_s": result.prefill.latency_s,
         "latency_per_token_s": math.nan if steps is None else steps,
+        "ttft_s": result.ttft_s,
+        "tpot_s": math.nan if steps is None else steps,
         "total_latency_s": result.total_latency_s,
         "throughput_tokens_per_s": result.total_throughput_tokens_per_s,
         "num_gpus": result.scenario.parallelism.num_gpus,

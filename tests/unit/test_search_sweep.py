@@ -128,6 +128,8 @@ def test_points_equal_the_single_prediction():
             "nvme_bytes": result.memory.nvme.total_bytes,
             "weights_on_gpu": result.placement.weights.gpu,
             "weights_on_cpu": result.placement.weights.cpu,
+            "ttft_s": result.ttft_s,
+            "tpot_s": math.nan if result.tpot_s is None else result.tpot_s,
         }
         assert wanted.keys() == set(MEASURES)
         for name, value in wanted.items():

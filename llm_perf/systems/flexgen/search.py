@@ -229,9 +229,7 @@ class FlexGenSearch:
 
     def _memory(self, rows: PolicyRows) -> MemoryUse:
         policy = rows.policy()
-        return memory_use(
-            self.scenario, Load(policy.batch, self.prompt_len, self.gen_len), policy, self.constants
-        )
+        return memory_use(self.scenario, self._load(policy.batch), policy, self.constants)
 
     def _lines(self, columns: PolicyRows, most: Floats) -> _Lines:
         """What fits as flat rows: page-locked, and pageable where that lets more GPU batches fit."""
@@ -271,7 +269,7 @@ class FlexGenSearch:
         room = np.where(meets & ~all_meet, limit - first, 0.0) if np.isfinite(limit) else 0.0 * first
         allowed = np.where(all_meet, lines.most, 1 + np.floor(room / slope))
         latency = np.where(all_meet, last, first + slope * (allowed - 1))
-        reached = lines.rows.sequences * allowed * self.gen_len / latency
+        reached = self._tokens(lines.rows.sequences * allowed) / latency
         return np.where(meets, reached, 0.0), np.where(meets, latency, np.inf)
 
     def _neighbours(self, rows: PolicyRows, moves: _Moves) -> PolicyRows:
@@ -320,7 +318,7 @@ class FlexGenSearch:
         good = (counts >= 1) & (counts <= lines.most[which])
         which, counts, latency = which[good], counts[good], latency[good]
         self.searched += len(which)
-        rate = lines.rows.sequences[which] * counts * self.gen_len / latency
+        rate = self._tokens(lines.rows.sequences[which] * counts) / latency
         limit = np.inf if self.max_latency_s is None else self.max_latency_s * 1.02
         order = np.argsort(np.where(latency <= limit, -rate, 0.0))[: _MOST_EXACT // 2]
         front = near_front(latency, rate, 0.005)
@@ -344,7 +342,14 @@ class FlexGenSearch:
         rows = rows.distinct()
         rows = rows.take(np.broadcast_to(np.asarray(self._memory(rows).fits), len(rows)))
         latency = self.latency_s(rows)
-        return Evaluated(rows, latency, rows.batch * self.gen_len / latency, self.searched)
+        return Evaluated(rows, latency, self._tokens(rows.batch) / latency, self.searched)
+
+    def _load(self, batch: Number) -> Load:
+        return Load(batch, self.prompt_len, self.gen_len)
+
+    def _tokens(self, batch: Number) -> Number:
+        """What a throughput counts of so many sequences."""
+        return self._load(batch).tokens(self.scenario.model.encoder)
 
     # -- times ------------------------------------------------------------------------------------------------------
 
@@ -369,8 +374,7 @@ class FlexGenSearch:
 
         def seconds(part: PolicyRows) -> Number:
             policy = part.policy()
-            load = Load(policy.batch, self.prompt_len, self.gen_len)
-            return self.system.policy_latency_s(self.scenario, policy, load)
+            return self.system.policy_latency_s(self.scenario, policy, self._load(policy.batch))
 
         return _in_chunks(seconds, rows)
 

@@ -1,0 +1,51 @@
+"""Options of a command from the fields of its inputs: name, kind and help stand there and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, get_args
+
+import click
+
+from llm_perf.config.base import Spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_REPEATED = "gpu"
+"""The input that may be given several times, to compare."""
+_KINDS = (bool, int, float, str)
+
+
+def with_options(inputs: type[Spec]) -> Callable[[F], F]:
+    """A decorator that gives a command an option for each field; what is not given is None."""
+
+    def decorated(function: F) -> F:
+        for option in reversed([_option(name, inputs) for name in inputs.model_fields]):
+            function = option(function)
+        return function
+
+    return decorated
+
+
+def _option(name: str, inputs: type[Spec]) -> Callable[[F], F]:
+    field = inputs.model_fields[name]
+    flag, kind = name.replace("_", "-"), _kind(field.annotation)
+    if name == _REPEATED:
+        return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description)
+    if kind is bool:
+        return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description)
+    return click.option(f"--{flag}", type=kind, help=field.description)
+
+
+def _kind(annotation: Any) -> type:
+    """What the text of a flag is read as: the first kind of value that the field may have."""
+    found = set(_leaves(annotation))
+    return next(kind for kind in _KINDS if kind in found)
+
+
+def _leaves(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _leaves(part if isinstance(part, type) or get_args(part) else type(part))
