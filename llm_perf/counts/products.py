@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import LayerGroup, ModelConfig, MoEMLP
+from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.arrays import Number, expm1, log1p
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import expert_tensor_shards, lm_head_linears
@@ -78,4 +78,4 @@ def lm_head_products(model: ModelConfig, tp: int = 1) -> tuple[Product, ...]:
 
 def routed_experts(group: LayerGroup) -> int:
     """Experts that one token is sent to; 0 for a dense block."""
-    return group.mlp.top_k if isinstance(group.mlp, MoEMLP) else 0
+    return group.mlp.experts_per_token
