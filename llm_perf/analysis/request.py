@@ -137,6 +137,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         constants=profile.constants_of(system),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
+        fits=profile.fits,
     )
     checked_system(scenario)
     return scenario

@@ -5,47 +5,67 @@ from __future__ import annotations
 import math
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
+from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
 _NO_VERSION = "any"
 
 
-class Constant(Spec):
-    """One number with where it comes from. ``range`` is the interval in which it is plausible."""
+class Constant(Evidence):
+    """One number with where it comes from. ``range`` is the interval in which it is plausible.
+
+    ``prior`` is what a fitted number is taken as where nothing fitted is to be used.
+    """
 
     value: float = Field(allow_inf_nan=False)
     range: tuple[float, float] | None = None
-    source: str = Field(min_length=1)
+    prior: Prior | None = None
 
     @model_validator(mode="after")
     def _inside_its_range(self) -> Constant:
-        if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
-            raise ValueError(f"value {self.value} is outside its range {list(self.range)}")
+        for name, value in (("value", self.value), ("prior", None if self.prior is None else self.prior.value)):
+            if self.range is not None and value is not None and not self.range[0] <= value <= self.range[1]:
+                raise ValueError(f"{name} {value} is outside its range {list(self.range)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fitted_to_something(self) -> Constant:
+        if self.fitted and None in (self.range, self.rows, self.groups):
+            raise ValueError("a fitted constant needs range, rows and groups")
+        if not self.fitted and self.prior is not None:
+            raise ValueError(f"a prior belongs to a fitted constant, and this one is {self.provenance}")
         return self
 
     @property
-    def fitted(self) -> bool:
-        """Whether the value was fitted to measured runs, as its source says, rather than counted or documented."""
-        return "fitted" in self.source
-
-    @property
     def unfitted(self) -> float:
-        """What is known without the runs that it was fitted to: the middle of the range, or the value of a counted one."""
-        if not self.fitted or self.range is None:
+        """What is known without the runs that it was fitted to: its prior, else the middle of its range, else its value."""
+        if not self.fitted:
+            return self.value
+        if self.prior is not None:
+            return self.prior.value
+        if self.range is None:
             return self.value
         low, high = self.range
         return math.sqrt(low * high) if low > 0 else (low + high) / 2
 
 
 class ConstantsFile(Spec):
-    """The constants of one system and version. ``caveat``: why its predictions are to be distrusted, for the report."""
+    """The constants of one system and version.
+
+    Attributes:
+        hosts: By host and name, what holds for this version on that machine alone: constants of the system, and rates of
+            its copies, ``<path>_gb_per_s`` with a path of `llm_perf.config.host.HostConfig.copies`.
+        caveat: Why its predictions are to be distrusted, for the report.
+        inherited: Names of the constants that are those of the file that this one extends.
+    """
 
     name: str
     version: str
@@ -54,6 +74,8 @@ class ConstantsFile(Spec):
     extends: str | None = None
     caveat: str | None = None
     constants: dict[str, Constant]
+    hosts: dict[str, dict[str, Constant]] = Field(default_factory=dict)
+    inherited: frozenset[str] = frozenset()
 
     @property
     def stands_for(self) -> str | None:
@@ -63,6 +85,32 @@ class ConstantsFile(Spec):
     def value(self, name: str) -> float:
         """The value of a constant."""
         return self.constants[name].value
+
+    def on_host(self, host: str, fits: bool = True) -> dict[str, Constant]:
+        """What this version states for one machine; without what was fitted where ``fits`` is off."""
+        stated = self.hosts.get(host, {})
+        return stated if fits else {name: one for name, one in stated.items() if not one.fitted}
+
+    def extended(self: F, parent: ConstantsFile, **more: Any) -> F:
+        """This file with what it inherits from the one that it extends."""
+        hosts = {
+            host: parent.hosts.get(host, {}) | self.hosts.get(host, {})
+            for host in (*parent.hosts, *self.hosts)
+        }
+        return self.replace(
+            constants=parent.constants | self.constants,
+            hosts=hosts,
+            inherited=frozenset(parent.constants) - frozenset(self.constants),
+            **more,
+        )
+
+    @property
+    def fitted_values(self) -> int:
+        """How many of its constants were fitted, those for single hosts not counted."""
+        return sum(constant.fitted for constant in self.constants.values())
+
+
+F = TypeVar("F", bound=ConstantsFile)
 
 
 @cache
@@ -77,24 +125,61 @@ def load_constants(name: str) -> ConstantsFile:
     own = files.build(ConstantsFile, files.parse_mapping(text, file.name), text, file.name)
     if own.extends is None:
         return own
-    inherited = load_constants(own.extends).constants
-    return own.replace(constants=inherited | own.constants)
+    return own.extended(load_constants(own.extends))
 
 
-def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...]) -> dict[str, float]:
-    """Values by name, with those of a profile or a caller in place of the file's.
+def overridden(
+    constants: ConstantsFile,
+    overrides: tuple[tuple[str, float], ...],
+    host: str | None = None,
+    fits: bool = True,
+) -> dict[str, float]:
+    """Values by name, those of a profile or a caller before the file's for this host, and these before its general ones.
+
+    Without ``fits`` every fitted constant has its unfitted value.
 
     Raises:
         SpecError: an override names no constant of this system.
     """
-    values: dict[str, Any] = {name: constant.value for name, constant in constants.constants.items()}
-    for name, value in overrides:
+    values: dict[str, Any] = {
+        name: constant.value if fits else constant.unfitted for name, constant in constants.constants.items()
+    }
+    here = {} if host is None else constants.on_host(host, fits)
+    for name, value in (*((name, one.value) for name, one in here.items() if name in values), *overrides):
         if name not in values:
             raise SpecError(
                 f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}"
             )
         values[name] = value
     return values
+
+
+def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = True) -> HostConfig:
+    """The host with the rates that a version of a system has on it; what the host states for this system goes first."""
+    stated = file.on_host(host.name, fits)
+    if not stated:
+        return host
+    key = (id(host), system, fits)
+    known = _hosts.get(key)
+    if known is None or known[0] is not host or known[1] is not file:
+        rates = {
+            f"{system}.{name.removesuffix(_RATE)}": Rate(
+                gb_per_s=one.value, provenance=one.provenance, rows=one.rows, groups=one.groups, source=one.source
+            )
+            for name, one in stated.items()
+            if name not in file.constants
+        }
+        if len(_hosts) > _KEPT:
+            _hosts.clear()
+        known = host, file, host.replace(copies=rates | host.copies)
+        _hosts[key] = known
+    return known[2]
+
+
+_RATE = "_gb_per_s"
+_KEPT = 64
+_hosts: dict[tuple[int, str, bool], tuple[HostConfig, ConstantsFile, HostConfig]] = {}
+"""Hosts under systems that were asked for: a sweep asks for the same ones over and over."""
 
 
 class WithConstants:
@@ -108,5 +193,16 @@ class WithConstants:
         return load_constants(self.name)
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
+        """The system's constants on the scenario's host, overridden by the scenario's."""
+        return overridden(self.file, scenario.constants, scenario.host.name, scenario.fits)
+
+
+def machine_of(scenario: Scenario) -> HostConfig:
+    """The scenario's host with the rates that its system has on it."""
+    return host_under(scenario.host, load_constants(scenario.system), scenario.system, scenario.fits)
+
+
+def stated_for_host(scenario: Scenario, name: str) -> bool:
+    """Whether a constant's value is one for the scenario's machine, and not the system's general one."""
+    own = load_constants(scenario.system).on_host(scenario.host.name, scenario.fits)
+    return name in own and name not in dict(scenario.constants)
