@@ -26,7 +26,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
+from llm_perf.systems.registry import asked_version, family_of
 
 __all__ = ["NotStatedError", "Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
 
@@ -227,6 +227,7 @@ def scenario_of(run: Run) -> Scenario:
         ds_zero=DSZeRO.STAGE_3 if system.name == "zero_inference" else DSZeRO.NONE,
         num_nodes=run.num_nodes or -(-run.num_gpus // host.gpus_per_node),
         allow_long_context=True,
+        system_version=asked_version(run.system),
     )
     system.check(scenario)
     return scenario
@@ -275,7 +276,9 @@ def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     quantised = run.weight_bits < run.activation_bits
     embeddings = (
-        run.weight_bits if quantised and run.system in QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
+        run.weight_bits
+        if quantised and family_of(run.system).quantises_embeddings
+        else max(16, run.activation_bits)
     )
     return DtypeConfig(
         weight_bits=run.weight_bits,

@@ -29,7 +29,7 @@ from llm_perf.config.profiles import NO_FIT
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError, bad_value
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, get_system, system_of
 
 __all__ = [
     "GROUPINGS",
@@ -220,7 +220,7 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     """
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    system, steps = get_system(scenario.system), workload.gen_len - 1
+    system, steps = system_of(scenario), workload.gen_len - 1
     if isinstance(system, Quick):
         prefill, decode = map(float, system.latencies_s(scenario, load))
     else:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from calibrate.fit.observation import Observation
 from calibrate.refit import Parameter
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import get_system
-from llm_perf.systems.transformers import Transformers
+from llm_perf.systems import system_of
+from llm_perf.systems.stacks.transformers import Transformers
 
 _TIMES = {  # constant: least value at which its range starts, since no time is 0 in logarithms
     "python_us_per_layer": 30.0,
@@ -51,12 +51,12 @@ def candidates(observations: Sequence[Observation], with_microbench: bool) -> tu
 
 def _of_scenario(scenario: Scenario, with_microbench: bool) -> Iterator[Parameter]:
     system = scenario.system
-    constants = get_system(system).constants(scenario)
+    constants = system_of(scenario).constants(scenario)
     streams = system == "zero_inference"
     if streams:
         yield from _times(system, ("layer_overhead_ms", "pass_overhead_ms"), constants, scenario)
         yield from _streams(scenario)
-    elif system == "resident" or isinstance(get_system(system), Transformers):
+    elif system == "resident" or isinstance(system_of(scenario), Transformers):
         yield from _times(system, ("python_us_per_layer", "step_ms"), constants, scenario)
     elif "phase_ms" in constants:
         yield from _times(system, ("phase_ms",), constants, scenario)
@@ -103,7 +103,7 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
                     f"host.copies.{system}.{path}", held.gb_per_s, held.gb_per_s * low, held.gb_per_s * high
                 )
             else:
-                ratio = get_system(system).constants(scenario)[path.replace("h2d", "link_ratio")]
+                ratio = system_of(scenario).constants(scenario)[path.replace("h2d", "link_ratio")]
                 yield Parameter(
                     f"{system}.{path.replace('h2d', 'link_ratio')}",
                     ratio,

@@ -19,7 +19,7 @@ from llm_perf.config.host import Rate
 from llm_perf.config.profiles import Profile, user_folder
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import OutputError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.profiles import checked_profile
 
@@ -113,7 +113,7 @@ def _names(system: str) -> tuple[str, ...]:
 def _holds(scenario: Scenario, tier: str) -> bool:
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    return float(getattr(get_system(scenario.system).place(scenario, load).weights, tier)) > 0
+    return float(getattr(system_of(scenario).place(scenario, load).weights, tier)) > 0
 
 
 def _provenance(fitted: Calibrator, observations: Sequence[Observation]) -> dict[str, Any]:

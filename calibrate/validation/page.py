@@ -14,7 +14,7 @@ from calibrate.validation.operators import SIZES, operator_residuals
 from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
 from llm_perf.analysis.evidence import ANY, pool_of
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems.registry import STACKS
+from llm_perf.systems.registry import stack_names
 
 __all__ = ["accuracy_page", "resident_table"]
 
@@ -26,7 +26,7 @@ _OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
 """Operation -> what it is called, what its size is, and one unit of that."""
 
 _SYSTEMS_WITHOUT_FIT: Final = "nothing would be left to fit"
-_RESIDENT: Final = (*STACKS, "accelerate", "llama_cpp")
+_RESIDENT: Final = (*stack_names(), "accelerate", "llama_cpp")
 _GROUPINGS: Final = ("gpu", "family")
 """What the page shows left out; ``docs/accuracy_resident.md`` has models as well."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 
 _STACKS_ONLY = (
     "cp_size", "expert_imbalance", "micro_batches", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
@@ -97,6 +97,6 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
         scenario = build_scenario(inputs.replace(**change.inputs))
     except SpecError:
         return False
-    system, workload = get_system(scenario.system), scenario.workload
+    system, workload = system_of(scenario), scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
     return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

@@ -9,7 +9,7 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.workload import OffloadConfig
 from llm_perf.errors import SpecError
 from llm_perf.systems import is_stack
-from llm_perf.systems.flexgen_policy import GROUP_SIZE, parse_percent
+from llm_perf.systems.flexgen.policy import GROUP_SIZE, parse_percent
 
 if TYPE_CHECKING:
     from llm_perf.analysis.request import InferenceInputs

@@ -12,8 +12,9 @@ from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
-from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, get_system
+from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
+from llm_perf.systems.registry import version_note
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -69,9 +70,15 @@ class InferenceResult(WithInterval):
         )
 
     @property
+    def system_name(self) -> str:
+        """The system with the version that stands for it, as ``--system`` takes it; ``vllm@0.2`` for example."""
+        file = system_of(self.scenario).file
+        return file.name if file.stands_for is None else f"{file.name}@{file.release}"
+
+    @property
     def system_version(self) -> str | None:
         """The versions of the system that its constants are of; None where they are of none, or a profile's."""
-        return None if self.scenario.constants else get_system(self.scenario.system).file.stands_for
+        return None if self.scenario.constants else system_of(self.scenario).file.stands_for
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:
@@ -121,7 +128,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
-            *_warnings(scenario, system.file.caveat),
+            *_warnings(scenario, version_note(scenario), system.file.caveat),
             *profile_warnings(scenario, evaluation.placement),
         ),
     )
@@ -176,8 +183,8 @@ def _shortfall(name: str, parts: MemoryParts) -> str:
     )
 
 
-def _warnings(scenario: Scenario, caveat: str | None) -> tuple[str, ...]:
-    found = [] if caveat is None else [caveat]
+def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
+    found = [text for text in said if text is not None]
     gpu, bits = scenario.gpu, scenario.dtype.compute_bits
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:

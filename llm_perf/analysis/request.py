@@ -20,7 +20,7 @@ from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, resolve_system
 from llm_perf.systems.profiles import checked_profile
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
+from llm_perf.systems.registry import asked_version, family_of
 
 
 def _stage_number(value: Any) -> int:
@@ -138,6 +138,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
         fits=profile.fits,
+        system_version=asked_version(inputs.system),
     )
     checked_system(scenario)
     return scenario
@@ -227,7 +228,7 @@ def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
-    narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
+    narrow_tables = quantised and family_of(system).quantises_embeddings
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
         weight_bits=weight_bits,

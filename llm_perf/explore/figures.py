@@ -18,7 +18,7 @@ from llm_perf.explore.schedule import schedule_figures
 from llm_perf.report.inference_text import BOTTLENECKS, PARTS, TIERS
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import gib, seconds
-from llm_perf.systems import get_system
+from llm_perf.systems import system_of
 from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.forward import part_of
 from llm_perf.systems.operations import Operation, operations
@@ -176,7 +176,7 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
     peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
     found = operations(
         scenario,
-        get_system(scenario.system).constants(scenario),
+        system_of(scenario).constants(scenario),
         workload.batch_size / scenario.parallelism.dp_size,
         float(workload.prompt_len),
         workload.prompt_len + workload.gen_len / 2,

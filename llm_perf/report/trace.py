@@ -15,7 +15,7 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.report.inference_text import BOTTLENECKS
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.schedule import Schedule, Step
 
 _MICRO = 1e6
@@ -56,7 +56,7 @@ def prediction_trace(result: InferenceResult) -> str:
 def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[Span]]]:
     """The passes of a prediction by name: spans that are made one by one, as a long schedule has millions."""
     scenario, workload = result.scenario, result.scenario.workload
-    system = get_system(scenario.system)
+    system = system_of(scenario)
     if isinstance(system, Scheduled):
         load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
         prefill, step = system.schedules(scenario, load)

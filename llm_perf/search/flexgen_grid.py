@@ -16,8 +16,8 @@ import numpy.typing as npt
 from llm_perf.config.model import ModelConfig
 from llm_perf.counts.arrays import Number
 from llm_perf.systems.base import TierShares
-from llm_perf.systems.flexgen_placement import model_phases, place_tensors
-from llm_perf.systems.flexgen_policy import GROUP_SIZE, Policy, bytes_per_element
+from llm_perf.systems.flexgen.placement import model_phases, place_tensors
+from llm_perf.systems.flexgen.policy import GROUP_SIZE, Policy, bytes_per_element
 
 _ROUND = (100, 50, 25, 20, 10, 5, 2, 1)
 """Steps in percent by which people like to state shares, the roundest first."""

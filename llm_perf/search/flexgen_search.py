@@ -39,8 +39,8 @@ from llm_perf.search.pareto import Floats, near_front
 from llm_perf.systems import Load
 from llm_perf.systems.base import MemoryUse
 from llm_perf.systems.flexgen import FlexGen
-from llm_perf.systems.flexgen_memory import memory_use
-from llm_perf.systems.flexgen_times import BlockSchedule, machine_rates
+from llm_perf.systems.flexgen.memory import memory_use
+from llm_perf.systems.flexgen.times import BlockSchedule, machine_rates
 
 MOST_GPU_BATCHES = 256
 """Blocks are not made of more GPU batches: what more of them would add to throughput is below a percent."""

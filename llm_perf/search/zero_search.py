@@ -18,7 +18,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.search.pareto import Floats
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 
 _LADDER: Floats = np.unique(np.round(np.power(1.03, np.arange(400.0))))
 """Batches that are tried: whole numbers in steps of three percent, to about 130,000."""
@@ -86,7 +86,7 @@ class ZeroSearch:
 
     def _most(self, scenario: Scenario, offloaded: bool) -> int:
         """The largest batch of one rank that fits; without offload flags, with all weights on the GPU."""
-        system = get_system(scenario.system)
+        system = system_of(scenario)
         load = Load(float(self._ranks), float(self.inputs.prompt_len), float(self.inputs.gen_len))
         placement = system.place(scenario, load)
         if not offloaded and placement.weights.gpu < 1:

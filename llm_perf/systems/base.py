@@ -153,6 +153,7 @@ class System(Protocol):
     """One way of running a model."""
 
     name: str
+    release: str | None
 
     @property
     def file(self) -> ConstantsFile:

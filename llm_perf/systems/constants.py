@@ -1,10 +1,9 @@
-"""Constants of systems: a value, its plausible range and its source, from the YAML beside the system's module."""
+"""Constants of systems: a value, its plausible range and its source, from the YAML of a version in the system's folder."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
-from importlib import resources
 from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
@@ -15,6 +14,7 @@ from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
+from llm_perf.systems.families import Covers, find, folder_of, release_of
 
 _NO_VERSION = "any"
 
@@ -58,18 +58,26 @@ class Constant(Evidence):
 
 
 class ConstantsFile(Spec):
-    """The constants of one system and version.
+    """The constants of one version of a system.
 
     Attributes:
+        name: The family's name, that of its folder.
+        release: The name of the range of versions, that of the file: what stands after the ``@`` of ``vllm@0.2``.
+        version: The versions in words.
+        covers: First and last version of the software, None where open; None as a whole where none is stated.
+        aliases: Names of this version in particular; those of the family are in its ``system.yaml``.
+        extends: The system whose constants stand where this file says nothing; ``@`` and a version may follow.
+        caveat: Why its predictions are to be distrusted, for the report.
         hosts: By host and name, what holds for this version on that machine alone: constants of the system, and rates of
             its copies, ``<path>_gb_per_s`` with a path of `llm_perf.config.host.HostConfig.copies`.
-        caveat: Why its predictions are to be distrusted, for the report.
         inherited: Names of the constants that are those of the file that this one extends.
     """
 
     name: str
+    release: str = ""
     version: str
     description: str
+    covers: Covers | None = None
     aliases: tuple[str, ...] = ()
     extends: str | None = None
     caveat: str | None = None
@@ -115,17 +123,28 @@ F = TypeVar("F", bound=ConstantsFile)
 
 @cache
 def load_constants(name: str) -> ConstantsFile:
-    """The constants of a system, those of the file that it extends included.
+    """The constants of a system, ``vllm`` or ``vllm@0.2``, those of the file that it extends included.
+
+    Raises:
+        SpecError: unknown name, or the file is malformed.
+    """
+    family, version = find(name)
+    own = own_constants(family, release_of(family, version)[0])
+    if own.extends is None:
+        return own
+    return own.extended(load_constants(own.extends))
+
+
+def own_constants(family: str, release: str) -> ConstantsFile:
+    """What the file of one range of versions says itself.
 
     Raises:
         SpecError: the file is malformed.
     """
-    file = resources.files("llm_perf.systems") / f"{name}.yaml"
-    text = file.read_text("utf-8")
-    own = files.build(ConstantsFile, files.parse_mapping(text, file.name), text, file.name)
-    if own.extends is None:
-        return own
-    return own.extended(load_constants(own.extends))
+    where = f"{family}/{release}.yaml"
+    text = folder_of(family).text(f"{release}.yaml")
+    data = files.parse_mapping(text, where) | {"name": family, "release": release}
+    return files.build(ConstantsFile, data, text, where)
 
 
 def overridden(
@@ -167,7 +186,7 @@ def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = 
                 gb_per_s=one.value, provenance=one.provenance, rows=one.rows, groups=one.groups, source=one.source
             )
             for name, one in stated.items()
-            if name not in file.constants
+            if name not in file.constants and name.removesuffix(_RATE) not in host.from_profile
         }
         if len(_hosts) > _KEPT:
             _hosts.clear()
@@ -183,26 +202,43 @@ _hosts: dict[tuple[int, str, bool], tuple[HostConfig, ConstantsFile, HostConfig]
 
 
 class WithConstants:
-    """A system whose constants stand in the YAML file of its name."""
+    """A system with the constants of one of its versions: the newest unless told otherwise.
+
+    Args:
+        name: The family's name, where a class serves several.
+        release: The name of a range of versions.
+    """
 
     name: str
+    release: str | None
+
+    def __init__(self, name: str | None = None, release: str | None = None) -> None:
+        if name is not None:
+            self.name = name
+        self.release = release
 
     @property
     def file(self) -> ConstantsFile:
         """The system's constants with their sources."""
-        return load_constants(self.name)
+        return load_constants(self.name if self.release is None else f"{self.name}@{self.release}")
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The system's constants on the scenario's host, overridden by the scenario's."""
         return overridden(self.file, scenario.constants, scenario.host.name, scenario.fits)
 
 
+def file_of(scenario: Scenario) -> ConstantsFile:
+    """The constants of the scenario's system in the version that it asks for."""
+    version = scenario.system_version
+    return load_constants(scenario.system if version is None else f"{scenario.system}@{version}")
+
+
 def machine_of(scenario: Scenario) -> HostConfig:
     """The scenario's host with the rates that its system has on it."""
-    return host_under(scenario.host, load_constants(scenario.system), scenario.system, scenario.fits)
+    return host_under(scenario.host, file_of(scenario), scenario.system, scenario.fits)
 
 
 def stated_for_host(scenario: Scenario, name: str) -> bool:
     """Whether a constant's value is one for the scenario's machine, and not the system's general one."""
-    own = load_constants(scenario.system).on_host(scenario.host.name, scenario.fits)
+    own = file_of(scenario).on_host(scenario.host.name, scenario.fits)
     return name in own and name not in dict(scenario.constants)

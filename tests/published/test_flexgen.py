@@ -18,8 +18,8 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.systems import Load
 from llm_perf.systems.flexgen import FlexGen
-from llm_perf.systems.flexgen_memory import placed_weights
-from llm_perf.systems.flexgen_projection import project_decode_latency
+from llm_perf.systems.flexgen.memory import placed_weights
+from llm_perf.systems.flexgen.projection import project_decode_latency
 
 GIB = 2**30
 ROWS = {row.row_id: row for row in load_measurements()}
