@@ -23,6 +23,7 @@ from llm_perf.systems.training.step import TrainingStep
 
 __all__ = ["TrainingFit", "step_time_s", "training_parameters"]
 
+
 def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Parameter, ...]:
     """Every ranged constant of the scenarios' frameworks, then the efficiencies of their GPU families."""
     found: dict[str, Parameter] = {}

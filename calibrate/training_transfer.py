@@ -71,9 +71,7 @@ def training_cases(shipped: Validation) -> tuple[TrainingCase, ...]:
 
 def _unfitted(scenario: TrainingScenario) -> TrainingScenario:
     """The scenario without anything that was fitted to whole runs, as ``--profile none`` has it."""
-    return scenario.replace(
-        gpu=scenario.gpu.without_fits(), host=scenario.host.without_fits(), fits=False
-    )
+    return scenario.replace(gpu=scenario.gpu.without_fits(), host=scenario.host.without_fits(), fits=False)
 
 
 def training_transfer(leave: str) -> Transfer:

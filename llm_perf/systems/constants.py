@@ -10,13 +10,33 @@ from pydantic import Field, model_validator
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.families import Covers, find, folder_of, release_of
 
 _NO_VERSION = "any"
+
+_RATE = "_gb_per_s"
+_HOST_RATES = tuple(
+    f"{path}{_RATE}"
+    for path in (
+        *(
+            "pinned_h2d",
+            "pinned_d2h",
+            "pageable_h2d",
+            "pageable_d2h",
+            "mmap_h2d",
+            "growing_slice_h2d",
+            "fresh_d2h",
+        ),
+        *("cpu_attention_kv", "cpu_weights"),
+    )
+)
+"""Rates that a version may state for one machine: paths of `llm_perf.config.host.HostConfig.copies`."""
 
 
 class Constant(Evidence):
@@ -31,7 +51,10 @@ class Constant(Evidence):
 
     @model_validator(mode="after")
     def _inside_its_range(self) -> Constant:
-        for name, value in (("value", self.value), ("prior", None if self.prior is None else self.prior.value)):
+        for name, value in (
+            ("value", self.value),
+            ("prior", None if self.prior is None else self.prior.value),
+        ):
             if self.range is not None and value is not None and not self.range[0] <= value <= self.range[1]:
                 raise ValueError(f"{name} {value} is outside its range {list(self.range)}")
         return self
@@ -112,10 +135,15 @@ class ConstantsFile(Spec):
             **more,
         )
 
+    def fitted_values(self, host: str) -> int:
+        """How many of its numbers were fitted to whole runs: constants, and those for this host."""
+        numbers = (*self.constants.values(), *self.on_host(host).values())
+        return sum(number.fitted for number in numbers)
+
     @property
-    def fitted_values(self) -> int:
-        """How many of its constants were fitted, those for single hosts not counted."""
-        return sum(constant.fitted for constant in self.constants.values())
+    def inherits(self) -> tuple[int, int] | None:
+        """How many of its constants are those of the system that it extends, and how many there are in all."""
+        return (len(self.inherited), len(self.constants)) if self.inherited else None
 
 
 F = TypeVar("F", bound=ConstantsFile)
@@ -130,9 +158,15 @@ def load_constants(name: str) -> ConstantsFile:
     """
     family, version = find(name)
     own = own_constants(family, release_of(family, version)[0])
-    if own.extends is None:
-        return own
-    return own.extended(load_constants(own.extends))
+    full = own if own.extends is None else own.extended(load_constants(own.extends))
+    for host, stated in full.hosts.items():
+        for constant in stated:
+            if constant not in full.constants and constant not in _HOST_RATES:
+                raise SpecError(
+                    f"{family}/{full.release}.yaml: hosts.{host}: {constant!r} is neither a constant of the system nor one "
+                    f"of {', '.join(_HOST_RATES)}"
+                )
+    return full
 
 
 def own_constants(family: str, release: str) -> ConstantsFile:
@@ -183,7 +217,11 @@ def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = 
     if known is None or known[0] is not host or known[1] is not file:
         rates = {
             f"{system}.{name.removesuffix(_RATE)}": Rate(
-                gb_per_s=one.value, provenance=one.provenance, rows=one.rows, groups=one.groups, source=one.source
+                gb_per_s=one.value,
+                provenance=one.provenance,
+                rows=one.rows,
+                groups=one.groups,
+                source=one.source,
             )
             for name, one in stated.items()
             if name not in file.constants and name.removesuffix(_RATE) not in host.from_profile
@@ -195,7 +233,6 @@ def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = 
     return known[2]
 
 
-_RATE = "_gb_per_s"
 _KEPT = 64
 _hosts: dict[tuple[int, str, bool], tuple[HostConfig, ConstantsFile, HostConfig]] = {}
 """Hosts under systems that were asked for: a sweep asks for the same ones over and over."""
@@ -225,6 +262,27 @@ class WithConstants:
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The system's constants on the scenario's host, overridden by the scenario's."""
         return overridden(self.file, scenario.constants, scenario.host.name, scenario.fits)
+
+
+def no_fit_note(file: ConstantsFile, host: HostConfig, gpu: GPUConfig) -> str:
+    """What ``--profile none`` took away, for a report."""
+    training = gpu.efficiency.training
+    counts = (
+        (file.fitted_values(host.name), f"of {file.name}"),
+        (_shipped_rates(host), f"of host {host.name}"),
+        (0 if training is None else len(training.fitted), f"of {gpu.name} in training"),
+    )
+    said = ", ".join(f"{count} {whose}" for count, whose in counts if count)
+    return (
+        f"no fitted constant is used (--profile none): replaced are {said or 'none, since none was fitted'}"
+    )
+
+
+def _shipped_rates(host: HostConfig) -> int:
+    try:
+        return get_host_config_by_name(host.name).fitted_values
+    except SpecError:  # the user's own
+        return 0
 
 
 def file_of(scenario: Scenario) -> ConstantsFile:
