@@ -7,6 +7,7 @@ A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
@@ -16,7 +17,7 @@ from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import Disk, HostConfig
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, known_names
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
@@ -47,14 +48,6 @@ class NotStatedError(SpecError):
         self.what = what
 
 
-_HOSTS: Final = (
-    ("GCP", "gcp-t4"),
-    ("DGX-2", "dgx-2"),
-    ("Lambda workstation", "a6000-workstation"),
-    ("Sapphire Rapids", "h100-spr-host"),
-    ("E5-2697", "flexgen-reproduction"),
-)
-"""What a source's description of its machine contains, and the bundled host that is this machine."""
 
 _SAME_DISK: Final = 0.25
 """Stated rates that differ by no more are two statements of one disk."""
@@ -285,7 +278,7 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
         SpecError: the GPU names no usual host.
     """
     described = machine.host or ""
-    name = next((host for text, host in _HOSTS if text in described), gpu.default_host)
+    name = next((host for text, host in _described_hosts() if text in described), gpu.default_host)
     if name is None:
         raise SpecError(f"GPU {gpu.name} names no default host")
     host = get_host_config_by_name(name)
@@ -295,6 +288,13 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
     if abs(stated / host.disk.stated_read_gb_per_s - 1) <= _SAME_DISK:
         return host
     return host.replace(disk=_scaled_disk(host.disk, stated))
+
+
+@cache
+def _described_hosts() -> tuple[tuple[str, str], ...]:
+    """What a source's description of its machine contains, and the bundled host that is this machine."""
+    hosts = [get_host_config_by_name(name) for name in known_names("host")]
+    return tuple((phrase, host.name) for host in hosts for phrase in host.described_as)
 
 
 def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:

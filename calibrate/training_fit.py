@@ -1,7 +1,8 @@
 """What a fit may change of the training model, and the model as a fit asks for it.
 
 Constants of frameworks belong to the file that states them: what several frameworks inherit is one parameter. A GPU's
-training efficiencies belong to its family, which shares them.
+training efficiencies belong to its family, which shares them; what of them a fit may change, and from where it starts,
+its file says (`llm_perf.config.gpu.TrainingEfficiency.fitted`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from calibrate.refit import Parameter
-from llm_perf.config.gpu import GPUConfig, TrainingEfficiency
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.training_time import training_efficiency
@@ -20,44 +21,7 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import Framework, get_framework, load_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = ["OPERATORS", "TrainingFit", "step_time_s", "training_parameters"]
-
-OPERATORS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
-    "A100": {
-        "gemm.default.flops_efficiency": (0.948, 1.12),
-        "gemm.default.half_n": (230, 2.5),
-        "gemm.default.half_k": (242, 2.5),
-        "attention.triton_flash.forward": (0.5, 1.4),
-        "attention.triton_flash.backward": (0.35, 1.4),
-        "exp_flops": (14, 3),
-        "elementwise_memory_efficiency": (0.75, 1.15),
-        "gather_efficiency": (0.7, 1.2),
-        "inter_node_efficiency": (0.8, 1.2),
-    },
-    "Hopper": {
-        "gemm.default.flops_efficiency": (0.81, 1.12),
-        "gemm.fp8.flops_efficiency": (0.73, 1.3),
-        "attention.cudnn.forward": (0.66, 1.25),
-        "attention.cudnn.backward": (0.5, 1.25),
-        "all_to_all_efficiency": (0.7, 1.3),
-        "inter_node_efficiency": (0.8, 1.2),
-    },
-    "Blackwell": {
-        "gemm.default.flops_efficiency": (0.71, 1.12),
-        "gemm.fp8.flops_efficiency": (0.71, 1.3),
-        "attention.cudnn.forward": (0.64, 1.25),
-        "attention.cudnn.backward": (0.45, 1.25),
-        "exp_flops": (60, 3),
-        "all_to_all_efficiency": (0.62, 1.3),
-        "inter_node_efficiency": (0.8, 1.2),
-    },
-}
-"""What operators of 512 rows and more and collectives over 8 ranks gave, by family, and by what factor runs may differ.
-
-Timings of ai-dynamo/aiconfigurator and microsoft/vidur; Blackwell's 8-bit products in training are taken to reach what
-its 16-bit ones do, since the timed kernel is an inference engine's; Triton's flash attention as FlashAttention's paper
-(arXiv 2205.14135) shows it. A refit starts here, not from the shipped values, which know all runs.
-"""
+__all__ = ["TrainingFit", "step_time_s", "training_parameters"]
 
 
 def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Parameter, ...]:
@@ -88,8 +52,13 @@ def _owners(framework: str) -> dict[str, Framework]:
 def _gpu_parameters(gpu: GPUConfig) -> list[Parameter]:
     family = gpu.efficiency.name
     return [
-        Parameter(f"gpu.{path}@{family}", value, value / factor, min(value * factor, _ceiling(path)))
-        for path, (value, factor) in OPERATORS.get(family, {}).items()
+        Parameter(
+            f"gpu.{path}@{family}",
+            one.prior,
+            one.prior / one.factor,
+            min(one.prior * one.factor, _ceiling(path)),
+        )
+        for path, one in training_efficiency(gpu).fitted.items()
     ]
 
 
@@ -100,7 +69,7 @@ def _ceiling(path: str) -> float:
 @dataclass(frozen=True)
 class _Change:
     name: str
-    keys: tuple[str, ...]
+    path: str
 
 
 class TrainingFit:
@@ -114,7 +83,7 @@ class TrainingFit:
             owner, _, rest = parameter.name.partition(".")
             if owner == "gpu":
                 path, _, family = rest.partition("@")
-                self._gpu.setdefault(family, []).append(_Change(parameter.name, tuple(path.split("."))))
+                self._gpu.setdefault(family, []).append(_Change(parameter.name, path))
             else:
                 self._constants.setdefault(owner, []).append(rest)
 
@@ -125,7 +94,7 @@ class TrainingFit:
             for constant, owner in _owners(scenario.framework).items()
             if constant in self._constants.get(owner.name, ())
         )
-        return scenario.replace(gpu=self._with(scenario.gpu, values), constants=constants)
+        return scenario.replace(gpu=self._with(scenario.gpu, values), constants=constants, fits=False)
 
     @staticmethod
     def concerns(parameter: Parameter, scenario: TrainingScenario) -> bool:
@@ -145,15 +114,10 @@ class TrainingFit:
         key = (gpu.name, *(values[change.name] for change in changes))
         known = self._gpus.get(key)
         if known is None:
-            data = training_efficiency(gpu).model_dump()
-            for change in changes:
-                here = data
-                for part in change.keys[:-1]:
-                    here = here[part]
-                here[change.keys[-1]] = values[change.name]
+            own = training_efficiency(gpu).with_values({c.path: values[c.name] for c in changes})
             if len(self._gpus) > _KEPT:
                 self._gpus.clear()
-            known = gpu.replace(efficiency=gpu.efficiency.replace(training=TrainingEfficiency(**data)))
+            known = gpu.replace(efficiency=gpu.efficiency.replace(training=own))
             self._gpus[key] = known
         return known
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from calibrate.published import load_measurements
 from calibrate.refit import Parameter, Target, fit, require_scipy, sensitive
-from calibrate.training_fit import TrainingFit, training_parameters
+from calibrate.training_fit import TrainingFit, step_time_s, training_parameters
 from calibrate.training_runs import training_run_of, training_scenario_of
 from calibrate.transfer import LeftOut, Transfer, leave_out
 from calibrate.validate import Compared, Validation, validate
@@ -61,11 +61,17 @@ def training_cases(shipped: Validation) -> tuple[TrainingCase, ...]:
     measured = {measurement.row_id: measurement for measurement in load_measurements("training")}
     return tuple(
         TrainingCase(
-            replace(row, left_out=None), training_scenario_of(training_run_of(measured[row.run.row_id]))
+            replace(row, left_out=None),
+            _unfitted(training_scenario_of(training_run_of(measured[row.run.row_id]))),
         )
         for row in shipped.rows
         if row.predicted is not None
     )
+
+
+def _unfitted(scenario: TrainingScenario) -> TrainingScenario:
+    """The scenario without anything that was fitted to whole runs, as ``--profile none`` has it."""
+    return scenario.replace(gpu=scenario.gpu.without_fits(), host=scenario.host.without_fits(), fits=False)
 
 
 def training_transfer(leave: str) -> Transfer:
@@ -93,7 +99,6 @@ def training_transfer(leave: str) -> Transfer:
     refit = fit(parameters, cases, targets, predict, depends=depends)
     found = leave_out(parameters, cases, targets, groups, predict, depends, refit.values)
     values = {index: value for _, rows in found.values() for index, value in rows.items()}
-    starts = {parameter.name: parameter.value for parameter in parameters}
 
     def with_predictions(predictions: Sequence[float]) -> Validation:
         pairs = zip(cases, predictions, strict=True)
@@ -110,7 +115,7 @@ def training_transfer(leave: str) -> Transfer:
         ),
         refit=refit,
         shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
-        no_fit=with_predictions([predict(case, starts) for case in cases]),
+        no_fit=with_predictions([step_time_s(case.scenario) for case in cases]),
         refitted=with_predictions([predict(case, refit.values) for case in cases]),
         left_out=left,
         seconds=time.perf_counter() - begin,

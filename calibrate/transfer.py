@@ -1,12 +1,12 @@
 """How far a system's predictions carry: every constant refitted without one machine, GPU, family or model in turn.
 
 The rows of the group that was left out are then predicted with constants that never saw it. Three more figures stand
-beside: the constants as they ship, no fit at all (what was fitted to a host's runs removed, so that ratios to the data
-sheet take its place), and a refit to all rows.
+beside: the constants as they ship, no fit at all (``--profile none``: every fitted constant has its prior or the middle of
+its range, and ratios to the data sheet take the place of what was fitted to a host's runs), and a refit to all rows.
 
 What is refitted: each constant of the system that has a plausible range, and for each machine a factor on the constants
-that stand for its own rates. A constant that was fitted to runs, as its source says, starts from the middle of its range,
-since the shipped value knows all rows; one that was counted or is documented starts from its value. A machine that is left
+that stand for its own rates. A constant that was fitted to runs starts from its prior or the middle of its range, since the
+shipped value knows all rows; one that was counted or is documented starts from its value. A machine that is left
 out keeps the factor 1: it gets what the others have in common.
 """
 
@@ -27,7 +27,7 @@ from calibrate.validate import Compared, Validation, statistics_of, validate
 from calibrate.validation.evidence import with_intervals
 from calibrate.validation.left_out import PHASES
 from llm_perf.analysis.measures import latencies
-from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.profiles import NO_FIT
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, bad_value
 from llm_perf.systems import get_system
@@ -178,7 +178,7 @@ def _overall(found: Validation) -> dict[str, Any]:
 
 
 def cases_of(shipped: Validation) -> tuple[Case, ...]:
-    """The rows that are predicted at all, with scenarios from which everything fitted to a host is removed."""
+    """The rows that are predicted at all, with scenarios without anything that was fitted to runs."""
     rows = {measurement.row_id: measurement for measurement in load_measurements()}
     return tuple(
         Case(replace(row, left_out=None), unfitted(scenario_of(run_of(rows[row.run.row_id]))))
@@ -188,21 +188,8 @@ def cases_of(shipped: Validation) -> tuple[Case, ...]:
 
 
 def unfitted(scenario: Scenario) -> Scenario:
-    """The scenario on a host that states nothing but its data sheet and what was measured apart from whole runs."""
-    host = scenario.host
-    rates = {name: None for name in HostConfig.model_fields if _is_fitted(getattr(host, name))}
-    disk = host.disk
-    if disk is not None:
-        disk = disk.replace(
-            **{name: None for name in type(disk).model_fields if _is_fitted(getattr(disk, name))}
-        )
-    kept = {name: rate for name, rate in host.copies.items() if not _is_fitted(rate)}
-    return scenario.replace(host=host.replace(copies=kept, layer_overhead_ms={}, disk=disk, **rates))
-
-
-def _is_fitted(rate: Any) -> bool:
-    """Whether a rate was fitted to runs or guessed beside such, so that a host without runs would not have it."""
-    return isinstance(rate, Rate) and rate.provenance in ("fitted", "ratio", "assumed")
+    """The scenario without anything that was fitted to whole runs, as ``--profile none`` has it."""
+    return NO_FIT.apply(scenario)
 
 
 def predicted(scenario: Scenario, quantity: str) -> float:

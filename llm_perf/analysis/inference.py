@@ -15,6 +15,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
+from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.registry import full_name, version_note
 
 _GIB = 2**30
@@ -99,6 +100,11 @@ class InferenceResult(WithInterval):
         return None if self.scenario.constants else system_of(self.scenario).file.stands_for
 
     @property
+    def inherits(self) -> tuple[int, int] | None:
+        """Constants that are not the version's own but those of the system it extends, and all of them."""
+        return system_of(self.scenario).file.inherits
+
+    @property
     def steady_throughput_tokens_per_s(self) -> float | None:
         """Tokens per second once other batches fill the pipeline's bubbles: a batch per turn of the slowest stage.
 
@@ -144,6 +150,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         warnings=(
             *evaluation.notes,
             *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
+            *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
         ),
     )

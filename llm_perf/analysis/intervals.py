@@ -187,6 +187,8 @@ def _of_another_version(
 
 def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
     """The interval of one optimizer step, or why there is none."""
+    if not scenario.fits:
+        return None, _NO_FIT
     shipped = _as_shipped(scenario.gpu) and _as_shipped(scenario.host)
     if not shipped or scenario.constants or scenario.flops_efficiency or scenario.hbm_memory_efficiency:
         return None, "its constants are not the ones that published runs were held against"
@@ -202,6 +204,11 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         training_options(scenario),
     )
     return _published(question, (None, None, step_s))
+
+
+_NO_FIT = (
+    "--profile none takes away what was fitted, and published runs were held against predictions with it"
+)
 
 
 def inference_options(scenario: Scenario) -> tuple[str, ...]:
@@ -240,6 +247,8 @@ def training_options(scenario: TrainingScenario) -> tuple[str, ...]:
 
 def _changed(scenario: Scenario) -> str | None:
     """What makes a prediction another one than those that were held against published runs."""
+    if not scenario.fits:
+        return _NO_FIT
     given = [
         flag
         for flag, value in (

@@ -204,6 +204,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
+        fits=profile.fits,
         system_version=asked_version(inputs.system),
     )
     checked_system(scenario)

@@ -11,6 +11,7 @@ from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
+from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.memory import recomputing_share
@@ -82,6 +83,11 @@ class TrainingResult(WithInterval):
         return None if self.scenario.constants else get_framework(self.scenario.framework).stands_for
 
     @property
+    def inherits(self) -> tuple[int, int] | None:
+        """Constants that are not the framework's own but those of the one it extends, and all of them."""
+        return get_framework(self.scenario.framework).inherits
+
+    @property
     def throughput_tokens_per_s_per_gpu(self) -> float:
         """Trained tokens per second and GPU."""
         return self.throughput_tokens_per_s / self.scenario.num_gpus
@@ -150,7 +156,11 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         peak_flops_per_s=scenario.gpu.peak_flops_per_s(dtype),
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
         run=_whole_run(scenario, tokens, latency),
-        warnings=(*evaluation.notes, *_warnings(scenario, dtype, framework.caveat, model)),
+        warnings=(
+            *evaluation.notes,
+            *_warnings(scenario, dtype, framework.caveat, model),
+            *(() if scenario.fits else (no_fit_note(framework, scenario.host, scenario.gpu),)),
+        ),
     )
 
 

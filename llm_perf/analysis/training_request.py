@@ -137,6 +137,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
         constants=profile.constants_of(framework.name),
+        fits=profile.fits,
     )
 
 

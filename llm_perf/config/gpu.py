@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,6 +19,7 @@ from llm_perf.config.base import (
     Spec,
     _plain_number,
 )
+from llm_perf.config.provenance import Provenance, check_fields
 from llm_perf.errors import SpecError
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4")
@@ -141,12 +143,26 @@ class AttentionKernel(Spec):
     backward: Efficiency
 
 
+class FittedEfficiency(Spec):
+    """An efficiency that was fitted to training runs: what operators alone gave, and by what factor runs may differ.
+
+    ``rows`` and ``groups`` as for `llm_perf.config.provenance.Evidence`.
+    """
+
+    prior: Quantity
+    factor: Annotated[float, Field(gt=1)]
+    rows: PositiveInt
+    groups: PositiveInt
+    source: str = Field(min_length=1)
+
+
 class TrainingEfficiency(Spec):
     """What training software reaches of a GPU: products of thousands of rows, attention by kernel, collectives.
 
     ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
     ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
-    ``inter_node_efficiency`` that of the network.
+    ``inter_node_efficiency`` that of the network. ``fitted``: by path with dots, which of these numbers were fitted to runs;
+    the others have the provenance of the file.
     """
 
     gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], TrainingGemm]
@@ -158,8 +174,29 @@ class TrainingEfficiency(Spec):
     gather_efficiency: Efficiency
     all_to_all_efficiency: Efficiency
     inter_node_efficiency: Efficiency = 0.8
+    fitted: dict[str, FittedEfficiency] = Field(default_factory=dict)
     evidence: Literal["measured", "partly measured", "assumed"]
     source: str
+
+    @model_validator(mode="after")
+    def _fitted_fields_exist(self) -> TrainingEfficiency:
+        check_fields(self, tuple(self.fitted), "fitted")
+        return self
+
+    def with_values(self, values: Mapping[str, float]) -> TrainingEfficiency:
+        """The efficiencies with other numbers at some paths, as ``fitted`` names them."""
+        data = self.model_dump()
+        for path, value in values.items():
+            *outer, last = path.split(".")
+            here = data
+            for part in outer:
+                here = here[part]
+            here[last] = value
+        return TrainingEfficiency(**data)
+
+    def without_fits(self) -> TrainingEfficiency:
+        """The efficiencies as operators alone gave them."""
+        return self.with_values({path: one.prior for path, one in self.fitted.items()})
 
     def gemm_for(self, dtype: str) -> TrainingGemm:
         """The entry of a number format, or the default one."""
@@ -169,7 +206,8 @@ class TrainingEfficiency(Spec):
 class GPUEfficiency(Spec):
     """What software reaches of a GPU family's peaks, measured, with its source.
 
-    ``evidence`` says whether the numbers were measured on this family or taken from its nearest relative.
+    ``evidence`` says whether the numbers were measured on this family or taken from its nearest relative, ``provenance`` how
+    each was found, but for those that ``assumed`` names by path and those that training's ``fitted`` names.
     """
 
     name: str
@@ -181,6 +219,8 @@ class GPUEfficiency(Spec):
     elementwise: ElementwiseEfficiency
     collective: CollectiveEfficiency
     training: TrainingEfficiency | None = None
+    provenance: Provenance = "measured"
+    assumed: tuple[str, ...] = ()
     evidence: Literal["measured", "partly measured", "assumed"]
     source: str
 
@@ -188,6 +228,7 @@ class GPUEfficiency(Spec):
     def _has_default(self) -> GPUEfficiency:
         if "default" not in self.gemm:
             raise ValueError("gemm needs an entry 'default'")
+        check_fields(self, self.assumed)
         return self
 
     def gemm_for(self, dtype: str) -> GemmEfficiency:
@@ -204,6 +245,7 @@ TEXTBOOK = GPUEfficiency(
     collective=CollectiveEfficiency(
         alpha_us={}, bus_efficiency=1.0, inter_node_alpha_us=0.0, inter_node_efficiency=1.0
     ),
+    provenance="documented",
     evidence="assumed",
     source="the limits of the data sheet (Williams et al., Roofline, CACM 52(4), 2009)",
 )
@@ -240,7 +282,8 @@ class GPUConfig(Spec):
     direction, whatever it is (NVLink-C2C on Grace), None where CPU and GPU share their memory.
     ``fp16_accumulate_tflops`` is the 16-bit peak with 16-bit accumulation where that is faster (GeForce).
     ``sm_count`` counts AMD's compute units too. ``inter_node_gb_per_s`` is one GPU's share of the network per
-    direction. ``efficiency`` holds what software reaches.
+    direction. ``efficiency`` holds what software reaches. ``provenance`` holds for every fact here but for those that
+    ``assumed`` names.
 
     The constructor also takes seed 002's arguments (``mem_per_GPU_in_GB, hbm_bandwidth_in_GB_per_sec, …``).
     """
@@ -269,6 +312,8 @@ class GPUConfig(Spec):
     tdp_w: Quantity | None = None
     default_host: str | None = None
     efficiency: GPUEfficiency = TEXTBOOK
+    provenance: Provenance = "documented"
+    assumed: tuple[str, ...] = ()
     source: str | None = None
     notes: str | None = None
 
@@ -285,7 +330,15 @@ class GPUConfig(Spec):
             raise ValueError(
                 f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
             )
+        check_fields(self, self.assumed)
         return self
+
+    def without_fits(self) -> GPUConfig:
+        """The GPU with the efficiencies that operators alone gave, where others were fitted to runs."""
+        training = self.efficiency.training
+        if training is None or not training.fitted:
+            return self
+        return self.replace(efficiency=self.efficiency.replace(training=training.without_fits()))
 
     @property
     def memory_bytes(self) -> float:

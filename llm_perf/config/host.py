@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.config.base import GB, GIB, Name, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity, Quantity
+from llm_perf.config.provenance import Evidence, Provenance, check_fields
 
 _LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
 """Raw rate of one lane per direction after encoding, GB/s (PCI-SIG base specifications 1.0 to 6.0)."""
 
 PCIeGeneration = Annotated[PositiveInt, Field(le=max(_LANE_GB_PER_S))]
-Provenance = Literal["data sheet", "measured", "fitted", "ratio", "assumed"]
+
+_OLD_WORDS = {"data sheet": "documented", "ratio": "assumed"}
+"""Words of earlier files for a provenance, and today's."""
+
+
+def _word_of_today(word: Any) -> Any:
+    return _OLD_WORDS.get(word, word) if isinstance(word, str) else word
 
 
 class RateAtSize(Spec):
@@ -24,7 +31,7 @@ class RateAtSize(Spec):
     gb_per_s: Quantity
 
 
-class Rate(Spec):
+class Rate(Evidence):
     """A rate with where it comes from. ``relative_error`` is the stated uncertainty, None where unknown.
 
     ``gb_per_s`` is what large copies reach. What small ones lose is one of two: ``latency_us``, time of each copy
@@ -34,11 +41,10 @@ class Rate(Spec):
     """
 
     gb_per_s: Quantity
-    provenance: Provenance
+    provenance: Annotated[Provenance, BeforeValidator(_word_of_today)]
     relative_error: NonNegativeQuantity | None = None
     latency_us: NonNegativeQuantity | None = None
     by_size: Annotated[tuple[RateAtSize, ...], Field(min_length=2)] | None = None
-    source: str
 
     @model_validator(mode="after")
     def _one_way_of_small_copies(self) -> Rate:
@@ -91,12 +97,17 @@ class HostConfig(Spec):
     ``mmap_h2d`` (the driver's own copy out of pageable memory), ``growing_slice_h2d`` and
     ``cpu_attention_kv`` (bytes of KV cache that attention on the CPU works through). ``layer_overhead_ms`` is
     host time per layer by system. ``nic_gb_per_s`` is one GPU's share of the network per direction, None
-    where the GPU's own figure holds. ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
+    where the GPU's own figure holds. ``described_as`` are phrases by which sources describe this very machine.
+    ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
+    ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
+    ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
     them one link to the host.
     """
 
     name: Name
     aliases: tuple[str, ...] = ()
+    described_as: tuple[str, ...] = ()
+    from_profile: tuple[str, ...] = ()
     memory_gib: Quantity
     usable_memory_gib: Quantity
     swap_gib: NonNegativeQuantity = 0.0
@@ -121,8 +132,15 @@ class HostConfig(Spec):
     disk: Disk | None = None
     nic_gb_per_s: Quantity | None = None
     gpus_per_node: PositiveInt = 8
+    provenance: Provenance = "documented"
+    assumed: tuple[str, ...] = ()
     source: str = Field(min_length=1)
     notes: str | None = None
+
+    @model_validator(mode="after")
+    def _assumed_fields_exist(self) -> HostConfig:
+        check_fields(self, self.assumed)
+        return self
 
     @model_validator(mode="after")
     def _usable_is_part_of_installed(self) -> HostConfig:
@@ -131,6 +149,20 @@ class HostConfig(Spec):
                 f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
             )
         return self
+
+    def without_fits(self) -> HostConfig:
+        """The host without the rates that were fitted to whole runs: ratios to its data sheet take their place."""
+        disk = self.disk
+        if disk is not None:
+            disk = disk.replace(**_fitted_fields(disk))
+        kept = {name: rate for name, rate in self.copies.items() if not rate.fitted}
+        return self.replace(**_fitted_fields(self), copies=kept, disk=disk)
+
+    @property
+    def fitted_values(self) -> int:
+        """How many rates were fitted to whole runs."""
+        of_disk = [] if self.disk is None else _fitted_fields(self.disk)
+        return len(_fitted_fields(self)) + len(of_disk) + sum(rate.fitted for rate in self.copies.values())
 
     @property
     def memory_bytes(self) -> float:
@@ -150,6 +182,12 @@ class HostConfig(Spec):
         if self.pcie_generation is None:
             return None
         return pcie_link_gb_per_s(self.pcie_generation, self.pcie_lanes) * GB
+
+
+def _fitted_fields(spec: Spec) -> dict[str, None]:
+    """Fields that hold a fitted rate, each with None in its place."""
+    found = {name: getattr(spec, name) for name in type(spec).model_fields}
+    return {name: None for name, rate in found.items() if isinstance(rate, Rate) and rate.fitted}
 
 
 def pcie_link_gb_per_s(generation: int, lanes: int) -> float:

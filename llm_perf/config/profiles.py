@@ -112,7 +112,7 @@ class Profile(Spec):
             own = host.layer_overhead_ms | changes.get("layer_overhead_ms", {})
             host = host.replace(layer_overhead_ms={})
             changes["layer_overhead_ms"] = {name: time for name, time in own.items() if name != system}
-        return self._applied(host, changes)
+        return self._applied(host, changes | {"from_profile": tuple(changes)} if changes else changes)
 
     def apply_to_gpu(self, gpu: GPUConfig) -> GPUConfig:
         """The GPU with this profile's fields.
@@ -136,6 +136,7 @@ class Profile(Spec):
             host=self.apply_to_host(scenario.host, scenario.system),
             gpu=self.apply_to_gpu(scenario.gpu),
             calibration=self.own_calibration or scenario.calibration,
+            fits=scenario.fits and self.fits,
         )
 
     def apply_where_fitted(self, scenario: Scenario) -> Scenario:
@@ -146,6 +147,11 @@ class Profile(Spec):
         if machine is not None and machine.host is not None and machine.host != scenario.host.name:
             return scenario
         return self.apply(scenario)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what was fitted to published runs holds where this profile says nothing."""
+        return True
 
     @property
     def own_calibration(self) -> Calibration | None:
@@ -173,7 +179,28 @@ def _merged(current: Any, change: Any) -> Any:
     return change
 
 
+class NoFit(Profile):
+    """``--profile none``: nothing that was fitted to whole runs is used, of systems, hosts or GPUs."""
+
+    @property
+    def fits(self) -> bool:
+        """Never."""
+        return False
+
+    def apply_to_host(self, host: HostConfig, system: str) -> HostConfig:  # noqa: ARG002 - as for any profile
+        """The host with its data sheet and what was measured apart from whole runs."""
+        return host.without_fits()
+
+    def apply_to_gpu(self, gpu: GPUConfig) -> GPUConfig:
+        """The GPU with what operators alone gave in place of what runs did."""
+        return gpu.without_fits()
+
+
 NO_PROFILE = Profile(name="none")
+"""No profile was given: every constant as it ships."""
+
+NO_FIT = NoFit(name="none")
+"""``--profile none``: no constant that was fitted to runs."""
 
 
 def user_folder() -> Path:
@@ -199,13 +226,15 @@ def own_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str | None) -> Profile:
-    """A profile by name or path; None and "none" change nothing. The user's own go before bundled ones.
+    """A profile by name or path; None changes nothing, "none" takes away what was fitted. The user's own go first.
 
     Raises:
         SpecError: unknown name or malformed file.
     """
-    if name is None or name.lower() == "none":
+    if name is None:
         return NO_PROFILE
+    if name.lower() == "none":
+        return NO_FIT
     if looks_like_path(name):
         return _loaded(name)
     own = own_profiles()
@@ -221,5 +250,5 @@ def load_profile(name: str | None) -> Profile:
 def _loaded(name: str) -> Profile:
     profile = load_spec("profile", Profile, name)
     if profile.name.lower() == "none":
-        raise SpecError(f"{name}: name: 'none' says that no profile is applied, so none can have that name")
+        raise SpecError(f"{name}: name: 'none' says that nothing fitted is used, so none can have that name")
     return profile

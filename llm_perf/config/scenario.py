@@ -26,7 +26,8 @@ class Scenario:
     GPU's efficiency constants (floors and the system's own times stay). ``constants`` override constants of the
     system, by name (a calibrated profile's content). ``calibration`` is that of the profile that was applied, if any: what
     it covers and how wide its intervals are. ``system_version`` is the version of the system that is asked for, None for the
-    newest.
+    newest. Without ``fits`` no constant of a system that was fitted to runs is used (``--profile none``); host and GPU are
+    then given without theirs.
 
     Raises:
         SpecError: parts that do not go together, with what would be possible.
@@ -49,6 +50,7 @@ class Scenario:
     speculation: Speculation | None = None
     calibration: Calibration | None = None
     system_version: str | None = None
+    fits: bool = True
 
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)

@@ -131,7 +131,8 @@ class TrainingPlan(Spec):
 class TrainingScenario:
     """A model trained on machines by a framework. tp x pp x cp x dp GPUs, spread evenly over ``num_nodes``.
 
-    ``constants`` override constants of the framework by name (a calibrated profile's content).
+    ``constants`` override constants of the framework by name (a calibrated profile's content). Without ``fits`` none of its
+    fitted constants is used (``--profile none``); host and GPU are then given without theirs.
 
     Raises:
         SpecError: parts that do not go together, with what would be possible.
@@ -148,6 +149,7 @@ class TrainingScenario:
     hbm_memory_efficiency: float | None = None
     allow_long_context: bool = False
     constants: tuple[tuple[str, float], ...] = ()
+    fits: bool = True
 
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)

@@ -33,6 +33,7 @@ def result_object(
         "inputs": inputs,
         "system": result.system_name,
         "system_version": result.system_version,
+        "constants_inherited": 0 if result.inherits is None else result.inherits[0],
         "feasible": result.feasible,
         "reason": result.reason,
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],

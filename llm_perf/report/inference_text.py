@@ -112,7 +112,8 @@ def _title(result: InferenceResult) -> Text:
         f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
     )
     if result.system_version is not None:
-        text.append(f"\nconstants as of {version_text(scenario.system, result.system_version)}")
+        named = version_text(scenario.system, result.system_version)
+        text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     for option in _options(scenario):
         text.append(f"\n{option}")
     return text
@@ -206,6 +207,11 @@ def _phases(result: InferenceResult) -> Table:
 def version_text(name: str, version: str) -> str:
     """Versions with what they are versions of: some begin with that, others with their number."""
     return f"{name} {version}" if version[:1].isdigit() else version
+
+
+def inherited_text(inherits: tuple[int, int] | None) -> str:
+    """How many constants are not a version's own, so that its name claims no more than it states; nothing where all are."""
+    return "" if inherits is None else f"; {inherits[0]} of its {inherits[1]} constants are inherited"
 
 
 def interval_text(

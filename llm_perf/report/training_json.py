@@ -33,6 +33,7 @@ def training_object(
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
         "framework": result.scenario.framework,
         "framework_version": result.framework_version,
+        "constants_inherited": 0 if result.inherits is None else result.inherits[0],
         "num_gpus": result.scenario.num_gpus,
         "batch": {
             "micro_batch_size": batch.micro_batch_size,

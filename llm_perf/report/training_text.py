@@ -11,7 +11,7 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
 from llm_perf.config.economics import Price
-from llm_perf.report.inference_text import interval_text, version_text
+from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.report.units import count, gib, rate, seconds
 from llm_perf.systems.training.base import TrainingMemoryParts
@@ -88,7 +88,8 @@ def _title(result: TrainingResult) -> Text:
     shown += [f"ZeRO-{plan.ds_zero.value}"] if plan.ds_zero.value else []
     text.append("\n" + "; ".join([f"framework {scenario.framework}", *shown, plan.precision, plan.optimizer]))
     if result.framework_version is not None:
-        text.append(f"\nconstants as of {version_text(scenario.framework, result.framework_version)}")
+        named = version_text(scenario.framework, result.framework_version)
+        text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     level = plan.activation_recomputation
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
     kinds += [f"LoRA rank {plan.lora_rank}"] if plan.lora_rank else []

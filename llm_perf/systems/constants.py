@@ -4,41 +4,77 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
+from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.loading import get_host_config_by_name
+from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.families import Covers, find, folder_of, release_of
 
 _NO_VERSION = "any"
 
+_RATE = "_gb_per_s"
+_HOST_RATES = tuple(
+    f"{path}{_RATE}"
+    for path in (
+        *(
+            "pinned_h2d",
+            "pinned_d2h",
+            "pageable_h2d",
+            "pageable_d2h",
+            "mmap_h2d",
+            "growing_slice_h2d",
+            "fresh_d2h",
+        ),
+        *("cpu_attention_kv", "cpu_weights"),
+    )
+)
+"""Rates that a version may state for one machine: paths of `llm_perf.config.host.HostConfig.copies`."""
 
-class Constant(Spec):
-    """One number with where it comes from. ``range`` is the interval in which it is plausible."""
+
+class Constant(Evidence):
+    """One number with where it comes from. ``range`` is the interval in which it is plausible.
+
+    ``prior`` is what a fitted number is taken as where nothing fitted is to be used.
+    """
 
     value: float = Field(allow_inf_nan=False)
     range: tuple[float, float] | None = None
-    source: str = Field(min_length=1)
+    prior: Prior | None = None
 
     @model_validator(mode="after")
     def _inside_its_range(self) -> Constant:
-        if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
-            raise ValueError(f"value {self.value} is outside its range {list(self.range)}")
+        for name, value in (
+            ("value", self.value),
+            ("prior", None if self.prior is None else self.prior.value),
+        ):
+            if self.range is not None and value is not None and not self.range[0] <= value <= self.range[1]:
+                raise ValueError(f"{name} {value} is outside its range {list(self.range)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fitted_to_something(self) -> Constant:
+        if self.fitted and None in (self.range, self.rows, self.groups):
+            raise ValueError("a fitted constant needs range, rows and groups")
+        if not self.fitted and self.prior is not None:
+            raise ValueError(f"a prior belongs to a fitted constant, and this one is {self.provenance}")
         return self
 
     @property
-    def fitted(self) -> bool:
-        """Whether the value was fitted to measured runs, as its source says, rather than counted or documented."""
-        return "fitted" in self.source
-
-    @property
     def unfitted(self) -> float:
-        """What is known without the runs that it was fitted to: the middle of the range, or the value of a counted one."""
-        if not self.fitted or self.range is None:
+        """What is known without the runs that it was fitted to: its prior, else the middle of its range, else its value."""
+        if not self.fitted:
+            return self.value
+        if self.prior is not None:
+            return self.prior.value
+        if self.range is None:
             return self.value
         low, high = self.range
         return math.sqrt(low * high) if low > 0 else (low + high) / 2
@@ -55,6 +91,9 @@ class ConstantsFile(Spec):
         aliases: Names of this version in particular; those of the family are in its ``system.yaml``.
         extends: The system whose constants stand where this file says nothing; ``@`` and a version may follow.
         caveat: Why its predictions are to be distrusted, for the report.
+        hosts: By host and name, what holds for this version on that machine alone: constants of the system, and rates of
+            its copies, ``<path>_gb_per_s`` with a path of `llm_perf.config.host.HostConfig.copies`.
+        inherited: Names of the constants that are those of the file that this one extends.
     """
 
     name: str
@@ -66,6 +105,8 @@ class ConstantsFile(Spec):
     extends: str | None = None
     caveat: str | None = None
     constants: dict[str, Constant]
+    hosts: dict[str, dict[str, Constant]] = Field(default_factory=dict)
+    inherited: frozenset[str] = frozenset()
 
     @property
     def stands_for(self) -> str | None:
@@ -76,6 +117,37 @@ class ConstantsFile(Spec):
         """The value of a constant."""
         return self.constants[name].value
 
+    def on_host(self, host: str, fits: bool = True) -> dict[str, Constant]:
+        """What this version states for one machine; without what was fitted where ``fits`` is off."""
+        stated = self.hosts.get(host, {})
+        return stated if fits else {name: one for name, one in stated.items() if not one.fitted}
+
+    def extended(self: F, parent: ConstantsFile, **more: Any) -> F:
+        """This file with what it inherits from the one that it extends."""
+        hosts = {
+            host: parent.hosts.get(host, {}) | self.hosts.get(host, {})
+            for host in (*parent.hosts, *self.hosts)
+        }
+        return self.replace(
+            constants=parent.constants | self.constants,
+            hosts=hosts,
+            inherited=frozenset(parent.constants) - frozenset(self.constants),
+            **more,
+        )
+
+    def fitted_values(self, host: str) -> int:
+        """How many of its numbers were fitted to whole runs: constants, and those for this host."""
+        numbers = (*self.constants.values(), *self.on_host(host).values())
+        return sum(number.fitted for number in numbers)
+
+    @property
+    def inherits(self) -> tuple[int, int] | None:
+        """How many of its constants are those of the system that it extends, and how many there are in all."""
+        return (len(self.inherited), len(self.constants)) if self.inherited else None
+
+
+F = TypeVar("F", bound=ConstantsFile)
+
 
 @cache
 def load_constants(name: str) -> ConstantsFile:
@@ -85,11 +157,22 @@ def load_constants(name: str) -> ConstantsFile:
         SpecError: unknown name, or the file is malformed.
     """
     family, version = find(name)
-    own = own_constants(family, release_of(family, version)[0])
-    if own.extends is None:
-        return own
-    inherited = load_constants(own.extends).constants
-    return own.replace(constants=inherited | own.constants)
+    return _loaded(family, release_of(family, version)[0])
+
+
+@cache
+def _loaded(family: str, release: str) -> ConstantsFile:
+    """One range of versions under whatever name it was asked for."""
+    own = own_constants(family, release)
+    full = own if own.extends is None else own.extended(load_constants(own.extends))
+    for host, stated in full.hosts.items():
+        for constant in stated:
+            if constant not in full.constants and constant not in _HOST_RATES:
+                raise SpecError(
+                    f"{family}/{full.release}.yaml: hosts.{host}: {constant!r} is neither a constant of the system nor one "
+                    f"of {', '.join(_HOST_RATES)}"
+                )
+    return full
 
 
 def own_constants(family: str, release: str) -> ConstantsFile:
@@ -104,20 +187,61 @@ def own_constants(family: str, release: str) -> ConstantsFile:
     return files.build(ConstantsFile, data, text, where)
 
 
-def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...]) -> dict[str, float]:
-    """Values by name, with those of a profile or a caller in place of the file's.
+def overridden(
+    constants: ConstantsFile,
+    overrides: tuple[tuple[str, float], ...],
+    host: str | None = None,
+    fits: bool = True,
+) -> dict[str, float]:
+    """Values by name, those of a profile or a caller before the file's for this host, and these before its general ones.
+
+    Without ``fits`` every fitted constant has its unfitted value.
 
     Raises:
         SpecError: an override names no constant of this system.
     """
-    values: dict[str, Any] = {name: constant.value for name, constant in constants.constants.items()}
-    for name, value in overrides:
+    values: dict[str, Any] = {
+        name: constant.value if fits else constant.unfitted for name, constant in constants.constants.items()
+    }
+    here = {} if host is None else constants.on_host(host, fits)
+    for name, value in (*((name, one.value) for name, one in here.items() if name in values), *overrides):
         if name not in values:
             raise SpecError(
                 f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}"
             )
         values[name] = value
     return values
+
+
+def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = True) -> HostConfig:
+    """The host with the rates that a version of a system has on it; what the host states for this system goes first."""
+    stated = file.on_host(host.name, fits)
+    if not stated:
+        return host
+    key = (id(host), system, fits)
+    known = _hosts.get(key)
+    if known is None or known[0] is not host or known[1] is not file:
+        rates = {
+            f"{system}.{name.removesuffix(_RATE)}": Rate(
+                gb_per_s=one.value,
+                provenance=one.provenance,
+                rows=one.rows,
+                groups=one.groups,
+                source=one.source,
+            )
+            for name, one in stated.items()
+            if name not in file.constants and name.removesuffix(_RATE) not in host.from_profile
+        }
+        if len(_hosts) > _KEPT:
+            _hosts.clear()
+        known = host, file, host.replace(copies=rates | host.copies)
+        _hosts[key] = known
+    return known[2]
+
+
+_KEPT = 64
+_hosts: dict[tuple[int, str, bool], tuple[HostConfig, ConstantsFile, HostConfig]] = {}
+"""Hosts under systems that were asked for: a sweep asks for the same ones over and over."""
 
 
 class WithConstants:
@@ -142,5 +266,43 @@ class WithConstants:
         return load_constants(self.name if self.release is None else f"{self.name}@{self.release}")
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants, overridden by the scenario's."""
-        return overridden(self.file, scenario.constants)
+        """The system's constants on the scenario's host, overridden by the scenario's."""
+        return overridden(self.file, scenario.constants, scenario.host.name, scenario.fits)
+
+
+def no_fit_note(file: ConstantsFile, host: HostConfig, gpu: GPUConfig) -> str:
+    """What ``--profile none`` took away, for a report."""
+    training = gpu.efficiency.training
+    counts = (
+        (file.fitted_values(host.name), f"of {file.name}"),
+        (_shipped_rates(host), f"of host {host.name}"),
+        (0 if training is None else len(training.fitted), f"of {gpu.name} in training"),
+    )
+    said = ", ".join(f"{count} {whose}" for count, whose in counts if count)
+    return (
+        f"no fitted constant is used (--profile none): replaced are {said or 'none, since none was fitted'}"
+    )
+
+
+def _shipped_rates(host: HostConfig) -> int:
+    try:
+        return get_host_config_by_name(host.name).fitted_values
+    except SpecError:  # the user's own
+        return 0
+
+
+def file_of(scenario: Scenario) -> ConstantsFile:
+    """The constants of the scenario's system in the version that it asks for."""
+    version = scenario.system_version
+    return load_constants(scenario.system if version is None else f"{scenario.system}@{version}")
+
+
+def machine_of(scenario: Scenario) -> HostConfig:
+    """The scenario's host with the rates that its system has on it."""
+    return host_under(scenario.host, file_of(scenario), scenario.system, scenario.fits)
+
+
+def stated_for_host(scenario: Scenario, name: str) -> bool:
+    """Whether a constant's value is one for the scenario's machine, and not the system's general one."""
+    own = file_of(scenario).on_host(scenario.host.name, scenario.fits)
+    return name in own and name not in dict(scenario.constants)

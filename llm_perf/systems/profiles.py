@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
+from llm_perf.config.profiles import NO_FIT, NO_PROFILE, Profile, load_profile
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
 from llm_perf.systems.registry import system_names
@@ -11,13 +11,13 @@ __all__ = ["checked_profile"]
 
 
 def checked_profile(name: str | None) -> Profile:
-    """A profile by name or path, of which every value could be applied; None and "none" change nothing.
+    """A profile by name or path, of which every value could be applied; None changes nothing, "none" takes away fits.
 
     Raises:
         SpecError: unknown name, malformed file, a system or a constant that does not exist, or a device that cannot be.
     """
     profile = load_profile(name)
-    if profile is NO_PROFILE:
+    if profile is NO_PROFILE or profile is NO_FIT:
         return profile
     try:
         for system, constants in profile.system_constants.items():

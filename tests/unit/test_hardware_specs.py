@@ -504,6 +504,8 @@ def test_the_list_of_numbers_is_complete() -> None:
         "pcie",
         "default_host",
         "source",
+        "provenance",
+        "assumed",
         "notes",
     }
     specs = {"peak_tflops", "link", "efficiency"}

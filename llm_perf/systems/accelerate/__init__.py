@@ -26,6 +26,7 @@ from llm_perf.systems.base import (
     System,
     TierShares,
 )
+from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
@@ -121,7 +122,7 @@ def copy_path(scenario: Scenario, constants: dict[str, float]) -> PathRate:
     source = "the driver's pageable copies on one machine, +-4 %"
     return copy_rate(
         scenario.gpu,
-        scenario.host,
+        machine_of(scenario),
         Accelerate.name,
         "mmap_h2d",
         constants["driver_link_ratio"],

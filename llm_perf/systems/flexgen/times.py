@@ -23,6 +23,7 @@ from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates
 from llm_perf.hardware.streams import Path, copy_path, disk_read_path, disk_write_path, host_path
 from llm_perf.hardware.transfer import cpu_attention_rate
 from llm_perf.systems.base import TierShares
+from llm_perf.systems.constants import machine_of
 from llm_perf.systems.flexgen.placement import (
     PhaseKind,
     PhaseTensors,
@@ -76,7 +77,7 @@ def machine_rates(scenario: Scenario, constants: dict[str, float], cpu_attention
     Raises:
         SpecError: attention runs on a CPU whose memory bandwidth is not stated.
     """
-    gpu, host = scenario.gpu, scenario.host
+    gpu, host = scenario.gpu, machine_of(scenario)
     per_node = scenario.gpus_per_node
     latency = constants["copy_latency_us"] * 1e-6
     source = "default of system flexgen"

@@ -26,6 +26,7 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
+from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, decode_steps
 
@@ -106,7 +107,7 @@ class _Ways:
         self.scenario, self.constants, self.batch = scenario, constants, load.batch
         self.forward = Forward(scenario, constants)
         self.weights = model_weight_bytes(scenario)
-        host = scenario.host
+        host = machine_of(scenario)
         source = "LIA logs on one host"
         self.link = copy_rate(
             scenario.gpu, host, Lia.name, "pinned_h2d", constants["pinned_link_ratio"], source

@@ -56,10 +56,8 @@ def load_framework(name: str) -> Framework:
     if own.extends is None:
         return own
     parent = load_framework(own.extends)
-    return own.replace(
-        constants=parent.constants | own.constants,
-        attention=own.attention or parent.attention,
-        defaults=parent.defaults | own.defaults,
+    return own.extended(
+        parent, attention=own.attention or parent.attention, defaults=parent.defaults | own.defaults
     )
 
 
@@ -80,4 +78,4 @@ def get_framework(name: str) -> Framework:
 
 def framework_constants(scenario: TrainingScenario, framework: Framework) -> dict[str, float]:
     """The framework's constants by name, those of the scenario's profile in place of the file's."""
-    return overridden(framework, scenario.constants)
+    return overridden(framework, scenario.constants, scenario.host.name, scenario.fits)

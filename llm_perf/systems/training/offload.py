@@ -18,6 +18,7 @@ from llm_perf.hardware.streams import (
     disk_write_path,
 )
 from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.constants import host_under, load_constants
 from llm_perf.systems.schedule import Block, Schedule, Step, Work
 from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.memory import Footprint
@@ -39,7 +40,8 @@ class Offload:
     # -- paths -------------------------------------------------------------------------------------------------
 
     def _copy(self, stream: str) -> Path:
-        gpu, host, gpus = self.scenario.gpu, self.scenario.host, self.scenario.gpus_per_node
+        gpu, gpus = self.scenario.gpu, self.scenario.gpus_per_node
+        host = host_under(self.scenario.host, load_constants(_SYSTEM), _SYSTEM, self.scenario.fits)
         name = "pinned_h2d" if stream == H2D else "pinned_d2h"
         return copy_path(
             stream, gpu, host, _SYSTEM, name, self.c["copy_ratio"], _COPY_SOURCE, gpus_per_node=gpus

@@ -15,6 +15,7 @@ from llm_perf.hardware import streams
 from llm_perf.hardware.collective import fabric
 from llm_perf.hardware.transfer import PathRate, copy_rate, cpu_attention_rate, disk_read_rate
 from llm_perf.systems.base import Load, PhaseCost, Placement
+from llm_perf.systems.constants import machine_of, stated_for_host
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import add_attention_busy
@@ -266,7 +267,7 @@ def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
 
 def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates:
     """The copy, disk and CPU rates of the scenario's machine under this system."""
-    gpu, host, name = scenario.gpu, scenario.host, SYSTEM
+    gpu, host, name = scenario.gpu, machine_of(scenario), SYSTEM
     latency = constants["copy_latency_us"] * 1e-6
     source = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
     if scenario.offload.pin_memory:
@@ -297,5 +298,6 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
     measured = host.layer_overhead_ms.get(name)
     overhead = constants["layer_overhead_ms"] if measured is None else measured
-    stated = f"host {host.name}" if measured is not None else f"default of system {name}"
+    of_host = measured is not None or stated_for_host(scenario, "layer_overhead_ms")
+    stated = f"host {host.name}" if of_host else f"default of system {name}"
     return StreamRates(h2d, d2h, disk, cpu, overhead * 1e-3, stated)
