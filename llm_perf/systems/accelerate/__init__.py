@@ -14,7 +14,8 @@ from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import layer_matrices, layer_vectors
 from llm_perf.errors import SpecError
-from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
+from llm_perf.hardware.streams import H2D
+from llm_perf.hardware.transfer import Path, copy_path, disk_read_path
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     Evaluation,
@@ -116,10 +117,11 @@ class ModuleStream:
         return self.copy_s + self.disk_s + self.hooks_s
 
 
-def copy_path(scenario: Scenario, constants: dict[str, float]) -> PathRate:
+def module_copies(scenario: Scenario, constants: dict[str, float]) -> Path:
     """The driver's own copy out of pageable memory."""
     source = "the driver's pageable copies on one machine, +-4 %"
-    return copy_rate(
+    return copy_path(
+        H2D,
         scenario.gpu,
         scenario.host,
         Accelerate.name,
@@ -141,10 +143,10 @@ def module_stream(scenario: Scenario, placement: Placement, constants: dict[str,
         group.count * (layer_matrices(model, group) + layer_vectors(model, group))
         for group in model.layer_groups
     )
-    copy_s = copy_path(scenario, constants).seconds(weights * off, tensors * off)
+    copy_s = module_copies(scenario, constants).seconds(weights * off, tensors * off)
     disk: Number = 0.0 * off
     if scenario.host.disk is not None:
-        disk = weights * tiers.nvme / disk_read_rate(scenario.host, "mmap").bytes_per_s
+        disk = weights * tiers.nvme / disk_read_path(scenario.host, "mmap").bytes_per_s
     hooks = scenario.model.num_layers * off * constants["hook_ms_per_layer"] * 1e-3
     return ModuleStream(copy_s, disk, hooks)
 

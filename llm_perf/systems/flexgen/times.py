@@ -20,8 +20,14 @@ from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import Fabric, fabric
 from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates
-from llm_perf.hardware.streams import Path, copy_path, disk_read_path, disk_write_path, host_path
-from llm_perf.hardware.transfer import cpu_attention_rate
+from llm_perf.hardware.transfer import (
+    Path,
+    copy_path,
+    cpu_attention_path,
+    disk_read_path,
+    disk_write_path,
+    host_path,
+)
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.flexgen.placement import (
     PhaseKind,
@@ -86,8 +92,8 @@ def machine_rates(scenario: Scenario, constants: dict[str, float], cpu_attention
 
     attention = None
     if cpu_attention:
-        rate = cpu_attention_rate(host, SYSTEM, constants["cpu_attention_ratio"], source)
-        attention = Path(streams.CPU, rate.bytes_per_s, 0.0, rate.source, rate.measured).shared_by(per_node)
+        path = cpu_attention_path(host, SYSTEM, constants["cpu_attention_ratio"], source)
+        attention = path.shared_by(per_node)
     measured = host.layer_overhead_ms.get(SYSTEM)
     stages = scenario.parallelism.pp_size
     return Rates(

@@ -13,7 +13,8 @@ from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
-from llm_perf.hardware.transfer import copy_rate
+from llm_perf.hardware.streams import H2D
+from llm_perf.hardware.transfer import copy_path
 from llm_perf.systems.base import (
     ALL_ON_CPU,
     ALL_ON_GPU,
@@ -108,8 +109,8 @@ class _Ways:
         self.weights = model_weight_bytes(scenario)
         host = scenario.host
         source = "LIA logs on one host"
-        self.link = copy_rate(
-            scenario.gpu, host, Lia.name, "pinned_h2d", constants["pinned_link_ratio"], source
+        self.link = copy_path(
+            H2D, scenario.gpu, host, Lia.name, "pinned_h2d", constants["pinned_link_ratio"], source
         ).bytes_per_s
         bandwidth = host.memory_bandwidth_gb_per_s_per_socket or 0.0
         measured = host.copies.get("lia.cpu_weights")

@@ -13,7 +13,7 @@ from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import fabric
-from llm_perf.hardware.transfer import PathRate, copy_rate, cpu_attention_rate, disk_read_rate
+from llm_perf.hardware.transfer import Path, copy_path, cpu_attention_path, disk_read_path
 from llm_perf.systems.base import Load, PhaseCost, Placement
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps
@@ -28,10 +28,10 @@ SYSTEM = "zero_inference"
 class StreamRates:
     """Rates of one machine as this system drives it. ``disk`` is None where the host has none."""
 
-    host_to_gpu: PathRate
-    gpu_to_host: PathRate
-    disk: PathRate | None
-    cpu_attention: PathRate | None
+    host_to_gpu: Path
+    gpu_to_host: Path
+    disk: Path | None
+    cpu_attention: Path | None
     layer_overhead_s: float
     layer_overhead_source: str
 
@@ -53,10 +53,9 @@ class ZeroPasses:
         weights = model_weight_bytes(scenario) - kept_param_bytes(scenario)
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
-        self.sharers = link_sharers(scenario)
         streamed = tiers.cpu + tiers.nvme
         copies = streamed_parameters(scenario) * streamed
-        self.copy_s = self._copies_s(rates.host_to_gpu, weights * streamed / ranks, copies)
+        self.copy_s = rates.host_to_gpu.seconds(weights * streamed / ranks, copies)
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gathers = ranks > 1
         self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
@@ -67,10 +66,6 @@ class ZeroPasses:
         self.cache_on_host = bool(on_host.any()) if is_array(on_host) else bool(on_host)
         self.stream = self._stream()
         self.stream_s = self.stream.duration_s
-
-    def _copies_s(self, path: PathRate, moved_bytes: Number, copies: Number) -> Number:
-        """Copies of one GPU over a link that others share: their bytes wait for each other's, their latencies do not."""
-        return path.seconds(moved_bytes, copies) + moved_bytes * (self.sharers - 1.0) / path.bytes_per_s
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -213,7 +208,7 @@ class ZeroPasses:
         """Copies of the cache to the GPU in one step."""
         if not self.copies_cache:
             return 0.0 * context
-        return self._copies_s(self.rates.host_to_gpu, self._kv_bytes(context), self._cache_copies)
+        return self.rates.host_to_gpu.seconds(self._kv_bytes(context), self._cache_copies)
 
     @property
     def attends_on_gpu(self) -> Number:
@@ -222,7 +217,7 @@ class ZeroPasses:
 
     def _store_s(self, prompt_len: Number) -> Number:
         """Copies of the prompts' cache to host memory."""
-        return self._copies_s(self.rates.gpu_to_host, self._kv_bytes(prompt_len), self._cache_copies)
+        return self.rates.gpu_to_host.seconds(self._kv_bytes(prompt_len), self._cache_copies)
 
     @property
     def _cache_copies(self) -> Number:
@@ -249,16 +244,6 @@ class ZeroPasses:
         return busy
 
 
-def link_sharers(scenario: Scenario) -> float:
-    """GPUs that share one link to the host, where a deployment spreads over a node's links as far as they go.
-
-    The blog's rows on 2 and 4 of a DGX-2's 16 GPUs show a link each, although pairs of GPUs share one.
-    """
-    host = scenario.host
-    links = max(host.gpus_per_node // host.gpus_per_pcie_link, 1)
-    return max(scenario.gpus_per_node / links, 1.0)
-
-
 def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
     """Seconds of reading ``moved_bytes`` from disk; nothing to read needs no disk."""
     return 0.0 * moved_bytes if rates.disk is None else moved_bytes / rates.disk.bytes_per_s
@@ -268,33 +253,25 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     """The copy, disk and CPU rates of the scenario's machine under this system."""
     gpu, host, name = scenario.gpu, scenario.host, SYSTEM
     latency = constants["copy_latency_us"] * 1e-6
-    source = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
+    usual = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
+    pinned, pageable = constants["pinned_link_ratio"], constants["pageable_link_ratio"]
+
+    def copied(stream: str, path: str, ratio: float, source: str) -> Path:
+        return copy_path(stream, gpu, host, name, path, ratio, source, latency, scenario.gpus_per_node)
+
     if scenario.offload.pin_memory:
-        h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source, latency)
+        h2d = copied(streams.H2D, "pinned_h2d", pinned, usual)
     else:
-        h2d = copy_rate(
-            gpu,
-            host,
-            name,
-            "pageable_h2d",
-            constants["pageable_link_ratio"],
-            "one machine, +-6 %",
-            latency,
-        )
-    pinned_kv = scenario.offload.pin_kv_cache
-    d2h = copy_rate(
-        gpu,
-        host,
-        name,
-        "pinned_d2h" if pinned_kv else "pageable_d2h",
-        constants["pinned_link_ratio" if pinned_kv else "pageable_link_ratio"],
-        "taken as equal to the other direction",
-        latency,
-    )
-    disk = None if host.disk is None else disk_read_rate(host, "direct")
+        h2d = copied(streams.H2D, "pageable_h2d", pageable, "one machine, +-6 %")
+    other = "taken as equal to the other direction"
+    if scenario.offload.pin_kv_cache:
+        d2h = copied(streams.D2H, "pinned_d2h", pinned, other)
+    else:
+        d2h = copied(streams.D2H, "pageable_d2h", pageable, other)
+    disk = None if host.disk is None else disk_read_path(host, "direct")
     kv_on_cpu = scenario.offload.kv_cache is not None and scenario.offload.kv_cache.cpu > 0
     attends_on_cpu = kv_on_cpu and scenario.offload.attention_device != "gpu"
-    cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
+    cpu = cpu_attention_path(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
     measured = host.layer_overhead_ms.get(name)
     overhead = constants["layer_overhead_ms"] if measured is None else measured
     stated = f"host {host.name}" if measured is not None else f"default of system {name}"
