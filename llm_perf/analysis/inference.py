@@ -15,6 +15,7 @@ from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.registry import version_note
+from llm_perf.systems.terms import Term
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -25,7 +26,7 @@ class Phase:
     """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
 
     ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
-    this batch, None without stages.
+    this batch, None without stages. ``terms`` are what the latency consists of, part by part.
     """
 
     latency_s: float
@@ -36,6 +37,7 @@ class Phase:
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
+    terms: tuple[Term, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def _phase(system: System, cost: PhaseCost, tokens: float, steps: int | None = N
         latency_per_token_s=latency / steps if steps else None,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
+        terms=cost.explained(),
     )
 
 

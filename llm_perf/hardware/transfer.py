@@ -71,6 +71,11 @@ class Path:
         """Seconds of moving ``moved_bytes`` in so many copies."""
         return copy_seconds(moved_bytes, copies, self.bytes_per_s, self.latency_s, self.curve)
 
+    @property
+    def stated(self) -> str:
+        """Its rate, and where that comes from."""
+        return f"{self.bytes_per_s / 1e9:.4g} GB/s: {self.source}"
+
     def shared_by(self, users: float) -> Path:
         """The same path where ``users`` use it at once and each gets an equal part."""
         if users <= 1:

@@ -1,7 +1,7 @@
 """Equalities: closed forms of what monotony cannot tell from its half or its double."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llm_perf.analysis.economics import joules
@@ -9,8 +9,10 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.counts.products import layer_products
+from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import link_sharers
-from llm_perf.systems import system_of
+from llm_perf.report.explain import explanations
+from llm_perf.systems import system_names, system_of
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
 from llm_perf.systems.forward import Forward
@@ -146,3 +148,91 @@ def test_logits_stand_beside_two_vectors_of_hidden_states_per_token(batch, promp
     tokens = batch * prompt
     expected = tokens * (model.vocab_size * constants["logit_bytes"] + 2 * model.hidden_size * 2)
     assert prefill_activation_bytes(scenario, batch, prompt, constants) == pytest.approx(expected, rel=1e-12)
+
+
+# -- terms ------------------------------------------------------------------------------------------------------
+
+
+DEPLOYMENTS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(["opt-6.7b", "llama-2-70b", "gemma-2-9b", "bert-base", "mixtral-8x7b"]),
+            "system": st.sampled_from(sorted(set(system_names()) - {"petals"})),
+            "gpu": st.sampled_from(["t4", "v100-sxm2-32gb", "a100-sxm-80gb"]),
+        },
+        optional={"pp_size": st.sampled_from([2, 3]), "tp_size": st.sampled_from([2, 4]), "quant_bits": st.just(8)},
+    ),
+    st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(["opt-30b", "llama-2-70b", "mixtral-8x7b", "bert-base"]),
+            "gpu": st.just("v100-sxm2-32gb"),
+            "host": st.sampled_from(["dgx-1", "dgx-2", "dgx-a100"]),
+            "ds_zero": st.just(3),
+            "dp_size": st.sampled_from([1, 2, 8, 16]),
+        },
+        optional={
+            "cpu_offload": st.just(True),
+            "kv_offload": st.booleans(),
+            "disk_offload": st.booleans(),
+            "async_kv_offload": st.booleans(),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"model": st.just("mixtral-8x7b"), "gpu": st.just("h100-sxm-80gb"), "ep_size": st.sampled_from([2, 4])},
+        optional={"dp_size": st.just(4), "prefill_chunk": st.just(64), "prefix_hit_rate": st.just(0.3)},
+    ),
+    st.fixed_dictionaries(
+        {"model": st.just("opt-13b"), "gpu": st.just("a100-sxm-80gb"), "system": st.sampled_from(["vllm", "petals"])},
+        optional={
+            "pp_size": st.just(2), "micro_batches": st.just(4), "draft_model": st.just("opt-125m"),
+            "cp_size": st.just(2),
+        },
+    ),
+)  # fmt: skip
+
+
+@given(DEPLOYMENTS, st.sampled_from([16, 64, 240]), st.integers(1, 480), st.integers(1, 64))
+def test_explained_terms_sum_to_the_latency(deployment, batch, prompt, gen):
+    """For every system: part by part the terms are the breakdown, so that nothing that is waited for stays unsaid."""
+    try:
+        result = predict_inference(
+            scenario_of(**deployment, batch_size=batch, prompt_len=prompt, gen_len=gen)
+        )
+    except SpecError:
+        assume(False)
+    for phase in (result.prefill, result.decode):
+        if phase is None:
+            continue
+        spent = {}
+        for term in phase.terms:
+            spent[term.part] = spent.get(term.part, 0.0) + term.value
+        for part, seconds in phase.breakdown_s.items():
+            assert spent.get(part, 0.0) == pytest.approx(seconds, rel=1e-9, abs=1e-9 * phase.latency_s), part
+        assert sum(spent.values()) == pytest.approx(phase.latency_s, rel=1e-9)
+    printed = {"prefill": 0.0, "decode": 0.0}
+    for entry in explanations(result):
+        value = eval(entry.expression, {"__builtins__": {}})
+        assert value == pytest.approx(entry.value, rel=1e-9, abs=0), entry
+        phase_name = entry.name.partition(", ")[0]
+        if phase_name in printed:
+            printed[phase_name] += value
+    assert printed["prefill"] == pytest.approx(result.prefill.latency_s, rel=1e-9)
+    assert printed["decode"] == pytest.approx(result.decode.latency_s if result.decode else 0.0, rel=1e-9)
+
+
+def test_explain_prints_the_copies_that_are_waited_for_on_shared_links():
+    """OPT-175B on 16 V100 of a DGX-2, two to a link: each waits for the other's copies, which explain left out once."""
+    result = predict_inference(
+        scenario_of(
+            model="opt-175b",
+            gpu="v100-sxm2-32gb",
+            host="dgx-2",
+            dp_size=16,
+            batch_size=16,
+            ds_zero=3,
+            cpu_offload=True,
+        )
+    )
+    (printed,) = (entry for entry in explanations(result) if entry.name == "host-to-GPU copies per pass")
+    assert printed.value == pytest.approx(result.prefill.busy_s["pcie"], rel=1e-12)
+    assert printed.value == pytest.approx(3.8667, rel=1e-4)

@@ -6,6 +6,7 @@ copies, streaming behind kernels, copies of the cache beside them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -19,9 +20,13 @@ from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import add_attention_busy
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
+from llm_perf.systems.terms import Factor, Quantity, Term, Terms, copies, joined, scaled, waited
 from llm_perf.systems.zero_inference.memory import kept_param_bytes, streamed_parameters
 
 SYSTEM = "zero_inference"
+
+_ROUNDING = 1e-12
+"""Of a difference of times that are equal, relative to either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,14 @@ class ZeroPasses:
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
         streamed = tiers.cpu + tiers.nvme
-        copies = streamed_parameters(scenario) * streamed
-        self.copy_s = rates.host_to_gpu.seconds(weights * streamed / ranks, copies)
+        copied = streamed_parameters(scenario) * streamed
+        self.copies = (weights, streamed, ranks, copied)
+        self.copy_s = rates.host_to_gpu.seconds(weights * streamed / ranks, copied)
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gathers = ranks > 1
         self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
+        self.disk_bytes = (weights, tiers.nvme, scenario.num_nodes)
         per_pass_s = constants["pass_overhead_ms"] * 1e-3
         self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s + per_pass_s
         on_host = placement.kv_cache.cpu > 0
@@ -149,7 +156,14 @@ class ZeroPasses:
         device, store = costs.total_s, self._store_s(prompt_len)
         streaming, offload = self._latencies(device, store_s=store)
         parts = {**costs.parts_s, **self._streaming_parts(streaming), "kv_offload": offload}
-        return PhaseCost(device + streaming + offload, parts, self._busy(costs, 1.0, store))
+        moved = Quantity("cache copies to the host", ((Factor("seconds of all copies", store),),))
+        terms = joined(
+            costs.terms,
+            self._streaming_terms(1.0, streaming),
+            lambda: iter([waited("kv_offload", moved, offload)]),
+        )
+        busy = self._busy(costs, 1.0, store)
+        return PhaseCost(device + streaming + offload, parts, busy, terms=terms)
 
     def schedules(self, load: Load) -> tuple[Schedule, Schedule]:
         """The prefill's and the first decode step's, which is empty for an encoder."""
@@ -158,7 +172,12 @@ class ZeroPasses:
             return prefill, Schedule(())
         costs, attention = self.forward.decode_step(self.batch)
         context = load.prompt_len + 1
-        costs.part("attention", self.forward.attention_s(attention, context) * self.attends_on_gpu)
+        seconds = self.forward.attention_s(attention, context) * self.attends_on_gpu
+        costs.part(
+            "attention",
+            seconds,
+            self.forward.attention_terms(attention, [(context, 1.0)], self.attends_on_gpu),
+        )
         return prefill, self.schedule(costs, context)
 
     def decode(self, load: Load) -> PhaseCost:
@@ -175,7 +194,8 @@ class ZeroPasses:
         kinks = list(self.forward.windows)
         if on_gpu:
             kinks.append(self.forward.context_when(attention, (self.stream_s - base) / on_gpu))
-        for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
+        nodes = list(context_nodes(load.prompt_len + 1, steps, kinks))
+        for context, weight in nodes:
             attention_s = self.forward.attention_s(attention, context) * on_gpu
             attended_s = attended_s + weight * attention_s
             fetch_s = self._cache_fetch_s(context)
@@ -192,7 +212,87 @@ class ZeroPasses:
         busy = self._busy(constant, steps, fetched_s)
         add_attention_busy(busy, attention, attended_s)
         busy["cpu"] = 0.0 if self.copies_cache else cpu_s
-        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
+        terms = joined(
+            scaled(constant.terms, "steps", steps),
+            self.forward.attention_terms(attention, nodes, on_gpu),
+            self._streaming_terms(steps, streaming),
+            lambda: iter([self._cache_term(nodes, cpu_s)]),
+        )
+        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy, terms=terms)
+
+    def _cache_term(self, nodes: list[tuple[Number, Number]], exposed_s: Number) -> Term:
+        """What a cache in host memory takes over all steps: copies of it to the GPU, or attention on the CPU."""
+        if self.copies_cache or self.rates.cpu_attention is None:
+            fetched = total(weight * self._cache_fetch_s(context) for context, weight in nodes)
+            return waited(
+                "kv_offload", Quantity("cache copies to the GPU", ((Factor("seconds", fetched),),)), exposed_s
+            )
+        moved = total(weight * self._kv_bytes(context) for context, weight in nodes)
+        rate = self.rates.cpu_attention
+        factors = (
+            Factor("bytes of all steps", moved),
+            Factor("GPUs of a node", self.scenario.gpus_per_node),
+            Factor("rate of attention on the CPU", rate.bytes_per_s, divides=True, source=rate.source),
+        )
+        return waited("kv_offload", Quantity("attention on the CPU", (factors,)), exposed_s)
+
+    def _streaming_terms(self, passes: Number, exposed_s: Number) -> Terms:
+        """What streaming exposes: the same share of its copies, of what they do not hide of reads, and of the hooks."""
+
+        def terms() -> Iterator[Term]:
+            if not self.stream_s or not passes:
+                return
+            share = Factor("share waited for", exposed_s / (passes * self.stream_s))
+            rest = self.stream_s - self.overhead_s - self.copy_s
+            rest = rest if rest > _ROUNDING * self.stream_s else 0.0
+            copied = self._copied()
+            streamed = [
+                (copied.name, copied.value, (copied,)),
+                ("reads and gathers that copies do not hide", rest, tuple(self._reads())),
+            ]
+            for name, seconds, of in streamed:
+                factors = (Factor("passes", passes), share, Factor(name, seconds, of))
+                yield Term("weight_streaming", name, factors)
+            hooks = self._hooks()
+            yield Term(
+                "framework",
+                hooks.name,
+                (Factor("passes", passes), share, Factor(hooks.name, hooks.value, (hooks,))),
+            )
+
+        return terms
+
+    def _copied(self) -> Quantity:
+        weights, streamed, ranks, copied = self.copies
+        moved = (
+            Factor("streamed weight bytes", weights),
+            Factor("share off the GPU", streamed),
+            Factor("GPUs", ranks, divides=True),
+        )
+        name = "host-to-GPU copies per pass"
+        return copies(name, self.rates.host_to_gpu, moved, weights * streamed / ranks, copied)
+
+    def _reads(self) -> Iterator[Quantity]:
+        """Reads from the disks in one pass, of which copies hide a part."""
+        weights, share, nodes = self.disk_bytes
+        if self.rates.disk is not None and share > 0:
+            rate = self.rates.disk
+            factors = (
+                Factor("weight bytes", weights),
+                Factor("share on NVMe", share),
+                Factor("nodes", nodes, divides=True),
+                Factor("read rate", rate.bytes_per_s, divides=True, source=f"read rate: {rate.source}"),
+            )
+            yield Quantity("NVMe reads per pass", (factors,))
+
+    def _hooks(self) -> Quantity:
+        source = f"per layer: {self.rates.layer_overhead_source}"
+        layer = Factor("framework time per layer", self.rates.layer_overhead_s, source=source)
+        products: list[tuple[Factor, ...]] = [(Factor("layers", self.scenario.model.num_layers), layer)]
+        per_pass_s = self.constants["pass_overhead_ms"] * 1e-3
+        if per_pass_s:
+            products.append((Factor("framework time per pass", per_pass_s),))
+        return Quantity("module hooks per pass", tuple(products))
 
     def _streaming_parts(self, exposed_s: Number) -> dict[str, Number]:
         """What streaming exposes, told apart: module hooks are framework time and stay where nothing moves."""
