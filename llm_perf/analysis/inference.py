@@ -17,6 +17,7 @@ from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system,
 from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.registry import full_name, version_note
+from llm_perf.systems.terms import Term
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -27,7 +28,7 @@ class Phase:
     """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
 
     ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
-    this batch, None without stages.
+    this batch, None without stages. ``terms`` are what the latency consists of, part by part.
     """
 
     latency_s: float
@@ -38,6 +39,7 @@ class Phase:
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
+    terms: tuple[Term, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: fl
         latency_per_token_s=per_token_s,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
+        terms=cost.explained(),
     )
 
 

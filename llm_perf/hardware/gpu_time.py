@@ -57,7 +57,7 @@ class GemmRates:
     """What matrix products of one number format reach on one GPU.
 
     ``half_m``: rows at which the compute rate is half of ``flops_per_s``. Products of at most ``matvec_max_rows`` rows
-    read memory at ``matvec_bytes_per_s``.
+    read memory at ``matvec_bytes_per_s``. The peaks are those that efficiencies are shares of, ``source`` says whose.
     """
 
     flops_per_s: float
@@ -67,6 +67,9 @@ class GemmRates:
     knee_exponent: float
     matvec_bytes_per_s: float
     matvec_max_rows: float = 0.0
+    peak_flops_per_s: float = 0.0
+    peak_bytes_per_s: float = 0.0
+    source: str = ""
 
     def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
         """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix where rows come in tiles."""
@@ -187,6 +190,9 @@ def kernel_rates(
             knee_exponent=efficiency.knee_exponent,
             matvec_bytes_per_s=limited(products_bytes_per_s, style.matvec_gb_per_s_per_sm_ghz),
             matvec_max_rows=style.matvec_max_rows,
+            peak_flops_per_s=peak,
+            peak_bytes_per_s=bandwidth,
+            source=f"{gpu.name}; {efficiency.source}",
         ),
         attention_flops_per_s=wide_peak * share(attention.prefill_flops_efficiency, flops_efficiency, 1.0),
         attention_half_len=half_len,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llm_perf.config.base import GB
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.host import HostConfig, Rate
+from llm_perf.config.host import Disk, HostConfig, Rate
 from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.errors import SpecError
+from llm_perf.hardware.streams import CPU, DISK_READ, DISK_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,44 @@ def copy_seconds(
 
 
 @dataclass(frozen=True, slots=True)
-class PathRate:
-    """A rate in bytes/s and where it comes from; ``latency_s`` and ``curve``: what each copy takes beside its bytes."""
+class Path:
+    """A way that bytes take: ``bytes_per_s`` once under way, ``latency_s`` for each copy.
 
+    The rate that a copy of n bytes reaches is n / (latency + n / rate): half of it at n = latency x rate. ``curve`` is
+    a measured table of what copies of several sizes take, in the place of the latency.
+    """
+
+    stream: str
     bytes_per_s: float
-    source: str
-    measured: bool
     latency_s: float = 0.0
+    source: str = ""
+    measured: bool = False
     curve: SizeCurve | None = None
 
     def seconds(self, moved_bytes: Number, copies: Number = 0.0) -> Number:
         """Seconds of moving ``moved_bytes`` in so many copies."""
         return copy_seconds(moved_bytes, copies, self.bytes_per_s, self.latency_s, self.curve)
+
+    @property
+    def stated(self) -> str:
+        """Its rate, and where that comes from."""
+        return f"{self.bytes_per_s / 1e9:.4g} GB/s: {self.source}"
+
+    def shared_by(self, users: float) -> Path:
+        """The same path where ``users`` use it at once and each gets an equal part."""
+        if users <= 1:
+            return self
+        return replace(self, bytes_per_s=self.bytes_per_s / users)
+
+
+def link_sharers(host: HostConfig, gpus_per_node: int) -> float:
+    """GPUs of a deployment that share one link to the host, all of them copying at once; 1 where each has its own.
+
+    A deployment spreads over a node's links as far as they go: DeepSpeed's rows on 2 and 4 of a DGX-2's 16 GPUs show a
+    link each, although pairs of GPUs share one (DeepSpeed's blog on ZeRO-Inference, 2022-09-10).
+    """
+    links = max(host.gpus_per_node // host.gpus_per_pcie_link, 1)
+    return max(gpus_per_node / links, 1.0)
 
 
 def host_link_bytes_per_s(gpu: GPUConfig, host: HostConfig) -> float:
@@ -80,7 +107,8 @@ def host_link_bytes_per_s(gpu: GPUConfig, host: HostConfig) -> float:
     return min(ends)
 
 
-def copy_rate(
+def copy_path(
+    stream: str,
     gpu: GPUConfig,
     host: HostConfig,
     system: str,
@@ -88,22 +116,25 @@ def copy_rate(
     ratio: float,
     ratio_source: str,
     latency_s: float = 0.0,
-) -> PathRate:
-    """Rate of one host-to-GPU copy path of a system: measured on this machine, else ``ratio`` of the link.
+    gpus_per_node: int = 1,
+) -> Path:
+    """One copy path of a system between host and GPU: measured on this machine, else ``ratio`` of the link.
 
     A rate belongs to machine, kind of host memory and software together, so a host's entry
     ``copies["<system>.<path>"]`` comes first, then the host's own entry for the path. A measured rate is
     scaled down where the GPU's link is slower than the one it was measured on, and never beats the link. ``latency_s``
-    is that of each copy where the measured rate states none.
+    is that of each copy where the measured rate states none. ``gpus_per_node`` GPUs copy at once, and those that share a
+    link get an equal part of it.
     """
-    link = host_link_bytes_per_s(gpu, host)
+    link, sharers = host_link_bytes_per_s(gpu, host), link_sharers(host, gpus_per_node)
     rate: Rate | None = host.copies.get(f"{system}.{path}") or getattr(host, path, None)
     if rate is None:
         source = f"{ratio:g} of the link's {link / 1e9:.4g} GB/s ({ratio_source})"
-        return PathRate(link * ratio, source, False, latency_s)
+        return Path(stream, link * ratio, latency_s, source).shared_by(sharers)
     host_link = host.pcie_bytes_per_s or link
     full = min(rate.bytes_per_s / host_link, 1.0) * link
-    return PathRate(full, rate.source, True, copy_latency_s(rate, latency_s), SizeCurve.of(rate))
+    measured = Path(stream, full, copy_latency_s(rate, latency_s), rate.source, True, SizeCurve.of(rate))
+    return measured.shared_by(sharers)
 
 
 def copy_latency_s(rate: Rate, default_s: float) -> float:
@@ -113,23 +144,59 @@ def copy_latency_s(rate: Rate, default_s: float) -> float:
     return default_s if rate.latency_us is None else rate.latency_us * 1e-6
 
 
-def disk_read_rate(host: HostConfig, path: str) -> PathRate:
-    """Rate at which a software path ("direct", "buffered", "mmap") reads from the host's disks.
+def host_path(
+    stream: str, host: HostConfig, system: str, path: str, default_bytes_per_s: float, default_source: str
+) -> Path:
+    """A path whose rate host memory sets, not the link: measured on this machine, else the default."""
+    rate: Rate | None = host.copies.get(f"{system}.{path}") or getattr(host, path, None)
+    if rate is None:
+        return Path(stream, default_bytes_per_s, 0.0, default_source)
+    latency_s = copy_latency_s(rate, 0.0)
+    return Path(stream, rate.bytes_per_s, latency_s, rate.source, True, SizeCurve.of(rate))
+
+
+def disk_read_path(host: HostConfig, software: str, gpus_per_node: int = 1) -> Path:
+    """Reads by a software path ("direct", "buffered", "mmap"): measured, else the stated rate.
+
+    ``gpus_per_node`` GPUs that read parts of their own share a shared disk.
 
     Raises:
         SpecError: the host has no disk.
     """
+    disk = _disk(host)
+    return _disk_path(DISK_READ, host, f"{software}_read", disk.stated_read_gb_per_s, gpus_per_node)
+
+
+def disk_write_path(host: HostConfig, software: str, gpus_per_node: int = 1) -> Path:
+    """Writes by a software path ("direct" or "buffered"): measured, else the stated rate, else that of reads.
+
+    Raises:
+        SpecError: the host has no disk.
+    """
+    disk = _disk(host)
+    stated = disk.stated_write_gb_per_s or disk.stated_read_gb_per_s
+    return _disk_path(DISK_WRITE, host, f"{software}_write", stated, gpus_per_node)
+
+
+def _disk(host: HostConfig) -> Disk:
     if host.disk is None:
         raise SpecError(f"host {host.name} has no disk to offload to")
-    rate: Rate | None = getattr(host.disk, f"{path}_read")
+    return host.disk
+
+
+def _disk_path(
+    stream: str, host: HostConfig, software: str, stated_gb_per_s: float, gpus_per_node: int
+) -> Path:
+    disk = _disk(host)
+    rate: Rate | None = getattr(disk, software)
     if rate is None:
-        return PathRate(
-            host.disk.stated_read_gb_per_s * 1e9, f"rate stated for the disk of {host.name}", False
-        )
-    return PathRate(rate.bytes_per_s, rate.source, True)
+        path = Path(stream, stated_gb_per_s * 1e9, 0.0, f"rate stated for the disk of {host.name}")
+    else:
+        path = Path(stream, rate.bytes_per_s, 0.0, rate.source, True)
+    return path.shared_by(gpus_per_node if disk.shared else 1)
 
 
-def cpu_attention_rate(host: HostConfig, system: str, ratio: float, ratio_source: str) -> PathRate:
+def cpu_attention_path(host: HostConfig, system: str, ratio: float, ratio_source: str) -> Path:
     """KV bytes per second that attention on the CPU works through: measured, else ``ratio`` of the memory bandwidth.
 
     Raises:
@@ -137,12 +204,11 @@ def cpu_attention_rate(host: HostConfig, system: str, ratio: float, ratio_source
     """
     rate = host.copies.get(f"{system}.cpu_attention_kv") or host.cpu_attention_kv
     if rate is not None:
-        return PathRate(rate.bytes_per_s, rate.source, True)
+        return Path(CPU, rate.bytes_per_s, 0.0, rate.source, True)
     bandwidth = host.memory_bandwidth_gb_per_s_per_socket
     if bandwidth is None:
         raise SpecError(
             f"host {host.name} states no memory bandwidth, so attention on its CPU cannot be priced"
         )
-    return PathRate(
-        bandwidth * 1e9 * ratio, f"{ratio:.3g} of a socket's {bandwidth:g} GB/s ({ratio_source})", False
-    )
+    source = f"{ratio:.3g} of a socket's {bandwidth:g} GB/s ({ratio_source})"
+    return Path(CPU, bandwidth * 1e9 * ratio, 0.0, source)

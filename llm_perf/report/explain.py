@@ -13,11 +13,8 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
-from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, product_peak_flops_per_s
 from llm_perf.systems import system_of
-from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.zero_inference.memory import kept_param_bytes, streamed_parameters
-from llm_perf.systems.zero_inference.times import stream_rates
+from llm_perf.systems.terms import Quantity, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +35,7 @@ class Explanation:
 
 def explanations(result: InferenceResult) -> list[Explanation]:
     """The numbers of a prediction in the order in which they follow from one another."""
-    entries = [*_counts(result), *_memory(result), *_rates(result.scenario)]
-    if result.scenario.system == "zero_inference":
-        entries += _streaming(result)
-    return [*entries, *_phases(result), *_throughput(result)]
+    return [*_counts(result), *_memory(result), *_terms(result), *_phases(result), *_throughput(result)]
 
 
 def _counts(result: InferenceResult) -> list[Explanation]:
@@ -125,76 +119,32 @@ def _memory(result: InferenceResult) -> list[Explanation]:
     return entries
 
 
-def _rates(scenario: Scenario) -> list[Explanation]:
-    gpu = scenario.gpu
-    constants = system_of(scenario).constants(scenario)
-    style = KernelStyle.of(constants, scenario.dtype.weight_bits < scenario.dtype.activation_bits)
-    rates = kernel_rates(
-        gpu,
-        scenario.dtype.compute_bits,
-        scenario.flops_efficiency,
-        scenario.hbm_memory_efficiency,
-        style,
-    )
-    dtype = gpu.dtype_for(scenario.dtype.compute_bits)
-    peak, bandwidth = product_peak_flops_per_s(gpu, dtype, style), gpu.hbm_bandwidth_bytes_per_s
-    return [
-        Explanation(
-            "compute rate of matrix products",
-            f"peak {dtype} FLOP/s x efficiency",
-            f"{_number(peak)} * {_number(rates.gemm.flops_per_s / peak)}",
-            rates.gemm.flops_per_s,
-            "FLOP/s",
-            f"{gpu.name}; {gpu.efficiency.source}",
-        ),
-        Explanation(
-            "memory rate of matrix products",
-            "memory bandwidth x efficiency",
-            f"{_number(bandwidth)} * {_number(rates.gemm.bytes_per_s / bandwidth)}",
-            rates.gemm.bytes_per_s,
-            "bytes/s",
-            f"{gpu.name}; {gpu.efficiency.source}",
-        ),
-    ]
+def _terms(result: InferenceResult) -> list[Explanation]:
+    """The terms that costs carry: rates and times that they follow from, then what each part is waited for."""
+    system = system_of(result.scenario)
+    below: dict[str, Quantity] = {}
+    found: dict[str, list[Term]] = {}
+    for phase_name, phase in (("prefill", result.prefill), ("decode", result.decode)):
+        for term in phase.terms if phase is not None else ():
+            if not term.value:
+                continue
+            title = f"{phase_name}, {system.part_title(term.part)}: {term.name}"
+            found.setdefault(title, []).append(term)
+            for factor in term.factors:
+                below |= {quantity.name: quantity for quantity in factor.of if quantity.name not in below}
+    summed = [Quantity(name, tuple(term.factors for term in terms)) for name, terms in found.items()]
+    return [_explained(quantity) for quantity in (*below.values(), *summed)]
 
 
-def _streaming(result: InferenceResult) -> list[Explanation]:
-    scenario, weights = result.scenario, result.placement.weights
-    rates = stream_rates(scenario, system_of(scenario).constants(scenario))
-    stored = model_weight_bytes(scenario) - kept_param_bytes(scenario)
-    off, ranks = float(weights.cpu + weights.nvme), scenario.parallelism.dp_size
-    path, copies = rates.host_to_gpu, streamed_parameters(scenario) * off
-    moved = stored * off / ranks
-    each_s = (path.seconds(moved, copies) - path.seconds(moved)) / max(copies, 1.0)
-    copied = Explanation(
-        "host-to-GPU copies per pass",
-        "streamed weight bytes x share off the GPU / GPUs / copy rate + copies x latency",
-        f"{_number(stored)} * {off} / {ranks} / {_number(path.bytes_per_s)}"
-        f" + {_number(copies)} * {_number(each_s)}",
-        moved / path.bytes_per_s + copies * each_s,
-        "s",
-        f"copy rate: {rates.host_to_gpu.source}",
+def _explained(quantity: Quantity) -> Explanation:
+    return Explanation(
+        quantity.name,
+        quantity.formula,
+        quantity.expression,
+        quantity.value,
+        quantity.unit,
+        quantity.sources(),
     )
-    overhead = Explanation(
-        "module hooks per pass",
-        "layers x framework time per layer",
-        f"{scenario.model.num_layers} * {_number(rates.layer_overhead_s)}",
-        scenario.model.num_layers * rates.layer_overhead_s,
-        "s",
-        f"per layer: {rates.layer_overhead_source}",
-    )
-    if rates.disk is None or weights.nvme == 0:
-        return [copied, overhead]
-    share = float(weights.nvme)
-    read = Explanation(
-        "NVMe reads per pass",
-        "weight bytes x share on NVMe / nodes / read rate",
-        f"{_number(stored)} * {share} / {scenario.num_nodes} / {_number(rates.disk.bytes_per_s)}",
-        stored * share / scenario.num_nodes / rates.disk.bytes_per_s,
-        "s",
-        f"read rate: {rates.disk.source}",
-    )
-    return [copied, overhead, read]
 
 
 def _phases(result: InferenceResult) -> list[Explanation]:

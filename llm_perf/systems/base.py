@@ -19,6 +19,7 @@ from llm_perf.counts.arrays import Number, where
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
+from llm_perf.systems.terms import Factor, Term, Terms, no_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class PhaseCost:
 
     A resource can be busy while another is waited for, so ``busy_s`` may sum to more than the latency. In a pipeline
     both are those of one way through the stages, of which ``stages_busy`` work at once on average, and
-    ``slowest_stage_s`` is how long the slowest works: None without stages.
+    ``slowest_stage_s`` is how long the slowest works: None without stages. ``terms`` makes what the parts consist of.
     """
 
     latency_s: Number
@@ -192,6 +193,17 @@ class PhaseCost:
     busy_s: dict[str, Number]
     stages_busy: Number = 1.0
     slowest_stage_s: Number | None = None
+    terms: Terms = field(default=no_terms, compare=False, repr=False)
+
+    def explained(self) -> tuple[Term, ...]:
+        """Terms that sum to the latency, part by part; a part that says nothing of itself is a term of its own.
+
+        For a single configuration.
+        """
+        said = tuple(self.terms())
+        named = {term.part for term in said}
+        silent = (part for part, seconds in self.parts_s.items() if part not in named and seconds != 0)
+        return (*said, *(Term(part, "seconds", (Factor("seconds", self.parts_s[part]),)) for part in silent))
 
 
 @dataclass(frozen=True, slots=True)

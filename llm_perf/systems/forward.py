@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.model import LayerGroup, ModelConfig
@@ -18,9 +19,10 @@ from llm_perf.counts.attention import (
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology
-from llm_perf.hardware.gpu_time import KernelRates, KernelStyle, kernel_rates
+from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
+from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, number, one_term, scaled
 
 _GEMM_PARTS = {
     "qkv": "attention_projections",
@@ -39,17 +41,19 @@ def part_of(op: str) -> str:
 
 
 class Costs:
-    """Seconds by part of the breakdown and by busy resource, added up over a pass."""
+    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts."""
 
-    __slots__ = ("busy_s", "parts_s")
+    __slots__ = ("_terms", "busy_s", "parts_s")
 
     def __init__(self) -> None:
         self.parts_s: dict[str, Number] = {}
         self.busy_s: dict[str, Number] = {}
+        self._terms: list[Terms] = []
 
-    def part(self, name: str, seconds: Number) -> None:
-        """Add exposed seconds to a part."""
+    def part(self, name: str, seconds: Number, terms: Terms) -> None:
+        """Add exposed seconds to a part, and what they consist of."""
         self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
+        self._terms.append(terms)
 
     def busy(self, resource: str, seconds: Number) -> None:
         """Add busy seconds to a resource."""
@@ -58,9 +62,22 @@ class Costs:
     def add(self, other: Costs, times: Number) -> None:
         """Add another pass so many times."""
         for name, seconds in other.parts_s.items():
-            self.part(name, times * seconds)
+            self.parts_s[name] = self.parts_s.get(name, 0.0) + times * seconds
         for name, seconds in other.busy_s.items():
             self.busy(name, times * seconds)
+        self._terms.append(scaled(other.terms, "passes", times))
+
+    def scaled(self, parts: Number, busy: Number) -> Costs:
+        """So many times the parts, and so many times the busy seconds."""
+        found = Costs()
+        found.parts_s = {name: parts * seconds for name, seconds in self.parts_s.items()}
+        found.busy_s = {name: busy * seconds for name, seconds in self.busy_s.items()}
+        found._terms = [scaled(self.terms, "passes that follow one another", parts)]
+        return found
+
+    def terms(self) -> Iterator[Term]:
+        """What the parts consist of; for a single configuration."""
+        return joined(*self._terms)()
 
     @property
     def total_s(self) -> Number:
@@ -206,11 +223,30 @@ class Forward:
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
             compute, memory, seconds = self.product_s(product, tokens)
-            costs.part(part_of(product.op), layers * seconds)
+            costs.part(
+                part_of(product.op),
+                layers * seconds,
+                self._product_terms(product, layers, compute, memory, seconds),
+            )
             costs.busy("compute", layers * compute)
             costs.busy("hbm", layers * memory)
             costs.busy("kernel_floors", layers * self.floor_s)
             self._unpack(costs, product, tokens, layers)
+
+    def _product_terms(
+        self, product: Product, layers: int, compute: Number, memory: Number, seconds: Number
+    ) -> Terms:
+        gemm = self.rates.gemm
+
+        def terms() -> Iterator[Term]:
+            roofs = (
+                f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
+                f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
+            )
+            each = Factor("seconds of one", seconds, tuple(gemm_rates_used(gemm)), source=roofs)
+            yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
+
+        return terms
 
     def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
         """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
@@ -232,7 +268,11 @@ class Forward:
         weights = product.touched(tokens, self.expert_batches) * product.weights
         moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
-        costs.part("dequantisation", seconds)
+        rate = self.rates.elementwise_bytes_per_s
+        unpacked = (Factor("layers", layers), Factor("bytes", moved), Factor("bytes/s", rate, divides=True))
+        costs.part(
+            "dequantisation", seconds, one_term("dequantisation", product.op.replace("_", " "), *unpacked)
+        )
         costs.busy("hbm", seconds)
 
     @property
@@ -247,8 +287,12 @@ class Forward:
         if not self._unpacks_tables:
             return
         weights = token_table_params(self.model) + sum(product.weights for product in self.head)
-        seconds = weights * self.constants["unpack_bytes_per_weight"] / self.rates.elementwise_bytes_per_s
-        costs.part("dequantisation", seconds)
+        each, rate = self.constants["unpack_bytes_per_weight"], self.rates.elementwise_bytes_per_s
+        seconds = weights * each / rate
+        factors = (
+            Factor("weights", weights), Factor("bytes per weight", each), Factor("bytes/s", rate, divides=True)
+        )  # fmt: skip
+        costs.part("dequantisation", seconds, one_term("dequantisation", "token table", *factors))
         costs.busy("hbm", seconds)
 
     def _head(self, costs: Costs, positions: Number) -> None:
@@ -256,7 +300,7 @@ class Forward:
         self._unpack_tables(costs)
         if self.tp > 1:
             logits = positions * self.model.vocab_size * self.activation_bytes
-            self._communicate(costs, "all_gather", self.tp_fabric.all_gather_s(logits))
+            self._communicate(costs, "all_gather", 1, self.tp_fabric.all_gather_s(logits))
 
     # -- attention --------------------------------------------------------------------------------------------
 
@@ -286,7 +330,10 @@ class Forward:
         if not self.constants["unfused_attention"] or attention.recurrent:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
-            costs.part("attention", layers * (seconds + floors))
+            whole = seconds + floors
+            costs.part(
+                "attention", layers * whole, _of_layers("attention", "attention of the prompt", layers, whole)
+            )
             costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
             costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
             return
@@ -300,7 +347,8 @@ class Forward:
         moved = batch * square * heads * self.constants["score_bytes"]
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.scores_s(moved, working_set)
-        costs.part("attention", layers * (products + memory + 2 * self.rates.attention_floor_s))
+        whole = products + memory + 2 * self.rates.attention_floor_s
+        costs.part("attention", layers * whole, _of_layers("attention", "unfused attention", layers, whole))
         costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
@@ -309,7 +357,13 @@ class Forward:
         """Keys and values pass round the context ranks while each attends to what it has (arXiv 2310.01889)."""
         turns = self.cp - 1
         passed = turns * self.cp_fabric.send_s(kv_bytes / self.cp)
-        costs.part("context_exchange", group.count * maximum(passed - attention_s * turns / self.cp, 0.0))
+        exposed = maximum(passed - attention_s * turns / self.cp, 0.0)
+        name = "keys and values passed round"
+        costs.part(
+            "context_exchange",
+            group.count * exposed,
+            _of_layers("context_exchange", name, group.count, exposed),
+        )
         costs.busy("interconnect", group.count * passed)
 
     def _decode_attention(
@@ -325,12 +379,15 @@ class Forward:
         if self.cp > 1:
             merged = batch * queries * group.attention.num_heads / self.tp * group.attention.head_dim
             size = merged * self.activation_bytes
-            self._communicate(costs, "context_exchange", group.count * self.cp_fabric.all_reduce_s(size))
+            self._communicate(costs, "context_exchange", group.count, self.cp_fabric.all_reduce_s(size))
         heads = group.attention.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
-        costs.part("attention", group.count * (self.rates.attention_floor_s + eager))
-        costs.busy("kernel_floors", group.count * (self.rates.attention_floor_s + eager))
+        floor = self.rates.attention_floor_s + eager
+        costs.part(
+            "attention", group.count * floor, _of_layers("attention", "attention kernels", group.count, floor)
+        )
+        costs.busy("kernel_floors", group.count * floor)
         return DecodeAttention(
             group,
             group.count
@@ -338,6 +395,23 @@ class Forward:
             group.count * flops / self.rates.gemm.flops_per_s,
             group.count * kv_bytes / self.rates.attention_bytes_per_s,
         )
+
+    @staticmethod
+    def attention_terms(
+        attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
+    ) -> Terms:
+        """Decode attention, floors left out, of steps at contexts with weights."""
+
+        def terms() -> Iterator[Term]:
+            for entry in attention:
+                read = sum(weight * attended(entry.group.attention, context) for context, weight in nodes)
+                factors = (
+                    Factor("tokens attended to over all steps", times * read),
+                    Factor("seconds per token of context", entry.per_token_s),
+                )
+                yield Term("attention", "attention over the context", factors)
+
+        return terms
 
     def attention_s(self, attention: list[DecodeAttention], context: Number) -> Number:
         """Seconds of decode attention, floors left out, at a context."""
@@ -372,7 +446,12 @@ class Forward:
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
-        costs.part("elementwise", group.count * (traffic + floors))
+        whole = traffic + floors
+        costs.part(
+            "elementwise",
+            group.count * whole,
+            _of_layers("elementwise", "norms, residuals", group.count, whole),
+        )
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
 
@@ -387,14 +466,14 @@ class Forward:
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             if self.sp > 1:
                 pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
-                self._communicate(costs, "reduce_scatter_all_gather", count * pair)
+                self._communicate(costs, "reduce_scatter_all_gather", count, pair)
             else:
                 limit = self.constants["one_shot_all_reduce_kib"] * 1024
                 reduced = self.tp_fabric.small_all_reduce_s(size, limit)
-                self._communicate(costs, "all_reduce", count * (reduced + extra))
+                self._communicate(costs, "all_reduce", count, reduced + extra)
         if self.ep > 1 and routed_experts(group):
             routed = size * routed_experts(group) * self.expert_share
-            self._communicate(costs, "all_to_all", 2 * group.count * self.ep_fabric.all_to_all_s(routed))
+            self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
     def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
@@ -404,12 +483,29 @@ class Forward:
             hops = between * self.hop_between_nodes.send_s(size)
             hops = hops + (self.pp - 1 - between) * self.hop_in_node.send_s(size)
             extra = (self.pp - 1) * self.constants["hop_us"] * 1e-6
-            self._communicate(costs, "pipeline_transfer", hops + extra)
+            self._communicate(costs, "pipeline_transfer", 1, hops + extra)
 
     @staticmethod
-    def _communicate(costs: Costs, part: str, seconds: Number) -> None:
-        costs.part(part, seconds)
+    def _communicate(costs: Costs, part: str, times: int, each_s: Number) -> None:
+        """A collective so many times."""
+        seconds = times * each_s
+        values = (("times", times), ("seconds of one", each_s))
+        costs.part(part, seconds, one_term(part, part, *values))
         costs.busy("interconnect", seconds)
+
+
+def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
+    return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
+
+
+def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
+    """Rates of matrix products as shares of the peaks."""
+    peak, bandwidth = gemm.peak_flops_per_s, gemm.peak_bytes_per_s
+    of_peak, of_bandwidth = gemm.flops_per_s / peak, gemm.bytes_per_s / bandwidth
+    compute = (Factor("peak FLOP/s", peak), Factor("efficiency", of_peak))
+    memory = (Factor("memory bandwidth", bandwidth), Factor("efficiency", of_bandwidth))
+    yield Quantity("compute rate of matrix products", (compute,), "FLOP/s", gemm.source)
+    yield Quantity("memory rate of matrix products", (memory,), "bytes/s", gemm.source)
 
 
 def _window(group: LayerGroup) -> float:

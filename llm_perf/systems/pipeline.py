@@ -8,11 +8,12 @@ is longer, since a micro-batch's next token needs its last one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.terms import scaled
 
 _TINY_S = 1e-30
 _LAST_STAGE = ("lm_head", "all_gather")
@@ -64,7 +65,7 @@ class Pipeline:
         if self.stages == 1:
             return phase
         if self.micro_batches == 1:
-            return PhaseCost(phase.latency_s, phase.parts_s, phase.busy_s, 1.0, slowest_s)
+            return replace(phase, stages_busy=1.0, slowest_stage_s=slowest_s)
         latency = phase.latency_s + wait_s
         way = maximum(phase.latency_s, _TINY_S)  # there may be no steps at all
         factor = latency / way
@@ -74,6 +75,7 @@ class Pipeline:
             {name: factor * seconds for name, seconds in phase.busy_s.items()},
             stages_busy=self.micro_batches * way / maximum(latency, way),
             slowest_stage_s=self.micro_batches * slowest_s,
+            terms=scaled(phase.terms, "all micro-batches over one way through the stages", factor),
         )
 
 

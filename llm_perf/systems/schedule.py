@@ -10,23 +10,35 @@ closed form however many layers and batches there are, with first and last layer
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.quadrature import context_nodes
-from llm_perf.hardware.streams import D2H, H2D
+from llm_perf.hardware.streams import D2H, H2D, STREAMS
+from llm_perf.hardware.transfer import Path
 from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.terms import Factor, Quantity, Term
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Seconds that a stream works on one thing. ``label`` is its part of the breakdown."""
+    """Seconds that a stream works on one thing. ``label`` is its part of the breakdown.
+
+    ``of`` are the rates that it follows from, ``path`` is what its bytes take.
+    """
 
     stream: str
     label: str
     seconds: Number
+    of: tuple[Quantity, ...] = ()
+    path: Path | None = None
+
+    @staticmethod
+    def over(path: Path, label: str, moved_bytes: Number, copies: Number = 0.0) -> Work:
+        """Bytes that take a path, in so many copies."""
+        return Work(path.stream, label, path.seconds(moved_bytes, copies), path=path)
 
     def works(self) -> Iterator[Work]:
         """Itself: what a lane contains is work, or a step with works."""
@@ -38,7 +50,7 @@ class Work:
 
     def scaled(self, factor: float) -> Work:
         """So many times as much."""
-        return Work(self.stream, self.label, factor * self.seconds)
+        return replace(self, seconds=factor * self.seconds)
 
 
 Lane = tuple[Work, ...]
@@ -248,12 +260,14 @@ class _Sums:
         self.latency_s: Number = 0.0
         self.parts_s: dict[str, Number] = {}
         self.busy_s: dict[str, Number] = {}
+        self.steps: list[tuple[Step, Number]] = []
 
     def add(self, step: Step, times: Number) -> None:
         """Latency and what is waited for of a step that runs so many times."""
         if not self.parts:
             self.latency_s = self.latency_s + times * step.duration_s
             return
+        self.steps.append((step, times))
         duration, parts = step.timed()
         self.latency_s = self.latency_s + times * duration
         for label, seconds in parts.items():
@@ -266,7 +280,19 @@ class _Sums:
 
     def cost(self) -> PhaseCost:
         """What was added up."""
-        return PhaseCost(self.latency_s, self.parts_s, self.busy_s)
+        return PhaseCost(self.latency_s, self.parts_s, self.busy_s, terms=self.terms)
+
+    def terms(self) -> Iterator[Term]:
+        """What is waited for, by part, stream and rate; for a single configuration."""
+        spent: dict[tuple[str, str, tuple[Quantity, ...], Path | None], Number] = {}
+        for step, times in self.steps:
+            for work, seconds in step.exposed():
+                key = (work.label, work.stream, work.of, work.path)
+                spent[key] = spent.get(key, 0.0) + times * seconds
+        for (label, stream, of, path), seconds in spent.items():
+            if seconds:
+                name, source = STREAMS.get(stream, stream), path.stated if path is not None else ""
+                yield Term(label, name, (Factor(f"seconds waited for {name}", seconds, of, source=source),))
 
 
 def _add_busy(busy: dict[str, Number], step: Step, times: Number) -> None:
@@ -290,7 +316,20 @@ def sum_costs(costs: Sequence[tuple[PhaseCost, Number]]) -> PhaseCost:
             parts[name] = parts.get(name, 0.0) + weight * seconds
         for name, seconds in cost.busy_s.items():
             busy[name] = busy.get(name, 0.0) + weight * seconds
-    return PhaseCost(total(weight * cost.latency_s for cost, weight in costs), parts, busy)
+    latency = total(weight * cost.latency_s for cost, weight in costs)
+
+    def terms() -> Iterator[Term]:
+        """Of the same stream and path together, since passes that differ in their ends are taken off and put on."""
+        spent: dict[Term, float] = {}
+        for cost, weight in costs:
+            for term in cost.terms():
+                (factor,) = term.factors
+                key = replace(term, factors=(replace(factor, value=1.0),))
+                spent[key] = spent.get(key, 0.0) + float(weight) * float(factor.value)
+        for key, seconds in spent.items():
+            yield replace(key, factors=(replace(key.factors[0], value=seconds),))
+
+    return PhaseCost(latency, parts, busy, terms=terms)
 
 
 def sum_linear(first: Schedule, last: Schedule, count: Number, parts: bool = True) -> PhaseCost:
@@ -327,7 +366,7 @@ def _mixed(old: Work | Step, new: Work | Step, share: Number) -> Work | Step:
         return _between(old, new, share)
     if old.seconds is new.seconds:
         return old
-    return Work(old.stream, old.label, old.seconds + share * (new.seconds - old.seconds))
+    return Work(old.stream, old.label, old.seconds + share * (new.seconds - old.seconds), old.of, old.path)
 
 
 def crossings(before: Step, after: Step, count: Number) -> list[Number]:

@@ -24,7 +24,8 @@ from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import lm_head_linears, token_table_params
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.roofline import p_norm, roofline_time
-from llm_perf.hardware.transfer import PathRate, SizeCurve, copy_rate, host_link_bytes_per_s
+from llm_perf.hardware.streams import H2D
+from llm_perf.hardware.transfer import Path, SizeCurve, copy_path, host_link_bytes_per_s
 from llm_perf.systems import Evaluation, Load, PhaseCost, get_system
 from llm_perf.systems.forward import Forward
 from tests.laws import strategies as draw
@@ -231,7 +232,7 @@ def test_attention_takes_at_least_its_flops_over_peak_and_its_cache_over_bandwid
     st.floats(0.1, 1.0),
 )
 def test_no_copy_beats_its_link(gpu, host, path, ratio):
-    rate = copy_rate(gpu, host, "zero_inference", path, ratio, "test").bytes_per_s
+    rate = copy_path(H2D, gpu, host, "zero_inference", path, ratio, "test").bytes_per_s
     assert 0 < rate <= host_link_bytes_per_s(gpu, host)
 
 
@@ -558,7 +559,7 @@ def test_copies_by_size_are_no_faster_than_the_full_rate_and_never_get_cheaper_b
 ):
     table = [{"bytes": 4.0 ** (8 + i), "gb_per_s": rate} for i, rate in enumerate(rates)]
     rate = Rate(gb_per_s=level, provenance="measured", source="test", by_size=table)
-    path = PathRate(rate.bytes_per_s, "test", True, 0.0, SizeCurve.of(rate))
+    path = Path(H2D, rate.bytes_per_s, 0.0, "test", True, SizeCurve.of(rate))
     low, high = sorted((small, large))
     assert path.seconds(low, 1.0) >= low / rate.bytes_per_s * (1 - ROUNDING)
     assert path.seconds(high, 7.0) >= path.seconds(high) * (1 - ROUNDING)
@@ -571,7 +572,7 @@ def test_a_table_by_size_gives_back_what_was_measured(rates):
     rates = sorted(rates)  # larger copies are faster
     table = [{"bytes": 4.0 ** (8 + i), "gb_per_s": rate} for i, rate in enumerate(rates)]
     rate = Rate(gb_per_s=rates[-1], provenance="measured", source="test", by_size=table)
-    path = PathRate(rate.bytes_per_s, "test", True, 0.0, SizeCurve.of(rate))
+    path = Path(H2D, rate.bytes_per_s, 0.0, "test", True, SizeCurve.of(rate))
     seconds = np.maximum.accumulate([e["bytes"] / (e["gb_per_s"] * 1e9) for e in table])
     assert [path.seconds(e["bytes"], 1.0) for e in table] == pytest.approx(list(seconds))
 

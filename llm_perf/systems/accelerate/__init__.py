@@ -7,6 +7,7 @@ On disk, weights are memory-mapped: pages are read first, then copied. Source: h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -14,7 +15,8 @@ from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import layer_matrices, layer_vectors
 from llm_perf.errors import SpecError
-from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
+from llm_perf.hardware.streams import H2D
+from llm_perf.hardware.transfer import Path, copy_path, disk_read_path
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     Evaluation,
@@ -31,6 +33,7 @@ from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
 from llm_perf.systems.stacks.transformers import with_int8_products
+from llm_perf.systems.terms import Factor, Term, Terms, copies, joined, no_terms, scaled, waited
 
 _GIB = 2**30
 
@@ -111,16 +114,19 @@ class ModuleStream:
     disk_s: Number
     hooks_s: Number
 
+    terms: Terms = no_terms
+
     @property
     def total_s(self) -> Number:
         """Nothing overlaps."""
         return self.copy_s + self.disk_s + self.hooks_s
 
 
-def copy_path(scenario: Scenario, constants: dict[str, float]) -> PathRate:
+def module_copies(scenario: Scenario, constants: dict[str, float]) -> Path:
     """The driver's own copy out of pageable memory."""
     source = "the driver's pageable copies on one machine, +-4 %"
-    return copy_rate(
+    return copy_path(
+        H2D,
         scenario.gpu,
         machine_of(scenario),
         Accelerate.name,
@@ -142,12 +148,27 @@ def module_stream(scenario: Scenario, placement: Placement, constants: dict[str,
         group.count * (layer_matrices(model, group) + layer_vectors(model, group))
         for group in model.layer_groups
     )
-    copy_s = copy_path(scenario, constants).seconds(weights * off, tensors * off)
+    path = module_copies(scenario, constants)
+    copy_s = path.seconds(weights * off, tensors * off)
     disk: Number = 0.0 * off
     if scenario.host.disk is not None:
-        disk = weights * tiers.nvme / disk_read_rate(scenario.host, "mmap").bytes_per_s
+        disk = weights * tiers.nvme / disk_read_path(scenario.host, "mmap").bytes_per_s
     hooks = scenario.model.num_layers * off * constants["hook_ms_per_layer"] * 1e-3
-    return ModuleStream(copy_s, disk, hooks)
+
+    def terms() -> Iterator[Term]:
+        moved = (Factor("layers' weight bytes", weights), Factor("share off the GPU", off))
+        copied = copies("host-to-GPU copies per pass", path, moved, weights * off, tensors * off)
+        yield waited("weight_streaming", copied, copy_s)
+        if disk > 0:
+            yield Term("weight_streaming", "NVMe reads", (Factor("seconds of one pass", disk),))
+        factors = (
+            Factor("layers", model.num_layers),
+            Factor("share off the GPU", off),
+            Factor("hooks of one layer", constants["hook_ms_per_layer"] * 1e-3),
+        )
+        yield Term("weight_streaming", "module hooks", factors)
+
+    return ModuleStream(copy_s, disk, hooks, terms)
 
 
 def _any(share: Number) -> bool:
@@ -162,7 +183,9 @@ def _with_stream(phase: PhaseCost, passes: Number, stream: ModuleStream) -> Phas
         "nvme": passes * stream.disk_s,
         "host": phase.busy_s["host"] + passes * stream.hooks_s,
     }
-    return PhaseCost(phase.latency_s + exposed, {**phase.parts_s, "weight_streaming": exposed}, busy)
+    parts = {**phase.parts_s, "weight_streaming": exposed}
+    terms = joined(phase.terms, scaled(stream.terms, "passes", passes))
+    return PhaseCost(phase.latency_s + exposed, parts, busy, terms=terms)
 
 
 # -- placement and memory -----------------------------------------------------------------------------------

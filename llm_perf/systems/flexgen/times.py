@@ -20,8 +20,14 @@ from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import Fabric, fabric
 from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates
-from llm_perf.hardware.streams import Path, copy_path, disk_read_path, disk_write_path, host_path
-from llm_perf.hardware.transfer import cpu_attention_rate
+from llm_perf.hardware.transfer import (
+    Path,
+    copy_path,
+    cpu_attention_path,
+    disk_read_path,
+    disk_write_path,
+    host_path,
+)
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.constants import machine_of
 from llm_perf.systems.flexgen.placement import (
@@ -34,7 +40,7 @@ from llm_perf.systems.flexgen.placement import (
 )
 from llm_perf.systems.flexgen.policy import Policy
 from llm_perf.systems.footprint import stage_layer_share
-from llm_perf.systems.forward import part_of
+from llm_perf.systems.forward import gemm_rates_used, part_of
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work
 
 SYSTEM = "flexgen"
@@ -87,8 +93,8 @@ def machine_rates(scenario: Scenario, constants: dict[str, float], cpu_attention
 
     attention = None
     if cpu_attention:
-        rate = cpu_attention_rate(host, SYSTEM, constants["cpu_attention_ratio"], source)
-        attention = Path(streams.CPU, rate.bytes_per_s, 0.0, rate.source, rate.measured).shared_by(per_node)
+        path = cpu_attention_path(host, SYSTEM, constants["cpu_attention_ratio"], source)
+        attention = path.shared_by(per_node)
     measured = host.layer_overhead_ms.get(SYSTEM)
     stages = scenario.parallelism.pp_size
     return Rates(
@@ -134,6 +140,7 @@ class Kernels:
             KernelStyle.of(constants),
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
+        self.used = tuple(gemm_rates_used(self.rates.gemm))
 
     def phase(self, phase: PhaseTensors, policy: Policy, tokens: Number, context: Number | None) -> Lane:
         """All kernels of one GPU batch in a phase: ``tokens`` per sequence, ``context`` at decode, None at prefill."""
@@ -157,8 +164,8 @@ class Kernels:
         for label, product in self._products_of(phase):
             compute, memory, seconds = self._product_s(product, rows)
             bound = compute >= memory
-            found.append(Work(streams.COMPUTE, label, where(bound, seconds, 0.0)))
-            found.append(Work(streams.HBM, label, where(bound, 0.0, seconds)))
+            found.append(Work(streams.COMPUTE, label, where(bound, seconds, 0.0), self.used))
+            found.append(Work(streams.HBM, label, where(bound, 0.0, seconds), self.used))
         return found
 
     def _products_of(self, phase: PhaseTensors) -> Iterator[tuple[str, Product]]:
@@ -359,12 +366,11 @@ class BlockSchedule:
         rates, label = self.rates, "weight_streaming"
         staged = where(self.policy.pin_weights, 0.0, weights.cpu_bytes)
         pieces = where(self.policy.pin_weights, 0.0, weights.cpu_copies)
-        main.append(Work(streams.CPU_MEMORY, label, rates.stage_weights.seconds(staged, pieces)))
-        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(weights.cpu_bytes, weights.cpu_copies)))
+        main.append(Work.over(rates.stage_weights, label, staged, pieces))
+        copies.append(Work.over(rates.to_gpu, label, weights.cpu_bytes, weights.cpu_copies))
         if rates.disk_read is not None:
-            disk.append(Work(streams.DISK_READ, label, rates.disk_read.seconds(weights.disk_bytes)))
-            seconds = rates.to_gpu.seconds(weights.disk_bytes, weights.disk_copies)
-            disk.append(Work(streams.H2D, label, seconds))
+            disk.append(Work.over(rates.disk_read, label, weights.disk_bytes))
+            disk.append(Work.over(rates.to_gpu, label, weights.disk_bytes, weights.disk_copies))
 
     def _load_cache(
         self,
@@ -382,15 +388,15 @@ class BlockSchedule:
         pieces = where(policy.cpu_attention, 0.0, where(wanted, self._cache_pieces, 0.0))
         from_host, from_disk = to_gpu * self.cache.cpu, to_gpu * self.cache.nvme
         host_pieces, disk_pieces = pieces * (self.cache.cpu > 0), pieces * (self.cache.nvme > 0)
-        main.append(Work(streams.CPU_MEMORY, label, rates.stage_cache.seconds(from_host, host_pieces)))
-        copies.append(Work(streams.H2D, label, rates.to_gpu.seconds(from_host, host_pieces)))
+        main.append(Work.over(rates.stage_cache, label, from_host, host_pieces))
+        copies.append(Work.over(rates.to_gpu, label, from_host, host_pieces))
         if rates.cpu_attention is not None:
             copied = where(policy.cpu_attention, self._copy_share(), 0.0) * where(wanted, 1.0, 0.0)
             work = self._cpu_cache_bytes(group, context) * self.cache.cpu
             main.append(Work(streams.CPU, "cpu_attention", copied * rates.cpu_attention.seconds(work)))
         if rates.disk_read is not None:
-            disk.append(Work(streams.DISK_READ, label, rates.disk_read.seconds(read * self.cache.nvme)))
-            disk.append(Work(streams.H2D, label, rates.to_gpu.seconds(from_disk, disk_pieces)))
+            disk.append(Work.over(rates.disk_read, label, read * self.cache.nvme))
+            disk.append(Work.over(rates.to_gpu, label, from_disk, disk_pieces))
 
     @property
     def _cache_pieces(self) -> Number:
@@ -404,12 +410,12 @@ class BlockSchedule:
         rates, label = self.rates, "kv_offload"
         new = self._new_cache_bytes(group, tokens)
         if context is None:
-            stores.append(Work(streams.D2H, label, rates.new_cache.seconds(new * self.cache.cpu)))
+            stores.append(Work.over(rates.new_cache, label, new * self.cache.cpu))
         else:
-            main.append(Work(streams.D2H, label, rates.from_gpu.seconds(new * self.cache.cpu)))
+            main.append(Work.over(rates.from_gpu, label, new * self.cache.cpu))
         if rates.disk_write is not None:
-            stores.append(Work(streams.D2H, label, rates.from_gpu.seconds(new * self.cache.nvme)))
-            stores.append(Work(streams.DISK_WRITE, label, rates.disk_write.seconds(new * self.cache.nvme)))
+            stores.append(Work.over(rates.from_gpu, label, new * self.cache.nvme))
+            stores.append(Work.over(rates.disk_write, label, new * self.cache.nvme))
 
     def _hidden(
         self, kind: PhaseKind, tokens: Number, disk: list[Work], stores: list[Work]
@@ -419,12 +425,10 @@ class BlockSchedule:
         size = 2.0 * self.policy.gpu_batch * tokens * self.scenario.model.hidden_size
         comes, goes = kind != "embed", kind != "head"
         if rates.disk_read is not None and rates.disk_write is not None:
-            disk.append(Work(streams.DISK_READ, label, rates.disk_read.seconds(comes * size * hidden.nvme)))
-            stores.append(
-                Work(streams.DISK_WRITE, label, rates.disk_write.seconds(goes * size * hidden.nvme))
-            )
-        came = Work(streams.H2D, label, rates.to_gpu.seconds(comes * size * hidden.cpu))
-        went = Work(streams.D2H, label, rates.from_gpu.seconds(goes * size * hidden.cpu))
+            disk.append(Work.over(rates.disk_read, label, comes * size * hidden.nvme))
+            stores.append(Work.over(rates.disk_write, label, goes * size * hidden.nvme))
+        came = Work.over(rates.to_gpu, label, comes * size * hidden.cpu)
+        went = Work.over(rates.from_gpu, label, goes * size * hidden.cpu)
         return [came], [went]
 
     def _cpu_attention(self, group: LayerGroup, context: Number) -> list[Work]:

@@ -6,14 +6,18 @@ Source: Kim et al., LIA (ISCA 2025), and the logs of Hyungyo1/microbenchmark.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.attention import kv_cache_bytes
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
+from llm_perf.hardware.gpu_time import GemmRates
 from llm_perf.hardware.roofline import p_norm
-from llm_perf.hardware.transfer import copy_rate
+from llm_perf.hardware.streams import H2D
+from llm_perf.hardware.transfer import copy_path
 from llm_perf.systems.base import (
     ALL_ON_CPU,
     ALL_ON_GPU,
@@ -28,7 +32,8 @@ from llm_perf.systems.base import (
 )
 from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
-from llm_perf.systems.forward import Forward, decode_steps
+from llm_perf.systems.forward import Forward, decode_steps, gemm_rates_used
+from llm_perf.systems.terms import Factor, Term
 
 _GIB = 2**30
 
@@ -109,8 +114,8 @@ class _Ways:
         self.weights = model_weight_bytes(scenario)
         host = machine_of(scenario)
         source = "LIA logs on one host"
-        self.link = copy_rate(
-            scenario.gpu, host, Lia.name, "pinned_h2d", constants["pinned_link_ratio"], source
+        self.link = copy_path(
+            H2D, scenario.gpu, host, Lia.name, "pinned_h2d", constants["pinned_link_ratio"], source
         ).bytes_per_s
         bandwidth = host.memory_bandwidth_gb_per_s_per_socket or 0.0
         measured = host.copies.get("lia.cpu_weights")
@@ -127,7 +132,7 @@ class _Ways:
         stream = self.weights / self.link
         store = self._kv_bytes(prompt_len) / self.store_bytes_per_s
         on_gpu = maximum(maximum(stream, device), store)
-        return _phase(on_cpu, on_gpu, device, stream, store)
+        return _phase(on_cpu, on_gpu, device, stream, store, self.forward.rates.gemm)
 
     def decode(self, load: Load) -> PhaseCost:
         model, steps = self.scenario.model, decode_steps(load)
@@ -143,7 +148,7 @@ class _Ways:
             for index, seconds in enumerate((on_cpu, on_gpu, device, stream)):
                 sums[index] = sums[index] + weight * seconds
         on_cpu, on_gpu, device, stream = sums
-        return _phase(on_cpu, on_gpu, device, stream, 0.0 * on_cpu)
+        return _phase(on_cpu, on_gpu, device, stream, 0.0 * on_cpu, self.forward.rates.gemm)
 
     def _cpu_s(self, flops: Number, kv_bytes: Number, rows: Number) -> Number:
         """A pass on the CPU: all weights and the cache read, all products computed."""
@@ -158,7 +163,9 @@ class _Ways:
         return kv_cache_bytes(self.scenario.model, self.batch, context, self.scenario.dtype.stored_kv_bits)
 
 
-def _phase(on_cpu: Number, on_gpu: Number, device: Number, stream: Number, store: Number) -> PhaseCost:
+def _phase(
+    on_cpu: Number, on_gpu: Number, device: Number, stream: Number, store: Number, gemm: GemmRates
+) -> PhaseCost:
     """The faster way; the other one's resources are idle."""
     cpu_wins = on_cpu <= on_gpu
     latency = minimum(on_cpu, on_gpu)
@@ -173,4 +180,10 @@ def _phase(on_cpu: Number, on_gpu: Number, device: Number, stream: Number, store
         "compute": computing,
         "pcie": where(cpu_wins, 0.0, maximum(stream, store)),
     }
-    return PhaseCost(latency, parts, busy)
+
+    def terms() -> Iterator[Term]:
+        of = tuple(gemm_rates_used(gemm))
+        for name, seconds in parts.items():
+            yield Term(name, name.replace("_", " "), (Factor("seconds", seconds, of),))
+
+    return PhaseCost(latency, parts, busy, terms=terms)

@@ -8,6 +8,7 @@ length that take turns reach them). Source of the system: arXiv 2209.01188.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -27,8 +28,9 @@ from llm_perf.systems.base import (
     System,
 )
 from llm_perf.systems.footprint import layers_weight_bytes, stage_kv_bytes, stage_layer_share
-from llm_perf.systems.forward import Costs, Forward, decode_steps
+from llm_perf.systems.forward import Costs, Forward, decode_steps, gemm_rates_used
 from llm_perf.systems.resident import gpu_memory, notes
+from llm_perf.systems.terms import Factor, Term
 
 _HEAD_PARTS = ("lm_head", "all_gather", "pipeline_transfer")
 
@@ -189,7 +191,13 @@ class Loop:
         busy = {name: passes * self.clients * seconds for name, seconds in costs.busy_s.items()}
         busy["host"] = passes * self.clients * (visit.servers_s + visit.client_s)
         busy["interconnect"] = passes * self.clients * visit.links_s
-        return PhaseCost(total, parts, busy)
+
+        def terms() -> Iterator[Term]:
+            of = tuple(gemm_rates_used(self.forward.rates.gemm))
+            for name, seconds in parts.items():
+                yield Term(name, name.replace("_", " "), (Factor("seconds of all rounds", seconds, of),))
+
+        return PhaseCost(total, parts, busy, terms=terms)
 
 
 def _layers_s(costs: Costs) -> Number:

@@ -26,6 +26,7 @@ from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, rep
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
+from llm_perf.systems.terms import Terms, joined, one_term, scaled
 
 _GIB = 2**30
 
@@ -182,15 +183,30 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseC
     part = batch / pipeline.micro_batches
     costs, passes = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
-    overhead = passes * step_overhead_s(forward, part) + forward.constants["prefill_ms"] * 1e-3
-    framework = passes * exposed_host_s(forward, device / passes) + overhead
+    once, each = forward.constants["prefill_ms"] * 1e-3, step_overhead_s(forward, part)
+    overhead = passes * each + once
+    exposed = exposed_host_s(forward, device / passes)
+    framework = passes * exposed + overhead
     costs.busy("host", passes * host_s_per_pass(forward) + overhead)
-    phase = PhaseCost(device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
+    terms = joined(
+        costs.terms,
+        framework_terms("launches not hidden behind kernels", passes, exposed),
+        framework_terms("scheduling and sampling", passes, each),
+        one_term("framework", "once per prefill", ("seconds", once)),
+    )
+    phase = PhaseCost(
+        device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s, terms=terms
+    )
     if pipeline.stages == 1:
         return phase
     transfers = costs.parts_s.get("pipeline_transfer", 0.0)
     slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
     return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
+
+
+def framework_terms(name: str, passes: Number, each_s: Number) -> Terms:
+    """Framework time of so many passes."""
+    return one_term("framework", name, ("passes", passes), ("seconds of one", each_s))
 
 
 def with_draft_prefill(
@@ -206,6 +222,7 @@ def with_draft_prefill(
         _added(phase.busy_s, own.busy_s, 1.0),
         phase.stages_busy,
         phase.slowest_stage_s,
+        joined(phase.terms, one_term("draft_model", "prefill of the draft", ("seconds", own.latency_s))),
     )
 
 
@@ -241,7 +258,8 @@ class Decode:
             *forward.windows,
             forward.context_when(self.attention, host_s_per_pass(forward) - self.base_s),
         )
-        for context, weight in context_nodes(self.load.prompt_len + 1, steps, kinks):
+        nodes = list(context_nodes(self.load.prompt_len + 1, steps, kinks))
+        for context, weight in nodes:
             attention_s = forward.attention_s(self.attention, context)
             exposed = exposed_host_s(forward, self.base_s + attention_s)
             attended_s = attended_s + weight * attention_s
@@ -255,9 +273,18 @@ class Decode:
                 slowest_s = slowest_s + weight * slowest
                 wait_s = wait_s + weight * self.pipeline.wait_s(way, slowest, False)
         passes = steps / rounds.tokens
-        phase = self._one_way(
-            passes, attended_s / rounds.tokens, exposed_s / rounds.tokens + passes * self.overhead_s
+        terms = joined(
+            scaled(self.constant.terms, "steps", passes),
+            forward.attention_terms(self.attention, nodes, 1.0 / rounds.tokens),
+            one_term(
+                "framework",
+                "launches not hidden behind kernels",
+                ("seconds", exposed_s / rounds.tokens),
+            ),
+            framework_terms("scheduling and sampling", passes, self.overhead_s),
         )
+        framework_s = exposed_s / rounds.tokens + passes * self.overhead_s
+        phase = self._one_way(passes, attended_s / rounds.tokens, framework_s, terms)
         if self.draft is not None:
             drafts = rounds.drafted / rounds.tokens
             phase = self._with_draft(
@@ -276,14 +303,14 @@ class Decode:
         device = draft.device_s(context)
         return self.rounds.drafted * (device + exposed_host_s(draft.forward, device))
 
-    def _one_way(self, passes: Number, attended_s: Number, framework_s: Number) -> PhaseCost:
+    def _one_way(self, passes: Number, attended_s: Number, framework_s: Number, terms: Terms) -> PhaseCost:
         parts = {name: passes * seconds for name, seconds in self.constant.parts_s.items()}
         parts["attention"] = parts["attention"] + attended_s
         parts["framework"] = framework_s
         busy = {name: passes * seconds for name, seconds in self.constant.busy_s.items()}
         add_attention_busy(busy, self.attention, attended_s)
         busy["host"] = passes * (host_s_per_pass(self.forward) + self.overhead_s)
-        return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy)
+        return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy, terms=terms)
 
     @staticmethod
     def _with_draft(
@@ -293,7 +320,10 @@ class Decode:
         busy = _added(phase.busy_s, draft.constant.busy_s, passes)
         add_attention_busy(busy, draft.attention, attended_s)
         busy["host"] = busy["host"] + passes * host_s_per_pass(draft.forward)
-        return PhaseCost(phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy)
+        terms = joined(phase.terms, one_term("draft_model", "drafting", ("seconds", drafted_s)))
+        return PhaseCost(
+            phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy, terms=terms
+        )
 
 
 def _added(busy_s: dict[str, Number], more_s: dict[str, Number], times: Number) -> dict[str, Number]:

@@ -12,11 +12,8 @@ from llm_perf.hardware.streams import (
     DISK_READ,
     DISK_WRITE,
     H2D,
-    Path,
-    copy_path,
-    disk_read_path,
-    disk_write_path,
 )
+from llm_perf.hardware.transfer import Path, copy_path, disk_read_path, disk_write_path
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.constants import host_under, load_constants
 from llm_perf.systems.schedule import Block, Schedule, Step, Work

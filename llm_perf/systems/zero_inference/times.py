@@ -6,6 +6,7 @@ copies, streaming behind kernels, copies of the cache beside them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -13,26 +14,30 @@ from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import fabric
-from llm_perf.hardware.transfer import PathRate, copy_rate, cpu_attention_rate, disk_read_rate
+from llm_perf.hardware.transfer import Path, copy_path, cpu_attention_path, disk_read_path
 from llm_perf.systems.base import Load, PhaseCost, Placement
 from llm_perf.systems.constants import machine_of, stated_for_host
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import add_attention_busy
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
+from llm_perf.systems.terms import Factor, Quantity, Term, Terms, copies, joined, scaled, waited
 from llm_perf.systems.zero_inference.memory import kept_param_bytes, streamed_parameters
 
 SYSTEM = "zero_inference"
+
+_ROUNDING = 1e-12
+"""Of a difference of times that are equal, relative to either."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRates:
     """Rates of one machine as this system drives it. ``disk`` is None where the host has none."""
 
-    host_to_gpu: PathRate
-    gpu_to_host: PathRate
-    disk: PathRate | None
-    cpu_attention: PathRate | None
+    host_to_gpu: Path
+    gpu_to_host: Path
+    disk: Path | None
+    cpu_attention: Path | None
     layer_overhead_s: float
     layer_overhead_source: str
 
@@ -54,24 +59,21 @@ class ZeroPasses:
         weights = model_weight_bytes(scenario) - kept_param_bytes(scenario)
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
-        self.sharers = link_sharers(scenario)
         streamed = tiers.cpu + tiers.nvme
-        copies = streamed_parameters(scenario) * streamed
-        self.copy_s = self._copies_s(rates.host_to_gpu, weights * streamed / ranks, copies)
+        copied = streamed_parameters(scenario) * streamed
+        self.copies = (weights, streamed, ranks, copied)
+        self.copy_s = rates.host_to_gpu.seconds(weights * streamed / ranks, copied)
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gathers = ranks > 1
         self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
         self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
+        self.disk_bytes = (weights, tiers.nvme, scenario.num_nodes)
         per_pass_s = constants["pass_overhead_ms"] * 1e-3
         self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s + per_pass_s
         on_host = placement.kv_cache.cpu > 0
         self.cache_on_host = bool(on_host.any()) if is_array(on_host) else bool(on_host)
         self.stream = self._stream()
         self.stream_s = self.stream.duration_s
-
-    def _copies_s(self, path: PathRate, moved_bytes: Number, copies: Number) -> Number:
-        """Copies of one GPU over a link that others share: their bytes wait for each other's, their latencies do not."""
-        return path.seconds(moved_bytes, copies) + moved_bytes * (self.sharers - 1.0) / path.bytes_per_s
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -155,7 +157,14 @@ class ZeroPasses:
         device, store = costs.total_s, self._store_s(prompt_len)
         streaming, offload = self._latencies(device, store_s=store)
         parts = {**costs.parts_s, **self._streaming_parts(streaming), "kv_offload": offload}
-        return PhaseCost(device + streaming + offload, parts, self._busy(costs, 1.0, store))
+        moved = Quantity("cache copies to the host", ((Factor("seconds of all copies", store),),))
+        terms = joined(
+            costs.terms,
+            self._streaming_terms(1.0, streaming),
+            lambda: iter([waited("kv_offload", moved, offload)]),
+        )
+        busy = self._busy(costs, 1.0, store)
+        return PhaseCost(device + streaming + offload, parts, busy, terms=terms)
 
     def schedules(self, load: Load) -> tuple[Schedule, Schedule]:
         """The prefill's and the first decode step's, which is empty for an encoder."""
@@ -164,7 +173,12 @@ class ZeroPasses:
             return prefill, Schedule(())
         costs, attention = self.forward.decode_step(self.batch)
         context = load.prompt_len + 1
-        costs.part("attention", self.forward.attention_s(attention, context) * self.attends_on_gpu)
+        seconds = self.forward.attention_s(attention, context) * self.attends_on_gpu
+        costs.part(
+            "attention",
+            seconds,
+            self.forward.attention_terms(attention, [(context, 1.0)], self.attends_on_gpu),
+        )
         return prefill, self.schedule(costs, context)
 
     def decode(self, load: Load) -> PhaseCost:
@@ -181,7 +195,8 @@ class ZeroPasses:
         kinks = list(self.forward.windows)
         if on_gpu:
             kinks.append(self.forward.context_when(attention, (self.stream_s - base) / on_gpu))
-        for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
+        nodes = list(context_nodes(load.prompt_len + 1, steps, kinks))
+        for context, weight in nodes:
             attention_s = self.forward.attention_s(attention, context) * on_gpu
             attended_s = attended_s + weight * attention_s
             fetch_s = self._cache_fetch_s(context)
@@ -198,7 +213,87 @@ class ZeroPasses:
         busy = self._busy(constant, steps, fetched_s)
         add_attention_busy(busy, attention, attended_s)
         busy["cpu"] = 0.0 if self.copies_cache else cpu_s
-        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
+        terms = joined(
+            scaled(constant.terms, "steps", steps),
+            self.forward.attention_terms(attention, nodes, on_gpu),
+            self._streaming_terms(steps, streaming),
+            lambda: iter([self._cache_term(nodes, cpu_s)]),
+        )
+        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy, terms=terms)
+
+    def _cache_term(self, nodes: list[tuple[Number, Number]], exposed_s: Number) -> Term:
+        """What a cache in host memory takes over all steps: copies of it to the GPU, or attention on the CPU."""
+        if self.copies_cache or self.rates.cpu_attention is None:
+            fetched = total(weight * self._cache_fetch_s(context) for context, weight in nodes)
+            return waited(
+                "kv_offload", Quantity("cache copies to the GPU", ((Factor("seconds", fetched),),)), exposed_s
+            )
+        moved = total(weight * self._kv_bytes(context) for context, weight in nodes)
+        rate = self.rates.cpu_attention
+        factors = (
+            Factor("bytes of all steps", moved),
+            Factor("GPUs of a node", self.scenario.gpus_per_node),
+            Factor("rate of attention on the CPU", rate.bytes_per_s, divides=True, source=rate.source),
+        )
+        return waited("kv_offload", Quantity("attention on the CPU", (factors,)), exposed_s)
+
+    def _streaming_terms(self, passes: Number, exposed_s: Number) -> Terms:
+        """What streaming exposes: the same share of its copies, of what they do not hide of reads, and of the hooks."""
+
+        def terms() -> Iterator[Term]:
+            if not self.stream_s or not passes:
+                return
+            share = Factor("share waited for", exposed_s / (passes * self.stream_s))
+            rest = self.stream_s - self.overhead_s - self.copy_s
+            rest = rest if rest > _ROUNDING * self.stream_s else 0.0
+            copied = self._copied()
+            streamed = [
+                (copied.name, copied.value, (copied,)),
+                ("reads and gathers that copies do not hide", rest, tuple(self._reads())),
+            ]
+            for name, seconds, of in streamed:
+                factors = (Factor("passes", passes), share, Factor(name, seconds, of))
+                yield Term("weight_streaming", name, factors)
+            hooks = self._hooks()
+            yield Term(
+                "framework",
+                hooks.name,
+                (Factor("passes", passes), share, Factor(hooks.name, hooks.value, (hooks,))),
+            )
+
+        return terms
+
+    def _copied(self) -> Quantity:
+        weights, streamed, ranks, copied = self.copies
+        moved = (
+            Factor("streamed weight bytes", weights),
+            Factor("share off the GPU", streamed),
+            Factor("GPUs", ranks, divides=True),
+        )
+        name = "host-to-GPU copies per pass"
+        return copies(name, self.rates.host_to_gpu, moved, weights * streamed / ranks, copied)
+
+    def _reads(self) -> Iterator[Quantity]:
+        """Reads from the disks in one pass, of which copies hide a part."""
+        weights, share, nodes = self.disk_bytes
+        if self.rates.disk is not None and share > 0:
+            rate = self.rates.disk
+            factors = (
+                Factor("weight bytes", weights),
+                Factor("share on NVMe", share),
+                Factor("nodes", nodes, divides=True),
+                Factor("read rate", rate.bytes_per_s, divides=True, source=f"read rate: {rate.source}"),
+            )
+            yield Quantity("NVMe reads per pass", (factors,))
+
+    def _hooks(self) -> Quantity:
+        source = f"per layer: {self.rates.layer_overhead_source}"
+        layer = Factor("framework time per layer", self.rates.layer_overhead_s, source=source)
+        products: list[tuple[Factor, ...]] = [(Factor("layers", self.scenario.model.num_layers), layer)]
+        per_pass_s = self.constants["pass_overhead_ms"] * 1e-3
+        if per_pass_s:
+            products.append((Factor("framework time per pass", per_pass_s),))
+        return Quantity("module hooks per pass", tuple(products))
 
     def _streaming_parts(self, exposed_s: Number) -> dict[str, Number]:
         """What streaming exposes, told apart: module hooks are framework time and stay where nothing moves."""
@@ -214,7 +309,7 @@ class ZeroPasses:
         """Copies of the cache to the GPU in one step."""
         if not self.copies_cache:
             return 0.0 * context
-        return self._copies_s(self.rates.host_to_gpu, self._kv_bytes(context), self._cache_copies)
+        return self.rates.host_to_gpu.seconds(self._kv_bytes(context), self._cache_copies)
 
     @property
     def attends_on_gpu(self) -> Number:
@@ -223,7 +318,7 @@ class ZeroPasses:
 
     def _store_s(self, prompt_len: Number) -> Number:
         """Copies of the prompts' cache to host memory."""
-        return self._copies_s(self.rates.gpu_to_host, self._kv_bytes(prompt_len), self._cache_copies)
+        return self.rates.gpu_to_host.seconds(self._kv_bytes(prompt_len), self._cache_copies)
 
     @property
     def _cache_copies(self) -> Number:
@@ -250,16 +345,6 @@ class ZeroPasses:
         return busy
 
 
-def link_sharers(scenario: Scenario) -> float:
-    """GPUs that share one link to the host, where a deployment spreads over a node's links as far as they go.
-
-    The blog's rows on 2 and 4 of a DGX-2's 16 GPUs show a link each, although pairs of GPUs share one.
-    """
-    host = scenario.host
-    links = max(host.gpus_per_node // host.gpus_per_pcie_link, 1)
-    return max(scenario.gpus_per_node / links, 1.0)
-
-
 def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
     """Seconds of reading ``moved_bytes`` from disk; nothing to read needs no disk."""
     return 0.0 * moved_bytes if rates.disk is None else moved_bytes / rates.disk.bytes_per_s
@@ -269,33 +354,25 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     """The copy, disk and CPU rates of the scenario's machine under this system."""
     gpu, host, name = scenario.gpu, machine_of(scenario), SYSTEM
     latency = constants["copy_latency_us"] * 1e-6
-    source = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
+    usual = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
+    pinned, pageable = constants["pinned_link_ratio"], constants["pageable_link_ratio"]
+
+    def copied(stream: str, path: str, ratio: float, source: str) -> Path:
+        return copy_path(stream, gpu, host, name, path, ratio, source, latency, scenario.gpus_per_node)
+
     if scenario.offload.pin_memory:
-        h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source, latency)
+        h2d = copied(streams.H2D, "pinned_h2d", pinned, usual)
     else:
-        h2d = copy_rate(
-            gpu,
-            host,
-            name,
-            "pageable_h2d",
-            constants["pageable_link_ratio"],
-            "one machine, +-6 %",
-            latency,
-        )
-    pinned_kv = scenario.offload.pin_kv_cache
-    d2h = copy_rate(
-        gpu,
-        host,
-        name,
-        "pinned_d2h" if pinned_kv else "pageable_d2h",
-        constants["pinned_link_ratio" if pinned_kv else "pageable_link_ratio"],
-        "taken as equal to the other direction",
-        latency,
-    )
-    disk = None if host.disk is None else disk_read_rate(host, "direct")
+        h2d = copied(streams.H2D, "pageable_h2d", pageable, "one machine, +-6 %")
+    other = "taken as equal to the other direction"
+    if scenario.offload.pin_kv_cache:
+        d2h = copied(streams.D2H, "pinned_d2h", pinned, other)
+    else:
+        d2h = copied(streams.D2H, "pageable_d2h", pageable, other)
+    disk = None if host.disk is None else disk_read_path(host, "direct")
     kv_on_cpu = scenario.offload.kv_cache is not None and scenario.offload.kv_cache.cpu > 0
     attends_on_cpu = kv_on_cpu and scenario.offload.attention_device != "gpu"
-    cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
+    cpu = cpu_attention_path(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
     measured = host.layer_overhead_ms.get(name)
     overhead = constants["layer_overhead_ms"] if measured is None else measured
     of_host = measured is not None or stated_for_host(scenario, "layer_overhead_ms")

@@ -9,8 +9,9 @@ from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.systems.base import Load, MemoryParts, PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
-from llm_perf.systems.forward import Costs, Forward, replica_batch
-from llm_perf.systems.resident import Resident, exposed_host_s, gpu_memory, host_s_per_pass
+from llm_perf.systems.forward import Forward, replica_batch
+from llm_perf.systems.resident import Resident, exposed_host_s, framework_terms, gpu_memory, host_s_per_pass
+from llm_perf.systems.terms import joined, one_term
 
 _SCORE_BYTES = 4
 """Scores are kept in 32 bits, and the softmax overwrites them."""
@@ -34,10 +35,18 @@ class LlamaCpp(Resident):
         last = forward.prefill(batch, new, (passes - 1) * new)
         pass_s, last_s = mean.total_s, last.total_s
         latency = pipelined_s(forward, passes, pass_s, last_s)
-        framework = passes * exposed_host_s(forward, pass_s) + forward.constants["step_ms"] * 1e-3
-        costs = _scaled(mean, latency / pass_s, passes)
+        exposed, once = exposed_host_s(forward, pass_s), forward.constants["step_ms"] * 1e-3
+        framework = passes * exposed + once
+        costs = mean.scaled(latency / pass_s, passes)
         costs.busy("host", passes * host_s_per_pass(forward))
-        return PhaseCost(latency + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
+        terms = joined(
+            costs.terms,
+            framework_terms("launches not hidden behind kernels", passes, exposed),
+            one_term("framework", "once per prefill", ("seconds", once)),
+        )
+        return PhaseCost(
+            latency + framework, {**costs.parts_s, "framework": framework}, costs.busy_s, terms=terms
+        )
 
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
         """Memory of the fullest GPU: activations of one pass only, with its scores against the whole context."""
@@ -96,10 +105,3 @@ def queue_room(forward: Forward) -> float:
     unpacking = len(layer_linears(group, forward.model.hidden_size)) if quantised else 0
     kernels = forward.constants["prefill_kernels_per_layer"] + unpacking
     return forward.constants["launch_queue_kernels"] / (layers * kernels)
-
-
-def _scaled(costs: Costs, parts: Number, busy: Number) -> Costs:
-    scaled = Costs()
-    scaled.parts_s = {name: parts * seconds for name, seconds in costs.parts_s.items()}
-    scaled.busy_s = {name: busy * seconds for name, seconds in costs.busy_s.items()}
-    return scaled

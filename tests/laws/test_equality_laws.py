@@ -1,0 +1,238 @@
+"""Equalities: closed forms of what monotony cannot tell from its half or its double."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from llm_perf.analysis.economics import joules
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_host_config_by_name
+from llm_perf.counts.products import layer_products
+from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import link_sharers
+from llm_perf.report.explain import explanations
+from llm_perf.systems import system_names, system_of
+from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.footprint import prefill_activation_bytes
+from llm_perf.systems.forward import Forward
+
+
+def scenario_of(**inputs):
+    return build_scenario(InferenceInputs(**inputs))
+
+
+def forward_of(scenario):
+    return Forward(scenario, system_of(scenario).constants(scenario))
+
+
+# -- expert parallelism -----------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(1, 64), st.integers(1, 64))
+def test_a_layer_of_experts_exchanges_tokens_twice(ep, batch, prompt):
+    """To the experts and back: per layer two all-to-alls of every token's hidden state for each expert it visits.
+
+    Over n GPUs that all reach each other, an all-to-all of B bytes keeps 1/n of them where they are.
+    """
+    scenario = scenario_of(
+        model="mixtral-8x7b",
+        gpu="h100-sxm-80gb",
+        dp_size=ep,
+        ep_size=ep,
+        batch_size=ep * batch,
+        prompt_len=prompt,
+    )
+    forward, model = forward_of(scenario), scenario.model
+    routed = batch * prompt * 2 * model.hidden_size * scenario.dtype.activation_bits / 8
+    one = forward.ep_fabric.all_to_all_s(routed)
+    assert forward.prefill(batch, prompt).parts_s["all_to_all"] == pytest.approx(2 * 32 * one, rel=1e-12)
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 4096))
+def test_every_expert_loses_its_own_partly_filled_tile(ep, tokens):
+    """One product over E experts takes as long as E products of a share of the rows, each with half_m rows lost."""
+    scenario = scenario_of(model="mixtral-8x7b", gpu="a100-sxm-80gb", dp_size=ep, ep_size=ep, batch_size=ep)
+    forward = forward_of(scenario)
+    gemm = forward.rates.gemm
+    assert gemm.half_m > 0
+    experts = 8 / ep
+    for product in layer_products(scenario.model, scenario.model.layer_groups[0], 1, ep, ep):
+        if not product.is_expert:
+            continue
+        # A token's two experts are different ones, and each of all ranks' tokens picks them anew.
+        touched = experts * (1 - (1 - 2 / 8) ** (tokens * ep))
+        rows = tokens * 2
+        assert product.weights == product.in_features * product.out_features
+        each = (
+            2 * product.in_features * product.out_features * (rows / touched + gemm.half_m) / gemm.flops_per_s
+        )
+        compute_s = forward.product_s(product, tokens)[0]
+        assert compute_s == pytest.approx(touched * each, rel=1e-9), product.op
+
+
+# -- shared links -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["dgx-1", "dgx-2", "dgx-a100"])
+def test_a_deployment_spreads_over_the_links_of_a_node(host):
+    """A link each as far as links go, then equal shares: n GPUs on L links are n/L to a link."""
+    spec = get_host_config_by_name(host)
+    links = spec.gpus_per_node // spec.gpus_per_pcie_link
+    assert spec.gpus_per_pcie_link == 2
+    for gpus in range(1, spec.gpus_per_node + 1):
+        assert link_sharers(spec, gpus) == max(1, gpus / links)
+
+
+@pytest.mark.parametrize("device", ["cpu_offload", "disk_offload"])
+def test_n_gpus_on_a_link_take_n_times_as_long_to_copy_as_one(device):
+    """ZeRO-Inference: bytes wait for those of the others on the link, latencies of copies wait for nobody."""
+    scenario = scenario_of(
+        model="opt-175b",
+        gpu="v100-sxm2-32gb",
+        host="dgx-2",
+        ds_zero=3,
+        dp_size=16,
+        batch_size=16,
+        **{device: True},
+    )
+
+    def copies_s(sharers):
+        host = scenario.host.replace(gpus_per_pcie_link=sharers)
+        return predict_inference(scenario.replace(host=host)).prefill.busy_s["pcie"]
+
+    each = copies_s(2) - copies_s(1)
+    assert copies_s(1) == pytest.approx(each, rel=5e-3)  # but for the latencies
+    assert copies_s(4) - copies_s(1) == pytest.approx(3 * each, rel=1e-9)
+    assert copies_s(16) - copies_s(1) == pytest.approx(15 * each, rel=1e-9)
+
+
+@pytest.mark.parametrize(("gpus", "sharers"), [(2, 1), (4, 1), (8, 1), (16, 2)])
+def test_stages_of_flexgen_have_a_link_each_where_the_node_has_as_many(gpus, sharers):
+    """Copies take what they take with a link for every GPU, times the GPUs that share one."""
+    scenario = scenario_of(
+        model="opt-30b", gpu="v100-sxm2-32gb", host="dgx-2", system="flexgen", pp_size=gpus,
+        percent="0 100 100 0 100 0", batch_size=16, prompt_len=128, gen_len=2,
+    )  # fmt: skip
+    own = scenario.replace(host=scenario.host.replace(gpus_per_pcie_link=1))
+    together, alone = (predict_inference(each).prefill.busy_s["h2d"] for each in (scenario, own))
+    assert together == pytest.approx(sharers * alone, rel=1e-12 if sharers == 1 else 0.02)
+
+
+# -- energy of pipelines ----------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from([2, 4, 8]), st.floats(0.01, 100), st.floats(0, 0.85), st.floats(0, 0.85))
+def test_stages_that_take_turns_spend_the_energy_of_one_gpu_and_the_idle_power_of_the_others(
+    stages, latency_s, compute, memory
+):
+    """One way through the stages is the work of one GPU: what it draws above idle is spent once, by whoever's turn it is."""
+    one = scenario_of(model="opt-13b", gpu="a100-sxm-80gb", system="resident")
+    many = scenario_of(model="opt-13b", gpu="a100-sxm-80gb", system="resident", pp_size=stages)
+    phase = PhaseCost(latency_s, {}, {"compute": compute * latency_s, "hbm": memory * latency_s})
+    idle = PhaseCost(latency_s, {}, {})
+    above = joules(one, phase, None) - joules(one, idle, None)
+    assert joules(many, phase, None) - joules(many, idle, None) == pytest.approx(above, rel=1e-9, abs=1e-9)
+    assert joules(many, idle, None) == pytest.approx(stages * joules(one, idle, None), rel=1e-12)
+
+
+# -- memory of logits -------------------------------------------------------------------------------------------
+
+
+@given(st.integers(64, 512), st.sampled_from([1, 2, 4]))
+def test_logits_stand_beside_two_vectors_of_hidden_states_per_token(batch, prompt):
+    """Logits of all positions of a wide vocabulary are the fullest moment: with a block's input and output beside them."""
+    scenario = scenario_of(model="gemma-2-2b", gpu="h100-sxm-80gb", system="resident", batch_size=batch)
+    model = scenario.model
+    constants = system_of(scenario).constants(scenario) | {"logits_all_positions": 1.0}
+    tokens = batch * prompt
+    expected = tokens * (model.vocab_size * constants["logit_bytes"] + 2 * model.hidden_size * 2)
+    assert prefill_activation_bytes(scenario, batch, prompt, constants) == pytest.approx(expected, rel=1e-12)
+
+
+# -- terms ------------------------------------------------------------------------------------------------------
+
+
+DEPLOYMENTS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(["opt-6.7b", "llama-2-70b", "gemma-2-9b", "bert-base", "mixtral-8x7b"]),
+            "system": st.sampled_from(sorted(set(system_names()) - {"petals"})),
+            "gpu": st.sampled_from(["t4", "v100-sxm2-32gb", "a100-sxm-80gb"]),
+        },
+        optional={"pp_size": st.sampled_from([2, 3]), "tp_size": st.sampled_from([2, 4]), "quant_bits": st.just(8)},
+    ),
+    st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(["opt-30b", "llama-2-70b", "mixtral-8x7b", "bert-base"]),
+            "gpu": st.just("v100-sxm2-32gb"),
+            "host": st.sampled_from(["dgx-1", "dgx-2", "dgx-a100"]),
+            "ds_zero": st.just(3),
+            "dp_size": st.sampled_from([1, 2, 8, 16]),
+        },
+        optional={
+            "cpu_offload": st.just(True),
+            "kv_offload": st.booleans(),
+            "disk_offload": st.booleans(),
+            "async_kv_offload": st.booleans(),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"model": st.just("mixtral-8x7b"), "gpu": st.just("h100-sxm-80gb"), "ep_size": st.sampled_from([2, 4])},
+        optional={"dp_size": st.just(4), "prefill_chunk": st.just(64), "prefix_hit_rate": st.just(0.3)},
+    ),
+    st.fixed_dictionaries(
+        {"model": st.just("opt-13b"), "gpu": st.just("a100-sxm-80gb"), "system": st.sampled_from(["vllm", "petals"])},
+        optional={
+            "pp_size": st.just(2), "micro_batches": st.just(4), "draft_model": st.just("opt-125m"),
+            "cp_size": st.just(2),
+        },
+    ),
+)  # fmt: skip
+
+
+@given(DEPLOYMENTS, st.sampled_from([16, 64, 240]), st.integers(1, 480), st.integers(1, 64))
+def test_explained_terms_sum_to_the_latency(deployment, batch, prompt, gen):
+    """For every system: part by part the terms are the breakdown, so that nothing that is waited for stays unsaid."""
+    try:
+        result = predict_inference(
+            scenario_of(**deployment, batch_size=batch, prompt_len=prompt, gen_len=gen)
+        )
+    except SpecError:
+        assume(False)
+    for phase in (result.prefill, result.decode):
+        if phase is None:
+            continue
+        spent = {}
+        for term in phase.terms:
+            spent[term.part] = spent.get(term.part, 0.0) + term.value
+        for part, seconds in phase.breakdown_s.items():
+            assert spent.get(part, 0.0) == pytest.approx(seconds, rel=1e-9, abs=1e-9 * phase.latency_s), part
+        assert sum(spent.values()) == pytest.approx(phase.latency_s, rel=1e-9)
+    printed = {"prefill": 0.0, "decode": 0.0}
+    for entry in explanations(result):
+        value = eval(entry.expression, {"__builtins__": {}})
+        assert value == pytest.approx(entry.value, rel=1e-9, abs=0), entry
+        phase_name = entry.name.partition(", ")[0]
+        if phase_name in printed:
+            printed[phase_name] += value
+    assert printed["prefill"] == pytest.approx(result.prefill.latency_s, rel=1e-9)
+    assert printed["decode"] == pytest.approx(result.decode.latency_s if result.decode else 0.0, rel=1e-9)
+
+
+def test_explain_prints_the_copies_that_are_waited_for_on_shared_links():
+    """OPT-175B on 16 V100 of a DGX-2, two to a link: each waits for the other's copies, which explain left out once."""
+    result = predict_inference(
+        scenario_of(
+            model="opt-175b",
+            gpu="v100-sxm2-32gb",
+            host="dgx-2",
+            dp_size=16,
+            batch_size=16,
+            ds_zero=3,
+            cpu_offload=True,
+        )
+    )
+    (printed,) = (entry for entry in explanations(result) if entry.name == "host-to-GPU copies per pass")
+    assert printed.value == pytest.approx(result.prefill.busy_s["pcie"], rel=1e-12)
+    assert printed.value == pytest.approx(3.8667, rel=1e-4)
