@@ -15,7 +15,7 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Workload
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, where
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
@@ -97,12 +97,16 @@ class MemoryParts:
     @property
     def shortfall_bytes(self) -> Number:
         """Bytes missing, 0 where it fits."""
-        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
+        return where(self.fits, 0.0, self.total_bytes - self.capacity_bytes)
 
     @property
     def fits(self) -> Number:
-        """Whether the parts fit."""
-        return self.total_bytes <= self.capacity_bytes
+        """Whether the parts fit: memory comes in whole bytes, so less than one missing is a sum's rounding.
+
+        A placement that fills what is free (Accelerate's) ends at the capacity, where sums of floats differ in their last
+        digits.
+        """
+        return self.total_bytes - self.capacity_bytes < 1.0
 
 
 NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -162,6 +166,7 @@ SERVING_OPTIONS = (
     "draft_model",
     "draft_tokens",
     "acceptance_rate",
+    "token_acceptance",
     "micro_batches",
 )
 """Options of a request that serving stacks know."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -252,3 +253,42 @@ def test_where_nothing_is_known_of_versions_there_is_no_interval() -> None:
     assert listed.interval is not None
     assert other.interval is None
     assert "how far versions differ is not known" in (other.no_interval or "")
+
+
+# -- systems list and show --------------------------------------------------------------------------------------
+
+
+def test_every_version_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["systems"]
+    assert sorted(row["name"] for row in rows) == sorted(
+        f"{family}@{release}" for family, release in RELEASES
+    )
+    assert sum(row["newest"] for row in rows) == len(system_names())
+    assert run(["systems", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(row["name"] in text for row in rows)
+    assert run(["systems", "list", "llm", "--json"]) == 0
+    assert all("llm" in row["name"] for row in json.loads(capsys.readouterr().out)["systems"])
+
+
+@pytest.mark.parametrize(("family", "release"), RELEASES)
+def test_a_system_is_shown_as_its_files_say(
+    family: str, release: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = own_constants(family, release)
+    assert run(["systems", "show", f"{family}@{release}"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert {name: entry["value"] for name, entry in shown["constants"].items()} == {
+        name: constant.value for name, constant in own.constants.items()
+    }
+    assert run(["systems", "show", f"{family}@{release}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["own"] == list(own.constants)
+    assert found["constants"].keys() == load_constants(f"{family}@{release}").constants.keys()
+
+
+def test_what_stands_in_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "show", "vllm@9"]) == 0
+    assert "vllm 9 does not ship" in capsys.readouterr().err
+    assert run(["systems", "show", "vlm"]) == 2
