@@ -54,6 +54,8 @@ def _given(name: str) -> ConstantsFile:
     Raises:
         SpecError: it is neither; the nearest names are listed.
     """
+    if name in FRAMEWORKS:
+        return get_framework(name)
     try:
         return load_constants(name)
     except UnknownNameError as error:
@@ -74,22 +76,23 @@ def _backing(file: ConstantsFile) -> dict[str, Any]:
     from calibrate.validation.committed import committed_rows
     from calibrate.validation.left_out import load_left_out
 
-    left: dict[str, dict[int, float]] = {}
-    trained = {}  # a table of training says whose run it was, the refits which version of the framework predicts it
-    for one in load_left_out():
-        if one.table == "training":
-            trained[one.row_id] = one.system
-        if one.system == file.name and one.leave_out != "system":
-            left.setdefault(one.leave_out, {}).setdefault(one.row_id, one.log_ratio)
-
-    def system_of(row: dict[str, Any]) -> Any:
-        return trained.get(row["row_id"]) if row["table"] == "training" else row["system"]
-
-    rows = [row for row in committed_rows() if system_of(row) == file.name]
+    left_out, committed = load_left_out(), committed_rows()
+    # A table of training says whose run it was, the refits which version of the framework predicts it.
+    trained = {one.row_id: one.system for one in left_out if one.table == "training"}
+    rows = {
+        (row["table"], row["row_id"]): row
+        for row in committed
+        if (trained.get(row["row_id"]) if row["table"] == "training" else row["system"]) == file.name
+    }
+    left: dict[str, list[float]] = {}
+    for one in left_out:
+        row = rows.get((one.table, one.row_id))
+        if row is not None and row["quantity"] == one.quantity and one.leave_out != "system":
+            left.setdefault(one.leave_out, []).append(one.log_ratio)
     return {
         "rows": len(rows),
-        "gm": _gm([math.log(row["predicted"] / row["measured"]) for row in rows]),
-        "left_out": {what: _gm(list(ratios.values())) for what, ratios in left.items()},
+        "gm": _gm([math.log(row["predicted"] / row["measured"]) for row in rows.values()]),
+        "left_out": {what: _gm(ratios) for what, ratios in left.items()},
     }
 
 
