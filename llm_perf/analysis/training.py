@@ -11,6 +11,7 @@ from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
+from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.memory import recomputing_share
@@ -72,6 +73,8 @@ class TrainingResult(WithInterval):
     max_micro_batch_size: int
     run: WholeRun | None
     warnings: tuple[str, ...] = field(default=())
+    quantities: tuple[Quantity, ...] = field(default=(), repr=False)
+    terms: tuple[Term, ...] = field(default=(), repr=False)
 
     def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
@@ -151,6 +154,8 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
         run=_whole_run(scenario, tokens, latency),
         warnings=(*evaluation.notes, *_warnings(scenario, dtype, framework.caveat, model)),
+        quantities=tuple(model.footprint.quantities(load)),
+        terms=step.explained(),
     )
 
 
