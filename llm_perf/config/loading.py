@@ -14,7 +14,7 @@ from llm_perf.config.dtype import BITS, DtypeConfig
 from llm_perf.config.gpu import GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import normalise, resolve
+from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
 from llm_perf.errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
@@ -30,6 +30,8 @@ _FOLDERS = {
     "profile": ("hardware_specs", "profiles"),
 }
 _ALIASES = "aliases.yaml"
+_DEVICES = ("GPU", "host")
+_ALIASES_FIELD = re.compile(r"^aliases:.*\n(?:[ -].*\n)*", re.MULTILINE)
 _DTYPE_NAME = re.compile(
     r"w(?P<weight_bits>\d+)a(?P<activation_bits>\d+)e(?P<embedding_bits>\d+)(?:kv(?P<kv_bits>\d+))?"
 )
@@ -74,7 +76,25 @@ def resolve_name(kind: str, name: str) -> str:
         UnknownNameError: no such spec; the nearest names are listed.
         AmbiguousNameError: several; they are listed.
     """
-    return resolve(kind, name, known_names(kind), _aliases(kind))
+    own = (lambda: _own_aliases(kind)) if kind in _DEVICES else None
+    return resolve(kind, name, known_names(kind), _aliases(kind), own)
+
+
+@cache
+def _own_aliases(kind: str) -> dict[str, str]:
+    """The aliases that the specs' own files give, as written and in shorter spellings that keep a number.
+
+    Only that part of each file is parsed: a name that is found by its aliases alone stays quick.
+    """
+    found: dict[str, str] = {}
+    for stem in known_names(kind):
+        written = _ALIASES_FIELD.search((_folder(kind) / f"{stem}.yaml").read_text("utf-8"))
+        if written:
+            names = files.parse_mapping(written[0], f"{stem}.yaml")["aliases"]
+            for name in names:
+                spelled = (form for form in product_names(name) if any(map(str.isdigit, form)))
+                found |= dict.fromkeys((normalise(name), *spelled), stem)
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +102,35 @@ def _bundled(kind: str, spec: type[S], stem: str) -> S:
     file = _folder(kind) / f"{stem}.yaml"
     text = file.read_text("utf-8")
     data = files.parse_mapping(text, file.name)
-    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, file.name)
+    return files.build(spec, _completed(kind, data, file.name, (stem,)), text, file.name)
+
+
+def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A device's file with what it extends filled in, and the efficiency family that a GPU file names.
+
+    ``extends`` names a bundled spec: fields that the file gives replace that one's, others stay; ``aliases`` are never
+    inherited. ``above`` are the bundled specs that lead here.
+
+    Raises:
+        SpecError: no such spec, or one that extends itself.
+    """
+    if kind not in _DEVICES:
+        return data
+    if "extends" in data:
+        name = data["extends"]
+        if not isinstance(name, str) or files.looks_like_path(name):
+            raise SpecError(f"{where}: extends must be the name of a bundled {kind}, got {name!r}")
+        try:
+            stem = resolve_name(kind, name)
+        except SpecError as error:
+            raise SpecError(f"{where}: extends: {error}") from None
+        if stem in above:
+            raise SpecError(f"{where}: extends {name!r} leads back to itself: {' -> '.join((*above, stem))}")
+        text = (_folder(kind) / f"{stem}.yaml").read_text("utf-8")
+        base = _completed(kind, files.parse_mapping(text, stem), f"{stem}.yaml", (*above, stem))
+        own = {field: value for field, value in data.items() if field != "extends"}
+        data = {field: value for field, value in base.items() if field != "aliases"} | own
+    return _with_efficiency(data) if kind == "GPU" else data
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +161,7 @@ def load_spec(kind: str, spec: type[S], name: str) -> S:
 def _from_file(kind: str, spec: type[S], path: Path) -> S:
     text = files.read_text(path)
     data = files.parse_mapping(text, str(path))
-    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, str(path))
+    return files.build(spec, _completed(kind, data, str(path)), text, str(path))
 
 
 def get_model_config_by_name(name_or_path: str) -> ModelConfig:
@@ -153,12 +201,13 @@ def get_gpu_config_by_name(name: str) -> GPUConfig:
 
 
 def get_host_config_by_name(name: str) -> HostConfig:
-    """A host by name or from a YAML or JSON file.
+    """A host by name or from a YAML or JSON file; ``2x NAME`` is the same with twice the sockets and memory.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    return load_spec("host", HostConfig, name)
+    times, single = sockets_and_name(name) if isinstance(name, str) else (1, name)
+    return load_spec("host", HostConfig, single).with_sockets(times)
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:
