@@ -14,6 +14,7 @@ from llm_perf.systems import Load, system_of
 _STACKS_ONLY = (
     "cp_size", "expert_imbalance", "micro_batches", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
     "acceptance_rate",
+    "token_acceptance",
 )  # fmt: skip
 """Options that a system which streams weights does not know: a change to it leaves them out."""
 

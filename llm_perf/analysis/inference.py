@@ -184,9 +184,14 @@ def _reason(memory: MemoryUse) -> str | None:
 
 
 def _shortfall(name: str, parts: MemoryParts) -> str:
+    missing = float(parts.shortfall_bytes)
+    # A digit of a GiB where that shows what is missing, else MiB: "0.0 GiB missing" would contradict itself.
+    short = (
+        f"{missing / _GIB:,.1f} GiB" if missing >= 0.05 * _GIB else f"{max(missing / 2**20, 0.1):,.1f} MiB"
+    )
     return (
         f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
-        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
+        f"{short} missing"
     )
 
 

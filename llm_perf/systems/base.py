@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, where
 from llm_perf.systems.constants import ConstantsFile
 
 
@@ -73,12 +73,16 @@ class MemoryParts:
     @property
     def shortfall_bytes(self) -> Number:
         """Bytes missing, 0 where it fits."""
-        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
+        return where(self.fits, 0.0, self.total_bytes - self.capacity_bytes)
 
     @property
     def fits(self) -> Number:
-        """Whether the parts fit."""
-        return self.total_bytes <= self.capacity_bytes
+        """Whether the parts fit: memory comes in whole bytes, so less than one missing is a sum's rounding.
+
+        A placement that fills what is free (Accelerate's) ends at the capacity, where sums of floats differ in their last
+        digits.
+        """
+        return self.total_bytes - self.capacity_bytes < 1.0
 
 
 NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
