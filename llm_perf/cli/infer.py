@@ -31,7 +31,7 @@ _OPTIONS = (
         multiple=True,
         help="Name or file; repeat it to compare several. A profile's machine if not given.",
     ),
-    _option("--host", help="Name or file; the GPU's usual host if not given."),
+    _option("--host", help="Name, file or here; the GPU's usual host if not given."),
     _option(
         "--system",
         help="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",

@@ -24,8 +24,10 @@ def _word_of_today(word: Any) -> Any:
     return _OLD_WORDS.get(word, word) if isinstance(word, str) else word
 
 
-InstructionSet = Literal["avx", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "amx_fp16",
-                         "neon", "sve2", "i8mm", "sme"]  # fmt: skip
+InstructionSet = Literal[
+    "avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16",
+    "neon", "sve2", "i8mm", "sme",
+]  # fmt: skip
 """What a processor's cores can do to many numbers at once, as /proc/cpuinfo's flags abbreviate it."""
 
 _BYTES_PER_TRANSFER = 8

@@ -15,7 +15,7 @@ from llm_perf.config.gpu import GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
-from llm_perf.errors import SpecError, UnknownNameError
+from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
     from importlib.resources.abc import Traversable
@@ -191,23 +191,79 @@ def _is_model_file(name: str) -> bool:
     return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))
 
 
+HERE = "here"
+"""The name of the machine that asks, where a GPU or a host is wanted."""
+_UNKNOWN_HOST = "desktop-gen4"
+"""What a host is taken for in all that /proc does not say, where its processor has no file."""
+
+
 def get_gpu_config_by_name(name: str) -> GPUConfig:
-    """An accelerator by name or from a YAML or JSON file.
+    """An accelerator by name or from a YAML or JSON file; ``here`` is the first one of this machine.
 
     Raises:
-        SpecError: malformed file, unknown or ambiguous name.
+        SpecError: malformed file, unknown or ambiguous name; no accelerator here.
     """
+    if name == HERE:
+        from llm_perf.config import here
+
+        return gpu_of_driver(*here.named_here("gpu", here.driver_gpus()))
     return load_spec("GPU", GPUConfig, name)
 
 
+def gpu_of_driver(name: str, memory_gib: float | None) -> GPUConfig:
+    """The bundled GPU that a driver's name means; its memory tells boards of one name apart.
+
+    Raises:
+        SpecError: none is called so, or several are and their memory does not tell.
+    """
+    try:
+        return load_spec("GPU", GPUConfig, name)
+    except AmbiguousNameError as error:
+        boards = [load_spec("GPU", GPUConfig, stem) for stem in error.candidates]
+        near = [gpu for gpu in boards if memory_gib and abs(gpu.memory_gib / memory_gib - 1) < 0.08]
+        if len(near) == 1:
+            return near[0]
+        raise
+
+
 def get_host_config_by_name(name: str) -> HostConfig:
-    """A host by name or from a YAML or JSON file; ``2x NAME`` is the same with twice the sockets and memory.
+    """A host by name or from a YAML or JSON file.
+
+    ``2x NAME`` is the same with twice the sockets and memory, ``here`` this machine by /proc.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    times, single = sockets_and_name(name) if isinstance(name, str) else (1, name)
+    if name == HERE:
+        from llm_perf.config import here
+
+        return host_of_processor(here.processor_here())
+    times, single = (
+        (1, name) if not isinstance(name, str) or files.looks_like_path(name) else sockets_and_name(name)
+    )
     return load_spec("host", HostConfig, single).with_sockets(times)
+
+
+def host_of_processor(facts: dict[str, Any]) -> HostConfig:
+    """A machine of which /proc was read: the rest is that of its processor's file, or assumed where it has none."""
+    try:
+        known, assumed = load_spec("host", HostConfig, facts["cpu"]), False
+    except SpecError:
+        known, assumed = load_spec("host", HostConfig, _UNKNOWN_HOST), True
+    notes = f"{known.name} but for what /proc says" + (": no file describes its processor" if assumed else "")
+    unknown = ("memory_bandwidth_gb_per_s_per_socket", "pcie_generation") if assumed else ()
+    channels = {"memory_channels_per_socket": None, "memory_mt_per_s": None} if assumed else {}
+    gave = {field: value for field, value in facts.items() if value}
+    source = "/proc/cpuinfo and /proc/meminfo of this machine; " + known.source
+    return known.replace(
+        name=HERE,
+        aliases=(),
+        **gave,
+        **channels,
+        notes=notes,
+        assumed=(*known.assumed, *unknown),
+        source=source,
+    )
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:

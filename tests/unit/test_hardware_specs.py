@@ -17,10 +17,11 @@ from llm_perf.config import (
     HostConfig,
     get_gpu_config_by_name,
     get_host_config_by_name,
+    here,
 )
 from llm_perf.config.gpu import DTYPES, TEXTBOOK, Link, PeakDtype
 from llm_perf.config.host import pcie_link_gb_per_s
-from llm_perf.config.loading import known_names, load_spec, resolve_name
+from llm_perf.config.loading import gpu_of_driver, host_of_processor, known_names, load_spec, resolve_name
 from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
@@ -556,6 +557,8 @@ def test_the_list_of_numbers_is_complete() -> None:
         "default_host",
         "source",
         "notes",
+        "provenance",
+        "assumed",
     }
     specs = {"peak_tflops", "link", "efficiency"}
     assert {field.partition(".")[0] for field in GPU_NUMBERS} | words | specs == set(GPUConfig.model_fields)
@@ -790,3 +793,90 @@ def test_bandwidth_follows_from_channels_and_must_not_contradict_them(tmp_path: 
     with pytest.raises(SpecError, match="instruction_sets") as error:
         get_host_config_by_name(str(write(tmp_path / "mine.yaml", OWN_HOST | {"instruction_sets": ["mmx"]})))
     one_line(error)
+
+
+# -- this machine ------------------------------------------------------------------------------------------------
+
+CPUINFO = """processor\t: 0
+model name\t: {name}
+physical id\t: 0
+core id\t\t: 0
+flags\t\t: fpu avx2 avx512f avx512_vnni
+processor\t: 1
+physical id\t: 1
+core id\t\t: 0
+"""
+MEMINFO = "MemTotal:       67108864 kB\nMemFree: 1 kB\nMemAvailable:   33554432 kB\n"
+
+
+TI = "NVIDIA GeForce RTX 4060 Ti"
+
+
+def driver(printed: dict[str, str]) -> Any:
+    """Programs that print what they are said to, and no other."""
+    return lambda command: printed.get(command[0], "")
+
+
+@pytest.mark.parametrize(
+    ("printed", "found", "stem"),
+    [
+        (
+            {"nvidia-smi": "NVIDIA GeForce RTX 4060 Ti, 16380\n"},
+            [("NVIDIA GeForce RTX 4060 Ti", 16380 / 1024)],
+            "rtx-4060-ti-16gb",
+        ),
+        (
+            {"nvidia-smi": "NVIDIA GeForce RTX 4060 Ti, 8188\n"},
+            [("NVIDIA GeForce RTX 4060 Ti", 8188 / 1024)],
+            "rtx-4060-ti-8gb",
+        ),
+        ({"nvidia-smi": "NVIDIA GB10, [N/A]\n"}, [("NVIDIA GB10", None)], "gb10-128gb"),
+        (
+            {
+                "rocm-smi": '{"card0": {"Card series": "AMD Instinct MI300X", "VRAM Total Memory (B)": "206141652992"}}'
+            },
+            [("AMD Instinct MI300X", 206141652992 / 2**30)],
+            "mi300x-192gb",
+        ),
+        ({"sysctl": "Apple M4 Max\n"}, [("Apple M4 Max", None)], "apple-m4-max-40c"),
+    ],
+)
+def test_the_gpu_here_is_what_its_driver_says(printed: dict[str, str], found: list[Any], stem: str) -> None:
+    assert here.driver_gpus(driver(printed)) == found
+    assert gpu_of_driver(*found[0]) is get_gpu_config_by_name(stem)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [{}, {"nvidia-smi": "NVIDIA-SMI has failed"}, {"rocm-smi": "{"}, {"sysctl": "Intel(R) Core(TM)"}],
+)
+def test_a_machine_without_a_gpu_says_so_in_one_line(printed: dict[str, str]) -> None:
+    assert here.driver_gpus(driver(printed)) == []
+    with pytest.raises(SpecError, match="name one, such as rtx-4090") as error:
+        here.named_here("gpu", [])
+    one_line(error)
+
+
+def test_a_variant_that_memory_does_not_tell_is_asked_for() -> None:
+    with pytest.raises(AmbiguousNameError):
+        gpu_of_driver("NVIDIA GeForce RTX 4060 Ti", None)
+
+
+def test_the_host_here_is_its_processors_file_with_its_own_memory() -> None:
+    facts = here.processor(CPUINFO.format(name="AMD EPYC 9654 96-Core Processor"), MEMINFO)
+    host, known = host_of_processor(facts), get_host_config_by_name("epyc-9654")
+    assert (host.memory_gib, host.usable_memory_gib, host.sockets, host.cores_per_socket) == (64, 32, 2, 1)
+    assert host.instruction_sets == ("avx2", "avx512", "avx512_vnni")
+    assert host.memory_bandwidth_gb_per_s_per_socket == known.memory_bandwidth_gb_per_s_per_socket
+    unknown = host_of_processor(here.processor(CPUINFO.format(name="Unheard of"), MEMINFO))
+    assert unknown.memory_gib == 64
+    assert unknown.memory_channels_per_socket is None
+    assert "memory_bandwidth_gb_per_s_per_socket" in unknown.assumed
+
+
+def test_this_machine_can_be_asked() -> None:
+    if not Path("/proc/cpuinfo").is_file():
+        pytest.skip("no /proc here")
+    host = get_host_config_by_name("here")
+    assert host.name == "here"
+    assert host.memory_gib >= host.usable_memory_gib > 0
