@@ -108,11 +108,7 @@ def test_a_gpus_peaks_are_plausible(stem: str) -> None:
 
 def test_only_geforce_cards_gain_by_16_bit_accumulation() -> None:
     faster = {stem for stem in GPUS if get_gpu_config_by_name(stem).fp16_accumulate_tflops is not None}
-    geforce = {
-        stem
-        for stem in GPUS
-        if stem.startswith("rtx-") and re.search(r"-\d{4}d?(-ti|ti)?(-super|-laptop)?-\d+gb$", stem)
-    }
+    geforce = {stem for stem in GPUS if re.fullmatch(r"rtx-\d{4}d?(-ti|ti)?(-super|-laptop)?-\d+gb", stem)}
     assert faster == geforce
     for stem in faster:
         gpu = get_gpu_config_by_name(stem)
@@ -357,7 +353,7 @@ def test_a_gpu_is_found_by_what_people_call_it(name: str, stem: str) -> None:
         ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb"]),
         ("gh200", ["gh200-144gb", "gh200-96gb"]),
         ("NVIDIA GeForce RTX 4060 Ti", ["rtx-4060-ti-16gb", "rtx-4060-ti-8gb"]),
-        ("rtx-pro", ["rtx-pro-4000-blackwell-24gb", "rtx-pro-6000-blackwell-server"]),
+        ("rtx-pro", ["rtx-pro-4000-24gb", "rtx-pro-6000-blackwell-server"]),
     ],
 )
 def test_an_ambiguous_name_lists_the_candidates(name: str, candidates: list[str]) -> None:
