@@ -157,7 +157,13 @@ def load_constants(name: str) -> ConstantsFile:
         SpecError: unknown name, or the file is malformed.
     """
     family, version = find(name)
-    own = own_constants(family, release_of(family, version)[0])
+    return _loaded(family, release_of(family, version)[0])
+
+
+@cache
+def _loaded(family: str, release: str) -> ConstantsFile:
+    """One range of versions under whatever name it was asked for."""
+    own = own_constants(family, release)
     full = own if own.extends is None else own.extended(load_constants(own.extends))
     for host, stated in full.hosts.items():
         for constant in stated:

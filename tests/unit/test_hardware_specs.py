@@ -552,6 +552,8 @@ def test_the_list_of_numbers_is_complete() -> None:
         "pcie",
         "default_host",
         "source",
+        "provenance",
+        "assumed",
         "notes",
         "provenance",
         "assumed",

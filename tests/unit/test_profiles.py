@@ -13,11 +13,13 @@ from calibrate.refit import Parameter
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
-from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
+from llm_perf.config.host import Rate
+from llm_perf.config.profiles import NO_FIT, NO_PROFILE, Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.systems import Load, get_system
+from llm_perf.systems.constants import load_constants
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.zero_inference.times import ZeroPasses, stream_rates
 
@@ -57,10 +59,43 @@ def test_a_profile_replaces_a_systems_constant(scenario: Any) -> None:
     assert slower > faster  # less of the computing hides behind the copies
 
 
-def test_a_host_goes_before_a_systems_default(scenario: Any) -> None:
-    host = get_host_config_by_name("dgx-2").layer_overhead_ms["zero_inference"]
-    assert host != constant(scenario(), "layer_overhead_ms")
-    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-2")) == pytest.approx(host)
+def test_a_version_on_a_host_goes_before_its_default(scenario: Any) -> None:
+    file = load_constants("zero_inference")
+    here = file.hosts["dgx-2"]["layer_overhead_ms"].value
+    assert here != file.value("layer_overhead_ms")
+    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-2")) == pytest.approx(here)
+    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-1")) == file.value("layer_overhead_ms")
+
+
+def copy_gb_per_s(scenario: Scenario) -> float:
+    rates = stream_rates(scenario, get_system("zero_inference").constants(scenario))
+    return float(rates.host_to_gpu.bytes_per_s) / 1e9
+
+
+def test_the_order_of_what_wins_for_a_copy(scenario: Any) -> None:
+    """Profile, then version on a host, then host, then the version's share of the link: each alone, then together."""
+    file = load_constants("zero_inference")
+    here = file.hosts["gcp-t4"]["pinned_h2d_gb_per_s"].value
+    link = 15.75
+    assert copy_gb_per_s(scenario()) == here
+    assert copy_gb_per_s(scenario({"host": {"pinned_h2d": RATE}})) == RATE["gb_per_s"]
+    of_system = {"copies": {"zero_inference.pinned_h2d": RATE | {"gb_per_s": 10.0}}}
+    assert copy_gb_per_s(scenario({"host": of_system | {"pinned_h2d": RATE}})) == 10.0
+    plain = get_host_config_by_name("gcp-t4")
+    elsewhere = plain.replace(name="a twin", pinned_h2d=Rate(**RATE))
+    assert copy_gb_per_s(scenario().replace(host=elsewhere)) == RATE["gb_per_s"]
+    assert copy_gb_per_s(scenario().replace(host=plain.replace(pinned_h2d=Rate(**RATE)))) == here
+    unknown = scenario().replace(host=plain.replace(name="a twin"))
+    assert copy_gb_per_s(unknown) == pytest.approx(link * file.value("pinned_link_ratio"), rel=1e-12)
+    bare = NO_FIT.apply(scenario())
+    assert copy_gb_per_s(bare) == pytest.approx(
+        link * file.constants["pinned_link_ratio"].unfitted, rel=1e-12
+    )
+
+
+def test_a_profile_of_another_path_leaves_the_versions_rate(scenario: Any) -> None:
+    given = scenario({"host": {"pageable_h2d": RATE}})
+    assert copy_gb_per_s(given) == copy_gb_per_s(scenario())
 
 
 def test_a_profile_goes_before_the_host(scenario: Any) -> None:
@@ -80,9 +115,9 @@ def test_a_host_goes_before_the_gpu(scenario: Any) -> None:
     """A GPU of PCIe 4 in a host of PCIe 3: the host's measured copies count, not the GPU's link."""
     found = scenario(gpu="a100-pcie-40gb", host="gcp-t4")
     rates = stream_rates(found, get_system("zero_inference").constants(found))
-    host = get_host_config_by_name("gcp-t4").copies["zero_inference.pinned_h2d"]
-    assert rates.host_to_gpu.bytes_per_s == pytest.approx(host.bytes_per_s)
-    assert rates.host_to_gpu.source == host.source
+    here = load_constants("zero_inference").hosts["gcp-t4"]["pinned_h2d_gb_per_s"]
+    assert rates.host_to_gpu.bytes_per_s == pytest.approx(here.value * 1e9)
+    assert rates.host_to_gpu.source == here.source
 
 
 TABLE = [{"bytes": 65536, "gb_per_s": 2.0}, {"bytes": 1 << 28, "gb_per_s": 10.0}]
@@ -150,9 +185,12 @@ def flops_rate(scenario: Scenario) -> float:
     ).gemm.flops_per_s
 
 
-def test_none_is_no_profile() -> None:
-    assert load_profile(None) is load_profile("none") is load_profile("None") is NO_PROFILE
-    assert NO_PROFILE.constants_of("zero_inference") == ()
+def test_none_is_the_prediction_without_fits() -> None:
+    assert load_profile(None) is NO_PROFILE
+    assert load_profile("none") is load_profile("None") is NO_FIT
+    assert NO_PROFILE.fits
+    assert not NO_FIT.fits
+    assert NO_PROFILE.constants_of("zero_inference") == NO_FIT.constants_of("zero_inference") == ()
 
 
 # -- what is replaced, and what stays -------------------------------------------------------------------------
@@ -165,8 +203,8 @@ def test_tables_are_replaced_entry_by_entry(scenario: Any) -> None:
     }
     host = scenario(profile).host
     assert host.copies["zero_inference.pinned_h2d"].gb_per_s == 11
-    assert host.copies["flexgen.pinned_h2d"] == plain.copies["flexgen.pinned_h2d"]
-    assert host.layer_overhead_ms == plain.layer_overhead_ms | {"zero_inference": 1.5}
+    assert host.fresh_d2h == plain.fresh_d2h
+    assert host.layer_overhead_ms == {"zero_inference": 1.5}
     assert host.memory_gib == plain.memory_gib
 
 
@@ -214,7 +252,7 @@ def test_without_changes_nothing_changes(scenario: Any) -> None:
 def test_the_specs_that_a_profile_changes_are_copies(scenario: Any) -> None:
     scenario({"host": {"usable_memory_gib": 50, "layer_overhead_ms": {"zero_inference": 1}}})
     assert get_host_config_by_name("gcp-t4").usable_memory_gib == 204
-    assert get_host_config_by_name("gcp-t4").layer_overhead_ms["zero_inference"] != 1
+    assert get_host_config_by_name("gcp-t4").layer_overhead_ms == {}
 
 
 # -- what is refused ------------------------------------------------------------------------------------------

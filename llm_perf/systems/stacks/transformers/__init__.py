@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.products import layer_products
-from llm_perf.systems.constants import overridden
 from llm_perf.systems.resident import Resident
 
 
@@ -15,7 +14,7 @@ class Transformers(Resident):
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The stack's constants, overridden by the scenario's, with the cost of 8-bit products per step."""
-        return with_int8_products(scenario, overridden(self.file, scenario.constants))
+        return with_int8_products(scenario, super().constants(scenario))
 
 
 def with_int8_products(scenario: Scenario, constants: dict[str, float]) -> dict[str, float]:
