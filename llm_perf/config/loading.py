@@ -69,6 +69,7 @@ def _aliases(kind: str) -> dict[str, str]:
     } | aliases
 
 
+@lru_cache(maxsize=4096)  # searches ask for the same few names thousands of times
 def resolve_name(kind: str, name: str) -> str:
     """The bundled spec that a name means.
 
