@@ -555,8 +555,6 @@ def test_the_list_of_numbers_is_complete() -> None:
         "provenance",
         "assumed",
         "notes",
-        "provenance",
-        "assumed",
     }
     specs = {"peak_tflops", "link", "efficiency"}
     assert {field.partition(".")[0] for field in GPU_NUMBERS} | words | specs == set(GPUConfig.model_fields)
