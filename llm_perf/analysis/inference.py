@@ -14,7 +14,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
-from llm_perf.systems.registry import version_note
+from llm_perf.systems.registry import full_name, version_note
 from llm_perf.systems.terms import Term
 
 _GIB = 2**30
@@ -130,7 +130,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
-            *_warnings(scenario, version_note(scenario), system.file.caveat),
+            *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
             *profile_warnings(scenario, evaluation.placement),
         ),
     )
@@ -180,9 +180,14 @@ def _reason(memory: MemoryUse) -> str | None:
 
 
 def _shortfall(name: str, parts: MemoryParts) -> str:
+    missing = float(parts.shortfall_bytes)
+    # A digit of a GiB where that shows what is missing, else MiB: "0.0 GiB missing" would contradict itself.
+    short = (
+        f"{missing / _GIB:,.1f} GiB" if missing >= 0.05 * _GIB else f"{max(missing / 2**20, 0.1):,.1f} MiB"
+    )
     return (
         f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
-        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
+        f"{short} missing"
     )
 
 

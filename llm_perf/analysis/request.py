@@ -63,6 +63,7 @@ class InferenceInputs(Spec):
     draft_model: Text | None = None
     draft_tokens: PositiveInt | None = None
     acceptance_rate: Fraction | None = None
+    token_acceptance: Fraction | None = None
     weight_bits: Bits | None = None
     activation_bits: Bits = 16
     kv_bits: Bits | None = None
@@ -151,19 +152,21 @@ def _speculation(inputs: InferenceInputs) -> Speculation | None:
         SpecError: a part of the description without the others.
     """
     if inputs.draft_model is None:
-        for name in ("acceptance_rate", "draft_tokens"):
+        for name in ("acceptance_rate", "token_acceptance", "draft_tokens"):
             if getattr(inputs, name) is not None:
                 raise SpecError(f"--{name.replace('_', '-')} belongs to a draft model: give --draft-model")
         return None
-    if inputs.acceptance_rate is None:
+    if (inputs.acceptance_rate is None) == (inputs.token_acceptance is None):
         raise SpecError(
-            "--draft-model needs --acceptance-rate, the share of drafted tokens that are kept (0 to 1): it depends on "
-            "both models and on the text, so there is no default"
+            "--draft-model needs either --acceptance-rate, accepted over drafted tokens (0 to 1), or --token-acceptance, "
+            "the chance of a token whose predecessors were kept: they depend on both models and on the text, so there is "
+            "no default"
         )
     return Speculation(
         draft=get_model_config_by_name(inputs.draft_model),
         tokens=inputs.draft_tokens or Speculation.model_fields["tokens"].default,
         acceptance_rate=inputs.acceptance_rate,
+        token_acceptance=inputs.token_acceptance,
     )
 
 

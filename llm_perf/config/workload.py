@@ -68,15 +68,11 @@ class OffloadConfig(Spec):
         num_gpu_batches: such batches per block of FlexGen's schedule.
         micro_batches: micro-batches of a pipeline.
         attn_sparsity: share of the cached values that attention reads (FlexGen); 1 = all.
-        projected: the measurement that this describes was extrapolated from a few steps.
     """
 
     weights: Shares | None = None
     kv_cache: Shares | None = None
     activations: Shares | None = None
-    attention_weights: Shares | None = None
-    mlp_weights: Shares | None = None
-    embedding_weights: Shares | None = None
     pin_memory: bool = True
     pin_kv_cache: bool = True
     async_kv_offload: bool = False
@@ -87,7 +83,6 @@ class OffloadConfig(Spec):
     num_gpu_batches: PositiveInt = 1
     micro_batches: PositiveInt = 1
     attn_sparsity: Efficiency = 1.0
-    projected: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -123,7 +123,7 @@ def _options(scenario: Scenario) -> Iterator[str]:
     workload, speculation = scenario.workload, scenario.speculation
     if speculation is not None:
         yield (
-            f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.acceptance_rate:.0%} of them "
+            f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.share_kept:.0%} of them "
             f"kept: {speculation.tokens_per_round:.2f} tokens per round"
         )
     if workload.prefix_hit_rate:

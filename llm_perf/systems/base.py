@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig
-from llm_perf.counts.arrays import Number, is_array, maximum
+from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
@@ -83,12 +83,16 @@ class MemoryParts:
     @property
     def shortfall_bytes(self) -> Number:
         """Bytes missing, 0 where it fits."""
-        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
+        return where(self.fits, 0.0, self.total_bytes - self.capacity_bytes)
 
     @property
     def fits(self) -> Number:
-        """Whether the parts fit."""
-        return self.total_bytes <= self.capacity_bytes
+        """Whether the parts fit: memory comes in whole bytes, so less than one missing is a sum's rounding.
+
+        A placement that fills what is free (Accelerate's) ends at the capacity, where sums of floats differ in their last
+        digits.
+        """
+        return self.total_bytes - self.capacity_bytes < 1.0
 
 
 NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -144,7 +148,7 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
 
 SERVING_OPTIONS = (
     "sp_size", "cp_size", "expert_imbalance", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
-    "acceptance_rate", "micro_batches",
+    "acceptance_rate", "token_acceptance", "micro_batches",
 )  # fmt: skip
 """Options of a request that serving stacks know."""
 

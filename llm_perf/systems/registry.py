@@ -53,14 +53,19 @@ def _built(family: str, release: str) -> System:
     return cast("System", getattr(module, implementation)(family, release))
 
 
+def full_name(scenario: Scenario) -> str:
+    """A scenario's system with the version that is asked for, as ``--system`` takes it."""
+    version = scenario.system_version
+    return scenario.system if version is None else f"{scenario.system}@{version}"
+
+
 def system_of(scenario: Scenario) -> System:
     """The system of a scenario, in its version.
 
     Raises:
         SpecError: there is none of that name.
     """
-    version = scenario.system_version
-    return get_system(scenario.system if version is None else f"{scenario.system}@{version}")
+    return get_system(full_name(scenario))
 
 
 def family_of(name: str) -> Family:
@@ -157,13 +162,18 @@ def asked_version(system: str | None) -> str | None:
     return None if system is None else find(system)[1]
 
 
-def version_note(scenario: Scenario) -> str | None:
-    """What stands in for a version that does not ship; None where the scenario's own does."""
-    asked = scenario.system_version
-    if asked is None or release_of(scenario.system, asked)[1]:
+def version_note(name: str) -> str | None:
+    """What stands in for a version that does not ship; None where the one that is asked for does.
+
+    Raises:
+        SpecError: unknown.
+    """
+    family, asked = find(name)
+    release, ships = release_of(family, asked)
+    if ships:
         return None
-    file = system_of(scenario).file
+    file = get_system(f"{family}@{release}").file
     return (
-        f"{scenario.system} {asked} does not ship: the constants are those of the nearest version, "
-        f"{scenario.system}@{file.release} ({file.version})"
+        f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
+        f"({file.version})"
     )
