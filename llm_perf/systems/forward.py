@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
@@ -51,9 +52,14 @@ class Costs:
         self._terms: list[Terms] = []
 
     def part(self, name: str, seconds: Number, terms: Terms) -> None:
-        """Add exposed seconds to a part, and what they consist of."""
+        """Add exposed seconds to a part, and what they consist of.
+
+        Terms of arrays are dropped: nobody reads them, and they would keep every intermediate array in memory, which
+        makes a sweep take up to 2.7 times as long.
+        """
         self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
-        self._terms.append(terms)
+        if not is_array(seconds):
+            self._terms.append(terms)
 
     def busy(self, resource: str, seconds: Number) -> None:
         """Add busy seconds to a resource."""
@@ -65,7 +71,8 @@ class Costs:
             self.parts_s[name] = self.parts_s.get(name, 0.0) + times * seconds
         for name, seconds in other.busy_s.items():
             self.busy(name, times * seconds)
-        self._terms.append(scaled(other.terms, "passes", times))
+        if not is_array(times):
+            self._terms.append(scaled(other.terms, "passes", times))
 
     def scaled(self, parts: Number, busy: Number) -> Costs:
         """So many times the parts, and so many times the busy seconds."""
@@ -243,10 +250,15 @@ class Forward:
                 f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
                 f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
             )
-            each = Factor("seconds of one", seconds, tuple(gemm_rates_used(gemm)), source=roofs)
+            each = Factor("seconds of one", seconds, self.rates_used, source=roofs)
             yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
 
         return terms
+
+    @cached_property
+    def rates_used(self) -> tuple[Quantity, ...]:
+        """Rates of matrix products, as shares of the peaks."""
+        return tuple(gemm_rates_used(self.rates.gemm))
 
     def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
         """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
