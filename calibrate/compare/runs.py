@@ -224,7 +224,7 @@ def _step_s(scenario: Scenario, contexts: np.ndarray[Any, Any]) -> np.ndarray[An
 
 def _host_part(result: InferenceResult, part: str, on_cpu: bool) -> float:
     """On a CPU the accelerator's memory is the host's, so that both tiers are one."""
-    if not on_cpu or result.scenario.system != "zero_inference":
+    if not on_cpu:
         return 0.0
     return float(getattr(result.memory.cpu, part))
 

@@ -13,7 +13,6 @@ from calibrate.fit.observation import Observation
 from calibrate.refit import Parameter
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
-from llm_perf.systems.stacks.transformers import Transformers
 
 _TIMES = {  # constant: least value at which its range starts, since no time is 0 in logarithms
     "python_us_per_layer": 30.0,
@@ -52,14 +51,9 @@ def candidates(observations: Sequence[Observation], with_microbench: bool) -> tu
 def _of_scenario(scenario: Scenario, with_microbench: bool) -> Iterator[Parameter]:
     system = scenario.system
     constants = system_of(scenario).constants(scenario)
-    streams = system == "zero_inference"
-    if streams:
-        yield from _times(system, ("layer_overhead_ms", "pass_overhead_ms"), constants, scenario)
-        yield from _streams(scenario)
-    elif system == "resident" or isinstance(system_of(scenario), Transformers):
-        yield from _times(system, ("python_us_per_layer", "step_ms"), constants, scenario)
-    elif "phase_ms" in constants:
-        yield from _times(system, ("phase_ms",), constants, scenario)
+    times = system_of(scenario).family.calibration.times
+    if times:
+        yield from _times(system, times, constants, scenario)
         yield from _streams(scenario)
     attention = scenario.gpu.efficiency.attention
     yield _share(
@@ -93,7 +87,7 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
     weights = offload.weights
     if weights is None or weights.gpu == 1:
         return
-    if system == "zero_inference":
+    if system_of(scenario).family.calibration.copies:
         if scenario.host.name != "this machine":
             path = "pinned_h2d" if offload.pin_memory else "pageable_h2d"
             held = scenario.host.copies.get(f"{system}.{path}") or getattr(scenario.host, path)

@@ -21,7 +21,7 @@ from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -29,7 +29,7 @@ from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
 from llm_perf.systems import Load, get_system, system_of
-from llm_perf.systems.registry import stack_names
+from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
 
 Objective = Literal["cost", "energy", "gpus", "throughput"]
 
@@ -82,7 +82,7 @@ class PlanQuestion(Spec):
     max_gpus: PositiveInt = 8
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 128
-    system: Annotated[str, Field(min_length=1)] = "resident"
+    system: Annotated[str, Field(min_length=1)] = DEFAULT
     quant_bits: tuple[Literal[4, 8, 16], ...] = (16,)
     max_batch_size: PositiveInt = _LARGEST_BATCH
     offload: Annotated[bool, Field(strict=True)] = True
@@ -244,7 +244,7 @@ class _Pool:
             for tp in _powers(self.question.max_gpus):
                 self._add_stages(one, tp, iter(_powers(self.question.max_gpus // tp)))
         if self.question.offload:
-            streaming = self._structure(gpu, bits, price, {"system": "zero_inference"})
+            streaming = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
             if streaming is not None:
                 self._take(streaming)
 

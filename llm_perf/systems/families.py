@@ -13,39 +13,100 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from llm_perf.config import files
-from llm_perf.config.base import Spec
+from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
+Tier = Literal["gpu", "cpu", "nvme"]
+
 _DECLARATION = "system.yaml"
 _PACKAGE = "llm_perf.systems"
 _STACKS = "stacks"
 
 
+class Part(Spec):
+    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name."""
+
+    title: str = Field(min_length=1)
+    waits_for: tuple[str, ...] = ()
+
+
+class Calibration(Spec):
+    """What a fit to runs of one's own may change of a system.
+
+    Attributes:
+        times: Constants that are times of its framework.
+        copies: Whether its copies out of host memory have rates of their own.
+        shared_with: The system that the same runs stand for as well.
+    """
+
+    times: tuple[str, ...] = ()
+    copies: bool = False
+    shared_with: str | None = None
+
+
 class Family(Spec):
-    """What a system says about itself, whatever its version.
+    """What a system says about itself, whatever its version. Everything but the title has a default.
 
     Attributes:
         name: The folder's name.
         title: What its makers call it.
+        short: Its name where a column is narrow; the name if None.
         aliases: Other names that people use.
         implementation: Its class in the folder's package; None for data on the resident model.
+        parts: Parts of its phases beyond those that all systems have.
+        resources: Resources that it waits for beyond those that all systems have, in words.
         quantises_embeddings: Whether the token table and the head are quantised with the other weights.
+        weight_bits: Width of the weights where nothing is said; None for that of the computation.
+        weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
+        more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
+            or tensor ranks.
+        ds_zero: The stage of ``--ds-zero`` that is this system.
+        batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
+        reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
+        beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
+        accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
+        machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
+        calibration: What a fit may change.
     """
 
     name: str
     title: str = Field(min_length=1)
+    short: str | None = None
     aliases: tuple[str, ...] = ()
     implementation: str | None = None
+    parts: dict[str, Part] = Field(default_factory=dict)
+    resources: dict[str, str] = Field(default_factory=dict)
     quantises_embeddings: bool = False
+    weight_bits: PositiveInt | None = None
+    weights_on: Tier | None = None
+    cache_on: Tier | None = None
+    more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
+    ds_zero: PositiveInt | None = None
+    batch_per_client: bool = False
+    reports_device_memory: bool = False
+    beyond_host_memory: tuple[float, float, float] | None = None
+    accuracy_class: str | None = None
+    machine_constants: tuple[str, ...] = ()
+    calibration: Calibration = Calibration()
+
+    @property
+    def on_resident(self) -> bool:
+        """Whether it is data on the resident model: everything on the GPUs, divided into tensor ranks."""
+        return self.implementation is None
+
+    @property
+    def usual_weights(self) -> Tier | None:
+        """Where its weights are unless something else is said."""
+        return self.weights_on or ("gpu" if self.on_resident else None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import cast
@@ -10,7 +11,7 @@ import llm_perf.systems as package
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems.base import System
+from llm_perf.systems.base import SERVING_OPTIONS, System
 from llm_perf.systems.families import (
     Family,
     declaration,
@@ -24,6 +25,9 @@ from llm_perf.systems.families import (
 from llm_perf.systems.resident import Resident
 
 system_names = family_names
+
+DEFAULT = "resident"
+"""The family that is meant where none is named: what to expect of a stack that is not known."""
 
 
 @cache
@@ -49,14 +53,19 @@ def _built(family: str, release: str) -> System:
     return cast("System", getattr(module, implementation)(family, release))
 
 
+def full_name(scenario: Scenario) -> str:
+    """A scenario's system with the version that is asked for, as ``--system`` takes it."""
+    version = scenario.system_version
+    return scenario.system if version is None else f"{scenario.system}@{version}"
+
+
 def system_of(scenario: Scenario) -> System:
     """The system of a scenario, in its version.
 
     Raises:
         SpecError: there is none of that name.
     """
-    version = scenario.system_version
-    return get_system(scenario.system if version is None else f"{scenario.system}@{version}")
+    return get_system(full_name(scenario))
 
 
 def family_of(name: str) -> Family:
@@ -71,13 +80,31 @@ def family_of(name: str) -> Family:
 @cache
 def stack_names() -> tuple[str, ...]:
     """Families that are data on the resident model."""
-    return tuple(family.name for family in families() if family.implementation is None)
+    return tuple(family.name for family in families() if family.on_resident)
 
 
 def is_stack(name: str) -> bool:
     """Whether a system is a stack of the resident model, which knows the options of serving stacks."""
     system = get_system(name)
-    return isinstance(system, Resident) and system.knows_serving_options
+    return isinstance(system, Resident) and system.options.issuperset(SERVING_OPTIONS)
+
+
+def check_options(system: System, used: Iterable[str]) -> None:
+    """A system knows the options that are used.
+
+    Args:
+        system: The system.
+        used: Options under the names of their flags.
+
+    Raises:
+        SpecError: it does not; the systems that do are listed.
+    """
+    unknown = [name for name in used if name not in system.options]
+    if not unknown:
+        return
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
+    knowing = [name for name in family_names() if get_system(name).options.issuperset(unknown)]
+    raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
 
 
 def checked_system(scenario: Scenario) -> System:
@@ -87,31 +114,43 @@ def checked_system(scenario: Scenario) -> System:
         SpecError: it cannot; the message says what could be done instead.
     """
     system = system_of(scenario)
-    used = scenario.serving_options
-    if used and not is_stack(system.name):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in used)
-        raise SpecError(
-            f"system {system.name} does not know {flags}; "
-            f"systems that do: {', '.join((*stack_names(), 'transformers'))}"
-        )
+    check_options(system, scenario.serving_options)
     system.check(scenario)
     return system
+
+
+@cache
+def system_of_stage(stage: int) -> str | None:
+    """The family that a stage of ``--ds-zero`` is; None where a stage changes nothing about where weights are."""
+    return next((family.name for family in families() if family.ds_zero == stage), None)
 
 
 def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:
     """The family that ``--system`` and ``--ds-zero`` mean together: stage 3 is zero_inference.
 
     Raises:
-        SpecError: stage 3 with another system, or a version that can be none.
+        SpecError: a stage with another system than its own, or a version that can be none.
     """
+    own = system_of_stage(ds_zero.value) if ds_zero.value else None
     if system is None:
-        return "zero_inference" if ds_zero is DSZeRO.STAGE_3 else "resident"
+        return own or DEFAULT
     name = get_system(system).name
-    if ds_zero is DSZeRO.STAGE_3 and name != "zero_inference":
+    if own is not None and name != own:
         raise SpecError(
-            f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {name}"
+            f"--ds-zero {ds_zero.value} is the system {own}; it cannot be combined with --system {name}"
         )
     return name
+
+
+@cache
+def searched_systems() -> tuple[str, ...]:
+    """Families whose placement and batching ``llm-perf policy`` searches."""
+
+    def searched(name: str) -> bool:
+        kind = type(get_system(name))
+        return kind.knobs is not System.knobs or kind.policies is not System.policies
+
+    return tuple(name for name in family_names() if searched(name))
 
 
 def asked_version(system: str | None) -> str | None:
@@ -123,13 +162,18 @@ def asked_version(system: str | None) -> str | None:
     return None if system is None else find(system)[1]
 
 
-def version_note(scenario: Scenario) -> str | None:
-    """What stands in for a version that does not ship; None where the scenario's own does."""
-    asked = scenario.system_version
-    if asked is None or release_of(scenario.system, asked)[1]:
+def version_note(name: str) -> str | None:
+    """What stands in for a version that does not ship; None where the one that is asked for does.
+
+    Raises:
+        SpecError: unknown.
+    """
+    family, asked = find(name)
+    release, ships = release_of(family, asked)
+    if ships:
         return None
-    file = system_of(scenario).file
+    file = get_system(f"{family}@{release}").file
     return (
-        f"{scenario.system} {asked} does not ship: the constants are those of the nearest version, "
-        f"{scenario.system}@{file.release} ({file.version})"
+        f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
+        f"({file.version})"
     )

@@ -199,3 +199,80 @@ def test_other_commands_take_versions(words: tuple[str, ...], capsys: pytest.Cap
 def _untimed(out: str) -> str:
     """Without how long it took, and without how lines of commands are broken."""
     return re.sub(r"[\d.]+ ms, [\d,]+ points/s|predicted in [\d.]+ m?s", "", out).replace("\\\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        (
+            "sweep",
+            "--model",
+            "opt-13b",
+            "--gpu",
+            "a100-sxm-80gb",
+            "--batch-size",
+            "1,2",
+            "--system",
+            "ft,vllm@0.3",
+        ),
+        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--gen-len", "4", "--system", "flexgen@0.3"),
+    ],
+)
+def test_every_command_says_that_a_version_does_not_ship(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words]) == 0
+    said = capsys.readouterr()
+    assert "0.3 does not ship" in " ".join((said.out + said.err).split())
+    assert run([word.replace("@0.3", "") for word in words]) == 0
+    said = capsys.readouterr()
+    assert "does not ship" not in said.out + said.err
+
+
+def test_a_version_that_does_not_ship_has_the_wider_interval() -> None:
+    asked = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 8, "batch_size": 8}
+    same, other = (
+        predict_inference(build_scenario(InferenceInputs(**asked, system=name))).interval
+        for name in ("fastertransformer@5", "fastertransformer@6")
+    )
+    assert same is not None
+    assert other is not None
+    assert other.total_factor > same.total_factor
+    assert "--system names yours" not in other.method
+
+
+def test_where_nothing_is_known_of_versions_there_is_no_interval() -> None:
+    asked = {"model": "opt-30b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True, "batch_size": 8}
+    listed, other = (
+        predict_inference(build_scenario(InferenceInputs(**asked, system=f"zero_inference@{version}")))
+        for version in ("0.9", "0.16")
+    )
+    assert listed.interval is not None
+    assert other.interval is None
+    assert "how far versions differ is not known" in (other.no_interval or "")
+
+
+# -- systems list and show --------------------------------------------------------------------------------------
+
+
+def test_every_version_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["systems"]
+    inference = [row for row in rows if row["kind"] == "inference"]
+    assert sorted(row["name"] for row in inference) == sorted(
+        f"{family}@{release}" for family, release in RELEASES
+    )
+    assert sum(row["newest"] for row in inference) == len(system_names())
+    assert run(["systems", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(row["name"] in text for row in rows)
+    assert run(["systems", "list", "llm", "--json"]) == 0
+    assert all("llm" in row["name"] for row in json.loads(capsys.readouterr().out)["systems"])
+
+
+def test_what_stands_in_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "show", "vllm@9"]) == 0
+    assert "vllm 9 does not ship" in capsys.readouterr().err
+    assert run(["systems", "show", "vlm"]) == 2

@@ -23,9 +23,10 @@ from llm_perf.systems.base import (
     MemoryUse,
     PhaseCost,
     Placement,
+    System,
     TierShares,
 )
-from llm_perf.systems.constants import WithConstants, machine_of
+from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
@@ -34,7 +35,7 @@ from llm_perf.systems.stacks.transformers import with_int8_products
 _GIB = 2**30
 
 
-class Accelerate(WithConstants):
+class Accelerate(System):
     """Whole modules on GPUs, CPU or disk; those that are not on a GPU come there for each pass."""
 
     name = "accelerate"

@@ -8,19 +8,33 @@ hosts' files; docs/systems/flexgen.md has the formulas.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.model import StateSpace
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.workload import Shares
+from llm_perf.config.workload import OffloadConfig, Shares
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.errors import SpecError
-from llm_perf.systems.base import Evaluation, Load, MemoryUse, PhaseCost, Placement, TierShares
-from llm_perf.systems.constants import WithConstants
+from llm_perf.systems.base import (
+    POLICY_OPTIONS,
+    Evaluation,
+    Load,
+    MemoryUse,
+    PhaseCost,
+    Placement,
+    Policies,
+    System,
+    TierShares,
+)
 from llm_perf.systems.flexgen.memory import memory_use, placed_weights
 from llm_perf.systems.flexgen.placement import ceil, place_cache
 from llm_perf.systems.flexgen.policy import Policy, check_policy, stated_policy
+from llm_perf.systems.flexgen.request import compressed_dtype, stated_offload
 from llm_perf.systems.flexgen.times import BlockSchedule
 from llm_perf.systems.forward import decode_steps
 from llm_perf.systems.resident import notes
@@ -58,10 +72,11 @@ class PolicyPlacement(Placement):
     policy: Policy | None = None
 
 
-class FlexGen(WithConstants):
+class FlexGen(System):
     """FlexGen on one GPU, or on several as a pipeline."""
 
     name = "flexgen"
+    options = frozenset({*POLICY_OPTIONS, "micro_batches"})
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what FlexGen does not do.
@@ -82,6 +97,40 @@ class FlexGen(WithConstants):
                 "or --ds-zero 3 predicts it"
             )
         check_policy(scenario)
+
+    # -- what its options mean, and what may be searched ---------------------------------------------------------
+
+    def dtype_of(self, inputs: Mapping[str, Any], dtype: DtypeConfig) -> DtypeConfig:
+        """4-bit compression of weights and cache."""
+        return compressed_dtype(inputs, dtype)
+
+    def offload_of(self, inputs: Mapping[str, Any], offload: OffloadConfig) -> OffloadConfig:
+        """Percentages, batches and the device of attention."""
+        return stated_offload(inputs, offload)
+
+    def policies(self, scenario: Scenario, lossless: bool, max_latency_s: float | None) -> Policies:
+        """All policies that fit, as far as they are worth a look."""
+        from llm_perf.systems.flexgen.search import FlexGenSearch
+
+        search = FlexGenSearch(scenario, lossless, max_latency_s)
+        found = search.run()
+        if found is None:
+            return Policies(np.zeros(0), np.zeros(0), lambda _: {}, search.searched)
+        return Policies(found.latency_s, found.throughput_tokens_per_s, found.rows.flags, search.searched)
+
+    def nearest_policy(self, scenario: Scenario, lossless: bool) -> dict[str, Any]:
+        """The policy that lacks the fewest bytes."""
+        from llm_perf.systems.flexgen.search import FlexGenSearch
+
+        return FlexGenSearch(scenario, lossless).least_shortfall().flags(0)
+
+    def describe_policy(self, flags: Mapping[str, Any]) -> str:
+        """Batches, percentages, what is compressed, where attention runs."""
+        narrow = [name for name, key in (("W4", "compress_weight"), ("KV4", "compress_cache")) if flags[key]]
+        words = [f"{flags['gpu_batch_size']} x {flags['num_gpu_batches']}", flags["percent"], *narrow]
+        if flags["cpu_cache_compute"]:
+            words.append("CPU attention")
+        return " ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
 
     # -- policies -----------------------------------------------------------------------------------------------
 

@@ -24,15 +24,16 @@ from llm_perf.systems.base import (
     MemoryUse,
     PhaseCost,
     Placement,
+    System,
 )
-from llm_perf.systems.constants import WithConstants, machine_of
+from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, decode_steps
 
 _GIB = 2**30
 
 
-class Lia(WithConstants):
+class Lia(System):
     """Weights and cache in host memory; each pass on the CPU or streamed to the GPU."""
 
     name = "lia"

@@ -24,8 +24,8 @@ from llm_perf.systems.base import (
     MemoryUse,
     PhaseCost,
     Placement,
+    System,
 )
-from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import layers_weight_bytes, stage_kv_bytes, stage_layer_share
 from llm_perf.systems.forward import Costs, Forward, decode_steps
 from llm_perf.systems.resident import gpu_memory, notes
@@ -33,7 +33,7 @@ from llm_perf.systems.resident import gpu_memory, notes
 _HEAD_PARTS = ("lm_head", "all_gather", "pipeline_transfer")
 
 
-class Petals(WithConstants):
+class Petals(System):
     """Pipeline of servers in a network; ``pp_size`` is the number of servers, the batch that of all clients."""
 
     name = "petals"

@@ -12,14 +12,15 @@ from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
+    SERVING_OPTIONS,
     Evaluation,
     Load,
     MemoryParts,
     MemoryUse,
     PhaseCost,
     Placement,
+    System,
 )
-from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
@@ -29,15 +30,14 @@ from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_n
 _GIB = 2**30
 
 
-class Resident(WithConstants):
+class Resident(System):
     """A stack whose weights, cache and activations all live on the GPUs.
 
     Each step takes S(device, host): kernels on the device, launches and Python on the host, overlapped as well as
     the stack's ``overlap_exponent`` says, and a time per step and per sequence for scheduling and sampling.
     """
 
-    knows_serving_options = True
-    """Context ranks, micro-batches, chunks, prefix caches and drafts: a stack with a prefill of its own has none."""
+    options = frozenset(SERVING_OPTIONS)
 
     name = "resident"
 

@@ -13,15 +13,9 @@ from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
 
-FRAMEWORKS = (
-    "megatron",
-    "megatron_2022",
-    "megatron_bridge",
-    "megatron_bridge_25",
-    "composer",
-    "fsdp",
-    "deepspeed",
-    "axolotl",
+_FOLDER = resources.files("llm_perf.systems.training")
+FRAMEWORKS = tuple(
+    sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 )
 """Each is a YAML file of constants in this folder."""
 
@@ -46,7 +40,7 @@ def own_framework(name: str) -> Framework:
     """
     if name not in FRAMEWORKS:
         raise SpecError(f"there is no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
-    file = resources.files("llm_perf.systems.training") / f"{name}.yaml"
+    file = _FOLDER / f"{name}.yaml"
     text = file.read_text("utf-8")
     return files.build(Framework, files.parse_mapping(text, file.name), text, file.name)
 

@@ -8,6 +8,9 @@ the DeepSpeedExamples script whose settings of bucket, live parameters and buffe
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.counts.arrays import where
@@ -21,9 +24,10 @@ from llm_perf.systems.base import (
     MemoryParts,
     MemoryUse,
     Placement,
+    System,
     TierShares,
 )
-from llm_perf.systems.constants import WithConstants, stated_for_host
+from llm_perf.systems.constants import stated_for_host
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.resident import notes
@@ -34,10 +38,11 @@ from llm_perf.systems.zero_inference.times import StreamRates, ZeroPasses, strea
 _GIB = 2**30
 
 
-class ZeroInference(WithConstants):
+class ZeroInference(System):
     """ZeRO-3 inference with the weights on GPU, CPU or NVMe."""
 
     name = "zero_inference"
+    options = frozenset({"prefetch"})
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what ZeRO-Inference does not do.
@@ -58,6 +63,35 @@ class ZeroInference(WithConstants):
             raise SpecError(
                 "system zero_inference keeps the KV cache on the GPU or in CPU memory, not on NVMe"
             )
+
+    def smaller(self, inputs: Mapping[str, Any], scenario: Scenario) -> Iterator[dict[str, Any]]:
+        """The cache to host memory, weights from there to the disk."""
+        if not inputs["kv_offload"]:
+            yield {"kv_offload": True}
+        if inputs["cpu_offload"] and scenario.host.disk is not None:
+            yield {"cpu_offload": False, "disk_offload": True}
+
+    def knobs(self, lossless: bool) -> Iterator[dict[str, Any]]:
+        """Bits and tier of the weights, page-locked memory, place and waiting of the cache."""
+        for bits in (16,) if lossless else (16, 8, 4):
+            for tier in ("gpu", "cpu", "nvme"):
+                for pinned in (True,) if tier == "gpu" else (True, False):
+                    for kv, blocking in ((False, True), (True, True), (True, False)):
+                        yield {
+                            "quant_bits": bits,
+                            "cpu_offload": tier == "cpu",
+                            "disk_offload": tier == "nvme",
+                            "pin_memory": pinned,
+                            "kv_offload": kv,
+                            "async_kv_offload": not blocking,
+                        }
+
+    def describe_policy(self, flags: Mapping[str, Any]) -> str:
+        """Batch, tier and width of the weights, place of the cache."""
+        tier = "host" if flags["cpu_offload"] else "NVMe" if flags["disk_offload"] else "GPU"
+        words = [f"batch {flags['batch_size']}", f"weights on {tier} {flags['quant_bits']} bit"]
+        words.append(f"cache on {'host' if flags['kv_offload'] else 'GPU'}")
+        return ", ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
 
     def place(self, scenario: Scenario, load: Load) -> Placement:
         """Weights where the scenario says; else on the GPU if all fits, else on the CPU if it has the memory, else NVMe."""

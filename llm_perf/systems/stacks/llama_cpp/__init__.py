@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
@@ -22,7 +24,7 @@ class LlamaCpp(Resident):
     """
 
     name = "llama_cpp"
-    knows_serving_options = False
+    options: ClassVar[frozenset[str]] = frozenset()
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
         """All passes over the prompts, overlapped between the stages."""

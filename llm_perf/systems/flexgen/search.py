@@ -27,18 +27,19 @@ import numpy.typing as npt
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError
-from llm_perf.search.flexgen_grid import (
+from llm_perf.systems import Load
+from llm_perf.systems.base import MemoryUse
+from llm_perf.systems.flexgen import FlexGen
+from llm_perf.systems.flexgen.grid import (
+    Floats,
     PolicyRows,
     coarse_weight_cuts,
     joined,
     moved_weights,
+    near_front,
     weight_cuts,
     weight_pairs,
 )
-from llm_perf.search.pareto import Floats, near_front
-from llm_perf.systems import Load
-from llm_perf.systems.base import MemoryUse
-from llm_perf.systems.flexgen import FlexGen
 from llm_perf.systems.flexgen.memory import memory_use
 from llm_perf.systems.flexgen.times import BlockSchedule, machine_rates
 

@@ -1,12 +1,12 @@
-"""The best settings of ZeRO-Inference: batch, page-locked memory, weight bits, tiers of weights and cache.
+"""The best settings of a system with few knobs: each combination of them is one call on an array of batches.
 
-Its knobs are few and each combination of them is one call on an array of batches, so all are tried. Weights go to one
-tier as a whole, as the flags of ``llm-perf infer`` have it.
+All combinations that the system offers are tried. Weights go to one tier as a whole, as the flags of ``llm-perf infer``
+have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config.scenario import Scenario
 from llm_perf.search.pareto import Floats
 from llm_perf.systems import Load, system_of
+from llm_perf.systems.base import Policies
 
 _LADDER: Floats = np.unique(np.round(np.power(1.03, np.arange(400.0))))
 """Batches that are tried: whole numbers in steps of three percent, to about 130,000."""
@@ -34,39 +35,37 @@ class Settings:
     throughput_tokens_per_s: Floats
 
 
-class ZeroSearch:
-    """One search. ``inputs`` name model, machine and lengths."""
+class KnobSearch:
+    """One search. ``inputs`` name system, model, machine and lengths, ``knobs`` are the inputs that are tried."""
 
     def __init__(
-        self, inputs: InferenceInputs, lossless: bool = False, max_latency_s: float | None = None
+        self, inputs: InferenceInputs, knobs: Iterable[dict[str, Any]], max_latency_s: float | None = None
     ) -> None:
-        self.inputs, self.lossless, self.max_latency_s = inputs, lossless, max_latency_s
+        self.inputs, self.knobs, self.max_latency_s = inputs, knobs, max_latency_s
         self.searched = 0
 
-    def run(self) -> list[Settings]:
-        """All combinations of which some batch fits."""
-        return [found for flags in self._knobs() if (found := self._settings(flags)) is not None]
-
-    def _knobs(self) -> Iterator[dict[str, Any]]:
-        for bits in (16,) if self.lossless else (16, 8, 4):
-            for tier in ("gpu", "cpu", "nvme"):
-                for pinned in (True,) if tier == "gpu" else (True, False):
-                    for kv, blocking in ((False, True), (True, True), (True, False)):
-                        yield {
-                            "system": "zero_inference",
-                            "quant_bits": bits,
-                            "cpu_offload": tier == "cpu",
-                            "disk_offload": tier == "nvme",
-                            "pin_memory": pinned,
-                            "kv_offload": kv,
-                            "async_kv_offload": not blocking,
-                        }
+    def run(self) -> Policies:
+        """All combinations of which some batch fits, with all such batches."""
+        found = [settings for flags in self.knobs if (settings := self._settings(flags)) is not None]
+        if not found:
+            return Policies(np.zeros(0), np.zeros(0), lambda _: {}, self.searched)
+        batch = np.concatenate([settings.batch for settings in found])
+        owner = np.repeat(np.arange(len(found)), [len(settings.batch) for settings in found])
+        return Policies(
+            np.concatenate([settings.latency_s for settings in found]),
+            np.concatenate([settings.throughput_tokens_per_s for settings in found]),
+            lambda row: {
+                **found[owner[row]].flags,
+                "batch_size": int(batch[row]),
+            },
+            self.searched,
+        )
 
     def _settings(self, flags: dict[str, Any]) -> Settings | None:
-        if flags["disk_offload"] and not self._has_disk:
+        if flags.get("disk_offload") and not self._has_disk:
             return None
         scenario = build_scenario(self.inputs.replace(**flags))
-        most = self._most(scenario, bool(flags["cpu_offload"] or flags["disk_offload"]))
+        most = self._most(scenario, bool(flags.get("cpu_offload") or flags.get("disk_offload")))
         if not most:
             return None
         batches = self._ranks * np.append(_LADDER[: np.searchsorted(_LADDER, most)], float(most))

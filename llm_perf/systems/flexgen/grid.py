@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from llm_perf.counts.arrays import Number
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.flexgen.placement import model_phases, place_tensors
 from llm_perf.systems.flexgen.policy import GROUP_SIZE, Policy, bytes_per_element
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 _ROUND = (100, 50, 25, 20, 10, 5, 2, 1)
 """Steps in percent by which people like to state shares, the roundest first."""
@@ -190,3 +193,10 @@ def moved_weights(rows: PolicyRows, cuts: Sequence[int], disk_step: int, gpu_ste
     good = (at_disk >= 0) & (at_gpu < len(edges)) & (at_disk <= at_gpu)
     nvme, off_gpu = edges[at_disk[good]], edges[at_gpu[good]]
     return rows.take(good).replace(wg=100.0 - off_gpu, wc=(off_gpu - nvme).astype(float))
+
+
+def near_front(latency_s: Floats, throughput: Floats, slack: float) -> npt.NDArray[np.intp]:
+    """Indices of the points whose throughput is at least 1 - ``slack`` times what is reached by then."""
+    order = np.lexsort((-throughput, latency_s))
+    ordered = throughput[order]
+    return order[ordered >= (1 - slack) * np.maximum.accumulate(ordered)]
