@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from llm_perf.config.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.formats import WeightFormats
+from llm_perf.config.quantization import Quantization
 from llm_perf.errors import SpecError
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
@@ -203,7 +205,10 @@ class ModelConfig(Spec):
     projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
     ``layer_groups`` stand in the order of their first layers. ``norm_bias`` defaults to what the norm has:
     LayerNorm a bias, RMSNorm none.
-    ``encoder`` models have a prefill only.
+    ``encoder`` models have a prefill only. ``quantization`` is how the checkpoint was released, where that is not 16 or 32
+    bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
+    the types of the tensors of a file whose header was read; ``mtp_layers`` the multi-token prediction modules that the
+    checkpoint holds beside the model.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -227,6 +232,10 @@ class ModelConfig(Spec):
     embedding_norm: bool = False
     final_norm: bool = True
     encoder: bool = False
+    quantization: Quantization | None = None
+    released_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    stored_formats: WeightFormats | None = None
+    mtp_layers: NonNegativeInt = 0
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
     source: str | None = None
