@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.analysis.flexgen_request import check_flags, flexgen_dtype, flexgen_offload, with_batch
+from llm_perf.analysis.flexgen_request import check_flags, flexgen_offload, with_batch
+from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
-from llm_perf.config.dtype import Bits, DtypeConfig
+from llm_perf.config.dtype import Bits
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
@@ -20,7 +21,6 @@ from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, resolve_system
 from llm_perf.systems.profiles import checked_profile
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
 
 
 def _stage_number(value: Any) -> int:
@@ -35,7 +35,8 @@ class InferenceInputs(Spec):
     """Everything that ``llm-perf infer`` can be asked, under the names of its flags. What is None is chosen.
 
     ``batch_size`` is the total over all GPUs. ``num_gpus`` is per node. ``quant_bits`` quantises weights only, in
-    groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``host`` defaults to the GPU's own.
+    groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``weight_format`` and ``kv_format`` name a
+    number format; without any of these, weights are as the checkpoint was released. ``host`` defaults to the GPU's own.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
@@ -63,6 +64,8 @@ class InferenceInputs(Spec):
     draft_model: Text | None = None
     draft_tokens: PositiveInt | None = None
     acceptance_rate: Fraction | None = None
+    weight_format: Text | None = None
+    kv_format: Text | None = None
     weight_bits: Bits | None = None
     activation_bits: Bits = 16
     kv_bits: Bits | None = None
@@ -117,7 +120,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=_dtype(inputs, system),
+        dtype=requested_dtype(inputs, system, model),
         parallelism=parallelism,
         workload=Workload(
             batch_size=inputs.batch_size,
@@ -217,27 +220,6 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
         cp_size=inputs.cp_size,
         expert_imbalance=inputs.expert_imbalance,
     )
-
-
-def _dtype(inputs: InferenceInputs, system: str) -> DtypeConfig:
-    quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
-    if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
-        raise SpecError(
-            f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
-        )
-    weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
-    narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
-    embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
-    dtype = DtypeConfig(
-        weight_bits=weight_bits,
-        activation_bits=inputs.activation_bits,
-        embedding_bits=embedding_bits,
-        kv_bits=inputs.kv_bits or inputs.activation_bits,
-        quant_group_size=inputs.quant_group_size if quantised else None,
-        # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
-        kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
-    )
-    return flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
 
 
 def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:

@@ -54,7 +54,17 @@ _OPTIONS = (
     _option("--draft-model", help="Speculative decoding: the model that drafts tokens."),
     _option("--draft-tokens", type=int, help="Tokens drafted per round.  [default: 4]"),
     _option("--acceptance-rate", type=float, help="Share of drafted tokens that are kept; no default."),
-    _option("--weight-bits", type=int, help="Bits per stored weight.  [default: 16]"),
+    _option(
+        "--weight-format", help="auto (as released), fp16, fp8, awq, nf4, mxfp4, q4_k_m, ...  [default: auto]"
+    ),
+    _option(
+        "--kv-format", help="Format of the KV cache: auto, fp16, fp8, int8, q8_0, q4_0, ...  [default: auto]"
+    ),
+    _option(
+        "--weight-bits",
+        type=int,
+        help="Bits per stored weight, all matrices alike; as released if not given.",
+    ),
     _option("--activation-bits", type=int, help="Bits per activation.  [default: 16]"),
     _option("--kv-bits", type=int, help="Bits per KV cache element; as activations if not given."),
     _option("--quant-bits", type=int, help="Quantise weights to 4 or 8 bits in groups (16: not)."),

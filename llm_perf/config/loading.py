@@ -173,5 +173,5 @@ def get_dtype_config_by_name(name: str) -> DtypeConfig:
         raise SpecError(
             f"dtype {name!r} is not like w16a16e16 (weight, activation, embedding bits of {widths})"
         )
-    bits = {part: int(width) for part, width in match.groupdict().items() if width}
+    bits: dict[str, Any] = {part: int(width) for part, width in match.groupdict().items() if width}
     return DtypeConfig(name=name.strip().lower(), **bits)
