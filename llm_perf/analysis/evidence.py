@@ -16,7 +16,7 @@ from pydantic import Field
 from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.calibration import ENOUGH, HalfWidth, Range
-from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
+from llm_perf.config.model import ModelConfig
 
 __all__ = [
     "ANY",
@@ -174,8 +174,8 @@ def kind_of(model: ModelConfig) -> ModelKind:
     """What kind of layers a model has, as far as predictions may be off for one kind and not for another."""
     if model.encoder:
         return "encoder"
-    if any(isinstance(group.attention, StateSpace) for group in model.layer_groups):
+    if any(group.attention.recurrent for group in model.layer_groups):
         return "state-space"
-    if any(isinstance(group.mlp, MoEMLP) for group in model.layer_groups):
+    if any(group.mlp.routed_experts for group in model.layer_groups):
         return "mixture of experts"
     return "dense"

@@ -4,165 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from llm_perf.config.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.formats import WeightFormats
+from llm_perf.config.layers.attention import Attention
+from llm_perf.config.layers.base import FeedForward, Mixer
+from llm_perf.config.layers.experts import MoEMLP
+from llm_perf.config.layers.feed_forward import DenseMLP, NoMLP
+from llm_perf.config.layers.latent_attention import LatentAttention
+from llm_perf.config.layers.state_space import StateSpace
 from llm_perf.config.quantization import Quantization
 from llm_perf.errors import SpecError
 
+__all__ = [
+    "Attention",
+    "DenseMLP",
+    "FeedForward",
+    "LatentAttention",
+    "LayerGroup",
+    "Mixer",
+    "MoEMLP",
+    "ModelConfig",
+    "NoMLP",
+    "SeedArguments",
+    "StateSpace",
+]
+
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
 """Parameters of a whole model: the largest published ones pass the 1e12 that bounds a single dimension."""
-
-
-class Attention(Spec):
-    """Multi-head attention with ``num_kv_heads`` shared by groups of query heads (MHA, GQA and MQA).
-
-    ``window`` bounds how many of the latest tokens are attended to (sliding window); ``chunk`` bounds it to
-    the tokens since the last multiple of ``chunk`` (Llama 4). ``qk_norm`` is the number of weights of the
-    norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head.
-    """
-
-    kind: Literal["attention"] = "attention"
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt
-    head_dim: PositiveInt
-    qkv_bias: bool = False
-    output_bias: bool = False
-    qk_norm: NonNegativeInt = 0
-    window: PositiveInt | None = None
-    chunk: PositiveInt | None = None
-    sinks: bool = False
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Attention:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
-        if self.window is not None and self.chunk is not None:
-            raise ValueError("a layer has a sliding window or chunked attention, not both")
-        return self
-
-
-class StateSpace(Attention):
-    """A layer that keeps a state of fixed size instead of keys and values: Mamba-2 or, with ``delta_rule``, gated DeltaNet.
-
-    ``num_heads`` heads of ``head_dim`` values each hold a state of ``key_dim`` x ``head_dim``; ``key_heads`` heads of keys
-    and queries (Mamba-2's groups of B and C) are shared by groups of them. A convolution over ``conv_width`` tokens comes
-    first. It attends to one thing, its state: ``window`` is 1. Sources: arXiv 2405.21060 (Mamba-2), arXiv 2412.06464 (gated
-    DeltaNet).
-    """
-
-    kind: Literal["state_space"] = "state_space"  # type: ignore[assignment]
-    key_heads: PositiveInt
-    key_dim: PositiveInt
-    conv_width: PositiveInt = 4
-    conv_bias: bool = False
-    delta_rule: bool = False
-    window: Literal[1] = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_state_for_every_head(cls, data: Any) -> Any:
-        return {"num_kv_heads": data.get("num_heads")} | data if isinstance(data, dict) else data
-
-    @model_validator(mode="after")
-    def _key_heads_divide(self) -> StateSpace:
-        if self.num_heads % self.key_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of key_heads {self.key_heads}")
-        return self
-
-    @property
-    def state_elements(self) -> int:
-        """Elements of one sequence's state and of the tokens that its convolution keeps."""
-        return self.num_heads * self.key_dim * self.head_dim + (self.conv_width - 1) * self.conv_channels
-
-    @property
-    def conv_channels(self) -> int:
-        """Values, keys and queries, which the convolution runs over."""
-        return self.num_heads * self.head_dim + 2 * self.key_heads * self.key_dim
-
-    @property
-    def gates_per_head(self) -> int:
-        """Scalars per head and token: Mamba-2's step, gated DeltaNet's decay and write strength."""
-        return 2 if self.delta_rule else 1
-
-    @property
-    def vector_elements(self) -> int:
-        """Weights that are no matrices: convolution, decay and step per head (Mamba-2 has a skip as well), gated norm."""
-        per_head, norm = (2, self.head_dim) if self.delta_rule else (3, self.num_heads * self.head_dim)
-        taps = self.conv_width + (1 if self.conv_bias else 0)
-        return taps * self.conv_channels + per_head * self.num_heads + norm
-
-
-class LatentAttention(Spec):
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds one latent per token."""
-
-    kind: Literal["latent_attention"] = "latent_attention"
-    num_heads: PositiveInt
-    q_lora_rank: PositiveInt | None = None
-    kv_lora_rank: PositiveInt
-    qk_nope_head_dim: PositiveInt
-    qk_rope_head_dim: PositiveInt
-    v_head_dim: PositiveInt
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Every head has its own key and value once the latent is expanded."""
-        return self.num_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Elements of one query head."""
-        return self.qk_nope_head_dim + self.qk_rope_head_dim
-
-    @property
-    def window(self) -> int | None:
-        """Latent attention is always over the whole context."""
-        return None
-
-    chunk = window
-
-
-class DenseMLP(Spec):
-    """A feed-forward block: 2 matrices, or 3 when ``gated`` (GLU variants)."""
-
-    kind: Literal["dense"] = "dense"
-    ffn_size: PositiveInt
-    gated: bool = False
-    bias: bool = False
-
-
-class NoMLP(DenseMLP):
-    """No feed-forward block: pure state-space models have none."""
-
-    kind: Literal["none"] = "none"  # type: ignore[assignment]
-    ffn_size: Literal[0] = 0
-
-
-class MoEMLP(Spec):
-    """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
-
-    ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
-    (Qwen1.5-MoE); ``router_bias`` one learned value per expert.
-    """
-
-    kind: Literal["moe"] = "moe"
-    num_experts: PositiveInt
-    top_k: PositiveInt
-    ffn_size: PositiveInt
-    gated: bool = True
-    bias: bool = False
-    shared_ffn_size: NonNegativeInt = 0
-    shared_gate: bool = False
-    router_bias: bool = False
-
-    @model_validator(mode="after")
-    def _top_k_of_experts(self) -> MoEMLP:
-        if self.top_k > self.num_experts:
-            raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
-        return self
 
 
 class LayerGroup(Spec):
@@ -173,22 +43,10 @@ class LayerGroup(Spec):
     """
 
     count: PositiveInt
-    attention: Annotated[Attention | LatentAttention | StateSpace, Field(discriminator="kind")]
-    mlp: Annotated[DenseMLP | MoEMLP | NoMLP, Field(discriminator="kind")]
+    attention: Annotated[SerializeAsAny[Mixer], BeforeValidator(Mixer.of)]
+    mlp: Annotated[SerializeAsAny[FeedForward], BeforeValidator(FeedForward.of)]
     norms: NonNegativeInt = 2
     parallel_attention: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_kinds(cls, data: Any) -> Any:
-        """``kind`` may be left out of a YAML file for plain attention and a dense MLP."""
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        for field, kind in (("attention", "attention"), ("mlp", "dense")):
-            if isinstance(data.get(field), dict):
-                data[field] = {"kind": kind, **data[field]}
-        return data
 
 
 _SEED_FIELDS = (
@@ -305,14 +163,12 @@ class ModelConfig(Spec):
     @property
     def moe_num_experts(self) -> int:
         """Routed experts per layer of the last layer group; 1 for a dense model."""
-        mlp = self.layer_groups[-1].mlp
-        return mlp.num_experts if isinstance(mlp, MoEMLP) else 1
+        return self.layer_groups[-1].mlp.routed_experts or 1
 
     @property
     def moe_top_k(self) -> int:
         """Routed experts that one token uses; 1 for a dense model."""
-        mlp = self.layer_groups[-1].mlp
-        return mlp.top_k if isinstance(mlp, MoEMLP) else 1
+        return self.layer_groups[-1].mlp.experts_per_token or 1
 
     @property
     def mlp_gated_linear_units(self) -> bool:

@@ -11,7 +11,7 @@ from llm_perf.config.calibration import Calibration
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.config.model import ModelConfig, MoEMLP, StateSpace
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, divisors
 from llm_perf.config.speculation import Speculation
 from llm_perf.config.workload import OffloadConfig, Workload
@@ -146,9 +146,7 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
         )
     if ep > 1:
         _check_experts(model, ep)
-    if parallelism.cp_size > 1 and any(
-        isinstance(group.attention, StateSpace) for group in model.layer_groups
-    ):
+    if parallelism.cp_size > 1 and any(group.attention.recurrent for group in model.layer_groups):
         raise SpecError(
             f"cp_size {parallelism.cp_size} shares attention over a prompt, and {model.name} has layers that scan it token "
             "after token; possible: 1"
@@ -156,7 +154,7 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
 
 
 def _check_experts(model: ModelConfig, ep: int) -> None:
-    experts = [group.mlp.num_experts for group in model.layer_groups if isinstance(group.mlp, MoEMLP)]
+    experts = [group.mlp.routed_experts for group in model.layer_groups if group.mlp.routed_experts]
     if not experts:
         raise SpecError(f"ep_size {ep} needs a mixture of experts, and {model.name} is dense")
     if ep > min(experts):

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.config.model import ModelConfig, MoEMLP, NoMLP, StateSpace
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import check_efficiency, check_parallelism
 from llm_perf.config.workload import Tier
@@ -187,10 +187,7 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
-    if any(
-        isinstance(group.attention, StateSpace) or isinstance(group.mlp, NoMLP)
-        for group in model.layer_groups
-    ):
+    if any(group.attention.recurrent or not group.mlp.ffn_size for group in model.layer_groups):
         raise SpecError(
             f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
         )
@@ -217,7 +214,7 @@ def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: Parallelism
         )
     if (
         plan.lora_rank
-        and any(isinstance(group.mlp, MoEMLP) for group in model.layer_groups)
+        and any(group.mlp.routed_experts for group in model.layer_groups)
         and plan.lora_targets == "all"
     ):
         raise SpecError(

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP, StateSpace
+from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import kv_elements_per_token
 
 _FLASH_STATISTICS = 4
 """Values per head and token that the fused kernel keeps for its softmax."""
@@ -42,24 +41,14 @@ def activation_widths(model: ModelConfig, group: LayerGroup, tp: int = 1) -> Act
     """The widths of one layer of a group on one tensor-parallel rank."""
     attention, mlp = group.attention, group.mlp
     heads = attention.num_heads / tp
-    if isinstance(attention, LatentAttention):
-        value = attention.v_head_dim
-        key_value = heads * (attention.head_dim + value)
-    else:
-        value = attention.head_dim
-        key_value = kv_elements_per_token(attention, tp)
-    if isinstance(attention, StateSpace):
-        key_value = attention.conv_channels / tp
-    experts = mlp.top_k if isinstance(mlp, MoEMLP) else 0
-    inner = mlp.top_k * mlp.ffn_size + mlp.shared_ffn_size if isinstance(mlp, MoEMLP) else mlp.ffn_size
     return ActivationWidths(
         hidden=model.hidden_size,
         query=heads * attention.head_dim,
-        key_value=key_value,
-        context=heads * value,
+        key_value=attention.key_value_elements(tp),
+        context=heads * attention.value_dim,
         heads=heads,
-        ffn=inner / tp,
-        experts=experts,
+        ffn=(mlp.routed_width + mlp.dense_width) / tp,
+        experts=mlp.experts_per_token,
         gated=mlp.gated,
     )
 

@@ -1,79 +1,16 @@
-"""Arithmetic that means the same for Python numbers and NumPy arrays."""
+"""The arithmetic of `llm_perf.config.arrays` under the name by which the rooms after config use it."""
 
-from __future__ import annotations
+from llm_perf.config.arrays import (
+    Number,
+    expm1,
+    is_array,
+    log1p,
+    maximum,
+    minimum,
+    power,
+    root,
+    sqrt,
+    where,
+)
 
-import math
-from typing import Any, TypeAlias
-
-import numpy as np
-
-Number: TypeAlias = Any
-"""A float, an int or a NumPy array of them. Scalars stay scalars: a single prediction pays no array overhead."""
-
-
-def is_array(*values: Number) -> bool:
-    """Whether any value is a NumPy array."""
-    # A loop takes a third of what any() over a generator takes, and models of time ask this all the time.
-    for value in values:  # noqa: SIM110
-        if isinstance(value, np.ndarray):
-            return True
-    return False
-
-
-def maximum(left: Number, right: Number) -> Number:
-    """The larger one, elementwise."""
-    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return np.maximum(left, right)
-    return max(left, right)
-
-
-def minimum(left: Number, right: Number) -> Number:
-    """The smaller one, elementwise."""
-    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return np.minimum(left, right)
-    return min(left, right)
-
-
-def where(condition: Number, yes: Number, no: Number) -> Number:
-    """``yes`` where the condition holds, else ``no``."""
-    return np.where(condition, yes, no) if is_array(condition, yes, no) else (yes if condition else no)
-
-
-def sqrt(value: Number) -> Number:
-    """Square root."""
-    return np.sqrt(value) if is_array(value) else math.sqrt(value)
-
-
-def power(value: Number, exponent: float) -> Number:
-    """``value ** exponent``, by squaring for the exponents that the models use most."""
-    if exponent == 2:
-        return value * value
-    if exponent == 4:
-        square = value * value
-        return square * square
-    if exponent == 8:
-        square = value * value
-        fourth = square * square
-        return fourth * fourth
-    return value**exponent
-
-
-def root(value: Number, exponent: float) -> Number:
-    """The inverse of :func:`power`."""
-    if exponent == 2:
-        return sqrt(value)
-    if exponent == 4:
-        return sqrt(sqrt(value))
-    if exponent == 8:
-        return sqrt(sqrt(sqrt(value)))
-    return value ** (1.0 / exponent)
-
-
-def log1p(value: Number) -> Number:
-    """log(1 + value)."""
-    return np.log1p(value) if is_array(value) else math.log1p(value)
-
-
-def expm1(value: Number) -> Number:
-    """exp(value) - 1."""
-    return np.expm1(value) if is_array(value) else math.expm1(value)
+__all__ = ["Number", "expm1", "is_array", "log1p", "maximum", "minimum", "power", "root", "sqrt", "where"]

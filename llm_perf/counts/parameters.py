@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import Attention, LatentAttention, LayerGroup, ModelConfig, StateSpace
+from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
 
 
@@ -13,24 +13,15 @@ def norm_params(model: ModelConfig) -> int:
     return model.hidden_size * (2 if model.norm_bias else 1)
 
 
-def _attention_extras(attention: Attention | LatentAttention) -> int:
-    """Weights of an attention block that are no matrices: query and key norms, latent norms, sinks."""
-    if isinstance(attention, LatentAttention):
-        return (attention.q_lora_rank or 0) + attention.kv_lora_rank
-    if isinstance(attention, StateSpace):
-        return attention.vector_elements
-    return attention.qk_norm + (attention.num_heads if attention.sinks else 0)
-
-
 def layer_vector_params(model: ModelConfig, group: LayerGroup) -> int:
     """Elements of one layer that are no matrix and are replicated by tensor parallelism: norms and the like."""
-    return group.norms * norm_params(model) + _attention_extras(group.attention)
+    return group.norms * norm_params(model) + group.attention.vector_elements + group.mlp.vector_elements
 
 
 def attention_params(model: ModelConfig, group: LayerGroup) -> int:
     """Elements of one layer's attention: projections, biases, query and key norms."""
     projections = attention_linears(group.attention, model.hidden_size)
-    return sum(linear.params for linear in projections) + _attention_extras(group.attention)
+    return sum(linear.params for linear in projections) + group.attention.vector_elements
 
 
 def mlp_params(model: ModelConfig, group: LayerGroup) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from llm_perf.config.formats import MatrixFormat
-from llm_perf.config.model import LayerGroup, ModelConfig, MoEMLP
+from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.arrays import Number, expm1, log1p
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import expert_tensor_shards, lm_head_linears
@@ -105,4 +105,4 @@ def lm_head_products(
 
 def routed_experts(group: LayerGroup) -> int:
     """Experts that one token is sent to; 0 for a dense block."""
-    return group.mlp.top_k if isinstance(group.mlp, MoEMLP) else 0
+    return group.mlp.experts_per_token

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm_perf.config.model import StateSpace
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
@@ -76,7 +75,7 @@ class FlexGen(WithConstants):
             )
         if scenario.model.encoder:
             raise SpecError(f"system flexgen generates text, and {scenario.model.name} is an encoder")
-        if any(isinstance(group.attention, StateSpace) for group in scenario.model.layer_groups):
+        if any(group.attention.recurrent for group in scenario.model.layer_groups):
             raise SpecError(
                 f"system flexgen moves keys and values, and {scenario.model.name} keeps states instead; a resident stack "
                 "or --ds-zero 3 predicts it"
@@ -222,7 +221,7 @@ def _panels(block: BlockSchedule, first: Number, steps: Number) -> Iterator[tupl
     Parts end at the contexts at which some layers stop attending to more.
     """
     groups = block.scenario.model.layer_groups
-    windows = {float(limit) for group in groups if (limit := group.attention.window or group.attention.chunk)}
+    windows = {float(limit) for group in groups if (limit := group.attention.saturates_at)}
     done: Number = 0.0
     for window in [*sorted(windows), None]:
         until = steps if window is None else minimum(maximum(window - first + 1, done), steps)

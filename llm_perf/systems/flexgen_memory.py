@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.config.model import Attention, LayerGroup, MoEMLP
+from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, where
 from llm_perf.counts.attention import kv_cache_elements, kv_elements_per_token
@@ -133,15 +133,14 @@ def _workspace(scenario: Scenario, load: Load, policy: Policy, phase: PhaseTenso
 
 def _inner_width(group: LayerGroup) -> float:
     mlp = group.mlp
-    active = mlp.top_k if isinstance(mlp, MoEMLP) else 1
-    return (2.0 if mlp.gated else 1.0) * active * mlp.ffn_size
+    return (2.0 if mlp.gated else 1.0) * (mlp.routed_width or mlp.ffn_size)
 
 
 def _prefill_attention(scenario: Scenario, load: Load, policy: Policy, group: LayerGroup) -> Number:
     """Input, normalised input, q, k, v, and two copies of the scores."""
     rows = policy.gpu_batch * load.prompt_len
     attention = group.attention
-    queries = attention.num_heads * attention.head_dim if isinstance(attention, Attention) else 0
+    queries = attention.num_heads * attention.head_dim
     wide = 2.0 * scenario.model.hidden_size + queries + kv_elements_per_token(attention)
     scores = rows * load.prompt_len * attention.num_heads
     return 2.0 * rows * wide + 4.0 * scores

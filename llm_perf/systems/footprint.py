@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from llm_perf.config.model import LayerGroup, MoEMLP, StateSpace
+from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
@@ -138,7 +138,7 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     for group in scenario.model.layer_groups:
         per_token = kv_elements_per_token(group.attention, tp) * bits / 8
         per_layer.append(batch * cached_tokens(group, context) * per_token)
-        limit = group.attention.window or group.attention.chunk
+        limit = group.attention.saturates_at
         heaviness.append(math.inf if limit is None else limit * per_token)
     # Context ranks keep an equal part of every sequence's cache.
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
@@ -152,13 +152,12 @@ def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
 def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
     """Elements per token that the feed-forward block keeps beside the hidden states, on one rank."""
     mlp = group.mlp
-    active = mlp.top_k if isinstance(mlp, MoEMLP) else 1
-    return (2 if mlp.gated else 1) * mlp.ffn_size * active / scenario.parallelism.tp_size
+    return (2 if mlp.gated else 1) * (mlp.routed_width or mlp.ffn_size) / scenario.parallelism.tp_size
 
 
 def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
     """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
-    if not constants["unfused_attention"] or isinstance(group.attention, StateSpace):
+    if not constants["unfused_attention"] or group.attention.recurrent:
         return 0.0
     return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from llm_perf.config.formats import MatrixFormat
-from llm_perf.config.model import LayerGroup, ModelConfig, StateSpace
+from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import (
@@ -321,7 +321,7 @@ class Forward:
         dtype = self.scenario.dtype
         per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
         per_token *= self.constants["kv_passes"]
-        if isinstance(group.attention, StateSpace):
+        if group.attention.recurrent:
             return 2 * per_token  # a state is read and written back
         if self.constants["ungrouped_kv_reads"]:
             per_token *= _heads_per_kv_head(group)
@@ -340,7 +340,7 @@ class Forward:
         kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
         if self.cp > 1:
             self._ring(costs, group, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
-        if not self.constants["unfused_attention"] or isinstance(attention, StateSpace):
+        if not self.constants["unfused_attention"] or attention.recurrent:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
             costs.part("attention", layers * (seconds + floors))
@@ -471,7 +471,7 @@ class Forward:
 
 def _window(group: LayerGroup) -> float:
     """Context beyond which a layer attends to no more tokens."""
-    return float(group.attention.window or group.attention.chunk or math.inf)
+    return float(group.attention.saturates_at or math.inf)
 
 
 def _heads_per_kv_head(group: LayerGroup) -> float:

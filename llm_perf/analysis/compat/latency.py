@@ -60,7 +60,7 @@ def decode_pass(setup: Setup, batch: float, prompt_len: int, gen_len: int) -> Pa
 
 def _mean_keys(layer: Layer, prompt_len: int, gen_len: int) -> float:
     attention = layer.group.attention
-    limit = attention.window or attention.chunk
+    limit = attention.saturates_at
     if limit is None:
         return prompt_len + gen_len / 2
     steps = gen_len - 1

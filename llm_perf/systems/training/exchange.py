@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from llm_perf.config.gpu import TrainingEfficiency
-from llm_perf.config.model import LayerGroup, MoEMLP
+from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.parameters import expert_tensor_shards
 from llm_perf.counts.trained import HeldParams, expert_replicas
 from llm_perf.hardware.rank_group import RankGroup, rank_group
-from llm_perf.systems.training.kernels import kv_elements
 
 
 class Exchange:
@@ -56,17 +55,17 @@ class Exchange:
 
     def expert_s(self, group: LayerGroup, tokens: Number) -> Number:
         """Dispatch and combination of one pass: every token to its experts and back."""
-        if not isinstance(group.mlp, MoEMLP) or self.expert.ranks == 1:
+        if not group.mlp.routed_experts or self.expert.ranks == 1:
             return 0.0
         own = tokens / self.scenario.parallelism.tp_size * self.scenario.parallelism.expert_imbalance
         size = own * self.scenario.model.hidden_size * self.plan.wide_bytes
-        return 2.0 * self.expert.all_to_all_s(size, group.mlp.top_k)
+        return 2.0 * self.expert.all_to_all_s(size, group.mlp.experts_per_token)
 
     def context_s(self, group: LayerGroup, tokens: Number) -> Number:
         """Keys and values of the other ranks, passed around a ring (arXiv 2310.01889), or gathered: the same bytes."""
         if self.context.ranks == 1:
             return 0.0
-        width = kv_elements(group.attention, self.scenario.parallelism.tp_size)
+        width = group.attention.key_value_elements(self.scenario.parallelism.tp_size)
         return self.context.gather_s(tokens * self.context.ranks * width * self.plan.wide_bytes)
 
     def stage_transfer_s(self, tokens: Number) -> Number:

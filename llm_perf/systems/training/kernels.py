@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from llm_perf.config.model import Attention, LatentAttention, LayerGroup, MoEMLP
+from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number
@@ -174,17 +174,17 @@ class Kernels:
         # Forward: the input (two where gated) is read, the output written. Backward: both are read again with the
         # gradient, and the gradients of the inputs written.
         there, back = (3, 5) if mlp.gated else (2, 3)
-        width = mlp.ffn_size / self.p.tp_size
-        routed = 0.0
-        if isinstance(mlp, MoEMLP):
-            routed = mlp.top_k * mlp.ffn_size / self.p.tp_size
-            width = mlp.shared_ffn_size / self.p.tp_size
-        unfused = c["biased_expert_passes"] if isinstance(mlp, MoEMLP) and mlp.bias else 1.0
+        width, routed = mlp.dense_width / self.p.tp_size, mlp.routed_width / self.p.tp_size
+        unfused = c["biased_expert_passes"] if mlp.routed_experts and mlp.bias else 1.0
         inner = width + routed * unfused * c["expert_traffic_scale"]
         found["activation_function"] = (there * inner, back * inner)
-        if isinstance(mlp, MoEMLP):
+        if mlp.routed_experts:
             copied = (
-                c["permutation_vectors"] * mlp.top_k * hidden / self.p.tp_size * c["expert_traffic_scale"]
+                c["permutation_vectors"]
+                * mlp.experts_per_token
+                * hidden
+                / self.p.tp_size
+                * c["expert_traffic_scale"]
             )
             found["experts_routing"] = (copied, copied)
         return found
@@ -204,11 +204,3 @@ class Kernels:
             )
         logits = tokens * products[-1].out_features * c["logit_bytes"] / self.rates.elementwise_bytes_per_s
         return forward + logits / 2, backward + logits / 2
-
-
-def kv_elements(attention: Attention | LatentAttention, tp: int) -> float:
-    """Elements of keys and values per token that context-parallel ranks pass on, on one tensor-parallel rank."""
-    heads = max(attention.num_kv_heads / tp, 1.0)
-    if isinstance(attention, LatentAttention):
-        return heads * (attention.head_dim + attention.v_head_dim)
-    return 2 * heads * attention.head_dim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_perf.config.model import LayerGroup, MoEMLP
+from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.activations import KeptOptions, layer_kept_bytes
@@ -256,4 +256,4 @@ def recomputing_share(scenario: TrainingScenario) -> float:
 
 def is_mixture(group: LayerGroup) -> bool:
     """Whether a layer has routed experts."""
-    return isinstance(group.mlp, MoEMLP)
+    return group.mlp.routed_experts > 0

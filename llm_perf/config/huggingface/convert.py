@@ -1,0 +1,72 @@
+"""A model from the content of a config.json, by its family's row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from llm_perf.config.huggingface.families import FAMILIES, TEXT_PARTS
+from llm_perf.config.huggingface.reader import Config, FieldError
+from llm_perf.config.huggingface.unread import refuse_unread
+from llm_perf.config.model import ModelConfig
+from llm_perf.errors import SpecError
+
+
+def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
+    """A model from the content of a Hugging Face ``config.json``.
+
+    Of a multimodal model (Gemma 3, Llama 4) this is the text part. Multi-token prediction modules, BERT's
+    pooler and segment table, and whatever else a generation does not run, are left out.
+
+    Args:
+        config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
+        name: What the model shall be called; errors start with it.
+
+    Raises:
+        SpecError: an unsupported ``model_type`` (the supported ones are listed), a required field that is
+            missing, or a value that cannot be, or a key that changes the model and that its family does not count.
+    """
+    try:
+        return convert(config, name)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from None
+
+
+def convert(config: Any, name: str) -> ModelConfig:
+    """Build a model, or raise a SpecError whose message does not say yet where."""
+    if not isinstance(config, dict):
+        raise SpecError(f"expected a mapping of fields, found {type(config).__name__}")
+    family, fields = _family_of(config), Config("", config, {})
+    inner, content = TEXT_PARTS.get(family, family), dict(config)
+    if inner != family and "text_config" in config:
+        fields = fields.sub("text_config")
+        # The head's matrix belongs to the outer model, and so does the flag that ties it.
+        content = {key: value for key, value in fields.fields.items() if key != "tie_word_embeddings"}
+    row = FAMILIES[inner]
+    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    reader = Config(family, content, {**row.defaults, **outer}, fields.path)
+    source = f"Hugging Face config.json, model_type {family}"
+    found = row.build(reader)
+    refuse_unread(reader)
+    return ModelConfig(name=name, family=family.removesuffix("_text"), source=source, **found)
+
+
+def _family_of(config: Mapping[str, Any]) -> str:
+    given = config.get("model_type")
+    if given is None:
+        given = _type_of_architecture(config.get("architectures"))
+    if isinstance(given, str) and (given in FAMILIES or given in TEXT_PARTS):
+        return given
+    supported = ", ".join(sorted(FAMILIES.keys() | TEXT_PARTS.keys()))
+    named = "model_type" if "model_type" in config else "architectures"
+    message = f"{named} = {config.get(named)!r}: not supported; supported model types: {supported}"
+    raise FieldError((named,), message)
+
+
+def _type_of_architecture(architectures: Any) -> str | None:
+    """The model type of a class name: ``GPTNeoXForCausalLM`` is ``gpt_neox``."""
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        return None
+    plain = re.sub(r"(For\w+|LMHeadModel|Model)$", "", architectures[0]).lower()
+    return next((family for family in FAMILIES if family.replace("_", "") == plain), None)

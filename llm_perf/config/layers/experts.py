@@ -1,0 +1,71 @@
+"""Mixtures of experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
+
+from llm_perf.config.base import NonNegativeInt, PositiveInt
+from llm_perf.config.layers.base import FeedForward
+from llm_perf.config.layers.feed_forward import block_linears
+from llm_perf.config.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from llm_perf.config.huggingface.reader import Config
+
+
+class MoEMLP(FeedForward):
+    """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
+
+    ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
+    (Qwen1.5-MoE); ``router_bias`` one learned value per expert.
+    """
+
+    kind: Literal["moe"] = "moe"
+    num_experts: PositiveInt
+    top_k: PositiveInt
+    ffn_size: PositiveInt
+    gated: bool = True
+    bias: bool = False
+    shared_ffn_size: NonNegativeInt = 0
+    shared_gate: bool = False
+    router_bias: bool = False
+
+    @model_validator(mode="after")
+    def _top_k_of_experts(self) -> MoEMLP:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
+        return self
+
+    @classmethod
+    def from_config(cls, c: Config, **facts: Any) -> MoEMLP:
+        """Experts by any of their names; their width and what stands beside them are the family's facts."""
+        return cls(**{"num_experts": c.experts, "top_k": c.experts_per_token, **facts})
+
+    def linears(self, hidden: int) -> tuple[Linear, ...]:
+        """Router, experts, and the shared expert with its gate."""
+        linears = [Linear("router", self.num_experts, hidden, "replicated", self.router_bias)]
+        linears += block_linears(
+            "expert", self.ffn_size, hidden, self.gated, self.bias, self.num_experts, self.top_k
+        )
+        if self.shared_ffn_size:
+            linears += block_linears("shared_expert", self.shared_ffn_size, hidden, self.gated, self.bias)
+        if self.shared_gate:
+            linears.append(Linear("router", 1, hidden, "replicated"))
+        return tuple(linears)
+
+    @property
+    def routed_experts(self) -> int:
+        """All routed experts."""
+        return self.num_experts
+
+    @property
+    def experts_per_token(self) -> int:
+        """Those that one token uses."""
+        return self.top_k
+
+    @property
+    def dense_width(self) -> int:
+        """Width of the shared experts."""
+        return self.shared_ffn_size
