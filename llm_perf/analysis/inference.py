@@ -12,6 +12,7 @@ from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
+from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, get_system
 from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
 
@@ -178,6 +179,8 @@ def _shortfall(name: str, parts: MemoryParts) -> str:
 
 def _warnings(scenario: Scenario, caveat: str | None) -> tuple[str, ...]:
     found = [] if caveat is None else [caveat]
+    size = checkpoint_difference(scenario.model)
+    found += [] if size is None else [size]
     gpu, bits = scenario.gpu, scenario.dtype.compute_bits
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:

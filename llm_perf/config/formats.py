@@ -146,12 +146,12 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
     return plain
 
 
-def format_of_repository(name: str) -> str | None:
-    """The weight format that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8``, ``-bnb-4bit``, ``-GGUF``."""
+def format_of_repository(name: str) -> tuple[str, str] | None:
+    """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on."""
     plain = name.lower().replace("_", "-")
-    for ending, found in _ENDINGS.items():
+    for ending in sorted(_ENDINGS, key=len, reverse=True):
         if plain.endswith(ending):
-            return found
+            return ending, _ENDINGS[ending]
     return None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_perf.config.formats import MatrixFormat, WeightFormats
+from llm_perf.config.layers.linear import Linear
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.tensor_files import StoredTensor, TensorFile, read_gguf
 from llm_perf.errors import SpecError
 
@@ -149,24 +151,105 @@ class _Facts:
 
 
 _LAYER = re.compile(r"blk\.\d+\.(.+)\.weight$")
+_LATENT = {
+    "q": ("attn_q_b", "attn_q"), "kv_down": ("attn_kv_a_mqa",), "kv_up": ("attn_kv_b", "attn_k_b", "attn_v_b"),
+}  # fmt: skip
+_BLOCKS = {"mlp": "", "expert": "_exps", "shared": "_shexp"}
 
 
-def stored_bits(file: TensorFile) -> Callable[[tuple[str, ...]], tuple[float, str] | None]:
-    """A function from names of a matrix (``attn_q``, ``output``) to its mean bits per element over layers and its type.
+class _Types:
+    """Mean bits and commonest type of every kind of matrix in a file, over all layers that have it."""
 
-    It returns None where the file has no such matrix.
-    """
-    groups: dict[str, list[StoredTensor]] = {}
-    for tensor in file.tensors:
-        found = _LAYER.match(tensor.name)
-        groups.setdefault(found.group(1) if found else tensor.name.removesuffix(".weight"), []).append(tensor)
+    def __init__(self, file: TensorFile) -> None:
+        self.file = file
+        self._groups: dict[str, list[StoredTensor]] = {}
+        for tensor in file.tensors:
+            found = _LAYER.match(tensor.name)
+            kind = found.group(1) if found else tensor.name.removesuffix(".weight")
+            self._groups.setdefault(kind, []).append(tensor)
+        self._used: set[str] = set()
 
-    def of(names: tuple[str, ...]) -> tuple[float, str] | None:
-        tensors = [tensor for name in names for tensor in groups.get(name, ())]
+    def of(self, names: tuple[str, ...]) -> MatrixFormat | None:
+        """The format of a matrix that may have these names; None where the file has none of them."""
+        tensors = [tensor for name in names for tensor in self._groups.get(name, ())]
         elements = sum(tensor.elements for tensor in tensors)
         if not elements:
             return None
+        self._used.update(name for name in names if name in self._groups)
         most = Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0]
-        return sum(tensor.size_bytes for tensor in tensors) * 8 / elements, most
+        wide = most in ("f32", "f16", "bf16")
+        bits = sum(tensor.size_bytes for tensor in tensors) * 8 / elements
+        return MatrixFormat(bits, "16-bit" if wide else "weight-only", most)
 
-    return of
+    def rest_bits(self) -> float:
+        """Mean bits of whatever was not asked for: norms, biases and the like."""
+        rest = [tensor for name, group in self._groups.items() if name not in self._used for tensor in group]
+        elements = sum(tensor.elements for tensor in rest)
+        return sum(tensor.size_bytes for tensor in rest) * 8 / elements if elements else 32.0
+
+
+def file_formats(path: Path, file: TensorFile, model: ModelConfig) -> WeightFormats:
+    """What each matrix of a GGUF file is stored in.
+
+    Raises:
+        SpecError: a matrix that the model has is not in the file.
+    """
+    types = _Types(file)
+    rows = []
+    for group in model.layer_groups:
+        linears = group.attention.linears(model.hidden_size) + group.mlp.linears(model.hidden_size)
+        row = []
+        for index, linear in enumerate(linears):
+            names = _tensor_names(linears, index, linear)
+            found = types.of(names)
+            if found is None:
+                raise SpecError(f"{path}: has no {names[0]}, which a model of its architecture has")
+            row.append(found)
+        rows.append(tuple(row))
+    embedding = types.of(("token_embd",)) or MatrixFormat()
+    head = types.of(("output",)) or embedding
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors:
+        sizes[tensor.dtype] += int(tensor.size_bytes)
+    name = sizes.most_common(1)[0][0]
+    why = f"as in the file, {file.size_bytes / 1e9:.2f} GB of tensors"
+    return WeightFormats(name, why, tuple(rows), embedding, head, types.rest_bits())
+
+
+def _tensor_names(linears: tuple[Linear, ...], index: int, linear: Linear) -> tuple[str, ...]:
+    """Names that llama.cpp gives a matrix of a layer."""
+    block, _, part = linear.op.rpartition("_")
+    if block.split("_")[0] in _BLOCKS and part in ("up", "down"):
+        suffix = _BLOCKS[block.split("_")[0]]
+        if part == "down":
+            return (f"ffn_down{suffix}",)
+        ups = [i for i, other in enumerate(linears) if other.op == linear.op]
+        if len(ups) == 2 and index == ups[0]:
+            return (f"ffn_gate{suffix}", f"ffn_up{suffix}")
+        return (f"ffn_up{suffix}",)
+    if linear.op == "router":
+        return ("ffn_gate_inp",) if linear.out_features > 1 else ("ffn_gate_inp_shexp",)
+    if linear.op == "attention_output":
+        return ("attn_output",)
+    if linear.op == "kv_down" and index == 0 and any(other.op == "q" for other in linears[1:]):
+        return ("attn_q_a",)
+    if linear.op in _LATENT:
+        return _LATENT[linear.op]
+    return (f"attn_{'qkv'[min(index, 2)]}", "attn_qkv")
+
+
+def load_gguf(path: Path) -> ModelConfig:
+    """A model with the formats of its tensors, from the header of a GGUF file.
+
+    Raises:
+        SpecError: the file cannot be read, or describes no model that is supported.
+    """
+    from llm_perf.config.huggingface import from_hf_config
+
+    read = read_gguf_model(path)
+    model = from_hf_config(read.config, read.name)
+    return model.replace(
+        stored_formats=file_formats(path, read.file, model),
+        checkpoint_bytes=int(read.file.size_bytes),
+        source=f"GGUF file, general.architecture {read.file.keys['general.architecture']}",
+    )

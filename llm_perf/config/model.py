@@ -33,6 +33,8 @@ __all__ = [
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
 """Parameters of a whole model: the largest published ones pass the 1e12 that bounds a single dimension."""
+ReleasedDtype = Literal["float32", "float16", "bfloat16"]
+"""``torch_dtype`` of a checkpoint that is not quantised."""
 
 
 class LayerGroup(Spec):
@@ -65,7 +67,8 @@ class ModelConfig(Spec):
     LayerNorm a bias, RMSNorm none.
     ``encoder`` models have a prefill only. ``quantization`` is how the checkpoint was released, where that is not 16 or 32
     bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
-    the types of the tensors of a file whose header was read; ``mtp_layers`` the multi-token prediction modules that the
+    the types of the tensors of a file whose header was read; ``checkpoint_bytes`` what all tensors of the checkpoint take, as
+    its index or header says; ``mtp_layers`` the multi-token prediction modules that the
     checkpoint holds beside the model.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
@@ -91,9 +94,10 @@ class ModelConfig(Spec):
     final_norm: bool = True
     encoder: bool = False
     quantization: Quantization | None = None
-    released_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None
     mtp_layers: NonNegativeInt = 0
+    checkpoint_bytes: ParameterCount | None = None
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
     source: str | None = None

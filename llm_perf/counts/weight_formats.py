@@ -165,6 +165,26 @@ def checkpoint_bytes(model: ModelConfig, formats: WeightFormats, mtp_layers: int
     return total
 
 
+_SAID_DIFFERENCE = 0.01
+
+
+def checkpoint_difference(model: ModelConfig) -> str | None:
+    """A sentence where the checkpoint's own size is further than 1 % from what is counted; None where it is not."""
+    if model.checkpoint_bytes is None:
+        return None
+    formats = model.stored_formats or resolve_formats(model, model.quantization)
+    counted = checkpoint_bytes(model, formats, model.mtp_layers)
+    if model.stored_formats is None and model.quantization is None and model.released_dtype == "float32":
+        counted *= 2
+    share = model.checkpoint_bytes / counted - 1
+    if abs(share) <= _SAID_DIFFERENCE:
+        return None
+    return (
+        f"the checkpoint's tensors take {model.checkpoint_bytes / 1e9:,.2f} GB, {counted / 1e9:,.2f} GB are counted "
+        f"({share:+.1%}): it holds something that is not counted, or another format than its config says"
+    )
+
+
 def layer_bytes(
     model: ModelConfig,
     group: LayerGroup,

@@ -1,0 +1,355 @@
+"""Bytes of number formats, of checkpoints, and of what a quantization_config says."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, format_of_repository
+from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.config.quantization import named_quantization, read_quantization
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import total_params
+from llm_perf.counts.weight_formats import checkpoint_bytes, checkpoint_difference, resolve_formats
+from llm_perf.errors import SpecError
+from llm_perf.systems.footprint import model_weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("q4_k", 4.5), ("q5_k", 5.5), ("q6_k", 6.5625), ("q8_0", 8.5), ("q4_0", 4.5), ("q3_k", 3.4375), ("q2_k", 2.625),
+        ("iq4_xs", 4.25), ("iq4_nl", 4.5), ("mxfp4", 4.25), ("mxfp4_gguf", 4.25), ("nvfp4", 4.5), ("nf4", 4.5),
+        ("nf4_double", 4 + 8 / 64 + 32 / 16384), ("awq", 4 + 20 / 128), ("fp8", 8), ("fp8_block", 8 + 32 / 16384),
+    ],
+)  # fmt: skip
+def test_bits_per_element(name: str, bits: float) -> None:
+    assert FORMATS[name].stored_bits == bits
+
+
+def _bytes(model: str, format_name: str | None, mtp_layers: int = 0) -> float:
+    spec = get_model_config_by_name(model)
+    quantization = spec.quantization if format_name is None else named_quantization(format_name)
+    return checkpoint_bytes(spec, resolve_formats(spec, quantization), mtp_layers)
+
+
+def test_gpt_oss_to_the_byte() -> None:
+    """metadata.total_size of model.safetensors.index.json of openai/gpt-oss-20b and -120b."""
+    assert _bytes("gpt-oss-20b", None) == 13_761_264_768
+    assert _bytes("gpt-oss-120b", None) == 65_248_815_744
+
+
+def test_deepseek_v3_with_its_mtp_module() -> None:
+    """metadata.total_size of deepseek-ai/DeepSeek-V3: 688,586,727,753 bytes."""
+    assert _bytes("deepseek-v3", None, 1) == pytest.approx(688.59e9, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "mixture", "published"),
+    [
+        ("llama-3.1-8b", "q2_k", 3_179_131_456), ("llama-3.1-8b", "q3_k_m", 4_018_917_952),
+        ("llama-3.1-8b", "q4_k_s", 4_692_668_992), ("llama-3.1-8b", "q4_k_m", 4_920_734_272),
+        ("llama-3.1-8b", "q5_k_m", 5_732_987_072), ("llama-3.1-8b", "q6_k", 6_596_006_272),
+        ("llama-3.1-8b", "q8_0", 8_540_770_880), ("llama-3.1-8b", "iq4_xs", 4_447_662_656),
+    ],
+)  # fmt: skip
+def test_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
+    """Sizes of the files of bartowski/Meta-Llama-3.1-8B-Instruct-GGUF: tensors, and one header (the tokenizer) for all."""
+    header = 7_836_224
+    assert published - _bytes(model, mixture) == header
+
+
+@pytest.mark.parametrize(
+    ("model", "mixture", "published"),
+    [("llama-2-7b", "q4_0", 3_825_807_040), ("llama-2-70b", "q4_k_m", 41_423_093_632), ("gpt-oss-20b", "mxfp4_gguf", 12_109_566_560)],
+)  # fmt: skip
+def test_other_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
+    """TheBloke/Llama-2-7B-GGUF, -70B-GGUF, ggml-org/gpt-oss-20b-GGUF; their headers are below .2 %."""
+    assert _bytes(model, mixture) == pytest.approx(published, rel=2e-3)
+
+
+def test_awq_of_qwen() -> None:
+    """Qwen/Qwen2.5-32B-Instruct-AWQ is 19.33 GB: 4 bits, scale and zero per 128, table and head in 16 bits."""
+    model = get_model_config_by_name("qwen2.5-32b")
+    assert _bytes("qwen2.5-32b", "awq") == pytest.approx(19.33e9, rel=1e-3)
+    wide = 2 * model.vocab_size * model.hidden_size * 2
+    assert _bytes("qwen2.5-32b", "awq") > wide
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "falcon-7b", "opt-350m", "bloom-560m"])  # fmt: skip
+def test_wide_formats_are_all_parameters_in_16_bits(name: str) -> None:
+    model = get_model_config_by_name(name)
+    assert checkpoint_bytes(model, resolve_formats(model, None)) == 2 * total_params(model)
+
+
+@pytest.mark.parametrize("format_name", WEIGHT_FORMATS)
+def test_every_format_of_every_kind_of_model(format_name: str) -> None:
+    """Each matrix has its own width or more, and none is wider than 32 bits."""
+    for name in (
+        "llama-3.1-8b",
+        "mixtral-8x7b",
+        "deepseek-v3",
+        "gpt-oss-20b",
+        "opt-350m",
+        "nemotron-3-nano-30b-a3b",
+    ):
+        model = get_model_config_by_name(name)
+        formats = resolve_formats(model, named_quantization(format_name))
+        least = 2.6 if format_name in GGUF_MIXTURES else 4
+        for group, row in zip(model.layer_groups, formats.layers, strict=True):
+            assert len(row) == len(layer_linears(group, model.hidden_size))
+            assert all(least <= entry.bits <= 32 for entry in row)
+
+
+def test_llama_405b_keeps_attention_and_both_ends_wide() -> None:
+    """vllm-project/vllm#6746 loads 57.75 GiB per GPU of eight from Meta's FP8 checkpoint."""
+    wide = [f"model.layers.{i}.self_attn.{c}_proj" for i in range(126) for c in "qkvo"]
+    wide += [f"model.layers.{i}.mlp.{part}_proj" for i in (0, 125) for part in ("gate", "up", "down")]
+    config = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": wide}
+    model = get_model_config_by_name("llama-3.1-405b")
+    formats = resolve_formats(model, read_quantization(config))
+    attention, feed_forward = formats.layers[0][:4], formats.layers[0][4:]
+    assert all(entry.bits == 16 for entry in attention)
+    assert all(entry.bits == pytest.approx(8 + 8 * 2 / 126) for entry in feed_forward)
+    assert checkpoint_bytes(model, formats) / 8 / 2**30 == pytest.approx(57.75, rel=0.02)
+
+
+_EXCLUSIONS = [
+    {"quant_method": "compressed-tensors", "config_groups": {"a": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}},
+     "ignore": ["lm_head", "re:.*self_attn.*"]},
+    {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head", "*self_attn*"]},
+    {"quant_algo": "FP8", "exclude_modules": ["lm_head", "model.layers.*.self_attn.*"]},
+    {"quant_method": "fp8", "modules_to_not_convert": ["self_attn"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", _EXCLUSIONS)
+def test_exclusions_by_name_wildcard_and_expression(config: dict[str, Any]) -> None:
+    model = get_model_config_by_name("llama-3.1-8b")
+    row = resolve_formats(model, read_quantization(config)).layers[0]
+    assert [entry.bits for entry in row] == [16] * 4 + [8] * 3
+
+
+def test_targets_of_compressed_tensors() -> None:
+    config = {
+        "quant_method": "compressed-tensors", "ignore": ["lm_head"],
+        "config_groups": {
+            "attention": {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
+            "rest": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+        },
+    }  # fmt: skip
+    row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
+    assert [entry.name for entry in row] == ["fp8"] * 4 + ["nvfp4"] * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False}, 4 + 16 / 64),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4 + 8 / 64 + 32 / 16384),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}}, 4.5),
+        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
+        ({"quant_method": "torchao", "quant_type": "float8_dynamic_activation_float8_weight"}, 8),
+    ],
+)  # fmt: skip
+def test_methods(config: dict[str, Any], bits: float) -> None:
+    row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
+    assert {entry.bits for entry in row} == {bits}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"quant_method": "magic"}, "quant_method"),
+        ({"quant_method": "gptq", "bits": "four"}, "bits"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "group_size"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["re:(a+)+$"]}, "repeats too much"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "regular expression"),
+        ({"quant_method": "modelopt", "quant_algo": "FP2"}, "quant_algo"),
+        ({"quant_method": "compressed-tensors", "config_groups": []}, "config_groups"),
+    ],
+)
+def test_faults_name_the_field(config: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        read_quantization(config)
+
+
+def test_fuzzed_configs_raise_nothing_but_spec_errors() -> None:
+    """Any value anywhere in a quantization_config is read or refused."""
+    draw = random.Random(14)
+    values: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        4,
+        1e308,
+        "",
+        "lm_head",
+        "re:[",
+        [],
+        ["a"],
+        [None],
+        [[1]],
+        {},
+        {"a": {}},
+        10**30,
+        "\x00",
+    ]
+    bases = [*_EXCLUSIONS, {"quant_method": "gptq", "bits": 4, "group_size": 128}, {"quant_method": "mxfp4"},
+             {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+             {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["x"]},
+             {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}]  # fmt: skip
+    model = get_model_config_by_name("llama-3.2-1b")
+    read = 0
+    for _ in range(3000):
+        config = json.loads(json.dumps(draw.choice(bases)))
+        _mutate(config, draw, values)
+        try:
+            resolve_formats(model, read_quantization(config))
+            read += 1
+        except SpecError as error:
+            assert "\n" not in str(error)
+    assert 300 < read < 3000
+
+
+def _mutate(config: dict[str, Any], draw: random.Random, values: list[Any]) -> None:
+    at = config
+    while True:
+        key = draw.choice(list(at)) if at else "x"
+        inside = at.get(key)
+        if isinstance(inside, dict) and inside and draw.random() < 0.7:
+            at = inside
+            continue
+        at[key] = draw.choice(values)
+        return
+
+
+# -- as questions -----------------------------------------------------------------------------------------
+
+
+def _scenario(**inputs: Any) -> Any:
+    return build_scenario(InferenceInputs(**{"gpu": "h100-sxm-80gb", **inputs}))
+
+
+def test_auto_is_as_released_and_a_width_is_a_width() -> None:
+    auto = _scenario(model="gpt-oss-20b")
+    assert model_weight_bytes(auto) == 13_761_264_768
+    assert "as released (mxfp4)" in auto.dtype.origin
+    wide = _scenario(model="gpt-oss-20b", weight_bits=16)
+    assert model_weight_bytes(wide) == 2 * total_params(wide.model)
+    assert _scenario(model="gpt-oss-20b", quant_bits=16).dtype == auto.dtype
+
+
+def test_16_bit_models_have_no_formats() -> None:
+    scenario = _scenario(model="llama-3.1-8b")
+    assert scenario.dtype.formats is None
+    assert scenario.dtype.weight_bits == 16
+
+
+def test_systems_that_store_16_bits_say_so() -> None:
+    scenario = _scenario(model="gpt-oss-20b", ds_zero=3, cpu_offload=True)
+    assert scenario.dtype.formats is None
+    assert "does not serve mxfp4" in scenario.dtype.origin
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_ranks_hold_the_checkpoint_between_them(tp: int) -> None:
+    """Matrices are divided; only vectors, routers and down-projections of the latent are held by every rank."""
+    scenario = _scenario(model="llama-3.1-70b", weight_format="fp8", tp_size=tp)
+    whole = checkpoint_bytes(scenario.model, scenario.dtype.formats)
+    assert whole <= tp * model_weight_bytes(scenario) <= whole * 1.001
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({"weight_format": "q9"}, "weight_format"),
+        ({"weight_format": "awq", "weight_bits": 4}, "weight_bits"),
+        ({"kv_format": "fp2"}, "kv_format"),
+        ({"kv_format": "fp8", "kv_bits": 8}, "kv_bits"),
+        ({"weight_format": "awq", "ds_zero": 3}, "zero_inference"),
+    ],
+)
+def test_contradictions_are_named(inputs: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        _scenario(model="llama-3.1-8b", **inputs)
+
+
+def test_cache_formats() -> None:
+    assert _scenario(model="llama-3.1-8b", kv_format="q8_0").dtype.stored_kv_bits == 8.5
+    assert _scenario(model="llama-3.1-8b", kv_format="fp8").dtype.stored_kv_bits == 8
+    assert _scenario(model="llama-3.1-8b").dtype.stored_kv_bits == 16
+
+
+def test_names_mean_what_they_end_in() -> None:
+    assert format_of_repository("TheBloke/Llama-2-7B-GPTQ") == ("-gptq", "gptq")
+    assert format_of_repository("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8") == ("-gptq-int8", "int8_weight_only")
+    assert format_of_repository("meta-llama/Llama-3.1-8B") is None
+    model = get_model_config_by_name("Qwen/Qwen2.5-32B-Instruct-AWQ")
+    assert model.quantization is not None
+    assert model.quantization.name == "awq"
+
+
+def test_checkpoint_size_is_compared(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = get_model_config_by_name(str(tmp_path / "config.json"))
+    assert model.checkpoint_bytes is None
+    size = 2 * total_params(model)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": size}}))
+    assert checkpoint_difference(get_model_config_by_name(str(tmp_path / "config.json"))) is None
+    index.write_text(json.dumps({"metadata": {"total_size": 2 * size}}))
+    said = checkpoint_difference(get_model_config_by_name(str(tmp_path / "config.json")))
+    assert said is not None
+    assert "+100.0%" in said
+
+
+def test_float32_checkpoints_are_served_in_16_bits(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "float32",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    scenario = _scenario(model=str(tmp_path / "config.json"))
+    assert scenario.dtype.weight_bits == 16
+    assert "float32" in scenario.dtype.origin
+
+
+def test_hf_quant_config_beside_the_config(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    beside = {
+        "quantization": {
+            "quant_algo": "NVFP4",
+            "kv_cache_quant_algo": "FP8",
+            "group_size": 16,
+            "exclude_modules": ["lm_head"],
+        }
+    }
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    scenario = _scenario(model=str(tmp_path), prompt_len=64, gen_len=8)
+    assert scenario.dtype.formats.name == "nvfp4"
+    assert scenario.dtype.stored_kv_bits == 8
+    assert (
+        _scenario(model=str(tmp_path), prompt_len=64, gen_len=8, kv_format="fp16").dtype.stored_kv_bits == 16
+    )
