@@ -45,32 +45,32 @@ def test_gpt_oss_to_the_byte() -> None:
 
 
 def test_deepseek_v3_with_its_mtp_module() -> None:
-    """metadata.total_size of deepseek-ai/DeepSeek-V3: 688,586,727,753 bytes."""
+    """The tensors of deepseek-ai/DeepSeek-V3 take 688.59e9 bytes by its index."""
     assert _bytes("deepseek-v3", None, 1) == pytest.approx(688.59e9, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("model", "mixture", "published"),
+    ("mixture", "published"),
     [
-        ("llama-3.1-8b", "q2_k", 3_179_131_456), ("llama-3.1-8b", "q3_k_m", 4_018_917_952),
-        ("llama-3.1-8b", "q4_k_s", 4_692_668_992), ("llama-3.1-8b", "q4_k_m", 4_920_734_272),
-        ("llama-3.1-8b", "q5_k_m", 5_732_987_072), ("llama-3.1-8b", "q6_k", 6_596_006_272),
-        ("llama-3.1-8b", "q8_0", 8_540_770_880), ("llama-3.1-8b", "iq4_xs", 4_447_662_656),
+        ("q4_0", 3_825_807_040),
+        ("q4_k_m", 4_081_004_224),
+        ("q5_k_m", 4_783_156_928),
+        ("q6_k", 5_529_194_176),
+        ("q8_0", 7_161_089_728),
     ],
-)  # fmt: skip
-def test_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
-    """Sizes of the files of bartowski/Meta-Llama-3.1-8B-Instruct-GGUF: tensors, and one header (the tokenizer) for all."""
-    header = 7_836_224
-    assert published - _bytes(model, mixture) == header
+)
+def test_files_of_llama_cpp(mixture: str, published: int) -> None:
+    """Sizes of the files of TheBloke/Llama-2-7B-GGUF: the tensors, and a header (mostly the tokenizer) alike for all."""
+    assert published - _bytes("llama-2-7b", mixture) == pytest.approx(741_000, abs=1000)
 
 
 @pytest.mark.parametrize(
     ("model", "mixture", "published"),
-    [("llama-2-7b", "q4_0", 3_825_807_040), ("llama-2-70b", "q4_k_m", 41_423_093_632), ("gpt-oss-20b", "mxfp4_gguf", 12_109_566_560)],
-)  # fmt: skip
+    [("llama-3-8b", "q4_k_m", 4_920_734_272), ("gpt-oss-20b", "mxfp4_gguf", 12_109_566_560)],
+)
 def test_other_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
-    """TheBloke/Llama-2-7B-GGUF, -70B-GGUF, ggml-org/gpt-oss-20b-GGUF; their headers are below .2 %."""
-    assert _bytes(model, mixture) == pytest.approx(published, rel=2e-3)
+    """Files of bartowski/Meta-Llama-3-8B-Instruct-GGUF and ggml-org/gpt-oss-20b-GGUF; headers are below .2 %."""
+    assert 0.998 * published < _bytes(model, mixture) < published
 
 
 def test_awq_of_qwen() -> None:
@@ -81,7 +81,9 @@ def test_awq_of_qwen() -> None:
     assert _bytes("qwen2.5-32b", "awq") > wide
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "falcon-7b", "opt-350m", "bloom-560m"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "falcon-7b", "opt-350m"]
+)
 def test_wide_formats_are_all_parameters_in_16_bits(name: str) -> None:
     model = get_model_config_by_name(name)
     assert checkpoint_bytes(model, resolve_formats(model, None)) == 2 * total_params(model)
@@ -96,7 +98,7 @@ def test_every_format_of_every_kind_of_model(format_name: str) -> None:
         "deepseek-v3",
         "gpt-oss-20b",
         "opt-350m",
-        "nemotron-3-nano-30b-a3b",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B",
     ):
         model = get_model_config_by_name(name)
         formats = resolve_formats(model, named_quantization(format_name))
@@ -119,13 +121,17 @@ def test_llama_405b_keeps_attention_and_both_ends_wide() -> None:
     assert checkpoint_bytes(model, formats) / 8 / 2**30 == pytest.approx(57.75, rel=0.02)
 
 
-_EXCLUSIONS = [
-    {"quant_method": "compressed-tensors", "config_groups": {"a": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}},
-     "ignore": ["lm_head", "re:.*self_attn.*"]},
+_FP8 = {"num_bits": 8, "type": "float"}
+_EXCLUSIONS: list[dict[str, Any]] = [
+    {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"a": {"targets": ["Linear"], "weights": _FP8}},
+        "ignore": ["lm_head", "re:.*self_attn.*"],
+    },
     {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head", "*self_attn*"]},
     {"quant_algo": "FP8", "exclude_modules": ["lm_head", "model.layers.*.self_attn.*"]},
     {"quant_method": "fp8", "modules_to_not_convert": ["self_attn"]},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("config", _EXCLUSIONS)
@@ -139,12 +145,15 @@ def test_targets_of_compressed_tensors() -> None:
     config = {
         "quant_method": "compressed-tensors", "ignore": ["lm_head"],
         "config_groups": {
-            "attention": {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
+            "attention": {"targets": ["re:.*self_attn.*"], "weights": {**_FP8, "strategy": "channel"}},
             "rest": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
         },
     }  # fmt: skip
     row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
     assert [entry.name for entry in row] == ["fp8"] * 4 + ["nvfp4"] * 3
+
+
+_TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,7 @@ def test_targets_of_compressed_tensors() -> None:
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
-        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}}, 4.5),
+        ({"quant_method": "torchao", "quant_type": {"default": _TORCHAO}}, 4.5),
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
         ({"quant_method": "torchao", "quant_type": "float8_dynamic_activation_float8_weight"}, 8),
     ],
@@ -214,15 +223,17 @@ def test_fuzzed_configs_raise_nothing_but_spec_errors() -> None:
              {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}]  # fmt: skip
     model = get_model_config_by_name("llama-3.2-1b")
     read = 0
-    for _ in range(3000):
+    messages: list[str] = []
+    for _ in range(4000):
         config = json.loads(json.dumps(draw.choice(bases)))
         _mutate(config, draw, values)
         try:
             resolve_formats(model, read_quantization(config))
             read += 1
         except SpecError as error:
-            assert "\n" not in str(error)
-    assert 300 < read < 3000
+            messages.append(str(error))
+    assert not any("\n" in message for message in messages)
+    assert 300 < read < 4000
 
 
 def _mutate(config: dict[str, Any], draw: random.Random, values: list[Any]) -> None:
@@ -303,11 +314,14 @@ def test_names_mean_what_they_end_in() -> None:
     assert model.quantization.name == "awq"
 
 
+_TINY: dict[str, Any] = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
+}  # fmt: skip
+
+
 def test_checkpoint_size_is_compared(tmp_path: Path) -> None:
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "bfloat16",
-    }  # fmt: skip
+    config = _TINY | {"torch_dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = get_model_config_by_name(str(tmp_path / "config.json"))
     assert model.checkpoint_bytes is None
@@ -322,10 +336,7 @@ def test_checkpoint_size_is_compared(tmp_path: Path) -> None:
 
 
 def test_float32_checkpoints_are_served_in_16_bits(tmp_path: Path) -> None:
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "vocab_size": 100, "torch_dtype": "float32",
-    }  # fmt: skip
+    config = _TINY | {"torch_dtype": "float32"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     scenario = _scenario(model=str(tmp_path / "config.json"))
     assert scenario.dtype.weight_bits == 16
@@ -333,10 +344,7 @@ def test_float32_checkpoints_are_served_in_16_bits(tmp_path: Path) -> None:
 
 
 def test_hf_quant_config_beside_the_config(tmp_path: Path) -> None:
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "vocab_size": 100,
-    }  # fmt: skip
+    config = _TINY
     (tmp_path / "config.json").write_text(json.dumps(config))
     beside = {
         "quantization": {
