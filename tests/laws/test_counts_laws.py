@@ -290,7 +290,7 @@ def test_without_windows_the_cache_is_linear_in_the_context(model: ModelConfig, 
 @given(any_attention, st.integers(1, 10**6))
 def test_a_window_bounds_the_cache(attention: Attention | LatentAttention, context: int) -> None:
     group = LayerGroup(count=1, attention=attention, mlp=DenseMLP(ffn_size=4))
-    limit = attention.window or attention.chunk or math.inf
+    limit = attention.saturates_at or math.inf
     assert cached_tokens(group, context) == min(context, limit)
     assert cached_tokens(group, context) <= cached_tokens(group, context + 1)
 

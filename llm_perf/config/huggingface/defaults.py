@@ -81,3 +81,23 @@ QWEN3_NEXT: Defaults = {
     "num_experts_per_tok": 10,
     "max_position_embeddings": 32768,
 }
+_DELTA: Defaults = {
+    **UNTIED,
+    "head_dim": 256,
+    "linear_num_value_heads": 32,
+    "linear_num_key_heads": 16,
+    "linear_value_head_dim": 128,
+    "linear_key_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 4,
+    "max_position_embeddings": 32768,
+}
+QWEN3_5: Defaults = {**_DELTA, "num_key_value_heads": 4}
+QWEN3_5_MOE: Defaults = {
+    **_DELTA,
+    "num_key_value_heads": 2,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+}

@@ -7,10 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 from llm_perf.config.huggingface import defaults
+from llm_perf.config.huggingface.facts import (
+    BIASES,
+    FLAGGED,
+    LAYERNORM,
+    all_heads,
+    both_heads,
+    early_alternating,
+    first_dense,
+    has_shared,
+    late_sliding,
+    one_shared,
+    positions,
+    shared,
+    sparse_steps,
+)
+from llm_perf.config.huggingface.families_gated import GATED
+from llm_perf.config.huggingface.families_recurrent import RECURRENT
 from llm_perf.config.huggingface.family import (
     CHUNKED,
     FULL,
-    LINEAR,
     SLIDING,
     Experts,
     Family,
@@ -21,63 +37,6 @@ from llm_perf.config.huggingface.family import (
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.config.layers.latent_attention import LatentAttention
-from llm_perf.config.layers.state_space import StateSpace
-
-# -- facts that several families share ---------------------------------------------------------------------
-
-_BIASES: Mapping[str, Any] = {"qkv_bias": True, "output_bias": True}
-_FLAGGED: Mapping[str, Any] = {"qkv_bias": "attention_bias", "output_bias": "attention_bias"}
-_LAYERNORM: Mapping[str, Any] = {"norm": "layernorm"}
-
-
-def _both_heads(c: Config) -> int:
-    """Norms over each head of the queries and of the keys."""
-    return 2 * c.head_dim
-
-
-def _all_heads(c: Config) -> int:
-    """Norms over all heads of the queries and of the keys together."""
-    return (c.heads + c.kv_heads) * c.head_dim
-
-
-def _positions(c: Config) -> int:
-    return c.context or 0
-
-
-def _late_sliding(c: Config) -> Callable[[int], str]:
-    first = c.count("max_window_layers") or 0
-    return lambda layer: SLIDING if layer >= first else FULL
-
-
-def _early_alternating(c: Config) -> Callable[[int], str]:
-    first = c.count("max_window_layers") or 0
-    return lambda layer: SLIDING if layer % 2 == 0 and layer < first else FULL
-
-
-def _sparse_steps(c: Config) -> Callable[[int], bool]:
-    """Qwen: every ``decoder_sparse_step``-th layer is a mixture, but those listed as dense."""
-    step, dense = c.size("decoder_sparse_step"), set(c.items("mlp_only_layers", int) or ())
-    return lambda layer: layer not in dense and (layer + 1) % step == 0
-
-
-def _first_dense(c: Config) -> Callable[[int], bool]:
-    """DeepSeek: the first layers are dense, and of the others every ``moe_layer_freq``-th has experts."""
-    first, step = c.count("first_k_dense_replace") or 0, c.optional("moe_layer_freq") or 1
-    return lambda layer: layer >= first and layer % step == 0
-
-
-def _shared(c: Config) -> int:
-    """Width of DeepSeek's shared experts together."""
-    return (c.count("n_shared_experts") or 0) * c.size("moe_intermediate_size")
-
-
-def _one_shared(c: Config) -> int:
-    return c.count("shared_expert_intermediate_size") or 0
-
-
-def _has_shared(c: Config) -> bool:
-    return _one_shared(c) > 0
-
 
 # -- facts of one family -----------------------------------------------------------------------------------
 
@@ -132,15 +91,12 @@ def _mpt_kv_heads(c: Config) -> int:
     return (attention.optional("kv_n_heads") if grouped else None) or c.heads
 
 
-TEXT_PARTS: Mapping[str, str] = {"gemma3": "gemma3_text", "llama4": "llama4_text"}
-"""Families of which the text part is counted, by the row of that part."""
-
 _GPT2_ROW = Family(
     defaults=defaults.GPT2,
-    facts=_BIASES,
+    facts=BIASES,
     gated=False,
     mlp_bias=True,
-    model={**_LAYERNORM, "learned_positions": _positions},
+    model={**LAYERNORM, "learned_positions": positions},
 )
 _FALCON_FACTS: Mapping[str, Any] = {
     "facts": {"qkv_bias": "bias", "output_bias": "bias", "num_kv_heads": _falcon_kv_heads},
@@ -148,7 +104,7 @@ _FALCON_FACTS: Mapping[str, Any] = {
     "mlp_bias": "bias",
     "norms": _falcon_norms,
     "parallel": lambda c: c.flag("parallel_attn") or c.flag("new_decoder_architecture"),
-    "model": _LAYERNORM,
+    "model": LAYERNORM,
 }
 _DEEPSEEK_FACTS: Mapping[str, Any] = {"down_bias": "attention_bias", "output_bias": "attention_bias"}
 _KIMI = Family(
@@ -157,8 +113,8 @@ _KIMI = Family(
     facts=_DEEPSEEK_FACTS,
     experts=Experts(
         ffn=("moe_intermediate_size",),
-        facts={"shared_ffn_size": _shared, "router_bias": True},
-        layers=_first_dense,
+        facts={"shared_ffn_size": shared, "router_bias": True},
+        layers=first_dense,
     ),
 )
 FAMILIES: dict[str, Family] = {
@@ -169,8 +125,8 @@ FAMILIES: dict[str, Family] = {
         gated=False,
         mlp_bias="enable_bias",
         model={
-            **_LAYERNORM,
-            "learned_positions": lambda c: _positions(c) + 2,
+            **LAYERNORM,
+            "learned_positions": lambda c: positions(c) + 2,
             "embedding_size": _opt_embedding,
             "final_norm": lambda c: c.flag("do_layer_norm_before") and not c.flag("_remove_final_layer_norm"),
         },
@@ -179,7 +135,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_bigcode": replace(
         _GPT2_ROW,
         defaults={**defaults.GPT2, "multi_query": True},
-        facts={**_BIASES, "num_kv_heads": lambda c: 1 if c.flag("multi_query") else None},
+        facts={**BIASES, "num_kv_heads": lambda c: 1 if c.flag("multi_query") else None},
     ),
     "gptj": Family(
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
@@ -187,7 +143,7 @@ FAMILIES: dict[str, Family] = {
         mlp_bias=True,
         norms=1,
         parallel=True,
-        model={**_LAYERNORM, "lm_head_bias": True},
+        model={**LAYERNORM, "lm_head_bias": True},
     ),
     "gpt_neox": Family(  # arXiv 2204.06745: parallel residual, but a norm each
         defaults={
@@ -196,18 +152,18 @@ FAMILIES: dict[str, Family] = {
             "attention_bias": True,
             "max_position_embeddings": 2048,
         },
-        facts=_FLAGGED,
+        facts=FLAGGED,
         gated=False,
         mlp_bias=True,
         parallel="use_parallel_residual",
-        model=_LAYERNORM,
+        model=LAYERNORM,
     ),
     "bloom": Family(
-        facts=_BIASES,
+        facts=BIASES,
         gated=False,
         mlp_bias=True,
         ffn_size=lambda c: 4 * c.hidden,
-        model={**_LAYERNORM, "embedding_norm": True},
+        model={**LAYERNORM, "embedding_norm": True},
     ),
     "falcon": Family(defaults=defaults.FALCON, **_FALCON_FACTS),
     "RefinedWebModel": Family(
@@ -221,7 +177,7 @@ FAMILIES: dict[str, Family] = {
         facts={"num_kv_heads": _mpt_kv_heads},
         gated=False,
         ffn_size=lambda c: (c.optional("expansion_ratio") or 4) * c.hidden,
-        model={**_LAYERNORM, "norm_bias": False},
+        model={**LAYERNORM, "norm_bias": False},
     ),
     "starcoder2": Family(
         defaults={"use_bias": True, "max_position_embeddings": 4096, "num_key_value_heads": 2},
@@ -229,16 +185,16 @@ FAMILIES: dict[str, Family] = {
         pattern=always(SLIDING),
         gated=False,
         mlp_bias="use_bias",
-        model=_LAYERNORM,
+        model=LAYERNORM,
     ),
     "bert": Family(  # arXiv 1810.04805: post-norm encoder; pooler and segment table left out
         defaults={"max_position_embeddings": 512},
-        facts=_BIASES,
+        facts=BIASES,
         gated=False,
         mlp_bias=True,
         model={
-            **_LAYERNORM,
-            "learned_positions": _positions,
+            **LAYERNORM,
+            "learned_positions": positions,
             "embedding_norm": True,
             "final_norm": False,
             "encoder": True,
@@ -246,16 +202,16 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi": Family(  # Phi-1, 1.5 and 2: attention and feed-forward behind one norm, biases everywhere
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
-        facts={**_BIASES, "qk_norm": lambda c: 4 * c.head_dim if c.flag("qk_layernorm") else 0},
+        facts={**BIASES, "qk_norm": lambda c: 4 * c.head_dim if c.flag("qk_layernorm") else 0},
         gated=False,
         mlp_bias=True,
         norms=1,
         parallel=True,
-        model={**_LAYERNORM, "lm_head_bias": True},
+        model={**LAYERNORM, "lm_head_bias": True},
     ),
     # RMSNorm, gated feed-forward
     "llama": Family(
-        defaults={**defaults.UNTIED, "max_position_embeddings": 2048}, facts=_FLAGGED, mlp_bias="mlp_bias"
+        defaults={**defaults.UNTIED, "max_position_embeddings": 2048}, facts=FLAGGED, mlp_bias="mlp_bias"
     ),
     "internlm2": Family(
         defaults={**defaults.UNTIED, "bias": True, "max_position_embeddings": 2048},
@@ -272,13 +228,17 @@ FAMILIES: dict[str, Family] = {
         pattern=always(SLIDING),
     ),
     "phi3": Family(defaults={**defaults.UNTIED, "max_position_embeddings": 4096}, pattern=always(SLIDING)),
-    "qwen2": Family(defaults=defaults.QWEN, facts={"qkv_bias": True}, pattern=_late_sliding),
-    "qwen3": Family(
-        defaults={**defaults.QWEN, "head_dim": 128},
-        facts={**_FLAGGED, "qk_norm": _both_heads},
-        pattern=_late_sliding,
+    "qwen2": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 32}, facts={"qkv_bias": True}, pattern=late_sliding
     ),
-    "gemma": Family(defaults={"head_dim": 256, "max_position_embeddings": 8192}, facts=_FLAGGED),
+    "qwen3": Family(
+        defaults={**defaults.QWEN, "head_dim": 128, "num_key_value_heads": 32},
+        facts={**FLAGGED, "qk_norm": both_heads},
+        pattern=late_sliding,
+    ),
+    "gemma": Family(
+        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192}, facts=FLAGGED
+    ),
     "gemma2": Family(  # arXiv 2408.00118: norms before and after both blocks, every other layer local
         defaults={
             "head_dim": 256,
@@ -286,25 +246,25 @@ FAMILIES: dict[str, Family] = {
             "sliding_window": 4096,
             "max_position_embeddings": 8192,
         },
-        facts=_FLAGGED,
+        facts=FLAGGED,
         pattern=alternating(SLIDING, FULL),
         norms=4,
     ),
     "gemma3_text": Family(  # arXiv 2503.19786: five local layers to a global one, norms on queries and keys
         defaults=defaults.GEMMA3_TEXT,
-        facts={**_FLAGGED, "qk_norm": _both_heads},
+        facts={**FLAGGED, "qk_norm": both_heads},
         pattern=last_of("sliding_window_pattern", FULL, SLIDING),
         norms=4,
     ),
     "olmo": Family(  # arXiv 2402.00838: its norms have no weights
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
-        facts=_FLAGGED,
+        facts=FLAGGED,
         norms=0,
-        model={**_LAYERNORM, "final_norm": False},
+        model={**LAYERNORM, "final_norm": False},
     ),
     "olmo2": Family(  # arXiv 2501.00656: queries and keys are normalised over all heads
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
-        facts={**_FLAGGED, "qk_norm": _all_heads},
+        facts={**FLAGGED, "qk_norm": all_heads},
     ),
     # mixtures of experts
     "mixtral": Family(
@@ -326,14 +286,15 @@ FAMILIES: dict[str, Family] = {
             "num_experts_per_tok": 2,
             "max_position_embeddings": 131_072,
         },
-        facts=_FLAGGED,
+        facts=FLAGGED,
         pattern=always(SLIDING),
         experts=Experts(),
-        model={**_LAYERNORM, "lm_head_bias": lambda c: c.flag("lm_head_bias")},
+        model={**LAYERNORM, "lm_head_bias": lambda c: c.flag("lm_head_bias")},
     ),
     "qwen2_moe": Family(
         defaults={
             **defaults.QWEN_MOE,
+            "num_key_value_heads": 16,
             "qkv_bias": True,
             "num_experts": 60,
             "num_experts_per_tok": 4,
@@ -341,11 +302,11 @@ FAMILIES: dict[str, Family] = {
             "shared_expert_intermediate_size": 5632,
         },
         facts={"qkv_bias": "qkv_bias"},
-        pattern=_early_alternating,
+        pattern=early_alternating,
         experts=Experts(
             ffn=("moe_intermediate_size",),
-            facts={"shared_ffn_size": _one_shared, "shared_gate": _has_shared},
-            layers=_sparse_steps,
+            facts={"shared_ffn_size": one_shared, "shared_gate": has_shared},
+            layers=sparse_steps,
         ),
     ),
     "qwen3_moe": Family(
@@ -356,9 +317,9 @@ FAMILIES: dict[str, Family] = {
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 768,
         },
-        facts={**_FLAGGED, "qk_norm": _both_heads},
+        facts={**FLAGGED, "qk_norm": both_heads},
         pattern=always(SLIDING),
-        experts=Experts(ffn=("moe_intermediate_size",), layers=_sparse_steps),
+        experts=Experts(ffn=("moe_intermediate_size",), layers=sparse_steps),
     ),
     "gpt_oss": Family(  # arXiv 2508.10925: attention sinks, biases in experts and router, every other layer local
         defaults={
@@ -371,7 +332,7 @@ FAMILIES: dict[str, Family] = {
             "sliding_window": 128,
             "max_position_embeddings": 131_072,
         },
-        facts={**_FLAGGED, "sinks": True},
+        facts={**FLAGGED, "sinks": True},
         pattern=alternating(SLIDING, FULL),
         experts=Experts(facts={"bias": True, "router_bias": True}),
     ),
@@ -386,15 +347,16 @@ FAMILIES: dict[str, Family] = {
         mixer=LatentAttention,
         facts=_DEEPSEEK_FACTS,
         experts=Experts(
-            ffn=("moe_intermediate_size",), facts={"shared_ffn_size": _shared}, layers=_first_dense
+            ffn=("moe_intermediate_size",), facts={"shared_ffn_size": shared}, layers=first_dense
         ),
     ),
     "deepseek_v3": _KIMI,  # arXiv 2412.19437 balances its experts by a bias in the router
     "kimi_k2": _KIMI,
     "llama4_text": Family(  # chunked attention but in the layers without RoPE, one shared expert
         defaults=defaults.LLAMA4_TEXT,
-        facts=_FLAGGED,
+        facts=FLAGGED,
         pattern=_llama4_attention,
+        shapeless=("use_qk_norm",),  # it has no weights
         experts=Experts(
             ffn=("intermediate_size",),
             facts={"shared_ffn_size": lambda c: c.size("intermediate_size")},
@@ -406,19 +368,9 @@ FAMILIES: dict[str, Family] = {
         defaults={**defaults.UNTIED, "max_seq_len": 2048},
         facts={"num_kv_heads": lambda c: c.sub("attn_config", kv_n_heads=1).size("kv_n_heads")},
         experts=_dbrx_experts,
-        model={**_LAYERNORM, "norm_bias": False},
+        model={**LAYERNORM, "norm_bias": False},
     ),
-    # recurrent layers beside attention
-    "qwen3_next": Family(  # three gated DeltaNet layers to one of gated attention; the MTP layer is left out
-        defaults=defaults.QWEN3_NEXT,
-        facts={**_FLAGGED, "qk_norm": _both_heads, "output_gate": True},
-        mixers={LINEAR: (StateSpace, {"delta_rule": True})},
-        pattern=last_of("full_attention_interval", FULL, LINEAR),
-        experts=Experts(
-            ffn=("moe_intermediate_size",),
-            facts={"shared_ffn_size": _one_shared, "shared_gate": _has_shared},
-            layers=_sparse_steps,
-        ),
-    ),
+    **GATED,
+    **RECURRENT,
 }
 """By model_type. A row may be added from anywhere."""

@@ -15,8 +15,6 @@ _TAKEN_FOR_GRANTED: Mapping[str, Any] = {
     "is_encoder_decoder": False,
     "layer_norm_elementwise_affine": True,
     "mlp_bias": False,
-    "multi_query": False,
-    "parallel_attn": False,
     "qk_layernorm": False,
     "use_bidirectional_attention": False,
     "use_qk_norm": False,
@@ -32,6 +30,11 @@ def refuse_unread(c: Config) -> None:
     """
     for name, granted in _TAKEN_FOR_GRANTED.items():
         value = c.fields.get(name)
-        if name in c.read or value is None or value == granted or (not value and not granted):
+        if (
+            ".".join((*c.path, name)) in c.read
+            or value is None
+            or value == granted
+            or (not value and not granted)
+        ):
             continue
         raise c.fault(name, value, f"{granted!r}: model_type {c.family!r} is counted without any other value")

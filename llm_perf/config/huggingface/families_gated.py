@@ -1,0 +1,271 @@
+"""The table of architectures, continued: gated feed-forward blocks of the last years, dense and mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_perf.config.huggingface import defaults
+from llm_perf.config.huggingface.facts import (
+    FLAGGED,
+    all_heads,
+    both_heads,
+    first_dense,
+    late_sliding,
+    shared,
+    sparse_steps,
+)
+from llm_perf.config.huggingface.family import FULL, SLIDING, Experts, Family, always, last_of
+from llm_perf.config.huggingface.reader import Config
+from llm_perf.config.layers.latent_attention import LatentAttention
+
+_UNTIED = defaults.UNTIED
+_QKV_FLAGGED: Mapping[str, Any] = {"qkv_bias": "attention_bias"}
+_ROUTED: Mapping[str, Any] = {
+    "ffn": ("moe_intermediate_size",),
+    "facts": {"shared_ffn_size": shared, "router_bias": True},
+    "layers": first_dense,
+}
+"""DeepSeek-V3's mixture: a bias per expert in the router, shared experts, first layers dense."""
+
+
+def _norm_if_asked(c: Config) -> int:
+    return both_heads(c) if c.flag("use_qk_norm") else 0
+
+
+def _cohere_norm(c: Config) -> int:
+    """A norm with a weight per head and element."""
+    return all_heads(c) if c.flag("use_qk_norm") else 0
+
+
+def _listed_dense(c: Config) -> Any:
+    """``mlp_layer_types`` names each layer's block."""
+    types = c.items("mlp_layer_types", str)
+    if types is None or len(types) != c.layers or set(types) - {"dense", "sparse"}:
+        raise c.fault("mlp_layer_types", types, f"{c.layers} entries, each dense or sparse")
+    return lambda layer: types[layer] == "sparse"
+
+
+GATED: Mapping[str, Family] = {
+    "smollm3": Family(
+        defaults={"num_key_value_heads": 4, "max_position_embeddings": 32768},
+        facts=FLAGGED,
+        pattern=late_sliding,
+        mlp_bias="mlp_bias",
+    ),
+    "arcee": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 4096, "intermediate_size": 18432},
+        facts=FLAGGED,
+        gated=False,
+        mlp_bias="mlp_bias",
+    ),
+    "granite": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 2048}, facts=FLAGGED, mlp_bias="mlp_bias"
+    ),
+    "granitemoe": Family(
+        defaults={
+            **_UNTIED,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 2048,
+        },
+        facts=FLAGGED,
+        experts=Experts(),
+    ),
+    "cohere": Family(
+        defaults={"max_position_embeddings": 8192},
+        facts={**FLAGGED, "qk_norm": _cohere_norm},
+        norms=1,
+        parallel=True,
+        model={"norm": "layernorm", "norm_bias": False},
+    ),
+    "cohere2": Family(
+        defaults={"sliding_window": 4096, "sliding_window_pattern": 4, "max_position_embeddings": 8192},
+        facts=FLAGGED,
+        norms=1,
+        parallel=True,
+        pattern=last_of("sliding_window_pattern", FULL, SLIDING),
+        model={"norm": "layernorm", "norm_bias": False},
+    ),
+    "stablelm": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 4096, "num_key_value_heads": 32},
+        facts={"qkv_bias": "use_qkv_bias"},
+        norms=lambda c: 1 if c.flag("use_parallel_residual") else 2,
+        parallel="use_parallel_residual",
+        model={"norm": "layernorm"},
+    ),
+    "glm": Family(
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
+        facts=_QKV_FLAGGED,
+    ),
+    "glm4": Family(
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
+        facts=_QKV_FLAGGED,
+        norms=4,
+    ),
+    "glm4_moe": Family(
+        defaults={
+            **_UNTIED,
+            "num_key_value_heads": 8,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 128,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 1408,
+        },
+        facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked},
+        experts=Experts(**_ROUTED),
+    ),
+    "glm4_moe_lite": Family(
+        defaults={
+            **defaults.LATENT,
+            "n_shared_experts": 1,
+            "max_position_embeddings": 202_752,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 192,
+        },
+        mixer=LatentAttention,
+        facts={"down_bias": "attention_bias", "output_bias": "attention_bias"},
+        experts=Experts(
+            ffn=("moe_intermediate_size",),
+            facts={"shared_ffn_size": shared, "router_bias": True},
+            layers=_listed_dense,
+        ),
+    ),
+    "dots1": Family(
+        defaults={**_UNTIED, "first_k_dense_replace": 0},
+        facts={**FLAGGED, "qk_norm": both_heads},
+        pattern=late_sliding,
+        experts=Experts(**_ROUTED),
+    ),
+    "ernie4_5": Family(
+        defaults={"num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131_072},
+        facts={"qkv_bias": "use_bias", "output_bias": "use_bias"},
+        mlp_bias="use_bias",
+    ),
+    "exaone4": Family(
+        defaults={
+            **_UNTIED,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+            "max_position_embeddings": 2048,
+            "num_key_value_heads": 32,
+        },
+        facts={"qk_norm": both_heads},
+        pattern=last_of("sliding_window_pattern", FULL, SLIDING),
+    ),
+    "helium": Family(
+        defaults={**_UNTIED, "head_dim": 128, "max_position_embeddings": 4096, "num_key_value_heads": 20},
+        facts=_QKV_FLAGGED,
+        mlp_bias="mlp_bias",
+    ),
+    "hunyuan_v1_dense": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 2048},
+        facts={**FLAGGED, "qk_norm": both_heads},
+        mlp_bias="mlp_bias",
+    ),
+    "olmo3": Family(
+        defaults={
+            **_UNTIED,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+            "max_position_embeddings": 2048,
+        },
+        facts={**FLAGGED, "qk_norm": all_heads},
+        pattern=last_of("sliding_window_pattern", FULL, SLIDING),
+    ),
+    "olmoe": Family(
+        defaults={**_UNTIED, "num_experts": 64, "num_experts_per_tok": 8, "max_position_embeddings": 4096},
+        facts={**FLAGGED, "qk_norm": all_heads},
+        experts=Experts(),
+    ),
+    "flex_olmo": Family(
+        defaults={**_UNTIED, "num_experts": 7, "num_experts_per_tok": 5, "max_position_embeddings": 4096},
+        facts={**FLAGGED, "qk_norm": all_heads},
+        experts=Experts(),
+    ),
+    "seed_oss": Family(
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 524_288,
+        },
+        facts={"qkv_bias": "attention_bias", "output_bias": "attention_out_bias"},
+        mlp_bias="mlp_bias",
+    ),
+    "nemotron": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 4096},
+        facts=FLAGGED,
+        gated=False,
+        mlp_bias="mlp_bias",
+        model={"norm": "layernorm"},
+    ),
+    "ministral": Family(
+        defaults={
+            **_UNTIED,
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+            "max_position_embeddings": 131_072,
+        },
+        pattern=always(SLIDING),
+    ),
+    "ministral3": Family(
+        defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262_144}
+    ),
+    "minimax_m2": Family(
+        defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 196_608},
+        facts={"qk_norm": all_heads},
+        experts=Experts(facts={"router_bias": True}),
+    ),
+    "youtu": Family(
+        defaults={
+            **defaults.LATENT,
+            "tie_word_embeddings": True,
+            "v_head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
+        mixer=LatentAttention,
+        facts={"down_bias": "attention_bias", "output_bias": "attention_bias"},
+    ),
+    "qwen2_vl_text": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 8}, facts={"qkv_bias": True}, pattern=late_sliding
+    ),
+    "qwen2_5_vl_text": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 8}, facts={"qkv_bias": True}, pattern=late_sliding
+    ),
+    "qwen3_vl_text": Family(
+        defaults={**_UNTIED, "head_dim": 128, "num_key_value_heads": 32, "max_position_embeddings": 128_000},
+        facts={**FLAGGED, "qk_norm": both_heads},
+    ),
+    "qwen3_vl_moe_text": Family(
+        defaults={
+            **defaults.QWEN_MOE,
+            "num_key_value_heads": 16,
+            "max_position_embeddings": 128_000,
+            "tie_word_embeddings": True,
+        },
+        facts={**FLAGGED, "qk_norm": both_heads},
+        experts=Experts(ffn=("moe_intermediate_size",), layers=sparse_steps),
+    ),
+    "nanochat": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 2048, "intermediate_size": 8192},
+        facts=FLAGGED,
+        gated=False,
+        norms=0,
+        model={"final_norm": False},
+    ),
+}
