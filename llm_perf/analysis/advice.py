@@ -51,7 +51,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Ch
         yield _change(inputs, prompt_len=room)
     for bits in (8, 4):
         if bits < scenario.dtype.weight_bits:
-            yield _change(inputs, quant_bits=bits, weight_bits=None)
+            yield _change(inputs, quant_bits=bits, weight_bits=None, weight_format=None)
     zero = scenario.system == "zero_inference"
     if zero and not inputs.kv_offload:
         yield _change(inputs, kv_offload=True)

@@ -81,9 +81,20 @@ def _formats(
         return None
     if model.stored_formats is not None:
         return model.stored_formats
+    if system == "llama_cpp":
+        return _in_gguf(model)
     if model.quantization is not None:
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
     return None
+
+
+def _in_gguf(model: ModelConfig) -> WeightFormats | None:
+    """llama.cpp serves its own files: of a model released in MXFP4 that is the one that keeps the experts so."""
+    quantization = model.quantization
+    if quantization is None or (quantization.mixture is None and quantization.method != "mxfp4"):
+        return None
+    named = named_quantization(quantization.mixture or "mxfp4_gguf")
+    return resolve_formats(model, named, f"as released ({quantization.method})")
 
 
 def _as_released(inputs: InferenceInputs) -> bool:

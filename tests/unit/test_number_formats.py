@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, format_of_repository
 from llm_perf.config.loading import get_model_config_by_name
@@ -71,6 +72,18 @@ def test_files_of_llama_cpp(mixture: str, published: int) -> None:
 def test_other_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
     """Files of bartowski/Meta-Llama-3-8B-Instruct-GGUF and ggml-org/gpt-oss-20b-GGUF; headers are below .2 %."""
     assert 0.998 * published < _bytes(model, mixture) < published
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi-k2-instruct"])
+def test_the_released_quantization_config_is_the_bundled_one(name: str) -> None:
+    """quantization_config of deepseek-ai/DeepSeek-V3 and moonshotai/Kimi-K2-Instruct."""
+    released = {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    }
+    assert read_quantization(released) == get_model_config_by_name(name).quantization
 
 
 def test_awq_of_qwen() -> None:
@@ -262,6 +275,24 @@ def test_auto_is_as_released_and_a_width_is_a_width() -> None:
     wide = _scenario(model="gpt-oss-20b", weight_bits=16)
     assert model_weight_bytes(wide) == 2 * total_params(wide.model)
     assert _scenario(model="gpt-oss-20b", quant_bits=16).dtype == auto.dtype
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.2-1b", "qwen3-30b-a3b"])
+def test_a_format_without_scales_is_the_width_it_stands_for(model: str) -> None:
+    """8-bit weights without scales take the same bytes and times, named or as a width."""
+    named = predict_inference(_scenario(model=model, weight_format="int8_weight_only", gen_len=8))
+    width = predict_inference(_scenario(model=model, weight_bits=8, gen_len=8))
+    assert named.memory.gpu.weights_bytes == pytest.approx(width.memory.gpu.weights_bytes, rel=1e-3)
+    assert named.total_latency_s == pytest.approx(width.total_latency_s, rel=1e-3)
+
+
+def test_fp8_runs_on_fp8_units_where_there_are_any() -> None:
+    """A long prefill is bound by arithmetic: faster than 16 bit on Hopper, no faster on Ampere."""
+    asked = {"model": "llama-3.1-8b", "prompt_len": 8192, "batch_size": 4, "gen_len": 2}
+    for gpu, faster in (("h100-sxm-80gb", True), ("a100-sxm-80gb", False)):
+        narrow = predict_inference(_scenario(**asked, gpu=gpu, weight_format="fp8")).prefill.latency_s
+        wide = predict_inference(_scenario(**asked, gpu=gpu)).prefill.latency_s
+        assert (narrow < 0.75 * wide) == faster
 
 
 def test_16_bit_models_have_no_formats() -> None:
