@@ -31,12 +31,13 @@ sys.path.insert(0, str(ROOT))
 from calibrate.validation.left_out import LEFT_OUT_ROWS, LeftOutRow, as_csv, lines_of, parse_left_out  # noqa: E402
 from calibrate.validation.snapshot import LEAVE_OUT  # noqa: E402
 from llm_perf.errors import SpecError  # noqa: E402
-from llm_perf.systems.registry import STACKS, SYSTEM_NAMES  # noqa: E402
+from llm_perf.systems.registry import get_system, system_names  # noqa: E402
+from llm_perf.systems.resident import Resident  # noqa: E402
 
 COLUMNS = ("system", "leave_out", "class", "rows", "shipped", "no_fit", "refit", "left_out", "note")
 TRAINING, GENERIC = "training", "resident"
 LEFT_OUT = ("gpu", "family", "model")
-NAMES = (*SYSTEM_NAMES, TRAINING)
+NAMES = (*system_names(), TRAINING)
 
 
 def main() -> int:
@@ -110,7 +111,7 @@ def generic_lines() -> list[LeftOutRow]:
     from calibrate.validate import Compared, accuracy_class, validate
     from llm_perf.config.scenario import Scenario
 
-    stacks = {*STACKS, "llama_cpp", "transformers"}
+    stacks = {name for name in system_names() if isinstance(get_system(name), Resident)}
 
     def generic(scenario: Scenario) -> Scenario:
         return scenario.replace(system=GENERIC) if scenario.system in stacks else scenario

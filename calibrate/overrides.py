@@ -21,7 +21,7 @@ from llm_perf.config.host import Rate
 from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import get_system
+from llm_perf.systems import system_of
 
 __all__ = ["Overrides"]
 
@@ -113,7 +113,7 @@ def concerns(parameter: Parameter, scenario: Scenario) -> bool:
 
 
 def _changes(scenario: Scenario, parameters: Sequence[Parameter]) -> tuple[Change, ...]:
-    constants = get_system(scenario.system).constants(scenario)
+    constants = system_of(scenario).constants(scenario)
     found: dict[tuple[str, tuple[str, ...]], Change] = {}
     for parameter in parameters:
         room, _, path = parameter.name.partition("@")[0].partition(".")

@@ -19,8 +19,8 @@ from llm_perf.config.parallelism import DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares, Workload
 from llm_perf.errors import SpecError
-from llm_perf.systems import get_system
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS
+from llm_perf.systems import System, get_system
+from llm_perf.systems.registry import asked_version, family_of
 
 __all__ = ["NotStatedError", "Run", "dtype_of", "host_of", "peak_memory_bytes", "run_of", "scenario_of"]
 
@@ -37,12 +37,6 @@ class NotStatedError(SpecError):
         self.what = what
 
 
-_PETALS_CLIENTS: Final = 6
-"""Clients of the Petals rows (FlexGen paper, arXiv 2303.06865, section 6.1): six in parallel."""
-
-_PETALS_BITS: Final = 8
-"""Petals stores weights in 8 bits unless told otherwise; notes of the rows."""
-
 _HOSTS: Final = (
     ("GCP", "gcp-t4"),
     ("DGX-2", "dgx-2"),
@@ -55,20 +49,8 @@ _HOSTS: Final = (
 _SAME_DISK: Final = 0.25
 """Stated rates that differ by no more are two statements of one disk."""
 
-_LAYER_SPLIT: Final = frozenset({"accelerate", "exllama", "llama_cpp", "petals", "transformers"})
-"""Systems that put successive layers on successive GPUs without saying so."""
-
-_REPORTS_THE_DEVICE: Final = frozenset({"fastertransformer"})
-"""Systems whose published memory is what the whole device holds; others report their allocator's peak."""
-
-_CACHE_ON_GPU: Final = frozenset({"accelerate", "transformers", "zero_inference"})
-
-
 _NOT_STATED: Final = "not stated"
 """How the tables begin the name of a GPU that a source does not give."""
-
-_BEYOND_HOST_MEMORY: Final = (0.0, 0.5, 0.5)
-"""Where FlexGen's benchmark suite puts weights that host memory cannot hold, taken where a figure states no policy."""
 
 _UNKNOWN_MACHINE: Final = Machine(None, None, None)
 
@@ -118,13 +100,14 @@ def run_of(measurement: Measurement) -> Run:
         NotStatedError: the source leaves out what a prediction cannot do without.
         SpecError: it ran on CPUs alone.
     """
-    policy = measurement.policy
+    policy, gpu = measurement.policy, _gpu_name(measurement)
     pp = _stages(measurement)
-    micro_batches = pp if measurement.system == "flexgen" else 1
+    options = get_system(measurement.system).options
+    micro_batches = pp if "num_gpu_batches" in options else 1  # such a system cuts a batch for its stages
     return Run(
         system=measurement.system,
         model=measurement.model,
-        gpu=_gpu_name(measurement),
+        gpu=gpu,
         batch_size=_batch_size(measurement),
         prompt_len=max(measurement.prompt_len, 1),
         gen_len=max(measurement.gen_len, 1),
@@ -132,7 +115,7 @@ def run_of(measurement: Measurement) -> Run:
         num_nodes=measurement.num_nodes,
         tp=measurement.tp or 1,
         pp=pp,
-        weight_bits=_PETALS_BITS if measurement.system == "petals" else measurement.weight_bits,
+        weight_bits=family_of(measurement.system).weight_bits or measurement.weight_bits,
         weight_group_size=measurement.weight_group_size,
         activation_bits=_activation_bits(measurement),
         kv_bits=measurement.kv_bits or 16,
@@ -161,15 +144,16 @@ def _gpu_name(measurement: Measurement) -> str:
 
 
 def _batch_size(measurement: Measurement) -> int:
-    if measurement.system == "petals" and measurement.stated_batch_size is not None:
-        return _PETALS_CLIENTS * measurement.stated_batch_size
+    if family_of(measurement.system).batch_per_client and measurement.stated_batch_size is not None:
+        clients = get_system(measurement.system).file.value("parallel_clients")
+        return int(clients) * measurement.stated_batch_size
     if measurement.batch_size is None:
         raise NotStatedError(measurement, "its batch size")
     return measurement.batch_size
 
 
 def _stages(measurement: Measurement) -> int:
-    if measurement.system in _LAYER_SPLIT:
+    if family_of(measurement.system).more_gpus == "stages":
         return max(measurement.num_gpus, 1)
     return measurement.pp or 1
 
@@ -182,12 +166,13 @@ def _activation_bits(measurement: Measurement) -> int:
 def _weights(measurement: Measurement) -> tuple[float, float, float] | None:
     """Shares of the weights per tier: the policy's, or one tier, less what the source says stays on the GPU."""
     policy, tier = measurement.policy, measurement.weight_tier
-    if policy.weights is not None and measurement.weight_tier != "gpu" and measurement.system == "flexgen":
+    family, options = family_of(measurement.system), get_system(measurement.system).options
+    if policy.weights is not None and measurement.weight_tier != "gpu" and "percent" in options:
         return policy.weights
-    if measurement.system == "flexgen" and tier == "nvme" and policy.weights is None:
-        return _BEYOND_HOST_MEMORY
+    if family.beyond_host_memory is not None and tier == "nvme" and policy.weights is None:
+        return family.beyond_host_memory
     if tier is None:
-        if measurement.system == "zero_inference" and measurement.num_gpus > 1:
+        if family.more_gpus == "replicas" and measurement.num_gpus > 1:
             raise NotStatedError(measurement, "where the weights were")
         return None
     resident = 0.0
@@ -224,12 +209,13 @@ def scenario_of(run: Run) -> Scenario:
         host=host,
         system=system.name,
         dtype=dtype_of(run),
-        parallelism=_parallelism(run, system.name),
+        parallelism=_parallelism(run, system),
         workload=Workload(batch_size=run.batch_size, prompt_len=run.prompt_len, gen_len=run.gen_len),
-        offload=_offload(run, system.name),
-        ds_zero=DSZeRO.STAGE_3 if system.name == "zero_inference" else DSZeRO.NONE,
+        offload=_offload(run, system),
+        ds_zero=DSZeRO(system.family.ds_zero or 0),
         num_nodes=run.num_nodes or -(-run.num_gpus // host.gpus_per_node),
         allow_long_context=True,
+        system_version=asked_version(run.system),
     )
     system.check(scenario)
     return scenario
@@ -271,7 +257,9 @@ def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     quantised = run.weight_bits < run.activation_bits
     embeddings = (
-        run.weight_bits if quantised and run.system in QUANTISES_EMBEDDINGS else max(16, run.activation_bits)
+        run.weight_bits
+        if quantised and family_of(run.system).quantises_embeddings
+        else max(16, run.activation_bits)
     )
     return DtypeConfig(
         weight_bits=run.weight_bits,
@@ -283,8 +271,8 @@ def dtype_of(run: Run) -> DtypeConfig:
     )
 
 
-def _parallelism(run: Run, system: str) -> ParallelismConfig:
-    if system == "zero_inference":
+def _parallelism(run: Run, system: System) -> ParallelismConfig:
+    if system.family.more_gpus == "replicas":
         return ParallelismConfig(dp_size=run.num_gpus)
     return ParallelismConfig(
         tp_size=run.tp,
@@ -294,25 +282,25 @@ def _parallelism(run: Run, system: str) -> ParallelismConfig:
     )
 
 
-def _offload(run: Run, system: str) -> OffloadConfig:
-    """For ZeRO-Inference the tables' ``overlap`` is its prefetching of layers."""
+def _offload(run: Run, system: System) -> OffloadConfig:
+    """Of a system that knows no other overlap the tables' ``overlap`` is its prefetching of layers."""
     kv_cache = run.kv_cache
-    if kv_cache is None and system in _CACHE_ON_GPU:
+    if kv_cache is None and system.family.cache_on == "gpu":
         kv_cache = (1.0, 0.0, 0.0)
     attention: Literal["gpu", "cpu"] | None = None
     if run.cpu_attention is not None:
         attention = "cpu" if run.cpu_attention else "gpu"
-    prefetches = system == "zero_inference"
+    prefetches = "prefetch" in system.options
     return OffloadConfig(
         weights=_shares(run.weights),
         kv_cache=_shares(kv_cache),
-        activations=_shares(run.hidden) if system == "flexgen" else None,
+        activations=_shares(run.hidden) if "percent" in system.options else None,
         pin_memory=_pins(run),
         attention_device=attention,
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,
-        gpu_batch_size=run.gpu_batch_size if system == "flexgen" else None,
-        num_gpu_batches=(run.num_gpu_batches or 1) if system == "flexgen" else 1,
+        gpu_batch_size=run.gpu_batch_size if "gpu_batch_size" in system.options else None,
+        num_gpu_batches=(run.num_gpu_batches or 1) if "num_gpu_batches" in system.options else 1,
         micro_batches=run.micro_batches,
     )
 
@@ -338,6 +326,6 @@ def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
 
 def peak_memory_bytes(result: InferenceResult) -> float:
     """Peak GPU memory as the system's published figures count it: the allocator's, or the device's with the reserve."""
-    if result.scenario.system in _REPORTS_THE_DEVICE:
+    if family_of(result.scenario.system).reports_device_memory:
         return float(result.memory.gpu.total_bytes)
     return result.peak_gpu_memory_bytes

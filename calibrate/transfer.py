@@ -29,7 +29,8 @@ from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.errors import SpecError, bad_value
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.registry import family_of
 
 __all__ = [
     "GROUPINGS",
@@ -43,23 +44,6 @@ __all__ = [
     "transfer",
     "unfitted",
 ]
-
-MACHINE_CONSTANTS: Final = frozenset(
-    {
-        "buffered_read_gb_per_s",
-        "cpu_attention_ratio",
-        "disk_over_stated",
-        "driver_link_ratio",
-        "fresh_d2h_gb_per_s",
-        "growing_slice_link_ratio",
-        "launch_ms",
-        "layer_overhead_ms",
-        "pageable_link_ratio",
-        "phase_ms",
-        "pinned_link_ratio",
-    }
-)
-"""Constants that stand for a rate or time of a machine where its host file states none."""
 
 _FACTOR: Final = (0.5, 2.0)
 """How far a machine's own rate may be from what machines have in common."""
@@ -233,7 +217,7 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     """
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    system, steps = get_system(scenario.system), workload.gen_len - 1
+    system, steps = system_of(scenario), workload.gen_len - 1
     if isinstance(system, Quick):
         prefill, decode = map(float, system.latencies_s(scenario, load))
     else:
@@ -270,7 +254,8 @@ def parameters_of(system: str, cases: Sequence[Case]) -> tuple[Parameter, ...]:
         for name, c in get_system(system).file.constants.items()
         if c.range is not None and c.range[0] < c.range[1]
     ]
-    own = [p.name for p in found if p.name.partition(".")[2] in MACHINE_CONSTANTS]
+    machine = family_of(system).machine_constants
+    own = [p.name for p in found if p.name.partition(".")[2] in machine]
     hosts = {case.scenario.host.name: case.scenario.host for case in cases}
     for name, host in hosts.items():
         of_disk = [] if host.disk is None else ["host.disk.stated_read_gb_per_s"]

@@ -34,7 +34,7 @@ from calibrate.validation.row import Compared, LeftOut
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.names import resolve
 from llm_perf.errors import SpecError
-from llm_perf.systems.registry import SYSTEM_NAMES
+from llm_perf.systems.registry import system_names
 
 __all__ = ["CLASSES", "Compared", "Validation", "accuracy_class", "compare", "statistics_of", "validate"]
 
@@ -147,7 +147,7 @@ def _selected(
 
 
 def _system_name(system: str, runs: Iterable[Measurement]) -> str:
-    known = dict.fromkeys((*SYSTEM_NAMES, *(run.system for run in runs), training.TRAINING))
+    known = dict.fromkeys((*system_names(), *(run.system for run in runs), training.TRAINING))
     aliases = {alias.replace(" ", "-"): name for alias, name in SYSTEM_ALIASES.items()}
     return resolve("system", system, known, aliases)
 

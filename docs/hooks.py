@@ -2,7 +2,8 @@
 
 A page asks for it with a comment on a line of its own, invisible where Markdown is shown as it is:
 
-- ``<!-- constants: NAME -->``: the constants of a system (or ``training/NAME``) with range and source, from its YAML;
+- ``<!-- constants: NAME -->``: the constants of a system, ``vllm`` or ``vllm@0.2`` (or ``training/NAME``), with range and
+  source, from its YAML;
 - ``<!-- accuracy: NAME -->``: how the system's published runs are predicted, from `calibrate/measurements/predictions.csv`;
 - ``<!-- systems -->``: all systems, ``<!-- commands -->``: all commands with their flags, from the command line itself.
 
@@ -30,7 +31,7 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "
 """Files beside ``docs/`` and the page that a link to them leads to."""
 
 _MARKER = re.compile(
-    r"^<!-- (?P<kind>constants|accuracy|systems|commands)(?:: (?P<name>[\w/]+))? -->$", re.MULTILINE
+    r"^<!-- (?P<kind>constants|accuracy|systems|commands)(?:: (?P<name>[\w/@.-]+))? -->$", re.MULTILINE
 )
 _LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 _ROLE = re.compile(r":(?:mod|class|func|meth|attr|data):(<code>)")
@@ -100,16 +101,19 @@ def _table(head: Iterable[str], align: str, rows: Iterable[Iterable[str]]) -> st
 
 def constants(name: str) -> str:
     """The constants that a system's own file sets."""
-    from llm_perf.config import files
-    from llm_perf.systems.constants import ConstantsFile
-    from llm_perf.systems.training.framework import Framework
+    from llm_perf.errors import SpecError
+    from llm_perf.systems.constants import ConstantsFile, own_constants
+    from llm_perf.systems.families import find, release_of
+    from llm_perf.systems.training.framework import own_framework
 
-    path = ROOT / "llm_perf" / "systems" / f"{name}.yaml"
-    if not path.exists():
-        raise PluginError(f"docs ask for the constants of {name}, which is no file in llm_perf/systems")
-    kind = Framework if name.startswith("training/") else ConstantsFile
-    text = path.read_text("utf-8")
-    own = files.build(kind, files.parse_mapping(text, path.name), text, path.name)
+    try:
+        if name.startswith("training/"):
+            own: ConstantsFile = own_framework(name.removeprefix("training/"))
+        else:
+            family, version = find(name)
+            own = own_constants(family, release_of(family, version)[0])
+    except SpecError as error:
+        raise PluginError(f"docs ask for the constants of {name}: {error}") from None
     rows = [
         (
             f"`{key}`",
@@ -179,16 +183,16 @@ def _predictions() -> Iterable[dict[str, str]]:
 def systems() -> str:
     """All systems, how many published runs each has, and how well they are predicted."""
     from llm_perf.systems.constants import load_constants
-    from llm_perf.systems.registry import STACKS, SYSTEM_NAMES
+    from llm_perf.systems.registry import stack_names, system_names
 
     measured: dict[str, list[dict[str, str]]] = {}
     for row in _predictions():
         measured.setdefault(row["system"], []).append(row)
     rows = []
-    for name in SYSTEM_NAMES:
+    for name in system_names():
         page = "stacks" if name == "resident" else name
         found = _statistics(measured[name]) if name in measured else ("0", "", "", "", "", "")
-        kind = "stack" if name in STACKS else "module"
+        kind = "stack" if name in stack_names() else "module"
         rows.append(
             (f"[`{name}`]({page}.md)", kind, load_constants(name).version, found[0], found[2], found[5])
         )

@@ -15,7 +15,7 @@ from calibrate.nearest import error
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.config.profiles import NO_PROFILE, Profile
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.operations import operations
 
 __all__ = ["Comparison", "RunBesidePrediction", "compare_runs"]
@@ -128,7 +128,7 @@ class RunBesidePrediction:
         """What the device's roofs are, and each operation of this run below them."""
         scenario = self.result.scenario
         gpu, workload = scenario.gpu, scenario.workload
-        constants = get_system(scenario.system).constants(scenario)
+        constants = system_of(scenario).constants(scenario)
         batch = workload.batch_size / scenario.parallelism.dp_size
         context = workload.prompt_len + workload.gen_len / 2
         dtype = gpu.dtype_for(scenario.dtype.compute_bits)
@@ -216,7 +216,7 @@ def summary(rows: Sequence[RunBesidePrediction]) -> dict[str, Any]:
 def _step_s(scenario: Scenario, contexts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Seconds of one decode step at each context: a generation of two tokens has one step, on prompt + 1 tokens."""
     load = Load(float(scenario.workload.batch_size), contexts - 1.0, 2.0)
-    decode = get_system(scenario.system).evaluate(scenario, load).decode
+    decode = system_of(scenario).evaluate(scenario, load).decode
     return np.broadcast_to(
         np.asarray(0.0 if decode is None else decode.latency_s, dtype=float), contexts.shape
     )
@@ -224,7 +224,7 @@ def _step_s(scenario: Scenario, contexts: np.ndarray[Any, Any]) -> np.ndarray[An
 
 def _host_part(result: InferenceResult, part: str, on_cpu: bool) -> float:
     """On a CPU the accelerator's memory is the host's, so that both tiers are one."""
-    if not on_cpu or result.scenario.system != "zero_inference":
+    if not on_cpu:
         return 0.0
     return float(getattr(result.memory.cpu, part))
 

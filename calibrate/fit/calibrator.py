@@ -21,7 +21,7 @@ from calibrate.refit import Parameter, Target, fit
 from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 
 NOISE = 0.05
 """Standard deviation of a run's log time that repeats inside one process leave out: other processes, other levels of
@@ -227,7 +227,7 @@ def predicted_s(scenario: Scenario) -> dict[str, float]:
     """Seconds by phase, without the limits that a whole prediction searches for."""
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    found = get_system(scenario.system).evaluate(scenario, load)
+    found = system_of(scenario).evaluate(scenario, load)
     prefill = float(found.prefill.latency_s)
     decode = 0.0 if found.decode is None else float(found.decode.latency_s)
     return {"prefill": prefill, "decode": decode, "total": prefill + decode}

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from calibrate.fit.observation import Observation
 from calibrate.refit import Parameter
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import get_system
-from llm_perf.systems.transformers import Transformers
+from llm_perf.systems import system_of
 
 _TIMES = {  # constant: least value at which its range starts, since no time is 0 in logarithms
     "python_us_per_layer": 30.0,
@@ -51,15 +50,10 @@ def candidates(observations: Sequence[Observation], with_microbench: bool) -> tu
 
 def _of_scenario(scenario: Scenario, with_microbench: bool) -> Iterator[Parameter]:
     system = scenario.system
-    constants = get_system(system).constants(scenario)
-    streams = system == "zero_inference"
-    if streams:
-        yield from _times(system, ("layer_overhead_ms", "pass_overhead_ms"), constants, scenario)
-        yield from _streams(scenario)
-    elif system == "resident" or isinstance(get_system(system), Transformers):
-        yield from _times(system, ("python_us_per_layer", "step_ms"), constants, scenario)
-    elif "phase_ms" in constants:
-        yield from _times(system, ("phase_ms",), constants, scenario)
+    constants = system_of(scenario).constants(scenario)
+    times = system_of(scenario).family.calibration.times
+    if times:
+        yield from _times(system, times, constants, scenario)
         yield from _streams(scenario)
     attention = scenario.gpu.efficiency.attention
     yield _share(
@@ -93,7 +87,7 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
     weights = offload.weights
     if weights is None or weights.gpu == 1:
         return
-    if system == "zero_inference":
+    if system_of(scenario).family.calibration.copies:
         if scenario.host.name != "this machine":
             path = "pinned_h2d" if offload.pin_memory else "pageable_h2d"
             held = scenario.host.copies.get(f"{system}.{path}") or getattr(scenario.host, path)
@@ -103,7 +97,7 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
                     f"host.copies.{system}.{path}", held.gb_per_s, held.gb_per_s * low, held.gb_per_s * high
                 )
             else:
-                ratio = get_system(system).constants(scenario)[path.replace("h2d", "link_ratio")]
+                ratio = system_of(scenario).constants(scenario)[path.replace("h2d", "link_ratio")]
                 yield Parameter(
                     f"{system}.{path.replace('h2d', 'link_ratio')}",
                     ratio,

@@ -381,7 +381,7 @@ def _modules_of_today() -> dict[str, float]:
 
 
 _KERNELS_PER_LAYER = 25.0
-"""Of transformers in eager mode, as llm_perf/systems/transformers.yaml counts them."""
+"""Of transformers in eager mode, as llm_perf/systems/stacks/transformers/4.20.yaml counts them."""
 
 
 def _launch_s(record: Record) -> float:

@@ -19,9 +19,10 @@ from llm_perf.config.host import Rate
 from llm_perf.config.profiles import Profile, user_folder
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import OutputError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.profiles import checked_profile
+from llm_perf.systems.registry import family_of
 
 if TYPE_CHECKING:
     from calibrate.fit.calibrator import Calibrator, Compared
@@ -43,10 +44,11 @@ def build_profile(fitted: Calibrator, observations: Sequence[Observation]) -> Pr
             _put(gpu if room == "gpu" else host, keys, _value(getattr(applied, room), keys))
         else:
             constants.setdefault(room, {})[path] = dict(applied.constants)[path]
-    for twin, other in (("resident", "transformers"), ("transformers", "resident")):
+    for system in list(constants):
         # Plain runs of transformers are predicted as resident; asked for by its own name it is the same.
-        if twin in constants and any(name.startswith(f"{twin}.") for name in fitted.values_):
-            constants[other] = constants.get(other, {}) | constants[twin]
+        other = family_of(system).calibration.shared_with
+        if other is not None and any(name.startswith(f"{system}.") for name in fitted.values_):
+            constants[other] = constants.get(other, {}) | constants[system]
     return Profile(
         name=fitted.name,
         gpu=_rounded(gpu),
@@ -107,13 +109,14 @@ def coverage(observations: Sequence[Observation]) -> Coverage:
 
 
 def _names(system: str) -> tuple[str, ...]:
-    return ("resident", "transformers") if system in ("resident", "transformers") else (system,)
+    other = family_of(system).calibration.shared_with
+    return (system,) if other is None else (system, other)
 
 
 def _holds(scenario: Scenario, tier: str) -> bool:
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
-    return float(getattr(get_system(scenario.system).place(scenario, load).weights, tier)) > 0
+    return float(getattr(system_of(scenario).place(scenario, load).weights, tier)) > 0
 
 
 def _provenance(fitted: Calibrator, observations: Sequence[Observation]) -> dict[str, Any]:

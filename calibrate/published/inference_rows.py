@@ -42,11 +42,6 @@ _TIERS: Mapping[str, Tier] = {  # a share on a slower tier sets the time, so the
 }
 _FLAGS: Mapping[str, bool | None] = {"0": False, "1": True, "": None}
 _KV_TIERS: Mapping[str, Tier | None] = {"0": "gpu", "1": "cpu", "": None}
-_HOLDS_WEIGHTS_ON_GPU = frozenset(
-    {"accelerate", "exllama", "fastertransformer", "gpt_fast", "llama_cpp", "petals", "tensorrt_llm", "vllm"}
-)
-_HOLDS_WEIGHTS_ON_CPU = frozenset({"ipex", "lia"})
-_KEEPS_CACHE_ON_GPU = frozenset({"accelerate", "zero_inference"})  # unless told otherwise
 
 
 def parse_inference(text: str, where: str) -> tuple[Measurement, ...]:
@@ -69,8 +64,8 @@ def inference_measurement(row: Row) -> Measurement:
     tp, pp = row.integer("tp"), row.integer("pp")
     weight_bits = row.choice("weight_dtype", _BITS) or 16
     params = float(row.count("model_params"))
-    weight_tier = _weight_tier(row, system, params * weight_bits / 8)
-    batch = _total_batch(row, system, num_gpus, pp or 1)
+    weight_tier = _weight_tier(row, params * weight_bits / 8)
+    batch = _total_batch(row, num_gpus, pp or 1)
     times = _Times.of(row, batch, num_gpus)
     return Measurement(
         row_id=row.count("row_id"),
@@ -96,8 +91,8 @@ def inference_measurement(row: Row) -> Measurement:
         batch_size=batch,
         prompt_len=row.count("prompt_len_tok"),
         gen_len=row.count("gen_len_tok"),
-        weight_tier=weight_tier,
-        kv_tier=_kv_tier(row, system, weight_tier),
+        stated_weight_tier=weight_tier,
+        stated_kv_tier=_kv_tier(row),
         policy=_policy(row),
         machine=Machine(row.optional("host_cpu"), row.number("host_ram_GB"), row.number("disk_read_GBps")),
         prefill_latency_s=times.prefill_s,
@@ -161,7 +156,7 @@ def _rounding(printed: str) -> float:
 def _memory_unit(row: Row) -> float:
     # FlexGen and torch print GB for 2**30. FasterTransformer's guide does not say; read as 2**30 its three models leave
     # the same rest beside weights, cache and activations (2.87, 2.86, 2.91), read as 1e9 one of them does not.
-    if row.text("mem_unit").startswith("GiB") or row.text("system") == "fastertransformer":
+    if row.text("mem_unit").startswith(("GiB", 'GB (doc "Memory Usage (GB)")')):
         return 2.0**30
     return 1e9
 
@@ -170,38 +165,32 @@ def _per_gpu(row: Row) -> bool:
     return row.choice("throughput_scope", {"system": False, "per_gpu": True})
 
 
-def _total_batch(row: Row, system: str, num_gpus: int, pp: int) -> int | None:
+def _total_batch(row: Row, num_gpus: int, pp: int) -> int | None:
     """Sequences of the whole deployment; sources count them in different ways."""
     batch = row.integer("batch_size")
-    if batch is None or system == "petals":  # a swarm with several clients: what is in flight is not known
+    if batch is None or "parallel client requests" in row.text("notes"):  # what is in flight is not known
         return None
-    if system == "flexgen" and pp > 1:  # the table has one of the pp micro-batches
+    if row.integer("num_gpu_batches") is not None and pp > 1:  # the table has one of the pp micro-batches
         return row.count("gpu_batch_size") * row.count("num_gpu_batches") * pp
     return batch * num_gpus if _per_gpu(row) else batch
 
 
-def _weight_tier(row: Row, system: str, weight_bytes: float) -> Tier | None:
+def _weight_tier(row: Row, weight_bytes: float) -> Tier | None:
     stated = row.text("weight_offload")
     if stated == "disk or cpu":  # a figure without its policy: what the host cannot hold was on disk
         host_bytes = row.scaled("host_ram_GB", 1e9) or math.inf
         return "nvme" if weight_bytes > 0.9 * host_bytes else "cpu"
     if stated:
         return row.choice("weight_offload", _TIERS)
-    if system in _HOLDS_WEIGHTS_ON_GPU:
-        return "gpu"
-    return "cpu" if system in _HOLDS_WEIGHTS_ON_CPU else None
+    return None
 
 
-def _kv_tier(row: Row, system: str, weight_tier: Tier | None) -> Tier | None:
+def _kv_tier(row: Row) -> Tier | None:
     stated = row.choice("kv_offload", _KV_TIERS)
     on_gpu, on_cpu = row.integer("policy_cg_pct"), row.integer("policy_cc_pct")
     if on_gpu is not None and on_cpu is not None:  # FlexGen's policy also knows the disk
         return "nvme" if on_gpu + on_cpu < 100 else "cpu" if on_cpu else "gpu"
-    if stated is not None:
-        return stated
-    if weight_tier == "gpu" or system in _KEEPS_CACHE_ON_GPU:
-        return "gpu"
-    return "cpu" if system == "ipex" else None
+    return stated
 
 
 @dataclass

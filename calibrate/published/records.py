@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llm_perf.systems.families import Family
 
 Tier = Literal["gpu", "cpu", "nvme"]
 ThroughputKind = Literal["output_per_total", "output_per_decode", "prompt_per_prefill", "none"]
 
 _TIMES = ("prefill_latency_s", "decode_latency_s", "latency_per_token_s", "total_latency_s")
 _QUANTITIES = (*_TIMES, "throughput_tokens_per_s", "peak_gpu_memory_bytes")
+
+
+@cache
+def _family(system: str) -> Family | None:
+    """What a system says about itself; None for one that only the table has."""
+    # Imported late: the systems take ten times as long to import as the table takes to read.
+    from llm_perf.systems.families import declaration, family_names
+
+    return declaration(system) if system in family_names() else None
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,8 @@ class Measurement:
         batch_size: Sequences of the whole deployment.
         prompt_len: Tokens per prompt; 0 where only decode was measured, from an empty context.
         gen_len: Tokens generated per sequence; 0 where only prefill was measured.
-        weight_tier: Slowest tier that holds a part of the weights.
-        kv_tier: Slowest tier that holds a part of the KV cache.
+        stated_weight_tier: Slowest tier that holds a part of the weights, as the source says.
+        stated_kv_tier: The same of the KV cache.
         policy: How it offloads.
         machine: Where it ran.
         prefill_latency_s: Time to the first token, in seconds.
@@ -145,8 +158,8 @@ class Measurement:
     batch_size: int | None
     prompt_len: int
     gen_len: int
-    weight_tier: Tier | None
-    kv_tier: Tier | None
+    stated_weight_tier: Tier | None
+    stated_kv_tier: Tier | None
     policy: Policy
     machine: Machine
     prefill_latency_s: float | None
@@ -161,6 +174,24 @@ class Measurement:
     peak_gpu_memory_bytes: float | None
     derived: frozenset[str]
     notes: str
+
+    @property
+    def weight_tier(self) -> Tier | None:
+        """Slowest tier that holds a part of the weights: as the source says, else where the system usually has them."""
+        family = _family(self.system)
+        if self.stated_weight_tier is not None or family is not None:
+            return self.stated_weight_tier or (None if family is None else family.usual_weights)
+        return "cpu" if self.num_gpus == 0 else None
+
+    @property
+    def kv_tier(self) -> Tier | None:
+        """Slowest tier that holds a part of the KV cache: as the source says, else where it usually is."""
+        if self.stated_kv_tier is not None:
+            return self.stated_kv_tier
+        family = _family(self.system)
+        if self.weight_tier == "gpu" or (family is not None and family.cache_on == "gpu"):
+            return "gpu"
+        return "cpu" if self.num_gpus == 0 else None
 
     @property
     def trust_grade(self) -> str:

@@ -14,7 +14,7 @@ from calibrate.validation.operators import SIZES, operator_residuals
 from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
 from llm_perf.analysis.evidence import ANY, pool_of
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems.registry import STACKS
+from llm_perf.systems.families import declaration, family_names
 
 __all__ = ["accuracy_page", "resident_table"]
 
@@ -26,7 +26,6 @@ _OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
 """Operation -> what it is called, what its size is, and one unit of that."""
 
 _SYSTEMS_WITHOUT_FIT: Final = "nothing would be left to fit"
-_RESIDENT: Final = (*STACKS, "accelerate", "llama_cpp")
 _GROUPINGS: Final = ("gpu", "family")
 """What the page shows left out; ``docs/accuracy_resident.md`` has models as well."""
 
@@ -56,13 +55,18 @@ def resident_table(leave_out: str) -> str:
     ]
     for row in csv.DictReader(leave_out.splitlines()):
         wanted = row["leave_out"] in ("gpu", "model") and row["class"] in CLASSES
-        if not wanted or row["system"] not in _RESIDENT or row["class"].startswith("offload"):
+        if not wanted or row["class"].startswith("offload") or not _on_gpu(row["system"]):
             continue
         figures = " | ".join(_number(float(row[column])) for column in ("shipped", "refit", "left_out"))
         lines.append(
             f"| `{row['system']}` | {row['leave_out']} | {row['class']} | {row['rows']} | {figures} |"
         )
     return "\n".join(lines)
+
+
+def _on_gpu(system: str) -> bool:
+    """Whether a system has its weights on the GPU unless told otherwise."""
+    return system in family_names() and declaration(system).usual_weights == "gpu"
 
 
 _HEAD = """# Accuracy without calibration

@@ -8,14 +8,11 @@ from typing import Any
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, get_system
-
-_STACKS_ONLY = (
-    "cp_size", "expert_imbalance", "micro_batches", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
-    "acceptance_rate",
-)  # fmt: skip
-"""Options that a system which streams weights does not know: a change to it leaves them out."""
+from llm_perf.systems import Load, System, get_system, system_of
+from llm_perf.systems.base import POLICY_OPTIONS, SERVING_OPTIONS
+from llm_perf.systems.registry import system_of_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +49,26 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Ch
     for bits in (8, 4):
         if bits < scenario.dtype.weight_bits:
             yield _change(inputs, quant_bits=bits, weight_bits=None, weight_format=None)
-    zero = scenario.system == "zero_inference"
-    if zero and not inputs.kv_offload:
-        yield _change(inputs, kv_offload=True)
-    if zero and inputs.cpu_offload and scenario.host.disk is not None:
-        yield _change(inputs, cpu_offload=False, disk_offload=True)
-    if zero:
-        yield from _more_gpus(inputs, "dp_size", scenario.parallelism.dp_size)
-    else:
-        one_gpu = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "sp_size", "num_gpus"))
-        for name in (*_STACKS_ONLY, "num_nodes", "ep_size"):
-            one_gpu[name] = InferenceInputs.model_fields[name].default
-        yield _change(inputs, ds_zero=3, **one_gpu)
-        yield from _more_gpus(inputs, "tp_size", scenario.parallelism.tp_size)
+    system = system_of(scenario)
+    for fields in system.smaller(dict(inputs), scenario):
+        yield _change(inputs, **fields)
+    streaming = system_of_stage(DSZeRO.STAGE_3.value)
+    if streaming is not None and streaming != system.name:
+        yield _change(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))
+    size = _SIZE_OF[system.family.more_gpus]
+    yield from _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+
+
+_SIZE_OF = {"tensor ranks": "tp_size", "stages": "pp_size", "replicas": "dp_size"}
+
+
+def _one_gpu(system: System) -> dict[str, Any]:
+    """Inputs of another system on one GPU: without sizes, and without options that it does not know."""
+    found: dict[str, Any] = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "sp_size", "num_gpus"))
+    for name in (*SERVING_OPTIONS, *POLICY_OPTIONS, "num_nodes", "ep_size"):
+        if name not in system.options:
+            found[name] = InferenceInputs.model_fields[name].default
+    return found
 
 
 def _more_gpus(inputs: InferenceInputs, field: str, now: int) -> Iterator[Change]:
@@ -97,6 +101,6 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
         scenario = build_scenario(inputs.replace(**change.inputs))
     except SpecError:
         return False
-    system, workload = get_system(scenario.system), scenario.workload
+    system, workload = system_of(scenario), scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
     return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

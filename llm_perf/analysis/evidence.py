@@ -17,6 +17,8 @@ from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.calibration import ENOUGH, HalfWidth, Range
 from llm_perf.config.model import ModelConfig
+from llm_perf.errors import UnknownNameError
+from llm_perf.systems.registry import family_of
 
 __all__ = [
     "ANY",
@@ -42,9 +44,6 @@ RESIDENT: Final = "resident"
 """Stands for the classes whose tensors are all on the GPU, where a GPU is unknown: one class alone knows too few GPUs."""
 
 _ON_THE_GPU: Final = frozenset({"resident-1gpu", "resident-tp", "resident-pp", "quantised"})
-
-_EDGE: Final = frozenset({"exllama", "llama_cpp"})
-_UNCLASSED: Final = frozenset({"petals"})
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 LeaveOut = Literal["gpu", "model", "family", "system"]
@@ -153,12 +152,14 @@ def accuracy_class(
         pp_size: Pipeline stages.
 
     Returns:
-        The class; None for Petals, whose clients the classes do not know.
+        The class; None for a system whose runs are in none, such as one whose clients the classes do not know.
     """
-    if system in _UNCLASSED:
-        return None
-    if system in _EDGE:
-        return "edge"
+    try:
+        declared = family_of(system).accuracy_class
+    except UnknownNameError:  # a published run of what nothing here predicts
+        declared = None
+    if declared is not None:
+        return None if declared == "none" else declared
     if nvme_share > 0:
         return "offload-nvme"
     if gpu_share < 1:

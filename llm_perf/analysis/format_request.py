@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_perf.analysis.flexgen_request import flexgen_dtype
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.formats import FORMATS, KV_FORMATS, WEIGHT_FORMATS, WeightFormats, format_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.quantization import named_quantization
 from llm_perf.counts.weight_formats import resolve_formats
 from llm_perf.errors import SpecError
-from llm_perf.systems.registry import QUANTISES_EMBEDDINGS, STACKS
+from llm_perf.systems.base import System
+from llm_perf.systems.registry import is_stack
 
 if TYPE_CHECKING:
     from llm_perf.analysis.request import InferenceInputs
 
-FORMAT_SYSTEMS = frozenset({*STACKS, "llama_cpp", "transformers"})
-"""Systems that serve a checkpoint in its own format; the others store 16 bits or a width of their own."""
+
+def serves_formats(system: System) -> bool:
+    """Whether a system serves a checkpoint in its own format; the others store 16 bits or a width of their own."""
+    return is_stack(system.name) or system.family.name in ("llama_cpp", "transformers")
+
 
 _PLAIN_BITS = {"fp16": 16, "bf16": 16, "fp32": 32}
 
 
-def requested_dtype(inputs: InferenceInputs, system: str, model: ModelConfig) -> DtypeConfig:
+def requested_dtype(inputs: InferenceInputs, system: System, model: ModelConfig) -> DtypeConfig:
     """The number formats of weights, activations and cache.
 
     Raises:
@@ -68,20 +71,20 @@ def _asked(inputs: InferenceInputs) -> str | None:
 
 
 def _formats(
-    inputs: InferenceInputs, system: str, model: ModelConfig, asked: str | None
+    inputs: InferenceInputs, system: System, model: ModelConfig, asked: str | None
 ) -> WeightFormats | None:
     """The formats of all matrices; None where one width for all of them says it."""
     if asked is not None:
-        if system not in FORMAT_SYSTEMS:
+        if not serves_formats(system):
             raise SpecError(
-                f"weight_format {asked}: system {system} stores weights in 16 bits, or in 4 or 8 with --quant-bits"
+                f"weight_format {asked}: system {system.name} stores weights in 16 bits, or in 4 or 8 with --quant-bits"
             )
         return resolve_formats(model, named_quantization(asked), "as asked")
-    if not _as_released(inputs) or system not in FORMAT_SYSTEMS:
+    if not _as_released(inputs) or not serves_formats(system):
         return None
     if model.stored_formats is not None:
         return model.stored_formats
-    if system == "llama_cpp":
+    if system.family.name == "llama_cpp":
         return _in_gguf(model)
     if model.quantization is not None:
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
@@ -102,7 +105,7 @@ def _as_released(inputs: InferenceInputs) -> bool:
     return inputs.weight_bits is None and inputs.quant_bits in (None, 16)
 
 
-def _origin(inputs: InferenceInputs, system: str, model: ModelConfig) -> str:
+def _origin(inputs: InferenceInputs, system: System, model: ModelConfig) -> str:
     """Why one width holds for all matrices."""
     if not _as_released(inputs):
         if inputs.quant_bits in (4, 8):
@@ -110,13 +113,13 @@ def _origin(inputs: InferenceInputs, system: str, model: ModelConfig) -> str:
         return f"{inputs.weight_bits}-bit weights without scales, as --weight-bits says"
     released = model.stored_formats or model.quantization
     if released is not None:
-        return f"16 bit: {system} does not serve {released.name}, in which the checkpoint was released"
+        return f"16 bit: {system.name} does not serve {released.name}, in which the checkpoint was released"
     if model.released_dtype == "float32":
         return "16 bit: the checkpoint is float32, which engines serve in 16 bits (--weight-format fp32 keeps it)"
     return f"{model.released_dtype or '16 bit'}, as released"
 
 
-def _cache(inputs: InferenceInputs, model: ModelConfig, system: str) -> tuple[int | None, dict[str, Any]]:
+def _cache(inputs: InferenceInputs, model: ModelConfig, system: System) -> tuple[int | None, dict[str, Any]]:
     """(bits, other fields) of the KV cache.
 
     Raises:
@@ -124,7 +127,7 @@ def _cache(inputs: InferenceInputs, model: ModelConfig, system: str) -> tuple[in
     """
     given = inputs.kv_format
     name = None if given is None or given.strip().lower() == "auto" else given
-    if name is None and inputs.kv_bits is None and _as_released(inputs) and system in FORMAT_SYSTEMS:
+    if name is None and inputs.kv_bits is None and _as_released(inputs) and serves_formats(system):
         name = model.quantization.kv_format if model.quantization is not None else None
     if name is None:
         return inputs.kv_bits, {}
@@ -132,8 +135,8 @@ def _cache(inputs: InferenceInputs, model: ModelConfig, system: str) -> tuple[in
         raise SpecError(
             f"kv_format {given} and kv_bits {inputs.kv_bits} both say how the cache is stored; give one"
         )
-    if system not in FORMAT_SYSTEMS:
-        raise SpecError(f"kv_format {given}: system {system} takes --kv-bits")
+    if not serves_formats(system):
+        raise SpecError(f"kv_format {given}: system {system.name} takes --kv-bits")
     name = format_name(name, tuple(KV_FORMATS), "kv_format")
     stored = KV_FORMATS[name]
     bits = next(width for width in (4, 8, 16) if stored < 2 * width)
@@ -148,7 +151,7 @@ def _nominal_bits(formats: WeightFormats) -> int:
     return 4 if narrowest < 7 else 8 if narrowest < 12 else 16
 
 
-def _shorthand(inputs: InferenceInputs, system: str, kv_bits: int | None) -> DtypeConfig:
+def _shorthand(inputs: InferenceInputs, system: System, kv_bits: int | None) -> DtypeConfig:
     """One width for all matrices, from ``weight_bits`` or ``quant_bits``."""
     quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
     if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
@@ -156,7 +159,7 @@ def _shorthand(inputs: InferenceInputs, system: str, kv_bits: int | None) -> Dty
             f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
         )
     weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
-    narrow_tables = quantised and system in QUANTISES_EMBEDDINGS
+    narrow_tables = quantised and system.family.quantises_embeddings
     embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
     dtype = DtypeConfig(
         weight_bits=weight_bits,
@@ -167,4 +170,4 @@ def _shorthand(inputs: InferenceInputs, system: str, kv_bits: int | None) -> Dty
         # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
         kv_group_size=inputs.quant_group_size if kv_bits == 4 else None,
     )
-    return flexgen_dtype(inputs, dtype) if system == "flexgen" else dtype
+    return system.dtype_of(dict(inputs), dtype)

@@ -13,8 +13,9 @@ from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.weight_formats import checkpoint_difference
-from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, get_system
-from llm_perf.systems.base import WAITS_FOR, MemoryParts, MemoryUse
+from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
+from llm_perf.systems.base import MemoryParts, MemoryUse
+from llm_perf.systems.registry import full_name, version_note
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -70,9 +71,15 @@ class InferenceResult(WithInterval):
         )
 
     @property
+    def system_name(self) -> str:
+        """The system with the version that stands for it, as ``--system`` takes it; ``vllm@0.2`` for example."""
+        file = system_of(self.scenario).file
+        return file.name if file.stands_for is None else f"{file.name}@{file.release}"
+
+    @property
     def system_version(self) -> str | None:
         """The versions of the system that its constants are of; None where they are of none, or a profile's."""
-        return None if self.scenario.constants else get_system(self.scenario.system).file.stands_for
+        return None if self.scenario.constants else system_of(self.scenario).file.stands_for
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:
@@ -101,11 +108,11 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     workload = scenario.workload
     load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
     evaluation = system.evaluate(scenario, load)
-    prefill = _phase(evaluation.prefill, load.batch * load.prompt_len)
+    prefill = _phase(system, evaluation.prefill, load.batch * load.prompt_len)
     steps = workload.gen_len - 1
     decode = None
     if evaluation.decode is not None and steps > 0:
-        decode = _phase(evaluation.decode, load.batch * steps, steps)
+        decode = _phase(system, evaluation.decode, load.batch * steps, steps)
     total = prefill.latency_s + (decode.latency_s if decode else 0.0)
     tokens = load.batch * (load.prompt_len if scenario.model.encoder else load.gen_len)
     return InferenceResult(
@@ -122,20 +129,20 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
-            *_warnings(scenario, system.file.caveat),
+            *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
             *profile_warnings(scenario, evaluation.placement),
         ),
     )
 
 
-def _phase(cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
+def _phase(system: System, cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
     busy = {name: float(seconds) for name, seconds in cost.busy_s.items()}
     parts = {name: float(seconds) for name, seconds in cost.parts_s.items() if seconds != 0}
     latency = float(cost.latency_s)
     return Phase(
         latency_s=latency,
         throughput_tokens_per_s=tokens / latency,
-        bottleneck=_bottleneck(parts, busy),
+        bottleneck=_bottleneck(system, parts, busy),
         breakdown_s=parts,
         busy_s=busy,
         latency_per_token_s=latency / steps if steps else None,
@@ -144,7 +151,7 @@ def _phase(cost: PhaseCost, tokens: float, steps: int | None = None) -> Phase:
     )
 
 
-def _bottleneck(parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
+def _bottleneck(system: System, parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
     """The resource that is waited for longest.
 
     Exposed parts that wait for the same resources are added up, and of these resources the busiest one is named.
@@ -153,7 +160,7 @@ def _bottleneck(parts_s: dict[str, float], busy_s: dict[str, float]) -> str:
     """
     waiting: dict[tuple[str, ...], float] = {}
     for name, seconds in parts_s.items():
-        candidates = tuple(resource for resource in WAITS_FOR.get(name, (name,)) if resource in busy_s)
+        candidates = tuple(resource for resource in system.waits_for(name) if resource in busy_s)
         candidates = candidates or tuple(busy_s)
         waiting[candidates] = waiting.get(candidates, 0.0) + seconds
     for candidates, seconds in waiting.items():
@@ -171,14 +178,19 @@ def _reason(memory: MemoryUse) -> str | None:
 
 
 def _shortfall(name: str, parts: MemoryParts) -> str:
+    missing = float(parts.shortfall_bytes)
+    # A digit of a GiB where that shows what is missing, else MiB: "0.0 GiB missing" would contradict itself.
+    short = (
+        f"{missing / _GIB:,.1f} GiB" if missing >= 0.05 * _GIB else f"{max(missing / 2**20, 0.1):,.1f} MiB"
+    )
     return (
         f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
-        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
+        f"{short} missing"
     )
 
 
-def _warnings(scenario: Scenario, caveat: str | None) -> tuple[str, ...]:
-    found = [] if caveat is None else [caveat]
+def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
+    found = [text for text in said if text is not None]
     size = checkpoint_difference(scenario.model)
     found += [] if size is None else [size]
     gpu, bits = scenario.gpu, scenario.dtype.compute_bits

@@ -44,6 +44,7 @@ from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import Placement
+from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
 __all__ = [
     "TRAINING",
@@ -57,9 +58,10 @@ __all__ = [
 ]
 
 TRAINING: Final = "training"
-_GENERIC: Final = "resident"
+_GENERIC: Final = DEFAULT
 """The system that names no stack."""
 
+_NAME_IT: Final = "; --system names yours"
 _PHASES: Final = ("prefill", "decode", "total")
 _CLASSES: Final = {
     "resident-1gpu": "on one GPU in 16 bits",
@@ -162,7 +164,25 @@ def inference_interval(
         asked.sizes | {"num_gpus": float(scenario.parallelism.num_gpus)},
         inference_options(scenario),
     )
-    return _published(question, seconds)
+    own = _published(question, seconds)
+    return own if version_note(full_name(scenario)) is None else _of_another_version(question, seconds, own)
+
+
+def _of_another_version(
+    question: _Question, seconds: tuple[float, float | None, float], found: Found
+) -> Found:
+    """The interval of a version that does not ship: the wider of the nearest one's and of that of an unknown stack."""
+    unknown, _ = _published(replace(question, system=_GENERIC), seconds)
+    if unknown is None:
+        return (
+            None,
+            f"no published run is of this version of {question.system}, and how far versions differ is not known",
+        )
+    nearest = found[0]
+    if nearest is not None and (nearest.total_factor or 0.0) > (unknown.total_factor or 0.0):
+        return replace(nearest, method=f"{nearest.method}; of another version"), None
+    method = unknown.method.removesuffix(_NAME_IT)
+    return replace(unknown, method=f"{method}: how far this version is off is not known better"), None
 
 
 def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
@@ -415,7 +435,7 @@ def _method(question: _Question, entry: Evidence, one: _Basis) -> str:
     w = one.widths
     held = f", which held {w.held} of {w.tested} left out" if w.coverage is not None else ""
     if one.leave_out == "system":
-        return f"{rows} of {one.groups} stacks, predicted as this generic one{held}; --system names yours"
+        return f"{rows} of {one.groups} stacks, predicted as this generic one{held}{_NAME_IT}"
     groups = f"{one.groups} {_PLURALS[one.leave_out]}"
     whose = _whose(question, one)
     found = f"{rows} of {whose}, predicted by fits without their {_GROUPS[one.leave_out]} ({groups}){held}"

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.analysis.flexgen_request import check_flags, flexgen_offload, with_batch
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits
@@ -17,10 +16,12 @@ from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
-from llm_perf.config.workload import OffloadConfig, Shares, Workload
+from llm_perf.config.workload import OffloadConfig, Shares, Workload, with_batch
 from llm_perf.errors import SpecError
-from llm_perf.systems import checked_system, resolve_system
+from llm_perf.systems import checked_system, get_system, resolve_system
+from llm_perf.systems.base import POLICY_OPTIONS, System
 from llm_perf.systems.profiles import checked_profile
+from llm_perf.systems.registry import asked_version, check_options, family_of
 
 
 def _stage_number(value: Any) -> int:
@@ -66,6 +67,7 @@ class InferenceInputs(Spec):
     acceptance_rate: Fraction | None = None
     weight_format: Text | None = None
     kv_format: Text | None = None
+    token_acceptance: Fraction | None = None
     weight_bits: Bits | None = None
     activation_bits: Bits = 16
     kv_bits: Bits | None = None
@@ -112,15 +114,16 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
     gpu = get_gpu_config_by_name(inputs.gpu) if own_gpu is None else own_gpu
     host = _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
-    if system == "zero_inference" and inputs.ds_zero in (1, 2):
-        raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system zero_inference is stage 3")
+    stage = family_of(system).ds_zero
+    if stage is not None and inputs.ds_zero not in (0, stage):
+        raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
     parallelism = derive_parallelism(inputs)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=requested_dtype(inputs, system, model),
+        dtype=requested_dtype(inputs, get_system(system), model),
         parallelism=parallelism,
         workload=Workload(
             batch_size=inputs.batch_size,
@@ -129,8 +132,8 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
             prefix_hit_rate=inputs.prefix_hit_rate,
             prefill_chunk=inputs.prefill_chunk,
         ),
-        offload=_offload(inputs, system),
-        ds_zero=DSZeRO.STAGE_3 if system == "zero_inference" else DSZeRO(inputs.ds_zero),
+        offload=_offload(inputs, get_system(system)),
+        ds_zero=DSZeRO(inputs.ds_zero if stage is None else stage),
         num_nodes=nodes_of(
             parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus
         ),
@@ -140,6 +143,7 @@ def build_scenario(inputs: InferenceInputs) -> Scenario:
         constants=profile.constants_of(system),
         speculation=_speculation(inputs),
         calibration=profile.own_calibration,
+        system_version=asked_version(inputs.system),
     )
     checked_system(scenario)
     return scenario
@@ -152,19 +156,21 @@ def _speculation(inputs: InferenceInputs) -> Speculation | None:
         SpecError: a part of the description without the others.
     """
     if inputs.draft_model is None:
-        for name in ("acceptance_rate", "draft_tokens"):
+        for name in ("acceptance_rate", "token_acceptance", "draft_tokens"):
             if getattr(inputs, name) is not None:
                 raise SpecError(f"--{name.replace('_', '-')} belongs to a draft model: give --draft-model")
         return None
-    if inputs.acceptance_rate is None:
+    if (inputs.acceptance_rate is None) == (inputs.token_acceptance is None):
         raise SpecError(
-            "--draft-model needs --acceptance-rate, the share of drafted tokens that are kept (0 to 1): it depends on "
-            "both models and on the text, so there is no default"
+            "--draft-model needs either --acceptance-rate, accepted over drafted tokens (0 to 1), or --token-acceptance, "
+            "the chance of a token whose predecessors were kept: they depend on both models and on the text, so there is "
+            "no default"
         )
     return Speculation(
         draft=get_model_config_by_name(inputs.draft_model),
         tokens=inputs.draft_tokens or Speculation.model_fields["tokens"].default,
         acceptance_rate=inputs.acceptance_rate,
+        token_acceptance=inputs.token_acceptance,
     )
 
 
@@ -222,11 +228,17 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     )
 
 
-def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
+def _options_used(inputs: InferenceInputs) -> list[str]:
+    """Options of a policy that are given; those of serving stacks are checked on the scenario."""
+    used = [name for name in POLICY_OPTIONS if getattr(inputs, name) not in (None, False)]
+    return used if inputs.micro_batches in (None, 1) else [*used, "micro_batches"]
+
+
+def _offload(inputs: InferenceInputs, system: System) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
-    check_flags(inputs, system)
+    check_options(system, _options_used(inputs))
     offload = OffloadConfig(
         weights=weights,
         kv_cache=Shares.on("cpu") if inputs.kv_offload else None,
@@ -237,4 +249,4 @@ def _offload(inputs: InferenceInputs, system: str) -> OffloadConfig:
         overlap=inputs.overlap,
         micro_batches=inputs.micro_batches or 1,
     )
-    return flexgen_offload(inputs, offload) if system == "flexgen" else offload
+    return system.offload_of(dict(inputs), offload)

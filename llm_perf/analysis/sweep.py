@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, system_of
 from llm_perf.systems.base import MemoryUse
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -141,7 +141,7 @@ def _rules(
 
 def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[npt.NDArray[Any], ...]:
     load = Load(batch, prompt, gen)
-    evaluation = get_system(scenario.system).evaluate(scenario, load)
+    evaluation = system_of(scenario).evaluate(scenario, load)
 
     def full(value: Any) -> npt.NDArray[Any]:
         return np.broadcast_to(np.asarray(value), batch.shape)

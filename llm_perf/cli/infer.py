@@ -53,7 +53,14 @@ _OPTIONS = (
     _option("--prefill-chunk", type=int, help="Tokens of each prompt per pass (chunked prefill)."),
     _option("--draft-model", help="Speculative decoding: the model that drafts tokens."),
     _option("--draft-tokens", type=int, help="Tokens drafted per round.  [default: 4]"),
-    _option("--acceptance-rate", type=float, help="Share of drafted tokens that are kept; no default."),
+    _option(
+        "--acceptance-rate", type=float, help="Accepted over drafted tokens, as engines print it; no default."
+    ),
+    _option(
+        "--token-acceptance",
+        type=float,
+        help="Instead: chance of a drafted token if those before it were kept.",
+    ),
     _option(
         "--weight-format", help="auto (as released), fp16, fp8, awq, nf4, mxfp4, q4_k_m, ...  [default: auto]"
     ),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
+
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.loading import known_names
@@ -124,3 +126,16 @@ def matching(flag: str, kind: str, text: str) -> Iterable[str]:
     if not found:
         raise SpecError(f"{flag} {text!r} matches no bundled {kind}")
     return found
+
+
+def say_versions(systems: Iterable[Any]) -> None:
+    """Say on stderr which of these systems are asked for in a version that does not ship, and what stands in for it.
+
+    Raises:
+        SpecError: an unknown name.
+    """
+    from llm_perf.systems.registry import version_note
+
+    for name in dict.fromkeys(systems):
+        if isinstance(name, str) and (note := version_note(name)) is not None:
+            click.echo(f"llm-perf: {note}", err=True)

@@ -47,7 +47,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
-    from llm_perf.cli.inputs import matching
+    from llm_perf.cli.inputs import matching, say_versions
     from llm_perf.search import axes
     from llm_perf.search.plan import PlanQuestion
     from llm_perf.search.plan import plan as search
@@ -70,6 +70,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
+    say_versions([question.system])
     answer = search(question, top)
     if plot_file is not None:
         from llm_perf.report.plan_plot import write_plan_plot

@@ -18,7 +18,7 @@ EXIT_NO_POLICY = 3
 @click.option("--host", help="Name or file; the GPU's usual host if not given.")
 @click.option("--num-gpus", type=int, help="GPUs per node: pipeline stages (FlexGen) or ranks.  [default: 1]")
 @click.option("--num-nodes", type=int, help="Nodes of so many GPUs each.  [default: 1]")
-@click.option("--system", help="flexgen, zero_inference or all.  [default: all]")
+@click.option("--system", help="One whose policies are searched, or all.  [default: all]")
 @click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
 @click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
 @click.option("--objective", help="throughput, latency or cost.  [default: throughput]")
@@ -51,6 +51,9 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
         from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
+    from llm_perf.cli.inputs import say_versions
+
+    say_versions(question.systems)
     answer = search_policy(question)
     if plot_file is not None:
         from llm_perf.report.policy_plot import write_plot

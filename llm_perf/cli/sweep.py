@@ -13,7 +13,7 @@ import click
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.cli.infer import infer
-from llm_perf.cli.inputs import matching
+from llm_perf.cli.inputs import matching, say_versions
 from llm_perf.errors import SpecError
 from llm_perf.search import axes
 from llm_perf.search.sweep import Sweep
@@ -95,6 +95,7 @@ def sweep(
     if top < 0:
         raise SpecError(f"--top must be 0 or more, got {top}")
     question = Sweep(_axes(flags), _listed(points_file))
+    say_versions([*question.axes.get("system", ()), *(point.get("system") for point in question.listed)])
     run = get_executor(executor)
     summary = Summary(question, top, best_by)
     if out_file is None:

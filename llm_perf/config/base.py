@@ -16,7 +16,8 @@ GIB = 2**30
 GB = 10**9
 """Bytes of one GB; bandwidths of specs are in GB/s = 1e9 bytes/s, as data sheets print them."""
 
-_LARGEST_COUNT = 10**12
+LARGEST_COUNT = 10**12
+"""No count of an input is larger."""
 
 
 _LONGEST_NAME = 200  # a log file is named after its model, and most file systems end a name at 255 bytes
@@ -30,8 +31,8 @@ def _plain_number(value: Any) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 0) == 0 else value
 
 
-PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=_LARGEST_COUNT)]
-NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=_LARGEST_COUNT)]
+PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=LARGEST_COUNT)]
 PositiveFloat = Annotated[
     float, BeforeValidator(_plain_number), Field(strict=True, gt=0, allow_inf_nan=False)
 ]

@@ -26,7 +26,7 @@ class Profile(Spec):
     """Values learned on a machine, with their provenance.
 
     Attributes:
-        system_constants: per system, constants by name (those of the YAML beside the system's module).
+        system_constants: per system, constants by name (those of the YAMLs in the system's folder).
         host: fields of HostConfig to replace; tables (``copies``, ``layer_overhead_ms``) and ``disk`` may be given in part.
         gpu: fields of GPUConfig to replace; ``efficiency``, its tables, ``link`` and ``peak_tflops`` may be given in part.
         provenance: machine, versions, date, runs used, residuals, what it was not fitted on.

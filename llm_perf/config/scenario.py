@@ -25,7 +25,8 @@ class Scenario:
     ``gpus_per_node`` x ``num_nodes`` = tp x cp x pp x dp. ``flops_efficiency`` and ``hbm_memory_efficiency`` replace the
     GPU's efficiency constants (floors and the system's own times stay). ``constants`` override constants of the
     system, by name (a calibrated profile's content). ``calibration`` is that of the profile that was applied, if any: what
-    it covers and how wide its intervals are.
+    it covers and how wide its intervals are. ``system_version`` is the version of the system that is asked for, None for the
+    newest.
 
     Raises:
         SpecError: parts that do not go together, with what would be possible.
@@ -47,6 +48,7 @@ class Scenario:
     constants: tuple[tuple[str, float], ...] = ()
     speculation: Speculation | None = None
     calibration: Calibration | None = None
+    system_version: str | None = None
 
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)

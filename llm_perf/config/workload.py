@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.base import Efficiency, Fraction, PositiveInt, Spec
+from llm_perf.config.base import LARGEST_COUNT, Efficiency, Fraction, PositiveInt, Spec
 
 
 class Workload(Spec):
@@ -67,15 +68,11 @@ class OffloadConfig(Spec):
         num_gpu_batches: such batches per block of FlexGen's schedule.
         micro_batches: micro-batches of a pipeline.
         attn_sparsity: share of the cached values that attention reads (FlexGen); 1 = all.
-        projected: the measurement that this describes was extrapolated from a few steps.
     """
 
     weights: Shares | None = None
     kv_cache: Shares | None = None
     activations: Shares | None = None
-    attention_weights: Shares | None = None
-    mlp_weights: Shares | None = None
-    embedding_weights: Shares | None = None
     pin_memory: bool = True
     pin_kv_cache: bool = True
     async_kv_offload: bool = False
@@ -86,7 +83,6 @@ class OffloadConfig(Spec):
     num_gpu_batches: PositiveInt = 1
     micro_batches: PositiveInt = 1
     attn_sparsity: Efficiency = 1.0
-    projected: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -98,3 +94,25 @@ class OffloadConfig(Spec):
             key: {value: 1.0} if value in ("gpu", "cpu", "nvme") and key != "attention_device" else value
             for key, value in data.items()
         }
+
+
+def with_batch(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with ``batch_size`` = gpu_batch_size x num_gpu_batches x micro-batches where it is not given.
+
+    A pipeline has as many micro-batches as stages unless told otherwise. Values of a wrong kind are left to the checks
+    of their fields.
+    """
+    found = dict(data)
+    if found.get("batch_size") is not None or found.get("gpu_batch_size") is None:
+        return found
+    micro = found.get("micro_batches")
+    parts = [
+        found["gpu_batch_size"],
+        found.get("num_gpu_batches") or 1,
+        (found.get("pp_size") or 1) if micro is None else micro,
+    ]
+    if all(
+        isinstance(part, int) and not isinstance(part, bool) and 0 < part <= LARGEST_COUNT for part in parts
+    ):
+        found["batch_size"] = parts[0] * parts[1] * parts[2]
+    return found

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.config.loading import known_names
-from llm_perf.systems.registry import SYSTEM_NAMES
+from llm_perf.systems.registry import system_names
 
 START: Final = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
 """The question that the page opens with."""
@@ -38,7 +38,7 @@ def _controls() -> list[dict[str, Any]]:
     return [
         _choice("model", "Model", [name.replace("_", "/", 1) for name in known_names("model")], None),
         _choice("gpu", "GPU", known_names("GPU"), None),
-        _choice("system", "System", SYSTEM_NAMES, "resident"),
+        _choice("system", "System", system_names(), "resident"),
         _number("batch_size", "Batch size", InferenceInputs.model_fields["batch_size"].default),
         _number("prompt_len", "Prompt tokens", InferenceInputs.model_fields["prompt_len"].default),
         _number("gen_len", "Tokens to generate", InferenceInputs.model_fields["gen_len"].default),

@@ -15,11 +15,11 @@ from llm_perf.explore.cards import table
 from llm_perf.explore.front import front_figure
 from llm_perf.explore.looks import bar_looks, part_colour
 from llm_perf.explore.schedule import schedule_figures
-from llm_perf.report.inference_text import BOTTLENECKS, PARTS, TIERS
+from llm_perf.report.inference_text import TIERS
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import gib, seconds
-from llm_perf.systems import get_system
-from llm_perf.systems.base import MemoryParts
+from llm_perf.systems import system_of
+from llm_perf.systems.base import COMMON_PARTS, MemoryParts
 from llm_perf.systems.forward import part_of
 from llm_perf.systems.operations import Operation, operations
 
@@ -132,14 +132,15 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
     order = sorted(parts, key=lambda part: -max(_share(phase, part) for _, phase in phases))
     looks = bar_looks(order)
     data = []
+    system = system_of(result.scenario)
     for part in order:
         spent = [phase.breakdown_s.get(part, 0.0) for _, phase in phases]
         bar = _bar(
-            PARTS[part],
+            system.part_title(part),
             looks[part],
             [name for name, _ in phases],
             [100 * _share(phase, part) for _, phase in phases],
-            [f"{PARTS[part]}: {seconds(value)}" for value in spent],
+            [f"{system.part_title(part)}: {seconds(value)}" for value in spent],
         )
         data.append(bar)
     return {
@@ -150,12 +151,14 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
             "xaxis": share_axis("% of the phase", 100.0),
             "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
             "annotations": [
-                _over_bar(number, f"{seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}")
+                _over_bar(
+                    number, f"{seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
+                )
                 for number, (_, phase) in enumerate(phases)
             ],
         },
         "alt": "; ".join(
-            f"{name} {seconds(phase.latency_s)}, bound by {BOTTLENECKS[phase.bottleneck]}"
+            f"{name} {seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
             for name, phase in reversed(phases)
         ),
     }
@@ -176,7 +179,7 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
     peak, bandwidth = gpu.peak_flops_per_s(dtype), gpu.hbm_bandwidth_bytes_per_s
     found = operations(
         scenario,
-        get_system(scenario.system).constants(scenario),
+        system_of(scenario).constants(scenario),
         workload.batch_size / scenario.parallelism.dp_size,
         float(workload.prompt_len),
         workload.prompt_len + workload.gen_len / 2,
@@ -226,7 +229,7 @@ def _operations(points: list[Operation]) -> Iterator[dict[str, Any]]:
         own = [one for one, its_part in zip(points, parts, strict=True) if its_part == part]
         colour = part_colour(part)
         yield {
-            "type": "scatter", "mode": "markers", "name": PARTS[part],
+            "type": "scatter", "mode": "markers", "name": COMMON_PARTS[part].title,
             "x": [one.intensity for one in own],
             "y": [one.flops_per_s / 1e12 for one in own],
             "customdata": [

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.explore.looks import bar_looks
-from llm_perf.report.inference_text import PARTS
 from llm_perf.report.plots.style import PARTS as STYLED
 from llm_perf.report.trace import BUSY, STEPS, Span, prediction_passes
 from llm_perf.report.units import seconds
+from llm_perf.systems import System, system_of
 
 _NAMELESS: Final = ("steps", "busy")
 _PLAIN: Final[dict[str, Any]] = {"color": "@muted"}
@@ -23,21 +23,22 @@ def schedule_figures(result: InferenceResult) -> list[dict[str, Any]]:
     found = []
     for name, spans in prediction_passes(result):
         shown = list(islice(spans, _MOST + 1))
-        found.append(_figure(name, shown[:_MOST], cut=len(shown) > _MOST))
+        found.append(_figure(name, shown[:_MOST], system_of(result.scenario), cut=len(shown) > _MOST))
     return found
 
 
-def _figure(name: str, spans: list[Span], cut: bool) -> dict[str, Any]:
+def _figure(name: str, spans: list[Span], system: System, cut: bool) -> dict[str, Any]:
     tracks = list(dict.fromkeys(span.track for span in spans))
     end = max(span.start_s + span.duration_s for span in spans)
     scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")) if end * s >= 1 or u == "µs")
-    kinds = list(dict.fromkeys(_kind(span) for span in spans))
+    kinds = list(dict.fromkeys(_kind(system, span) for span in spans))
     looks = {"steps": _PLAIN, "busy": _PLAIN} | bar_looks(kind for kind in kinds if kind not in _NAMELESS)
     part = f", the first {len(spans)} pieces of work" if cut else ""
     return {
         "name": name,
         "data": [
-            _work(kind, looks[kind], [span for span in spans if _kind(span) == kind], scale) for kind in kinds
+            _work(system, kind, looks[kind], [span for span in spans if _kind(system, span) == kind], scale)
+            for kind in kinds
         ],
         "layout": {
             "barmode": "overlay",
@@ -55,33 +56,35 @@ def _figure(name: str, spans: list[Span], cut: bool) -> dict[str, Any]:
     }
 
 
-def _kind(span: Span) -> str:
+def _kind(system: System, span: Span) -> str:
     """What a bar is coloured by: the part of the latency; for a busy resource and a step of several parts, that."""
     if span.track.endswith(BUSY):
         return "busy"
-    return "steps" if span.track == STEPS and span.name not in PARTS else span.name
+    return "steps" if span.track == STEPS and span.name not in system.parts else span.name
 
 
-def _title(kind: str) -> str:
-    return STYLED[kind][0] if kind in STYLED else PARTS.get(kind, kind.replace("_", " "))
+def _title(system: System, kind: str) -> str:
+    return STYLED[kind][0] if kind in STYLED else system.part_title(kind)
 
 
-def _words(span: Span, kind: str) -> list[str]:
+def _words(system: System, span: Span, kind: str) -> list[str]:
     """What the pointer shows of a bar."""
     where = f", layer {span.where['layer']}" if "layer" in span.where else ""
-    name = {"busy": span.track, "steps": f"step {span.name!r}"}.get(kind, _title(kind))
+    name = {"busy": span.track, "steps": f"step {span.name!r}"}.get(kind, _title(system, kind))
     return [f"{name}{where}", seconds(span.duration_s)]
 
 
-def _work(kind: str, marker: dict[str, Any], spans: list[Span], scale: float) -> dict[str, Any]:
+def _work(
+    system: System, kind: str, marker: dict[str, Any], spans: list[Span], scale: float
+) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
-        "name": _title(kind),
+        "name": _title(system, kind),
         "y": [span.track for span in spans],
         "base": [span.start_s * scale for span in spans],
         "x": [span.duration_s * scale for span in spans],
-        "customdata": [_words(span, kind) for span in spans],
+        "customdata": [_words(system, span, kind) for span in spans],
         "hovertemplate": "%{customdata[0]}: %{customdata[1]}<extra></extra>",
         "marker": marker | {"line": {"width": 0}},
         "width": 0.6,

@@ -6,14 +6,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_perf.systems.registry import family_of
+
 WIDTH = 80
 _PHASES = ("prefill", "decode", "total")
-_SHORT = {
-    "zero_inference": "zero-inf",
-    "fastertransformer": "ft",
-    "deepspeed_inference": "ds-inf",
-    "transformers": "hf",
-}
 
 
 def compare_report(found: Mapping[str, Any]) -> str:
@@ -42,7 +38,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _run_line(run: Mapping[str, Any]) -> str:
     model = run["model"].rpartition("/")[2]
-    system = _SHORT.get(run["system"], run["system"])
+    system = family_of(run["system"]).short or run["system"]
     errors = [_percent(run["error"][f"{phase}_latency"]) for phase in _PHASES]
     return (
         f"{model[:12]:<13}{system[:8]:<9}{run['batch_size']:>5}{run['prompt_len']:>5}{run['gen_len']:>5}"

@@ -14,10 +14,10 @@ from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
 from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, product_peak_flops_per_s
-from llm_perf.systems import get_system
+from llm_perf.systems import system_of
 from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.zero_memory import kept_param_bytes, streamed_parameters
-from llm_perf.systems.zero_times import stream_rates
+from llm_perf.systems.zero_inference.memory import kept_param_bytes, streamed_parameters
+from llm_perf.systems.zero_inference.times import stream_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _memory(result: InferenceResult) -> list[Explanation]:
 
 def _rates(scenario: Scenario) -> list[Explanation]:
     gpu = scenario.gpu
-    constants = get_system(scenario.system).constants(scenario)
+    constants = system_of(scenario).constants(scenario)
     style = KernelStyle.of(constants, scenario.dtype.weight_bits < scenario.dtype.activation_bits)
     rates = kernel_rates(
         gpu,
@@ -160,7 +160,7 @@ def _rates(scenario: Scenario) -> list[Explanation]:
 
 def _streaming(result: InferenceResult) -> list[Explanation]:
     scenario, weights = result.scenario, result.placement.weights
-    rates = stream_rates(scenario, get_system(scenario.system).constants(scenario))
+    rates = stream_rates(scenario, system_of(scenario).constants(scenario))
     stored = model_weight_bytes(scenario) - kept_param_bytes(scenario)
     off, ranks = float(weights.cpu + weights.nvme), scenario.parallelism.dp_size
     path, copies = rates.host_to_gpu, streamed_parameters(scenario) * off

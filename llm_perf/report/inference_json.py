@@ -31,6 +31,7 @@ def result_object(
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "inputs": inputs,
+        "system": result.system_name,
         "system_version": result.system_version,
         "weight_format": _weight_format(result),
         "feasible": result.feasible,

@@ -18,50 +18,13 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
-from llm_perf.hardware.streams import STREAMS
 from llm_perf.report.explain import explanations
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
+from llm_perf.systems import System, system_of
 from llm_perf.systems.base import MemoryParts, TierShares
 from llm_perf.systems.pipeline import Pipeline
 
-BOTTLENECKS = STREAMS | {
-    "compute": "GPU arithmetic",
-    "hbm": "GPU memory bandwidth",
-    "kernel_floors": "latency of small kernels",
-    "pcie": "host-to-GPU link",
-    "nvme": "NVMe reads",
-    "host": "framework time on the CPU",
-    "interconnect": "GPU-to-GPU links",
-    "cpu": "attention on the CPU",
-    "cpu_pass": "passes on the CPU",
-}
-PARTS = {
-    "attention_projections": "attention projections",
-    "attention": "attention",
-    "mlp": "feed-forward",
-    "elementwise": "norms and elementwise",
-    "lm_head": "LM head",
-    "all_reduce": "all-reduce",
-    "all_gather": "all-gather of logits",
-    "all_to_all": "all-to-all of experts",
-    "pipeline_transfer": "pipeline transfers",
-    "reduce_scatter_all_gather": "reduce-scatter, all-gather",
-    "context_exchange": "exchange of context ranks",
-    "draft_model": "draft model",
-    "dequantisation": "dequantisation",
-    "framework": "framework (exposed)",
-    "weight_streaming": "weight streaming (exposed)",
-    "kv_offload": "KV cache in host memory",
-    "cpu_attention": "attention on the CPU",
-    "hidden_offload": "hidden states off the GPU",
-    "quantisation": "quantisation of the cache",
-    "servers": "servers, waiting included",
-    "client_head": "LM head of the client",
-    "network": "network between servers",
-    "cpu_pass": "passes on the CPU",
-    "gpu_pass": "computing on the GPU",
-}
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
 _MEMORY_ROWS = (
     ("weights", "weights_bytes"),
@@ -166,7 +129,7 @@ def _options(scenario: Scenario) -> Iterator[str]:
     workload, speculation = scenario.workload, scenario.speculation
     if speculation is not None:
         yield (
-            f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.acceptance_rate:.0%} of them "
+            f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.share_kept:.0%} of them "
             f"kept: {speculation.tokens_per_round:.2f} tokens per round"
         )
     released = scenario.model.stored_formats or scenario.model.quantization
@@ -188,7 +151,8 @@ def _thresholds(result: InferenceResult) -> Text | None:
     text = Text(f"Prefill latency grows from {count(round(found.prefill_tokens))} tokens (batch x prompt) on")
     if found.decode_batch is not None and found.decode_bound is not None:
         text.append(
-            f", decode latency from batch {count(round(found.decode_batch))} on (then {BOTTLENECKS[found.decode_bound]})"
+            f", decode latency from batch {count(round(found.decode_batch))} on (then "
+            f"{system_of(result.scenario).resource_title(found.decode_bound)})"
         )
     text.append(f"; the weights alone turn compute-bound at {count(round(found.pivot_tokens))} tokens.")
     return text
@@ -235,9 +199,10 @@ def _phases(result: InferenceResult) -> Table:
         ("bound by", "left"),
     ):
         table.add_column(heading, justify=justify, no_wrap=heading != "bound by")  # type: ignore[arg-type]
-    table.add_row("prefill", *_phase_cells(result.prefill))
+    system = system_of(result.scenario)
+    table.add_row("prefill", *_phase_cells(system, result.prefill))
     if result.decode is not None:
-        table.add_row("decode", *_phase_cells(result.decode))
+        table.add_row("decode", *_phase_cells(system, result.decode))
         per_token = result.decode.latency_per_token_s or 0.0
         table.add_row("  per token", seconds(per_token), "", "")
     else:
@@ -279,9 +244,9 @@ def interval_text(
     return text
 
 
-def _phase_cells(phase: Phase) -> tuple[str, str, str]:
+def _phase_cells(system: System, phase: Phase) -> tuple[str, str, str]:
     busy = phase.busy_s[phase.bottleneck] / phase.latency_s
-    bound = f"{BOTTLENECKS[phase.bottleneck]} (busy {min(busy, 1):.0%})"
+    bound = f"{system.resource_title(phase.bottleneck)} (busy {min(busy, 1):.0%})"
     return seconds(phase.latency_s), rate(phase.throughput_tokens_per_s), bound
 
 
@@ -326,7 +291,7 @@ def _breakdown(result: InferenceResult) -> Table:
         for _, phase in phases:
             spent = phase.breakdown_s.get(part, 0.0)
             cells += [seconds(spent), f"{spent / phase.latency_s:.1%}"] if spent else ["-", ""]
-        table.add_row(PARTS[part], *cells)
+        table.add_row(system_of(result.scenario).part_title(part), *cells)
     return table
 
 

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.config.files import looks_like_path
+from llm_perf.config.parallelism import DSZeRO
 from llm_perf.report.command import infer_command_in_lines
-from llm_perf.report.inference_text import BOTTLENECKS
 from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.plan import Candidate, PlanAnswer
 from llm_perf.search.targets import QUANTITIES, Target
+from llm_perf.systems.registry import DEFAULT, family_of, get_system
 
 _SHOWN: Final = 12
 """Points of the front in the table; the JSON has them all."""
@@ -93,7 +94,7 @@ def deployment(candidate: Candidate) -> str:
     words = [f"{name} {size}" for name, size in sizes if size and size > 1]
     if inputs.quant_bits and inputs.quant_bits < 16:
         words.append(f"{inputs.quant_bits} bit")
-    if inputs.system == "zero_inference":
+    if DSZeRO.STAGE_3.value in (inputs.ds_zero, family_of(inputs.system or DEFAULT).ds_zero):
         words.append("offload")
     return " ".join(words)
 
@@ -133,8 +134,9 @@ def _reasons(answer: PlanAnswer) -> Text:
             if math.isfinite(candidate.measures[target.measure])
         ]
         predicted = prediction_of(candidate)
+        system = get_system(candidate.inputs.system or DEFAULT)
         waits = {
-            phase: BOTTLENECKS.get(name, name)
+            phase: system.resource_title(name)
             for phase, name in predicted["bottlenecks"].items()
             if name is not None
         }

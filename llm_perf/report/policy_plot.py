@@ -8,8 +8,9 @@ from typing import Any
 
 from llm_perf.report.plots.style import COLOURS, legend_below, log_scale, new_figure, tidy, write_figure
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
+from llm_perf.systems.registry import family_of, searched_systems
 
-_STYLES = {"flexgen": (COLOURS[0], "o", "FlexGen"), "zero_inference": (COLOURS[1], "s", "ZeRO-Inference")}
+_MARKERS = "osD^v"
 
 
 def write_plot(answer: PolicyAnswer, file: str) -> Path:
@@ -42,7 +43,9 @@ def _draw_front(axes: Any, answer: PolicyAnswer) -> None:
     front = answer.front
     if front:
         axes.step(_latencies(front), _rates(front), where="post", color="0.6", linewidth=1, zorder=1)
-    for system, (colour, marker, label) in _STYLES.items():
+    for number, system in enumerate(searched_systems()):
+        colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+        label = family_of(system).title
         for narrow in (False, True):
             points = [p for p in front if p.flags["system"] == system and _is_narrow(p) is narrow]
             if points:

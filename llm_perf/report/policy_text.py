@@ -12,10 +12,11 @@ from rich.text import Text
 from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.report.command import infer_command_in_lines
-from llm_perf.report.inference_text import BOTTLENECKS, TIERS, interval_text, memory_table
+from llm_perf.report.inference_text import TIERS, interval_text, memory_table
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
+from llm_perf.systems import get_system, system_of
 
 _SHOWN = 12
 """Points of the front in the table; the JSON has them all."""
@@ -44,16 +45,7 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
 
 def describe(flags: dict[str, Any]) -> str:
     """A policy in few words, for one cell of a table."""
-    if flags["system"] == "flexgen":
-        narrow = [name for name, key in (("W4", "compress_weight"), ("KV4", "compress_cache")) if flags[key]]
-        words = [f"{flags['gpu_batch_size']} x {flags['num_gpu_batches']}", flags["percent"], *narrow]
-        if flags["cpu_cache_compute"]:
-            words.append("CPU attention")
-        return " ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
-    tier = "host" if flags["cpu_offload"] else "NVMe" if flags["disk_offload"] else "GPU"
-    words = [f"batch {flags['batch_size']}", f"weights on {tier} {flags['quant_bits']} bit"]
-    words.append(f"cache on {'host' if flags['kv_offload'] else 'GPU'}")
-    return ", ".join([*words, *([] if flags["pin_memory"] else ["pageable"])])
+    return get_system(flags["system"]).describe_policy(flags)
 
 
 def _title(answer: PolicyAnswer) -> Text:
@@ -91,16 +83,16 @@ def _binding(answer: PolicyAnswer, result: InferenceResult) -> Text:
     text.append(
         f"{TIERS[fullest]} memory is fullest ({float(parts.total_bytes) / parts.capacity_bytes:.0%}); "
     )
-    text.append(f"prefill waits for {_bound(result.prefill)}")
+    text.append(f"prefill waits for {_bound(result, result.prefill)}")
     if result.decode is not None:
-        text.append(f", decode for {_bound(result.decode)}")
+        text.append(f", decode for {_bound(result, result.decode)}")
     text.append(".")
     return text
 
 
-def _bound(phase: Phase) -> str:
+def _bound(result: InferenceResult, phase: Phase) -> str:
     busy = min(phase.busy_s[phase.bottleneck] / phase.latency_s, 1.0)
-    return f"{BOTTLENECKS[phase.bottleneck]} (busy {busy:.0%}, {seconds(phase.latency_s)})"
+    return f"{system_of(result.scenario).resource_title(phase.bottleneck)} (busy {busy:.0%}, {seconds(phase.latency_s)})"
 
 
 def _front(answer: PolicyAnswer) -> Table:

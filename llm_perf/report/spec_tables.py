@@ -125,10 +125,10 @@ def spec_text(spec: Spec, columns: Columns) -> str:
     }
     fields = {key: value for key, value in plain(spec).items() if value not in (None, [], {}, "")}
     comment = "derived: " + ", ".join(f"{heading} {shown}" for heading, shown in derived.items())
-    return "\n".join([_yaml(fields), *(f"# {line}" for line in textwrap.wrap(comment, 78))])
+    return "\n".join([fields_text(fields), *(f"# {line}" for line in textwrap.wrap(comment, 78))])
 
 
-def _yaml(fields: dict[str, Any]) -> str:
+def fields_text(fields: dict[str, Any]) -> str:
     """Fields as YAML of at most 80 columns, where its words allow."""
     import yaml
 

@@ -14,8 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.streams import STREAMS
-from llm_perf.report.inference_text import BOTTLENECKS
-from llm_perf.systems import Load, get_system
+from llm_perf.systems import Load, System, system_of
 from llm_perf.systems.schedule import Schedule, Step
 
 _MICRO = 1e6
@@ -23,7 +22,6 @@ STEPS = "steps"
 """Track of the steps between synchronisations, or of the parts of a phase."""
 BUSY = "(busy)"
 """What tracks end with that show how long a resource is busy in a whole pass, not when."""
-_RESOURCES = BOTTLENECKS | STREAMS
 
 
 @runtime_checkable
@@ -56,7 +54,7 @@ def prediction_trace(result: InferenceResult) -> str:
 def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[Span]]]:
     """The passes of a prediction by name: spans that are made one by one, as a long schedule has millions."""
     scenario, workload = result.scenario, result.scenario.workload
-    system = get_system(scenario.system)
+    system = system_of(scenario)
     if isinstance(system, Scheduled):
         load = Load(float(workload.batch_size), float(workload.prompt_len), float(workload.gen_len))
         prefill, step = system.schedules(scenario, load)
@@ -64,10 +62,10 @@ def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[S
         if result.decode is not None:
             yield "decode step 1", schedule_spans(step)
     else:
-        yield "prefill", _phase_spans(result.prefill, 1)
+        yield "prefill", _phase_spans(system, result.prefill, 1)
         if result.decode is not None:
             steps = workload.gen_len - 1
-            yield f"decode step (mean of {steps})", _phase_spans(result.decode, steps)
+            yield f"decode step (mean of {steps})", _phase_spans(system, result.decode, steps)
 
 
 def schedule_spans(schedule: Schedule) -> Iterator[Span]:
@@ -127,14 +125,15 @@ def _works(step: Step, begin: float, scale: float, where: dict[str, Any], inside
             now += seconds
 
 
-def _phase_spans(phase: Phase, steps: int) -> Iterator[Span]:
+def _phase_spans(system: System, phase: Phase, steps: int) -> Iterator[Span]:
     now = 0.0
     for name, seconds in phase.breakdown_s.items():
         yield Span(STEPS, name, now, seconds / steps, {})
         now += seconds / steps
     for name, seconds in phase.busy_s.items():
         if seconds > 0:
-            yield Span(f"{_RESOURCES.get(name, name)} {BUSY}", name, 0.0, seconds / steps, {})
+            title = STREAMS.get(name) or system.resource_title(name)
+            yield Span(f"{title} {BUSY}", name, 0.0, seconds / steps, {})
 
 
 def trace_json(passes: list[tuple[str, list[Span]]]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from typing import Any
 
+from llm_perf.systems import system_names
 from llm_perf.systems.constants import load_constants
 
 WIDTH = 80
@@ -38,8 +38,8 @@ def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
 
 def _caveats(systems: Iterable[str]) -> str:
     """What the systems themselves say against their predictions."""
-    files = resources.files("llm_perf.systems")
-    caveats = [load_constants(name).caveat for name in systems if (files / f"{name}.yaml").is_file()]
+    known = system_names()
+    caveats = [load_constants(name).caveat for name in systems if name in known]
     return "\n".join(textwrap.fill(f"Note: {caveat}.", WIDTH) for caveat in caveats if caveat)
 
 

@@ -20,10 +20,3 @@ def pareto_front(latency_s: Floats, throughput: Floats) -> Indices:
     ordered = throughput[order]
     best_before = np.concatenate(([-np.inf], np.maximum.accumulate(ordered)[:-1]))
     return order[ordered > best_before]
-
-
-def near_front(latency_s: Floats, throughput: Floats, slack: float) -> Indices:
-    """Indices of the points whose throughput is at least 1 - ``slack`` times what is reached by then."""
-    order = np.lexsort((-throughput, latency_s))
-    ordered = throughput[order]
-    return order[ordered >= (1 - slack) * np.maximum.accumulate(ordered)]

@@ -21,15 +21,15 @@ from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
+from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
-from llm_perf.systems import Load, get_system
-from llm_perf.systems.registry import STACKS
+from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
 
 Objective = Literal["cost", "energy", "gpus", "throughput"]
 
@@ -82,7 +82,7 @@ class PlanQuestion(Spec):
     max_gpus: PositiveInt = 8
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 128
-    system: Annotated[str, Field(min_length=1)] = "resident"
+    system: Annotated[str, Field(min_length=1)] = DEFAULT
     quant_bits: tuple[Literal[4, 8, 16], ...] = (16,)
     max_batch_size: PositiveInt = _LARGEST_BATCH
     offload: Annotated[bool, Field(strict=True)] = True
@@ -174,9 +174,9 @@ class _Pool:
         self.question = question
         self.prices = load_prices(question.prices)
         self.system = get_system(question.system).name
-        if self.system not in STACKS:
+        if self.system not in stack_names():
             raise SpecError(
-                f"--system {self.system} is no stack that holds its weights on GPUs; possible: {', '.join(STACKS)}"
+                f"--system {self.system} is no stack that holds its weights on GPUs; possible: {', '.join(stack_names())}"
             )
         self.evaluated = self.too_large = 0
         self.refused: dict[str, str] = {}
@@ -239,12 +239,12 @@ class _Pool:
 
     def _fill(self, gpu: str, bits: int, price: float | None) -> None:
         """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, and one GPU that streams."""
-        one = self._structure(gpu, bits, price, {"system": self.system})
+        one = self._structure(gpu, bits, price, {"system": self.question.system})
         if one is not None:
             for tp in _powers(self.question.max_gpus):
                 self._add_stages(one, tp, iter(_powers(self.question.max_gpus // tp)))
         if self.question.offload:
-            streaming = self._structure(gpu, bits, price, {"system": "zero_inference"})
+            streaming = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
             if streaming is not None:
                 self._take(streaming)
 
@@ -292,7 +292,7 @@ class _Pool:
 
     def _holds(self, structure: _Structure) -> tuple[bool, bool]:
         """Whether a structure fits at the smallest batch size and at the largest."""
-        system, load = get_system(structure.scenario.system), self._load(self.batches[[0, -1]])
+        system, load = system_of(structure.scenario), self._load(self.batches[[0, -1]])
         fits = system.memory(structure.scenario, load, system.place(structure.scenario, load)).fits
         smallest, largest = np.broadcast_to(fits, 2)
         return bool(smallest), bool(largest)
@@ -319,7 +319,7 @@ class _Pool:
         nodes = fewest_nodes(tp * pp, one.scenario.host.gpus_per_node)
         try:
             scenario = one.scenario.replace(parallelism=parallelism, num_nodes=nodes)
-            get_system(scenario.system).check(scenario)
+            system_of(scenario).check(scenario)
         except SpecError as error:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
             return None
@@ -335,7 +335,7 @@ class _Pool:
     def _evaluate(self, structure: _Structure) -> dict[str, Array]:
         """One replica, and as many replicas as the throughput asks for."""
         question, scenario, load = self.question, structure.scenario, self._load(self.batches)
-        found = get_system(scenario.system).evaluate(scenario, load)
+        found = system_of(scenario).evaluate(scenario, load)
         steps = 0 if scenario.model.encoder else question.gen_len - 1
         decode = self._full(0.0 if found.decode is None or not steps else found.decode.latency_s)
         total = found.prefill.latency_s + decode

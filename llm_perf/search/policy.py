@@ -1,14 +1,13 @@
 """The best placement and batching of offloaded inference, and the front of throughput against latency.
 
-FlexGen's policies and ZeRO-Inference's settings are searched on the same vectorised models that predict one of them, so
-the answer is a set of inputs for ``llm-perf infer`` and its numbers are those of that prediction.
+A system offers what can be searched: knobs that are all tried, or a search of its own. Both run on the vectorised models
+that predict one policy, so the answer is a set of inputs for ``llm-perf infer`` and its numbers are those of that prediction.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,9 +22,15 @@ from llm_perf.config.economics import Price
 from llm_perf.config.gpu import NonNegativeQuantity, Quantity
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
-from llm_perf.search.flexgen_search import FlexGenSearch
-from llm_perf.search.pareto import Floats, pareto_front
-from llm_perf.search.zero_search import ZeroSearch
+from llm_perf.search.knob_search import KnobSearch
+from llm_perf.search.pareto import pareto_front
+from llm_perf.systems import get_system
+from llm_perf.systems.base import Policies
+from llm_perf.systems.families import find
+from llm_perf.systems.registry import family_of, searched_systems
+
+ALL = "all"
+"""Stands for all systems whose policies are searched."""
 
 Objective = Literal["throughput", "latency", "cost"]
 _FRONT_STEP = 0.002
@@ -36,8 +41,8 @@ class PolicyQuestion(Spec):
     """What ``llm-perf policy`` can be asked, under the names of its flags.
 
     Attributes:
-        num_gpus: GPUs per node: the stages of FlexGen's pipeline, the ranks of ZeRO-Inference. num_nodes: nodes of them.
-        system: flexgen, zero_inference, or all of them.
+        num_gpus: GPUs per node, used as each system does: pipeline stages or ranks. num_nodes: nodes of them.
+        system: one whose policies are searched, or all of them.
         objective: most tokens per second, least seconds for one batch, or least US dollars per token.
         max_latency: seconds that one batch, prefill and all decode steps, may take.
         cost_per_gpu_hour: US dollars; the objective cost needs it where the list of prices has none.
@@ -53,7 +58,7 @@ class PolicyQuestion(Spec):
     host: Annotated[str, Field(min_length=1)] | None = None
     num_gpus: PositiveInt = 1
     num_nodes: PositiveInt = 1
-    system: Literal["flexgen", "zero_inference", "all"] = "all"
+    system: Annotated[str, Field(min_length=1)] = ALL
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
     objective: Objective = "throughput"
@@ -66,18 +71,30 @@ class PolicyQuestion(Spec):
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """The systems that are searched."""
-        return ("flexgen", "zero_inference") if self.system == "all" else (self.system,)
+        """The systems that are searched, in their versions.
+
+        Raises:
+            SpecError: one whose policies are not searched.
+        """
+        searched = searched_systems()
+        if self.system == ALL:
+            return searched
+        if get_system(self.system).name not in searched:
+            raise SpecError(
+                f"--system {self.system} has no policies to search; possible: {', '.join(searched)}, {ALL}"
+            )
+        family, version = find(self.system)
+        return (family if version is None else f"{family}@{version}",)
 
     @property
     def total_gpus(self) -> int:
         """GPUs of the deployment."""
         return self.num_gpus * self.num_nodes
 
-    @property
-    def flexgen_flags(self) -> dict[str, Any]:
-        """FlexGen with all GPUs as one pipeline."""
-        return {"system": "flexgen"} | ({"pp_size": self.total_gpus} if self.total_gpus > 1 else {})
+    def flags_of(self, system: str) -> dict[str, Any]:
+        """A system on all GPUs: as one pipeline where it makes stages of them."""
+        stages = self.total_gpus > 1 and family_of(system).more_gpus == "stages"
+        return {"system": system} | ({"pp_size": self.total_gpus} if stages else {})
 
     @property
     def price(self) -> Price | float | None:
@@ -132,16 +149,6 @@ class PolicyAnswer:
     nearest: FrontPoint | None = None
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Evaluated policies that fit, with a function that gives the flags of one of them."""
-
-    latency_s: Floats
-    throughput: Floats
-    flags: Callable[[int], dict[str, Any]]
-    searched: int
-
-
 def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     """Search the policies of one question.
 
@@ -154,7 +161,7 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
             f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"
         )
     begin = time.perf_counter()
-    pools = [_POOLS[system](question) for system in question.systems]
+    pools = [_policies(question, system) for system in question.systems]
     points = _Points(pools)
     front = [points[index] for index in _thinned(points, pareto_front(points.latency_s, points.throughput))]
     chosen = _best(question, points)
@@ -170,45 +177,22 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     return PolicyAnswer(question, best, inputs, result, tuple(front), searched, time.perf_counter() - begin)
 
 
-def _flexgen_pool(question: PolicyQuestion) -> _Pool:
-    scenario = build_scenario(question.inputs(question.flexgen_flags))
-    search = FlexGenSearch(scenario, question.lossless, question.max_latency)
-    found = search.run()
+def _policies(question: PolicyQuestion, name: str) -> Policies:
+    """The policies of a system that fit: from its own search, or from trying its knobs."""
+    system, inputs = get_system(name), question.inputs(question.flags_of(name))
+    found = system.policies(build_scenario(inputs), question.lossless, question.max_latency)
     if found is None:
-        return _Pool(np.zeros(0), np.zeros(0), lambda _: {}, search.searched)
-    return _Pool(found.latency_s, found.throughput_tokens_per_s, found.rows.flags, search.searched)
-
-
-def _zero_pool(question: PolicyQuestion) -> _Pool:
-    search = ZeroSearch(
-        question.inputs({"system": "zero_inference"}), question.lossless, question.max_latency
-    )
-    found = search.run()
-    if not found:
-        return _Pool(np.zeros(0), np.zeros(0), lambda _: {}, search.searched)
-    batch = np.concatenate([settings.batch for settings in found])
-    owner = np.repeat(np.arange(len(found)), [len(settings.batch) for settings in found])
-    return _Pool(
-        np.concatenate([settings.latency_s for settings in found]),
-        np.concatenate([settings.throughput_tokens_per_s for settings in found]),
-        lambda row: {**found[owner[row]].flags, "batch_size": int(batch[row])},
-        search.searched,
-    )
-
-
-_POOLS: dict[str, Callable[[PolicyQuestion], _Pool]] = {
-    "flexgen": _flexgen_pool,
-    "zero_inference": _zero_pool,
-}
+        found = KnobSearch(inputs, system.knobs(question.lossless), question.max_latency).run()
+    return replace(found, flags=lambda row: {**found.flags(row), "system": name})
 
 
 class _Points:
     """The policies of several systems as one list."""
 
-    def __init__(self, pools: list[_Pool]) -> None:
+    def __init__(self, pools: list[Policies]) -> None:
         self.pools = pools
         self.latency_s = np.concatenate([pool.latency_s for pool in pools])
-        self.throughput = np.concatenate([pool.throughput for pool in pools])
+        self.throughput = np.concatenate([pool.throughput_tokens_per_s for pool in pools])
         self.starts = np.cumsum([0, *(len(pool.latency_s) for pool in pools)])
 
     def __len__(self) -> int:
@@ -262,9 +246,12 @@ def _why_not(question: PolicyQuestion, points: _Points) -> tuple[str, FrontPoint
             fastest,
         )
     text = "not even one sequence fits GPU, host memory and disk"
-    if "flexgen" in question.systems:
-        scenario = build_scenario(question.inputs(question.flexgen_flags))
-        flags = FlexGenSearch(scenario, question.lossless).least_shortfall().flags(0)
-        missing = predict_inference(build_scenario(question.inputs(flags))).reason
-        text += f" under any policy; the one that lacks least: {missing}"
+    for name in question.systems:
+        scenario = build_scenario(question.inputs(question.flags_of(name)))
+        flags = get_system(name).nearest_policy(scenario, question.lossless)
+        if flags is not None:
+            missing = predict_inference(
+                build_scenario(question.inputs(question.flags_of(name) | flags))
+            ).reason
+            text += f" under any policy; the one that lacks least: {missing}"
     return text, None

@@ -1,13 +1,20 @@
 """Systems that people run: where tensors live, what overlaps what, and what each waits for.
 
-One module per system; resident stacks (FasterTransformer, transformers, vLLM, …) are data beside one module.
+One folder per system, with everything that it says about itself; most resident stacks (FasterTransformer, vLLM, …)
+are data on one module.
 """
 
 from llm_perf.systems.base import Evaluation, Load, MemoryParts, PhaseCost, Placement, System, TierShares
-from llm_perf.systems.registry import SYSTEM_NAMES, checked_system, get_system, is_stack, resolve_system
+from llm_perf.systems.registry import (
+    checked_system,
+    get_system,
+    is_stack,
+    resolve_system,
+    system_names,
+    system_of,
+)
 
 __all__ = [
-    "SYSTEM_NAMES",
     "Evaluation",
     "Load",
     "MemoryParts",
@@ -19,4 +26,6 @@ __all__ = [
     "get_system",
     "is_stack",
     "resolve_system",
+    "system_names",
+    "system_of",
 ]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
+from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
-from llm_perf.systems.constants import ConstantsFile
+from llm_perf.config.workload import OffloadConfig
+from llm_perf.counts.arrays import Number, where
+from llm_perf.hardware.streams import STREAMS
+from llm_perf.systems.constants import WithConstants
+from llm_perf.systems.families import Family, Part, declaration
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +82,16 @@ class MemoryParts:
     @property
     def shortfall_bytes(self) -> Number:
         """Bytes missing, 0 where it fits."""
-        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
+        return where(self.fits, 0.0, self.total_bytes - self.capacity_bytes)
 
     @property
     def fits(self) -> Number:
-        """Whether the parts fit."""
-        return self.total_bytes <= self.capacity_bytes
+        """Whether the parts fit: memory comes in whole bytes, so less than one missing is a sum's rounding.
+
+        A placement that fills what is free (Accelerate's) ends at the capacity, where sums of floats differ in their last
+        digits.
+        """
+        return self.total_bytes - self.capacity_bytes < 1.0
 
 
 NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -99,27 +112,50 @@ class MemoryUse:
 
 
 _KERNELS = ("compute", "hbm", "kernel_floors")
-WAITS_FOR: dict[str, tuple[str, ...]] = {
-    "attention_projections": _KERNELS,
-    "attention": _KERNELS,
-    "mlp": _KERNELS,
-    "elementwise": _KERNELS,
-    "lm_head": _KERNELS,
-    "dequantisation": _KERNELS,
-    "gpu_pass": _KERNELS,
-    "all_reduce": ("interconnect",),
-    "all_gather": ("interconnect",),
-    "all_to_all": ("interconnect",),
-    "pipeline_transfer": ("interconnect",),
-    "reduce_scatter_all_gather": ("interconnect",),
-    "context_exchange": ("interconnect",),
-    "draft_model": _KERNELS,
-    "network": ("interconnect",),
-    "framework": ("host",),
-    "weight_streaming": ("pcie", "nvme", "interconnect"),
-    "kv_offload": ("cpu", "pcie"),
+_LINKS = ("interconnect",)
+COMMON_PARTS: Mapping[str, Part] = {
+    "attention_projections": Part(title="attention projections", waits_for=_KERNELS),
+    "attention": Part(title="attention", waits_for=_KERNELS),
+    "mlp": Part(title="feed-forward", waits_for=_KERNELS),
+    "elementwise": Part(title="norms and elementwise", waits_for=_KERNELS),
+    "lm_head": Part(title="LM head", waits_for=_KERNELS),
+    "all_reduce": Part(title="all-reduce", waits_for=_LINKS),
+    "all_gather": Part(title="all-gather of logits", waits_for=_LINKS),
+    "all_to_all": Part(title="all-to-all of experts", waits_for=_LINKS),
+    "pipeline_transfer": Part(title="pipeline transfers", waits_for=_LINKS),
+    "reduce_scatter_all_gather": Part(title="reduce-scatter, all-gather", waits_for=_LINKS),
+    "context_exchange": Part(title="exchange of context ranks", waits_for=_LINKS),
+    "draft_model": Part(title="draft model", waits_for=_KERNELS),
+    "dequantisation": Part(title="dequantisation", waits_for=_KERNELS),
+    "framework": Part(title="framework (exposed)", waits_for=("host",)),
+    "kv_offload": Part(title="KV cache in host memory", waits_for=("cpu", "pcie")),
+    "weight_streaming": Part(title="weight streaming (exposed)", waits_for=("pcie", "nvme", "interconnect")),
 }
-"""Resources that a part of the breakdown waits for. Parts that are named after a resource wait for that one."""
+"""Parts of a phase that several systems have; a system declares its own in its ``system.yaml``."""
+
+COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
+    "compute": "GPU arithmetic",
+    "hbm": "GPU memory bandwidth",
+    "kernel_floors": "latency of small kernels",
+    "pcie": "host-to-GPU link",
+    "nvme": "NVMe reads",
+    "host": "framework time on the CPU",
+    "interconnect": "GPU-to-GPU links",
+    "cpu": "attention on the CPU",
+}
+"""Resources that several systems wait for, in words."""
+
+SERVING_OPTIONS = (
+    "sp_size", "cp_size", "expert_imbalance", "prefix_hit_rate", "prefill_chunk", "draft_model", "draft_tokens",
+    "acceptance_rate", "token_acceptance", "micro_batches",
+)  # fmt: skip
+"""Options of a request that serving stacks know."""
+
+POLICY_OPTIONS = (
+    "percent", "gpu_batch_size", "num_gpu_batches", "compress_weight", "compress_cache", "cpu_cache_compute",
+    "attn_sparsity",
+)  # fmt: skip
+"""Options of a request that say how a batch is cut and where each tensor goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +185,52 @@ class Evaluation:
     notes: tuple[str, ...] = field(default=())
 
 
-class System(Protocol):
-    """One way of running a model."""
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Policies that a search found, all of which fit: ``flags(i)`` are the inputs that mean the i-th one."""
 
-    name: str
+    latency_s: npt.NDArray[np.float64]
+    throughput_tokens_per_s: npt.NDArray[np.float64]
+    flags: Callable[[int], dict[str, Any]]
+    searched: int
+
+
+class System(WithConstants, ABC):
+    """One way of running a model: what it does in Python, beside what its ``system.yaml`` says (`Family`).
+
+    A system gives ``name``, ``place``, ``memory`` and ``evaluate``. Everything else has a default that says no.
+
+    Attributes:
+        options: Options of a request (`SERVING_OPTIONS`, `POLICY_OPTIONS`) that it knows; others are refused.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset()
 
     @property
-    def file(self) -> ConstantsFile:
-        """The system's constants with their sources."""
+    def family(self) -> Family:
+        """What it says about itself, whatever its version."""
+        return declaration(self.name)
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """Parts of its phases by name."""
+        return {**COMMON_PARTS, **self.family.parts}
+
+    def waits_for(self, part: str) -> tuple[str, ...]:
+        """Resources that a part of the breakdown waits for; a part may be named after the one that it waits for."""
+        known = self.parts.get(part)
+        return (part,) if known is None else known.waits_for or (part,)
+
+    def part_title(self, part: str) -> str:
+        """What reports call a part of the breakdown."""
+        known = self.parts.get(part)
+        return part.replace("_", " ") if known is None else known.title
+
+    def resource_title(self, resource: str) -> str:
+        """What reports call a resource that is waited for."""
+        return {**COMMON_RESOURCES, **self.family.resources}.get(resource, resource.replace("_", " "))
+
+    # -- what it does -------------------------------------------------------------------------------------------
 
     def check(self, scenario: Scenario) -> None:
         """Refuse what this system cannot do.
@@ -165,14 +239,59 @@ class System(Protocol):
             SpecError: with what could be done instead.
         """
 
-    def constants(self, scenario: Scenario) -> dict[str, float]:
-        """The system's constants by name, those of the scenario's profile in place of the file's."""
-
+    @abstractmethod
     def place(self, scenario: Scenario, load: Load) -> Placement:
         """Where tensors live; chosen where the scenario does not say."""
 
+    @abstractmethod
     def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
         """Memory per tier with this placement."""
 
+    @abstractmethod
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and time."""
+
+    # -- what a request means to it -----------------------------------------------------------------------------
+
+    def dtype_of(self, inputs: Mapping[str, Any], dtype: DtypeConfig) -> DtypeConfig:  # noqa: ARG002 - a hook
+        """Number formats with what the system's own options say, by the names of the inputs of ``infer``.
+
+        Raises:
+            SpecError: options that contradict each other.
+        """
+        return dtype
+
+    def offload_of(self, inputs: Mapping[str, Any], offload: OffloadConfig) -> OffloadConfig:  # noqa: ARG002
+        """Placement and batches with what the system's own options say.
+
+        Raises:
+            SpecError: options that contradict each other.
+        """
+        return offload
+
+    # -- what could be changed ----------------------------------------------------------------------------------
+
+    def smaller(self, inputs: Mapping[str, Any], scenario: Scenario) -> Iterator[dict[str, Any]]:  # noqa: ARG002
+        """Changes to the inputs that need less memory, smallest first, for advice where a request does not fit."""
+        yield from ()
+
+    def knobs(self, lossless: bool) -> Iterator[dict[str, Any]]:  # noqa: ARG002
+        """Combinations of inputs that ``llm-perf policy`` tries, each with batches of many sizes; none: not searched."""
+        yield from ()
+
+    def policies(
+        self,
+        scenario: Scenario,  # noqa: ARG002
+        lossless: bool,  # noqa: ARG002
+        max_latency_s: float | None,  # noqa: ARG002
+    ) -> Policies | None:
+        """Policies from a search of the system's own, in place of ``knobs``; None where it has none."""
+        return None
+
+    def nearest_policy(self, scenario: Scenario, lossless: bool) -> dict[str, Any] | None:  # noqa: ARG002
+        """Inputs that lack the least memory where no policy fits; None where the system's search cannot tell."""
+        return None
+
+    def describe_policy(self, flags: Mapping[str, Any]) -> str:
+        """A policy in few words, for one cell of a table."""
+        return ", ".join(f"{name} {value}" for name, value in flags.items() if name != "system")

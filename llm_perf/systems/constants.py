@@ -1,10 +1,9 @@
-"""Constants of systems: a value, its plausible range and its source, from the YAML beside the system's module."""
+"""Constants of systems: a value, its plausible range and its source, from the YAML of a version in the system's folder."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -13,6 +12,7 @@ from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
+from llm_perf.systems.families import Covers, find, folder_of, release_of
 
 _NO_VERSION = "any"
 
@@ -45,11 +45,23 @@ class Constant(Spec):
 
 
 class ConstantsFile(Spec):
-    """The constants of one system and version. ``caveat``: why its predictions are to be distrusted, for the report."""
+    """The constants of one version of a system.
+
+    Attributes:
+        name: The family's name, that of its folder.
+        release: The name of the range of versions, that of the file: what stands after the ``@`` of ``vllm@0.2``.
+        version: The versions in words.
+        covers: First and last version of the software, None where open; None as a whole where none is stated.
+        aliases: Names of this version in particular; those of the family are in its ``system.yaml``.
+        extends: The system whose constants stand where this file says nothing; ``@`` and a version may follow.
+        caveat: Why its predictions are to be distrusted, for the report.
+    """
 
     name: str
+    release: str = ""
     version: str
     description: str
+    covers: Covers | None = None
     aliases: tuple[str, ...] = ()
     extends: str | None = None
     caveat: str | None = None
@@ -67,18 +79,29 @@ class ConstantsFile(Spec):
 
 @cache
 def load_constants(name: str) -> ConstantsFile:
-    """The constants of a system, those of the file that it extends included.
+    """The constants of a system, ``vllm`` or ``vllm@0.2``, those of the file that it extends included.
 
     Raises:
-        SpecError: the file is malformed.
+        SpecError: unknown name, or the file is malformed.
     """
-    file = resources.files("llm_perf.systems") / f"{name}.yaml"
-    text = file.read_text("utf-8")
-    own = files.build(ConstantsFile, files.parse_mapping(text, file.name), text, file.name)
+    family, version = find(name)
+    own = own_constants(family, release_of(family, version)[0])
     if own.extends is None:
         return own
     inherited = load_constants(own.extends).constants
     return own.replace(constants=inherited | own.constants)
+
+
+def own_constants(family: str, release: str) -> ConstantsFile:
+    """What the file of one range of versions says itself.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    where = f"{family}/{release}.yaml"
+    text = folder_of(family).text(f"{release}.yaml")
+    data = files.parse_mapping(text, where) | {"name": family, "release": release}
+    return files.build(ConstantsFile, data, text, where)
 
 
 def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...]) -> dict[str, float]:
@@ -98,14 +121,25 @@ def overridden(constants: ConstantsFile, overrides: tuple[tuple[str, float], ...
 
 
 class WithConstants:
-    """A system whose constants stand in the YAML file of its name."""
+    """A system with the constants of one of its versions: the newest unless told otherwise.
+
+    Args:
+        name: The family's name, where a class serves several.
+        release: The name of a range of versions.
+    """
 
     name: str
+    release: str | None
+
+    def __init__(self, name: str | None = None, release: str | None = None) -> None:
+        if name is not None:
+            self.name = name
+        self.release = release
 
     @property
     def file(self) -> ConstantsFile:
         """The system's constants with their sources."""
-        return load_constants(self.name)
+        return load_constants(self.name if self.release is None else f"{self.name}@{self.release}")
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The system's constants, overridden by the scenario's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_perf.config.profiles import NO_PROFILE, Profile, load_profile
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
-from llm_perf.systems.registry import SYSTEM_NAMES
+from llm_perf.systems.registry import system_names
 
 __all__ = ["checked_profile"]
 
@@ -35,8 +35,8 @@ def _constants_of(system: str) -> ConstantsFile:
     # Imported late: a prediction of inference does without the frameworks of training.
     from llm_perf.systems.training.framework import FRAMEWORKS, load_framework
 
-    if system in SYSTEM_NAMES:
+    if system in system_names():
         return load_constants(system)
     if system in FRAMEWORKS:
         return load_framework(system)
-    raise SpecError(f"system_constants: there is no system {system!r}; there are {', '.join(SYSTEM_NAMES)}")
+    raise SpecError(f"system_constants: there is no system {system!r}; there are {', '.join(system_names())}")

@@ -2,98 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from llm_perf.config.names import resolve
+import llm_perf.systems as package
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems.base import System
+from llm_perf.systems.base import SERVING_OPTIONS, System
+from llm_perf.systems.families import (
+    Family,
+    declaration,
+    families,
+    family_names,
+    find,
+    folder_of,
+    own_folders,
+    release_of,
+)
 from llm_perf.systems.resident import Resident
 
-if TYPE_CHECKING:
-    from llm_perf.systems.accelerate import Accelerate
-    from llm_perf.systems.flexgen import FlexGen
-    from llm_perf.systems.lia import Lia
-    from llm_perf.systems.llama_cpp import LlamaCpp
-    from llm_perf.systems.petals import Petals
-    from llm_perf.systems.transformers import Transformers
-    from llm_perf.systems.zero_inference import ZeroInference
+system_names = family_names
 
-    # Each has the interface of a system.
-    _all: tuple[System, ...] = (
-        Accelerate(),
-        FlexGen(),
-        Lia(),
-        LlamaCpp(),
-        Petals(),
-        Transformers(),
-        ZeroInference(),
-    )
-
-STACKS = (
-    "resident",
-    "fastertransformer",
-    "vllm",
-    "tensorrt_llm",
-    "gpt_fast",
-    "deepspeed_inference",
-    "exllama",
-)
-"""Stacks of the resident model: each is a YAML file of constants in this folder."""
-
-_MODULES = {
-    "transformers": "Transformers",
-    "accelerate": "Accelerate",
-    "petals": "Petals",
-    "lia": "Lia",
-    "llama_cpp": "LlamaCpp",
-    "zero_inference": "ZeroInference",
-    "flexgen": "FlexGen",
-}
-"""Systems with a module of their own, and its class. A module is loaded when its system is first asked for."""
-
-QUANTISES_EMBEDDINGS = frozenset({"flexgen", "llama_cpp", "zero_inference"})
-"""Systems that quantise the token table and the head with the other weights; others leave them wide."""
-
-SYSTEM_NAMES = (*STACKS, *_MODULES)
-
-_ALIASES = {
-    "ft": "fastertransformer",
-    "deepspeed-zero-inference": "zero_inference",
-    "zero-inference": "zero_inference",
-    "ds-zero-inference": "zero_inference",
-    "hf": "transformers",
-    "huggingface": "transformers",
-    "hf-accelerate": "accelerate",
-    "trt-llm": "tensorrt_llm",
-    "trtllm": "tensorrt_llm",
-    "ds-inference": "deepspeed_inference",
-    "llama.cpp": "llama_cpp",
-    "llamacpp": "llama_cpp",
-}
+DEFAULT = "resident"
+"""The family that is meant where none is named: what to expect of a stack that is not known."""
 
 
 @cache
 def get_system(name: str) -> System:
-    """The system of a name.
+    """The system of a name: ``vllm`` is its newest version that ships, ``vllm@0.2`` the one that stands for 0.2.
+
+    Raises:
+        SpecError: unknown; the nearest names are listed.
+    """
+    family, version = find(name)
+    return _built(family, release_of(family, version)[0])
+
+
+@cache
+def _built(family: str, release: str) -> System:
+    implementation = declaration(family).implementation
+    if implementation is None:
+        return Resident(family, release)
+    for own in own_folders():
+        if str(own) not in package.__path__:
+            package.__path__.append(str(own))
+    module = import_module(folder_of(family).package)
+    return cast("System", getattr(module, implementation)(family, release))
+
+
+def full_name(scenario: Scenario) -> str:
+    """A scenario's system with the version that is asked for, as ``--system`` takes it."""
+    version = scenario.system_version
+    return scenario.system if version is None else f"{scenario.system}@{version}"
+
+
+def system_of(scenario: Scenario) -> System:
+    """The system of a scenario, in its version.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    return get_system(full_name(scenario))
+
+
+def family_of(name: str) -> Family:
+    """What the system of a name says about itself.
 
     Raises:
         SpecError: unknown.
     """
-    resolved = resolve("system", name, SYSTEM_NAMES, _ALIASES)
-    if resolved not in _MODULES:
-        return Resident(resolved)
-    module = import_module(f"llm_perf.systems.{resolved}")
-    return cast("System", getattr(module, _MODULES[resolved])())
+    return declaration(find(name)[0])
+
+
+@cache
+def stack_names() -> tuple[str, ...]:
+    """Families that are data on the resident model."""
+    return tuple(family.name for family in families() if family.on_resident)
 
 
 def is_stack(name: str) -> bool:
     """Whether a system is a stack of the resident model, which knows the options of serving stacks."""
     system = get_system(name)
-    return isinstance(system, Resident) and system.knows_serving_options
+    return isinstance(system, Resident) and system.options.issuperset(SERVING_OPTIONS)
+
+
+def check_options(system: System, used: Iterable[str]) -> None:
+    """A system knows the options that are used.
+
+    Args:
+        system: The system.
+        used: Options under the names of their flags.
+
+    Raises:
+        SpecError: it does not; the systems that do are listed.
+    """
+    unknown = [name for name in used if name not in system.options]
+    if not unknown:
+        return
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
+    knowing = [name for name in family_names() if get_system(name).options.issuperset(unknown)]
+    raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
 
 
 def checked_system(scenario: Scenario) -> System:
@@ -102,28 +113,67 @@ def checked_system(scenario: Scenario) -> System:
     Raises:
         SpecError: it cannot; the message says what could be done instead.
     """
-    system = get_system(scenario.system)
-    used = scenario.serving_options
-    if used and not is_stack(system.name):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in used)
-        raise SpecError(
-            f"system {system.name} does not know {flags}; systems that do: {', '.join((*STACKS, 'transformers'))}"
-        )
+    system = system_of(scenario)
+    check_options(system, scenario.serving_options)
     system.check(scenario)
     return system
 
 
+@cache
+def system_of_stage(stage: int) -> str | None:
+    """The family that a stage of ``--ds-zero`` is; None where a stage changes nothing about where weights are."""
+    return next((family.name for family in families() if family.ds_zero == stage), None)
+
+
 def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:
-    """The system that ``--system`` and ``--ds-zero`` mean together: stage 3 is zero_inference.
+    """The family that ``--system`` and ``--ds-zero`` mean together: stage 3 is zero_inference.
 
     Raises:
-        SpecError: stage 3 with another system.
+        SpecError: a stage with another system than its own, or a version that can be none.
     """
+    own = system_of_stage(ds_zero.value) if ds_zero.value else None
     if system is None:
-        return "zero_inference" if ds_zero is DSZeRO.STAGE_3 else "resident"
+        return own or DEFAULT
     name = get_system(system).name
-    if ds_zero is DSZeRO.STAGE_3 and name != "zero_inference":
+    if own is not None and name != own:
         raise SpecError(
-            f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {name}"
+            f"--ds-zero {ds_zero.value} is the system {own}; it cannot be combined with --system {name}"
         )
     return name
+
+
+@cache
+def searched_systems() -> tuple[str, ...]:
+    """Families whose placement and batching ``llm-perf policy`` searches."""
+
+    def searched(name: str) -> bool:
+        kind = type(get_system(name))
+        return kind.knobs is not System.knobs or kind.policies is not System.policies
+
+    return tuple(name for name in family_names() if searched(name))
+
+
+def asked_version(system: str | None) -> str | None:
+    """The version that a name asks for: "0.3" for ``vllm@0.3``; None for the newest.
+
+    Raises:
+        SpecError: unknown.
+    """
+    return None if system is None else find(system)[1]
+
+
+def version_note(name: str) -> str | None:
+    """What stands in for a version that does not ship; None where the one that is asked for does.
+
+    Raises:
+        SpecError: unknown.
+    """
+    family, asked = find(name)
+    release, ships = release_of(family, asked)
+    if ships:
+        return None
+    file = get_system(f"{family}@{release}").file
+    return (
+        f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
+        f"({file.version})"
+    )

@@ -177,6 +177,10 @@ FLAGS = {
     "prefix beyond the prompt": ("--prefix-hit-rate 1.5", "prefix_hit_rate"),
     "no tokens per chunk": ("--prefill-chunk 0", "prefill_chunk"),
     "draft without acceptance": ("--draft-model opt-125m", "--acceptance-rate"),
+    "acceptance said twice": (
+        "--draft-model opt-125m --acceptance-rate 0.5 --token-acceptance 0.5",
+        "--token-acceptance",
+    ),
     "acceptance without draft": ("--acceptance-rate 0.5", "--draft-model"),
     "acceptance above one": ("--draft-model opt-125m --acceptance-rate 2", "acceptance_rate"),
     "unknown draft": ("--draft-model nothing --acceptance-rate 0.5", "nothing"),

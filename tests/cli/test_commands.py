@@ -14,7 +14,7 @@ import yaml
 import llm_perf as package
 from llm_perf.cli.main import cli
 from llm_perf.config.loading import known_names
-from llm_perf.systems import SYSTEM_NAMES
+from llm_perf.systems import system_names
 
 KINDS = {"models": ("model", "opt-175b"), "gpus": ("GPU", "t4"), "hosts": ("host", "gcp-t4")}
 DEMO = ("infer", "--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
@@ -47,7 +47,7 @@ COMMANDS = {
 }  # fmt: skip
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = ("infer", "--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-host")
-COMMANDS |= {f"system {name}": (*ON_ANY, "--system", name, "--explain") for name in SYSTEM_NAMES}
+COMMANDS |= {f"system {name}": (*ON_ANY, "--system", name, "--explain") for name in system_names()}
 JSON = [name for name in COMMANDS if "help" not in name and name != "version"]
 LOG = re.compile(r"^(model size|peak gpu mem|decode latency|total latency): ")
 MAY_BE_LONG = re.compile(r"https?://\S{60,}")  # an address cannot be wrapped

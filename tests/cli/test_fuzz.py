@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llm_perf.cli.infer import infer
 from llm_perf.cli.main import run
 from llm_perf.config.loading import known_names
-from llm_perf.systems import SYSTEM_NAMES
+from llm_perf.systems import system_names
 
 MODELS = (
     "opt-125m", "opt-1.3b", "opt-30b", "opt-175b", "bloom-7b1", "llama-2-70b", "mixtral-8x7b", "gemma-2-9b", "gpt-oss-20b",
@@ -33,7 +33,7 @@ BITS = st.sampled_from([4, 8, 16, 32, 0, 3])
 RATES = st.floats(0, 1) | st.floats() | st.sampled_from([1e-300, 5e-324, 1e12])
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "--host": st.sampled_from(known_names("host")),
-    "--system": st.sampled_from([*SYSTEM_NAMES, "ft", "flexgen", "no-such"]),
+    "--system": st.sampled_from([*system_names(), "ft", "flexgen", "no-such"]),
     "--ds-zero": st.sampled_from([0, 1, 2, 3, 3, 3, 4]),
 }
 

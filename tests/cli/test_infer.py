@@ -17,7 +17,7 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_model_config_by_name
 from llm_perf.report.benchmark_log import cache_bytes, hidden_bytes, model_bytes, write_benchmark_log
-from llm_perf.systems import SYSTEM_NAMES
+from llm_perf.systems import system_names
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
 SMALL = ("--model", "opt-1.3b", "--gpu", "t4")
@@ -47,7 +47,7 @@ CASES = {
     "32-bit": (*SMALL, "--weight-bits", "32", "--activation-bits", "32"),
     "8-bit products": ("--model", "opt-1.3b", "--gpu", "v100-sxm-32gb", "--weight-bits", "8", "--activation-bits", "8"),
 }  # fmt: skip
-CASES |= {f"system {name}": (*ON_ANY, "--system", name) for name in SYSTEM_NAMES}
+CASES |= {f"system {name}": (*ON_ANY, "--system", name) for name in system_names()}
 
 
 @pytest.fixture(params=CASES)
@@ -95,7 +95,7 @@ TIERS = {"gpu", "cpu", "nvme"}
 KEYS = {
     "schema_version", "inputs", "feasible", "reason", "placement", "memory", "max_batch_size", "max_context_len",
     "nearest_measurement", "prefill", "decode", "total", "benchmark_log", "interval", "cost", "energy", "pipeline",
-    "pivot", "warnings", "no_interval", "system_version",
+    "pivot", "warnings", "no_interval", "system", "system_version",
 }  # fmt: skip
 
 

@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config import OffloadConfig, ParallelismConfig, Shares
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.hardware.transfer import host_link_bytes_per_s
 from llm_perf.systems import Load, get_system
+from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.footprint import layers_weight_bytes
 from tests.laws import strategies as draw
 
@@ -201,3 +205,40 @@ def test_the_tiers_are_filled_in_order_and_hold_every_byte(scenario):
         assert found.memory.cpu.total_bytes == pytest.approx(found.memory.cpu.capacity_bytes, rel=1e-6)
     resident = get_system("transformers").memory(scenario, draw.load_of(scenario), found.placement)
     assert not resident.gpu.fits
+
+
+# -- a GPU that is filled to the byte -------------------------------------------------------------------------------
+
+
+FILLED = {
+    "model": st.sampled_from(["opt-66b", "opt-30b", "llama-2-70b", "bloom", "mixtral-8x7b"]),
+    "gpu": st.sampled_from(["v100-pcie-16gb", "t4", "rtx-3090", "a100-sxm-40gb"]),
+    "batch": st.integers(1, 32),
+    "prompt_len": st.integers(1, 1024),
+    "gen_len": st.integers(1, 512),
+}
+
+
+@EXAMPLES
+@given(**FILLED)
+def test_what_the_gpu_is_filled_with_fits_in_it(model, gpu, batch, prompt_len, gen_len):
+    """Accelerate fills the GPU to its last byte; the sum of the parts is the capacity, whatever a float's last digit says."""
+    inputs = {"model": model, "gpu": gpu, "host": "dgx-2", "system": "accelerate", "allow_long_context": True}
+    lengths = {"batch_size": batch, "prompt_len": prompt_len, "gen_len": gen_len}
+    result = predict_inference(build_scenario(InferenceInputs(**inputs, **lengths)))
+    parts, weights = result.memory.gpu, result.placement.weights
+    if 0 < weights.gpu < 1:
+        assert parts.total_bytes == pytest.approx(parts.capacity_bytes, rel=1e-12)
+        assert parts.fits
+        assert parts.shortfall_bytes == 0
+    assert " 0.0 GiB missing" not in (result.reason or "")
+    swept = sweep_inference(result.scenario, batch, prompt_len, gen_len)
+    assert bool(swept.feasible[0]) == result.feasible
+
+
+def test_a_byte_that_is_missing_is_missing():
+    """What is a sum's rounding ends below one byte."""
+    short = MemoryParts(1e11, 0.0, 0.0, 0.0, 0.0, 1e11 - 1)
+    assert not short.fits
+    assert short.shortfall_bytes == 1
+    assert MemoryParts(1e11, 0.0, 0.0, 0.0, 0.0, 1e11 - 2e-5).fits

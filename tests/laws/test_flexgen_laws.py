@@ -18,10 +18,10 @@ from llm_perf.report.trace import schedule_spans
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.flexgen import FlexGen
-from llm_perf.systems.flexgen_memory import placed_weights
-from llm_perf.systems.flexgen_placement import model_phases, place_cache, place_tensors
-from llm_perf.systems.flexgen_policy import Policy
-from llm_perf.systems.flexgen_times import BlockSchedule
+from llm_perf.systems.flexgen.memory import placed_weights
+from llm_perf.systems.flexgen.placement import model_phases, place_cache, place_tensors
+from llm_perf.systems.flexgen.policy import Policy
+from llm_perf.systems.flexgen.times import BlockSchedule
 from llm_perf.systems.schedule import sum_costs
 
 # General models: multi-head, grouped-query with gated MLP and untied tables, a sliding window, experts.

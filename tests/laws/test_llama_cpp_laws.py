@@ -10,7 +10,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.llama_cpp import passes_of, pipelined_s
+from llm_perf.systems.stacks.llama_cpp import passes_of, pipelined_s
 
 EXAMPLES = settings(max_examples=40)
 GPUS = st.sampled_from(["rtx-4080", "rtx-a6000", "a100-sxm-80gb", "rtx-3080"])

@@ -7,9 +7,9 @@ import pytest
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_host_config_by_name
-from llm_perf.search.flexgen_search import FlexGenSearch
 from llm_perf.search.policy import PolicyQuestion, search_policy
 from llm_perf.systems import Load, get_system
+from llm_perf.systems.flexgen.search import FlexGenSearch
 
 QUESTIONS = [
     PolicyQuestion("opt-6.7b", "t4"),

@@ -178,10 +178,35 @@ def test_drafts_that_are_never_kept_are_never_faster(tokens, batch, system):
 @given(rate=st.floats(0, 1), tokens=st.integers(1, 64))
 def test_a_round_gives_between_one_token_and_all(rate, tokens):
     draft = scenario().model
-    kept = Speculation(draft=draft, tokens=tokens, acceptance_rate=rate).tokens_per_round
-    assert 1 <= kept <= tokens + 1
+    kept = Speculation(draft=draft, tokens=tokens, token_acceptance=rate)
+    assert 1 <= kept.tokens_per_round <= tokens + 1
     if rate < 1:
-        assert kept == pytest.approx((1 - rate ** (tokens + 1)) / (1 - rate))
+        assert kept.tokens_per_round == pytest.approx((1 - rate ** (tokens + 1)) / (1 - rate))
+    # Accepted over drafted tokens says the same round: the two differ in what they count, not in what they mean.
+    said = Speculation(draft=draft, tokens=tokens, acceptance_rate=kept.share_kept)
+    assert said.tokens_per_round == pytest.approx(kept.tokens_per_round)
+    assert said.share_kept == pytest.approx(kept.share_kept)
+
+
+@given(rate=st.floats(0, 1))
+def test_of_one_drafted_token_the_share_kept_is_its_chance(rate):
+    draft = scenario().model
+    by_share = Speculation(draft=draft, tokens=1, acceptance_rate=rate)
+    assert by_share.tokens_per_round == pytest.approx(
+        Speculation(draft=draft, tokens=1, token_acceptance=rate).tokens_per_round
+    )
+
+
+def test_a_share_of_drafted_tokens_is_what_was_measured():
+    """3 drafted, 64.5 % accepted: 2.92 tokens per round were measured, 2.33 if the share were each token's chance."""
+    kept = Speculation(draft=scenario().model, tokens=3, acceptance_rate=0.645)
+    assert kept.tokens_per_round == pytest.approx(2.92, rel=0.01)
+
+
+@pytest.mark.parametrize("given_too", [{}, {"acceptance_rate": 0.5, "token_acceptance": 0.5}])
+def test_a_draft_says_its_acceptance_in_exactly_one_way(given_too):
+    with pytest.raises(SpecError, match=r"acceptance_rate|acceptance-rate"):
+        Speculation(draft=scenario().model, **given_too)
 
 
 def test_drafts_that_are_often_kept_pay_at_small_batches_and_not_at_large_ones():

@@ -18,8 +18,7 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.systems import Load
 from llm_perf.systems.flexgen import FlexGen
-from llm_perf.systems.flexgen_memory import placed_weights
-from llm_perf.systems.flexgen_projection import project_decode_latency
+from llm_perf.systems.flexgen.memory import placed_weights
 
 GIB = 2**30
 ROWS = {row.row_id: row for row in load_measurements()}
@@ -237,33 +236,7 @@ def test_prefill_is_bound_by_compute_and_decode_is_not_as_the_reproduction_saw_i
     assert parts["kv_offload"] > parts.get("weight_streaming", 0.0)
 
 
-# -- projection -------------------------------------------------------------------------------------------------
-
-
-def test_a_run_cut_after_one_step_is_projected_and_not_nan():
-    """Reproduction, dist 1.2: --cut-gen-len 2 leaves one decode step, of which FlexGen takes the mean of none: nan."""
-    costs = [1.7]
-    with pytest.warns(RuntimeWarning):
-        assert math.isnan(sum(costs[:2]) + np.mean(costs[2:]) * (32 - 1 - 2))  # flexgen/utils.py
-    assert project_decode_latency(costs, 32) == pytest.approx(31 * 1.7)
-
-
-def test_a_projection_is_flexgens_own_formula_where_that_is_a_number():
-    costs = [2.0, 1.5, 1.0, 1.2]  # --cut-gen-len 5
-    assert project_decode_latency(costs, 32) == pytest.approx(3.5 + 1.1 * 29)
-
-
-def test_a_projection_is_lower_than_the_full_run_by_the_growth_of_the_context():
-    scenario = scenario_of(run_of(ROWS[53]))
-    w = scenario.workload
-    load = Load(float(w.batch_size), float(w.prompt_len), float(w.gen_len))
-    steps = [
-        float(FLEXGEN.evaluate(scenario, Load(load.batch, load.prompt_len + i, 2.0)).decode.latency_s)
-        for i in range(4)
-    ]
-    full = FLEXGEN.evaluate(scenario, load).decode.latency_s
-    projected = project_decode_latency(steps, w.gen_len)
-    assert 0.95 * full < projected < full
+# -- pipelines --------------------------------------------------------------------------------------------------
 
 
 def test_pipelines_on_four_gpus_reach_the_throughput_of_table_3() -> None:

@@ -111,10 +111,10 @@ def test_nothing_comes_from_elsewhere_when_a_page_is_viewed(site: dict[Path, _Pa
 
 def test_pages_take_constants_and_accuracy_from_the_project(site: dict[Path, _Page]) -> None:
     from llm_perf.systems.constants import load_constants
-    from llm_perf.systems.registry import SYSTEM_NAMES
+    from llm_perf.systems.registry import system_names
 
     built = {path.name: path.read_text("utf-8") for path in site if path.parent.name == "systems"}
-    for name in SYSTEM_NAMES:
+    for name in system_names():
         page = built["stacks.html" if name == "resident" else f"{name}.html"]
         own = load_constants(name)
         parent = load_constants(own.extends).constants if own.extends else {}

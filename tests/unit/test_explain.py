@@ -14,7 +14,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.report.explain import Explanation, explanations
-from llm_perf.systems import SYSTEM_NAMES
+from llm_perf.systems import system_names
 
 MODELS = [
     "opt-350m",
@@ -84,7 +84,7 @@ def test_every_expression_gives_its_value(inputs: dict[str, Any]) -> None:
         assert entry.as_dict()["value"] == entry.value
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", system_names())
 def test_every_system_is_explained(system: str) -> None:
     result = predicted(model="opt-13b", gpu="h100-pcie-80gb", host="h100-spr-host", system=system)
     for entry in explanations(result):

@@ -19,7 +19,7 @@ from llm_perf.explore.figures import all_figures, breakdown_figure, memory_figur
 from llm_perf.explore.plan_view import front_figure
 from llm_perf.explore.schedule import schedule_figures
 from llm_perf.search.plan import PlanQuestion, plan
-from llm_perf.systems.registry import SYSTEM_NAMES
+from llm_perf.systems.registry import system_names
 
 
 @lru_cache
@@ -31,7 +31,7 @@ def one_of(system: str) -> InferenceResult:
     return predicted(model="opt-30b", gpu="t4", system=system, gen_len=8)
 
 
-SYSTEMS = [name for name in SYSTEM_NAMES if name != "lia"]
+SYSTEMS = [name for name in system_names() if name != "lia"]
 """Those that this machine can be asked for."""
 
 

@@ -17,7 +17,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.report.inference_json import result_object
-from llm_perf.systems.registry import SYSTEM_NAMES, get_system
+from llm_perf.systems.registry import get_system, system_names
 
 ROOT = Path(__file__).parents[2]
 MODEL = ("flexgen", "offload-cpu", "nvidia", "model")
@@ -350,7 +350,7 @@ def test_where_no_run_says_anything_a_sentence_says_why(inputs, why):
 
 
 def test_either_an_interval_or_a_reason():
-    for system in SYSTEM_NAMES:
+    for system in system_names():
         gpu, host = ("h100-pcie-80gb", "h100-spr-host") if system == "lia" else ("t4", None)
         result = ask(model="opt-1.3b", gpu=gpu, host=host, ds_zero=0, cpu_offload=False, system=system)
         assert (result.interval is None) == (result.no_interval is not None)

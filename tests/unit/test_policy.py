@@ -7,12 +7,12 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_model_config_by_name
 from llm_perf.errors import SpecError
-from llm_perf.search.flexgen_grid import weight_cuts, weight_pairs
-from llm_perf.search.flexgen_search import FlexGenSearch
-from llm_perf.search.pareto import near_front, pareto_front
+from llm_perf.search.pareto import pareto_front
 from llm_perf.search.policy import PolicyQuestion, search_policy
 from llm_perf.systems.base import TierShares
-from llm_perf.systems.flexgen_placement import model_phases, place_tensors
+from llm_perf.systems.flexgen.grid import near_front, weight_cuts, weight_pairs
+from llm_perf.systems.flexgen.placement import model_phases, place_tensors
+from llm_perf.systems.flexgen.search import FlexGenSearch
 
 # Policies of the FlexGen paper (arXiv 2303.06865), table 10, for 512 + 32 tokens on the T4:
 # model, percent, GPU batch, number of GPU batches, weights compressed, cache compressed.

@@ -19,7 +19,7 @@ from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.zero_times import ZeroPasses, stream_rates
+from llm_perf.systems.zero_inference.times import ZeroPasses, stream_rates
 
 RATE = {"gb_per_s": 11.0, "provenance": "measured", "source": "a test"}
 GIB = 2**30

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_perf.systems.families import family_names
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("config", "counts", "hardware", "systems", "analysis", "search", "report", "api", "explore", "cli")
 """Of llm_perf, in the order of a prediction: a room may import itself and those before it."""
@@ -140,6 +142,70 @@ def test_specs_are_data(module: Path) -> None:
         for path in (ROOT / folder).rglob("*.py"):
             code = ast.parse(path.read_text("utf-8")).body
             assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in code)
+
+
+# -- what a system is called is its own business --------------------------------------------------------------
+
+RUNNER = "what is run here, and not what is predicted: ZeRO-3 under DeepSpeed, or plain transformers"
+NAMES_SYSTEMS = {
+    "calibrate/gpu_session.py": RUNNER,
+    "calibrate/fit/kernels.py": RUNNER,
+    "calibrate/loop.py": RUNNER,
+    "calibrate/run": RUNNER,
+    "calibrate/published/names.py": "what tables of published runs call a system",
+    "llm_perf/report/explain.py": "the terms of a stream; they go when costs carry their terms",
+    "llm_perf/explore/controls.py": "the question that the page opens with",
+}
+"""Modules and folders that ask which system it is, each with its reason; nothing else may."""
+
+
+def asks_for_systems(tree: ast.AST, names: set[str]) -> list[int]:
+    """Lines that compare something with a system's name, or look it up in a collection of such names."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            parts: list[ast.AST] = [node.left, *node.comparators]
+        elif isinstance(node, (ast.Set, ast.Dict)):
+            parts = [node]
+        else:
+            continue
+        words = {
+            word.value
+            for part in parts
+            for word in (ast.iter_child_nodes(part) if not isinstance(part, ast.Constant) else [part])
+            if isinstance(word, ast.Constant)
+        }
+        if words & names:
+            found.append(node.lineno)
+    return found
+
+
+def test_no_module_asks_which_system_it_is(module: Path) -> None:
+    """A system says what sets it apart (`Family`, `System`): a new one touches its own folder alone."""
+    where = relative(module)
+    own = where.startswith("llm_perf/systems/") and where.count("/") > 2
+    if own or any(f"{where}/".startswith(f"{name}/") for name in NAMES_SYSTEMS):
+        return
+    lines = asks_for_systems(ast.parse(module.read_text("utf-8")), set(family_names()))
+    assert not lines, f"{where}: lines {lines} name a system"
+
+
+@pytest.mark.parametrize("name", NAMES_SYSTEMS)
+def test_each_exception_is_needed(name: str) -> None:
+    paths = [path for path in MODULES if f"{relative(path)}/".startswith(f"{name}/")]
+    assert any(asks_for_systems(ast.parse(path.read_text("utf-8")), set(family_names())) for path in paths)
+
+
+def test_asking_for_a_system_is_found() -> None:
+    code = (
+        "a = system == 'vllm'\n"
+        "b = system in ('flexgen', 'x')\n"
+        "c = {'lia': 1}\n"
+        "d = frozenset({'petals'})\n"
+        "e = f(system='vllm')\n"
+        "g = name != 'other'\n"
+    )
+    assert asks_for_systems(ast.parse(code), {"vllm", "flexgen", "lia", "petals"}) == [1, 2, 3, 4]
 
 
 # -- the rule's own test --------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from llm_perf.analysis.sweep import TIERS, InferenceSweep, sweep_inference
 from llm_perf.config import Workload
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems import SYSTEM_NAMES
+from llm_perf.systems import system_names
 
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = {"model": "opt-13b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
 QUESTIONS: dict[str, dict[str, Any]] = {
-    **{name: {**ON_ANY, "system": name} for name in SYSTEM_NAMES},
+    **{name: {**ON_ANY, "system": name} for name in system_names()},
     "placed per point": {"model": "opt-6.7b", "gpu": "t4", "ds_zero": 3},
     "CPU, cache too": {
         "model": "opt-30b",

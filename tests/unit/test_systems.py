@@ -13,16 +13,17 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError, UnknownNameError
-from llm_perf.systems import SYSTEM_NAMES, get_system, resolve_system
+from llm_perf.systems import get_system, resolve_system, system_names
 from llm_perf.systems.constants import Constant, ConstantsFile, load_constants, overridden
-from llm_perf.systems.registry import STACKS
+from llm_perf.systems.families import find, folder_of, release_of
+from llm_perf.systems.registry import stack_names
 
 FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
-FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+FILES = [f"{family}@{release}" for family in system_names() for release in folder_of(family).releases]
 CODE = "\n".join(
     path.read_text("utf-8")
     for path in (
-        *FOLDER.glob("*.py"),
+        *FOLDER.rglob("*.py"),
         FOLDER.parent / "hardware" / "gpu_time.py",
         FOLDER.parent / "report" / "explain.py",
     )
@@ -30,7 +31,8 @@ CODE = "\n".join(
 
 
 def raw(name: str) -> dict[str, Any]:
-    data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    family, version = find(name)
+    data = yaml.safe_load(folder_of(family).text(f"{release_of(family, version)[0]}.yaml"))
     assert isinstance(data, dict)
     return data
 
@@ -39,13 +41,13 @@ def raw(name: str) -> dict[str, Any]:
 
 
 def test_every_system_has_a_file() -> None:
-    assert set(SYSTEM_NAMES) <= set(FILES)
+    assert {name.partition("@")[0] for name in FILES} == set(system_names())
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_says_whose_constants_it_holds(name: str) -> None:
     found = load_constants(name)
-    assert found.name == name
+    assert f"{found.name}@{found.release}" == name
     assert found.version
     assert len(found.description) > 20
     assert found.constants
@@ -77,7 +79,7 @@ def test_each_constant_is_read_by_a_system(name: str) -> None:
         assert f'"{constant}"' in CODE, constant
 
 
-@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", stack_names())
 def test_a_stack_only_changes_what_all_stacks_have(name: str) -> None:
     assert raw(name)["constants"].keys() <= raw("resident")["constants"].keys()
 
@@ -112,7 +114,7 @@ def test_an_unknown_override_is_refused_with_the_names_that_there_are() -> None:
         overridden(load_constants("resident"), (("lunch_us", 9.0),))
 
 
-@pytest.mark.parametrize("name", SYSTEM_NAMES)
+@pytest.mark.parametrize("name", system_names())
 def test_every_system_takes_overrides(name: str) -> None:
     inputs = InferenceInputs(model="opt-13b", gpu="h100-pcie-80gb", host="h100-spr-host", system=name)
     scenario = build_scenario(inputs)
@@ -124,7 +126,7 @@ def test_every_system_takes_overrides(name: str) -> None:
         predict_inference(scenario.replace(constants=(("typo", 1.0),)))
 
 
-@pytest.mark.parametrize("name", [name for name in STACKS if name != "resident"])
+@pytest.mark.parametrize("name", [name for name in stack_names() if name != "resident"])
 def test_a_stack_is_slower_than_its_roofline(name: str) -> None:
     """Floor and launches of a stack only add: nothing beats reading the weights once per step at full bandwidth."""
     scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system=name))
@@ -168,7 +170,7 @@ def test_a_constant_needs_its_source() -> None:
 # -- names ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SYSTEM_NAMES)
+@pytest.mark.parametrize("name", system_names())
 def test_a_system_is_found_however_it_is_spelled(name: str) -> None:
     for spelling in (name, name.upper(), name.replace("_", "-"), name.replace("_", " ")):
         assert get_system(spelling).name == name
@@ -189,7 +191,7 @@ def test_the_stage_chooses_the_system() -> None:
     assert resolve_system(None, DSZeRO.STAGE_3) == "zero_inference"
     assert resolve_system("zero-inference", DSZeRO.STAGE_3) == "zero_inference"
     assert resolve_system("FT", DSZeRO.NONE) == "fastertransformer"
-    for name in SYSTEM_NAMES:
+    for name in system_names():
         if name != "zero_inference":
             with pytest.raises(SpecError, match="zero_inference"):
                 resolve_system(name, DSZeRO.STAGE_3)

@@ -104,7 +104,12 @@ def test_the_wheel_holds_code_data_and_license_and_nothing_else(wheel: Path, shi
     assert {name.partition("/")[0] for name in code} == set(PACKAGES)
     assert not [name for name in code if "__pycache__" in name or name.endswith(".pyc")]
     assert shipped <= code
-    assert {"llm_perf/py.typed", "calibrate/py.typed", "llm_perf/systems/zero_inference.yaml"} <= code
+    systems = {"stacks/vllm/system.yaml", "stacks/vllm/0.2.yaml", "zero_inference/system.yaml"}
+    assert {
+        "llm_perf/py.typed",
+        "calibrate/py.typed",
+        *(f"llm_perf/systems/{name}" for name in systems),
+    } <= code
     assert "calibrate/measurements/published_inference.csv" in code
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 

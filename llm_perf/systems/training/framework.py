@@ -10,17 +10,12 @@ from pydantic import Field
 from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
 from llm_perf.config.training import TrainingScenario
+from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
 
-FRAMEWORKS = (
-    "megatron",
-    "megatron_2022",
-    "megatron_bridge",
-    "megatron_bridge_25",
-    "composer",
-    "fsdp",
-    "deepspeed",
-    "axolotl",
+_FOLDER = resources.files("llm_perf.systems.training")
+FRAMEWORKS = tuple(
+    sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 )
 """Each is a YAML file of constants in this folder."""
 
@@ -37,6 +32,19 @@ class Framework(ConstantsFile):
     defaults: dict[str, bool | int | str] = Field(default_factory=dict)
 
 
+def own_framework(name: str) -> Framework:
+    """What a framework's file says itself.
+
+    Raises:
+        SpecError: there is none of that exact name, or the file is malformed.
+    """
+    if name not in FRAMEWORKS:
+        raise SpecError(f"there is no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
+    file = _FOLDER / f"{name}.yaml"
+    text = file.read_text("utf-8")
+    return files.build(Framework, files.parse_mapping(text, file.name), text, file.name)
+
+
 @cache
 def load_framework(name: str) -> Framework:
     """A framework's file, what it extends included.
@@ -44,9 +52,7 @@ def load_framework(name: str) -> Framework:
     Raises:
         SpecError: the file is malformed.
     """
-    file = resources.files("llm_perf.systems.training") / f"{name}.yaml"
-    text = file.read_text("utf-8")
-    own = files.build(Framework, files.parse_mapping(text, file.name), text, file.name)
+    own = own_framework(name)
     if own.extends is None:
         return own
     parent = load_framework(own.extends)

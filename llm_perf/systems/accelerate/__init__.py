@@ -1,0 +1,216 @@
+"""Accelerate's device_map: modules that do not stay on a GPU are copied there one at a time, with nothing ahead.
+
+The copies read pageable memory, so that the driver moves them and the host waits: copies, products and hooks add up.
+On disk, weights are memory-mapped: pages are read first, then copied. Source: huggingface/accelerate, hooks.py
+(AlignDevicesHook) and big_modeling.py; the token table and the head stay on the GPU, as the published runs had it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import layer_matrices, layer_vectors
+from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import PathRate, copy_rate, disk_read_rate
+from llm_perf.systems.base import (
+    ALL_ON_GPU,
+    Evaluation,
+    Load,
+    MemoryParts,
+    MemoryUse,
+    PhaseCost,
+    Placement,
+    System,
+    TierShares,
+)
+from llm_perf.systems.footprint import layers_weight_bytes
+from llm_perf.systems.forward import Forward, decode_steps, replica_batch
+from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
+from llm_perf.systems.stacks.transformers import with_int8_products
+
+_GIB = 2**30
+
+
+class Accelerate(System):
+    """Whole modules on GPUs, CPU or disk; those that are not on a GPU come there for each pass."""
+
+    name = "accelerate"
+
+    def constants(self, scenario: Scenario) -> dict[str, float]:
+        """The system's constants, overridden by the scenario's."""
+        return with_int8_products(scenario, super().constants(scenario))
+
+    def check(self, scenario: Scenario) -> None:
+        """Refuse what device_map does not do.
+
+        Raises:
+            SpecError: with what would work.
+        """
+        p, offload = scenario.parallelism, scenario.offload
+        if p.tp_size > 1 or p.dp_size > 1 or p.ep_size > 1:
+            raise SpecError(
+                f"system {self.name} puts successive layers on successive GPUs: set pp_size to the number of GPUs and "
+                "leave tp_size, dp_size and ep_size at 1"
+            )
+        for what, shares in (("KV cache", offload.kv_cache), ("activations", offload.activations)):
+            if shares is not None and shares.gpu < 1:
+                raise SpecError(f"system {self.name} keeps the {what} on the GPU; it offloads weights only")
+        weights = offload.weights
+        if weights is None or weights.gpu == 1:
+            return
+        if scenario.dtype.weight_bits < 16:
+            raise SpecError(
+                f"system {self.name} cannot offload quantised weights: bitsandbytes keeps them on the GPU"
+            )
+        if weights.nvme > 0 and scenario.host.disk is None:
+            raise SpecError(f"host {scenario.host.name} has no disk to offload to")
+
+    def place(self, scenario: Scenario, load: Load) -> Placement:
+        """Weights where the scenario says; else the GPUs are filled first, then CPU memory, then the disk."""
+        return self._place(scenario, load, self.constants(scenario))
+
+    def _place(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> Placement:
+        given = scenario.offload.weights
+        if given is not None:
+            return Placement(
+                TierShares(given.gpu, given.cpu, given.nvme), ALL_ON_GPU, ALL_ON_GPU, "as asked for"
+            )
+        shares = _filled(scenario, load, constants)
+        return Placement(
+            shares, ALL_ON_GPU, ALL_ON_GPU, "filled in order: GPU beside cache and activations, CPU, disk"
+        )
+
+    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
+        """Memory of the fullest GPU, of the host and of its disk."""
+        return memory_use(scenario, load, placement, self.constants(scenario))
+
+    def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
+        """Placement, memory and both phases: a resident pass, and the copies of what does not stay, added."""
+        constants = self.constants(scenario)
+        placement = self._place(scenario, load, constants)
+        forward = Forward(scenario, constants)
+        batch = replica_batch(scenario, load)
+        stream = module_stream(scenario, placement, constants)
+        prefill = _with_stream(prefill_phase(forward, batch, load.prompt_len), 1.0, stream)
+        decode = None
+        if not scenario.model.encoder:
+            decode = _with_stream(decode_phase(forward, batch, load), decode_steps(load), stream)
+        memory = memory_use(scenario, load, placement, constants)
+        return Evaluation(placement, memory, prefill, decode, notes(scenario))
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleStream:
+    """Seconds of one pass over the modules that are not on a GPU."""
+
+    copy_s: Number
+    disk_s: Number
+    hooks_s: Number
+
+    @property
+    def total_s(self) -> Number:
+        """Nothing overlaps."""
+        return self.copy_s + self.disk_s + self.hooks_s
+
+
+def copy_path(scenario: Scenario, constants: dict[str, float]) -> PathRate:
+    """The driver's own copy out of pageable memory."""
+    source = "the driver's pageable copies on one machine, +-4 %"
+    return copy_rate(
+        scenario.gpu,
+        scenario.host,
+        Accelerate.name,
+        "mmap_h2d",
+        constants["driver_link_ratio"],
+        source,
+        constants["copy_latency_us"] * 1e-6,
+    )
+
+
+def module_stream(scenario: Scenario, placement: Placement, constants: dict[str, float]) -> ModuleStream:
+    """Copies, disk reads and hooks of one pass; all layers once, whatever the batch."""
+    weights, tiers = layers_weight_bytes(scenario), placement.weights
+    off = tiers.cpu + tiers.nvme
+    if not _any(off):
+        return ModuleStream(0.0, 0.0, 0.0)
+    model = scenario.model
+    tensors = sum(
+        group.count * (layer_matrices(model, group) + layer_vectors(model, group))
+        for group in model.layer_groups
+    )
+    copy_s = copy_path(scenario, constants).seconds(weights * off, tensors * off)
+    disk: Number = 0.0 * off
+    if scenario.host.disk is not None:
+        disk = weights * tiers.nvme / disk_read_rate(scenario.host, "mmap").bytes_per_s
+    hooks = scenario.model.num_layers * off * constants["hook_ms_per_layer"] * 1e-3
+    return ModuleStream(copy_s, disk, hooks)
+
+
+def _any(share: Number) -> bool:
+    return bool((share > 0).any()) if hasattr(share, "any") else share > 0
+
+
+def _with_stream(phase: PhaseCost, passes: Number, stream: ModuleStream) -> PhaseCost:
+    exposed = passes * stream.total_s
+    busy = {
+        **phase.busy_s,
+        "pcie": passes * stream.copy_s,
+        "nvme": passes * stream.disk_s,
+        "host": phase.busy_s["host"] + passes * stream.hooks_s,
+    }
+    return PhaseCost(phase.latency_s + exposed, {**phase.parts_s, "weight_streaming": exposed}, busy)
+
+
+# -- placement and memory -----------------------------------------------------------------------------------
+
+
+def largest_module_bytes(scenario: Scenario) -> float:
+    """Bytes of the largest matrix of a layer: what a GPU needs to hold of the modules that pass through it."""
+    matrices = [
+        linear.weights
+        for group in scenario.model.layer_groups
+        for linear in layer_linears(group, scenario.model.hidden_size)
+    ]
+    return max(matrices) * scenario.dtype.stored_weight_bits / 8
+
+
+def memory_use(
+    scenario: Scenario, load: Load, placement: Placement, constants: dict[str, float]
+) -> MemoryUse:
+    """Memory of the fullest GPU, of the host (memory-mapped pages are the system's cache) and of its disk."""
+    resident = gpu_memory(scenario, load, constants)
+    layers, tiers = layers_weight_bytes(scenario), placement.weights
+    off = tiers.cpu + tiers.nvme
+    away = layers * off / scenario.parallelism.pp_size
+    passing = minimum(away, largest_module_bytes(scenario))
+    gpu = MemoryParts(
+        weights_bytes=maximum(resident.weights_bytes - away, 0.0),
+        kv_cache_bytes=resident.kv_cache_bytes,
+        activations_bytes=resident.activations_bytes,
+        buffers_bytes=resident.buffers_bytes + passing,
+        reserved_bytes=resident.reserved_bytes,
+        capacity_bytes=resident.capacity_bytes,
+    )
+    reserve = constants["host_reserve_gib"] * _GIB
+    host, disk = scenario.host, scenario.host.disk
+    cpu = MemoryParts(layers * tiers.cpu, 0.0, 0.0, 0.0, reserve, host.usable_memory_bytes)
+    room = 0.0 if disk is None else disk.capacity_bytes
+    return MemoryUse(gpu, cpu, MemoryParts(layers * tiers.nvme, 0.0, 0.0, 0.0, 0.0, room))
+
+
+def _filled(scenario: Scenario, load: Load, constants: dict[str, float]) -> TierShares:
+    """Shares of the layers' weights when each tier is filled before the next is used."""
+    resident = gpu_memory(scenario, load, constants)
+    missing = resident.shortfall_bytes * scenario.parallelism.pp_size
+    if scenario.dtype.weight_bits < 16 or not _any(missing):
+        return TierShares(1.0 + 0.0 * missing, 0.0 * missing, 0.0 * missing)
+    layers = layers_weight_bytes(scenario)
+    # Whatever leaves needs room to pass through again.
+    passing = largest_module_bytes(scenario) * scenario.parallelism.pp_size
+    away = minimum((missing + passing * (missing > 0)) / layers, 1.0)
+    room = scenario.host.usable_memory_bytes - constants["host_reserve_gib"] * _GIB
+    cpu = away if scenario.host.disk is None else minimum(away, maximum(room, 0.0) / layers)
+    return TierShares(1.0 - away, cpu, away - cpu)

@@ -1,0 +1,323 @@
+"""Families of systems: a folder each, found by its ``system.yaml``, with one YAML of constants per range of versions.
+
+The name of a version's file is the name of its range (``vllm/0.2.yaml`` is ``vllm@0.2``), and its numbers order the
+ranges. The newest is what a family's name alone means.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from llm_perf.config import files
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.names import normalise, resolve
+from llm_perf.errors import SpecError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+Tier = Literal["gpu", "cpu", "nvme"]
+
+_DECLARATION = "system.yaml"
+_PACKAGE = "llm_perf.systems"
+_STACKS = "stacks"
+
+
+class Part(Spec):
+    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name."""
+
+    title: str = Field(min_length=1)
+    waits_for: tuple[str, ...] = ()
+
+
+class Calibration(Spec):
+    """What a fit to runs of one's own may change of a system.
+
+    Attributes:
+        times: Constants that are times of its framework.
+        copies: Whether its copies out of host memory have rates of their own.
+        shared_with: The system that the same runs stand for as well.
+    """
+
+    times: tuple[str, ...] = ()
+    copies: bool = False
+    shared_with: str | None = None
+
+
+class Family(Spec):
+    """What a system says about itself, whatever its version. Everything but the title has a default.
+
+    Attributes:
+        name: The folder's name.
+        title: What its makers call it.
+        short: Its name where a column is narrow; the name if None.
+        aliases: Other names that people use.
+        implementation: Its class in the folder's package; None for data on the resident model.
+        parts: Parts of its phases beyond those that all systems have.
+        resources: Resources that it waits for beyond those that all systems have, in words.
+        quantises_embeddings: Whether the token table and the head are quantised with the other weights.
+        weight_bits: Width of the weights where nothing is said; None for that of the computation.
+        weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
+        more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
+            or tensor ranks.
+        ds_zero: The stage of ``--ds-zero`` that is this system.
+        batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
+        reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
+        beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
+        accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
+        machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
+        calibration: What a fit may change.
+    """
+
+    name: str
+    title: str = Field(min_length=1)
+    short: str | None = None
+    aliases: tuple[str, ...] = ()
+    implementation: str | None = None
+    parts: dict[str, Part] = Field(default_factory=dict)
+    resources: dict[str, str] = Field(default_factory=dict)
+    quantises_embeddings: bool = False
+    weight_bits: PositiveInt | None = None
+    weights_on: Tier | None = None
+    cache_on: Tier | None = None
+    more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
+    ds_zero: PositiveInt | None = None
+    batch_per_client: bool = False
+    reports_device_memory: bool = False
+    beyond_host_memory: tuple[float, float, float] | None = None
+    accuracy_class: str | None = None
+    machine_constants: tuple[str, ...] = ()
+    calibration: Calibration = Calibration()
+
+    @property
+    def on_resident(self) -> bool:
+        """Whether it is data on the resident model: everything on the GPUs, divided into tensor ranks."""
+        return self.implementation is None
+
+    @property
+    def usual_weights(self) -> Tier | None:
+        """Where its weights are unless something else is said."""
+        return self.weights_on or ("gpu" if self.on_resident else None)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a family stands, and the package that its code, if any, is imported as."""
+
+    path: Traversable
+    package: str
+
+    @property
+    def name(self) -> str:
+        """The family's name."""
+        return self.path.name
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """Names of the ranges of versions that ship, oldest first."""
+        names = (entry.name for entry in self.path.iterdir())
+        stems = [
+            name.removesuffix(".yaml") for name in names if name.endswith(".yaml") and name != _DECLARATION
+        ]
+        return tuple(sorted(stems, key=numbers))
+
+    def text(self, file: str) -> str:
+        """The text of one of its files."""
+        return (self.path / file).read_text("utf-8")
+
+
+def own_folders() -> tuple[Path, ...]:
+    """Folders of the user's own families: LLM_PERF_SYSTEMS, separated as in PATH."""
+    return tuple(Path(one) for one in os.environ.get("LLM_PERF_SYSTEMS", "").split(os.pathsep) if one)
+
+
+def _roots() -> Iterator[tuple[Traversable, str]]:
+    home = resources.files(_PACKAGE)
+    yield home, _PACKAGE
+    yield home / _STACKS, f"{_PACKAGE}.{_STACKS}"
+    for own in own_folders():
+        yield own, _PACKAGE
+
+
+def _is_family(path: Traversable) -> bool:
+    return path.is_dir() and (path / _DECLARATION).is_file()
+
+
+@cache
+def family_names() -> tuple[str, ...]:
+    """Names of all families, in alphabetical order."""
+    found = {
+        entry.name for root, _ in _roots() if root.is_dir() for entry in root.iterdir() if _is_family(entry)
+    }
+    return tuple(sorted(found))
+
+
+@cache
+def folder_of(family: str) -> Folder:
+    """The folder of a family by its exact name.
+
+    Raises:
+        SpecError: there is none.
+    """
+    for root, package in _roots():
+        if _is_family(root / family):
+            return Folder(root / family, f"{package}.{family}")
+    raise SpecError(f"there is no system {family!r}; there are {', '.join(family_names())}")
+
+
+@cache
+def declaration(family: str) -> Family:
+    """What a family says about itself.
+
+    Raises:
+        SpecError: there is none of that exact name, or its file is malformed.
+    """
+    text = folder_of(family).text(_DECLARATION)
+    where = f"{family}/{_DECLARATION}"
+    return files.build(Family, files.parse_mapping(text, where) | {"name": family}, text, where)
+
+
+def families() -> tuple[Family, ...]:
+    """What all families say about themselves."""
+    return tuple(declaration(name) for name in family_names())
+
+
+@cache
+def find(name: str) -> tuple[str, str | None]:
+    """The family that ``name`` means, and the version that is asked for: None for the newest.
+
+    A name is a family's, or an alias of a family or of one of its versions; ``@`` and a version may follow.
+
+    Raises:
+        SpecError: unknown; the nearest names are listed.
+    """
+    head, at, version = name.partition("@")
+    if at and not version.strip():
+        raise SpecError(f"system {name!r} names no version after '@'; the newest is meant without it")
+    asked = version.strip() or None
+    plain = normalise(head).replace("-", "_")
+    if plain in family_names():
+        return plain, asked
+    aliases = {normalise(alias): family.name for family in families() for alias in family.aliases}
+    if normalise(head) in aliases:
+        return aliases[normalise(head)], asked
+    of_versions = _version_aliases()
+    found = resolve("system", head, family_names(), aliases | {alias: alias for alias in of_versions})
+    if found not in of_versions:
+        return found, asked
+    if asked is not None:
+        raise SpecError(f"system {name!r}: {head} is the version {'@'.join(of_versions[found])} already")
+    return of_versions[found]
+
+
+@cache
+def _version_aliases() -> dict[str, tuple[str, str]]:
+    found = {}
+    for family in family_names():
+        folder = folder_of(family)
+        for release in folder.releases:
+            where = f"{family}/{release}.yaml"
+            for alias in files.parse_mapping(folder.text(f"{release}.yaml"), where).get("aliases") or ():
+                found[normalise(str(alias))] = (family, release)
+    return found
+
+
+# -- versions -------------------------------------------------------------------------------------------------
+
+Numbers = tuple[int, ...]
+Covers = tuple[str | None, str | None]
+"""The first and the last version of a range; None where it is open."""
+
+
+def numbers(version: str) -> Numbers:
+    """The numbers of a version, which order it: 0.10 comes after 0.9."""
+    return tuple(int(digits) for digits in re.findall(r"\d+", version)[:8])
+
+
+def covers(version: Numbers, ends: tuple[Numbers | None, Numbers | None]) -> bool:
+    """Whether a version lies between two ends, both included; 0.2.7 is a 0.2, and 0 is any of 0.1 to 0.2."""
+    first, last = ends
+    return (first is None or _head(version, first) >= _head(first, version)) and (
+        last is None or _head(version, last) <= _head(last, version)
+    )
+
+
+def _head(one: Numbers, other: Numbers) -> Numbers:
+    return one[: len(other)]
+
+
+def _distance(one: Numbers, other: Numbers) -> tuple[int, int]:
+    """How far apart two versions are: fewer equal numbers at the front first, then the difference of the next."""
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    rest = [side[same] if same < len(side) else 0 for side in (one, other)]
+    return -same, abs(rest[0] - rest[1])
+
+
+def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | None]]) -> tuple[str, bool]:
+    """The range that a version lies in, or the nearest one, and whether it lies in it.
+
+    Of several that it lies in the newest is taken, and of two that are equally near the older: what a later version
+    does faster, an earlier one may not.
+
+    Args:
+        version: Its numbers.
+        ranges: First and last version of each range, oldest first.
+    """
+    inside = [name for name, ends in ranges.items() if covers(version, ends)]
+    if inside:
+        return inside[-1], True
+    below = [(name, last) for name, (_, last) in ranges.items() if last is not None and last < version][-1:]
+    above = [(name, first) for name, (first, _) in ranges.items() if first is not None and first > version][
+        :1
+    ]
+    return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
+
+
+@cache
+def release_of(family: str, version: str | None) -> tuple[str, bool]:
+    """The range of versions that stands for a version of a family, and whether it covers that version.
+
+    Raises:
+        SpecError: ``version`` has no number, or the family has no versions.
+    """
+    folder = folder_of(family)
+    releases = folder.releases
+    if version is None:
+        return releases[-1], True
+    wanted = normalise(version)
+    by_name = {normalise(name): name for name in releases}
+    if wanted in by_name:
+        return by_name[wanted], True
+    for alias, (of, release) in _version_aliases().items():
+        if of == family and alias in (wanted, f"{normalise(family)}-{wanted}"):
+            return release, True
+    ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
+    if not ranges:
+        raise SpecError(f"system {family} has no versions to choose from; got {family}@{version}")
+    if not numbers(version):
+        raise SpecError(
+            f"system {family}@{version}: {version!r} is no version; there are {', '.join(releases)}"
+        )
+    return nearest(numbers(version), ranges)
+
+
+def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
+    """First and last version of a range; one that does not say is of the numbers of its name."""
+    text = folder.text(f"{release}.yaml")
+    stated = files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("covers")
+    if stated is None:
+        own = numbers(release) or None
+        return own, own
+    first, last = (None if end is None else numbers(str(end)) for end in stated)
+    return first, last

@@ -1,0 +1,312 @@
+"""Everything on the GPU: one model of a forward pass, and the software stacks that run it as data beside it."""
+
+from __future__ import annotations
+
+from llm_perf.config.parallelism import DSZeRO, divisors
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.parameters import token_table_params
+from llm_perf.counts.quadrature import context_nodes
+from llm_perf.errors import SpecError
+from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.base import (
+    ALL_ON_GPU,
+    NO_MEMORY,
+    SERVING_OPTIONS,
+    Evaluation,
+    Load,
+    MemoryParts,
+    MemoryUse,
+    PhaseCost,
+    Placement,
+    System,
+)
+from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
+from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.pipeline import Pipeline, last_stage_s
+from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
+from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
+
+_GIB = 2**30
+
+
+class Resident(System):
+    """A stack whose weights, cache and activations all live on the GPUs.
+
+    Each step takes S(device, host): kernels on the device, launches and Python on the host, overlapped as well as
+    the stack's ``overlap_exponent`` says, and a time per step and per sequence for scheduling and sampling.
+    """
+
+    options = frozenset(SERVING_OPTIONS)
+
+    name = "resident"
+
+    def check(self, scenario: Scenario) -> None:
+        """Refuse offloading and ZeRO stage 3, which need a system that streams.
+
+        Raises:
+            SpecError: with the system to use.
+        """
+        offload = scenario.offload
+        asked = [offload.weights, offload.kv_cache, offload.activations]
+        if any(shares is not None and shares.gpu < 1 for shares in asked):
+            raise SpecError(
+                f"system {self.name} keeps everything on the GPU; to offload, use --system zero_inference"
+            )
+        if scenario.ds_zero is DSZeRO.STAGE_3:
+            raise SpecError(
+                f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
+            )
+        _check_micro_batches(scenario)
+        check_draft(scenario)
+        if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
+            raise SpecError(
+                f"{scenario.model.name} is an encoder: it has neither a cached prefix nor tokens to draft"
+            )
+
+    def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
+        """Everything on the GPU, whether it fits or not."""
+        return Placement(
+            ALL_ON_GPU, ALL_ON_GPU, ALL_ON_GPU, f"system {self.name} keeps everything on the GPU"
+        )
+
+    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:  # noqa: ARG002 - likewise
+        """Memory of the fullest GPU."""
+        return MemoryUse(self.gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
+
+    def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
+        """Placement, memory and both phases."""
+        constants = self.constants(scenario)
+        forward = Forward(scenario, constants)
+        batch = replica_batch(scenario, load)
+        placement = self.place(scenario, load)
+        memory = MemoryUse(self.gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
+        rounds = Rounds(scenario, constants)
+        prefill = self.prefill(forward, batch, load)
+        prefill = with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len)
+        decode = None if scenario.model.encoder else decode_phase(forward, batch, load, rounds)
+        return Evaluation(placement, memory, prefill, decode, notes(scenario))
+
+    def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
+        """The phase up to the first token."""
+        return prefill_phase(forward, batch, load.prompt_len)
+
+    def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
+        """Memory of the fullest GPU."""
+        return gpu_memory(scenario, load, constants)
+
+
+def _check_micro_batches(scenario: Scenario) -> None:
+    count, stages = scenario.offload.micro_batches, scenario.parallelism.pp_size
+    if count == 1:
+        return
+    if stages == 1:
+        raise SpecError(
+            f"micro_batches {count} keep pipeline stages busy: give --pp-size, or leave them at 1"
+        )
+    if scenario.speculation is not None:
+        raise SpecError(f"micro_batches {count} and a draft model are not modelled together: leave one out")
+    replica = scenario.workload.batch_size // scenario.parallelism.dp_size
+    if replica % count:
+        raise SpecError(
+            f"micro_batches {count} do not divide the {replica} sequences of a replica; possible: {divisors(replica)}"
+        )
+
+
+def notes(scenario: Scenario) -> tuple[str, ...]:
+    """What a reader should know about how the scenario was read."""
+    if scenario.ds_zero in (DSZeRO.STAGE_1, DSZeRO.STAGE_2):
+        stage = scenario.ds_zero.value
+        zero = f"ZeRO stage {stage} shards optimizer states and gradients, so at inference it equals stage 0"
+        return (zero, *draft_notes(scenario))
+    return draft_notes(scenario)
+
+
+def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
+    """Memory of the fullest GPU with everything on it."""
+    batch = replica_batch(scenario, load)
+    p = scenario.parallelism
+    communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
+    weights, cache = (
+        resident_weight_bytes(scenario, constants),
+        stage_kv_bytes(scenario, batch, load.context_len),
+    )
+    draft = draft_scenario(scenario)
+    if draft is not None:
+        weights += resident_weight_bytes(draft, constants)
+        cache = cache + stage_kv_bytes(draft, batch, load.context_len)
+    live = batch / scenario.offload.micro_batches
+    tokens = tokens_per_pass(scenario.workload, load.prompt_len)
+    return MemoryParts(
+        weights_bytes=weights,
+        kv_cache_bytes=cache,
+        activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
+        buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
+        reserved_bytes=constants["process_reserve_gib"] * _GIB,
+        capacity_bytes=scenario.gpu.usable_memory_bytes,
+    )
+
+
+def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
+    """Weight bytes of the fullest GPU; some stacks store the token table a second time for the head."""
+    model = scenario.model
+    weights = stage_weight_bytes(scenario)
+    if constants["duplicate_embeddings"] and model.tied_embeddings and scenario.parallelism.pp_size == 1:
+        table = token_table_params(model) / scenario.parallelism.tp_size
+        formats = scenario.dtype.formats
+        bits = scenario.dtype.stored_embedding_bits if formats is None else formats.embedding.bits
+        weights += table * bits / 8
+    return weights
+
+
+def host_s_per_pass(forward: Forward) -> float:
+    """Seconds that the host needs to launch one pass: kernels per layer, and Python per layer."""
+    c = forward.constants
+    kernels = c["kernels_per_layer"] + 5 + (2 if forward.tp > 1 else 0)
+    per_layer = kernels * c["launch_us"] + c["python_us_per_layer"]
+    return forward.model.num_layers * per_layer * 1e-6
+
+
+def exposed_host_s(forward: Forward, device_s: Number) -> Number:
+    """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
+    together = p_norm(device_s, host_s_per_pass(forward), forward.constants["overlap_exponent"])
+    return maximum(together - device_s, 0.0)
+
+
+def step_overhead_s(forward: Forward, batch: Number) -> Number:
+    """Scheduling and sampling of one step."""
+    return forward.constants["step_ms"] * 1e-3 + batch * forward.constants["sequence_us"] * 1e-6
+
+
+def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
+    """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
+    pipeline = Pipeline.of(forward.scenario)
+    part = batch / pipeline.micro_batches
+    costs, passes = prompt_passes(forward, part, prompt_len)
+    device = costs.total_s
+    overhead = passes * step_overhead_s(forward, part) + forward.constants["prefill_ms"] * 1e-3
+    framework = passes * exposed_host_s(forward, device / passes) + overhead
+    costs.busy("host", passes * host_s_per_pass(forward) + overhead)
+    phase = PhaseCost(device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s)
+    if pipeline.stages == 1:
+        return phase
+    transfers = costs.parts_s.get("pipeline_transfer", 0.0)
+    slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
+    return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
+
+
+def with_draft_prefill(
+    phase: PhaseCost, draft: Forward | None, batch: Number, prompt_len: Number
+) -> PhaseCost:
+    """The prefill, and the draft model's own: it needs the prompt's keys and values as well."""
+    if draft is None:
+        return phase
+    own = prefill_phase(draft, batch, prompt_len)
+    return PhaseCost(
+        phase.latency_s + own.latency_s,
+        phase.parts_s | {"draft_model": own.latency_s},
+        _added(phase.busy_s, own.busy_s, 1.0),
+        phase.stages_busy,
+        phase.slowest_stage_s,
+    )
+
+
+def decode_phase(forward: Forward, batch: Number, load: Load, rounds: Rounds | None = None) -> PhaseCost:
+    """All decode steps: step i works on a context of prompt_len + i tokens."""
+    return Decode(forward, batch, load, rounds or Rounds(forward.scenario, forward.constants)).phase()
+
+
+class Decode:
+    """The decode steps of one load, summed over their contexts without visiting each."""
+
+    def __init__(self, forward: Forward, batch: Number, load: Load, rounds: Rounds) -> None:
+        self.forward, self.load, self.rounds = forward, load, rounds
+        self.pipeline = Pipeline.of(forward.scenario)
+        self.part = batch / self.pipeline.micro_batches
+        self.constant, self.attention = forward.decode_step(self.part, rounds.queries)
+        self.base_s = self.constant.total_s
+        self.overhead_s = step_overhead_s(forward, self.part)
+        self.draft = DraftStep(rounds.draft, self.part) if rounds.draft is not None else None
+
+    def phase(self) -> PhaseCost:
+        """One way through the stages for every step, and what the micro-batches add to that."""
+        forward, rounds = self.forward, self.rounds
+        steps = decode_steps(self.load)
+        attended_s: Number = 0.0
+        exposed_s: Number = 0.0
+        drafted_s: Number = 0.0
+        draft_attended_s: Number = 0.0
+        wait_s: Number = 0.0
+        slowest_s: Number = 0.0
+        # The host stops being waited for where the device takes longer: a corner, if a rounded one.
+        kinks = (
+            *forward.windows,
+            forward.context_when(self.attention, host_s_per_pass(forward) - self.base_s),
+        )
+        for context, weight in context_nodes(self.load.prompt_len + 1, steps, kinks):
+            attention_s = forward.attention_s(self.attention, context)
+            exposed = exposed_host_s(forward, self.base_s + attention_s)
+            attended_s = attended_s + weight * attention_s
+            exposed_s = exposed_s + weight * exposed
+            if self.draft is not None:
+                drafted_s = drafted_s + weight * self._drafting_s(self.draft, context)
+                draft_attended_s = draft_attended_s + weight * self.draft.attention_s(context)
+            if self.pipeline.stages > 1:
+                way = self.base_s + attention_s + exposed + self.overhead_s
+                slowest = self._slowest_s(way)
+                slowest_s = slowest_s + weight * slowest
+                wait_s = wait_s + weight * self.pipeline.wait_s(way, slowest, False)
+        passes = steps / rounds.tokens
+        phase = self._one_way(
+            passes, attended_s / rounds.tokens, exposed_s / rounds.tokens + passes * self.overhead_s
+        )
+        if self.draft is not None:
+            drafts = rounds.drafted / rounds.tokens
+            phase = self._with_draft(
+                phase, self.draft, steps * drafts, drafted_s / rounds.tokens, draft_attended_s * drafts
+            )
+        return self.pipeline.stretched(phase, wait_s / rounds.tokens, slowest_s / rounds.tokens)
+
+    def _slowest_s(self, way_s: Number) -> Number:
+        parts = self.constant.parts_s
+        return self.pipeline.slowest_stage_s(
+            way_s, parts.get("pipeline_transfer", 0.0), last_stage_s(parts) + self.overhead_s
+        )
+
+    def _drafting_s(self, draft: DraftStep, context: Number) -> Number:
+        """The draft's passes of one round; the scheduler and the sampler run once per round, not once per pass."""
+        device = draft.device_s(context)
+        return self.rounds.drafted * (device + exposed_host_s(draft.forward, device))
+
+    def _one_way(self, passes: Number, attended_s: Number, framework_s: Number) -> PhaseCost:
+        parts = {name: passes * seconds for name, seconds in self.constant.parts_s.items()}
+        parts["attention"] = parts["attention"] + attended_s
+        parts["framework"] = framework_s
+        busy = {name: passes * seconds for name, seconds in self.constant.busy_s.items()}
+        add_attention_busy(busy, self.attention, attended_s)
+        busy["host"] = passes * (host_s_per_pass(self.forward) + self.overhead_s)
+        return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy)
+
+    @staticmethod
+    def _with_draft(
+        phase: PhaseCost, draft: DraftStep, passes: Number, drafted_s: Number, attended_s: Number
+    ) -> PhaseCost:
+        """The phase, and so many passes of the draft model, of which attention over the context takes ``attended_s``."""
+        busy = _added(phase.busy_s, draft.constant.busy_s, passes)
+        add_attention_busy(busy, draft.attention, attended_s)
+        busy["host"] = busy["host"] + passes * host_s_per_pass(draft.forward)
+        return PhaseCost(phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy)
+
+
+def _added(busy_s: dict[str, Number], more_s: dict[str, Number], times: Number) -> dict[str, Number]:
+    names = dict.fromkeys((*busy_s, *more_s))
+    return {name: busy_s.get(name, 0.0) + times * more_s.get(name, 0.0) for name in names}
+
+
+def add_attention_busy(busy: dict[str, Number], attention: list[DecodeAttention], attended_s: Number) -> None:
+    """Attribute decode attention to arithmetic or memory in the proportion of its two roofs."""
+    total = sum(entry.per_token_s for entry in attention)
+    compute = sum(entry.compute_per_token_s for entry in attention)
+    memory = sum(entry.memory_per_token_s for entry in attention)
+    busy["compute"] = busy["compute"] + attended_s * compute / total
+    busy["hbm"] = busy["hbm"] + attended_s * memory / total

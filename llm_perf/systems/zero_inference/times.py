@@ -1,0 +1,301 @@
+"""Times of ZeRO-Inference: weights stream through the GPUs module by module while earlier modules compute.
+
+Schedules are made of steps (`llm_perf.systems.schedule`) whose lanes hide a share of what they could: disk reads behind
+copies, streaming behind kernels, copies of the cache beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, is_array, where
+from llm_perf.counts.quadrature import context_nodes
+from llm_perf.hardware import streams
+from llm_perf.hardware.collective import fabric
+from llm_perf.hardware.transfer import PathRate, copy_rate, cpu_attention_rate, disk_read_rate
+from llm_perf.systems.base import Load, PhaseCost, Placement
+from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
+from llm_perf.systems.forward import Costs, Forward, decode_steps
+from llm_perf.systems.resident import add_attention_busy
+from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
+from llm_perf.systems.zero_inference.memory import kept_param_bytes, streamed_parameters
+
+SYSTEM = "zero_inference"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRates:
+    """Rates of one machine as this system drives it. ``disk`` is None where the host has none."""
+
+    host_to_gpu: PathRate
+    gpu_to_host: PathRate
+    disk: PathRate | None
+    cpu_attention: PathRate | None
+    layer_overhead_s: float
+    layer_overhead_source: str
+
+
+class ZeroPasses:
+    """Times of one scenario at one placement."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        constants: dict[str, float],
+        forward: Forward,
+        placement: Placement,
+        rates: StreamRates,
+        batch: Number,
+    ) -> None:
+        self.scenario, self.constants, self.forward = scenario, constants, forward
+        self.placement, self.rates, self.batch = placement, rates, batch
+        weights = model_weight_bytes(scenario) - kept_param_bytes(scenario)
+        ranks = scenario.parallelism.dp_size
+        tiers = placement.weights
+        self.sharers = link_sharers(scenario)
+        streamed = tiers.cpu + tiers.nvme
+        copies = streamed_parameters(scenario) * streamed
+        self.copy_s = self._copies_s(rates.host_to_gpu, weights * streamed / ranks, copies)
+        gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
+        self.gathers = ranks > 1
+        self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
+        self.disk_s = disk_s(weights * tiers.nvme / scenario.num_nodes, rates)
+        per_pass_s = constants["pass_overhead_ms"] * 1e-3
+        self.overhead_s = scenario.model.num_layers * rates.layer_overhead_s + per_pass_s
+        on_host = placement.kv_cache.cpu > 0
+        self.cache_on_host = bool(on_host.any()) if is_array(on_host) else bool(on_host)
+        self.stream = self._stream()
+        self.stream_s = self.stream.duration_s
+
+    def _copies_s(self, path: PathRate, moved_bytes: Number, copies: Number) -> Number:
+        """Copies of one GPU over a link that others share: their bytes wait for each other's, their latencies do not."""
+        return path.seconds(moved_bytes, copies) + moved_bytes * (self.sharers - 1.0) / path.bytes_per_s
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _stream(self) -> Step:
+        """All weights of one pass: disk reads, copies, gathers, module hooks.
+
+        Gathers hide behind the copies where the GPUs have links of their own; over PCIe both take the same link.
+        Reads are prefetched one bucket ahead, less than a layer, so that only a share of them hides.
+        """
+        label = "weight_streaming"
+        copies = {"copies": (Work(streams.H2D, label, self.copy_s),)}
+        gathers = {"gathers": (Work(streams.INTERCONNECT, label, self.gather_s),)} if self.gathers else {}
+        own_links = self.scenario.gpu.link.gb_per_s_per_direction is not None
+        fetch = Step("fetch", {**copies, **gathers}, overlap=own_links)
+        hooks = Work(streams.HOST, "framework", self.overhead_s)
+        lanes = {"disk": (Work(streams.DISK_READ, label, self.disk_s),), "fetch": (fetch, hooks)}
+        hidden = 0.0 if self.scenario.offload.prefetch is False else self.constants["nvme_prefetch_share"]
+        return Step("stream", lanes, overlap=hidden)
+
+    @property
+    def overlap(self) -> float:
+        """Share of what computing and streaming could hide of each other that hides."""
+        return 0.0 if self.scenario.offload.overlap is False else self.constants["overlap_share"]
+
+    def _steps(
+        self,
+        stream: Work | Step,
+        kernels: Lane,
+        fetch_s: Number = 0.0,
+        store_s: Number = 0.0,
+        attention_s: Number = 0.0,
+    ) -> tuple[Step, ...]:
+        """One pass: weights come in while earlier modules compute, then what waits for all of it.
+
+        Copies of the cache, ``fetch_s`` to the GPU and ``store_s`` back, run beside the kernels if they may, else after
+        them; so does attention on the CPU over a cache in host memory.
+        """
+        label = "kv_offload"
+        fetch, store = Work(streams.H2D, label, fetch_s), Work(streams.D2H, label, store_s)
+        on_cpu = Step(
+            "attention on the CPU", {"cpu": (Work(streams.CPU, label, attention_s),)}, overlap=False
+        )
+        if self.scenario.offload.async_kv_offload:
+            lanes = {"stream": (stream, fetch), "kernels": kernels, "stores": (store,)}
+            return Step("pass", lanes, overlap=self.overlap), on_cpu
+        after = Step("cache", {"copies": (fetch, store)}, overlap=False)
+        return Step("pass", {"stream": (stream,), "kernels": kernels}, overlap=self.overlap), after, on_cpu
+
+    def _latencies(
+        self, device_s: Number, fetch_s: Number = 0.0, store_s: Number = 0.0, attention_s: Number = 0.0
+    ) -> tuple[Number, Number]:
+        """Seconds that streaming adds to ``device_s``, and those that the cache adds to both."""
+        stream = Work(streams.H2D, "weight_streaming", self.stream_s)
+        kernels = (Work(streams.COMPUTE, "kernels", device_s),)
+        alone = Step("pass", {"stream": (stream,), "kernels": kernels}, overlap=self.overlap).duration_s
+        if not self.cache_on_host:
+            return alone - device_s, 0.0 * device_s
+        whole = total(step.duration_s for step in self._steps(stream, kernels, fetch_s, store_s, attention_s))
+        return alone - device_s, whole - alone
+
+    def schedule(self, costs: Costs, context: Number | None = None, prompt_len: Number = 0.0) -> Schedule:
+        """One pass layer by layer, each layer an equal part of it: for a single configuration.
+
+        ``costs`` are its kernels; ``context`` is that of a decode step, ``prompt_len`` that of a prefill.
+        """
+        layers = self.scenario.model.num_layers
+        kernels = tuple(Work(streams.COMPUTE, name, seconds) for name, seconds in costs.parts_s.items())
+        if context is None:
+            steps = self._steps(self.stream, kernels, store_s=self._store_s(prompt_len))
+        else:
+            fetch_s, attention_s = self._cache_fetch_s(context), self._cpu_attention_s(context)
+            steps = self._steps(self.stream, kernels, fetch_s, attention_s=attention_s)
+        layer = tuple(step.scaled(1.0 / layers) for step in steps if step.duration_s > 0)
+        return Schedule((Block(layer, float(layers)),))
+
+    # -- phases -----------------------------------------------------------------------------------------------
+
+    def prefill(self, prompt_len: Number) -> PhaseCost:
+        """All prompts in one pass."""
+        costs = self.forward.prefill(self.batch, prompt_len)
+        device, store = costs.total_s, self._store_s(prompt_len)
+        streaming, offload = self._latencies(device, store_s=store)
+        parts = {**costs.parts_s, **self._streaming_parts(streaming), "kv_offload": offload}
+        return PhaseCost(device + streaming + offload, parts, self._busy(costs, 1.0, store))
+
+    def schedules(self, load: Load) -> tuple[Schedule, Schedule]:
+        """The prefill's and the first decode step's, which is empty for an encoder."""
+        prefill = self.schedule(self.forward.prefill(self.batch, load.prompt_len), prompt_len=load.prompt_len)
+        if self.scenario.model.encoder:
+            return prefill, Schedule(())
+        costs, attention = self.forward.decode_step(self.batch)
+        context = load.prompt_len + 1
+        costs.part("attention", self.forward.attention_s(attention, context) * self.attends_on_gpu)
+        return prefill, self.schedule(costs, context)
+
+    def decode(self, load: Load) -> PhaseCost:
+        """All decode steps."""
+        constant, attention = self.forward.decode_step(self.batch)
+        steps = decode_steps(load)
+        base = constant.total_s
+        on_gpu = self.attends_on_gpu
+        attended_s: Number = 0.0
+        streaming: Number = 0.0
+        cpu_s: Number = 0.0
+        fetched_s: Number = 0.0
+        # What hides grows with the context until computing takes longer than streaming.
+        kinks = list(self.forward.windows)
+        if on_gpu:
+            kinks.append(self.forward.context_when(attention, (self.stream_s - base) / on_gpu))
+        for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
+            attention_s = self.forward.attention_s(attention, context) * on_gpu
+            attended_s = attended_s + weight * attention_s
+            fetch_s = self._cache_fetch_s(context)
+            fetched_s = fetched_s + weight * fetch_s
+            exposed_s, offload_s = self._latencies(
+                base + attention_s, fetch_s, attention_s=self._cpu_attention_s(context)
+            )
+            cpu_s = cpu_s + weight * offload_s
+            streaming = streaming + weight * exposed_s
+        parts = {name: steps * seconds for name, seconds in constant.parts_s.items()}
+        parts["attention"] = parts["attention"] + attended_s
+        parts |= self._streaming_parts(streaming)
+        parts["kv_offload"] = cpu_s
+        busy = self._busy(constant, steps, fetched_s)
+        add_attention_busy(busy, attention, attended_s)
+        busy["cpu"] = 0.0 if self.copies_cache else cpu_s
+        return PhaseCost(steps * base + attended_s + streaming + cpu_s, parts, busy)
+
+    def _streaming_parts(self, exposed_s: Number) -> dict[str, Number]:
+        """What streaming exposes, told apart: module hooks are framework time and stay where nothing moves."""
+        hooks = self.overhead_s / where(self.stream_s > 0, self.stream_s, 1.0)
+        return {"weight_streaming": exposed_s * (1.0 - hooks), "framework": exposed_s * hooks}
+
+    @property
+    def copies_cache(self) -> bool:
+        """Attention runs on the GPU although the cache is in host memory: all of it is copied there in every step."""
+        return self.scenario.offload.attention_device == "gpu"
+
+    def _cache_fetch_s(self, context: Number) -> Number:
+        """Copies of the cache to the GPU in one step."""
+        if not self.copies_cache:
+            return 0.0 * context
+        return self._copies_s(self.rates.host_to_gpu, self._kv_bytes(context), self._cache_copies)
+
+    @property
+    def attends_on_gpu(self) -> Number:
+        """Share of attention on the GPU: over a cache in host memory it runs there, unless that is copied in every step."""
+        return 1.0 if self.copies_cache else self.placement.kv_cache.gpu
+
+    def _store_s(self, prompt_len: Number) -> Number:
+        """Copies of the prompts' cache to host memory."""
+        return self._copies_s(self.rates.gpu_to_host, self._kv_bytes(prompt_len), self._cache_copies)
+
+    @property
+    def _cache_copies(self) -> Number:
+        """Copies of the cache in one pass: keys and values of each layer, where they are in host memory."""
+        return where(self.placement.kv_cache.cpu > 0, 2.0 * self.scenario.model.num_layers, 0.0)
+
+    def _kv_bytes(self, tokens: Number) -> Number:
+        """Cache bytes of ``tokens`` tokens per sequence that live in host memory."""
+        return stage_kv_bytes(self.scenario, self.batch, tokens) * self.placement.kv_cache.cpu
+
+    def _cpu_attention_s(self, context: Number) -> Number:
+        """Attention over a cache in host memory runs on the CPU, after the weights of the step."""
+        if self.rates.cpu_attention is None or self.copies_cache:
+            return 0.0 * context
+        ranks = self.scenario.gpus_per_node
+        return self._kv_bytes(context) * ranks / self.rates.cpu_attention.bytes_per_s
+
+    def _busy(self, costs: Costs, passes: Number, store_s: Number) -> dict[str, Number]:
+        busy = {name: passes * seconds for name, seconds in costs.busy_s.items()}
+        busy["pcie"] = passes * self.copy_s + store_s
+        busy["nvme"] = passes * self.disk_s
+        busy["interconnect"] = busy.get("interconnect", 0.0) + passes * self.gather_s
+        busy["host"] = passes * self.overhead_s
+        return busy
+
+
+def link_sharers(scenario: Scenario) -> float:
+    """GPUs that share one link to the host, where a deployment spreads over a node's links as far as they go.
+
+    The blog's rows on 2 and 4 of a DGX-2's 16 GPUs show a link each, although pairs of GPUs share one.
+    """
+    host = scenario.host
+    links = max(host.gpus_per_node // host.gpus_per_pcie_link, 1)
+    return max(scenario.gpus_per_node / links, 1.0)
+
+
+def disk_s(moved_bytes: Number, rates: StreamRates) -> Number:
+    """Seconds of reading ``moved_bytes`` from disk; nothing to read needs no disk."""
+    return 0.0 * moved_bytes if rates.disk is None else moved_bytes / rates.disk.bytes_per_s
+
+
+def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates:
+    """The copy, disk and CPU rates of the scenario's machine under this system."""
+    gpu, host, name = scenario.gpu, scenario.host, SYSTEM
+    latency = constants["copy_latency_us"] * 1e-6
+    source = "usual for this system's copies; the range over measured machines is 0.6 to 0.86"
+    if scenario.offload.pin_memory:
+        h2d = copy_rate(gpu, host, name, "pinned_h2d", constants["pinned_link_ratio"], source, latency)
+    else:
+        h2d = copy_rate(
+            gpu,
+            host,
+            name,
+            "pageable_h2d",
+            constants["pageable_link_ratio"],
+            "one machine, +-6 %",
+            latency,
+        )
+    pinned_kv = scenario.offload.pin_kv_cache
+    d2h = copy_rate(
+        gpu,
+        host,
+        name,
+        "pinned_d2h" if pinned_kv else "pageable_d2h",
+        constants["pinned_link_ratio" if pinned_kv else "pageable_link_ratio"],
+        "taken as equal to the other direction",
+        latency,
+    )
+    disk = None if host.disk is None else disk_read_rate(host, "direct")
+    kv_on_cpu = scenario.offload.kv_cache is not None and scenario.offload.kv_cache.cpu > 0
+    attends_on_cpu = kv_on_cpu and scenario.offload.attention_device != "gpu"
+    cpu = cpu_attention_rate(host, name, constants["cpu_attention_ratio"], "1/13") if attends_on_cpu else None
+    measured = host.layer_overhead_ms.get(name)
+    overhead = constants["layer_overhead_ms"] if measured is None else measured
+    stated = f"host {host.name}" if measured is not None else f"default of system {name}"
+    return StreamRates(h2d, d2h, disk, cpu, overhead * 1e-3, stated)

@@ -1,0 +1,294 @@
+"""Versions of systems: which file stands for which, and that a report says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.cli.main import run
+from llm_perf.errors import SpecError
+from llm_perf.systems import get_system, system_names
+from llm_perf.systems.constants import load_constants, own_constants
+from llm_perf.systems.families import covers, find, folder_of, nearest, numbers, release_of
+
+ASKED = {"model": "opt-13b", "gpu": "a100-sxm-80gb"}
+RELEASES = [(family, release) for family in system_names() for release in folder_of(family).releases]
+
+
+# -- the files that ship --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "release"), RELEASES)
+def test_a_file_is_found_by_its_name_and_by_each_end_of_its_range(family: str, release: str) -> None:
+    assert release_of(family, release) == (release, True)
+    for end in own_constants(family, release).covers or ():
+        if end is not None:
+            assert release_of(family, end) == (release, True)
+
+
+@pytest.mark.parametrize(("family", "release"), RELEASES)
+def test_a_file_is_named_after_a_version_that_it_covers(family: str, release: str) -> None:
+    """Names order the files, so that the newest is known without reading any."""
+    stated = own_constants(family, release).covers
+    if stated is not None:
+        first, last = (None if end is None else numbers(end) for end in stated)
+        assert covers(numbers(release), (first, last))
+
+
+@pytest.mark.parametrize("family", system_names())
+def test_ranges_of_a_family_do_not_overlap(family: str) -> None:
+    stated = [own_constants(family, release).covers for release in folder_of(family).releases]
+    for before, after in pairwise([ends for ends in stated if ends is not None]):
+        last, first = before[1], after[0]
+        assert last is not None, f"{family}: only the newest range may be open"
+        assert first is not None, f"{family}: only the oldest range may begin anywhere"
+        assert numbers(last) < numbers(first)
+
+
+@pytest.mark.parametrize("family", system_names())
+def test_a_family_alone_is_its_newest_version(family: str) -> None:
+    newest = max(folder_of(family).releases, key=numbers)
+    assert load_constants(family) == load_constants(f"{family}@{newest}")
+    assert get_system(family) is get_system(f"{family}@{newest}")
+
+
+def test_an_end_of_a_range_is_text() -> None:
+    """0.10 as a number is 0.1."""
+    file = own_constants("vllm", "0.2")
+    with pytest.raises(SpecError, match="covers"):
+        file.replace(covers=(0.1, 0.10))
+
+
+# -- the nearest ----------------------------------------------------------------------------------------------
+
+ONE = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda pair: f"{pair[0]}.{pair[1]}")
+
+
+@st.composite
+def disjoint_ranges(draw: st.DrawFn) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    ends = sorted({numbers(draw(ONE)) for _ in range(2 * draw(st.integers(1, 4)))})
+    ends = ends[: len(ends) // 2 * 2] or [(0, 1), (0, 2)]
+    return {f"{first}": (first, last) for first, last in zip(ends[::2], ends[1::2], strict=True)}
+
+
+@given(disjoint_ranges(), ONE)
+def test_the_nearest_is_the_range_around_a_version_or_one_beside_it(
+    ranges: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], version: str
+) -> None:
+    wanted, names = numbers(version), list(ranges)
+    found, inside = nearest(wanted, dict(ranges))
+    first, last = ranges[found]
+    assert inside == (first <= wanted <= last)
+    assert inside == any(first <= wanted <= last for first, last in ranges.values())
+    place = names.index(found)
+    if wanted > last and place + 1 < len(names):
+        assert wanted < ranges[names[place + 1]][0]
+    if wanted < first and place:
+        assert wanted > ranges[names[place - 1]][1]
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [
+        ("0.9", "old"),
+        ("0.10", "new"),
+        ("0.9.4", "old"),
+        ("0.12", "new"),
+        ("0.1", "old"),
+        ("2", "new"),
+        ("0.11", "new"),
+    ],
+)
+def test_numbers_order_versions(version: str, found: str) -> None:
+    ranges = {"old": ((0, 5), (0, 9)), "new": ((0, 10), (0, 11))}
+    assert nearest(numbers(version), dict(ranges))[0] == found
+
+
+def test_of_two_that_are_as_near_the_older_is_taken() -> None:
+    assert nearest((0, 5), {"old": ((0, 1), (0, 4)), "new": ((0, 6), (0, 9))}) == ("old", False)
+    assert nearest((0, 6), {"old": ((0, 1), (0, 4)), "new": ((0, 7), (0, 9))}) == ("new", False)
+
+
+# -- what is asked for ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vllm", "vLLM@0.2", "vllm@0.1.7", "vllm-2023", "vllm@2023"])
+def test_names_of_a_version(name: str) -> None:
+    assert get_system(name) is get_system("vllm@0.2")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vllm@", "names no version after '@'"),
+        ("vllm@new", "'new' is no version; there are 0.2"),
+        ("resident@2", "system resident has no versions"),
+        ("vllm-2023@0.2", "vllm-2023 is the version vllm@0.2 already"),
+        ("vlm@0.2", "unknown system 'vlm'; the nearest known: vllm"),
+    ],
+)
+def test_a_version_that_cannot_be(name: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        build_scenario(InferenceInputs(**ASKED, system=name))
+
+
+def test_a_version_that_does_not_ship_is_said() -> None:
+    listed = predict_inference(build_scenario(InferenceInputs(**ASKED, system="vllm@0.2.1")))
+    other = predict_inference(build_scenario(InferenceInputs(**ASKED, system="vllm@0.3")))
+    assert not [text for text in listed.warnings if "does not ship" in text]
+    (said,) = [text for text in other.warnings if "does not ship" in text]
+    assert said.startswith("vllm 0.3 does not ship")
+    assert "vllm@0.2 (0.1 to 0.2" in said
+    assert other.total_latency_s == listed.total_latency_s
+    assert other.scenario.system == "vllm"
+    assert find("vllm@0.3") == ("vllm", "0.3")
+
+
+@pytest.mark.parametrize("asked", ["vllm@0.2", "vllm@0.3", "vllm"])
+def test_json_replays_with_its_version(
+    asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", ASKED["model"], "--gpu", ASKED["gpu"], "--system", asked]
+    assert run(["infer", *words, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["system"] == "vllm@0.2"
+    assert first["inputs"]["system"] == asked
+    file = tmp_path / "asked.json"
+    file.write_text(json.dumps(first))
+    assert run(["infer", "--config", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (
+            "sweep",
+            "--model",
+            "opt-13b",
+            "--gpu",
+            "a100-sxm-80gb",
+            "--batch-size",
+            "1,2",
+            "--system",
+            "vllm@0.2,ft@5",
+        ),
+        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "vllm@0.2"),
+        ("scaling", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm@0.2"),
+    ],
+)
+def test_other_commands_take_versions(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Same figures as without them, where only one version ships; the commands that it prints keep the version."""
+    assert run([*words]) == 0
+    with_version = _untimed(capsys.readouterr().out)
+    assert run([word.replace("@0.2", "").replace("@5", "") for word in words]) == 0
+    assert (
+        with_version.replace("@0.2", "").replace("@5", "").split()
+        == _untimed(capsys.readouterr().out).split()
+    )
+
+
+def _untimed(out: str) -> str:
+    """Without how long it took, and without how lines of commands are broken."""
+    return re.sub(r"[\d.]+ ms, [\d,]+ points/s|predicted in [\d.]+ m?s", "", out).replace("\\\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        (
+            "sweep",
+            "--model",
+            "opt-13b",
+            "--gpu",
+            "a100-sxm-80gb",
+            "--batch-size",
+            "1,2",
+            "--system",
+            "ft,vllm@0.3",
+        ),
+        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--gen-len", "4", "--system", "flexgen@0.3"),
+    ],
+)
+def test_every_command_says_that_a_version_does_not_ship(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words]) == 0
+    said = capsys.readouterr()
+    assert "0.3 does not ship" in " ".join((said.out + said.err).split())
+    assert run([word.replace("@0.3", "") for word in words]) == 0
+    said = capsys.readouterr()
+    assert "does not ship" not in said.out + said.err
+
+
+def test_a_version_that_does_not_ship_has_the_wider_interval() -> None:
+    asked = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 8, "batch_size": 8}
+    same, other = (
+        predict_inference(build_scenario(InferenceInputs(**asked, system=name))).interval
+        for name in ("fastertransformer@5", "fastertransformer@6")
+    )
+    assert same is not None
+    assert other is not None
+    assert other.total_factor > same.total_factor
+    assert "--system names yours" not in other.method
+
+
+def test_where_nothing_is_known_of_versions_there_is_no_interval() -> None:
+    asked = {"model": "opt-30b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True, "batch_size": 8}
+    listed, other = (
+        predict_inference(build_scenario(InferenceInputs(**asked, system=f"zero_inference@{version}")))
+        for version in ("0.9", "0.16")
+    )
+    assert listed.interval is not None
+    assert other.interval is None
+    assert "how far versions differ is not known" in (other.no_interval or "")
+
+
+# -- systems list and show --------------------------------------------------------------------------------------
+
+
+def test_every_version_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["systems"]
+    assert sorted(row["name"] for row in rows) == sorted(
+        f"{family}@{release}" for family, release in RELEASES
+    )
+    assert sum(row["newest"] for row in rows) == len(system_names())
+    assert run(["systems", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(row["name"] in text for row in rows)
+    assert run(["systems", "list", "llm", "--json"]) == 0
+    assert all("llm" in row["name"] for row in json.loads(capsys.readouterr().out)["systems"])
+
+
+@pytest.mark.parametrize(("family", "release"), RELEASES)
+def test_a_system_is_shown_as_its_files_say(
+    family: str, release: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = own_constants(family, release)
+    assert run(["systems", "show", f"{family}@{release}"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert {name: entry["value"] for name, entry in shown["constants"].items()} == {
+        name: constant.value for name, constant in own.constants.items()
+    }
+    assert run(["systems", "show", f"{family}@{release}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["own"] == list(own.constants)
+    assert found["constants"].keys() == load_constants(f"{family}@{release}").constants.keys()
+
+
+def test_what_stands_in_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["systems", "show", "vllm@9"]) == 0
+    assert "vllm 9 does not ship" in capsys.readouterr().err
+    assert run(["systems", "show", "vlm"]) == 2
