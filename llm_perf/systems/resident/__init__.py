@@ -154,7 +154,9 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
     weights = stage_weight_bytes(scenario)
     if constants["duplicate_embeddings"] and model.tied_embeddings and scenario.parallelism.pp_size == 1:
         table = token_table_params(model) / scenario.parallelism.tp_size
-        weights += table * scenario.dtype.stored_embedding_bits / 8
+        formats = scenario.dtype.formats
+        bits = scenario.dtype.stored_embedding_bits if formats is None else formats.embedding.bits
+        weights += table * bits / 8
     return weights
 
 
