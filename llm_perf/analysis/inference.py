@@ -29,7 +29,7 @@ class Phase:
     """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
 
     ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
-    this batch, None without stages. ``terms`` are what the latency consists of, part by part.
+    this batch, None without stages. ``cost`` is what all of it was read from.
     """
 
     latency_s: float
@@ -40,7 +40,12 @@ class Phase:
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
-    terms: tuple[Term, ...] = field(default=(), repr=False)
+    cost: PhaseCost | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What the latency consists of, part by part; made when asked for, which takes as long as a prediction."""
+        return () if self.cost is None else self.cost.explained()
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: fl
         latency_per_token_s=per_token_s,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
-        terms=cost.explained(),
+        cost=cost,
     )
 
 

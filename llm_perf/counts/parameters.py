@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
@@ -159,6 +160,7 @@ def layer_rank_params(
     return total
 
 
+@lru_cache(maxsize=256)
 def ends_rank_params(model: ModelConfig, tp: int = 1) -> tuple[RankParams, RankParams]:
     """(embeddings, head) of one rank. The vocabulary is sharded; positions, norms and projections are replicated."""
     table = token_table_params(model)

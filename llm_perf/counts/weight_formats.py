@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from llm_perf.config.formats import MatrixFormat, WeightFormats
 from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, StateSpace
@@ -22,6 +23,7 @@ _MTP_TABLES = 2
 """DeepSeek-V3's multi-token prediction module stores the token table and the head once more (its technical report, 2.2)."""
 
 
+@lru_cache(maxsize=256)  # every question about a model asks, and patterns of module names are slow to match
 def resolve_formats(model: ModelConfig, quantization: Quantization | None, why: str = "") -> WeightFormats:
     """The format of every matrix under a quantisation; None means 16 bits."""
     if quantization is None:
@@ -168,6 +170,7 @@ def checkpoint_bytes(model: ModelConfig, formats: WeightFormats, mtp_layers: int
 _SAID_DIFFERENCE = 0.01
 
 
+@lru_cache(maxsize=256)
 def checkpoint_difference(model: ModelConfig) -> str | None:
     """A sentence where the checkpoint's own size is further than 1 % from what is counted; None where it is not."""
     if model.checkpoint_bytes is None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
@@ -49,27 +52,34 @@ def fullest_stage(scenario: Scenario, per_layer: Sequence[Number], heaviness: Se
     return total
 
 
-def layer_weight_bytes(scenario: Scenario) -> list[float]:
+def layer_weight_bytes(scenario: Scenario) -> tuple[float, ...]:
     """Bytes of one layer of each group on one tensor- and expert-parallel rank.
 
     Matrices in their own number formats where these are known, else at the stored weight width with norms, biases and
     routers at the activation width.
     """
-    p = scenario.parallelism
-    formats = scenario.dtype.formats
+    return _layer_weight_bytes(scenario.model, scenario.dtype, scenario.parallelism)
+
+
+@lru_cache(maxsize=256)  # the search for the largest batch asks again and again
+def _layer_weight_bytes(
+    model: ModelConfig, dtype: DtypeConfig, parallelism: ParallelismConfig
+) -> tuple[float, ...]:
+    tp, ep, dp = parallelism.tp_size, parallelism.ep_size, parallelism.dp_size
+    formats = dtype.formats
+
+    def held(linear: Linear) -> float:
+        return linear_rank_weights(linear, tp, ep, dp)
+
     found = []
-    for index, group in enumerate(scenario.model.layer_groups):
-        params = layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
+    for index, group in enumerate(model.layer_groups):
+        params = layer_rank_params(model, group, tp, ep, dp)
         if formats is None:
-            found.append(_layer_bytes(scenario, group, params))
-            continue
-
-        def held(linear: Linear) -> float:
-            return linear_rank_weights(linear, p.tp_size, p.ep_size, p.dp_size)
-
-        row, bits = formats.layers[index], formats.vector_bits
-        found.append(layer_bytes(scenario.model, group, row, bits, held, params.total))
-    return found
+            found.append(_layer_bytes(model, dtype, group, params))
+        else:
+            row = formats.layers[index]
+            found.append(layer_bytes(model, group, row, formats.vector_bits, held, params.total))
+    return tuple(found)
 
 
 def layers_weight_bytes(scenario: Scenario) -> float:
@@ -78,13 +88,13 @@ def layers_weight_bytes(scenario: Scenario) -> float:
     return sum(count * size for count, size in zip(counts, layer_weight_bytes(scenario), strict=True))
 
 
-def _layer_bytes(scenario: Scenario, group: LayerGroup, params: RankParams) -> float:
-    wide = float(layer_vector_params(scenario.model, group))
-    for linear in layer_linears(group, scenario.model.hidden_size):
+def _layer_bytes(model: ModelConfig, dtype: DtypeConfig, group: LayerGroup, params: RankParams) -> float:
+    wide = float(layer_vector_params(model, group))
+    for linear in layer_linears(group, model.hidden_size):
         if linear.op == "router":
             wide += linear.params
     narrow = params.total - wide
-    return narrow * scenario.dtype.stored_weight_bits / 8 + wide * scenario.dtype.activation_bits / 8
+    return narrow * dtype.stored_weight_bits / 8 + wide * dtype.activation_bits / 8
 
 
 def embedding_bytes(scenario: Scenario) -> float:
