@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, ModelConfig
@@ -24,7 +24,17 @@ from llm_perf.hardware.collective import Fabric, Topology
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
-from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, number, one_term, scaled
+from llm_perf.systems.products import (
+    ProductTime,
+    decode_attention,
+    elementwise,
+    fused_attention,
+    layer_terms,
+    product_time,
+    score_square,
+    unfused_attention,
+)
+from llm_perf.systems.terms import Factor, Term, Terms, joined, one_term, scaled
 
 _GEMM_PARTS = {
     "qkv": "attention_projections",
@@ -47,14 +57,28 @@ _LEAST_8BIT = 7.0
 
 
 class Costs:
-    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts."""
+    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts.
 
-    __slots__ = ("_terms", "busy_s", "parts_s")
+    ``products`` are the matrix products that it is of, with how often each runs; of a single configuration.
+    """
+
+    __slots__ = ("_terms", "busy_s", "parts_s", "products")
 
     def __init__(self) -> None:
         self.parts_s: dict[str, Number] = {}
         self.busy_s: dict[str, Number] = {}
+        self.products: list[tuple[str, Number, ProductTime]] = []
         self._terms: list[Terms] = []
+
+    def product(self, op: str, times: Number, one: ProductTime) -> None:
+        """Add a product that runs so many times."""
+        part, seconds = part_of(op), times * one.seconds
+        self.part(part, seconds, lambda: one.terms(part, op, times))
+        self.busy("compute", times * one.compute_s)
+        self.busy("hbm", times * one.memory_s)
+        self.busy("kernel_floors", times * one.floor_s)
+        if not is_array(seconds):
+            self.products.append((op, times, one))
 
     def part(self, name: str, seconds: Number, terms: Terms) -> None:
         """Add exposed seconds to a part, and what they consist of.
@@ -78,6 +102,7 @@ class Costs:
             self.busy(name, times * seconds)
         if not is_array(times):
             self._terms.append(scaled(other.terms, "passes", times))
+            self.products += [(op, times * count, one) for op, count, one in other.products]
 
     def scaled(self, parts: Number, busy: Number) -> Costs:
         """So many times the parts, and so many times the busy seconds."""
@@ -286,48 +311,23 @@ class Forward:
 
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
-            compute, memory, seconds = self.product_s(product, tokens)
-            costs.part(
-                part_of(product.op),
-                layers * seconds,
-                self._product_terms(product, layers, compute, memory, seconds),
-            )
-            costs.busy("compute", layers * compute)
-            costs.busy("hbm", layers * memory)
-            costs.busy("kernel_floors", layers * self.floor_s)
+            costs.product(product.op, layers, self.product_s(product, tokens))
             self._unpack(costs, product, tokens, layers)
 
-    def _product_terms(
-        self, product: Product, layers: int, compute: Number, memory: Number, seconds: Number
-    ) -> Terms:
-        gemm = self.rates.gemm
-
-        def terms() -> Iterator[Term]:
-            roofs = (
-                f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
-                f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
-            )
-            each = Factor("seconds of one", seconds, self.rates_used, source=roofs)
-            yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
-
-        return terms
-
-    @cached_property
-    def rates_used(self) -> tuple[Quantity, ...]:
-        """Rates of matrix products, as shares of the peaks."""
-        return tuple(gemm_rates_used(self.rates.gemm))
-
-    def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
-        """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
-        gemm = self._gemm(product)
+    def product_s(self, product: Product, tokens: Number) -> ProductTime:
+        """One product on so many tokens."""
         rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        weight_bytes = copies * product.weights * self.weight_bytes_per_element(product, rows)
-        activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
-        compute = gemm.compute_s(rows, product.weights, copies)
-        memory = gemm.memory_s(weight_bytes, activation_bytes, rows)
-        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
+        return product_time(
+            self._gemm(product),
+            product,
+            rows,
+            copies,
+            self.weight_bytes_per_element(product, rows),
+            self.activation_bytes,
+            self.floor_s,
+        )
 
     def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int) -> None:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
@@ -400,8 +400,16 @@ class Forward:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
             whole = seconds + floors
+            each = partial(
+                fused_attention,
+                self.rates,
+                batch * pairs * per_pair,
+                new / self.cp,
+                kv_bytes,
+                self.rates.attention_floor_s + floors,
+            )
             costs.part(
-                "attention", layers * whole, _of_layers("attention", "attention of the prompt", layers, whole)
+                "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
             )
             costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
             costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
@@ -409,15 +417,21 @@ class Forward:
         # Unfused kernels compute the whole rectangle of scores and move every score through memory.
         square = new * (new + cached) / self.cp
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
-        compute = batch * square * per_pair / rate
+        heads = attention.num_heads / self.tp
+        compute, moved = score_square(group, batch * square, rate, self.constants["score_bytes"], self.tp)
         read = kv_bytes / self.rates.attention_bytes_per_s
         products = p_norm(compute, read, self.rates.knee_exponent)
-        heads = attention.num_heads / self.tp
-        moved = batch * square * heads * self.constants["score_bytes"]
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.scores_s(moved, working_set)
         whole = products + memory + 2 * self.rates.attention_floor_s
-        costs.part("attention", layers * whole, _of_layers("attention", "unfused attention", layers, whole))
+        each = partial(
+            unfused_attention,
+            self.rates,
+            (batch * square * per_pair, rate),
+            (kv_bytes, self.rates.attention_bytes_per_s),
+            (moved, self.rates.long_rows_bytes_per_s, self.rates.missed_share(working_set)),
+        )
+        costs.part("attention", layers * whole, layer_terms("attention", "unfused attention", layers, each))
         costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
@@ -465,18 +479,20 @@ class Forward:
             group.count * kv_bytes / self.rates.attention_bytes_per_s,
         )
 
-    @staticmethod
     def attention_terms(
-        attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
+        self, attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
     ) -> Terms:
         """Decode attention, floors left out, of steps at contexts with weights."""
 
         def terms() -> Iterator[Term]:
             for entry in attention:
                 read = sum(weight * attended(entry.group.attention, context) for context, weight in nodes)
+                one = decode_attention(self.rates, entry.compute_per_token_s, entry.memory_per_token_s)
+                # Some stacks have limits beside the two roofs.
+                of = (one,) if math.isclose(one.value, entry.per_token_s, rel_tol=1e-9) else ()
                 factors = (
                     Factor("tokens attended to over all steps", times * read),
-                    Factor("seconds per token of context", entry.per_token_s),
+                    Factor(one.name, entry.per_token_s, of),
                 )
                 yield Term("attention", "attention over the context", factors)
 
@@ -516,10 +532,12 @@ class Forward:
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
         whole = traffic + floors
+        rate, missed = self.rates.elementwise_bytes_per_s, self.rates.missed_share(working_set)
+        each = partial(elementwise, moved, rate, missed, floors)
         costs.part(
             "elementwise",
             group.count * whole,
-            _of_layers("elementwise", "norms, residuals", group.count, whole),
+            layer_terms("elementwise", "norms, residuals", group.count, each),
         )
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
@@ -565,16 +583,6 @@ class Forward:
 
 def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
     return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
-
-
-def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
-    """Rates of matrix products as shares of the peaks."""
-    peak, bandwidth = gemm.peak_flops_per_s, gemm.peak_bytes_per_s
-    of_peak, of_bandwidth = gemm.flops_per_s / peak, gemm.bytes_per_s / bandwidth
-    compute = (Factor("peak FLOP/s", peak), Factor("efficiency", of_peak))
-    memory = (Factor("memory bandwidth", bandwidth), Factor("efficiency", of_bandwidth))
-    yield Quantity("compute rate of matrix products", (compute,), "FLOP/s", gemm.source)
-    yield Quantity("memory rate of matrix products", (memory,), "bytes/s", gemm.source)
 
 
 def _window(group: LayerGroup) -> float:

@@ -70,7 +70,7 @@ def test_every_expert_loses_its_own_partly_filled_tile(ep, tokens):
         each = (
             2 * product.in_features * product.out_features * (rows / touched + gemm.half_m) / gemm.flops_per_s
         )
-        compute_s = forward.product_s(product, tokens)[0]
+        compute_s = forward.product_s(product, tokens).compute_s
         assert compute_s == pytest.approx(touched * each, rel=1e-9), product.op
 
 
@@ -268,3 +268,21 @@ def test_explained_terms_of_training_sum_to_the_step(inputs):
         assert value == pytest.approx(entry.value, rel=1e-9, abs=0), entry
         printed += value if entry.name.startswith("step, ") else 0.0
     assert printed == pytest.approx(result.step_time_s, rel=1e-9)
+
+
+@given(DEPLOYMENTS, st.sampled_from([16, 64]), st.integers(1, 480))
+def test_a_value_is_what_it_is_said_to_follow_from(deployment, batch, prompt):
+    """A kernel's time in a term is the arithmetic of its two roofs, which is printed beside it."""
+    try:
+        result = predict_inference(scenario_of(**deployment, batch_size=batch, prompt_len=prompt, gen_len=8))
+    except SpecError:
+        assume(False)
+    seen = 0
+    for phase in (result.prefill, result.decode):
+        for term in () if phase is None else phase.terms:
+            for factor in term.factors:
+                for quantity in factor.of:
+                    if quantity.name == factor.name:
+                        assert quantity.value == pytest.approx(factor.value, rel=1e-9)
+                        seen += 1
+    assert seen or deployment["system"] in ("flexgen", "petals", "lia")
