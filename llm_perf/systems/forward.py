@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, ModelConfig
@@ -34,7 +33,7 @@ from llm_perf.systems.products import (
     score_square,
     unfused_attention,
 )
-from llm_perf.systems.terms import Factor, Term, Terms, joined, one_term, scaled
+from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, one_term, scaled
 
 _GEMM_PARTS = {
     "qkv": "attention_projections",
@@ -400,14 +399,11 @@ class Forward:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
             whole = seconds + floors
-            each = partial(
-                fused_attention,
-                self.rates,
-                batch * pairs * per_pair,
-                new / self.cp,
-                kv_bytes,
-                self.rates.attention_floor_s + floors,
-            )
+
+            def each() -> Quantity:
+                flops, floor_s = batch * pairs * per_pair, self.rates.attention_floor_s + floors
+                return fused_attention(self.rates, flops, new / self.cp, kv_bytes, floor_s)
+
             costs.part(
                 "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
             )
@@ -424,14 +420,12 @@ class Forward:
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.scores_s(moved, working_set)
         whole = products + memory + 2 * self.rates.attention_floor_s
-        each = partial(
-            unfused_attention,
-            self.rates,
-            (batch * square * per_pair, rate),
-            (kv_bytes, self.rates.attention_bytes_per_s),
-            (moved, self.rates.long_rows_bytes_per_s, self.rates.missed_share(working_set)),
-        )
-        costs.part("attention", layers * whole, layer_terms("attention", "unfused attention", layers, each))
+
+        def both() -> Quantity:
+            flops = batch * square * per_pair
+            return unfused_attention(self.rates, flops, rate, kv_bytes, moved, working_set)
+
+        costs.part("attention", layers * whole, layer_terms("attention", "unfused attention", layers, both))
         costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
@@ -532,8 +526,10 @@ class Forward:
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
         whole = traffic + floors
-        rate, missed = self.rates.elementwise_bytes_per_s, self.rates.missed_share(working_set)
-        each = partial(elementwise, moved, rate, missed, floors)
+
+        def each() -> Quantity:
+            return elementwise(self.rates, moved, working_set, floors)
+
         costs.part(
             "elementwise",
             group.count * whole,

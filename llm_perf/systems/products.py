@@ -141,40 +141,40 @@ def decode_attention(rates: KernelRates, compute_s: Number, memory_s: Number) ->
 
 def unfused_attention(
     rates: KernelRates,
-    compute: tuple[Number, float],
-    read: tuple[Number, float],
-    scores: tuple[Number, float, Number],
+    flops: Number,
+    flops_per_s: float,
+    kv_bytes: Number,
+    score_bytes: Number,
+    working_set_bytes: Number,
 ) -> Quantity:
-    """One layer: (FLOPs, FLOP/s) of products over (bytes, bytes/s) of keys and values, beside passes over all scores.
-
-    ``scores`` are bytes, bytes/s and the share that the L2 cache does not hold.
-    """
-    moved, rate, missed = scores
+    """One layer: batched products over reads of keys and values, beside passes over all scores."""
     return roofs(
         "unfused attention in one layer",
+        (Factor("FLOPs of scores", flops), Factor("FLOP/s of batched products", flops_per_s, divides=True)),
         (
-            Factor("FLOPs of scores", compute[0]),
-            Factor("FLOP/s of batched products", compute[1], divides=True),
+            Factor("bytes of keys and values", kv_bytes),
+            Factor("attention bytes/s", rates.attention_bytes_per_s, divides=True),
         ),
-        (Factor("bytes of keys and values", read[0]), Factor("attention bytes/s", read[1], divides=True)),
         rates.knee_exponent,
         (
             (
-                Factor("bytes of scores", moved),
-                Factor("share that misses the L2 cache", missed),
-                Factor("bytes/s", rate, divides=True),
+                Factor("bytes of scores", score_bytes),
+                Factor("share that misses the L2 cache", rates.missed_share(working_set_bytes)),
+                Factor("bytes/s", rates.long_rows_bytes_per_s, divides=True),
             ),
             (Factor("kernels", 2), Factor("kernel floor", rates.attention_floor_s)),
         ),
     )
 
 
-def elementwise(moved_bytes: Number, bytes_per_s: float, missed: Number, floors_s: Number) -> Quantity:
+def elementwise(
+    rates: KernelRates, moved_bytes: Number, working_set_bytes: Number, floors_s: Number
+) -> Quantity:
     """Norms, residuals and activation functions of one layer: bytes over their rate, and the kernels' floors."""
     traffic = (
         Factor("bytes", moved_bytes),
-        Factor("share that misses the L2 cache", missed),
-        Factor("bytes/s", bytes_per_s, divides=True),
+        Factor("share that misses the L2 cache", rates.missed_share(working_set_bytes)),
+        Factor("bytes/s", rates.elementwise_bytes_per_s, divides=True),
     )
     floors = ((Factor("kernel floors", floors_s),),) if floors_s else ()
     return Quantity("norms and elementwise kernels of one layer", (traffic, *floors))
