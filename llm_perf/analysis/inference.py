@@ -37,15 +37,15 @@ class Phase:
     bottleneck: str
     breakdown_s: dict[str, float]
     busy_s: dict[str, float]
+    cost: PhaseCost = field(compare=False, repr=False)
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
-    cost: PhaseCost | None = field(default=None, compare=False, repr=False)
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """What the latency consists of, part by part; made when asked for, which takes as long as a prediction."""
-        return () if self.cost is None else self.cost.explained()
+        return self.cost.explained()
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,14 @@ class TrainingResult(WithInterval):
     peak_flops_per_s: float
     max_micro_batch_size: int
     run: WholeRun | None
+    step: PhaseCost = field(compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=())
     quantities: tuple[Quantity, ...] = field(default=(), repr=False)
-    step: PhaseCost | None = field(default=None, compare=False, repr=False)
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """What the step's time consists of, part by part; made when asked for."""
-        return () if self.step is None else self.step.explained()
+        return self.step.explained()
 
     def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
