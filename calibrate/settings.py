@@ -22,7 +22,7 @@ from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
     get_model_config_by_name,
-    known_names,
+    names_that_give,
 )
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
@@ -298,7 +298,7 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
 @cache
 def _described_hosts() -> tuple[tuple[str, str], ...]:
     """What a source's description of its machine contains, and the bundled host that is this machine."""
-    hosts = [get_host_config_by_name(name) for name in known_names("host")]
+    hosts = [get_host_config_by_name(name) for name in names_that_give("host", "described_as")]
     return tuple((phrase, host.name) for host in hosts for phrase in host.described_as)
 
 

@@ -56,6 +56,15 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(stems))
 
 
+def names_that_give(kind: str, field: str) -> tuple[str, ...]:
+    """Bundled specs whose own file gives a field, found without building any: most have few of the rare ones."""
+    given = re.compile(rf"^{field}:", re.MULTILINE)
+    folder = _folder(kind)
+    return tuple(
+        name for name in known_names(kind) if given.search((folder / f"{name}.yaml").read_text("utf-8"))
+    )
+
+
 @cache
 def _aliases(kind: str) -> dict[str, str]:
     file = _folder(kind) / _ALIASES
