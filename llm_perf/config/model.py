@@ -33,11 +33,17 @@ ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
 """Parameters of a whole model: the largest published ones pass the 1e12 that bounds a single dimension."""
 
 
+def _mixer_or_none(data: Any) -> Mixer | None:
+    return None if data is None else Mixer.of(data)
+
+
 class LayerGroup(Spec):
     """``count`` equal layers, wherever they stand in the model (local and global attention may alternate).
 
     ``norms`` is the number of normalisations over the hidden size. ``parallel_attention``: attention and MLP
     read the same input (GPT-J, Falcon), so that tensor parallelism needs one all-reduce per layer, not two.
+    ``cross_attention`` reads the output of an encoder. ``other_params`` are elements of one layer that stand in none
+    of its blocks: scales of a residual, relative positions, small projections. They take memory, their work is not counted.
     """
 
     count: PositiveInt
@@ -45,6 +51,8 @@ class LayerGroup(Spec):
     mlp: Annotated[SerializeAsAny[FeedForward], BeforeValidator(FeedForward.of)]
     norms: NonNegativeInt = 2
     parallel_attention: bool = False
+    cross_attention: Annotated[SerializeAsAny[Mixer] | None, BeforeValidator(_mixer_or_none)] = None
+    other_params: NonNegativeInt = 0
 
 
 _SEED_FIELDS = (
@@ -61,7 +69,9 @@ class ModelConfig(Spec):
     projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
     ``layer_groups`` stand in the order of their first layers. ``norm_bias`` defaults to what the norm has:
     LayerNorm a bias, RMSNorm none.
-    ``encoder`` models have a prefill only.
+    ``encoder`` models have a prefill only. ``encoder_groups`` are the layers of the encoder beside a decoder of
+    ``layer_groups``; such a model is counted, and not timed yet. ``other_params`` are elements outside the layers that no
+    other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables).
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -85,6 +95,8 @@ class ModelConfig(Spec):
     embedding_norm: bool = False
     final_norm: bool = True
     encoder: bool = False
+    encoder_groups: tuple[LayerGroup, ...] = ()
+    other_params: NonNegativeInt = 0
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
     source: str | None = None
@@ -101,6 +113,11 @@ class ModelConfig(Spec):
         if isinstance(data, dict) and data.get("norm") == "rmsnorm" and "norm_bias" not in data:
             return data | {"norm_bias": False}
         return data
+
+    @property
+    def reads_encoder(self) -> bool:
+        """Whether some layer attends to what an encoder returns."""
+        return bool(self.encoder_groups) or any(group.cross_attention for group in self.layer_groups)
 
     # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
+from llm_perf.counts.attention import cached_tokens, live_elements_per_token
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -115,7 +115,8 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        per_token = kv_elements_per_token(group.attention, tp) * bits / 8
+        kept = group.attention.cache_elements_per_token(tp) + group.attention.state_elements_per_sequence(tp)
+        per_token = kept * bits / 8
         per_layer.append(batch * cached_tokens(group, context) * per_token)
         limit = group.attention.saturates_at
         heaviness.append(math.inf if limit is None else limit * per_token)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llm_perf.config.huggingface.class_defaults import class_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
 from llm_perf.config.huggingface.reader import Config, FieldError
@@ -68,8 +69,9 @@ def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Con
     wrapper = WRAPPERS.get(family)
     outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
     if wrapper is None or "text_config" not in config:
-        row = FAMILIES[family if wrapper is None else wrapper.text]
-        return row, Config(family, config, row.defaults)
+        named = family if wrapper is None else wrapper.text
+        row = FAMILIES[named]
+        return row, Config(family, config, _defaults(row, named))
     inner = Config("", config, {}).sub("text_config")
     given = inner.text("model_type") or wrapper.text
     if given not in FAMILIES:
@@ -78,7 +80,11 @@ def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Con
     # The head's matrix belongs to the outer model, and so does the flag that ties it.
     content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
     tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
-    return row, Config(family, content, {**row.defaults, **tied, **outer}, inner.path)
+    return row, Config(family, content, {**_defaults(row, given), **tied, **outer}, inner.path)
+
+
+def _defaults(row: Family, model_type: str) -> Mapping[str, Any]:
+    return class_defaults(model_type) if row.defaults is None else row.defaults
 
 
 def _family_of(config: Mapping[str, Any]) -> str:

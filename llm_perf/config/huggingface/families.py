@@ -22,6 +22,9 @@ from llm_perf.config.huggingface.facts import (
     shared,
     sparse_steps,
 )
+from llm_perf.config.huggingface.families_decoders import DECODERS
+from llm_perf.config.huggingface.families_encoder_decoders import ENCODER_DECODERS
+from llm_perf.config.huggingface.families_encoders import ENCODERS
 from llm_perf.config.huggingface.families_gated import GATED
 from llm_perf.config.huggingface.families_recurrent import RECURRENT
 from llm_perf.config.huggingface.family import (
@@ -186,19 +189,6 @@ FAMILIES: dict[str, Family] = {
         gated=False,
         mlp_bias="use_bias",
         model=LAYERNORM,
-    ),
-    "bert": Family(  # arXiv 1810.04805: post-norm encoder; pooler and segment table left out
-        defaults={"max_position_embeddings": 512},
-        facts=BIASES,
-        gated=False,
-        mlp_bias=True,
-        model={
-            **LAYERNORM,
-            "learned_positions": positions,
-            "embedding_norm": True,
-            "final_norm": False,
-            "encoder": True,
-        },
     ),
     "phi": Family(  # Phi-1, 1.5 and 2: attention and feed-forward behind one norm, biases everywhere
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
@@ -370,6 +360,9 @@ FAMILIES: dict[str, Family] = {
         experts=_dbrx_experts,
         model={**LAYERNORM, "norm_bias": False},
     ),
+    **DECODERS,
+    **ENCODERS,
+    **ENCODER_DECODERS,
     **GATED,
     **RECURRENT,
 }

@@ -83,13 +83,17 @@ class Experts:
 class Family:
     """One architecture of known parts: its kinds of layers, the facts about them, and the config class's defaults.
 
-    A fact is a constant, the name of a flag in the config, or a function of the config. ``mixers`` are further kinds by
+    ``defaults`` None are those that `class_defaults` holds under the row's name, written from the config class. A fact is
+    a constant, the name of a flag in the config, or a function of the config. ``mixers`` are further kinds by
     the name that ``layer_types`` (or ``pattern``, where the config has no such list) has for them; whatever these do
     not name is of kind ``mixer``. ``model`` are fields of the ModelConfig, ``shapeless`` keys that
-    change no count in this family though they do in others.
+    change no count in this family though they do in others. ``names`` are what the config calls a key that is asked for
+    by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``each`` fields of a
+    layer group by layer (norms, cross-attention, other parameters). ``encoder`` is the row of an encoder beside it, which
+    reads the same config by its own ``names``, where ``encoder_if`` says that the model has it.
     """
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] | None = field(default_factory=dict)
     mixer: type[Mixer] = Attention
     facts: Mapping[str, Fact] = field(default_factory=dict)
     mixers: Mapping[str, tuple[type[Mixer], Mapping[str, Fact]]] = field(default_factory=dict)
@@ -103,16 +107,20 @@ class Family:
     parallel: Fact = False
     model: Mapping[str, Fact] = field(default_factory=dict)
     shapeless: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    other_params: Fact = 0
+    mlps: Callable[[Config], list[FeedForward]] | None = None
+    each: Callable[[Config], Callable[[int], Mapping[str, Any]]] | None = None
+    encoder: Family | None = None
+    encoder_if: Callable[[Config], bool] | None = None
 
     def build(self, c: Config) -> dict[str, Any]:
         """The fields of a ModelConfig; equal layers make one group, in the order of their first."""
         c.read.update(".".join((*c.path, name)) for name in self.shapeless)
-        layers = Counter(zip(self._mixers(c), self._mlps(c), strict=True))
-        norms, parallel = fact(c, self.norms), fact(c, self.parallel)
-        groups = tuple(
-            LayerGroup(count=count, attention=mixer, mlp=mlp, norms=norms, parallel_attention=parallel)
-            for (mixer, mlp), count in layers.items()
-        )
+        c = c.renamed(self.names, c.defaults)
+        groups = self._groups(c)
+        has_encoder = self.encoder is not None and (self.encoder_if is None or self.encoder_if(c))
+        beside = self.encoder.beside(c) if self.encoder is not None and has_encoder else {}
         return {
             "hidden_size": c.hidden,
             "vocab_size": c.size("vocab_size"),
@@ -120,8 +128,28 @@ class Family:
             "layer_groups": groups,
             "tied_embeddings": c.flag("tie_word_embeddings", otherwise=True),
             "norm": "rmsnorm",
+            **beside,
             **{name: value(c) if callable(value) else value for name, value in self.model.items()},
         }
+
+    def beside(self, c: Config) -> dict[str, Any]:
+        """The layers of an encoder beside a decoder."""
+        return {"encoder_groups": self._groups(c.renamed(self.names, {**c.defaults, **(self.defaults or {})}))}
+
+    def _groups(self, c: Config) -> tuple[LayerGroup, ...]:
+        mixers, mlps = self._mixers(c), self.mlps(c) if self.mlps else self._mlps(c)
+        common = {
+            "norms": fact(c, self.norms),
+            "parallel_attention": fact(c, self.parallel),
+            "other_params": fact(c, self.other_params),
+        }
+        each = self.each(c) if self.each else lambda _: {}
+        own = [tuple(each(layer).items()) for layer in range(len(mixers))]
+        layers = Counter(zip(mixers, mlps, own, strict=True))
+        return tuple(
+            LayerGroup(count=count, attention=mixer, mlp=mlp, **{**common, **dict(of_layer)})
+            for (mixer, mlp, of_layer), count in layers.items()
+        )
 
     def _mixers(self, c: Config) -> list[Mixer]:
         """The mixer of every layer: as ``layer_types`` says, else as the family alternates."""
