@@ -37,6 +37,10 @@ def _mixer_or_none(data: Any) -> Mixer | None:
     return None if data is None else Mixer.of(data)
 
 
+def _reads_encoder(mixer: Mixer) -> bool:
+    return isinstance(mixer, Attention) and mixer.reads_encoder
+
+
 class LayerGroup(Spec):
     """``count`` equal layers, wherever they stand in the model (local and global attention may alternate).
 
@@ -117,7 +121,9 @@ class ModelConfig(Spec):
     @property
     def reads_encoder(self) -> bool:
         """Whether some layer attends to what an encoder returns."""
-        return bool(self.encoder_groups) or any(group.cross_attention for group in self.layer_groups)
+        attentions = [group.attention for group in self.layer_groups]
+        crossed = any(group.cross_attention is not None for group in self.layer_groups)
+        return bool(self.encoder_groups) or crossed or any(_reads_encoder(each) for each in attentions)
 
     # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
 

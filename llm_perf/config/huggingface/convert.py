@@ -67,18 +67,22 @@ def convert(config: Any, name: str) -> ModelConfig:
 def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Config]:
     """The row of a config, or of its text part, and the fields that it reads."""
     wrapper = WRAPPERS.get(family)
-    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    if wrapper is None or "text_config" not in config:
+    if wrapper is None or wrapper.path[0] not in config:
         named = family if wrapper is None else wrapper.text
         row = FAMILIES[named]
         return row, Config(family, config, _defaults(row, named))
-    inner = Config("", config, {}).sub("text_config")
+    inner = Config("", config, {})
+    outer: Mapping[str, Any] = {}
+    for name in wrapper.path:
+        outer = {key: inner.fields[key] for key in ("tie_word_embeddings",) if key in inner.fields}
+        inner = inner.sub(name)
     given = inner.text("model_type") or wrapper.text
     if given not in FAMILIES:
         raise inner.fault("model_type", given, f"one of {', '.join(sorted(FAMILIES))}")
     row = FAMILIES[given]
     # The head's matrix belongs to the outer model, and so does the flag that ties it.
     content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
+    content.update(wrapper.given)
     tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
     return row, Config(family, content, {**_defaults(row, given), **tied, **outer}, inner.path)
 

@@ -26,7 +26,9 @@ from llm_perf.config.huggingface.families_decoders import DECODERS
 from llm_perf.config.huggingface.families_encoder_decoders import ENCODER_DECODERS
 from llm_perf.config.huggingface.families_encoders import ENCODERS
 from llm_perf.config.huggingface.families_gated import GATED
+from llm_perf.config.huggingface.families_gemma import GEMMA
 from llm_perf.config.huggingface.families_recurrent import RECURRENT
+from llm_perf.config.huggingface.families_text_parts import TEXT_PARTS
 from llm_perf.config.huggingface.family import (
     CHUNKED,
     FULL,
@@ -227,7 +229,9 @@ FAMILIES: dict[str, Family] = {
         pattern=late_sliding,
     ),
     "gemma": Family(
-        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192}, facts=FLAGGED
+        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192},
+        facts=FLAGGED,
+        shapeless=("use_bidirectional_attention",),
     ),
     "gemma2": Family(  # arXiv 2408.00118: norms before and after both blocks, every other layer local
         defaults={
@@ -364,6 +368,8 @@ FAMILIES: dict[str, Family] = {
     **ENCODERS,
     **ENCODER_DECODERS,
     **GATED,
+    **GEMMA,
     **RECURRENT,
+    **TEXT_PARTS,
 }
 """By model_type. A row may be added from anywhere."""

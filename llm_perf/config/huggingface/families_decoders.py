@@ -43,7 +43,7 @@ def listed(otherwise: Pattern) -> Pattern:
     return pattern
 
 
-def _after(first: int) -> Pattern:
+def after(first: int) -> Pattern:
     """Dense before a layer that no key names."""
     return lambda _: lambda layer: layer >= first
 
@@ -58,7 +58,11 @@ def _everywhere(_: Config) -> Callable[[int], bool]:
 
 
 def _ernie_layers(c: Config) -> Callable[[int], bool]:
-    first, last, step = c.count("moe_layer_start_index") or 0, c.plain("moe_layer_end_index"), c.size("moe_layer_interval")
+    first, last, step = (
+        c.count("moe_layer_start_index") or 0,
+        c.plain("moe_layer_end_index"),
+        c.size("moe_layer_interval"),
+    )
     end = c.layers - 1 if last in (None, -1) else last
     if not isinstance(end, int):
         raise c.fault("moe_layer_end_index", last, "a layer, or -1 for the last")
@@ -91,7 +95,7 @@ def _post_mlp_norm(first: Pattern) -> Callable[[Config], Callable[[int], Mapping
     return each
 
 
-def _one_in(period: int, first: bool) -> Pattern:
+def one_in(period: int, first: bool) -> Pattern:
     """One full layer in ``period``: the first of them or the last."""
     full = 0 if first else period - 1
     return lambda _: lambda layer: FULL if layer % period == full else SLIDING
@@ -134,7 +138,7 @@ def _hyper_shared(c: Config) -> int:
 
 
 def _laguna_gate(c: Config) -> int:
-    """A gate per head (or per element) of the result."""
+    """A gate per head of the result."""
     per_layer = c.items("num_attention_heads_per_layer", int)
     if per_layer and set(per_layer) != {c.heads}:
         raise c.fault("num_attention_heads_per_layer", per_layer, f"{c.heads} in every layer")
@@ -153,9 +157,7 @@ DECODERS: Mapping[str, Family] = {
         names=_NUM_SHARED,
         experts=Experts(**_ROUTED, layers=_dense_layers),
     ),
-    "apertus": Family(
-        defaults=None, facts={**FLAGGED, "qk_norm": both_heads}, gated=False, other_params=2
-    ),
+    "apertus": Family(defaults=None, facts={**FLAGGED, "qk_norm": both_heads}, gated=False, other_params=2),
     "aria_text": Family(
         defaults=None,
         facts=FLAGGED,
@@ -166,18 +168,16 @@ DECODERS: Mapping[str, Family] = {
         defaults=None,
         mixer=LatentAttention,
         facts=_LATENT_BIASES,
-        each=_post_mlp_norm(listed(_after(1))),
-        experts=Experts(**_ROUTED, layers=listed(_after(1))),
+        each=_post_mlp_norm(listed(after(1))),
+        experts=Experts(**_ROUTED, layers=listed(after(1))),
     ),
     "beam": Family(
         defaults=None,
         facts={"qk_norm": both_heads, "output_gate": True},
-        pattern=_one_in(6, first=False),
+        pattern=one_in(6, first=False),
         norms=4,
         other_params=lambda c: c.heads,
-        experts=Experts(
-            ffn=("moe_intermediate_size",), facts={"router_bias": True}, layers=listed(_after(3))
-        ),
+        experts=Experts(ffn=("moe_intermediate_size",), facts={"router_bias": True}, layers=listed(after(3))),
     ),
     "biogpt": Family(
         defaults=None,
@@ -221,7 +221,7 @@ DECODERS: Mapping[str, Family] = {
         names={"intermediate_size": "dff"},
         model={**LAYERNORM, "lm_head_bias": True},
     ),
-    "cwm": Family(defaults=None, pattern=_one_in(4, first=True)),
+    "cwm": Family(defaults=None, pattern=one_in(4, first=True)),
     "diffllama": Family(defaults=None, facts=FLAGGED, other_params=_diff_lambdas),
     "doge": Family(
         defaults=None,
@@ -276,12 +276,12 @@ DECODERS: Mapping[str, Family] = {
         model={**LAYERNORM, "other_params": lambda c: c.hidden},
     ),
     "granite_swa": Family(
-        defaults=None, facts={**FLAGGED, "sinks": True}, pattern=_one_in(4, first=True), mlp_bias="mlp_bias"
+        defaults=None, facts={**FLAGGED, "sinks": True}, pattern=one_in(4, first=True), mlp_bias="mlp_bias"
     ),
     "granitemoe_swa": Family(
         defaults=None,
         facts={**FLAGGED, "sinks": True},
-        pattern=_one_in(4, first=True),
+        pattern=one_in(4, first=True),
         experts=Experts(facts={"shared_ffn_size": _granite_shared}),
     ),
     "granitemoeshared": Family(
@@ -291,18 +291,16 @@ DECODERS: Mapping[str, Family] = {
         defaults=None,
         facts={**FLAGGED, "qk_norm": both_heads},
         names=_NUM_SHARED,
-        experts=Experts(**_ROUTED, layers=listed(_after(1))),
+        experts=Experts(**_ROUTED, layers=listed(after(1))),
     ),
     "hyperclovax": Family(defaults=None, facts=FLAGGED, norms=_post_norms, mlp_bias="mlp_bias"),
     "internlm3": Family(defaults=None, facts=FLAGGED, mlp_bias="mlp_bias"),
     "iquestcoder": Family(defaults=None, facts=FLAGGED, mlp_bias="mlp_bias"),
-    "jais2": Family(
-        defaults=None, facts=FLAGGED, gated=False, mlp_bias="mlp_bias", model=LAYERNORM
-    ),
+    "jais2": Family(defaults=None, facts=FLAGGED, gated=False, mlp_bias="mlp_bias", model=LAYERNORM),
     "kolibri1": Family(
         defaults=None,
         facts={"qk_norm": both_heads},
-        pattern=_one_in(5, first=False),
+        pattern=one_in(5, first=False),
         norms=4,
         experts=Experts(
             ffn=("moe_intermediate_size",), facts={"shared_ffn_size": _hyper_shared, "router_bias": True}
@@ -315,7 +313,7 @@ DECODERS: Mapping[str, Family] = {
         experts=Experts(
             ffn=("moe_intermediate_size",),
             facts={"shared_ffn_size": one_shared, "router_bias": True},
-            layers=listed(_after(1)),
+            layers=listed(after(1)),
         ),
     ),
     "mellum": Family(
@@ -323,9 +321,7 @@ DECODERS: Mapping[str, Family] = {
         facts={**FLAGGED, "qk_norm": both_heads},
         experts=Experts(ffn=("moe_intermediate_size",), layers=listed(_everywhere)),
     ),
-    "minicpm3": Family(
-        defaults=None, mixer=LatentAttention, facts=_LATENT_BIASES, mlp_bias="mlp_bias"
-    ),
+    "minicpm3": Family(defaults=None, mixer=LatentAttention, facts=_LATENT_BIASES, mlp_bias="mlp_bias"),
     "moshi": Family(  # the table has a row more than the head, for the absence of text
         defaults=None,
         pattern=lambda _: lambda _: SLIDING,

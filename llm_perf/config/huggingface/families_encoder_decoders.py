@@ -78,6 +78,8 @@ def bart(
     names: Mapping[str, str] | None = None,
     encoder_names: Mapping[str, str] | None = None,
     model: Mapping[str, Any] | None = None,
+    blocks: Callable[[Config], list[FeedForward]] | None = None,
+    encoder_blocks: Callable[[Config], list[FeedForward]] | None = None,
 ) -> Family:
     """BART (arXiv 1910.13461) and its like: two stacks of one width, LayerNorm, plain feed-forward.
 
@@ -96,6 +98,7 @@ def bart(
         mlp_bias=mlp_bias,
         names={**_ENCODER, **(encoder_names or {})},
         other_params=layer if encoder_layer is None else encoder_layer,
+        mlps=encoder_blocks,
     )
     return Family(
         defaults=None,
@@ -106,6 +109,7 @@ def bart(
         names={**_DECODER, **(names or {})},
         other_params=layer,
         each=_with_cross(biases),
+        mlps=blocks,
         encoder=encoder,
         encoder_if=None if always else has_encoder,
         shapeless=("is_encoder_decoder", "add_cross_attention"),
@@ -252,6 +256,24 @@ def _composers(c: Config) -> int:
     return c.size("composer_vocab_size") * c.hidden
 
 
+def _speech_convolutions(c: Config) -> int:
+    """Convolutions with gated linear units: each halves what it returns."""
+    kernels, inner = c.items("conv_kernel_sizes", int) or [], c.size("conv_channels")
+    taken, total = c.size("input_feat_per_channel") * c.size("input_channels"), 0
+    for place, kernel in enumerate(kernels):
+        given = inner if place < len(kernels) - 1 else 2 * c.hidden
+        total += given * (taken * kernel + 1)
+        taken = given // 2
+    return total
+
+
+_SEAMLESS = bart(  # text to text: what hears and speaks is left out
+    embedding_norm=False,
+    final_norm=True,
+    always=True,
+    names={"hidden_size": "hidden_size"},
+    encoder_names={"hidden_size": "hidden_size"},
+)
 ENCODER_DECODERS: Mapping[str, Family] = {
     "bart": bart(_positions(2)),
     "blenderbot": bart(_positions(0), embedding_norm=False, final_norm=True),
@@ -259,6 +281,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
     "bigbird_pegasus": bart(
         _positions(0),
         biases={"qkv_bias": "use_bias", "output_bias": "use_bias"},
+        model={"tied_embeddings": False},
     ),
     "marian": bart(_positions(0), embedding_norm=False),
     "mbart": bart(_positions(2), final_norm=True),
@@ -308,7 +331,30 @@ ENCODER_DECODERS: Mapping[str, Family] = {
         names={"max_position_embeddings": "max_decoder_position_embeddings"},
     ),
     "m2m_100": bart(embedding_norm=False, final_norm=True, always=True),
-    "pegasus_x": bart(embedding_norm=False, final_norm=True, always=True),
+    "pegasus_x": bart(  # its encoder normalises its global tokens apart
+        embedding_norm=False,
+        final_norm=True,
+        biases={},
+        encoder_layer=lambda c: 2 * c.hidden,
+        encoder_only=lambda c: c.size("num_global_tokens") * c.hidden,
+        always=True,
+    ),
+    "nllb-moe": bart(
+        embedding_norm=False,
+        final_norm=True,
+        always=True,
+        blocks=_nllb_blocks("decoder_sparse_step"),
+        encoder_blocks=_nllb_blocks("encoder_sparse_step"),
+    ),
+    "seamless_m4t": _SEAMLESS,
+    "seamless_m4t_v2": _SEAMLESS,
+    "speech_to_text": bart(
+        embedding_norm=False,
+        final_norm=True,
+        encoder_only=_speech_convolutions,
+        always=True,
+        names={"max_position_embeddings": "max_target_positions"},
+    ),
     "t5": t5(),
     "mt5": t5(),
     "longt5": t5(other=_local_only),

@@ -242,18 +242,14 @@ ENCODERS: Mapping[str, Family] = {
     "xlm-roberta": _BERT,
     "bert-generation": bert(),
     "big_bird": bert(segments, transform, pooler),
-    "electra": bert(
-        _electra, rows=_no_rows, model={"embedding_norm": False, "embedding_size": _narrow}
-    ),
+    "electra": bert(_electra, rows=_no_rows, model={"embedding_norm": False, "embedding_size": _narrow}),
     "ernie": bert(segments, transform, _ernie_tasks),
     "megatron-bert": bert(segments, transform, model={"embedding_norm": False, "final_norm": True}),
     "mra": bert(segments, transform, rows=_offset(2)),
     "yoso": bert(segments, transform, rows=_offset(2)),
     "roberta-prelayernorm": bert(segments, transform, model={"final_norm": True}),
     "roc_bert": bert(segments, transform, _roc),
-    "roformer": bert(
-        segments, transform, _roformer, rows=_no_rows, layer=lambda c: _same_width(c) or 0
-    ),
+    "roformer": bert(segments, transform, _roformer, rows=_no_rows, layer=lambda c: _same_width(c) or 0),
     "xlm-roberta-xl": bert(segments, transform, model={"embedding_norm": False, "final_norm": True}),
     "xmod": bert(segments, transform, layer=_adapters),
     "distilbert": bert(
@@ -263,12 +259,8 @@ ENCODERS: Mapping[str, Family] = {
     ),
     "xlm": _XLM,
     "flaubert": _XLM,
-    "deberta": bert(
-        segments, transform, rows=_deberta_rows, facts={"output_bias": True}, layer=_deberta
-    ),
-    "deberta-v2": bert(
-        segments, transform, rows=_deberta_rows, layer=lambda c: _deberta_plain(c) or 0
-    ),
+    "deberta": bert(segments, transform, rows=_deberta_rows, facts={"output_bias": True}, layer=_deberta),
+    "deberta-v2": bert(segments, transform, rows=_deberta_rows, layer=lambda c: _deberta_plain(c) or 0),
     "jina_embeddings_v3": bert(segments, transform, rows=_no_rows),
     "layoutlm": bert(segments, transform, pooler, _layout),
     "longformer": bert(segments, transform, layer=_second_projections),

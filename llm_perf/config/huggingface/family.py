@@ -89,7 +89,7 @@ class Family:
     not name is of kind ``mixer``. ``model`` are fields of the ModelConfig, ``shapeless`` keys that
     change no count in this family though they do in others. ``names`` are what the config calls a key that is asked for
     by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``each`` fields of a
-    layer group by layer (norms, cross-attention, other parameters). ``encoder`` is the row of an encoder beside it, which
+    layer group by layer (norms, cross-attention, other parameters); ``adapt`` changes a layer's mixer by its place. ``encoder`` is the row of an encoder beside it, which
     reads the same config by its own ``names``, where ``encoder_if`` says that the model has it.
     """
 
@@ -111,6 +111,7 @@ class Family:
     other_params: Fact = 0
     mlps: Callable[[Config], list[FeedForward]] | None = None
     each: Callable[[Config], Callable[[int], Mapping[str, Any]]] | None = None
+    adapt: Callable[[Config], Callable[[int, Mixer], Mixer]] | None = None
     encoder: Family | None = None
     encoder_if: Callable[[Config], bool] | None = None
 
@@ -134,7 +135,9 @@ class Family:
 
     def beside(self, c: Config) -> dict[str, Any]:
         """The layers of an encoder beside a decoder."""
-        return {"encoder_groups": self._groups(c.renamed(self.names, {**c.defaults, **(self.defaults or {})}))}
+        return {
+            "encoder_groups": self._groups(c.renamed(self.names, {**c.defaults, **(self.defaults or {})}))
+        }
 
     def _groups(self, c: Config) -> tuple[LayerGroup, ...]:
         mixers, mlps = self._mixers(c), self.mlps(c) if self.mlps else self._mlps(c)
@@ -161,7 +164,11 @@ class Family:
         found: dict[str, Mixer] = {}
         for name in dict.fromkeys(types):
             found[name] = self._mixer(c, name)
-        return [found[name] for name in types]
+        mixers = [found[name] for name in types]
+        if self.adapt is None:
+            return mixers
+        adapt = self.adapt(c)
+        return [adapt(layer, mixer) for layer, mixer in enumerate(mixers)]
 
     def _mixer(self, c: Config, name: str) -> Mixer:
         if name in self.mixers:

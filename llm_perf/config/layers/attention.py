@@ -23,7 +23,8 @@ class Attention(Mixer):
     norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head; ``output_gate`` a
     gate per element of the result, projected with the queries (Qwen3-Next). ``v_head_dim`` is the width of a value where it
     is not that of a key (MiMo-V2). ``keys_as_values``: one projection gives both (Gemma 4). ``reuses_cache``: the layer reads
-    keys and values of an earlier one and has none of its own (Gemma 3n).
+    keys and values of an earlier one and has none of its own (Gemma 3n). ``reads_encoder``: keys and values come from an
+    encoder's output, which is kept whole beside the cache (Llama 3.2 Vision).
     """
 
     kind: Literal["attention"] = "attention"
@@ -40,6 +41,7 @@ class Attention(Mixer):
     v_head_dim: PositiveInt | None = None
     keys_as_values: bool = False
     reuses_cache: bool = False
+    reads_encoder: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
@@ -106,7 +108,7 @@ class Attention(Mixer):
 
     def cache_elements_per_token(self, tp: int = 1) -> float:
         """Keys and values. Heads are replicated once tp exceeds their number."""
-        if self.reuses_cache:
+        if self.reuses_cache or self.reads_encoder:
             return 0.0
         return self.key_value_elements(tp)
 
