@@ -16,7 +16,16 @@ from llm_perf.config.huggingface.facts import (
     shared,
     sparse_steps,
 )
-from llm_perf.config.huggingface.family import FULL, SLIDING, Experts, Family, Pattern, alternating, last_of
+from llm_perf.config.huggingface.family import (
+    FULL,
+    SLIDING,
+    Experts,
+    Family,
+    Pattern,
+    alternating,
+    last_of,
+    one_in,
+)
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.latent_attention import LatentAttention
 
@@ -95,12 +104,6 @@ def _post_mlp_norm(first: Pattern) -> Callable[[Config], Callable[[int], Mapping
     return each
 
 
-def one_in(period: int, first: bool) -> Pattern:
-    """One full layer in ``period``: the first of them or the last."""
-    full = 0 if first else period - 1
-    return lambda _: lambda layer: FULL if layer % period == full else SLIDING
-
-
 def _persimmon_norms(c: Config) -> int:
     """Norms with biases over each head of queries and keys."""
     return 4 * c.head_dim if c.flag("qk_layernorm", otherwise=True) else 0
@@ -148,6 +151,18 @@ def _laguna_gate(c: Config) -> int:
     return c.heads * c.hidden
 
 
+def _flint_types(c: Config) -> Callable[[int], str]:
+    """The first two layers, the last, and one in four between them are full."""
+    return lambda layer: FULL if layer < 2 or layer % 4 == 1 or layer == c.layers - 1 else SLIDING
+
+
+def _flint_layers(c: Config) -> Callable[[int], bool]:
+    if c.plain("mlp_only_layers") is None:
+        step = c.size("decoder_sparse_step")
+        return lambda layer: layer > 1 and (layer + 1) % step == 0
+    return sparse_steps(c)
+
+
 DECODERS: Mapping[str, Family] = {
     "afmoe": Family(
         defaults=None,
@@ -174,7 +189,7 @@ DECODERS: Mapping[str, Family] = {
     "beam": Family(
         defaults=None,
         facts={"qk_norm": both_heads, "output_gate": True},
-        pattern=one_in(6, first=False),
+        pattern=one_in(6, ends=True),
         norms=4,
         other_params=lambda c: c.heads,
         experts=Experts(ffn=("moe_intermediate_size",), facts={"router_bias": True}, layers=listed(after(3))),
@@ -256,8 +271,9 @@ DECODERS: Mapping[str, Family] = {
     "flint": Family(
         defaults=None,
         facts={**FLAGGED, "qk_norm": both_heads, "sinks": True},
+        pattern=_flint_types,
         experts=Experts(
-            ffn=("moe_intermediate_size",), facts={"shared_ffn_size": one_shared}, layers=sparse_steps
+            ffn=("moe_intermediate_size",), facts={"shared_ffn_size": one_shared}, layers=_flint_layers
         ),
     ),
     "gpt_neo": Family(  # its local layers mask what is far, and keep it all the same
@@ -300,7 +316,7 @@ DECODERS: Mapping[str, Family] = {
     "kolibri1": Family(
         defaults=None,
         facts={"qk_norm": both_heads},
-        pattern=one_in(5, first=False),
+        pattern=one_in(5),
         norms=4,
         experts=Experts(
             ffn=("moe_intermediate_size",), facts={"shared_ffn_size": _hyper_shared, "router_bias": True}

@@ -180,19 +180,18 @@ def _buckets(c: Config) -> int:
     return c.size("relative_attention_num_buckets") * c.heads
 
 
-def _t5_blocks(step: str, first: int, count: str | None = None) -> Callable[[Config], list[FeedForward]]:
-    """Every ``step``-th block has experts (Switch Transformers, arXiv 2101.03961)."""
+def _t5_blocks(count: str) -> Callable[[Config], list[FeedForward]]:
+    """``count`` blocks have experts, evenly spread (Switch Transformers, arXiv 2101.03961)."""
 
     def blocks(c: Config) -> list[FeedForward]:
-        period, width = c.count(step) or 0, c.size("intermediate_size")
+        sparse_layers, width = c.count(count) or 0, c.size("intermediate_size")
         dense = DenseMLP(ffn_size=width, gated=False)
-        if not period:
+        if not sparse_layers:
             return [dense] * c.layers
+        period = max(1, c.layers // sparse_layers)
         sparse = MoEMLP(num_experts=c.size("num_experts"), top_k=1, ffn_size=width, gated=False)
-        chosen = first if period > 1 else 0
-        return [sparse if layer % period == chosen else dense for layer in range(c.layers)]
+        return [sparse if period == 1 or layer % period == 1 else dense for layer in range(c.layers)]
 
-    del count
     return blocks
 
 
@@ -258,7 +257,7 @@ def _composers(c: Config) -> int:
 
 def _speech_convolutions(c: Config) -> int:
     """Convolutions with gated linear units: each halves what it returns."""
-    kernels, inner = c.items("conv_kernel_sizes", int) or [], c.size("conv_channels")
+    kernels, inner = c.items("conv_kernel_sizes", int) or [5, 5], c.size("conv_channels")
     taken, total = c.size("input_feat_per_channel") * c.size("input_channels"), 0
     for place, kernel in enumerate(kernels):
         given = inner if place < len(kernels) - 1 else 2 * c.hidden
@@ -362,7 +361,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
     "pop2piano": t5(other=_composers, model={"tied_embeddings": False}),
     "switch_transformers": t5(
         gated=False,
-        encoder_blocks=_t5_blocks("encoder_sparse_step", 1),
-        blocks=_t5_blocks("decoder_sparse_step", 1),
+        encoder_blocks=_t5_blocks("num_sparse_encoder_layers"),
+        blocks=_t5_blocks("num_sparse_decoder_layers"),
     ),
 }

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface.facts import BIASES, FLAGGED, LAYERNORM, all_heads, positions
-from llm_perf.config.huggingface.family import FULL, SLIDING, Fact, Family
+from llm_perf.config.huggingface.family import FULL, SLIDING, Fact, Family, one_in
 from llm_perf.config.huggingface.reader import Config
+from llm_perf.config.layers.attention import Attention
 
 Count = Callable[[Config], int]
 
@@ -128,10 +129,11 @@ def _roformer(c: Config) -> int:
     return positions(c) * c.head_dim
 
 
-def _same_width(c: Config) -> None:
-    """A projection between table and layers is not counted in this family."""
+def _same_width(c: Config) -> int:
+    """None more in a layer; a projection between table and layers is not counted in this family."""
     if (c.optional("embedding_size") or c.hidden) != c.hidden:
         raise c.fault("embedding_size", c.plain("embedding_size"), f"the hidden size, {c.hidden}")
+    return 0
 
 
 def _layout(c: Config) -> int:
@@ -167,15 +169,16 @@ def _adapters(c: Config) -> int:
     return len(languages or ("en_XX",)) * (2 * c.hidden * width + width + c.hidden)
 
 
-def _deberta_plain(c: Config) -> None:
+def _deberta_plain(c: Config) -> int:
+    """None more in a layer."""
     if c.flag("relative_attention"):
         raise c.fault("relative_attention", True, "false: relative positions are not counted in this family")
+    return 0
 
 
 def _deberta(c: Config) -> int:
     """The two biases of its joined projection."""
-    _deberta_plain(c)
-    return 2 * c.hidden
+    return _deberta_plain(c) + 2 * c.hidden
 
 
 def _deberta_rows(c: Config) -> int:
@@ -202,6 +205,7 @@ def _modernbert_types(c: Config) -> Callable[[int], str]:
 
 def _modernbert(encoder: bool) -> Family:
     """Every third layer global, no norm before the first, no biases (arXiv 2412.13663)."""
+    reach = 1 if encoder else 2  # the decoder sees the half before a token
 
     def norms(_: Config) -> Callable[[int], Mapping[str, Any]]:
         return lambda layer: {"norms": 1 if layer == 0 else 2}
@@ -212,7 +216,7 @@ def _modernbert(encoder: bool) -> Family:
         pattern=_modernbert_types,
         mlp_bias="mlp_bias",
         each=norms,
-        names={"sliding_window": "local_attention"} if encoder else {},
+        mixers={SLIDING: (Attention, {**FLAGGED, "window": lambda c: c.size("local_attention") // reach})},
         model={
             "norm": "layernorm",
             "norm_bias": lambda c: c.flag("norm_bias"),
@@ -249,7 +253,7 @@ ENCODERS: Mapping[str, Family] = {
     "yoso": bert(segments, transform, rows=_offset(2)),
     "roberta-prelayernorm": bert(segments, transform, model={"final_norm": True}),
     "roc_bert": bert(segments, transform, _roc),
-    "roformer": bert(segments, transform, _roformer, rows=_no_rows, layer=lambda c: _same_width(c) or 0),
+    "roformer": bert(segments, transform, _roformer, rows=_no_rows, layer=_same_width),
     "xlm-roberta-xl": bert(segments, transform, model={"embedding_norm": False, "final_norm": True}),
     "xmod": bert(segments, transform, layer=_adapters),
     "distilbert": bert(
@@ -260,7 +264,7 @@ ENCODERS: Mapping[str, Family] = {
     "xlm": _XLM,
     "flaubert": _XLM,
     "deberta": bert(segments, transform, rows=_deberta_rows, facts={"output_bias": True}, layer=_deberta),
-    "deberta-v2": bert(segments, transform, rows=_deberta_rows, layer=lambda c: _deberta_plain(c) or 0),
+    "deberta-v2": bert(segments, transform, rows=_deberta_rows, layer=_deberta_plain),
     "jina_embeddings_v3": bert(segments, transform, rows=_no_rows),
     "layoutlm": bert(segments, transform, pooler, _layout),
     "longformer": bert(segments, transform, layer=_second_projections),
@@ -301,6 +305,7 @@ ENCODERS: Mapping[str, Family] = {
     ),
     "ultrabert": Family(
         **_LLAMA_ENCODER,
+        pattern=one_in(3),
         model={"encoder": True, "other_params": lambda c: 2 * c.size("prediction_head_size") * c.hidden},
     ),
     "xlnet": Family(  # arXiv 1906.08237: relative positions and segments in every layer

@@ -129,6 +129,7 @@ GATED: Mapping[str, Family] = {
             "n_shared_experts": 1,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 1408,
+            "max_position_embeddings": 131_072,
         },
         facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked, "head_dim": rounded_head},
         experts=Experts(**_ROUTED),

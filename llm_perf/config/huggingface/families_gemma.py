@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from llm_perf.config.huggingface.facts import FLAGGED, both_heads
-from llm_perf.config.huggingface.family import FULL, SLIDING, Family
+from llm_perf.config.huggingface.family import FULL, Family, one_in
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.base import FeedForward, Mixer
@@ -61,16 +61,6 @@ def _gemma3n_blocks(c: Config) -> list[FeedForward]:
     return [DenseMLP(ffn_size=width, gated=True) for width in widths]
 
 
-def _one_full_in(period: int, last: bool) -> Callable[[Config], Callable[[int], str]]:
-    """The last of every ``period`` layers is full; with ``last`` the very last one too."""
-
-    def pattern(c: Config) -> Callable[[int], str]:
-        final = c.layers - 1 if last else -1
-        return lambda layer: FULL if (layer + 1) % period == 0 or layer == final else SLIDING
-
-    return pattern
-
-
 # -- Gemma 4 ------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +82,7 @@ def _full_layers(c: Config) -> Mapping[str, int]:
     return {names[key]: value for key, value in (entries[0] if entries else {}).items()}
 
 
-_GEMMA4_TYPES = _one_full_in(6, last=True)
+_GEMMA4_TYPES = one_in(6, ends=True)
 
 
 def _gemma4_adapt(c: Config) -> Callable[[int, Mixer], Mixer]:
@@ -164,7 +154,7 @@ GEMMA: Mapping[str, Family] = {
     "gemma3n_text": Family(
         defaults=None,
         facts={**FLAGGED, "qk_norm": both_heads},
-        pattern=_one_full_in(5, last=False),
+        pattern=one_in(5),
         adapt=_shares,
         norms=4,
         mlps=_gemma3n_blocks,

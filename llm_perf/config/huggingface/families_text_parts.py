@@ -15,10 +15,10 @@ from llm_perf.config.huggingface.facts import (
     shared,
     sparse_steps,
 )
-from llm_perf.config.huggingface.families_decoders import after, listed, one_in
+from llm_perf.config.huggingface.families_decoders import after, listed
 from llm_perf.config.huggingface.families_encoders import bert, transform
 from llm_perf.config.huggingface.families_gated import rounded_head
-from llm_perf.config.huggingface.family import FULL, SLIDING, Experts, Family
+from llm_perf.config.huggingface.family import FULL, SLIDING, Experts, Family, one_in
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.base import Mixer
@@ -56,9 +56,14 @@ def _molmo_rows(c: Config) -> int:
     return (c.count("additional_vocab_size") or 0) * c.hidden
 
 
+def _crossed(c: Config) -> set[int]:
+    listed_ = c.items("cross_attention_layers", int)
+    return set((3, 8, 13, 18, 23, 28, 33, 38) if listed_ is None else listed_)
+
+
 def _mllama_layers(c: Config) -> Callable[[int, Mixer], Mixer]:
     """Layers that attend to the image instead of the text."""
-    crossed = set(c.items("cross_attention_layers", int) or ())
+    crossed = _crossed(c)
 
     def adapt(layer: int, mixer: Mixer) -> Mixer:
         return mixer.replace(reads_encoder=True, qk_norm=both_heads(c)) if layer in crossed else mixer
@@ -67,11 +72,11 @@ def _mllama_layers(c: Config) -> Callable[[int, Mixer], Mixer]:
 
 
 def _mllama_gates(c: Config) -> Callable[[int], Mapping[str, Any]]:
-    crossed = set(c.items("cross_attention_layers", int) or ())
+    crossed = _crossed(c)
     return lambda layer: {"other_params": 2 if layer in crossed else 0}
 
 
-def _mimo_types(c: Config) -> Callable[[int], str]:
+def _mimo_types(_: Config) -> Callable[[int], str]:
     return lambda layer: FULL if layer == 0 or (layer + 1) % 6 == 0 else SLIDING
 
 
@@ -170,9 +175,7 @@ TEXT_PARTS: Mapping[str, Family] = {
     "molmo2_text": Family(
         defaults=None, facts={**_QKV, "qk_norm": both_heads}, model={"other_params": _molmo_rows}
     ),
-    "muse_glimmer_text": Family(
-        defaults=None, facts={"output_gate": True}, pattern=one_in(4, first=False), norms=4
-    ),
+    "muse_glimmer_text": Family(defaults=None, facts={"output_gate": True}, pattern=one_in(4), norms=4),
     "paddleocr_vl_text": Family(defaults=None, facts=_USE_BIAS, mlp_bias="use_bias"),
     "qwen2_5_omni_text": Family(defaults=None, facts={"qkv_bias": True}, pattern=late_sliding),
     "qwen3_omni_moe_text": Family(

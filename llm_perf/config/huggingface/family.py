@@ -62,6 +62,17 @@ def last_of(period: str, last: str, others: str) -> Pattern:
     return pattern
 
 
+def one_in(period: int, first: bool = False, ends: bool = False) -> Pattern:
+    """One full layer in ``period``, the others local: its last, or its first; with ``ends`` the model's last layer too."""
+    full = 0 if first else period - 1
+
+    def pattern(c: Config) -> Callable[[int], str]:
+        final = c.layers - 1 if ends else -1
+        return lambda layer: FULL if layer % period == full or layer == final else SLIDING
+
+    return pattern
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """A mixture of experts: the keys of one expert's width, what else it has, and in which layers it stands.
@@ -88,9 +99,10 @@ class Family:
     the name that ``layer_types`` (or ``pattern``, where the config has no such list) has for them; whatever these do
     not name is of kind ``mixer``. ``model`` are fields of the ModelConfig, ``shapeless`` keys that
     change no count in this family though they do in others. ``names`` are what the config calls a key that is asked for
-    by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``each`` fields of a
-    layer group by layer (norms, cross-attention, other parameters); ``adapt`` changes a layer's mixer by its place. ``encoder`` is the row of an encoder beside it, which
-    reads the same config by its own ``names``, where ``encoder_if`` says that the model has it.
+    by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``adapt`` changes a
+    layer's mixer by its place, ``each`` gives fields of a layer group by layer (norms, cross-attention, other
+    parameters). ``encoder`` is the row of an encoder beside it, which reads the same config by its own ``names``, where
+    ``encoder_if`` says that the model has it.
     """
 
     defaults: Mapping[str, Any] | None = field(default_factory=dict)
