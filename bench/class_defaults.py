@@ -26,7 +26,9 @@ def defaults_of(model_type: str) -> dict[str, Any]:
     """The class's defaults of the keys that the row of a type reads."""
     cls = CONFIG_MAPPING[model_type]
     fields = json.loads(cls().to_json_string(use_diff=False))
-    row, reader = _row_and_reader(model_type, {**fields, "model_type": model_type})
+    # With both sides of a model that may have an encoder, so that its keys are read as well.
+    both = {"architectures": ["ForConditionalGeneration"]} if FAMILIES[model_type].encoder else {}
+    row, reader = _row_and_reader(model_type, {**fields, **both, "model_type": model_type})
     try:
         row.build(reader)
     except SpecError as error:

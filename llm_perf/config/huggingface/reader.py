@@ -63,7 +63,7 @@ class Config:
         """A positive number that must be there."""
         value = self.optional(*names)
         if value is None:
-            wanted = " or ".join(map(repr, names))
+            wanted = " or ".join(repr(self.names.get(name, name)) for name in names)
             raise FieldError(self.path, f"field {wanted} is required for model_type {self.family!r}")
         return value
 
