@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from llm_perf.config.host import HostConfig
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.huggingface.convert import _row_and_reader
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.wrappers import WRAPPERS
-from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.model import Attention, ModelConfig, MoEMLP
-from llm_perf.config.scenario import Scenario
+from llm_perf.config.scenario import check_timed
 from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.parameters import active_params, total_params
 from llm_perf.errors import SpecError
@@ -107,7 +105,7 @@ def test_an_encoder_decoder_is_counted_with_its_encoder_and_not_timed() -> None:
     assert [group.count for group in whole_.encoder_groups] == [12]
     for model in (alone, whole_):
         with pytest.raises(SpecError, match="reads an encoder's output"):
-            Scenario(model=model, gpu=get_gpu_config_by_name("a100-sxm-40gb"), host=HostConfig(name="host"))
+            check_timed(model)
 
 
 def test_a_layer_that_reuses_a_cache_keeps_nothing_and_reads_it() -> None:

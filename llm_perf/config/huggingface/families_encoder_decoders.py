@@ -7,6 +7,7 @@ decoder alone, as transformers' automatic causal class builds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llm_perf.config.huggingface.facts import BIASES, LAYERNORM
@@ -287,7 +288,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
     "mvp": bart(_positions(2), other=_prompts),
     "pegasus": bart(_positions(0), embedding_norm=False, final_norm=True),
     "plbart": bart(_positions(2)),
-    "trocr": bart(_trocr_rows, encoder_only=_none),
+    "trocr": replace(bart(_trocr_rows), encoder=None),
     "prophetnet": bart(
         _positions(0),
         layer=_prophetnet_layer,
