@@ -76,6 +76,7 @@ class ModelConfig(Spec):
     ``encoder`` models have a prefill only. ``encoder_groups`` are the layers of the encoder beside a decoder of
     ``layer_groups``; such a model is counted, and not timed yet. ``other_params`` are elements outside the layers that no
     other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables).
+    ``left_out`` says what a config describes and no count here holds; every answer repeats it.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -105,6 +106,7 @@ class ModelConfig(Spec):
     published_active_params: ParameterCount | None = None
     source: str | None = None
     notes: str | None = None
+    left_out: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -592,7 +592,7 @@ COUNTED: dict[str, tuple[dict[str, Any], int, float]] = {
 LLAMA = RELEASED["meta-llama/Llama-2-7b-hf"]
 NOT_RUN: dict[str, dict[str, Any]] = {"encoder/BERT-base": {"other_params": 0, "lm_head_bias": False}}
 """What the class has and a bundled spec leaves out, since its benchmark runs the layers alone."""
-SHAPES = {"aliases", "name", "source", "notes", "published_params", "published_active_params"}
+SHAPES = {"left_out", "aliases", "name", "source", "notes", "published_params", "published_active_params"}
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -9,32 +9,19 @@ from typing import Any
 from llm_perf.config.huggingface.class_defaults import class_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
+from llm_perf.config.huggingface.left_out import describe, prediction_layers
 from llm_perf.config.huggingface.reader import Config, FieldError
-from llm_perf.config.huggingface.unread import refuse_unread
+from llm_perf.config.huggingface.unread import describe_unread, refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import SpecError
-
-_OTHER_PARTS = {
-    "audio_config",
-    "audio_encoder_config",
-    "generation_config",
-    "perceiver_config",
-    "projector_config",
-    "qformer_config",
-    "speech_config",
-    "talker_config",
-    "token2wav_config",
-    "vision_config",
-    "vq_config",
-}
 
 
 def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
     """A model from the content of a Hugging Face ``config.json``.
 
-    Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). Multi-token prediction
-    modules, BERT's pooler and segment table, and whatever else a generation does not run, are left out.
+    Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). What stands beside it, multi-token
+    prediction layers, and keys that the family's row does not know are said in ``left_out``.
 
     Args:
         config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
@@ -59,9 +46,22 @@ def convert(config: Any, name: str) -> ModelConfig:
     source = f"Hugging Face config.json, model_type {family}"
     found = row.build(reader)
     refuse_unread(reader)
-    left_out = sorted(_OTHER_PARTS & config.keys())
-    notes = f"text part only; left out: {', '.join(left_out)}" if reader.path and left_out else None
-    return ModelConfig(name=name, family=family.removesuffix("_text"), source=source, notes=notes, **found)
+    decoder = (
+        "the decoder alone; its encoder is counted where architectures name it"
+        if _alone(row, found)
+        else None
+    )
+    predicted = reader.fields.get("num_nextn_predict_layers")
+    ahead = prediction_layers(predicted, found["hidden_size"], found["layer_groups"][-1])
+    said = (describe(config, reader.path), ahead, decoder, describe_unread(reader, family))
+    left_out = "; ".join(filter(None, said)) or None
+    return ModelConfig(
+        name=name, family=family.removesuffix("_text"), source=source, left_out=left_out, **found
+    )
+
+
+def _alone(row: Family, found: Mapping[str, Any]) -> bool:
+    return row.encoder is not None and not found.get("encoder_groups")
 
 
 def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Config]:

@@ -108,6 +108,10 @@ _FALCON_FACTS: Mapping[str, Any] = {
     "gated": False,
     "mlp_bias": "bias",
     "norms": _falcon_norms,
+    "shapeless": (
+        "ff_factor",
+        "multi_query",
+    ),  # the one is ffn_hidden_size in words, the other where heads are grouped
     "parallel": lambda c: c.flag("parallel_attn") or c.flag("new_decoder_architecture"),
     "model": LAYERNORM,
 }

@@ -288,7 +288,10 @@ ENCODER_DECODERS: Mapping[str, Family] = {
     "mvp": bart(_positions(2), other=_prompts),
     "pegasus": bart(_positions(0), embedding_norm=False, final_norm=True),
     "plbart": bart(_positions(2)),
-    "trocr": replace(bart(_trocr_rows), encoder=None),
+    "trocr": replace(
+        bart(_trocr_rows, model={"embedding_norm": lambda c: c.flag("layernorm_embedding", otherwise=True)}),
+        encoder=None,
+    ),
     "prophetnet": bart(
         _positions(0),
         layer=_prophetnet_layer,

@@ -12,6 +12,7 @@ from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.base import FeedForward, Mixer
 from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.config.layers.feed_forward import DenseMLP, NoMLP
+from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.model import LayerGroup
 
 FULL, SLIDING, CHUNKED, LINEAR = (
@@ -129,7 +130,7 @@ class Family:
 
     def build(self, c: Config) -> dict[str, Any]:
         """The fields of a ModelConfig; equal layers make one group, in the order of their first."""
-        c.read.update(".".join((*c.path, name)) for name in self.shapeless)
+        c.read.update(".".join((*c.path, name)) for name in (*self.shapeless, *self._unused))
         c = c.renamed(self.names, c.defaults)
         groups = self._groups(c)
         has_encoder = self.encoder is not None and (self.encoder_if is None or self.encoder_if(c))
@@ -144,6 +145,12 @@ class Family:
             **beside,
             **{name: value(c) if callable(value) else value for name, value in self.model.items()},
         }
+
+    @property
+    def _unused(self) -> tuple[str, ...]:
+        """Keys that such layers have no use for, though configs carry them."""
+        heads = ("num_key_value_heads", "head_dim", "qk_head_dim") if self.mixer is LatentAttention else ()
+        return (*heads, *(() if self.experts is None else FFN))
 
     def beside(self, c: Config) -> dict[str, Any]:
         """The layers of an encoder beside a decoder."""
