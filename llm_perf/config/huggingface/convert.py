@@ -81,7 +81,8 @@ def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Con
         raise inner.fault("model_type", given, f"one of {', '.join(sorted(FAMILIES))}")
     row = FAMILIES[given]
     # The head's matrix belongs to the outer model, and so does the flag that ties it.
-    content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
+    dropped = () if wrapper.ties_inside else ("tie_word_embeddings",)
+    content = {key: value for key, value in inner.fields.items() if key not in dropped}
     content.update(wrapper.given)
     tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
     return row, Config(family, content, {**_defaults(row, given), **tied, **outer}, inner.path)

@@ -15,16 +15,20 @@ class Wrapper:
     """The text part's ``model_type`` where ``text_config`` has none, and what ties the head where nothing is said.
 
     ``tied`` None is the default of the text part's own class. ``path`` leads to the text part; ``given`` are fields that
-    belong to it and that its config does not have.
+    belong to it and that its config does not have. ``ties_inside``: the text part's own flag counts.
     """
 
     text: str
     tied: bool | None = None
     path: tuple[str, ...] = ("text_config",)
+    ties_inside: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
 WRAPPERS: Mapping[str, Wrapper] = {
+    "internvl_chat": Wrapper("internlm2", path=("llm_config",), ties_inside=True),
+    "kimi_vl": Wrapper("deepseek_v3", tied=False),
+    "deepseek_vl_v2": Wrapper("deepseek_v2", path=("language_config",), ties_inside=True),
     "aria": Wrapper("aria_text", tied=False),
     "audioflamingo3": Wrapper("qwen2"),
     "aya_vision": Wrapper("cohere2", tied=True),
