@@ -128,7 +128,7 @@ def expert_tensor_shards(tp: int, dp: int, ep: int) -> int:
 
 def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> RankParams:
     ways = expert_tp if linear.copies > 1 else tp
-    held = linear.copies / ep if linear.copies > 1 else 1
+    held = linear.copies / ep if linear.copies > 1 else linear.copies
     bias = linear.out_features if linear.bias else 0
     if linear.split == "replicated":
         return RankParams(0.0, held * (linear.weights + bias))
