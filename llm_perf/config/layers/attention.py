@@ -21,7 +21,7 @@ class Attention(Mixer):
     ``window`` bounds how many of the latest tokens are attended to (sliding window); ``chunk`` bounds it to
     the tokens since the last multiple of ``chunk`` (Llama 4). ``qk_norm`` is the number of weights of the
     norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head; ``output_gate`` a
-    gate per element of the result, projected with the queries (Qwen3-Next).
+    gate per element of the result, projected with the queries (Qwen3-Next); ``head_gate`` one per head (LFM3).
     """
 
     kind: Literal["attention"] = "attention"
@@ -35,6 +35,7 @@ class Attention(Mixer):
     chunk: PositiveInt | None = None
     sinks: bool = False
     output_gate: bool = False
+    head_gate: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
@@ -62,6 +63,7 @@ class Attention(Mixer):
             Linear("qkv", kv, hidden, "kv", self.qkv_bias, kv_heads=heads),
             Linear("qkv", kv, hidden, "kv", self.qkv_bias, kv_heads=heads),
             *((Linear("qkv", query, hidden, "column", self.qkv_bias),) if self.output_gate else ()),
+            *((Linear("qkv", self.num_heads, hidden, "column"),) if self.head_gate else ()),
             Linear("attention_output", hidden, query, "row", self.output_bias),
         )
 
