@@ -7,6 +7,8 @@ from typing import Any
 
 from llm_perf.config.huggingface import defaults
 from llm_perf.config.huggingface.facts import FLAGGED, both_heads, has_shared, one_shared, sparse_steps
+from llm_perf.config.huggingface.families_hybrid import HYBRID
+from llm_perf.config.huggingface.families_indexed import INDEXED
 from llm_perf.config.huggingface.family import FULL, LINEAR, Experts, Family, last_of
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.state_space import StateSpace
@@ -60,8 +62,11 @@ RECURRENT: Mapping[str, Family] = {
             "conv_width": lambda c: c.size("conv_kernel"),
             "conv_bias": "use_conv_bias",
             "delta_rule": False,
+            "proj_bias": "use_bias",
         },
         no_mlp=True,
         norms=1,
     ),
+    **HYBRID,
+    **INDEXED,
 }

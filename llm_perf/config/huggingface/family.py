@@ -86,7 +86,8 @@ class Family:
     A fact is a constant, the name of a flag in the config, or a function of the config. ``mixers`` are further kinds by
     the name that ``layer_types`` (or ``pattern``, where the config has no such list) has for them; whatever these do
     not name is of kind ``mixer``. ``model`` are fields of the ModelConfig, ``shapeless`` keys that
-    change no count in this family though they do in others.
+    change no count in this family though they do in others. ``mlps`` gives every layer's block where they differ by
+    more than experts.
     """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -103,11 +104,12 @@ class Family:
     parallel: Fact = False
     model: Mapping[str, Fact] = field(default_factory=dict)
     shapeless: tuple[str, ...] = ()
+    mlps: Callable[[Config], list[FeedForward]] | None = None
 
     def build(self, c: Config) -> dict[str, Any]:
         """The fields of a ModelConfig; equal layers make one group, in the order of their first."""
         c.read.update(".".join((*c.path, name)) for name in self.shapeless)
-        layers = Counter(zip(self._mixers(c), self._mlps(c), strict=True))
+        layers = Counter(zip(self._mixers(c), self.mlps(c) if self.mlps else self._mlps(c), strict=True))
         norms, parallel = fact(c, self.norms), fact(c, self.parallel)
         groups = tuple(
             LayerGroup(count=count, attention=mixer, mlp=mlp, norms=norms, parallel_attention=parallel)
