@@ -85,6 +85,8 @@ def _module_names(layer: int, group: LayerGroup, index: int, linear: Linear) -> 
     at = f"layers.{layer}"
     if linear.op == "router":
         return (f"{at}.mlp.gate", f"{at}.mlp.router", f"{at}.block_sparse_moe.gate")
+    if linear.op.startswith("latent"):
+        return (f"{at}.mixer.fc{1 if linear.op == 'latent_down' else 2}_latent_proj",)
     ups = 2 if group.mlp.gated else 1
     if "_" in linear.op and linear.op.split("_")[0] in ("mlp", "expert", "shared"):
         first = next(

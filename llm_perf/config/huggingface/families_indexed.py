@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface import defaults
+from llm_perf.config.huggingface.derived import Derived
 from llm_perf.config.huggingface.facts import first_dense, shared
-from llm_perf.config.huggingface.families_hybrid import Derived
 from llm_perf.config.huggingface.family import Experts, Family
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.combined import Combined

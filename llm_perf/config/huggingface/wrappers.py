@@ -50,7 +50,6 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "mistral3": Wrapper("mistral", tied=True),
     "moss_transcribe_diarize": Wrapper("qwen3", tied=True),
     "musicflamingo": Wrapper("qwen2"),
-    "nemo_speechlm": Wrapper("nemotron_h", tied=False),
     "nemotron_h_omni": Wrapper("nemotron_h", tied=False),
     "ovis2": Wrapper("qwen2", tied=True),
     "pp_chart2table": Wrapper("qwen2", tied=True),
