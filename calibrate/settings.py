@@ -11,13 +11,19 @@ from functools import cache
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
+from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.inference import InferenceResult
-from llm_perf.analysis.request import InferenceInputs, build_scenario, number_formats
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import Disk, HostConfig
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, known_names
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+    known_names,
+)
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
@@ -309,7 +315,7 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     inputs = inputs_of(run)
-    return number_formats(inputs, get_system(run.system), _facts(run))
+    return requested_dtype(inputs, get_system(run.system), get_model_config_by_name(run.model), _facts(run))
 
 
 def _pins(run: Run) -> bool:

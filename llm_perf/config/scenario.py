@@ -138,24 +138,14 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
     """
     tp, pp, ep = parallelism.tp_size, parallelism.pp_size, parallelism.ep_size
     for group in model.layer_groups:
-        heads, kv_heads = group.attention.num_heads, group.attention.num_kv_heads
-        if heads % tp:
-            raise SpecError(
-                f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {divisors(heads)}"
-            )
-        if max(tp, kv_heads) % min(tp, kv_heads):
-            raise SpecError(
-                f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other; possible: "
-                + ", ".join(
-                    str(size)
-                    for size in range(1, heads + 1)
-                    if heads % size == 0 and max(size, kv_heads) % min(size, kv_heads) == 0
-                )
-            )
+        for part in group.attention.parts:
+            if not part.replicated:
+                _check_heads(model, part.num_heads, part.num_kv_heads, tp)
         if group.mlp.ffn_size % tp:
+            shared = math.gcd(group.attention.num_heads, group.mlp.ffn_size)
             raise SpecError(
                 f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}; possible: "
-                f"{divisors(math.gcd(heads, group.mlp.ffn_size))}"
+                f"{divisors(shared)}"
             )
     if pp > model.num_layers:
         raise SpecError(
@@ -167,6 +157,22 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
         raise SpecError(
             f"cp_size {parallelism.cp_size} shares attention over a prompt, and {model.name} has layers that scan it token "
             "after token; possible: 1"
+        )
+
+
+def _check_heads(model: ModelConfig, heads: int, kv_heads: int, tp: int) -> None:
+    if heads % tp:
+        raise SpecError(
+            f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {divisors(heads)}"
+        )
+    if max(tp, kv_heads) % min(tp, kv_heads):
+        raise SpecError(
+            f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other; possible: "
+            + ", ".join(
+                str(size)
+                for size in range(1, heads + 1)
+                if heads % size == 0 and max(size, kv_heads) % min(size, kv_heads) == 0
+            )
         )
 
 

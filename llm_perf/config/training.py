@@ -190,7 +190,10 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
-    if any(group.attention.recurrent or not group.mlp.ffn_size for group in model.layer_groups):
+    if any(
+        group.attention.recurrent or len(group.attention.parts) != 1 or not group.mlp.ffn_size
+        for group in model.layer_groups
+    ):
         raise SpecError(
             f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
         )

@@ -133,7 +133,7 @@ def expert_tensor_shards(tp: int, dp: int, ep: int) -> int:
 
 def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> RankParams:
     ways = expert_tp if linear.copies > 1 else tp
-    held = linear.copies / ep if linear.copies > 1 else 1
+    held = linear.copies / ep if linear.copies > 1 else linear.copies
     bias = linear.out_features if linear.bias else 0
     if linear.split == "replicated":
         return RankParams(0.0, held * (linear.weights + bias))
@@ -141,6 +141,16 @@ def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> Ran
     if linear.split == "row":
         return RankParams(held * linear.weights / parts, held * bias)
     return RankParams(held * (linear.weights + bias) / parts, 0.0)
+
+
+def linear_rank_weights(linear: Linear, tp: int = 1, ep: int = 1, dp: int = 1) -> float:
+    """Elements of all copies of a matrix on one rank, without biases."""
+    expert = linear.copies > 1
+    return (
+        (linear.copies / ep if expert else 1)
+        * linear.weights
+        / linear.shards(expert_tensor_shards(tp, dp, ep) if expert else tp)
+    )
 
 
 def layer_rank_params(

@@ -65,6 +65,8 @@ class Family(Spec):
         parts: Parts of its phases beyond those that all systems have.
         resources: Resources that it waits for beyond those that all systems have, in words.
         quantises_embeddings: Whether the token table and the head are quantised with the other weights.
+        checkpoints: Whose files it serves as they were released: "huggingface", "gguf", or "none" where it
+            stores 16 bits or a width of its own.
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
@@ -86,6 +88,7 @@ class Family(Spec):
     parts: dict[str, Part] = Field(default_factory=dict)
     resources: dict[str, str] = Field(default_factory=dict)
     quantises_embeddings: bool = False
+    checkpoints: Literal["huggingface", "gguf", "none"] | None = None
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
@@ -102,6 +105,11 @@ class Family(Spec):
     def on_resident(self) -> bool:
         """Whether it is data on the resident model: everything on the GPUs, divided into tensor ranks."""
         return self.implementation is None
+
+    @property
+    def serves_checkpoints(self) -> bool:
+        """Whether it serves a checkpoint in its own format, as stacks do; others store 16 bits or a width of theirs."""
+        return self.on_resident if self.checkpoints is None else self.checkpoints != "none"
 
     @property
     def usual_weights(self) -> Tier | None:

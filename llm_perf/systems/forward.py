@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.formats import MatrixFormat
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import (
@@ -36,8 +38,17 @@ _GEMM_PARTS = {
 
 
 def part_of(op: str) -> str:
-    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP."""
-    return _GEMM_PARTS.get(op, "mlp")
+    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP.
+
+    What a mixer has beside the common products is named ``attention_…``; behind a colon stands which of a layer's mixers
+    it is of.
+    """
+    plain = op.partition(":")[0]
+    return _GEMM_PARTS.get(plain, "attention_projections" if plain.startswith("attention_") else "mlp")
+
+
+_LEAST_8BIT = 7.0
+"""Stored bits from which a format's kernels are those of 8-bit weights: types of 6.56 bits unpack like those of 4."""
 
 
 class Costs:
@@ -51,9 +62,14 @@ class Costs:
         self._terms: list[Terms] = []
 
     def part(self, name: str, seconds: Number, terms: Terms) -> None:
-        """Add exposed seconds to a part, and what they consist of."""
+        """Add exposed seconds to a part, and what they consist of.
+
+        Terms of arrays are dropped: nobody reads them, and they would keep every intermediate array in memory, which
+        makes a sweep take up to 2.7 times as long.
+        """
         self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
-        self._terms.append(terms)
+        if not is_array(seconds):
+            self._terms.append(terms)
 
     def busy(self, resource: str, seconds: Number) -> None:
         """Add busy seconds to a resource."""
@@ -65,7 +81,8 @@ class Costs:
             self.parts_s[name] = self.parts_s.get(name, 0.0) + times * seconds
         for name, seconds in other.busy_s.items():
             self.busy(name, times * seconds)
-        self._terms.append(scaled(other.terms, "passes", times))
+        if not is_array(times):
+            self._terms.append(scaled(other.terms, "passes", times))
 
     def scaled(self, parts: Number, busy: Number) -> Costs:
         """So many times the parts, and so many times the busy seconds."""
@@ -90,9 +107,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Attention of one decode step: seconds = floor_s + per_token_s x attended(context)."""
+    """What one mixer of a layer group attends to in a decode step: seconds = floor_s + per_token_s x attended(context)."""
 
-    group: LayerGroup
+    mixer: Mixer
     per_token_s: Number
     compute_per_token_s: Number
     memory_per_token_s: Number
@@ -128,11 +145,12 @@ class Forward:
             KernelStyle.of(constants, self._weight_only),
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
+        self._gemms = {"": self.rates.gemm} | self._gemms_of_formats()
         self.groups = tuple(
-            (group, layer_products(self.model, group, self.tp, self.ep, self.dp))
-            for group in self.model.layer_groups
+            (group, layer_products(self.model, group, self.tp, self.ep, self.dp, row))
+            for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
         )
-        self.head = lm_head_products(self.model, self.tp)
+        self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = topology.tensor
         self.ep_fabric: Fabric = topology.experts
@@ -154,7 +172,8 @@ class Forward:
         tokens = batch * new_tokens / self.cp
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count)
-            self._prefill_attention(costs, group, batch, new_tokens, cached)
+            for mixer in group.attention.parts:
+                self._prefill_attention(costs, mixer, group.count, batch, new_tokens, cached)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         if with_head:
@@ -169,11 +188,14 @@ class Forward:
         ``queries`` tokens of every sequence are computed at once: one, or as many as speculation checks.
         """
         costs = Costs()
-        attention = []
+        attention: list[DecodeAttention] = []
         tokens = batch * queries
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count)
-            attention.append(self._decode_attention(costs, group, batch, queries))
+            attention += [
+                self._decode_attention(costs, mixer, group.count, batch, queries)
+                for mixer in group.attention.parts
+            ]
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         self._head(costs, tokens)
@@ -183,7 +205,7 @@ class Forward:
     @property
     def windows(self) -> tuple[float, ...]:
         """Contexts at which some layers stop attending to more."""
-        limits = {_window(group) for group in self.model.layer_groups}
+        limits = {_window(mixer) for group in self.model.layer_groups for mixer in group.attention.parts}
         return tuple(sorted(limits - {math.inf}))
 
     # -- products ---------------------------------------------------------------------------------------------
@@ -193,12 +215,54 @@ class Forward:
         """Weights are narrower than activations: products run at the activations' width."""
         return self.scenario.dtype.weight_bits < self.scenario.dtype.activation_bits
 
+    @property
+    def _format_rows(self) -> tuple[tuple[MatrixFormat, ...] | None, ...]:
+        formats = self.scenario.dtype.formats
+        return (None,) * len(self.model.layer_groups) if formats is None else formats.layers
+
+    @property
+    def _head_format(self) -> MatrixFormat | None:
+        formats = self.scenario.dtype.formats
+        if formats is None:
+            return None
+        return formats.embedding if self.model.tied_embeddings else formats.head
+
+    def _gemms_of_formats(self) -> dict[str, GemmRates]:
+        """Rates of products by kernels, where matrices have formats of their own.
+
+        Wide matrices run the stack's plain 16-bit kernels, FP8 and INT8 ones on their own units where the GPU has these.
+        """
+        if self.scenario.dtype.formats is None:
+            return {}
+        scenario, found = self.scenario, {}
+        style = KernelStyle.of(self.constants, quantised=False)
+        for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8")):
+            if dtype is None or dtype in scenario.gpu.peak_tflops:
+                found[kernels] = kernel_rates(
+                    scenario.gpu,
+                    scenario.dtype.compute_bits,
+                    scenario.flops_efficiency,
+                    scenario.hbm_memory_efficiency,
+                    style,
+                    dtype,
+                ).gemm
+        return found
+
+    def _gemm(self, product: Product) -> GemmRates:
+        return self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+
+    def _narrow(self, product: Product) -> bool:
+        """Whether the weights of a product are unpacked to run at the activations' width."""
+        if product.stored is None:
+            return self._weight_only
+        return product.stored.kernels not in self._gemms
+
     def _unpacks(self, product: Product, rows: Number) -> Number:
         """Whether weights are unpacked by a kernel of its own, and the product reads the unpacked copy.
 
         Some stacks do so from ``unpack_min_rows`` rows on, and unpack in the registers of the product below.
         """
-        if not self._weight_only or self.constants["unpack_bytes_per_weight"] <= 0:
+        if not self._narrow(product) or self.constants["unpack_bytes_per_weight"] <= 0:
             return False
         if part_of(product.op) == "lm_head" or product.op == "router":
             return False
@@ -207,6 +271,8 @@ class Forward:
     def weight_bytes_per_element(self, product: Product, rows: Number) -> Number:
         """Bytes of one weight that a product of so many rows reads; the head is the embedding table and has its width."""
         dtype = self.scenario.dtype
+        if product.stored is not None:
+            return self._stored_bytes(product.stored, self._narrow(product), self._unpacks(product, rows))
         if part_of(product.op) == "lm_head":
             return self.activation_bytes if self._unpacks_tables else dtype.stored_embedding_bits / 8
         if product.op == "router":
@@ -219,6 +285,13 @@ class Forward:
             "weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"
         ]
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
+
+    def _stored_bytes(self, stored: MatrixFormat, narrow: bool, unpacks: Number) -> Number:
+        if not narrow:
+            return stored.bits / 8
+        width = "8" if stored.bits >= _LEAST_8BIT else "4"
+        share = self.constants[f"weight_only_{width}bit_bandwidth"]
+        return where(unpacks, self.activation_bytes, stored.bits / 8 / share)
 
     def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
         for product in products:
@@ -243,14 +316,19 @@ class Forward:
                 f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
                 f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
             )
-            each = Factor("seconds of one", seconds, tuple(gemm_rates_used(gemm)), source=roofs)
+            each = Factor("seconds of one", seconds, self.rates_used, source=roofs)
             yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
 
         return terms
 
+    @cached_property
+    def rates_used(self) -> tuple[Quantity, ...]:
+        """Rates of matrix products, as shares of the peaks."""
+        return tuple(gemm_rates_used(self.rates.gemm))
+
     def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
         """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
-        gemm = self.rates.gemm
+        gemm = self._gemm(product)
         rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
@@ -280,7 +358,7 @@ class Forward:
         """The token table and the head are quantised as well, and whatever is quantised is unpacked in every pass."""
         dtype = self.scenario.dtype
         always = self.constants["unpack_bytes_per_weight"] > 0 and self.constants["unpack_min_rows"] <= 1
-        return always and dtype.embedding_bits < dtype.activation_bits
+        return always and dtype.formats is None and dtype.embedding_bits < dtype.activation_bits
 
     def _unpack_tables(self, costs: Costs) -> None:
         """A quantised token table is unpacked whole in every pass: for the lookup of a few rows, and for the head."""
@@ -304,20 +382,19 @@ class Forward:
 
     # -- attention --------------------------------------------------------------------------------------------
 
-    def _kv_bytes_per_token(self, group: LayerGroup) -> float:
+    def _kv_bytes_per_token(self, mixer: Mixer) -> float:
         dtype = self.scenario.dtype
-        per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
+        per_token = kv_elements_per_token(mixer, self.tp) * dtype.stored_kv_bits / 8
         per_token *= self.constants["kv_passes"]
-        if group.attention.recurrent:
+        if mixer.recurrent:
             return 2 * per_token  # a state is read and written back
         if self.constants["ungrouped_kv_reads"]:
-            per_token *= _heads_per_kv_head(group)
+            per_token *= _heads_per_kv_head(mixer)
         return per_token
 
     def _prefill_attention(
-        self, costs: Costs, group: LayerGroup, batch: Number, new: Number, cached: Number
+        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
     ) -> None:
-        attention, layers = group.attention, group.count
         pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
         if is_array(cached) or cached:
             pairs = pairs - prefill_pairs(attention, cached, causal=True)
@@ -326,7 +403,7 @@ class Forward:
         per_pair = score_flops_per_pair(attention, self.tp)
         kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
         if self.cp > 1:
-            self._ring(costs, group, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
+            self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
         if not self.constants["unfused_attention"] or attention.recurrent:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
@@ -353,47 +430,43 @@ class Forward:
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
 
-    def _ring(self, costs: Costs, group: LayerGroup, kv_bytes: Number, attention_s: Number) -> None:
+    def _ring(self, costs: Costs, layers: int, kv_bytes: Number, attention_s: Number) -> None:
         """Keys and values pass round the context ranks while each attends to what it has (arXiv 2310.01889)."""
         turns = self.cp - 1
         passed = turns * self.cp_fabric.send_s(kv_bytes / self.cp)
         exposed = maximum(passed - attention_s * turns / self.cp, 0.0)
         name = "keys and values passed round"
         costs.part(
-            "context_exchange",
-            group.count * exposed,
-            _of_layers("context_exchange", name, group.count, exposed),
+            "context_exchange", layers * exposed, _of_layers("context_exchange", name, layers, exposed)
         )
-        costs.busy("interconnect", group.count * passed)
+        costs.busy("interconnect", layers * passed)
 
     def _decode_attention(
-        self, costs: Costs, group: LayerGroup, batch: Number, queries: int = 1
+        self, costs: Costs, mixer: Mixer, layers: int, batch: Number, queries: int = 1
     ) -> DecodeAttention:
         """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once.
 
         Context ranks attend to a part of the cache each, for the same queries, and merge what they found (flash
         decoding over ranks, arXiv 2411.01783, section 3.4).
         """
-        flops = batch * queries * score_flops_per_pair(group.attention, self.tp, absorbed=True) / self.cp
-        kv_bytes = batch * self._kv_bytes_per_token(group) / self.cp
+        flops = batch * queries * score_flops_per_pair(mixer, self.tp, absorbed=True) / self.cp
+        kv_bytes = batch * self._kv_bytes_per_token(mixer) / self.cp
         if self.cp > 1:
-            merged = batch * queries * group.attention.num_heads / self.tp * group.attention.head_dim
+            merged = batch * queries * mixer.num_heads / self.tp * mixer.head_dim
             size = merged * self.activation_bytes
-            self._communicate(costs, "context_exchange", group.count, self.cp_fabric.all_reduce_s(size))
-        heads = group.attention.num_heads / self.tp
+            self._communicate(costs, "context_exchange", layers, self.cp_fabric.all_reduce_s(size))
+        heads = mixer.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
         floor = self.rates.attention_floor_s + eager
-        costs.part(
-            "attention", group.count * floor, _of_layers("attention", "attention kernels", group.count, floor)
-        )
-        costs.busy("kernel_floors", group.count * floor)
+        costs.part("attention", layers * floor, _of_layers("attention", "attention kernels", layers, floor))
+        costs.busy("kernel_floors", layers * floor)
         return DecodeAttention(
-            group,
-            group.count
-            * self.rates.decode_attention_s_per_token(flops, kv_bytes, kv_bytes * _heads_per_kv_head(group)),
-            group.count * flops / self.rates.gemm.flops_per_s,
-            group.count * kv_bytes / self.rates.attention_bytes_per_s,
+            mixer,
+            layers
+            * self.rates.decode_attention_s_per_token(flops, kv_bytes, kv_bytes * _heads_per_kv_head(mixer)),
+            layers * flops / self.rates.gemm.flops_per_s,
+            layers * kv_bytes / self.rates.attention_bytes_per_s,
         )
 
     @staticmethod
@@ -404,7 +477,7 @@ class Forward:
 
         def terms() -> Iterator[Term]:
             for entry in attention:
-                read = sum(weight * attended(entry.group.attention, context) for context, weight in nodes)
+                read = sum(weight * attended(entry.mixer, context) for context, weight in nodes)
                 factors = (
                     Factor("tokens attended to over all steps", times * read),
                     Factor("seconds per token of context", entry.per_token_s),
@@ -417,7 +490,7 @@ class Forward:
         """Seconds of decode attention, floors left out, at a context."""
         total: Number = 0.0
         for entry in attention:
-            total = total + entry.per_token_s * attended(entry.group.attention, context)
+            total = total + entry.per_token_s * attended(entry.mixer, context)
         return total
 
     def context_when(self, attention: list[DecodeAttention], seconds: Number) -> Number:
@@ -427,25 +500,31 @@ class Forward:
         """
         found: Number = 0.0
         for limit in (0.0, *self.windows):
-            full = [entry for entry in attention if _window(entry.group) <= limit]
-            growing = [entry.per_token_s for entry in attention if _window(entry.group) > limit]
+            full = [entry for entry in attention if _window(entry.mixer) <= limit]
+            growing = [entry.per_token_s for entry in attention if _window(entry.mixer) > limit]
             if growing:
-                rest = seconds - sum(entry.per_token_s * _window(entry.group) for entry in full)
+                rest = seconds - sum(entry.per_token_s * _window(entry.mixer) for entry in full)
                 found = maximum(found, rest / sum(growing))
         return found
 
     # -- everything else --------------------------------------------------------------------------------------
 
     def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
-        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded)."""
+        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded).
+
+        A layer of one block, mixer or MLP alone, has half of what a layer of both has.
+        """
         c = self.constants
-        hidden = c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
+        blocks = (bool(group.attention.parts) + bool(group.mlp.ffn_size)) / 2
+        hidden = (
+            blocks * c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
+        )
         experts = routed_experts(group) or 1
         ffn = c["elementwise_ffn_vectors"] * group.mlp.ffn_size * experts / self.tp
         moved = tokens * (hidden + ffn) * self.activation_bytes
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
-        floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
+        floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s
         whole = traffic + floors
         costs.part(
             "elementwise",
@@ -462,7 +541,7 @@ class Forward:
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         size = tokens * self.model.hidden_size * self.activation_bytes
         if self.tp > 1:
-            count = group.count * (1 if group.parallel_attention else 2)
+            count = group.count * self._reductions(group)
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             if self.sp > 1:
                 pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
@@ -474,6 +553,15 @@ class Forward:
         if self.ep > 1 and routed_experts(group):
             routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
+
+    def _reductions(self, group: LayerGroup) -> int:
+        """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""
+        split = {
+            linear.op for linear in group.attention.linears(self.model.hidden_size) if linear.split == "row"
+        }
+        if group.parallel_attention:
+            return max(len(split), 1)
+        return len(split) + (1 if group.mlp.ffn_size else 0)
 
     def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
@@ -508,14 +596,14 @@ def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
     yield Quantity("memory rate of matrix products", (memory,), "bytes/s", gemm.source)
 
 
-def _window(group: LayerGroup) -> float:
-    """Context beyond which a layer attends to no more tokens."""
-    return float(group.attention.saturates_at or math.inf)
+def _window(mixer: Mixer) -> float:
+    """Context beyond which a mixer attends to no more tokens."""
+    return float(mixer.saturates_at or math.inf)
 
 
-def _heads_per_kv_head(group: LayerGroup) -> float:
+def _heads_per_kv_head(mixer: Mixer) -> float:
     """Query heads that share keys and values."""
-    return group.attention.num_heads / group.attention.num_kv_heads
+    return mixer.num_heads / mixer.num_kv_heads
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

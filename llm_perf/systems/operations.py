@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.attention import attended, kv_cache_bytes, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.attention import decode_score_flops, kv_cache_bytes, prefill_score_flops
 from llm_perf.systems.forward import Forward
 
 __all__ = ["Operation", "operations"]
@@ -81,10 +81,7 @@ def _products(
 def _prefill_attention(forward: Forward, batch: float, prompt_len: float) -> Operation:
     causal = not forward.model.encoder
     flops = sum(
-        group.count
-        * batch
-        * prefill_pairs(group.attention, prompt_len, causal=causal)
-        * score_flops_per_pair(group.attention, forward.tp)
+        group.count * prefill_score_flops(group.attention, batch, prompt_len, causal, forward.tp)
         for group in forward.model.layer_groups
     )
     # Queries and outputs beside keys and values.
@@ -96,10 +93,7 @@ def _prefill_attention(forward: Forward, batch: float, prompt_len: float) -> Ope
 
 def _decode_attention(forward: Forward, batch: float, context: float) -> Operation:
     flops = sum(
-        group.count
-        * batch
-        * attended(group.attention, context)
-        * score_flops_per_pair(group.attention, forward.tp, absorbed=True)
+        group.count * decode_score_flops(group.attention, batch, context, forward.tp)
         for group in forward.model.layer_groups
     )
     constant, attention = forward.decode_step(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from llm_perf.config.huggingface.class_defaults import class_defaults
 from llm_perf.config.huggingface.families import FAMILIES
@@ -13,11 +13,14 @@ from llm_perf.config.huggingface.left_out import describe, prediction_layers
 from llm_perf.config.huggingface.reader import Config, FieldError
 from llm_perf.config.huggingface.unread import describe_unread, refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
-from llm_perf.config.model import ModelConfig
+from llm_perf.config.model import ModelConfig, ReleasedDtype
+from llm_perf.config.quantization import Quantization, read_quantization
 from llm_perf.errors import SpecError
 
 
-def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
+def from_hf_config(
+    config: dict[str, Any], name: str, quantization: dict[str, Any] | None = None
+) -> ModelConfig:
     """A model from the content of a Hugging Face ``config.json``.
 
     Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). What stands beside it, multi-token
@@ -26,18 +29,19 @@ def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
     Args:
         config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
         name: What the model shall be called; errors start with it.
+        quantization: ``quantization`` of a hf_quant_config.json beside it, which counts where the config is silent.
 
     Raises:
         SpecError: an unsupported ``model_type`` (the supported ones are listed), a required field that is
             missing, or a value that cannot be, or a key that changes the model and that its family does not count.
     """
     try:
-        return convert(config, name)
+        return convert(config, name, quantization)
     except SpecError as error:
         raise SpecError(f"{name}: {error}") from None
 
 
-def convert(config: Any, name: str) -> ModelConfig:
+def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) -> ModelConfig:
     """Build a model, or raise a SpecError whose message does not say yet where."""
     if not isinstance(config, dict):
         raise SpecError(f"expected a mapping of fields, found {type(config).__name__}")
@@ -56,7 +60,14 @@ def convert(config: Any, name: str) -> ModelConfig:
     said = (describe(config, reader.path), ahead, decoder, describe_unread(reader, family))
     left_out = "; ".join(filter(None, said)) or None
     return ModelConfig(
-        name=name, family=family.removesuffix("_text"), source=source, left_out=left_out, **found
+        name=name,
+        family=family.removesuffix("_text"),
+        source=source,
+        left_out=left_out,
+        quantization=_quantization(config, reader.fields, quantization),
+        released_dtype=_released_dtype(config, reader.fields),
+        mtp_layers=_mtp_layers(reader.fields),
+        **found,
     )
 
 
@@ -90,6 +101,39 @@ def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Con
 
 def _defaults(row: Family, model_type: str) -> Mapping[str, Any]:
     return class_defaults(model_type) if row.defaults is None else row.defaults
+
+
+def _quantization(
+    config: Mapping[str, Any], text: Mapping[str, Any], extra: dict[str, Any] | None
+) -> Quantization | None:
+    """How the checkpoint is quantised: the outer config says it, or the text part does."""
+    found = config.get("quantization_config") or text.get("quantization_config")
+    if found is not None and not isinstance(found, dict):
+        raise FieldError(("quantization_config",), f"quantization_config = {found!r:.60}: expected a mapping")
+    try:
+        return read_quantization(found or {}, extra)
+    except FieldError:
+        raise
+    except SpecError as error:
+        raise FieldError(("quantization_config",), str(error)) from None
+
+
+def _released_dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> ReleasedDtype | None:
+    """``dtype`` or its older name, where it is one of the three that checkpoints have; "auto" and the like say nothing."""
+    for fields in (config, text):
+        for name in ("dtype", "torch_dtype"):
+            value = fields.get(name)
+            plain = value.removeprefix("torch.") if isinstance(value, str) else None
+            for known in get_args(ReleasedDtype):
+                if plain == known:
+                    return known  # type: ignore[no-any-return]
+    return None
+
+
+def _mtp_layers(text: Mapping[str, Any]) -> int:
+    """Multi-token prediction modules that the checkpoint holds beside the model."""
+    value = text.get("num_nextn_predict_layers")
+    return value if type(value) is int and 0 < value < 100 else 0
 
 
 def _family_of(config: Mapping[str, Any]) -> str:

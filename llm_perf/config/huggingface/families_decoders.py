@@ -140,15 +140,14 @@ def _hyper_shared(c: Config) -> int:
     return c.count("shared_expert_intermediate_size") or 0
 
 
-def _laguna_gate(c: Config) -> int:
+def _laguna_gate(c: Config) -> bool:
     """A gate per head of the result."""
     per_layer = c.items("num_attention_heads_per_layer", int)
     if per_layer and set(per_layer) != {c.heads}:
         raise c.fault("num_attention_heads_per_layer", per_layer, f"{c.heads} in every layer")
-    given = c.plain("gating")
-    if given not in (True, "per-head"):
-        raise c.fault("gating", given, "true or 'per-head'")
-    return c.heads * c.hidden
+    if c.plain("gating") not in (True, "per-head"):
+        raise c.fault("gating", c.plain("gating"), "true or 'per-head'")
+    return True
 
 
 def _flint_types(c: Config) -> Callable[[int], str]:
@@ -324,8 +323,7 @@ DECODERS: Mapping[str, Family] = {
     ),
     "laguna": Family(
         defaults=None,
-        facts={"qk_norm": both_heads},
-        other_params=_laguna_gate,
+        facts={"qk_norm": both_heads, "head_gate": _laguna_gate},
         experts=Experts(
             ffn=("moe_intermediate_size",),
             facts={"shared_ffn_size": one_shared, "router_bias": True},

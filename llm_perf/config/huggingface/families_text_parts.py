@@ -90,13 +90,13 @@ def _mimo_windows(_: Config) -> Callable[[int, Mixer], Mixer]:
     return adapt
 
 
-def _step_gate(c: Config) -> int:
+def _step_gate(c: Config) -> bool:
     """A gate per head of the result; layers of other widths are not counted."""
     if c.plain("per_layer_config"):
         raise c.fault("per_layer_config", c.plain("per_layer_config"), "no entry")
     if SLIDING in (c.items("layer_types", str) or ()) and c.plain("num_sliding_attention_heads") != c.heads:
         raise c.fault("num_sliding_attention_heads", c.plain("num_sliding_attention_heads"), str(c.heads))
-    return c.heads * c.hidden
+    return True
 
 
 def _minimax_shared(c: Config) -> int:
@@ -185,8 +185,7 @@ TEXT_PARTS: Mapping[str, Family] = {
     ),
     "step3p5": Family(
         defaults=None,
-        facts={"qk_norm": both_heads},
-        other_params=_step_gate,
+        facts={"qk_norm": both_heads, "head_gate": _step_gate},
         experts=Experts(
             ffn=("moe_intermediate_size",),
             facts={"shared_ffn_size": lambda c: c.count("share_expert_dim") or 0, "router_bias": True},

@@ -21,10 +21,11 @@ class Attention(Mixer):
     ``window`` bounds how many of the latest tokens are attended to (sliding window); ``chunk`` bounds it to
     the tokens since the last multiple of ``chunk`` (Llama 4). ``qk_norm`` is the number of weights of the
     norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head; ``output_gate`` a
-    gate per element of the result, projected with the queries (Qwen3-Next). ``v_head_dim`` is the width of a value where it
-    is not that of a key (MiMo-V2). ``keys_as_values``: one projection gives both (Gemma 4). ``reuses_cache``: the layer reads
-    keys and values of an earlier one and has none of its own (Gemma 3n). ``reads_encoder``: keys and values come from an
-    encoder's output, which is kept whole beside the cache (Llama 3.2 Vision).
+    gate per element of the result, projected with the queries (Qwen3-Next), ``head_gate`` one per head (LFM3).
+    ``v_head_dim`` is the width of a value where it is not that of a key (MiMo-V2). ``keys_as_values``: one projection
+    gives both (Gemma 4). ``reuses_cache``: the layer reads keys and values of an earlier one and has none of its own
+    (Gemma 3n). ``reads_encoder``: keys and values come from an encoder's output, which is kept whole beside the cache
+    (Llama 3.2 Vision).
     """
 
     kind: Literal["attention"] = "attention"
@@ -38,6 +39,7 @@ class Attention(Mixer):
     chunk: PositiveInt | None = None
     sinks: bool = False
     output_gate: bool = False
+    head_gate: bool = False
     v_head_dim: PositiveInt | None = None
     keys_as_values: bool = False
     reuses_cache: bool = False
@@ -76,6 +78,7 @@ class Attention(Mixer):
             *(() if self.reuses_cache else (key,)),
             *(() if self.reuses_cache or self.keys_as_values else (value,)),
             *((Linear("qkv", returned, hidden, "column", self.qkv_bias),) if self.output_gate else ()),
+            *((Linear("qkv", self.num_heads, hidden, "column"),) if self.head_gate else ()),
             Linear("attention_output", hidden, returned, "row", self.output_bias),
         )
 
