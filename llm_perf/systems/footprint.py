@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from llm_perf.config.dtype import DtypeConfig
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
+from llm_perf.counts.attention import live_elements_per_token
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -139,6 +139,11 @@ def model_weight_bytes(scenario: Scenario) -> float:
     return layers_weight_bytes(scenario) + embedding_bytes(scenario) + head_bytes(scenario)
 
 
+def _kept_elements(part: Mixer, tp: int) -> float:
+    """Elements of a token, or of the state, that a layer itself keeps on one rank."""
+    return part.cache_elements_per_token(tp) + part.state_elements_per_sequence(tp)
+
+
 def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number:
     """KV cache bytes of ``batch`` sequences on the fullest rank."""
     if scenario.model.encoder:
@@ -146,10 +151,12 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        per_token = kv_elements_per_token(group.attention, tp) * bits / 8
-        per_layer.append(batch * cached_tokens(group, context) * per_token)
-        limit = group.attention.saturates_at
-        heaviness.append(math.inf if limit is None else limit * per_token)
+        parts = [(part, _kept_elements(part, tp) * bits / 8) for part in group.attention.parts]
+        per_layer.append(
+            sum((batch * part.cached_tokens(context) * size for part, size in parts), 0.0 * batch)
+        )
+        limits = [(part.saturates_at, size) for part, size in parts]
+        heaviness.append(sum(math.inf if limit is None else limit * size for limit, size in limits))
     # Context ranks keep an equal part of every sequence's cache.
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
 
@@ -167,9 +174,10 @@ def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
 
 def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
     """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
-    if not constants["unfused_attention"] or group.attention.recurrent:
+    heads = [part.num_heads for part in group.attention.parts if not part.recurrent]
+    if not constants["unfused_attention"] or not heads:
         return 0.0
-    return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
+    return constants["live_score_copies"] * max(heads) / scenario.parallelism.tp_size * length
 
 
 _WHOLE_VECTORS = 2
