@@ -21,7 +21,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads")
 KV = ("num_key_value_heads", "num_kv_heads", "head_dim")
 
 NOT_ITS_OWN_FILE = {"bailing_hybrid"}
-"""Ring writes the rotary width as ``head_dim`` and reads that key as the width of its linear heads."""
+"""Bailing writes the rotary width as ``head_dim`` and reads that key as the width of its linear heads."""
 
 
 def router_buffers(model: ModelConfig) -> int:
