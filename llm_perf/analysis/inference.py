@@ -152,6 +152,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
+            *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),

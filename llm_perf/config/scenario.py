@@ -55,6 +55,7 @@ class Scenario:
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)
         check_efficiency("hbm_memory_efficiency", self.hbm_memory_efficiency)
+        check_timed(self.model)
         check_parallelism(self.model, self.parallelism)
         _check_nodes(self.parallelism.num_gpus, self.num_nodes)
         check_context(self.model, self.workload.prompt_len, self.workload.gen_len, self.allow_long_context)
@@ -113,6 +114,19 @@ def check_context(model: ModelConfig, prompt_len: int, gen_len: int, allow_long_
         raise SpecError(
             f"prompt_len {prompt_len} + gen_len {gen_len} = {prompt_len + gen_len} tokens exceed the {limit} positions "
             f"of {model.name}; shorten them or pass --allow-long-context"
+        )
+
+
+def check_timed(model: ModelConfig) -> None:
+    """The model is of a form whose time is known.
+
+    Raises:
+        SpecError: layers read an encoder's output; such models are counted only.
+    """
+    if model.reads_encoder:
+        raise SpecError(
+            f"{model.name} reads an encoder's output by cross-attention, which is counted (llm-perf models show) and not "
+            "timed yet; possible: decoders and encoders alone"
         )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import kv_elements_per_token, live_elements_per_token
+from llm_perf.counts.attention import live_elements_per_token
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -129,6 +129,11 @@ def model_weight_bytes(scenario: Scenario) -> float:
     return layers_weight_bytes(scenario) + embedding_bytes(scenario) + head_bytes(scenario)
 
 
+def _kept_elements(part: Mixer, tp: int) -> float:
+    """Elements of a token, or of the state, that a layer itself keeps on one rank."""
+    return part.cache_elements_per_token(tp) + part.state_elements_per_sequence(tp)
+
+
 def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number:
     """KV cache bytes of ``batch`` sequences on the fullest rank."""
     if scenario.model.encoder:
@@ -136,7 +141,7 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        parts = [(part, kv_elements_per_token(part, tp) * bits / 8) for part in group.attention.parts]
+        parts = [(part, _kept_elements(part, tp) * bits / 8) for part in group.attention.parts]
         per_layer.append(
             sum((batch * part.cached_tokens(context) * size for part, size in parts), 0.0 * batch)
         )
