@@ -151,6 +151,7 @@ def test_sizes_are_the_published_ones(config: dict[str, Any], total: float, acti
         ("kimi_linear", {"tie_word_embeddings": True}, "tie_word_embeddings = True: expected false"),
         ("kimi_linear", {"attention_bias": True}, "attention_bias = True: expected False"),
         ("lfm2_moe", {"layer_types": None}, "layer_types = None: expected a list"),
+        ("lfm2", {"block_ffn_dim_multiplier": float("nan")}, "block_ffn_dim_multiplier = nan: expected a positive"),
         ("lfm2", {"block_ffn_dim_multiplier": "x"}, "block_ffn_dim_multiplier = 'x': expected a positive number"),
         ("recurrent_gemma", {"block_types": ["attention", "mlp"]}, "block_types = .*: expected a list"),
         ("xlstm", {"embedding_dim": 77}, "embedding_dim = 77: expected 4096"),
@@ -328,6 +329,17 @@ def test_systems_time_it(name: str, system: str, tmp_path: Path) -> None:
         part.cache_elements_per_token() for group in model.layer_groups for part in group.attention.parts
     )
     assert (long.memory.gpu.kv_cache_bytes > short.memory.gpu.kv_cache_bytes) == grows
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("weight_format", ["awq", "q4_k_m", "fp8"])
+def test_formats_are_counted_in_every_layer(name: str, weight_format: str, tmp_path: Path) -> None:
+    config = GOLDEN[name]["config"]
+    wide, narrow = (
+        timed(config, tmp_path, weight_format=each).memory.gpu.weights_bytes
+        for each in ("bf16", weight_format)
+    )
+    assert 0.2 * wide < narrow < 0.9 * wide
 
 
 @pytest.mark.parametrize("name", ["falcon_h1", "zamba2", "kimi_linear"])
