@@ -67,6 +67,13 @@ def kv_cache_elements(model: ModelConfig, context: Number, tp: int = 1) -> Numbe
     return total
 
 
+def cache_elements_per_token(model: ModelConfig, tp: int = 1) -> float:
+    """Elements that each token adds to the cache of one rank, all layers, until windows are full; states left out."""
+    return float(
+        sum(group.count * group.attention.cache_elements_per_token(tp) for group in model.layer_groups)
+    )
+
+
 def state_bytes(model: ModelConfig, batch: Number, state_bits: float = 16, tp: int = 1) -> Number:
     """Bytes of the recurrent states of ``batch`` sequences on one rank, which do not grow with the context."""
     elements = sum(

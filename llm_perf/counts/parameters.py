@@ -148,7 +148,7 @@ def linear_rank_weights(linear: Linear, tp: int = 1, ep: int = 1, dp: int = 1) -
     """Elements of all copies of a matrix on one rank, without biases."""
     expert = linear.copies > 1
     return (
-        (linear.copies / ep if expert else 1)
+        (linear.copies / ep if expert else linear.copies)
         * linear.weights
         / linear.shards(expert_tensor_shards(tp, dp, ep) if expert else tp)
     )

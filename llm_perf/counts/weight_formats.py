@@ -91,11 +91,8 @@ def _module_names(layer: int, group: LayerGroup, index: int, linear: Linear) -> 
         return (f"{at}.mixer.fc{1 if linear.op == 'latent_down' else 2}_latent_proj",)
     ups = 2 if group.mlp.gated else 1
     if "_" in linear.op and linear.op.split("_")[0] in ("mlp", "expert", "shared"):
-        first = next(
-            i
-            for i, other in enumerate(layer_linears(group, 1))
-            if other.op == f"{linear.op.rsplit('_', 1)[0]}_up"
-        )
+        up = f"{linear.op.rsplit('_', 1)[0]}_up"
+        first = next((i for i, other in enumerate(layer_linears(group, 1)) if other.op == up), index)
         part = ups if linear.op.endswith("down") else min(index - first, ups - 1)
         names = _FEED_FORWARD[ups + 1][part]
         parents = {

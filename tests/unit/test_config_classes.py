@@ -22,6 +22,9 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "class_defaults.json")
 HEADS = ("num_attention_heads", "n_head", "n_heads")
 KV = ("num_key_value_heads", "num_kv_heads", "head_dim")
 
+NOT_ITS_OWN_FILE = {"bailing_hybrid"}
+"""Bailing writes the rotary width as ``head_dim`` and reads that key as the width of its linear heads."""
+
 
 def router_buffers(model: ModelConfig) -> int:
     """Biases of routers, which transformers keeps as buffers in some classes."""
@@ -144,6 +147,8 @@ def test_an_absent_key_has_the_default_of_the_class(model_type: str) -> None:
         row.build(reader)
     except SpecError:
         pytest.skip("the default config itself is refused")
+    if model_type in NOT_ITS_OWN_FILE:
+        pytest.skip("the class reads its own file otherwise than it was written")
     heads = next((name for name in HEADS if name in base), None)
     for key in sorted(reader.read & base.keys()):
         config = {name: value for name, value in base.items() if name != key}

@@ -132,10 +132,10 @@ def _lfm2_width(c: Config) -> int:
     if not c.flag("block_auto_adjust_ff_dim"):
         return width
     factor, multiple = c.plain("block_ffn_dim_multiplier"), c.size("block_multiple_of")
-    if isinstance(factor, bool) or not isinstance(factor, (int, float, type(None))) or (factor or 1) <= 0:
-        raise c.fault("block_ffn_dim_multiplier", factor, "a positive number")
     width = int(2 * width / 3)
     if factor is not None:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < 1000:
+            raise c.fault("block_ffn_dim_multiplier", factor, "a positive number")
         width = multiple * -(-int(factor * width) // multiple)
     return width
 

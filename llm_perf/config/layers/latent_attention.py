@@ -18,7 +18,7 @@ class LatentAttention(Mixer):
 
     ``down_bias``: the projections to the latents have biases; ``output_bias``: the one back to the hidden size has.
     ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (DeepSeek V3.2).
-    ``head_gate``: one gate per head on what it returns (Ring).
+    ``head_gate``: one gate per head on what it returns (Bailing hybrid).
     """
 
     kind: Literal["latent_attention"] = "latent_attention"
