@@ -135,10 +135,20 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
-    """A GPU file may name the efficiency family that it belongs to."""
-    if isinstance(data.get("efficiency"), str):
-        return data | {"efficiency": load_spec("efficiency", GPUEfficiency, data["efficiency"])}
-    return data
+    """A GPU file may name the efficiency family that it belongs to, or, with ``efficiency`` among ``assumed``, resembles."""
+    if not isinstance(data.get("efficiency"), str):
+        return data
+    family = load_spec("efficiency", GPUEfficiency, data["efficiency"])
+    if "efficiency" in data.get("assumed", ()):
+        family = _borrowed(family)
+    return data | {"efficiency": family}
+
+
+def _borrowed(family: GPUEfficiency) -> GPUEfficiency:
+    """The numbers of a family for a GPU that is none of it: whatever stands behind them, here they are assumed."""
+    training = family.training and family.training.replace(evidence="assumed")
+    source = f"assumed as those of {family.name}: {family.source}"
+    return family.replace(evidence="assumed", provenance="assumed", training=training, source=source)
 
 
 def load_spec(kind: str, spec: type[S], name: str) -> S:
