@@ -206,6 +206,14 @@ HERE = "here"
 """The name of the machine that asks, where a GPU or a host is wanted."""
 _UNKNOWN_HOST = "desktop-gen4"
 """What a host is taken for in all that /proc does not say, where its processor has no file."""
+_GUESSED_OF_A_HOST = (
+    "memory_bandwidth_gb_per_s_per_socket",
+    "pcie_generation",
+    "pcie_lanes",
+    "disk.capacity_gib",
+    "disk.stated_read_gb_per_s",
+    "gpus_per_node",
+)
 
 
 def get_gpu_config_by_name(name: str) -> GPUConfig:
@@ -262,18 +270,18 @@ def host_of_processor(facts: dict[str, Any]) -> HostConfig:
     except SpecError:
         known, assumed = load_spec("host", HostConfig, _UNKNOWN_HOST), True
     notes = f"{known.name} but for what /proc says" + (": no file describes its processor" if assumed else "")
-    unknown = ("memory_bandwidth_gb_per_s_per_socket", "pcie_generation") if assumed else ()
+    unknown = _GUESSED_OF_A_HOST if assumed else ()
     channels = {"memory_channels_per_socket": None, "memory_mt_per_s": None} if assumed else {}
     gave = {field: value for field, value in facts.items() if value}
-    source = "/proc/cpuinfo and /proc/meminfo of this machine; " + known.source
+    rest = f"all else assumed as {known.name}" if assumed else known.source
     return known.replace(
         name=HERE,
         aliases=(),
         **gave,
         **channels,
         notes=notes,
-        assumed=(*known.assumed, *unknown),
-        source=source,
+        assumed=tuple(dict.fromkeys(path for path in (*known.assumed, *unknown) if path not in gave)),
+        source=f"/proc/cpuinfo and /proc/meminfo of this machine; {rest}",
     )
 
 

@@ -868,6 +868,9 @@ def test_the_host_here_is_its_processors_file_with_its_own_memory() -> None:
     assert unknown.memory_gib == 64
     assert unknown.memory_channels_per_socket is None
     assert "memory_bandwidth_gb_per_s_per_socket" in unknown.assumed
+    assert "memory_gib" not in unknown.assumed + host.assumed
+    assert unknown.source
+    assert unknown.source.endswith("all else assumed as desktop-gen4")
 
 
 def test_this_machine_can_be_asked() -> None:
