@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.accounting import Budget, budget_of, context_bytes
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -21,7 +24,13 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
-from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
+from llm_perf.systems.families import memory_rules
+from llm_perf.systems.footprint import (
+    prefill_activation_bytes,
+    stage_kv_bytes,
+    stage_weight_bytes,
+    step_activation_bytes,
+)
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
@@ -136,15 +145,59 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)
         cache = cache + stage_kv_bytes(draft, batch, load.context_len)
+    budget = budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
     live = batch / scenario.offload.micro_batches
     tokens = tokens_per_pass(scenario.workload, load.prompt_len)
-    return MemoryParts(
+    if budget is not None and budget.batched_tokens is not None:
+        live = minimum(live, budget.batched_tokens / tokens)
+    parts = MemoryParts(
         weights_bytes=weights,
         kv_cache_bytes=cache,
         activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
+    )
+    if budget is None:
+        return parts
+    if not budget.profiled:
+        return replace(parts, capacity_bytes=budget.utilization * budget.total_bytes)
+    return stack_memory(scenario, load, parts, budget)
+
+
+def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget) -> MemoryParts:
+    """Memory of the fullest GPU as the stack accounts for it, which knows its weights and its cache.
+
+    Activations are those of one full step, and the cache comes in blocks. Where sequences queue, those that do not fit at
+    once wait: the cache then holds as many whole sequences as there is room for, at least one.
+    """
+    rules = budget.rules
+    context = budget.in_blocks(load.context_len)
+    tokens = budget.step_tokens(scenario, load.context_len)
+    sequences: Number = replica_batch(scenario, load) if budget.max_num_seqs is None else budget.max_num_seqs
+    activations = step_activation_bytes(scenario, tokens, sequences, rules)
+    others = context_bytes(budget, scenario)
+    one = stage_kv_bytes(scenario, 1.0, context)
+    draft = draft_scenario(scenario)
+    if draft is not None:
+        one = one + stage_kv_bytes(draft, 1.0, context)
+    wanted = replica_batch(scenario, load) * one
+    capacity = budget.capacity_bytes(parts.weights_bytes, activations, others)
+    held = wanted
+    if rules.queues:
+        room = capacity - parts.weights_bytes - activations - others
+        most = maximum(room // one, 1.0)
+        if budget.max_num_seqs is not None:
+            most = minimum(most, budget.max_num_seqs)
+        held = minimum(wanted, most * one)
+    return MemoryParts(
+        weights_bytes=parts.weights_bytes,
+        kv_cache_bytes=held,
+        activations_bytes=activations,
+        buffers_bytes=0.0,
+        reserved_bytes=others,
+        capacity_bytes=capacity,
+        waiting_bytes=wanted - held,
     )
 
 
