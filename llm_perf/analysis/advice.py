@@ -26,8 +26,8 @@ class Change:
 def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int = 4) -> tuple[Change, ...]:
     """Changes to one thing (or one thing and what it needs) under which the scenario fits, least intrusive first.
 
-    First what changes the workload, then a smaller number format, then more GPUs, then placement. Of several sizes of one
-    change the first that fits.
+    First what changes the workload, then a smaller number format, then the system's own placement, then more GPUs, and
+    a system that streams weights last. Of several numbers of GPUs the first that fits.
     """
     if result.feasible:
         return ()
@@ -52,10 +52,10 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
         if bits < scenario.dtype.weight_bits:
             plain = {"quant_bits": bits} if name is None else {"weight_format": name}
             yield [_change(inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain))]
-    size = _SIZE_OF[system.family.more_gpus]
-    yield _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     for fields in system.smaller(dict(inputs), scenario):
         yield [_change(inputs, **fields)]
+    size = _SIZE_OF[system.family.more_gpus]
+    yield _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     streaming = system_of_stage(DSZeRO.STAGE_3.value)
     if streaming is not None and streaming != system.name:
         yield [_change(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]

@@ -329,7 +329,8 @@ def _limits(result: InferenceResult) -> Text:
 
 def _bound(limit: str) -> str:
     """What bounds it, in words."""
-    return {"memory": "memory", "scheduler": "the scheduler's limit"}.get(limit, f"the {limit}")
+    named = {"model positions": "the model's positions", "scheduler": "the scheduler's limit"}
+    return named.get(limit, limit)
 
 
 def _money(result: InferenceResult, price: Price | float | None) -> Text | None:
