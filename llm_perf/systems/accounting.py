@@ -85,6 +85,8 @@ class MemoryRules(Spec):
         hidden_vectors, ffn_vectors: Hidden states and inner widths of a gated block per token that are live at once.
         sampler_bytes: Bytes per logit at the peak of sampling.
         sampler_hidden_vectors: Hidden states per token that are live while the engine samples.
+        keeps_expert_workspaces: What routed experts work in stays allocated beside everything else.
+        mxfp4_hidden_multiple: What the hidden size of experts in MXFP4 is padded to.
         context_gib, rank_gib: What a process holds outside of the allocator, and more of it with several ranks.
         graph_gib: Graphs, where the engine subtracts them before it sizes the cache.
         block_tokens: Tokens of one block of the cache.
@@ -104,6 +106,8 @@ class MemoryRules(Spec):
     ffn_vectors: PositiveFloat = 3
     sampler_bytes: PositiveFloat = 4
     sampler_hidden_vectors: NonNegativeFloat = 1
+    keeps_expert_workspaces: bool = False
+    mxfp4_hidden_multiple: PositiveInt | None = None
     context_gib: NonNegativeFloat = 0.5
     rank_gib: NonNegativeFloat = 0.3
     graph_gib: NonNegativeFloat = 0.0

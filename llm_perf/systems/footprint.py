@@ -174,8 +174,8 @@ def step_activation_bytes(
 ) -> Number:
     """Peak activations of one step of ``tokens`` tokens of ``sequences`` sequences, on one rank.
 
-    The widest layer, or what its sampler needs if that is more: every rank holds the logits of all of the vocabulary. The
-    experts' inputs, inner activations and outputs are kept between layers (vLLM's fused kernel has workspaces of its own).
+    The widest layer, or what its sampler needs if that is more: every rank holds the logits of all of the vocabulary. Inner
+    activations and outputs of routed experts are workspaces that some versions keep between layers.
     """
     model, tp = scenario.model, scenario.parallelism.tp_size
     element = scenario.dtype.activation_bits / 8
@@ -191,6 +191,8 @@ def step_activation_bytes(
     per_token = (layers + rules.hidden_vectors * hidden) * element
     logits = minimum(sequences, tokens) * model.vocab_size * rules.sampler_bytes
     sampling = logits + tokens * rules.sampler_hidden_vectors * hidden * element
+    if not rules.keeps_expert_workspaces:
+        return maximum(tokens * (per_token + experts * element), sampling)
     return maximum(tokens * per_token, sampling) + tokens * experts * element
 
 

@@ -11,7 +11,7 @@ from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.hardware.roofline import p_norm
-from llm_perf.systems.accounting import Budget, budget_of, context_bytes
+from llm_perf.systems.accounting import budget_of
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -29,12 +29,12 @@ from llm_perf.systems.footprint import (
     prefill_activation_bytes,
     stage_kv_bytes,
     stage_weight_bytes,
-    step_activation_bytes,
 )
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
+from llm_perf.systems.stack_memory import stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
 
 _GIB = 2**30
@@ -163,42 +163,6 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     if not budget.profiled:
         return replace(parts, capacity_bytes=budget.utilization * budget.total_bytes)
     return stack_memory(scenario, load, parts, budget)
-
-
-def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget) -> MemoryParts:
-    """Memory of the fullest GPU as the stack accounts for it, which knows its weights and its cache.
-
-    Activations are those of one full step, and the cache comes in blocks. Where sequences queue, those that do not fit at
-    once wait: the cache then holds as many whole sequences as there is room for, at least one.
-    """
-    rules = budget.rules
-    context = budget.in_blocks(load.context_len)
-    tokens = budget.step_tokens(scenario, load.context_len)
-    sequences: Number = replica_batch(scenario, load) if budget.max_num_seqs is None else budget.max_num_seqs
-    activations = step_activation_bytes(scenario, tokens, sequences, rules)
-    others = context_bytes(budget, scenario)
-    one = stage_kv_bytes(scenario, 1.0, context)
-    draft = draft_scenario(scenario)
-    if draft is not None:
-        one = one + stage_kv_bytes(draft, 1.0, context)
-    wanted = replica_batch(scenario, load) * one
-    capacity = budget.capacity_bytes(parts.weights_bytes, activations, others)
-    held = wanted
-    if rules.queues:
-        room = capacity - parts.weights_bytes - activations - others
-        most = maximum(room // one, 1.0)
-        if budget.max_num_seqs is not None:
-            most = minimum(most, budget.max_num_seqs)
-        held = minimum(wanted, most * one)
-    return MemoryParts(
-        weights_bytes=parts.weights_bytes,
-        kv_cache_bytes=held,
-        activations_bytes=activations,
-        buffers_bytes=0.0,
-        reserved_bytes=others,
-        capacity_bytes=capacity,
-        waiting_bytes=wanted - held,
-    )
 
 
 def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
