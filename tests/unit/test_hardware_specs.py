@@ -76,7 +76,8 @@ def test_a_gpus_memory_is_plausible(stem: str) -> None:
     # Apple lets a GPU have three quarters of the memory that it shares with the CPU, two thirds of less than 36 GB, and AMD's
     # firmware sets three quarters apart.
     shares = gpu.vendor == "apple" or stem.startswith("radeon-8060s")
-    least = 0.66 if shares else 0.93
+    # ECC takes 1/16 of GDDR6 and the driver up to 2 % of the rest.
+    least = 0.66 if shares else 0.918
     assert least * gpu.memory_gib <= gpu.usable_memory_gib <= gpu.memory_gib
     # Reading the whole memory once takes between 14 ms (RTX 3080) and 260 ms (M2 Ultra with 192 GB); memory that a CPU
     # shares is larger for its rate, up to 670 ms (M3 Ultra with 512 GB).
