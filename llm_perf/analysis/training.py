@@ -167,6 +167,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         run=_whole_run(scenario, tokens, latency),
         warnings=(
             *evaluation.notes,
+            *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_warnings(scenario, dtype, framework.caveat, model),
             *(() if scenario.fits else (no_fit_note(framework, scenario.host, scenario.gpu),)),
         ),

@@ -16,6 +16,8 @@ class Workload(Spec):
     ``gen_len`` tokens take one prefill, which produces the first of them, and gen_len - 1 decode steps.
     ``prefix_hit_rate`` is the share of each prompt whose keys and values are cached from earlier requests.
     ``prefill_chunk``: prompts are read in passes of so many tokens each (Sarathi, arXiv 2308.16369); None = at once.
+    ``gpu_memory_utilization``: share of the memory that the stack may use, as it counts it; ``max_num_batched_tokens`` and
+    ``max_num_seqs``: tokens and sequences of one step at most. None: the stack's own.
     """
 
     batch_size: PositiveInt = 1
@@ -23,6 +25,9 @@ class Workload(Spec):
     gen_len: PositiveInt = 32
     prefix_hit_rate: Annotated[Fraction, ServingOption] = 0.0
     prefill_chunk: Annotated[PositiveInt | None, ServingOption] = None
+    gpu_memory_utilization: Annotated[Efficiency | None, ServingOption] = None
+    max_num_batched_tokens: Annotated[PositiveInt | None, ServingOption] = None
+    max_num_seqs: Annotated[PositiveInt | None, ServingOption] = None
 
     @property
     def context_len(self) -> int:

@@ -76,14 +76,23 @@ ALL_ON_NVME = TierShares(0.0, 0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
-    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated."""
+    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated.
+
+    ``waiting_bytes`` is cache of sequences that wait for room: it is not part of what is used.
+    """
 
     weights_bytes: Number
     kv_cache_bytes: Number
     activations_bytes: Number
     buffers_bytes: Number
     reserved_bytes: Number
-    capacity_bytes: float
+    capacity_bytes: Number
+    waiting_bytes: Number = 0.0
+
+    @property
+    def kv_room_bytes(self) -> Number:
+        """Bytes that the cache may take: what everything else leaves."""
+        return self.capacity_bytes - (self.total_bytes - self.kv_cache_bytes)
 
     @property
     def total_bytes(self) -> Number:
@@ -126,6 +135,11 @@ class MemoryUse:
     def fits(self) -> Number:
         """Whether every tier fits."""
         return self.gpu.fits & self.cpu.fits & self.nvme.fits
+
+    @property
+    def at_once(self) -> Number:
+        """Whether all sequences fit at once, so that none waits."""
+        return self.fits & (self.gpu.waiting_bytes < 1.0)
 
 
 _KERNELS = ("compute", "hbm", "kernel_floors")

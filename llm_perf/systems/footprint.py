@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from llm_perf.config.dtype import DtypeConfig
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
+from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.attention import live_elements_per_token
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -23,6 +23,7 @@ from llm_perf.counts.parameters import (
 )
 from llm_perf.counts.products import lm_head_products
 from llm_perf.counts.weight_formats import layer_bytes
+from llm_perf.systems.accounting import MemoryRules
 
 
 def stage_layer_share(scenario: Scenario) -> float:
@@ -139,17 +140,34 @@ def model_weight_bytes(scenario: Scenario) -> float:
     return layers_weight_bytes(scenario) + embedding_bytes(scenario) + head_bytes(scenario)
 
 
-def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number:
-    """KV cache bytes of ``batch`` sequences on the fullest rank."""
+def _kept_elements(part: Mixer, tp: int) -> float:
+    """Elements of a token, or of the state, that a layer itself keeps on one rank."""
+    return part.cache_elements_per_token(tp) + part.state_elements_per_sequence(tp)
+
+
+def _kept_tokens(part: Mixer, batch: Number, context: Number, beyond_window: int) -> Number:
+    """Tokens that a layer keeps of all sequences; one with a window keeps the pass in work beside their windows."""
+    limit = part.saturates_at
+    if beyond_window and limit is not None and not part.recurrent:
+        return minimum(batch * context, batch * limit + beyond_window)
+    return batch * part.cached_tokens(context)
+
+
+def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_window: int = 0) -> Number:
+    """KV cache bytes of ``batch`` sequences on the fullest rank.
+
+    ``beyond_window``: tokens that layers with a window keep beside the windows of all sequences, as for a pass in work.
+    """
     if scenario.model.encoder:
         return 0.0 * batch * context
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        per_token = kv_elements_per_token(group.attention, tp) * bits / 8
-        per_layer.append(batch * cached_tokens(group, context) * per_token)
-        limit = group.attention.saturates_at
-        heaviness.append(math.inf if limit is None else limit * per_token)
+        parts = [(part, _kept_elements(part, tp) * bits / 8) for part in group.attention.parts]
+        kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
+        per_layer.append(sum(kept, 0.0 * batch))
+        limits = [(part.saturates_at, size) for part, size in parts]
+        heaviness.append(sum(math.inf if limit is None else limit * size for limit, size in limits))
     # Context ranks keep an equal part of every sequence's cache.
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
 
@@ -167,9 +185,37 @@ def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
 
 def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
     """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
-    if not constants["unfused_attention"] or group.attention.recurrent:
+    heads = [part.num_heads for part in group.attention.parts if not part.recurrent]
+    if not constants["unfused_attention"] or not heads:
         return 0.0
-    return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
+    return constants["live_score_copies"] * max(heads) / scenario.parallelism.tp_size * length
+
+
+def step_activation_bytes(
+    scenario: Scenario, tokens: Number, sequences: Number, rules: MemoryRules
+) -> Number:
+    """Peak activations of one step of ``tokens`` tokens of ``sequences`` sequences, on one rank.
+
+    The widest layer, or what its sampler needs if that is more: every rank holds the logits of all of the vocabulary. Inner
+    activations and outputs of routed experts are workspaces that some versions keep between layers.
+    """
+    model, tp = scenario.model, scenario.parallelism.tp_size
+    element = scenario.dtype.activation_bits / 8
+    hidden, layers, experts = model.hidden_size, 0.0, 0.0
+    for group in model.layer_groups:
+        mlp = group.mlp
+        if mlp.routed_experts:
+            inner = mlp.routed_width / tp
+            outer = mlp.experts_per_token * hidden
+            experts = max(experts, max((2 if mlp.gated else 1) * inner, outer) + inner)
+        ffn = mlp.dense_width / tp * (rules.ffn_vectors if mlp.gated else rules.ffn_vectors - 1)
+        layers = max(layers, max(ffn, live_elements_per_token(group.attention, tp)))
+    per_token = (layers + rules.hidden_vectors * hidden) * element
+    logits = minimum(sequences, tokens) * model.vocab_size * rules.sampler_bytes
+    sampling = logits + tokens * rules.sampler_hidden_vectors * hidden * element
+    if not rules.keeps_expert_workspaces:
+        return maximum(tokens * (per_token + experts * element), sampling)
+    return maximum(tokens * per_token, sampling) + tokens * experts * element
 
 
 _WHOLE_VECTORS = 2

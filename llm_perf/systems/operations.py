@@ -7,7 +7,7 @@ from typing import Literal
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
-from llm_perf.counts.attention import attended, kv_cache_bytes, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.attention import decode_score_flops, kv_cache_bytes, prefill_score_flops
 from llm_perf.systems.forward import Costs, Forward
 
 __all__ = ["Operation", "operations"]
@@ -77,10 +77,7 @@ def _products(phase: Literal["prefill", "decode"], costs: Costs) -> list[Operati
 def _prefill_attention(forward: Forward, batch: float, prompt_len: float, seconds: Number) -> Operation:
     causal = not forward.model.encoder
     flops = sum(
-        group.count
-        * batch
-        * prefill_pairs(group.attention, prompt_len, causal=causal)
-        * score_flops_per_pair(group.attention, forward.tp)
+        group.count * prefill_score_flops(group.attention, batch, prompt_len, causal, forward.tp)
         for group in forward.model.layer_groups
     )
     # Queries and outputs beside keys and values.
@@ -91,10 +88,7 @@ def _prefill_attention(forward: Forward, batch: float, prompt_len: float, second
 
 def _decode_attention(forward: Forward, batch: float, context: float, seconds: Number) -> Operation:
     flops = sum(
-        group.count
-        * batch
-        * attended(group.attention, context)
-        * score_flops_per_pair(group.attention, forward.tp, absorbed=True)
+        group.count * decode_score_flops(group.attention, batch, context, forward.tp)
         for group in forward.model.layer_groups
     )
     return Operation(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.model import Mixer
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.attention import score_flops_per_pair
 from llm_perf.counts.products import Product
@@ -90,11 +90,11 @@ def gemm_rates_used(gemm: GemmRates) -> tuple[Quantity, Quantity]:
 
 
 def score_square(
-    group: LayerGroup, pairs: Number, flops_per_s: float, score_bytes: float, tp: int = 1
+    mixer: Mixer, pairs: Number, flops_per_s: float, score_bytes: float, tp: int = 1
 ) -> tuple[Number, Number]:
     """(seconds of both products, bytes of scores moved) where unfused kernels compute ``pairs`` scores of each head."""
-    products = pairs * score_flops_per_pair(group.attention, tp) / flops_per_s
-    return products, pairs * (group.attention.num_heads / tp) * score_bytes
+    products = pairs * score_flops_per_pair(mixer, tp) / flops_per_s
+    return products, pairs * (mixer.num_heads / tp) * score_bytes
 
 
 def layer_terms(part: str, name: str, layers: int, each: Callable[[], Quantity]) -> Terms:

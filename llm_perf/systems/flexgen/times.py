@@ -206,7 +206,7 @@ class Kernels:
         """The whole square of scores is computed and moved; new keys and values are packed where the cache is."""
         c, pairs = self.constants, policy.gpu_batch * tokens * tokens
         rate = self.rates.gemm.flops_per_s * c["batched_product_share"]
-        products, moved = score_square(group, pairs, rate, c["score_bytes"])
+        products, moved = score_square(group.attention, pairs, rate, c["score_bytes"])
         packing = where(policy.compress_cache, self._traffic_s(new * c["pack_bytes_per_element"]), 0.0)
         return [
             Work(streams.COMPUTE, "attention", products),
