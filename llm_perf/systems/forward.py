@@ -383,7 +383,7 @@ class Forward:
 
     def _kv_bytes_per_token(self, mixer: Mixer) -> float:
         dtype = self.scenario.dtype
-        per_token = kv_elements_per_token(mixer, self.tp) * dtype.stored_kv_bits / 8
+        per_token = kv_elements_per_token(mixer, self.tp) * mixer.kept_bits(dtype.stored_kv_bits) / 8
         per_token *= self.constants["kv_passes"]
         if mixer.recurrent:
             return 2 * per_token  # a state is read and written back
@@ -400,7 +400,8 @@ class Forward:
         seen = keys_read(attention, new, cached)
         pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
+        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
         if self.cp > 1:
             self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
         if not self.constants["unfused_attention"] or attention.recurrent:
