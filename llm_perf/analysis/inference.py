@@ -34,7 +34,7 @@ class Phase:
     """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
 
     ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
-    this batch, None without stages. ``terms`` are what the latency consists of, part by part.
+    this batch, None without stages. ``cost`` is what all of it was read from.
     """
 
     latency_s: float
@@ -42,10 +42,15 @@ class Phase:
     bottleneck: str
     breakdown_s: dict[str, float]
     busy_s: dict[str, float]
+    cost: PhaseCost = field(compare=False, repr=False)
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
-    terms: tuple[Term, ...] = field(default=(), repr=False)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What the latency consists of, part by part; made when asked for, which takes as long as a prediction."""
+        return self.cost.explained()
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         context_limited_by="model positions" if context == _positions(scenario) else "memory",
         warnings=(
             *evaluation.notes,
+            *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_waiting(evaluation.memory, batch),
             *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
@@ -187,7 +193,7 @@ def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: fl
         latency_per_token_s=per_token_s,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
-        terms=cost.explained(),
+        cost=cost,
     )
 
 

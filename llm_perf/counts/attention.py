@@ -21,6 +21,24 @@ def score_flops_per_pair(attention: Mixer, tp: int = 1, absorbed: bool = False) 
     return attention.score_flops_per_pair(tp, absorbed)
 
 
+def prefill_score_flops(
+    attention: Mixer, sequences: Number, tokens: Number, causal: bool = True, tp: int = 1
+) -> Number:
+    """FLOPs of the scores and scans of ``sequences`` prompts of ``tokens`` in one layer, on one rank."""
+    total: Number = 0.0
+    for part in attention.parts:
+        total = total + sequences * prefill_pairs(part, tokens, causal) * score_flops_per_pair(part, tp)
+    return total
+
+
+def decode_score_flops(attention: Mixer, sequences: Number, context: Number, tp: int = 1) -> Number:
+    """FLOPs of the scores and of the states' steps of one token of each of ``sequences`` in one layer, on one rank."""
+    total: Number = 0.0
+    for part in attention.parts:
+        total = total + sequences * attended(part, context) * score_flops_per_pair(part, tp, absorbed=True)
+    return total
+
+
 def keys_read(attention: Mixer, new_tokens: Number, cached: Number) -> Number:
     """Times that the cache of one token is moved in a pass: keys in reach, or the state once per chunk of a scan."""
     return attention.keys_read(new_tokens, cached)
@@ -47,6 +65,13 @@ def kv_cache_elements(model: ModelConfig, context: Number, tp: int = 1) -> Numbe
     for group in model.layer_groups:
         total = total + group.count * group.attention.cache_elements(context, tp)
     return total
+
+
+def cache_elements_per_token(model: ModelConfig, tp: int = 1) -> float:
+    """Elements that each token adds to the cache of one rank, all layers, until windows are full; states left out."""
+    return float(
+        sum(group.count * group.attention.cache_elements_per_token(tp) for group in model.layer_groups)
+    )
 
 
 def state_bytes(model: ModelConfig, batch: Number, state_bits: float = 16, tp: int = 1) -> Number:

@@ -34,10 +34,14 @@ _STACKS = "stacks"
 
 
 class Part(Spec):
-    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name."""
+    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name.
+
+    ``once``: it comes once in a pass, not in every layer.
+    """
 
     title: str = Field(min_length=1)
     waits_for: tuple[str, ...] = ()
+    once: bool = False
 
 
 class Calibration(Spec):

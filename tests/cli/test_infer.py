@@ -400,11 +400,12 @@ OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
 }
 
 
 def arithmetic(text: str) -> float:
-    """The value of a sum of products, as a calculator gives it: numbers, + - * / and brackets, nothing else."""
+    """The value of a formula, as a calculator gives it: numbers, + - * / ** and brackets, nothing else."""
 
     def value(node: ast.expr) -> float:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):

@@ -29,8 +29,13 @@ _ROUTED: Mapping[str, Any] = {
 """DeepSeek-V3's mixture: a bias per expert in the router, shared experts, first layers dense."""
 
 
+def rounded_head(c: Config) -> int:
+    """Elements of a head where the hidden size need not be a multiple of the heads."""
+    return c.optional("head_dim") or c.hidden // c.heads
+
+
 def _norm_if_asked(c: Config) -> int:
-    return both_heads(c) if c.flag("use_qk_norm") else 0
+    return 2 * rounded_head(c) if c.flag("use_qk_norm") else 0
 
 
 def _cohere_norm(c: Config) -> int:
@@ -124,8 +129,9 @@ GATED: Mapping[str, Family] = {
             "n_shared_experts": 1,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 1408,
+            "max_position_embeddings": 131_072,
         },
-        facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked},
+        facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked, "head_dim": rounded_head},
         experts=Experts(**_ROUTED),
     ),
     "glm4_moe_lite": Family(

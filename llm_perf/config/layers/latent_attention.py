@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from llm_perf.config.arrays import Number
 from llm_perf.config.base import PositiveInt
 from llm_perf.config.layers.base import Mixer
 from llm_perf.config.layers.linear import Linear
@@ -16,6 +17,8 @@ class LatentAttention(Mixer):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds one latent per token.
 
     ``down_bias``: the projections to the latents have biases; ``output_bias``: the one back to the hidden size has.
+    ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (DeepSeek V3.2).
+    ``head_gate``: one gate per head on what it returns (Bailing hybrid).
     """
 
     kind: Literal["latent_attention"] = "latent_attention"
@@ -27,6 +30,8 @@ class LatentAttention(Mixer):
     v_head_dim: PositiveInt
     down_bias: bool = False
     output_bias: bool = False
+    selected: PositiveInt | None = None
+    head_gate: bool = False
 
     @property
     def num_kv_heads(self) -> int:
@@ -75,6 +80,7 @@ class LatentAttention(Mixer):
                 "kv_down", self.kv_lora_rank + self.qk_rope_head_dim, hidden, "replicated", self.down_bias
             ),
             Linear("kv_up", expanded, self.kv_lora_rank, "column"),
+            *((Linear("attention_head_gate", heads, hidden, "column"),) if self.head_gate else ()),
             Linear("attention_output", hidden, heads * self.v_head_dim, "row", self.output_bias),
         )
 
@@ -82,6 +88,15 @@ class LatentAttention(Mixer):
     def vector_elements(self) -> int:
         """The norms of both latents."""
         return (self.q_lora_rank or 0) + self.kv_lora_rank
+
+    @property
+    def saturates_at(self) -> int | None:
+        """As many tokens as are selected."""
+        return self.selected
+
+    def cached_tokens(self, context: Number) -> Number:
+        """All tokens, whichever are selected."""
+        return context
 
     def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:
         """At decode (``absorbed``) on the latents directly (arXiv 2405.04434, section 2.1.2)."""
