@@ -48,7 +48,6 @@ class NotStatedError(SpecError):
         self.what = what
 
 
-
 _SAME_DISK: Final = 0.25
 """Stated rates that differ by no more are two statements of one disk."""
 

@@ -18,10 +18,12 @@ from llm_perf.counts.attention import (
 )
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
-from llm_perf.hardware.collective import Fabric, Topology
+from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
+from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
+from llm_perf.systems.format_kernels import Kind, compute_factor, read_factor
 from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, number, one_term, scaled
 
 _GEMM_PARTS = {
@@ -120,6 +122,8 @@ class Forward:
         self.expert_batches = min(self.ep, self.dp)
         self.expert_share = self.expert_batches / self.ep * parallelism.expert_imbalance
         self.activation_bytes = scenario.dtype.activation_bits / 8
+        scale = scenario.host.host_time_scale
+        self.host_time_scale = 1.0 if scale is None else scale.value
         self.rates: KernelRates = kernel_rates(
             scenario.gpu,
             scenario.dtype.compute_bits,
@@ -127,14 +131,16 @@ class Forward:
             scenario.hbm_memory_efficiency,
             KernelStyle.of(constants, self._weight_only),
         )
-        self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
+        self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"] * constants["graph_floor_scale"]
         self.groups = tuple(
             (group, layer_products(self.model, group, self.tp, self.ep, self.dp))
             for group in self.model.layer_groups
         )
         self.head = lm_head_products(self.model, self.tp)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
-        self.tp_fabric: Fabric = topology.tensor
+        self.tp_fabric: Fabric = with_pcie_share(
+            topology.tensor, scenario.gpu, constants["pcie_bus_efficiency"]
+        )
         self.ep_fabric: Fabric = topology.experts
         self.cp_fabric: Fabric = topology.context
         self.hops_between_nodes = topology.hops_between_nodes
@@ -152,8 +158,9 @@ class Forward:
         """
         costs = Costs()
         tokens = batch * new_tokens / self.cp
+        routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
-            self._products(costs, products, tokens, group.count)
+            self._products(costs, products, tokens, group.count, routed)
             self._prefill_attention(costs, group, batch, new_tokens, cached)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
@@ -171,14 +178,20 @@ class Forward:
         costs = Costs()
         attention = []
         tokens = batch * queries
+        routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
-            self._products(costs, products, tokens, group.count)
+            self._products(costs, products, tokens, group.count, routed)
             attention.append(self._decode_attention(costs, group, batch, queries))
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         self._head(costs, tokens)
         self._pipeline_transfer(costs, tokens)
         return costs, attention
+
+    def _distinct_share(self, batch: Number) -> Number:
+        """Share of a replica's tokens that differ: equal prompts send theirs to the same experts."""
+        distinct = self.scenario.workload.distinct_prompts
+        return 1.0 if distinct is None else minimum(distinct / (batch * self.dp), 1.0)
 
     @property
     def windows(self) -> tuple[float, ...]:
@@ -220,9 +233,18 @@ class Forward:
         ]
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
-    def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
+    def _products(
+        self,
+        costs: Costs,
+        products: tuple[Product, ...],
+        tokens: Number,
+        layers: int,
+        routed: Number | None = None,
+    ) -> None:
+        """Products of so many layers on ``tokens`` tokens, of which ``routed`` differ: they decide which experts are read."""
+        routed = tokens if routed is None else routed
         for product in products:
-            compute, memory, seconds = self.product_s(product, tokens)
+            compute, memory, seconds = self.product_s(product, tokens, routed)
             costs.part(
                 part_of(product.op),
                 layers * seconds,
@@ -231,7 +253,7 @@ class Forward:
             costs.busy("compute", layers * compute)
             costs.busy("hbm", layers * memory)
             costs.busy("kernel_floors", layers * self.floor_s)
-            self._unpack(costs, product, tokens, layers)
+            self._unpack(costs, product, tokens, layers, routed)
 
     def _product_terms(
         self, product: Product, layers: int, compute: Number, memory: Number, seconds: Number
@@ -248,24 +270,39 @@ class Forward:
 
         return terms
 
-    def product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
+    def product_s(
+        self, product: Product, tokens: Number, routed: Number | None = None
+    ) -> tuple[Number, Number, Number]:
         """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
         gemm = self.rates.gemm
-        rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
+        rows = product.rows(tokens)
+        copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
+        kind = self._kernel_kind(product)
         weight_bytes = copies * product.weights * self.weight_bytes_per_element(product, rows)
+        weight_bytes = weight_bytes * read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
         activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
         compute = gemm.compute_s(rows, product.weights, copies)
+        compute = compute * compute_factor(self.constants, kind, gemm)
         memory = gemm.memory_s(weight_bytes, activation_bytes, rows)
         return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
 
-    def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int) -> None:
+    def _kernel_kind(self, product: Product) -> Kind:
+        """What the kernel of a product multiplies; heads and routers stay wide."""
+        dtype = self.scenario.dtype
+        if part_of(product.op) == "lm_head" or product.op == "router":
+            return "16-bit"
+        if self._weight_only:
+            return "weight-only 8-bit" if dtype.weight_bits == 8 else "weight-only 4-bit"
+        return {8: "native 8-bit", 4: "native 4-bit"}.get(dtype.compute_bits, "16-bit")  # type: ignore[return-value]
+
+    def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number) -> None:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
         unpacks = self._unpacks(product, product.rows(tokens))
         if unpacks is False:
             return
-        weights = product.touched(tokens, self.expert_batches) * product.weights
+        weights = product.touched(routed, self.expert_batches) * product.weights
         moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         rate = self.rates.elementwise_bytes_per_s
@@ -303,16 +340,6 @@ class Forward:
             self._communicate(costs, "all_gather", 1, self.tp_fabric.all_gather_s(logits))
 
     # -- attention --------------------------------------------------------------------------------------------
-
-    def _kv_bytes_per_token(self, group: LayerGroup) -> float:
-        dtype = self.scenario.dtype
-        per_token = kv_elements_per_token(group.attention, self.tp) * dtype.stored_kv_bits / 8
-        per_token *= self.constants["kv_passes"]
-        if group.attention.recurrent:
-            return 2 * per_token  # a state is read and written back
-        if self.constants["ungrouped_kv_reads"]:
-            per_token *= _heads_per_kv_head(group)
-        return per_token
 
     def _prefill_attention(
         self, costs: Costs, group: LayerGroup, batch: Number, new: Number, cached: Number
@@ -375,7 +402,7 @@ class Forward:
         decoding over ranks, arXiv 2411.01783, section 3.4).
         """
         flops = batch * queries * score_flops_per_pair(group.attention, self.tp, absorbed=True) / self.cp
-        kv_bytes = batch * self._kv_bytes_per_token(group) / self.cp
+        reads = kv_reads(self.scenario, self.constants, group, batch)
         if self.cp > 1:
             merged = batch * queries * group.attention.num_heads / self.tp * group.attention.head_dim
             size = merged * self.activation_bytes
@@ -383,7 +410,7 @@ class Forward:
         heads = group.attention.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
-        floor = self.rates.attention_floor_s + eager
+        floor = self.rates.attention_floor_s * self.constants["graph_floor_scale"] + eager
         costs.part(
             "attention", group.count * floor, _of_layers("attention", "attention kernels", group.count, floor)
         )
@@ -391,9 +418,9 @@ class Forward:
         return DecodeAttention(
             group,
             group.count
-            * self.rates.decode_attention_s_per_token(flops, kv_bytes, kv_bytes * _heads_per_kv_head(group)),
+            * attention_s_per_token(self.scenario, self.constants, self.rates, group, flops, reads),
             group.count * flops / self.rates.gemm.flops_per_s,
-            group.count * kv_bytes / self.rates.attention_bytes_per_s,
+            group.count * reads.stored / self.rates.attention_bytes_per_s,
         )
 
     @staticmethod
@@ -445,7 +472,8 @@ class Forward:
         moved = tokens * (hidden + ffn) * self.activation_bytes
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
-        floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s
+        floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
+        floors = floors + _extra_kernels_s(c, group, self._weight_only)
         whole = traffic + floors
         costs.part(
             "elementwise",
@@ -470,8 +498,12 @@ class Forward:
             else:
                 limit = self.constants["one_shot_all_reduce_kib"] * 1024
                 reduced = self.tp_fabric.small_all_reduce_s(size, limit)
+                own = self.constants["custom_all_reduce_us"] * 1e-6
+                if own > 0 and joins_all(self.scenario.gpu, self.tp):
+                    reduced = minimum(reduced, self.tp_fabric.custom_all_reduce_s(size, own))
                 self._communicate(costs, "all_reduce", count, reduced + extra)
-        if self.ep > 1 and routed_experts(group):
+        if self.expert_batches > 1 and routed_experts(group):
+            # Tensor ranks that share the experts have every token already, and add up after them.
             routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
@@ -498,6 +530,16 @@ def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
     return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
 
 
+def _extra_kernels_s(c: dict[str, float], group: LayerGroup, weight_only: bool) -> float:
+    """Kernels of one layer that its products and norms do not cover: routing and sorting for experts, scans, bookkeeping."""
+    microseconds = c["layer_us"]
+    if routed_experts(group):
+        microseconds += c["moe_us"] + (c["expert_weight_only_us"] if weight_only else 0.0)
+    if group.attention.recurrent:
+        microseconds += c["state_space_us"]
+    return microseconds * 1e-6
+
+
 def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
     """Rates of matrix products as shares of the peaks."""
     peak, bandwidth = gemm.peak_flops_per_s, gemm.peak_bytes_per_s
@@ -511,11 +553,6 @@ def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
 def _window(group: LayerGroup) -> float:
     """Context beyond which a layer attends to no more tokens."""
     return float(group.attention.saturates_at or math.inf)
-
-
-def _heads_per_kv_head(group: LayerGroup) -> float:
-    """Query heads that share keys and values."""
-    return group.attention.num_heads / group.attention.num_kv_heads
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:
