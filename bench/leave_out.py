@@ -3,12 +3,14 @@
     python bench/leave_out.py                          all systems and training; minutes to an hour for each
     python bench/leave_out.py vllm tensorrt_llm        these systems' lines, the others stay
     python bench/leave_out.py flexgen --by model       one grouping of them
+    python bench/leave_out.py --no-fit                 what needs no fit, for all: as they ship, and --profile none (seconds)
 
 To be run after a change of a system's constants. It writes two files, after each fit:
 
 - ``tests/published/leave_out.csv``: one line per system, what was left out, and accuracy class, with geometric means of
-  max(predicted / measured, measured / predicted) with the constants as they ship, with a refit to all rows, and with
-  each row predicted by the refit that never saw its GPU, family or model;
+  max(predicted / measured, measured / predicted) with the constants as they ship, with no fitted constant (``no_fit``,
+  which is ``--profile none``), with a refit to all rows, and with each row predicted by the refit that never saw its GPU,
+  family or model;
 - ``calibrate/measurements/left_out.csv``: every row's prediction by that refit, from which prediction intervals come.
 
 ``make accuracy`` (seconds) then writes what shows them: ``docs/accuracy.md``, ``docs/accuracy_resident.md`` and
@@ -21,6 +23,7 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +50,17 @@ def main() -> int:
     )
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=", ".join(NAMES))
     parser.add_argument("--by", choices=LEFT_OUT, action="append", help="what to leave out; may be repeated")
+    parser.add_argument(
+        "--no-fit",
+        action="store_true",
+        help="the columns shipped and no_fit alone, without any fit (seconds)",
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.systems) - set(NAMES):
         parser.error(f"no system {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if arguments.no_fit:
+        write_without_fits(arguments.systems or NAMES)
+        return 0
     for system in arguments.systems or NAMES:
         if system == GENERIC:
             write(system, ("system",), [], generic_lines())
@@ -63,6 +74,28 @@ def main() -> int:
             write(system, (leave,), class_lines(found), row_lines(found))
             print(f"{system}, each {leave}: {found.seconds:.0f} s", file=sys.stderr, flush=True)
     return 0
+
+
+def write_without_fits(systems: Sequence[str]) -> None:
+    """Write what needs no fit: the constants as they ship, and every fitted one replaced (``--profile none``)."""
+    from calibrate.training_transfer import training_without_fits
+    from calibrate.transfer import without_fits
+    from calibrate.validate import statistics_of, validate
+
+    lines = list(csv.DictReader(io.StringIO((ROOT / LEAVE_OUT).read_text("utf-8"))))
+    for system in systems:
+        mine = [line for line in lines if line["system"] == system and line["class"]]
+        if not mine:
+            continue
+        shipped = validate(system)
+        bare = training_without_fits(shipped) if system == TRAINING else without_fits(shipped)
+        chosen = {row.run.row_id for row in bare.rows}
+        kept = replace(shipped, rows=tuple(row for row in shipped.rows if row.run.row_id in chosen))
+        for column, found in (("shipped", kept), ("no_fit", bare)):
+            classes = found.classes() | {"all": statistics_of(found.rows)}
+            for line in mine:
+                line[column] = f"{classes[line['class']]['gm']:.4f}"
+    (ROOT / LEAVE_OUT).write_text(as_text(lines), "utf-8")
 
 
 def fitted(system: str, leave: str) -> Any:

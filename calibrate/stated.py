@@ -64,6 +64,10 @@ def stated_run(row: Mapping[str, str]) -> Run:
     gpus = num_gpus or 1
     weight_bits, group = weight_format(cells.text("weight_dtype"))
     weights = _activation_bits(cells.text("weight_dtype")) or 16
+    if cells.text("request_rate"):
+        raise SpecError(
+            f"request_rate {cells.text('request_rate')}: requests that arrive over time are not modelled"
+        )
     policy, batch = policy_of(cells), cells.integer("batch_size")
     if batch is None:
         raise SpecError("it does not state its batch size")
@@ -103,7 +107,7 @@ _ALL_COLUMNS: Final = dict.fromkeys(
         "disk_read_GBps", "weight_dtype", "act_dtype", "kv_dtype", "batch_size", "gpu_batch_size", "num_gpu_batches",
         "policy_wg_pct", "policy_wc_pct", "policy_cg_pct", "policy_cc_pct", "policy_hg_pct", "policy_hc_pct",
         "weight_offload", "pin_memory", "overlap", "cpu_cache_compute", "prompt_len_tok", "gen_len_tok", "gpu_layers",
-        "experts_on_cpu", "context_depth_tok", "notes",
+        "experts_on_cpu", "context_depth_tok", "request_rate", "notes",
     ),
     "",
 )  # fmt: skip
@@ -123,6 +127,8 @@ def _refuse_split_layers(cells: Row) -> None:
 def _system(cells: Row) -> str:
     """The family that a name means, exactly, with the version that the row states: ``FAMILY@VERSION``."""
     stated = cells.required("system")
+    if "disaggregated" in stated:
+        raise SpecError(f"system {stated}: prefill and decode on engines of their own are not modelled")
     bare = re.sub(r"\s*\(.*?\)", "", stated)
     names = {normalise(name) for family in families() for name in (family.name, *family.aliases)}
     for name in (stated, bare):

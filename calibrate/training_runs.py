@@ -135,6 +135,10 @@ def framework_of(stated: str) -> str:
         version = re.search(r"(\d+)\.(\d+)", name)
         release = (int(version[1]), int(version[2])) if version else _BRIDGE_RELEASE_WITH_FUSED_EXPERTS
         return "megatron_bridge" if release >= _BRIDGE_RELEASE_WITH_FUSED_EXPERTS else "megatron_bridge_25"
+    if re.match(
+        r"megatron-lm\D*\d", name
+    ):  # releases are numbered since Megatron Core; the papers state none
+        return "megatron"
     for start, framework in (("composer", "composer"), ("megatron-lm", "megatron_2022"), ("meta", "fsdp")):
         if name.startswith(start):
             return framework
@@ -149,6 +153,9 @@ def model_of(stated: str) -> ModelConfig:
     """
     if stated in _NOT_DESCRIBED:
         raise SpecError(f"{stated} has {_NOT_DESCRIBED[stated]}")
+    fewer = re.fullmatch(r"(.+?)(?: shape)?, (\d+) layers", stated)
+    if fewer is not None:
+        return _first_layers(model_of(fewer[1]), int(fewer[2]))
     base, _, variant = stated.partition(" (")
     if variant:
         raise SpecError(f"the variant {variant.rstrip(')')} of {base} is not modelled")
@@ -157,6 +164,22 @@ def model_of(stated: str) -> ModelConfig:
     if base.startswith("GPT-") and base not in MODEL_NAMES:
         return get_model_config_by_name(base.replace("GPT-", "nvidia/megatron-gpt-"))
     return get_model_config_by_name(MODEL_NAMES.get(base, base))
+
+
+def _first_layers(model: ModelConfig, count: int) -> ModelConfig:
+    """The model with its first layers only, as tables of time per layer train it.
+
+    Raises:
+        SpecError: it has not so many.
+    """
+    if not 0 < count <= model.num_layers:
+        raise SpecError(f"{model.name} has {model.num_layers} layers, and {count} are asked for")
+    groups, left = [], count
+    for group in model.layer_groups:
+        if left:
+            groups.append(group.replace(count=min(group.count, left)))
+            left -= groups[-1].count
+    return model.replace(layer_groups=tuple(groups))
 
 
 def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> TrainingScenario:
@@ -203,6 +226,8 @@ def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
     fields = dict(framework.defaults)
     if run.sharding == "FULL_SHARD" or run.sharding == "FSDP=1":
         fields["ds_zero"] = 3
+    elif stage := re.search(r"zero-(\d)", run.sharding.lower()):
+        fields["ds_zero"] = int(stage[1])
     precision = run.precision.lower()
     return TrainingPlan(
         **fields

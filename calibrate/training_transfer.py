@@ -25,7 +25,13 @@ from calibrate.validate import Compared, Validation, validate
 from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import bad_value
 
-__all__ = ["TRAINING_GROUPINGS", "TrainingCase", "training_cases", "training_transfer"]
+__all__ = [
+    "TRAINING_GROUPINGS",
+    "TrainingCase",
+    "training_cases",
+    "training_transfer",
+    "training_without_fits",
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,15 @@ def _unfitted(scenario: TrainingScenario) -> TrainingScenario:
     return scenario.replace(gpu=scenario.gpu.without_fits(), host=scenario.host.without_fits(), fits=False)
 
 
+def training_without_fits(shipped: Validation) -> Validation:
+    """The rows as ``--profile none`` predicts them: without anything that was fitted to whole runs."""
+    found = [
+        replace(case.compared, predicted=step_time_s(case.scenario), others={})
+        for case in training_cases(shipped)
+    ]
+    return Validation(tuple(found), {})
+
+
 def training_transfer(leave: str) -> Transfer:
     """Refit all training constants without each group in turn, and predict its rows.
 
@@ -115,7 +130,7 @@ def training_transfer(leave: str) -> Transfer:
         ),
         refit=refit,
         shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
-        no_fit=with_predictions([step_time_s(case.scenario) for case in cases]),
+        no_fit=training_without_fits(shipped),
         refitted=with_predictions([predict(case, refit.values) for case in cases]),
         left_out=left,
         seconds=time.perf_counter() - begin,

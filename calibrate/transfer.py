@@ -44,6 +44,7 @@ __all__ = [
     "predicted",
     "transfer",
     "unfitted",
+    "without_fits",
 ]
 
 _TIMES: Final = ("total_latency_s", "prefill_latency_s", "latency_per_token_s", "throughput_tokens_per_s")
@@ -288,6 +289,15 @@ def leave_out(
     return found
 
 
+def without_fits(shipped: Validation) -> Validation:
+    """The rows of a system as ``--profile none`` predicts them: without anything that was fitted to whole runs."""
+    found = [
+        replace(case.compared, predicted=predicted(case.scenario, case.compared.quantity), others={})
+        for case in cases_of(shipped)
+    ]
+    return Validation(tuple(found), {})
+
+
 def transfer(system: str, leave: str) -> Transfer:
     """Refit a system's constants without each machine, GPU, family or model in turn.
 
@@ -344,7 +354,7 @@ def transfer(system: str, leave: str) -> Transfer:
         ),
         refit=refit,
         shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
-        no_fit=with_predictions([predicted(case.scenario, case.compared.quantity) for case in cases]),
+        no_fit=without_fits(shipped),
         refitted=with_predictions([predict(case, refit.values) for case in cases]),
         left_out=left,
         seconds=time.perf_counter() - begin,

@@ -11,7 +11,7 @@ from calibrate.validate import CLASSES, Validation, validate
 from calibrate.validation.evidence import Key, Residuals
 from calibrate.validation.left_out import LeftOutRow
 from calibrate.validation.operators import SIZES, operator_residuals
-from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
+from calibrate.validation.relatives import relatives, with_relatives_efficiency
 from llm_perf.analysis.evidence import ANY, pool_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems.families import declaration, family_names
@@ -256,7 +256,9 @@ def _operators() -> list[str]:
                 )
     lines += [
         "",
-        "Nearest relatives: " + ", ".join(f"{name} -> {gpu}" for name, gpu in RELATIVES.items()) + ".",
+        "Nearest relatives: "
+        + ", ".join(f"{name} -> {gpu}" for name, gpu in sorted(relatives().items()))
+        + ".",
     ]
     return [*lines, _READING]
 

@@ -1,36 +1,17 @@
-"""What a GPU's efficiencies would be taken from if its own family had never been measured.
-
-The rule is the project's own for GPUs without data: the nearest generation of the same vendor with the same kind of
-memory (HBM beside HBM, GDDR beside GDDR), the older one of two, and one with measurements before one without.
-"""
+"""What a GPU's efficiencies would be taken from if its own family had never been measured: its relative, as its file says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
-
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.loading import get_gpu_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, known_names
 
-__all__ = ["RELATIVES", "with_relatives_efficiency"]
+__all__ = ["relatives", "with_relatives_efficiency"]
 
-RELATIVES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "A100": "h100-sxm-80gb",  # Volta is as near, but was not measured
-        "Hopper": "a100-sxm-80gb",
-        "H20": "h100-sxm-80gb",
-        "Blackwell": "h100-sxm-80gb",
-        "Volta": "a100-sxm-80gb",
-        "Pascal": "a100-sxm-80gb",
-        "Turing": "a40-48gb",
-        "GA10x": "l40s-48gb",
-        "Ada": "a40-48gb",
-        "CDNA 2": "mi300x",
-        "CDNA 3": "mi210-64gb",
-    }
-)
-"""Name of an efficiency family -> a GPU of its nearest relative."""
+
+def relatives() -> dict[str, str]:
+    """Name of an efficiency family -> a GPU of its nearest relative, for the families that have one."""
+    families = (get_gpu_config_by_name(name).efficiency for name in known_names("GPU"))
+    return {family.name: family.relative for family in families if family.relative is not None}
 
 
 def with_relatives_efficiency(gpu: GPUConfig) -> GPUConfig:
@@ -38,7 +19,7 @@ def with_relatives_efficiency(gpu: GPUConfig) -> GPUConfig:
 
     Tables for training are the family's own still: they come from other measurements.
     """
-    relative = RELATIVES.get(gpu.efficiency.name)
+    relative = gpu.efficiency.relative
     if relative is None:
         return gpu
     efficiency = get_gpu_config_by_name(relative).efficiency

@@ -61,7 +61,9 @@ class InferenceInputs(Spec):
     gpu: Text = Field(
         description="Name or file; repeat it to compare several. A profile's machine if not given."
     )
-    host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
+    host: Text | None = Field(
+        default=None, description="Name, file or here; the GPU's usual host if not given."
+    )
     system: Text | None = Field(
         default=None,
         description="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",

@@ -12,6 +12,7 @@ from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import no_fit_note
+from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.memory import recomputing_share
@@ -73,6 +74,8 @@ class TrainingResult(WithInterval):
     max_micro_batch_size: int
     run: WholeRun | None
     warnings: tuple[str, ...] = field(default=())
+    quantities: tuple[Quantity, ...] = field(default=(), repr=False)
+    terms: tuple[Term, ...] = field(default=(), repr=False)
 
     def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
@@ -161,6 +164,8 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
             *_warnings(scenario, dtype, framework.caveat, model),
             *(() if scenario.fits else (no_fit_note(framework, scenario.host, scenario.gpu),)),
         ),
+        quantities=tuple(model.footprint.quantities(load)),
+        terms=step.explained(),
     )
 
 

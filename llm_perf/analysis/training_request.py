@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import AsText, Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
@@ -50,6 +50,7 @@ Flag = Annotated[bool, Field(strict=True)]
 class TrainingInputs(Spec):
     """Everything that ``llm-perf train`` can be asked, under the names of its flags. What is None is chosen.
 
+    A field is the flag: the command's options are made of the fields, with their descriptions as help.
     ``num_gpus`` is per node. ``micro_batch_size`` is llm-analysis' batch_size_per_gpu. See
     `llm_perf.config.training.TrainingPlan` for what the fields of the plan mean.
     """
@@ -57,52 +58,116 @@ class TrainingInputs(Spec):
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
     _label: ClassVar[str | None] = ""  # messages name the flag alone
 
-    model: Text
-    gpu: Text
-    host: Text | None = None
-    framework: Text = DEFAULT_FRAMEWORK
-    num_gpus: PositiveInt | None = None
-    num_nodes: PositiveInt | None = None
-    tp_size: PositiveInt | None = None
-    pp_size: PositiveInt | None = None
-    dp_size: PositiveInt | None = None
-    ep_size: PositiveInt = 1
-    sp_size: PositiveInt | None = None
-    cp_size: PositiveInt = 1
-    expert_imbalance: PositiveFloat = 1.0
-    virtual_stages: PositiveInt = 1
-    seq_len: PositiveInt | None = None
-    micro_batch_size: PositiveInt | None = None
-    gradient_accumulation_steps: PositiveInt | None = None
-    global_batch_size: PositiveInt | None = None
-    total_num_tokens: Annotated[int, Field(strict=True, gt=0, le=10**18)] | None = None
-    precision: Precision | None = None
-    activation_recomputation: Annotated[int, BeforeValidator(_level_number)] = 0
-    recompute_layers: PositiveInt | None = None
-    flash_attn: Flag | None = None
-    softmax_dropout: Flag | None = None
-    dropout: Flag | None = None
-    layernorm_dtype_bytes: Literal[2, 4] = 2
-    mlp_recompute_gelu: Flag = False
-    mlp_activation_quant_bits: Literal[4, 8, 16] | None = None
-    optimizer: Text | None = None
-    optimizer_state_bytes: NonNegativeQuantity | None = None
-    master_weights_dtype_bytes: Literal[0, 2, 4] = 4
-    gradient_dtype_bytes: Literal[2, 4] | None = None
-    ds_zero: Annotated[int, BeforeValidator(_stage_number)] | None = None
-    shard_size: PositiveInt | None = None
-    optimizer_device: Literal["gpu", "cpu", "nvme"] = "gpu"
-    weights_device: Literal["gpu", "cpu", "nvme"] = "gpu"
-    activations_device: Literal["gpu", "cpu"] = "gpu"
-    lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
-    lora_targets: Literal["all", "attention"] = "all"
-    base_weight_bits: Literal[4, 8, 16] | None = None
-    flops_efficiency: Efficiency | None = None
-    hbm_memory_efficiency: Efficiency | None = None
-    cost_per_gpu_hour: NonNegativeQuantity | None = None
-    prices: Text | None = None
-    profile: Text | None = None
-    allow_long_context: Flag = False
+    model: Text = Field(
+        description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."
+    )
+    gpu: Text = Field(description="Name or file; repeat it to compare several.")
+    host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
+    framework: Text = Field(
+        default=DEFAULT_FRAMEWORK,
+        description="megatron, megatron_bridge, fsdp, deepspeed, composer, axolotl or another.  [default: megatron]",
+    )
+    num_gpus: PositiveInt | None = Field(default=None, description="GPUs per node.")
+    num_nodes: PositiveInt | None = Field(default=None, description="Nodes.  [default: 1]")
+    tp_size: PositiveInt | None = Field(default=None, description="Tensor-parallel ranks.")
+    pp_size: PositiveInt | None = Field(default=None, description="Pipeline stages.")
+    dp_size: PositiveInt | None = Field(default=None, description="Data-parallel replicas.")
+    ep_size: PositiveInt = Field(default=1, description="Expert-parallel ranks.")
+    sp_size: PositiveInt | None = Field(
+        default=None, description="Sequence-parallel ranks: 1 or tp-size.  [default: tp-size]"
+    )
+    cp_size: PositiveInt = Field(default=1, description="Context-parallel ranks.")
+    expert_imbalance: PositiveFloat = Field(
+        default=1.0, description="Load of the busiest expert rank over the mean.  [default: 1]"
+    )
+    virtual_stages: PositiveInt = Field(
+        default=1, description="Model chunks per stage (interleaved 1F1B).  [default: 1]"
+    )
+    seq_len: PositiveInt | None = Field(
+        default=None, description="Tokens per sequence.  [default: 4096, or the model's positions if fewer]"
+    )
+    micro_batch_size: PositiveInt | None = Field(
+        default=None, description="Sequences of one replica per pass; solved for if not given."
+    )
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        default=None, description="Passes per optimizer step; solved for if not given."
+    )
+    global_batch_size: PositiveInt | None = Field(
+        default=None, description="Sequences per optimizer step; solved for if not given."
+    )
+    total_num_tokens: Annotated[int, Field(strict=True, gt=0, le=10**18)] | None = Field(
+        default=None, description="Tokens of the whole run: prints days, GPU-hours and cost."
+    )
+    precision: Precision | None = Field(
+        default=None, description="fp32, tf32, fp16, bf16, fp8, mxfp8 or nvfp4.  [default: bf16]"
+    )
+    activation_recomputation: Annotated[int, BeforeValidator(_level_number), AsText] = Field(
+        default=0, description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0]"
+    )
+    recompute_layers: PositiveInt | None = Field(
+        default=None, description="Layers that recompute; all if not given."
+    )
+    flash_attn: Flag | None = Field(
+        default=None, description="Fused attention, which keeps no scores.  [default: on]"
+    )
+    softmax_dropout: Flag | None = Field(default=None, description="Dropout on attention probabilities.")
+    dropout: Flag | None = Field(default=None, description="Dropout after attention and feed-forward blocks.")
+    layernorm_dtype_bytes: Literal[2, 4] = Field(
+        default=2, description="Bytes per element that norms keep: 2 or 4.  [default: 2]"
+    )
+    mlp_recompute_gelu: Flag = Field(default=False, description="Compute the activation function again.")
+    mlp_activation_quant_bits: Literal[4, 8, 16] | None = Field(
+        default=None, description="Bits in which feed-forward blocks keep activations: 4, 8 or 16."
+    )
+    optimizer: Text | None = Field(
+        default=None, description="adamw, adam8bit, lion, adafactor, muon, sgd and others.  [default: adamw]"
+    )
+    optimizer_state_bytes: NonNegativeQuantity | None = Field(
+        default=None, description="Bytes per parameter beside master weights, instead of the optimizer's."
+    )
+    master_weights_dtype_bytes: Literal[0, 2, 4] = Field(default=4, description="0, 2 or 4.  [default: 4]")
+    gradient_dtype_bytes: Literal[2, 4] | None = Field(
+        default=None, description="2 or 4; the framework's if not given."
+    )
+    ds_zero: Annotated[int, BeforeValidator(_stage_number)] | None = Field(
+        default=None,
+        description="DeepSpeed ZeRO stage; 3 is FSDP's full sharding.  [default: the framework's]",
+    )
+    shard_size: PositiveInt | None = Field(
+        default=None, description="Replicas that share one copy of the state; all if not given."
+    )
+    optimizer_device: Literal["gpu", "cpu", "nvme"] = Field(
+        default="gpu", description="Where optimizer state lives: gpu, cpu or nvme.  [default: gpu]"
+    )
+    weights_device: Literal["gpu", "cpu", "nvme"] = Field(
+        default="gpu", description="Where weights live (ZeRO-Infinity): gpu, cpu or nvme.  [default: gpu]"
+    )
+    activations_device: Literal["gpu", "cpu"] = Field(
+        default="gpu", description="Where activations wait: gpu or cpu.  [default: gpu]"
+    )
+    lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = Field(
+        default=0, description="Train adapters of this rank instead of the weights.  [default: 0, off]"
+    )
+    lora_targets: Literal["all", "attention"] = Field(
+        default="all", description="all or attention.  [default: all]"
+    )
+    base_weight_bits: Literal[4, 8, 16] | None = Field(
+        default=None, description="Bits of frozen weights (QLoRA: 4)."
+    )
+    flops_efficiency: Efficiency | None = Field(
+        default=None, description="Share of peak FLOP/s, instead of the GPU's table."
+    )
+    hbm_memory_efficiency: Efficiency | None = Field(
+        default=None, description="Share of memory bandwidth, instead of the GPU's table."
+    )
+    cost_per_gpu_hour: NonNegativeQuantity | None = Field(
+        default=None, description="US dollars, instead of the list's."
+    )
+    prices: Text | None = Field(
+        default=None, description="Your own list of prices per GPU-hour (YAML); the bundled one if not given."
+    )
+    profile: Text | None = Field(default=None, description="Calibrated profile: name, file, or none.")
+    allow_long_context: Flag = Field(default=False, description="Beyond the model's positions.")
 
 
 _PLAN_FIELDS = tuple(name for name in TrainingPlan.model_fields if name in TrainingInputs.model_fields)

@@ -30,7 +30,10 @@ _COMMANDS = {
     "models": ("llm_perf.cli.specs", "List the bundled models, or show one."),
     "gpus": ("llm_perf.cli.specs", "List the bundled accelerators, or show one."),
     "hosts": ("llm_perf.cli.specs", "List the bundled hosts, or show one."),
-    "systems": ("llm_perf.cli.systems", "List the systems that models run on, or show one."),
+    "systems": (
+        "llm_perf.cli.systems",
+        "List systems and their versions, or show what the constants of one rest on.",
+    ),
     "profiles": ("llm_perf.cli.profiles", "List calibrated profiles, show one, compare two."),
     "doctor": ("llm_perf.cli.doctor", "Say what is installed here and what each part of llm-perf needs."),
 }

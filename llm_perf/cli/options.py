@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from llm_perf.config.base import Spec
+from llm_perf.config.base import AsText, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +29,8 @@ def with_options(inputs: type[Spec]) -> Callable[[F], F]:
 
 def _option(name: str, inputs: type[Spec]) -> Callable[[F], F]:
     field = inputs.model_fields[name]
-    flag, kind = name.replace("_", "-"), _kind(field.annotation)
+    flag = name.replace("_", "-")
+    kind = str if AsText in field.metadata else _kind(field.annotation)
     if name == _REPEATED:
         return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description)
     if kind is bool:

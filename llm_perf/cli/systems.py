@@ -3,42 +3,106 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import click
 
+from llm_perf.cli.inputs import say_versions
+from llm_perf.config.names import normalise
+from llm_perf.errors import UnknownNameError
+from llm_perf.report import systems_text
+from llm_perf.systems.constants import ConstantsFile, load_constants
+from llm_perf.systems.families import declaration, family_names, folder_of
+from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
 
-@click.group("systems", help="List the systems that models run on, or show one.")
+
+@click.group("systems")
 def systems() -> None:
-    """Group of the subcommands."""
+    """List systems and frameworks with their versions, or show the constants of one and what they rest on."""
 
 
-@systems.command("list", help="List all systems with the versions that ship, the newest first.")
+@systems.command("list", help="List systems and training frameworks, every version that ships.")
 @click.argument("pattern", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(pattern: str | None, as_json: bool) -> None:
-    """One line per version."""
-    from llm_perf.config.names import normalise
-    from llm_perf.report.system_text import system_rows, systems_table
-
+    """One line per version, of those whose name contains the pattern."""
     wanted = normalise(pattern or "")
-    rows = [row for row in system_rows() if wanted in normalise(f"{row['name']} {row['title']}")]
+    files = [file for file in _all() if wanted in normalise(file.name)]
+    rows = [systems_text.summary(*_described(file)) for file in files]
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "systems": rows}))
-        return
-    from llm_perf.report.inference_text import print_report
-
-    print_report(systems_table(rows))
+        click.echo(json.dumps({"schema_version": 1, "systems": rows}, allow_nan=False))
+    else:
+        click.echo("\n".join(systems_text.list_lines(rows)))
 
 
-@systems.command(
-    "show", help="Show everything about a system: vllm for its newest version, vllm@0.2 for another."
-)
+@systems.command("show", help="Show one: NAME or NAME@VERSION.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(name: str, as_json: bool) -> None:
-    """What the system says about itself, and its constants."""
-    from llm_perf.cli.inputs import say_versions
-    from llm_perf.report.system_text import system_object, system_text
+    """Its constants with value, range, provenance, rows behind them and source; what published runs say of it."""
+    found = systems_text.whole(*_described(_given(name)))
+    if found["kind"] == "inference":
+        say_versions([name])
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1} | found, allow_nan=False))
+    else:
+        click.echo("\n".join(systems_text.show_lines(found)))
 
-    say_versions([name])
-    click.echo(json.dumps({"schema_version": 1} | system_object(name)) if as_json else system_text(name))
+
+def _all() -> list[ConstantsFile]:
+    versions = [f"{family}@{release}" for family in family_names() for release in folder_of(family).releases]
+    return [*(load_constants(name) for name in versions), *(get_framework(name) for name in FRAMEWORKS)]
+
+
+def _given(name: str) -> ConstantsFile:
+    """A system or a framework by any of its names.
+
+    Raises:
+        SpecError: it is neither; the nearest names are listed.
+    """
+    if name in FRAMEWORKS:
+        return get_framework(name)
+    try:
+        return load_constants(name)
+    except UnknownNameError as error:
+        try:
+            return get_framework(name)
+        except UnknownNameError:
+            raise UnknownNameError("system", name, dict.fromkeys((*error.known, *FRAMEWORKS))) from None
+
+
+def _described(file: ConstantsFile) -> tuple[ConstantsFile, str, tuple[str, ...], dict[str, Any]]:
+    trains = file.name in FRAMEWORKS
+    aliases = () if trains else declaration(file.name).aliases
+    return file, "training" if trains else "inference", aliases, _backing(file)
+
+
+def _backing(file: ConstantsFile) -> dict[str, Any]:
+    """Published rows of a system, how far it is off on them, and without each GPU, family and model."""
+    from calibrate.validation.committed import committed_rows
+    from calibrate.validation.left_out import load_left_out
+
+    left_out, committed = load_left_out(), committed_rows()
+    # A table of training says whose run it was, the refits which version of the framework predicts it.
+    trained = {one.row_id: one.system for one in left_out if one.table == "training"}
+    rows = {
+        (row["table"], row["row_id"]): row
+        for row in committed
+        if (trained.get(row["row_id"]) if row["table"] == "training" else row["system"]) == file.name
+    }
+    left: dict[str, list[float]] = {}
+    for one in left_out:
+        row = rows.get((one.table, one.row_id))
+        if row is not None and row["quantity"] == one.quantity and one.leave_out != "system":
+            left.setdefault(one.leave_out, []).append(one.log_ratio)
+    return {
+        "rows": len(rows),
+        "gm": _gm([math.log(row["predicted"] / row["measured"]) for row in rows.values()]),
+        "left_out": {what: _gm(ratios) for what, ratios in left.items()},
+    }
+
+
+def _gm(log_ratios: list[float]) -> float | None:
+    """Geometric mean of max(predicted / measured, measured / predicted)."""
+    return math.exp(sum(map(abs, log_ratios)) / len(log_ratios)) if log_ratios else None

@@ -15,81 +15,14 @@ from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.cli.inputs import questions
+from llm_perf.cli.options import with_options
 from llm_perf.errors import OutputError
 
 EXIT_DOES_NOT_FIT = 3
 
-_DEVICE = "gpu, cpu or nvme.  [default: gpu]"
-_OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--model", str, "Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."),
-    ("--host", str, "Name or file; the GPU's usual host if not given."),
-    (
-        "--framework",
-        str,
-        "megatron, megatron_bridge, fsdp, deepspeed, composer, axolotl or another.  [default: megatron]",
-    ),
-    ("--num-gpus", int, "GPUs per node."),
-    ("--num-nodes", int, "Nodes.  [default: 1]"),
-    ("--tp-size", int, "Tensor-parallel ranks."),
-    ("--pp-size", int, "Pipeline stages."),
-    ("--virtual-stages", int, "Model chunks per stage (interleaved 1F1B).  [default: 1]"),
-    ("--dp-size", int, "Data-parallel replicas."),
-    ("--ep-size", int, "Expert-parallel ranks."),
-    ("--sp-size", int, "Sequence-parallel ranks: 1 or tp-size.  [default: tp-size]"),
-    ("--cp-size", int, "Context-parallel ranks."),
-    ("--expert-imbalance", float, "Load of the busiest expert rank over the mean.  [default: 1]"),
-    ("--seq-len", int, "Tokens per sequence.  [default: 4096, or the model's positions if fewer]"),
-    ("--micro-batch-size", int, "Sequences of one replica per pass; solved for if not given."),
-    ("--gradient-accumulation-steps", int, "Passes per optimizer step; solved for if not given."),
-    ("--global-batch-size", int, "Sequences per optimizer step; solved for if not given."),
-    ("--total-num-tokens", int, "Tokens of the whole run: prints days, GPU-hours and cost."),
-    ("--precision", str, "fp32, tf32, fp16, bf16, fp8, mxfp8 or nvfp4.  [default: bf16]"),
-    (
-        "--activation-recomputation",
-        str,
-        "0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0]",
-    ),
-    ("--recompute-layers", int, "Layers that recompute; all if not given."),
-    ("--flash-attn/--no-flash-attn", None, "Fused attention, which keeps no scores.  [default: on]"),
-    ("--softmax-dropout/--no-softmax-dropout", None, "Dropout on attention probabilities."),
-    ("--dropout/--no-dropout", None, "Dropout after attention and feed-forward blocks."),
-    ("--layernorm-dtype-bytes", int, "Bytes per element that norms keep: 2 or 4.  [default: 2]"),
-    ("--mlp-recompute-gelu/--no-mlp-recompute-gelu", None, "Compute the activation function again."),
-    ("--mlp-activation-quant-bits", int, "Bits in which feed-forward blocks keep activations: 4, 8 or 16."),
-    ("--optimizer", str, "adamw, adam8bit, lion, adafactor, muon, sgd and others.  [default: adamw]"),
-    (
-        "--optimizer-state-bytes",
-        float,
-        "Bytes per parameter beside master weights, instead of the optimizer's.",
-    ),
-    ("--master-weights-dtype-bytes", int, "0, 2 or 4.  [default: 4]"),
-    ("--gradient-dtype-bytes", int, "2 or 4; the framework's if not given."),
-    ("--ds-zero", int, "DeepSpeed ZeRO stage; 3 is FSDP's full sharding.  [default: the framework's]"),
-    ("--shard-size", int, "Replicas that share one copy of the state; all if not given."),
-    ("--optimizer-device", str, f"Where optimizer state lives: {_DEVICE}"),
-    ("--weights-device", str, f"Where weights live (ZeRO-Infinity): {_DEVICE}"),
-    ("--activations-device", str, "Where activations wait: gpu or cpu.  [default: gpu]"),
-    ("--lora-rank", int, "Train adapters of this rank instead of the weights.  [default: 0, off]"),
-    ("--lora-targets", str, "all or attention.  [default: all]"),
-    ("--base-weight-bits", int, "Bits of frozen weights (QLoRA: 4)."),
-    ("--flops-efficiency", float, "Share of peak FLOP/s, instead of the GPU's table."),
-    ("--hbm-memory-efficiency", float, "Share of memory bandwidth, instead of the GPU's table."),
-    ("--cost-per-gpu-hour", float, "US dollars, instead of the list's."),
-    ("--prices", str, "Your own list of prices per GPU-hour (YAML); the bundled one if not given."),
-    ("--profile", str, "Calibrated profile: name, file, or none."),
-    ("--allow-long-context/--no-allow-long-context", None, "Beyond the model's positions."),
-)
-
-
-def _with_options(function: Any) -> Any:
-    for name, kind, text in reversed(_OPTIONS):
-        function = click.option(name, type=kind, default=None, help=text)(function)
-    return function
-
 
 @click.command("train")
-@click.option("--gpu", "gpus", multiple=True, help="Name or file; repeat it to compare several.")
-@_with_options
+@with_options(TrainingInputs)
 @click.option(
     "--config", "config_file", help="YAML or JSON of inputs, or an earlier --json output, to replay."
 )

@@ -104,6 +104,10 @@ class ServingOption:
     """Marks a field that is an option of serving stacks, off at its default: other systems refuse it by its flag."""
 
 
+class AsText:
+    """Marks a field whose flag takes text, names or numbers, although its value is a number."""
+
+
 @cache
 def serving_fields(spec: type[Spec]) -> tuple[str, ...]:
     """Names of the marked fields."""

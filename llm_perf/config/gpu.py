@@ -162,7 +162,7 @@ class TrainingEfficiency(Spec):
     ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
     ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
     ``inter_node_efficiency`` that of the network. ``fitted``: by path with dots, which of these numbers were fitted to runs;
-    the others have the provenance of the file.
+    ``assumed`` names others by path, and what neither names has the provenance of the file.
     """
 
     gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], TrainingGemm]
@@ -175,12 +175,14 @@ class TrainingEfficiency(Spec):
     all_to_all_efficiency: Efficiency
     inter_node_efficiency: Efficiency = 0.8
     fitted: dict[str, FittedEfficiency] = Field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
     evidence: Literal["measured", "partly measured", "assumed"]
     source: str
 
     @model_validator(mode="after")
     def _fitted_fields_exist(self) -> TrainingEfficiency:
         check_fields(self, tuple(self.fitted), "fitted")
+        check_fields(self, self.assumed)
         return self
 
     def with_values(self, values: Mapping[str, float]) -> TrainingEfficiency:
@@ -207,7 +209,9 @@ class GPUEfficiency(Spec):
     """What software reaches of a GPU family's peaks, measured, with its source.
 
     ``evidence`` says whether the numbers were measured on this family or taken from its nearest relative, ``provenance`` how
-    each was found, but for those that ``assumed`` names by path and those that training's ``fitted`` names.
+    each was found, but for those that ``assumed`` names by path and those that training's ``fitted`` names. ``relative`` is
+    a GPU of the nearest family: the nearest generation of the same vendor with the same kind of memory (HBM beside HBM, GDDR
+    beside GDDR), the older one of two, one with measurements before one without.
     """
 
     name: str
@@ -221,6 +225,7 @@ class GPUEfficiency(Spec):
     training: TrainingEfficiency | None = None
     provenance: Provenance = "measured"
     assumed: tuple[str, ...] = ()
+    relative: str | None = None
     evidence: Literal["measured", "partly measured", "assumed"]
     source: str
 

@@ -24,6 +24,16 @@ def _word_of_today(word: Any) -> Any:
     return _OLD_WORDS.get(word, word) if isinstance(word, str) else word
 
 
+InstructionSet = Literal[
+    "avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16",
+    "neon", "sve2", "i8mm", "sme",
+]  # fmt: skip
+"""What a processor's cores can do to many numbers at once, as /proc/cpuinfo's flags abbreviate it."""
+
+_BYTES_PER_TRANSFER = 8
+"""A DDR channel is 64 bits wide (JEDEC; DDR5 splits it in two halves of 32)."""
+
+
 class RateAtSize(Spec):
     """What single copies of ``bytes`` reach."""
 
@@ -112,7 +122,8 @@ class HostConfig(Spec):
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
     ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
-    them one link to the host.
+    them one link to the host. ``memory_channels_per_socket`` DDR channels of 64 bits at ``memory_mt_per_s`` million
+    transfers per second give the memory bandwidth where that is not stated. ``instruction_sets``: those for products.
     """
 
     name: Name
@@ -125,6 +136,9 @@ class HostConfig(Spec):
     cpu: str | None = None
     sockets: PositiveInt = 1
     cores_per_socket: PositiveInt | None = None
+    memory_channels_per_socket: PositiveInt | None = None
+    memory_mt_per_s: Quantity | None = None
+    instruction_sets: tuple[InstructionSet, ...] = ()
     memory_bandwidth_gb_per_s_per_socket: Quantity | None = None
     cpu_matmul_tflops_small_batch: Quantity | None = None
     cpu_matmul_tflops_large_batch: Quantity | None = None
@@ -148,6 +162,33 @@ class HostConfig(Spec):
     assumed: tuple[str, ...] = ()
     source: str = Field(min_length=1)
     notes: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bandwidth_of_channels(cls, data: Any) -> Any:
+        """Channels x transfers x 8 bytes, where the bandwidth itself is not given."""
+        if not isinstance(data, dict):
+            return data
+        channels, rate = data.get("memory_channels_per_socket"), data.get("memory_mt_per_s")
+        if not isinstance(channels, int) or not isinstance(rate, (int, float)):
+            return data
+        return {
+            "memory_bandwidth_gb_per_s_per_socket": channels * rate * _BYTES_PER_TRANSFER / 1000,
+            **data,
+        }
+
+    @model_validator(mode="after")
+    def _bandwidth_is_that_of_the_channels(self) -> HostConfig:
+        if self.memory_channels_per_socket is None or self.memory_mt_per_s is None:
+            return self
+        channels = self.memory_channels_per_socket * self.memory_mt_per_s * _BYTES_PER_TRANSFER / 1000
+        stated = self.memory_bandwidth_gb_per_s_per_socket
+        if stated is not None and abs(stated / channels - 1) > 0.01:  # sheets round to three digits
+            raise ValueError(
+                f"memory_bandwidth_gb_per_s_per_socket {stated:g} is not what {self.memory_channels_per_socket} channels at "
+                f"{self.memory_mt_per_s:g} MT/s give, {channels:g}: leave it out or correct one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _assumed_fields_exist(self) -> HostConfig:
@@ -183,6 +224,17 @@ class HostConfig(Spec):
         scales = self.host_time_scale is not None and self.host_time_scale.fitted
         rates = sum(rate.fitted for rate in self.copies.values())
         return len(_fitted_fields(self)) + len(of_disk) + rates + scales
+
+    def with_sockets(self, times: int) -> HostConfig:
+        """The machine with so many times its sockets and memory."""
+        if times == 1:
+            return self
+        return self.replace(
+            name=f"{times}x {self.name}",
+            sockets=self.sockets * times,
+            memory_gib=self.memory_gib * times,
+            usable_memory_gib=self.usable_memory_gib * times,
+        )
 
     @property
     def memory_bytes(self) -> float:

@@ -14,8 +14,8 @@ from llm_perf.config.dtype import BITS, DtypeConfig
 from llm_perf.config.gpu import GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import normalise, resolve
-from llm_perf.errors import SpecError, UnknownNameError
+from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
+from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
     from importlib.resources.abc import Traversable
@@ -30,6 +30,8 @@ _FOLDERS = {
     "profile": ("hardware_specs", "profiles"),
 }
 _ALIASES = "aliases.yaml"
+_DEVICES = ("GPU", "host")
+_ALIASES_FIELD = re.compile(r"^aliases:.*\n(?:[ -].*\n)*", re.MULTILINE)
 _DTYPE_NAME = re.compile(
     r"w(?P<weight_bits>\d+)a(?P<activation_bits>\d+)e(?P<embedding_bits>\d+)(?:kv(?P<kv_bits>\d+))?"
 )
@@ -67,6 +69,7 @@ def _aliases(kind: str) -> dict[str, str]:
     } | aliases
 
 
+@lru_cache(maxsize=4096)  # searches ask for the same few names thousands of times
 def resolve_name(kind: str, name: str) -> str:
     """The bundled spec that a name means.
 
@@ -74,7 +77,25 @@ def resolve_name(kind: str, name: str) -> str:
         UnknownNameError: no such spec; the nearest names are listed.
         AmbiguousNameError: several; they are listed.
     """
-    return resolve(kind, name, known_names(kind), _aliases(kind))
+    own = (lambda: _own_aliases(kind)) if kind in _DEVICES else None
+    return resolve(kind, name, known_names(kind), _aliases(kind), own)
+
+
+@cache
+def _own_aliases(kind: str) -> dict[str, str]:
+    """The aliases that the specs' own files give, as written and in shorter spellings that keep a number.
+
+    Only that part of each file is parsed: a name that is found by its aliases alone stays quick.
+    """
+    found: dict[str, str] = {}
+    for stem in known_names(kind):
+        written = _ALIASES_FIELD.search((_folder(kind) / f"{stem}.yaml").read_text("utf-8"))
+        if written:
+            names = files.parse_mapping(written[0], f"{stem}.yaml")["aliases"]
+            for name in names:
+                spelled = (form for form in product_names(name) if any(map(str.isdigit, form)))
+                found |= dict.fromkeys((normalise(name), *spelled), stem)
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +103,35 @@ def _bundled(kind: str, spec: type[S], stem: str) -> S:
     file = _folder(kind) / f"{stem}.yaml"
     text = file.read_text("utf-8")
     data = files.parse_mapping(text, file.name)
-    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, file.name)
+    return files.build(spec, _completed(kind, data, file.name, (stem,)), text, file.name)
+
+
+def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A device's file with what it extends filled in, and the efficiency family that a GPU file names.
+
+    ``extends`` names a bundled spec: fields that the file gives replace that one's, others stay; ``aliases`` are never
+    inherited. ``above`` are the bundled specs that lead here.
+
+    Raises:
+        SpecError: no such spec, or one that extends itself.
+    """
+    if kind not in _DEVICES:
+        return data
+    if "extends" in data:
+        name = data["extends"]
+        if not isinstance(name, str) or files.looks_like_path(name):
+            raise SpecError(f"{where}: extends must be the name of a bundled {kind}, got {name!r}")
+        try:
+            stem = resolve_name(kind, name)
+        except SpecError as error:
+            raise SpecError(f"{where}: extends: {error}") from None
+        if stem in above:
+            raise SpecError(f"{where}: extends {name!r} leads back to itself: {' -> '.join((*above, stem))}")
+        text = (_folder(kind) / f"{stem}.yaml").read_text("utf-8")
+        base = _completed(kind, files.parse_mapping(text, stem), f"{stem}.yaml", (*above, stem))
+        own = {field: value for field, value in data.items() if field != "extends"}
+        data = {field: value for field, value in base.items() if field != "aliases"} | own
+    return _with_efficiency(data) if kind == "GPU" else data
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +162,7 @@ def load_spec(kind: str, spec: type[S], name: str) -> S:
 def _from_file(kind: str, spec: type[S], path: Path) -> S:
     text = files.read_text(path)
     data = files.parse_mapping(text, str(path))
-    return files.build(spec, _with_efficiency(data) if kind == "GPU" else data, text, str(path))
+    return files.build(spec, _completed(kind, data, str(path)), text, str(path))
 
 
 def get_model_config_by_name(name_or_path: str) -> ModelConfig:
@@ -143,22 +192,79 @@ def _is_model_file(name: str) -> bool:
     return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))
 
 
+HERE = "here"
+"""The name of the machine that asks, where a GPU or a host is wanted."""
+_UNKNOWN_HOST = "desktop-gen4"
+"""What a host is taken for in all that /proc does not say, where its processor has no file."""
+
+
 def get_gpu_config_by_name(name: str) -> GPUConfig:
-    """An accelerator by name or from a YAML or JSON file.
+    """An accelerator by name or from a YAML or JSON file; ``here`` is the first one of this machine.
 
     Raises:
-        SpecError: malformed file, unknown or ambiguous name.
+        SpecError: malformed file, unknown or ambiguous name; no accelerator here.
     """
+    if name == HERE:
+        from llm_perf.config import here
+
+        return gpu_of_driver(*here.named_here("gpu", here.driver_gpus()))
     return load_spec("GPU", GPUConfig, name)
+
+
+def gpu_of_driver(name: str, memory_gib: float | None) -> GPUConfig:
+    """The bundled GPU that a driver's name means; its memory tells boards of one name apart.
+
+    Raises:
+        SpecError: none is called so, or several are and their memory does not tell.
+    """
+    try:
+        return load_spec("GPU", GPUConfig, name)
+    except AmbiguousNameError as error:
+        boards = [load_spec("GPU", GPUConfig, stem) for stem in error.candidates]
+        near = [gpu for gpu in boards if memory_gib and abs(gpu.memory_gib / memory_gib - 1) < 0.08]
+        if len(near) == 1:
+            return near[0]
+        raise
 
 
 def get_host_config_by_name(name: str) -> HostConfig:
     """A host by name or from a YAML or JSON file.
 
+    ``2x NAME`` is the same with twice the sockets and memory, ``here`` this machine by /proc.
+
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    return load_spec("host", HostConfig, name)
+    if name == HERE:
+        from llm_perf.config import here
+
+        return host_of_processor(here.processor_here())
+    times, single = (
+        (1, name) if not isinstance(name, str) or files.looks_like_path(name) else sockets_and_name(name)
+    )
+    return load_spec("host", HostConfig, single).with_sockets(times)
+
+
+def host_of_processor(facts: dict[str, Any]) -> HostConfig:
+    """A machine of which /proc was read: the rest is that of its processor's file, or assumed where it has none."""
+    try:
+        known, assumed = load_spec("host", HostConfig, facts["cpu"]), False
+    except SpecError:
+        known, assumed = load_spec("host", HostConfig, _UNKNOWN_HOST), True
+    notes = f"{known.name} but for what /proc says" + (": no file describes its processor" if assumed else "")
+    unknown = ("memory_bandwidth_gb_per_s_per_socket", "pcie_generation") if assumed else ()
+    channels = {"memory_channels_per_socket": None, "memory_mt_per_s": None} if assumed else {}
+    gave = {field: value for field, value in facts.items() if value}
+    source = "/proc/cpuinfo and /proc/meminfo of this machine; " + known.source
+    return known.replace(
+        name=HERE,
+        aliases=(),
+        **gave,
+        **channels,
+        notes=notes,
+        assumed=(*known.assumed, *unknown),
+        source=source,
+    )
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:

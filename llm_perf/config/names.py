@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from llm_perf.errors import AmbiguousNameError, UnknownNameError
@@ -18,37 +18,117 @@ def normalise(name: str) -> str:
 _LONGEST_NAME = 200
 """No spec has a longer name; looking for names near to a longer one takes seconds."""
 
+_MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "intel"))
+"""Words that drivers put before a product's name and people leave out; one is taken away at a time."""
 
-def resolve(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
+_TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
+_COUNTED = re.compile(r"^([2-8])-?x-")
+_GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
+_TRAILING = re.compile(
+    r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
+)
+"""What follows a product's name in /proc/cpuinfo, in drivers' names and in tables: cores, clock, kind of thing."""
+
+_CONFIGURATION = re.compile(
+    r"(?:\d+gb|\d+c|sxm\d?|pcie|nvl|server|workstation|node|host)(?:-(?:\d+gb|\d+c))*"
+)
+"""What may follow a product's name in the name of its spec: how much memory, how many cores, which board. Any other word,
+such as ``ti`` or ``super``, makes another product of it."""
+
+
+def product_names(name: str) -> Iterator[str]:
+    """The spellings under which a device may be known, as written first: ``AMD EPYC 7742 64-Core Processor``, ``epyc-7742``.
+
+    What nvidia-smi, rocm-smi and /proc/cpuinfo put around a product's name goes, one word at a time.
+    """
+    whole = normalise(_TRADE_MARK.sub(" ", name)).replace("--", "-")
+    seen = dict.fromkeys((normalise(name), whole))
+    shorter = whole
+    while shorter:
+        trimmed = _TRAILING.sub("", shorter)
+        while trimmed != _TRAILING.sub("", trimmed):
+            trimmed = _TRAILING.sub("", trimmed)
+        seen.update(dict.fromkeys((shorter, trimmed)))
+        without = _GENERATION.sub("", shorter)
+        first, _, rest = without.partition("-")
+        if without == shorter and first not in _MAKERS:
+            break
+        shorter = without if without != shorter else rest
+    return iter(form for form in seen if form)
+
+
+def sockets_and_name(name: str) -> tuple[int, str]:
+    """``2x EPYC 9654`` is two sockets of an EPYC 9654; one where no number stands before the name."""
+    found = _COUNTED.match(normalise(name))
+    return (int(found[1]), normalise(name)[found.end() :]) if found else (1, name)
+
+
+def resolve(
+    kind: str,
+    name: str,
+    known: Iterable[str],
+    aliases: Mapping[str, str],
+    more_aliases: Callable[[], Mapping[str, str]] | None = None,
+) -> str:
     """The known name that ``name`` means.
 
     In this order: a known name; an alias; a known name without its organisation (what stands before the
-    first ``_``); the only known name that begins with ``name`` up to a ``-``.
+    first ``_``); the only known name that begins with ``name`` up to a ``-``. With ``more_aliases`` the names are those of
+    devices: makers' words are left out, a name that begins with ``name`` may differ in memory, cores and board only, since
+    another word is another product, and these aliases are asked for last.
 
     Raises:
         AmbiguousNameError: several names fit; they are listed.
         UnknownNameError: none fits; the nearest ones are listed.
     """
     names = list(known)
-    wanted = normalise(name)
+    devices = more_aliases is not None
     by_full = {normalise(candidate): candidate for candidate in names}
-    if wanted in by_full:
-        return by_full[wanted]
-    if wanted in aliases:
-        return aliases[wanted]
-    for fits in (
-        [full for full in names if normalise(full.split("_", 1)[-1]) == wanted],
-        [full for full in names if _begins(full, wanted) or _begins(full.split("_", 1)[-1], wanted)],
-    ):
+    forms = tuple(product_names(name[:_LONGEST_NAME])) if devices else (normalise(name),)
+    several: list[str] = []
+    for wanted in forms:
+        fits = _fits(wanted, names, by_full, aliases, devices)
         if len(fits) == 1:
             return fits[0]
-        if fits and wanted:
-            raise AmbiguousNameError(kind, name, sorted(fits))
+        several = several or fits
+    if more_aliases is not None:
+        written = more_aliases()
+        for wanted in forms:
+            if wanted in written:
+                return written[wanted]
+        several = several or next(
+            filter(None, ([n for n in names if _begins(n, form)] for form in forms)), []
+        )
+        several = several if len(several) > 1 else []
+    if several:
+        raise AmbiguousNameError(kind, name, sorted(several))
     if len(name) > _LONGEST_NAME:
         raise UnknownNameError(kind, f"{name[:40]}… ({len(name)} characters)", ())
     # Not without their organisations as well: the error compares both forms, and would suggest both.
     raise UnknownNameError(kind, name, [*names, *aliases])
 
 
+def _fits(
+    wanted: str, names: list[str], by_full: Mapping[str, str], aliases: Mapping[str, str], devices: bool
+) -> list[str]:
+    """The names that one spelling may mean, by the first rule under which there is any."""
+    if wanted in by_full:
+        return [by_full[wanted]]
+    if wanted in aliases:
+        return [aliases[wanted]]
+    if not wanted:
+        return []
+    if devices:
+        return [full for full in names if _is_configuration_of(full, wanted)]
+    same = [full for full in names if normalise(full.split("_", 1)[-1]) == wanted]
+    return same or [
+        full for full in names if _begins(full, wanted) or _begins(full.split("_", 1)[-1], wanted)
+    ]
+
+
 def _begins(full: str, wanted: str) -> bool:
     return bool(wanted) and normalise(full).startswith(wanted + "-")
+
+
+def _is_configuration_of(full: str, wanted: str) -> bool:
+    return _begins(full, wanted) and bool(_CONFIGURATION.fullmatch(normalise(full)[len(wanted) + 1 :]))

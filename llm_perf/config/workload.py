@@ -106,6 +106,9 @@ class OffloadConfig(Spec):
         """A tier's name stands for everything there: ``weights: cpu``."""
         if not isinstance(data, dict):
             return data
+        unknown = [key for key in data if key not in cls.model_fields]
+        if unknown:
+            raise ValueError(f"unknown field {unknown[0]!r}; accepted are {', '.join(cls.model_fields)}")
         return {
             key: {value: 1.0} if value in ("gpu", "cpu", "nvme") and key != "attention_device" else value
             for key, value in data.items()

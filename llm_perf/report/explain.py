@@ -5,6 +5,7 @@ Every entry's ``expression`` is plain arithmetic that gives ``value``: a reader 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -120,23 +121,28 @@ def _memory(result: InferenceResult) -> list[Explanation]:
 
 
 def _terms(result: InferenceResult) -> list[Explanation]:
+    phases = {"prefill": result.prefill, "decode": result.decode}
+    terms = {name: phase.terms for name, phase in phases.items() if phase is not None}
+    return explained_terms(terms, system_of(result.scenario).part_title)
+
+
+def explained_terms(phases: Mapping[str, tuple[Term, ...]], title: Callable[[str], str]) -> list[Explanation]:
     """The terms that costs carry: rates and times that they follow from, then what each part is waited for."""
-    system = system_of(result.scenario)
     below: dict[str, Quantity] = {}
     found: dict[str, list[Term]] = {}
-    for phase_name, phase in (("prefill", result.prefill), ("decode", result.decode)):
-        for term in phase.terms if phase is not None else ():
+    for phase, terms in phases.items():
+        for term in terms:
             if not term.value:
                 continue
-            title = f"{phase_name}, {system.part_title(term.part)}: {term.name}"
-            found.setdefault(title, []).append(term)
+            found.setdefault(f"{phase}, {title(term.part)}: {term.name}", []).append(term)
             for factor in term.factors:
                 below |= {quantity.name: quantity for quantity in factor.of if quantity.name not in below}
     summed = [Quantity(name, tuple(term.factors for term in terms)) for name, terms in found.items()]
-    return [_explained(quantity) for quantity in (*below.values(), *summed)]
+    return [explained(quantity) for quantity in (*below.values(), *summed)]
 
 
-def _explained(quantity: Quantity) -> Explanation:
+def explained(quantity: Quantity) -> Explanation:
+    """A quantity as an entry."""
     return Explanation(
         quantity.name,
         quantity.formula,

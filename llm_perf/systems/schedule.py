@@ -322,10 +322,10 @@ def sum_costs(costs: Sequence[tuple[PhaseCost, Number]]) -> PhaseCost:
         """Of the same stream and path together, since passes that differ in their ends are taken off and put on."""
         spent: dict[Term, float] = {}
         for cost, weight in costs:
-            for term in cost.terms():
-                (factor,) = term.factors
-                key = replace(term, factors=(replace(factor, value=1.0),))
-                spent[key] = spent.get(key, 0.0) + float(weight) * float(factor.value)
+            for term in cost.explained():
+                last = replace(term.factors[-1], value=1.0)
+                key = replace(term, factors=(last,))
+                spent[key] = spent.get(key, 0.0) + float(weight) * term.value
         for key, seconds in spent.items():
             yield replace(key, factors=(replace(key.factors[0], value=seconds),))
 

@@ -11,6 +11,7 @@ from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config import OffloadConfig, ParallelismConfig, Shares
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import host_link_bytes_per_s
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.base import MemoryParts
@@ -242,3 +243,12 @@ def test_a_byte_that_is_missing_is_missing():
     assert not short.fits
     assert short.shortfall_bytes == 1
     assert MemoryParts(1e11, 0.0, 0.0, 0.0, 0.0, 1e11 - 2e-5).fits
+
+
+@pytest.mark.parametrize("field", ["attention_weights", "mlp_weights", "embedding_weights", "projected"])
+def test_a_placement_that_nothing_reads_is_refused_with_what_is_read(field):
+    with pytest.raises(
+        SpecError, match=f"unknown field '{field}'; accepted are weights, kv_cache, activations"
+    ) as error:
+        OffloadConfig(**{field: "cpu"})
+    assert "\n" not in str(error.value)

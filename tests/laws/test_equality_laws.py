@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 from llm_perf.analysis.economics import joules
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.counts.products import layer_products
 from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import link_sharers
 from llm_perf.report.explain import explanations
+from llm_perf.report.training_explain import training_explanations
 from llm_perf.systems import system_names, system_of
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
@@ -236,3 +239,32 @@ def test_explain_prints_the_copies_that_are_waited_for_on_shared_links():
     (printed,) = (entry for entry in explanations(result) if entry.name == "host-to-GPU copies per pass")
     assert printed.value == pytest.approx(result.prefill.busy_s["pcie"], rel=1e-12)
     assert printed.value == pytest.approx(3.8667, rel=1e-4)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"model": st.sampled_from(["opt-6.7b", "mixtral-8x7b"]), "micro_batch_size": st.integers(1, 4)},
+        optional={
+            "dp_size": st.sampled_from([2, 16]),
+            "tp_size": st.sampled_from([2, 4]),
+            "pp_size": st.just(2),
+            "ds_zero": st.sampled_from([1, 2, 3]),
+            "optimizer_device": st.just("cpu"),
+            "lora_rank": st.just(8),
+        },
+    )
+)
+def test_explained_terms_of_training_sum_to_the_step(inputs):
+    """The same for one optimizer step; what it says of memory is what the memory holds."""
+    try:
+        scenario = build_training_scenario(TrainingInputs(gpu="a100-sxm-80gb", host="dgx-a100", **inputs))
+        result = predict_training(scenario)
+    except SpecError:
+        assume(False)
+    assert sum(term.value for term in result.terms) == pytest.approx(result.step_time_s, rel=1e-9)
+    printed = 0.0
+    for entry in training_explanations(result):
+        value = eval(entry.expression, {"__builtins__": {}})
+        assert value == pytest.approx(entry.value, rel=1e-9, abs=0), entry
+        printed += value if entry.name.startswith("step, ") else 0.0
+    assert printed == pytest.approx(result.step_time_s, rel=1e-9)

@@ -267,6 +267,8 @@ def test_formats_are_read_as_bits(cells, bits, act, group):
         ({"gpu_layers": "13"}, "layers on the CPU"),
         ({"experts_on_cpu": "all"}, "experts on the CPU"),
         ({"weight_offload": "cpu"}, "tensorrt_llm"),
+        ({"system": "tensorrt-llm (disaggregated)"}, "engines of their own"),
+        ({"request_rate": "10 (Poisson)"}, "arrive over time"),
     ],
 )
 def test_what_a_row_cannot_be_asked_about_is_refused_with_the_reason(cells, said):
@@ -303,3 +305,21 @@ def test_a_training_row_gives_its_step_and_the_rate_that_follows():
     assert derived == found  # 32 accumulation steps of 4 replicas
     with pytest.raises(Exception, match="LoRA"):
         adapter.predict_row(TRAINED | {"method": "QLoRA", "lora_rank": "64"})
+
+
+def test_a_model_of_fewer_layers_takes_its_share_of_the_step():
+    """Whole layers are alike, so the step is affine in their number."""
+    shape = {
+        "framework": "Megatron-LM 0.14 (TE 2.x)",
+        "gpu": "B200-180GB",
+        "cp": "1",
+        "tp": "8",
+        "micro_batch": "1",
+    }
+    steps = {
+        n: adapter.predict_row(TRAINED | shape | {"model": f"LLAMA3_70B shape, {n} layers"})["iter_time_s"]
+        for n in (4, 8, 12)
+    }
+    assert steps[12] - steps[8] == pytest.approx(steps[8] - steps[4], rel=1e-9)
+    with pytest.raises(Exception, match="80 layers"):
+        adapter.predict_row(TRAINED | {"model": "LLAMA3_70B, 81 layers"})

@@ -75,6 +75,7 @@ constants:
   toy_link_gb_per_s:
     value: {rate}
     range: [1, 20]
+    provenance: assumed
     source: written for a test
 """
 ASKED = ("--model", "opt-13b", "--gpu", "t4", "--batch-size", "4", "--system", "toy")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from calibrate.validation.operators import load_operators, operator_residuals, predicted_s, residual
-from calibrate.validation.relatives import RELATIVES, with_relatives_efficiency
+from calibrate.validation.relatives import relatives, with_relatives_efficiency
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 
 RESIDUALS = operator_residuals()
@@ -63,7 +63,7 @@ def test_relatives_are_other_families_of_the_same_vendor():
     for name in known_names("GPU"):
         gpu = get_gpu_config_by_name(name)
         families.setdefault(gpu.efficiency.name, gpu)
-    for family, name in RELATIVES.items():
+    for family, name in relatives().items():
         relative = get_gpu_config_by_name(name)
         assert relative.efficiency.name != family
         assert relative.vendor == families[family].vendor

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_perf.hardware.streams import COMPUTE, D2H, DISK_READ, H2D, STREAMS, Path
+from llm_perf.hardware.streams import COMPUTE, D2H, DISK_READ, H2D, STREAMS
+from llm_perf.hardware.transfer import Path
 from llm_perf.report.trace import schedule_spans, trace_json
 from llm_perf.systems.schedule import Block, Schedule, Step, Work, crossings, sum_costs, sum_linear
 

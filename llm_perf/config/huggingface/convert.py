@@ -6,18 +6,34 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llm_perf.config.huggingface.families import FAMILIES, TEXT_PARTS
+from llm_perf.config.huggingface.families import FAMILIES
+from llm_perf.config.huggingface.family import Family
 from llm_perf.config.huggingface.reader import Config, FieldError
 from llm_perf.config.huggingface.unread import refuse_unread
+from llm_perf.config.huggingface.wrappers import WRAPPERS
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import SpecError
+
+_OTHER_PARTS = {
+    "audio_config",
+    "audio_encoder_config",
+    "generation_config",
+    "perceiver_config",
+    "projector_config",
+    "qformer_config",
+    "speech_config",
+    "talker_config",
+    "token2wav_config",
+    "vision_config",
+    "vq_config",
+}
 
 
 def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
     """A model from the content of a Hugging Face ``config.json``.
 
-    Of a multimodal model (Gemma 3, Llama 4) this is the text part. Multi-token prediction modules, BERT's
-    pooler and segment table, and whatever else a generation does not run, are left out.
+    Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). Multi-token prediction
+    modules, BERT's pooler and segment table, and whatever else a generation does not run, are left out.
 
     Args:
         config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
@@ -37,28 +53,41 @@ def convert(config: Any, name: str) -> ModelConfig:
     """Build a model, or raise a SpecError whose message does not say yet where."""
     if not isinstance(config, dict):
         raise SpecError(f"expected a mapping of fields, found {type(config).__name__}")
-    family, fields = _family_of(config), Config("", config, {})
-    inner, content = TEXT_PARTS.get(family, family), dict(config)
-    if inner != family and "text_config" in config:
-        fields = fields.sub("text_config")
-        # The head's matrix belongs to the outer model, and so does the flag that ties it.
-        content = {key: value for key, value in fields.fields.items() if key != "tie_word_embeddings"}
-    row = FAMILIES[inner]
-    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    reader = Config(family, content, {**row.defaults, **outer}, fields.path)
+    family = _family_of(config)
+    row, reader = _row_and_reader(family, config)
     source = f"Hugging Face config.json, model_type {family}"
     found = row.build(reader)
     refuse_unread(reader)
-    return ModelConfig(name=name, family=family.removesuffix("_text"), source=source, **found)
+    left_out = sorted(_OTHER_PARTS & config.keys())
+    notes = f"text part only; left out: {', '.join(left_out)}" if reader.path and left_out else None
+    return ModelConfig(name=name, family=family.removesuffix("_text"), source=source, notes=notes, **found)
+
+
+def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Config]:
+    """The row of a config, or of its text part, and the fields that it reads."""
+    wrapper = WRAPPERS.get(family)
+    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    if wrapper is None or "text_config" not in config:
+        row = FAMILIES[family if wrapper is None else wrapper.text]
+        return row, Config(family, config, row.defaults)
+    inner = Config("", config, {}).sub("text_config")
+    given = inner.text("model_type") or wrapper.text
+    if given not in FAMILIES:
+        raise inner.fault("model_type", given, f"one of {', '.join(sorted(FAMILIES))}")
+    row = FAMILIES[given]
+    # The head's matrix belongs to the outer model, and so does the flag that ties it.
+    content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
+    tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
+    return row, Config(family, content, {**row.defaults, **tied, **outer}, inner.path)
 
 
 def _family_of(config: Mapping[str, Any]) -> str:
     given = config.get("model_type")
     if given is None:
         given = _type_of_architecture(config.get("architectures"))
-    if isinstance(given, str) and (given in FAMILIES or given in TEXT_PARTS):
+    if isinstance(given, str) and (given in FAMILIES or given in WRAPPERS):
         return given
-    supported = ", ".join(sorted(FAMILIES.keys() | TEXT_PARTS.keys()))
+    supported = ", ".join(sorted(FAMILIES.keys() | WRAPPERS.keys()))
     named = "model_type" if "model_type" in config else "architectures"
     message = f"{named} = {config.get(named)!r}: not supported; supported model types: {supported}"
     raise FieldError((named,), message)

@@ -91,9 +91,6 @@ def _mpt_kv_heads(c: Config) -> int:
     return (attention.optional("kv_n_heads") if grouped else None) or c.heads
 
 
-TEXT_PARTS: Mapping[str, str] = {"gemma3": "gemma3_text", "llama4": "llama4_text"}
-"""Families of which the text part is counted, by the row of that part."""
-
 _GPT2_ROW = Family(
     defaults=defaults.GPT2,
     facts=BIASES,
@@ -231,13 +228,17 @@ FAMILIES: dict[str, Family] = {
         pattern=always(SLIDING),
     ),
     "phi3": Family(defaults={**defaults.UNTIED, "max_position_embeddings": 4096}, pattern=always(SLIDING)),
-    "qwen2": Family(defaults=defaults.QWEN, facts={"qkv_bias": True}, pattern=late_sliding),
+    "qwen2": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 32}, facts={"qkv_bias": True}, pattern=late_sliding
+    ),
     "qwen3": Family(
-        defaults={**defaults.QWEN, "head_dim": 128},
+        defaults={**defaults.QWEN, "head_dim": 128, "num_key_value_heads": 32},
         facts={**FLAGGED, "qk_norm": both_heads},
         pattern=late_sliding,
     ),
-    "gemma": Family(defaults={"head_dim": 256, "max_position_embeddings": 8192}, facts=FLAGGED),
+    "gemma": Family(
+        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192}, facts=FLAGGED
+    ),
     "gemma2": Family(  # arXiv 2408.00118: norms before and after both blocks, every other layer local
         defaults={
             "head_dim": 256,
@@ -293,6 +294,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": Family(
         defaults={
             **defaults.QWEN_MOE,
+            "num_key_value_heads": 16,
             "qkv_bias": True,
             "num_experts": 60,
             "num_experts_per_tok": 4,

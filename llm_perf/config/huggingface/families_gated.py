@@ -48,23 +48,39 @@ def _listed_dense(c: Config) -> Any:
 
 GATED: Mapping[str, Family] = {
     "smollm3": Family(
-        defaults={"num_key_value_heads": 4}, facts=FLAGGED, pattern=late_sliding, mlp_bias="mlp_bias"
+        defaults={"num_key_value_heads": 4, "max_position_embeddings": 32768},
+        facts=FLAGGED,
+        pattern=late_sliding,
+        mlp_bias="mlp_bias",
     ),
-    "arcee": Family(defaults=_UNTIED, facts=FLAGGED, gated=False, mlp_bias="mlp_bias"),
-    "granite": Family(defaults=_UNTIED, facts=FLAGGED, mlp_bias="mlp_bias"),
+    "arcee": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 4096, "intermediate_size": 18432},
+        facts=FLAGGED,
+        gated=False,
+        mlp_bias="mlp_bias",
+    ),
+    "granite": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 2048}, facts=FLAGGED, mlp_bias="mlp_bias"
+    ),
     "granitemoe": Family(
-        defaults={**_UNTIED, "num_local_experts": 8, "num_experts_per_tok": 2},
+        defaults={
+            **_UNTIED,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 2048,
+        },
         facts=FLAGGED,
         experts=Experts(),
     ),
     "cohere": Family(
+        defaults={"max_position_embeddings": 8192},
         facts={**FLAGGED, "qk_norm": _cohere_norm},
         norms=1,
         parallel=True,
         model={"norm": "layernorm", "norm_bias": False},
     ),
     "cohere2": Family(
-        defaults={"sliding_window": 4096, "sliding_window_pattern": 4},
+        defaults={"sliding_window": 4096, "sliding_window_pattern": 4, "max_position_embeddings": 8192},
         facts=FLAGGED,
         norms=1,
         parallel=True,
@@ -72,18 +88,30 @@ GATED: Mapping[str, Family] = {
         model={"norm": "layernorm", "norm_bias": False},
     ),
     "stablelm": Family(
-        defaults=_UNTIED,
+        defaults={**_UNTIED, "max_position_embeddings": 4096, "num_key_value_heads": 32},
         facts={"qkv_bias": "use_qkv_bias"},
         norms=lambda c: 1 if c.flag("use_parallel_residual") else 2,
         parallel="use_parallel_residual",
         model={"norm": "layernorm"},
     ),
     "glm": Family(
-        defaults={**_UNTIED, "attention_bias": True, "num_key_value_heads": 2, "head_dim": 128},
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
         facts=_QKV_FLAGGED,
     ),
     "glm4": Family(
-        defaults={**_UNTIED, "attention_bias": True, "num_key_value_heads": 2, "head_dim": 128},
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
         facts=_QKV_FLAGGED,
         norms=4,
     ),
@@ -101,7 +129,13 @@ GATED: Mapping[str, Family] = {
         experts=Experts(**_ROUTED),
     ),
     "glm4_moe_lite": Family(
-        defaults={**defaults.LATENT, "n_shared_experts": 1},
+        defaults={
+            **defaults.LATENT,
+            "n_shared_experts": 1,
+            "max_position_embeddings": 202_752,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 192,
+        },
         mixer=LatentAttention,
         facts={"down_bias": "attention_bias", "output_bias": "attention_bias"},
         experts=Experts(
@@ -117,66 +151,121 @@ GATED: Mapping[str, Family] = {
         experts=Experts(**_ROUTED),
     ),
     "ernie4_5": Family(
-        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        defaults={"num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131_072},
         facts={"qkv_bias": "use_bias", "output_bias": "use_bias"},
         mlp_bias="use_bias",
     ),
     "exaone4": Family(
-        defaults={**_UNTIED, "sliding_window": 4096, "sliding_window_pattern": 4},
+        defaults={
+            **_UNTIED,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+            "max_position_embeddings": 2048,
+            "num_key_value_heads": 32,
+        },
         facts={"qk_norm": both_heads},
         pattern=last_of("sliding_window_pattern", FULL, SLIDING),
     ),
-    "helium": Family(defaults={**_UNTIED, "head_dim": 128}, facts=_QKV_FLAGGED, mlp_bias="mlp_bias"),
+    "helium": Family(
+        defaults={**_UNTIED, "head_dim": 128, "max_position_embeddings": 4096, "num_key_value_heads": 20},
+        facts=_QKV_FLAGGED,
+        mlp_bias="mlp_bias",
+    ),
     "hunyuan_v1_dense": Family(
-        defaults=_UNTIED, facts={**FLAGGED, "qk_norm": both_heads}, mlp_bias="mlp_bias"
+        defaults={**_UNTIED, "max_position_embeddings": 2048},
+        facts={**FLAGGED, "qk_norm": both_heads},
+        mlp_bias="mlp_bias",
     ),
     "olmo3": Family(
-        defaults={**_UNTIED, "sliding_window": 4096, "sliding_window_pattern": 4},
+        defaults={
+            **_UNTIED,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+            "max_position_embeddings": 2048,
+        },
         facts={**FLAGGED, "qk_norm": all_heads},
         pattern=last_of("sliding_window_pattern", FULL, SLIDING),
     ),
     "olmoe": Family(
-        defaults={**_UNTIED, "num_experts": 64, "num_experts_per_tok": 8},
+        defaults={**_UNTIED, "num_experts": 64, "num_experts_per_tok": 8, "max_position_embeddings": 4096},
         facts={**FLAGGED, "qk_norm": all_heads},
         experts=Experts(),
     ),
     "flex_olmo": Family(
-        defaults={**_UNTIED, "num_experts": 7, "num_experts_per_tok": 5},
+        defaults={**_UNTIED, "num_experts": 7, "num_experts_per_tok": 5, "max_position_embeddings": 4096},
         facts={**FLAGGED, "qk_norm": all_heads},
         experts=Experts(),
     ),
     "seed_oss": Family(
-        defaults={**_UNTIED, "attention_bias": True, "num_key_value_heads": 8, "head_dim": 128},
+        defaults={
+            **_UNTIED,
+            "attention_bias": True,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 524_288,
+        },
         facts={"qkv_bias": "attention_bias", "output_bias": "attention_out_bias"},
         mlp_bias="mlp_bias",
     ),
     "nemotron": Family(
-        defaults=_UNTIED, facts=FLAGGED, gated=False, mlp_bias="mlp_bias", model={"norm": "layernorm"}
+        defaults={**_UNTIED, "max_position_embeddings": 4096},
+        facts=FLAGGED,
+        gated=False,
+        mlp_bias="mlp_bias",
+        model={"norm": "layernorm"},
     ),
     "ministral": Family(
-        defaults={**_UNTIED, "num_key_value_heads": 8, "sliding_window": 4096}, pattern=always(SLIDING)
+        defaults={
+            **_UNTIED,
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+            "max_position_embeddings": 131_072,
+        },
+        pattern=always(SLIDING),
     ),
-    "ministral3": Family(defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128}),
+    "ministral3": Family(
+        defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262_144}
+    ),
     "minimax_m2": Family(
-        defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128},
+        defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 196_608},
         facts={"qk_norm": all_heads},
         experts=Experts(facts={"router_bias": True}),
     ),
     "youtu": Family(
-        defaults={**defaults.LATENT, "tie_word_embeddings": True, "v_head_dim": 128},
+        defaults={
+            **defaults.LATENT,
+            "tie_word_embeddings": True,
+            "v_head_dim": 128,
+            "max_position_embeddings": 131_072,
+        },
         mixer=LatentAttention,
         facts={"down_bias": "attention_bias", "output_bias": "attention_bias"},
     ),
-    "qwen2_vl_text": Family(defaults=defaults.QWEN, facts={"qkv_bias": True}, pattern=late_sliding),
-    "qwen2_5_vl_text": Family(defaults=defaults.QWEN, facts={"qkv_bias": True}, pattern=late_sliding),
+    "qwen2_vl_text": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 8}, facts={"qkv_bias": True}, pattern=late_sliding
+    ),
+    "qwen2_5_vl_text": Family(
+        defaults={**defaults.QWEN, "num_key_value_heads": 8}, facts={"qkv_bias": True}, pattern=late_sliding
+    ),
     "qwen3_vl_text": Family(
-        defaults={**_UNTIED, "head_dim": 128, "num_key_value_heads": 32},
+        defaults={**_UNTIED, "head_dim": 128, "num_key_value_heads": 32, "max_position_embeddings": 128_000},
         facts={**FLAGGED, "qk_norm": both_heads},
     ),
     "qwen3_vl_moe_text": Family(
-        defaults={**defaults.QWEN_MOE, "head_dim": 128, "num_key_value_heads": 16},
+        defaults={
+            **defaults.QWEN_MOE,
+            "num_key_value_heads": 16,
+            "max_position_embeddings": 128_000,
+            "tie_word_embeddings": True,
+        },
         facts={**FLAGGED, "qk_norm": both_heads},
         experts=Experts(ffn=("moe_intermediate_size",), layers=sparse_steps),
     ),
-    "nanochat": Family(defaults=_UNTIED, facts=FLAGGED, gated=False, norms=0, model={"final_norm": False}),
+    "nanochat": Family(
+        defaults={**_UNTIED, "max_position_embeddings": 2048, "intermediate_size": 8192},
+        facts=FLAGGED,
+        gated=False,
+        norms=0,
+        model={"final_norm": False},
+    ),
 }

@@ -13,6 +13,7 @@ from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
 from llm_perf.counts.parameters import expert_tensor_shards
 from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.hardware.training_time import TrainingRates, training_rates
+from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import TrainingLoad
 
 _PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up", "attention_output"})
@@ -56,6 +57,14 @@ class Kernels:
             scenario.gpu, self.dtype, matrix_format(scenario.gpu, wide), attention_kernels,
             scenario.flops_efficiency, scenario.hbm_memory_efficiency, constants["flops_scale"],
         )  # fmt: skip
+
+    @cached_property
+    def used(self) -> tuple[Quantity, ...]:
+        """The rate of large products, as a share of the peak."""
+        peak = self.scenario.gpu.peak_flops_per_s(self.dtype)
+        reached = Factor("share that training products reach", self.rates.gemm.flops_per_s / peak)
+        source = self.rates.efficiency.source
+        return (Quantity("rate of large products", ((Factor("peak", peak), reached),), "FLOP/s", source),)
 
     def rank_tokens(self, load: TrainingLoad) -> Number:
         """Tokens of one micro-batch on one context-parallel rank."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
@@ -16,6 +18,7 @@ from llm_perf.counts.trained import (
     expert_replicas,
     layer_held_params,
 )
+from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
 
 _GIB = 2**30
@@ -207,6 +210,25 @@ class Footprint:
             capacity_bytes=self.scenario.gpu.usable_memory_bytes,
         )
         return TrainingMemory(gpu, self._host(tiers["cpu"]), self._disk(tiers["nvme"]))
+
+    def quantities(self, load: TrainingLoad) -> Iterator[Quantity]:
+        """State and activations of one GPU with what they follow from; for a single configuration."""
+        plan, trained = self.plan, self.trained
+        if not plan.lora_rank:
+            kept = Factor("parameters of the fullest stage that it keeps", self.sharded(self.held, "weights"))
+            yield Quantity("weights of one GPU", ((kept, Factor("bytes", plan.wide_bytes)),), "bytes")
+        reduced = Factor(
+            f"parameters that it reduces under ZeRO {plan.ds_zero.value}", self.sharded(trained, "gradients")
+        )
+        size = Factor("bytes", self.gradient_element_bytes)
+        yield Quantity("gradients of one GPU", ((reduced, size),), "bytes", "arXiv 1910.02054, section 5")
+        updated = Factor("parameters that it updates", self.sharded(trained, "optimizer"))
+        state = Factor(f"bytes of master weights and state of {plan.optimizer}", self.optimizer_element_bytes)
+        yield Quantity("optimizer state of one GPU", ((updated, state),), "bytes", self.optimizer.source)
+        stage = Factor("bytes of one micro-batch over the fullest stage", self.stage_activation_bytes(load))
+        flight = Factor("micro-batches in flight on the first one", self.in_flight(load))
+        source = "arXiv 2205.05198, sections 4 and 4.2.3"
+        yield Quantity("activations of one GPU", ((stage, flight),), "bytes", source)
 
     def _live(self, load: TrainingLoad) -> tuple[Number, Number]:
         """(activations, logits) of the stage that holds more: the first with all in flight, or the last with the logits."""

@@ -145,7 +145,7 @@ class TrainingStep:
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
-        work = [Work(COMPUTE, "forward", sum(times.forward.values()))]
+        work = [Work(COMPUTE, "forward", sum(times.forward.values()), self.kernels.used)]
         moved: dict[str, list[Work]] = {"gather": self._gather(index)}
         copies = self.offload.forward(index, group, load)
         return self._passes("forward", work, self._messages(group, load, _FORWARD), moved | copies)
@@ -153,7 +153,7 @@ class TrainingStep:
     def _backward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
         share = recomputing_share(self.scenario)
-        work = [Work(COMPUTE, "backward", sum(times.backward.values()))]
+        work = [Work(COMPUTE, "backward", sum(times.backward.values()), self.kernels.used)]
         if share:
             work.append(Work(COMPUTE, "recompute", share * sum(times.again.values(), start=0.0)))
         state = self._gather(index) + self._reduction(index)

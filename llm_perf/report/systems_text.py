@@ -1,0 +1,141 @@
+"""Systems and what their constants rest on, as plain data and as text at 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llm_perf.systems.constants import Constant, ConstantsFile
+
+_WIDTH = 80
+Backing = Mapping[str, Any]
+"""What published runs say of a system: ``rows``, ``gm`` as it ships, and ``left_out`` by what was left out."""
+
+
+def summary(file: ConstantsFile, kind: str, aliases: tuple[str, ...], backing: Backing) -> dict[str, Any]:
+    """What a list says of one version of a system."""
+    covers = getattr(file, "covers", None)
+    return {
+        "name": file.name,
+        "kind": kind,
+        "release": file.release or None,
+        "version": file.version,
+        "covers": None if covers is None else list(covers),
+        "aliases": sorted({*aliases, *file.aliases}),
+        "constants": len(file.constants),
+        "inherited": len(file.inherited),
+        "fitted": sum(constant.fitted for constant in file.constants.values()),
+        **backing,
+    }
+
+
+def whole(file: ConstantsFile, kind: str, aliases: tuple[str, ...], backing: Backing) -> dict[str, Any]:
+    """Everything about one version: its constants and those for single hosts, each with what stands behind it."""
+    return summary(file, kind, aliases, backing) | {
+        "description": file.description,
+        "extends": file.extends,
+        "caveat": file.caveat,
+        "constants": {name: _constant(one, name in file.inherited) for name, one in file.constants.items()},
+        "hosts": {
+            host: {name: _constant(one, False) for name, one in stated.items()}
+            for host, stated in file.hosts.items()
+        },
+    }
+
+
+def _constant(one: Constant, inherited: bool) -> dict[str, Any]:
+    return one.model_dump(mode="json", exclude_none=True) | {"inherited": inherited}
+
+
+# -- text -----------------------------------------------------------------------------------------------------
+
+
+def list_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of systems; other names of each below it."""
+    lines = [f"{'system':<30}{'covers':<20}{'rows':>5}{'as shipped':>12}{'left out':>10}"]
+    for row in rows:
+        worst = max(row["left_out"].values(), default=None)
+        lines.append(
+            f"{_cut(_full_name(row), 29):<30}{_cut(_covers(row), 19):<20}{row['rows']:>5}"
+            f"{_factor(row['gm']):>12}{_factor(worst):>10}"
+        )
+        if row["aliases"]:
+            lines += _wrapped("  also", ", ".join(row["aliases"]))
+    return [
+        *lines,
+        *_wrapped(
+            "", "rows: published runs that are predicted; the other two: how far these predictions are off, as a factor "
+            "(geometric mean), with constants as they ship and with constants that never saw the run's GPU, family or model, "
+            "whichever is worst.",
+        ),
+    ]  # fmt: skip
+
+
+def show_lines(found: dict[str, Any]) -> list[str]:
+    """Everything about one version, readable at 80 columns."""
+    lines = [*_wrapped(_full_name(found), found["version"]), *_wrapped("", found["description"])]
+    if found["aliases"]:
+        lines += _wrapped("also", ", ".join(found["aliases"]))
+    if found["extends"] is not None:
+        lines.append(f"{found['inherited']} constants are inherited from {found['extends']}")
+    lines += _wrapped("backed by", _backing(found))
+    if found["caveat"]:
+        lines += _wrapped("caveat", found["caveat"])
+    own = {name: one for name, one in found["constants"].items() if not one["inherited"]}
+    others = {name: one for name, one in found["constants"].items() if one["inherited"]}
+    lines += ["", "constants of its own", *_table(own)]
+    for host, stated in found["hosts"].items():
+        lines += ["", f"on host {host}", *_table(stated)]
+    if others:
+        lines += ["", f"inherited from {found['extends']}", *_table(others)]
+    return lines
+
+
+def _table(constants: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    for name, one in constants.items():
+        span = "" if "range" not in one else f" ({one['range'][0]:g} to {one['range'][1]:g})"
+        known = one["provenance"]
+        if "rows" in one:
+            known += f" on {one['rows']} rows, {one['groups']} condition{'s' * (one['groups'] > 1)}"
+        yield f"  {name} = {one['value']:g}{span}"
+        yield from textwrap.wrap(
+            f"{known}; {one['source']}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+        if "prior" in one:
+            prior = one["prior"]
+            yield from textwrap.wrap(
+                f"without fits {prior['value']:g}, {prior['provenance']}; {prior['source']}", _WIDTH,
+                initial_indent=" " * 6, subsequent_indent=" " * 6,
+            )  # fmt: skip
+
+
+def _backing(found: Backing) -> str:
+    if not found["rows"]:
+        return "no published run"
+    left = ", ".join(f"{_factor(gm)} without its {what}" for what, gm in found["left_out"].items())
+    return f"{found['rows']} published runs, off by {_factor(found['gm'])}" + (f"; {left}" if left else "")
+
+
+def _full_name(row: Mapping[str, Any]) -> str:
+    return str(row["name"]) if row["release"] in (None, "any") else f"{row['name']}@{row['release']}"
+
+
+def _covers(row: Mapping[str, Any]) -> str:
+    if row["covers"] is None:
+        return "training" if row["kind"] == "training" else "-"
+    first, last = row["covers"]
+    return f"{first or 'any'} to {last or 'now'}"
+
+
+def _factor(gm: float | None) -> str:
+    return "-" if gm is None else f"{gm:.2f}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _wrapped(title: str, text: str) -> list[str]:
+    head = f"{title}: " if title else ""
+    return textwrap.wrap(head + text, _WIDTH, subsequent_indent="  ")

@@ -1,0 +1,85 @@
+"""`llm-perf systems list` and `systems show`: versions, constants, and what published runs say of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_perf.systems.constants import load_constants
+from llm_perf.systems.families import family_names, folder_of
+from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
+
+PREDICTIONS = Path(__file__).parents[2] / "calibrate" / "measurements" / "predictions.csv"
+LEAVE_OUT = Path(__file__).parents[1] / "published" / "leave_out.csv"
+VERSIONS = [f"{family}@{release}" for family in family_names() for release in folder_of(family).releases]
+
+
+def test_every_version_is_listed(llm_perf: Any) -> None:
+    listed = llm_perf("systems", "list", "--json").json["systems"]
+    assert [one["name"] for one in listed] == [*(name.partition("@")[0] for name in VERSIONS), *FRAMEWORKS]
+    text = llm_perf("systems", "list").out
+    assert max(map(len, text.splitlines())) <= 80
+    for one in listed:
+        assert one["name"] in text
+        assert one["inherited"] < one["constants"]
+
+
+def test_a_list_says_how_many_runs_stand_behind_a_system(llm_perf: Any) -> None:
+    found = {one["name"]: one for one in llm_perf("systems", "list", "--json").json["systems"]}
+    rows = list(csv.DictReader(PREDICTIONS.read_text("utf-8").splitlines()))
+    trained = [row for row in rows if row["table"] == "training" and row["predicted"]]
+    assert sum(found[name]["rows"] for name in FRAMEWORKS) == len(trained)
+    measured = [one for one in found.values() if one["rows"]]
+    assert len(measured) > 10
+    assert all(one["gm"] >= 1 for one in measured)
+    assert found["vllm"]["left_out"]["model"] > found["vllm"]["gm"]
+    assert found["deepspeed_inference"]["gm"] is None
+
+
+@pytest.mark.parametrize("name", [*VERSIONS, *FRAMEWORKS])
+def test_a_system_is_shown_with_every_constant(llm_perf: Any, name: str) -> None:
+    file = get_framework(name) if name in FRAMEWORKS else load_constants(name)
+    found = llm_perf("systems", "show", name, "--json").json
+    assert found["constants"].keys() == file.constants.keys()
+    for constant, one in file.constants.items():
+        shown = found["constants"][constant]
+        assert shown["value"] == one.value
+        assert shown["provenance"] == one.provenance
+        assert shown["source"] == one.source
+        assert shown.get("rows") == one.rows
+        assert shown["inherited"] == (constant in file.inherited)
+    assert {host: set(stated) for host, stated in found["hosts"].items()} == {
+        host: set(stated) for host, stated in file.hosts.items()
+    }
+    outcome = llm_perf("systems", "show", name)
+    assert outcome.code == 0
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    for constant in file.constants:
+        assert f"  {constant} = " in outcome.out
+
+
+def test_names_and_versions(llm_perf: Any) -> None:
+    assert llm_perf("systems", "show", "trt-llm", "--json").json["name"] == "tensorrt_llm"
+    assert llm_perf("systems", "show", "vllm", "--json").json["release"] == folder_of("vllm").releases[-1]
+    assert llm_perf("systems", "show", "nemo", "--json").json["kind"] == "training"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(llm_perf: Any) -> None:
+    outcome = llm_perf("systems", "show", "vlm")
+    assert outcome.code == 2
+    assert "vllm" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_the_factor_is_that_of_the_refits_table(llm_perf: Any) -> None:
+    table = csv.DictReader(LEAVE_OUT.read_text("utf-8").splitlines())
+    line = next(
+        one for one in table if (one["system"], one["leave_out"], one["class"]) == ("vllm", "model", "all")
+    )
+    shown = llm_perf("systems", "show", "vllm", "--json").json
+    assert shown["rows"] == int(line["rows"])
+    assert shown["gm"] == pytest.approx(float(line["shipped"]), abs=2e-4)
+    assert shown["left_out"]["model"] == pytest.approx(float(line["left_out"]), abs=2e-4)
