@@ -17,11 +17,18 @@ from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import Disk, HostConfig
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, known_names
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    known_names,
+    resolve_name,
+)
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
+from llm_perf.systems.constants import load_constants
+from llm_perf.systems.families import numbers, release_of
 from llm_perf.systems.registry import family_of
 
 __all__ = [
@@ -91,6 +98,8 @@ class Run:
     overlap: bool | None = None
     cpu_attention: bool | None = None
     machine: Machine = _UNKNOWN_MACHINE
+    prefix_hit_rate: float = 0.0
+    shared_prefix: bool = False
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -108,7 +117,7 @@ def run_of(measurement: Measurement) -> Run:
     options = get_system(measurement.system).options
     micro_batches = pp if "num_gpu_batches" in options else 1  # such a system cuts a batch for its stages
     return Run(
-        system=measurement.system,
+        system=versioned(measurement.system, measurement.version),
         model=measurement.model,
         gpu=gpu,
         batch_size=_batch_size(measurement),
@@ -134,6 +143,17 @@ def run_of(measurement: Measurement) -> Run:
         cpu_attention=policy.cpu_attention,
         machine=measurement.machine,
     )
+
+
+def versioned(family: str, version: str | None) -> str:
+    """``FAMILY@VERSION`` where a file covers the version, else the family's newest."""
+    if version is None or not numbers(version):
+        return family
+    try:
+        covered = release_of(family, version)[1]
+    except SpecError:  # one that has no versions to choose from
+        return family
+    return f"{family}@{version}" if covered else family
 
 
 def _gpu_name(measurement: Measurement) -> str:
@@ -231,6 +251,9 @@ def inputs_of(run: Run) -> InferenceInputs:
         batch_size=run.batch_size,
         prompt_len=run.prompt_len,
         gen_len=run.gen_len,
+        prefix_hit_rate=run.prefix_hit_rate,
+        shared_prefix=run.shared_prefix,
+        distinct_prompts=_distinct_prompts(run),
         tp_size=tp,
         pp_size=pp,
         dp_size=max(run.num_gpus // (tp * pp), 1),
@@ -246,6 +269,13 @@ def inputs_of(run: Run) -> InferenceInputs:
         micro_batches=run.micro_batches,
         allow_long_context=True,  # the tables print what ran
     )
+
+
+def _distinct_prompts(run: Run) -> int | None:
+    """Prompts of the batch that differ where the version is measured by a benchmark of its own that repeats some."""
+    device = get_gpu_config_by_name(run.gpu).device
+    repeated = load_constants(run.system, device).benchmark_prompts
+    return None if repeated is None else min(repeated, run.batch_size)
 
 
 def _facts(run: Run) -> RunFacts:
@@ -280,13 +310,24 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
     name = next((host for text, host in _described_hosts() if text in described), gpu.default_host)
     if name is None:
         raise SpecError(f"GPU {gpu.name} names no default host")
-    host = get_host_config_by_name(name)
+    host = _as_fast_as(described, get_host_config_by_name(name))
     stated = machine.disk_read_gb_per_s
     if host.disk is None or stated is None:
         return host
     if abs(stated / host.disk.stated_read_gb_per_s - 1) <= _SAME_DISK:
         return host
     return host.replace(disk=_scaled_disk(host.disk, stated))
+
+
+def _as_fast_as(described: str, host: HostConfig) -> HostConfig:
+    """The host with the time scale of the processor that a source names, where that is known and one that ships."""
+    try:
+        scale = (
+            get_host_config_by_name(resolve_name("host", described)).host_time_scale if described else None
+        )
+    except SpecError:
+        return host
+    return host if scale is None else host.replace(host_time_scale=scale)
 
 
 @cache

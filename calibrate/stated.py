@@ -14,6 +14,7 @@ from typing import Final, Literal
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.cells import Row
 from calibrate.published.inference_rows import policy_of, weight_tier_of
+from calibrate.published.names import version_of
 from calibrate.settings import Run
 from calibrate.training_runs import TrainingRun
 from llm_perf.config.loading import resolve_name
@@ -138,14 +139,14 @@ def _system(cells: Row) -> str:
     else:
         raise SpecError(f"system {stated}: no such family ships")
     family = find(known)[0]
-    version = re.match(r"\S*\d[^\s,(+]*", cells.text("system_version"))
+    version = version_of(stated, cells.text("system_version"))
     if version is None:
         return family
     try:
-        release_of(family, version[0])
+        release_of(family, version)
     except SpecError:  # one that has no versions to choose from
         return family
-    return f"{family}@{version[0]}"
+    return f"{family}@{version}"
 
 
 def _model(stated: str) -> str:

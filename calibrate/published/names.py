@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -42,6 +43,28 @@ neighbour.
 """
 
 _MODEL_ALIASES = {"llm-analysis/test-13b (GPT-13B)": "llm-analysis/test-13b"}
+
+
+_VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
+    {"vllm (splitwise profile)": "0.2", "vllm (1cat fork for V100)": "0.7", "vllm + torchao": ""}
+)
+"""Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
+
+_VERSION = re.compile(r"\S*?\d[^\s,(+]*")
+_BUILD = re.compile(r"build \d+ \(\d+-\d+, about (\d[\d.]*)\)")
+
+
+def version_of(name: str, printed: str | None) -> str | None:
+    """The version that a table means by a system's name and its column of versions; None where neither says one."""
+    meant = _VERSIONS_OF_NAMES.get(name)
+    if meant:
+        return meant
+    text = (printed or "").removeprefix("about ").removeprefix("vllm ")
+    build = _BUILD.match(text)
+    if build is not None:
+        return build[1]
+    found = _VERSION.match(text)
+    return None if found is None else found[0]
 
 
 def canonical_system(name: str) -> str:

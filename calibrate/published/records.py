@@ -100,6 +100,7 @@ class Measurement:
         suspect: Why the row contradicts others or itself; None for most.
         system: Canonical name, such as ``zero_inference``.
         system_version: As printed.
+        version: The version of the system that the table means; None where it says none.
         model: Canonical name, such as ``facebook/opt-175b``.
         model_params: Parameters, counted from the model's shapes.
         gpu: As the source names it; `calibrate.published.GPU_ALIASES` maps it to a spec.
@@ -299,3 +300,4 @@ class TrainingMeasurement:
     metric_definition: str
     derived: frozenset[str]
     notes: str
+    version: str | None = None

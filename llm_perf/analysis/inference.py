@@ -151,7 +151,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         max_context_len=max_context_len(system, scenario, load, evaluation.placement),
         warnings=(
             *evaluation.notes,
-            *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
+            *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
         ),

@@ -165,7 +165,11 @@ def inference_interval(
         inference_options(scenario),
     )
     own = _published(question, seconds)
-    return own if version_note(full_name(scenario)) is None else _of_another_version(question, seconds, own)
+    return (
+        own
+        if version_note(full_name(scenario), scenario.gpu.device) is None
+        else _of_another_version(question, seconds, own)
+    )
 
 
 def _of_another_version(

@@ -392,6 +392,11 @@ class GPUConfig(Spec):
         """Dense peak of a number format, FLOP/s."""
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]
 
+    @property
+    def device(self) -> tuple[str | None, str | None]:
+        """Vendor and architecture: what a software stack may have versions of its own for."""
+        return self.vendor, self.architecture
+
     # -- names of seed 002 ---------------------------------------------------------------------------------
 
     @property

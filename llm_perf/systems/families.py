@@ -284,19 +284,59 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
 
 
-@cache
-def release_of(family: str, version: str | None) -> tuple[str, bool]:
+Device = tuple[str | None, str | None]
+"""Vendor and architecture of a GPU, as its file names them."""
+
+ANY_DEVICE: Device = (None, None)
+
+
+def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) -> tuple[str, bool]:
     """The range of versions that stands for a version of a family, and whether it covers that version.
+
+    A file may be for some devices only (``only_on``): on such a device it goes before the others where it covers the
+    version; elsewhere it is chosen by its own name alone.
 
     Raises:
         SpecError: ``version`` has no number, or the family has no versions.
     """
+    return _release_of(family, version, _kinds_of(family, device))
+
+
+@cache
+def _kinds_of(family: str, device: Device) -> frozenset[str]:
+    """What files of a family say of a device that there are files for; nothing for most families."""
     folder = folder_of(family)
-    releases = folder.releases
+    said = {kind for release in folder.releases for kind in _only_on(folder, release)}
+    return frozenset(said & {kind for kind in device if kind is not None})
+
+
+@cache
+def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tuple[str, bool]:
+    folder = folder_of(family)
+    known = folder.releases
+    own = tuple(name for name in known if kinds & set(_only_on(folder, name)))
+    general = tuple(name for name in known if not _only_on(folder, name)) or known
+    if version is not None and own and numbers(version) and normalise(version) not in map(normalise, known):
+        found, covered = _release_among(family, version, own)
+        if covered:
+            return found, True
+    if version is None and own and _ends(folder, own[-1])[1] is None:
+        return own[-1], True
+    return _release_among(family, version, general)
+
+
+def _only_on(folder: Folder, release: str) -> tuple[str, ...]:
+    """Vendors and architectures that a file is for; none: all."""
+    text = folder.text(f"{release}.yaml")
+    return tuple(files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("only_on") or ())
+
+
+def _release_among(family: str, version: str | None, releases: tuple[str, ...]) -> tuple[str, bool]:
+    folder = folder_of(family)
     if version is None:
         return releases[-1], True
     wanted = normalise(version)
-    by_name = {normalise(name): name for name in releases}
+    by_name = {normalise(name): name for name in folder.releases}
     if wanted in by_name:
         return by_name[wanted], True
     for alias, (of, release) in _version_aliases().items():
@@ -312,6 +352,7 @@ def release_of(family: str, version: str | None) -> tuple[str, bool]:
     return nearest(numbers(version), ranges)
 
 
+@cache
 def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
     """First and last version of a range; one that does not say is of the numbers of its name."""
     text = folder.text(f"{release}.yaml")

@@ -122,7 +122,7 @@ class Forward:
         self.expert_batches = min(self.ep, self.dp)
         self.expert_share = self.expert_batches / self.ep * parallelism.expert_imbalance
         self.activation_bytes = scenario.dtype.activation_bits / 8
-        scale = scenario.host.host_time_scale
+        scale = scenario.host.host_time_scale if constants["host_scaled"] else None
         self.host_time_scale = 1.0 if scale is None else scale.value
         self.rates: KernelRates = kernel_rates(
             scenario.gpu,
