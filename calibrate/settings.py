@@ -11,8 +11,10 @@ from functools import cache
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
+from calibrate.stated_formats import checkpoint
+from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.inference import InferenceResult
-from llm_perf.analysis.request import InferenceInputs, build_scenario, number_formats
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
@@ -20,9 +22,11 @@ from llm_perf.config.host import Disk, HostConfig
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
+    get_model_config_by_name,
     known_names,
     resolve_name,
 )
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
@@ -98,6 +102,7 @@ class Run:
     overlap: bool | None = None
     cpu_attention: bool | None = None
     machine: Machine = _UNKNOWN_MACHINE
+    weight_format: str | None = None
     prefix_hit_rate: float = 0.0
     shared_prefix: bool = False
 
@@ -258,8 +263,9 @@ def inputs_of(run: Run) -> InferenceInputs:
         pp_size=pp,
         dp_size=max(run.num_gpus // (tp * pp), 1),
         ep_size=run.ep,
-        weight_bits=run.weight_bits,
-        activation_bits=run.activation_bits,
+        weight_format=run.weight_format if _checkpoint(run) is None else None,
+        weight_bits=run.weight_bits if run.weight_format is None else None,
+        activation_bits=run.activation_bits if run.weight_format is None else 16,
         kv_bits=run.kv_bits,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
@@ -269,6 +275,15 @@ def inputs_of(run: Run) -> InferenceInputs:
         micro_batches=run.micro_batches,
         allow_long_context=True,  # the tables print what ran
     )
+
+
+def _checkpoint(run: Run) -> ModelConfig | None:
+    """The model as its conversion left it, where that is not one format for all matrices."""
+    if run.weight_format is None:
+        return None
+    model = get_model_config_by_name(run.model)
+    found = checkpoint(model, run.weight_format)
+    return None if found is model else found
 
 
 def _distinct_prompts(run: Run) -> int | None:
@@ -288,12 +303,13 @@ def _facts(run: Run) -> RunFacts:
     if run.cpu_attention is not None:
         attention = "cpu" if run.cpu_attention else "gpu"
     return RunFacts(
+        model=_checkpoint(run),
         weights=_shares(run.weights),
         kv_cache=_shares(kv_cache),
         activations=_shares(run.hidden) if "percent" in system.options else None,
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
-        group_sizes=(run.weight_group_size, run.kv_group_size),
+        group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
     )
 
 
@@ -350,7 +366,8 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     inputs = inputs_of(run)
-    return number_formats(inputs, get_system(run.system), _facts(run))
+    model = _checkpoint(run) or get_model_config_by_name(run.model)
+    return requested_dtype(inputs, get_system(run.system), model, _facts(run))
 
 
 def _pins(run: Run) -> bool:

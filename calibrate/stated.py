@@ -16,6 +16,7 @@ from calibrate.published.cells import Row
 from calibrate.published.inference_rows import policy_of, weight_tier_of
 from calibrate.published.names import version_of
 from calibrate.settings import Run
+from calibrate.stated_formats import named_format
 from calibrate.training_runs import TrainingRun
 from llm_perf.config.loading import resolve_name
 from llm_perf.config.names import normalise
@@ -72,16 +73,23 @@ def stated_run(row: Mapping[str, str]) -> Run:
     policy, batch = policy_of(cells), cells.integer("batch_size")
     if batch is None:
         raise SpecError("it does not state its batch size")
+    notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
+    served = declaration(find(system)[0]).serves_checkpoints and weight_tier_of(cells, 0.0) in (None, "gpu")
+    tp, ranks = 1 if splits else cells.integer("tp") or 1, _expert_ranks(notes)
+    if not splits and ranks > tp:  # the rows' tp is that of a setting which the engine did not take
+        tp, gpus = ranks, max(gpus, ranks)
+    lengths = _share_of_lengths(notes)
+    cached = "window" in row.get("throughput_def", "") or "decode window" in notes
     return Run(
         system=system,
         model=_model(cells.required("model")),
         gpu=resolve_name("GPU", GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))),
         batch_size=batch,
-        prompt_len=max(cells.integer("prompt_len_tok") or 0, 1),
-        gen_len=max(cells.integer("gen_len_tok") or 0, 1),
+        prompt_len=max(round((cells.integer("prompt_len_tok") or 0) * lengths), 1),
+        gen_len=max(round((cells.integer("gen_len_tok") or 0) * lengths), 1),
         num_gpus=gpus,
         num_nodes=cells.integer("num_nodes"),
-        tp=1 if splits else cells.integer("tp") or 1,
+        tp=tp,
         pp=gpus if splits else cells.integer("pp") or 1,
         ep=cells.integer("ep") or 1,
         weight_bits=weight_bits or 16,
@@ -99,7 +107,22 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
+        weight_format=named_format(cells.text("weight_dtype")) if served and system != "llama_cpp" else None,
+        prefix_hit_rate=1.0 if cached else 0.0,
+        shared_prefix=cached,
     )
+
+
+def _share_of_lengths(notes: str) -> float:
+    """Mean length over the nominal one where a load generator draws lengths evenly from a range below it."""
+    drawn = re.search(r"uniform in \[([\d.]+),([\d.]+)\] of nominal", notes)
+    return 1.0 if drawn is None else (float(drawn[1]) + float(drawn[2])) / 2
+
+
+def _expert_ranks(notes: str) -> int:
+    """Ranks over which experts are divided, where notes state both ways of doing so."""
+    stated = re.search(r"moe_tp=(\d+) moe_ep=(\d+)", notes)
+    return 1 if stated is None else int(stated[1]) * int(stated[2])
 
 
 _ALL_COLUMNS: Final = dict.fromkeys(

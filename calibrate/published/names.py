@@ -15,6 +15,9 @@ SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
         "gpt-fast": "gpt_fast",
         "llama.cpp": "llama_cpp",
         "lia (cpu-gpu cooperative)": "lia",
+        "deepspeed-mii": "deepspeed_mii",
+        "deepspeed": "deepspeed_inference",
+        "vllm + torchao": "vllm",
     }
 )
 """What the tables call a system, and what the project calls it; names not listed are the same in both."""

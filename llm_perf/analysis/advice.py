@@ -48,7 +48,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Ch
         yield _change(inputs, prompt_len=room)
     for bits in (8, 4):
         if bits < scenario.dtype.weight_bits:
-            yield _change(inputs, quant_bits=bits, weight_bits=None)
+            yield _change(inputs, quant_bits=bits, weight_bits=None, weight_format=None)
     system = system_of(scenario)
     for fields in system.smaller(dict(inputs), scenario):
         yield _change(inputs, **fields)

@@ -13,6 +13,7 @@ from llm_perf.analysis.measures import Measures
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
+from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.constants import no_fit_note
@@ -214,6 +215,8 @@ def _shortfall(name: str, parts: MemoryParts) -> str:
 
 def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
     found = [text for text in said if text is not None]
+    size = checkpoint_difference(scenario.model)
+    found += [] if size is None else [size]
     gpu, bits = scenario.gpu, scenario.dtype.compute_bits
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:

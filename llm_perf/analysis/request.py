@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.base import Efficiency, Flag, Fraction, PositiveFloat, PositiveInt, Spec
-from llm_perf.config.dtype import Bits, DtypeConfig
+from llm_perf.config.dtype import Bits
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
@@ -49,7 +50,8 @@ class InferenceInputs(Spec):
     A field is the flag: the command's options are made of the fields, with their descriptions as help.
 
     ``batch_size`` is the total over all GPUs. ``num_gpus`` is per node. ``quant_bits`` quantises weights only, in
-    groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``host`` defaults to the GPU's own.
+    groups of ``quant_group_size``; ``weight_bits`` is the plain storage width. ``weight_format`` and ``kv_format`` name a
+    number format; without any of these, weights are as the checkpoint was released. ``host`` defaults to the GPU's own.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
@@ -114,7 +116,17 @@ class InferenceInputs(Spec):
     token_acceptance: Fraction | None = Field(
         default=None, description="Instead: chance of a drafted token if those before it were kept."
     )
-    weight_bits: Bits | None = Field(default=None, description="Bits per stored weight.  [default: 16]")
+    weight_format: Text | None = Field(
+        default=None,
+        description="auto (as released), fp16, fp8, awq, nf4, mxfp4, q4_k_m, ...  [default: auto]",
+    )
+    kv_format: Text | None = Field(
+        default=None,
+        description="Format of the KV cache: auto, fp16, fp8, int8, q8_0, q4_0, ...  [default: auto]",
+    )
+    weight_bits: Bits | None = Field(
+        default=None, description="Bits per stored weight, without scales; as released if not given."
+    )
     activation_bits: Bits = Field(default=16, description="Bits per activation.  [default: 16]")
     kv_bits: Bits | None = Field(
         default=None, description="Bits per KV cache element; as activations if not given."
@@ -199,7 +211,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         gpu=profile.apply_to_gpu(gpu),
         host=profile.apply_to_host(host, system),
         system=system,
-        dtype=number_formats(inputs, get_system(system), facts),
+        dtype=requested_dtype(inputs, get_system(system), model, facts),
         parallelism=parallelism,
         workload=Workload(**{name: getattr(inputs, name) for name in Workload.model_fields}),
         offload=_offload(inputs, get_system(system), facts),
@@ -296,37 +308,6 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
         cp_size=inputs.cp_size,
         expert_imbalance=inputs.expert_imbalance,
     )
-
-
-def number_formats(inputs: InferenceInputs, system: System, facts: RunFacts = NO_FACTS) -> DtypeConfig:
-    """How wide weights, tables, activations and cache are; the one place that decides it.
-
-    Raises:
-        SpecError: widths that contradict each other.
-    """
-    quantised = inputs.quant_bits is not None and inputs.quant_bits < 16
-    if quantised and inputs.weight_bits not in (None, inputs.quant_bits):
-        raise SpecError(
-            f"weight_bits {inputs.weight_bits} and quant_bits {inputs.quant_bits} contradict each other"
-        )
-    weight_bits = (inputs.quant_bits if quantised else inputs.weight_bits) or 16
-    quantised = quantised if facts.quantised is None else facts.quantised
-    narrow_tables = quantised and system.family.quantises_embeddings
-    embedding_bits = weight_bits if narrow_tables else max(16, inputs.activation_bits)
-    dtype = DtypeConfig(
-        weight_bits=weight_bits,
-        activation_bits=inputs.activation_bits,
-        embedding_bits=embedding_bits,
-        kv_bits=inputs.kv_bits or inputs.activation_bits,
-        quant_group_size=inputs.quant_group_size if quantised else None,
-        # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
-        kv_group_size=inputs.quant_group_size if inputs.kv_bits == 4 else None,
-    )
-    dtype = system.dtype_of(dict(inputs), dtype)
-    if facts.group_sizes is None:
-        return dtype
-    of_weights, of_cache = facts.group_sizes
-    return dtype.replace(quant_group_size=of_weights, kv_group_size=of_cache)
 
 
 def _options_used(inputs: InferenceInputs) -> list[str]:

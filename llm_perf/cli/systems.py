@@ -13,7 +13,7 @@ from llm_perf.config.names import normalise
 from llm_perf.errors import UnknownNameError
 from llm_perf.report import systems_text
 from llm_perf.systems.constants import ConstantsFile, load_constants
-from llm_perf.systems.families import declaration, family_names, folder_of
+from llm_perf.systems.families import Family, declaration, family_names, folder_of
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
 
 
@@ -26,10 +26,10 @@ def systems() -> None:
 @click.argument("pattern", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(pattern: str | None, as_json: bool) -> None:
-    """One line per version, of those whose name contains the pattern."""
+    """One line per version, the newest of a system first."""
     wanted = normalise(pattern or "")
-    files = [file for file in _all() if wanted in normalise(file.name)]
-    rows = [systems_text.summary(*_described(file)) for file in files]
+    rows = [systems_text.summary(*_described(file)) for file in _all()]
+    rows = [row for row in rows if wanted in normalise(f"{row['name']} {row['title']}")]
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "systems": rows}, allow_nan=False))
     else:
@@ -41,9 +41,10 @@ def list_(pattern: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(name: str, as_json: bool) -> None:
     """Its constants with value, range, provenance, rows behind them and source; what published runs say of it."""
-    found = systems_text.whole(*_described(_given(name)))
-    if found["kind"] == "inference":
+    file = _given(name)
+    if file.name not in FRAMEWORKS:
         say_versions([name])
+    found = systems_text.whole(*_described(file))
     if as_json:
         click.echo(json.dumps({"schema_version": 1} | found, allow_nan=False))
     else:
@@ -51,7 +52,9 @@ def show(name: str, as_json: bool) -> None:
 
 
 def _all() -> list[ConstantsFile]:
-    versions = [f"{family}@{release}" for family in family_names() for release in folder_of(family).releases]
+    versions = [
+        f"{family}@{release}" for family in family_names() for release in reversed(folder_of(family).releases)
+    ]
     return [*(load_constants(name) for name in versions), *(get_framework(name) for name in FRAMEWORKS)]
 
 
@@ -72,10 +75,8 @@ def _given(name: str) -> ConstantsFile:
             raise UnknownNameError("system", name, dict.fromkeys((*error.known, *FRAMEWORKS))) from None
 
 
-def _described(file: ConstantsFile) -> tuple[ConstantsFile, str, tuple[str, ...], dict[str, Any]]:
-    trains = file.name in FRAMEWORKS
-    aliases = () if trains else declaration(file.name).aliases
-    return file, "training" if trains else "inference", aliases, _backing(file)
+def _described(file: ConstantsFile) -> tuple[ConstantsFile, Family | None, dict[str, Any]]:
+    return file, None if file.name in FRAMEWORKS else declaration(file.name), _backing(file)
 
 
 def _backing(file: ConstantsFile) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.config.base import PositiveInt, Spec, _plain_number
+from llm_perf.config.formats import WeightFormats
 
 BITS = (4, 8, 16, 32)
 QUANT_META_BITS = 32
@@ -29,6 +30,9 @@ class DtypeConfig(Spec):
     a quantised cache likewise.
     ``kv_bits`` defaults to the activation width. Weights narrower than activations are weight-only
     quantised: products run at the activation's width. ``quant_group_size`` None means no scales are stored.
+    ``formats`` is the number format of each matrix of a model: where it is given it decides what weights take, and
+    ``weight_bits`` is the nominal width of most matrices. ``kv_stored_bits`` is the width of a cache format with its scales.
+    ``origin`` says where the format of the weights is from.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("name", "weight_bits", "activation_bits", "embedding_bits")
@@ -40,6 +44,9 @@ class DtypeConfig(Spec):
     kv_bits: Bits = 16
     quant_group_size: PositiveInt | None = None
     kv_group_size: PositiveInt | None = None
+    formats: WeightFormats | None = None
+    kv_stored_bits: Annotated[float, Field(gt=0, le=64)] | None = None
+    origin: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +74,7 @@ class DtypeConfig(Spec):
     @property
     def stored_kv_bits(self) -> float:
         """Bits per cache element with its share of scale and minimum."""
-        return stored_bits(self.kv_bits, self.kv_group_size)
+        return self.kv_stored_bits or stored_bits(self.kv_bits, self.kv_group_size)
 
     @property
     def compute_bits(self) -> int:

@@ -393,9 +393,10 @@ class GPUConfig(Spec):
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]
 
     @property
-    def device(self) -> tuple[str | None, str | None]:
-        """Vendor and architecture: what a software stack may have versions of its own for."""
-        return self.vendor, self.architecture
+    def device(self) -> tuple[str, ...]:
+        """What a software stack may have versions of its own for: vendor, architecture, architecture with kind of memory."""
+        kinds = (self.vendor, self.architecture, f"{self.architecture} {self.memory_type}".lower())
+        return tuple(kind for kind in kinds if kind is not None)
 
     # -- names of seed 002 ---------------------------------------------------------------------------------
 

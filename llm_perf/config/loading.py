@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.dtype import BITS, DtypeConfig
+from llm_perf.config.formats import format_of_repository
 from llm_perf.config.gpu import GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
+from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
@@ -166,7 +168,7 @@ def _from_file(kind: str, spec: type[S], path: Path) -> S:
 
 
 def get_model_config_by_name(name_or_path: str) -> ModelConfig:
-    """A model by name, from a YAML or JSON file, a Hugging Face ``config.json`` or its folder, or the hub.
+    """A model by name, from a YAML or JSON file, a Hugging Face ``config.json`` or its folder, a GGUF file, or the hub.
 
     Names match case-insensitively; ``/``, ``_``, ``-`` and blanks are the same; the organisation is optional.
 
@@ -183,12 +185,30 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         from llm_perf.config import huggingface
 
         from_hub = huggingface.load_from_hub(name_or_path)
-        if from_hub is None:
+        if from_hub is not None:
+            return from_hub
+        named = _quantised_name(name_or_path)
+        if named is None:
             raise
-        return from_hub
+        return named
+
+
+def _quantised_name(name: str) -> ModelConfig | None:
+    """A model whose name ends in a number format (``-AWQ``, ``-GGUF``): the model before it, stored so."""
+    found = format_of_repository(name)
+    if found is None:
+        return None
+    ending, number_format = found
+    try:
+        base = load_spec("model", ModelConfig, name[: -len(ending)].rpartition("/")[2])
+    except SpecError:
+        return None
+    return base.replace(name=name, quantization=named_quantization(number_format))
 
 
 def _is_model_file(name: str) -> bool:
+    if name.lower().endswith((".gguf", ".safetensors")):
+        return True
     return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))
 
 
@@ -279,5 +299,5 @@ def get_dtype_config_by_name(name: str) -> DtypeConfig:
         raise SpecError(
             f"dtype {name!r} is not like w16a16e16 (weight, activation, embedding bits of {widths})"
         )
-    bits = {part: int(width) for part, width in match.groupdict().items() if width}
+    bits: dict[str, Any] = {part: int(width) for part, width in match.groupdict().items() if width}
     return DtypeConfig(name=name.strip().lower(), **bits)

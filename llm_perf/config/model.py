@@ -7,12 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from llm_perf.config.base import Name, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.formats import WeightFormats
 from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.base import FeedForward, Mixer
 from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.config.layers.feed_forward import DenseMLP, NoMLP
 from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.layers.state_space import StateSpace
+from llm_perf.config.quantization import Quantization
 from llm_perf.errors import SpecError
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
 """Parameters of a whole model: the largest published ones pass the 1e12 that bounds a single dimension."""
+ReleasedDtype = Literal["float32", "float16", "bfloat16"]
+"""``torch_dtype`` of a checkpoint that is not quantised."""
 
 
 class LayerGroup(Spec):
@@ -61,7 +65,11 @@ class ModelConfig(Spec):
     projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
     ``layer_groups`` stand in the order of their first layers. ``norm_bias`` defaults to what the norm has:
     LayerNorm a bias, RMSNorm none.
-    ``encoder`` models have a prefill only.
+    ``encoder`` models have a prefill only. ``quantization`` is how the checkpoint was released, where that is not 16 or 32
+    bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
+    the types of the tensors of a file whose header was read; ``checkpoint_bytes`` what all tensors of the checkpoint take, as
+    its index or header says; ``mtp_layers`` the multi-token prediction modules that the
+    checkpoint holds beside the model.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -85,6 +93,11 @@ class ModelConfig(Spec):
     embedding_norm: bool = False
     final_norm: bool = True
     encoder: bool = False
+    quantization: Quantization | None = None
+    released_dtype: ReleasedDtype | None = None
+    stored_formats: WeightFormats | None = None
+    mtp_layers: NonNegativeInt = 0
+    checkpoint_bytes: ParameterCount | None = None
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
     source: str | None = None

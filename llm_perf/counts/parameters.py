@@ -138,6 +138,16 @@ def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> Ran
     return RankParams(held * (linear.weights + bias) / parts, 0.0)
 
 
+def linear_rank_weights(linear: Linear, tp: int = 1, ep: int = 1, dp: int = 1) -> float:
+    """Elements of all copies of a matrix on one rank, without biases."""
+    expert = linear.copies > 1
+    return (
+        (linear.copies / ep if expert else 1)
+        * linear.weights
+        / linear.shards(expert_tensor_shards(tp, dp, ep) if expert else tp)
+    )
+
+
 def layer_rank_params(
     model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1
 ) -> RankParams:

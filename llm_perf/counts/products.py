@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.arrays import Number, expm1, log1p
 from llm_perf.counts.linears import Linear, layer_linears
@@ -15,6 +16,7 @@ class Product:
     """Matrices with one input, run as one product per copy.
 
     ``weights`` are elements of one copy on one rank, ``in_features`` and ``out_features`` its sides.
+    ``stored`` is the number format of its weights (mean bits), None where the model has one width for all.
     ``copies`` on this rank (experts) of which a token uses ``active`` over all ranks; 1 and 1 for dense products.
     """
 
@@ -25,6 +27,7 @@ class Product:
     copies: float = 1
     active: int = 1
     all_copies: int = 1
+    stored: MatrixFormat | None = None
 
     @property
     def is_expert(self) -> bool:
@@ -50,14 +53,35 @@ class Product:
 
 
 def layer_products(
-    model: ModelConfig, group: LayerGroup, tp: int = 1, ep: int = 1, dp: int = 1
+    model: ModelConfig,
+    group: LayerGroup,
+    tp: int = 1,
+    ep: int = 1,
+    dp: int = 1,
+    formats: tuple[MatrixFormat, ...] | None = None,
 ) -> tuple[Product, ...]:
-    """The products of one layer of a group on one rank, in the order of execution."""
+    """The products of one layer of a group on one rank, in the order of execution.
+
+    ``formats`` has the number format of each matrix, in the order of `layer_linears`.
+    """
     expert_tp = expert_tensor_shards(tp, dp, ep)
     by_op: dict[str, list[Linear]] = {}
-    for linear in layer_linears(group, model.hidden_size):
+    linears = layer_linears(group, model.hidden_size)
+    for linear in linears:
         by_op.setdefault(linear.op, []).append(linear)
-    return tuple(_product(op, linears, tp, ep, expert_tp) for op, linears in by_op.items())
+    products = tuple(_product(op, parts, tp, ep, expert_tp) for op, parts in by_op.items())
+    if formats is None:
+        return products
+    rows = tuple(zip(linears, formats, strict=True))
+    return tuple(replace(product, stored=_joined(product.op, rows)) for product in products)
+
+
+def _joined(op: str, rows: tuple[tuple[Linear, MatrixFormat], ...]) -> MatrixFormat:
+    """The format of a product of several matrices: their mean width, and the kernels of the largest."""
+    parts = [(linear.weights, entry) for linear, entry in rows if linear.op == op]
+    bits = sum(weights * entry.bits for weights, entry in parts) / sum(weights for weights, _ in parts)
+    largest = max(parts, key=lambda part: part[0])[1]
+    return replace(largest, bits=bits)
 
 
 def _product(op: str, linears: list[Linear], tp: int, ep: int, expert_tp: int) -> Product:
@@ -71,9 +95,12 @@ def _product(op: str, linears: list[Linear], tp: int, ep: int, expert_tp: int) -
     return Product(op, weights, inner, outputs, linears[0].copies / ep, linears[0].active, linears[0].copies)
 
 
-def lm_head_products(model: ModelConfig, tp: int = 1) -> tuple[Product, ...]:
+def lm_head_products(
+    model: ModelConfig, tp: int = 1, stored: MatrixFormat | None = None
+) -> tuple[Product, ...]:
     """The products after the last layer on one rank."""
-    return tuple(_product(linear.op, [linear], tp, 1, tp) for linear in lm_head_linears(model))
+    products = (_product(linear.op, [linear], tp, 1, tp) for linear in lm_head_linears(model))
+    return tuple(product if stored is None else replace(product, stored=stored) for product in products)
 
 
 def routed_experts(group: LayerGroup) -> int:

@@ -34,6 +34,7 @@ def result_object(
         "system": result.system_name,
         "system_version": result.system_version,
         "constants_inherited": 0 if result.inherits is None else result.inherits[0],
+        "weight_format": _weight_format(result),
         "feasible": result.feasible,
         "reason": result.reason,
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
@@ -66,6 +67,13 @@ def result_object(
         "benchmark_log": prediction_log(result),
     }  # fmt: skip
     return finite(found)  # type: ignore[no-any-return]
+
+
+def _weight_format(result: InferenceResult) -> dict[str, Any]:
+    """In which number format the weights were counted, and why."""
+    dtype = result.scenario.dtype
+    name = f"{dtype.weight_bits} bit" if dtype.formats is None else dtype.formats.name
+    return {"name": name, "why": dtype.origin or None, "kv_cache_bits": dtype.stored_kv_bits}
 
 
 def interval_object(result: InferenceResult) -> dict[str, Any] | None:

@@ -109,7 +109,7 @@ def _title(result: InferenceResult) -> Text:
     text.append(f"\nsystem {scenario.system}" + (f", {sizes}" if sizes else ""))
     text.append(
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
-        f"weights {scenario.dtype.weight_bits} bit, KV cache {scenario.dtype.kv_bits} bit"
+        f"weights {_weights(scenario)}, KV cache {scenario.dtype.kv_bits} bit"
     )
     if result.system_version is not None:
         named = version_text(scenario.system, result.system_version)
@@ -117,6 +117,12 @@ def _title(result: InferenceResult) -> Text:
     for option in _options(scenario):
         text.append(f"\n{option}")
     return text
+
+
+def _weights(scenario: Scenario) -> str:
+    """Width, or format, of the weights."""
+    formats = scenario.dtype.formats
+    return f"{scenario.dtype.weight_bits} bit" if formats is None else f"{formats.name} {formats.why}"
 
 
 def _options(scenario: Scenario) -> Iterator[str]:
@@ -127,6 +133,9 @@ def _options(scenario: Scenario) -> Iterator[str]:
             f"{speculation.tokens} tokens drafted by {speculation.draft.name}, {speculation.share_kept:.0%} of them "
             f"kept: {speculation.tokens_per_round:.2f} tokens per round"
         )
+    released = scenario.model.stored_formats or scenario.model.quantization
+    if scenario.dtype.formats is None and (released or scenario.model.released_dtype == "float32"):
+        yield f"weights: {scenario.dtype.origin}"
     if workload.prefix_hit_rate:
         yield f"{workload.prefix_hit_rate:.0%} of each prompt in the prefix cache"
     if workload.prefill_chunk is not None:

@@ -6,23 +6,25 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llm_perf.report.spec_tables import plain
 from llm_perf.systems.constants import Constant, ConstantsFile
+from llm_perf.systems.families import Family, release_of
 
 _WIDTH = 80
 Backing = Mapping[str, Any]
 """What published runs say of a system: ``rows``, ``gm`` as it ships, and ``left_out`` by what was left out."""
 
 
-def summary(file: ConstantsFile, kind: str, aliases: tuple[str, ...], backing: Backing) -> dict[str, Any]:
-    """What a list says of one version of a system."""
-    covers = getattr(file, "covers", None)
+def summary(file: ConstantsFile, family: Family | None, backing: Backing) -> dict[str, Any]:
+    """What a list says of one version of a system; ``family`` is None for a training framework."""
     return {
-        "name": file.name,
-        "kind": kind,
-        "release": file.release or None,
+        "name": f"{file.name}@{file.release}" if file.release else file.name,
+        "title": file.name if family is None else family.title,
+        "kind": "training" if family is None else "inference",
         "version": file.version,
-        "covers": None if covers is None else list(covers),
-        "aliases": sorted({*aliases, *file.aliases}),
+        "newest": family is None or file.release == release_of(file.name, None)[0],
+        "covers": None if file.covers is None else list(file.covers),
+        "aliases": sorted({*(() if family is None else family.aliases), *file.aliases}),
         "constants": len(file.constants),
         "inherited": len(file.inherited),
         "fitted": sum(constant.fitted for constant in file.constants.values()),
@@ -30,9 +32,14 @@ def summary(file: ConstantsFile, kind: str, aliases: tuple[str, ...], backing: B
     }
 
 
-def whole(file: ConstantsFile, kind: str, aliases: tuple[str, ...], backing: Backing) -> dict[str, Any]:
-    """Everything about one version: its constants and those for single hosts, each with what stands behind it."""
-    return summary(file, kind, aliases, backing) | {
+def whole(file: ConstantsFile, family: Family | None, backing: Backing) -> dict[str, Any]:
+    """Everything about one version: its constants and those for single hosts, each with what stands behind it.
+
+    ``own`` names the constants that the version states itself.
+    """
+    return summary(file, family, backing) | {
+        "family": None if family is None else plain(family),
+        "own": [name for name in file.constants if name not in file.inherited],
         "description": file.description,
         "extends": file.extends,
         "caveat": file.caveat,
@@ -57,7 +64,7 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         worst = max(row["left_out"].values(), default=None)
         lines.append(
-            f"{_cut(_full_name(row), 29):<30}{_cut(_covers(row), 19):<20}{row['rows']:>5}"
+            f"{_cut(row['name'], 29):<30}{_cut(_covers(row), 19):<20}{row['rows']:>5}"
             f"{_factor(row['gm']):>12}{_factor(worst):>10}"
         )
         if row["aliases"]:
@@ -74,7 +81,7 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def show_lines(found: dict[str, Any]) -> list[str]:
     """Everything about one version, readable at 80 columns."""
-    lines = [*_wrapped(_full_name(found), found["version"]), *_wrapped("", found["description"])]
+    lines = [*_wrapped(found["name"], found["version"]), *_wrapped("", found["description"])]
     if found["aliases"]:
         lines += _wrapped("also", ", ".join(found["aliases"]))
     if found["extends"] is not None:
@@ -115,10 +122,6 @@ def _backing(found: Backing) -> str:
         return "no published run"
     left = ", ".join(f"{_factor(gm)} without its {what}" for what, gm in found["left_out"].items())
     return f"{found['rows']} published runs, off by {_factor(found['gm'])}" + (f"; {left}" if left else "")
-
-
-def _full_name(row: Mapping[str, Any]) -> str:
-    return str(row["name"]) if row["release"] in (None, "any") else f"{row['name']}@{row['release']}"
 
 
 def _covers(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Workload
-from llm_perf.counts.arrays import Number, where
+from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
@@ -194,6 +194,11 @@ class PhaseCost:
     stages_busy: Number = 1.0
     slowest_stage_s: Number | None = None
     terms: Terms = field(default=no_terms, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Terms of arrays are dropped: nobody reads them, and they would keep intermediate arrays in memory."""
+        if is_array(self.latency_s):
+            object.__setattr__(self, "terms", no_terms)
 
     def explained(self) -> tuple[Term, ...]:
         """Terms that sum to the latency, part by part; a part that says nothing of itself is a term of its own.

@@ -65,6 +65,8 @@ class Family(Spec):
         parts: Parts of its phases beyond those that all systems have.
         resources: Resources that it waits for beyond those that all systems have, in words.
         quantises_embeddings: Whether the token table and the head are quantised with the other weights.
+        checkpoints: Whose files it serves as they were released: "huggingface", "gguf", or "none" where it
+            stores 16 bits or a width of its own.
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
@@ -86,6 +88,7 @@ class Family(Spec):
     parts: dict[str, Part] = Field(default_factory=dict)
     resources: dict[str, str] = Field(default_factory=dict)
     quantises_embeddings: bool = False
+    checkpoints: Literal["huggingface", "gguf", "none"] | None = None
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
@@ -102,6 +105,11 @@ class Family(Spec):
     def on_resident(self) -> bool:
         """Whether it is data on the resident model: everything on the GPUs, divided into tensor ranks."""
         return self.implementation is None
+
+    @property
+    def serves_checkpoints(self) -> bool:
+        """Whether it serves a checkpoint in its own format, as stacks do; others store 16 bits or a width of theirs."""
+        return self.on_resident if self.checkpoints is None else self.checkpoints != "none"
 
     @property
     def usual_weights(self) -> Tier | None:
@@ -284,10 +292,10 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
 
 
-Device = tuple[str | None, str | None]
-"""Vendor and architecture of a GPU, as its file names them."""
+Device = tuple[str, ...]
+"""What a stack may have versions of its own for: `llm_perf.config.gpu.GPUConfig.device`."""
 
-ANY_DEVICE: Device = (None, None)
+ANY_DEVICE: Device = ()
 
 
 def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) -> tuple[str, bool]:
@@ -307,7 +315,7 @@ def _kinds_of(family: str, device: Device) -> frozenset[str]:
     """What files of a family say of a device that there are files for; nothing for most families."""
     folder = folder_of(family)
     said = {kind for release in folder.releases for kind in _only_on(folder, release)}
-    return frozenset(said & {kind for kind in device if kind is not None})
+    return frozenset(said & set(device))
 
 
 @cache
@@ -316,7 +324,8 @@ def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tupl
     known = folder.releases
     own = tuple(name for name in known if kinds & set(_only_on(folder, name)))
     general = tuple(name for name in known if not _only_on(folder, name)) or known
-    if version is not None and own and numbers(version) and normalise(version) not in map(normalise, known):
+    special = {normalise(name) for name in known if name not in general}
+    if version is not None and own and numbers(version) and normalise(version) not in special:
         found, covered = _release_among(family, version, own)
         if covered:
             return found, True

@@ -9,15 +9,17 @@ from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
-from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
     ends_rank_params,
     layer_rank_params,
     layer_vector_params,
+    linear_rank_weights,
     token_table_params,
 )
 from llm_perf.counts.products import lm_head_products
+from llm_perf.counts.weight_formats import layer_bytes
 
 
 def stage_layer_share(scenario: Scenario) -> float:
@@ -50,15 +52,24 @@ def fullest_stage(scenario: Scenario, per_layer: Sequence[Number], heaviness: Se
 def layer_weight_bytes(scenario: Scenario) -> list[float]:
     """Bytes of one layer of each group on one tensor- and expert-parallel rank.
 
-    Matrices at the stored weight width, norms, biases and routers at the activation width.
+    Matrices in their own number formats where these are known, else at the stored weight width with norms, biases and
+    routers at the activation width.
     """
     p = scenario.parallelism
-    return [
-        _layer_bytes(
-            scenario, group, layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
-        )
-        for group in scenario.model.layer_groups
-    ]
+    formats = scenario.dtype.formats
+    found = []
+    for index, group in enumerate(scenario.model.layer_groups):
+        params = layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
+        if formats is None:
+            found.append(_layer_bytes(scenario, group, params))
+            continue
+
+        def held(linear: Linear) -> float:
+            return linear_rank_weights(linear, p.tp_size, p.ep_size, p.dp_size)
+
+        row, bits = formats.layers[index], formats.vector_bits
+        found.append(layer_bytes(scenario.model, group, row, bits, held, params.total))
+    return found
 
 
 def layers_weight_bytes(scenario: Scenario) -> float:
@@ -79,19 +90,29 @@ def _layer_bytes(scenario: Scenario, group: LayerGroup, params: RankParams) -> f
 def embedding_bytes(scenario: Scenario) -> float:
     """Bytes of token and position tables on one tensor-parallel rank."""
     embedding, _ = ends_rank_params(scenario.model, scenario.parallelism.tp_size)
-    bits = scenario.dtype
-    return (
-        embedding.sharded * bits.stored_embedding_bits / 8 + embedding.replicated * bits.activation_bits / 8
-    )
+    return embedding.sharded * _table_bytes(scenario) + embedding.replicated * _vector_bytes(scenario)
+
+
+def _table_bytes(scenario: Scenario) -> float:
+    """Bytes per element of the token table."""
+    formats = scenario.dtype.formats
+    return (scenario.dtype.stored_embedding_bits if formats is None else formats.embedding.bits) / 8
+
+
+def _vector_bytes(scenario: Scenario) -> float:
+    """Bytes per element of what is no matrix, outside of layers."""
+    formats = scenario.dtype.formats
+    return (scenario.dtype.activation_bits if formats is None else formats.vector_bits) / 8
 
 
 def head_bytes(scenario: Scenario) -> float:
     """Bytes after the last layer on one tensor-parallel rank. A tied head on another stage needs its own copy."""
-    model, bits = scenario.model, scenario.dtype
+    model, formats = scenario.model, scenario.dtype.formats
     _, head = ends_rank_params(model, scenario.parallelism.tp_size)
-    stored = head.sharded * bits.stored_embedding_bits / 8 + head.replicated * bits.activation_bits / 8
+    element = _table_bytes(scenario) if formats is None else formats.head.bits / 8
+    stored = head.sharded * element + head.replicated * _vector_bytes(scenario)
     if model.tied_embeddings and scenario.parallelism.pp_size > 1:
-        stored += token_table_params(model) / scenario.parallelism.tp_size * bits.stored_embedding_bits / 8
+        stored += token_table_params(model) / scenario.parallelism.tp_size * _table_bytes(scenario)
     return stored
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
@@ -42,6 +44,11 @@ def part_of(op: str) -> str:
     return _GEMM_PARTS.get(op, "mlp")
 
 
+_NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
+_LEAST_8BIT = 7.0
+"""Stored bits from which a format's kernels are those of 8-bit weights: types of 6.56 bits unpack like those of 4."""
+
+
 class Costs:
     """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts."""
 
@@ -53,9 +60,14 @@ class Costs:
         self._terms: list[Terms] = []
 
     def part(self, name: str, seconds: Number, terms: Terms) -> None:
-        """Add exposed seconds to a part, and what they consist of."""
+        """Add exposed seconds to a part, and what they consist of.
+
+        Terms of arrays are dropped: nobody reads them, and they would keep every intermediate array in memory, which
+        makes a sweep take up to 2.7 times as long.
+        """
         self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
-        self._terms.append(terms)
+        if not is_array(seconds):
+            self._terms.append(terms)
 
     def busy(self, resource: str, seconds: Number) -> None:
         """Add busy seconds to a resource."""
@@ -67,7 +79,8 @@ class Costs:
             self.parts_s[name] = self.parts_s.get(name, 0.0) + times * seconds
         for name, seconds in other.busy_s.items():
             self.busy(name, times * seconds)
-        self._terms.append(scaled(other.terms, "passes", times))
+        if not is_array(times):
+            self._terms.append(scaled(other.terms, "passes", times))
 
     def scaled(self, parts: Number, busy: Number) -> Costs:
         """So many times the parts, and so many times the busy seconds."""
@@ -131,12 +144,19 @@ class Forward:
             scenario.hbm_memory_efficiency,
             KernelStyle.of(constants, self._weight_only),
         )
-        self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"] * constants["graph_floor_scale"]
+        self._floor_share = constants["floor_scale"] * constants["graph_floor_scale"]
+        self.floor_s = self.rates.gemm.floor_s * self._floor_share
+        self._gemms = {"": self.rates.gemm} | self._gemms_of_formats()
         self.groups = tuple(
-            (group, layer_products(self.model, group, self.tp, self.ep, self.dp))
-            for group in self.model.layer_groups
+            (group, layer_products(self.model, group, self.tp, self.ep, self.dp, row))
+            for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
         )
-        self.head = lm_head_products(self.model, self.tp)
+        self._unpacking_experts = tuple(
+            group
+            for group, products in self.groups
+            if any(product.is_expert and self._narrow(product) for product in products)
+        )
+        self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = with_pcie_share(
             topology.tensor, scenario.gpu, constants["pcie_bus_efficiency"]
@@ -206,12 +226,54 @@ class Forward:
         """Weights are narrower than activations: products run at the activations' width."""
         return self.scenario.dtype.weight_bits < self.scenario.dtype.activation_bits
 
+    @property
+    def _format_rows(self) -> tuple[tuple[MatrixFormat, ...] | None, ...]:
+        formats = self.scenario.dtype.formats
+        return (None,) * len(self.model.layer_groups) if formats is None else formats.layers
+
+    @property
+    def _head_format(self) -> MatrixFormat | None:
+        formats = self.scenario.dtype.formats
+        if formats is None:
+            return None
+        return formats.embedding if self.model.tied_embeddings else formats.head
+
+    def _gemms_of_formats(self) -> dict[str, GemmRates]:
+        """Rates of products by kernels, where matrices have formats of their own.
+
+        Wide matrices run the stack's plain 16-bit kernels, FP8 and INT8 ones on their own units where the GPU has these.
+        """
+        if self.scenario.dtype.formats is None:
+            return {}
+        scenario, found = self.scenario, {}
+        style = KernelStyle.of(self.constants, quantised=False)
+        for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8"), ("fp4", "fp4")):
+            if dtype is None or dtype in scenario.gpu.peak_tflops:
+                found[kernels] = kernel_rates(
+                    scenario.gpu,
+                    scenario.dtype.compute_bits,
+                    scenario.flops_efficiency,
+                    scenario.hbm_memory_efficiency,
+                    style,
+                    dtype,
+                ).gemm
+        return found
+
+    def _gemm(self, product: Product) -> GemmRates:
+        return self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+
+    def _narrow(self, product: Product) -> bool:
+        """Whether the weights of a product are unpacked to run at the activations' width."""
+        if product.stored is None:
+            return self._weight_only
+        return product.stored.kernels not in self._gemms
+
     def _unpacks(self, product: Product, rows: Number) -> Number:
         """Whether weights are unpacked by a kernel of its own, and the product reads the unpacked copy.
 
         Some stacks do so from ``unpack_min_rows`` rows on, and unpack in the registers of the product below.
         """
-        if not self._weight_only or self.constants["unpack_bytes_per_weight"] <= 0:
+        if not self._narrow(product) or self.constants["unpack_bytes_per_weight"] <= 0:
             return False
         if part_of(product.op) == "lm_head" or product.op == "router":
             return False
@@ -220,6 +282,8 @@ class Forward:
     def weight_bytes_per_element(self, product: Product, rows: Number) -> Number:
         """Bytes of one weight that a product of so many rows reads; the head is the embedding table and has its width."""
         dtype = self.scenario.dtype
+        if product.stored is not None:
+            return self._stored_bytes(product.stored, self._narrow(product), self._unpacks(product, rows))
         if part_of(product.op) == "lm_head":
             return self.activation_bytes if self._unpacks_tables else dtype.stored_embedding_bits / 8
         if product.op == "router":
@@ -232,6 +296,13 @@ class Forward:
             "weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"
         ]
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
+
+    def _stored_bytes(self, stored: MatrixFormat, narrow: bool, unpacks: Number) -> Number:
+        if not narrow:
+            return stored.bits / 8
+        width = "8" if stored.bits >= _LEAST_8BIT else "4"
+        share = self.constants[f"weight_only_{width}bit_bandwidth"]
+        return where(unpacks, self.activation_bytes, stored.bits / 8 / share)
 
     def _products(
         self,
@@ -265,16 +336,21 @@ class Forward:
                 f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
                 f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
             )
-            each = Factor("seconds of one", seconds, tuple(gemm_rates_used(gemm)), source=roofs)
+            each = Factor("seconds of one", seconds, self.rates_used, source=roofs)
             yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
 
         return terms
+
+    @cached_property
+    def rates_used(self) -> tuple[Quantity, ...]:
+        """Rates of matrix products, as shares of the peaks."""
+        return tuple(gemm_rates_used(self.rates.gemm))
 
     def product_s(
         self, product: Product, tokens: Number, routed: Number | None = None
     ) -> tuple[Number, Number, Number]:
         """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
-        gemm = self.rates.gemm
+        gemm = self._gemm(product)
         rows = product.rows(tokens)
         copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
@@ -286,16 +362,20 @@ class Forward:
         compute = gemm.compute_s(rows, product.weights, copies)
         compute = compute * compute_factor(self.constants, kind, gemm)
         memory = gemm.memory_s(weight_bytes, activation_bytes, rows)
-        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
+        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + gemm.floor_s * self._floor_share
 
     def _kernel_kind(self, product: Product) -> Kind:
-        """What the kernel of a product multiplies; heads and routers stay wide."""
-        dtype = self.scenario.dtype
-        if part_of(product.op) == "lm_head" or product.op == "router":
-            return "16-bit"
-        if self._weight_only:
-            return "weight-only 8-bit" if dtype.weight_bits == 8 else "weight-only 4-bit"
-        return {8: "native 8-bit", 4: "native 4-bit"}.get(dtype.compute_bits, "16-bit")  # type: ignore[return-value]
+        """What the kernel of a product multiplies; where one width stands for all matrices, heads and routers stay wide."""
+        dtype, stored = self.scenario.dtype, product.stored
+        if stored is None:
+            if part_of(product.op) == "lm_head" or product.op == "router":
+                return "16-bit"
+            if self._weight_only:
+                return "weight-only 8-bit" if dtype.weight_bits == 8 else "weight-only 4-bit"
+            return _NATIVE_KINDS.get(dtype.compute_bits, "16-bit")
+        if self._narrow(product):
+            return "weight-only 8-bit" if stored.bits >= _LEAST_8BIT else "weight-only 4-bit"
+        return _NATIVE_KINDS[{"16-bit": 16, "fp4": 4}.get(stored.kernels, 8)]
 
     def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number) -> None:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
@@ -317,7 +397,7 @@ class Forward:
         """The token table and the head are quantised as well, and whatever is quantised is unpacked in every pass."""
         dtype = self.scenario.dtype
         always = self.constants["unpack_bytes_per_weight"] > 0 and self.constants["unpack_min_rows"] <= 1
-        return always and dtype.embedding_bits < dtype.activation_bits
+        return always and dtype.formats is None and dtype.embedding_bits < dtype.activation_bits
 
     def _unpack_tables(self, costs: Costs) -> None:
         """A quantised token table is unpacked whole in every pass: for the lookup of a few rows, and for the head."""
@@ -473,7 +553,7 @@ class Forward:
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
-        floors = floors + _extra_kernels_s(c, group, self._weight_only)
+        floors = floors + _extra_kernels_s(c, group, group in self._unpacking_experts)
         whole = traffic + floors
         costs.part(
             "elementwise",
@@ -530,11 +610,11 @@ def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
     return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
 
 
-def _extra_kernels_s(c: dict[str, float], group: LayerGroup, weight_only: bool) -> float:
+def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bool) -> float:
     """Kernels of one layer that its products and norms do not cover: routing and sorting for experts, scans, bookkeeping."""
     microseconds = c["layer_us"]
     if routed_experts(group):
-        microseconds += c["moe_us"] + (c["expert_weight_only_us"] if weight_only else 0.0)
+        microseconds += c["moe_us"] + (c["expert_weight_only_us"] if unpacks_experts else 0.0)
     if group.attention.recurrent:
         microseconds += c["state_space_us"]
     return microseconds * 1e-6

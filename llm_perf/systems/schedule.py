@@ -267,8 +267,11 @@ class _Sums:
         if not self.parts:
             self.latency_s = self.latency_s + times * step.duration_s
             return
-        self.steps.append((step, times))
         duration, parts = step.timed()
+        if not is_array(
+            duration
+        ):  # steps of arrays would keep all of them in memory, and nobody asks for their terms
+            self.steps.append((step, times))
         self.latency_s = self.latency_s + times * duration
         for label, seconds in parts.items():
             _add(self.parts_s, label, times * seconds)

@@ -54,6 +54,7 @@ def draft_scenario(scenario: Scenario) -> Scenario | None:
     try:
         return scenario.replace(
             model=speculation.draft,
+            dtype=scenario.dtype.replace(formats=None),
             parallelism=parallelism,
             num_nodes=fewest_nodes(parallelism.num_gpus, scenario.gpus_per_node),
             speculation=None,

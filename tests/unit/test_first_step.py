@@ -12,7 +12,8 @@ from calibrate.run.prediction import build_run_scenario
 from calibrate.run.settings import RunSettings
 from calibrate.settings import Run, dtype_of, scenario_of
 from calibrate.stated import stated_run
-from llm_perf.analysis.request import InferenceInputs, build_scenario, number_formats
+from llm_perf.analysis.format_request import requested_dtype
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.cli.infer import infer
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
@@ -101,13 +102,13 @@ def test_facts_say_what_no_flag_can():
 
 @pytest.mark.parametrize("name", system_names())
 def test_tables_are_narrow_only_where_the_system_quantises_them(name):
-    system = get_system(name)
+    system, model = get_system(name), get_model_config_by_name("opt-1.3b")
     for bits in (4, 8):
-        dtype = number_formats(InferenceInputs(model="opt-1.3b", gpu="t4", quant_bits=bits), system)
+        dtype = requested_dtype(InferenceInputs(model="opt-1.3b", gpu="t4", quant_bits=bits), system, model)
         assert dtype.embedding_bits == (bits if system.family.quantises_embeddings else 16)
     for activations in (8, 16, 32):
         inputs = InferenceInputs(model="opt-1.3b", gpu="t4", activation_bits=activations)
-        assert number_formats(inputs, system).embedding_bits == max(16, activations)
+        assert requested_dtype(inputs, system, model).embedding_bits == max(16, activations)
 
 
 def test_every_input_is_an_option_of_the_command_and_says_what_it_is():

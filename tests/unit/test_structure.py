@@ -153,7 +153,6 @@ NAMES_SYSTEMS = {
     "calibrate/loop.py": RUNNER,
     "calibrate/run": RUNNER,
     "calibrate/published/names.py": "what tables of published runs call a system",
-    "llm_perf/report/explain.py": "the terms of a stream; they go when costs carry their terms",
     "llm_perf/explore/controls.py": "the question that the page opens with",
 }
 """Modules and folders that ask which system it is, each with its reason; nothing else may."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
 from llm_perf.config.huggingface.reader import Config, FieldError
 from llm_perf.config.huggingface.unread import refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
-from llm_perf.config.model import ModelConfig
+from llm_perf.config.model import ModelConfig, ReleasedDtype
+from llm_perf.config.quantization import Quantization, read_quantization
 from llm_perf.errors import SpecError
 
 _OTHER_PARTS = {
@@ -29,7 +30,9 @@ _OTHER_PARTS = {
 }
 
 
-def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
+def from_hf_config(
+    config: dict[str, Any], name: str, quantization: dict[str, Any] | None = None
+) -> ModelConfig:
     """A model from the content of a Hugging Face ``config.json``.
 
     Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). Multi-token prediction
@@ -38,18 +41,19 @@ def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
     Args:
         config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
         name: What the model shall be called; errors start with it.
+        quantization: ``quantization`` of a hf_quant_config.json beside it, which counts where the config is silent.
 
     Raises:
         SpecError: an unsupported ``model_type`` (the supported ones are listed), a required field that is
             missing, or a value that cannot be, or a key that changes the model and that its family does not count.
     """
     try:
-        return convert(config, name)
+        return convert(config, name, quantization)
     except SpecError as error:
         raise SpecError(f"{name}: {error}") from None
 
 
-def convert(config: Any, name: str) -> ModelConfig:
+def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) -> ModelConfig:
     """Build a model, or raise a SpecError whose message does not say yet where."""
     if not isinstance(config, dict):
         raise SpecError(f"expected a mapping of fields, found {type(config).__name__}")
@@ -60,7 +64,16 @@ def convert(config: Any, name: str) -> ModelConfig:
     refuse_unread(reader)
     left_out = sorted(_OTHER_PARTS & config.keys())
     notes = f"text part only; left out: {', '.join(left_out)}" if reader.path and left_out else None
-    return ModelConfig(name=name, family=family.removesuffix("_text"), source=source, notes=notes, **found)
+    return ModelConfig(
+        name=name,
+        family=family.removesuffix("_text"),
+        source=source,
+        notes=notes,
+        quantization=_quantization(config, reader.fields, quantization),
+        released_dtype=_released_dtype(config, reader.fields),
+        mtp_layers=_mtp_layers(reader.fields),
+        **found,
+    )
 
 
 def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Config]:
@@ -79,6 +92,39 @@ def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Con
     content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
     tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
     return row, Config(family, content, {**row.defaults, **tied, **outer}, inner.path)
+
+
+def _quantization(
+    config: Mapping[str, Any], text: Mapping[str, Any], extra: dict[str, Any] | None
+) -> Quantization | None:
+    """How the checkpoint is quantised: the outer config says it, or the text part does."""
+    found = config.get("quantization_config") or text.get("quantization_config")
+    if found is not None and not isinstance(found, dict):
+        raise FieldError(("quantization_config",), f"quantization_config = {found!r:.60}: expected a mapping")
+    try:
+        return read_quantization(found or {}, extra)
+    except FieldError:
+        raise
+    except SpecError as error:
+        raise FieldError(("quantization_config",), str(error)) from None
+
+
+def _released_dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> ReleasedDtype | None:
+    """``dtype`` or its older name, where it is one of the three that checkpoints have; "auto" and the like say nothing."""
+    for fields in (config, text):
+        for name in ("dtype", "torch_dtype"):
+            value = fields.get(name)
+            plain = value.removeprefix("torch.") if isinstance(value, str) else None
+            for known in get_args(ReleasedDtype):
+                if plain == known:
+                    return known  # type: ignore[no-any-return]
+    return None
+
+
+def _mtp_layers(text: Mapping[str, Any]) -> int:
+    """Multi-token prediction modules that the checkpoint holds beside the model."""
+    value = text.get("num_nextn_predict_layers")
+    return value if type(value) is int and 0 < value < 100 else 0
 
 
 def _family_of(config: Mapping[str, Any]) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm_perf.config import files
+from llm_perf.config.formats import format_of_repository
 from llm_perf.config.huggingface.convert import from_hf_config
+from llm_perf.config.huggingface.model_files import modelopt_quantization, released
 from llm_perf.config.model import ModelConfig
+from llm_perf.config.quantization import named_quantization
 
 _HUB_TIMEOUT_S = 5
 
@@ -30,7 +33,12 @@ def load_from_hub(name: str) -> ModelConfig | None:
         file = _cached_config(name) or _downloaded_config(name)
     except Exception:  # noqa: BLE001 - whatever the network, the hub or its client raises: no answer from there
         return None
-    return from_hf_config(files.parse_mapping(files.read_text(file), "config.json"), name)
+    config = files.parse_mapping(files.read_text(file), "config.json")
+    model = released(from_hf_config(config, name, modelopt_quantization(file.parent)), file.parent)
+    said = format_of_repository(name)
+    if model.quantization is None and said is not None:
+        return model.replace(quantization=named_quantization(said[1]))
+    return model
 
 
 def _cached_config(name: str) -> Path | None:

@@ -8,23 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from llm_perf.config import files
+from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface.convert import convert
 from llm_perf.config.huggingface.reader import FieldError
 from llm_perf.config.model import ModelConfig, SeedArguments
+from llm_perf.config.tensor_files import checkpoint_size_bytes, open_regular, read_safetensors
 from llm_perf.errors import SpecError
 
 
 def load_model_file(path: Path) -> ModelConfig:
-    """A model from a YAML or JSON file.
+    """A model from a YAML or JSON file, or a GGUF file.
 
     Args:
         path: A file in our own schema, in seed 002's flat one (``num_layers``, ``n_head``, ``hidden_dim``, …)
-            or a Hugging Face ``config.json``; or a folder that holds the latter.
+            or a Hugging Face ``config.json``; or a folder that holds the latter; or a GGUF file, of which the header is
+            read, or a safetensors file with a ``config.json`` beside it.
 
     Raises:
         SpecError: the file cannot be read, is malformed, or describes no model that is supported; the message
             names file, line and field.
     """
+    if path.suffix.lower() == ".gguf":
+        return load_gguf(path)
+    if path.suffix.lower() == ".safetensors":
+        read_safetensors(path)
+        path = path.parent
+        if not files.is_file(path / "config.json"):
+            raise SpecError(
+                f"{path}: a safetensors file says nothing of the model's shapes; it needs config.json beside it"
+            )
     inside = path / "config.json"
     file = inside if files.is_file(inside) else path
     text = files.read_text(file)
@@ -32,7 +44,7 @@ def load_model_file(path: Path) -> ModelConfig:
     if not _is_hf_config(data):
         return _own_model(data, text, str(file))
     try:
-        return convert(data, _name_of(data, file))
+        return released(convert(data, _name_of(data, file), modelopt_quantization(file.parent)), file.parent)
     except FieldError as error:
         line = files.line_of(text, error.location)
         raise SpecError(f"{file}:{line}: {error}") from None
@@ -40,24 +52,30 @@ def load_model_file(path: Path) -> ModelConfig:
         raise SpecError(f"{file}: {error}") from None
 
 
-def from_hf_config(config: dict[str, Any], name: str) -> ModelConfig:
-    """A model from the content of a Hugging Face ``config.json``.
-
-    Of a multimodal model (Gemma 3, Llama 4) this is the text part. Multi-token prediction modules, BERT's
-    pooler and segment table, and whatever else a generation does not run, are left out.
-
-    Args:
-        config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
-        name: What the model shall be called; errors start with it.
+def modelopt_quantization(folder: Path) -> dict[str, Any] | None:
+    """``quantization`` of the hf_quant_config.json in a folder (NVIDIA ModelOpt); None where there is none.
 
     Raises:
-        SpecError: an unsupported ``model_type`` (the supported ones are listed), a required field that is
-            missing, or a value that cannot be.
+        SpecError: the file is there, and malformed.
     """
-    try:
-        return convert(config, name)
-    except SpecError as error:
-        raise SpecError(f"{name}: {error}") from None
+    file = folder / "hf_quant_config.json"
+    if not files.is_file(file):
+        return None
+    with open_regular(file) as opened:
+        text = opened.read(_LARGEST_SIDECAR).decode("utf-8", "replace")
+    found = files.parse_mapping(text, str(file)).get("quantization")
+    if not isinstance(found, dict):
+        raise SpecError(f"{file}: field 'quantization' must be a mapping")
+    return found if found.get("quant_algo") else None
+
+
+_LARGEST_SIDECAR = 50_000_000
+
+
+def released(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The model with what the checkpoint in its folder takes, where that can be read."""
+    size = checkpoint_size_bytes(folder)
+    return model if size is None else model.replace(checkpoint_bytes=size)
 
 
 def _own_model(data: dict[str, Any], text: str, where: str) -> ModelConfig:

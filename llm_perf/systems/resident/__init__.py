@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, is_array
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
@@ -168,7 +168,9 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
     weights = stage_weight_bytes(scenario)
     if constants["duplicate_embeddings"] and model.tied_embeddings and scenario.parallelism.pp_size == 1:
         table = token_table_params(model) / scenario.parallelism.tp_size
-        weights += table * scenario.dtype.stored_embedding_bits / 8
+        formats = scenario.dtype.formats
+        bits = scenario.dtype.stored_embedding_bits if formats is None else formats.embedding.bits
+        weights += table * bits / 8
     return weights
 
 
@@ -252,8 +254,10 @@ class Decode:
             ),
             *graph_kinks(forward),
         )
-        nodes = list(context_nodes(self.load.prompt_len + 1, steps, kinks))
-        for context, weight in nodes:
+        nodes: list[tuple[Number, Number]] = []  # of a single configuration, for its terms
+        for context, weight in context_nodes(self.load.prompt_len + 1, steps, kinks):
+            if not is_array(context):
+                nodes.append((context, weight))
             attention_s = forward.attention_s(self.attention, context)
             exposed = exposed_host_s(forward, self.base_s + attention_s, context)
             attended_s = attended_s + weight * attention_s

@@ -195,8 +195,10 @@ class ZeroPasses:
         kinks = list(self.forward.windows)
         if on_gpu:
             kinks.append(self.forward.context_when(attention, (self.stream_s - base) / on_gpu))
-        nodes = list(context_nodes(load.prompt_len + 1, steps, kinks))
-        for context, weight in nodes:
+        nodes: list[tuple[Number, Number]] = []  # of a single configuration, for its terms
+        for context, weight in context_nodes(load.prompt_len + 1, steps, kinks):
+            if not is_array(context):
+                nodes.append((context, weight))
             attention_s = self.forward.attention_s(attention, context) * on_gpu
             attended_s = attended_s + weight * attention_s
             fetch_s = self._cache_fetch_s(context)

@@ -22,7 +22,8 @@ def with_int8_products(scenario: Scenario, constants: dict[str, float]) -> dict[
 
     Source: arXiv 2208.07339, section 3; the cost per product is a constant of the stack.
     """
-    if scenario.dtype.weight_bits != 8:
+    formats = scenario.dtype.formats
+    if scenario.dtype.weight_bits != 8 or (formats is not None and formats.name != "bnb_int8"):
         return constants
     products = sum(
         group.count * len(layer_products(scenario.model, group)) for group in scenario.model.layer_groups

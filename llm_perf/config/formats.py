@@ -1,0 +1,164 @@
+"""Number formats of weights: bits per element with scales and zeros, and the kernels that multiply with them.
+
+A format's bytes are those of the file: of GGUF types the block sizes of ggml (``ggml-common.h``), of the others the tensors
+that their libraries store beside the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from llm_perf.errors import SpecError
+
+Kernels = Literal["16-bit", "fp8", "int8", "fp4", "weight-only", "dequantise"]
+"""How products run: on 16-bit operands, on FP8, INT8 or FP4 tensor cores (where a GPU has these, else weights are unpacked),
+with weights unpacked in the product's registers,
+or with weights unpacked into a 16-bit copy first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """How a matrix is stored.
+
+    ``group`` elements share ``scale_bits`` and ``zero_bits``; ``super_group`` elements share ``super_bits`` more (double
+    quantisation, the scales of scales). A group of 0 is a whole row or matrix, whose scale is nothing beside it.
+    """
+
+    name: str
+    bits: float
+    kernels: Kernels
+    group: int = 0
+    scale_bits: float = 0.0
+    zero_bits: float = 0.0
+    super_group: int = 0
+    super_bits: float = 0.0
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits per element with its share of scales and zeros."""
+        shared = (self.scale_bits + self.zero_bits) / self.group if self.group else 0.0
+        return self.bits + shared + (self.super_bits / self.super_group if self.super_group else 0.0)
+
+    @property
+    def nominal_bits(self) -> int:
+        """The width that tables of measurements call it by: 4, 8, 16 or 32."""
+        return next(width for width in (4, 8, 16, 32) if self.bits < width + 1 or width == 32)
+
+    def grouped(self, group: int) -> NumberFormat:
+        """The same with groups of another size."""
+        return replace(self, group=group)
+
+
+GGML_BLOCKS: dict[str, tuple[int, int]] = {
+    "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q8_1": (32, 36),
+    "q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210), "q8_k": (256, 292),
+    "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq2_s": (256, 82),
+    "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_xs": (256, 136), "iq4_nl": (32, 18), "tq1_0": (256, 54),
+    "tq2_0": (256, 66), "mxfp4_gguf": (32, 17),
+}  # fmt: skip
+"""(elements, bytes) of one block of each ggml type."""
+
+_PLAIN = (
+    NumberFormat("fp32", 32, "16-bit"),
+    NumberFormat("fp16", 16, "16-bit"),
+    NumberFormat("bf16", 16, "16-bit"),
+    NumberFormat("fp8", 8, "fp8"),
+    # DeepSeek-V3 (arXiv 2412.19437, section 3.3.2): a 32-bit scale per 128 x 128 weights.
+    NumberFormat("fp8_block", 8, "fp8", group=128 * 128, scale_bits=32),
+    NumberFormat("int8", 8, "int8"),
+    NumberFormat("bnb_int8", 8, "dequantise"),
+    NumberFormat("int8_weight_only", 8, "weight-only"),
+    NumberFormat("int4", 4, "weight-only", group=128, scale_bits=16),
+    NumberFormat("awq", 4, "weight-only", group=128, scale_bits=16, zero_bits=4),
+    NumberFormat("gptq", 4, "weight-only", group=128, scale_bits=16, zero_bits=4),
+    # QLoRA (arXiv 2305.14314): 32-bit scales per 64 weights; double quantisation stores these in 8 bits, 256 to a scale.
+    NumberFormat("nf4", 4, "dequantise", group=64, scale_bits=32),
+    NumberFormat("nf4_double", 4, "dequantise", group=64, scale_bits=8, super_group=64 * 256, super_bits=32),
+    # OCP Microscaling Formats 1.0: an 8-bit power of two per 32; NVFP4: an FP8 scale per 16.
+    NumberFormat("mxfp4", 4, "fp4", group=32, scale_bits=8),
+    NumberFormat("nvfp4", 4, "fp4", group=16, scale_bits=8),
+    NumberFormat("mxfp8", 8, "fp8", group=32, scale_bits=8),
+)
+
+FORMATS: dict[str, NumberFormat] = {entry.name: entry for entry in _PLAIN} | {
+    name: NumberFormat(name, size * 8 / elements, "weight-only")
+    for name, (elements, size) in GGML_BLOCKS.items()
+}
+"""Formats of one matrix, by name."""
+
+GGUF_MIXTURES = (
+    "q2_k_s", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_0", "q4_1", "q4_k_s", "q4_k_m", "q5_0", "q5_1", "q5_k_s", "q5_k_m",
+    "q6_k", "q8_0", "iq4_nl", "iq4_xs", "mxfp4_gguf",
+)  # fmt: skip
+"""Files of llama.cpp, named after what most of their matrices are; `llm_perf.counts.weight_formats` knows the rest."""
+
+WEIGHT_FORMATS = tuple(dict.fromkeys((*(entry.name for entry in _PLAIN), *GGUF_MIXTURES)))
+"""What a model's weights can be asked to be stored in."""
+
+KV_FORMATS: dict[str, float] = {
+    "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5,
+}  # fmt: skip
+"""Bits per element of formats of the KV cache. ``int4`` has a 16-bit scale and minimum per 64."""
+
+_ALIASES = {
+    "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "f16": "fp16", "f32": "fp32", "float8": "fp8",
+    "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m", "bnb_4bit": "nf4", "bnb4": "nf4", "fp4": "mxfp4", "w8a8": "int8",
+    "w4a16": "int4", "mxfp4_moe": "mxfp4_gguf", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixFormat:
+    """How one matrix of a layer is stored: bits per weight (the mean over layers, where they differ) and its kernels."""
+
+    bits: float = 16.0
+    kernels: Kernels = "16-bit"
+    name: str = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormats:
+    """The format of every matrix of a model.
+
+    ``layers`` has one row per layer group, of one entry per matrix in the order of
+    `llm_perf.counts.linears.layer_linears`. ``vector_bits`` is the width of norms and biases, ``why`` a sentence
+    about where the format is from.
+    """
+
+    name: str
+    why: str
+    layers: tuple[tuple[MatrixFormat, ...], ...]
+    embedding: MatrixFormat
+    head: MatrixFormat
+    vector_bits: float = 16.0
+
+
+def format_name(name: str, known: tuple[str, ...], field: str) -> str:
+    """The format that a name means.
+
+    Raises:
+        SpecError: none of ``known``.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    plain = plain if plain in known else _ALIASES.get(plain, plain)
+    if plain not in known:
+        raise SpecError(f"{field} {name[:60]!r} is not a known format; use auto or one of {', '.join(known)}")
+    return plain
+
+
+def format_of_repository(name: str) -> tuple[str, str] | None:
+    """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on."""
+    plain = name.lower().replace("_", "-")
+    for ending in sorted(_ENDINGS, key=len, reverse=True):
+        if plain.endswith(ending):
+            return ending, _ENDINGS[ending]
+    return None
+
+
+_ENDINGS = {
+    "-awq": "awq", "-awq-int4": "awq", "-gptq": "gptq", "-gptq-int4": "gptq", "-gptq-int8": "int8_weight_only",
+    "-fp8": "fp8", "-fp8-dynamic": "fp8", "-bnb-4bit": "nf4_double", "-bnb-8bit": "bnb_int8", "-gguf": "q4_k_m",
+    "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-w4a16": "int4",
+    ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
+}  # fmt: skip

@@ -1,0 +1,394 @@
+"""Bytes of number formats, of checkpoints, and of what a quantization_config says."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, format_of_repository
+from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.config.quantization import named_quantization, read_quantization
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.parameters import total_params
+from llm_perf.counts.weight_formats import checkpoint_bytes, checkpoint_difference, resolve_formats
+from llm_perf.errors import SpecError
+from llm_perf.systems.footprint import model_weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("q4_k", 4.5), ("q5_k", 5.5), ("q6_k", 6.5625), ("q8_0", 8.5), ("q4_0", 4.5), ("q3_k", 3.4375), ("q2_k", 2.625),
+        ("iq4_xs", 4.25), ("iq4_nl", 4.5), ("mxfp4", 4.25), ("mxfp4_gguf", 4.25), ("nvfp4", 4.5), ("nf4", 4.5),
+        ("nf4_double", 4 + 8 / 64 + 32 / 16384), ("awq", 4 + 20 / 128), ("fp8", 8), ("fp8_block", 8 + 32 / 16384),
+    ],
+)  # fmt: skip
+def test_bits_per_element(name: str, bits: float) -> None:
+    assert FORMATS[name].stored_bits == bits
+
+
+def _bytes(model: str, format_name: str | None, mtp_layers: int = 0) -> float:
+    spec = get_model_config_by_name(model)
+    quantization = spec.quantization if format_name is None else named_quantization(format_name)
+    return checkpoint_bytes(spec, resolve_formats(spec, quantization), mtp_layers)
+
+
+def test_gpt_oss_to_the_byte() -> None:
+    """metadata.total_size of model.safetensors.index.json of openai/gpt-oss-20b and -120b."""
+    assert _bytes("gpt-oss-20b", None) == 13_761_264_768
+    assert _bytes("gpt-oss-120b", None) == 65_248_815_744
+
+
+def test_deepseek_v3_with_its_mtp_module() -> None:
+    """The tensors of deepseek-ai/DeepSeek-V3 take 688.59e9 bytes by its index."""
+    assert _bytes("deepseek-v3", None, 1) == pytest.approx(688.59e9, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "published"),
+    [
+        ("q4_0", 3_825_807_040),
+        ("q4_k_m", 4_081_004_224),
+        ("q5_k_m", 4_783_156_928),
+        ("q6_k", 5_529_194_176),
+        ("q8_0", 7_161_089_728),
+    ],
+)
+def test_files_of_llama_cpp(mixture: str, published: int) -> None:
+    """Sizes of the files of TheBloke/Llama-2-7B-GGUF: the tensors, and a header (mostly the tokenizer) alike for all."""
+    assert published - _bytes("llama-2-7b", mixture) == pytest.approx(741_000, abs=1000)
+
+
+@pytest.mark.parametrize(
+    ("model", "mixture", "published"),
+    [("llama-3-8b", "q4_k_m", 4_920_734_272), ("gpt-oss-20b", "mxfp4_gguf", 12_109_566_560)],
+)
+def test_other_files_of_llama_cpp(model: str, mixture: str, published: int) -> None:
+    """Files of bartowski/Meta-Llama-3-8B-Instruct-GGUF and ggml-org/gpt-oss-20b-GGUF; headers are below .2 %."""
+    assert 0.998 * published < _bytes(model, mixture) < published
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi-k2-instruct"])
+def test_the_released_quantization_config_is_the_bundled_one(name: str) -> None:
+    """quantization_config of deepseek-ai/DeepSeek-V3 and moonshotai/Kimi-K2-Instruct."""
+    released = {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    }
+    assert read_quantization(released) == get_model_config_by_name(name).quantization
+
+
+def test_awq_of_qwen() -> None:
+    """Qwen/Qwen2.5-32B-Instruct-AWQ is 19.33 GB: 4 bits, scale and zero per 128, table and head in 16 bits."""
+    model = get_model_config_by_name("qwen2.5-32b")
+    assert _bytes("qwen2.5-32b", "awq") == pytest.approx(19.33e9, rel=1e-3)
+    wide = 2 * model.vocab_size * model.hidden_size * 2
+    assert _bytes("qwen2.5-32b", "awq") > wide
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "falcon-7b", "opt-350m"]
+)
+def test_wide_formats_are_all_parameters_in_16_bits(name: str) -> None:
+    model = get_model_config_by_name(name)
+    assert checkpoint_bytes(model, resolve_formats(model, None)) == 2 * total_params(model)
+
+
+@pytest.mark.parametrize("format_name", WEIGHT_FORMATS)
+def test_every_format_of_every_kind_of_model(format_name: str) -> None:
+    """Each matrix has its own width or more, and none is wider than 32 bits."""
+    for name in (
+        "llama-3.1-8b",
+        "mixtral-8x7b",
+        "deepseek-v3",
+        "gpt-oss-20b",
+        "opt-350m",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B",
+    ):
+        model = get_model_config_by_name(name)
+        formats = resolve_formats(model, named_quantization(format_name))
+        least = 2.6 if format_name in GGUF_MIXTURES else 4
+        for group, row in zip(model.layer_groups, formats.layers, strict=True):
+            assert len(row) == len(layer_linears(group, model.hidden_size))
+            assert all(least <= entry.bits <= 32 for entry in row)
+
+
+def test_llama_405b_keeps_attention_and_both_ends_wide() -> None:
+    """vllm-project/vllm#6746 loads 57.75 GiB per GPU of eight from Meta's FP8 checkpoint."""
+    wide = [f"model.layers.{i}.self_attn.{c}_proj" for i in range(126) for c in "qkvo"]
+    wide += [f"model.layers.{i}.mlp.{part}_proj" for i in (0, 125) for part in ("gate", "up", "down")]
+    config = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": wide}
+    model = get_model_config_by_name("llama-3.1-405b")
+    formats = resolve_formats(model, read_quantization(config))
+    attention, feed_forward = formats.layers[0][:4], formats.layers[0][4:]
+    assert all(entry.bits == 16 for entry in attention)
+    assert all(entry.bits == pytest.approx(8 + 8 * 2 / 126) for entry in feed_forward)
+    assert checkpoint_bytes(model, formats) / 8 / 2**30 == pytest.approx(57.75, rel=0.02)
+
+
+_FP8 = {"num_bits": 8, "type": "float"}
+_EXCLUSIONS: list[dict[str, Any]] = [
+    {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"a": {"targets": ["Linear"], "weights": _FP8}},
+        "ignore": ["lm_head", "re:.*self_attn.*"],
+    },
+    {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head", "*self_attn*"]},
+    {"quant_algo": "FP8", "exclude_modules": ["lm_head", "model.layers.*.self_attn.*"]},
+    {"quant_method": "fp8", "modules_to_not_convert": ["self_attn"]},
+]
+
+
+@pytest.mark.parametrize("config", _EXCLUSIONS)
+def test_exclusions_by_name_wildcard_and_expression(config: dict[str, Any]) -> None:
+    model = get_model_config_by_name("llama-3.1-8b")
+    row = resolve_formats(model, read_quantization(config)).layers[0]
+    assert [entry.bits for entry in row] == [16] * 4 + [8] * 3
+
+
+def test_targets_of_compressed_tensors() -> None:
+    config = {
+        "quant_method": "compressed-tensors", "ignore": ["lm_head"],
+        "config_groups": {
+            "attention": {"targets": ["re:.*self_attn.*"], "weights": {**_FP8, "strategy": "channel"}},
+            "rest": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+        },
+    }  # fmt: skip
+    row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
+    assert [entry.name for entry in row] == ["fp8"] * 4 + ["nvfp4"] * 3
+
+
+_TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False}, 4 + 16 / 64),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4 + 8 / 64 + 32 / 16384),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
+        ({"quant_method": "torchao", "quant_type": {"default": _TORCHAO}}, 4.5),
+        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
+        ({"quant_method": "torchao", "quant_type": "float8_dynamic_activation_float8_weight"}, 8),
+    ],
+)  # fmt: skip
+def test_methods(config: dict[str, Any], bits: float) -> None:
+    row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
+    assert {entry.bits for entry in row} == {bits}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"quant_method": "magic"}, "quant_method"),
+        ({"quant_method": "gptq", "bits": "four"}, "bits"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "group_size"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["re:(a+)+$"]}, "repeats too much"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "regular expression"),
+        ({"quant_method": "modelopt", "quant_algo": "FP2"}, "quant_algo"),
+        ({"quant_method": "compressed-tensors", "config_groups": []}, "config_groups"),
+    ],
+)
+def test_faults_name_the_field(config: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        read_quantization(config)
+
+
+def test_fuzzed_configs_raise_nothing_but_spec_errors() -> None:
+    """Any value anywhere in a quantization_config is read or refused."""
+    draw = random.Random(14)
+    values: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        4,
+        1e308,
+        "",
+        "lm_head",
+        "re:[",
+        [],
+        ["a"],
+        [None],
+        [[1]],
+        {},
+        {"a": {}},
+        10**30,
+        "\x00",
+    ]
+    bases = [*_EXCLUSIONS, {"quant_method": "gptq", "bits": 4, "group_size": 128}, {"quant_method": "mxfp4"},
+             {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+             {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["x"]},
+             {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}]  # fmt: skip
+    model = get_model_config_by_name("llama-3.2-1b")
+    read = 0
+    messages: list[str] = []
+    for _ in range(4000):
+        config = json.loads(json.dumps(draw.choice(bases)))
+        _mutate(config, draw, values)
+        try:
+            resolve_formats(model, read_quantization(config))
+            read += 1
+        except SpecError as error:
+            messages.append(str(error))
+    assert not any("\n" in message for message in messages)
+    assert 300 < read < 4000
+
+
+def _mutate(config: dict[str, Any], draw: random.Random, values: list[Any]) -> None:
+    at = config
+    while True:
+        key = draw.choice(list(at)) if at else "x"
+        inside = at.get(key)
+        if isinstance(inside, dict) and inside and draw.random() < 0.7:
+            at = inside
+            continue
+        at[key] = draw.choice(values)
+        return
+
+
+# -- as questions -----------------------------------------------------------------------------------------
+
+
+def _scenario(**inputs: Any) -> Any:
+    return build_scenario(InferenceInputs(**{"gpu": "h100-sxm-80gb", **inputs}))
+
+
+def test_auto_is_as_released_and_a_width_is_a_width() -> None:
+    auto = _scenario(model="gpt-oss-20b")
+    assert model_weight_bytes(auto) == 13_761_264_768
+    assert "as released (mxfp4)" in auto.dtype.origin
+    wide = _scenario(model="gpt-oss-20b", weight_bits=16)
+    assert model_weight_bytes(wide) == 2 * total_params(wide.model)
+    assert _scenario(model="gpt-oss-20b", quant_bits=16).dtype == auto.dtype
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.2-1b", "qwen3-30b-a3b"])
+def test_a_format_without_scales_is_the_width_it_stands_for(model: str) -> None:
+    """8-bit weights without scales take the same bytes and times, named or as a width."""
+    named = predict_inference(_scenario(model=model, weight_format="int8_weight_only", gen_len=8))
+    width = predict_inference(_scenario(model=model, weight_bits=8, gen_len=8))
+    assert named.memory.gpu.weights_bytes == pytest.approx(width.memory.gpu.weights_bytes, rel=1e-3)
+    assert named.total_latency_s == pytest.approx(width.total_latency_s, rel=1e-3)
+
+
+def test_fp8_runs_on_fp8_units_where_there_are_any() -> None:
+    """A long prefill is bound by arithmetic: faster than 16 bit on Hopper, no faster on Ampere."""
+    asked = {"model": "llama-3.1-8b", "prompt_len": 8192, "batch_size": 4, "gen_len": 2}
+    for gpu, faster in (("h100-sxm-80gb", True), ("a100-sxm-80gb", False)):
+        narrow = predict_inference(_scenario(**asked, gpu=gpu, weight_format="fp8")).prefill.latency_s
+        wide = predict_inference(_scenario(**asked, gpu=gpu)).prefill.latency_s
+        assert (narrow < 0.75 * wide) == faster
+
+
+def test_16_bit_models_have_no_formats() -> None:
+    scenario = _scenario(model="llama-3.1-8b")
+    assert scenario.dtype.formats is None
+    assert scenario.dtype.weight_bits == 16
+
+
+def test_systems_that_store_16_bits_say_so() -> None:
+    scenario = _scenario(model="gpt-oss-20b", ds_zero=3, cpu_offload=True)
+    assert scenario.dtype.formats is None
+    assert "does not serve mxfp4" in scenario.dtype.origin
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_ranks_hold_the_checkpoint_between_them(tp: int) -> None:
+    """Matrices are divided; only vectors, routers and down-projections of the latent are held by every rank."""
+    scenario = _scenario(model="llama-3.1-70b", weight_format="fp8", tp_size=tp)
+    whole = checkpoint_bytes(scenario.model, scenario.dtype.formats)
+    assert whole <= tp * model_weight_bytes(scenario) <= whole * 1.001
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({"weight_format": "q9"}, "weight_format"),
+        ({"weight_format": "awq", "weight_bits": 4}, "weight_bits"),
+        ({"kv_format": "fp2"}, "kv_format"),
+        ({"kv_format": "fp8", "kv_bits": 8}, "kv_bits"),
+        ({"weight_format": "awq", "ds_zero": 3}, "zero_inference"),
+    ],
+)
+def test_contradictions_are_named(inputs: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        _scenario(model="llama-3.1-8b", **inputs)
+
+
+def test_cache_formats() -> None:
+    assert _scenario(model="llama-3.1-8b", kv_format="q8_0").dtype.stored_kv_bits == 8.5
+    assert _scenario(model="llama-3.1-8b", kv_format="fp8").dtype.stored_kv_bits == 8
+    assert _scenario(model="llama-3.1-8b").dtype.stored_kv_bits == 16
+
+
+def test_names_mean_what_they_end_in() -> None:
+    assert format_of_repository("TheBloke/Llama-2-7B-GPTQ") == ("-gptq", "gptq")
+    assert format_of_repository("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8") == ("-gptq-int8", "int8_weight_only")
+    assert format_of_repository("meta-llama/Llama-3.1-8B") is None
+    model = get_model_config_by_name("Qwen/Qwen2.5-32B-Instruct-AWQ")
+    assert model.quantization is not None
+    assert model.quantization.name == "awq"
+
+
+_TINY: dict[str, Any] = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
+}  # fmt: skip
+
+
+def test_checkpoint_size_is_compared(tmp_path: Path) -> None:
+    config = _TINY | {"torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = get_model_config_by_name(str(tmp_path / "config.json"))
+    assert model.checkpoint_bytes is None
+    size = 2 * total_params(model)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": size}}))
+    assert checkpoint_difference(get_model_config_by_name(str(tmp_path / "config.json"))) is None
+    index.write_text(json.dumps({"metadata": {"total_size": 2 * size}}))
+    said = checkpoint_difference(get_model_config_by_name(str(tmp_path / "config.json")))
+    assert said is not None
+    assert "+100.0%" in said
+
+
+def test_float32_checkpoints_are_served_in_16_bits(tmp_path: Path) -> None:
+    config = _TINY | {"torch_dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    scenario = _scenario(model=str(tmp_path / "config.json"))
+    assert scenario.dtype.weight_bits == 16
+    assert "float32" in scenario.dtype.origin
+
+
+def test_hf_quant_config_beside_the_config(tmp_path: Path) -> None:
+    config = _TINY
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    beside = {
+        "quantization": {
+            "quant_algo": "NVFP4",
+            "kv_cache_quant_algo": "FP8",
+            "group_size": 16,
+            "exclude_modules": ["lm_head"],
+        }
+    }
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    scenario = _scenario(model=str(tmp_path), prompt_len=64, gen_len=8)
+    assert scenario.dtype.formats.name == "nvfp4"
+    assert scenario.dtype.stored_kv_bits == 8
+    assert (
+        _scenario(model=str(tmp_path), prompt_len=64, gen_len=8, kv_format="fp16").dtype.stored_kv_bits == 16
+    )
