@@ -175,6 +175,7 @@ class Measurement:
     peak_gpu_memory_bytes: float | None
     derived: frozenset[str]
     notes: str
+    version: str | None = None
 
     @property
     def weight_tier(self) -> Tier | None:
@@ -300,4 +301,3 @@ class TrainingMeasurement:
     metric_definition: str
     derived: frozenset[str]
     notes: str
-    version: str | None = None

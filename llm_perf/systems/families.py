@@ -30,6 +30,7 @@ Tier = Literal["gpu", "cpu", "nvme"]
 _DECLARATION = "system.yaml"
 _PACKAGE = "llm_perf.systems"
 _STACKS = "stacks"
+_SPECIAL = re.compile(r"-[a-z]")
 
 
 class Part(Spec):
@@ -131,12 +132,22 @@ class Folder:
 
     @property
     def releases(self) -> tuple[str, ...]:
-        """Names of the ranges of versions that ship, oldest first."""
+        """Names of the ranges of versions that ship, oldest first; those for some devices only are `special`."""
+        return tuple(name for name in self.all_releases if not _SPECIAL.search(name))
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Ranges of versions on some devices only: their names end in a word, and the files say on which (``only_on``)."""
+        return tuple(name for name in self.all_releases if _SPECIAL.search(name))
+
+    @property
+    def all_releases(self) -> tuple[str, ...]:
+        """Both, by their numbers."""
         names = (entry.name for entry in self.path.iterdir())
         stems = [
             name.removesuffix(".yaml") for name in names if name.endswith(".yaml") and name != _DECLARATION
         ]
-        return tuple(sorted(stems, key=numbers))
+        return tuple(sorted(stems, key=lambda name: (numbers(name), name)))
 
     def text(self, file: str) -> str:
         """The text of one of its files."""
@@ -232,7 +243,7 @@ def _version_aliases() -> dict[str, tuple[str, str]]:
     found = {}
     for family in family_names():
         folder = folder_of(family)
-        for release in folder.releases:
+        for release in folder.all_releases:
             where = f"{family}/{release}.yaml"
             for alias in files.parse_mapping(folder.text(f"{release}.yaml"), where).get("aliases") or ():
                 found[normalise(str(alias))] = (family, release)
@@ -314,24 +325,25 @@ def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) ->
 def _kinds_of(family: str, device: Device) -> frozenset[str]:
     """What files of a family say of a device that there are files for; nothing for most families."""
     folder = folder_of(family)
-    said = {kind for release in folder.releases for kind in _only_on(folder, release)}
+    said = {kind for release in folder.special for kind in _only_on(folder, release)}
     return frozenset(said & set(device))
 
 
 @cache
 def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tuple[str, bool]:
     folder = folder_of(family)
-    known = folder.releases
-    own = tuple(name for name in known if kinds & set(_only_on(folder, name)))
-    general = tuple(name for name in known if not _only_on(folder, name)) or known
-    special = {normalise(name) for name in known if name not in general}
-    if version is not None and own and numbers(version) and normalise(version) not in special:
+    by_name = {normalise(name): name for name in folder.special}
+    if version is not None and normalise(version) in by_name:
+        return by_name[normalise(version)], True
+    own = tuple(name for name in folder.special if kinds & set(_only_on(folder, name)))
+    dated = any(_ends(folder, name) != (None, None) for name in own)
+    if dated and version is not None and numbers(version):
         found, covered = _release_among(family, version, own)
         if covered:
             return found, True
-    if version is None and own and _ends(folder, own[-1])[1] is None:
+    if own and version is None and covers(numbers(folder.releases[-1]), _ends(folder, own[-1])):
         return own[-1], True
-    return _release_among(family, version, general)
+    return _release_among(family, version, folder.releases)
 
 
 def _only_on(folder: Folder, release: str) -> tuple[str, ...]:
@@ -345,7 +357,7 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     if version is None:
         return releases[-1], True
     wanted = normalise(version)
-    by_name = {normalise(name): name for name in folder.releases}
+    by_name = {normalise(name): name for name in releases}
     if wanted in by_name:
         return by_name[wanted], True
     for alias, (of, release) in _version_aliases().items():

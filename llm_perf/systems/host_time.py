@@ -29,7 +29,10 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
     kernels += _KERNELS_OF_TENSOR_RANKS if forward.tp > 1 else 0
     per_layer = kernels * c["launch_us"] + _python_us_per_layer(c, context, prefill)
     seconds = forward.model.num_layers * per_layer * 1e-6
-    modules = _quantised_modules(forward) * c["quantised_linear_us"] + _experts(forward) * c["expert_loop_us"]
+    narrow = (
+        "quantised_8bit_linear_us" if forward.scenario.dtype.weight_bits == 8 else "quantised_4bit_linear_us"
+    )
+    modules = _quantised_modules(forward) * c[narrow] + _experts(forward) * c["expert_loop_us"]
     return forward.host_time_scale * (seconds + modules * 1e-6)
 
 

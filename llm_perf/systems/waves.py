@@ -62,6 +62,9 @@ def waves_of(
     held = constants["gpu_memory_utilization"] * scenario.gpu.usable_memory_bytes
     free = held - weight_bytes - buffer_bytes - constants["process_reserve_gib"] * _GIB
     of_one = stage_kv_bytes(scenario, 1.0, load.prompt_len + share * load.gen_len)
+    if scenario.workload.shared_prefix:  # one copy of what all sequences share
+        once = stage_kv_bytes(scenario, 1.0, scenario.workload.prefix_hit_rate * load.prompt_len)
+        free, of_one = free - once, maximum(of_one - once, 1.0)
     if not is_array(of_one) and of_one == 0:
         return Waves(batch, 1.0)
     running = minimum(maximum(free / of_one // 1, 1.0), batch)
