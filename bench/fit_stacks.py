@@ -24,8 +24,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from calibrate.published.names import version_of
 from calibrate.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
-from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
+from llm_perf.systems.constants import load_constants, own_constants
+from llm_perf.systems.families import covers, numbers  # noqa: E402
 
 SPREAD = {
     "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
@@ -49,6 +51,15 @@ class Plan:
     prior: dict[str, float]
     given: dict[str, float]
     first_tokens: bool = False
+    versions: tuple[str, str] | None = None
+
+    def fits(self, case: Case) -> bool:
+        """Whether a row counts in the fit; some of a range's rows are predicted by it only."""
+        stated = version_of(case.row["system"], case.row["system_version"])
+        if self.versions is None or stated is None:
+            return True
+        first, last = map(numbers, self.versions)
+        return covers(numbers(stated), (first, last))
 
 
 def plans() -> dict[str, Plan]:
@@ -60,6 +71,7 @@ def plans() -> dict[str, Plan]:
             {name: float(value) for name, value in plan.get("prior", {}).items()},
             {name: float(value) for name, value in plan.get("given", {}).items()},
             plan.get("first_tokens", False),
+            None if plan.get("versions") is None else tuple(plan["versions"]),
         )
         for release, plan in stated.items()
     }
@@ -111,6 +123,11 @@ def fit(release: str, data: Cases, rounds: int = 6) -> Found:
     return Found(every | second.values, first.spread | second.spread, plan.given, every)
 
 
+def fit_once(release: str, data: Cases) -> dict[str, float]:
+    """Constants by one quick fit to runs, for refits by the dozen."""
+    return _fit(release, data, PLANS[release].free, 4).constants
+
+
 def _fit(release: str, data: Cases, free: Sequence[str], rounds: int) -> Found:
     from scipy.optimize import least_squares
 
@@ -127,11 +144,9 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int) -> Found:
         return np.concatenate([rows / NOISE, first / NOISE, (x - centre) / spread])
 
     low, high = centre - 3.5 * spread, centre + 3.5 * spread
-    shipped = load_constants(release)
-    first = np.log([max(shipped.value(name), 1e-6) for name in names])
     found = least_squares(
         residuals,
-        np.clip(first, low + 0.01 * spread, high - 0.01 * spread),
+        centre,
         loss="soft_l1",
         f_scale=1.5,
         max_nfev=rounds,
@@ -196,7 +211,10 @@ ALIASES = {"deepspeed_inference@2024-gaudi": "optimum_habana@2024"}
 def shown(name: str, log_ratios: np.ndarray, cases: Sequence[Case]) -> str:
     """Figures of a version: decided rows and closed loops apart."""
     closed = np.array([case.closed for case in cases])
-    return f"{name}: decided {np.sum(~closed)} gm {gm(log_ratios[~closed]):.3f}, closed {np.sum(closed)} gm {gm(log_ratios[closed]):.3f}"
+    apart = ((which, mask) for which, mask in (("decided", ~closed), ("closed", closed)) if mask.any())
+    return f"{name}: " + ", ".join(
+        f"{which} {mask.sum()} gm {gm(log_ratios[mask]):.3f}" for which, mask in apart
+    )
 
 
 def main() -> int:
@@ -217,16 +235,16 @@ def main() -> int:
         if not own:
             print(f"{release}: no rows", flush=True)
             continue
-        data = Cases(own)
-        found = fit(release, data)
-        print(shown(release, data.log_ratios(found.constants), own), flush=True)
+        counted = [case for case in own if PLANS[release].fits(case)]
+        found = fit(release, Cases(counted))
+        print(shown(release, Cases(own).log_ratios(found.constants), own), flush=True)
         print(
             "   ",
             ", ".join(f"{n}={v:.3g}{'' if found.told(n) else '?'}" for n, v in found.values.items()),
             flush=True,
         )
         if not arguments.dry_run:
-            write(release, found, own)
+            write(release, found, counted)
     return 0
 
 

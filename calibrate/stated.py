@@ -14,7 +14,7 @@ from typing import Final, Literal
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.cells import Row
 from calibrate.published.inference_rows import policy_of, weight_tier_of
-from calibrate.published.names import version_of
+from calibrate.published.names import DIES, version_of
 from calibrate.settings import Run
 from calibrate.stated_formats import named_format
 from calibrate.training_runs import TrainingRun
@@ -63,7 +63,9 @@ def stated_run(row: Mapping[str, str]) -> Run:
     _refuse_split_layers(cells)
     system = _system(cells)
     splits = declaration(find(system)[0]).more_gpus == "stages"
-    gpus = num_gpus or 1
+    gpu, gpus = GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu")), num_gpus or 1
+    if splits and gpu in DIES:
+        gpu, gpus = DIES[gpu][0], gpus * DIES[gpu][1]
     weight_bits, group = weight_format(cells.text("weight_dtype"))
     weights = _activation_bits(cells.text("weight_dtype")) or 16
     if cells.text("request_rate"):
@@ -83,7 +85,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
     return Run(
         system=system,
         model=_model(cells.required("model")),
-        gpu=resolve_name("GPU", GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))),
+        gpu=resolve_name("GPU", gpu),
         batch_size=batch,
         prompt_len=max(round((cells.integer("prompt_len_tok") or 0) * lengths), 1),
         gen_len=max(round((cells.integer("gen_len_tok") or 0) * lengths), 1),
@@ -131,7 +133,7 @@ _ALL_COLUMNS: Final = dict.fromkeys(
         "disk_read_GBps", "weight_dtype", "act_dtype", "kv_dtype", "batch_size", "gpu_batch_size", "num_gpu_batches",
         "policy_wg_pct", "policy_wc_pct", "policy_cg_pct", "policy_cc_pct", "policy_hg_pct", "policy_hc_pct",
         "weight_offload", "pin_memory", "overlap", "cpu_cache_compute", "prompt_len_tok", "gen_len_tok", "gpu_layers",
-        "experts_on_cpu", "context_depth_tok", "request_rate", "notes",
+        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction",
     ),
     "",
 )  # fmt: skip
@@ -162,6 +164,8 @@ def _system(cells: Row) -> str:
     else:
         raise SpecError(f"system {stated}: no such family ships")
     family = find(known)[0]
+    if family == "autoawq" and "kernel GEMV" in cells.text("notes") + cells.text("notes_for_prediction"):
+        return "autoawq@0.1-gemv"  # the row states which of two kernels its checkpoint was packed for
     version = version_of(stated, cells.text("system_version"))
     if version is None:
         return family

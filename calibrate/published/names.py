@@ -75,6 +75,12 @@ def canonical_system(name: str) -> str:
     return SYSTEM_ALIASES.get(name, name)
 
 
+DIES: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {"MI250-128GB": ("MI250X-GCD-64GB", 2), "MI250X-128GB": ("MI250X-GCD-64GB", 2)}
+)
+"""Boards whose dies are devices of their own, to a system that gives each device some layers: the die and how many."""
+
+
 def canonical_gpu(name: str) -> str:
     """The project's name of a GPU, where it has one."""
     return GPU_ALIASES.get(name, name)
