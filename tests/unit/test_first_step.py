@@ -57,12 +57,17 @@ PAIRS: dict[str, tuple[Run, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def without_origin(scenario):
+    """A scenario less the words that say where its widths are from: a flag, a run's table, the checkpoint."""
+    return scenario.replace(dtype=scenario.dtype.replace(origin=""))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_run_is_the_question_that_flags_ask(name):
     run, flags = PAIRS[name]
     asked = build_scenario(InferenceInputs(**flags | SIZES, allow_long_context=True))
-    assert scenario_of(run) == asked
-    assert dtype_of(run) == asked.dtype
+    assert without_origin(scenario_of(run)) == without_origin(asked)
+    assert dtype_of(run) == scenario_of(run).dtype
 
 
 def test_a_real_run_is_the_question_that_flags_ask():
@@ -75,7 +80,7 @@ def test_a_real_run_is_the_question_that_flags_ask():
         InferenceInputs(model="opt-1.3b", gpu="t4", ds_zero=3, cpu_offload=True, quant_bits=4, **SIZES)
     )
     assert found.constants  # what a run knows of its software
-    assert replace(found, constants=()) == asked
+    assert without_origin(replace(found, constants=())) == without_origin(asked)
 
 
 def test_a_row_of_a_table_is_the_run():
