@@ -24,9 +24,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.published.names import version_of
+from calibrate.published.names import version_of  # noqa: E402
 from calibrate.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
-from llm_perf.systems.constants import load_constants, own_constants
+from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
 
 SPREAD = {
@@ -125,10 +125,10 @@ def fit(release: str, data: Cases, rounds: int = 6) -> Found:
 
 def fit_once(release: str, data: Cases) -> dict[str, float]:
     """Constants by one quick fit to runs, for refits by the dozen."""
-    return _fit(release, data, PLANS[release].free, 4).constants
+    return _fit(release, data, PLANS[release].free, 3, first_tokens=False).constants
 
 
-def _fit(release: str, data: Cases, free: Sequence[str], rounds: int) -> Found:
+def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
     from scipy.optimize import least_squares
 
     plan, every = PLANS[release], start_of(release)
@@ -140,7 +140,7 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int) -> Found:
     def residuals(x: np.ndarray) -> np.ndarray:
         values = dict(zip(names, np.exp(x).tolist(), strict=True))
         rows = data.log_ratios(fixed | values)
-        first = data.first_tokens(fixed | values) * 0.5 if plan.first_tokens else np.zeros(0)
+        first = data.first_tokens(fixed | values) * 0.5 if plan.first_tokens and first_tokens else np.zeros(0)
         return np.concatenate([rows / NOISE, first / NOISE, (x - centre) / spread])
 
     low, high = centre - 3.5 * spread, centre + 3.5 * spread
@@ -205,7 +205,7 @@ def by_release() -> dict[str, list[Case]]:
     return dict(found)
 
 
-ALIASES = {"deepspeed_inference@2024-gaudi": "optimum_habana@2024"}
+ALIASES = {"deepspeed_inference@2024-hpu": "optimum_habana@2024"}
 
 
 def shown(name: str, log_ratios: np.ndarray, cases: Sequence[Case]) -> str:

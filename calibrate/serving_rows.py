@@ -33,8 +33,6 @@ _TIMES: Final = (
 """Quantities of a row in the order in which one stands for it."""
 
 _CLOSED: Final = ("closed loop", "in flight")
-SEEN: Final = {"sglang": 0.45}
-"""Share of the others' prefills that a running request waits for, 1 where a prefill stops decoding."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class Cases:
             replicas = scenario.parallelism.dp_size
             alone = Load(np.full(len(cases), float(replicas)), load.prompt_len, load.gen_len)
             prefill = np.array(system.evaluate(scenario, alone).prefill.latency_s)
-            seen = SEEN.get(scenario.system, 1.0)
+            seen = system.family.prefill_seen_by_decode
             held_up = (load.batch / replicas - 1) * seen * prefill / np.maximum(load.gen_len - 1, 1)
             tpot = np.where(closed, tpot + held_up, tpot)
         found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]

@@ -76,7 +76,12 @@ def stated_run(row: Mapping[str, str]) -> Run:
     if batch is None:
         raise SpecError("it does not state its batch size")
     notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
-    served = declaration(find(system)[0]).serves_checkpoints and weight_tier_of(cells, 0.0) in (None, "gpu")
+    family = declaration(find(system)[0])
+    served = (
+        family.serves_checkpoints
+        and family.checkpoints != "gguf"
+        and weight_tier_of(cells, 0.0) in (None, "gpu")
+    )
     tp, ranks = 1 if splits else cells.integer("tp") or 1, _expert_ranks(notes)
     if not splits and ranks > tp:  # the rows' tp is that of a setting which the engine did not take
         tp, gpus = ranks, max(gpus, ranks)
@@ -109,7 +114,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
-        weight_format=named_format(cells.text("weight_dtype")) if served and system != "llama_cpp" else None,
+        weight_format=named_format(cells.text("weight_dtype")) if served else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
     )
@@ -164,8 +169,10 @@ def _system(cells: Row) -> str:
     else:
         raise SpecError(f"system {stated}: no such family ships")
     family = find(known)[0]
-    if family == "autoawq" and "kernel GEMV" in cells.text("notes") + cells.text("notes_for_prediction"):
-        return "autoawq@0.1-gemv"  # the row states which of two kernels its checkpoint was packed for
+    kernel = re.search(r"\bkernel (\w+)", cells.text("notes") + cells.text("notes_for_prediction"))
+    if kernel is not None:  # what a checkpoint was packed for, where a version of the system stands for that
+        with contextlib.suppress(SpecError):
+            return "@".join(filter(None, find(f"{family}-{kernel[1]}")))
     version = version_of(stated, cells.text("system_version"))
     if version is None:
         return family

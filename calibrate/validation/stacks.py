@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Final
 
+from llm_perf.systems.families import folder_of
+
 __all__ = ["PAGE", "WIDTHS", "page", "read_left_out", "widths_text"]
 
 PAGE: Final = "docs/accuracy_stacks.md"
@@ -161,6 +163,8 @@ def widths_text(lines: Sequence[Line]) -> str:
     text = [_WIDTHS_HEAD, "releases:"]
     for release in sorted(by, key=_place):
         found, parts = by[release], []
+        if _has_rows_elsewhere(release):
+            continue
         for how in ("model", "gpu"):
             own = width_of(found[how])
             rows = found[how] if own is not None else pooled[how]
@@ -193,6 +197,13 @@ def widths_text(lines: Sequence[Line]) -> str:
                 f"  {family}: {{width: {width:.4f}, groups: {len({line['release'] for line in rows})}}}"
             )
     return "\n".join(text) + "\n"
+
+
+def _has_rows_elsewhere(release: str) -> bool:
+    """Whether the older table of published runs says how far a version is off: the first of a family that is in it."""
+    family, _, version = release.partition("@")
+    stated = resources.files("llm_perf.analysis") / "left_out" / f"{family}.yaml"
+    return stated.is_file() and version == folder_of(family).releases[0]
 
 
 _WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratios, written by `make accuracy` from

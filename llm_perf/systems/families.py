@@ -74,6 +74,8 @@ class Family(Spec):
             or tensor ranks.
         ds_zero: The stage of ``--ds-zero`` that is this system.
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
+        prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
+            loops, until requests are simulated.
         reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
@@ -101,6 +103,7 @@ class Family(Spec):
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
+    prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
     def on_resident(self) -> bool:
