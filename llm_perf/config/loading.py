@@ -126,7 +126,7 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
     Raises:
         SpecError: no such spec, or one that extends itself.
     """
-    if kind not in _DEVICES:
+    if kind not in (*_DEVICES, "efficiency"):
         return data
     if "extends" in data:
         name = data["extends"]
