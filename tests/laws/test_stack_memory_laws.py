@@ -145,6 +145,8 @@ PRINTED = (
                                                      "prompt_len": 8000, "gpu_memory_utilization": 0.95}),
     ("tokens", 1096000, "llm-d-planner, vLLM 0.19", {"model": "qwen2.5-7b", "gpu": "h100-sxm-80gb", "system": "vllm@0.19",
                                                       "prompt_len": 8000, "gpu_memory_utilization": 0.95}),
+    ("tokens", 117760, "tensorrtllm_backend issue 456", {"model": "gemma-7b", "gpu": "h100-sxm-80gb",
+                                                          "system": "tensorrt_llm@0.9", "prompt_len": 1024}),
     ("max_concurrency", 26.3, "llm-d-planner", {"model": "llama-3.1-8b"}),
     ("max_concurrency", 136, "llm-d-planner", {"model": "gpt-oss-20b"}),
     ("max_concurrency", 6.1, "llm-d-planner", {"model": "gpt-oss-120b", "gpu_memory_utilization": 0.95}),
@@ -152,11 +154,11 @@ PRINTED = (
     ("max_concurrency", 13.1, "llm-d-planner", {"model": "llama-3.1-70b", "weight_bits": 8, "tp_size": 2}),
     ("max_concurrency", 37.7, "llm-d-planner", {"model": "qwen3-0.6b"}),
 )  # fmt: skip
-"""What vLLM printed, by issue or report."""
+"""What vLLM and TensorRT-LLM printed, by issue or report."""
 
 
 @pytest.mark.parametrize(("measure", "printed", "source", "asked"), PRINTED)
-def test_capacities_are_those_that_vllm_prints(measure, printed, source, asked):
+def test_capacities_are_those_that_engines_print(measure, printed, source, asked):
     result = ask(
         **{"gpu": "h100-sxm-80gb", "system": "vllm@0.10", "prompt_len": 15000, "gen_len": 1000} | asked
     )
