@@ -280,6 +280,30 @@ def _speech_convolutions(c: Config) -> int:
     return total
 
 
+def _moonshine_side(side: str) -> Mapping[str, str]:
+    keys = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    return {key: f"{side}_{key}" for key in keys}
+
+
+def _moonshine_stem(c: Config) -> int:
+    """Three convolutions over samples, the norm of a group after the first, and the encoder's last norm."""
+    first, second, third = 127 * c.hidden, 2 * c.hidden * (7 * c.hidden + 1), c.hidden * (6 * c.hidden + 1)
+    return first + second + third + 2 * c.hidden + c.hidden
+
+
+_MOONSHINE = Family(  # arXiv 2410.15608
+    defaults=None,
+    facts={"qkv_bias": "attention_bias"},
+    mlp_bias=True,
+    norms=3,
+    names=_moonshine_side("decoder"),
+    each=_with_cross({"qkv_bias": "attention_bias"}),
+    encoder=Family(
+        facts={"qkv_bias": "attention_bias"}, gated=False, mlp_bias=True, names=_moonshine_side("encoder")
+    ),
+    shapeless=("is_encoder_decoder", "pad_head_dim_to_multiple_of"),
+    model={"norm": "layernorm", "norm_bias": False, "other_params": _moonshine_stem},
+)
 _SEAMLESS = bart(  # text to text: what hears and speaks is left out
     embedding_norm=False,
     final_norm=True,
@@ -363,6 +387,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
         blocks=_nllb_blocks("decoder_sparse_step"),
         encoder_blocks=_nllb_blocks("encoder_sparse_step"),
     ),
+    "moonshine": _MOONSHINE,
     "seamless_m4t": _SEAMLESS,
     "seamless_m4t_v2": _SEAMLESS,
     "speech_to_text": bart(
@@ -370,6 +395,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
         final_norm=True,
         encoder_only=_speech_convolutions,
         always=True,
+        tables=_none,
         names={"max_position_embeddings": "max_target_positions"},
     ),
     "t5": t5(),
