@@ -3,6 +3,7 @@
 What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
 GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. No
 interval reaches below what the data sheet allows: a lower end is the time at the peaks of arithmetic and memory at least.
+Every interval holds the prediction that it is of.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
         groups=found.groups,
         outside=1.0,
         prefill_s=None,
-        decode_s=_above(around(decode_s, found.value), least[0]),
-        total_s=_above(around(total_s, found.value), least[1]),
+        decode_s=_above(around(decode_s, found.value), least[0], decode_s),
+        total_s=_above(around(total_s, found.value), least[1], total_s),
         coverage=found.coverage,
     )
     return interval, None
@@ -99,13 +100,18 @@ def _least_s(scenario: Scenario) -> tuple[float, float]:
         gpu=scenario.gpu.replace(efficiency=TEXTBOOK),
         system=DEFAULT,
         system_version=None,
-        constants=(),
+        constants=_FULL_RATE,
         calibration=None,
     )
     evaluated = get_system(DEFAULT).evaluate(ideal, Load.of(ideal.workload))
     parts = _on_device(evaluated.decode.parts_s) if evaluated.decode is not None else 0.0
     return parts, parts + _on_device(evaluated.prefill.parts_s)
 
+
+_FULL_RATE = tuple(
+    (name, 1.0) for name in ("weight_only_4bit_bandwidth", "weight_only_8bit_bandwidth", "expert_bandwidth")
+)
+"""Constants under which kernels of quantised weights and of experts read at the peak, too."""
 
 _DEVICE = ("attention_projections", "attention", "mlp", "lm_head")
 
@@ -114,8 +120,10 @@ def _on_device(parts_s: dict[str, Any]) -> float:
     return sum(float(parts_s.get(name, 0.0)) for name in _DEVICE)
 
 
-def _above(ends: tuple[float, float] | None, least: float) -> tuple[float, float] | None:
-    if ends is None:
+def _above(
+    ends: tuple[float, float] | None, least: float, predicted: float | None
+) -> tuple[float, float] | None:
+    if ends is None or predicted is None:
         return None
     low, high = ends
-    return min(max(low, least), high), high
+    return max(low, min(least, predicted)), high

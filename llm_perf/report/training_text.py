@@ -55,6 +55,7 @@ def training_report(
     interval = interval_text(result.interval, result.no_interval, "step")
     blocks: list[RenderableType] = [
         _title(result),
+        *([] if result.feasible else [_does_not_fit(result, changes)]),
         _figures(result),
         *([] if interval is None else [interval]),
         _memory(result),
@@ -64,8 +65,6 @@ def training_report(
     money = _money(result, price)
     if money is not None:
         blocks.append(money)
-    if not result.feasible:
-        blocks.append(_does_not_fit(result, changes))
     blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
 

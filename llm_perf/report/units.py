@@ -18,6 +18,8 @@ def seconds(value_s: float) -> str:
     """Seconds with three significant digits, in µs, ms, s, or hours beside long times (beyond a year seconds alone)."""
     if value_s >= _YEAR_S:
         return f"{value_s:.3g} s"
+    if 0 <= value_s < 5e-10:  # below a clock tick of any GPU: rounding, no time
+        return "0 µs"
     if value_s < 1e-3:
         return f"{value_s * 1e6:.3g} µs"
     if value_s < 1:

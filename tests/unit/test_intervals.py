@@ -383,3 +383,16 @@ def test_systems_and_machines_of_the_file_exist():
 )
 def test_accuracy_classes(asked, name):
     assert accuracy_class(*asked) == name
+
+
+@pytest.mark.parametrize("weight_format", ["awq", "fp8", "int8", "fp16"])
+@pytest.mark.parametrize(
+    ("gpu", "system"), [("rtx-4090", "vllm"), ("a100-sxm-80gb", "vllm"), ("l40s", "vllm@0.6")]
+)
+def test_an_interval_of_a_version_holds_its_prediction(gpu, system, weight_format):
+    """Kernels that unpack weights reach the peaks too in the time that no interval goes below."""
+    found = ask(
+        model="qwen3-32b", gpu=gpu, system=system, weight_format=weight_format, ds_zero=0, cpu_offload=False
+    )
+    assert found.interval.decode_s[0] <= found.decode.latency_s <= found.interval.decode_s[1]
+    assert found.interval.total_s[0] <= found.total_latency_s <= found.interval.total_s[1]
