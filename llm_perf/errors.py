@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _MAX_SUGGESTIONS = 5
+_FEW = 3  # so few names are all said
 _CLOSE_ENOUGH = 0.6  # difflib's own default: lower values suggest names that share nothing but a suffix
 
 
@@ -67,6 +68,8 @@ class UnknownNameError(SpecError, KeyError):
             return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
         if not self.known:
             return f"unknown {self.kind} {self.name!r}; there is none"
+        if len(self.known) <= _FEW:
+            return f"unknown {self.kind} {self.name!r}; known: {', '.join(self.known)}"
         return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it"
 
 

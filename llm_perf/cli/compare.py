@@ -9,6 +9,14 @@ from typing import Any
 import click
 
 
+def _no_question(context: click.Context, option: click.Parameter, value: str | None) -> None:  # noqa: ARG001 - of click
+    if value is not None:
+        raise click.UsageError(
+            "compare takes files of measured runs, not a model; several GPUs side by side: "
+            "llm-perf infer --model M --gpu A --gpu B"
+        )
+
+
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--profile", help="Calibrated profile: a name, a file, or none.")
@@ -18,6 +26,7 @@ import click
     "--plot", "plot_folder", help="Write the figures into this folder, as PNG and SVG (extra: plot)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
+@click.option("--model", hidden=True, is_eager=True, expose_value=False, callback=_no_question)
 def compare(
     runs: tuple[str, ...],
     profile: str | None,
@@ -29,7 +38,7 @@ def compare(
     """Lay measured runs beside their predictions.
 
     RUNS are files or folders: the JSON of llm-perf calibrate --run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
-    with a row per run.
+    with a row per run. GPUs side by side are another question: llm-perf infer --model M --gpu A --gpu B.
     """
     from calibrate.compare.inputs import read_measured
     from calibrate.compare.runs import compare_runs

@@ -255,7 +255,30 @@ def get_gpu_config_by_name(name: str) -> GPUConfig:
         from llm_perf.config import here
 
         return gpu_of_driver(*here.named_here("gpu", here.driver_gpus()))
-    return load_spec("GPU", GPUConfig, name)
+    try:
+        return load_spec("GPU", GPUConfig, name)
+    except UnknownNameError:
+        _refuse_no_single_gpu(name)
+        raise
+
+
+def _refuse_no_single_gpu(name: str) -> None:
+    """Say what to write instead where a name means several GPUs, or none.
+
+    Raises:
+        SpecError: it does.
+    """
+    if name.strip().lower() in ("none", "cpu"):
+        raise SpecError(f"gpu {name!r}: a machine without a GPU is not modelled yet; give a GPU")
+    if re.search(r"\w \+ *\w", name):
+        raise SpecError(
+            f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"
+        )
+    several = re.fullmatch(r"(\d{1,4}) ?[x*][ -]?(\w.*)", name.strip(), re.IGNORECASE)
+    if several is not None:
+        raise SpecError(
+            f"gpu {name!r}: names one GPU, not several; write {several[2]!r} and how many in --tp-size or --num-gpus"
+        )
 
 
 def gpu_of_driver(name: str, memory_gib: float | None) -> GPUConfig:

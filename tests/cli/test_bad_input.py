@@ -249,6 +249,41 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     assert nearest in error
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--gpu", "2x rtx-3090", "write 'rtx-3090' and how many in --tp-size or --num-gpus"),
+        ("--gpu", "8xH100", "write 'H100' and how many"),
+        ("--gpu", "rtx-4090 + rtx-3090", "several kinds in one machine are not modelled yet"),
+        ("--gpu", "none", "a machine without a GPU is not modelled yet"),
+        ("--profile", "nosuch", "known: "),
+    ],
+)
+def test_a_name_that_means_something_else_is_answered_with_what_to_write(
+    infer: Any, flag: str, value: str, said: str
+) -> None:
+    error = refused(infer, SMALL | {flag: value})
+    assert repr(value) in error
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("infre", "--model", "x"), "did you mean infer?"),
+        (("qqq",), "there are infer, train"),
+        (("compare", "--model", "opt-1.3b", "--gpu", "t4"), "llm-perf infer --model M --gpu A --gpu B"),
+    ],
+)
+def test_a_wrong_command_is_answered_with_the_right_one(
+    llm_perf: Any, arguments: tuple[str, ...], said: str
+) -> None:
+    outcome = llm_perf(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1
+    assert said in outcome.err
+
+
 NOTHING = [
     "/no/such",
     "/no/such.yaml",
