@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,9 @@ from llm_perf.report import systems_text
 from llm_perf.systems.constants import ConstantsFile, load_constants
 from llm_perf.systems.families import Family, declaration, family_names, folder_of
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
+
+if TYPE_CHECKING:
+    from calibrate.validation.left_out import LeftOutRow
 
 
 @click.group("systems")
@@ -83,10 +87,7 @@ def _described(file: ConstantsFile) -> tuple[ConstantsFile, Family | None, dict[
 
 def _backing(file: ConstantsFile) -> dict[str, Any]:
     """Published rows of a system, how far it is off on them, and without each GPU, family and model."""
-    from calibrate.validation.committed import committed_rows
-    from calibrate.validation.left_out import load_left_out
-
-    left_out, committed = load_left_out(), committed_rows()
+    left_out, committed = _published()
     # A table of training says whose run it was, the refits which version of the framework predicts it.
     trained = {one.row_id: one.system for one in left_out if one.table == "training"}
     rows = {
@@ -104,6 +105,15 @@ def _backing(file: ConstantsFile) -> dict[str, Any]:
         "gm": _gm([math.log(row["predicted"] / row["measured"]) for row in rows.values()]),
         "left_out": {what: _gm(ratios) for what, ratios in left.items()},
     }
+
+
+@cache
+def _published() -> tuple[tuple[LeftOutRow, ...], list[dict[str, Any]]]:
+    """Rows predicted without their GPU, family or model, and as it ships; read once for all that a list names."""
+    from calibrate.validation.committed import committed_rows
+    from calibrate.validation.left_out import load_left_out
+
+    return load_left_out(), committed_rows()
 
 
 def _gm(log_ratios: list[float]) -> float | None:

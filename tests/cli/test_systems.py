@@ -27,6 +27,18 @@ def test_every_version_is_listed(llm_perf: Any) -> None:
         assert one["inherited"] < one["constants"]
 
 
+def test_what_was_published_is_read_once_for_a_list(llm_perf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calibrate.validation import left_out
+    from llm_perf.cli import systems
+
+    systems._published.cache_clear()
+    read = []
+    whole = left_out.load_left_out
+    monkeypatch.setattr(left_out, "load_left_out", lambda: read.append(1) or whole())
+    assert "rows: published runs of all versions together" in llm_perf("systems", "list").out
+    assert len(read) == 1
+
+
 def test_a_list_says_how_many_runs_stand_behind_a_system(llm_perf: Any) -> None:
     found = {
         one["name"].partition("@")[0]: one for one in llm_perf("systems", "list", "--json").json["systems"]
