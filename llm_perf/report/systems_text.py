@@ -72,9 +72,9 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         *_wrapped(
-            "", "rows: published runs of all versions together that are predicted; the other two: how far these predictions are off, as a factor "
-            "(geometric mean), with constants as they ship and with constants that never saw the run's GPU, family or model, "
-            "whichever is worst.",
+            "", "rows: published runs of all versions together that are predicted; the other two: how far these "
+            "predictions are off, as a factor (geometric mean), with constants as they ship and with constants that never "
+            "saw the run's GPU, family or model, whichever is worst.",
         ),
     ]  # fmt: skip
 
