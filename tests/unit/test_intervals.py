@@ -303,7 +303,7 @@ def test_a_profile_without_an_interval_says_why():
     )
     gpu = foreign.scenario.calibration.machine.gpu
     own = foreign.scenario.replace(gpu=foreign.scenario.gpu.replace(name=gpu, aliases=()))
-    other = predict_inference(own.replace(system="vllm@0.2"))
+    other = predict_inference(own.replace(system="vllm"))
     assert other.no_interval == "profile example-epyc-2-cores has no runs of system vllm"
     bare = predict_inference(own.replace(calibration=own.calibration.replace(interval=None)))
     assert bare.no_interval == "profile example-epyc-2-cores was fitted without leaving runs out"
@@ -314,7 +314,7 @@ def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
     for entry in entries_of("resident"):
         assert entry.accuracy_class.startswith("resident") or entry.accuracy_class == "quantised"
     stacks = {x.group for x in load_left_out() if x.system == "resident" and x.accuracy_class == "quantised"}
-    assert {"llama_cpp", "exllama", "tensorrt_llm@0.5"} <= stacks
+    assert {"llama_cpp", "exllama", "tensorrt_llm"} <= stacks
 
 
 @pytest.mark.parametrize(
