@@ -23,7 +23,7 @@ from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
     get_model_config_by_name,
-    known_names,
+    names_that_give,
     resolve_name,
 )
 from llm_perf.config.model import ModelConfig
@@ -349,7 +349,7 @@ def _as_fast_as(described: str, host: HostConfig) -> HostConfig:
 @cache
 def _described_hosts() -> tuple[tuple[str, str], ...]:
     """What a source's description of its machine contains, and the bundled host that is this machine."""
-    hosts = [get_host_config_by_name(name) for name in known_names("host")]
+    hosts = [get_host_config_by_name(name) for name in names_that_give("host", "described_as")]
     return tuple((phrase, host.name) for host in hosts for phrase in host.described_as)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,37 +26,46 @@ class Change:
 def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int = 4) -> tuple[Change, ...]:
     """Changes to one thing (or one thing and what it needs) under which the scenario fits, least intrusive first.
 
-    First what changes the workload, then the number formats, then placement, then more GPUs.
+    First what changes the workload, then a smaller number format, then the system's own placement, then more GPUs, and
+    a system that streams weights last. Of several numbers of GPUs the first that fits.
     """
     if result.feasible:
         return ()
     found: list[Change] = []
-    for change in _candidates(inputs, result):
+    for sizes in _candidates(inputs, result):
         if len(found) == most:
             break
-        if _fits(inputs, change):
-            found.append(change)
+        fitting = next((change for change in sizes if _fits(inputs, change)), None)
+        found += [] if fitting is None else [fitting]
     return tuple(found)
 
 
-def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change]:
+def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Iterable[Change]]:
     scenario = result.scenario
     if 0 < result.max_batch_size < inputs.batch_size:
-        yield _change(inputs, batch_size=result.max_batch_size)
+        yield [_change(inputs, batch_size=result.max_batch_size)]
     room = result.max_context_len - inputs.gen_len
     if 0 < room < inputs.prompt_len:
-        yield _change(inputs, prompt_len=room)
-    for bits in (8, 4):
-        if bits < scenario.dtype.weight_bits:
-            yield _change(inputs, quant_bits=bits, weight_bits=None, weight_format=None)
+        yield [_change(inputs, prompt_len=room)]
     system = system_of(scenario)
+    for bits, name in _smaller_formats(system):
+        if bits < scenario.dtype.weight_bits:
+            plain = {"quant_bits": bits} if name is None else {"weight_format": name}
+            yield [_change(inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain))]
     for fields in system.smaller(dict(inputs), scenario):
-        yield _change(inputs, **fields)
+        yield [_change(inputs, **fields)]
+    size = _SIZE_OF[system.family.more_gpus]
+    yield _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     streaming = system_of_stage(DSZeRO.STAGE_3.value)
     if streaming is not None and streaming != system.name:
-        yield _change(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))
-    size = _SIZE_OF[system.family.more_gpus]
-    yield from _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+        yield [_change(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]
+
+
+def _smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:
+    """Widths that are tried and the formats in which such checkpoints are usually had; None where it quantises itself."""
+    if not system.family.serves_checkpoints:
+        return (8, None), (4, None)
+    return ((8, "q8_0"), (4, "q4_k_m")) if system.family.checkpoints == "gguf" else ((8, "fp8"), (4, "awq"))
 
 
 _SIZE_OF = {"tensor ranks": "tp_size", "stages": "pp_size", "replicas": "dp_size"}

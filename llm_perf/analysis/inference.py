@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -17,8 +18,12 @@ from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.constants import no_fit_note
+from llm_perf.systems.kv_cache import KVCapacity, kv_capacity, scheduler_limit
 from llm_perf.systems.registry import full_name, version_note
 from llm_perf.systems.terms import Term
+
+Limit = Literal["memory", "model positions", "scheduler"]
+"""What bounds a batch or a context."""
 
 _GIB = 2**30
 _LARGEST_SEARCH = 2**40
@@ -29,7 +34,7 @@ class Phase:
     """One phase of an inference. Throughput counts the tokens of the whole deployment (seed 001).
 
     ``stages_busy`` pipeline stages work at once on average; ``slowest_stage_s`` is how long the slowest one works for
-    this batch, None without stages. ``terms`` are what the latency consists of, part by part.
+    this batch, None without stages. ``cost`` is what all of it was read from.
     """
 
     latency_s: float
@@ -37,10 +42,15 @@ class Phase:
     bottleneck: str
     breakdown_s: dict[str, float]
     busy_s: dict[str, float]
+    cost: PhaseCost = field(compare=False, repr=False)
     latency_per_token_s: float | None = None
     stages_busy: float = 1.0
     slowest_stage_s: float | None = None
-    terms: tuple[Term, ...] = field(default=(), repr=False)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What the latency consists of, part by part; made when asked for, which takes as long as a prediction."""
+        return self.cost.explained()
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,9 @@ class InferenceResult(WithInterval):
     """A prediction with everything that a report needs. Latencies are given even where it does not fit.
 
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
-    batch at these lengths and this placement, ``max_context_len`` the largest prompt + generation at this batch; 0 if
-    there is none. ``reason`` says what is missing where ``feasible`` is False.
+    batch of which all sequences run at once, at these lengths and this placement, ``max_context_len`` the largest prompt +
+    generation at this batch; 0 if there is none, and what bounds each. ``kv_capacity`` is None for encoders and where the
+    cache is not on the GPUs alone. ``reason`` says what is missing where ``feasible`` is False.
     """
 
     scenario: Scenario
@@ -63,6 +74,9 @@ class InferenceResult(WithInterval):
     total_throughput_tokens_per_s: float
     max_batch_size: int
     max_context_len: int
+    kv_capacity: KVCapacity | None = None
+    batch_limited_by: Limit = "memory"
+    context_limited_by: Limit = "memory"
     warnings: tuple[str, ...] = field(default=())
 
     def _find_interval(self) -> Found:
@@ -138,6 +152,9 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     if evaluation.decode is not None and measures.steps > 0:
         rate = float(measures.decode_throughput_tokens_per_s)
         decode = _phase(system, evaluation.decode, rate, float(measures.tpot_s))
+    batch, context = (
+        limit(system, scenario, load, evaluation.placement) for limit in (max_batch_size, max_context_len)
+    )
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
@@ -148,10 +165,15 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         decode=decode,
         total_latency_s=float(measures.total_latency_s),
         total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
-        max_batch_size=max_batch_size(system, scenario, load, evaluation.placement),
-        max_context_len=max_context_len(system, scenario, load, evaluation.placement),
+        max_batch_size=batch,
+        max_context_len=context,
+        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu),
+        batch_limited_by="scheduler" if batch == scheduler_limit(scenario) else "memory",
+        context_limited_by="model positions" if context == _positions(scenario) else "memory",
         warnings=(
             *evaluation.notes,
+            *((scenario.model.left_out,) if scenario.model.left_out else ()),
+            *_waiting(evaluation.memory, batch),
             *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
@@ -171,7 +193,7 @@ def _phase(system: System, cost: PhaseCost, tokens_per_s: float, per_token_s: fl
         latency_per_token_s=per_token_s,
         stages_busy=float(cost.stages_busy),
         slowest_stage_s=None if cost.slowest_stage_s is None else float(cost.slowest_stage_s),
-        terms=cost.explained(),
+        cost=cost,
     )
 
 
@@ -230,13 +252,17 @@ def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
 
 
 def max_batch_size(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
-    """The largest total batch that fits at these lengths and this placement; 0 if none does."""
-    replicas = scenario.parallelism.dp_size
+    """The largest total batch that runs at once at these lengths and this placement; 0 if none does.
+
+    Bounded by the scheduler of a stack that has one.
+    """
+    replicas, limit = scenario.parallelism.dp_size, scheduler_limit(scenario)
 
     def fits(batch: Number) -> Number:
-        return system.memory(scenario, Load(batch * replicas, load.prompt_len, load.gen_len), placement).fits
+        asked = Load(batch * replicas, load.prompt_len, load.gen_len)
+        return system.memory(scenario, asked, placement).at_once
 
-    return replicas * largest_fitting(fits, _LARGEST_SEARCH)
+    return replicas * largest_fitting(fits, _LARGEST_SEARCH if limit is None else limit // replicas)
 
 
 def max_context_len(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
@@ -245,16 +271,28 @@ def max_context_len(system: System, scenario: Scenario, load: Load, placement: P
     Bounded by the model's positions unless the scenario allows more.
     """
     gen = 0.0 if scenario.model.encoder else load.gen_len
-    limit = scenario.model.max_position_embeddings
-    most = _LARGEST_SEARCH if limit is None or scenario.allow_long_context else int(limit - gen)
+    limit = _positions(scenario)
+    most = _LARGEST_SEARCH if limit is None else int(limit - gen)
     if most < 1:
         return 0
 
     def fits(prompt: Number) -> Number:
-        return system.memory(scenario, Load(load.batch, prompt, load.gen_len), placement).fits
+        return system.memory(scenario, Load(load.batch, prompt, load.gen_len), placement).at_once
 
     prompt = largest_fitting(fits, most)
     return int(prompt + gen) if prompt else 0
+
+
+def _positions(scenario: Scenario) -> int | None:
+    """The longest context that the model's positions allow; None without a limit."""
+    return None if scenario.allow_long_context else scenario.model.max_position_embeddings
+
+
+def _waiting(memory: MemoryUse, at_once: int) -> tuple[str, ...]:
+    """What a reader should know of sequences for which the cache has no room; of those that cannot run nothing."""
+    if memory.at_once or not memory.fits:
+        return ()
+    return (f"{at_once:,} of these sequences run at once; the others wait until there is room for them",)
 
 
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:

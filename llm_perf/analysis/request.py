@@ -97,6 +97,16 @@ class InferenceInputs(Spec):
     prefill_chunk: TokenCount | None = Field(
         default=None, description="Tokens of each prompt per pass (chunked prefill)."
     )
+    gpu_memory_utilization: Efficiency | None = Field(
+        default=None,
+        description="Share of GPU memory that the stack may use, as it counts it; its own default.",
+    )
+    max_num_batched_tokens: TokenCount | None = Field(
+        default=None, description="Tokens of one step, which activations are sized for; the stack's default."
+    )
+    max_num_seqs: TokenCount | None = Field(
+        default=None, description="Sequences that run at once at most; the stack's default."
+    )
     distinct_prompts: TokenCount | None = Field(
         default=None,
         description="Prompts of the batch that differ: equal ones share experts.  [default: all differ]",

@@ -134,12 +134,15 @@ def _rules(
         whole = (values >= 1) & (values <= 1e12) & (values == np.floor(values))
         yield f"{name} must be positive whole numbers", ~whole, values
     replicas = scenario.parallelism.dp_size
-    yield f"batch_size must be multiples of dp_size {replicas}", batch % replicas != 0, batch
+    if replicas > 1:
+        yield f"batch_size must be multiples of dp_size {replicas}", batch % replicas != 0, batch
     blocks = scenario.offload.num_gpu_batches * scenario.offload.micro_batches
     kind = "GPU batches" if scenario.offload.num_gpu_batches > 1 else "micro-batches"
-    yield f"batch_size must be multiples of the {blocks} {kind}", batch % blocks != 0, batch
+    if blocks > 1:
+        yield f"batch_size must be multiples of the {blocks} {kind}", batch % blocks != 0, batch
     ranks = scenario.parallelism.cp_size
-    yield f"prompt_len must be at least the cp_size {ranks} that shares it", prompt < ranks, prompt
+    if ranks > 1:
+        yield f"prompt_len must be at least the cp_size {ranks} that shares it", prompt < ranks, prompt
     models = (
         [scenario.model] if scenario.speculation is None else [scenario.model, scenario.speculation.draft]
     )

@@ -11,6 +11,7 @@ from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
+from llm_perf.systems import PhaseCost
 from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
@@ -73,9 +74,14 @@ class TrainingResult(WithInterval):
     peak_flops_per_s: float
     max_micro_batch_size: int
     run: WholeRun | None
+    step: PhaseCost = field(compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=())
     quantities: tuple[Quantity, ...] = field(default=(), repr=False)
-    terms: tuple[Term, ...] = field(default=(), repr=False)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What the step's time consists of, part by part; made when asked for."""
+        return self.step.explained()
 
     def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
@@ -161,11 +167,12 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         run=_whole_run(scenario, tokens, latency),
         warnings=(
             *evaluation.notes,
+            *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_warnings(scenario, dtype, framework.caveat, model),
             *(() if scenario.fits else (no_fit_note(framework, scenario.host, scenario.gpu),)),
         ),
         quantities=tuple(model.footprint.quantities(load)),
-        terms=step.explained(),
+        step=step,
     )
 
 

@@ -282,9 +282,9 @@ _SEED_FIELDS = (
 class GPUConfig(Spec):
     """The facts of one accelerator. Bandwidths in GB/s (1e9), memory in GiB (2**30), peaks dense in TFLOP/s.
 
-    ``memory_gib`` is the nominal size, ``usable_memory_gib`` the total that the driver reports: ECC takes
-    1/16 of GDDR6; contexts and libraries come out of it later. ``pcie_gb_per_s`` is the link to the host per
-    direction, whatever it is (NVLink-C2C on Grace), None where CPU and GPU share their memory.
+    ``memory_gib`` is the nominal size, ``usable_memory_gib`` what the driver lets a process have (less than what
+    nvidia-smi shows): ECC takes 1/16 of GDDR6; contexts and libraries come out of it later. ``pcie_gb_per_s`` is the link to
+    the host per direction, whatever it is (NVLink-C2C on Grace), None where CPU and GPU share their memory.
     ``fp16_accumulate_tflops`` is the 16-bit peak with 16-bit accumulation where that is faster (GeForce).
     ``sm_count`` counts AMD's compute units too. ``inter_node_gb_per_s`` is one GPU's share of the network per
     direction. ``efficiency`` holds what software reaches. ``provenance`` holds for every fact here but for those that

@@ -56,6 +56,15 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(stems))
 
 
+def names_that_give(kind: str, field: str) -> tuple[str, ...]:
+    """Bundled specs whose own file gives a field, found without building any: most have few of the rare ones."""
+    given = re.compile(rf"^{field}:", re.MULTILINE)
+    folder = _folder(kind)
+    return tuple(
+        name for name in known_names(kind) if given.search((folder / f"{name}.yaml").read_text("utf-8"))
+    )
+
+
 @cache
 def _aliases(kind: str) -> dict[str, str]:
     file = _folder(kind) / _ALIASES
@@ -137,10 +146,20 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
-    """A GPU file may name the efficiency family that it belongs to."""
-    if isinstance(data.get("efficiency"), str):
-        return data | {"efficiency": load_spec("efficiency", GPUEfficiency, data["efficiency"])}
-    return data
+    """A GPU file may name the efficiency family that it belongs to, or, with ``efficiency`` among ``assumed``, resembles."""
+    if not isinstance(data.get("efficiency"), str):
+        return data
+    family = load_spec("efficiency", GPUEfficiency, data["efficiency"])
+    if "efficiency" in data.get("assumed", ()):
+        family = _borrowed(family)
+    return data | {"efficiency": family}
+
+
+def _borrowed(family: GPUEfficiency) -> GPUEfficiency:
+    """The numbers of a family for a GPU that is none of it: whatever stands behind them, here they are assumed."""
+    training = family.training and family.training.replace(evidence="assumed")
+    source = f"assumed as those of {family.name}: {family.source}"
+    return family.replace(evidence="assumed", provenance="assumed", training=training, source=source)
 
 
 def load_spec(kind: str, spec: type[S], name: str) -> S:
@@ -216,6 +235,14 @@ HERE = "here"
 """The name of the machine that asks, where a GPU or a host is wanted."""
 _UNKNOWN_HOST = "desktop-gen4"
 """What a host is taken for in all that /proc does not say, where its processor has no file."""
+_GUESSED_OF_A_HOST = (
+    "memory_bandwidth_gb_per_s_per_socket",
+    "pcie_generation",
+    "pcie_lanes",
+    "disk.capacity_gib",
+    "disk.stated_read_gb_per_s",
+    "gpus_per_node",
+)
 
 
 def get_gpu_config_by_name(name: str) -> GPUConfig:
@@ -272,18 +299,18 @@ def host_of_processor(facts: dict[str, Any]) -> HostConfig:
     except SpecError:
         known, assumed = load_spec("host", HostConfig, _UNKNOWN_HOST), True
     notes = f"{known.name} but for what /proc says" + (": no file describes its processor" if assumed else "")
-    unknown = ("memory_bandwidth_gb_per_s_per_socket", "pcie_generation") if assumed else ()
+    unknown = _GUESSED_OF_A_HOST if assumed else ()
     channels = {"memory_channels_per_socket": None, "memory_mt_per_s": None} if assumed else {}
     gave = {field: value for field, value in facts.items() if value}
-    source = "/proc/cpuinfo and /proc/meminfo of this machine; " + known.source
+    rest = f"all else assumed as {known.name}" if assumed else known.source
     return known.replace(
         name=HERE,
         aliases=(),
         **gave,
         **channels,
         notes=notes,
-        assumed=(*known.assumed, *unknown),
-        source=source,
+        assumed=tuple(dict.fromkeys(path for path in (*known.assumed, *unknown) if path not in gave)),
+        source=f"/proc/cpuinfo and /proc/meminfo of this machine; {rest}",
     )
 
 

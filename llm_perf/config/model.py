@@ -37,11 +37,21 @@ ReleasedDtype = Literal["float32", "float16", "bfloat16"]
 """``torch_dtype`` of a checkpoint that is not quantised."""
 
 
+def _mixer_or_none(data: Any) -> Mixer | None:
+    return None if data is None else Mixer.of(data)
+
+
+def _reads_encoder(mixer: Mixer) -> bool:
+    return isinstance(mixer, Attention) and mixer.reads_encoder
+
+
 class LayerGroup(Spec):
     """``count`` equal layers, wherever they stand in the model (local and global attention may alternate).
 
     ``norms`` is the number of normalisations over the hidden size. ``parallel_attention``: attention and MLP
     read the same input (GPT-J, Falcon), so that tensor parallelism needs one all-reduce per layer, not two.
+    ``cross_attention`` reads the output of an encoder. ``other_params`` are elements of one layer that stand in none
+    of its blocks: scales of a residual, relative positions, small projections. They take memory, their work is not counted.
     """
 
     count: PositiveInt
@@ -49,6 +59,8 @@ class LayerGroup(Spec):
     mlp: Annotated[SerializeAsAny[FeedForward], BeforeValidator(FeedForward.of)]
     norms: NonNegativeInt = 2
     parallel_attention: bool = False
+    cross_attention: Annotated[SerializeAsAny[Mixer] | None, BeforeValidator(_mixer_or_none)] = None
+    other_params: NonNegativeInt = 0
 
 
 _SEED_FIELDS = (
@@ -65,7 +77,11 @@ class ModelConfig(Spec):
     projects between them); ``learned_positions`` the rows of a learned position table (0 for RoPE and ALiBi).
     ``layer_groups`` stand in the order of their first layers. ``norm_bias`` defaults to what the norm has:
     LayerNorm a bias, RMSNorm none.
-    ``encoder`` models have a prefill only. ``quantization`` is how the checkpoint was released, where that is not 16 or 32
+    ``encoder`` models have a prefill only. ``encoder_groups`` are the layers of the encoder beside a decoder of
+    ``layer_groups``; such a model is counted, and not timed yet. ``other_params`` are elements outside the layers that no
+    other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables).
+    ``left_out`` says what a config describes and no count here holds; every answer repeats it.
+    ``quantization`` is how the checkpoint was released, where that is not 16 or 32
     bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
     the types of the tensors of a file whose header was read; ``checkpoint_bytes`` what all tensors of the checkpoint take, as
     its index or header says; ``mtp_layers`` the multi-token prediction modules that the
@@ -93,6 +109,8 @@ class ModelConfig(Spec):
     embedding_norm: bool = False
     final_norm: bool = True
     encoder: bool = False
+    encoder_groups: tuple[LayerGroup, ...] = ()
+    other_params: NonNegativeInt = 0
     quantization: Quantization | None = None
     released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None
@@ -102,6 +120,7 @@ class ModelConfig(Spec):
     published_active_params: ParameterCount | None = None
     source: str | None = None
     notes: str | None = None
+    left_out: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +133,13 @@ class ModelConfig(Spec):
         if isinstance(data, dict) and data.get("norm") == "rmsnorm" and "norm_bias" not in data:
             return data | {"norm_bias": False}
         return data
+
+    @property
+    def reads_encoder(self) -> bool:
+        """Whether some layer attends to what an encoder returns."""
+        attentions = [group.attention for group in self.layer_groups]
+        crossed = any(group.cross_attention is not None for group in self.layer_groups)
+        return bool(self.encoder_groups) or crossed or any(_reads_encoder(each) for each in attentions)
 
     # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
 

@@ -55,6 +55,7 @@ class Scenario:
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)
         check_efficiency("hbm_memory_efficiency", self.hbm_memory_efficiency)
+        check_timed(self.model)
         check_parallelism(self.model, self.parallelism)
         _check_nodes(self.parallelism.num_gpus, self.num_nodes)
         check_context(self.model, self.workload.prompt_len, self.workload.gen_len, self.allow_long_context)
@@ -116,6 +117,19 @@ def check_context(model: ModelConfig, prompt_len: int, gen_len: int, allow_long_
         )
 
 
+def check_timed(model: ModelConfig) -> None:
+    """The model is of a form whose time is known.
+
+    Raises:
+        SpecError: layers read an encoder's output; such models are counted only.
+    """
+    if model.reads_encoder:
+        raise SpecError(
+            f"{model.name} reads an encoder's output by cross-attention, which is counted (llm-perf models show) and not "
+            "timed yet; possible: decoders and encoders alone"
+        )
+
+
 def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> None:
     """The model can be divided as asked.
 
@@ -124,24 +138,14 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
     """
     tp, pp, ep = parallelism.tp_size, parallelism.pp_size, parallelism.ep_size
     for group in model.layer_groups:
-        heads, kv_heads = group.attention.num_heads, group.attention.num_kv_heads
-        if heads % tp:
-            raise SpecError(
-                f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {divisors(heads)}"
-            )
-        if max(tp, kv_heads) % min(tp, kv_heads):
-            raise SpecError(
-                f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other; possible: "
-                + ", ".join(
-                    str(size)
-                    for size in range(1, heads + 1)
-                    if heads % size == 0 and max(size, kv_heads) % min(size, kv_heads) == 0
-                )
-            )
+        for part in group.attention.parts:
+            if not part.replicated:
+                _check_heads(model, part.num_heads, part.num_kv_heads, tp)
         if group.mlp.ffn_size % tp:
+            shared = math.gcd(group.attention.num_heads, group.mlp.ffn_size)
             raise SpecError(
                 f"tp_size {tp} does not divide the feed-forward width {group.mlp.ffn_size} of {model.name}; possible: "
-                f"{divisors(math.gcd(heads, group.mlp.ffn_size))}"
+                f"{divisors(shared)}"
             )
     if pp > model.num_layers:
         raise SpecError(
@@ -153,6 +157,22 @@ def check_parallelism(model: ModelConfig, parallelism: ParallelismConfig) -> Non
         raise SpecError(
             f"cp_size {parallelism.cp_size} shares attention over a prompt, and {model.name} has layers that scan it token "
             "after token; possible: 1"
+        )
+
+
+def _check_heads(model: ModelConfig, heads: int, kv_heads: int, tp: int) -> None:
+    if heads % tp:
+        raise SpecError(
+            f"tp_size {tp} does not divide the {heads} attention heads of {model.name}; possible: {divisors(heads)}"
+        )
+    if max(tp, kv_heads) % min(tp, kv_heads):
+        raise SpecError(
+            f"tp_size {tp} and the {kv_heads} key/value heads of {model.name} do not divide each other; possible: "
+            + ", ".join(
+                str(size)
+                for size in range(1, heads + 1)
+                if heads % size == 0 and max(size, kv_heads) % min(size, kv_heads) == 0
+            )
         )
 
 

@@ -12,7 +12,7 @@ from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
-from llm_perf.config.scenario import check_efficiency, check_parallelism
+from llm_perf.config.scenario import check_efficiency, check_parallelism, check_timed
 from llm_perf.config.workload import Tier
 from llm_perf.errors import SpecError
 
@@ -154,6 +154,7 @@ class TrainingScenario:
     def __post_init__(self) -> None:
         check_efficiency("flops_efficiency", self.flops_efficiency)
         check_efficiency("hbm_memory_efficiency", self.hbm_memory_efficiency)
+        check_timed(self.model)
         check_parallelism(self.model, self.parallelism)
         if self.num_gpus % self.num_nodes:
             raise SpecError(
@@ -189,7 +190,10 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
-    if any(group.attention.recurrent or not group.mlp.ffn_size for group in model.layer_groups):
+    if any(
+        group.attention.recurrent or len(group.attention.parts) != 1 or not group.mlp.ffn_size
+        for group in model.layer_groups
+    ):
         raise SpecError(
             f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
         )

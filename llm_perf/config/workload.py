@@ -18,6 +18,8 @@ class Workload(Spec):
     ``distinct_prompts``: prompts of the batch that differ, None = all; equal ones send their tokens to the same experts.
     ``shared_prefix``: the cached part is one and the same of all sequences, so that a decode step reads it from memory once.
     ``prefill_chunk``: prompts are read in passes of so many tokens each (Sarathi, arXiv 2308.16369); None = at once.
+    ``gpu_memory_utilization``: share of the memory that the stack may use, as it counts it; ``max_num_batched_tokens`` and
+    ``max_num_seqs``: tokens and sequences of one step at most. None: the stack's own.
     """
 
     batch_size: PositiveInt = 1
@@ -25,6 +27,9 @@ class Workload(Spec):
     gen_len: PositiveInt = 32
     prefix_hit_rate: Annotated[Fraction, ServingOption] = 0.0
     prefill_chunk: Annotated[PositiveInt | None, ServingOption] = None
+    gpu_memory_utilization: Annotated[Efficiency | None, ServingOption] = None
+    max_num_batched_tokens: Annotated[PositiveInt | None, ServingOption] = None
+    max_num_seqs: Annotated[PositiveInt | None, ServingOption] = None
     distinct_prompts: Annotated[PositiveInt | None, ServingOption] = None
     shared_prefix: Annotated[Flag, ServingOption] = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_perf.config.layers.recurrent import STATE_BITS
 from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.counts.arrays import Number
 
@@ -19,6 +20,24 @@ def prefill_pairs(attention: Mixer, tokens: Number, causal: bool = True) -> Numb
 def score_flops_per_pair(attention: Mixer, tp: int = 1, absorbed: bool = False) -> float:
     """FLOPs of QK^T and of the weighted sum of V for one pair, over one rank's heads; ``absorbed`` at decode."""
     return attention.score_flops_per_pair(tp, absorbed)
+
+
+def prefill_score_flops(
+    attention: Mixer, sequences: Number, tokens: Number, causal: bool = True, tp: int = 1
+) -> Number:
+    """FLOPs of the scores and scans of ``sequences`` prompts of ``tokens`` in one layer, on one rank."""
+    total: Number = 0.0
+    for part in attention.parts:
+        total = total + sequences * prefill_pairs(part, tokens, causal) * score_flops_per_pair(part, tp)
+    return total
+
+
+def decode_score_flops(attention: Mixer, sequences: Number, context: Number, tp: int = 1) -> Number:
+    """FLOPs of the scores and of the states' steps of one token of each of ``sequences`` in one layer, on one rank."""
+    total: Number = 0.0
+    for part in attention.parts:
+        total = total + sequences * attended(part, context) * score_flops_per_pair(part, tp, absorbed=True)
+    return total
 
 
 def keys_read(attention: Mixer, new_tokens: Number, cached: Number) -> Number:
@@ -49,16 +68,29 @@ def kv_cache_elements(model: ModelConfig, context: Number, tp: int = 1) -> Numbe
     return total
 
 
+def cache_elements_per_token(model: ModelConfig, tp: int = 1) -> float:
+    """Elements that each token adds to the cache of one rank, all layers, until windows are full; states left out."""
+    return float(
+        sum(group.count * group.attention.cache_elements_per_token(tp) for group in model.layer_groups)
+    )
+
+
+def state_elements(model: ModelConfig, tp: int = 1) -> float:
+    """Elements of one sequence's recurrent states on one rank, all layers."""
+    return float(
+        sum(group.count * group.attention.state_elements_per_sequence(tp) for group in model.layer_groups)
+    )
+
+
 def state_bytes(model: ModelConfig, batch: Number, state_bits: float = 16, tp: int = 1) -> Number:
     """Bytes of the recurrent states of ``batch`` sequences on one rank, which do not grow with the context."""
-    elements = sum(
-        group.count * group.attention.state_elements_per_sequence(tp) for group in model.layer_groups
-    )
-    return batch * elements * (state_bits / 8)
+    return batch * state_elements(model, tp) * (state_bits / 8)
 
 
 def kv_cache_bytes(
     model: ModelConfig, batch: Number, context: Number, kv_bits: float = 16, tp: int = 1
 ) -> Number:
-    """Bytes of cache and states of ``batch`` sequences of ``context`` tokens on one rank."""
-    return batch * kv_cache_elements(model, context, tp) * (kv_bits / 8)
+    """Bytes of cache and states of ``batch`` sequences of ``context`` tokens on one rank; a state has 16 bits at least."""
+    states = state_elements(model, tp)
+    cached = batch * (kv_cache_elements(model, context, tp) - states) * (kv_bits / 8)
+    return cached + state_bytes(model, batch, max(kv_bits, STATE_BITS), tp)

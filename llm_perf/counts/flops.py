@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.counts.arrays import Number
-from llm_perf.counts.attention import attended, prefill_pairs, score_flops_per_pair
+from llm_perf.counts.attention import decode_score_flops, prefill_score_flops
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.modules import attention_projection_flops
 from llm_perf.counts.parameters import lm_head_linears
@@ -26,8 +26,7 @@ def prefill_flops(model: ModelConfig, batch: Number, prompt_len: Number, all_log
     """FLOPs of one prefill of ``batch`` prompts; logits of the last position only unless ``all_logits``."""
     total = lm_head_flops(model, batch * (prompt_len if all_logits else 1))
     for group in model.layer_groups:
-        pairs = prefill_pairs(group.attention, prompt_len, causal=not model.encoder)
-        scores = batch * pairs * score_flops_per_pair(group.attention)
+        scores = prefill_score_flops(group.attention, batch, prompt_len, causal=not model.encoder)
         total = total + group.count * (linear_flops(model, group, batch * prompt_len) + scores)
     return total
 
@@ -36,9 +35,7 @@ def decode_step_flops(model: ModelConfig, batch: Number, context: Number) -> Num
     """FLOPs of one decode step of ``batch`` sequences whose context, new token included, is ``context``."""
     total = lm_head_flops(model, batch)
     for group in model.layer_groups:
-        scores = (
-            batch * attended(group.attention, context) * score_flops_per_pair(group.attention, absorbed=True)
-        )
+        scores = decode_score_flops(group.attention, batch, context)
         total = total + group.count * (linear_flops(model, group, batch) + scores)
     return total
 
@@ -52,8 +49,8 @@ def attention_core_flops(
     """
     total: Number = 0.0
     for group in model.layer_groups:
-        pairs = prefill_pairs(group.attention, seq_len, causal=causal and not model.encoder)
-        total = total + group.count * sequences * pairs * score_flops_per_pair(group.attention)
+        scores = prefill_score_flops(group.attention, sequences, seq_len, causal and not model.encoder)
+        total = total + group.count * scores
     return total
 
 

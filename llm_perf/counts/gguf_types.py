@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_perf.config.formats import FORMATS, MatrixFormat
-from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP, StateSpace
+from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, MoEMLP
 from llm_perf.counts.linears import Linear
 
 _BASE = {
@@ -65,12 +65,13 @@ class MixtureRule:
         name = self.base
         if linear.op.endswith("_down") and linear.op != "kv_down":
             name = self._down(layer)
-        elif linear.op == "attention_output" and not isinstance(group.attention, StateSpace):
+        elif linear.op == "attention_output" and not group.attention.recurrent:
             name = self._attention_output(group)
         elif (
             linear.op == "qkv"
             and index == 2
-            and not isinstance(group.attention, (LatentAttention, StateSpace))
+            and not group.attention.recurrent
+            and not isinstance(group.attention, LatentAttention)
         ):
             name = self._value(layer, group)
         elif linear.op == "qkv" and index == 1 and _experts(group) == _EXPERTS_OF_MIXTRAL:

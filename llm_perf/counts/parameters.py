@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
@@ -15,7 +16,9 @@ def norm_params(model: ModelConfig) -> int:
 
 def layer_vector_params(model: ModelConfig, group: LayerGroup) -> int:
     """Elements of one layer that are no matrix and are replicated by tensor parallelism: norms and the like."""
-    return group.norms * norm_params(model) + group.attention.vector_elements + group.mlp.vector_elements
+    mixers = [group.attention] if group.cross_attention is None else [group.attention, group.cross_attention]
+    inner = sum(mixer.vector_elements for mixer in mixers) + group.mlp.vector_elements
+    return group.norms * norm_params(model) + inner + group.other_params
 
 
 def attention_params(model: ModelConfig, group: LayerGroup) -> int:
@@ -47,13 +50,14 @@ def token_table_params(model: ModelConfig) -> int:
 
 
 def embedding_params(model: ModelConfig) -> int:
-    """Elements before the first layer: token and position tables, projection to the hidden size, embedding norm."""
+    """Elements before the first layer: token and position tables, projection to the hidden size, embedding norm, others."""
     projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
     positions = model.learned_positions * model.hidden_size
     return (
         token_table_params(model)
         + positions
         + projection
+        + model.other_params
         + (norm_params(model) if model.embedding_norm else 0)
     )
 
@@ -92,13 +96,15 @@ def lm_head_params(model: ModelConfig) -> int:
 
 def total_params(model: ModelConfig) -> int:
     """Elements of the whole model, each stored weight once."""
-    layers = sum(group.count * layer_params(model, group) for group in model.layer_groups)
+    groups = model.encoder_groups + model.layer_groups
+    layers = sum(group.count * layer_params(model, group) for group in groups)
     return layers + embedding_params(model) + lm_head_params(model)
 
 
 def active_params(model: ModelConfig) -> int:
     """Elements that one token uses, embeddings counted whole, as model cards do."""
-    layers = sum(group.count * active_layer_params(model, group) for group in model.layer_groups)
+    groups = model.encoder_groups + model.layer_groups
+    layers = sum(group.count * active_layer_params(model, group) for group in groups)
     return layers + embedding_params(model) + lm_head_params(model)
 
 
@@ -128,7 +134,7 @@ def expert_tensor_shards(tp: int, dp: int, ep: int) -> int:
 
 def _linear_rank_params(linear: Linear, tp: int, ep: int, expert_tp: int) -> RankParams:
     ways = expert_tp if linear.copies > 1 else tp
-    held = linear.copies / ep if linear.copies > 1 else 1
+    held = linear.copies / ep if linear.copies > 1 else linear.copies
     bias = linear.out_features if linear.bias else 0
     if linear.split == "replicated":
         return RankParams(0.0, held * (linear.weights + bias))
@@ -142,7 +148,7 @@ def linear_rank_weights(linear: Linear, tp: int = 1, ep: int = 1, dp: int = 1) -
     """Elements of all copies of a matrix on one rank, without biases."""
     expert = linear.copies > 1
     return (
-        (linear.copies / ep if expert else 1)
+        (linear.copies / ep if expert else linear.copies)
         * linear.weights
         / linear.shards(expert_tensor_shards(tp, dp, ep) if expert else tp)
     )
@@ -159,6 +165,7 @@ def layer_rank_params(
     return total
 
 
+@lru_cache(maxsize=256)
 def ends_rank_params(model: ModelConfig, tp: int = 1) -> tuple[RankParams, RankParams]:
     """(embeddings, head) of one rank. The vocabulary is sharded; positions, norms and projections are replicated."""
     table = token_table_params(model)

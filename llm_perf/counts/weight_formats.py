@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from llm_perf.config.formats import MatrixFormat, WeightFormats
-from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig, StateSpace
+from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig
 from llm_perf.config.quantization import Quantization
 from llm_perf.counts.gguf_types import MixtureRule
 from llm_perf.counts.linears import Linear, layer_linears
@@ -22,6 +23,7 @@ _MTP_TABLES = 2
 """DeepSeek-V3's multi-token prediction module stores the token table and the head once more (its technical report, 2.2)."""
 
 
+@lru_cache(maxsize=256)  # every question about a model asks, and patterns of module names are slow to match
 def resolve_formats(model: ModelConfig, quantization: Quantization | None, why: str = "") -> WeightFormats:
     """The format of every matrix under a quantisation; None means 16 bits."""
     if quantization is None:
@@ -85,13 +87,12 @@ def _module_names(layer: int, group: LayerGroup, index: int, linear: Linear) -> 
     at = f"layers.{layer}"
     if linear.op == "router":
         return (f"{at}.mlp.gate", f"{at}.mlp.router", f"{at}.block_sparse_moe.gate")
+    if linear.op.startswith("latent"):
+        return (f"{at}.mixer.fc{1 if linear.op == 'latent_down' else 2}_latent_proj",)
     ups = 2 if group.mlp.gated else 1
     if "_" in linear.op and linear.op.split("_")[0] in ("mlp", "expert", "shared"):
-        first = next(
-            i
-            for i, other in enumerate(layer_linears(group, 1))
-            if other.op == f"{linear.op.rsplit('_', 1)[0]}_up"
-        )
+        up = f"{linear.op.rsplit('_', 1)[0]}_up"
+        first = next((i for i, other in enumerate(layer_linears(group, 1)) if other.op == up), index)
         part = ups if linear.op.endswith("down") else min(index - first, ups - 1)
         names = _FEED_FORWARD[ups + 1][part]
         parents = {
@@ -104,15 +105,16 @@ def _module_names(layer: int, group: LayerGroup, index: int, linear: Linear) -> 
 
 
 def _attention_names(group: LayerGroup, index: int, linear: Linear) -> tuple[str, ...]:
-    attention = group.attention
-    if isinstance(attention, StateSpace):
-        last = linear.op == "attention_output"
+    op, _, member = linear.op.partition(":")
+    attention = group.attention.parts[int(member or 1) - 1]
+    if attention.recurrent:
+        last = op == "attention_output"
         return (
-            ("mixer.out_proj", "linear_attn.out_proj")
+            ("mixer.out_proj", "mamba.out_proj", "linear_attn.out_proj")
             if last
-            else ("mixer.in_proj", "linear_attn.in_proj_qkvz")
+            else ("mixer.in_proj", "mamba.in_proj", "linear_attn.in_proj_qkvz")
         )
-    if linear.op == "attention_output":
+    if op == "attention_output":
         return ("self_attn.o_proj", "self_attn.out_proj", "attn.o_proj")
     if isinstance(attention, LatentAttention):
         if linear.op == "q":
@@ -168,6 +170,7 @@ def checkpoint_bytes(model: ModelConfig, formats: WeightFormats, mtp_layers: int
 _SAID_DIFFERENCE = 0.01
 
 
+@lru_cache(maxsize=256)
 def checkpoint_difference(model: ModelConfig) -> str | None:
     """A sentence where the checkpoint's own size is further than 1 % from what is counted; None where it is not."""
     if model.checkpoint_bytes is None:

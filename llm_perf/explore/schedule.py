@@ -8,11 +8,10 @@ from typing import Any, Final
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.explore.looks import bar_looks
 from llm_perf.report.plots.style import PARTS as STYLED
-from llm_perf.report.trace import BUSY, STEPS, Span, prediction_passes
+from llm_perf.report.trace import STEPS, Span, prediction_passes
 from llm_perf.report.units import seconds
 from llm_perf.systems import System, system_of
 
-_NAMELESS: Final = ("steps", "busy")
 _PLAIN: Final[dict[str, Any]] = {"color": "@muted"}
 _MOST: Final = 1200
 """Spans that one picture shows; a whole schedule is what ``--trace`` writes."""
@@ -32,7 +31,7 @@ def _figure(name: str, spans: list[Span], system: System, cut: bool) -> dict[str
     end = max(span.start_s + span.duration_s for span in spans)
     scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")) if end * s >= 1 or u == "µs")
     kinds = list(dict.fromkeys(_kind(system, span) for span in spans))
-    looks = {"steps": _PLAIN, "busy": _PLAIN} | bar_looks(kind for kind in kinds if kind not in _NAMELESS)
+    looks = {"steps": _PLAIN} | bar_looks(kind for kind in kinds if kind != "steps")
     part = f", the first {len(spans)} pieces of work" if cut else ""
     return {
         "name": name,
@@ -57,9 +56,7 @@ def _figure(name: str, spans: list[Span], system: System, cut: bool) -> dict[str
 
 
 def _kind(system: System, span: Span) -> str:
-    """What a bar is coloured by: the part of the latency; for a busy resource and a step of several parts, that."""
-    if span.track.endswith(BUSY):
-        return "busy"
+    """What a bar is coloured by: the part of the latency; for a step of several parts, that."""
     return "steps" if span.track == STEPS and span.name not in system.parts else span.name
 
 
@@ -70,7 +67,7 @@ def _title(system: System, kind: str) -> str:
 def _words(system: System, span: Span, kind: str) -> list[str]:
     """What the pointer shows of a bar."""
     where = f", layer {span.where['layer']}" if "layer" in span.where else ""
-    name = {"busy": span.track, "steps": f"step {span.name!r}"}.get(kind, _title(system, kind))
+    name = f"step {span.name!r}" if kind == "steps" else _title(system, kind)
     return [f"{name}{where}", seconds(span.duration_s)]
 
 

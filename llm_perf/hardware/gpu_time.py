@@ -73,17 +73,23 @@ class GemmRates:
 
     def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
         """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix where rows come in tiles."""
-        lost: Number = self.half_m
-        if self.matvec_max_rows:
-            lost = where(rows <= self.matvec_max_rows, 0.0, lost)
-        return 2.0 * weights * (rows + copies * lost) / self.flops_per_s
+        return 2.0 * weights * (rows + copies * self.lost_rows(rows)) / self.flops_per_s
+
+    def lost_rows(self, rows: Number) -> Number:
+        """Rows of each matrix for which its tiles compute nothing."""
+        if not self.matvec_max_rows:
+            return self.half_m
+        return where(rows <= self.matvec_max_rows, 0.0, self.half_m)
+
+    def read_bytes_per_s(self, rows: Number) -> Number:
+        """The rate at which a product of so many rows reads memory."""
+        if not self.matvec_max_rows:
+            return self.bytes_per_s
+        return where(rows <= self.matvec_max_rows, self.matvec_bytes_per_s, self.bytes_per_s)
 
     def memory_s(self, weight_bytes: Number, activation_bytes: Number, rows: Number = math.inf) -> Number:
         """Seconds of device memory traffic: weights once, inputs and outputs of ``rows`` rows."""
-        moved = weight_bytes + activation_bytes
-        if not self.matvec_max_rows:
-            return moved / self.bytes_per_s
-        return moved / where(rows <= self.matvec_max_rows, self.matvec_bytes_per_s, self.bytes_per_s)
+        return (weight_bytes + activation_bytes) / self.read_bytes_per_s(rows)
 
     def time_s(self, compute_s: Number, memory_s: Number) -> Number:
         """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""
@@ -134,13 +140,14 @@ class KernelRates:
 
         What of the working set stays in the L2 cache moves ``l2_speedup`` times faster.
         """
-        return moved_bytes / self.elementwise_bytes_per_s * self._missed_share(working_set_bytes)
+        return moved_bytes / self.elementwise_bytes_per_s * self.missed_share(working_set_bytes)
 
     def scores_s(self, moved_bytes: Number, working_set_bytes: Number) -> Number:
         """The same for attention scores: rows as long as the context keep enough bytes in flight on any GPU."""
-        return moved_bytes / self.long_rows_bytes_per_s * self._missed_share(working_set_bytes)
+        return moved_bytes / self.long_rows_bytes_per_s * self.missed_share(working_set_bytes)
 
-    def _missed_share(self, working_set_bytes: Number) -> Number:
+    def missed_share(self, working_set_bytes: Number) -> Number:
+        """Time of moving a working set over what it would take if none of it stayed in the L2 cache."""
         if self.l2_bytes <= 0 or self.l2_speedup == 1.0:
             return 1.0
         cached = minimum(self.l2_bytes / working_set_bytes, 1.0)

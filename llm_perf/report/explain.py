@@ -5,17 +5,18 @@ Every entry's ``expression`` is plain arithmetic that gives ``value``: a reader 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.config.layers.recurrent import STATE_BITS
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.attention import kv_cache_elements
+from llm_perf.counts.attention import kv_cache_elements, state_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
 from llm_perf.systems import system_of
-from llm_perf.systems.terms import Quantity, Term
+from llm_perf.systems.terms import Factor, Quantity, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +71,33 @@ def _counts(result: InferenceResult) -> list[Explanation]:
                 "FLOP",
             )
         )
-        per_sequence = float(kv_cache_elements(model, prompt + gen, scenario.parallelism.tp_size))
-        bits = scenario.dtype.stored_kv_bits
-        replica = batch // scenario.parallelism.dp_size
-        ranks = scenario.parallelism.cp_size
-        entries.append(
-            Explanation(
-                "KV cache on one rank's stages",
-                "sequences x elements per sequence of prompt + generation x bits / 8"
-                + (" / context ranks" if ranks > 1 else ""),
-                f"{replica} * {_number(per_sequence)} * {bits} / 8" + (f" / {ranks}" if ranks > 1 else ""),
-                replica * per_sequence * bits / 8 / ranks,
-                "bytes",
-            )
-        )
+        entries.append(_cache(scenario, batch // scenario.parallelism.dp_size, prompt + gen))
     return entries
+
+
+def _cache(scenario: Scenario, sequences: int, tokens: int) -> Explanation:
+    """Cache and states of one rank; a state has 16 bits at least."""
+    parallelism, bits = scenario.parallelism, scenario.dtype.stored_kv_bits
+    states = state_elements(scenario.model, parallelism.tp_size)
+    cached = float(kv_cache_elements(scenario.model, tokens, parallelism.tp_size)) - states
+    formula, values = (
+        "elements per sequence of prompt + generation x bits / 8",
+        f"{_number(cached)} * {bits} / 8",
+    )
+    total = sequences * cached * bits / 8
+    if states:
+        wide = max(bits, STATE_BITS)
+        formula = f"({formula} + elements of states x bits / 8)"
+        values = f"({values} + {_number(states)} * {wide} / 8)"
+        total += sequences * states * wide / 8
+    divided = (" / context ranks", f" / {parallelism.cp_size}") if parallelism.cp_size > 1 else ("", "")
+    return Explanation(
+        "KV cache on one rank's stages",
+        f"sequences x {formula}{divided[0]}",
+        f"{sequences} * {values}{divided[1]}",
+        total / parallelism.cp_size,
+        "bytes",
+    )
 
 
 def _flops(name: str, formula: str, scenario: Scenario) -> Explanation:
@@ -128,17 +141,37 @@ def _terms(result: InferenceResult) -> list[Explanation]:
 
 def explained_terms(phases: Mapping[str, tuple[Term, ...]], title: Callable[[str], str]) -> list[Explanation]:
     """The terms that costs carry: rates and times that they follow from, then what each part is waited for."""
-    below: dict[str, Quantity] = {}
+    below: dict[str, dict[Quantity, str]] = {}
     found: dict[str, list[Term]] = {}
     for phase, terms in phases.items():
         for term in terms:
             if not term.value:
                 continue
             found.setdefault(f"{phase}, {title(term.part)}: {term.name}", []).append(term)
-            for factor in term.factors:
-                below |= {quantity.name: quantity for quantity in factor.of if quantity.name not in below}
+            for quantity in _quantities(term.factors):
+                below.setdefault(quantity.name, {}).setdefault(quantity, phase)
     summed = [Quantity(name, tuple(term.factors for term in terms)) for name, terms in found.items()]
-    return [explained(quantity) for quantity in (*below.values(), *summed)]
+    return [explained(quantity) for quantity in (*_told_apart(below), *summed)]
+
+
+def _quantities(factors: Iterable[Factor]) -> Iterator[Quantity]:
+    """What factors follow from, each after what it follows from itself."""
+    for factor in factors:
+        for quantity in factor.of:
+            yield from _quantities(quantity.factors())
+            yield quantity
+
+
+def _told_apart(below: Mapping[str, Mapping[Quantity, str]]) -> Iterator[Quantity]:
+    """Quantities of one name that differ are named after their phases, and counted where a phase has several."""
+    for name, same in below.items():
+        by_phase: dict[str, list[Quantity]] = {}
+        for quantity, phase in same.items():
+            by_phase.setdefault(phase, []).append(quantity)
+        for phase, quantities in by_phase.items():
+            for number, quantity in enumerate(quantities, start=1):
+                count = f" ({number})" if len(quantities) > 1 else ""
+                yield quantity if len(same) == 1 else replace(quantity, name=f"{name}: {phase}{count}")
 
 
 def explained(quantity: Quantity) -> Explanation:

@@ -44,7 +44,11 @@ def result_object(
             "activations": _shares(placement.activations),
             "reason": placement.reason,
         },
-        "memory": {"gpu": memory_object(memory.gpu), "cpu": memory_object(memory.cpu), "nvme": memory_object(memory.nvme)},
+        "memory": {
+            "gpu": memory_object(memory.gpu) | _kv_cache(result),
+            "cpu": memory_object(memory.cpu),
+            "nvme": memory_object(memory.nvme),
+        },
         "max_batch_size": result.max_batch_size,
         "max_context_len": result.max_context_len,
         "nearest_measurement": nearest,
@@ -67,6 +71,19 @@ def result_object(
         "benchmark_log": prediction_log(result),
     }  # fmt: skip
     return finite(found)  # type: ignore[no-any-return]
+
+
+def _kv_cache(result: InferenceResult) -> dict[str, Any]:
+    """What the cache of one engine holds, and what bounds batch and context."""
+    found = result.kv_capacity
+    return {
+        "kv_cache_capacity_tokens": None if found is None else found.tokens,
+        "max_concurrency": None if found is None else found.max_concurrency,
+        "state_bytes_per_sequence": None if found is None else round(found.state_bytes_per_sequence),
+        "gpu_memory_utilization": None if found is None else found.utilization,
+        "batch_limited_by": result.batch_limited_by,
+        "context_limited_by": result.context_limited_by,
+    }
 
 
 def _weight_format(result: InferenceResult) -> dict[str, Any]:

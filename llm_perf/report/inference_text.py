@@ -18,11 +18,13 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
+from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems import System, system_of
 from llm_perf.systems.base import MemoryParts, TierShares
+from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.pipeline import Pipeline
 
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
@@ -57,6 +59,7 @@ def report_sections(
     """The report's parts by name, in its order. A part that a prediction has nothing for is left out."""
     found: dict[str, Text | Table | None] = {
         "title": _title(result),
+        "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "placement": _placement(result),
         "phases": _phases(result),
         "interval": interval_text(result.interval, result.no_interval),
@@ -66,7 +69,6 @@ def report_sections(
         "thresholds": _thresholds(result),
         "pipeline": _pipeline(result),
         "money": _money(result, price),
-        "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "nearest": _nearest(nearest),
     }
     for number, warning in enumerate(result.warnings, start=1):
@@ -311,10 +313,24 @@ def _share(phase: Phase, part: str) -> float:
 def _limits(result: InferenceResult) -> Text:
     text = Text("With this placement: largest batch ")
     text.append(count(result.max_batch_size), "bold")
-    text.append(" at these lengths; longest context ")
+    text.append(f" at these lengths ({_bound(result.batch_limited_by)}); longest context ")
     text.append(count(result.max_context_len), "bold")
-    text.append(f" tokens at batch {result.scenario.workload.batch_size}.")
+    text.append(
+        f" tokens at batch {result.scenario.workload.batch_size} ({_bound(result.context_limited_by)})."
+    )
+    held = result.kv_capacity
+    if held is not None:
+        share = "" if held.utilization is None else f", of {held.utilization:.3g} of the memory"
+        text.append(f"\nKV cache{share}: room for ")
+        text.append(count(held.tokens), "bold")
+        text.append(f" tokens, {held.max_concurrency:,.1f} sequences of these lengths.")
     return text
+
+
+def _bound(limit: str) -> str:
+    """What bounds it, in words."""
+    named = {"model positions": "the model's positions", "scheduler": "the scheduler's limit"}
+    return named.get(limit, limit)
 
 
 def _money(result: InferenceResult, price: Price | float | None) -> Text | None:
@@ -384,7 +400,15 @@ def _shown(quantity: dict[str, Any], side: str) -> str:
 def log_section(result: InferenceResult) -> str:
     """The benchmark log under a heading, to be printed as it is: its text is the real run's, byte for byte."""
     heading = "Benchmark log, as a real run writes it (GB = 2^30; sizes are its estimates)"
+    scenario = result.scenario
+    real = model_weight_bytes(scenario) * scenario.parallelism.tp_size
+    if abs(model_bytes(scenario.model) / real - 1) > _SAME_SIZE:
+        heading += f"\nIts 'model size' is the log's own formula, for 16 bits and a plain MLP: these weights are {gib(real)}."
     return f"{heading}\n{prediction_log(result)}"
+
+
+_SAME_SIZE = 0.02
+"""Sizes that differ by no more are taken as the same."""
 
 
 def comparison_report(results: list[InferenceResult]) -> RenderableType:

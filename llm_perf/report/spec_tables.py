@@ -12,7 +12,7 @@ from llm_perf.config.base import Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.counts.attention import kv_cache_elements
+from llm_perf.counts.attention import cache_elements_per_token, state_bytes
 from llm_perf.counts.parameters import active_params, total_params
 
 
@@ -41,8 +41,13 @@ def _first_word(text: str) -> str:
 
 
 def _kv_kib(model: ModelConfig) -> float:
-    """KiB of 16-bit cache per token of a short context."""
-    return float(kv_cache_elements(model, 1)) * 2 / 1024
+    """KiB of 16-bit cache per token of a short context; what does not grow with it is a state."""
+    return cache_elements_per_token(model) * 2 / 1024
+
+
+def _state_kib(model: ModelConfig) -> float:
+    """KiB of 16-bit recurrent states per sequence."""
+    return float(state_bytes(model, 1)) / 1024
 
 
 MODEL_COLUMNS = Columns(
@@ -52,6 +57,7 @@ MODEL_COLUMNS = Columns(
         ("num_layers", "layers", lambda model: model.num_layers, str),
         ("max_position_embeddings", "context", lambda model: model.max_position_embeddings, str),
         ("kv_cache_kib_per_token", "KiB/tok", _kv_kib, "{:,.0f}".format),
+        ("state_kib_per_sequence", "KiB state", _state_kib, "{:,.0f}".format),
     )
 )
 GPU_COLUMNS = Columns(

@@ -1,7 +1,7 @@
 """The schedule of one prediction as a trace that chrome://tracing and ui.perfetto.dev open.
 
 Format: "Trace Event Format" (Google, 2016), complete events (ph X) with times in microseconds. One process is the
-prefill, one the first decode step; in each a track of the steps between synchronisations and one per stream.
+prefill, one a decode step; in each a track of the steps between synchronisations and one per stream.
 """
 
 from __future__ import annotations
@@ -9,27 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.config.scenario import Scenario
+from llm_perf.analysis.inference import InferenceResult
 from llm_perf.hardware.streams import STREAMS
-from llm_perf.systems import Load, System, system_of
+from llm_perf.systems import system_of
+from llm_perf.systems.passes import passes
 from llm_perf.systems.schedule import Schedule, Step
 
 _MICRO = 1e6
 STEPS = "steps"
-"""Track of the steps between synchronisations, or of the parts of a phase."""
-BUSY = "(busy)"
-"""What tracks end with that show how long a resource is busy in a whole pass, not when."""
-
-
-@runtime_checkable
-class Scheduled(Protocol):
-    """A system that can show its schedule."""
-
-    def schedules(self, scenario: Scenario, load: Load) -> tuple[Schedule, Schedule]:
-        """The prefill's and the first decode step's."""
+"""Track of the steps between synchronisations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +34,15 @@ class Span:
 
 
 def prediction_trace(result: InferenceResult) -> str:
-    """The trace file of a prediction: prefill, and the first decode step where there is one.
-
-    A system without a schedule of its own shows the parts of its phases one after the other.
-    """
+    """The trace file of a prediction: prefill, and a decode step where there is one."""
     return trace_json([(name, list(spans)) for name, spans in prediction_passes(result)])
 
 
 def prediction_passes(result: InferenceResult) -> Iterator[tuple[str, Iterator[Span]]]:
     """The passes of a prediction by name: spans that are made one by one, as a long schedule has millions."""
-    scenario, workload = result.scenario, result.scenario.workload
-    system = system_of(scenario)
-    if isinstance(system, Scheduled):
-        prefill, step = system.schedules(scenario, Load.of(workload))
-        yield "prefill", schedule_spans(prefill)
-        if result.decode is not None:
-            yield "decode step 1", schedule_spans(step)
-    else:
-        yield "prefill", _phase_spans(system, result.prefill, 1)
-        if result.decode is not None:
-            steps = workload.gen_len - 1
-            yield f"decode step (mean of {steps})", _phase_spans(system, result.decode, steps)
+    decode = None if result.decode is None else result.decode.cost
+    for name, schedule in passes(system_of(result.scenario), result.scenario, result.prefill.cost, decode):
+        yield name, schedule_spans(schedule)
 
 
 def schedule_spans(schedule: Schedule) -> Iterator[Span]:
@@ -122,17 +100,6 @@ def _works(step: Step, begin: float, scale: float, where: dict[str, Any], inside
             elif seconds > 0:
                 yield Span(f"{STREAMS[element.stream]} ({name})", element.label, now, seconds, where)
             now += seconds
-
-
-def _phase_spans(system: System, phase: Phase, steps: int) -> Iterator[Span]:
-    now = 0.0
-    for name, seconds in phase.breakdown_s.items():
-        yield Span(STEPS, name, now, seconds / steps, {})
-        now += seconds / steps
-    for name, seconds in phase.busy_s.items():
-        if seconds > 0:
-            title = STREAMS.get(name) or system.resource_title(name)
-            yield Span(f"{title} {BUSY}", name, 0.0, seconds / steps, {})
 
 
 def trace_json(passes: list[tuple[str, list[Span]]]) -> str:

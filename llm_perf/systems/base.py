@@ -5,10 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_perf.config.base import serving_fields
 from llm_perf.config.dtype import DtypeConfig
@@ -20,6 +17,10 @@ from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
 from llm_perf.systems.terms import Factor, Term, Terms, no_terms
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,23 @@ ALL_ON_NVME = TierShares(0.0, 0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
-    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated."""
+    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated.
+
+    ``waiting_bytes`` is cache of sequences that wait for room: it is not part of what is used.
+    """
 
     weights_bytes: Number
     kv_cache_bytes: Number
     activations_bytes: Number
     buffers_bytes: Number
     reserved_bytes: Number
-    capacity_bytes: float
+    capacity_bytes: Number
+    waiting_bytes: Number = 0.0
+
+    @property
+    def kv_room_bytes(self) -> Number:
+        """Bytes that the cache may take: what everything else leaves."""
+        return self.capacity_bytes - (self.total_bytes - self.kv_cache_bytes)
 
     @property
     def total_bytes(self) -> Number:
@@ -126,6 +136,11 @@ class MemoryUse:
         """Whether every tier fits."""
         return self.gpu.fits & self.cpu.fits & self.nvme.fits
 
+    @property
+    def at_once(self) -> Number:
+        """Whether all sequences fit at once, so that none waits."""
+        return self.fits & (self.gpu.waiting_bytes < 1.0)
+
 
 _KERNELS = ("compute", "hbm", "kernel_floors")
 _LINKS = ("interconnect",)
@@ -134,14 +149,14 @@ COMMON_PARTS: Mapping[str, Part] = {
     "attention": Part(title="attention", waits_for=_KERNELS),
     "mlp": Part(title="feed-forward", waits_for=_KERNELS),
     "elementwise": Part(title="norms and elementwise", waits_for=_KERNELS),
-    "lm_head": Part(title="LM head", waits_for=_KERNELS),
+    "lm_head": Part(title="LM head", waits_for=_KERNELS, once=True),
     "all_reduce": Part(title="all-reduce", waits_for=_LINKS),
-    "all_gather": Part(title="all-gather of logits", waits_for=_LINKS),
+    "all_gather": Part(title="all-gather of logits", waits_for=_LINKS, once=True),
     "all_to_all": Part(title="all-to-all of experts", waits_for=_LINKS),
-    "pipeline_transfer": Part(title="pipeline transfers", waits_for=_LINKS),
+    "pipeline_transfer": Part(title="pipeline transfers", waits_for=_LINKS, once=True),
     "reduce_scatter_all_gather": Part(title="reduce-scatter, all-gather", waits_for=_LINKS),
     "context_exchange": Part(title="exchange of context ranks", waits_for=_LINKS),
-    "draft_model": Part(title="draft model", waits_for=_KERNELS),
+    "draft_model": Part(title="draft model", waits_for=_KERNELS, once=True),
     "dequantisation": Part(title="dequantisation", waits_for=_KERNELS),
     "framework": Part(title="framework (exposed)", waits_for=("host",)),
     "kv_offload": Part(title="KV cache in host memory", waits_for=("cpu", "pcie")),

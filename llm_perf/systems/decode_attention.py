@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.model import Mixer
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, minimum
 from llm_perf.counts.attention import kv_elements_per_token
@@ -30,18 +30,18 @@ class KVReads:
     wide: Number
 
 
-def heads_per_kv_head(group: LayerGroup) -> float:
+def heads_per_kv_head(mixer: Mixer) -> float:
     """Query heads that share keys and values."""
-    return group.attention.num_heads / group.attention.num_kv_heads
+    return mixer.num_heads / mixer.num_kv_heads
 
 
-def kv_reads(scenario: Scenario, constants: Mapping[str, float], group: LayerGroup, batch: Number) -> KVReads:
+def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, batch: Number) -> KVReads:
     """What decode attention reads per token of context; a recurrent state is read and written back instead."""
     p, dtype = scenario.parallelism, scenario.dtype
-    per_token = kv_elements_per_token(group.attention, p.tp_size) * dtype.stored_kv_bits / 8
+    per_token = kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits) / 8
     per_token *= constants["kv_passes"]
-    shared = heads_per_kv_head(group)
-    if group.attention.recurrent:
+    shared = heads_per_kv_head(mixer)
+    if mixer.recurrent:
         stored = batch * (2 * per_token) / p.cp_size
         return KVReads(stored, stored * shared)
     if constants["ungrouped_kv_reads"]:
@@ -69,7 +69,7 @@ def attention_s_per_token(
     scenario: Scenario,
     constants: Mapping[str, float],
     rates: KernelRates,
-    group: LayerGroup,
+    mixer: Mixer,
     flops: Number,
     reads: KVReads,
 ) -> Number:
@@ -80,15 +80,15 @@ def attention_s_per_token(
     copies of keys and values per query head, which some stacks write and read before they attend.
     """
     seconds = rates.decode_attention_s_per_token(flops, reads.stored, reads.wide)
-    if group.attention.recurrent:
+    if mixer.recurrent:
         return seconds
     splits = constants["attention_kv_splits"]
     if splits > 0:
         clock_ghz = (scenario.gpu.sm_clock_mhz or 1000.0) / 1000
-        one_head = 2 * group.attention.head_dim * scenario.dtype.stored_kv_bits / 8
+        one_head = 2 * mixer.head_dim * scenario.dtype.stored_kv_bits / 8
         rate = splits * constants["split_gb_per_s_per_ghz"] * 1e9 * clock_ghz
         seconds = p_norm(seconds, one_head / rate, rates.knee_exponent)
     copies = constants["gqa_copies"]
-    if copies > 0 and heads_per_kv_head(group) > 1:
-        seconds = seconds + reads.stored * heads_per_kv_head(group) * copies / rates.elementwise_bytes_per_s
+    if copies > 0 and heads_per_kv_head(mixer) > 1:
+        seconds = seconds + reads.stored * heads_per_kv_head(mixer) * copies / rates.elementwise_bytes_per_s
     return seconds

@@ -21,6 +21,7 @@ from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
+from llm_perf.systems.accounting import MemoryRules
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -34,10 +35,14 @@ _SPECIAL = re.compile(r"-[a-z]")
 
 
 class Part(Spec):
-    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name."""
+    """A part of a phase: what reports call it, and the resources that it waits for; none: the one of its own name.
+
+    ``once``: it comes once in a pass, not in every layer.
+    """
 
     title: str = Field(min_length=1)
     waits_for: tuple[str, ...] = ()
+    once: bool = False
 
 
 class Calibration(Spec):
@@ -81,6 +86,7 @@ class Family(Spec):
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
         calibration: What a fit may change.
+        memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Family(Spec):
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
+    memory: tuple[MemoryRules, ...] = ()
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
@@ -386,3 +393,21 @@ def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]
         return own, own
     first, last = (None if end is None else numbers(str(end)) for end in stated)
     return first, last
+
+
+@cache
+def memory_rules(family: str, version: str | None) -> MemoryRules | None:
+    """The memory rule of a version of a family, None for the newest; None where the family has none for it.
+
+    Raises:
+        SpecError: unknown.
+    """
+    rules = declaration(family).memory
+    if not rules:
+        return None
+    release, _ = release_of(family, version)
+    last: Numbers | None = None if version is None else numbers(version)
+    if not last or version == release:
+        last = _ends(folder_of(family), release)[1]
+    begun = [one for one in rules if last is None or numbers(one.since) <= last]
+    return begun[-1] if begun else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.dtype import DtypeConfig
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
-from llm_perf.counts.attention import cached_tokens, kv_elements_per_token, live_elements_per_token
+from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.attention import live_elements_per_token
 from llm_perf.counts.linears import Linear, layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
@@ -20,6 +23,7 @@ from llm_perf.counts.parameters import (
 )
 from llm_perf.counts.products import lm_head_products
 from llm_perf.counts.weight_formats import layer_bytes
+from llm_perf.systems.accounting import MemoryRules
 
 
 def stage_layer_share(scenario: Scenario) -> float:
@@ -49,27 +53,34 @@ def fullest_stage(scenario: Scenario, per_layer: Sequence[Number], heaviness: Se
     return total
 
 
-def layer_weight_bytes(scenario: Scenario) -> list[float]:
+def layer_weight_bytes(scenario: Scenario) -> tuple[float, ...]:
     """Bytes of one layer of each group on one tensor- and expert-parallel rank.
 
     Matrices in their own number formats where these are known, else at the stored weight width with norms, biases and
     routers at the activation width.
     """
-    p = scenario.parallelism
-    formats = scenario.dtype.formats
+    return _layer_weight_bytes(scenario.model, scenario.dtype, scenario.parallelism)
+
+
+@lru_cache(maxsize=256)  # the search for the largest batch asks again and again
+def _layer_weight_bytes(
+    model: ModelConfig, dtype: DtypeConfig, parallelism: ParallelismConfig
+) -> tuple[float, ...]:
+    tp, ep, dp = parallelism.tp_size, parallelism.ep_size, parallelism.dp_size
+    formats = dtype.formats
+
+    def held(linear: Linear) -> float:
+        return linear_rank_weights(linear, tp, ep, dp)
+
     found = []
-    for index, group in enumerate(scenario.model.layer_groups):
-        params = layer_rank_params(scenario.model, group, p.tp_size, p.ep_size, p.dp_size)
+    for index, group in enumerate(model.layer_groups):
+        params = layer_rank_params(model, group, tp, ep, dp)
         if formats is None:
-            found.append(_layer_bytes(scenario, group, params))
-            continue
-
-        def held(linear: Linear) -> float:
-            return linear_rank_weights(linear, p.tp_size, p.ep_size, p.dp_size)
-
-        row, bits = formats.layers[index], formats.vector_bits
-        found.append(layer_bytes(scenario.model, group, row, bits, held, params.total))
-    return found
+            found.append(_layer_bytes(model, dtype, group, params))
+        else:
+            row = formats.layers[index]
+            found.append(layer_bytes(model, group, row, formats.vector_bits, held, params.total))
+    return tuple(found)
 
 
 def layers_weight_bytes(scenario: Scenario) -> float:
@@ -78,13 +89,13 @@ def layers_weight_bytes(scenario: Scenario) -> float:
     return sum(count * size for count, size in zip(counts, layer_weight_bytes(scenario), strict=True))
 
 
-def _layer_bytes(scenario: Scenario, group: LayerGroup, params: RankParams) -> float:
-    wide = float(layer_vector_params(scenario.model, group))
-    for linear in layer_linears(group, scenario.model.hidden_size):
+def _layer_bytes(model: ModelConfig, dtype: DtypeConfig, group: LayerGroup, params: RankParams) -> float:
+    wide = float(layer_vector_params(model, group))
+    for linear in layer_linears(group, model.hidden_size):
         if linear.op == "router":
             wide += linear.params
     narrow = params.total - wide
-    return narrow * scenario.dtype.stored_weight_bits / 8 + wide * scenario.dtype.activation_bits / 8
+    return narrow * dtype.stored_weight_bits / 8 + wide * dtype.activation_bits / 8
 
 
 def embedding_bytes(scenario: Scenario) -> float:
@@ -129,17 +140,37 @@ def model_weight_bytes(scenario: Scenario) -> float:
     return layers_weight_bytes(scenario) + embedding_bytes(scenario) + head_bytes(scenario)
 
 
-def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number) -> Number:
-    """KV cache bytes of ``batch`` sequences on the fullest rank."""
+def _kept_elements(part: Mixer, tp: int) -> float:
+    """Elements of a token, or of the state, that a layer itself keeps on one rank."""
+    return part.cache_elements_per_token(tp) + part.state_elements_per_sequence(tp)
+
+
+def _kept_tokens(part: Mixer, batch: Number, context: Number, beyond_window: int) -> Number:
+    """Tokens that a layer keeps of all sequences; one with a window keeps the pass in work beside their windows."""
+    limit = part.saturates_at
+    forgets = limit is not None and not part.recurrent and part.cached_tokens(limit + 1) == limit
+    if beyond_window and limit is not None and forgets:
+        return minimum(batch * context, batch * limit + beyond_window)
+    return batch * part.cached_tokens(context)
+
+
+def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_window: int = 0) -> Number:
+    """KV cache bytes of ``batch`` sequences on the fullest rank.
+
+    ``beyond_window``: tokens that layers with a window keep beside the windows of all sequences, as for a pass in work.
+    """
     if scenario.model.encoder:
         return 0.0 * batch * context
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        per_token = kv_elements_per_token(group.attention, tp) * bits / 8
-        per_layer.append(batch * cached_tokens(group, context) * per_token)
-        limit = group.attention.saturates_at
-        heaviness.append(math.inf if limit is None else limit * per_token)
+        parts = [
+            (part, _kept_elements(part, tp) * part.kept_bits(bits) / 8) for part in group.attention.parts
+        ]
+        kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
+        per_layer.append(sum(kept, 0.0 * batch))
+        limits = [(part.saturates_at, size) for part, size in parts]
+        heaviness.append(sum(math.inf if limit is None else limit * size for limit, size in limits))
     # Context ranks keep an equal part of every sequence's cache.
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
 
@@ -157,9 +188,37 @@ def _mlp_width(scenario: Scenario, group: LayerGroup) -> float:
 
 def _scores(scenario: Scenario, group: LayerGroup, length: Number, constants: dict[str, float]) -> Number:
     """Elements per token of one layer's live attention scores, on one rank; fused kernels keep none."""
-    if not constants["unfused_attention"] or group.attention.recurrent:
+    heads = [part.num_heads for part in group.attention.parts if not part.recurrent]
+    if not constants["unfused_attention"] or not heads:
         return 0.0
-    return constants["live_score_copies"] * group.attention.num_heads / scenario.parallelism.tp_size * length
+    return constants["live_score_copies"] * max(heads) / scenario.parallelism.tp_size * length
+
+
+def step_activation_bytes(
+    scenario: Scenario, tokens: Number, sequences: Number, rules: MemoryRules
+) -> Number:
+    """Peak activations of one step of ``tokens`` tokens of ``sequences`` sequences, on one rank.
+
+    The widest layer, or what its sampler needs if that is more: every rank holds the logits of all of the vocabulary. Inner
+    activations and outputs of routed experts are workspaces that some versions keep between layers.
+    """
+    model, tp = scenario.model, scenario.parallelism.tp_size
+    element = scenario.dtype.activation_bits / 8
+    hidden, layers, experts = model.hidden_size, 0.0, 0.0
+    for group in model.layer_groups:
+        mlp = group.mlp
+        if mlp.routed_experts:
+            inner = mlp.routed_width / tp
+            outer = mlp.experts_per_token * hidden
+            experts = max(experts, max((2 if mlp.gated else 1) * inner, outer) + inner)
+        ffn = mlp.dense_width / tp * (rules.ffn_vectors if mlp.gated else rules.ffn_vectors - 1)
+        layers = max(layers, max(ffn, live_elements_per_token(group.attention, tp)))
+    per_token = (layers + rules.hidden_vectors * hidden) * element
+    logits = minimum(sequences, tokens) * model.vocab_size * rules.sampler_bytes
+    sampling = logits + tokens * rules.sampler_hidden_vectors * hidden * element
+    if not rules.keeps_expert_workspaces:
+        return maximum(tokens * (per_token + experts * element), sampling)
+    return maximum(tokens * per_token, sampling) + tokens * experts * element
 
 
 _WHOLE_VECTORS = 2

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from llm_perf.config.formats import MatrixFormat
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import (
@@ -26,7 +25,17 @@ from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
 from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
 from llm_perf.systems.format_kernels import Kind, compute_factor, read_factor
-from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, number, one_term, scaled
+from llm_perf.systems.products import (
+    ProductTime,
+    decode_attention,
+    elementwise,
+    fused_attention,
+    layer_terms,
+    product_time,
+    score_square,
+    unfused_attention,
+)
+from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, one_term, scaled
 
 _GEMM_PARTS = {
     "qkv": "attention_projections",
@@ -40,8 +49,13 @@ _GEMM_PARTS = {
 
 
 def part_of(op: str) -> str:
-    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP."""
-    return _GEMM_PARTS.get(op, "mlp")
+    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP.
+
+    What a mixer has beside the common products is named ``attention_…``; behind a colon stands which of a layer's mixers
+    it is of.
+    """
+    plain = op.partition(":")[0]
+    return _GEMM_PARTS.get(plain, "attention_projections" if plain.startswith("attention_") else "mlp")
 
 
 _NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
@@ -50,14 +64,28 @@ _LEAST_8BIT = 7.0
 
 
 class Costs:
-    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts."""
+    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts.
 
-    __slots__ = ("_terms", "busy_s", "parts_s")
+    ``products`` are the matrix products that it is of, with how often each runs; of a single configuration.
+    """
+
+    __slots__ = ("_terms", "busy_s", "parts_s", "products")
 
     def __init__(self) -> None:
         self.parts_s: dict[str, Number] = {}
         self.busy_s: dict[str, Number] = {}
+        self.products: list[tuple[str, Number, ProductTime]] = []
         self._terms: list[Terms] = []
+
+    def product(self, op: str, times: Number, one: ProductTime) -> None:
+        """Add a product that runs so many times."""
+        part, seconds = part_of(op), times * one.seconds
+        self.part(part, seconds, lambda: one.terms(part, op, times))
+        self.busy("compute", times * one.compute_s)
+        self.busy("hbm", times * one.memory_s)
+        self.busy("kernel_floors", times * one.floor_s)
+        if not is_array(seconds):
+            self.products.append((op, times, one))
 
     def part(self, name: str, seconds: Number, terms: Terms) -> None:
         """Add exposed seconds to a part, and what they consist of.
@@ -81,6 +109,7 @@ class Costs:
             self.busy(name, times * seconds)
         if not is_array(times):
             self._terms.append(scaled(other.terms, "passes", times))
+            self.products += [(op, times * count, one) for op, count, one in other.products]
 
     def scaled(self, parts: Number, busy: Number) -> Costs:
         """So many times the parts, and so many times the busy seconds."""
@@ -105,9 +134,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Attention of one decode step: seconds = floor_s + per_token_s x attended(context)."""
+    """What one mixer of a layer group attends to in a decode step: seconds = floor_s + per_token_s x attended(context)."""
 
-    group: LayerGroup
+    mixer: Mixer
     per_token_s: Number
     compute_per_token_s: Number
     memory_per_token_s: Number
@@ -181,7 +210,8 @@ class Forward:
         routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count, routed)
-            self._prefill_attention(costs, group, batch, new_tokens, cached)
+            for mixer in group.attention.parts:
+                self._prefill_attention(costs, mixer, group.count, batch, new_tokens, cached)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         if with_head:
@@ -196,12 +226,15 @@ class Forward:
         ``queries`` tokens of every sequence are computed at once: one, or as many as speculation checks.
         """
         costs = Costs()
-        attention = []
+        attention: list[DecodeAttention] = []
         tokens = batch * queries
         routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count, routed)
-            attention.append(self._decode_attention(costs, group, batch, queries))
+            attention += [
+                self._decode_attention(costs, mixer, group.count, batch, queries)
+                for mixer in group.attention.parts
+            ]
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
         self._head(costs, tokens)
@@ -216,7 +249,7 @@ class Forward:
     @property
     def windows(self) -> tuple[float, ...]:
         """Contexts at which some layers stop attending to more."""
-        limits = {_window(group) for group in self.model.layer_groups}
+        limits = {_window(mixer) for group in self.model.layer_groups for mixer in group.attention.parts}
         return tuple(sorted(limits - {math.inf}))
 
     # -- products ---------------------------------------------------------------------------------------------
@@ -315,54 +348,27 @@ class Forward:
         """Products of so many layers on ``tokens`` tokens, of which ``routed`` differ: they decide which experts are read."""
         routed = tokens if routed is None else routed
         for product in products:
-            compute, memory, seconds = self.product_s(product, tokens, routed)
-            costs.part(
-                part_of(product.op),
-                layers * seconds,
-                self._product_terms(product, layers, compute, memory, seconds),
-            )
-            costs.busy("compute", layers * compute)
-            costs.busy("hbm", layers * memory)
-            costs.busy("kernel_floors", layers * self.floor_s)
+            costs.product(product.op, layers, self.product_s(product, tokens, routed))
             self._unpack(costs, product, tokens, layers, routed)
 
-    def _product_terms(
-        self, product: Product, layers: int, compute: Number, memory: Number, seconds: Number
-    ) -> Terms:
-        gemm = self.rates.gemm
-
-        def terms() -> Iterator[Term]:
-            roofs = (
-                f"arithmetic {number(compute)} s at the compute rate, memory {number(memory)} s at the memory rate, "
-                f"{self.floor_s * 1e6:.3g} us of a kernel's floor; knee exponent {gemm.knee_exponent:g}"
-            )
-            each = Factor("seconds of one", seconds, self.rates_used, source=roofs)
-            yield Term(part_of(product.op), product.op.replace("_", " "), (Factor("layers", layers), each))
-
-        return terms
-
-    @cached_property
-    def rates_used(self) -> tuple[Quantity, ...]:
-        """Rates of matrix products, as shares of the peaks."""
-        return tuple(gemm_rates_used(self.rates.gemm))
-
-    def product_s(
-        self, product: Product, tokens: Number, routed: Number | None = None
-    ) -> tuple[Number, Number, Number]:
-        """(arithmetic, memory, together with the floor): seconds of one product on so many tokens."""
-        gemm = self._gemm(product)
+    def product_s(self, product: Product, tokens: Number, routed: Number | None = None) -> ProductTime:
+        """One product on so many tokens, of which ``routed`` differ (all if None): they decide which experts are read."""
+        gemm, kind = self._gemm(product), self._kernel_kind(product)
         rows = product.rows(tokens)
         copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        kind = self._kernel_kind(product)
-        weight_bytes = copies * product.weights * self.weight_bytes_per_element(product, rows)
-        weight_bytes = weight_bytes * read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
-        activation_bytes = rows * (product.in_features + product.out_features) * self.activation_bytes
-        compute = gemm.compute_s(rows, product.weights, copies)
-        compute = compute * compute_factor(self.constants, kind, gemm)
-        memory = gemm.memory_s(weight_bytes, activation_bytes, rows)
-        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + gemm.floor_s * self._floor_share
+        reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+        return product_time(
+            gemm,
+            product,
+            rows,
+            copies,
+            self.weight_bytes_per_element(product, rows) * reads,
+            self.activation_bytes,
+            gemm.floor_s * self._floor_share,
+            compute_factor(self.constants, kind, gemm),
+        )
 
     def _kernel_kind(self, product: Product) -> Kind:
         """What the kernel of a product multiplies; where one width stands for all matrices, heads and routers stay wide."""
@@ -422,24 +428,29 @@ class Forward:
     # -- attention --------------------------------------------------------------------------------------------
 
     def _prefill_attention(
-        self, costs: Costs, group: LayerGroup, batch: Number, new: Number, cached: Number
+        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
     ) -> None:
-        attention, layers = group.attention, group.count
         pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
         if is_array(cached) or cached:
             pairs = pairs - prefill_pairs(attention, cached, causal=True)
         seen = keys_read(attention, new, cached)
         pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
+        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
         if self.cp > 1:
-            self._ring(costs, group, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
+            self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
         if not self.constants["unfused_attention"] or attention.recurrent:
             seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
             floors = (self.cp - 1) * self.rates.attention_floor_s
             whole = seconds + floors
+
+            def each() -> Quantity:
+                flops, floor_s = batch * pairs * per_pair, self.rates.attention_floor_s + floors
+                return fused_attention(self.rates, flops, new / self.cp, kv_bytes, floor_s)
+
             costs.part(
-                "attention", layers * whole, _of_layers("attention", "attention of the prompt", layers, whole)
+                "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
             )
             costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
             costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
@@ -447,74 +458,75 @@ class Forward:
         # Unfused kernels compute the whole rectangle of scores and move every score through memory.
         square = new * (new + cached) / self.cp
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
-        compute = batch * square * per_pair / rate
+        heads = attention.num_heads / self.tp
+        compute, moved = score_square(attention, batch * square, rate, self.constants["score_bytes"], self.tp)
         read = kv_bytes / self.rates.attention_bytes_per_s
         products = p_norm(compute, read, self.rates.knee_exponent)
-        heads = attention.num_heads / self.tp
-        moved = batch * square * heads * self.constants["score_bytes"]
         working_set = 2 * self.activation_bytes * batch * square * heads
         memory = self.rates.scores_s(moved, working_set)
         whole = products + memory + 2 * self.rates.attention_floor_s
-        costs.part("attention", layers * whole, _of_layers("attention", "unfused attention", layers, whole))
+
+        def both() -> Quantity:
+            flops = batch * square * per_pair
+            return unfused_attention(self.rates, flops, rate, kv_bytes, moved, working_set)
+
+        costs.part("attention", layers * whole, layer_terms("attention", "unfused attention", layers, both))
         costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
         costs.busy("compute", layers * compute)
         costs.busy("hbm", layers * (memory + read))
 
-    def _ring(self, costs: Costs, group: LayerGroup, kv_bytes: Number, attention_s: Number) -> None:
+    def _ring(self, costs: Costs, layers: int, kv_bytes: Number, attention_s: Number) -> None:
         """Keys and values pass round the context ranks while each attends to what it has (arXiv 2310.01889)."""
         turns = self.cp - 1
         passed = turns * self.cp_fabric.send_s(kv_bytes / self.cp)
         exposed = maximum(passed - attention_s * turns / self.cp, 0.0)
         name = "keys and values passed round"
         costs.part(
-            "context_exchange",
-            group.count * exposed,
-            _of_layers("context_exchange", name, group.count, exposed),
+            "context_exchange", layers * exposed, _of_layers("context_exchange", name, layers, exposed)
         )
-        costs.busy("interconnect", group.count * passed)
+        costs.busy("interconnect", layers * passed)
 
     def _decode_attention(
-        self, costs: Costs, group: LayerGroup, batch: Number, queries: int = 1
+        self, costs: Costs, mixer: Mixer, layers: int, batch: Number, queries: int = 1
     ) -> DecodeAttention:
         """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once.
 
         Context ranks attend to a part of the cache each, for the same queries, and merge what they found (flash
         decoding over ranks, arXiv 2411.01783, section 3.4).
         """
-        flops = batch * queries * score_flops_per_pair(group.attention, self.tp, absorbed=True) / self.cp
-        reads = kv_reads(self.scenario, self.constants, group, batch)
+        flops = batch * queries * score_flops_per_pair(mixer, self.tp, absorbed=True) / self.cp
+        reads = kv_reads(self.scenario, self.constants, mixer, batch)
         if self.cp > 1:
-            merged = batch * queries * group.attention.num_heads / self.tp * group.attention.head_dim
+            merged = batch * queries * mixer.num_heads / self.tp * mixer.head_dim
             size = merged * self.activation_bytes
-            self._communicate(costs, "context_exchange", group.count, self.cp_fabric.all_reduce_s(size))
-        heads = group.attention.num_heads / self.tp
+            self._communicate(costs, "context_exchange", layers, self.cp_fabric.all_reduce_s(size))
+        heads = mixer.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
         floor = self.rates.attention_floor_s * self.constants["graph_floor_scale"] + eager
-        costs.part(
-            "attention", group.count * floor, _of_layers("attention", "attention kernels", group.count, floor)
-        )
-        costs.busy("kernel_floors", group.count * floor)
+        costs.part("attention", layers * floor, _of_layers("attention", "attention kernels", layers, floor))
+        costs.busy("kernel_floors", layers * floor)
         return DecodeAttention(
-            group,
-            group.count
-            * attention_s_per_token(self.scenario, self.constants, self.rates, group, flops, reads),
-            group.count * flops / self.rates.gemm.flops_per_s,
-            group.count * reads.stored / self.rates.attention_bytes_per_s,
+            mixer,
+            layers * attention_s_per_token(self.scenario, self.constants, self.rates, mixer, flops, reads),
+            layers * flops / self.rates.gemm.flops_per_s,
+            layers * reads.stored / self.rates.attention_bytes_per_s,
         )
 
-    @staticmethod
     def attention_terms(
-        attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
+        self, attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
     ) -> Terms:
         """Decode attention, floors left out, of steps at contexts with weights."""
 
         def terms() -> Iterator[Term]:
             for entry in attention:
-                read = sum(weight * attended(entry.group.attention, context) for context, weight in nodes)
+                read = sum(weight * attended(entry.mixer, context) for context, weight in nodes)
+                one = decode_attention(self.rates, entry.compute_per_token_s, entry.memory_per_token_s)
+                # Some stacks have limits beside the two roofs.
+                of = (one,) if math.isclose(one.value, entry.per_token_s, rel_tol=1e-9) else ()
                 factors = (
                     Factor("tokens attended to over all steps", times * read),
-                    Factor("seconds per token of context", entry.per_token_s),
+                    Factor(one.name, entry.per_token_s, of),
                 )
                 yield Term("attention", "attention over the context", factors)
 
@@ -524,7 +536,7 @@ class Forward:
         """Seconds of decode attention, floors left out, at a context."""
         total: Number = 0.0
         for entry in attention:
-            total = total + entry.per_token_s * attended(entry.group.attention, context)
+            total = total + entry.per_token_s * attended(entry.mixer, context)
         return total
 
     def context_when(self, attention: list[DecodeAttention], seconds: Number) -> Number:
@@ -534,31 +546,41 @@ class Forward:
         """
         found: Number = 0.0
         for limit in (0.0, *self.windows):
-            full = [entry for entry in attention if _window(entry.group) <= limit]
-            growing = [entry.per_token_s for entry in attention if _window(entry.group) > limit]
+            full = [entry for entry in attention if _window(entry.mixer) <= limit]
+            growing = [entry.per_token_s for entry in attention if _window(entry.mixer) > limit]
             if growing:
-                rest = seconds - sum(entry.per_token_s * _window(entry.group) for entry in full)
+                rest = seconds - sum(entry.per_token_s * _window(entry.mixer) for entry in full)
                 found = maximum(found, rest / sum(growing))
         return found
 
     # -- everything else --------------------------------------------------------------------------------------
 
     def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
-        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded)."""
+        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded).
+
+        A layer of one block, mixer or MLP alone, has half of what a layer of both has.
+        """
         c = self.constants
-        hidden = c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
+        blocks = (bool(group.attention.parts) + bool(group.mlp.ffn_size)) / 2
+        hidden = (
+            blocks * c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
+        )
         experts = routed_experts(group) or 1
         ffn = c["elementwise_ffn_vectors"] * group.mlp.ffn_size * experts / self.tp
         moved = tokens * (hidden + ffn) * self.activation_bytes
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
-        floors = c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
+        floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
         floors = floors + _extra_kernels_s(c, group, group in self._unpacking_experts)
         whole = traffic + floors
+
+        def each() -> Quantity:
+            return elementwise(self.rates, moved, working_set, floors)
+
         costs.part(
             "elementwise",
             group.count * whole,
-            _of_layers("elementwise", "norms, residuals", group.count, whole),
+            layer_terms("elementwise", "norms, residuals", group.count, each),
         )
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
@@ -570,7 +592,7 @@ class Forward:
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         size = tokens * self.model.hidden_size * self.activation_bytes
         if self.tp > 1:
-            count = group.count * (1 if group.parallel_attention else 2)
+            count = group.count * self._reductions(group)
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             if self.sp > 1:
                 pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
@@ -586,6 +608,15 @@ class Forward:
             # Tensor ranks that share the experts have every token already, and add up after them.
             routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
+
+    def _reductions(self, group: LayerGroup) -> int:
+        """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""
+        split = {
+            linear.op for linear in group.attention.linears(self.model.hidden_size) if linear.split == "row"
+        }
+        if group.parallel_attention:
+            return max(len(split), 1)
+        return len(split) + (1 if group.mlp.ffn_size else 0)
 
     def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
@@ -615,24 +646,14 @@ def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bo
     microseconds = c["layer_us"]
     if routed_experts(group):
         microseconds += c["moe_us"] + (c["expert_weight_only_us"] if unpacks_experts else 0.0)
-    if group.attention.recurrent:
+    if any(part.recurrent for part in group.attention.parts):
         microseconds += c["state_space_us"]
     return microseconds * 1e-6
 
 
-def gemm_rates_used(gemm: GemmRates) -> Iterator[Quantity]:
-    """Rates of matrix products as shares of the peaks."""
-    peak, bandwidth = gemm.peak_flops_per_s, gemm.peak_bytes_per_s
-    of_peak, of_bandwidth = gemm.flops_per_s / peak, gemm.bytes_per_s / bandwidth
-    compute = (Factor("peak FLOP/s", peak), Factor("efficiency", of_peak))
-    memory = (Factor("memory bandwidth", bandwidth), Factor("efficiency", of_bandwidth))
-    yield Quantity("compute rate of matrix products", (compute,), "FLOP/s", gemm.source)
-    yield Quantity("memory rate of matrix products", (memory,), "bytes/s", gemm.source)
-
-
-def _window(group: LayerGroup) -> float:
-    """Context beyond which a layer attends to no more tokens."""
-    return float(group.attention.saturates_at or math.inf)
+def _window(mixer: Mixer) -> float:
+    """Context beyond which a mixer attends to no more tokens."""
+    return float(mixer.saturates_at or math.inf)
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

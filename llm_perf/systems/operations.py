@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.attention import attended, kv_cache_bytes, prefill_pairs, score_flops_per_pair
-from llm_perf.systems.forward import Forward
+from llm_perf.counts.arrays import Number
+from llm_perf.counts.attention import decode_score_flops, kv_cache_bytes, prefill_score_flops
+from llm_perf.systems.forward import Costs, Forward
 
 __all__ = ["Operation", "operations"]
 
@@ -49,61 +50,47 @@ def operations(
     ``batch`` is that of one replica. Elementwise kernels have no FLOPs that anybody counts, and are left out.
     """
     forward = Forward(scenario, constants)
-    found = _products(forward, "prefill", batch * prompt_len, batch)
-    found.append(_prefill_attention(forward, batch, prompt_len))
+    prefill = forward.prefill(batch, prompt_len)
+    found = _products("prefill", prefill)
+    found.append(_prefill_attention(forward, batch, prompt_len, prefill.parts_s["attention"]))
     if not scenario.model.encoder:
-        found += _products(forward, "decode", batch, batch)
-        found.append(_decode_attention(forward, batch, context))
+        step, attention = forward.decode_step(batch)
+        found += _products("decode", step)
+        seconds = step.parts_s["attention"] + forward.attention_s(attention, context)
+        found.append(_decode_attention(forward, batch, context, seconds))
     return found
 
 
-def _products(
-    forward: Forward, phase: Literal["prefill", "decode"], tokens: float, logits: float
-) -> list[Operation]:
+def _products(phase: Literal["prefill", "decode"], costs: Costs) -> list[Operation]:
+    """What the pass's costs are made of, by name."""
     sums: dict[str, tuple[float, float, float]] = {}
-    all_groups = [(group.count, products, tokens) for group, products in forward.groups]
-    for count, products, rows_in in [*all_groups, (1, forward.head, logits)]:
-        for product in products:
-            rows = product.rows(rows_in) * (forward.expert_share if product.is_expert else 1)
-            copies = product.touched(rows_in, forward.expert_batches)
-            moved = copies * product.weights * forward.weight_bytes_per_element(product, rows)
-            moved = moved + rows * (product.in_features + product.out_features) * forward.activation_bytes
-            seconds = forward.product_s(product, rows_in)[2]
-            flops, size, time = sums.get(product.op, (0.0, 0.0, 0.0))
-            sums[product.op] = (
-                flops + count * 2.0 * product.weights * float(rows),
-                size + count * float(moved),
-                time + count * float(seconds),
-            )
+    for op, times, one in costs.products:
+        flops, size, time = sums.get(op, (0.0, 0.0, 0.0))
+        sums[op] = (
+            flops + float(times * one.flops),
+            size + float(times * one.moved_bytes),
+            time + float(times * one.seconds),
+        )
     return [Operation(phase, op, *figures) for op, figures in sums.items()]
 
 
-def _prefill_attention(forward: Forward, batch: float, prompt_len: float) -> Operation:
+def _prefill_attention(forward: Forward, batch: float, prompt_len: float, seconds: Number) -> Operation:
     causal = not forward.model.encoder
     flops = sum(
-        group.count
-        * batch
-        * prefill_pairs(group.attention, prompt_len, causal=causal)
-        * score_flops_per_pair(group.attention, forward.tp)
+        group.count * prefill_score_flops(group.attention, batch, prompt_len, causal, forward.tp)
         for group in forward.model.layer_groups
     )
     # Queries and outputs beside keys and values.
     hidden = 2 * forward.model.num_layers * forward.model.hidden_size * forward.activation_bytes / forward.tp
     moved = _cache_bytes(forward, batch, prompt_len) + batch * prompt_len * hidden
-    seconds = forward.prefill(batch, prompt_len).parts_s["attention"]
     return Operation("prefill", "attention", float(flops), float(moved), float(seconds))
 
 
-def _decode_attention(forward: Forward, batch: float, context: float) -> Operation:
+def _decode_attention(forward: Forward, batch: float, context: float, seconds: Number) -> Operation:
     flops = sum(
-        group.count
-        * batch
-        * attended(group.attention, context)
-        * score_flops_per_pair(group.attention, forward.tp, absorbed=True)
+        group.count * decode_score_flops(group.attention, batch, context, forward.tp)
         for group in forward.model.layer_groups
     )
-    constant, attention = forward.decode_step(batch)
-    seconds = constant.parts_s["attention"] + forward.attention_s(attention, context)
     return Operation(
         "decode", "attention", float(flops), float(_cache_bytes(forward, batch, context)), float(seconds)
     )

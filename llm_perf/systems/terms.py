@@ -6,6 +6,7 @@ sweep over a million configurations pays for a reference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,31 +45,65 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A sum of products of named values with its unit: a rate, a time of one pass."""
+    """A sum of products of named values with its unit: a rate, a time of one pass.
+
+    With an ``exponent`` p above 1 the products are roofs that bound one another, (a^p + b^p)^(1/p), the largest one for
+    infinity; ``beside`` are products that add to that.
+    """
 
     name: str
     products: tuple[tuple[Factor, ...], ...]
     unit: str = "s"
     source: str = ""
+    exponent: float = 1.0
+    beside: tuple[tuple[Factor, ...], ...] = ()
 
     @property
     def value(self) -> float:
         """The sum."""
-        return sum(product(factors) for factors in self.products)
+        return self._together() + sum(product(factors) for factors in self.beside)
+
+    def _together(self) -> float:
+        values = [product(factors) for factors in self.products]
+        if self.exponent == 1:
+            return sum(values)
+        if self.exponent == math.inf:
+            return max(values)
+        return float(sum(value**self.exponent for value in values) ** (1.0 / self.exponent))
+
+    def factors(self) -> Iterator[Factor]:
+        """All its values."""
+        for factors in (*self.products, *self.beside):
+            yield from factors
 
     @property
     def formula(self) -> str:
         """The names of the values, products in a row; products of the same names are said once."""
-        return " + ".join(dict.fromkeys(_written(factors, _name) for factors in self.products))
+        products = dict.fromkeys(_written(factors, _name) for factors in self.products)
+        beside = [_written(factors, _name) for factors in self.beside]
+        if self.exponent == 1:
+            return " + ".join([*products, *beside])
+        if self.exponent == math.inf:
+            return " + ".join([f"the larger of {' and '.join(products)}", *beside])
+        p = f"{self.exponent:g}"
+        return " + ".join([f"({' + '.join(f'({one})^{p}' for one in products)})^(1/{p})", *beside])
 
     @property
     def expression(self) -> str:
         """The same with values: plain arithmetic that gives the value."""
-        return " + ".join(_written(factors, _digits) for factors in self.products)
+        products = [_written(factors, _digits) for factors in self.products]
+        beside = [_written(factors, _digits) for factors in self.beside]
+        if self.exponent == 1:
+            return " + ".join([*products, *beside])
+        if self.exponent == math.inf:
+            largest = max(self.products, key=product)
+            return " + ".join([_written(largest, _digits), *beside])
+        p = f"{self.exponent:.12g}"
+        return " + ".join([f"({' + '.join(f'({one}) ** {p}' for one in products)}) ** (1 / {p})", *beside])
 
     def sources(self) -> str:
         """Where it and its values come from."""
-        of_factors = (factor.source for factors in self.products for factor in factors)
+        of_factors = (factor.source for factor in self.factors())
         return "; ".join(dict.fromkeys(text for text in (self.source, *of_factors) if text))
 
 
@@ -116,6 +151,18 @@ def copies(
     if beside > 0:
         products.append((Factor("copies", count), Factor("latency", beside / count)))
     return Quantity(name, tuple(products))
+
+
+def roofs(
+    name: str,
+    compute: Sequence[Factor],
+    memory: Sequence[Factor],
+    exponent: float,
+    beside: Sequence[Sequence[Factor]] = (),
+) -> Quantity:
+    """Seconds of a kernel: arithmetic and memory traffic, rounded at the knee, and what is added to both."""
+    added = tuple(tuple(factors) for factors in beside if product(factors))
+    return Quantity(name, (tuple(compute), tuple(memory)), exponent=exponent, beside=added)
 
 
 def waited(part: str, quantity: Quantity, exposed_s: Number) -> Term:

@@ -400,11 +400,12 @@ OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
 }
 
 
 def arithmetic(text: str) -> float:
-    """The value of a sum of products, as a calculator gives it: numbers, + - * / and brackets, nothing else."""
+    """The value of a formula, as a calculator gives it: numbers, + - * / ** and brackets, nothing else."""
 
     def value(node: ast.expr) -> float:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
@@ -460,3 +461,44 @@ def test_constants_of_a_profile_are_of_no_published_version(llm_perf, folder):
     (folder / "mine.yaml").write_text("name: mine\nsystem_constants: {vllm: {python_us_per_layer: 100}}\n")
     asked = ("--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm", "--profile", "mine.yaml")
     assert llm_perf("infer", *asked, "--json").json["system_version"] is None
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_does_not_fit_says_so_before_any_time(infer: Any, name: str) -> None:
+    out = infer(*TOO_LARGE[name]).out
+    assert 0 < out.index("Does not fit.") < out.index("prefill (TTFT)")
+
+
+def test_streaming_weights_is_the_last_advice(infer: Any) -> None:
+    changes = infer("--model", "llama-3.1-70b", "--gpu", "h100-sxm-80gb", "--json").json["suggestions"]
+    assert [next(iter(change["inputs"])) for change in changes] == [
+        "weight_format",
+        "weight_format",
+        "tp_size",
+        "ds_zero",
+    ]
+
+
+def test_the_log_says_where_its_own_size_is_not_that_of_the_weights(infer: Any) -> None:
+    """For OPT the log's formula is exact to a part in a thousand; Llama's blocks are gated, its heads share keys."""
+    said = "'model size' is the log's own formula"
+    assert said in infer("--model", "llama-3-8b", "--gpu", "h200").out
+    assert said not in infer("--model", "opt-30b", "--gpu", "h200").out
+
+
+def test_the_cache_is_told_in_tokens_and_sequences(infer: Any) -> None:
+    flags = ("--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--system", "vllm@0.19", "--prompt-len", "8000",
+             "--gen-len", "192", "--gpu-memory-utilization", "0.95")  # fmt: skip
+    outcome, gpu = infer(*flags), infer(*flags, "--json").json["memory"]["gpu"]
+    assert gpu["kv_cache_capacity_tokens"] == pytest.approx(476_000, rel=0.01)  # what vLLM printed
+    assert gpu["max_concurrency"] == pytest.approx(gpu["kv_cache_capacity_tokens"] / 8192, rel=1e-4)
+    assert (gpu["batch_limited_by"], gpu["context_limited_by"]) == ("memory", "model positions")
+    assert gpu["gpu_memory_utilization"] == 0.95
+    words = " ".join(outcome.out.split())
+    assert f"KV cache, of 0.95 of the memory: room for {gpu['kv_cache_capacity_tokens']:,} tokens" in words
+
+
+def test_a_system_that_streams_has_no_capacity_of_the_cache(infer: Any) -> None:
+    gpu = infer("--model", "opt-30b", "--gpu", "t4", "--ds-zero", "3", "--json").json["memory"]["gpu"]
+    assert gpu["kv_cache_capacity_tokens"] is None
+    assert gpu["max_concurrency"] is None

@@ -14,11 +14,13 @@ from llm_perf.counts.products import layer_products
 from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import link_sharers
 from llm_perf.report.explain import explanations
+from llm_perf.report.trace import schedule_spans
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.systems import system_names, system_of
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
 from llm_perf.systems.forward import Forward
+from llm_perf.systems.passes import mean_pass, passes
 
 
 def scenario_of(**inputs):
@@ -70,7 +72,7 @@ def test_every_expert_loses_its_own_partly_filled_tile(ep, tokens):
         each = (
             2 * product.in_features * product.out_features * (rows / touched + gemm.half_m) / gemm.flops_per_s
         )
-        compute_s = forward.product_s(product, tokens)[0]
+        compute_s = forward.product_s(product, tokens).compute_s
         assert compute_s == pytest.approx(touched * each, rel=1e-9), product.op
 
 
@@ -268,3 +270,56 @@ def test_explained_terms_of_training_sum_to_the_step(inputs):
         assert value == pytest.approx(entry.value, rel=1e-9, abs=0), entry
         printed += value if entry.name.startswith("step, ") else 0.0
     assert printed == pytest.approx(result.step_time_s, rel=1e-9)
+
+
+@given(DEPLOYMENTS, st.sampled_from([16, 64]), st.integers(1, 480))
+def test_a_value_is_what_it_is_said_to_follow_from(deployment, batch, prompt):
+    """A kernel's time in a term is the arithmetic of its two roofs, which is printed beside it."""
+    try:
+        result = predict_inference(scenario_of(**deployment, batch_size=batch, prompt_len=prompt, gen_len=8))
+    except SpecError:
+        assume(False)
+    seen = 0
+    for phase in (result.prefill, result.decode):
+        for term in () if phase is None else phase.terms:
+            for factor in term.factors:
+                for quantity in factor.of:
+                    if quantity.name == factor.name:
+                        assert quantity.value == pytest.approx(factor.value, rel=1e-9)
+                        seen += 1
+    assert seen or deployment["system"] in ("flexgen", "petals", "lia")
+
+
+@given(DEPLOYMENTS, st.sampled_from([16, 64]), st.integers(2, 480), st.integers(1, 64))
+def test_a_mean_pass_is_the_phase_part_by_part(deployment, batch, prompt, gen):
+    """Also of systems whose trace shows a schedule of their own, which has laws of its own."""
+    try:
+        scenario = scenario_of(**deployment, batch_size=batch, prompt_len=prompt, gen_len=gen)
+        result = predict_inference(scenario)
+    except SpecError:
+        assume(False)
+    for phase, count in ((result.prefill, 1), (result.decode, gen - 1)):
+        if phase is None:
+            continue
+        schedule = mean_pass(system_of(scenario), phase.cost, scenario.model.num_layers, count)
+        assert schedule.latency_s == pytest.approx(phase.latency_s / count, rel=1e-9)
+        exposed = schedule.exposed_by_label()
+        for part in exposed | phase.breakdown_s:
+            told = phase.breakdown_s.get(part, 0.0) / count
+            assert exposed.get(part, 0.0) == pytest.approx(told, rel=1e-9, abs=1e-12 * phase.latency_s), part
+        for stream, busy in schedule.busy_s().items():
+            assert busy <= schedule.latency_s * (1 + 1e-9), stream
+
+
+def test_launches_that_kernels_hide_run_beside_them():
+    """A prompt of 512 tokens keeps the GPU busy while the host launches: nobody waits, and the trace shows both."""
+    result = predict_inference(scenario_of(model="opt-13b", gpu="t4", system="vllm", prompt_len=512))
+    ((_, prefill), (name, step)) = passes(
+        system_of(result.scenario), result.scenario, result.prefill.cost, result.decode.cost
+    )
+    assert name == "decode step (mean of 31)"
+    busy, exposed = prefill.busy_s(), prefill.exposed_by_stream()
+    assert busy["host"] == pytest.approx(result.prefill.busy_s["host"], rel=1e-9)
+    assert exposed["host"] == pytest.approx(result.prefill.breakdown_s["framework"], rel=1e-9)
+    assert exposed["host"] < busy["host"] < prefill.latency_s
+    assert len(list(schedule_spans(step))) > 40

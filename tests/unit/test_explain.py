@@ -29,9 +29,9 @@ MODELS = [
 
 
 def evaluate(expression: str) -> float:
-    """The value of numbers, + - * / and brackets; anything else is refused."""
+    """The value of numbers, + - * / ** and brackets; anything else is refused."""
     tree = ast.parse(expression, mode="eval")
-    allowed = (ast.Expression, ast.BinOp, ast.Constant, ast.Add, ast.Sub, ast.Mult, ast.Div)
+    allowed = (ast.Expression, ast.BinOp, ast.Constant, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
     for node in ast.walk(tree):
         assert isinstance(node, allowed), ast.dump(node)
         assert not isinstance(node, ast.Constant) or type(node.value) in (int, float)

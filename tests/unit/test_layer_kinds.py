@@ -137,26 +137,47 @@ def test_models_survive_pickling_and_dumping(toy: str) -> None:
 def test_an_unknown_kind_lists_the_known_ones(kind: Any) -> None:
     attention = {"kind": kind, "num_heads": 1, "num_kv_heads": 1, "head_dim": 1}
     with pytest.raises(
-        SpecError, match=r"attention.*kind .* is none of attention, latent_attention, state_space"
+        SpecError, match=r"attention.*kind .* is none of attention, .*latent_attention, .*state_space"
     ):
         LayerGroup(count=1, attention=attention, mlp=DenseMLP(ffn_size=4))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mixer", sorted(Mixer._kinds))
+@pytest.mark.parametrize("mixer", sorted(Mixer._kinds.keys() - {"combined", "none"}))
 def test_every_kind_answers_the_whole_interface(mixer: str) -> None:
     """A cache is per token or it is a state, and ranks share what they can divide."""
     kind = Mixer._kinds[mixer]
     sizes = {name: 8 for name, field in kind.model_fields.items() if field.is_required()}
     layer = kind(**sizes)
+    assert layer.parts == (layer,)
     assert layer.recurrent == (layer.cache_elements_per_token() == 0)
     assert layer.recurrent == (layer.state_elements_per_sequence() > 0)
     assert layer.cache_elements(1000) == layer.read_elements() * layer.cached_tokens(1000)
     assert layer.attended(1) == layer.prefill_pairs(1) == 1
-    assert layer.score_flops_per_pair(2) == layer.score_flops_per_pair() / 2
+    ranks = 1 if layer.replicated else 2
+    assert layer.score_flops_per_pair(2) == layer.score_flops_per_pair() / ranks
     assert sum(linear.params for linear in layer.linears(64)) > 0
     assert layer.key_value_elements(2) <= layer.key_value_elements()
 
 
+def test_a_combination_and_none_have_the_parts_that_they_name() -> None:
+    combined, none = Mixer._kinds["combined"], Mixer._kinds["none"]
+    attention, state = (
+        {"kind": "attention", "num_heads": 8, "num_kv_heads": 8, "head_dim": 8},
+        {"kind": "state_space", "num_heads": 8, "head_dim": 8, "key_heads": 8, "key_dim": 8},
+    )
+    layer = combined(mixers=(attention, state))
+    assert layer.parts == (Mixer.of(attention), Mixer.of(state))
+    assert none().parts == ()
+    assert combined(mixers=(attention, none())).parts == layer.parts[:1]
+    assert len(layer.linears(64)) == sum(len(part.linears(64)) for part in layer.parts)
+    ops = [{linear.op for linear in part.linears(64)} for part in layer.parts]
+    assert len({linear.op for linear in layer.linears(64)}) == len(ops[0]) + len(
+        ops[1]
+    )  # products of their own
+    with pytest.raises(SpecError, match="mixers"):
+        combined(mixers=(attention,))
+
+
 def test_a_window_and_a_state_do_not_mix() -> None:
     assert "window" not in Mixer._kinds["state_space"].model_fields
-    assert set(FeedForward._kinds) == {"dense", "moe", "none"}
+    assert {"dense", "moe", "none"} <= set(FeedForward._kinds)

@@ -271,6 +271,10 @@ class Setup:
 
 def _count_layer(model: ModelConfig, index: int, group: LayerGroup, parallelism: ParallelismConfig) -> Layer:
     tp, ep, dp = parallelism.tp_size, parallelism.ep_size, parallelism.dp_size
+    if len(group.attention.parts) != 1:
+        raise SpecError(
+            f"{model.name} has layers with several mixers or none, which LLMAnalysis does not count; llm-perf infer does"
+        )
     mlp_ops = {linear.op for linear in mlp_linears(group.mlp, model.hidden_size)}
     return Layer(
         index=index,

@@ -6,28 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from llm_perf.config.huggingface.class_defaults import class_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
+from llm_perf.config.huggingface.left_out import describe, prediction_layers
 from llm_perf.config.huggingface.reader import Config, FieldError
-from llm_perf.config.huggingface.unread import refuse_unread
+from llm_perf.config.huggingface.unread import describe_unread, refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
 from llm_perf.config.model import ModelConfig, ReleasedDtype
 from llm_perf.config.quantization import Quantization, read_quantization
 from llm_perf.errors import SpecError
-
-_OTHER_PARTS = {
-    "audio_config",
-    "audio_encoder_config",
-    "generation_config",
-    "perceiver_config",
-    "projector_config",
-    "qformer_config",
-    "speech_config",
-    "talker_config",
-    "token2wav_config",
-    "vision_config",
-    "vq_config",
-}
 
 
 def from_hf_config(
@@ -35,8 +23,8 @@ def from_hf_config(
 ) -> ModelConfig:
     """A model from the content of a Hugging Face ``config.json``.
 
-    Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). Multi-token prediction
-    modules, BERT's pooler and segment table, and whatever else a generation does not run, are left out.
+    Of a multimodal model this is the text part (`llm_perf.config.huggingface.wrappers`). What stands beside it, multi-token
+    prediction layers, and keys that the family's row does not know are said in ``left_out``.
 
     Args:
         config: The parsed file. ``model_type``, or else ``architectures``, selects the family.
@@ -62,13 +50,20 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
     source = f"Hugging Face config.json, model_type {family}"
     found = row.build(reader)
     refuse_unread(reader)
-    left_out = sorted(_OTHER_PARTS & config.keys())
-    notes = f"text part only; left out: {', '.join(left_out)}" if reader.path and left_out else None
+    decoder = (
+        "the decoder alone; its encoder is counted where architectures name it"
+        if _alone(row, found)
+        else None
+    )
+    predicted = reader.fields.get("num_nextn_predict_layers")
+    ahead = prediction_layers(predicted, found["hidden_size"], found["layer_groups"][-1])
+    said = (describe(config, reader.path), ahead, decoder, describe_unread(reader, family))
+    left_out = "; ".join(filter(None, said)) or None
     return ModelConfig(
         name=name,
         family=family.removesuffix("_text"),
         source=source,
-        notes=notes,
+        left_out=left_out,
         quantization=_quantization(config, reader.fields, quantization),
         released_dtype=_released_dtype(config, reader.fields),
         mtp_layers=_mtp_layers(reader.fields),
@@ -76,22 +71,36 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
     )
 
 
+def _alone(row: Family, found: Mapping[str, Any]) -> bool:
+    return row.encoder is not None and not found.get("encoder_groups")
+
+
 def _row_and_reader(family: str, config: Mapping[str, Any]) -> tuple[Family, Config]:
     """The row of a config, or of its text part, and the fields that it reads."""
     wrapper = WRAPPERS.get(family)
-    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    if wrapper is None or "text_config" not in config:
-        row = FAMILIES[family if wrapper is None else wrapper.text]
-        return row, Config(family, config, row.defaults)
-    inner = Config("", config, {}).sub("text_config")
+    if wrapper is None or wrapper.path[0] not in config:
+        named = family if wrapper is None else wrapper.text
+        row = FAMILIES[named]
+        return row, Config(family, config, _defaults(row, named))
+    inner = Config("", config, {})
+    outer: Mapping[str, Any] = {}
+    for name in wrapper.path:
+        outer = {key: inner.fields[key] for key in ("tie_word_embeddings",) if key in inner.fields}
+        inner = inner.sub(name)
     given = inner.text("model_type") or wrapper.text
     if given not in FAMILIES:
         raise inner.fault("model_type", given, f"one of {', '.join(sorted(FAMILIES))}")
     row = FAMILIES[given]
     # The head's matrix belongs to the outer model, and so does the flag that ties it.
-    content = {key: value for key, value in inner.fields.items() if key != "tie_word_embeddings"}
+    dropped = () if wrapper.ties_inside else ("tie_word_embeddings",)
+    content = {key: value for key, value in inner.fields.items() if key not in dropped}
+    content.update(wrapper.given)
     tied = {} if wrapper.tied is None else {"tie_word_embeddings": wrapper.tied}
-    return row, Config(family, content, {**row.defaults, **tied, **outer}, inner.path)
+    return row, Config(family, content, {**_defaults(row, given), **tied, **outer}, inner.path)
+
+
+def _defaults(row: Family, model_type: str) -> Mapping[str, Any]:
+    return class_defaults(model_type) if row.defaults is None else row.defaults
 
 
 def _quantization(

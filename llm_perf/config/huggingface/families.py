@@ -22,8 +22,14 @@ from llm_perf.config.huggingface.facts import (
     shared,
     sparse_steps,
 )
+from llm_perf.config.huggingface.families_decoders import DECODERS
+from llm_perf.config.huggingface.families_encoder_decoders import ENCODER_DECODERS
+from llm_perf.config.huggingface.families_encoders import ENCODERS
 from llm_perf.config.huggingface.families_gated import GATED
+from llm_perf.config.huggingface.families_gemma import GEMMA
 from llm_perf.config.huggingface.families_recurrent import RECURRENT
+from llm_perf.config.huggingface.families_remote import REMOTE
+from llm_perf.config.huggingface.families_text_parts import TEXT_PARTS
 from llm_perf.config.huggingface.family import (
     CHUNKED,
     FULL,
@@ -103,6 +109,10 @@ _FALCON_FACTS: Mapping[str, Any] = {
     "gated": False,
     "mlp_bias": "bias",
     "norms": _falcon_norms,
+    "shapeless": (
+        "ff_factor",
+        "multi_query",
+    ),  # the one is ffn_hidden_size in words, the other where heads are grouped
     "parallel": lambda c: c.flag("parallel_attn") or c.flag("new_decoder_architecture"),
     "model": LAYERNORM,
 }
@@ -187,19 +197,6 @@ FAMILIES: dict[str, Family] = {
         mlp_bias="use_bias",
         model=LAYERNORM,
     ),
-    "bert": Family(  # arXiv 1810.04805: post-norm encoder; pooler and segment table left out
-        defaults={"max_position_embeddings": 512},
-        facts=BIASES,
-        gated=False,
-        mlp_bias=True,
-        model={
-            **LAYERNORM,
-            "learned_positions": positions,
-            "embedding_norm": True,
-            "final_norm": False,
-            "encoder": True,
-        },
-    ),
     "phi": Family(  # Phi-1, 1.5 and 2: attention and feed-forward behind one norm, biases everywhere
         defaults={**defaults.UNTIED, "max_position_embeddings": 2048},
         facts={**BIASES, "qk_norm": lambda c: 4 * c.head_dim if c.flag("qk_layernorm") else 0},
@@ -237,7 +234,9 @@ FAMILIES: dict[str, Family] = {
         pattern=late_sliding,
     ),
     "gemma": Family(
-        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192}, facts=FLAGGED
+        defaults={"head_dim": 256, "num_key_value_heads": 16, "max_position_embeddings": 8192},
+        facts=FLAGGED,
+        shapeless=("use_bidirectional_attention",),
     ),
     "gemma2": Family(  # arXiv 2408.00118: norms before and after both blocks, every other layer local
         defaults={
@@ -370,7 +369,13 @@ FAMILIES: dict[str, Family] = {
         experts=_dbrx_experts,
         model={**LAYERNORM, "norm_bias": False},
     ),
+    **DECODERS,
+    **ENCODERS,
+    **ENCODER_DECODERS,
     **GATED,
+    **GEMMA,
     **RECURRENT,
+    **REMOTE,
+    **TEXT_PARTS,
 }
 """By model_type. A row may be added from anywhere."""

@@ -29,8 +29,20 @@ _ROUTED: Mapping[str, Any] = {
 """DeepSeek-V3's mixture: a bias per expert in the router, shared experts, first layers dense."""
 
 
+def _whole_heads(c: Config) -> int:
+    """Elements of a head where all of them together are the hidden size, as the output's projection takes for granted."""
+    if c.heads * c.head_dim != c.hidden:
+        raise c.fault("head_dim", c.head_dim, f"{c.hidden} / {c.heads}: the hidden size over the heads")
+    return c.head_dim
+
+
+def rounded_head(c: Config) -> int:
+    """Elements of a head where the hidden size need not be a multiple of the heads."""
+    return c.optional("head_dim") or c.hidden // c.heads
+
+
 def _norm_if_asked(c: Config) -> int:
-    return both_heads(c) if c.flag("use_qk_norm") else 0
+    return 2 * rounded_head(c) if c.flag("use_qk_norm") else 0
 
 
 def _cohere_norm(c: Config) -> int:
@@ -124,8 +136,9 @@ GATED: Mapping[str, Family] = {
             "n_shared_experts": 1,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 1408,
+            "max_position_embeddings": 131_072,
         },
-        facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked},
+        facts={**_QKV_FLAGGED, "qk_norm": _norm_if_asked, "head_dim": rounded_head},
         experts=Experts(**_ROUTED),
     ),
     "glm4_moe_lite": Family(
@@ -168,7 +181,7 @@ GATED: Mapping[str, Family] = {
     ),
     "helium": Family(
         defaults={**_UNTIED, "head_dim": 128, "max_position_embeddings": 4096, "num_key_value_heads": 20},
-        facts=_QKV_FLAGGED,
+        facts={**_QKV_FLAGGED, "head_dim": _whole_heads},
         mlp_bias="mlp_bias",
     ),
     "hunyuan_v1_dense": Family(

@@ -7,6 +7,10 @@ from typing import Any
 
 from llm_perf.config.huggingface import defaults
 from llm_perf.config.huggingface.facts import FLAGGED, both_heads, has_shared, one_shared, sparse_steps
+from llm_perf.config.huggingface.families_indexed import INDEXED
+from llm_perf.config.huggingface.families_linear import LINEAR_STATES
+from llm_perf.config.huggingface.families_mamba import MAMBA
+from llm_perf.config.huggingface.families_zamba import ZAMBA
 from llm_perf.config.huggingface.family import FULL, LINEAR, Experts, Family, last_of
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.state_space import StateSpace
@@ -60,8 +64,13 @@ RECURRENT: Mapping[str, Family] = {
             "conv_width": lambda c: c.size("conv_kernel"),
             "conv_bias": "use_conv_bias",
             "delta_rule": False,
+            "proj_bias": "use_bias",
         },
         no_mlp=True,
         norms=1,
     ),
+    **INDEXED,
+    **LINEAR_STATES,
+    **MAMBA,
+    **ZAMBA,
 }

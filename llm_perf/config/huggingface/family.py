@@ -12,6 +12,7 @@ from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.base import FeedForward, Mixer
 from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.config.layers.feed_forward import DenseMLP, NoMLP
+from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.model import LayerGroup
 
 FULL, SLIDING, CHUNKED, LINEAR = (
@@ -62,6 +63,17 @@ def last_of(period: str, last: str, others: str) -> Pattern:
     return pattern
 
 
+def one_in(period: int, first: bool = False, ends: bool = False) -> Pattern:
+    """One full layer in ``period``, the others local: its last, or its first; with ``ends`` the model's last layer too."""
+    full = 0 if first else period - 1
+
+    def pattern(c: Config) -> Callable[[int], str]:
+        final = c.layers - 1 if ends else -1
+        return lambda layer: FULL if layer % period == full or layer == final else SLIDING
+
+    return pattern
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """A mixture of experts: the keys of one expert's width, what else it has, and in which layers it stands.
@@ -83,13 +95,18 @@ class Experts:
 class Family:
     """One architecture of known parts: its kinds of layers, the facts about them, and the config class's defaults.
 
-    A fact is a constant, the name of a flag in the config, or a function of the config. ``mixers`` are further kinds by
+    ``defaults`` None are those that `class_defaults` holds under the row's name, written from the config class. A fact is
+    a constant, the name of a flag in the config, or a function of the config. ``mixers`` are further kinds by
     the name that ``layer_types`` (or ``pattern``, where the config has no such list) has for them; whatever these do
     not name is of kind ``mixer``. ``model`` are fields of the ModelConfig, ``shapeless`` keys that
-    change no count in this family though they do in others.
+    change no count in this family though they do in others. ``names`` are what the config calls a key that is asked for
+    by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``adapt`` changes a
+    layer's mixer by its place, ``each`` gives fields of a layer group by layer (norms, cross-attention, other
+    parameters). ``encoder`` is the row of an encoder beside it, which reads the same config by its own ``names``, where
+    ``encoder_if`` says that the model has it.
     """
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] | None = field(default_factory=dict)
     mixer: type[Mixer] = Attention
     facts: Mapping[str, Fact] = field(default_factory=dict)
     mixers: Mapping[str, tuple[type[Mixer], Mapping[str, Fact]]] = field(default_factory=dict)
@@ -103,16 +120,21 @@ class Family:
     parallel: Fact = False
     model: Mapping[str, Fact] = field(default_factory=dict)
     shapeless: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    other_params: Fact = 0
+    mlps: Callable[[Config], list[FeedForward]] | None = None
+    each: Callable[[Config], Callable[[int], Mapping[str, Any]]] | None = None
+    adapt: Callable[[Config], Callable[[int, Mixer], Mixer]] | None = None
+    encoder: Family | None = None
+    encoder_if: Callable[[Config], bool] | None = None
 
     def build(self, c: Config) -> dict[str, Any]:
         """The fields of a ModelConfig; equal layers make one group, in the order of their first."""
-        c.read.update(".".join((*c.path, name)) for name in self.shapeless)
-        layers = Counter(zip(self._mixers(c), self._mlps(c), strict=True))
-        norms, parallel = fact(c, self.norms), fact(c, self.parallel)
-        groups = tuple(
-            LayerGroup(count=count, attention=mixer, mlp=mlp, norms=norms, parallel_attention=parallel)
-            for (mixer, mlp), count in layers.items()
-        )
+        c.read.update(".".join((*c.path, name)) for name in (*self.shapeless, *self._unused))
+        c = c.renamed(self.names, c.defaults)
+        groups = self._groups(c)
+        has_encoder = self.encoder is not None and (self.encoder_if is None or self.encoder_if(c))
+        beside = self.encoder.beside(c) if self.encoder is not None and has_encoder else {}
         return {
             "hidden_size": c.hidden,
             "vocab_size": c.size("vocab_size"),
@@ -120,8 +142,36 @@ class Family:
             "layer_groups": groups,
             "tied_embeddings": c.flag("tie_word_embeddings", otherwise=True),
             "norm": "rmsnorm",
+            **beside,
             **{name: value(c) if callable(value) else value for name, value in self.model.items()},
         }
+
+    @property
+    def _unused(self) -> tuple[str, ...]:
+        """Keys that such layers have no use for, though configs carry them."""
+        heads = ("num_key_value_heads", "head_dim", "qk_head_dim") if self.mixer is LatentAttention else ()
+        return (*heads, *(() if self.experts is None else FFN))
+
+    def beside(self, c: Config) -> dict[str, Any]:
+        """The layers of an encoder beside a decoder."""
+        return {
+            "encoder_groups": self._groups(c.renamed(self.names, {**c.defaults, **(self.defaults or {})}))
+        }
+
+    def _groups(self, c: Config) -> tuple[LayerGroup, ...]:
+        mixers, mlps = self._mixers(c), self.mlps(c) if self.mlps else self._mlps(c)
+        common = {
+            "norms": fact(c, self.norms),
+            "parallel_attention": fact(c, self.parallel),
+            "other_params": fact(c, self.other_params),
+        }
+        each = self.each(c) if self.each else lambda _: {}
+        own = [tuple(each(layer).items()) for layer in range(len(mixers))]
+        layers = Counter(zip(mixers, mlps, own, strict=True))
+        return tuple(
+            LayerGroup(count=count, attention=mixer, mlp=mlp, **{**common, **dict(of_layer)})
+            for (mixer, mlp, of_layer), count in layers.items()
+        )
 
     def _mixers(self, c: Config) -> list[Mixer]:
         """The mixer of every layer: as ``layer_types`` says, else as the family alternates."""
@@ -133,7 +183,11 @@ class Family:
         found: dict[str, Mixer] = {}
         for name in dict.fromkeys(types):
             found[name] = self._mixer(c, name)
-        return [found[name] for name in types]
+        mixers = [found[name] for name in types]
+        if self.adapt is None:
+            return mixers
+        adapt = self.adapt(c)
+        return [adapt(layer, mixer) for layer, mixer in enumerate(mixers)]
 
     def _mixer(self, c: Config, name: str) -> Mixer:
         if name in self.mixers:

@@ -44,6 +44,8 @@ class Config:
     path: tuple[str, ...] = ()
     read: set[str] = field(default_factory=set)
     """Paths of the keys that were asked for, those of nested mappings included."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the config calls a key that a row asks for by another name."""
 
     def sub(self, name: str, **defaults: Any) -> Config:
         """The fields of a nested mapping."""
@@ -53,11 +55,15 @@ class Config:
             raise self.fault(name, fields, "a mapping")
         return Config(self.family, fields, defaults, (*self.path, name), self.read)
 
+    def renamed(self, names: Mapping[str, str], defaults: Mapping[str, Any]) -> Config:
+        """The same fields, asked for by other names; what is read of either is known to both."""
+        return Config(self.family, self.fields, defaults, self.path, self.read, names)
+
     def size(self, *names: str) -> int:
         """A positive number that must be there."""
         value = self.optional(*names)
         if value is None:
-            wanted = " or ".join(map(repr, names))
+            wanted = " or ".join(repr(self.names.get(name, name)) for name in names)
             raise FieldError(self.path, f"field {wanted} is required for model_type {self.family!r}")
         return value
 
@@ -80,6 +86,7 @@ class Config:
 
     def flag(self, name: str, otherwise: bool = False) -> bool:
         """A truth value; null is false."""
+        name = self.names.get(name, name)
         value = self._value(name) if name in self.fields or name in self.defaults else otherwise
         if value is not None and not isinstance(value, bool):
             raise self.fault(name, value, "true or false")
@@ -96,13 +103,14 @@ class Config:
 
     def fault(self, name: str, value: object, accepted: str) -> FieldError:
         """The error about one field's value."""
-        text = repr(value)
+        name, text = self.names.get(name, name), repr(value)
         shown = text if len(text) <= 60 else text[:57] + "..."
         return FieldError(
             (*self.path, name), f"{'.'.join((*self.path, name))} = {shown}: expected {accepted}"
         )
 
     def _present(self, names: tuple[str, ...]) -> str:
+        names = tuple(self.names.get(name, name) for name in names)
         for name in names:
             self._note(name)
         return next(
@@ -124,6 +132,7 @@ class Config:
         self.read.add(".".join((*self.path, name)))
 
     def _value(self, name: str) -> Any:
+        name = self.names.get(name, name)
         self._note(name)
         return self.fields[name] if name in self.fields else self.defaults.get(name)
 
@@ -179,6 +188,6 @@ class Config:
 
     @property
     def window(self) -> int | None:
-        """The sliding window, where there is one and a context can outgrow it."""
+        """The sliding window, where there is one. One as wide as the positions is how a config says that there is none."""
         window = self.count("sliding_window") if self.flag("use_sliding_window", otherwise=True) else None
-        return window if window and window < (self.context or LARGEST_SIZE) else None
+        return window if window and window != self.context else None

@@ -21,7 +21,11 @@ class Attention(Mixer):
     ``window`` bounds how many of the latest tokens are attended to (sliding window); ``chunk`` bounds it to
     the tokens since the last multiple of ``chunk`` (Llama 4). ``qk_norm`` is the number of weights of the
     norms on queries and keys together (Qwen3: 2 x head_dim). ``sinks`` adds one learned logit per head; ``output_gate`` a
-    gate per element of the result, projected with the queries (Qwen3-Next).
+    gate per element of the result, projected with the queries (Qwen3-Next), ``head_gate`` one per head (LFM3).
+    ``v_head_dim`` is the width of a value where it is not that of a key (MiMo-V2). ``keys_as_values``: one projection
+    gives both (Gemma 4). ``reuses_cache``: the layer reads keys and values of an earlier one and has none of its own
+    (Gemma 3n). ``reads_encoder``: keys and values come from an encoder's output, which is kept whole beside the cache
+    (Llama 3.2 Vision).
     """
 
     kind: Literal["attention"] = "attention"
@@ -35,6 +39,11 @@ class Attention(Mixer):
     chunk: PositiveInt | None = None
     sinks: bool = False
     output_gate: bool = False
+    head_gate: bool = False
+    v_head_dim: PositiveInt | None = None
+    keys_as_values: bool = False
+    reuses_cache: bool = False
+    reads_encoder: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
@@ -50,19 +59,27 @@ class Attention(Mixer):
     def from_config(cls, c: Config, **facts: Any) -> Attention:
         """Heads by any of their names; biases, norms and sinks are the family's facts."""
         heads = facts.pop("num_kv_heads", None) or c.kv_heads
-        return cls(**{"num_heads": c.heads, "num_kv_heads": heads, "head_dim": c.head_dim, **facts})
+        width = facts.pop("head_dim", None) or c.head_dim
+        return cls(**{"num_heads": c.heads, "num_kv_heads": heads, "head_dim": width, **facts})
+
+    @property
+    def value_dim(self) -> int:
+        """Elements of one value head."""
+        return self.v_head_dim or self.head_dim
 
     def linears(self, hidden: int) -> tuple[Linear, ...]:
         """Queries, keys, values as one product, and the output."""
-        query = self.num_heads * self.head_dim
-        kv = self.num_kv_heads * self.head_dim
-        heads = self.num_kv_heads
+        query, heads = self.num_heads * self.head_dim, self.num_kv_heads
+        returned = self.num_heads * self.value_dim
+        key = Linear("qkv", heads * self.head_dim, hidden, "kv", self.qkv_bias, kv_heads=heads)
+        value = Linear("qkv", heads * self.value_dim, hidden, "kv", self.qkv_bias, kv_heads=heads)
         return (
             Linear("qkv", query, hidden, "column", self.qkv_bias),
-            Linear("qkv", kv, hidden, "kv", self.qkv_bias, kv_heads=heads),
-            Linear("qkv", kv, hidden, "kv", self.qkv_bias, kv_heads=heads),
-            *((Linear("qkv", query, hidden, "column", self.qkv_bias),) if self.output_gate else ()),
-            Linear("attention_output", hidden, query, "row", self.output_bias),
+            *(() if self.reuses_cache else (key,)),
+            *(() if self.reuses_cache or self.keys_as_values else (value,)),
+            *((Linear("qkv", returned, hidden, "column", self.qkv_bias),) if self.output_gate else ()),
+            *((Linear("qkv", self.num_heads, hidden, "column"),) if self.head_gate else ()),
+            Linear("attention_output", hidden, returned, "row", self.output_bias),
         )
 
     @property
@@ -90,8 +107,22 @@ class Attention(Mixer):
 
     def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:  # noqa: ARG002 - one interface
         """A multiply and an add per element of a query, and again per element of a value."""
-        return 2 * (self.num_heads / tp) * 2 * self.head_dim
+        return 2 * (self.num_heads / tp) * (self.head_dim + self.value_dim)
 
     def cache_elements_per_token(self, tp: int = 1) -> float:
         """Keys and values. Heads are replicated once tp exceeds their number."""
-        return 2 * self.num_kv_heads / min(tp, self.num_kv_heads) * self.head_dim
+        if self.reuses_cache or self.reads_encoder:
+            return 0.0
+        return self.key_value_elements(tp)
+
+    def key_value_elements(self, tp: int = 1) -> float:
+        """Keys and values as they enter the scores, its own or an earlier layer's."""
+        return self.num_kv_heads / min(tp, self.num_kv_heads) * (self.head_dim + self.value_dim)
+
+    def cache_elements(self, context: Number, tp: int = 1) -> Number:
+        """Elements that one sequence keeps, none where the layer reads an earlier one's."""
+        return self.cache_elements_per_token(tp) * self.cached_tokens(context)
+
+    def read_elements(self, tp: int = 1) -> float:
+        """Keys and values that a query reads of one token, whichever layer keeps them."""
+        return self.key_value_elements(tp)

@@ -85,8 +85,6 @@ class Mixer(LayerPart):
 
     _kinds: ClassVar[dict[str, type[Any]]] = {}
     _default_kind: ClassVar[str] = "attention"
-    recurrent: ClassVar[bool] = False
-    """Whether the layer scans tokens into a state of fixed size: no scores, nothing cached per token."""
 
     if TYPE_CHECKING:
 
@@ -101,6 +99,23 @@ class Mixer(LayerPart):
         @property
         def head_dim(self) -> int:
             """Elements of one query head."""
+
+    # -- what it consists of ----------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> tuple[Mixer, ...]:
+        """What attends or scans by itself: the layer, the members of a combination, nothing where there is no mixer."""
+        return (self,)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the layer scans tokens into a state of fixed size: no scores, nothing cached per token."""
+        return False
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every tensor-parallel rank computes all of it, so that its heads need not divide."""
+        return False
 
     # -- what a query sees ------------------------------------------------------------------------------------
 
@@ -146,6 +161,10 @@ class Mixer(LayerPart):
     def state_elements_per_sequence(self, tp: int = 1) -> float:  # noqa: ARG002 - the interface of all kinds
         """Elements of one sequence's recurrent state on one rank, however long it is."""
         return 0.0
+
+    def kept_bits(self, cache_bits: float) -> float:
+        """Bits per element of what the layer keeps, where a cache has ``cache_bits``."""
+        return cache_bits
 
     def cached_tokens(self, context: Number) -> Number:
         """Tokens whose cache is kept of ``context``: all of them, or the latest window or chunk."""

@@ -19,7 +19,8 @@ class MoEMLP(FeedForward):
     """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
 
     ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
-    (Qwen1.5-MoE); ``router_bias`` one learned value per expert.
+    (Qwen1.5-MoE); ``router_bias`` one learned value per expert. ``latent_size`` is the width that routed experts work in
+    where it is not the hidden size: two matrices lead there and back (Nemotron 3).
     """
 
     kind: Literal["moe"] = "moe"
@@ -31,6 +32,7 @@ class MoEMLP(FeedForward):
     shared_ffn_size: NonNegativeInt = 0
     shared_gate: bool = False
     router_bias: bool = False
+    latent_size: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _top_k_of_experts(self) -> MoEMLP:
@@ -46,9 +48,14 @@ class MoEMLP(FeedForward):
     def linears(self, hidden: int) -> tuple[Linear, ...]:
         """Router, experts, and the shared expert with its gate."""
         linears = [Linear("router", self.num_experts, hidden, "replicated", self.router_bias)]
+        width, latent = self.latent_size or hidden, self.latent_size
+        if latent:
+            linears.append(Linear("latent_down", latent, hidden, "replicated", self.bias))
         linears += block_linears(
-            "expert", self.ffn_size, hidden, self.gated, self.bias, self.num_experts, self.top_k
+            "expert", self.ffn_size, width, self.gated, self.bias, self.num_experts, self.top_k
         )
+        if latent:
+            linears.append(Linear("latent_up", hidden, latent, "replicated", self.bias))
         if self.shared_ffn_size:
             linears += block_linears("shared_expert", self.shared_ffn_size, hidden, self.gated, self.bias)
         if self.shared_gate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from llm_perf.config.arrays import Number
 from llm_perf.config.base import PositiveInt
 from llm_perf.config.layers.base import Mixer
 from llm_perf.config.layers.linear import Linear
@@ -16,6 +17,9 @@ class LatentAttention(Mixer):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the cache holds one latent per token.
 
     ``down_bias``: the projections to the latents have biases; ``output_bias``: the one back to the hidden size has.
+    ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (DeepSeek V3.2).
+    ``head_gate``: one gate per head on what it returns (Bailing hybrid); ``output_gate`` one per element and ``sinks`` a
+    learned logit per head (Hunyuan 4).
     """
 
     kind: Literal["latent_attention"] = "latent_attention"
@@ -27,6 +31,10 @@ class LatentAttention(Mixer):
     v_head_dim: PositiveInt
     down_bias: bool = False
     output_bias: bool = False
+    selected: PositiveInt | None = None
+    head_gate: bool = False
+    output_gate: bool = False
+    sinks: bool = False
 
     @property
     def num_kv_heads(self) -> int:
@@ -75,13 +83,28 @@ class LatentAttention(Mixer):
                 "kv_down", self.kv_lora_rank + self.qk_rope_head_dim, hidden, "replicated", self.down_bias
             ),
             Linear("kv_up", expanded, self.kv_lora_rank, "column"),
+            *((Linear("attention_gate", heads, hidden, "column"),) if self.head_gate else ()),
+            *(
+                (Linear("attention_gate", heads * self.v_head_dim, hidden, "column"),)
+                if self.output_gate
+                else ()
+            ),
             Linear("attention_output", hidden, heads * self.v_head_dim, "row", self.output_bias),
         )
 
     @property
     def vector_elements(self) -> int:
-        """The norms of both latents."""
-        return (self.q_lora_rank or 0) + self.kv_lora_rank
+        """The norms of both latents, and sinks."""
+        return (self.q_lora_rank or 0) + self.kv_lora_rank + (self.num_heads if self.sinks else 0)
+
+    @property
+    def saturates_at(self) -> int | None:
+        """As many tokens as are selected."""
+        return self.selected
+
+    def cached_tokens(self, context: Number) -> Number:
+        """All tokens, whichever are selected."""
+        return context
 
     def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:
         """At decode (``absorbed``) on the latents directly (arXiv 2405.04434, section 2.1.2)."""

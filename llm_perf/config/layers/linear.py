@@ -14,7 +14,8 @@ class Linear:
 
     ``split`` says what tensor parallelism divides (Megatron-LM, arXiv 1909.08053): the outputs (column), the
     inputs (row), the key and value heads (kv, at most ``kv_heads`` ways), or nothing (replicated).
-    ``op`` names the product that it is part of: matrices with one input are one product.
+    ``op`` names the product that it is part of: matrices with one input are one product. No copies means that the
+    layer multiplies with a matrix that an earlier layer stores (Zamba).
     """
 
     op: str
@@ -52,7 +53,8 @@ class Linear:
     @property
     def active_params(self) -> int:
         """Elements that one token uses, biases included."""
-        return self.active * (self.weights + (self.out_features if self.bias else 0))
+        active = self.active if self.copies else 0
+        return active * (self.weights + (self.out_features if self.bias else 0))
 
     def rank_params(self, tp: int) -> float:
         """Elements that one tensor-parallel rank holds. The bias of a row-split matrix is replicated."""

@@ -1,32 +1,27 @@
-"""Layers that keep a state of fixed size: Mamba-2 and gated DeltaNet."""
+"""Layers that keep a state per head: Mamba-2 and gated DeltaNet."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.arrays import Number
 from llm_perf.config.base import PositiveInt
-from llm_perf.config.layers.base import Mixer
 from llm_perf.config.layers.linear import Linear
-
-SCAN_CHUNK = 256
-"""Tokens that a scan over a prompt works on at once (Mamba-2's kernels, arXiv 2405.21060, section 6)."""
+from llm_perf.config.layers.recurrent import Recurrent, outer_product_flops
 
 if TYPE_CHECKING:
     from llm_perf.config.huggingface.reader import Config
 
 
-class StateSpace(Mixer):
+class StateSpace(Recurrent):
     """A layer that keeps a state instead of keys and values: Mamba-2 or, with ``delta_rule``, gated DeltaNet.
 
     ``num_heads`` heads of ``head_dim`` values each hold a state of ``key_dim`` x ``head_dim``; ``key_heads`` heads of keys
     and queries (Mamba-2's groups of B and C) are shared by groups of them. A convolution over ``conv_width`` tokens comes
-    first. Sources: arXiv 2405.21060 (Mamba-2), arXiv 2412.06464 (gated DeltaNet).
+    first. ``proj_bias``: the projections into and out of the layer have biases; ``gated_norm``: what the gate multiplies is
+    normalised. Sources: arXiv 2405.21060 (Mamba-2), arXiv 2412.06464 (gated DeltaNet).
     """
-
-    recurrent: ClassVar[bool] = True
 
     kind: Literal["state_space"] = "state_space"
     num_heads: PositiveInt
@@ -36,6 +31,8 @@ class StateSpace(Mixer):
     conv_width: PositiveInt = 4
     conv_bias: bool = False
     delta_rule: bool = False
+    proj_bias: bool = False
+    gated_norm: bool = True
 
     @model_validator(mode="after")
     def _key_heads_divide(self) -> StateSpace:
@@ -58,11 +55,6 @@ class StateSpace(Mixer):
         )
 
     @property
-    def num_kv_heads(self) -> int:
-        """Every head has its state."""
-        return self.num_heads
-
-    @property
     def conv_channels(self) -> int:
         """Values, keys and queries, which the convolution runs over."""
         return self.num_heads * self.head_dim + 2 * self.key_heads * self.key_dim
@@ -77,55 +69,32 @@ class StateSpace(Mixer):
         """Weights that are no matrices: convolution, decay and step per head (Mamba-2 has a skip as well), gated norm."""
         per_head, norm = (2, self.head_dim) if self.delta_rule else (3, self.num_heads * self.head_dim)
         taps = self.conv_width + (1 if self.conv_bias else 0)
-        return taps * self.conv_channels + per_head * self.num_heads + norm
+        return taps * self.conv_channels + per_head * self.num_heads + (norm if self.gated_norm else 0)
 
     def linears(self, hidden: int) -> tuple[Linear, ...]:
         """Values and their gate, keys and queries, scalars per head, output (arXiv 2405.21060, section 7)."""
-        values, keys = self.num_heads * self.head_dim, self.key_heads * self.key_dim
+        values, keys, bias = self.num_heads * self.head_dim, self.key_heads * self.key_dim, self.proj_bias
         return (
-            Linear("qkv", values, hidden, "column"),
-            Linear("qkv", values, hidden, "column"),
-            Linear("qkv", keys, hidden, "kv", kv_heads=self.key_heads),
-            Linear("qkv", keys, hidden, "kv", kv_heads=self.key_heads),
-            Linear("qkv", self.gates_per_head * self.num_heads, hidden, "column"),
-            Linear("attention_output", hidden, values, "row"),
+            Linear("qkv", values, hidden, "column", bias),
+            Linear("qkv", values, hidden, "column", bias),
+            Linear("qkv", keys, hidden, "kv", bias, kv_heads=self.key_heads),
+            Linear("qkv", keys, hidden, "kv", bias, kv_heads=self.key_heads),
+            Linear("qkv", self.gates_per_head * self.num_heads, hidden, "column", bias),
+            Linear("attention_output", hidden, values, "row", bias),
+        )
+
+    def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:
+        """FLOPs of one token: through the state itself (``absorbed``, a decode step), or in a scan of chunks."""
+        return outer_product_flops(
+            self.num_heads / tp, self.key_dim, self.head_dim, absorbed, self.delta_rule
         )
 
     @property
-    def saturates_at(self) -> int:
-        """One: there is one state, from the first token on."""
-        return 1
+    def state_size_per_sequence(self) -> int:
+        """The states of all heads, and the tokens that the convolution keeps."""
+        return self.num_heads * self.key_dim * self.head_dim + self.conv_width * self.conv_channels
 
-    def keys_read(self, new_tokens: Number, cached: Number) -> Number:  # noqa: ARG002 - one interface
-        """The state is moved once per chunk of a scan."""
-        return -(-new_tokens // SCAN_CHUNK)
-
-    def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:
-        """FLOPs of one token: through the state itself (``absorbed``, a decode step), or in a scan of chunks.
-
-        A step decays the state, adds the outer product of key and value, and reads it with the query: 5 per element;
-        the delta rule reads it with the key first, 2 more. A scan has 4 per element, and attention inside its chunk, of
-        which half is causal, twice with the delta rule's inverse.
-        """
-        heads, state = self.num_heads / tp, self.key_dim * self.head_dim
-        if absorbed:
-            return heads * ((7 if self.delta_rule else 5) * state)
-        inside = SCAN_CHUNK * (self.key_dim + self.head_dim)
-        return heads * (4 * state + (2 if self.delta_rule else 1) * inside)
-
-    def cache_elements_per_token(self, tp: int = 1) -> float:  # noqa: ARG002 - one interface
-        """None: the state holds what came before."""
-        return 0.0
-
-    def state_elements_per_sequence(self, tp: int = 1) -> float:
-        """The state, and the tokens that the convolution keeps."""
-        kept = (self.conv_width - 1) * self.conv_channels
-        return (self.num_heads * self.key_dim * self.head_dim + kept) / tp
-
-    def key_value_elements(self, tp: int = 1) -> float:
+    @property
+    def scanned_size(self) -> int:
         """What the convolution runs over."""
-        return self.conv_channels / tp
-
-    def live_elements_per_token(self, tp: int = 1) -> float:
-        """What the convolution runs over, and the gate."""
-        return (self.conv_channels + self.num_heads * self.head_dim) / tp
+        return self.conv_channels

@@ -95,6 +95,11 @@ class FlexGen(System):
                 f"system flexgen moves keys and values, and {scenario.model.name} keeps states instead; a resident stack "
                 "or --ds-zero 3 predicts it"
             )
+        if any(len(group.attention.parts) != 1 for group in scenario.model.layer_groups):
+            raise SpecError(
+                f"system flexgen moves keys and values of one attention per layer, and {scenario.model.name} has layers with "
+                "several mixers or none; a resident stack or --ds-zero 3 predicts it"
+            )
         check_policy(scenario)
 
     # -- what its options mean, and what may be searched ---------------------------------------------------------

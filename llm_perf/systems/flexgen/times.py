@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, where
-from llm_perf.counts.attention import attended, kv_elements_per_token, score_flops_per_pair
+from llm_perf.counts.attention import attended, kv_elements_per_token
 from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.hardware import streams
 from llm_perf.hardware.collective import Fabric, fabric
@@ -40,7 +40,8 @@ from llm_perf.systems.flexgen.placement import (
 )
 from llm_perf.systems.flexgen.policy import Policy
 from llm_perf.systems.footprint import stage_layer_share
-from llm_perf.systems.forward import gemm_rates_used, part_of
+from llm_perf.systems.forward import part_of
+from llm_perf.systems.products import gemm_rates_used, product_time, score_square
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work
 
 SYSTEM = "flexgen"
@@ -140,7 +141,7 @@ class Kernels:
             KernelStyle.of(constants),
         )
         self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
-        self.used = tuple(gemm_rates_used(self.rates.gemm))
+        self.used = gemm_rates_used(self.rates.gemm)
 
     def phase(self, phase: PhaseTensors, policy: Policy, tokens: Number, context: Number | None) -> Lane:
         """All kernels of one GPU batch in a phase: ``tokens`` per sequence, ``context`` at decode, None at prefill."""
@@ -162,10 +163,11 @@ class Kernels:
     def _products(self, phase: PhaseTensors, rows: Number) -> list[Work]:
         found = []
         for label, product in self._products_of(phase):
-            compute, memory, seconds = self._product_s(product, rows)
-            bound = compute >= memory
-            found.append(Work(streams.COMPUTE, label, where(bound, seconds, 0.0), self.used))
-            found.append(Work(streams.HBM, label, where(bound, 0.0, seconds), self.used))
+            taken, copies = product.rows(rows), product.touched(rows)
+            one = product_time(self.rates.gemm, product, taken, copies, 2.0, 2.0, self.floor_s)
+            bound = one.compute_s >= one.memory_s
+            found.append(Work(streams.COMPUTE, label, where(bound, one.seconds, 0.0), self.used))
+            found.append(Work(streams.HBM, label, where(bound, 0.0, one.seconds), self.used))
         return found
 
     def _products_of(self, phase: PhaseTensors) -> Iterator[tuple[str, Product]]:
@@ -176,15 +178,6 @@ class Kernels:
             for product in layer_products(self.model, phase.group):
                 if part_of(product.op) == wanted:
                     yield wanted, product
-
-    def _product_s(self, product: Product, tokens: Number) -> tuple[Number, Number, Number]:
-        gemm = self.rates.gemm
-        rows, copies = product.rows(tokens), product.touched(tokens)
-        compute = gemm.compute_s(rows, product.weights, copies)
-        memory = gemm.memory_s(
-            2.0 * copies * product.weights, 2.0 * rows * (product.in_features + product.out_features)
-        )
-        return compute, memory, gemm.time_s(compute, memory) - gemm.floor_s + self.floor_s
 
     def _elementwise(self, phase: PhaseTensors, rows: Number) -> Work:
         c, hidden = self.constants, self.model.hidden_size
@@ -213,12 +206,11 @@ class Kernels:
         """The whole square of scores is computed and moved; new keys and values are packed where the cache is."""
         c, pairs = self.constants, policy.gpu_batch * tokens * tokens
         rate = self.rates.gemm.flops_per_s * c["batched_product_share"]
-        products = pairs * score_flops_per_pair(group.attention) / rate
-        scores = self._traffic_s(pairs * group.attention.num_heads * c["score_bytes"])
+        products, moved = score_square(group.attention, pairs, rate, c["score_bytes"])
         packing = where(policy.compress_cache, self._traffic_s(new * c["pack_bytes_per_element"]), 0.0)
         return [
             Work(streams.COMPUTE, "attention", products),
-            Work(streams.HBM, "attention", scores),
+            Work(streams.HBM, "attention", self._traffic_s(moved)),
             Work(streams.HBM, "quantisation", packing),
         ]
 

@@ -32,7 +32,8 @@ from llm_perf.systems.base import (
 )
 from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
-from llm_perf.systems.forward import Forward, decode_steps, gemm_rates_used
+from llm_perf.systems.forward import Forward, decode_steps
+from llm_perf.systems.products import gemm_rates_used
 from llm_perf.systems.terms import Factor, Term
 
 _GIB = 2**30
@@ -182,7 +183,7 @@ def _phase(
     }
 
     def terms() -> Iterator[Term]:
-        of = tuple(gemm_rates_used(gemm))
+        of = gemm_rates_used(gemm)
         for name, seconds in parts.items():
             yield Term(name, name.replace("_", " "), (Factor("seconds", seconds, of),))
 

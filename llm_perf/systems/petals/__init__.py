@@ -28,7 +28,8 @@ from llm_perf.systems.base import (
     System,
 )
 from llm_perf.systems.footprint import layers_weight_bytes, stage_kv_bytes, stage_layer_share
-from llm_perf.systems.forward import Costs, Forward, decode_steps, gemm_rates_used
+from llm_perf.systems.forward import Costs, Forward, decode_steps
+from llm_perf.systems.products import gemm_rates_used
 from llm_perf.systems.resident import gpu_memory, notes
 from llm_perf.systems.terms import Factor, Term
 
@@ -193,7 +194,7 @@ class Loop:
         busy["interconnect"] = passes * self.clients * visit.links_s
 
         def terms() -> Iterator[Term]:
-            of = tuple(gemm_rates_used(self.forward.rates.gemm))
+            of = gemm_rates_used(self.forward.rates.gemm)
             for name, seconds in parts.items():
                 yield Term(name, name.replace("_", " "), (Factor("seconds of all rounds", seconds, of),))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array
+from llm_perf.counts.arrays import Number, is_array, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
+from llm_perf.systems.accounting import budget_of
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -20,7 +23,12 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
-from llm_perf.systems.footprint import prefill_activation_bytes, stage_kv_bytes, stage_weight_bytes
+from llm_perf.systems.families import memory_rules
+from llm_perf.systems.footprint import (
+    prefill_activation_bytes,
+    stage_kv_bytes,
+    stage_weight_bytes,
+)
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
 from llm_perf.systems.host_time import (
     exposed_host_s,
@@ -35,6 +43,7 @@ from llm_perf.systems.host_time import (
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
+from llm_perf.systems.stack_memory import stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
 from llm_perf.systems.waves import waves_of
 
@@ -150,9 +159,12 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)
         cache = cache + stage_kv_bytes(draft, batch, load.context_len)
+    budget = budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
     live = batch / scenario.offload.micro_batches
     tokens = tokens_per_pass(scenario.workload, load.prompt_len)
-    return MemoryParts(
+    if budget is not None and budget.batched_tokens is not None:
+        live = minimum(live, budget.batched_tokens / tokens)
+    parts = MemoryParts(
         weights_bytes=weights,
         kv_cache_bytes=cache,
         activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
@@ -160,6 +172,11 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
     )
+    if budget is None:
+        return parts
+    if not budget.profiled:
+        return replace(parts, capacity_bytes=budget.utilization * budget.total_bytes)
+    return stack_memory(scenario, load, parts, budget)
 
 
 def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> float:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from llm_perf.config.base import GIB
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.systems.base import Load, MemoryParts, PhaseCost
-from llm_perf.systems.footprint import prefill_activation_bytes
+from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
-from llm_perf.systems.resident import Resident, gpu_memory
+from llm_perf.systems.resident import Resident, resident_weight_bytes
 from llm_perf.systems.terms import joined, one_term
 
 _SCORE_BYTES = 4
-"""Scores are kept in 32 bits, and the softmax overwrites them."""
+"""Scores and logits are kept in 32 bits, and the softmax overwrites its scores."""
+
+_HIDDEN_STATES = 4
+"""Hidden states beside the scores of one layer, counted from the 560 MiB that it prints for 8,192 tokens of an 8B model."""
 
 
 class LlamaCpp(Resident):
@@ -51,21 +55,41 @@ class LlamaCpp(Resident):
         )
 
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
-        """Memory of the fullest GPU: activations of one pass only, with its scores against the whole context."""
-        parts = gpu_memory(scenario, load, constants)
+        """Memory of the fullest GPU: its layers, the cache, and the compute buffer of one pass.
+
+        The token table stays in host memory unless it is the head as well (not where both are one memory). Layers with a
+        window keep it and one pass.
+        """
         batch = replica_batch(scenario, load)
-        new = load.prompt_len / passes_of(batch * load.prompt_len, constants)
-        one_pass = prefill_activation_bytes(scenario, batch, new, constants)
-        heads = max(group.attention.num_heads for group in scenario.model.layer_groups)
-        scores = batch * new * load.context_len * heads * _SCORE_BYTES
+        weights = resident_weight_bytes(scenario, constants)
+        if not scenario.model.tied_embeddings and scenario.gpu.maker != "apple":
+            # Of several stages the first, which held the table, may no longer be the fullest; the last holds the head.
+            layers = float(fullest_stage(scenario, *2 * (layer_weight_bytes(scenario),)))
+            weights = min(weights, layers + head_bytes(scenario))
         return MemoryParts(
-            parts.weights_bytes,
-            parts.kv_cache_bytes,
-            one_pass + scores,
-            parts.buffers_bytes,
-            parts.reserved_bytes,
-            parts.capacity_bytes,
+            weights_bytes=weights,
+            kv_cache_bytes=stage_kv_bytes(scenario, batch, load.context_len, int(constants["ubatch_tokens"])),
+            activations_bytes=compute_buffer_bytes(scenario, batch, load.context_len, constants),
+            buffers_bytes=0.0,
+            reserved_bytes=constants["process_reserve_gib"] * GIB,
+            capacity_bytes=scenario.gpu.usable_memory_bytes,
         )
+
+
+def compute_buffer_bytes(
+    scenario: Scenario, batch: Number, context: Number, constants: dict[str, float]
+) -> Number:
+    """What llama.cpp allocates for one pass when it starts: logits of all its tokens, or one layer's scores.
+
+    Scores of a pass are kept against the whole cache of all sequences, with its mask and some hidden states (without flash
+    attention).
+    """
+    model, cached = scenario.model, batch * context
+    tokens = minimum(constants["ubatch_tokens"], cached)
+    heads = max(group.attention.num_heads for group in model.layer_groups)
+    logits = tokens * (model.vocab_size + model.hidden_size)
+    scores = tokens * ((heads + 1) * cached + _HIDDEN_STATES * model.hidden_size)
+    return maximum(logits, scores) * _SCORE_BYTES
 
 
 def passes_of(tokens: Number, constants: dict[str, float]) -> Number:

@@ -1,0 +1,145 @@
+"""The table of architectures, continued: latent attention to tokens that an indexer selects (DeepSeek sparse attention)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_perf.config.huggingface import defaults
+from llm_perf.config.huggingface.derived import Derived
+from llm_perf.config.huggingface.facts import first_dense, shared
+from llm_perf.config.huggingface.family import Experts, Family
+from llm_perf.config.huggingface.reader import Config
+from llm_perf.config.layers.combined import Combined
+from llm_perf.config.layers.indexer import Indexer
+from llm_perf.config.layers.latent_attention import LatentAttention
+
+_INDEXED, _REUSES_INDEX = "indexed_attention", "reuses_index"
+_LETTERS = {"F": "full", "S": "shared"}
+
+
+def _selected(c: Config, **facts: Any) -> LatentAttention:
+    bias, most = c.flag("attention_bias"), c.size("index_topk")
+    return LatentAttention.from_config(c, down_bias=bias, output_bias=bias, selected=most, **facts)
+
+
+def _indexed(c: Config) -> tuple[LatentAttention, Indexer]:
+    return _selected(c), Indexer.from_config(c)
+
+
+def _sparse(c: Config) -> Callable[[int], bool]:
+    """As listed, or all but the first layers."""
+    types = c.items("mlp_layer_types", str)
+    if types is None:
+        return first_dense(c)
+    if len(types) != c.layers or set(types) - {"dense", "sparse"}:
+        raise c.fault("mlp_layer_types", types, f"{c.layers} entries, each dense or sparse")
+    return lambda layer: types[layer] == "sparse"
+
+
+def _every_layer_indexed(c: Config) -> dict[str, Any]:
+    return {"layer_types": c.items("layer_types", str) or [_INDEXED] * c.layers}
+
+
+def _indexer_types(c: Config) -> dict[str, Any]:
+    """Which layers have an indexer, and which take what the one before them selected (GLM)."""
+    types, pattern = c.items("indexer_types", str), c.plain("index_topk_pattern")
+    if types is None and isinstance(pattern, str):
+        types = [_LETTERS.get(letter, letter) for letter in pattern]
+    elif types is None:
+        types = c.items("index_topk_pattern", str)
+    if types is None:
+        period, offset = c.optional("index_topk_freq") or 1, c.count("index_skip_topk_offset")
+        start = (2 if offset is None else offset) - 1
+        types = ["shared" if max(layer - start, 0) % period else "full" for layer in range(c.layers)]
+    return _by_indexer(c, types)
+
+
+def _by_indexer(c: Config, types: list[str]) -> dict[str, Any]:
+    if len(types) != c.layers or set(types) - {"full", "shared"}:
+        raise c.fault("indexer_types", types, f"{c.layers} entries, each full or shared")
+    return {"layer_types": [_INDEXED if each == "full" else _REUSES_INDEX for each in types]}
+
+
+def _hunyuan_types(c: Config) -> dict[str, Any]:
+    """As listed, else an indexer in the first layer and then in every fourth."""
+    types = c.items("indexer_types", str)
+    if types is None:
+        types = ["shared" if layer and (layer - 1) % 4 else "full" for layer in range(c.layers)]
+    return _by_indexer(c, types)
+
+
+def _streams_of_a_layer(c: Config) -> int:
+    """Weights that read and write the streams before and after both blocks of a layer."""
+    streams = c.size("hc_mult")
+    return 2 * (2 * streams * streams * c.hidden + 2 * streams + 2)
+
+
+def _streams_of_the_head(c: Config) -> int:
+    """Weights that join the streams after the last layer."""
+    streams = c.size("hc_mult")
+    return streams * streams * c.hidden + streams + 1
+
+
+_GATED = {"output_gate": True, "sinks": True}
+_REUSING: Mapping[str, Any] = {
+    "down_bias": "attention_bias",
+    "output_bias": "attention_bias",
+    "selected": lambda c: c.size("index_topk"),
+}
+_EXPERTS = Experts(
+    ffn=("moe_intermediate_size",), facts={"shared_ffn_size": shared, "router_bias": True}, layers=_sparse
+)
+_INDEX = {"index_topk": 2048, "index_head_dim": 128}
+
+INDEXED: Mapping[str, Family] = {
+    "deepseek_v32": Derived(  # arXiv 2512.02556
+        defaults={**defaults.DEEPSEEK_V3, **_INDEX, "index_n_heads": 64, "max_position_embeddings": 163_840},
+        derive=_every_layer_indexed,
+        mixers={_INDEXED: (Combined, {"mixers": _indexed})},
+        experts=_EXPERTS,
+    ),
+    "glm_moe_dsa": Derived(
+        defaults={
+            **defaults.DEEPSEEK_V3,
+            **_INDEX,
+            "index_n_heads": 32,
+            "q_lora_rank": 2048,
+            "qk_nope_head_dim": 192,
+            "v_head_dim": 256,
+            "max_position_embeddings": 202_752,
+        },
+        derive=_indexer_types,
+        mixers={
+            _INDEXED: (Combined, {"mixers": _indexed}),
+            _REUSES_INDEX: (LatentAttention, _REUSING),
+        },
+        experts=_EXPERTS,
+    ),
+    "hy_v4": Derived(  # beside the layers' blocks stand hyper-connections of several streams of hidden states
+        defaults={
+            **defaults.DEEPSEEK_V3,
+            **_INDEX,
+            "index_n_heads": 16,
+            "qk_nope_head_dim": 192,
+            "v_head_dim": 256,
+            "first_k_dense_replace": 1,
+            "hc_mult": 4,
+            "max_position_embeddings": 262_144,
+        },
+        derive=_hunyuan_types,
+        mixers={
+            _INDEXED: (Combined, {"mixers": lambda c: (_selected(c, **_GATED), Indexer.from_config(c))}),
+            _REUSES_INDEX: (LatentAttention, {**_REUSING, **_GATED}),
+        },
+        experts=_EXPERTS,
+        other_params=_streams_of_a_layer,
+        model={"other_params": _streams_of_the_head},
+        shapeless=(
+            "hc_magnitude",
+            "head_dim",
+            "num_key_value_heads",
+            "qk_head_dim",
+        ),  # the latter follow from others
+    ),
+}
