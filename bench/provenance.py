@@ -140,7 +140,7 @@ def own_file(name: str, release: str) -> tuple[ConstantsFile, Path]:
 def own_files() -> Iterator[tuple[ConstantsFile, Path]]:
     """All files of constants."""
     for family in family_names():
-        for release in folder_of(family).releases:
+        for release in folder_of(family).all_releases:
             yield own_file(family, release)
     for name in FRAMEWORKS:
         yield own_file(name, "")

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, Machine, Measurement, measurements_of
+from calibrate.stated_formats import checkpoint
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
@@ -22,12 +23,16 @@ from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
     get_model_config_by_name,
-    known_names,
+    names_that_give,
+    resolve_name,
 )
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
+from llm_perf.systems.constants import load_constants
+from llm_perf.systems.families import numbers, release_of
 from llm_perf.systems.registry import family_of
 
 __all__ = [
@@ -97,6 +102,9 @@ class Run:
     overlap: bool | None = None
     cpu_attention: bool | None = None
     machine: Machine = _UNKNOWN_MACHINE
+    weight_format: str | None = None
+    prefix_hit_rate: float = 0.0
+    shared_prefix: bool = False
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -114,7 +122,7 @@ def run_of(measurement: Measurement) -> Run:
     options = get_system(measurement.system).options
     micro_batches = pp if "num_gpu_batches" in options else 1  # such a system cuts a batch for its stages
     return Run(
-        system=measurement.system,
+        system=versioned(measurement.system, measurement.version),
         model=measurement.model,
         gpu=gpu,
         batch_size=_batch_size(measurement),
@@ -140,6 +148,17 @@ def run_of(measurement: Measurement) -> Run:
         cpu_attention=policy.cpu_attention,
         machine=measurement.machine,
     )
+
+
+def versioned(family: str, version: str | None) -> str:
+    """``FAMILY@VERSION`` where a file covers the version, else the family's newest."""
+    if version is None or not numbers(version):
+        return family
+    try:
+        covered = release_of(family, version)[1]
+    except SpecError:  # one that has no versions to choose from
+        return family
+    return f"{family}@{version}" if covered else family
 
 
 def _gpu_name(measurement: Measurement) -> str:
@@ -237,12 +256,16 @@ def inputs_of(run: Run) -> InferenceInputs:
         batch_size=run.batch_size,
         prompt_len=run.prompt_len,
         gen_len=run.gen_len,
+        prefix_hit_rate=run.prefix_hit_rate,
+        shared_prefix=run.shared_prefix,
+        distinct_prompts=_distinct_prompts(run),
         tp_size=tp,
         pp_size=pp,
         dp_size=max(run.num_gpus // (tp * pp), 1),
         ep_size=run.ep,
-        weight_bits=run.weight_bits,
-        activation_bits=run.activation_bits,
+        weight_format=run.weight_format if _checkpoint(run) is None else None,
+        weight_bits=run.weight_bits if run.weight_format is None else None,
+        activation_bits=run.activation_bits if run.weight_format is None else 16,
         kv_bits=run.kv_bits,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
@@ -252,6 +275,22 @@ def inputs_of(run: Run) -> InferenceInputs:
         micro_batches=run.micro_batches,
         allow_long_context=True,  # the tables print what ran
     )
+
+
+def _checkpoint(run: Run) -> ModelConfig | None:
+    """The model as its conversion left it, where that is not one format for all matrices."""
+    if run.weight_format is None:
+        return None
+    model = get_model_config_by_name(run.model)
+    found = checkpoint(model, run.weight_format)
+    return None if found is model else found
+
+
+def _distinct_prompts(run: Run) -> int | None:
+    """Prompts of the batch that differ where the version is measured by a benchmark of its own that repeats some."""
+    device = get_gpu_config_by_name(run.gpu).device
+    repeated = load_constants(run.system, device).benchmark_prompts
+    return None if repeated is None else min(repeated, run.batch_size)
 
 
 def _facts(run: Run) -> RunFacts:
@@ -264,12 +303,13 @@ def _facts(run: Run) -> RunFacts:
     if run.cpu_attention is not None:
         attention = "cpu" if run.cpu_attention else "gpu"
     return RunFacts(
+        model=_checkpoint(run),
         weights=_shares(run.weights),
         kv_cache=_shares(kv_cache),
         activations=_shares(run.hidden) if "percent" in system.options else None,
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
-        group_sizes=(run.weight_group_size, run.kv_group_size),
+        group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
     )
 
 
@@ -286,7 +326,7 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
     name = next((host for text, host in _described_hosts() if text in described), gpu.default_host)
     if name is None:
         raise SpecError(f"GPU {gpu.name} names no default host")
-    host = get_host_config_by_name(name)
+    host = _as_fast_as(described, get_host_config_by_name(name))
     stated = machine.disk_read_gb_per_s
     if host.disk is None or stated is None:
         return host
@@ -295,10 +335,21 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
     return host.replace(disk=_scaled_disk(host.disk, stated))
 
 
+def _as_fast_as(described: str, host: HostConfig) -> HostConfig:
+    """The host with the time scale of the processor that a source names, where that is known and one that ships."""
+    try:
+        scale = (
+            get_host_config_by_name(resolve_name("host", described)).host_time_scale if described else None
+        )
+    except SpecError:
+        return host
+    return host if scale is None else host.replace(host_time_scale=scale)
+
+
 @cache
 def _described_hosts() -> tuple[tuple[str, str], ...]:
     """What a source's description of its machine contains, and the bundled host that is this machine."""
-    hosts = [get_host_config_by_name(name) for name in known_names("host")]
+    hosts = [get_host_config_by_name(name) for name in names_that_give("host", "described_as")]
     return tuple((phrase, host.name) for host in hosts for phrase in host.described_as)
 
 
@@ -315,7 +366,8 @@ def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:
 def dtype_of(run: Run) -> DtypeConfig:
     """Widths of a run's weights, activations, embeddings and cache."""
     inputs = inputs_of(run)
-    return requested_dtype(inputs, get_system(run.system), get_model_config_by_name(run.model), _facts(run))
+    model = _checkpoint(run) or get_model_config_by_name(run.model)
+    return requested_dtype(inputs, get_system(run.system), model, _facts(run))
 
 
 def _pins(run: Run) -> bool:

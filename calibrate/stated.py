@@ -14,7 +14,9 @@ from typing import Final, Literal
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.cells import Row
 from calibrate.published.inference_rows import policy_of, weight_tier_of
+from calibrate.published.names import DIES, version_of
 from calibrate.settings import Run
+from calibrate.stated_formats import named_format
 from calibrate.training_runs import TrainingRun
 from llm_perf.config.loading import resolve_name
 from llm_perf.config.names import normalise
@@ -61,7 +63,9 @@ def stated_run(row: Mapping[str, str]) -> Run:
     _refuse_split_layers(cells)
     system = _system(cells)
     splits = declaration(find(system)[0]).more_gpus == "stages"
-    gpus = num_gpus or 1
+    gpu, gpus = GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu")), num_gpus or 1
+    if splits and gpu in DIES:
+        gpu, gpus = DIES[gpu][0], gpus * DIES[gpu][1]
     weight_bits, group = weight_format(cells.text("weight_dtype"))
     weights = _activation_bits(cells.text("weight_dtype")) or 16
     if cells.text("request_rate"):
@@ -71,16 +75,28 @@ def stated_run(row: Mapping[str, str]) -> Run:
     policy, batch = policy_of(cells), cells.integer("batch_size")
     if batch is None:
         raise SpecError("it does not state its batch size")
+    notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
+    family = declaration(find(system)[0])
+    served = (
+        family.serves_checkpoints
+        and family.checkpoints != "gguf"
+        and weight_tier_of(cells, 0.0) in (None, "gpu")
+    )
+    tp, ranks = 1 if splits else cells.integer("tp") or 1, _expert_ranks(notes)
+    if not splits and ranks > tp:  # the rows' tp is that of a setting which the engine did not take
+        tp, gpus = ranks, max(gpus, ranks)
+    lengths = _share_of_lengths(notes)
+    cached = "window" in row.get("throughput_def", "") or "decode window" in notes
     return Run(
         system=system,
         model=_model(cells.required("model")),
-        gpu=resolve_name("GPU", GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))),
+        gpu=resolve_name("GPU", gpu),
         batch_size=batch,
-        prompt_len=max(cells.integer("prompt_len_tok") or 0, 1),
-        gen_len=max(cells.integer("gen_len_tok") or 0, 1),
+        prompt_len=max(round((cells.integer("prompt_len_tok") or 0) * lengths), 1),
+        gen_len=max(round((cells.integer("gen_len_tok") or 0) * lengths), 1),
         num_gpus=gpus,
         num_nodes=cells.integer("num_nodes"),
-        tp=1 if splits else cells.integer("tp") or 1,
+        tp=tp,
         pp=gpus if splits else cells.integer("pp") or 1,
         ep=cells.integer("ep") or 1,
         weight_bits=weight_bits or 16,
@@ -98,7 +114,22 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
+        weight_format=named_format(cells.text("weight_dtype")) if served else None,
+        prefix_hit_rate=1.0 if cached else 0.0,
+        shared_prefix=cached,
     )
+
+
+def _share_of_lengths(notes: str) -> float:
+    """Mean length over the nominal one where a load generator draws lengths evenly from a range below it."""
+    drawn = re.search(r"uniform in \[([\d.]+),([\d.]+)\] of nominal", notes)
+    return 1.0 if drawn is None else (float(drawn[1]) + float(drawn[2])) / 2
+
+
+def _expert_ranks(notes: str) -> int:
+    """Ranks over which experts are divided, where notes state both ways of doing so."""
+    stated = re.search(r"moe_tp=(\d+) moe_ep=(\d+)", notes)
+    return 1 if stated is None else int(stated[1]) * int(stated[2])
 
 
 _ALL_COLUMNS: Final = dict.fromkeys(
@@ -107,7 +138,7 @@ _ALL_COLUMNS: Final = dict.fromkeys(
         "disk_read_GBps", "weight_dtype", "act_dtype", "kv_dtype", "batch_size", "gpu_batch_size", "num_gpu_batches",
         "policy_wg_pct", "policy_wc_pct", "policy_cg_pct", "policy_cc_pct", "policy_hg_pct", "policy_hc_pct",
         "weight_offload", "pin_memory", "overlap", "cpu_cache_compute", "prompt_len_tok", "gen_len_tok", "gpu_layers",
-        "experts_on_cpu", "context_depth_tok", "request_rate", "notes",
+        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction",
     ),
     "",
 )  # fmt: skip
@@ -138,14 +169,18 @@ def _system(cells: Row) -> str:
     else:
         raise SpecError(f"system {stated}: no such family ships")
     family = find(known)[0]
-    version = re.match(r"\S*\d[^\s,(+]*", cells.text("system_version"))
+    kernel = re.search(r"\bkernel (\w+)", cells.text("notes") + cells.text("notes_for_prediction"))
+    if kernel is not None:  # what a checkpoint was packed for, where a version of the system stands for that
+        with contextlib.suppress(SpecError):
+            return "@".join(filter(None, find(f"{family}-{kernel[1]}")))
+    version = version_of(stated, cells.text("system_version"))
     if version is None:
         return family
     try:
-        release_of(family, version[0])
+        release_of(family, version)
     except SpecError:  # one that has no versions to choose from
         return family
-    return f"{family}@{version[0]}"
+    return f"{family}@{version}"
 
 
 def _model(stated: str) -> str:

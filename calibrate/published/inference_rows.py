@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calibrate.published.cells import STATUSES, Row, rows, source_of, trust_of
-from calibrate.published.names import canonical_model, canonical_system
+from calibrate.published.names import canonical_model, canonical_system, version_of
 from calibrate.published.records import Machine, Measurement, Policy, ThroughputKind, Tier
 
 # Bits of an element without its scales; the CSV keeps the format's full name.
@@ -108,6 +108,7 @@ def inference_measurement(row: Row) -> Measurement:
         peak_gpu_memory_bytes=row.scaled("peak_gpu_mem_GB", memory_unit_of(row)),
         derived=frozenset(times.derived),
         notes=row.text("notes"),
+        version=version_of(row.required("system"), row.optional("system_version")),
     )
 
 

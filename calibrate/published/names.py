@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -14,6 +15,9 @@ SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
         "gpt-fast": "gpt_fast",
         "llama.cpp": "llama_cpp",
         "lia (cpu-gpu cooperative)": "lia",
+        "deepspeed-mii": "deepspeed_mii",
+        "deepspeed": "deepspeed_inference",
+        "vllm + torchao": "vllm",
     }
 )
 """What the tables call a system, and what the project calls it; names not listed are the same in both."""
@@ -44,9 +48,37 @@ neighbour.
 _MODEL_ALIASES = {"llm-analysis/test-13b (GPT-13B)": "llm-analysis/test-13b"}
 
 
+_VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
+    {"vllm (splitwise profile)": "0.2", "vllm (1cat fork for V100)": "0.7", "vllm + torchao": ""}
+)
+"""Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
+
+_VERSION = re.compile(r"\S*?\d[^\s,(+]*")
+_BUILD = re.compile(r"build \d+ \(\d+-\d+, about (\d[\d.]*)\)")
+
+
+def version_of(name: str, printed: str | None) -> str | None:
+    """The version that a table means by a system's name and its column of versions; None where neither says one."""
+    meant = _VERSIONS_OF_NAMES.get(name)
+    if meant:
+        return meant
+    text = (printed or "").removeprefix("about ").removeprefix("vllm ")
+    build = _BUILD.match(text)
+    if build is not None:
+        return build[1]
+    found = _VERSION.match(text)
+    return None if found is None else found[0]
+
+
 def canonical_system(name: str) -> str:
     """The project's name of a system."""
     return SYSTEM_ALIASES.get(name, name)
+
+
+DIES: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {"MI250-128GB": ("MI250X-GCD-64GB", 2), "MI250X-128GB": ("MI250X-GCD-64GB", 2)}
+)
+"""Boards whose dies are devices of their own, to a system that gives each device some layers: the die and how many."""
 
 
 def canonical_gpu(name: str) -> str:

@@ -100,6 +100,7 @@ class Measurement:
         suspect: Why the row contradicts others or itself; None for most.
         system: Canonical name, such as ``zero_inference``.
         system_version: As printed.
+        version: The version of the system that the table means; None where it says none.
         model: Canonical name, such as ``facebook/opt-175b``.
         model_params: Parameters, counted from the model's shapes.
         gpu: As the source names it; `calibrate.published.GPU_ALIASES` maps it to a spec.
@@ -174,6 +175,7 @@ class Measurement:
     peak_gpu_memory_bytes: float | None
     derived: frozenset[str]
     notes: str
+    version: str | None = None
 
     @property
     def weight_tier(self) -> Tier | None:

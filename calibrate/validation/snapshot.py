@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.validate import Validation
+from calibrate.validation import stacks
 from calibrate.validation.evidence import evidence_files
 from calibrate.validation.left_out import LEFT_OUT_ROWS, parse_left_out
 from calibrate.validation.page import accuracy_page, resident_table
@@ -56,6 +57,7 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
     readme = (root / README).read_text("utf-8")
     leave_out = (root / LEAVE_OUT).read_text("utf-8")
     rows = parse_left_out((root / LEFT_OUT_ROWS).read_text("utf-8"))
+    by_version = stacks.read_left_out()
     before, begin, rest = (root / RESIDENT).read_text("utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not end:
@@ -66,6 +68,8 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
         PAGE: accuracy_page(found, leave_out, rows),
         **{f"{EVIDENCE}/{system}.yaml": text for system, text in evidence_files(rows, found.rows).items()},
         RESIDENT: f"{before}{begin}\n\n{resident_table(leave_out)}\n\n{end}{after}",
+        stacks.PAGE: stacks.page(by_version),
+        stacks.WIDTHS: stacks.widths_text(by_version),
     }
 
 

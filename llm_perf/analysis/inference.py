@@ -174,7 +174,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_waiting(evaluation.memory, batch),
-            *_warnings(scenario, version_note(full_name(scenario)), system.file.caveat),
+            *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
         ),

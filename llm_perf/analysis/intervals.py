@@ -34,6 +34,7 @@ from llm_perf.analysis.evidence import (
     pool_of,
     vendors_of,
 )
+from llm_perf.analysis.stack_intervals import knows, stack_interval
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import INTERVAL_LEVEL, Range
 from llm_perf.config.gpu import GPUConfig, format_bits
@@ -153,6 +154,8 @@ def inference_interval(
     if name is None or changed:
         return None, changed or f"published runs of {scenario.system} do not say what their clients asked for"
     offloads = name.startswith("offload")
+    if not offloads and knows(scenario):
+        return stack_interval(scenario, seconds)
     question = _Question(
         scenario.system,
         name,
@@ -165,7 +168,11 @@ def inference_interval(
         inference_options(scenario),
     )
     own = _published(question, seconds)
-    return own if version_note(full_name(scenario)) is None else _of_another_version(question, seconds, own)
+    return (
+        own
+        if version_note(full_name(scenario), scenario.gpu.device) is None
+        else _of_another_version(question, seconds, own)
+    )
 
 
 def _of_another_version(

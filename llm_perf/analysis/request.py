@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
-from llm_perf.config.base import Efficiency, Fraction, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, Flag, Fraction, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.dtype import Bits
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
 from llm_perf.config.host import HostConfig
@@ -31,7 +31,6 @@ def _stage_number(value: Any) -> int:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Flag = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,13 @@ class InferenceInputs(Spec):
     )
     max_num_seqs: TokenCount | None = Field(
         default=None, description="Sequences that run at once at most; the stack's default."
+    )
+    distinct_prompts: TokenCount | None = Field(
+        default=None,
+        description="Prompts of the batch that differ: equal ones share experts.  [default: all differ]",
+    )
+    shared_prefix: Flag = Field(
+        default=False, description="The cached part is the same for all sequences.  [default: off]"
     )
     draft_model: Text | None = Field(
         default=None, description="Speculative decoding: the model that drafts tokens."

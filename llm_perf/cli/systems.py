@@ -53,7 +53,9 @@ def show(name: str, as_json: bool) -> None:
 
 def _all() -> list[ConstantsFile]:
     versions = [
-        f"{family}@{release}" for family in family_names() for release in reversed(folder_of(family).releases)
+        f"{family}@{release}"
+        for family in family_names()
+        for release in reversed(folder_of(family).all_releases)
     ]
     return [*(load_constants(name) for name in versions), *(get_framework(name) for name in FRAMEWORKS)]
 

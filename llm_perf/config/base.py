@@ -43,6 +43,7 @@ NonNegativeFloat = Annotated[
 Fraction = Annotated[
     float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)
 ]
+Flag = Annotated[bool, Field(strict=True)]
 LEAST_EFFICIENCY = 1e-9
 """No software reaches less of a peak: it is a slip, and the times that follow overflow."""
 Efficiency = Annotated[

@@ -11,8 +11,9 @@ from typing import Literal
 
 from llm_perf.errors import SpecError
 
-Kernels = Literal["16-bit", "fp8", "int8", "weight-only", "dequantise"]
-"""How products run: on 16-bit operands, on FP8 or INT8 tensor cores, with weights unpacked in the product's registers,
+Kernels = Literal["16-bit", "fp8", "int8", "fp4", "weight-only", "dequantise"]
+"""How products run: on 16-bit operands, on FP8, INT8 or FP4 tensor cores (where a GPU has these, else weights are unpacked),
+with weights unpacked in the product's registers,
 or with weights unpacked into a 16-bit copy first."""
 
 
@@ -75,8 +76,8 @@ _PLAIN = (
     NumberFormat("nf4", 4, "dequantise", group=64, scale_bits=32),
     NumberFormat("nf4_double", 4, "dequantise", group=64, scale_bits=8, super_group=64 * 256, super_bits=32),
     # OCP Microscaling Formats 1.0: an 8-bit power of two per 32; NVFP4: an FP8 scale per 16.
-    NumberFormat("mxfp4", 4, "weight-only", group=32, scale_bits=8),
-    NumberFormat("nvfp4", 4, "weight-only", group=16, scale_bits=8),
+    NumberFormat("mxfp4", 4, "fp4", group=32, scale_bits=8),
+    NumberFormat("nvfp4", 4, "fp4", group=16, scale_bits=8),
     NumberFormat("mxfp8", 8, "fp8", group=32, scale_bits=8),
 )
 

@@ -392,6 +392,12 @@ class GPUConfig(Spec):
         """Dense peak of a number format, FLOP/s."""
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]
 
+    @property
+    def device(self) -> tuple[str, ...]:
+        """What a software stack may have versions of its own for: vendor, architecture, architecture with kind of memory."""
+        kinds = (self.vendor, self.architecture, f"{self.architecture} {self.memory_type}".lower())
+        return tuple(kind for kind in kinds if kind is not None)
+
     # -- names of seed 002 ---------------------------------------------------------------------------------
 
     @property

@@ -71,6 +71,16 @@ class Rate(Evidence):
         return self.gb_per_s * GB
 
 
+class HostTimeScale(Evidence):
+    """How long this machine takes for the host's work in a serving stack, against that of an EPYC 7742 (a DGX A100).
+
+    It covers Python, scheduling, sampling and launches. It is a fact of a machine, not of its processor's type: clocks,
+    settings and neighbours count, and machines with equal processors differ.
+    """
+
+    value: Quantity
+
+
 class Disk(Spec):
     """One host's NVMe. A rate belongs to a software path, not to the device (direct, buffered, memory map).
 
@@ -106,7 +116,8 @@ class HostConfig(Spec):
     memory and software together: ``<system>.<path>`` with the paths ``pinned_h2d``, ``pageable_h2d``,
     ``mmap_h2d`` (the driver's own copy out of pageable memory), ``growing_slice_h2d`` and
     ``cpu_attention_kv`` (bytes of KV cache that attention on the CPU works through). ``layer_overhead_ms`` is
-    host time per layer by system. ``nic_gb_per_s`` is one GPU's share of the network per direction, None
+    host time per layer by system. ``host_time_scale`` is how its time for Python and launches compares, 1 where None.
+    ``nic_gb_per_s`` is one GPU's share of the network per direction, None
     where the GPU's own figure holds. ``described_as`` are phrases by which sources describe this very machine.
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
     ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
@@ -143,6 +154,7 @@ class HostConfig(Spec):
     fresh_d2h: Rate | None = None
     copies: dict[str, Rate] = Field(default_factory=dict)
     layer_overhead_ms: dict[str, NonNegativeQuantity] = Field(default_factory=dict)
+    host_time_scale: HostTimeScale | None = None
     disk: Disk | None = None
     nic_gb_per_s: Quantity | None = None
     gpus_per_node: PositiveInt = 8
@@ -197,13 +209,21 @@ class HostConfig(Spec):
         if disk is not None:
             disk = disk.replace(**_fitted_fields(disk))
         kept = {name: rate for name, rate in self.copies.items() if not rate.fitted}
-        return self.replace(**_fitted_fields(self), copies=kept, disk=disk)
+        scale = self.host_time_scale
+        return self.replace(
+            **_fitted_fields(self),
+            copies=kept,
+            disk=disk,
+            host_time_scale=None if scale is None or scale.fitted else scale,
+        )
 
     @property
     def fitted_values(self) -> int:
         """How many rates were fitted to whole runs."""
         of_disk = [] if self.disk is None else _fitted_fields(self.disk)
-        return len(_fitted_fields(self)) + len(of_disk) + sum(rate.fitted for rate in self.copies.values())
+        scales = self.host_time_scale is not None and self.host_time_scale.fitted
+        rates = sum(rate.fitted for rate in self.copies.values())
+        return len(_fitted_fields(self)) + len(of_disk) + rates + scales
 
     def with_sockets(self, times: int) -> HostConfig:
         """The machine with so many times its sockets and memory."""

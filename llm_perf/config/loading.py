@@ -56,6 +56,15 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(stems))
 
 
+def names_that_give(kind: str, field: str) -> tuple[str, ...]:
+    """Bundled specs whose own file gives a field, found without building any: most have few of the rare ones."""
+    given = re.compile(rf"^{field}:", re.MULTILINE)
+    folder = _folder(kind)
+    return tuple(
+        name for name in known_names(kind) if given.search((folder / f"{name}.yaml").read_text("utf-8"))
+    )
+
+
 @cache
 def _aliases(kind: str) -> dict[str, str]:
     file = _folder(kind) / _ALIASES
@@ -117,7 +126,7 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
     Raises:
         SpecError: no such spec, or one that extends itself.
     """
-    if kind not in _DEVICES:
+    if kind not in (*_DEVICES, "efficiency"):
         return data
     if "extends" in data:
         name = data["extends"]

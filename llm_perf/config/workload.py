@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.base import LARGEST_COUNT, Efficiency, Fraction, PositiveInt, ServingOption, Spec
+from llm_perf.config.base import LARGEST_COUNT, Efficiency, Flag, Fraction, PositiveInt, ServingOption, Spec
 
 
 class Workload(Spec):
@@ -15,6 +15,8 @@ class Workload(Spec):
 
     ``gen_len`` tokens take one prefill, which produces the first of them, and gen_len - 1 decode steps.
     ``prefix_hit_rate`` is the share of each prompt whose keys and values are cached from earlier requests.
+    ``distinct_prompts``: prompts of the batch that differ, None = all; equal ones send their tokens to the same experts.
+    ``shared_prefix``: the cached part is one and the same of all sequences, so that a decode step reads it from memory once.
     ``prefill_chunk``: prompts are read in passes of so many tokens each (Sarathi, arXiv 2308.16369); None = at once.
     ``gpu_memory_utilization``: share of the memory that the stack may use, as it counts it; ``max_num_batched_tokens`` and
     ``max_num_seqs``: tokens and sequences of one step at most. None: the stack's own.
@@ -28,6 +30,20 @@ class Workload(Spec):
     gpu_memory_utilization: Annotated[Efficiency | None, ServingOption] = None
     max_num_batched_tokens: Annotated[PositiveInt | None, ServingOption] = None
     max_num_seqs: Annotated[PositiveInt | None, ServingOption] = None
+    distinct_prompts: Annotated[PositiveInt | None, ServingOption] = None
+    shared_prefix: Annotated[Flag, ServingOption] = False
+
+    @model_validator(mode="after")
+    def _prompts_are_of_the_batch(self) -> Workload:
+        if self.distinct_prompts is not None and self.distinct_prompts > self.batch_size:
+            raise ValueError(
+                f"distinct_prompts {self.distinct_prompts} are more than the {self.batch_size} prompts of the batch"
+            )
+        if self.shared_prefix and self.prefix_hit_rate == 0:
+            raise ValueError(
+                "shared_prefix is about cached tokens: give prefix_hit_rate, the cached share of each prompt"
+            )
+        return self
 
     @property
     def context_len(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_perf.config.layers.recurrent import STATE_BITS
 from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.counts.arrays import Number
 
@@ -74,16 +75,22 @@ def cache_elements_per_token(model: ModelConfig, tp: int = 1) -> float:
     )
 
 
+def state_elements(model: ModelConfig, tp: int = 1) -> float:
+    """Elements of one sequence's recurrent states on one rank, all layers."""
+    return float(
+        sum(group.count * group.attention.state_elements_per_sequence(tp) for group in model.layer_groups)
+    )
+
+
 def state_bytes(model: ModelConfig, batch: Number, state_bits: float = 16, tp: int = 1) -> Number:
     """Bytes of the recurrent states of ``batch`` sequences on one rank, which do not grow with the context."""
-    elements = sum(
-        group.count * group.attention.state_elements_per_sequence(tp) for group in model.layer_groups
-    )
-    return batch * elements * (state_bits / 8)
+    return batch * state_elements(model, tp) * (state_bits / 8)
 
 
 def kv_cache_bytes(
     model: ModelConfig, batch: Number, context: Number, kv_bits: float = 16, tp: int = 1
 ) -> Number:
-    """Bytes of cache and states of ``batch`` sequences of ``context`` tokens on one rank."""
-    return batch * kv_cache_elements(model, context, tp) * (kv_bits / 8)
+    """Bytes of cache and states of ``batch`` sequences of ``context`` tokens on one rank; a state has 16 bits at least."""
+    states = state_elements(model, tp)
+    cached = batch * (kv_cache_elements(model, context, tp) - states) * (kv_bits / 8)
+    return cached + state_bytes(model, batch, max(kv_bits, STATE_BITS), tp)

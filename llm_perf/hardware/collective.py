@@ -7,7 +7,7 @@ else PCIe; beyond a node it is the network cards. :class:`Topology` says which r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
@@ -22,6 +22,11 @@ the bus is the same. The latency of an all-to-all is that of one exchange, since
 Source: fitted on the NCCL 2.26 to 2.29 tables of A100, H100, H200, B200 and GB200 with 2 to 8 GPUs and 512 bytes to 512 MB
 (ai-dynamo/aiconfigurator), 2026-11; residuals 1.11 (all-gather and reduce-scatter alike) and 1.12.
 """
+
+
+_CUSTOM_STARTS = ((2, 1.0), (4, 1.3), (math.inf, 1.6))
+_ONE_SHOT_RANKS, _TWO_SHOT_BYTES, _CUSTOM_SHARE = 2, 1.8, 65 / 300
+"""Of `Fabric.custom_all_reduce_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,19 @@ class Fabric:
             return usual
         direct = minimum(usual, self.one_shot_all_reduce_s(size_bytes))
         return where(size_bytes <= one_shot_bytes, direct, usual)
+
+    def custom_all_reduce_s(self, size_bytes: Number, small_s: float) -> Number:
+        """All-reduce by a serving stack's own kernels over peer memory, inside a node with a link between all GPUs.
+
+        ``small_s`` is what a small message takes between two ranks; more ranks take 1.3 (4) and 1.6 (8) times as long, and
+        move 1.8 times the bytes (two-shot: reduce-scatter and all-gather). Source: all-reduce times by size that serving
+        stacks print for H100 at tp 2, 4, 8 (512 bytes to 1 MB); their slope is 65 GB/s beside a ring of 300 GB/s.
+        """
+        if self.ranks == 1:
+            return 0.0 * size_bytes
+        start = next(times for ranks, times in _CUSTOM_STARTS if self.ranks <= ranks)
+        wire = 1.0 if self.ranks <= _ONE_SHOT_RANKS else _TWO_SHOT_BYTES
+        return start * small_s + wire * size_bytes / (_CUSTOM_SHARE * self.bytes_per_s)
 
     def all_gather_s(self, size_bytes: Number) -> Number:
         """All-gather that leaves ``size_bytes`` on every rank: half of an all-reduce's bytes."""
@@ -170,6 +188,18 @@ def link_bytes_per_s(gpu: GPUConfig, ranks: int, host: HostConfig | None) -> flo
 def over_pcie(gpu: GPUConfig, ranks: int) -> bool:
     """Whether so many GPUs of a node talk over PCIe: those without a link, and rings of more than two bridged cards."""
     return gpu.link.gb_per_s_per_direction is None or (gpu.link.topology == "pairs" and ranks > 2)
+
+
+def joins_all(gpu: GPUConfig, ranks: int) -> bool:
+    """Whether a link, and not PCIe, joins so many GPUs of a node."""
+    return not over_pcie(gpu, ranks) and gpu.link.gb_per_s_per_direction is not None
+
+
+def with_pcie_share(group: Fabric, gpu: GPUConfig, share: float) -> Fabric:
+    """The fabric with a stack's own share of PCIe as its bus, where it runs over PCIe inside a node; as it is where 0."""
+    if share <= 0 or group.spans_nodes or not over_pcie(gpu, group.ranks) or not gpu.pcie_gb_per_s:
+        return group
+    return replace(group, bytes_per_s=share * gpu.pcie_gb_per_s * 1e9)
 
 
 def _latency_s(gpu: GPUConfig, ranks: int) -> float:

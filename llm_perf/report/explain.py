@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.config.layers.recurrent import STATE_BITS
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.attention import kv_cache_elements
+from llm_perf.counts.attention import kv_cache_elements, state_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, layer_params, lm_head_params, total_params
 from llm_perf.systems import system_of
@@ -70,21 +71,33 @@ def _counts(result: InferenceResult) -> list[Explanation]:
                 "FLOP",
             )
         )
-        per_sequence = float(kv_cache_elements(model, prompt + gen, scenario.parallelism.tp_size))
-        bits = scenario.dtype.stored_kv_bits
-        replica = batch // scenario.parallelism.dp_size
-        ranks = scenario.parallelism.cp_size
-        entries.append(
-            Explanation(
-                "KV cache on one rank's stages",
-                "sequences x elements per sequence of prompt + generation x bits / 8"
-                + (" / context ranks" if ranks > 1 else ""),
-                f"{replica} * {_number(per_sequence)} * {bits} / 8" + (f" / {ranks}" if ranks > 1 else ""),
-                replica * per_sequence * bits / 8 / ranks,
-                "bytes",
-            )
-        )
+        entries.append(_cache(scenario, batch // scenario.parallelism.dp_size, prompt + gen))
     return entries
+
+
+def _cache(scenario: Scenario, sequences: int, tokens: int) -> Explanation:
+    """Cache and states of one rank; a state has 16 bits at least."""
+    parallelism, bits = scenario.parallelism, scenario.dtype.stored_kv_bits
+    states = state_elements(scenario.model, parallelism.tp_size)
+    cached = float(kv_cache_elements(scenario.model, tokens, parallelism.tp_size)) - states
+    formula, values = (
+        "elements per sequence of prompt + generation x bits / 8",
+        f"{_number(cached)} * {bits} / 8",
+    )
+    total = sequences * cached * bits / 8
+    if states:
+        wide = max(bits, STATE_BITS)
+        formula = f"({formula} + elements of states x bits / 8)"
+        values = f"({values} + {_number(states)} * {wide} / 8)"
+        total += sequences * states * wide / 8
+    divided = (" / context ranks", f" / {parallelism.cp_size}") if parallelism.cp_size > 1 else ("", "")
+    return Explanation(
+        "KV cache on one rank's stages",
+        f"sequences x {formula}{divided[0]}",
+        f"{sequences} * {values}{divided[1]}",
+        total / parallelism.cp_size,
+        "bytes",
+    )
 
 
 def _flops(name: str, formula: str, scenario: Scenario) -> Explanation:

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from llm_perf.config import files
-from llm_perf.config.base import Spec
+from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems.families import Covers, find, folder_of, release_of
+from llm_perf.systems.families import ANY_DEVICE, Covers, Device, find, folder_of, release_of
 
 _NO_VERSION = "any"
 
@@ -88,6 +88,9 @@ class ConstantsFile(Spec):
         release: The name of the range of versions, that of the file: what stands after the ``@`` of ``vllm@0.2``.
         version: The versions in words.
         covers: First and last version of the software, None where open; None as a whole where none is stated.
+        only_on: Vendors or architectures of the GPUs that it is for, as their files name them; none: all.
+        benchmark_prompts: Prompts that differ in a batch of the benchmark by which this version is usually measured: 1 where
+            it repeats one. For comparisons with published runs; a question of one's own says ``distinct_prompts``.
         aliases: Names of this version in particular; those of the family are in its ``system.yaml``.
         extends: The system whose constants stand where this file says nothing; ``@`` and a version may follow.
         caveat: Why its predictions are to be distrusted, for the report.
@@ -101,6 +104,8 @@ class ConstantsFile(Spec):
     version: str
     description: str
     covers: Covers | None = None
+    only_on: tuple[str, ...] = ()
+    benchmark_prompts: PositiveInt | None = None
     aliases: tuple[str, ...] = ()
     extends: str | None = None
     caveat: str | None = None
@@ -150,14 +155,16 @@ F = TypeVar("F", bound=ConstantsFile)
 
 
 @cache
-def load_constants(name: str) -> ConstantsFile:
+def load_constants(name: str, device: Device = ANY_DEVICE) -> ConstantsFile:
     """The constants of a system, ``vllm`` or ``vllm@0.2``, those of the file that it extends included.
+
+    Some versions differ by the ``device``, vendor and architecture of a GPU.
 
     Raises:
         SpecError: unknown name, or the file is malformed.
     """
     family, version = find(name)
-    return _loaded(family, release_of(family, version)[0])
+    return _loaded(family, release_of(family, version, device)[0])
 
 
 @cache
@@ -294,7 +301,8 @@ def _shipped_rates(host: HostConfig) -> int:
 def file_of(scenario: Scenario) -> ConstantsFile:
     """The constants of the scenario's system in the version that it asks for."""
     version = scenario.system_version
-    return load_constants(scenario.system if version is None else f"{scenario.system}@{version}")
+    name = scenario.system if version is None else f"{scenario.system}@{version}"
+    return load_constants(name, scenario.gpu.device)
 
 
 def machine_of(scenario: Scenario) -> HostConfig:

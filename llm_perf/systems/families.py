@@ -31,6 +31,7 @@ Tier = Literal["gpu", "cpu", "nvme"]
 _DECLARATION = "system.yaml"
 _PACKAGE = "llm_perf.systems"
 _STACKS = "stacks"
+_SPECIAL = re.compile(r"-[a-z]")
 
 
 class Part(Spec):
@@ -78,6 +79,8 @@ class Family(Spec):
             or tensor ranks.
         ds_zero: The stage of ``--ds-zero`` that is this system.
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
+        prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
+            loops, until requests are simulated.
         reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
@@ -107,6 +110,7 @@ class Family(Spec):
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
     memory: tuple[MemoryRules, ...] = ()
+    prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
     def on_resident(self) -> bool:
@@ -138,12 +142,22 @@ class Folder:
 
     @property
     def releases(self) -> tuple[str, ...]:
-        """Names of the ranges of versions that ship, oldest first."""
+        """Names of the ranges of versions that ship, oldest first; those for some devices only are `special`."""
+        return tuple(name for name in self.all_releases if not _SPECIAL.search(name))
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Ranges of versions on some devices only: their names end in a word, and the files say on which (``only_on``)."""
+        return tuple(name for name in self.all_releases if _SPECIAL.search(name))
+
+    @property
+    def all_releases(self) -> tuple[str, ...]:
+        """Both, by their numbers."""
         names = (entry.name for entry in self.path.iterdir())
         stems = [
             name.removesuffix(".yaml") for name in names if name.endswith(".yaml") and name != _DECLARATION
         ]
-        return tuple(sorted(stems, key=numbers))
+        return tuple(sorted(stems, key=lambda name: (numbers(name), name)))
 
     def text(self, file: str) -> str:
         """The text of one of its files."""
@@ -239,7 +253,7 @@ def _version_aliases() -> dict[str, tuple[str, str]]:
     found = {}
     for family in family_names():
         folder = folder_of(family)
-        for release in folder.releases:
+        for release in folder.all_releases:
             where = f"{family}/{release}.yaml"
             for alias in files.parse_mapping(folder.text(f"{release}.yaml"), where).get("aliases") or ():
                 found[normalise(str(alias))] = (family, release)
@@ -299,15 +313,57 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
 
 
-@cache
-def release_of(family: str, version: str | None) -> tuple[str, bool]:
+Device = tuple[str, ...]
+"""What a stack may have versions of its own for: `llm_perf.config.gpu.GPUConfig.device`."""
+
+ANY_DEVICE: Device = ()
+
+
+def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) -> tuple[str, bool]:
     """The range of versions that stands for a version of a family, and whether it covers that version.
+
+    A file may be for some devices only (``only_on``): on such a device it goes before the others where it covers the
+    version; elsewhere it is chosen by its own name alone.
 
     Raises:
         SpecError: ``version`` has no number, or the family has no versions.
     """
+    return _release_of(family, version, _kinds_of(family, device))
+
+
+@cache
+def _kinds_of(family: str, device: Device) -> frozenset[str]:
+    """What files of a family say of a device that there are files for; nothing for most families."""
     folder = folder_of(family)
-    releases = folder.releases
+    said = {kind for release in folder.special for kind in _only_on(folder, release)}
+    return frozenset(said & set(device))
+
+
+@cache
+def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tuple[str, bool]:
+    folder = folder_of(family)
+    by_name = {normalise(name): name for name in folder.special}
+    if version is not None and normalise(version) in by_name:
+        return by_name[normalise(version)], True
+    own = tuple(name for name in folder.special if kinds & set(_only_on(folder, name)))
+    dated = any(_ends(folder, name) != (None, None) for name in own)
+    if dated and version is not None and numbers(version):
+        found, covered = _release_among(family, version, own)
+        if covered:
+            return found, True
+    if own and version is None and covers(numbers(folder.releases[-1]), _ends(folder, own[-1])):
+        return own[-1], True
+    return _release_among(family, version, folder.releases)
+
+
+def _only_on(folder: Folder, release: str) -> tuple[str, ...]:
+    """Vendors and architectures that a file is for; none: all."""
+    text = folder.text(f"{release}.yaml")
+    return tuple(files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("only_on") or ())
+
+
+def _release_among(family: str, version: str | None, releases: tuple[str, ...]) -> tuple[str, bool]:
+    folder = folder_of(family)
     if version is None:
         return releases[-1], True
     wanted = normalise(version)
@@ -327,6 +383,7 @@ def release_of(family: str, version: str | None) -> tuple[str, bool]:
     return nearest(numbers(version), ranges)
 
 
+@cache
 def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
     """First and last version of a range; one that does not say is of the numbers of its name."""
     text = folder.text(f"{release}.yaml")

@@ -148,7 +148,8 @@ def _kept_elements(part: Mixer, tp: int) -> float:
 def _kept_tokens(part: Mixer, batch: Number, context: Number, beyond_window: int) -> Number:
     """Tokens that a layer keeps of all sequences; one with a window keeps the pass in work beside their windows."""
     limit = part.saturates_at
-    if beyond_window and limit is not None and not part.recurrent:
+    forgets = limit is not None and not part.recurrent and part.cached_tokens(limit + 1) == limit
+    if beyond_window and limit is not None and forgets:
         return minimum(batch * context, batch * limit + beyond_window)
     return batch * part.cached_tokens(context)
 
@@ -163,7 +164,9 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
     tp, bits = scenario.parallelism.tp_size, scenario.dtype.stored_kv_bits
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
-        parts = [(part, _kept_elements(part, tp) * bits / 8) for part in group.attention.parts]
+        parts = [
+            (part, _kept_elements(part, tp) * part.kept_bits(bits) / 8) for part in group.attention.parts
+        ]
         kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
         per_layer.append(sum(kept, 0.0 * batch))
         limits = [(part.saturates_at, size) for part, size in parts]

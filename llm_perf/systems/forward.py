@@ -19,10 +19,12 @@ from llm_perf.counts.attention import (
 )
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
-from llm_perf.hardware.collective import Fabric, Topology
+from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
+from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
+from llm_perf.systems.format_kernels import Kind, compute_factor, read_factor
 from llm_perf.systems.products import (
     ProductTime,
     decode_attention,
@@ -56,6 +58,7 @@ def part_of(op: str) -> str:
     return _GEMM_PARTS.get(plain, "attention_projections" if plain.startswith("attention_") else "mlp")
 
 
+_NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
 _LEAST_8BIT = 7.0
 """Stored bits from which a format's kernels are those of 8-bit weights: types of 6.56 bits unpack like those of 4."""
 
@@ -161,6 +164,8 @@ class Forward:
         self.expert_batches = min(self.ep, self.dp)
         self.expert_share = self.expert_batches / self.ep * parallelism.expert_imbalance
         self.activation_bytes = scenario.dtype.activation_bits / 8
+        scale = scenario.host.host_time_scale if constants["host_scaled"] else None
+        self.host_time_scale = 1.0 if scale is None else scale.value
         self.rates: KernelRates = kernel_rates(
             scenario.gpu,
             scenario.dtype.compute_bits,
@@ -168,15 +173,23 @@ class Forward:
             scenario.hbm_memory_efficiency,
             KernelStyle.of(constants, self._weight_only),
         )
-        self.floor_s = self.rates.gemm.floor_s * constants["floor_scale"]
+        self._floor_share = constants["floor_scale"] * constants["graph_floor_scale"]
+        self.floor_s = self.rates.gemm.floor_s * self._floor_share
         self._gemms = {"": self.rates.gemm} | self._gemms_of_formats()
         self.groups = tuple(
             (group, layer_products(self.model, group, self.tp, self.ep, self.dp, row))
             for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
         )
+        self._unpacking_experts = tuple(
+            group
+            for group, products in self.groups
+            if any(product.is_expert and self._narrow(product) for product in products)
+        )
         self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
-        self.tp_fabric: Fabric = topology.tensor
+        self.tp_fabric: Fabric = with_pcie_share(
+            topology.tensor, scenario.gpu, constants["pcie_bus_efficiency"]
+        )
         self.ep_fabric: Fabric = topology.experts
         self.cp_fabric: Fabric = topology.context
         self.hops_between_nodes = topology.hops_between_nodes
@@ -194,8 +207,9 @@ class Forward:
         """
         costs = Costs()
         tokens = batch * new_tokens / self.cp
+        routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
-            self._products(costs, products, tokens, group.count)
+            self._products(costs, products, tokens, group.count, routed)
             for mixer in group.attention.parts:
                 self._prefill_attention(costs, mixer, group.count, batch, new_tokens, cached)
             self._elementwise(costs, group, tokens)
@@ -214,8 +228,9 @@ class Forward:
         costs = Costs()
         attention: list[DecodeAttention] = []
         tokens = batch * queries
+        routed = tokens * self._distinct_share(batch)
         for group, products in self.groups:
-            self._products(costs, products, tokens, group.count)
+            self._products(costs, products, tokens, group.count, routed)
             attention += [
                 self._decode_attention(costs, mixer, group.count, batch, queries)
                 for mixer in group.attention.parts
@@ -225,6 +240,11 @@ class Forward:
         self._head(costs, tokens)
         self._pipeline_transfer(costs, tokens)
         return costs, attention
+
+    def _distinct_share(self, batch: Number) -> Number:
+        """Share of a replica's tokens that differ: equal prompts send theirs to the same experts."""
+        distinct = self.scenario.workload.distinct_prompts
+        return 1.0 if distinct is None else minimum(distinct / (batch * self.dp), 1.0)
 
     @property
     def windows(self) -> tuple[float, ...]:
@@ -260,7 +280,7 @@ class Forward:
             return {}
         scenario, found = self.scenario, {}
         style = KernelStyle.of(self.constants, quantised=False)
-        for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8")):
+        for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8"), ("fp4", "fp4")):
             if dtype is None or dtype in scenario.gpu.peak_tflops:
                 found[kernels] = kernel_rates(
                     scenario.gpu,
@@ -317,32 +337,58 @@ class Forward:
         share = self.constants[f"weight_only_{width}bit_bandwidth"]
         return where(unpacks, self.activation_bytes, stored.bits / 8 / share)
 
-    def _products(self, costs: Costs, products: tuple[Product, ...], tokens: Number, layers: int) -> None:
+    def _products(
+        self,
+        costs: Costs,
+        products: tuple[Product, ...],
+        tokens: Number,
+        layers: int,
+        routed: Number | None = None,
+    ) -> None:
+        """Products of so many layers on ``tokens`` tokens, of which ``routed`` differ: they decide which experts are read."""
+        routed = tokens if routed is None else routed
         for product in products:
-            costs.product(product.op, layers, self.product_s(product, tokens))
-            self._unpack(costs, product, tokens, layers)
+            costs.product(product.op, layers, self.product_s(product, tokens, routed))
+            self._unpack(costs, product, tokens, layers, routed)
 
-    def product_s(self, product: Product, tokens: Number) -> ProductTime:
-        """One product on so many tokens."""
-        rows, copies = product.rows(tokens), product.touched(tokens, self.expert_batches)
+    def product_s(self, product: Product, tokens: Number, routed: Number | None = None) -> ProductTime:
+        """One product on so many tokens, of which ``routed`` differ (all if None): they decide which experts are read."""
+        gemm, kind = self._gemm(product), self._kernel_kind(product)
+        rows = product.rows(tokens)
+        copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
+        reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
         return product_time(
-            self._gemm(product),
+            gemm,
             product,
             rows,
             copies,
-            self.weight_bytes_per_element(product, rows),
+            self.weight_bytes_per_element(product, rows) * reads,
             self.activation_bytes,
-            self.floor_s,
+            gemm.floor_s * self._floor_share,
+            compute_factor(self.constants, kind, gemm),
         )
 
-    def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int) -> None:
+    def _kernel_kind(self, product: Product) -> Kind:
+        """What the kernel of a product multiplies; where one width stands for all matrices, heads and routers stay wide."""
+        dtype, stored = self.scenario.dtype, product.stored
+        if stored is None:
+            if part_of(product.op) == "lm_head" or product.op == "router":
+                return "16-bit"
+            if self._weight_only:
+                return "weight-only 8-bit" if dtype.weight_bits == 8 else "weight-only 4-bit"
+            return _NATIVE_KINDS.get(dtype.compute_bits, "16-bit")
+        if self._narrow(product):
+            return "weight-only 8-bit" if stored.bits >= _LEAST_8BIT else "weight-only 4-bit"
+        return _NATIVE_KINDS[{"16-bit": 16, "fp4": 4}.get(stored.kernels, 8)]
+
+    def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number) -> None:
         """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
         unpacks = self._unpacks(product, product.rows(tokens))
         if unpacks is False:
             return
-        weights = product.touched(tokens, self.expert_batches) * product.weights
+        weights = product.touched(routed, self.expert_batches) * product.weights
         moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         rate = self.rates.elementwise_bytes_per_s
@@ -381,16 +427,6 @@ class Forward:
 
     # -- attention --------------------------------------------------------------------------------------------
 
-    def _kv_bytes_per_token(self, mixer: Mixer) -> float:
-        dtype = self.scenario.dtype
-        per_token = kv_elements_per_token(mixer, self.tp) * dtype.stored_kv_bits / 8
-        per_token *= self.constants["kv_passes"]
-        if mixer.recurrent:
-            return 2 * per_token  # a state is read and written back
-        if self.constants["ungrouped_kv_reads"]:
-            per_token *= _heads_per_kv_head(mixer)
-        return per_token
-
     def _prefill_attention(
         self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
     ) -> None:
@@ -400,7 +436,8 @@ class Forward:
         seen = keys_read(attention, new, cached)
         pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * self.scenario.dtype.kv_bits / 8
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
+        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
         if self.cp > 1:
             self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
         if not self.constants["unfused_attention"] or attention.recurrent:
@@ -458,7 +495,7 @@ class Forward:
         decoding over ranks, arXiv 2411.01783, section 3.4).
         """
         flops = batch * queries * score_flops_per_pair(mixer, self.tp, absorbed=True) / self.cp
-        kv_bytes = batch * self._kv_bytes_per_token(mixer) / self.cp
+        reads = kv_reads(self.scenario, self.constants, mixer, batch)
         if self.cp > 1:
             merged = batch * queries * mixer.num_heads / self.tp * mixer.head_dim
             size = merged * self.activation_bytes
@@ -466,15 +503,14 @@ class Forward:
         heads = mixer.num_heads / self.tp
         processors = self.scenario.gpu.sm_count or 1
         eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
-        floor = self.rates.attention_floor_s + eager
+        floor = self.rates.attention_floor_s * self.constants["graph_floor_scale"] + eager
         costs.part("attention", layers * floor, _of_layers("attention", "attention kernels", layers, floor))
         costs.busy("kernel_floors", layers * floor)
         return DecodeAttention(
             mixer,
-            layers
-            * self.rates.decode_attention_s_per_token(flops, kv_bytes, kv_bytes * _heads_per_kv_head(mixer)),
+            layers * attention_s_per_token(self.scenario, self.constants, self.rates, mixer, flops, reads),
             layers * flops / self.rates.gemm.flops_per_s,
-            layers * kv_bytes / self.rates.attention_bytes_per_s,
+            layers * reads.stored / self.rates.attention_bytes_per_s,
         )
 
     def attention_terms(
@@ -534,7 +570,8 @@ class Forward:
         moved = tokens * (hidden + ffn) * self.activation_bytes
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
-        floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s
+        floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
+        floors = floors + _extra_kernels_s(c, group, group in self._unpacking_experts)
         whole = traffic + floors
 
         def each() -> Quantity:
@@ -563,8 +600,12 @@ class Forward:
             else:
                 limit = self.constants["one_shot_all_reduce_kib"] * 1024
                 reduced = self.tp_fabric.small_all_reduce_s(size, limit)
+                own = self.constants["custom_all_reduce_us"] * 1e-6
+                if own > 0 and joins_all(self.scenario.gpu, self.tp):
+                    reduced = minimum(reduced, self.tp_fabric.custom_all_reduce_s(size, own))
                 self._communicate(costs, "all_reduce", count, reduced + extra)
-        if self.ep > 1 and routed_experts(group):
+        if self.expert_batches > 1 and routed_experts(group):
+            # Tensor ranks that share the experts have every token already, and add up after them.
             routed = size * routed_experts(group) * self.expert_share
             self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
@@ -600,14 +641,19 @@ def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
     return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
 
 
+def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bool) -> float:
+    """Kernels of one layer that its products and norms do not cover: routing and sorting for experts, scans, bookkeeping."""
+    microseconds = c["layer_us"]
+    if routed_experts(group):
+        microseconds += c["moe_us"] + (c["expert_weight_only_us"] if unpacks_experts else 0.0)
+    if any(part.recurrent for part in group.attention.parts):
+        microseconds += c["state_space_us"]
+    return microseconds * 1e-6
+
+
 def _window(mixer: Mixer) -> float:
     """Context beyond which a mixer attends to no more tokens."""
     return float(mixer.saturates_at or math.inf)
-
-
-def _heads_per_kv_head(mixer: Mixer) -> float:
-    """Query heads that share keys and values."""
-    return mixer.num_heads / mixer.num_kv_heads
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

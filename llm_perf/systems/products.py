@@ -20,7 +20,8 @@ from llm_perf.systems.terms import Factor, Quantity, Term, Terms, roofs
 class ProductTime(NamedTuple):
     """One product: seconds of its arithmetic, of its memory traffic, and of both together with the kernel's floor.
 
-    ``rows`` and ``copies`` are those of all its matrices on the rank, ``weights`` the elements of one matrix.
+    ``rows`` and ``copies`` are those of all its matrices on the rank, ``weights`` the elements of one matrix. ``slower``:
+    times that its arithmetic counts, where a stack has another kernel for its format than the GPU's table was measured on.
     """
 
     compute_s: Number
@@ -32,6 +33,7 @@ class ProductTime(NamedTuple):
     moved_bytes: Number
     gemm: GemmRates
     floor_s: float
+    slower: float = 1.0
 
     @property
     def flops(self) -> Number:
@@ -46,12 +48,14 @@ class ProductTime(NamedTuple):
 
     def _roofs(self, name: str) -> Quantity:
         gemm, (of_compute, of_memory) = self.gemm, gemm_rates_used(self.gemm)
-        compute = (
+        compute: tuple[Factor, ...] = (
             Factor("FLOPs per weight and row", 2.0),
             Factor("weights", self.weights),
             Factor("rows and rows lost to tiles", self.rows + self.copies * gemm.lost_rows(self.rows)),
             Factor("compute rate", gemm.flops_per_s, (of_compute,), divides=True),
         )
+        if self.slower != 1.0:
+            compute = (*compute, Factor("times that this format's kernel takes", self.slower))
         rate = gemm.read_bytes_per_s(self.rows)
         used = (of_memory,) if rate == gemm.bytes_per_s else ()
         memory = (Factor("bytes", self.moved_bytes), Factor("memory rate", rate, used, divides=True))
@@ -66,14 +70,15 @@ def product_time(
     bytes_per_weight: Number,
     bytes_per_activation: float,
     floor_s: float,
+    slower: float = 1.0,
 ) -> ProductTime:
     """A product of ``rows`` rows with ``copies`` matrices that are read: the one formula."""
     moved = copies * product.weights * bytes_per_weight
     moved = moved + rows * (product.in_features + product.out_features) * bytes_per_activation
-    compute = gemm.compute_s(rows, product.weights, copies)
+    compute = gemm.compute_s(rows, product.weights, copies) * slower
     memory = gemm.memory_s(moved, 0.0, rows)
     seconds = gemm.time_s(compute, memory) - gemm.floor_s + floor_s
-    return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s)
+    return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s, slower)
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,8 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import SERVING_OPTIONS, System
 from llm_perf.systems.families import (
+    ANY_DEVICE,
+    Device,
     Family,
     declaration,
     families,
@@ -31,14 +33,16 @@ DEFAULT = "resident"
 
 
 @cache
-def get_system(name: str) -> System:
+def get_system(name: str, device: Device = ANY_DEVICE) -> System:
     """The system of a name: ``vllm`` is its newest version that ships, ``vllm@0.2`` the one that stands for 0.2.
+
+    Some versions differ by the ``device``, vendor and architecture of a GPU.
 
     Raises:
         SpecError: unknown; the nearest names are listed.
     """
     family, version = find(name)
-    return _built(family, release_of(family, version)[0])
+    return _built(family, release_of(family, version, device)[0])
 
 
 @cache
@@ -65,7 +69,7 @@ def system_of(scenario: Scenario) -> System:
     Raises:
         SpecError: there is none of that name.
     """
-    return get_system(full_name(scenario))
+    return get_system(full_name(scenario), scenario.gpu.device)
 
 
 def family_of(name: str) -> Family:
@@ -162,14 +166,14 @@ def asked_version(system: str | None) -> str | None:
     return None if system is None else find(system)[1]
 
 
-def version_note(name: str) -> str | None:
+def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
     """What stands in for a version that does not ship; None where the one that is asked for does.
 
     Raises:
         SpecError: unknown.
     """
     family, asked = find(name)
-    release, ships = release_of(family, asked)
+    release, ships = release_of(family, asked, device)
     if ships:
         return None
     file = get_system(f"{family}@{release}").file

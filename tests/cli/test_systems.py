@@ -14,7 +14,7 @@ from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
 
 PREDICTIONS = Path(__file__).parents[2] / "calibrate" / "measurements" / "predictions.csv"
 LEAVE_OUT = Path(__file__).parents[1] / "published" / "leave_out.csv"
-VERSIONS = [f"{family}@{release}" for family in family_names() for release in folder_of(family).releases]
+VERSIONS = [f"{family}@{release}" for family in family_names() for release in folder_of(family).all_releases]
 
 
 def test_every_version_is_listed(llm_perf: Any) -> None:

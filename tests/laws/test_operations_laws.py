@@ -29,7 +29,7 @@ def of(model, tp_size, batch, prompt, gen=2, **more):
     return scenario, operations(scenario, constants, float(batch), float(prompt), float(prompt + 1))
 
 
-SETTINGS = ({}, {"cp_size": 2}, {"system": "transformers"}, {"system": "vllm"})
+SETTINGS = ({}, {"cp_size": 2}, {"system": "transformers"})
 """Context ranks share the tokens of a prompt; transformers computes logits for all of them."""
 
 

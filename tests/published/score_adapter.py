@@ -11,7 +11,8 @@ from typing import Any
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.inference_rows import memory_unit_of
-from calibrate.settings import Run, peak_memory_bytes, scenario_of
+from calibrate.published.names import version_of
+from calibrate.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
 from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
@@ -200,7 +201,9 @@ def run_of(row: Row, host: Row) -> Run:
     """The settings of a row."""
     replicas = row["dp"] if row["batch_is_per_gpu"] else 1
     return Run(
-        system=SYSTEM_ALIASES.get(row["system"], row["system"]),
+        system=versioned(
+            SYSTEM_ALIASES.get(row["system"], row["system"]), version_of(row["system"], row["system_version"])
+        ),
         model=row["model"],
         gpu=GPU_ALIASES.get(row["gpu"], row["gpu"]),
         batch_size=row["batch_size"] * replicas,

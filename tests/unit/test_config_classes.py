@@ -58,7 +58,7 @@ def test_the_cache_is_that_of_the_class(model_type: str) -> None:
 
 
 def test_the_table_is_covered() -> None:
-    assert len(GOLDEN) >= 234
+    assert len(GOLDEN) >= 257
     assert GOLDEN.keys() <= FAMILIES.keys() | WRAPPERS.keys()
 
 
@@ -79,9 +79,8 @@ BUILT = [
 ]
 
 
-@pytest.mark.parametrize("model_type", BUILT)
-def test_the_class_builds_what_is_counted(model_type: str) -> None:
-    """One of each way to count, built without memory by the transformers that is installed."""
+def built(config: Any, model_type: str) -> int:
+    """Parameters of the class of a type, built without memory by the transformers that is installed."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     auto = pytest.importorskip("transformers.models.auto.modeling_auto")
@@ -89,13 +88,83 @@ def test_the_class_builds_what_is_counted(model_type: str) -> None:
     if model_type not in named and model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         pytest.skip("transformers has no class of this type")
     cls = getattr(transformers, named.get(model_type) or auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES[model_type])
-    config = transformers.AutoConfig.for_model(model_type)
     with torch.device("meta"):
         model = cls._from_config(config)
     model.tie_weights()
+    return sum(each.numel() for each in model.parameters())
+
+
+@pytest.mark.parametrize("model_type", BUILT)
+def test_the_class_builds_what_is_counted(model_type: str) -> None:
+    """One of each way to count."""
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    config = auto.CONFIG_MAPPING[model_type]()
     ours = from_hf_config(whole(config, model_type), model_type)
-    theirs = sum(each.numel() for each in model.parameters())
+    theirs = built(config, model_type)
     assert total_params(ours) in (theirs, theirs + router_buffers(ours))
+
+
+DEPTHS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+
+
+# Their default configs do not fit four layers.
+DEEP = {"gemma3n_text", "gpt_neo"}
+
+
+@pytest.mark.parametrize(
+    "model_type", [*sorted({*BUILT} - DEEP), "gpt_bigcode", "roc_bert", "roberta", "solar_open"]
+)
+def test_what_a_key_changes_is_what_it_changes_in_the_class(model_type: str) -> None:
+    """Each number doubled and each flag turned in four layers: the class agrees, it refuses, or the row does."""
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    cls = auto.CONFIG_MAPPING[model_type]
+    small = {name: 4 for name in DEPTHS if isinstance(getattr(cls, name, None), int)}
+    fields = whole(cls(**small), model_type)
+    row, reader = _row_and_reader(model_type, fields)
+    row.build(reader)
+    compared = 0
+    for key in sorted((reader.read & fields.keys()) - set(DEPTHS)):
+        value = fields[key]
+        if not isinstance(value, int):
+            continue
+        try:
+            config = cls(**small, **{key: not value if isinstance(value, bool) else 2 * value})
+            theirs = built(config, model_type)
+            ours = from_hf_config(whole(config, model_type), "m")
+        except Exception:  # noqa: BLE001 - whichever side refuses, each class with an error of its own
+            continue
+        compared += 1
+        assert total_params(ours) in (theirs, theirs + router_buffers(ours)), key
+    assert compared >= 3
+
+
+WRONG: tuple[Any, ...] = (None, "x", -1, 0, [], {}, 1.5, True, 10**13, ["x"], [1], {"a": 1}, [[1]], 3)
+
+
+@pytest.mark.parametrize("model_type", sorted(GOLDEN))
+def test_a_wrong_value_is_one_line_or_a_model(model_type: str) -> None:
+    """Every key of every type with two of the wrong values, a different pair each: never a traceback."""
+    config = GOLDEN[model_type]["config"]
+    row, reader = _row_and_reader(model_type, config)
+    row.build(reader)
+    said: list[str] = []
+    for place, path in enumerate(sorted(reader.read)):
+        for value in (WRONG[(place + len(model_type)) % len(WRONG)], WRONG[(3 * place + 1) % len(WRONG)]):
+            try:
+                total_params(from_hf_config(_with(config, path.split("."), value), "m"))
+            except SpecError as error:
+                said.append(str(error))
+    assert said
+    assert not any("\n" in line for line in said)
+
+
+def _with(config: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """A copy with one key replaced, nested ones included; keys of parts that are not there stay away."""
+    first, *rest = path
+    if not rest:
+        return {**config, first: value}
+    inner = config.get(first)
+    return {**config, first: _with(inner, rest, value)} if isinstance(inner, dict) else config
 
 
 def test_an_encoder_decoder_is_counted_with_its_encoder_and_not_timed() -> None:

@@ -20,7 +20,7 @@ from llm_perf.systems.training.framework import FRAMEWORKS, load_framework
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"counted", "documented", "measured", "fitted", "assumed"}
-SYSTEMS = [f"{family}@{release}" for family in family_names() for release in folder_of(family).releases]
+SYSTEMS = [f"{family}@{release}" for family in family_names() for release in folder_of(family).all_releases]
 HOSTS, GPUS = known_names("host"), known_names("GPU")
 EFFICIENCIES = sorted((ROOT / "hardware_specs" / "efficiency").glob("*.yaml"))
 

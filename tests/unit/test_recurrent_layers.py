@@ -331,6 +331,24 @@ def test_systems_time_it(name: str, system: str, tmp_path: Path) -> None:
     assert (long.memory.gpu.kv_cache_bytes > short.memory.gpu.kv_cache_bytes) == grows
 
 
+@pytest.mark.parametrize("system", ["vllm", "llama_cpp"])
+def test_tokens_that_are_not_selected_stay_in_the_cache(system: str, tmp_path: Path) -> None:
+    known, sizes = GOLDEN["deepseek_v32"], {"prompt_len": 8192, "gen_len": 8, "batch_size": 1}
+    kept = timed(
+        known["config"], tmp_path, system=system, kv_format="fp16", **sizes
+    ).memory.gpu.kv_cache_bytes
+    assert kept == pytest.approx(8200 * 2 * known["cache_elements_per_token"], rel=0.02)
+
+
+def test_a_narrow_cache_leaves_states_wide(tmp_path: Path) -> None:
+    def kept(name: str, kv_format: str) -> float:
+        return timed(GOLDEN[name]["config"], tmp_path, kv_format=kv_format).memory.gpu.kv_cache_bytes
+
+    assert kept("mamba2", "fp8") == kept("mamba2", "auto") == 4 * 2 * GOLDEN["mamba2"]["state_elements"]
+    states = 4 * 2 * GOLDEN["falcon_h1"]["state_elements"]
+    assert kept("falcon_h1", "fp8") - states == pytest.approx((kept("falcon_h1", "auto") - states) / 2)
+
+
 @pytest.mark.parametrize("name", DEFAULTS)
 @pytest.mark.parametrize("weight_format", ["awq", "q4_k_m", "fp8"])
 def test_formats_are_counted_in_every_layer(name: str, weight_format: str, tmp_path: Path) -> None:

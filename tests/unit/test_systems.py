@@ -18,7 +18,7 @@ from llm_perf.systems.families import find, folder_of, release_of
 from llm_perf.systems.registry import stack_names
 
 FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
-FILES = [f"{family}@{release}" for family in system_names() for release in folder_of(family).releases]
+FILES = [f"{family}@{release}" for family in system_names() for release in folder_of(family).all_releases]
 CODE = "\n".join(
     path.read_text("utf-8")
     for path in (

@@ -120,7 +120,7 @@ def test_of_two_that_are_as_near_the_older_is_taken() -> None:
 # -- what is asked for ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vllm", "vLLM@0.2", "vllm@0.1.7", "vllm-2023", "vllm@2023"])
+@pytest.mark.parametrize("name", ["vLLM@0.2", "vllm@0.1.7", "vllm-2023", "vllm@2023"])
 def test_names_of_a_version(name: str) -> None:
     assert get_system(name) is get_system("vllm@0.2")
 
@@ -129,7 +129,7 @@ def test_names_of_a_version(name: str) -> None:
     ("name", "said"),
     [
         ("vllm@", "names no version after '@'"),
-        ("vllm@new", "'new' is no version; there are 0.2"),
+        ("vllm@new", "'new' is no version; there are 0.2, 0.4"),
         ("resident@2", "system resident has no versions"),
         ("vllm-2023@0.2", "vllm-2023 is the version vllm@0.2 already"),
         ("vlm@0.2", "unknown system 'vlm'; the nearest known: vllm"),
@@ -141,25 +141,27 @@ def test_a_version_that_cannot_be(name: str, said: str) -> None:
 
 
 def test_a_version_that_does_not_ship_is_said() -> None:
-    listed = predict_inference(build_scenario(InferenceInputs(**ASKED, system="vllm@0.2.1")))
-    other = predict_inference(build_scenario(InferenceInputs(**ASKED, system="vllm@0.3")))
+    listed = predict_inference(build_scenario(InferenceInputs(**ASKED, system="deepspeed_inference@0.10.1")))
+    other = predict_inference(build_scenario(InferenceInputs(**ASKED, system="deepspeed_inference@0.3")))
     assert not [text for text in listed.warnings if "does not ship" in text]
     (said,) = [text for text in other.warnings if "does not ship" in text]
-    assert said.startswith("vllm 0.3 does not ship")
-    assert "vllm@0.2 (0.1 to 0.2" in said
+    assert said.startswith("deepspeed_inference 0.3 does not ship")
+    assert "deepspeed_inference@0.10 (0.8 to 0.10" in said
     assert other.total_latency_s == listed.total_latency_s
-    assert other.scenario.system == "vllm"
-    assert find("vllm@0.3") == ("vllm", "0.3")
+    assert other.scenario.system == "deepspeed_inference"
+    assert find("deepspeed_inference@0.3") == ("deepspeed_inference", "0.3")
 
 
-@pytest.mark.parametrize("asked", ["vllm@0.2", "vllm@0.3", "vllm"])
+@pytest.mark.parametrize(
+    "asked", ["deepspeed_inference@0.10", "deepspeed_inference@0.3", "deepspeed_inference"]
+)
 def test_json_replays_with_its_version(
     asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", ASKED["model"], "--gpu", ASKED["gpu"], "--system", asked]
     assert run(["infer", *words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert first["system"] == "vllm@0.2"
+    assert first["system"] == "deepspeed_inference@0.10"
     assert first["inputs"]["system"] == asked
     file = tmp_path / "asked.json"
     file.write_text(json.dumps(first))
@@ -179,19 +181,19 @@ def test_json_replays_with_its_version(
             "--batch-size",
             "1,2",
             "--system",
-            "vllm@0.2,ft@5",
+            "deepspeed_inference@0.10,ft@5",
         ),
-        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "vllm@0.2"),
-        ("scaling", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm@0.2"),
+        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "deepspeed_inference@0.10"),
+        ("scaling", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "deepspeed_inference@0.10"),
     ],
 )
 def test_other_commands_take_versions(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Same figures as without them, where only one version ships; the commands that it prints keep the version."""
     assert run([*words]) == 0
     with_version = _untimed(capsys.readouterr().out)
-    assert run([word.replace("@0.2", "").replace("@5", "") for word in words]) == 0
+    assert run([word.replace("@0.10", "").replace("@5", "") for word in words]) == 0
     assert (
-        with_version.replace("@0.2", "").replace("@5", "").split()
+        with_version.replace("@0.10", "").replace("@5", "").split()
         == _untimed(capsys.readouterr().out).split()
     )
 
@@ -204,7 +206,7 @@ def _untimed(out: str) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        ("infer", "--model", "opt-13b", "--gpu", "a100-sxm-80gb", "--system", "deepspeed_inference@0.3"),
         (
             "sweep",
             "--model",
@@ -214,9 +216,9 @@ def _untimed(out: str) -> str:
             "--batch-size",
             "1,2",
             "--system",
-            "ft,vllm@0.3",
+            "ft,deepspeed_inference@0.3",
         ),
-        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "vllm@0.3"),
+        ("plan", "--model", "opt-13b", "--gpus", "a100-sxm-80gb", "--system", "deepspeed_inference@0.3"),
         ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--gen-len", "4", "--system", "flexgen@0.3"),
     ],
 )
@@ -262,7 +264,7 @@ def test_every_version_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)["systems"]
     inference = [row for row in rows if row["kind"] == "inference"]
     assert sorted(row["name"] for row in inference) == sorted(
-        f"{family}@{release}" for family, release in RELEASES
+        f"{family}@{release}" for family in system_names() for release in folder_of(family).all_releases
     )
     assert sum(row["newest"] for row in inference) == len(system_names())
     assert run(["systems", "list"]) == 0

@@ -78,6 +78,12 @@ def _ernie_layers(c: Config) -> Callable[[int], bool]:
     return lambda layer: (layer + 1) % step == 0 and first <= layer <= end
 
 
+def _ernie_bias(c: Config) -> bool:
+    if c.flag("use_bias"):
+        raise c.fault("use_bias", True, "false: biases of shared experts alone are not counted")
+    return False
+
+
 def _ernie_shared(c: Config) -> int:
     return (c.count("moe_num_shared_experts") or 0) * c.size("moe_intermediate_size")
 
@@ -117,7 +123,8 @@ def _doge(c: Config) -> int:
     """Weights of two residuals, a gate per head, and the projection of its mask."""
     if c.flag("is_moe"):
         raise c.fault("is_moe", True, "false: Doge's mixtures are not counted")
-    return 2 * c.hidden + c.kv_heads + c.kv_heads * c.kv_heads * c.head_dim
+    bias = c.kv_heads if c.flag("attention_bias") else 0
+    return 2 * c.hidden + c.kv_heads * (1 + c.kv_heads * c.head_dim) + bias
 
 
 def _bitnet(c: Config) -> int:
@@ -258,8 +265,7 @@ DECODERS: Mapping[str, Family] = {
     ),
     "ernie4_5_moe": Family(
         defaults=None,
-        facts={"qkv_bias": "use_bias", "output_bias": "use_bias"},
-        mlp_bias="use_bias",
+        facts={"qkv_bias": _ernie_bias},
         names={"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
         experts=Experts(
             ffn=("moe_intermediate_size",),
@@ -340,7 +346,7 @@ DECODERS: Mapping[str, Family] = {
         defaults=None,
         pattern=lambda _: lambda _: SLIDING,
         ffn_size=lambda c: c.size("ffn_dim") // 2,
-        model={"other_params": lambda c: c.hidden},
+        model={"tied_embeddings": False, "other_params": lambda c: c.hidden},
     ),
     "openai-gpt": Family(
         defaults=None,
@@ -357,7 +363,7 @@ DECODERS: Mapping[str, Family] = {
         model=LAYERNORM,
     ),
     "phi4_multimodal": Family(defaults=None, pattern=lambda _: lambda _: SLIDING),
-    "solar_open": Family(defaults=None, facts=FLAGGED, experts=Experts(**_ROUTED)),
+    "solar_open": Family(defaults=None, facts=_QKV, experts=Experts(**_ROUTED)),
     "vaultgemma": Family(defaults=None, facts=FLAGGED, pattern=alternating(SLIDING, FULL)),
     "xglm": Family(
         defaults=None,

@@ -60,8 +60,13 @@ def _with_cross(facts: Mapping[str, Any]) -> Callable[[Config], Callable[[int], 
     return each
 
 
-def _beside(always: bool, of_encoder: Count, of_both: Count) -> Count:
-    return lambda c: of_both(c) + (of_encoder(c) if always or has_encoder(c) else 0)
+def own_tables(c: Config) -> int:
+    """Untied, the encoder and the decoder each have a table beside the one that they would share."""
+    return 0 if c.flag("tie_word_embeddings", otherwise=True) else 2 * c.size("vocab_size") * c.hidden
+
+
+def _beside(always: bool, of_encoder: Count, of_both: Count, tables: Count) -> Count:
+    return lambda c: of_both(c) + (of_encoder(c) + tables(c) if always or has_encoder(c) else 0)
 
 
 def bart(
@@ -76,6 +81,7 @@ def bart(
     encoder_only: Count = _none,
     other: Count = _none,
     always: bool = False,
+    tables: Count = own_tables,
     names: Mapping[str, str] | None = None,
     encoder_names: Mapping[str, str] | None = None,
     model: Mapping[str, Any] | None = None,
@@ -119,7 +125,7 @@ def bart(
             "learned_positions": rows,
             "embedding_norm": embedding_norm,
             "final_norm": final_norm,
-            "other_params": _beside(always, encoder_params, other),
+            "other_params": _beside(always, encoder_params, other, tables),
             **(model or {}),
         },
     )
@@ -135,6 +141,14 @@ def _prophetnet_layer(c: Config) -> int:
     return c.size("num_buckets") * c.heads * (c.hidden + 1)
 
 
+def _ngrams(c: Config) -> int:
+    """One embedding for each of the tokens that are predicted at once; untied, the decoder has a table of its own."""
+    if not c.flag("add_cross_attention", otherwise=True):
+        raise c.fault("add_cross_attention", False, "true: ProphetNet's decoder is counted with it")
+    untied = not c.flag("tie_word_embeddings", otherwise=True) and not has_encoder(c)
+    return c.size("ngram") * c.hidden + (c.size("vocab_size") * c.hidden if untied else 0)
+
+
 def _prompts(c: Config) -> int:
     if c.flag("use_prompt"):
         raise c.fault("use_prompt", True, "false: prompts of MVP are not counted")
@@ -142,8 +156,8 @@ def _prompts(c: Config) -> int:
 
 
 def _sources(c: Config) -> int:
-    """FSMT: a table of its own for the source language."""
-    return c.size("src_vocab_size") * c.hidden
+    """FSMT: a table of its own for the source language, unless one serves for all."""
+    return 0 if c.flag("tie_word_embeddings") else c.size("src_vocab_size") * c.hidden
 
 
 def _global_projections(c: Config) -> int:
@@ -181,15 +195,15 @@ def _buckets(c: Config) -> int:
     return c.size("relative_attention_num_buckets") * c.heads
 
 
-def _t5_blocks(count: str) -> Callable[[Config], list[FeedForward]]:
-    """``count`` blocks have experts, evenly spread (Switch Transformers, arXiv 2101.03961)."""
+def _t5_blocks(count: str, step: str) -> Callable[[Config], list[FeedForward]]:
+    """Every ``step``-th block has experts, or ``count`` blocks evenly spread (Switch Transformers, arXiv 2101.03961)."""
 
     def blocks(c: Config) -> list[FeedForward]:
-        sparse_layers, width = c.count(count) or 0, c.size("intermediate_size")
+        sparse_layers, given, width = c.count(count) or 0, c.count(step), c.size("intermediate_size")
+        period = (c.layers // sparse_layers if sparse_layers else c.layers) if given is None else given
         dense = DenseMLP(ffn_size=width, gated=False)
-        if not sparse_layers:
+        if period == 0:
             return [dense] * c.layers
-        period = max(1, c.layers // sparse_layers)
         sparse = MoEMLP(num_experts=c.size("num_experts"), top_k=1, ffn_size=width, gated=False)
         return [sparse if period == 1 or layer % period == 1 else dense for layer in range(c.layers)]
 
@@ -222,7 +236,7 @@ def t5(
     blocks: Callable[[Config], list[FeedForward]] | None = None,
     gated: Fact = _gated,
     model: Mapping[str, Any] | None = None,
-    **changes: Any,
+    shapeless: tuple[str, ...] = ("is_encoder_decoder", "add_cross_attention"),
 ) -> Family:
     """T5 (arXiv 1910.10683): RMSNorm, no biases, relative positions in the first layer of each side (or every layer)."""
 
@@ -240,9 +254,8 @@ def t5(
         each=_with_cross({}),
         encoder=encoder,
         mlps=blocks,
-        shapeless=("is_encoder_decoder", "add_cross_attention"),
+        shapeless=shapeless,
         model={"other_params": beside, **(model or {})},
-        **changes,
     )
 
 
@@ -296,7 +309,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
         _positions(0),
         layer=_prophetnet_layer,
         encoder_layer=0,
-        other=lambda c: c.size("ngram") * c.hidden,
+        other=_ngrams,
         names={
             "hidden_size": "hidden_size",
             "num_hidden_layers": "num_decoder_layers",
@@ -322,6 +335,7 @@ ENCODER_DECODERS: Mapping[str, Family] = {
         _positions(2),
         embedding_norm=False,
         other=_sources,
+        tables=_none,
         always=True,
         names={"vocab_size": "tgt_vocab_size"},
     ),
@@ -364,8 +378,10 @@ ENCODER_DECODERS: Mapping[str, Family] = {
     "umt5": t5(every_layer=True),
     "pop2piano": t5(other=_composers, model={"tied_embeddings": False}),
     "switch_transformers": t5(
+        other=own_tables,
+        shapeless=("is_encoder_decoder", "add_cross_attention", "encoder_sparse_step", "decoder_sparse_step"),
         gated=False,
-        encoder_blocks=_t5_blocks("num_sparse_encoder_layers"),
-        blocks=_t5_blocks("num_sparse_decoder_layers"),
+        encoder_blocks=_t5_blocks("num_sparse_encoder_layers", "encoder_sparse_step"),
+        blocks=_t5_blocks("num_sparse_decoder_layers", "decoder_sparse_step"),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_perf.config.huggingface.facts import BIASES, FLAGGED, LAYERNORM, all_heads, positions
+from llm_perf.config.huggingface.facts import BIASES, FLAGGED, LAYERNORM, positions
 from llm_perf.config.huggingface.family import FULL, SLIDING, Fact, Family, one_in
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.attention import Attention
@@ -21,6 +21,16 @@ def segments(c: Config) -> int:
 def transform(c: Config) -> int:
     """What stands before the logits of a masked head: a dense layer and a norm."""
     return c.hidden * (c.hidden + 1) + 2 * c.hidden
+
+
+def head(c: Config) -> int:
+    """The transform; an untied head has a bias of its own beside the masked head's."""
+    return transform(c) + own_bias(c)
+
+
+def own_bias(c: Config) -> int:
+    """A second bias over the vocabulary where the head is not tied."""
+    return 0 if c.flag("tie_word_embeddings", otherwise=True) else c.size("vocab_size")
 
 
 def pooler(c: Config) -> int:
@@ -116,11 +126,9 @@ def _ernie_tasks(c: Config) -> int:
 def _roc(c: Config) -> int:
     """Tables of sounds and shapes of characters, and the layer that joins them to the token."""
     sound, shape = c.size("pronunciation_embed_dim"), c.size("shape_embed_dim")
-    with_sound, with_shape = c.flag("enable_pronunciation"), c.flag("enable_shape")
-    joined = c.hidden + (sound if with_sound else 0) + (shape if with_shape else 0)
-    tables = (c.size("pronunciation_vocab_size") * sound if with_sound else 0) + (
-        c.size("shape_vocab_size") * shape if with_shape else 0
-    )
+    joined = c.hidden + (sound if c.flag("enable_pronunciation") else 0)
+    joined += shape if c.flag("enable_shape") else 0
+    tables = c.size("pronunciation_vocab_size") * sound + c.size("shape_vocab_size") * shape
     return tables + (c.hidden * (joined + 1) if c.flag("concat_input") else 0)
 
 
@@ -155,7 +163,9 @@ def _luke(c: Config) -> int:
     entities, width = c.size("entity_vocab_size"), c.size("entity_emb_size")
     dense = width * c.hidden if width != c.hidden else 0
     embeddings = entities * width + dense + positions(c) * c.hidden + segments(c) + 2 * c.hidden
-    return embeddings + width * (c.hidden + 1) + 2 * width + entities
+    tied = c.flag("tie_word_embeddings", otherwise=True)
+    predictions = 0 if tied else entities * width
+    return embeddings + width * (c.hidden + 1) + 2 * width + entities + predictions + own_bias(c)
 
 
 def _adapters(c: Config) -> int:
@@ -235,7 +245,7 @@ _XLM = bert(
     ffn_size=_wide,
     model={"encoder": lambda c: c.flag("is_encoder", otherwise=True)},
 )
-_BERT = bert(segments, transform)
+_BERT = bert(segments, head)
 
 ENCODERS: Mapping[str, Family] = {
     "bert": _BERT,
@@ -244,18 +254,18 @@ ENCODERS: Mapping[str, Family] = {
     "ibert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
-    "bert-generation": bert(),
-    "big_bird": bert(segments, transform, pooler),
+    "bert-generation": bert(own_bias),
+    "big_bird": bert(segments, head, pooler, facts={"qkv_bias": "use_bias", "output_bias": True}),
     "electra": bert(_electra, rows=_no_rows, model={"embedding_norm": False, "embedding_size": _narrow}),
-    "ernie": bert(segments, transform, _ernie_tasks),
-    "megatron-bert": bert(segments, transform, model={"embedding_norm": False, "final_norm": True}),
-    "mra": bert(segments, transform, rows=_offset(2)),
-    "yoso": bert(segments, transform, rows=_offset(2)),
-    "roberta-prelayernorm": bert(segments, transform, model={"final_norm": True}),
-    "roc_bert": bert(segments, transform, _roc),
-    "roformer": bert(segments, transform, _roformer, rows=_no_rows, layer=_same_width),
-    "xlm-roberta-xl": bert(segments, transform, model={"embedding_norm": False, "final_norm": True}),
-    "xmod": bert(segments, transform, layer=_adapters),
+    "ernie": bert(segments, head, _ernie_tasks),
+    "megatron-bert": bert(segments, head, model={"embedding_norm": False, "final_norm": True}),
+    "mra": bert(segments, head, rows=_offset(2)),
+    "yoso": bert(segments, head, rows=_offset(2)),
+    "roberta-prelayernorm": bert(segments, head, model={"final_norm": True}),
+    "roc_bert": bert(segments, head, _roc),
+    "roformer": bert(segments, head, _roformer, rows=_no_rows, layer=_same_width),
+    "xlm-roberta-xl": bert(segments, head, model={"embedding_norm": False, "final_norm": True}),
+    "xmod": bert(segments, head, layer=_adapters),
     "distilbert": bert(
         transform,
         names={"hidden_size": "dim", "intermediate_size": "hidden_dim"},
@@ -263,19 +273,19 @@ ENCODERS: Mapping[str, Family] = {
     ),
     "xlm": _XLM,
     "flaubert": _XLM,
-    "deberta": bert(segments, transform, rows=_deberta_rows, facts={"output_bias": True}, layer=_deberta),
-    "deberta-v2": bert(segments, transform, rows=_deberta_rows, layer=_deberta_plain),
-    "jina_embeddings_v3": bert(segments, transform, rows=_no_rows),
-    "layoutlm": bert(segments, transform, pooler, _layout),
-    "longformer": bert(segments, transform, layer=_second_projections),
+    "deberta": bert(segments, head, rows=_deberta_rows, facts={"output_bias": True}, layer=_deberta),
+    "deberta-v2": bert(segments, head, rows=_deberta_rows, layer=_deberta_plain),
+    "jina_embeddings_v3": bert(segments, head, rows=_no_rows),
+    "layoutlm": bert(segments, head, pooler, _layout),
+    "longformer": bert(segments, head, layer=_second_projections),
     "luke": bert(segments, transform, pooler, _luke, layer=_luke_queries, model={"tied_embeddings": False}),
-    "mpnet": bert(transform, _buckets),
-    "tapas": bert(transform, _tapas),
+    "mpnet": bert(head, _buckets),
+    "tapas": bert(head, _tapas),
     "gte": bert(segments, transform, rows=_no_rows, gated=True, mlp_bias=False, layer=_down_bias),
     "nomic_bert": bert(segments, transform, rows=_no_rows, facts={}, gated=True, mlp_bias=False),
     "nystromformer": bert(
         segments,
-        transform,
+        head,
         rows=_offset(2),
         layer=lambda c: c.heads * (c.count("conv_kernel_size") or 0),
     ),
@@ -291,12 +301,15 @@ ENCODERS: Mapping[str, Family] = {
     "git": bert(model={"encoder": False}),
     "modernbert": _modernbert(encoder=True),
     "modernbert-decoder": _modernbert(encoder=False),
-    "eurobert": Family(**_LLAMA_ENCODER, model={"encoder": True}),
+    "eurobert": Family(
+        **_LLAMA_ENCODER, model={"encoder": True, "lm_head_bias": lambda c: c.flag("mlp_bias")}
+    ),
     "esmc": Family(
-        **{**_LLAMA_ENCODER, "facts": {**FLAGGED, "qk_norm": all_heads}},
+        **{**_LLAMA_ENCODER, "facts": {**FLAGGED, "qk_norm": lambda c: 2 * c.hidden}},
         model={
             **LAYERNORM,
             "encoder": True,
+            "tied_embeddings": False,
             "lm_head_bias": True,
             # The last norm has no bias.
             "final_norm": False,

@@ -29,6 +29,13 @@ _ROUTED: Mapping[str, Any] = {
 """DeepSeek-V3's mixture: a bias per expert in the router, shared experts, first layers dense."""
 
 
+def _whole_heads(c: Config) -> int:
+    """Elements of a head where all of them together are the hidden size, as the output's projection takes for granted."""
+    if c.heads * c.head_dim != c.hidden:
+        raise c.fault("head_dim", c.head_dim, f"{c.hidden} / {c.heads}: the hidden size over the heads")
+    return c.head_dim
+
+
 def rounded_head(c: Config) -> int:
     """Elements of a head where the hidden size need not be a multiple of the heads."""
     return c.optional("head_dim") or c.hidden // c.heads
@@ -174,7 +181,7 @@ GATED: Mapping[str, Family] = {
     ),
     "helium": Family(
         defaults={**_UNTIED, "head_dim": 128, "max_position_embeddings": 4096, "num_key_value_heads": 20},
-        facts=_QKV_FLAGGED,
+        facts={**_QKV_FLAGGED, "head_dim": _whole_heads},
         mlp_bias="mlp_bias",
     ),
     "hunyuan_v1_dense": Family(

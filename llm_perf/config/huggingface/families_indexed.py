@@ -18,9 +18,9 @@ _INDEXED, _REUSES_INDEX = "indexed_attention", "reuses_index"
 _LETTERS = {"F": "full", "S": "shared"}
 
 
-def _selected(c: Config) -> LatentAttention:
-    bias = c.flag("attention_bias")
-    return LatentAttention.from_config(c, down_bias=bias, output_bias=bias, selected=c.size("index_topk"))
+def _selected(c: Config, **facts: Any) -> LatentAttention:
+    bias, most = c.flag("attention_bias"), c.size("index_topk")
+    return LatentAttention.from_config(c, down_bias=bias, output_bias=bias, selected=most, **facts)
 
 
 def _indexed(c: Config) -> tuple[LatentAttention, Indexer]:
@@ -52,11 +52,41 @@ def _indexer_types(c: Config) -> dict[str, Any]:
         period, offset = c.optional("index_topk_freq") or 1, c.count("index_skip_topk_offset")
         start = (2 if offset is None else offset) - 1
         types = ["shared" if max(layer - start, 0) % period else "full" for layer in range(c.layers)]
+    return _by_indexer(c, types)
+
+
+def _by_indexer(c: Config, types: list[str]) -> dict[str, Any]:
     if len(types) != c.layers or set(types) - {"full", "shared"}:
         raise c.fault("indexer_types", types, f"{c.layers} entries, each full or shared")
     return {"layer_types": [_INDEXED if each == "full" else _REUSES_INDEX for each in types]}
 
 
+def _hunyuan_types(c: Config) -> dict[str, Any]:
+    """As listed, else an indexer in the first layer and then in every fourth."""
+    types = c.items("indexer_types", str)
+    if types is None:
+        types = ["shared" if layer and (layer - 1) % 4 else "full" for layer in range(c.layers)]
+    return _by_indexer(c, types)
+
+
+def _streams_of_a_layer(c: Config) -> int:
+    """Weights that read and write the streams before and after both blocks of a layer."""
+    streams = c.size("hc_mult")
+    return 2 * (2 * streams * streams * c.hidden + 2 * streams + 2)
+
+
+def _streams_of_the_head(c: Config) -> int:
+    """Weights that join the streams after the last layer."""
+    streams = c.size("hc_mult")
+    return streams * streams * c.hidden + streams + 1
+
+
+_GATED = {"output_gate": True, "sinks": True}
+_REUSING: Mapping[str, Any] = {
+    "down_bias": "attention_bias",
+    "output_bias": "attention_bias",
+    "selected": lambda c: c.size("index_topk"),
+}
 _EXPERTS = Experts(
     ffn=("moe_intermediate_size",), facts={"shared_ffn_size": shared, "router_bias": True}, layers=_sparse
 )
@@ -82,15 +112,34 @@ INDEXED: Mapping[str, Family] = {
         derive=_indexer_types,
         mixers={
             _INDEXED: (Combined, {"mixers": _indexed}),
-            _REUSES_INDEX: (
-                LatentAttention,
-                {
-                    "down_bias": "attention_bias",
-                    "output_bias": "attention_bias",
-                    "selected": lambda c: c.size("index_topk"),
-                },
-            ),
+            _REUSES_INDEX: (LatentAttention, _REUSING),
         },
         experts=_EXPERTS,
+    ),
+    "hy_v4": Derived(  # beside the layers' blocks stand hyper-connections of several streams of hidden states
+        defaults={
+            **defaults.DEEPSEEK_V3,
+            **_INDEX,
+            "index_n_heads": 16,
+            "qk_nope_head_dim": 192,
+            "v_head_dim": 256,
+            "first_k_dense_replace": 1,
+            "hc_mult": 4,
+            "max_position_embeddings": 262_144,
+        },
+        derive=_hunyuan_types,
+        mixers={
+            _INDEXED: (Combined, {"mixers": lambda c: (_selected(c, **_GATED), Indexer.from_config(c))}),
+            _REUSES_INDEX: (LatentAttention, {**_REUSING, **_GATED}),
+        },
+        experts=_EXPERTS,
+        other_params=_streams_of_a_layer,
+        model={"other_params": _streams_of_the_head},
+        shapeless=(
+            "hc_magnitude",
+            "head_dim",
+            "num_key_value_heads",
+            "qk_head_dim",
+        ),  # the latter follow from others
     ),
 }

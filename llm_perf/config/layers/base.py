@@ -162,6 +162,10 @@ class Mixer(LayerPart):
         """Elements of one sequence's recurrent state on one rank, however long it is."""
         return 0.0
 
+    def kept_bits(self, cache_bits: float) -> float:
+        """Bits per element of what the layer keeps, where a cache has ``cache_bits``."""
+        return cache_bits
+
     def cached_tokens(self, context: Number) -> Number:
         """Tokens whose cache is kept of ``context``: all of them, or the latest window or chunk."""
         return context if self.saturates_at is None else minimum(context, self.saturates_at)

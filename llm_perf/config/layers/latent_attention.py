@@ -18,7 +18,8 @@ class LatentAttention(Mixer):
 
     ``down_bias``: the projections to the latents have biases; ``output_bias``: the one back to the hidden size has.
     ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (DeepSeek V3.2).
-    ``head_gate``: one gate per head on what it returns (Bailing hybrid).
+    ``head_gate``: one gate per head on what it returns (Bailing hybrid); ``output_gate`` one per element and ``sinks`` a
+    learned logit per head (Hunyuan 4).
     """
 
     kind: Literal["latent_attention"] = "latent_attention"
@@ -32,6 +33,8 @@ class LatentAttention(Mixer):
     output_bias: bool = False
     selected: PositiveInt | None = None
     head_gate: bool = False
+    output_gate: bool = False
+    sinks: bool = False
 
     @property
     def num_kv_heads(self) -> int:
@@ -80,14 +83,19 @@ class LatentAttention(Mixer):
                 "kv_down", self.kv_lora_rank + self.qk_rope_head_dim, hidden, "replicated", self.down_bias
             ),
             Linear("kv_up", expanded, self.kv_lora_rank, "column"),
-            *((Linear("attention_head_gate", heads, hidden, "column"),) if self.head_gate else ()),
+            *((Linear("attention_gate", heads, hidden, "column"),) if self.head_gate else ()),
+            *(
+                (Linear("attention_gate", heads * self.v_head_dim, hidden, "column"),)
+                if self.output_gate
+                else ()
+            ),
             Linear("attention_output", hidden, heads * self.v_head_dim, "row", self.output_bias),
         )
 
     @property
     def vector_elements(self) -> int:
-        """The norms of both latents."""
-        return (self.q_lora_rank or 0) + self.kv_lora_rank
+        """The norms of both latents, and sinks."""
+        return (self.q_lora_rank or 0) + self.kv_lora_rank + (self.num_heads if self.sinks else 0)
 
     @property
     def saturates_at(self) -> int | None:

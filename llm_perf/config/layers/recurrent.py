@@ -10,6 +10,7 @@ from llm_perf.config.layers.base import Mixer
 
 SCAN_CHUNK = 256
 """Tokens that a scan over a prompt works on at once (Mamba-2's kernels, arXiv 2405.21060, section 6)."""
+STATE_BITS = 16
 _CHANNELS_OF_A_BLOCK = 64
 
 
@@ -42,6 +43,10 @@ class Recurrent(Mixer):
     def cache_elements_per_token(self, tp: int = 1) -> float:  # noqa: ARG002 - one interface
         """None: the state holds what came before."""
         return 0.0
+
+    def kept_bits(self, cache_bits: float) -> float:
+        """A state has 16 bits at least: formats of caches are for keys and values."""
+        return max(cache_bits, STATE_BITS)
 
     @property
     @abstractmethod

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.arrays import Number, is_array, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
-from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.accounting import budget_of
 from llm_perf.systems.base import (
     ALL_ON_GPU,
@@ -31,11 +30,22 @@ from llm_perf.systems.footprint import (
     stage_weight_bytes,
 )
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.host_time import (
+    exposed_host_s,
+    framework_terms,
+    graph_kinks,
+    host_s_by_regime,
+    host_s_per_pass,
+    prefill_overhead_s,
+    step_overhead_s,
+    step_terms,
+)
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
 from llm_perf.systems.stack_memory import stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
+from llm_perf.systems.waves import waves_of
 
 _GIB = 2**30
 
@@ -88,14 +98,18 @@ class Resident(System):
         """Placement, memory and both phases."""
         constants = self.constants(scenario)
         forward = Forward(scenario, constants)
-        batch = replica_batch(scenario, load)
         placement = self.place(scenario, load)
-        memory = MemoryUse(self.gpu_memory(scenario, load, constants), NO_MEMORY, NO_MEMORY)
+        used = self.gpu_memory(scenario, load, constants)
+        waves = waves_of(scenario, load, constants, float(used.weights_bytes), float(used.buffers_bytes))
+        batch = waves.running
         rounds = Rounds(scenario, constants)
         prefill = self.prefill(forward, batch, load)
-        prefill = with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len)
-        decode = None if scenario.model.encoder else decode_phase(forward, batch, load, rounds)
-        return Evaluation(placement, memory, prefill, decode, notes(scenario))
+        prefill = waves.whole(with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len))
+        decode = None if scenario.model.encoder else waves.whole(decode_phase(forward, batch, load, rounds))
+        said = () if waves.note is None else (waves.note,)
+        return Evaluation(
+            placement, MemoryUse(used, NO_MEMORY, NO_MEMORY), prefill, decode, (*notes(scenario), *said)
+        )
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
         """The phase up to the first token."""
@@ -177,40 +191,21 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
     return weights
 
 
-def host_s_per_pass(forward: Forward) -> float:
-    """Seconds that the host needs to launch one pass: kernels per layer, and Python per layer."""
-    c = forward.constants
-    kernels = c["kernels_per_layer"] + 5 + (2 if forward.tp > 1 else 0)
-    per_layer = kernels * c["launch_us"] + c["python_us_per_layer"]
-    return forward.model.num_layers * per_layer * 1e-6
-
-
-def exposed_host_s(forward: Forward, device_s: Number) -> Number:
-    """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
-    together = p_norm(device_s, host_s_per_pass(forward), forward.constants["overlap_exponent"])
-    return maximum(together - device_s, 0.0)
-
-
-def step_overhead_s(forward: Forward, batch: Number) -> Number:
-    """Scheduling and sampling of one step."""
-    return forward.constants["step_ms"] * 1e-3 + batch * forward.constants["sequence_us"] * 1e-6
-
-
 def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
     """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
     pipeline = Pipeline.of(forward.scenario)
     part = batch / pipeline.micro_batches
     costs, passes = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
-    once, each = forward.constants["prefill_ms"] * 1e-3, step_overhead_s(forward, part)
+    once, each = prefill_overhead_s(forward), step_overhead_s(forward, part)
     overhead = passes * each + once
-    exposed = exposed_host_s(forward, device / passes)
+    exposed = exposed_host_s(forward, device / passes, prefill=True)
     framework = passes * exposed + overhead
-    costs.busy("host", passes * host_s_per_pass(forward) + overhead)
+    costs.busy("host", passes * host_s_per_pass(forward, prefill=True) + overhead)
     terms = joined(
         costs.terms,
         framework_terms("launches not hidden behind kernels", passes, exposed),
-        framework_terms("scheduling and sampling", passes, each),
+        step_terms(forward, passes, part),
         one_term("framework", "once per prefill", ("seconds", once)),
     )
     phase = PhaseCost(
@@ -221,11 +216,6 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseC
     transfers = costs.parts_s.get("pipeline_transfer", 0.0)
     slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
     return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
-
-
-def framework_terms(name: str, passes: Number, each_s: Number) -> Terms:
-    """Framework time of so many passes."""
-    return one_term("framework", name, ("passes", passes), ("seconds of one", each_s))
 
 
 def with_draft_prefill(
@@ -275,14 +265,18 @@ class Decode:
         # The host stops being waited for where the device takes longer: a corner, if a rounded one.
         kinks = (
             *forward.windows,
-            forward.context_when(self.attention, host_s_per_pass(forward) - self.base_s),
+            *(
+                forward.context_when(self.attention, host_s - self.base_s)
+                for host_s in host_s_by_regime(forward)
+            ),
+            *graph_kinks(forward),
         )
         nodes: list[tuple[Number, Number]] = []  # of a single configuration, for its terms
         for context, weight in context_nodes(self.load.prompt_len + 1, steps, kinks):
             if not is_array(context):
                 nodes.append((context, weight))
             attention_s = forward.attention_s(self.attention, context)
-            exposed = exposed_host_s(forward, self.base_s + attention_s)
+            exposed = exposed_host_s(forward, self.base_s + attention_s, context)
             attended_s = attended_s + weight * attention_s
             exposed_s = exposed_s + weight * exposed
             if self.draft is not None:
@@ -302,7 +296,7 @@ class Decode:
                 "launches not hidden behind kernels",
                 ("seconds", exposed_s / rounds.tokens),
             ),
-            framework_terms("scheduling and sampling", passes, self.overhead_s),
+            step_terms(forward, passes, self.part),
         )
         framework_s = exposed_s / rounds.tokens + passes * self.overhead_s
         phase = self._one_way(passes, attended_s / rounds.tokens, framework_s, terms)
@@ -322,7 +316,7 @@ class Decode:
     def _drafting_s(self, draft: DraftStep, context: Number) -> Number:
         """The draft's passes of one round; the scheduler and the sampler run once per round, not once per pass."""
         device = draft.device_s(context)
-        return self.rounds.drafted * (device + exposed_host_s(draft.forward, device))
+        return self.rounds.drafted * (device + exposed_host_s(draft.forward, device, context))
 
     def _one_way(self, passes: Number, attended_s: Number, framework_s: Number, terms: Terms) -> PhaseCost:
         parts = {name: passes * seconds for name, seconds in self.constant.parts_s.items()}
@@ -330,7 +324,8 @@ class Decode:
         parts["framework"] = framework_s
         busy = {name: passes * seconds for name, seconds in self.constant.busy_s.items()}
         add_attention_busy(busy, self.attention, attended_s)
-        busy["host"] = passes * (host_s_per_pass(self.forward) + self.overhead_s)
+        context = self.load.prompt_len + self.load.gen_len / 2
+        busy["host"] = passes * (host_s_per_pass(self.forward, context) + self.overhead_s)
         return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy, terms=terms)
 
     @staticmethod

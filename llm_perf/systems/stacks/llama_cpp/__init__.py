@@ -11,13 +11,8 @@ from llm_perf.counts.linears import layer_linears
 from llm_perf.systems.base import Load, MemoryParts, PhaseCost
 from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
-from llm_perf.systems.resident import (
-    Resident,
-    exposed_host_s,
-    framework_terms,
-    host_s_per_pass,
-    resident_weight_bytes,
-)
+from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
+from llm_perf.systems.resident import Resident, resident_weight_bytes
 from llm_perf.systems.terms import joined, one_term
 
 _SCORE_BYTES = 4
@@ -45,7 +40,8 @@ class LlamaCpp(Resident):
         last = forward.prefill(batch, new, (passes - 1) * new)
         pass_s, last_s = mean.total_s, last.total_s
         latency = pipelined_s(forward, passes, pass_s, last_s)
-        exposed, once = exposed_host_s(forward, pass_s), forward.constants["step_ms"] * 1e-3
+        exposed = exposed_host_s(forward, pass_s)
+        once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
         costs = mean.scaled(latency / pass_s, passes)
         costs.busy("host", passes * host_s_per_pass(forward))

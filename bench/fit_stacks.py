@@ -1,0 +1,252 @@
+"""Constants of serving stacks by version: fitted to runs of each, and what they are worth on runs that no fit saw.
+
+    python bench/fit_stacks.py                     fit every version and write what its runs tell into its file; minutes
+    python bench/fit_stacks.py vllm@0.6 sglang     these versions or families only
+    python bench/fit_stacks.py --figures           left out, transferred and by neighbours; docs/accuracy_stacks.md; an hour
+
+The fit is least squares on log ratios under a soft_l1 loss, with a log-normal prior on each constant, the value of the engine
+that a version extends. A constant whose runs leave it as wide as its prior is not written: it stays the inherited one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from calibrate.published.names import version_of  # noqa: E402
+from calibrate.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
+from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
+from llm_perf.systems.families import covers, numbers  # noqa: E402
+
+SPREAD = {
+    "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
+    "graph_floor_scale": 0.25, "memory_scale": 0.04, "all_reduce_extra_us": 0.6, "flops_scale": 0.08,
+    "weight_only_4bit_bandwidth": 0.25, "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
+    "native_8bit_flops": 0.2, "native_4bit_bandwidth": 0.15, "native_4bit_flops": 0.25, "moe_us": 0.6,
+    "expert_bandwidth": 0.2, "eager_python_us_per_layer": 0.2, "step_tp_ms": 0.5, "prefill_ms": 0.7,
+    "prefill_python_us_per_layer": 0.5, "python_us_per_layer": 0.5, "expert_weight_only_us": 0.3, "state_space_us": 0.5,
+    "split_gb_per_s_per_ghz": 0.2, "expert_loop_us": 0.5, "quantised_8bit_linear_us": 0.7, "quantised_4bit_linear_us": 0.7,
+    "gqa_copies": 0.5, "kv_passes": 0.5, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
+    "layer_us": 0.7,
+}  # fmt: skip
+"""Constants that a fit may move, and the log standard deviation of what is known of each without runs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a version's runs may move, and where it starts from where that is not the inherited value."""
+
+    free: tuple[str, ...]
+    prior: dict[str, float]
+    given: dict[str, float]
+    first_tokens: bool = False
+    versions: tuple[str, str] | None = None
+
+    def fits(self, case: Case) -> bool:
+        """Whether a row counts in the fit; some of a range's rows are predicted by it only."""
+        stated = version_of(case.row["system"], case.row["system_version"])
+        if self.versions is None or stated is None:
+            return True
+        first, last = map(numbers, self.versions)
+        return covers(numbers(stated), (first, last))
+
+
+def plans() -> dict[str, Plan]:
+    """Plans by version, from the file beside this program."""
+    stated = yaml.safe_load((Path(__file__).parent / "stack_plans.yaml").read_text("utf-8"))
+    return {
+        release: Plan(
+            tuple(plan["free"]),
+            {name: float(value) for name, value in plan.get("prior", {}).items()},
+            {name: float(value) for name, value in plan.get("given", {}).items()},
+            plan.get("first_tokens", False),
+            None if plan.get("versions") is None else tuple(plan["versions"]),
+        )
+        for release, plan in stated.items()
+    }
+
+
+PLANS = plans()
+"""One plan per version with runs of its own."""
+
+NOISE, TOLD, MOVED = 0.1, 0.9, 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """A fit: values of what was free, how uncertain each is (log), and what was given."""
+
+    values: dict[str, float]
+    spread: dict[str, float]
+    given: dict[str, float]
+    start: dict[str, float]
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """All together."""
+        return self.given | self.values
+
+    def told(self, name: str) -> bool:
+        """Whether the runs narrow a constant down, or pull it away from what was known of it."""
+        moved = abs(math.log(self.values[name] / self.start[name]))
+        return self.spread[name] < TOLD * SPREAD[name] or moved > MOVED * SPREAD[name]
+
+
+def start_of(release: str) -> dict[str, float]:
+    """Where each free constant starts: the plan's prior, else what the version inherits."""
+    plan = PLANS[release]
+    family, _, version = release.partition("@")
+    parent = load_constants(own_constants(family, version).extends or "engine")
+    return {name: plan.prior.get(name, parent.value(name)) for name in plan.free}
+
+
+def fit(release: str, data: Cases, rounds: int = 6) -> Found:
+    """Fit a version's free constants to runs; then those alone that the runs tell, with the others where they start."""
+    plan = PLANS[release]
+    first = _fit(release, data, plan.free, rounds)
+    told = tuple(name for name in plan.free if first.told(name))
+    if not told or len(told) == len(plan.free):
+        return first
+    second = _fit(release, data, told, rounds)
+    every = start_of(release)
+    return Found(every | second.values, first.spread | second.spread, plan.given, every)
+
+
+def fit_once(release: str, data: Cases) -> dict[str, float]:
+    """Constants by one quick fit to runs, for refits by the dozen."""
+    return _fit(release, data, PLANS[release].free, 3, first_tokens=False).constants
+
+
+def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
+    from scipy.optimize import least_squares
+
+    plan, every = PLANS[release], start_of(release)
+    names, start = list(free), {name: every[name] for name in free}
+    fixed = plan.given | {name: value for name, value in every.items() if name not in start}
+    centre = np.log([start[name] for name in names])
+    spread = np.array([SPREAD[name] for name in names])
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        values = dict(zip(names, np.exp(x).tolist(), strict=True))
+        rows = data.log_ratios(fixed | values)
+        first = data.first_tokens(fixed | values) * 0.5 if plan.first_tokens and first_tokens else np.zeros(0)
+        return np.concatenate([rows / NOISE, first / NOISE, (x - centre) / spread])
+
+    low, high = centre - 3.5 * spread, centre + 3.5 * spread
+    found = least_squares(
+        residuals,
+        centre,
+        loss="soft_l1",
+        f_scale=1.5,
+        max_nfev=rounds,
+        bounds=(low, high),
+        diff_step=1e-3,
+        xtol=1e-3,
+        ftol=1e-4,
+    )
+    covariance = np.linalg.pinv(found.jac.T @ found.jac)
+    return Found(
+        dict(zip(names, np.exp(found.x).tolist(), strict=True)),
+        {name: math.sqrt(max(covariance[i, i], 0.0)) for i, name in enumerate(names)},
+        plan.given,
+        every,
+    )
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def write(release: str, found: Found, cases: Sequence[Case]) -> None:
+    """Write the constants that runs tell, and those that are given, into the version's file."""
+    family, _, version = release.partition("@")
+    path = ROOT / "llm_perf" / "systems" / "stacks" / family / f"{version}.yaml"
+    head = path.read_text("utf-8").split("\nconstants:")[0]
+    sources = ", ".join(sorted({case.row["source_repo"] for case in cases}))
+    rows, groups = len(cases), len({case.group for case in cases})
+    start, lines = start_of(release), []
+    for name in PLANS[release].free:
+        if found.told(name):
+            value, width = found.values[name], math.exp(1.64 * found.spread[name])
+            lines += [
+                f"  {name}:", f"    value: {value:.3g}",
+                f"    range: [{value / width:.3g}, {value * width:.3g}]",
+                "    provenance: fitted", f"    rows: {rows}", f"    groups: {groups}",
+                f"    source: runs of {sources}; fitted 2026-11",
+            ]  # fmt: skip
+        elif name in PLANS[release].prior:
+            lines += [
+                f"  {name}:", f"    value: {start[name]:.3g}", "    provenance: assumed",
+                "    source: what versions of its kind have; its own runs do not tell",
+            ]  # fmt: skip
+    for name, value in found.given.items():
+        lines += [
+            f"  {name}:", f"    value: {value:.3g}", "    provenance: assumed",
+            "    source: as its software is documented, or taken from other versions; not fitted",
+        ]  # fmt: skip
+    path.write_text(head + "\nconstants:\n" + "\n".join(lines) + "\n", "utf-8")
+
+
+def by_release() -> dict[str, list[Case]]:
+    """Cases by the file that predicts them; a file without a plan is that of another family."""
+    found: dict[str, list[Case]] = collections.defaultdict(list)
+    for case in load_cases():
+        found[ALIASES.get(case.release, case.release)].append(case)
+    return dict(found)
+
+
+ALIASES = {"deepspeed_inference@2024-hpu": "optimum_habana@2024"}
+
+
+def shown(name: str, log_ratios: np.ndarray, cases: Sequence[Case]) -> str:
+    """Figures of a version: decided rows and closed loops apart."""
+    closed = np.array([case.closed for case in cases])
+    apart = ((which, mask) for which, mask in (("decided", ~closed), ("closed", closed)) if mask.any())
+    return f"{name}: " + ", ".join(
+        f"{which} {mask.sum()} gm {gm(log_ratios[mask]):.3f}" for which, mask in apart
+    )
+
+
+def main() -> int:
+    """Fit what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stacks", nargs="*")
+    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    arguments = parser.parse_args()
+    cases = by_release()
+    for release in PLANS:
+        if arguments.stacks and not any(
+            release == one or release.startswith(f"{one}@") for one in arguments.stacks
+        ):
+            continue
+        own = cases.get(release, [])
+        if not own:
+            print(f"{release}: no rows", flush=True)
+            continue
+        counted = [case for case in own if PLANS[release].fits(case)]
+        found = fit(release, Cases(counted))
+        print(shown(release, Cases(own).log_ratios(found.constants), own), flush=True)
+        print(
+            "   ",
+            ", ".join(f"{n}={v:.3g}{'' if found.told(n) else '?'}" for n, v in found.values.items()),
+            flush=True,
+        )
+        if not arguments.dry_run:
+            write(release, found, counted)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

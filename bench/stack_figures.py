@@ -1,0 +1,170 @@
+"""What constants of serving stacks are worth on runs that no fit saw.
+
+    python bench/stack_figures.py                        all versions; an hour
+    python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay
+    python bench/stack_figures.py --quick                what ships and its neighbours alone; a minute
+
+It writes ``calibrate/measurements/serving/left_out.csv.gz``: the log ratio of every row by fits that never saw its model or
+GPU, by fits to 20 rows of another group, and by the nearest version. ``make accuracy`` makes ``docs/accuracy_stacks.md`` and
+the widths of intervals (``llm_perf/analysis/stack_widths.yaml``) of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fit_stacks import PLANS, ROOT, by_release, fit_once
+
+from calibrate.serving_rows import Case, Cases
+from llm_perf.systems.constants import load_constants
+from llm_perf.systems.families import folder_of, numbers
+
+LEFT_OUT = ROOT / "calibrate" / "measurements" / "serving" / "left_out.csv.gz"
+COLUMNS = ("release", "row_id", "model", "gpu", "closed", "quantity", "how", "group", "log_ratio")
+GROUPS: dict[str, Callable[[Case], str]] = {
+    "model": lambda case: case.run.model,
+    "gpu": lambda case: case.run.gpu,
+}
+DRAWS, DRAWN = 50, 20
+TRANSFER_S = 30.0
+"""Draws end after so many seconds; the page says how many there were."""
+
+
+def main() -> int:
+    """Refit what is asked for, then write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stacks", nargs="*")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    cases = by_release()
+    lines = [line for line in read() if line["how"] not in ("shipped", "neighbour")]
+    for release, own in cases.items():
+        lines += lines_of(release, own, "shipped", [""] * len(own), Cases(own).log_ratios({}))
+        near = neighbour(release)
+        if near is not None:
+            lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
+    store(lines)
+    for release in () if arguments.quick else arguments.stacks or PLANS:
+        own = cases.get(release, [])
+        if release not in PLANS or not own:
+            continue
+        start = time.perf_counter()
+        lines = [
+            line for line in read() if line["release"] != release or line["how"] in ("shipped", "neighbour")
+        ]
+        for how, key in GROUPS.items():
+            names = [key(case) for case in own]
+            if len(set(names)) > 1:
+                lines += lines_of(release, own, how, names, left_out(release, own, names))
+        store(lines + transferred(release, own))
+        print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return 0
+
+
+def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
+    """Log ratios of rows by fits without their group."""
+    found = np.zeros(len(own))
+    for name in sorted(set(names)):
+        inside = [index for index, other in enumerate(names) if other == name]
+        rest = Cases([case for case, other in zip(own, names, strict=True) if other != name])
+        constants = fit_once(release, rest)
+        found[inside] = Cases([own[index] for index in inside]).log_ratios(constants)
+    return found
+
+
+def transferred(release: str, own: list[Case]) -> list[dict[str, str]]:
+    """Fits to 20 rows of one model on one GPU: the log ratios of the others' geometric mean, one line per draw."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, case in enumerate(own):
+        groups.setdefault(case.group, []).append(index)
+    large = [found for found in groups.values() if len(found) >= DRAWN]
+    if not large or len(groups) < 2:
+        return []
+    random, found, start = np.random.default_rng(0), [], time.perf_counter()
+    for draw in range(DRAWS):
+        if time.perf_counter() - start > TRANSFER_S:
+            break
+        group = large[random.integers(len(large))]
+        chosen = random.choice(group, DRAWN, replace=False)
+        constants = fit_once(release, Cases([own[index] for index in chosen]))
+        others = [case for index, case in enumerate(own) if index not in set(group)]
+        mean = float(np.mean(np.abs(Cases(others).log_ratios(constants))))
+        found.append(
+            dict.fromkeys(COLUMNS, "")
+            | {"release": release, "how": "transfer", "group": str(draw), "log_ratio": f"{mean:.4f}"}
+        )
+    return found
+
+
+def neighbour(release: str) -> str | None:
+    """The nearest other version of the family, the older where two are equally near."""
+    family, _, version = release.partition("@")
+    folder = folder_of(family)
+    others = [name for name in folder.releases if name != version and f"{family}@{name}" in PLANS]
+    if not others:
+        return None
+    place = numbers(version)[:2]
+
+    def distance(name: str) -> tuple[float, bool]:
+        own = numbers(name)[:2]
+        return abs((own[0] - place[0]) * 100 + own[-1] - place[-1]), own > place
+
+    return f"{family}@{min(others, key=distance)}"
+
+
+def by_other(own: list[Case], release: str) -> np.ndarray:
+    """Log ratios by the constants of another version."""
+    file, known = load_constants(release), load_constants(own[0].release).constants
+    return Cases(own).log_ratios({name: one.value for name, one in file.constants.items() if name in known})
+
+
+def lines_of(
+    release: str, own: list[Case], how: str, groups: list[str], ratios: np.ndarray
+) -> list[dict[str, str]]:
+    """One line per row."""
+    return [
+        {
+            "release": release, "row_id": case.row_id, "model": case.run.model, "gpu": case.run.gpu,
+            "closed": str(int(case.closed)), "quantity": case.quantity, "how": how, "group": group,
+            "log_ratio": f"{ratio:.4f}",
+        }
+        for case, group, ratio in zip(own, groups, ratios, strict=True)
+    ]  # fmt: skip
+
+
+def read() -> list[dict[str, str]]:
+    """The lines of the file; none where it is not there."""
+    if not LEFT_OUT.exists():
+        return []
+    return list(csv.DictReader(io.StringIO(gzip.decompress(LEFT_OUT.read_bytes()).decode("utf-8"))))
+
+
+def store(lines: list[dict[str, str]]) -> None:
+    """Write the file, the same bytes for the same lines."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        sorted(
+            lines,
+            key=lambda line: (line["release"], line["how"], line["row_id"].zfill(9), line["group"].zfill(4)),
+        )
+    )
+    LEFT_OUT.write_bytes(gzip.compress(text.getvalue().encode("utf-8"), mtime=0))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,192 @@
+"""Runs of serving stacks as whole tables: rows that share a scenario are predicted together, as arrays.
+
+A closed loop keeps ``batch_size`` requests running; each of its decode steps is held up by the prefills of the others. How
+much of a prefill a running request sees is the scheduler's, and is stated with the case until requests are simulated.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import numpy as np
+
+from calibrate.settings import Run, scenario_of
+from calibrate.stated import rate_kind, stated_run
+from llm_perf.analysis.measures import Measures
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import LLMPerfError
+from llm_perf.systems import Load, system_of
+
+__all__ = ["Case", "Cases", "gm", "load_cases", "load_rows"]
+
+_TABLES: Final = ("serving.csv.gz", "llm_inference_bench.csv.gz")
+_TIMES: Final = (
+    "tpot_s", "decode_throughput_tok_s", "throughput_tok_s", "total_latency_s", "prefill_throughput_tok_s", "ttft_s",
+)  # fmt: skip
+"""Quantities of a row in the order in which one stands for it."""
+
+_CLOSED: Final = ("closed loop", "in flight")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured quantity of a row. ``release`` is the file of constants that predicts it."""
+
+    row_id: str
+    run: Run
+    scenario: Scenario
+    release: str
+    quantity: str
+    measured: float
+    counted: str | None
+    closed: bool
+    row: Mapping[str, str]
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Model and GPU."""
+        return self.run.model, self.run.gpu
+
+
+@cache
+def load_rows() -> tuple[Mapping[str, str], ...]:
+    """Rows of the tables of serving stacks that are good."""
+    folder = resources.files("calibrate") / "measurements" / "serving"
+    found: list[Mapping[str, str]] = []
+    for name in _TABLES:
+        text = gzip.decompress((folder / name).read_bytes()).decode("utf-8")
+        found += [
+            row for row in csv.DictReader(text.splitlines()) if (row["status"] or "ok").startswith("ok")
+        ]
+    return tuple(found)
+
+
+def load_cases(rows: Iterable[Mapping[str, str]] | None = None) -> list[Case]:
+    """Cases of the rows that can be predicted, by their main quantity."""
+    return [case for row in (load_rows() if rows is None else rows) if (case := _case(row)) is not None]
+
+
+def _case(row: Mapping[str, str]) -> Case | None:
+    measured = {name: value for name in _TIMES if (value := _number(row.get(name))) is not None}
+    if not measured:
+        return None
+    try:
+        run = stated_run(row)
+        scenario = scenario_of(run)
+    except LLMPerfError:
+        return None
+    file = system_of(scenario).file
+    quantity = next(iter(measured))
+    closed = any(word in row["notes"] for word in _CLOSED) and run.batch_size > 1
+    return Case(
+        row["row_id"], run, scenario, f"{file.name}@{file.release}", quantity, measured[quantity],
+        rate_kind(row.get("throughput_def", "")), closed, row,
+    )  # fmt: skip
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+class Cases:
+    """Cases whose predictions are asked for again and again under other constants."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases = tuple(cases)
+        grouped: dict[Run, list[int]] = {}
+        for index, case in enumerate(self.cases):
+            run = case.run
+            same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
+            grouped.setdefault(replace(same, batch_size=1), []).append(index)
+        self.groups = [np.array(found) for found in grouped.values()]
+
+    def subset(self, indices: Iterable[int]) -> Cases:
+        """Some of them."""
+        return Cases([self.cases[index] for index in indices])
+
+    def log_ratios(self, constants: Mapping[str, float]) -> np.ndarray:
+        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere."""
+        found = np.zeros(len(self.cases))
+        for indices in self.groups:
+            found[indices] = self._of_group([self.cases[index] for index in indices], constants)
+        return found
+
+    def first_tokens(self, constants: Mapping[str, float]) -> np.ndarray:
+        """The same of times to first token of runs with one request at a time, 0 for the others."""
+        found = np.zeros(len(self.cases))
+        for index, case in enumerate(self.cases):
+            measured = _number(case.row.get("ttft_s"))
+            if (
+                measured is None
+                or case.run.batch_size > 1
+                or case.run.shared_prefix
+                or case.quantity == "ttft_s"
+            ):
+                continue
+            scenario = replace(case.scenario, constants=tuple(sorted(constants.items())))
+            load = Load.of(scenario.workload)
+            found[index] = math.log(
+                float(system_of(scenario).evaluate(scenario, load).prefill.latency_s) / measured
+            )
+        return found
+
+    @staticmethod
+    def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
+        scenario = replace(cases[0].scenario, constants=tuple(sorted(constants.items())))
+        lengths = np.array(
+            [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
+        ).T
+        load = Load(*lengths)
+        system = system_of(scenario)
+        measures = Measures.of(system.evaluate(scenario, load), load, scenario.model)
+        tpot = np.array(measures.tpot_s, dtype=float)
+        total = np.array(measures.total_latency_s, dtype=float) + np.zeros(len(cases))
+        ttft = np.array(measures.ttft_s, dtype=float) + np.zeros(len(cases))
+        closed = np.array([case.closed for case in cases])
+        if closed.any():
+            replicas = scenario.parallelism.dp_size
+            alone = Load(np.full(len(cases), float(replicas)), load.prompt_len, load.gen_len)
+            prefill = np.array(system.evaluate(scenario, alone).prefill.latency_s)
+            seen = system.family.prefill_seen_by_decode
+            held_up = (load.batch / replicas - 1) * seen * prefill / np.maximum(load.gen_len - 1, 1)
+            tpot = np.where(closed, tpot + held_up, tpot)
+        found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
+        return np.array(found)
+
+
+def _log_ratio(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> float:
+    batch, prompt, gen = case.run.batch_size, case.run.prompt_len, case.run.gen_len
+    times = {"tpot_s": tpot_s, "ttft_s": ttft_s, "total_latency_s": total_s}
+    if case.quantity in times:
+        return math.log(times[case.quantity] / case.measured)
+    kind = {"decode_throughput_tok_s": "decode", "prefill_throughput_tok_s": "prefill"}.get(
+        case.quantity, case.counted
+    )
+    rates = {
+        "decode": batch / tpot_s,
+        "prefill": batch * prompt / ttft_s,
+        "total": batch * (prompt + gen) / total_s,
+        "output": batch * gen / total_s,
+    }
+    return -math.log(rates[kind or "output"] / case.measured)
+
+
+def gm(log_ratios: Sequence[float] | np.ndarray) -> float:
+    """Geometric mean of max(p / m, m / p)."""
+    return float(np.exp(np.mean(np.abs(log_ratios)))) if len(log_ratios) else math.nan
+
+
+def constants_of(case: Case) -> dict[str, Any]:
+    """Constants of a case's version on its host."""
+    return dict(system_of(case.scenario).constants(case.scenario))

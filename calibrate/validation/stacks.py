@@ -1,0 +1,212 @@
+"""Serving stacks by version on rows that no fit saw: the page of figures and the widths of intervals.
+
+Both follow from ``calibrate/measurements/serving/left_out.csv.gz``, which ``bench/stack_figures.py`` makes.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Final
+
+from llm_perf.systems.families import folder_of
+
+__all__ = ["PAGE", "WIDTHS", "page", "read_left_out", "widths_text"]
+
+PAGE: Final = "docs/accuracy_stacks.md"
+WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
+_LEVEL: Final = 0.9
+_FEWEST: Final = 3
+"""Groups below which a version's own rows say nothing of others, and its family's are taken."""
+
+Line = Mapping[str, str]
+
+
+def read_left_out() -> list[Line]:
+    """The lines of the file."""
+    data = (resources.files("calibrate") / "measurements" / "serving" / "left_out.csv.gz").read_bytes()
+    return list(csv.DictReader(io.StringIO(gzip.decompress(data).decode("utf-8"))))
+
+
+# -- figures --------------------------------------------------------------------------------------------------
+
+
+def gm_of(lines: Iterable[Line]) -> float:
+    """Geometric mean of max(p / m, m / p)."""
+    found = [abs(float(line["log_ratio"])) for line in lines]
+    return math.exp(sum(found) / len(found)) if found else math.nan
+
+
+def page(lines: Sequence[Line]) -> str:
+    """docs/accuracy_stacks.md."""
+    by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        by[line["release"]][line["how"]].append(line)
+    text = [_HEAD]
+    for name, closed in (("Static batches, single requests and decode windows", "0"), ("Closed loops", "1")):
+        rows = [row for release in sorted(by, key=_place) if (row := _row(release, by[release], closed))]
+        text += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
+    families: dict[str, list[Line]] = defaultdict(list)
+    for release, found in by.items():
+        families[release.partition("@")[0]] += [line for line in found["shipped"] if line["closed"] == "0"]
+    text += ["## By family, as fitted\n", "| family | rows | gm |\n| --- | --: | --: |"]
+    text += [
+        f"| {name} | {len(found)} | {gm_of(found):.3f} |" for name, found in sorted(families.items()) if found
+    ]
+    return "\n".join([*text, "", _FOOT])
+
+
+_HEAD = """# Serving stacks by version
+
+What constants of a version are worth on runs that no fit saw, then on those that they were fitted to. gm is the geometric
+mean of max(predicted / measured, measured / predicted) of each row's main quantity: time per output token, else throughput or
+latency. `python bench/stack_figures.py` makes the fits, `make accuracy` this page.
+
+- **Without a model, without a GPU**: every constant of the version refitted without the rows of each in turn; how many there
+  are in brackets.
+- **From 20 rows**: fitted to 20 rows of one model on one GPU, the others predicted; median and 90th percentile over seeded
+  draws, and how many these were.
+- **Neighbour**: predicted by the nearest other version of the family, as a version that does not ship is.
+"""
+_OPEN = "These decide: the batch runs as it is predicted.\n"
+_CLOSED = """A load generator keeps as many requests running. In the figures here a decode step waits for others'
+prefills, all of them (0.45 of them for SGLang); `llm-perf infer` predicts the batch without them.
+"""
+_COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows | neighbour | fitted |
+| --- | --: | --: | --: | --: | --: | --: |"""
+_FOOT = """A dash: one group only, or a fit that was not made. Versions that no row is of, such as vLLM 0.3, 0.8, 0.14 and
+0.19, and TensorRT-LLM 0.7, 0.8, 0.10, 0.13 to 0.17, are taken to be as those in whose range they are.
+"""
+
+
+def _place(release: str) -> tuple[str, list[int], str]:
+    family, _, version = release.partition("@")
+    numbers = [int(part) for part in version.replace("-", ".").split(".") if part.isdigit()]
+    return family, numbers, version
+
+
+def _row(release: str, found: Mapping[str, Sequence[Line]], closed: str) -> str | None:
+    def of(how: str) -> list[Line]:
+        return [line for line in found.get(how, ()) if line["closed"] == closed]
+
+    shipped = of("shipped")
+    if not shipped:
+        return None
+    cells = [release, str(len(shipped))]
+    for how in ("model", "gpu"):
+        lines = of(how)
+        cells.append(f"{gm_of(lines):.3f} ({len({line['group'] for line in found[how]})})" if lines else "-")
+    draws = sorted(math.exp(float(line["log_ratio"])) for line in found.get("transfer", ()))
+    decided = not any(line["closed"] == "1" for line in found["shipped"])
+    shown = draws and (decided or closed == "1")
+    cells.append(f"{_at(draws, 0.5):.3f}, {_at(draws, 0.9):.3f} ({len(draws)})" if shown else "-")
+    near = of("neighbour")
+    cells.append(f"{gm_of(near):.3f} ({near[0]['group'].partition('@')[2]})" if near else "-")
+    return "| " + " | ".join([*cells, f"{gm_of(shipped):.3f}"]) + " |"
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(round(share * (len(ordered) - 1)), len(ordered) - 1)]
+
+
+# -- intervals ------------------------------------------------------------------------------------------------
+
+
+def width_of(lines: Sequence[Line]) -> float | None:
+    """Half-width of a 90 % interval as a log ratio, conformal over groups of model and GPU, each with the same weight.
+
+    None where the groups are too few for the level: of G groups the widest width claims no more than G / (G + 1).
+    """
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in lines:
+        groups[line["model"], line["gpu"]].append(abs(float(line["log_ratio"])))
+    if len(groups) < _FEWEST:
+        return None
+    weighted = sorted((ratio, 1 / len(found)) for found in groups.values() for ratio in found)
+    wanted = min(_LEVEL * (1 + 1 / len(groups)), 1.0) * len(groups)
+    reached = 0.0
+    for ratio, weight in weighted:
+        reached += weight
+        if reached >= wanted - 1e-9:
+            return ratio
+    return weighted[-1][0]
+
+
+def _coverage(lines: Sequence[Line]) -> tuple[int, int]:
+    """(rows inside, rows): each group by the width of the others."""
+    held = tested = 0
+    for group in sorted({(line["model"], line["gpu"]) for line in lines}):
+        rest = [line for line in lines if (line["model"], line["gpu"]) != group]
+        width = width_of(rest)
+        if width is None:
+            continue
+        mine = [line for line in lines if (line["model"], line["gpu"]) == group]
+        tested += len(mine)
+        held += sum(abs(float(line["log_ratio"])) <= width for line in mine)
+    return held, tested
+
+
+def widths_text(lines: Sequence[Line]) -> str:
+    """llm_perf/analysis/stack_widths.yaml."""
+    by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        if line["how"] != "transfer":
+            by[line["release"]][line["how"]].append(line)
+    pooled = {
+        how: [line for found in by.values() for line in found[how]] for how in ("model", "gpu", "neighbour")
+    }
+    text = [_WIDTHS_HEAD, "releases:"]
+    for release in sorted(by, key=_place):
+        found, parts = by[release], []
+        if _has_rows_elsewhere(release):
+            continue
+        for how in ("model", "gpu"):
+            own = width_of(found[how])
+            rows = found[how] if own is not None else pooled[how]
+            width = own if own is not None else width_of(pooled[how])
+            if width is None:
+                continue
+            held, tested = _coverage(rows) if own is not None else (0, 0)
+            groups = len({(line["model"], line["gpu"]) for line in rows})
+            kind = "own" if own is not None else "pooled"
+            parts.append(
+                f"    {how}: {{width: {width:.4f}, groups: {groups}, of: {kind}, held: {held}, tested: {tested}}}"
+            )
+        if not parts:
+            continue
+        gpus = sorted({line["gpu"] for line in found["shipped"]})
+        text += [f"  {release}:", f"    gpus: [{', '.join(gpus)}]", *parts]
+    text.append("families:")
+    for family in sorted({release.partition("@")[0] for release in by}):
+        own_lines = [
+            line
+            for release, found in by.items()
+            if release.startswith(f"{family}@")
+            for line in found["neighbour"]
+        ]
+        releases = {line["release"] for line in own_lines}
+        rows = own_lines if len(releases) >= _FEWEST else pooled["neighbour"]
+        width = width_of(rows)
+        if width is not None:
+            text.append(
+                f"  {family}: {{width: {width:.4f}, groups: {len({line['release'] for line in rows})}}}"
+            )
+    return "\n".join(text) + "\n"
+
+
+def _has_rows_elsewhere(release: str) -> bool:
+    """Whether the older table of published runs says how far a version is off: the first of a family that is in it."""
+    family, _, version = release.partition("@")
+    stated = resources.files("llm_perf.analysis") / "left_out" / f"{family}.yaml"
+    return stated.is_file() and version == folder_of(family).releases[0]
+
+
+_WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratios, written by `make accuracy` from
+# calibrate/measurements/serving/left_out.csv.gz: what a version's rows were off by when their model, or their GPU, was in no
+# fit (of all versions together where its own groups are fewer than three), and by family what a version's rows were off by
+# under another version."""

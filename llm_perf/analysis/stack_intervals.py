@@ -1,0 +1,121 @@
+"""Intervals of serving stacks by version: how far a version's rows were off when their model or GPU was in no fit.
+
+What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
+GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. No
+interval reaches below what the data sheet allows: a lower end is the time at the peaks of arithmetic and memory at least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from llm_perf.analysis.calibrated import PredictionInterval, around
+from llm_perf.config import files
+from llm_perf.config.calibration import INTERVAL_LEVEL
+from llm_perf.config.gpu import TEXTBOOK
+from llm_perf.config.scenario import Scenario
+from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.registry import DEFAULT, full_name, version_note
+
+__all__ = ["knows", "stack_interval"]
+
+_FILE = "stack_widths.yaml"
+Seconds = tuple[float, float | None, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Width:
+    """A half-width as a log ratio with what it is of."""
+
+    value: float
+    groups: int
+    what: str
+    coverage: float | None = None
+
+
+@cache
+def _widths() -> dict[str, Any]:
+    text = (resources.files("llm_perf.analysis") / _FILE).read_text("utf-8")
+    return files.parse_mapping(text, _FILE)
+
+
+def knows(scenario: Scenario) -> bool:
+    """Whether rows of serving stacks by version speak for a scenario's system."""
+    file = system_of(scenario).file
+    return f"{file.name}@{file.release}" in (_widths().get("releases") or {})
+
+
+def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInterval | None, str | None]:
+    """The interval around predicted prefill, decode (None without steps) and total; or why there is none.
+
+    Times to first token have none: too few rows state them for one request at a time.
+    """
+    found = _width(scenario)
+    if found is None:
+        return None, f"no published run says how far this version of {scenario.system} is off"
+    _, decode_s, total_s = seconds
+    least = _least_s(scenario)
+    interval = PredictionInterval(
+        level=INTERVAL_LEVEL,
+        profile=None,
+        method=f"published runs of serving stacks, {found.what}",
+        groups=found.groups,
+        outside=1.0,
+        prefill_s=None,
+        decode_s=_above(around(decode_s, found.value), least[0]),
+        total_s=_above(around(total_s, found.value), least[1]),
+        coverage=found.coverage,
+    )
+    return interval, None
+
+
+def _width(scenario: Scenario) -> _Width | None:
+    file = system_of(scenario).file
+    stated = _widths()["releases"][f"{file.name}@{file.release}"]
+    if version_note(full_name(scenario), scenario.gpu.device) is not None:
+        other = (_widths().get("families") or {}).get(file.name)
+        return (
+            None
+            if other is None
+            else _Width(other["width"], other["groups"], "each under another version's constants")
+        )
+    known = scenario.gpu.name.lower() in {name.lower() for name in stated.get("gpus", ())}
+    entries = [stated[how] for how in (("model",) if known else ("model", "gpu")) if how in stated]
+    if not entries:
+        return None
+    widest = max(entries, key=lambda entry: float(entry["width"]))
+    whose = "of this version" if widest["of"] == "own" else "of all versions"
+    what = f"{whose}, refitted without each {'model' if widest is stated.get('model') else 'GPU'}"
+    share = widest["held"] / widest["tested"] if widest["tested"] else None
+    return _Width(float(widest["width"]), int(widest["groups"]), what, share)
+
+
+def _least_s(scenario: Scenario) -> tuple[float, float]:
+    """(decode, total) at the peaks of the data sheet, without launches, floors and a host."""
+    ideal = scenario.replace(
+        gpu=scenario.gpu.replace(efficiency=TEXTBOOK),
+        system=DEFAULT,
+        system_version=None,
+        constants=(),
+        calibration=None,
+    )
+    evaluated = get_system(DEFAULT).evaluate(ideal, Load.of(ideal.workload))
+    parts = _on_device(evaluated.decode.parts_s) if evaluated.decode is not None else 0.0
+    return parts, parts + _on_device(evaluated.prefill.parts_s)
+
+
+_DEVICE = ("attention_projections", "attention", "mlp", "lm_head")
+
+
+def _on_device(parts_s: dict[str, Any]) -> float:
+    return sum(float(parts_s.get(name, 0.0)) for name in _DEVICE)
+
+
+def _above(ends: tuple[float, float] | None, least: float) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    low, high = ends
+    return min(max(low, least), high), high

@@ -1,0 +1,94 @@
+"""Decode attention over the cache: how long one more token of context takes.
+
+Everything here is linear in the context, so that steps can be summed without visiting each (`Forward.attention_s`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llm_perf.config.model import Mixer
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, minimum
+from llm_perf.counts.attention import kv_elements_per_token
+from llm_perf.hardware.gpu_time import KernelRates
+from llm_perf.hardware.roofline import p_norm
+
+_WIDE_BITS = 16
+"""Query heads multiply keys and values of 16 bits, whatever the cache stores: narrower ones are widened on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVReads:
+    """Bytes of keys and values of one token of context in one layer, all sequences of a batch on one rank.
+
+    ``stored`` leave device memory, ``wide`` is what all query heads read together, most of it from the L2 cache.
+    """
+
+    stored: Number
+    wide: Number
+
+
+def heads_per_kv_head(mixer: Mixer) -> float:
+    """Query heads that share keys and values."""
+    return mixer.num_heads / mixer.num_kv_heads
+
+
+def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, batch: Number) -> KVReads:
+    """What decode attention reads per token of context; a recurrent state is read and written back instead."""
+    p, dtype = scenario.parallelism, scenario.dtype
+    per_token = kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits) / 8
+    per_token *= constants["kv_passes"]
+    shared = heads_per_kv_head(mixer)
+    if mixer.recurrent:
+        stored = batch * (2 * per_token) / p.cp_size
+        return KVReads(stored, stored * shared)
+    if constants["ungrouped_kv_reads"]:
+        per_token *= shared
+    every = batch * per_token / p.cp_size
+    widened = max(_WIDE_BITS / dtype.stored_kv_bits, 1.0)
+    return KVReads(every * read_once_share(scenario, batch), every * shared * widened)
+
+
+def read_once_share(scenario: Scenario, batch: Number) -> Number:
+    """Share of the cache's bytes that leave device memory where all sequences share one cached prefix.
+
+    Sequences that attend to the same pages at the same time find them in the L2 cache. The shared part is taken at the
+    mean context of the workload.
+    """
+    workload = scenario.workload
+    if not workload.shared_prefix:
+        return 1.0
+    context = workload.prompt_len + workload.gen_len / 2
+    shared = minimum(workload.prefix_hit_rate * workload.prompt_len / context, 1.0)
+    return 1.0 - shared * (1.0 - 1.0 / batch)
+
+
+def attention_s_per_token(
+    scenario: Scenario,
+    constants: Mapping[str, float],
+    rates: KernelRates,
+    mixer: Mixer,
+    flops: Number,
+    reads: KVReads,
+) -> Number:
+    """Seconds of one layer per token of context, floors left out.
+
+    The longer of arithmetic, device memory, and what the multiprocessors take in (`KernelRates`); a limit where a kernel
+    cuts each sequence into few parts, so that a small batch leaves multiprocessors idle (split KV, flash decoding); and
+    copies of keys and values per query head, which some stacks write and read before they attend.
+    """
+    seconds = rates.decode_attention_s_per_token(flops, reads.stored, reads.wide)
+    if mixer.recurrent:
+        return seconds
+    splits = constants["attention_kv_splits"]
+    if splits > 0:
+        clock_ghz = (scenario.gpu.sm_clock_mhz or 1000.0) / 1000
+        one_head = 2 * mixer.head_dim * scenario.dtype.stored_kv_bits / 8
+        rate = splits * constants["split_gb_per_s_per_ghz"] * 1e9 * clock_ghz
+        seconds = p_norm(seconds, one_head / rate, rates.knee_exponent)
+    copies = constants["gqa_copies"]
+    if copies > 0 and heads_per_kv_head(mixer) > 1:
+        seconds = seconds + reads.stored * heads_per_kv_head(mixer) * copies / rates.elementwise_bytes_per_s
+    return seconds

@@ -1,0 +1,51 @@
+"""How far a stack's kernels for one number format are from those that the GPU's table was measured on.
+
+Shares multiply the rate at which weights are read, or the compute rate, of products by their kernels: on native 8- or 4-bit
+operands, with weights unpacked on their way (weight-only), grouped over experts. No share takes a product past the data
+sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from llm_perf.counts.arrays import Number, maximum
+from llm_perf.hardware.gpu_time import GemmRates
+
+Kind = Literal["16-bit", "native 8-bit", "native 4-bit", "weight-only 8-bit", "weight-only 4-bit"]
+"""What a product's kernel multiplies: what is stored, or what it unpacks."""
+
+_NATIVE: Mapping[Kind, tuple[str, str]] = {
+    "native 8-bit": ("native_8bit_bandwidth", "native_8bit_flops"),
+    "native 4-bit": ("native_4bit_bandwidth", "native_4bit_flops"),
+}
+WEIGHT_ONLY: Mapping[Kind, str] = {
+    "weight-only 8-bit": "weight_only_8bit_bandwidth",
+    "weight-only 4-bit": "weight_only_4bit_bandwidth",
+}
+"""Constants of kernels that unpack weights."""
+
+
+def read_factor(
+    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool, rows: Number, copies: Number
+) -> Number:
+    """Times that a product's weights count as read from memory.
+
+    Matrix-vector kernels read weights again for each further row that a copy gets (``reread_per_row``).
+    """
+    share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0
+    share *= constants["expert_bandwidth"] if expert else 1.0
+    factor: Number = 1.0 / min(share, gemm.peak_bytes_per_s / gemm.bytes_per_s) if share != 1.0 else 1.0
+    again = constants["reread_per_row"]
+    if again > 0 and kind == "weight-only 4-bit":
+        factor = factor * (1.0 + again * (maximum(rows / maximum(copies, 1e-9), 1.0) - 1.0))
+    return factor
+
+
+def compute_factor(constants: Mapping[str, float], kind: Kind, gemm: GemmRates) -> float:
+    """Times that a product's arithmetic counts."""
+    if kind not in _NATIVE:
+        return 1.0
+    share = constants[_NATIVE[kind][1]]
+    return 1.0 / min(share, gemm.peak_flops_per_s / gemm.flops_per_s) if share != 1.0 else 1.0

@@ -1,0 +1,120 @@
+"""Time of the host in one pass: launches, Python, scheduling and sampling, on a host of any speed.
+
+Every term is a constant of the stack times the host's ``host_time_scale``: the same Python takes longer on another machine.
+Launches and Python per layer run beside the device; what schedules and samples comes before and after it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from llm_perf.counts.arrays import Number, maximum, where
+from llm_perf.counts.linears import layer_linears
+from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.terms import Factor, Terms, joined, one_term
+
+_KERNELS_BESIDE_LAYER = 5
+_KERNELS_OF_TENSOR_RANKS = 2
+
+
+def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bool = False) -> Number:
+    """Seconds that the host needs to launch one pass: kernels, Python, modules of quantised weights, loops over experts.
+
+    Beyond ``graph_max_context`` tokens of ``context`` a stack that replays captured graphs runs eagerly, and so it does in
+    ``prefill``, whose lengths are not captured.
+    """
+    c = forward.constants
+    kernels = c["kernels_per_layer"] + _KERNELS_BESIDE_LAYER
+    kernels += _KERNELS_OF_TENSOR_RANKS if forward.tp > 1 else 0
+    per_layer = kernels * c["launch_us"] + _python_us_per_layer(c, context, prefill)
+    seconds = forward.model.num_layers * per_layer * 1e-6
+    narrow = (
+        "quantised_8bit_linear_us" if forward.scenario.dtype.weight_bits == 8 else "quantised_4bit_linear_us"
+    )
+    modules = _quantised_modules(forward) * c[narrow] + _experts(forward) * c["expert_loop_us"]
+    return forward.host_time_scale * (seconds + modules * 1e-6)
+
+
+def _python_us_per_layer(c: dict[str, float], context: Number | None, prefill: bool) -> Number:
+    captured, eager = c["python_us_per_layer"], c["eager_python_us_per_layer"]
+    if prefill:
+        return max(captured, eager, c["prefill_python_us_per_layer"])
+    if context is None or c["graph_max_context"] <= 0:
+        return captured
+    return where(context > c["graph_max_context"], max(captured, eager), captured)
+
+
+def graph_kinks(forward: Forward) -> tuple[float, ...]:
+    """Contexts after which decode steps run in another way on the host."""
+    limit = forward.constants["graph_max_context"]
+    return (limit,) if limit > 0 else ()
+
+
+def host_s_by_regime(forward: Forward) -> tuple[Number, ...]:
+    """Host seconds of a decode step in each way in which it may run: captured, and eagerly if there is such a context."""
+    return tuple(
+        host_s_per_pass(forward, context)
+        for context in (None, *(limit + 1.0 for limit in graph_kinks(forward)))
+    )
+
+
+def _quantised_modules(forward: Forward) -> int:
+    """Linear modules of all layers whose weights are quantised; those of experts run in grouped kernels or loops."""
+    dtype = forward.scenario.dtype
+    if dtype.weight_bits >= 16:
+        return 0
+    model = forward.model
+    return sum(
+        group.count * sum(linear.copies == 1 for linear in layer_linears(group, model.hidden_size))
+        for group in model.layer_groups
+    )
+
+
+def _experts(forward: Forward) -> float:
+    """Experts of all layers on one rank."""
+    counted = 0.0
+    for group, products in forward.groups:
+        counted += group.count * max((product.copies for product in products if product.is_expert), default=0)
+    return counted
+
+
+def exposed_host_s(
+    forward: Forward, device_s: Number, context: Number | None = None, prefill: bool = False
+) -> Number:
+    """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
+    host_s = host_s_per_pass(forward, context, prefill)
+    together = p_norm(device_s, host_s, forward.constants["overlap_exponent"])
+    return maximum(together - device_s, 0.0)
+
+
+def step_overhead_s(forward: Forward, batch: Number) -> Number:
+    """Scheduling and sampling of one step: once, per doubling of the tensor ranks, and per sequence."""
+    c = forward.constants
+    once = c["step_ms"] * 1e-3 + math.log2(forward.tp) * c["step_tp_ms"] * 1e-3
+    return forward.host_time_scale * (once + batch * c["sequence_us"] * 1e-6)
+
+
+def prefill_overhead_s(forward: Forward) -> float:
+    """What the host does once per prefill."""
+    return forward.host_time_scale * (forward.constants["prefill_ms"] * 1e-3)
+
+
+def framework_terms(name: str, passes: Number, each_s: Number) -> Terms:
+    """Framework time of so many passes."""
+    return one_term("framework", name, ("passes", passes), ("seconds of one", each_s))
+
+
+def step_terms(forward: Forward, passes: Number, batch: Number) -> Terms:
+    """Scheduling and sampling of so many passes, constant by constant; a constant of 0 is left out."""
+    c, scale = forward.constants, Factor("host time scale", forward.host_time_scale)
+    found = []
+    for name, value, count in (
+        ("step_ms", c["step_ms"] * 1e-3, 1.0),
+        ("step_tp_ms", c["step_tp_ms"] * 1e-3, math.log2(forward.tp)),
+        ("sequence_us", c["sequence_us"] * 1e-6, batch),
+    ):
+        if value:
+            factors = (Factor("passes", passes), scale, Factor("times", count), Factor(name, value))
+            found.append(one_term("framework", f"scheduling and sampling, {name}", *factors))
+    return joined(*found) if found else framework_terms("scheduling and sampling", passes, 0.0)

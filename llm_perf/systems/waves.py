@@ -1,0 +1,71 @@
+"""A batch whose cache does not fit runs in waves: what an engine's scheduler does with sequences that it cannot hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.systems.base import Load, PhaseCost
+from llm_perf.systems.footprint import stage_kv_bytes
+from llm_perf.systems.forward import replica_batch
+from llm_perf.systems.terms import scaled
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """How a replica's batch runs: ``running`` sequences at a time, ``count`` times that."""
+
+    running: Number
+    count: Number
+
+    @property
+    def note(self) -> str | None:
+        """What a reader should know; None where all sequences run at once, or for arrays."""
+        if is_array(self.running, self.count) or self.count == 1:
+            return None
+        return (
+            f"the KV cache holds {self.running:.0f} sequences of these lengths at a time: times are those of "
+            f"{self.count:.3g} waves"
+        )
+
+    def whole(self, phase: PhaseCost) -> PhaseCost:
+        """The phase of one wave as that of all."""
+        if not is_array(self.count) and self.count == 1:
+            return phase
+        return PhaseCost(
+            phase.latency_s * self.count,
+            {name: self.count * seconds for name, seconds in phase.parts_s.items()},
+            {name: self.count * seconds for name, seconds in phase.busy_s.items()},
+            phase.stages_busy,
+            None if phase.slowest_stage_s is None else phase.slowest_stage_s * self.count,
+            scaled(phase.terms, "waves", self.count),
+        )
+
+
+def waves_of(
+    scenario: Scenario, load: Load, constants: dict[str, float], weight_bytes: float, buffer_bytes: float
+) -> Waves:
+    """Waves of a stack that reserves ``kv_reserved_share`` of the tokens to generate for each running sequence.
+
+    A stack that takes pages as it needs them holds half of them on average, one that reserves all holds all. A share of
+    0 means that a batch is never cut.
+
+    ``weight_bytes`` and ``buffer_bytes`` are held on the fullest GPU whatever the batch.
+    """
+    batch = replica_batch(scenario, load)
+    share = constants["kv_reserved_share"]
+    if share <= 0 or scenario.model.encoder:
+        return Waves(batch, 1.0)
+    held = constants["gpu_memory_utilization"] * scenario.gpu.usable_memory_bytes
+    free = held - weight_bytes - buffer_bytes - constants["process_reserve_gib"] * _GIB
+    of_one = stage_kv_bytes(scenario, 1.0, load.prompt_len + share * load.gen_len)
+    if scenario.workload.shared_prefix:  # one copy of what all sequences share
+        once = stage_kv_bytes(scenario, 1.0, scenario.workload.prefix_hit_rate * load.prompt_len)
+        free, of_one = free - once, maximum(of_one - once, 1.0)
+    if not is_array(of_one) and of_one == 0:
+        return Waves(batch, 1.0)
+    running = minimum(maximum(free / of_one // 1, 1.0), batch)
+    return Waves(running, batch / running)

@@ -1,0 +1,199 @@
+"""What today's serving stacks do beside kernels: each mechanism by its closed form, and neutral where a stack has none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.host import HostTimeScale
+from llm_perf.config.loading import get_host_config_by_name
+from llm_perf.config.scenario import Scenario
+from llm_perf.hardware.collective import Fabric
+from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
+from llm_perf.systems.footprint import stage_kv_bytes
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.host_time import host_s_per_pass, step_overhead_s
+
+ASKED: dict[str, Any] = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 4, "batch_size": 8}
+
+
+def scenario(
+    constants: dict[str, float] | None = None, facts: RunFacts | None = None, **more: Any
+) -> Scenario:
+    facts = facts or RunFacts(constants=tuple((constants or {}).items()))
+    return build_scenario(InferenceInputs(**(ASKED | more)), facts)
+
+
+def forward(asked: Scenario) -> Forward:
+    return Forward(asked, system_of(asked).constants(asked))
+
+
+def times(asked: Scenario) -> tuple[float, float]:
+    found = system_of(asked).evaluate(asked, Load.of(asked.workload))
+    assert found.decode is not None
+    return float(found.prefill.latency_s), float(found.decode.latency_s)
+
+
+def test_host_times_scale_with_the_host_where_a_version_says_so() -> None:
+    slow = get_host_config_by_name("dgx-a100").replace(
+        host_time_scale=HostTimeScale(value=2.0, provenance="assumed", source="a test")
+    )
+    own = {"step_ms": 3.0, "sequence_us": 50.0, "step_tp_ms": 0.5, "host_scaled": 1.0}
+    expected = (3.0 + 2 * 0.5) * 1e-3 + 8 * 50e-6
+    plain, scaled, unscaled = (
+        forward(scenario(facts=RunFacts(host=host, constants=tuple((own | extra).items()))))
+        for host, extra in ((None, {}), (slow, {}), (slow, {"host_scaled": 0.0}))
+    )
+    assert step_overhead_s(plain, 8) == pytest.approx(expected)
+    assert step_overhead_s(scaled, 8) == pytest.approx(2 * expected)
+    assert step_overhead_s(unscaled, 8) == pytest.approx(expected)
+    assert host_s_per_pass(scaled) == pytest.approx(2 * host_s_per_pass(plain))
+
+
+def test_steps_beyond_captured_contexts_wait_for_python() -> None:
+    own = {"graph_max_context": 8192.0, "eager_python_us_per_layer": 400.0, "launch_us": 0.0}
+    found = forward(scenario(own))
+    assert host_s_per_pass(found, 8192.0) == 0
+    assert host_s_per_pass(found, 8193.0) == pytest.approx(80 * 400e-6)
+    assert host_s_per_pass(found, prefill=True) == pytest.approx(80 * 400e-6)
+    assert host_s_per_pass(found, np.array([1.0, 9000.0])).tolist() == pytest.approx([0, 80 * 400e-6])
+    long = {"prompt_len": 8150, "gen_len": 101, "allow_long_context": True}
+    captured, both = (
+        times(scenario(own | {"eager_python_us_per_layer": 0.0}, **long)),
+        times(scenario(own, **long)),
+    )
+    # Contexts 8151 to 8192 run captured, 8193 to 8250 eagerly: 58 of 100 steps.
+    device = captured[1] / 100
+    eager = p_norm(device, 80 * 400e-6, 8)
+    assert both[1] == pytest.approx(42 * device + 58 * eager, rel=2e-3)
+
+
+@pytest.mark.parametrize(("ranks", "start", "wire"), [(2, 1.0, 1.0), (4, 1.3, 1.8), (8, 1.6, 1.8)])
+def test_all_reduce_over_peer_memory(ranks: int, start: float, wire: float) -> None:
+    group = Fabric(ranks, 20e-6, 300e9)
+    assert group.custom_all_reduce_s(0.0, 5e-6) == pytest.approx(start * 5e-6)
+    assert group.custom_all_reduce_s(65e9, 0.0) == pytest.approx(wire)
+
+
+def test_an_own_all_reduce_is_never_slower_and_needs_a_link() -> None:
+    usual, own = times(scenario()), times(scenario({"custom_all_reduce_us": 5.0}))
+    assert own[1] < usual[1]
+    pcie = {"gpu": "l40s", "model": "llama-2-7b"}
+    assert times(scenario(**pcie)) == times(scenario({"custom_all_reduce_us": 5.0}, **pcie))
+    assert times(scenario({"pcie_bus_efficiency": 0.4}, **pcie))[0] < times(scenario(**pcie))[0]
+
+
+def test_expanded_keys_and_values_are_moved_once_more_per_query_head() -> None:
+    plain, copied = forward(scenario()), forward(scenario({"gqa_copies": 2.0}))
+    (group, _), *_ = plain.groups
+    reads = kv_reads(plain.scenario, plain.constants, group, 8)
+    per_token = [
+        attention_s_per_token(one.scenario, one.constants, one.rates, group, 0.0, reads)
+        for one in (plain, copied)
+    ]
+    moved = (
+        8 * 2 * 2 * 128 * 2 * heads_per_kv_head(group)
+    )  # sequences, heads per rank, keys and values, width, bytes
+    assert reads.stored * heads_per_kv_head(group) == moved
+    assert per_token[1] - per_token[0] == pytest.approx(2.0 * moved / plain.rates.elementwise_bytes_per_s)
+
+
+def test_few_parts_per_sequence_limit_one_long_request() -> None:
+    own = {"attention_kv_splits": 8.0, "split_gb_per_s_per_ghz": 4.0}
+    found = forward(scenario(own, batch_size=1))
+    (group, _), *_ = found.groups
+    reads = kv_reads(found.scenario, found.constants, group, 1)
+    limit = 2 * 128 * 2 / (8 * 4.0 * 1.41 * 1e9)
+    assert limit > reads.stored / found.rates.attention_bytes_per_s
+    free = found.rates.decode_attention_s_per_token(0.0, reads.stored, reads.wide)
+    assert attention_s_per_token(
+        found.scenario, found.constants, found.rates, group, 0.0, reads
+    ) == pytest.approx(p_norm(free, limit, 4))
+
+
+def test_a_batch_that_the_cache_does_not_hold_runs_in_waves() -> None:
+    own = {"kv_reserved_share": 1.0}
+    asked = scenario(own, batch_size=600, prompt_len=1000, gen_len=1000)
+    gpu = asked.gpu.usable_memory_bytes
+    memory = system_of(asked).memory(
+        asked, Load.of(asked.workload), system_of(asked).place(asked, Load.of(asked.workload))
+    )
+    free = 0.9 * gpu - memory.gpu.weights_bytes - memory.gpu.buffers_bytes - 2**30
+    running = math.floor(free / stage_kv_bytes(asked, 1.0, 2000.0))
+    assert 1 < running < 600
+    one = times(scenario(own, batch_size=running, prompt_len=1000, gen_len=1000))
+    assert times(asked) == pytest.approx([600 / running * part for part in one])
+    said = [text for text in predict_inference(asked).warnings if "at a time" in text]
+    assert len(said) == 1
+    assert f"holds {running} sequences" in said[0]
+    assert times(scenario(batch_size=600, prompt_len=1000, gen_len=1000)) != times(asked)
+
+
+def test_equal_prompts_read_the_experts_of_one() -> None:
+    moe: dict[str, Any] = {"model": "mixtral-8x7b", "tp_size": 2}
+    alone = forward(scenario(**moe, batch_size=1))
+    equal = forward(scenario(**moe, batch_size=8, distinct_prompts=1))
+    product = next(one for one in equal.groups[0][1] if one.is_expert)
+    _, memory, _ = equal.product_s(product, 8.0, 1.0)
+    _, of_one, _ = alone.product_s(product, 1.0)
+    more = (
+        7 * product.active * (product.in_features + product.out_features) * 2 / equal.rates.gemm.bytes_per_s
+    )
+    assert memory == pytest.approx(of_one + more)
+    assert (
+        times(scenario(**moe, batch_size=8, distinct_prompts=1))[1] < times(scenario(**moe, batch_size=8))[1]
+    )
+    assert times(scenario(**moe, batch_size=8, distinct_prompts=8)) == times(scenario(**moe, batch_size=8))
+
+
+def test_a_shared_prefix_is_read_once() -> None:
+    own = forward(scenario(prompt_len=2000, gen_len=2, prefix_hit_rate=1.0))
+    shared = forward(scenario(prompt_len=2000, gen_len=2, prefix_hit_rate=1.0, shared_prefix=True))
+    group = own.groups[0][0]
+    every, once = (kv_reads(one.scenario, one.constants, group, 8) for one in (own, shared))
+    assert once.wide == every.wide
+    assert once.stored / every.stored == pytest.approx(1 - 2000 / 2001 * 7 / 8)
+
+
+def test_kernels_of_a_format_reach_a_share_and_never_more_than_the_sheet() -> None:
+    fp8: dict[str, Any] = {"gpu": "h100-sxm-80gb", "system": "vllm", "weight_format": "fp8"}
+    plain, half, more = (
+        forward(
+            scenario(
+                dict(zip(("native_8bit_bandwidth", "native_8bit_flops"), (share, share), strict=True)), **fp8
+            )
+        )
+        for share in (1.0, 0.5, 50.0)
+    )
+    product = plain.groups[0][1][0]
+    compute, memory, _ = plain.product_s(product, 1.0)
+    slow = half.product_s(product, 1.0)
+    assert slow[0] == pytest.approx(2 * compute)
+    moved = (product.in_features + product.out_features) * 2
+    weights = memory * plain._gemm(product).bytes_per_s - moved
+    assert slow[1] * plain._gemm(product).bytes_per_s == pytest.approx(2 * weights + moved)
+    fastest = more.product_s(product, 1.0)
+    sheet = plain._gemm(product)
+    assert fastest[0] == pytest.approx(
+        sheet.compute_s(1.0, product.weights) * sheet.flops_per_s / sheet.peak_flops_per_s
+    )
+
+
+def test_versions_are_chosen_by_the_device() -> None:
+    amd, nvidia = ("amd", "cdna3"), ("nvidia", "hopper")
+    assert get_system("vllm@0.5", amd).file.release == "0.5-cdna3"
+    assert get_system("vllm@0.5", nvidia).file.release == "0.5"
+    assert get_system("vllm@0.8.5", amd).file.release == "0.8.4-rocm"
+    assert get_system("vllm@0.8.5", nvidia).file.release == "0.7"
+    assert get_system("vllm", amd) is get_system("vllm", nvidia)
+    assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"
+    mi300x = build_scenario(InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.6"))
+    assert predict_inference(mi300x).system_name == "vllm@0.6-rocm"
