@@ -129,6 +129,14 @@ def test_where_nothing_is_known_the_report_says_why(llm_perf: Any) -> None:
     assert found["no_interval"] in " ".join(llm_perf(*asked).out.split())
 
 
+@pytest.mark.parametrize("command", [("sweep", "--gpu", "t4"), ("plan", "--gpus", "t4")])
+def test_reports_of_many_points_say_that_no_fit_is_used(llm_perf: Any, command: tuple[str, ...]) -> None:
+    asked = (*command, "--model", "opt-1.3b")
+    said = "no fitted constant is used (--profile none)"
+    assert said in llm_perf(*asked, "--profile", "none").out
+    assert said not in llm_perf(*asked).out
+
+
 def test_policy_and_validate_take_profiles(llm_perf: Any, folder: Path) -> None:
     (folder / "t4.yaml").write_text(
         "name: t4\nsystem_constants: {zero_inference: {overlap_share: 0.5}}\n"
