@@ -901,6 +901,7 @@ def test_measured_rates_are_of_the_architecture_that_was_measured() -> None:
     }
     assert found == {
         ("A100", "ampere"),
+        ("A100 40 GB", "ampere"),
         ("GA10x", "ampere"),
         ("Ada", "ada"),
         ("Hopper", "hopper"),
