@@ -13,6 +13,7 @@ from calibrate.fit.observation import Observation
 from calibrate.refit import Parameter
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
+from llm_perf.systems.constants import machine_of
 
 _TIMES = {  # constant: least value at which its range starts, since no time is 0 in logarithms
     "python_us_per_layer": 30.0,
@@ -90,7 +91,8 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
     if system_of(scenario).family.calibration.copies:
         if scenario.host.name != "this machine":
             path = "pinned_h2d" if offload.pin_memory else "pageable_h2d"
-            held = scenario.host.copies.get(f"{system}.{path}") or getattr(scenario.host, path)
+            machine = machine_of(scenario)
+            held = machine.copies.get(f"{system}.{path}") or getattr(machine, path)
             low, high = _RATE_RANGE
             if held is not None:
                 yield Parameter(
@@ -105,7 +107,8 @@ def _streams(scenario: Scenario) -> Iterator[Parameter]:
                     min(1.0, ratio * high),
                 )
         if offload.overlap is not False:
-            yield Parameter(f"{system}.overlap_share", 0.8, 0.0, 1.0, "linear")
+            share = system_of(scenario).constants(scenario)["overlap_share"]
+            yield Parameter(f"{system}.overlap_share", share, 0.0, 1.0, "linear")
     if weights.nvme > 0 and scenario.host.disk is not None:
         disk = scenario.host.disk
         rate = disk.direct_read.gb_per_s if disk.direct_read is not None else disk.stated_read_gb_per_s

@@ -21,6 +21,7 @@ __all__ = ["PAGE", "WIDTHS", "page", "read_left_out", "widths_text"]
 PAGE: Final = "docs/accuracy_stacks.md"
 WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
 _LEVEL: Final = 0.9
+_LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
 _FEWEST: Final = 3
 """Groups below which a version's own rows say nothing of others, and its family's are taken."""
 
@@ -47,18 +48,18 @@ def page(lines: Sequence[Line]) -> str:
     by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         by[line["release"]][line["how"]].append(line)
-    text = [_HEAD]
+    whole = [_HEAD]
     for name, closed in (("Static batches, single requests and decode windows", "0"), ("Closed loops", "1")):
-        rows = [row for release in sorted(by, key=_place) if (row := _row(release, by[release], closed))]
-        text += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
+        rows = [text for release in sorted(by, key=_place) if (text := _row(release, by[release], closed))]
+        whole += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
     families: dict[str, list[Line]] = defaultdict(list)
     for release, found in by.items():
         families[release.partition("@")[0]] += [line for line in found["shipped"] if line["closed"] == "0"]
-    text += ["## By family, as fitted\n", "| family | rows | gm |\n| --- | --: | --: |"]
-    text += [
+    whole += ["## By family, as fitted\n", "| family | rows | gm |\n| --- | --: | --: |"]
+    whole += [
         f"| {name} | {len(found)} | {gm_of(found):.3f} |" for name, found in sorted(families.items()) if found
     ]
-    return "\n".join([*text, "", _FOOT])
+    return "\n".join([*whole, "", _FOOT])
 
 
 _HEAD = """# Serving stacks by version
@@ -117,38 +118,51 @@ def _at(ordered: Sequence[float], share: float) -> float:
 # -- intervals ------------------------------------------------------------------------------------------------
 
 
-def width_of(lines: Sequence[Line]) -> float | None:
-    """Half-width of a 90 % interval as a log ratio, conformal over groups of model and GPU, each with the same weight.
+Groups = Mapping[tuple[str, str], Sequence[float]]
 
-    None where the groups are too few for the level: of G groups the widest width claims no more than G / (G + 1).
-    """
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+def _groups(lines: Iterable[Line]) -> dict[tuple[str, str], list[float]]:
+    """Errors by model and GPU: they come by whole groups."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in lines:
-        groups[line["model"], line["gpu"]].append(abs(float(line["log_ratio"])))
-    if len(groups) < _FEWEST:
-        return None
+        found[line["model"], line["gpu"]].append(abs(float(line["log_ratio"])))
+    return found
+
+
+def _quantile(groups: Groups, level: float) -> float:
+    """What a share of the rows stays within, each group with the same weight."""
     weighted = sorted((ratio, 1 / len(found)) for found in groups.values() for ratio in found)
-    wanted = min(_LEVEL * (1 + 1 / len(groups)), 1.0) * len(groups)
     reached = 0.0
     for ratio, weight in weighted:
         reached += weight
-        if reached >= wanted - 1e-9:
+        if reached >= level * len(groups) - 1e-9:
             return ratio
     return weighted[-1][0]
 
 
-def _coverage(lines: Sequence[Line]) -> tuple[int, int]:
-    """(rows inside, rows): each group by the width of the others."""
+def _held(groups: Groups, level: float) -> tuple[int, int]:
+    """(rows inside, rows): each group by the quantile of the others."""
     held = tested = 0
-    for group in sorted({(line["model"], line["gpu"]) for line in lines}):
-        rest = [line for line in lines if (line["model"], line["gpu"]) != group]
-        width = width_of(rest)
-        if width is None:
-            continue
-        mine = [line for line in lines if (line["model"], line["gpu"]) == group]
-        tested += len(mine)
-        held += sum(abs(float(line["log_ratio"])) <= width for line in mine)
+    for name, found in groups.items():
+        width = _quantile({other: rows for other, rows in groups.items() if other != name}, level)
+        held += sum(ratio <= width for ratio in found)
+        tested += len(found)
     return held, tested
+
+
+def width_of(lines: Sequence[Line]) -> tuple[float, int, int] | None:
+    """Half-width of a 90 % interval as a log ratio with (rows inside, rows) where each group is held against the others.
+
+    The least quantile that holds nine tenths of the rows so; None of fewer than three groups.
+    """
+    groups = _groups(lines)
+    if len(groups) < _FEWEST:
+        return None
+    for level in _LEVELS:
+        held, tested = _held(groups, level)
+        if held >= _LEVEL * tested:
+            break
+    return _quantile(groups, level), held, tested
 
 
 def widths_text(lines: Sequence[Line]) -> str:
@@ -168,11 +182,11 @@ def widths_text(lines: Sequence[Line]) -> str:
         for how in ("model", "gpu"):
             own = width_of(found[how])
             rows = found[how] if own is not None else pooled[how]
-            width = own if own is not None else width_of(pooled[how])
-            if width is None:
+            best = own or width_of(pooled[how])
+            if best is None:
                 continue
-            held, tested = _coverage(rows) if own is not None else (0, 0)
-            groups = len({(line["model"], line["gpu"]) for line in rows})
+            width, held, tested = best
+            groups = len(_groups(rows))
             kind = "own" if own is not None else "pooled"
             parts.append(
                 f"    {how}: {{width: {width:.4f}, groups: {groups}, of: {kind}, held: {held}, tested: {tested}}}"
@@ -191,10 +205,10 @@ def widths_text(lines: Sequence[Line]) -> str:
         ]
         releases = {line["release"] for line in own_lines}
         rows = own_lines if len(releases) >= _FEWEST else pooled["neighbour"]
-        width = width_of(rows)
-        if width is not None:
+        widest = width_of(rows)
+        if widest is not None:
             text.append(
-                f"  {family}: {{width: {width:.4f}, groups: {len({line['release'] for line in rows})}}}"
+                f"  {family}: {{width: {widest[0]:.4f}, groups: {len({line['release'] for line in rows})}}}"
             )
     return "\n".join(text) + "\n"
 

@@ -54,6 +54,8 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
 
     Times to first token have none: too few rows state them for one request at a time.
     """
+    if scenario.num_nodes > 1:
+        return None, f"no published run of {scenario.system} has more than one node"
     found = _width(scenario)
     if found is None:
         return None, f"no published run says how far this version of {scenario.system} is off"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -201,6 +201,9 @@ NO_PROFILE = Profile(name="none")
 
 NO_FIT = NoFit(name="none")
 """``--profile none``: no constant that was fitted to runs."""
+
+NO_FIT_USED: Final = "no fitted constant is used (--profile none)"
+"""What every report of such predictions says."""
 
 
 def user_folder() -> Path:

@@ -26,7 +26,7 @@ def result_object(
     price: Price | float | None = None,
 ) -> dict[str, Any]:
     """Everything about a prediction as plain JSON types. ``inputs`` can be fed back through ``--config``."""
-    placement, memory, energy = result.placement, result.memory, energy_of(result)
+    placement, energy = result.placement, energy_of(result)
     decode = None if result.decode is None else _phase(result.decode)
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -44,11 +44,7 @@ def result_object(
             "activations": _shares(placement.activations),
             "reason": placement.reason,
         },
-        "memory": {
-            "gpu": memory_object(memory.gpu) | _kv_cache(result),
-            "cpu": memory_object(memory.cpu),
-            "nvme": memory_object(memory.nvme),
-        },
+        "memory": memory_objects(result),
         "max_batch_size": result.max_batch_size,
         "max_context_len": result.max_context_len,
         "nearest_measurement": nearest,
@@ -154,6 +150,16 @@ def energy_object(energy: Energy) -> dict[str, Any]:
 
 def _shares(shares: TierShares) -> dict[str, float]:
     return {"gpu": float(shares.gpu), "cpu": float(shares.cpu), "nvme": float(shares.nvme)}
+
+
+def memory_objects(result: InferenceResult) -> dict[str, Any]:
+    """Memory by tier; of the GPU with what its cache holds."""
+    memory = result.memory
+    return {
+        "gpu": memory_object(memory.gpu) | _kv_cache(result),
+        "cpu": memory_object(memory.cpu),
+        "nvme": memory_object(memory.nvme),
+    }
 
 
 def memory_object(parts: MemoryParts) -> dict[str, float]:

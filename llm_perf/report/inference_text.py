@@ -403,8 +403,7 @@ def log_section(result: InferenceResult) -> str:
     scenario = result.scenario
     real = model_weight_bytes(scenario) * scenario.parallelism.tp_size
     if abs(model_bytes(scenario.model) / real - 1) > _SAME_SIZE:
-        heading += "\nIts 'model size' is the log's own formula, for 16 bits and a plain MLP:"
-        heading += f"\nthese weights are {gib(real)}."
+        heading += f"\nIts 'model size' is the log's own formula: these weights are {gib(real)}."
     return f"{heading}\n{prediction_log(result)}"
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llm_perf.config.files import looks_like_path
 from llm_perf.config.parallelism import DSZeRO
+from llm_perf.config.profiles import NO_FIT, NO_FIT_USED, load_profile
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds
@@ -59,6 +60,7 @@ def _title(answer: PlanAnswer) -> Text:
         (question.model, "bold"),
         f", prompt {question.prompt_len}, generate {question.gen_len}, {_machines(question.max_gpus)}\n",
         f"{wanted}; {_OBJECTIVES[question.objective]}",
+        "" if load_profile(question.profile) is not NO_FIT else f"\n{NO_FIT_USED}",
     )
 
 

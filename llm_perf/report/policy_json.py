@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from llm_perf.analysis.economics import cost_of
-from llm_perf.report.inference_json import SCHEMA_VERSION, cost_object, finite, interval_object, memory_object
+from llm_perf.report.inference_json import (
+    SCHEMA_VERSION,
+    cost_object,
+    finite,
+    interval_object,
+    memory_objects,
+)
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 
 
@@ -13,21 +19,13 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
     """Everything about a search as plain JSON types. ``inputs`` can be fed to ``llm-perf infer --config``."""
     best, result, question = answer.best, answer.result, answer.question
     price = question.price
-    memory = None
-    if result is not None:
-        use = result.memory
-        memory = {
-            "gpu": memory_object(use.gpu),
-            "cpu": memory_object(use.cpu),
-            "nvme": memory_object(use.nvme),
-        }
     found = {
         "schema_version": SCHEMA_VERSION,
         "question": question.model_dump(),
         "policy": None if best is None else best.flags,
         "throughput_tokens_per_s": None if best is None else best.throughput_tokens_per_s,
         "latency_s": None if best is None else best.latency_s,
-        "memory": memory,
+        "memory": None if result is None else memory_objects(result),
         "interval": None if result is None else interval_object(result),
         "no_interval": None if result is None else result.no_interval,
         "bottlenecks": None if result is None else bottlenecks(answer),

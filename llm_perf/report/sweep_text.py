@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.request import InferenceInputs
+from llm_perf.config.profiles import NO_FIT, NO_FIT_USED, load_profile
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.units import count, gib, rate, seconds
 from llm_perf.search.checks import NUMERIC
@@ -59,6 +60,8 @@ def _counts(summary: Summary, out: str | None) -> Text:
         (points, "bold"),
         f", {count(summary.feasible)} fit; {seconds(summary.seconds)}, {count(speed)} points/s",
     )
+    if any(load_profile(name) is NO_FIT for name in summary.sweep.axes.get("profile", ())):
+        text.append(f"\n{NO_FIT_USED}")
     return text if out is None else text.append(f"\nwritten to {out}")
 
 

@@ -13,6 +13,7 @@ from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import get_host_config_by_name
+from llm_perf.config.profiles import NO_FIT_USED
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -207,17 +208,28 @@ def overridden(
     Raises:
         SpecError: an override names no constant of this system.
     """
-    values: dict[str, Any] = {
-        name: constant.value if fits else constant.unfitted for name, constant in constants.constants.items()
-    }
-    here = {} if host is None else constants.on_host(host, fits)
-    for name, value in (*((name, one.value) for name, one in here.items() if name in values), *overrides):
+    values = dict(_values(constants, host, fits))
+    for name, value in overrides:
         if name not in values:
             raise SpecError(
                 f"system {constants.name} has no constant {name!r}; it has: {', '.join(sorted(values))}"
             )
         values[name] = value
     return values
+
+
+def _values(constants: ConstantsFile, host: str | None, fits: bool) -> dict[str, Any]:
+    """What a file states for a host: found once, since one prediction asks several times."""
+    key = (id(constants), host, fits)
+    known = _stated_values.get(key)
+    if known is None or known[0] is not constants:
+        here = {} if host is None else constants.on_host(host, fits)
+        values = {name: one.value if fits else one.unfitted for name, one in constants.constants.items()}
+        if len(_stated_values) > _KEPT:
+            _stated_values.clear()
+        known = constants, values | {name: one.value for name, one in here.items() if name in values}
+        _stated_values[key] = known
+    return known[1]
 
 
 def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = True) -> HostConfig:
@@ -249,6 +261,9 @@ def host_under(host: HostConfig, file: ConstantsFile, system: str, fits: bool = 
 _KEPT = 64
 _hosts: dict[tuple[int, str, bool], tuple[HostConfig, ConstantsFile, HostConfig]] = {}
 """Hosts under systems that were asked for: a sweep asks for the same ones over and over."""
+
+_stated_values: dict[tuple[int, str | None, bool], tuple[ConstantsFile, dict[str, Any]]] = {}
+"""Values of the files that were asked for, by host."""
 
 
 class WithConstants:
@@ -286,9 +301,7 @@ def no_fit_note(file: ConstantsFile, host: HostConfig, gpu: GPUConfig) -> str:
         (0 if training is None else len(training.fitted), f"of {gpu.name} in training"),
     )
     said = ", ".join(f"{count} {whose}" for count, whose in counts if count)
-    return (
-        f"no fitted constant is used (--profile none): replaced are {said or 'none, since none was fitted'}"
-    )
+    return f"{NO_FIT_USED}: replaced are {said or 'none, since none was fitted'}"
 
 
 def _shipped_rates(host: HostConfig) -> int:

@@ -406,8 +406,8 @@ def memory_rules(family: str, version: str | None) -> MemoryRules | None:
     if not rules:
         return None
     release, _ = release_of(family, version)
-    last: Numbers | None = None if version is None else numbers(version)
-    if not last or version == release:
+    last = None if version is None else numbers(version)
+    if not last:
         last = _ends(folder_of(family), release)[1]
     begun = [one for one in rules if last is None or numbers(one.since) <= last]
     return begun[-1] if begun else None

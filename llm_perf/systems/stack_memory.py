@@ -30,6 +30,7 @@ def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Bud
     sequences: Number = replica_batch(scenario, load) if budget.max_num_seqs is None else budget.max_num_seqs
     activations = step_activation_bytes(scenario, tokens, sequences, rules)
     others = context_bytes(budget, scenario)
+    buffers = minimum(parts.buffers_bytes, others)  # communicators are a part of what it holds
     weights = parts.weights_bytes + padding_bytes(scenario, rules)
     one = stage_kv_bytes(scenario, 1.0, context)
     draft = draft_scenario(scenario)
@@ -48,8 +49,8 @@ def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Bud
         weights_bytes=weights,
         kv_cache_bytes=held,
         activations_bytes=activations,
-        buffers_bytes=0.0,
-        reserved_bytes=others,
+        buffers_bytes=buffers,
+        reserved_bytes=others - buffers,
         capacity_bytes=capacity,
         waiting_bytes=wanted - held,
     )

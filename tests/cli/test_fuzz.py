@@ -107,7 +107,9 @@ def check(answer: dict[str, Any]) -> None:
         assert answer[phase]["latency_s"] > 0
         assert answer[phase]["throughput_tokens_per_s"] > 0
     for tier in answer["memory"].values():
-        parts = [value for name, value in tier.items() if name not in ("total_bytes", "capacity_bytes")]
+        parts = [
+            tier[f"{part}_bytes"] for part in ("weights", "kv_cache", "activations", "buffers", "reserved")
+        ]
         assert all(part >= 0 for part in parts)
         assert sum(parts) == tier["total_bytes"]
     for kind in ("weights", "kv_cache", "activations"):

@@ -116,7 +116,9 @@ def test_without_a_profile_the_interval_is_that_of_published_runs(llm_perf: Any)
     low, high = found["interval"]["total_latency_s"]
     assert low < found["total"]["latency_s"] < high
     assert found["no_interval"] is None
-    assert llm_perf(*asked, "--profile", "none", "--json").json["interval"] == found["interval"]
+    unfitted = llm_perf(*asked, "--profile", "none", "--json").json
+    assert unfitted["interval"] is None
+    assert "takes away what was fitted" in unfitted["no_interval"]
     text = llm_perf(*asked).out
     assert "90% interval: total" in text
     assert all(len(line) <= 80 for line in text.split("Benchmark log")[0].splitlines())
@@ -127,6 +129,14 @@ def test_where_nothing_is_known_the_report_says_why(llm_perf: Any) -> None:
     found = llm_perf(*asked, "--json").json
     assert found["interval"] is None
     assert found["no_interval"] in " ".join(llm_perf(*asked).out.split())
+
+
+@pytest.mark.parametrize("command", [("sweep", "--gpu", "t4"), ("plan", "--gpus", "t4")])
+def test_reports_of_many_points_say_that_no_fit_is_used(llm_perf: Any, command: tuple[str, ...]) -> None:
+    asked = (*command, "--model", "opt-1.3b")
+    said = "no fitted constant is used (--profile none)"
+    assert said in llm_perf(*asked, "--profile", "none").out
+    assert said not in llm_perf(*asked).out
 
 
 def test_policy_and_validate_take_profiles(llm_perf: Any, folder: Path) -> None:
@@ -184,7 +194,7 @@ def test_show_and_diff(llm_perf: Any, profile: Path, folder: Path) -> None:
         (("calibrate", "--microbench", "--out", f"{'long' * 99}.json"), "name too long"),
         (
             ("calibrate", "--fit", "missing.json", "--out", "none.yaml"),
-            "'none' says that no profile is applied",
+            "'none' says that nothing fitted is used",
         ),
         (("calibrate", "--fit", "missing.json", "--out", "~no-such-user/p.yaml"), "home directory"),
         (("calibrate", "--fit", "missing.json", "--out", f"{'long' * 99}.yaml"), "name too long"),
@@ -243,7 +253,7 @@ def test_a_difference_of_machines_is_said_and_text_is_not_cut(llm_perf: Any, pro
 BROKEN_PROFILES = [
     ("name: x\nsystem_constants: {resident: {pyton_us: 1.0}}\n", "resident has no constant 'pyton_us'"),
     ("name: x\nsystem_constants: {residnt: {step_ms: 1.0}}\n", "there is no system 'residnt'"),
-    ("name: None\n", "name: 'none' says that no profile is applied"),
+    ("name: None\n", "name: 'none' says that nothing fitted is used"),
     ("name: x\nprovenance: {runs: 5}\n", "provenance.runs must be a list"),
     ("name: x\nprovenance: {residuals: {total: {bias: low}}}\n", "provenance.residuals.total must have"),
     ("name: x\nprovenance: {parameters: [1]}\n", "provenance.parameters must be a mapping"),

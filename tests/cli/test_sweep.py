@@ -105,7 +105,7 @@ def test_a_report_of_many_inputs_cuts_nothing_off(llm_perf, folder, more):
         "--gen-len",
         "32,64",
     )
-    outcome = llm_perf(*ask, *MANY, *more, "--top", "500" if more else "20")
+    outcome = llm_perf(*ask, *MANY, *more, "--top", "1200" if more else "20")
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
     assert "\u2026" not in outcome.out
     assert ("all with gpu h200" in outcome.out) != bool(more)

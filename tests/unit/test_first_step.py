@@ -88,7 +88,8 @@ def test_a_row_of_a_table_is_the_run():
         "system": "vllm", "model": "llama-2-70b", "gpu": "H100-SXM-80GB", "gpu_count": "4", "tp": "4", "batch_size": "4",
         "prompt_len_tok": "128", "gen_len_tok": "16", "weight_dtype": "bf16",
     }  # fmt: skip
-    assert scenario_of(stated_run(row)) == scenario_of(PAIRS["a stack over ranks"][0])
+    stated, run = scenario_of(stated_run(row)), scenario_of(PAIRS["a stack over ranks"][0])
+    assert without_origin(stated) == without_origin(run)
 
 
 def test_facts_say_what_no_flag_can():

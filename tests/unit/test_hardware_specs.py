@@ -252,7 +252,7 @@ def test_a_host_is_complete_and_plausible(stem: str) -> None:
 
 def test_hosts_without_measurements_state_no_rates() -> None:
     measured = {stem for stem in HOSTS if rates_of(get_host_config_by_name(stem))}
-    assert measured == {"gcp-t4", "dgx-2"}
+    assert measured == {"gcp-t4", "h100-spr-host"}
 
 
 def test_unified_memory_has_no_link_to_stream_over() -> None:
@@ -901,6 +901,7 @@ def test_measured_rates_are_of_the_architecture_that_was_measured() -> None:
     }
     assert found == {
         ("A100", "ampere"),
+        ("A100 40 GB", "ampere"),
         ("GA10x", "ampere"),
         ("Ada", "ada"),
         ("Hopper", "hopper"),

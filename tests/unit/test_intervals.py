@@ -261,7 +261,7 @@ def test_what_is_generated_does_not_widen_a_prefill():
         "model": "llama-3-70b",
         "gpu": "a100-sxm-80gb",
         "tp_size": 8,
-        "system": "vllm",
+        "system": "vllm@0.2",
         "prompt_len": 2048,
     }
     widths = [half_width(ask(**vllm, gen_len=gen).interval.prefill_s) for gen in (1, 2, 256)]
@@ -270,7 +270,7 @@ def test_what_is_generated_does_not_widen_a_prefill():
 
 def test_another_gpu_is_never_more_certain_than_one_with_runs():
     for inputs in (
-        PLAIN | {"model": "llama-3-70b", "system": "vllm", "tp_size": 8},
+        PLAIN | {"model": "llama-3-70b", "system": "vllm@0.2", "tp_size": 8},
         PLAIN | {"system": "fastertransformer"},
         PLAIN | {"model": "llama-3-70b", "system": "gpt_fast", "tp_size": 8},
     ):
@@ -334,7 +334,7 @@ def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
          "no published run of fastertransformer states the prefill alone"),
         (PLAIN | {"gpu": "a100-sxm-80gb", "system": "fastertransformer", "kv_bits": 8},
          "no published run of fastertransformer has a KV cache of 8 bits"),
-        (PLAIN | {"gpu": "h100-sxm", "tp_size": 16, "num_nodes": 2, "system": "vllm", "model": "bloom"},
+        (PLAIN | {"gpu": "h100-sxm", "tp_size": 16, "num_nodes": 2, "system": "vllm@0.2", "model": "bloom"},
          "no published run of vllm has more than one node"),
         (PLAIN | {"gpu": "apple-m3-max"}, "on devices of apple are of too few stacks"),
         (PLAIN | {"gpu": "mi300x"}, "on devices of amd are of too few stacks"),
@@ -375,10 +375,10 @@ def test_systems_and_machines_of_the_file_exist():
         (("llama_cpp", 0.5, 0, 4, 1, 1), "edge"),
         (("flexgen", 0, 0.2, 4, 1, 1), "offload-nvme"),
         (("flexgen", 0.9, 0, 4, 1, 1), "offload-cpu"),
-        (("vllm", 1, 0, 8, 8, 2), "quantised"),
-        (("vllm", 1, 0, 16, 8, 2), "resident-pp"),
-        (("vllm", 1, 0, 16, 8, 1), "resident-tp"),
-        (("vllm", 1, 0, 32, 1, 1), "resident-1gpu"),
+        (("vllm@0.2", 1, 0, 8, 8, 2), "quantised"),
+        (("vllm@0.2", 1, 0, 16, 8, 2), "resident-pp"),
+        (("vllm@0.2", 1, 0, 16, 8, 1), "resident-tp"),
+        (("vllm@0.2", 1, 0, 32, 1, 1), "resident-1gpu"),
     ],
 )
 def test_accuracy_classes(asked, name):

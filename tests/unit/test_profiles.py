@@ -60,11 +60,12 @@ def test_a_profile_replaces_a_systems_constant(scenario: Any) -> None:
 
 
 def test_a_version_on_a_host_goes_before_its_default(scenario: Any) -> None:
-    file = load_constants("zero_inference")
-    here = file.hosts["dgx-2"]["layer_overhead_ms"].value
-    assert here != file.value("layer_overhead_ms")
-    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-2")) == pytest.approx(here)
-    assert overhead_ms(scenario(gpu="v100-sxm3-32gb", host="dgx-1")) == file.value("layer_overhead_ms")
+    file = load_constants("flexgen")
+    here = file.hosts["gcp-t4"]["phase_ms"].value
+    assert here != file.value("phase_ms")
+    for host, expected in (("gcp-t4", here), ("dgx-1", file.value("phase_ms"))):
+        asked = scenario(gpu="t4", host=host).replace(system="flexgen")
+        assert get_system("flexgen").constants(asked)["phase_ms"] == expected
 
 
 def copy_gb_per_s(scenario: Scenario) -> float:

@@ -94,15 +94,15 @@ def test_an_own_all_reduce_is_never_slower_and_needs_a_link() -> None:
 def test_expanded_keys_and_values_are_moved_once_more_per_query_head() -> None:
     plain, copied = forward(scenario()), forward(scenario({"gqa_copies": 2.0}))
     (group, _), *_ = plain.groups
-    reads = kv_reads(plain.scenario, plain.constants, group, 8)
+    reads = kv_reads(plain.scenario, plain.constants, group.attention, 8)
     per_token = [
-        attention_s_per_token(one.scenario, one.constants, one.rates, group, 0.0, reads)
+        attention_s_per_token(one.scenario, one.constants, one.rates, group.attention, 0.0, reads)
         for one in (plain, copied)
     ]
     moved = (
-        8 * 2 * 2 * 128 * 2 * heads_per_kv_head(group)
+        8 * 2 * 2 * 128 * 2 * heads_per_kv_head(group.attention)
     )  # sequences, heads per rank, keys and values, width, bytes
-    assert reads.stored * heads_per_kv_head(group) == moved
+    assert reads.stored * heads_per_kv_head(group.attention) == moved
     assert per_token[1] - per_token[0] == pytest.approx(2.0 * moved / plain.rates.elementwise_bytes_per_s)
 
 
@@ -110,12 +110,12 @@ def test_few_parts_per_sequence_limit_one_long_request() -> None:
     own = {"attention_kv_splits": 8.0, "split_gb_per_s_per_ghz": 4.0}
     found = forward(scenario(own, batch_size=1))
     (group, _), *_ = found.groups
-    reads = kv_reads(found.scenario, found.constants, group, 1)
+    reads = kv_reads(found.scenario, found.constants, group.attention, 1)
     limit = 2 * 128 * 2 / (8 * 4.0 * 1.41 * 1e9)
     assert limit > reads.stored / found.rates.attention_bytes_per_s
     free = found.rates.decode_attention_s_per_token(0.0, reads.stored, reads.wide)
     assert attention_s_per_token(
-        found.scenario, found.constants, found.rates, group, 0.0, reads
+        found.scenario, found.constants, found.rates, group.attention, 0.0, reads
     ) == pytest.approx(p_norm(free, limit, 4))
 
 
@@ -142,8 +142,8 @@ def test_equal_prompts_read_the_experts_of_one() -> None:
     alone = forward(scenario(**moe, batch_size=1))
     equal = forward(scenario(**moe, batch_size=8, distinct_prompts=1))
     product = next(one for one in equal.groups[0][1] if one.is_expert)
-    _, memory, _ = equal.product_s(product, 8.0, 1.0)
-    _, of_one, _ = alone.product_s(product, 1.0)
+    memory = equal.product_s(product, 8.0, 1.0).memory_s
+    of_one = alone.product_s(product, 1.0).memory_s
     more = (
         7 * product.active * (product.in_features + product.out_features) * 2 / equal.rates.gemm.bytes_per_s
     )
@@ -158,7 +158,7 @@ def test_a_shared_prefix_is_read_once() -> None:
     own = forward(scenario(prompt_len=2000, gen_len=2, prefix_hit_rate=1.0))
     shared = forward(scenario(prompt_len=2000, gen_len=2, prefix_hit_rate=1.0, shared_prefix=True))
     group = own.groups[0][0]
-    every, once = (kv_reads(one.scenario, one.constants, group, 8) for one in (own, shared))
+    every, once = (kv_reads(one.scenario, one.constants, group.attention, 8) for one in (own, shared))
     assert once.wide == every.wide
     assert once.stored / every.stored == pytest.approx(1 - 2000 / 2001 * 7 / 8)
 
@@ -174,15 +174,16 @@ def test_kernels_of_a_format_reach_a_share_and_never_more_than_the_sheet() -> No
         for share in (1.0, 0.5, 50.0)
     )
     product = plain.groups[0][1][0]
-    compute, memory, _ = plain.product_s(product, 1.0)
+    whole = plain.product_s(product, 1.0)
+    compute, memory = whole.compute_s, whole.memory_s
     slow = half.product_s(product, 1.0)
-    assert slow[0] == pytest.approx(2 * compute)
+    assert slow.compute_s == pytest.approx(2 * compute)
     moved = (product.in_features + product.out_features) * 2
     weights = memory * plain._gemm(product).bytes_per_s - moved
-    assert slow[1] * plain._gemm(product).bytes_per_s == pytest.approx(2 * weights + moved)
+    assert slow.memory_s * plain._gemm(product).bytes_per_s == pytest.approx(2 * weights + moved)
     fastest = more.product_s(product, 1.0)
     sheet = plain._gemm(product)
-    assert fastest[0] == pytest.approx(
+    assert fastest.compute_s == pytest.approx(
         sheet.compute_s(1.0, product.weights) * sheet.flops_per_s / sheet.peak_flops_per_s
     )
 

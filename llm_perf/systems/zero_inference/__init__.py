@@ -27,7 +27,6 @@ from llm_perf.systems.base import (
     System,
     TierShares,
 )
-from llm_perf.systems.constants import stated_for_host
 from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.resident import notes
@@ -187,15 +186,6 @@ def _unmeasured(scenario: Scenario, rates: StreamRates, placement: Placement) ->
         found.append(f"no copy rate was measured on host {host}: taken as {rates.host_to_gpu.source}")
     if weights.nvme > 0 and rates.disk is not None and not rates.disk.measured:
         found.append(f"no disk rate was measured on host {host}: taken as the {rates.disk.source}")
-    of_a_profile = "layer_overhead_ms" in dict(scenario.constants)
-    of_host = ZeroInference.name in scenario.host.layer_overhead_ms or stated_for_host(
-        scenario, "layer_overhead_ms"
-    )
-    if not of_host and not of_a_profile:
-        found.append(
-            f"no framework time per layer was measured on host {host}: taken as {rates.layer_overhead_s * 1e3:g} ms "
-            "(measured hosts: 2.5 to 12.2 ms)"
-        )
     return tuple(found)
 
 

@@ -32,9 +32,14 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class StreamRates:
-    """Rates of one machine as this system drives it. ``disk`` is None where the host has none."""
+    """Rates of one machine as this system drives it. ``disk`` is None where the host has none.
+
+    ``buffers_to_gpu`` is the way of what was read from a disk: buffers of the swapper are page-locked whatever
+    ``pin_memory`` says (DeepSpeed, runtime/swap_tensor/partitioned_param_swapper.py).
+    """
 
     host_to_gpu: Path
+    buffers_to_gpu: Path
     gpu_to_host: Path
     disk: Path | None
     cpu_attention: Path | None
@@ -59,10 +64,14 @@ class ZeroPasses:
         weights = model_weight_bytes(scenario) - kept_param_bytes(scenario)
         ranks = scenario.parallelism.dp_size
         tiers = placement.weights
-        streamed = tiers.cpu + tiers.nvme
-        copied = streamed_parameters(scenario) * streamed
-        self.copies = (weights, streamed, ranks, copied)
-        self.copy_s = rates.host_to_gpu.seconds(weights * streamed / ranks, copied)
+        parameters = streamed_parameters(scenario)
+        self.copies = (
+            (rates.host_to_gpu, tiers.cpu, weights, ranks, parameters),
+            (rates.buffers_to_gpu, tiers.nvme, weights, ranks, parameters),
+        )
+        self.copy_s = total(
+            path.seconds(weights * share / ranks, parameters * share) for path, share, *_ in self.copies
+        )
         gather = fabric(scenario.gpu, ranks, scenario.gpus_per_node, scenario.host)
         self.gathers = ranks > 1
         self.gather_s = gather.all_gather_s(weights) if self.gathers else 0.0
@@ -80,17 +89,19 @@ class ZeroPasses:
     def _stream(self) -> Step:
         """All weights of one pass: disk reads, copies, gathers, module hooks.
 
-        Gathers hide behind the copies where the GPUs have links of their own; over PCIe both take the same link.
+        A bucket's part is copied and then gathered from all ranks on one CUDA stream, and the next bucket's copy comes
+        after both, so that gathers add to copies whatever link they take (DeepSpeed, partitioned_param_coordinator.py).
         Reads are prefetched one bucket ahead, less than a layer, so that only a share of them hides.
         """
         label = "weight_streaming"
-        copies = {"copies": (Work(streams.H2D, label, self.copy_s),)}
-        gathers = {"gathers": (Work(streams.INTERCONNECT, label, self.gather_s),)} if self.gathers else {}
-        own_links = self.scenario.gpu.link.gb_per_s_per_direction is not None
-        fetch = Step("fetch", {**copies, **gathers}, overlap=own_links)
-        hooks = Work(streams.HOST, "framework", self.overhead_s)
-        lanes = {"disk": (Work(streams.DISK_READ, label, self.disk_s),), "fetch": (fetch, hooks)}
+        gathers = (Work(streams.INTERCONNECT, label, self.gather_s),) if self.gathers else ()
+        fetch = (
+            Work(streams.H2D, label, self.copy_s),
+            *gathers,
+            Work(streams.HOST, "framework", self.overhead_s),
+        )
         hidden = 0.0 if self.scenario.offload.prefetch is False else self.constants["nvme_prefetch_share"]
+        lanes = {"disk": (Work(streams.DISK_READ, label, self.disk_s),), "fetch": fetch}
         return Step("stream", lanes, overlap=hidden)
 
     @property
@@ -246,12 +257,13 @@ class ZeroPasses:
             if not self.stream_s or not passes:
                 return
             share = Factor("share waited for", exposed_s / (passes * self.stream_s))
-            rest = self.stream_s - self.overhead_s - self.copy_s
+            rest = self.stream_s - self.overhead_s - self.copy_s - self.gather_s
             rest = rest if rest > _ROUNDING * self.stream_s else 0.0
             copied = self._copied()
             streamed = [
                 (copied.name, copied.value, (copied,)),
-                ("reads and gathers that copies do not hide", rest, tuple(self._reads())),
+                ("all-gathers per pass", self.gather_s, ()),
+                ("reads that copies do not hide", rest, tuple(self._reads())),
             ]
             for name, seconds, of in streamed:
                 factors = (Factor("passes", passes), share, Factor(name, seconds, of))
@@ -266,14 +278,19 @@ class ZeroPasses:
         return terms
 
     def _copied(self) -> Quantity:
-        weights, streamed, ranks, copied = self.copies
-        moved = (
-            Factor("streamed weight bytes", weights),
-            Factor("share off the GPU", streamed),
-            Factor("GPUs", ranks, divides=True),
-        )
+        """Copies of weights, from host memory and from the buffers that disks are read into."""
         name = "host-to-GPU copies per pass"
-        return copies(name, self.rates.host_to_gpu, moved, weights * streamed / ranks, copied)
+        products: list[tuple[Factor, ...]] = []
+        for path, share, weights, ranks, parameters in self.copies:
+            if share > 0:
+                moved = (
+                    Factor("streamed weight bytes", weights),
+                    Factor("share off the GPU", share),
+                    Factor("GPUs", ranks, divides=True),
+                )
+                found = copies(name, path, moved, weights * share / ranks, parameters * share)
+                products += found.products
+        return Quantity(name, tuple(products))
 
     def _reads(self) -> Iterator[Quantity]:
         """Reads from the disks in one pass, of which copies hide a part."""
@@ -362,10 +379,9 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     def copied(stream: str, path: str, ratio: float, source: str) -> Path:
         return copy_path(stream, gpu, host, name, path, ratio, source, latency, scenario.gpus_per_node)
 
-    if scenario.offload.pin_memory:
-        h2d = copied(streams.H2D, "pinned_h2d", pinned, usual)
-    else:
-        h2d = copied(streams.H2D, "pageable_h2d", pageable, "one machine, +-6 %")
+    buffers = copied(streams.H2D, "pinned_h2d", pinned, usual)
+    unlocked = copied(streams.H2D, "pageable_h2d", pageable, "one machine, +-6 %")
+    h2d = buffers if scenario.offload.pin_memory else unlocked
     other = "taken as equal to the other direction"
     if scenario.offload.pin_kv_cache:
         d2h = copied(streams.D2H, "pinned_d2h", pinned, other)
@@ -379,4 +395,4 @@ def stream_rates(scenario: Scenario, constants: dict[str, float]) -> StreamRates
     overhead = constants["layer_overhead_ms"] if measured is None else measured
     of_host = measured is not None or stated_for_host(scenario, "layer_overhead_ms")
     stated = f"host {host.name}" if of_host else f"default of system {name}"
-    return StreamRates(h2d, d2h, disk, cpu, overhead * 1e-3, stated)
+    return StreamRates(h2d, buffers, d2h, disk, cpu, overhead * 1e-3, stated)
