@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,9 +16,6 @@ from llm_perf.report import systems_text
 from llm_perf.systems.constants import ConstantsFile, load_constants
 from llm_perf.systems.families import Family, declaration, family_names, folder_of
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
-
-if TYPE_CHECKING:
-    from calibrate.validation.left_out import LeftOutRow
 
 
 @click.group("systems")
@@ -108,7 +105,7 @@ def _backing(file: ConstantsFile) -> dict[str, Any]:
 
 
 @cache
-def _published() -> tuple[tuple[LeftOutRow, ...], list[dict[str, Any]]]:
+def _published() -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
     """Rows predicted without their GPU, family or model, and as it ships; read once for all that a list names."""
     from calibrate.validation.committed import committed_rows
     from calibrate.validation.left_out import load_left_out
