@@ -292,7 +292,9 @@ def _waiting(memory: MemoryUse, at_once: int) -> tuple[str, ...]:
     """What a reader should know of sequences for which the cache has no room; of those that cannot run nothing."""
     if memory.at_once or not memory.fits:
         return ()
-    return (f"{at_once:,} of these sequences run at once; the others wait until there is room for them",)
+    return (
+        f"{at_once:,} of these sequences run at once at their full lengths; the others wait until there is room for them",
+    )
 
 
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:

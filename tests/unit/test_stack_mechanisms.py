@@ -133,8 +133,27 @@ def test_a_batch_that_the_cache_does_not_hold_runs_in_waves() -> None:
     assert times(asked) == pytest.approx([600 / running * part for part in one])
     said = [text for text in predict_inference(asked).warnings if "at a time" in text]
     assert len(said) == 1
-    assert f"holds {running} sequences" in said[0]
+    assert f"{running} sequences" in said[0]
     assert times(scenario(batch_size=600, prompt_len=1000, gen_len=1000)) != times(asked)
+
+
+def test_what_is_asked_of_the_memory_bounds_the_waves_too() -> None:
+    """Times and memory answer for the same engine: a flag that changes one changes the other."""
+    own = {"kv_reserved_share": 1.0}
+    asked = scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, gpu_memory_utilization=0.5)
+    used = (
+        system_of(asked)
+        .memory(asked, Load.of(asked.workload), system_of(asked).place(asked, Load.of(asked.workload)))
+        .gpu
+    )
+    free = 0.5 * asked.gpu.usable_memory_bytes - used.weights_bytes - used.buffers_bytes - 2**30
+    running = math.floor(free / stage_kv_bytes(asked, 1.0, 2000.0))
+    assert 1 < running < 600
+    one = times(scenario(own, batch_size=running, prompt_len=1000, gen_len=1000))
+    assert times(asked) == pytest.approx([600 / running * part for part in one])
+    limited = times(scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, max_num_seqs=4))
+    four = times(scenario(own, batch_size=4, prompt_len=1000, gen_len=1000))
+    assert limited == pytest.approx([150 * part for part in four])
 
 
 def test_equal_prompts_read_the_experts_of_one() -> None:
