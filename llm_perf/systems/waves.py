@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -57,20 +58,28 @@ def waves_of(
     ``weight_bytes`` and ``buffer_bytes`` are held on the fullest GPU whatever the batch.
     """
     batch = replica_batch(scenario, load)
-    share = constants["kv_reserved_share"]
-    if share <= 0 or scenario.model.encoder:
-        return Waves(batch, 1.0)
-    asked = scenario.workload
+    running = (
+        batch
+        if scenario.model.encoder
+        else minimum(batch, _held(scenario, load, constants, weight_bytes + buffer_bytes))
+    )
+    if scenario.workload.max_num_seqs is not None:
+        running = minimum(running, scenario.workload.max_num_seqs)
+    return Waves(running, batch / running)
+
+
+def _held(scenario: Scenario, load: Load, constants: dict[str, float], other_bytes: float) -> Number:
+    """Sequences that the cache holds while they grow, at least one; infinite where a batch is never cut."""
+    asked, share = scenario.workload, constants["kv_reserved_share"]
+    if share <= 0:
+        return math.inf
     utilization = asked.gpu_memory_utilization or constants["gpu_memory_utilization"]
     held = utilization * scenario.gpu.usable_memory_bytes
-    free = held - weight_bytes - buffer_bytes - constants["process_reserve_gib"] * _GIB
+    free = held - other_bytes - constants["process_reserve_gib"] * _GIB
     of_one = stage_kv_bytes(scenario, 1.0, load.prompt_len + share * load.gen_len)
-    if scenario.workload.shared_prefix:  # one copy of what all sequences share
-        once = stage_kv_bytes(scenario, 1.0, scenario.workload.prefix_hit_rate * load.prompt_len)
+    if asked.shared_prefix:  # one copy of what all sequences share
+        once = stage_kv_bytes(scenario, 1.0, asked.prefix_hit_rate * load.prompt_len)
         free, of_one = free - once, maximum(of_one - once, 1.0)
     if not is_array(of_one) and of_one == 0:
-        return Waves(batch, 1.0)
-    running = minimum(maximum(free / of_one // 1, 1.0), batch)
-    if asked.max_num_seqs is not None:
-        running = minimum(running, asked.max_num_seqs)
-    return Waves(running, batch / running)
+        return math.inf
+    return maximum(free / of_one // 1, 1.0)
