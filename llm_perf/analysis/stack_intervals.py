@@ -101,7 +101,7 @@ def _least_s(scenario: Scenario) -> tuple[float, float]:
         gpu=scenario.gpu.replace(efficiency=TEXTBOOK),
         system=DEFAULT,
         system_version=None,
-        constants=(),
+        constants=_IDEAL,
         calibration=None,
     )
     evaluated = get_system(DEFAULT).evaluate(ideal, Load.of(ideal.workload))
@@ -109,6 +109,12 @@ def _least_s(scenario: Scenario) -> tuple[float, float]:
     return parts, parts + _on_device(evaluated.prefill.parts_s)
 
 
+_IDEAL = (
+    ("weight_only_4bit_bandwidth", 1.0),
+    ("weight_only_8bit_bandwidth", 1.0),
+    ("unpack_bytes_per_weight", 0.0),
+)
+"""Kernels that unpack weights as fast as memory gives them: what the generic stack assumes of them is no bound."""
 _DEVICE = ("attention_projections", "attention", "mlp", "lm_head")
 
 
