@@ -337,6 +337,15 @@ class Forward:
         share = self.constants[f"weight_only_{width}bit_bandwidth"]
         return where(unpacks, self.activation_bytes, stored.bits / 8 / share)
 
+    def _least_bytes(self, product: Product) -> float:
+        """Bytes that one weight takes in memory, which a product reads at least."""
+        dtype, stored = self.scenario.dtype, product.stored
+        if stored is not None:
+            return stored.bits / 8
+        if part_of(product.op) == "lm_head":
+            return dtype.stored_embedding_bits / 8
+        return self.activation_bytes if product.op == "router" else dtype.stored_weight_bits / 8
+
     def _products(
         self,
         costs: Costs,
@@ -359,12 +368,15 @@ class Forward:
         if product.is_expert:
             rows = rows * self.expert_share
         reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+        per_weight = self.weight_bytes_per_element(product, rows) * reads
+        # However good its kernels, no product reads what is stored faster than the data sheet's memory.
+        least = self._least_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
         return product_time(
             gemm,
             product,
             rows,
             copies,
-            self.weight_bytes_per_element(product, rows) * reads,
+            maximum(per_weight, least),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
             compute_factor(self.constants, kind, gemm),

@@ -14,13 +14,16 @@ from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.host import HostTimeScale
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
 from llm_perf.hardware.collective import Fabric
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
+from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import host_s_per_pass, step_overhead_s
+from llm_perf.systems.resident import Resident
 
 ASKED: dict[str, Any] = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 4, "batch_size": 8}
 
@@ -217,3 +220,30 @@ def test_versions_are_chosen_by_the_device() -> None:
     assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"
     mi300x = build_scenario(InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.6"))
     assert predict_inference(mi300x).system_name == "vllm@0.6-rocm"
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "gpt-oss-20b"])
+@pytest.mark.parametrize("name", ["fp16", "fp8", "int8", "awq", "mxfp4", "q4_k_m"])
+def test_no_version_reads_weights_faster_than_the_data_sheet(model: str, name: str) -> None:
+    """Fitted shares multiply each other: that each is plausible says nothing of what they come to."""
+    versions = [
+        f"{family}@{release}" for family in family_names() for release in folder_of(family).all_releases
+    ]
+    checked = 0
+    for version in versions:
+        try:
+            asked = scenario(model=model, system=version, gpu="h100-sxm-80gb", weight_format=name)
+        except SpecError:
+            continue  # made for other devices
+        if not isinstance(system_of(asked), Resident):
+            continue
+        found, checked = forward(asked), checked + 1
+        bandwidth = asked.gpu.hbm_bandwidth_bytes_per_s
+        for group, products in found.groups:
+            for product in products:
+                one = found.product_s(product, 1.0)
+                stored = 2.0 if product.op == "router" else asked.dtype.stored_weight_bits / 8
+                stored = stored if product.stored is None else product.stored.bits / 8
+                least_s = one.copies * product.weights * stored / bandwidth
+                assert one.memory_s >= least_s * (1 - 1e-9), (version, group.attention, product.op)
+    assert checked > 10
