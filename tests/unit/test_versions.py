@@ -125,9 +125,18 @@ def test_names_of_a_version(name: str) -> None:
     assert get_system(name) is get_system("vllm@0.2")
 
 
+@pytest.mark.parametrize(("year", "release"), [("2024", "0.6"), ("2025", "0.10"), ("2026", "0.15")])
+def test_a_year_is_the_version_of_its_end(year: str, release: str) -> None:
+    """By its numbers a year is nearest to the newest version there is."""
+    assert find(f"vllm-{year}") == ("vllm", release)
+    assert get_system(f"vllm@{year}") is get_system(f"vllm@{release}")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("vllm@0.6@0.5", "'0.6@0.5' is no version"),
+        ("vllm@-1", "'-1' is no version"),
         ("vllm@", "names no version after '@'"),
         ("vllm@new", "'new' is no version; there are 0.2, 0.4"),
         ("resident@2", "system resident has no versions"),
