@@ -268,16 +268,19 @@ def max_batch_size(system: System, scenario: Scenario, load: Load, placement: Pl
 def max_context_len(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
     """The largest prompt + generation that fits at this batch, generation unchanged; 0 if none does.
 
-    Bounded by the model's positions unless the scenario allows more.
+    Bounded by the model's positions unless the scenario allows more. Of a batch that the scheduler lets run in parts, a part.
     """
     gen = 0.0 if scenario.model.encoder else load.gen_len
-    limit = _positions(scenario)
-    most = _LARGEST_SEARCH if limit is None else int(limit - gen)
+    positions = _positions(scenario)
+    most = _LARGEST_SEARCH if positions is None else int(positions - gen)
     if most < 1:
         return 0
 
+    limit = scheduler_limit(scenario)
+    batch = load.batch if limit is None else min(float(load.batch), float(limit))
+
     def fits(prompt: Number) -> Number:
-        return system.memory(scenario, Load(load.batch, prompt, load.gen_len), placement).at_once
+        return system.memory(scenario, Load(batch, prompt, load.gen_len), placement).at_once
 
     prompt = largest_fitting(fits, most)
     return int(prompt + gen) if prompt else 0

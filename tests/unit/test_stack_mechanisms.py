@@ -247,3 +247,11 @@ def test_no_version_reads_weights_faster_than_the_data_sheet(model: str, name: s
                 least_s = one.copies * product.weights * stored / bandwidth
                 assert one.memory_s >= least_s * (1 - 1e-9), (version, group.attention, product.op)
     assert checked > 10
+
+
+def test_the_longest_context_is_that_of_the_sequences_that_run() -> None:
+    """A batch beyond the scheduler's limit has the context of the limit, not none at all."""
+    asked = {"system": "vllm@0.6", "model": "llama-2-7b", "tp_size": 1, "max_num_seqs": 16}
+    many, few = (predict_inference(scenario(**asked, batch_size=batch)) for batch in (300, 16))
+    assert many.max_context_len == few.max_context_len > 0
+    assert any("16 of these sequences run at once" in text for text in many.warnings)
