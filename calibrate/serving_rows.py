@@ -111,10 +111,6 @@ class Cases:
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
 
-    def subset(self, indices: Iterable[int]) -> Cases:
-        """Some of them."""
-        return Cases([self.cases[index] for index in indices])
-
     def log_ratios(self, constants: Mapping[str, float]) -> np.ndarray:
         """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere."""
         found = np.zeros(len(self.cases))

@@ -8,14 +8,6 @@ from typing import Any, Literal
 
 __all__ = ["Compared", "Interval", "LeftOut", "Run"]
 
-MainQuantity = Literal[
-    "throughput_tokens_per_s",
-    "total_latency_s",
-    "latency_per_token_s",
-    "prefill_latency_s",
-    "iteration_time_s",
-]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -173,7 +173,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         warnings=(
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
-            *_waiting(evaluation.memory, batch),
+            *_waiting(evaluation.memory, batch, scenario.workload.batch_size),
             *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
@@ -268,16 +268,19 @@ def max_batch_size(system: System, scenario: Scenario, load: Load, placement: Pl
 def max_context_len(system: System, scenario: Scenario, load: Load, placement: Placement) -> int:
     """The largest prompt + generation that fits at this batch, generation unchanged; 0 if none does.
 
-    Bounded by the model's positions unless the scenario allows more.
+    Bounded by the model's positions unless the scenario allows more. Of a batch that the scheduler lets run in parts, a part.
     """
     gen = 0.0 if scenario.model.encoder else load.gen_len
-    limit = _positions(scenario)
-    most = _LARGEST_SEARCH if limit is None else int(limit - gen)
+    positions = _positions(scenario)
+    most = _LARGEST_SEARCH if positions is None else int(positions - gen)
     if most < 1:
         return 0
 
+    limit = scheduler_limit(scenario)
+    batch = load.batch if limit is None else min(float(load.batch), float(limit))
+
     def fits(prompt: Number) -> Number:
-        return system.memory(scenario, Load(load.batch, prompt, load.gen_len), placement).at_once
+        return system.memory(scenario, Load(batch, prompt, load.gen_len), placement).at_once
 
     prompt = largest_fitting(fits, most)
     return int(prompt + gen) if prompt else 0
@@ -288,11 +291,13 @@ def _positions(scenario: Scenario) -> int | None:
     return None if scenario.allow_long_context else scenario.model.max_position_embeddings
 
 
-def _waiting(memory: MemoryUse, at_once: int) -> tuple[str, ...]:
+def _waiting(memory: MemoryUse, at_once: int, asked: int) -> tuple[str, ...]:
     """What a reader should know of sequences for which the cache has no room; of those that cannot run nothing."""
-    if memory.at_once or not memory.fits:
+    if not memory.fits or asked <= at_once:
         return ()
-    return (f"{at_once:,} of these sequences run at once; the others wait until there is room for them",)
+    return (
+        f"{at_once:,} of these sequences run at once at their full lengths; the others wait until there is room for them",
+    )
 
 
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:

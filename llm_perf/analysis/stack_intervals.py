@@ -110,10 +110,13 @@ def _least_s(scenario: Scenario) -> tuple[float, float]:
     return parts, parts + _on_device(evaluated.prefill.parts_s)
 
 
-_FULL_RATE = tuple(
-    (name, 1.0) for name in ("weight_only_4bit_bandwidth", "weight_only_8bit_bandwidth", "expert_bandwidth")
+_FULL_RATE = (
+    ("weight_only_4bit_bandwidth", 1.0),
+    ("weight_only_8bit_bandwidth", 1.0),
+    ("expert_bandwidth", 1.0),
+    ("unpack_bytes_per_weight", 0.0),
 )
-"""Constants under which kernels of quantised weights and of experts read at the peak, too."""
+"""Kernels that read and unpack weights as fast as memory gives them: what the generic stack assumes of them is no bound."""
 
 _DEVICE = ("attention_projections", "attention", "mlp", "lm_head")
 

@@ -140,6 +140,9 @@ def _rules(
     kind = "GPU batches" if scenario.offload.num_gpu_batches > 1 else "micro-batches"
     if blocks > 1:
         yield f"batch_size must be multiples of the {blocks} {kind}", batch % blocks != 0, batch
+    distinct = scenario.workload.distinct_prompts
+    if distinct is not None:
+        yield f"batch_size must be at least the {distinct} distinct_prompts of it", batch < distinct, batch
     ranks = scenario.parallelism.cp_size
     if ranks > 1:
         yield f"prompt_len must be at least the cp_size {ranks} that shares it", prompt < ranks, prompt

@@ -30,7 +30,6 @@ _ALTERNATIVES = {
 
 Level = Annotated[ActivationRecomputation, BeforeValidator(ActivationRecomputation.of)]
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
-OffloadTier = Literal["gpu", "cpu", "nvme"]
 
 
 class TrainingPlan(Spec):

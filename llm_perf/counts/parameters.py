@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from llm_perf.config.model import LayerGroup, ModelConfig
-from llm_perf.counts.linears import Linear, attention_linears, layer_linears, mlp_linears
+from llm_perf.counts.linears import Linear, attention_linears, layer_linears
 
 
 def norm_params(model: ModelConfig) -> int:
@@ -25,11 +25,6 @@ def attention_params(model: ModelConfig, group: LayerGroup) -> int:
     """Elements of one layer's attention: projections, biases, query and key norms."""
     projections = attention_linears(group.attention, model.hidden_size)
     return sum(linear.params for linear in projections) + group.attention.vector_elements
-
-
-def mlp_params(model: ModelConfig, group: LayerGroup) -> int:
-    """Elements of one layer's feed-forward block: all experts, router included."""
-    return sum(linear.params for linear in mlp_linears(group.mlp, model.hidden_size))
 
 
 def layer_params(model: ModelConfig, group: LayerGroup) -> int:

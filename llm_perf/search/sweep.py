@@ -220,7 +220,9 @@ def structure_scenario(given: Mapping[str, Any]) -> Scenario:
         # One sequence for each replica, GPU batch and micro-batch: which batches divide is a question of each point.
         parallelism = derive_parallelism(InferenceInputs(**inputs))
         blocks = (inputs.get("num_gpu_batches") or 1) * (inputs.get("micro_batches") or parallelism.pp_size)
-        inputs["batch_size"] = parallelism.dp_size * blocks
+        least = parallelism.dp_size * blocks
+        # Prompts that differ are no more than those of the batch; batches that are smaller are refused point by point.
+        inputs["batch_size"] = least * -(-(inputs.get("distinct_prompts") or 1) // least)
     # Which lengths the context ranks can share is a question of each point as well.
     shortest: dict[str, Any] = {"prompt_len": inputs.get("cp_size") or 1, "gen_len": 1}
     return build_scenario(InferenceInputs(**shortest | inputs))

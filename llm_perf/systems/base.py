@@ -71,7 +71,6 @@ class Placement:
 
 ALL_ON_GPU = TierShares(1.0, 0.0, 0.0)
 ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
-ALL_ON_NVME = TierShares(0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,9 @@ def _version_aliases() -> dict[str, tuple[str, str]]:
 
 # -- versions -------------------------------------------------------------------------------------------------
 
+_VERSION = re.compile(r"v?\d[\w.+-]*", re.IGNORECASE)
+"""What may follow the ``@``: a number, and what makers append to it."""
+
 Numbers = tuple[int, ...]
 Covers = tuple[str | None, str | None]
 """The first and the last version of a range; None where it is open."""
@@ -376,7 +379,7 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
     if not ranges:
         raise SpecError(f"system {family} has no versions to choose from; got {family}@{version}")
-    if not numbers(version):
+    if not _VERSION.fullmatch(version.strip()):
         raise SpecError(
             f"system {family}@{version}: {version!r} is no version; there are {', '.join(releases)}"
         )

@@ -24,7 +24,7 @@ from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kern
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.base import Load
 from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
-from llm_perf.systems.format_kernels import Kind, compute_factor, read_factor
+from llm_perf.systems.format_kernels import WEIGHT_ONLY, Kind, compute_factor, read_factor
 from llm_perf.systems.products import (
     ProductTime,
     decode_attention,
@@ -314,28 +314,23 @@ class Forward:
 
     def weight_bytes_per_element(self, product: Product, rows: Number) -> Number:
         """Bytes of one weight that a product of so many rows reads; the head is the embedding table and has its width."""
-        dtype = self.scenario.dtype
-        if product.stored is not None:
-            return self._stored_bytes(product.stored, self._narrow(product), self._unpacks(product, rows))
-        if part_of(product.op) == "lm_head":
-            return self.activation_bytes if self._unpacks_tables else dtype.stored_embedding_bits / 8
-        if product.op == "router":
+        stored, kind = self._stored_bytes(product), self._kernel_kind(product)
+        if product.stored is None and part_of(product.op) == "lm_head" and self._unpacks_tables:
             return self.activation_bytes
-        stored = dtype.stored_weight_bits / 8
-        if not self._weight_only:
+        if kind not in WEIGHT_ONLY:
             return stored
         # Weight-only kernels reach a share of the 16-bit kernels' bandwidth.
-        share = self.constants[
-            "weight_only_8bit_bandwidth" if dtype.weight_bits == 8 else "weight_only_4bit_bandwidth"
-        ]
+        share = self.constants[WEIGHT_ONLY[kind]]
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
-    def _stored_bytes(self, stored: MatrixFormat, narrow: bool, unpacks: Number) -> Number:
-        if not narrow:
+    def _stored_bytes(self, product: Product) -> float:
+        """Bytes that one weight takes in memory, which a product reads at least."""
+        dtype, stored = self.scenario.dtype, product.stored
+        if stored is not None:
             return stored.bits / 8
-        width = "8" if stored.bits >= _LEAST_8BIT else "4"
-        share = self.constants[f"weight_only_{width}bit_bandwidth"]
-        return where(unpacks, self.activation_bytes, stored.bits / 8 / share)
+        if part_of(product.op) == "lm_head":
+            return dtype.stored_embedding_bits / 8
+        return self.activation_bytes if product.op == "router" else dtype.stored_weight_bits / 8
 
     def _products(
         self,
@@ -359,12 +354,15 @@ class Forward:
         if product.is_expert:
             rows = rows * self.expert_share
         reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+        per_weight = self.weight_bytes_per_element(product, rows) * reads
+        # However good its kernels, no product reads what is stored faster than the data sheet's memory.
+        least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
         return product_time(
             gemm,
             product,
             rows,
             copies,
-            self.weight_bytes_per_element(product, rows) * reads,
+            maximum(per_weight, least),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
             compute_factor(self.constants, kind, gemm),

@@ -174,9 +174,11 @@ def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
     """
     family, asked = find(name)
     release, ships = release_of(family, asked, device)
+    file = get_system(f"{family}@{release}").file
+    if device and file.only_on and not set(file.only_on) & set(device):
+        return f"{family}@{release} is for {', '.join(file.only_on)} alone, and this is no such device"
     if ships:
         return None
-    file = get_system(f"{family}@{release}").file
     return (
         f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
         f"({file.version})"

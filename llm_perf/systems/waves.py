@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
@@ -27,7 +28,7 @@ class Waves:
         if is_array(self.running, self.count) or self.count == 1:
             return None
         return (
-            f"the KV cache holds {self.running:.0f} sequences of these lengths at a time: times are those of "
+            f"{self.running:.0f} sequences of these lengths run at a time while they grow: times are those of "
             f"{self.count:.3g} waves"
         )
 
@@ -51,21 +52,34 @@ def waves_of(
     """Waves of a stack that reserves ``kv_reserved_share`` of the tokens to generate for each running sequence.
 
     A stack that takes pages as it needs them holds half of them on average, one that reserves all holds all. A share of
-    0 means that a batch is never cut.
+    0 means that a batch is never cut. What is asked of the stack's memory and scheduler (``gpu_memory_utilization``,
+    ``max_num_seqs``) bounds the running sequences as it bounds those that the memory account holds.
 
     ``weight_bytes`` and ``buffer_bytes`` are held on the fullest GPU whatever the batch.
     """
     batch = replica_batch(scenario, load)
-    share = constants["kv_reserved_share"]
-    if share <= 0 or scenario.model.encoder:
-        return Waves(batch, 1.0)
-    held = constants["gpu_memory_utilization"] * scenario.gpu.usable_memory_bytes
-    free = held - weight_bytes - buffer_bytes - constants["process_reserve_gib"] * _GIB
+    running = (
+        batch
+        if scenario.model.encoder
+        else minimum(batch, _held(scenario, load, constants, weight_bytes + buffer_bytes))
+    )
+    if scenario.workload.max_num_seqs is not None:
+        running = minimum(running, scenario.workload.max_num_seqs)
+    return Waves(running, batch / running)
+
+
+def _held(scenario: Scenario, load: Load, constants: dict[str, float], other_bytes: float) -> Number:
+    """Sequences that the cache holds while they grow, at least one; infinite where a batch is never cut."""
+    asked, share = scenario.workload, constants["kv_reserved_share"]
+    if share <= 0:
+        return math.inf
+    utilization = asked.gpu_memory_utilization or constants["gpu_memory_utilization"]
+    held = utilization * scenario.gpu.usable_memory_bytes
+    free = held - other_bytes - constants["process_reserve_gib"] * _GIB
     of_one = stage_kv_bytes(scenario, 1.0, load.prompt_len + share * load.gen_len)
-    if scenario.workload.shared_prefix:  # one copy of what all sequences share
-        once = stage_kv_bytes(scenario, 1.0, scenario.workload.prefix_hit_rate * load.prompt_len)
+    if asked.shared_prefix:  # one copy of what all sequences share
+        once = stage_kv_bytes(scenario, 1.0, asked.prefix_hit_rate * load.prompt_len)
         free, of_one = free - once, maximum(of_one - once, 1.0)
     if not is_array(of_one) and of_one == 0:
-        return Waves(batch, 1.0)
-    running = minimum(maximum(free / of_one // 1, 1.0), batch)
-    return Waves(running, batch / running)
+        return math.inf
+    return maximum(free / of_one // 1, 1.0)

@@ -72,7 +72,9 @@ def test_power_of_prefill_and_decode_is_what_was_measured():
     Long prompts draw near TDP (POLCA, arXiv 2308.12908). The step of today's vLLM keeps the GPU busier than any of that
     paper's, and its 366 W are above what was measured there (docs/cost_energy.md).
     """
-    h200 = energy_of(predict(model="llama-3.1-8b", gpu="h200", prompt_len=4096, gen_len=256, system="vllm@0.6"))
+    h200 = energy_of(
+        predict(model="llama-3.1-8b", gpu="h200", prompt_len=4096, gen_len=256, system="vllm@0.6")
+    )
     assert 137 <= h200.decode_power_w <= 300
     assert h200.prefill_power_w > 0.6 * 700
     h100 = energy_of(predict(model="llama-3.1-8b", gpu="h100-sxm-80gb", prompt_len=512, gen_len=256))

@@ -220,6 +220,20 @@ def test_an_interval_holds_its_prediction_and_its_throughput(batch):
     assert fast * low == pytest.approx(slow * high)
 
 
+@pytest.mark.parametrize("system", ["vllm@0.6", "vllm@0.15", "sglang@0.5", "tensorrt_llm@1.1"])
+@pytest.mark.parametrize(
+    "flags", [{"weight_bits": 4}, {"weight_bits": 8}, {"weight_format": "awq"}, {"quant_bits": 4}]
+)
+def test_the_bound_of_the_data_sheet_is_below_the_prediction(system, flags):
+    """What the generic stack's kernels reach is no bound of another stack's."""
+    shape = {"model": "qwen2.5-32b", "gpu": "rtx-4000-ada-20gb", "prompt_len": 16, "gen_len": 128}
+    result = predict_inference(build_scenario(InferenceInputs(**shape, system=system, **flags)))
+    interval = result.interval
+    assert interval is not None
+    assert interval.decode_s[0] <= result.decode.latency_s <= interval.decode_s[1]
+    assert interval.total_s[0] <= result.total_latency_s <= interval.total_s[1]
+
+
 def test_it_widens_with_the_distance_from_what_the_runs_cover():
     near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
     assert near.interval.outside == 1

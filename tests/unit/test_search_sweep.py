@@ -55,6 +55,22 @@ def points(sweep: Sweep) -> dict[str, list[Any]]:
     return found
 
 
+def test_prompts_that_differ_are_counted_against_the_batch_of_each_point():
+    flags = {
+        "model": "mixtral-8x7b",
+        "gpu": "h100-sxm-80gb",
+        "system": "vllm@0.6",
+        "tp_size": 2,
+        "distinct_prompts": 4,
+    }
+    found = points(Sweep({name: (value,) for name, value in flags.items()} | {"batch_size": (1, 4, 10)}))
+    assert found["feasible"] == [False, True, True]
+    assert "distinct_prompts" in found["reason"][0]
+    for number, batch in ((1, 4), (2, 10)):
+        single = predict_inference(build_scenario(InferenceInputs(**flags, batch_size=batch)))
+        assert found["tpot_s"][number] == pytest.approx(single.tpot_s, rel=1e-12)
+
+
 # -- axes -------------------------------------------------------------------------------------------------------
 
 

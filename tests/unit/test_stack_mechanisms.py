@@ -14,13 +14,16 @@ from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.host import HostTimeScale
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
 from llm_perf.hardware.collective import Fabric
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
+from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import host_s_per_pass, step_overhead_s
+from llm_perf.systems.resident import Resident
 
 ASKED: dict[str, Any] = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 4, "batch_size": 8}
 
@@ -133,8 +136,27 @@ def test_a_batch_that_the_cache_does_not_hold_runs_in_waves() -> None:
     assert times(asked) == pytest.approx([600 / running * part for part in one])
     said = [text for text in predict_inference(asked).warnings if "at a time" in text]
     assert len(said) == 1
-    assert f"holds {running} sequences" in said[0]
+    assert f"{running} sequences" in said[0]
     assert times(scenario(batch_size=600, prompt_len=1000, gen_len=1000)) != times(asked)
+
+
+def test_what_is_asked_of_the_memory_bounds_the_waves_too() -> None:
+    """Times and memory answer for the same engine: a flag that changes one changes the other."""
+    own = {"kv_reserved_share": 1.0}
+    asked = scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, gpu_memory_utilization=0.5)
+    used = (
+        system_of(asked)
+        .memory(asked, Load.of(asked.workload), system_of(asked).place(asked, Load.of(asked.workload)))
+        .gpu
+    )
+    free = 0.5 * asked.gpu.usable_memory_bytes - used.weights_bytes - used.buffers_bytes - 2**30
+    running = math.floor(free / stage_kv_bytes(asked, 1.0, 2000.0))
+    assert 1 < running < 600
+    one = times(scenario(own, batch_size=running, prompt_len=1000, gen_len=1000))
+    assert times(asked) == pytest.approx([600 / running * part for part in one])
+    limited = times(scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, max_num_seqs=4))
+    four = times(scenario(own, batch_size=4, prompt_len=1000, gen_len=1000))
+    assert limited == pytest.approx([150 * part for part in four])
 
 
 def test_equal_prompts_read_the_experts_of_one() -> None:
@@ -198,3 +220,38 @@ def test_versions_are_chosen_by_the_device() -> None:
     assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"
     mi300x = build_scenario(InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.6"))
     assert predict_inference(mi300x).system_name == "vllm@0.6-rocm"
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "gpt-oss-20b"])
+@pytest.mark.parametrize("name", ["fp16", "fp8", "int8", "awq", "mxfp4", "q4_k_m"])
+def test_no_version_reads_weights_faster_than_the_data_sheet(model: str, name: str) -> None:
+    """Fitted shares multiply each other: that each is plausible says nothing of what they come to."""
+    versions = [
+        f"{family}@{release}" for family in family_names() for release in folder_of(family).all_releases
+    ]
+    checked = 0
+    for version in versions:
+        try:
+            asked = scenario(model=model, system=version, gpu="h100-sxm-80gb", weight_format=name)
+        except SpecError:
+            continue  # made for other devices
+        if not isinstance(system_of(asked), Resident):
+            continue
+        found, checked = forward(asked), checked + 1
+        bandwidth = asked.gpu.hbm_bandwidth_bytes_per_s
+        for group, products in found.groups:
+            for product in products:
+                one = found.product_s(product, 1.0)
+                stored = 2.0 if product.op == "router" else asked.dtype.stored_weight_bits / 8
+                stored = stored if product.stored is None else product.stored.bits / 8
+                least_s = one.copies * product.weights * stored / bandwidth
+                assert one.memory_s >= least_s * (1 - 1e-9), (version, group.attention, product.op)
+    assert checked > 10
+
+
+def test_the_longest_context_is_that_of_the_sequences_that_run() -> None:
+    """A batch beyond the scheduler's limit has the context of the limit, not none at all."""
+    asked = {"system": "vllm@0.6", "model": "llama-2-7b", "tp_size": 1, "max_num_seqs": 16}
+    many, few = (predict_inference(scenario(**asked, batch_size=batch)) for batch in (300, 16))
+    assert many.max_context_len == few.max_context_len > 0
+    assert any("16 of these sequences run at once" in text for text in many.warnings)

@@ -125,9 +125,28 @@ def test_names_of_a_version(name: str) -> None:
     assert get_system(name) is get_system("vllm@0.2")
 
 
+def test_a_version_of_other_devices_is_said() -> None:
+    """Its own name chooses it anywhere; its rows say nothing of this device."""
+    result = predict_inference(build_scenario(InferenceInputs(**ASKED, system="vllm@0.5-cdna3")))
+    assert any("is for cdna3 alone" in text for text in result.warnings)
+    own = predict_inference(
+        build_scenario(InferenceInputs(**ASKED | {"gpu": "mi300x-192gb"}, system="vllm@0.5-cdna3"))
+    )
+    assert not any("alone" in text for text in own.warnings)
+
+
+@pytest.mark.parametrize(("year", "release"), [("2024", "0.6"), ("2025", "0.10"), ("2026", "0.15")])
+def test_a_year_is_the_version_of_its_end(year: str, release: str) -> None:
+    """By its numbers a year is nearest to the newest version there is."""
+    assert find(f"vllm-{year}") == ("vllm", release)
+    assert get_system(f"vllm@{year}") is get_system(f"vllm@{release}")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("vllm@0.6@0.5", "'0.6@0.5' is no version"),
+        ("vllm@-1", "'-1' is no version"),
         ("vllm@", "names no version after '@'"),
         ("vllm@new", "'new' is no version; there are 0.2, 0.4"),
         ("resident@2", "system resident has no versions"),
