@@ -196,7 +196,7 @@ def check_target(out: str | None) -> None:
         raise OutputError(f"--out {out!r}: a profile is a .yaml file")
     if path.stem.lower() == "none":
         raise OutputError(
-            f"--out {out!r}: 'none' says that no profile is applied, so none can have that name"
+            f"--out {out!r}: 'none' says that nothing fitted is used, so none can have that name"
         )
     try:
         missing = path.is_dir() or not path.parent.is_dir()

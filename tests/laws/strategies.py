@@ -20,7 +20,7 @@ from llm_perf.config.host import Disk, Rate
 from llm_perf.config.loading import load_spec
 from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, MoEMLP
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import Evaluation, Load, get_system
+from llm_perf.systems import Evaluation, Load, get_system, system_of
 
 REAL_FAMILIES = ("a100", "hopper", "turing", "volta", "ada", "ga10x", "blackwell")
 
@@ -299,7 +299,7 @@ def load_of(scenario: Scenario, **changes: float) -> Load:
 
 def evaluate(scenario: Scenario, **changes: float) -> Evaluation:
     """The system's answer, for the scenario's own workload with changes."""
-    return get_system(scenario.system).evaluate(scenario, load_of(scenario, **changes))
+    return system_of(scenario).evaluate(scenario, load_of(scenario, **changes))
 
 
 def keep_placement(scenario: Scenario) -> Scenario:
