@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from calibrate.published import load_measurements
+from calibrate.settings import run_of, scenario_of
 from llm_perf.analysis.evidence import ANY, RESIDENT, evidence_of
+from llm_perf.analysis.inference import predict_inference
 from llm_perf.cli.main import run
 
 README = Path(__file__).parents[2] / "README.md"
@@ -55,3 +58,42 @@ def test_the_intervals_that_are_quoted_are_those_of_today() -> None:
         width = entry.left_out[leave_out].total
         assert width is not None
         assert f"{math.exp(width):.{digits}f}" in quoted, (system, name, leave_out)
+
+
+def test_runs_that_are_held_against_predictions_are_predicted_so_today() -> None:
+    text = README.read_text("utf-8")
+    rows = {row.row_id: row for row in load_measurements()}
+    wanted = (
+        (1507, "total", 202.0, 1), (1508, "total", 204.0, 1), (1509, "total", 205.0, 1), (1504, "total", 5008.0, 1),
+        (4, "rate", 9.28, 1), (623, "prefill", 63.17, 1e3), (623, "step", 22.0, 1e3),
+    )  # fmt: skip
+    shown = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text[text.index("| run | measured") :].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert len(shown) == len(wanted)
+    for (row_id, what, measured, scale), (_, stated, predicted, error) in zip(wanted, shown, strict=True):
+        result = predict_inference(scenario_of(run_of(rows[row_id])))
+        values = {
+            "total": result.total_latency_s, "rate": result.total_throughput_tokens_per_s,
+            "prefill": result.ttft_s, "step": result.tpot_s,
+        }  # fmt: skip
+        value = values[what]
+        assert value is not None
+        assert float(stated.split()[0].replace(",", "")) == measured
+        assert predicted.split()[0] == (
+            f"{value * scale:,.0f}" if value * scale >= 100 else f"{value * scale:.3g}"
+        )
+        assert error == f"{value * scale / measured - 1:+.1%}".replace("%", " %")
+
+
+def test_figures_of_stacks_are_those_of_their_page() -> None:
+    """The README shows some versions; every number of a line stands in that version's line of docs/accuracy_stacks.md."""
+    text = README.read_text("utf-8")
+    page = (README.parent / "docs" / "accuracy_stacks.md").read_text("utf-8").splitlines()
+    names = ("vllm@0.5", "vllm@0.6", "tensorrt_llm@0.9", "sglang@0.4", "deepspeed_mii@0.15", "vllm@0.15")
+    shown = text[text.index("| stack | rows") :].partition("\n\n")[0].splitlines()[2:]
+    for name, line in zip(names, shown, strict=True):
+        of_page = next(one for one in page if one.startswith(f"| {name} |"))
+        for figure in re.findall(r"(?<=\| )[\d.]+(?= \|)", line):
+            assert figure in of_page.split() or f"{figure} |" in of_page, (name, figure)
