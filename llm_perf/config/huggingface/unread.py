@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface.class_defaults import unread_defaults
@@ -51,12 +51,15 @@ SHAPELESS = re.compile(
 """Keys that change no count in any family; where one does, its row reads it."""
 
 
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+
+
 def _left(c: Config) -> dict[str, Any]:
     """Keys with a value that nothing asked for."""
     return {
         name: value
         for name, value in c.fields.items()
-        if ".".join((*c.path, name)) not in c.read and value not in (None, False, "", [], {})
+        if ".".join((*c.path, name)) not in c.read and value not in _NOTHING
     }
 
 
@@ -84,13 +87,19 @@ def describe_unread(c: Config, model_type: str) -> str | None:
     Keys that change no count anywhere, and those at the default of their class, are not worth a word.
     """
     known = unread_defaults(model_type)
-    odd = sorted(
-        name
-        for name, value in _left(c).items()
-        if name not in _TAKEN_FOR_GRANTED
-        and not SHAPELESS.fullmatch(name)
-        and not (name in known and known[name] == value)
+    left = _left(c).items()
+    return _named(name for name, value in left if not (name in known and known[name] == value))
+
+
+def describe_unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+    """The same of a config whose class read it: keys that the class does not know."""
+    return _named(
+        name for name, value in config.items() if value not in _NOTHING and known and name not in known
     )
+
+
+def _named(names: Iterable[str]) -> str | None:
+    odd = sorted(name for name in names if name not in _TAKEN_FOR_GRANTED and not SHAPELESS.fullmatch(name))
     if not odd:
         return None
     shown = ", ".join(odd[:8]) + (f" and {len(odd) - 8} more" if len(odd) > 8 else "")

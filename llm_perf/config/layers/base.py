@@ -113,6 +113,11 @@ class Mixer(LayerPart):
         return False
 
     @property
+    def counted_only(self) -> bool:
+        """Whether its tensors are known and its work is not, so that it cannot be timed."""
+        return False
+
+    @property
     def replicated(self) -> bool:
         """Whether every tensor-parallel rank computes all of it, so that its heads need not divide."""
         return False
