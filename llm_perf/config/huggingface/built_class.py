@@ -19,6 +19,7 @@ from typing import Any
 
 from llm_perf.config.huggingface.reader import LARGEST_SIZE, FieldError
 
+_LIBRARY = "transformers"
 _MAPPINGS = (
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
@@ -67,7 +68,7 @@ class BuiltClass:
 
 def can_build() -> bool:
     """Whether transformers and PyTorch are installed."""
-    return find_spec("transformers") is not None and find_spec("torch") is not None
+    return None not in (find_spec("torch"), find_spec(_LIBRARY))
 
 
 def build_class(model_type: str, config: Mapping[str, Any]) -> BuiltClass | None:
@@ -103,7 +104,7 @@ def build_class(model_type: str, config: Mapping[str, Any]) -> BuiltClass | None
 
 def _has_type(model_type: str) -> bool:
     """Whether transformers names a type anywhere in its tables: these are read, since importing them takes seconds."""
-    found = find_spec("transformers")
+    found = find_spec(_LIBRARY)
     if found is None or found.origin is None or not re.fullmatch(r"[\w.-]{1,64}", model_type):
         return False
     tables = (Path(found.origin).parent / "models" / "auto").glob("*auto*.py")
