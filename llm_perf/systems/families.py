@@ -86,6 +86,7 @@ class Family(Spec):
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
         calibration: What a fit may change.
+        engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
     """
 
@@ -109,6 +110,7 @@ class Family(Spec):
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
+    engine: str | None = None
     memory: tuple[MemoryRules, ...] = ()
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 

@@ -9,10 +9,11 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
 from llm_perf.systems.accounting import Budget, budget_of
 from llm_perf.systems.base import Load, MemoryParts
-from llm_perf.systems.families import memory_rules
+from llm_perf.systems.families import memory_rules, release_of
 from llm_perf.systems.forward import replica_batch
-from llm_perf.systems.registry import system_of
+from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
+from llm_perf.systems.stack_memory import stack_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,14 @@ class KVCapacity:
         max_concurrency: Sequences of the lengths that are asked for which it holds at once; not rounded.
         state_bytes_per_sequence: Bytes of one sequence's recurrent states on one rank, which do not grow with its length.
         utilization: Share of the GPU's memory that the stack may use, as it counts it; None where it has no such rule.
+        rule_of: The stack whose rule of memory it is.
     """
 
     tokens: int
     max_concurrency: float
     state_bytes_per_sequence: float
     utilization: float | None
+    rule_of: str
 
 
 def budget_for(scenario: Scenario) -> Budget | None:
@@ -45,10 +48,32 @@ def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacit
     """
     if scenario.model.encoder or not isinstance(system_of(scenario), Resident):
         return None
+    return _capacity(scenario, load, parts, budget_for(scenario), full_name(scenario))
+
+
+def engine_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:
+    """What a serving engine of today would hold, for a system that stands for them and has no rule of its own.
+
+    Such a system prefills the whole batch at once, which bounds its largest batch long before the cache does. None for
+    others, and where an option of engines is given, which is a rule.
+    """
+    family = system_of(scenario).family
+    if family.engine is None or scenario.model.encoder or budget_for(scenario) is not None:
+        return None
+    budget = budget_of(scenario, memory_rules(family.engine, None))
+    if budget is None:
+        return None
+    version, _ = release_of(family.engine, None)
+    accounted = stack_memory(scenario, load, parts, budget)
+    return _capacity(scenario, load, accounted, budget, f"{family.engine}@{version}")
+
+
+def _capacity(
+    scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget | None, rule_of: str
+) -> KVCapacity | None:
     one = float((parts.kv_cache_bytes + parts.waiting_bytes) / replica_batch(scenario, load))
     if one <= 0:
         return None
-    budget = budget_for(scenario)
     block = 1 if budget is None else budget.rules.block_tokens
     context = -(-float(load.context_len) // block) * block
     held = max(float(parts.kv_room_bytes), 0.0) / one
@@ -59,6 +84,7 @@ def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacit
             state_bytes(scenario.model, 1.0, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
         ),
         utilization=None if budget is None else budget.utilization,
+        rule_of=rule_of,
     )
 
 
