@@ -30,6 +30,8 @@ def requested_dtype(
             does not serve.
     """
     kv_bits, kv_more = _cache(inputs, model, system)
+    if system.family.serves_checkpoints:
+        kv_more["state_bits"] = max(system.family.state_bits, model.state_bits)
     asked = _asked(inputs)
     if asked in _PLAIN_BITS:
         dtype = _shorthand(inputs.replace(weight_bits=_PLAIN_BITS[asked]), system, kv_bits, facts)

@@ -87,6 +87,7 @@ class Family(Spec):
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
         calibration: What a fit may change.
         engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
+        state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
     """
 
@@ -111,6 +112,7 @@ class Family(Spec):
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
     engine: str | None = None
+    state_bits: Literal[16, 32] = 16
     memory: tuple[MemoryRules, ...] = ()
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 

@@ -434,7 +434,7 @@ class Forward:
         seen = keys_read(attention, new, cached)
         pairs = pairs / self.cp
         per_pair = score_flops_per_pair(attention, self.tp)
-        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits, self.scenario.dtype.state_bits)
         kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
         if self.cp > 1:
             self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)

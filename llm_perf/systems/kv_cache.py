@@ -81,7 +81,12 @@ def _capacity(
         tokens=math.floor(held * context / block * (1 + 1e-12)) * block,
         max_concurrency=held,
         state_bytes_per_sequence=float(
-            state_bytes(scenario.model, 1.0, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
+            state_bytes(
+                scenario.model,
+                1.0,
+                max(scenario.dtype.stored_kv_bits, scenario.dtype.state_bits),
+                scenario.parallelism.tp_size,
+            )
         ),
         utilization=None if budget is None else budget.utilization,
         rule_of=rule_of,

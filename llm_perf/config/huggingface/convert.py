@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from llm_perf.config.huggingface.class_defaults import class_defaults
+from llm_perf.config.huggingface.class_defaults import class_defaults, unread_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
 from llm_perf.config.huggingface.left_out import describe, prediction_layers
@@ -69,6 +69,7 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
         quantization=_quantization(config, reader.fields, quantization),
         released_dtype=_released_dtype(config, reader.fields),
         mtp_layers=_mtp_layers(reader.fields),
+        state_bits=_state_bits({**unread_defaults(family), **reader.fields}),
         **found,
     )
 
@@ -136,6 +137,11 @@ def _mtp_layers(text: Mapping[str, Any]) -> int:
     """Multi-token prediction modules that the checkpoint holds beside the model."""
     value = text.get("num_nextn_predict_layers")
     return value if type(value) is int and 0 < value < 100 else 0
+
+
+def _state_bits(text: Mapping[str, Any]) -> Literal[16, 32]:
+    """Recurrent states in 32 bits where the config asks engines for them (Qwen3.5, Nemotron)."""
+    return 32 if "float32" in (text.get("mamba_ssm_dtype"), text.get("mamba_ssm_cache_dtype")) else 16
 
 
 def _family_of(config: Mapping[str, Any]) -> str | None:

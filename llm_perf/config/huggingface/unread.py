@@ -27,7 +27,7 @@ SHAPELESS = re.compile(
     # what runs and how: formats, libraries, names
     r"_.*|architectures|model_type|auto_map|id2label|label2id|problem_type|return_dict|use_cache|.*version|dtype|torch_dtype|"
     r"name|task_specific_params|quantization_config|compression_config|.*attn_implementation|use_flash_attn|fused_.*|"
-    r"residual_in_fp32|.*_fp32.*|router_dtype|init_device|tokenizer_class|.*_path|.*_file|license|torchscript|tf_legacy_loss|"
+    r"residual_in_fp32|.*_fp32.*|router_dtype|mamba_ssm_dtype|mamba_ssm_cache_dtype|init_device|tokenizer_class|.*_path|.*_file|license|torchscript|tf_legacy_loss|"
     # tokens and sampling
     r".*_tokens?_ids?|.*_token_index|.*_index|suppress_tokens|begin_suppress_tokens|.*max_new_tokens|max_length|num_beams|"
     r"length_penalty|temperature|langs|early_stopping|.*no_repeat_ngram_size|"

@@ -167,8 +167,8 @@ class Mixer(LayerPart):
         """Elements of one sequence's recurrent state on one rank, however long it is."""
         return 0.0
 
-    def kept_bits(self, cache_bits: float) -> float:
-        """Bits per element of what the layer keeps, where a cache has ``cache_bits``."""
+    def kept_bits(self, cache_bits: float, state_bits: float = 16) -> float:  # noqa: ARG002 - the interface of all kinds
+        """Bits per element of what the layer keeps, where a cache has ``cache_bits`` and a state ``state_bits``."""
         return cache_bits
 
     def cached_tokens(self, context: Number) -> Number:
