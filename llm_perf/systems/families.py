@@ -19,6 +19,7 @@ from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Tier = Literal["gpu", "cpu", "nvme"]
 
+_WIDE_FORMATS = ("fp32", "fp16", "bf16")
 _DECLARATION = "system.yaml"
 _PACKAGE = "llm_perf.systems"
 _STACKS = "stacks"
@@ -73,6 +75,7 @@ class Family(Spec):
         quantises_embeddings: Whether the token table and the head are quantised with the other weights.
         checkpoints: Whose files it serves as they were released: "huggingface", "gguf", or "none" where it
             stores 16 bits or a width of its own.
+        formats: Number formats that it has kernels for beside 16 and 32 bits, "gguf" for all of llama.cpp's; None: any.
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
@@ -100,6 +103,7 @@ class Family(Spec):
     resources: dict[str, str] = Field(default_factory=dict)
     quantises_embeddings: bool = False
     checkpoints: Literal["huggingface", "gguf", "none"] | None = None
+    formats: tuple[str, ...] | None = None
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
@@ -125,6 +129,12 @@ class Family(Spec):
     def serves_checkpoints(self) -> bool:
         """Whether it serves a checkpoint in its own format, as stacks do; others store 16 bits or a width of theirs."""
         return self.on_resident if self.checkpoints is None else self.checkpoints != "none"
+
+    def runs_format(self, name: str) -> bool:
+        """Whether it has kernels for a number format."""
+        if self.formats is None or name in _WIDE_FORMATS:
+            return True
+        return name in self.formats or ("gguf" in self.formats and name in (*GGML_BLOCKS, *GGUF_MIXTURES))
 
     @property
     def usual_weights(self) -> Tier | None:
