@@ -413,12 +413,31 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 
 
 class ModuleNames:
-    """A set of patterns, ready to be asked about many modules."""
+    """A set of patterns, ready to be asked about many modules: the time of a question does not grow with names and prefixes.
+
+    Expressions that name one layer are asked about that layer's modules alone.
+    """
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
-        expressions = {pattern: _compiled(pattern) for pattern in patterns}
-        self._plain = {_bare(name) for name, expression in expressions.items() if expression is None}
-        self._expressions = [expression for expression in expressions.values() if expression is not None]
+        self._plain: set[str] = set()
+        self._begun: set[str] = set()
+        self._of_layers: dict[str, list[re.Pattern[str]]] = {}
+        self._everywhere: list[re.Pattern[str]] = []
+        for pattern in dict.fromkeys(patterns):
+            expression = _compiled(pattern)
+            if expression is None:
+                self._plain.add(_bare(pattern))
+            elif not pattern.startswith("re:") and _PREFIX.fullmatch(pattern):
+                self._begun.add(pattern[:-1])
+            else:
+                layer = None if "|" in pattern else _ONE_LAYER.search(pattern)
+                found = self._everywhere if layer is None else self._of_layers.setdefault(layer[1], [])
+                found.append(expression)
+        if len(self._everywhere) > _MOST_EXPRESSIONS:
+            raise SpecError(
+                f"quantization_config: {len(self._everywhere)} expressions about all layers: give at most {_MOST_EXPRESSIONS}"
+            )
+        self._lengths = sorted({len(begun) for begun in self._begun})
         self.names_layers = any(character.isdigit() for pattern in patterns for character in pattern)
 
     def match(self, module: str) -> bool:
@@ -427,11 +446,18 @@ class ModuleNames:
         runs = (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
         if self._plain and any(run in self._plain for run in runs):
             return True
-        return any(
-            expression.match(prefix + module) for expression in self._expressions for prefix in _PREFIXES
-        )
+        names = [prefix + module for prefix in _PREFIXES]
+        if any(name[:length] in self._begun for name in names for length in self._lengths):
+            return True
+        own = self._of_layers.get(parts[1], ()) if parts[0] == "layers" and len(parts) > 1 else ()
+        return any(expression.match(name) for expression in (*own, *self._everywhere) for name in names)
 
 
+_PREFIX = re.compile(r"[^*?\[\]]*\*")
+"""A wildcard at the end alone."""
+_ONE_LAYER = re.compile(r"layers\\?\.(\d+)(?:\\\.|\.(?![*+?{]))")
+"""A layer's number between dots, none of them repeated."""
+_MOST_EXPRESSIONS = 1000
 _PREFIXES = ("model.", "", "language_model.model.", "model.language_model.")
 """What stands before ``layers.0`` in the names of modules; a plain name is compared without it."""
 

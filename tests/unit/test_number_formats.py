@@ -13,7 +13,13 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, format_of_repository
 from llm_perf.config.loading import get_model_config_by_name
-from llm_perf.config.quantization import named_quantization, read_quantization
+from llm_perf.config.quantization import (
+    _PREFIXES,
+    ModuleNames,
+    _compiled,
+    named_quantization,
+    read_quantization,
+)
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import total_params
 from llm_perf.counts.weight_formats import checkpoint_bytes, checkpoint_difference, resolve_formats
@@ -432,3 +438,41 @@ def test_advice_names_a_format_that_the_engine_runs() -> None:
         inputs = InferenceInputs(model="llama-3.1-70b", gpu="h100-sxm-80gb", system=system)
         changes = changes_that_fit(inputs, predict_inference(build_scenario(inputs)))
         assert f"--weight-format {name}" in {change.text for change in changes}
+
+
+PATTERNS = (
+    "lm_head", "lm_head*", "model.layers.3.*", "*self_attn*", r"re:.*layers\.3\..*", "re:model.layers.1.self_attn.*",
+    "model.layers.*.mlp.gate", "model.layers.12.mlp.experts.0.gate_proj", r"re:.*(q_proj|layers\.2\.mlp).*", "layers.1",
+    "mlp.gate", r"re:^model\.layers\.1\.", "^model.layers.2.self_attn.q_proj", "model.language_model.layers.4*",
+    r"re:.*layers\.1[0-9]\.mlp.*", "*.layers.5.*", r"re:.*\.layers\.(4|5)\..*", "re:.*layers.1.*", r"re:.*layers\.1?\..*",
+)  # fmt: skip
+MODULES = (
+    "lm_head", "output", *(
+        f"layers.{layer}.{name}"
+        for layer in (0, 1, 2, 3, 4, 5, 12, 13, 31)
+        for name in ("self_attn.q_proj", "mlp.gate", "mlp.experts.0.gate_proj", "mlp.down_proj")
+    ),
+)  # fmt: skip
+
+
+def test_names_by_layer_are_found_as_one_by_one() -> None:
+    """Prefixes and expressions about one layer are looked up; asked one by one they say the same."""
+    for pattern in PATTERNS:
+        expression = _compiled(pattern)
+        names = ModuleNames((pattern,))
+        for module in MODULES:
+            parts = module.split(".")
+            runs = {".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+            plain = pattern.removeprefix("model.") in runs
+            slowly = plain if expression is None else any(expression.match(p + module) for p in _PREFIXES)
+            assert names.match(module) == slowly, (pattern, module)
+
+
+def test_a_list_of_every_module_is_not_gone_through_for_each() -> None:
+    every = tuple(rf"re:.*layers\.{layer}\.self_attn.*" for layer in range(19_999))
+    names = ModuleNames(every)
+    assert not names._everywhere
+    assert names.match("layers.7.self_attn.q_proj")
+    assert not names.match("layers.20000.self_attn.q_proj")
+    with pytest.raises(SpecError, match="2000 expressions about all layers: give at most 1000"):
+        ModuleNames(tuple(f"re:.*proj{number}" for number in range(2000)))
