@@ -72,9 +72,7 @@ def read_text(path: Path) -> str:
     try:
         with _open_text(path) as file:
             content = file.read(_LARGEST_TEXT + 1)
-        if len(content) > _LARGEST_TEXT:
-            raise SpecError(f"{path}: is larger than {_LARGEST_TEXT // 10**6} MB, which no spec is")
-        return content.decode("utf-8").replace("\r\n", "\n")
+        text = content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise SpecError(f"{path}: is not a text file") from None
     except OSError as error:
@@ -83,6 +81,9 @@ def read_text(path: Path) -> str:
         raise
     except ValueError as error:  # a null byte in the name
         raise SpecError(f"{str(path)!r}: is no file name: {error}") from None
+    if len(content) > _LARGEST_TEXT:
+        raise SpecError(f"{path}: is larger than {_LARGEST_TEXT // 10**6} MB, which no spec is")
+    return text
 
 
 _LARGEST_TEXT = 100_000_000
