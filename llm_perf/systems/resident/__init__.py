@@ -11,6 +11,7 @@ from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import budget_of
+from llm_perf.systems.attention import DecodeAttention
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -29,7 +30,7 @@ from llm_perf.systems.footprint import (
     stage_kv_bytes,
     stage_weight_bytes,
 )
-from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.host_time import (
     exposed_host_s,
     framework_terms,
