@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llm_perf.config.formats import MatrixFormat
@@ -133,6 +133,29 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of prompts in one pass: ``sequences`` alike, each with ``cached`` tokens that came before."""
+
+    sequences: Number
+    new_tokens: Number
+    cached: Number = 0
+
+    @property
+    def tokens(self) -> Number:
+        """New tokens of all its sequences."""
+        return self.sequences * self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAttention:
+    """What the attention of chunks computes and reads in one layer; ``query_len`` new tokens of a sequence per kernel."""
+
+    flops: Number
+    query_len: Number
+    kv_bytes: Number
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeAttention:
     """What one mixer of a layer group attends to in a decode step: seconds = floor_s + per_token_s x attended(context)."""
 
@@ -206,18 +229,14 @@ class Forward:
         the new tokens each.
         """
         costs = Costs()
-        tokens = batch * new_tokens / self.cp
-        routed = tokens * self._distinct_share(batch)
-        for group, products in self.groups:
-            self._products(costs, products, tokens, group.count, routed)
-            for mixer in group.attention.parts:
-                self._prefill_attention(costs, mixer, group.count, batch, new_tokens, cached)
-            self._elementwise(costs, group, tokens)
-            self._layer_communication(costs, group, tokens)
+        chunk = Chunk(batch, new_tokens, cached)
+        tokens = chunk.tokens / self.cp
+        self.layers(
+            costs, tokens, batch, lambda mixer, count: self._prefill_attention(costs, mixer, count, (chunk,))
+        )
         if with_head:
-            logits = tokens if self.constants["logits_all_positions"] else batch
-            self._head(costs, logits)
-        self._pipeline_transfer(costs, tokens)
+            self.head_of(costs, tokens if self.constants["logits_all_positions"] else batch)
+        self.pipeline_transfer(costs, tokens)
         return costs
 
     def decode_step(self, batch: Number, queries: int = 1) -> tuple[Costs, list[DecodeAttention]]:
@@ -228,18 +247,59 @@ class Forward:
         costs = Costs()
         attention: list[DecodeAttention] = []
         tokens = batch * queries
-        routed = tokens * self._distinct_share(batch)
+        self.layers(
+            costs,
+            tokens,
+            batch,
+            lambda mixer, count: attention.append(self.decode_attention(costs, mixer, count, batch, queries)),
+        )
+        self.head_of(costs, tokens)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def mixed_step(
+        self, chunks: Sequence[Chunk], batch: Number, ends: Number, queries: int = 1
+    ) -> tuple[Costs, list[DecodeAttention]]:
+        """Device seconds of one step of prompts' chunks beside ``batch`` decoding sequences.
+
+        Products and what follows them see all tokens of the step at once; chunks attend as prompts do, in one kernel, and
+        the other sequences as in a decode step, whose attention over the context is left out. Logits are those of the
+        decoding sequences and of the prompts that end here, ``ends``. With chunks alone, or without any, this is `prefill`
+        or `decode_step`.
+        """
+        costs = Costs()
+        attention: list[DecodeAttention] = []
+        read = sum((chunk.tokens for chunk in chunks), 0.0) / self.cp
+        tokens = read + batch * queries
+
+        def attend(mixer: Mixer, count: int) -> None:
+            if chunks:
+                self._prefill_attention(costs, mixer, count, chunks)
+            if batch:
+                attention.append(self.decode_attention(costs, mixer, count, batch, queries))
+
+        self.layers(costs, tokens, batch + sum((chunk.sequences for chunk in chunks), 0.0), attend)
+        positions = batch * queries + (read if self.constants["logits_all_positions"] else ends)
+        if positions:
+            self.head_of(costs, positions)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def layers(
+        self,
+        costs: Costs,
+        tokens: Number,
+        sequences: Number,
+        attend: Callable[[Mixer, int], None] = lambda mixer, count: None,  # noqa: ARG005
+    ) -> None:
+        """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers."""
+        routed = tokens * self._distinct_share(sequences)
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count, routed)
-            attention += [
-                self._decode_attention(costs, mixer, group.count, batch, queries)
-                for mixer in group.attention.parts
-            ]
+            for mixer in group.attention.parts:
+                attend(mixer, group.count)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
-        self._head(costs, tokens)
-        self._pipeline_transfer(costs, tokens)
-        return costs, attention
 
     def _distinct_share(self, batch: Number) -> Number:
         """Share of a replica's tokens that differ: equal prompts send theirs to the same experts."""
@@ -416,7 +476,8 @@ class Forward:
         costs.part("dequantisation", seconds, one_term("dequantisation", "token table", *factors))
         costs.busy("hbm", seconds)
 
-    def _head(self, costs: Costs, positions: Number) -> None:
+    def head_of(self, costs: Costs, positions: Number) -> None:
+        """The head on so many positions."""
         self._products(costs, self.head, positions, 1)
         self._unpack_tables(costs)
         if self.tp > 1:
@@ -426,34 +487,70 @@ class Forward:
     # -- attention --------------------------------------------------------------------------------------------
 
     def _prefill_attention(
-        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
+        self, costs: Costs, attention: Mixer, layers: int, chunks: Sequence[Chunk]
     ) -> None:
+        """Attention of prompts' chunks in one kernel, whose floor comes once."""
+        if self.constants["unfused_attention"] and not attention.recurrent:
+            for chunk in chunks:
+                self._unfused_attention(costs, attention, layers, chunk)
+            return
+        work = self.chunk_attention(attention, chunks)
+        if self.cp > 1:
+            self._ring(costs, layers, work.kv_bytes, work.flops / self.rates.attention_flops_per_s)
+        seconds = self.rates.prefill_attention_s(work.flops, work.query_len, work.kv_bytes)
+        floors = (self.cp - 1) * self.rates.attention_floor_s
+        whole = seconds + floors
+
+        def each() -> Quantity:
+            floor_s = self.rates.attention_floor_s + floors
+            return fused_attention(self.rates, work.flops, work.query_len, work.kv_bytes, floor_s)
+
+        costs.part(
+            "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
+        )
+        costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
+        costs.busy("compute", layers * work.flops / self.rates.attention_flops_per_s)
+
+    def chunk_attention(self, attention: Mixer, chunks: Sequence[Chunk]) -> ChunkAttention:
+        """What one layer's fused attention of chunks computes and reads."""
+        found = [self._one_chunk(attention, chunk) for chunk in chunks]
+        if len(found) == 1:
+            return found[0]
+        flops = sum(one.flops for one in found)
+        # A kernel loses the same rows of each query block: losses add up, so lengths are averaged by their inverse.
+        per_query = sum(one.flops / one.query_len for one in found)
+        return ChunkAttention(flops, flops / per_query, sum(one.kv_bytes for one in found))
+
+    def _one_chunk(self, attention: Mixer, chunk: Chunk) -> ChunkAttention:
+        new, cached = chunk.new_tokens, chunk.cached
+        pairs = self._chunk_pairs(attention, chunk)
+        flops = chunk.sequences * pairs * score_flops_per_pair(attention, self.tp)
+        return ChunkAttention(
+            flops, new / self.cp, self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
+        )
+
+    def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
+        """Pairs of query and key of one sequence of a chunk on one context rank."""
+        new, cached = chunk.new_tokens, chunk.cached
         pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
         if is_array(cached) or cached:
             pairs = pairs - prefill_pairs(attention, cached, causal=True)
-        seen = keys_read(attention, new, cached)
-        pairs = pairs / self.cp
-        per_pair = score_flops_per_pair(attention, self.tp)
+        return pairs / self.cp
+
+    def _chunk_kv_bytes(self, attention: Mixer, batch: Number, new: Number, cached: Number) -> Number:
         bits = attention.kept_bits(self.scenario.dtype.kv_bits)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
+        return (
+            batch * keys_read(attention, new, cached) * kv_elements_per_token(attention, self.tp) * bits / 8
+        )
+
+    def _unfused_attention(self, costs: Costs, attention: Mixer, layers: int, chunk: Chunk) -> None:
+        """Unfused kernels compute the whole rectangle of scores and move every score through memory."""
+        batch, new, cached = chunk.sequences, chunk.new_tokens, chunk.cached
+        kv_bytes = self._chunk_kv_bytes(attention, batch, new, cached)
+        per_pair = score_flops_per_pair(attention, self.tp)
         if self.cp > 1:
+            pairs = self._chunk_pairs(attention, chunk)
             self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
-        if not self.constants["unfused_attention"] or attention.recurrent:
-            seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
-            floors = (self.cp - 1) * self.rates.attention_floor_s
-            whole = seconds + floors
-
-            def each() -> Quantity:
-                flops, floor_s = batch * pairs * per_pair, self.rates.attention_floor_s + floors
-                return fused_attention(self.rates, flops, new / self.cp, kv_bytes, floor_s)
-
-            costs.part(
-                "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
-            )
-            costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
-            costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
-            return
-        # Unfused kernels compute the whole rectangle of scores and move every score through memory.
         square = new * (new + cached) / self.cp
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
         heads = attention.num_heads / self.tp
@@ -484,7 +581,7 @@ class Forward:
         )
         costs.busy("interconnect", layers * passed)
 
-    def _decode_attention(
+    def decode_attention(
         self, costs: Costs, mixer: Mixer, layers: int, batch: Number, queries: int = 1
     ) -> DecodeAttention:
         """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once.
@@ -616,7 +713,7 @@ class Forward:
             return max(len(split), 1)
         return len(split) + (1 if group.mlp.ffn_size else 0)
 
-    def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
+    def pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
         if self.pp > 1:
             size = tokens * self.model.hidden_size * self.activation_bytes
