@@ -51,6 +51,7 @@ class Engine:
         self._context = 0  # sum over decoding sequences of (context of the next step - steps so far)
         self._residues = [0] * limits.block_tokens
         self._blocks = Blocks(limits.kv_blocks, rules.prefix_cache)
+        self._taken = 0  # of the next decode step's blocks
         self._reserves = rules.admits == "whole"
         self._beside = rules.prompts == "beside decodes"
         ratio = rules.new_token_ratio
@@ -100,6 +101,7 @@ class Engine:
             until = min(until, inbox[0][0])
         if self._beside:
             preempted = self._make_room() if self._decoding else False
+            self._take_next()
             chunks, ends = self._plan(self.limits.step_tokens - self._decoding, not preempted)
             if chunks:
                 self._mixed(chunks, ends, self._decoding)
@@ -241,6 +243,12 @@ class Engine:
             self._ratio = self._raised_ratio()
         return found
 
+    def _take_next(self) -> None:
+        """Running sequences take the blocks of their next step before others are admitted."""
+        if not self._reserves:
+            self._taken = self._needed()
+            self._blocks.take(self._taken)
+
     def _victim(self) -> int:
         if self.rules.preempts == "least generated":
             return min(self._running, key=lambda one: (self._generated(one), -self.records.prompt[one]))
@@ -330,7 +338,7 @@ class Engine:
     def _until_full(self, most: int) -> int:
         """Steps for which the cache has blocks, at least one and at most ``most``."""
         block, residues = self.limits.block_tokens, self._residues
-        left = self._blocks.free
+        left = self._blocks.free + self._taken
         if (-(-most // block)) * self._decoding <= left:
             return most
         cycles, steps = left // self._decoding, self._steps
@@ -352,7 +360,8 @@ class Engine:
             for step in range(steps, steps + rest):
                 needed += residues[-step % block]
             if needed:
-                self._blocks.take(needed)
+                self._blocks.take(needed - self._taken)
+                self._taken = 0
         self._steps += count
         ratio = self.rules.new_token_ratio
         if ratio is not None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from llm_perf.requests.workload import Floats, Integers, Requests
+from llm_perf.requests.workload import Floats, Ints, Requests
 
 Status: TypeAlias = npt.NDArray[np.int8]
 
@@ -32,12 +32,12 @@ class Steps:
 
     start_s: Floats
     duration_s: Floats
-    count: Integers
-    decode_sequences: Integers
-    prefill_tokens: Integers
-    kv_tokens: Integers
-    waiting: Integers
-    replica: Integers
+    count: Ints
+    decode_sequences: Ints
+    prefill_tokens: Ints
+    kv_tokens: Ints
+    waiting: Ints
+    replica: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class Outcome:
     first_token_s: Floats
     finished_s: Floats
     status: Status
-    preemptions: Integers
-    cached_tokens: Integers
-    replica: Integers
+    preemptions: Ints
+    cached_tokens: Ints
+    replica: Ints
     steps: Steps
     kv_capacity_tokens: int
     rejections: str = ""

@@ -16,7 +16,7 @@ NONE = -1
 """No prefix, or no earlier turn, where an index is expected."""
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,7 @@ class Requests:
         prefix_id: Requests of one number share the first ``prefix_tokens`` of their prompts; `NONE` shares nothing.
         prefix_tokens: Tokens shared with the others of that ``prefix_id``, at most ``prompt_tokens``.
         concurrency: A closed loop: at most so many are in flight, and the next is sent when one ends. None is open.
-        previous: Index of the session's turn before, smaller than the request's own; `NONE` for a first turn. A prompt at
-            least as long as that turn's prompt and output together begins with them.
+        previous: Index of the session's turn before, smaller than the request's own; `NONE` for a first turn.
         think_s: Seconds from the end of ``previous`` to this arrival; 0 without one.
 
     Raises:
@@ -40,12 +39,12 @@ class Requests:
     """
 
     arrival_s: Floats
-    prompt_tokens: Integers
-    output_tokens: Integers
-    prefix_id: Integers
-    prefix_tokens: Integers
+    prompt_tokens: Ints
+    output_tokens: Ints
+    prefix_id: Ints
+    prefix_tokens: Ints
     concurrency: int | None
-    previous: Integers
+    previous: Ints
     think_s: Floats
 
     @classmethod
@@ -54,10 +53,10 @@ class Requests:
         arrival_s: ArrayLike,
         prompt_tokens: ArrayLike,
         output_tokens: ArrayLike,
-        concurrency: int | None = None,
         *,
         prefix_id: ArrayLike = NONE,
         prefix_tokens: ArrayLike = 0,
+        concurrency: int | None = None,
         previous: ArrayLike = NONE,
         think_s: ArrayLike = 0.0,
     ) -> Requests:
