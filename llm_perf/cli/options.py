@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, get_args
 
 import click
@@ -16,11 +16,12 @@ _REPEATED = "gpu"
 _KINDS = (bool, int, float, str)
 
 
-def with_options(inputs: type[Spec]) -> Callable[[F], F]:
-    """A decorator that gives a command an option for each field; what is not given is None."""
+def with_options(inputs: type[Spec], leave_out: Collection[str] = ()) -> Callable[[F], F]:
+    """A decorator that gives a command an option for each field but some; what is not given is None."""
 
     def decorated(function: F) -> F:
-        for option in reversed([_option(name, inputs) for name in inputs.model_fields]):
+        names = [name for name in inputs.model_fields if name not in leave_out]
+        for option in reversed([_option(name, inputs) for name in names]):
             function = option(function)
         return function
 
