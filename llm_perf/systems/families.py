@@ -412,13 +412,25 @@ def memory_rules(family: str, version: str | None) -> MemoryRules | None:
 
 
 @cache
-def scheduler_rules(family: str, version: str | None) -> SchedulerRules | None:
+def scheduler_rules(family: str, version: str | None, name: str | None = None) -> SchedulerRules | None:
     """How a version of a family schedules requests, None for the newest; None where that is not known of it.
+
+    ``name`` is one of the policies that the version has; its default if None.
 
     Raises:
         SpecError: unknown.
     """
-    return _in_force(family, version, declaration(family).scheduling)
+    rules = declaration(family).scheduling
+    newest = _in_force(family, version, rules)
+    if newest is None:
+        return None
+    policies = {normalise(rule.name): rule for rule in reversed(rules) if rule.since == newest.since}
+    if name is None:
+        return next(reversed(policies.values()))
+    if normalise(name) not in policies:
+        known = ", ".join(rule.name for rule in rules if rule.since == newest.since)
+        raise SpecError(f"scheduler {name!r}: {family} has {known}")
+    return policies[normalise(name)]
 
 
 class _Begins(Protocol):
