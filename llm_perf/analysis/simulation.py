@@ -210,15 +210,11 @@ class Simulation:
                 f"it takes two further simulations, which are made of up to {_MOST_FOR_INTERVALS:,} requests",
             )
         low, high = ends[0] / middle, ends[1] / middle
-        found = TimeInterval(
-            steps.level,
-            steps.method,
-            steps.groups,
-            (low, high),
-            self._with_steps(low),
-            self._with_steps(high),
-        )
-        return found, None
+        load = None if self.capacity is None else self.capacity.load
+        bounded = load is None or load * high <= 1
+        slower = self._with_steps(high) if bounded else None
+        faster = self._with_steps(low)
+        return TimeInterval(steps.level, steps.method, steps.groups, (low, high), faster, slower), None
 
     def _with_steps(self, factor: float) -> Summary:
         """The figures if every step took ``factor`` times as long.
@@ -256,7 +252,7 @@ class Simulation:
     @property
     def cost_per_million_tokens(self) -> float | None:
         """US dollars per million output tokens, all GPUs paid for the whole time; None without a price."""
-        if self.price is None:
+        if self.price is None or not self.summary.output_tokens_per_s > 0:
             return None
         hourly = self.price.per_gpu_hour if isinstance(self.price, Price) else self.price
         return hourly * self.num_gpus / 3600 / self.summary.output_tokens_per_s * 1e6

@@ -32,7 +32,7 @@ _MOST_RATES: Final = 200
 
 
 @click.command("simulate")
-@with_options(SimulationInputs, leave_out=NOT_OF_REQUESTS)
+@with_options(SimulationInputs, hidden=NOT_OF_REQUESTS)
 @click.option(
     "--config", "config_file", help="YAML or JSON of inputs, or an earlier --json output, to replay."
 )

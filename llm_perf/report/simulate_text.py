@@ -49,7 +49,7 @@ def simulation_sections(found: Simulation) -> dict[str, Text | Table]:
     return parts
 
 
-def _title(found: Simulation) -> Text:
+def _title(found: Simulation, *, swept: bool = False) -> Text:
     scenario, traffic = found.scenario, found.traffic
     sizes = [
         f"{name} {size}"
@@ -71,11 +71,11 @@ def _title(found: Simulation) -> Text:
         f" (host {scenario.host.name})\n",
         ", ".join([f"{found.idle.system_name}, scheduler {found.outcome.scheduler}", *sizes]),
         f"; weights {weights}, KV cache {scenario.dtype.kv_bits} bit\n",
-        _asked(found),
+        _asked(found, swept),
     )
 
 
-def _asked(found: Simulation) -> str:
+def _asked(found: Simulation, swept: bool) -> str:
     """The requests in one sentence."""
     traffic, requests = found.traffic, found.outcome.requests
     number = f"{count(len(requests))} requests"
@@ -87,7 +87,7 @@ def _asked(found: Simulation) -> str:
         when = ", all at once"
     else:
         kind = "Poisson" if traffic.burstiness == 1 else f"burstiness {traffic.burstiness:g}"
-        when = f", {traffic.rate:g} per second ({kind})"
+        when = f" at each rate ({kind})" if swept else f", {traffic.rate:g} per second ({kind})"
     if traffic.requests is not None:
         prompt, output = requests.prompt_tokens.mean(), requests.output_tokens.mean()
         return f"{number} of {traffic.requests}{when}, mean prompt {prompt:,.0f}, mean output {output:,.0f}"
@@ -187,9 +187,14 @@ def _interval(found: Simulation) -> Text:
         return Text.assemble(("90% interval: ", "bold"), f"none; {found.no_interval}.")
     text = Text.assemble((f"{interval.level:.0%} interval: ", "bold"))
     text.append(", ".join(_ranges(interval)))
+    low, high = interval.factors
+    if interval.high is None:
+        text.append(
+            f"; there is no upper end, since with steps {high:.2f} times as long requests would come faster than they "
+            "are served"
+        )
     text.append(
-        f"\nfrom {interval.method}: steps {interval.factors[0]:.2f} to {interval.factors[1]:.2f} times as long, the "
-        "requests simulated again with both"
+        f"\nfrom {interval.method}: steps {low:.2f} to {high:.2f} times as long, and the requests simulated again"
     )
     return text
 
@@ -199,9 +204,10 @@ def _ranges(interval: TimeInterval) -> Iterator[str]:
         low = getattr(interval.low, name).percentile(figure)
         if not math.isfinite(low):
             continue
-        high = None if interval.high is None else getattr(interval.high, name).percentile(figure)
-        end = "no bound" if high is None else seconds(high)
-        yield f"{_TITLES[name]} {figure} {seconds(low)} to {end}"
+        if interval.high is None:
+            yield f"{_TITLES[name]} {figure} {seconds(low)} or more"
+        else:
+            yield f"{_TITLES[name]} {figure} {seconds(low)} to {seconds(getattr(interval.high, name).percentile(figure))}"
 
 
 def _money(found: Simulation) -> Text | None:
@@ -219,11 +225,10 @@ def _money(found: Simulation) -> Text | None:
 def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> RenderableType:
     """A sweep over rates: what the highest one is that the engine keeps up with, and a row for each."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("requests/s", justify="right")
-    for name in ("TTFT p50", "p95", "TPOT p50", "p95", "token/s", "batch", "KV use", ""):
-        table.add_column(name, justify="right")
+    for name in ("rate/s", "TTFT p50", "p95", "TPOT p50", "p95", "token/s", "batch", "KV use"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in found:
-        summary, known = one.summary, one.capacity
+        summary = one.summary
         table.add_row(
             f"{one.traffic.rate:g}",
             _time(summary.ttft_s.p50),
@@ -233,7 +238,6 @@ def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> Render
             rate(summary.output_tokens_per_s).removesuffix(" token/s"),
             f"{summary.mean_batch:.3g}",
             f"{summary.kv_utilization:.0%}",
-            "" if known is None or known.keeps_up else "queue grows",
         )
     answer = Text()
     known = found[0].capacity
@@ -247,8 +251,11 @@ def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> Render
         )
     if known is not None:
         answer.append(f"\nIt can serve {known.requests_per_s:.3g} requests/s of these lengths at most.")
-    title = _title(found[0])
-    blocks: list[Text | Table] = [title, answer, table, _interval(knee or found[0])]
-    for warning in found[0].warnings:
-        blocks.append(Text.assemble(("note: ", "yellow"), warning))
+    beyond = found[-1].capacity
+    if beyond is not None and beyond.keeps_up is False:
+        answer.append(
+            f" At {beyond.offered_per_s:g} requests/s the queue grows by {beyond.growth_per_s:.3g} requests/s without end."
+        )
+    blocks: list[Text | Table] = [_title(found[0], swept=True), answer, table, _interval(knee or found[0])]
+    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in found[0].warnings]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
