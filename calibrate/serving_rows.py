@@ -153,9 +153,13 @@ class Cases:
         if closed.any():
             replicas = scenario.parallelism.dp_size
             alone = Load(np.full(len(cases), float(replicas)), load.prompt_len, load.gen_len)
-            prefill = np.array(system.evaluate(scenario, alone).prefill.latency_s)
+            one = system.evaluate(scenario, alone)
+            prefill, steps = np.array(one.prefill.latency_s), np.maximum(load.gen_len - 1, 1)
             seen = system.family.prefill_seen_by_decode
-            held_up = (load.batch / replicas - 1) * seen * prefill / np.maximum(load.gen_len - 1, 1)
+            if seen == 1 and one.decode is not None:
+                # A prompt is computed beside the running sequences in one step, which reads the weights once for both.
+                prefill = np.maximum(prefill - np.array(one.decode.latency_s) / steps, 0.0)
+            held_up = (load.batch / replicas - 1) * seen * prefill / steps
             tpot = np.where(closed, tpot + held_up, tpot)
         found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
         return np.array(found)
