@@ -130,7 +130,7 @@ class Cases:
                 or case.quantity == "ttft_s"
             ):
                 continue
-            scenario = replace(case.scenario, constants=tuple(sorted(constants.items())))
+            scenario = _with(case.scenario, constants)
             load = Load.of(scenario.workload)
             found[index] = math.log(
                 float(system_of(scenario).evaluate(scenario, load).prefill.latency_s) / measured
@@ -139,7 +139,7 @@ class Cases:
 
     @staticmethod
     def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
-        scenario = replace(cases[0].scenario, constants=tuple(sorted(constants.items())))
+        scenario = _with(cases[0].scenario, constants)
         lengths = np.array(
             [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
         ).T
@@ -163,6 +163,11 @@ class Cases:
             tpot = np.where(closed, tpot + held_up, tpot)
         found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
         return np.array(found)
+
+
+def _with(scenario: Scenario, constants: Mapping[str, float]) -> Scenario:
+    """A run's scenario under other constants; what the run itself set stays."""
+    return replace(scenario, constants=tuple(sorted({**constants, **dict(scenario.constants)}.items())))
 
 
 def _log_ratio(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> float:

@@ -73,7 +73,8 @@ class Run:
     """Settings of one run. What is None is not stated, and the system's own choice.
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
-    on GPU, CPU and disk. ``machine`` is the host as its source describes it.
+    on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
+    pass takes, where that was set.
     """
 
     system: str
@@ -105,6 +106,7 @@ class Run:
     weight_format: str | None = None
     prefix_hit_rate: float = 0.0
     shared_prefix: bool = False
+    ubatch_tokens: int | None = None
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -310,6 +312,7 @@ def _facts(run: Run) -> RunFacts:
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
         group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
+        constants=() if run.ubatch_tokens is None else (("ubatch_tokens", float(run.ubatch_tokens)),),
     )
 
 
