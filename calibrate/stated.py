@@ -123,6 +123,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,
+        kv_format="fp8" if served and "fp8" in cells.text("kv_dtype").lower() else None,
     )
 
 
