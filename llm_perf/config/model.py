@@ -85,7 +85,7 @@ class ModelConfig(Spec):
     bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
     the types of the tensors of a file whose header was read; ``checkpoint_bytes`` what all tensors of the checkpoint take, as
     its index or header says; ``mtp_layers`` the multi-token prediction modules that the
-    checkpoint holds beside the model.
+    checkpoint holds beside the model; ``state_bits`` the width of recurrent states that it asks engines for.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -115,6 +115,7 @@ class ModelConfig(Spec):
     released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None
     mtp_layers: NonNegativeInt = 0
+    state_bits: Literal[16, 32] = 16
     checkpoint_bytes: ParameterCount | None = None
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
