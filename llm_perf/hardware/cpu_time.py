@@ -82,7 +82,7 @@ class CpuRates:
         read = copies * product.weights * bits / 8 / (self.read_bytes_per_s * share)
         unpacking = c[f"cpu_unpack_{type_class(product.stored, bits)}"]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
-        plain = product.weights * rows / (self.plain_per_s * unpacking)
+        plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         if self.wide_per_s <= 0:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
@@ -114,7 +114,8 @@ def cpu_rates(
     """
     facts = cpu_facts(host)
     used = float(min(threads or facts.cores, facts.cores))
-    giga = constants[f"cpu_gflops_{facts.kernels}"] * 0.5e9  # a weight times a row is two operations
+    # A weight times a row is two operations.
+    giga = constants[f"cpu_flops_per_cycle_{facts.kernels}"] * facts.ghz * 0.5e9
     return CpuRates(
         constants=constants,
         threads=used,

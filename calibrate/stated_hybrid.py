@@ -1,0 +1,295 @@
+"""Rows of runs on a GPU and a CPU that computes, as strings, to the scenario that predicts them.
+
+Columns are those of the table of hybrid machines (``calibrate/measurements/README.md``): layers on the GPU, experts on the
+CPU, the type of a GGUF file and its size, memory channels. Nothing here knows a source: a cell means the same whoever
+wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from calibrate.published import GPU_ALIASES
+from calibrate.published.cells import Row
+from calibrate.published.names import version_of
+from calibrate.stated_hosts import stated_host
+from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.base import GIB
+from llm_perf.config.formats import WEIGHT_FORMATS, MatrixFormat, WeightFormats, format_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name, resolve_name
+from llm_perf.config.model import ModelConfig
+from llm_perf.config.quantization import named_quantization
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
+from llm_perf.errors import SpecError
+from llm_perf.systems import Load, system_of
+from llm_perf.systems.families import find
+from llm_perf.systems.registry import get_system
+
+__all__ = ["HybridRun", "hybrid_run", "is_hybrid"]
+
+_USUAL_GEN: Final = 128
+_USUAL_PROMPT: Final = 512
+_MODEL_OF_FILE: Final = re.compile(r"[-.](?:UD-)?(?:I?Q\d\w*|BF16|F16|mxfp4|MXFP4)$")
+"""What the name of a GGUF file has behind its model's."""
+
+_SYSTEMS: Final = {
+    "ik_llama.cpp": "ik_llama.cpp", "llama.cpp": "llama_cpp", "ollama": "llama_cpp", "ktransformers": "ktransformers",
+    "ktransformers kt-kernel + SGLang": "ktransformers", "fiddler": "fiddler", "mixtral-offloading": "mixtral_offloading",
+    "deepspeed-mii zero-inference": "zero_inference", "deepspeed-zero-inference": "zero_inference",
+    "vllm cpu offload": "vllm", "accelerate": "accelerate", "moe-infinity": "moe_infinity", "airllm": "airllm",
+}  # fmt: skip
+"""What the tables call a system, and the family or version that it is."""
+
+
+def is_hybrid(row: Mapping[str, str]) -> bool:
+    """Whether a row is of a table with these columns."""
+    return "gguf_type" in row
+
+
+@dataclass(frozen=True)
+class HybridRun:
+    """The scenario of a row, and its lengths: tokens that are new in the prompt, those before them, and generated ones."""
+
+    scenario: Scenario
+    new_tokens: int
+    depth: int
+    gen_len: int
+
+
+def hybrid_run(cells: Row) -> HybridRun:
+    """The scenario of one row.
+
+    Raises:
+        SpecError: a name that is unknown, a split that is not stated, or a machine that is not described.
+    """
+    name = cells.required("system")
+    system = _system(name, cells.text("system_version"))
+    model, formats = _model(cells)
+    prompt, gen, depth = (cells.integer(f"{c}_tok") for c in ("prompt_len", "gen_len", "context_depth"))
+    depth = depth or 0
+    new = _USUAL_PROMPT if prompt is None else prompt
+    gen = gen or _USUAL_GEN
+    length = max(depth + new, 1)
+    options = get_system(system).options
+    gpus = cells.integer("gpu_count") or 0
+    gpu = "none" if gpus == 0 or not cells.text("gpu") else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
+    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu))
+    host, threads = stated_host(cells, spec)
+    notes = cells.text("notes")
+    asked: dict[str, Any] = {
+        "model": model.name, "gpu": spec.name, "system": system, "batch_size": cells.integer("batch_size") or 1,
+        "prompt_len": length, "gen_len": gen, "allow_long_context": True,
+    }  # fmt: skip
+    if "prefix_hit_rate" in options and depth:
+        asked["prefix_hit_rate"] = min(depth / length, 1.0) if new else 1.0
+    if "threads" in options:
+        asked["threads"] = cells.integer("cpu_threads") or threads
+    found = re.search(r"(?:-ub |n_ubatch=)(\d+)", notes)
+    if "ubatch_size" in options and found is not None:
+        asked["ubatch_size"] = int(found[1])
+    if re.search(r"type_k=q8_0|cache q8_0|KV q8_0|K q8_0", notes) and "ubatch_size" in options:
+        asked["kv_format"] = "q8_0"
+    asked |= _division(cells, model, options, gpus)
+    if gpus > 1:
+        size = "pp_size" if get_system(system).family.more_gpus == "stages" else "tp_size"
+        asked[size] = gpus
+    if formats is None:
+        asked |= {"weight_format": None}
+    facts = RunFacts(model=model, host=host)
+    fill = next((name for name, value in asked.items() if value == _FITTING), None)
+    if fill is None:
+        return HybridRun(build_scenario(InferenceInputs(**asked), facts), new, depth, gen)
+    least, most = (model.num_layers, 0) if fill == "n_cpu_moe" else (0, _most_experts(model))
+    scenario = _filled(lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most)
+    return HybridRun(scenario, new, depth, gen)
+
+
+def _most_experts(model: ModelConfig) -> int:
+    return max(group.mlp.routed_experts for group in model.layer_groups)
+
+
+def _filled(build: Callable[[int], Scenario], least: int, most: int) -> Scenario:
+    """The scenario that uses as much of the GPU as fits, between the least and the most of a setting."""
+    low, high = least, most
+    while abs(high - low) > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(build(middle)) else (low, middle)
+    return build(high) if _fits(build(high)) else build(low)
+
+
+def _fits(scenario: Scenario) -> bool:
+    system, load = system_of(scenario), Load.of(scenario.workload)
+    return bool(system.memory(scenario, load, system.place(scenario, load)).gpu.fits)
+
+
+def _system(stated: str, version: str) -> str:
+    bare = re.sub(r"\s*\(.*?\)", "", stated).strip()
+    if bare not in _SYSTEMS:
+        raise SpecError(f"system {stated}: no such family ships")
+    known = _SYSTEMS[bare]
+    family, own = find(known)
+    if own is not None:
+        return f"{family}@{own}"
+    printed = re.search(r"\bb\d{4}\b|\d{4}-\d{2}|\d+\.\d+(?:\.\d+)?|\b20\d\d\b", version)
+    asked = version_of(stated, printed[0] if printed else None)
+    return family if asked is None else f"{family}@{_dated(asked)}"
+
+
+def _dated(version: str) -> str:
+    """A build of llama.cpp (b9187) as its year: builds have been numbered on since 2023, about 2,400 a year."""
+    build = re.fullmatch(r"b(\d{4})", version)
+    return version if build is None else "2024" if int(build[1]) < _BUILD_OF_2025 else "2026"
+
+
+_BUILD_OF_2025: Final = 4400
+
+
+# -- layers and experts ---------------------------------------------------------------------------------------------
+
+
+def _division(cells: Row, model: ModelConfig, options: frozenset[str], gpus: int) -> dict[str, Any]:
+    """Layers and experts per place.
+
+    Raises:
+        SpecError: the row leaves a part that it does not state.
+    """
+    layers, experts = cells.text("gpu_layers"), cells.text("experts_on_cpu")
+    if "n_gpu_layers" not in options:
+        return _share_of_experts(cells, model, options)
+    found: dict[str, Any] = {}
+    if gpus:
+        found["n_gpu_layers"] = _layers(layers, model.num_layers)
+    moe = any(group.mlp.routed_experts for group in model.layer_groups)
+    if not gpus or not moe or experts in ("", "0"):
+        return found
+    dense = next((group.count for group in model.layer_groups if not group.mlp.routed_experts), 0)
+    total = model.num_layers
+    if experts in ("1", "all"):
+        return found | {"n_cpu_moe": ALL_LAYERS}
+    on_gpu = re.fullmatch(r"all but (\d+) layers", experts)
+    if on_gpu is not None:
+        return found | {"n_cpu_moe": total - int(on_gpu[1])}
+    of = re.fullmatch(r"(?:about )?(\d+)(?: of \d+(?: layers)?)?", experts)
+    if of is not None:
+        return found | {"n_cpu_moe": dense + int(of[1])}
+    if experts in ("part", "auto", "part (hybrid)", "most", "all but few"):
+        return found | {"n_cpu_moe": _FITTING}
+    raise SpecError(f"experts_on_cpu {experts}: how many layers' experts is not stated")
+
+
+_FITTING: Final = -1
+"""As many layers as do not fit on the GPUs."""
+
+
+def _layers(stated: str, total: int) -> int:
+    if stated in ("", "all"):
+        return ALL_LAYERS
+    percent = re.fullmatch(r"(\d+) percent", stated)
+    if percent is not None:
+        return round(total * int(percent[1]) / 100)
+    if stated.isdigit():
+        return ALL_LAYERS if int(stated) >= total else int(stated)
+    raise SpecError(f"gpu_layers {stated}: how many layers is not stated")
+
+
+def _share_of_experts(cells: Row, model: ModelConfig, options: frozenset[str]) -> dict[str, Any]:
+    stated = cells.text("experts_on_cpu")
+    experts = max((group.mlp.routed_experts for group in model.layer_groups), default=0)
+    if "kt_num_gpu_experts" not in options:
+        return {}
+    percent = re.search(r"(\d+)% of experts on GPU", cells.text("expert_cache"))
+    if percent is not None:
+        return {"kt_num_gpu_experts": round(experts * int(percent[1]) / 100)}
+    but = re.fullmatch(r"all but (\d+) of \d+ per layer", stated)
+    if but is not None:
+        return {"kt_num_gpu_experts": int(but[1])}
+    if stated in ("1", "all", ""):
+        return {"kt_num_gpu_experts": 0}
+    return {"kt_num_gpu_experts": _FITTING}
+
+
+# -- number formats -------------------------------------------------------------------------------------------------
+
+_FORMATS: Final = {
+    "f16/mxfp4": "mxfp4_gguf", "mxfp4": "mxfp4_gguf", "rawint4": "int4", "int4": "int4", "amxint4": "int4",
+    "amx int8": "int8_weight_only", "int8 cpu / int4 gpu": "int8_weight_only", "fp8": "fp8_block", "bf16": "bf16",
+    "f16": "bf16", "q4 class": "q4_k_m", "iq2_m": "iq2_s", "ollama default q4_0": "q4_0", "q4_k": "q4_k_m",
+    "q5_k": "q5_k_m", "q3_k": "q3_k_m", "q2_k_m": "q2_k", "q4": "q4_k_m", "iq1_s/iq1_m mix": "iq1_s", "iq1_s/iq1_m": "iq1_s", "iq5_k_r4/iq4_k_r4/q8_0": "iq4_k",
+    "iq5_k_r4/iq4_k_r4 variant 2": "iq4_k", "q4_k_m (assumed)": "q4_k_m", "q6_k_l": "q6_k", "4 bit": "int4",
+    "q8_k": "q8_0", "iq2_xs": "iq2_xs", "ud-iq1_s or q2_k_xl": "iq1_s", "q8_k_xl": "q8_0",
+}  # fmt: skip
+
+
+def _format(stated: str) -> str:
+    """The mixture that a file's type is nearest to; its size says how much wider it is.
+
+    Raises:
+        SpecError: it names none.
+    """
+    text = stated.lower().strip()
+    text = re.sub(r"^(unsloth|ubergarm)\s+", "", text)
+    text = re.sub(r"\s*\(.*gib\)|\s*-\s*[\d.]+ bpw|^ud-|^mix-|\s+mix$|\s+class$", "", text).strip()
+    text = re.sub(r"\s*-\s*(medium|small)$", lambda m: f"_{m[1][0]}", text)
+    if text in _FORMATS:
+        text = _FORMATS[text]
+    text = re.sub(r"_xl$", "", re.sub(r"_r\d$", "", text))
+    text = _FORMATS.get(text, text)
+    try:
+        return format_name(text, WEIGHT_FORMATS + ("fp8_block",), "gguf_type")
+    except SpecError:
+        raise SpecError(f"gguf_type {stated or 'empty'}: no such number format") from None
+
+
+def _model(cells: Row) -> tuple[ModelConfig, WeightFormats | None]:
+    """The model with the types of its tensors, scaled to the size of the file where that is stated.
+
+    Raises:
+        SpecError: unknown model or type.
+    """
+    stated = cells.required("model")
+    name = _MODEL_OF_FILE.sub("", _MODEL_OF_FILE.sub("", stated))
+    name = re.sub(r"-UD$", "", name).removesuffix("-NVFP4")
+    try:
+        model = get_model_config_by_name(resolve_name("model", name))
+    except SpecError:
+        raise SpecError(f"model {stated}: no such spec ships") from None
+    wanted = _format(cells.text("gguf_type"))
+    if wanted == "bf16":
+        return model.replace(quantization=None), None
+    formats = resolve_formats(model, named_quantization(wanted), "as the row states")
+    size = cells.number("weights_GiB")
+    if size is not None:
+        formats = _scaled(model, formats, size * GIB)
+    return model.replace(stored_formats=formats, quantization=None, checkpoint_bytes=None), formats
+
+
+def _scaled(model: ModelConfig, formats: WeightFormats, size_bytes: float) -> WeightFormats:
+    """The same types with the mean width of experts, of a dense model of all matrices, that makes the file so large."""
+    moe = any(group.mlp.routed_experts for group in model.layer_groups)
+
+    def with_factor(factor: float) -> WeightFormats:
+        rows = tuple(
+            tuple(
+                MatrixFormat(entry.bits * factor, entry.kernels, entry.name)
+                if not moe or linear.copies > 1
+                else entry
+                for entry, linear in zip(row, _linears(model, index), strict=True)
+            )
+            for index, row in enumerate(formats.layers)
+        )
+        return replace(formats, layers=rows)
+
+    one, two = (checkpoint_bytes(model, with_factor(factor)) for factor in (1.0, 2.0))
+    factor = 1.0 + (size_bytes - one) / (two - one)
+    return with_factor(factor) if 0.6 < factor < 1.7 else formats  # noqa: PLR2004 - else another model's size
+
+
+def _linears(model: ModelConfig, index: int) -> Any:
+    from llm_perf.counts.linears import layer_linears
+
+    return layer_linears(model.layer_groups[index], model.hidden_size)
