@@ -7,7 +7,7 @@ from typing import Final
 
 from calibrate.published.cells import Row
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.host import HostConfig
+from llm_perf.config.host import Disk, HostConfig
 from llm_perf.config.loading import get_host_config_by_name, resolve_name
 from llm_perf.config.names import sockets_and_name
 from llm_perf.errors import SpecError
@@ -34,16 +34,17 @@ _NEAREST: Final = {
 """What descriptions contain that name no processor by its type, and the nearest one of that class."""
 
 
-def stated_host(cells: Row, gpu: GPUConfig) -> tuple[HostConfig, int | None]:
+def stated_host(cells: Row, gpu: GPUConfig, computes: bool) -> tuple[HostConfig, int | None]:
     """The host of a row, and the threads that its text says were used.
 
-    Channels, transfers and PCIe generation that the row states replace those of the file.
+    Channels, transfers, PCIe generation and disks that the row states replace those of the file. ``computes``: the CPU
+    does, so that a row has to name it; else the GPU's usual host stands in.
 
     Raises:
         SpecError: the row names no host that is known.
     """
     text = cells.text("host_cpu")
-    host = _named(text, gpu)
+    host = _named(text, gpu, computes)
     theory, channels, speed = (
         cells.number(name) for name in ("host_bw_theory_GBps", "cpu_mem_channels", "cpu_mem_speed_MTs")
     )
@@ -60,6 +61,12 @@ def stated_host(cells: Row, gpu: GPUConfig) -> tuple[HostConfig, int | None]:
     generation = cells.text("pcie_gen")
     if generation.isdigit():
         changes |= {"pcie_generation": int(generation), "pcie_gb_per_s": None}
+    if host.disk is not None and (rate := _disk_gb_per_s(cells)):
+        changes |= {
+            "disk": Disk(
+                capacity_gib=host.disk.capacity_gib, stated_read_gb_per_s=rate, shared=host.disk.shared
+            )
+        }
     ram = cells.number("host_ram_GB")
     if ram:
         changes |= {"memory_gib": float(ram), "usable_memory_gib": 0.98 * ram}
@@ -68,8 +75,28 @@ def stated_host(cells: Row, gpu: GPUConfig) -> tuple[HostConfig, int | None]:
     return host.replace(**changes), threads
 
 
-def _named(text: str, gpu: GPUConfig) -> HostConfig:
-    if text in ("", "not stated", "not in excerpt") or text.startswith(("not stated", "VM ", "phone", "4 vCPU")):
+_ONE_DISK_GB_PER_S: Final = {"4": 6.5, "5": 6.5}
+"""What one NVMe drive of a PCIe generation reads in such machines, where a row states their number alone."""
+
+
+def _disk_gb_per_s(cells: Row) -> float | None:
+    stated = cells.number("disk_read_GBps")
+    if stated:
+        return float(stated)
+    several = re.match(r"(\d+)x Gen(\d) NVMe", cells.text("disk"))
+    return None if several is None else int(several[1]) * _ONE_DISK_GB_PER_S.get(several[2], 3.5)
+
+
+def _named(text: str, gpu: GPUConfig, computes: bool) -> HostConfig:
+    if (
+        not computes
+        and gpu.default_host is not None
+        and (not text or "not stated" in text or text.startswith("Grace"))
+    ):
+        return get_host_config_by_name(gpu.default_host)
+    if text in ("", "not stated", "not in excerpt") or text.startswith(
+        ("not stated", "VM ", "phone", "4 vCPU")
+    ):
         raise SpecError(f"host {text or 'empty'}: the row does not state it")
     for phrase, name in _NEAREST.items():
         if phrase in text:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from calibrate.published import GPU_ALIASES
-from calibrate.published.cells import Row
+from calibrate.published.cells import Row, cells_of
 from calibrate.published.names import version_of
 from calibrate.stated_hosts import stated_host
 from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs, build_scenario
@@ -24,13 +24,14 @@ from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.quantization import named_quantization
 from llm_perf.config.scenario import Scenario
+from llm_perf.config.workload import Shares
 from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.families import find
 from llm_perf.systems.registry import get_system
 
-__all__ = ["HybridRun", "hybrid_run", "is_hybrid"]
+__all__ = ["HybridRun", "hybrid_cells", "hybrid_run", "is_hybrid"]
 
 _USUAL_GEN: Final = 128
 _USUAL_PROMPT: Final = 512
@@ -40,8 +41,8 @@ _MODEL_OF_FILE: Final = re.compile(r"[-.](?:UD-)?(?:I?Q\d\w*|BF16|F16|mxfp4|MXFP
 _SYSTEMS: Final = {
     "ik_llama.cpp": "ik_llama.cpp", "llama.cpp": "llama_cpp", "ollama": "llama_cpp", "ktransformers": "ktransformers",
     "ktransformers kt-kernel + SGLang": "ktransformers", "fiddler": "fiddler", "mixtral-offloading": "mixtral_offloading",
-    "deepspeed-mii zero-inference": "zero_inference", "deepspeed-zero-inference": "zero_inference",
-    "vllm cpu offload": "vllm", "accelerate": "accelerate", "moe-infinity": "moe_infinity", "airllm": "airllm",
+    "deepspeed-mii zero-inference": "zero_inference@2024-mii", "deepspeed-zero-inference": "zero_inference",
+    "vllm cpu offload": "vllm", "accelerate": "accelerate@0.20", "moe-infinity": "moe_infinity", "airllm": "airllm",
 }  # fmt: skip
 """What the tables call a system, and the family or version that it is."""
 
@@ -49,6 +50,25 @@ _SYSTEMS: Final = {
 def is_hybrid(row: Mapping[str, str]) -> bool:
     """Whether a row is of a table with these columns."""
     return "gguf_type" in row
+
+
+_COLUMNS: Final = dict.fromkeys(
+    (
+        "system", "system_version", "model", "gpu", "gpu_count", "host_cpu", "host_ram_GB", "disk", "disk_read_GBps",
+        "batch_size", "weight_offload", "prompt_len_tok", "gen_len_tok", "notes", "cpu_mem_channels", "cpu_mem_speed_MTs",
+        "pcie_gen", "gpu_layers", "experts_on_cpu", "gguf_type", "cpu_threads", "expert_cache", "context_depth_tok",
+        "weights_GiB", "host_bw_theory_GBps",
+    ),
+    "",
+)  # fmt: skip
+"""Columns that are read."""
+
+
+def hybrid_cells(row: Mapping[str, str]) -> Row:
+    """The cells of a row; of notes those that a scoring program hands on, where there are such."""
+    stated = {name: str(row.get(name) or "") for name in _COLUMNS}
+    notes = stated["notes"] or str(row.get("notes_for_prediction") or "")
+    return cells_of(stated | {"notes": notes})
 
 
 @dataclass(frozen=True)
@@ -67,8 +87,7 @@ def hybrid_run(cells: Row) -> HybridRun:
     Raises:
         SpecError: a name that is unknown, a split that is not stated, or a machine that is not described.
     """
-    name = cells.required("system")
-    system = _system(name, cells.text("system_version"))
+    system = cells_system(cells)
     model, formats = _model(cells)
     prompt, gen, depth = (cells.integer(f"{c}_tok") for c in ("prompt_len", "gen_len", "context_depth"))
     depth = depth or 0
@@ -77,9 +96,13 @@ def hybrid_run(cells: Row) -> HybridRun:
     length = max(depth + new, 1)
     options = get_system(system).options
     gpus = cells.integer("gpu_count") or 0
-    gpu = "none" if gpus == 0 or not cells.text("gpu") else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
+    gpu = (
+        "none"
+        if gpus == 0 or not cells.text("gpu")
+        else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
+    )
     spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu))
-    host, threads = stated_host(cells, spec)
+    host, threads = stated_host(cells, spec, computes=_computes(system))
     notes = cells.text("notes")
     asked: dict[str, Any] = {
         "model": model.name, "gpu": spec.name, "system": system, "batch_size": cells.integer("batch_size") or 1,
@@ -100,12 +123,16 @@ def hybrid_run(cells: Row) -> HybridRun:
         asked[size] = gpus
     if formats is None:
         asked |= {"weight_format": None}
-    facts = RunFacts(model=model, host=host)
+    facts = RunFacts(model=model, host=host, weights=_tier(cells, options))
     fill = next((name for name, value in asked.items() if value == _FITTING), None)
     if fill is None:
         return HybridRun(build_scenario(InferenceInputs(**asked), facts), new, depth, gen)
-    least, most = (model.num_layers, 0) if fill == "n_cpu_moe" else (0, _most_experts(model))
-    scenario = _filled(lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most)
+    most_gib = int(checkpoint_bytes(model, resolve_formats(model, None)) / GIB) + 1
+    ends = {"n_cpu_moe": (model.num_layers, 0), "cpu_offload_gb": (most_gib, 0)}
+    least, most = ends.get(fill, (0, _most_experts(model)))
+    scenario = _filled(
+        lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most
+    )
     return HybridRun(scenario, new, depth, gen)
 
 
@@ -125,6 +152,17 @@ def _filled(build: Callable[[int], Scenario], least: int, most: int) -> Scenario
 def _fits(scenario: Scenario) -> bool:
     system, load = system_of(scenario), Load.of(scenario.workload)
     return bool(system.memory(scenario, load, system.place(scenario, load)).gpu.fits)
+
+
+def _computes(system: str) -> bool:
+    """Whether products run on the CPU: its constants say what it reaches, and experts are not copied."""
+    file = get_system(system).file
+    return "cpu_stream_share" in file.constants and not file.value("misses_copied")
+
+
+def cells_system(cells: Row) -> str:
+    """The system of a row, in its version."""
+    return _system(cells.required("system"), cells.text("system_version"))
 
 
 def _system(stated: str, version: str) -> str:
@@ -197,10 +235,24 @@ def _layers(stated: str, total: int) -> int:
     raise SpecError(f"gpu_layers {stated}: how many layers is not stated")
 
 
+def _tier(cells: Row, options: frozenset[str]) -> Shares | None:
+    """Where weights are as a whole, for systems that move them."""
+    stated = cells.text("weight_offload")
+    if (
+        options & {"n_gpu_layers", "kt_num_gpu_experts", "cpu_offload_gb"}
+        or cells.required("system") == "accelerate"
+    ):
+        return None
+    return {"cpu": Shares.on("cpu"), "disk": Shares.on("nvme")}.get(stated)
+
+
 def _share_of_experts(cells: Row, model: ModelConfig, options: frozenset[str]) -> dict[str, Any]:
     stated = cells.text("experts_on_cpu")
     experts = max((group.mlp.routed_experts for group in model.layer_groups), default=0)
-    if "kt_num_gpu_experts" not in options:
+    if "cpu_offload_gb" in options:
+        told = re.search(r"--cpu-offload-gb (\d+)", cells.text("notes"))
+        return {"cpu_offload_gb": float(told[1]) if told else _FITTING}
+    if "kt_num_gpu_experts" not in options or get_system(cells_system(cells)).file.value("experts_fill_gpu"):
         return {}
     percent = re.search(r"(\d+)% of experts on GPU", cells.text("expert_cache"))
     if percent is not None:
@@ -221,7 +273,7 @@ _FORMATS: Final = {
     "f16": "bf16", "q4 class": "q4_k_m", "iq2_m": "iq2_s", "ollama default q4_0": "q4_0", "q4_k": "q4_k_m",
     "q5_k": "q5_k_m", "q3_k": "q3_k_m", "q2_k_m": "q2_k", "q4": "q4_k_m", "iq1_s/iq1_m mix": "iq1_s", "iq1_s/iq1_m": "iq1_s", "iq5_k_r4/iq4_k_r4/q8_0": "iq4_k",
     "iq5_k_r4/iq4_k_r4 variant 2": "iq4_k", "q4_k_m (assumed)": "q4_k_m", "q6_k_l": "q6_k", "4 bit": "int4",
-    "q8_k": "q8_0", "iq2_xs": "iq2_xs", "ud-iq1_s or q2_k_xl": "iq1_s", "q8_k_xl": "q8_0",
+    "q8_k": "q8_0", "iq1_s or q2_k_xl": "iq1_s", "q8_k_xl": "q8_0",
 }  # fmt: skip
 
 
@@ -233,6 +285,7 @@ def _format(stated: str) -> str:
     """
     text = stated.lower().strip()
     text = re.sub(r"^(unsloth|ubergarm)\s+", "", text)
+    text = text.removeprefix("ud-")
     text = re.sub(r"\s*\(.*gib\)|\s*-\s*[\d.]+ bpw|^ud-|^mix-|\s+mix$|\s+class$", "", text).strip()
     text = re.sub(r"\s*-\s*(medium|small)$", lambda m: f"_{m[1][0]}", text)
     if text in _FORMATS:
@@ -258,6 +311,7 @@ def _model(cells: Row) -> tuple[ModelConfig, WeightFormats | None]:
         model = get_model_config_by_name(resolve_name("model", name))
     except SpecError:
         raise SpecError(f"model {stated}: no such spec ships") from None
+    model = _with_top_k(model, cells.text("notes"))
     wanted = _format(cells.text("gguf_type"))
     if wanted == "bf16":
         return model.replace(quantization=None), None
@@ -266,6 +320,19 @@ def _model(cells: Row) -> tuple[ModelConfig, WeightFormats | None]:
     if size is not None:
         formats = _scaled(model, formats, size * GIB)
     return model.replace(stored_formats=formats, quantization=None, checkpoint_bytes=None), formats
+
+
+def _with_top_k(model: ModelConfig, notes: str) -> ModelConfig:
+    """The model with as many experts per token as the run was told to use."""
+    told = re.search(r"\b(\d+) experts(?: per token|;|$)|\bser (\d+),1", notes)
+    if told is None:
+        return model
+    top_k = int(told[1] or told[2])
+    groups = tuple(
+        group.replace(mlp=group.mlp.replace(top_k=top_k)) if group.mlp.routed_experts else group
+        for group in model.layer_groups
+    )
+    return model.replace(layer_groups=groups)
 
 
 def _scaled(model: ModelConfig, formats: WeightFormats, size_bytes: float) -> WeightFormats:

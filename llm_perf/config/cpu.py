@@ -58,7 +58,9 @@ def cpu_facts(host: HostConfig) -> CpuFacts:
             "GB/s that reads of its memory reach"
         )
     if host.cores_per_socket is None:
-        raise SpecError(f"cores of host {host.name} are not known, so its CPU cannot be priced: cores_per_socket")
+        raise SpecError(
+            f"cores of host {host.name} are not known, so its CPU cannot be priced: cores_per_socket"
+        )
     per_socket = (measured or 0.0) / host.sockets if stated is None else stated
     of_cores = host.cores_read_gb_per_s_per_socket
     return CpuFacts(

@@ -87,7 +87,9 @@ class CpuRates:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, _KNEE)
-        wide = product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
+        wide = (
+            product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
+        )
         return p_norm(read, minimum(plain, wide), _KNEE)
 
     def attention_s_per_byte(self) -> float:

@@ -61,9 +61,13 @@ class LlamaCpp(Resident):
                 "(llm-perf policy --system llama_cpp finds the best), not --cpu-offload or --disk-offload"
             )
         if asked.split_mode == "row":
-            raise SpecError("split_mode row divides matrices over GPUs, which is not modelled; possible: layer")
+            raise SpecError(
+                "split_mode row divides matrices over GPUs, which is not modelled; possible: layer"
+            )
         if scenario.ds_zero is DSZeRO.STAGE_3:
-            raise SpecError("--ds-zero 3 is the system zero_inference; it cannot be combined with --system llama_cpp")
+            raise SpecError(
+                "--ds-zero 3 is the system zero_inference; it cannot be combined with --system llama_cpp"
+            )
         super().check(scenario.replace(offload=asked.replace(kv_cache=None, activations=None)))
         offload.check(scenario)
 
