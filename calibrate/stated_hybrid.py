@@ -271,7 +271,8 @@ _FORMATS: Final = {
     "f16/mxfp4": "mxfp4_gguf", "mxfp4": "mxfp4_gguf", "rawint4": "int4", "int4": "int4", "amxint4": "int4",
     "amx int8": "int8_weight_only", "int8 cpu / int4 gpu": "int8_weight_only", "fp8": "fp8_block", "bf16": "bf16",
     "f16": "bf16", "q4 class": "q4_k_m", "iq2_m": "iq2_s", "ollama default q4_0": "q4_0", "q4_k": "q4_k_m",
-    "q5_k": "q5_k_m", "q3_k": "q3_k_m", "q2_k_m": "q2_k", "q4": "q4_k_m", "iq1_s/iq1_m mix": "iq1_s", "iq1_s/iq1_m": "iq1_s", "iq5_k_r4/iq4_k_r4/q8_0": "iq4_k",
+    "q5_k": "q5_k_m", "q3_k": "q3_k_m", "q2_k_m": "q2_k", "q4": "q4_k_m",
+    "iq1_s/iq1_m mix": "iq1_s", "iq1_s/iq1_m": "iq1_s", "iq5_k_r4/iq4_k_r4/q8_0": "iq4_k",
     "iq5_k_r4/iq4_k_r4 variant 2": "iq4_k", "q4_k_m (assumed)": "q4_k_m", "q6_k_l": "q6_k", "4 bit": "int4",
     "q8_k": "q8_0", "iq1_s or q2_k_xl": "iq1_s", "q8_k_xl": "q8_0",
 }  # fmt: skip
@@ -293,7 +294,7 @@ def _format(stated: str) -> str:
     text = re.sub(r"_xl$", "", re.sub(r"_r\d$", "", text))
     text = _FORMATS.get(text, text)
     try:
-        return format_name(text, WEIGHT_FORMATS + ("fp8_block",), "gguf_type")
+        return format_name(text, (*WEIGHT_FORMATS, "fp8_block"), "gguf_type")
     except SpecError:
         raise SpecError(f"gguf_type {stated or 'empty'}: no such number format") from None
 
@@ -353,7 +354,7 @@ def _scaled(model: ModelConfig, formats: WeightFormats, size_bytes: float) -> We
 
     one, two = (checkpoint_bytes(model, with_factor(factor)) for factor in (1.0, 2.0))
     factor = 1.0 + (size_bytes - one) / (two - one)
-    return with_factor(factor) if 0.6 < factor < 1.7 else formats  # noqa: PLR2004 - else another model's size
+    return with_factor(factor) if 0.6 < factor < 1.7 else formats
 
 
 def _linears(model: ModelConfig, index: int) -> Any:

@@ -38,7 +38,7 @@ def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
         return "iq4"
     if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
         return "k"
-    return "16bit" if bits >= 16 else "8bit"  # noqa: PLR2004 - a width
+    return "16bit" if bits >= 16 else "8bit"
 
 
 def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: float, copies: bool) -> float:

@@ -1,12 +1,13 @@
 """Mixtures whose attention is on the GPU and whose experts are in host memory, with some of them on the GPU.
 
 ktransformers, Fiddler, MoE-Infinity and the offloading of Mixtral differ in data alone: whether an expert that the GPU does
-not hold is computed on the CPU or copied, whether both compute at once, whether each socket has a copy of the weights, and how
-many experts the GPU holds.
+not hold is computed on the CPU or copied, whether both compute at once, whether each socket has a copy of the weights,
+and how many experts the GPU holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from llm_perf.config.base import GIB
@@ -19,6 +20,7 @@ from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
     Evaluation,
+    Filling,
     Load,
     MemoryParts,
     MemoryUse,
@@ -106,6 +108,11 @@ class ExpertOffload(System):
         if not is_array(division.held):
             reason += f", {division.held:.0%} of them on the GPU"
         return Placement(shares, ALL_ON_GPU, ALL_ON_GPU, reason)
+
+    def fillings(self, scenario: Scenario, lossless: bool) -> Iterator[Filling]:  # noqa: ARG002 - a hook
+        """As many experts of each layer on the GPU as fit."""
+        experts = max(group.mlp.routed_experts for group in scenario.model.layer_groups)
+        yield Filling({}, "kt_num_gpu_experts", range(experts + 1))
 
     # -- memory ---------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from llm_perf.counts.attention import kv_elements_per_token, prefill_pairs, scor
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.products import Product
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
-from llm_perf.systems.forward import Costs, DecodeAttention, Forward
 from llm_perf.systems.footprint import layer_weight_bytes
+from llm_perf.systems.forward import Costs, DecodeAttention, Forward
 from llm_perf.systems.terms import no_terms, one_term
 
 

@@ -30,13 +30,6 @@ from llm_perf.systems.footprint import (
     stage_weight_bytes,
 )
 from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
-from llm_perf.systems.host_weights import (
-    check_host_weights,
-    host_weight_bytes,
-    host_weights_memory,
-    host_weights_placement,
-    with_host_weights,
-)
 from llm_perf.systems.host_time import (
     exposed_host_s,
     framework_terms,
@@ -46,6 +39,13 @@ from llm_perf.systems.host_time import (
     prefill_overhead_s,
     step_overhead_s,
     step_terms,
+)
+from llm_perf.systems.host_weights import (
+    check_host_weights,
+    host_weight_bytes,
+    host_weights_memory,
+    host_weights_placement,
+    with_host_weights,
 )
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
