@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from calibrate.published import GPU_ALIASES
+from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES
 from calibrate.published.cells import Row, cells_of
-from calibrate.published.names import version_of
 from calibrate.stated_hosts import stated_host
 from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
@@ -37,14 +36,6 @@ _USUAL_GEN: Final = 128
 _USUAL_PROMPT: Final = 512
 _MODEL_OF_FILE: Final = re.compile(r"[-.](?:UD-)?(?:I?Q\d\w*|BF16|F16|mxfp4|MXFP4)$")
 """What the name of a GGUF file has behind its model's."""
-
-_SYSTEMS: Final = {
-    "ik_llama.cpp": "ik_llama.cpp", "llama.cpp": "llama_cpp", "ollama": "llama_cpp", "ktransformers": "ktransformers",
-    "ktransformers kt-kernel + SGLang": "ktransformers", "fiddler": "fiddler", "mixtral-offloading": "mixtral_offloading",
-    "deepspeed-mii zero-inference": "zero_inference@2024-mii", "deepspeed-zero-inference": "zero_inference",
-    "vllm cpu offload": "vllm", "accelerate": "accelerate@0.20", "moe-infinity": "moe_infinity", "airllm": "airllm",
-}  # fmt: skip
-"""What the tables call a system, and the family or version that it is."""
 
 
 def is_hybrid(row: Mapping[str, str]) -> bool:
@@ -167,15 +158,15 @@ def cells_system(cells: Row) -> str:
 
 def _system(stated: str, version: str) -> str:
     bare = re.sub(r"\s*\(.*?\)", "", stated).strip()
-    if bare not in _SYSTEMS:
-        raise SpecError(f"system {stated}: no such family ships")
-    known = _SYSTEMS[bare]
-    family, own = find(known)
+    known = SYSTEM_ALIASES.get(bare, bare)
+    try:
+        family, own = find(known)
+    except SpecError:
+        raise SpecError(f"system {stated}: no such family ships") from None
     if own is not None:
         return f"{family}@{own}"
     printed = re.search(r"\bb\d{4}\b|\d{4}-\d{2}|\d+\.\d+(?:\.\d+)?|\b20\d\d\b", version)
-    asked = version_of(stated, printed[0] if printed else None)
-    return family if asked is None else f"{family}@{_dated(asked)}"
+    return family if printed is None else f"{family}@{_dated(printed[0])}"
 
 
 def _dated(version: str) -> str:

@@ -12,12 +12,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_perf.config.base import GB
-from llm_perf.config.cpu import CpuFacts, cpu_facts
+from llm_perf.config.cpu import CpuFacts, Kernels, cpu_facts
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.host import HostConfig
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.products import Product
 from llm_perf.hardware.roofline import p_norm
+
+_PER_CYCLE: dict[Kernels, str] = {
+    "amx": "cpu_flops_per_cycle_amx",
+    "avx512": "cpu_flops_per_cycle_avx512",
+    "avx2": "cpu_flops_per_cycle_avx2",
+    "neon": "cpu_flops_per_cycle_neon",
+}
+"""The constant of each class of instruction sets."""
+
+_UNPACKING: dict[str, str] = {
+    "8bit": "cpu_unpack_8bit",
+    "16bit": "cpu_unpack_16bit",
+    "k": "cpu_unpack_k",
+    "iq4": "cpu_unpack_iq4",
+    "iq3": "cpu_unpack_iq3",
+    "iq2": "cpu_unpack_iq2",
+}
+"""The constant of each class of number formats."""
 
 _KNEE = 4.0
 """Reading and multiplying overlap as in products on GPUs."""
@@ -80,7 +98,7 @@ class CpuRates:
         c = self.constants
         share = c["cpu_expert_share"] if product.is_expert else c["cpu_dense_share"]
         read = copies * product.weights * bits / 8 / (self.read_bytes_per_s * share)
-        unpacking = c[f"cpu_unpack_{type_class(product.stored, bits)}"]
+        unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         if self.wide_per_s <= 0:
@@ -117,7 +135,7 @@ def cpu_rates(
     facts = cpu_facts(host)
     used = float(min(threads or facts.cores, facts.cores))
     # A weight times a row is two operations.
-    giga = constants[f"cpu_flops_per_cycle_{facts.kernels}"] * facts.ghz * 0.5e9
+    giga = constants[_PER_CYCLE[facts.kernels]] * facts.ghz * 0.5e9
     return CpuRates(
         constants=constants,
         threads=used,
