@@ -27,6 +27,7 @@ from llm_perf.config.workload import Shares
 from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
+from llm_perf.systems.base import MemoryUse
 from llm_perf.systems.families import find
 from llm_perf.systems.registry import get_system
 
@@ -64,12 +65,21 @@ def hybrid_cells(row: Mapping[str, str]) -> Row:
 
 @dataclass(frozen=True)
 class HybridRun:
-    """The scenario of a row, and its lengths: tokens that are new in the prompt, those before them, and generated ones."""
+    """The scenario of a row, and its lengths: tokens that are new in the prompt, those before them, and generated ones.
+
+    ``context``: tokens that the cache was made for; what the run used if None.
+    """
 
     scenario: Scenario
     new_tokens: int
     depth: int
     gen_len: int
+    context: int | None = None
+
+    @property
+    def memory(self) -> MemoryUse:
+        """Memory with the cache that was made."""
+        return _memory(self.scenario, self.context)
 
 
 def hybrid_run(cells: Row) -> HybridRun:
@@ -114,35 +124,39 @@ def hybrid_run(cells: Row) -> HybridRun:
         asked[size] = gpus
     if formats is None:
         asked |= {"weight_format": None}
+    sized = re.search(r"(\d+)K context", notes)
+    context = None if sized is None else int(sized[1]) * 1024
     facts = RunFacts(model=model, host=host, weights=_tier(cells, options))
     fill = next((name for name, value in asked.items() if value == _FITTING), None)
     if fill is None:
-        return HybridRun(build_scenario(InferenceInputs(**asked), facts), new, depth, gen)
+        return HybridRun(build_scenario(InferenceInputs(**asked), facts), new, depth, gen, context)
     most_gib = int(checkpoint_bytes(model, resolve_formats(model, None)) / GIB) + 1
     ends = {"n_cpu_moe": (model.num_layers, 0), "cpu_offload_gb": (most_gib, 0)}
     least, most = ends.get(fill, (0, _most_experts(model)))
     scenario = _filled(
-        lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most
+        lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most, context
     )
-    return HybridRun(scenario, new, depth, gen)
+    return HybridRun(scenario, new, depth, gen, context)
 
 
 def _most_experts(model: ModelConfig) -> int:
     return max(group.mlp.routed_experts for group in model.layer_groups)
 
 
-def _filled(build: Callable[[int], Scenario], least: int, most: int) -> Scenario:
+def _filled(build: Callable[[int], Scenario], least: int, most: int, context: int | None) -> Scenario:
     """The scenario that uses as much of the GPU as fits, between the least and the most of a setting."""
     low, high = least, most
     while abs(high - low) > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(build(middle)) else (low, middle)
-    return build(high) if _fits(build(high)) else build(low)
+        low, high = (middle, high) if _memory(build(middle), context).gpu.fits else (low, middle)
+    return build(high) if _memory(build(high), context).gpu.fits else build(low)
 
 
-def _fits(scenario: Scenario) -> bool:
+def _memory(scenario: Scenario, context: int | None) -> MemoryUse:
     system, load = system_of(scenario), Load.of(scenario.workload)
-    return bool(system.memory(scenario, load, system.place(scenario, load)).gpu.fits)
+    if context is not None:
+        load = Load(load.batch, max(context - load.gen_len, load.prompt_len), load.gen_len)
+    return system.memory(scenario, load, system.place(scenario, load))
 
 
 def _computes(system: str) -> bool:

@@ -48,11 +48,13 @@ with a table of values (IQ4), with codebooks (IQ3, IQ2, IQ1), and plain 16 bits.
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
     """The class of a matrix's format; by its width where it has no name."""
     name = "" if stored is None else stored.name
+    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl", "kt"):
+        return "iq4"  # tables of values, at whatever width
     if name.startswith(("iq1", "iq2")):
         return "iq2"
     if name.startswith("iq3"):
         return "iq3"
-    if name.startswith(("iq4_xs", "iq4_k", "iq5", "iq6")):
+    if name.startswith("iq4_xs"):
         return "iq4"
     if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
         return "k"

@@ -101,7 +101,7 @@ def hybrid_quantities(row: Mapping[str, str]) -> dict[str, Any]:
         "ttft_s": prefill_s,
         "total_latency_s": total_s,
         "prefill_throughput_tok_s": batch * max(run.new_tokens, 1) / prefill_s,
-        "peak_gpu_mem_GB": float(result.memory.gpu.total_bytes) / unit,
+        "peak_gpu_mem_GB": float(run.memory.gpu.total_bytes) / unit,
     }
     decoded = None
     if result.tpot_s is not None:

@@ -192,8 +192,8 @@ def compute_buffer_bytes(
     model, cached = scenario.model, batch * context
     tokens = minimum(constants["ubatch_tokens"], cached)
     if not constants["unfused_attention"]:
-        states = tokens * _FUSED_HIDDEN_STATES * model.hidden_size + 4 * batch * model.vocab_size
-        return (states + tokens * cached / 2) * _SCORE_BYTES
+        states = tokens * (_FUSED_HIDDEN_STATES * model.hidden_size + cached / 2)
+        return maximum(tokens * (model.vocab_size + model.hidden_size), states) * _SCORE_BYTES
     heads = max(group.attention.num_heads for group in model.layer_groups)
     logits = tokens * (model.vocab_size + model.hidden_size)
     scores = tokens * ((heads + 1) * cached + _HIDDEN_STATES * model.hidden_size)
