@@ -1,6 +1,6 @@
 """llama.cpp's own programs: where they are kept, and building them once from its source package.
 
-``python -m calibrate.run_llama_cpp.build`` builds them and says how long it took; the Makefile's target ``llama-cpp`` calls it.
+``python -m calibrate.run_llama_cpp.build`` builds them and says how long it took; ``make llama-cpp`` calls it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ _ILLEGAL_INSTRUCTION = -4
 
 @dataclass
 class Finished:
-    """What a program left: its output, its largest resident memory (None where the system does not tell), how disturbed it was."""
+    """What a program left.
+
+    Attributes:
+        stdout: Its output.
+        stderr: Its messages.
+        peak_rss_bytes: Its largest resident memory, a mapped file included; None where the system does not tell.
+        usage: As ``calibrate.run.usage.Repeat`` has it: CPU time, and whether others disturbed it.
+    """
 
     stdout: str
     stderr: str
