@@ -158,6 +158,12 @@ COMMON_PARTS: Mapping[str, Part] = {
     "draft_model": Part(title="draft model", waits_for=_KERNELS, once=True),
     "dequantisation": Part(title="dequantisation", waits_for=_KERNELS),
     "framework": Part(title="framework (exposed)", waits_for=("host",)),
+    "cpu_layers": Part(title="layers on the CPU", waits_for=("cpu",)),
+    "cpu_experts": Part(title="experts on the CPU", waits_for=("cpu",)),
+    "cpu_attention": Part(title="attention on the CPU", waits_for=("cpu",)),
+    "cpu_hops": Part(title="hops between GPU and CPU", waits_for=("pcie",)),
+    "weight_copies": Part(title="weights copied to the GPU", waits_for=("pcie",)),
+    "file_reads": Part(title="reads of the file", waits_for=("nvme",)),
     "kv_offload": Part(title="KV cache in host memory", waits_for=("cpu", "pcie")),
     "weight_streaming": Part(title="weight streaming (exposed)", waits_for=("pcie", "nvme", "interconnect")),
 }
@@ -171,7 +177,7 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
     "nvme": "NVMe reads",
     "host": "framework time on the CPU",
     "interconnect": "GPU-to-GPU links",
-    "cpu": "attention on the CPU",
+    "cpu": "the CPU",
 }
 """Resources that several systems wait for, in words."""
 
@@ -191,6 +197,12 @@ POLICY_OPTIONS = (
     "attn_sparsity",
 )  # fmt: skip
 """Options of a request that say how a batch is cut and where each tensor goes."""
+
+HYBRID_OPTIONS = (
+    "n_gpu_layers", "n_cpu_moe", "ubatch_size", "threads", "split_mode", "cpu_offload_gb", "kt_num_gpu_experts",
+    "expert_hit_rate",
+)  # fmt: skip
+"""Options of a request that divide a model between the GPU and a CPU that computes or keeps weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +264,8 @@ class System(WithConstants, ABC):
     A system gives ``name``, ``place``, ``memory`` and ``evaluate``. Everything else has a default that says no.
 
     Attributes:
-        options: Options of a request (`SERVING_OPTIONS`, `POLICY_OPTIONS`) that it knows; others are refused.
+        options: Options of a request (`SERVING_OPTIONS`, `POLICY_OPTIONS`, `HYBRID_OPTIONS`) that it knows; others are
+            refused.
     """
 
     options: ClassVar[frozenset[str]] = frozenset()
