@@ -51,8 +51,8 @@ def parse_bench(text: str) -> list[BenchTest]:
 def _test(entry: Any, number: int) -> BenchTest:
     if not isinstance(entry, dict):
         raise SpecError(f"llama-bench: test {number}: expected an object, found {type(entry).__name__}")
-    counts = [_count(entry, name, number) for name in ("n_prompt", "n_gen", "n_depth")]
-    if counts[0] + counts[1] == 0:
+    prompt, gen, depth = (_count(entry, name, number) for name in ("n_prompt", "n_gen", "n_depth"))
+    if prompt + gen == 0:
         raise SpecError(f"llama-bench: test {number}: n_prompt and n_gen are both 0")
     samples = entry.get("samples_ns")
     if not isinstance(samples, list) or not samples:
@@ -62,7 +62,7 @@ def _test(entry: Any, number: int) -> BenchTest:
             raise SpecError(
                 f"llama-bench: test {number}: samples_ns has {sample!r}; expected nanoseconds above 0"
             )
-    return BenchTest(*counts, tuple(sample / 1e9 for sample in samples), entry)
+    return BenchTest(prompt, gen, depth, tuple(sample / 1e9 for sample in samples), entry)
 
 
 def _count(entry: dict[str, Any], name: str, number: int) -> int:

@@ -270,7 +270,7 @@ def _first_line(command: list[str]) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return (done.stdout.splitlines() or [None])[0]
+    return next(iter(done.stdout.splitlines()), None)
 
 
 def main() -> int:

@@ -55,7 +55,7 @@ def architecture_of(model: ModelConfig) -> str:
     if group.norms != 2 or group.parallel_attention or group.cross_attention or group.other_params:
         raise refused
     attention, mlp = group.attention, group.mlp
-    if not _plain_attention(attention) or not _plain_mlp(mlp):
+    if not isinstance(attention, Attention) or not _plain_attention(attention) or not _plain_mlp(mlp):
         raise refused
     experts = mlp.routed_experts > 0
     if attention.qk_norm:
@@ -69,9 +69,7 @@ def architecture_of(model: ModelConfig) -> str:
     return "llama"
 
 
-def _plain_attention(attention: Any) -> bool:
-    if type(attention) is not Attention:
-        return False
+def _plain_attention(attention: Attention) -> bool:
     plain = Attention(
         num_heads=attention.num_heads, num_kv_heads=attention.num_kv_heads, head_dim=attention.head_dim,
         qkv_bias=attention.qkv_bias, qk_norm=attention.qk_norm,
@@ -82,8 +80,9 @@ def _plain_attention(attention: Any) -> bool:
 def _plain_mlp(mlp: Any) -> bool:
     if type(mlp) is DenseMLP:
         return mlp.gated and not mlp.bias
-    plain = type(mlp) is MoEMLP and mlp.gated and not mlp.bias
-    return plain and not (mlp.shared_ffn_size or mlp.router_bias or mlp.latent_size)
+    if type(mlp) is not MoEMLP:
+        return False
+    return mlp.gated and not (mlp.bias or mlp.shared_ffn_size or mlp.router_bias or mlp.latent_size)
 
 
 def _tensors(model: ModelConfig) -> Iterator[_Tensor]:
@@ -100,6 +99,8 @@ def _tensors(model: ModelConfig) -> Iterator[_Tensor]:
 
 def _layer_tensors(group: LayerGroup, hidden: int) -> Iterator[_Tensor]:
     attention, mlp = group.attention, group.mlp
+    if not isinstance(attention, Attention):
+        raise TypeError(f"{type(attention).__name__} is no attention that this module writes")
     query, cached = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
     yield _Tensor("attn_norm.weight", (hidden,), wide=True, ones=True)
     for part, width in (("q", query), ("k", cached), ("v", cached)):
@@ -111,7 +112,7 @@ def _layer_tensors(group: LayerGroup, hidden: int) -> Iterator[_Tensor]:
             yield _Tensor(f"attn_{part}_norm.weight", (attention.head_dim,), wide=True, ones=True)
     yield _Tensor("attn_output.weight", (hidden, query))
     yield _Tensor("ffn_norm.weight", (hidden,), wide=True, ones=True)
-    suffix, copies = "", ()
+    suffix, copies = "", tuple[int, ...]()
     if mlp.routed_experts:
         yield _Tensor("ffn_gate_inp.weight", (mlp.routed_experts, hidden), wide=True)
         suffix, copies = "_exps", (mlp.routed_experts,)

@@ -7,17 +7,18 @@ from typing import Any
 
 from calibrate.run.environment import describe_machine
 from calibrate.run.metrics import phases
+from calibrate.run.prediction import Prediction, errors
 from calibrate.run.records import SCHEMA_VERSION, finite
 from calibrate.run_llama_cpp.bench import BenchTest, run_bench
 from calibrate.run_llama_cpp.child import Finished
-from calibrate.run_llama_cpp.prediction import Prediction, errors, predict
+from calibrate.run_llama_cpp.prediction import predict
 from calibrate.run_llama_cpp.session import LlamaCppSession
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.counts.attention import kv_cache_bytes
 from llm_perf.counts.flops import prefill_flops
+from llm_perf.counts.linears import layer_linears
 from llm_perf.report.benchmark_log import cache_bytes, hidden_bytes, model_bytes, write_benchmark_log
-from llm_perf.systems.footprint import read_weight_bytes
 
 _KV_BITS = 16
 
@@ -33,7 +34,7 @@ def measure(session: LlamaCppSession, path: Path) -> dict[str, Any]:
     session.model = load_gguf(path).replace(name=session.model.name)
     prediction = predict(session)
     session.progress.say("timing the prompt")
-    common = {
+    common: dict[str, Any] = {
         "threads": session.threads,
         "repetitions": s.loops,
         "ubatch": s.ubatch_size,
@@ -104,7 +105,10 @@ def _result(
         "raw": raw,
         "environment": describe_machine(session.threads, Path(s.runs_dir))
         | {"llama_cpp": session.programs.facts},
-        "machine": prediction.machine,
+        "machine": {
+            "gpu": prediction.result.scenario.gpu.model_dump(mode="json"),
+            "host": prediction.result.scenario.host.model_dump(mode="json"),
+        },
         "warnings": _warnings(session, found),
     }
     plain: dict[str, Any] = finite(result)
@@ -125,6 +129,18 @@ def utilisation(
         "prefill_flops_per_s": float(prefill_flops(model, 1, prompt_len)) / found["prefill"]["latency_s"],
         "decode_bytes_per_s": read,
     }
+
+
+def read_weight_bytes(model: ModelConfig) -> float:
+    """Bytes of a file's matrices that one decode step reads: of experts those that it uses, no token table."""
+    formats = model.stored_formats
+    if formats is None:
+        raise ValueError(f"{model.name} was not read from a file")
+    total = model.vocab_size * model.hidden_size * formats.head.bits / 8
+    for group, row in zip(model.layer_groups, formats.layers, strict=True):
+        for linear, stored in zip(layer_linears(group, model.hidden_size), row, strict=True):
+            total += group.count * linear.active * linear.weights * stored.bits / 8
+    return total
 
 
 def _write_log(session: LlamaCppSession, found: dict[str, Any]) -> str:

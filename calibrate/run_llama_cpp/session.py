@@ -18,6 +18,7 @@ from calibrate.run.session import check_outputs, plain_errors, writable_folder
 from calibrate.run_llama_cpp.build import LlamaCpp, required
 from calibrate.run_llama_cpp.gguf_file import architecture_of, quantise, write_random_gguf
 from calibrate.run_llama_cpp.models import SAMPLES, sample
+from calibrate.run_llama_cpp.prediction import predict
 from calibrate.run_llama_cpp.settings import LlamaCppSettings
 from llm_perf.config import files
 from llm_perf.config.formats import FORMATS
@@ -78,6 +79,8 @@ class LlamaCppSession:
             "threads": self.threads,
             "device": "cpu",
             "batch_size": 1,
+            "parameters": total_params(self.model),
+            "checkpoint_bytes": self.model.checkpoint_bytes,
         }
 
 
@@ -97,7 +100,7 @@ def _measure(settings: LlamaCppSettings) -> dict[str, Any]:
     model, file = model_of(settings)
     threads = threads_of(settings)
     programs = required()
-    check_outputs(settings)
+    check_outputs(settings.runs_dir, settings.output_file)
     progress = Progress()
     with measuring(settings.allow_concurrent), progress.shown(), plain_errors():
         session = LlamaCppSession(
@@ -111,6 +114,7 @@ def _measure(settings: LlamaCppSettings) -> dict[str, Any]:
             progress,
         )
         session.record = RunRecord(Path(settings.runs_dir), session.stem)
+        predict(session)  # refuses what will not do, before anything is written
         with _recorded(session), model_file(session) as path:
             return measure(session, path)
 

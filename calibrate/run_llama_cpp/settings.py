@@ -61,7 +61,7 @@ class LlamaCppSettings(Spec):
     @field_validator("weight_format")
     @classmethod
     def _known_format(cls, value: str | None) -> str | None:
-        return None if value is None else format_name(value, FORMATS, "weight_format")
+        return None if value in (None, "auto") else format_name(str(value), FORMATS, "weight_format")
 
     @property
     def batch_size(self) -> int:
