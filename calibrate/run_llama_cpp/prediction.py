@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calibrate.run.prediction import Prediction
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.model import ModelConfig
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import DoesNotFitError
 
 if TYPE_CHECKING:
@@ -27,9 +28,15 @@ def predict(session: LlamaCppSession) -> Prediction:
     """
     s = session.settings
     result = predict_llama_cpp(
-        session.model, s.prompt_len, s.gen_len, session.threads, s.ubatch_size, s.profile,
-        None if session.model.stored_formats is not None else session.weight_format, s.allow_long_context,
-    )  # fmt: skip
+        session.model,
+        s.prompt_len,
+        s.gen_len,
+        session.threads,
+        ubatch_size=s.ubatch_size,
+        profile=s.profile,
+        weight_format=None if session.model.stored_formats is not None else session.weight_format,
+        allow_long_context=s.allow_long_context,
+    )
     memory = result.memory.cpu
     # What the process holds: not what is kept free for others.
     found = Prediction(result, float(memory.total_bytes - memory.reserved_bytes))
@@ -45,16 +52,24 @@ def predict(session: LlamaCppSession) -> Prediction:
 
 
 def predict_llama_cpp(
+    model: ModelConfig, prompt_len: int, gen_len: int, threads: int, **asked: Any
+) -> InferenceResult:
+    """What ``infer --system llama_cpp --gpu none --host here`` answers for these shapes; see ``scenario_of``."""
+    return predict_inference(scenario_of(model, prompt_len, gen_len, threads, **asked))
+
+
+def scenario_of(
     model: ModelConfig,
     prompt_len: int,
     gen_len: int,
     threads: int,
+    *,
     ubatch_size: int = 512,
     profile: str | Path | None = None,
     weight_format: str | None = None,
     allow_long_context: bool = False,
-) -> InferenceResult:
-    """What ``infer --system llama_cpp --gpu none --host here`` answers for these shapes.
+) -> Scenario:
+    """llama.cpp with these shapes on this machine's CPU.
 
     Args:
         model: With the formats of its file, if it was read from one.
@@ -65,6 +80,9 @@ def predict_llama_cpp(
         profile: Calibrated profile; None for the constants that ship.
         weight_format: Where the model has no formats of its own.
         allow_long_context: Beyond the model's positions.
+
+    Raises:
+        SpecError: the parts do not go together.
     """
     inputs = InferenceInputs(
         model=model.name,
@@ -79,4 +97,4 @@ def predict_llama_cpp(
         allow_long_context=allow_long_context,
         profile=None if profile is None else str(profile),
     )
-    return predict_inference(build_scenario(inputs, RunFacts(model=model)))
+    return build_scenario(inputs, RunFacts(model=model))

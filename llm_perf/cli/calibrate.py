@@ -183,7 +183,16 @@ class _Words:
 
 _FLAGS_OF = {
     "read-log": (),
-    "microbench": ("device", "dtype", "offload_dir", "allow_concurrent", "budget", "out"),
+    "microbench": (
+        "device",
+        "dtype",
+        "offload_dir",
+        "allow_concurrent",
+        "budget",
+        "out",
+        "system",
+        "runs_dir",
+    ),
     "fit": ("gpu", "host", "out"),
 }
 _NOT_OF_A_RUN = ("budget", "out", "gpu", "host")

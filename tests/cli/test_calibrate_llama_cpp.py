@@ -133,6 +133,26 @@ def test_its_flags_mean_nothing_elsewhere(llm_perf, flag):
     assert f"{flag} describes a run of llama.cpp" in llm_perf("calibrate", "run", flag, value).error
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--system", "transformers"), "--system transformers says nothing about --microbench"),
+        (("--system", "llama_cpp", "--budget", "9s"), "--budget says nothing"),
+        (("--system", "llama_cpp", "--dtype", "bf16"), "--dtype says nothing"),
+        (("--system", "llama_cpp", "--threads", "1"), "--threads says nothing about --microbench"),
+        (("--runs-dir", "x"), "--runs-dir says nothing"),
+    ],
+)
+def test_flags_that_a_probe_has_not_are_refused(llm_perf, programs, flags, said):
+    assert said in llm_perf("calibrate", "microbench", *flags).error
+
+
+def test_a_probe_that_could_not_write_its_profile_does_not_begin(llm_perf, programs):
+    found = llm_perf("calibrate", "microbench", "--system", "llama_cpp", "--out", "here.json")
+    assert found.code != 0
+    assert "a profile is a .yaml file" in found.err
+
+
 def test_words_stand_for_the_flags_of_modes(llm_perf):
     assert (
         llm_perf("calibrate", "fit", "--loops", "3", "x").error

@@ -45,3 +45,39 @@ def test_random_weights_are_made_run_and_removed(weights, cli, tmp_path):
     assert result["environment"]["llama_cpp"]["package"].startswith("llama-cpp-python ")
     assert not list((tmp_path / "weights").iterdir())
     assert Path(result["log_file"]).is_file()
+
+
+def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatch):
+    """With models of the probe's kinds that are so small that their times say little of the machine, but come in seconds."""
+    from calibrate.run_llama_cpp import microbench, probe
+    from calibrate.run_llama_cpp.build import required
+    from llm_perf.config.profiles import load_profile
+
+    small = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr(probe, "_SHAPES", {name: shape | small for name, shape in probe._SHAPES.items()})
+    monkeypatch.setitem(probe._SHAPES["experts"], "num_key_value_heads", 4)
+    monkeypatch.setattr(probe, "REPETITIONS", 2)
+    monkeypatch.setattr(probe, "_STREAM_BYTES", 8 << 20)
+    out = tmp_path / "here.yaml"
+    found = microbench.probed(
+        required(), str(out), str(tmp_path / "weights"), str(tmp_path / "runs"), lambda _: None
+    )
+    assert found["status"] == "done"
+    assert not list((tmp_path / "weights").iterdir())
+    profile = load_profile(str(out))
+    assert profile.host["read_gb_per_s"] > 0
+    assert json.loads(Path(found["file"]).read_text())["probe"]["runs"]
+    asked = (
+        "infer",
+        "--model",
+        "qwen3-0.6b",
+        "--system",
+        "llama_cpp",
+        "--gpu",
+        "none",
+        "--host",
+        "here",
+        "--json",
+    )
+    plain, calibrated = (json.loads(cli(*asked, *more).stdout) for more in ((), ("--profile", str(out))))
+    assert calibrated["decode"]["latency_s"] != plain["decode"]["latency_s"]

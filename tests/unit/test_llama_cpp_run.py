@@ -276,3 +276,79 @@ def test_a_program_ends_when_its_block_does():
         raise KeyboardInterrupt
     assert process.returncode is not None
     assert time.perf_counter() - begun < 10
+
+
+# -- the probe's fit --------------------------------------------------------------------------------------------------
+
+TRUTH = {
+    "cpu_core_gb_per_s": 17.0, "cpu_gflops_avx512": 60.0, "cpu_unpack_k": 0.5, "cpu_expert_share": 0.9,
+    "cpu_barrier_us": 20.0, "cpu_wide_kernels": 3.0, "cpu_attention_share": 0.3,
+}  # fmt: skip
+TRUE_READ_GB_PER_S = 29.0
+
+
+@pytest.fixture
+def this_host(monkeypatch):
+    """A machine of two cores with AVX-512, whatever the tests run on."""
+    from llm_perf.config import here
+
+    facts = {
+        "cpu": "AMD EPYC", "sockets": 1, "cores_per_socket": 2, "instruction_sets": ("avx2", "avx512"), "memory_gib": 24.0,
+        "usable_memory_gib": 20.0,
+    }  # fmt: skip
+    monkeypatch.setattr(here, "processor_here", lambda: facts)
+
+
+def _truth(scenario):
+    from llm_perf.config.profiles import Profile
+
+    return Profile(
+        name="truth", system_constants={"llama_cpp": TRUTH}, host={"read_gb_per_s": TRUE_READ_GB_PER_S}
+    ).apply(scenario)
+
+
+def _probe_rows():
+    """The rows of a probe on a machine whose constants are known."""
+    from calibrate.run_llama_cpp import fit, probe
+
+    rows = []
+    for name, weights, depths in probe._PLAN:
+        model = from_hf_config(probe._COMMON | probe._SHAPES[name], name)
+        for threads in (1, 2):
+            for depth in depths:
+                for phase, prompt, gen in (
+                    ("prefill", probe.PROMPT, 1),
+                    ("decode", max(depth, 1), probe.GENERATED + 1),
+                ):
+                    if phase == "prefill" and depth:
+                        continue
+                    scenario = fit.scenario_of(model, prompt, gen, threads, weight_format=weights)
+                    row = fit.Row(scenario, phase, 1.0)
+                    rows.append(fit.Row(scenario, phase, row.predicted_s(_truth(scenario))))
+    return rows
+
+
+def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_host, tmp_path):
+    from calibrate.fit.profile_file import write_profile
+    from calibrate.run_llama_cpp import fit
+
+    found, profile = fit.fit_rows(_probe_rows(), {1: 14e9, 2: 25e9})
+    assert max(abs(ratio) for ratio in found.log_ratios) < 0.03
+    written = write_profile(profile, str(tmp_path / "here.yaml"))
+    for name in SAMPLES:
+        for weights in ("fp16", "q8_0", "q4_k_m"):
+            for threads in (1, 2):
+                asked = (sample(name), 128, 24, threads)
+                after = fit.scenario_of(*asked, weight_format=weights, profile=written)
+                truth = _truth(fit.scenario_of(*asked, weight_format=weights))
+                one, other = (fit.latencies(scenario) for scenario in (after, truth))
+                assert one.decode_latency_s == pytest.approx(other.decode_latency_s, rel=0.03), (
+                    name,
+                    weights,
+                    threads,
+                )
+                assert one.prefill_latency_s == pytest.approx(other.prefill_latency_s, rel=0.1), (
+                    name,
+                    weights,
+                    threads,
+                )
