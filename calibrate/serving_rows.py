@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -84,11 +85,17 @@ def _case(row: Mapping[str, str]) -> Case | None:
         return None
     file = system_of(scenario).file
     quantity = next(iter(measured))
-    closed = any(word in row["notes"] for word in _CLOSED) and run.batch_size > 1
+    closed = _refills(row["notes"]) and run.batch_size > 1
     return Case(
         row["row_id"], run, scenario, f"{file.name}@{file.release}", quantity, measured[quantity],
         rate_kind(row.get("throughput_def", "")), closed, row,
     )  # fmt: skip
+
+
+def _refills(notes: str) -> bool:
+    """Whether a load generator sent a request for each that ended: it says so, or sent more than ran at a time."""
+    sent = re.search(r"concurrency (\d+).*?\b(\d+) requests", notes)
+    return any(word in notes for word in _CLOSED) or (sent is not None and int(sent[2]) > int(sent[1]))
 
 
 def _number(text: str | None) -> float | None:
