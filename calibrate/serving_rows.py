@@ -10,7 +10,7 @@ import csv
 import gzip
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -117,11 +117,17 @@ class Cases:
             same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
+        self.keys = tuple(grouped)
 
-    def log_ratios(self, constants: Mapping[str, float]) -> np.ndarray:
-        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere."""
+    def log_ratios(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
+        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere.
+
+        ``keys``: those of the groups that are asked for, all if None; the others' rows are 0.
+        """
         found = np.zeros(len(self.cases))
-        for indices in self.groups:
+        for key, indices in zip(self.keys, self.groups, strict=True):
+            if keys is not None and key not in keys:
+                continue
             found[indices] = self._of_group([self.cases[index] for index in indices], constants)
         return found
 
