@@ -193,15 +193,13 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
     )
 
 
-@functools.cache
-def _moves(release: str, name: str) -> dict[Run, bool]:
-    """For groups of runs, as they are met, whether a constant changes them."""
-    return {}
+_MOVES: dict[tuple[str, str], dict[Run, bool]] = collections.defaultdict(dict)
+"""By version and constant, for groups of runs as they are met, whether it changes them."""
 
 
 def moving(release: str, data: Cases, name: str, value: float, others: dict[str, float]) -> frozenset[Run]:
     """Groups of runs that a constant changes when it is a third or three times as large: no others are asked again."""
-    known = _moves(release, name)
+    known = _MOVES[release, name]
     if missing := frozenset(key for key in data.keys if key not in known):
         plain, less, more = (
             data.log_ratios(others | {name: value * factor}, missing) for factor in (1.0, 1 / 3, 3.0)
