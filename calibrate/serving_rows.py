@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -84,11 +85,17 @@ def _case(row: Mapping[str, str]) -> Case | None:
         return None
     file = system_of(scenario).file
     quantity = next(iter(measured))
-    closed = any(word in row["notes"] for word in _CLOSED) and run.batch_size > 1
+    closed = _refills(row["notes"]) and run.batch_size > 1
     return Case(
         row["row_id"], run, scenario, f"{file.name}@{file.release}", quantity, measured[quantity],
         rate_kind(row.get("throughput_def", "")), closed, row,
     )  # fmt: skip
+
+
+def _refills(notes: str) -> bool:
+    """Whether a load generator sent a request for each that ended: it says so, or sent more than ran at a time."""
+    sent = re.search(r"concurrency (\d+).*?\b(\d+) requests", notes)
+    return any(word in notes for word in _CLOSED) or (sent is not None and int(sent[2]) > int(sent[1]))
 
 
 def _number(text: str | None) -> float | None:
@@ -110,11 +117,17 @@ class Cases:
             same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
+        self.keys = tuple(grouped)
 
-    def log_ratios(self, constants: Mapping[str, float]) -> np.ndarray:
-        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere."""
+    def log_ratios(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
+        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere.
+
+        ``keys``: those of the groups that are asked for, all if None; the others' rows are 0.
+        """
         found = np.zeros(len(self.cases))
-        for indices in self.groups:
+        for key, indices in zip(self.keys, self.groups, strict=True):
+            if keys is not None and key not in keys:
+                continue
             found[indices] = self._of_group([self.cases[index] for index in indices], constants)
         return found
 
