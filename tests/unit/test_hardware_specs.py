@@ -908,6 +908,7 @@ def test_measured_rates_are_of_the_architecture_that_was_measured() -> None:
         ("H20", "hopper"),
         ("Blackwell", "blackwell"),
         ("Blackwell", "blackwell-ultra"),
+        ("Blackwell GDDR7", "blackwell"),
     }
 
 
