@@ -169,7 +169,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
         max_batch_size=batch,
         max_context_len=context,
-        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu),
+        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu, batch),
         engine_capacity=engine_capacity(scenario, load, evaluation.memory.gpu),
         batch_limited_by="scheduler" if batch == scheduler_limit(scenario) else "memory",
         context_limited_by="model positions" if context == _positions(scenario) else "memory",

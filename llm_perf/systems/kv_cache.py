@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
@@ -21,7 +21,8 @@ class KVCapacity:
 
     Attributes:
         tokens: Tokens that it holds, in whole blocks.
-        max_concurrency: Sequences of the lengths that are asked for which it holds at once; not rounded.
+        max_concurrency: Sequences of the lengths that are asked for which run at once: of an engine that prefills in chunks,
+            what the cache holds, not rounded; of a batch that is prefilled whole, the largest one.
         state_bytes_per_sequence: Bytes of one sequence's recurrent states on one rank, which do not grow with its length.
         utilization: Share of the GPU's memory that the stack may use, as it counts it; None where it has no such rule.
         rule_of: The stack whose rule of memory it is.
@@ -34,15 +35,23 @@ class KVCapacity:
     rule_of: str
 
 
-def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:
+def kv_capacity(
+    scenario: Scenario, load: Load, parts: MemoryParts, largest_batch: int | None = None
+) -> KVCapacity | None:
     """What the cache holds beside everything else that ``parts`` says of the GPU.
+
+    ``largest_batch`` is that of all replicas, where it is known.
 
     Models whose layers keep windows or states hold as many tokens as their sequences of these lengths have.
     None for encoders, and for systems whose cache is not on the GPUs alone.
     """
     if scenario.model.encoder or not isinstance(system_of(scenario), Resident):
         return None
-    return _capacity(scenario, load, parts, budget_for(scenario), full_name(scenario))
+    budget = budget_for(scenario)
+    found = _capacity(scenario, load, parts, budget, full_name(scenario))
+    if found is None or budget is not None or largest_batch is None:
+        return found
+    return replace(found, max_concurrency=largest_batch / scenario.parallelism.dp_size)
 
 
 def engine_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:

@@ -548,3 +548,16 @@ def test_whether_it_fits_stands_before_everything_else(
     title, verdict = out.split("\n\n")[:2]
     assert title.startswith("meta-llama/Llama-3.1-8B")
     assert first in " ".join(verdict.split())
+
+
+def test_vision_is_counted_when_asked(infer: Any) -> None:
+    flags = ("--model", "gemma-3-4b", "--gpu", "rtx-3090-24gb")
+    text, whole = infer(*flags, "--json").json, infer(*flags, "--with-vision", "--json").json
+    more = whole["memory"]["gpu"]["weights_bytes"] - text["memory"]["gpu"]["weights_bytes"]
+    assert more == 2 * (4_300_079_472 - 3_880_263_168)  # google/gemma-3-4b-it, its file and its text part
+    assert any(note.startswith("text part only; left out: vision tower") for note in text["warnings"])
+    assert any(note.startswith("counted in weights and memory") for note in whole["warnings"])
+    assert whole["decode"]["latency_s"] == text["decode"]["latency_s"]
+    refused = infer("--model", "llama-3-8b", "--gpu", "l4", "--with-vision")
+    assert refused.code == 2
+    assert "no part beside its text is known" in refused.err

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from llm_perf.config.huggingface.class_defaults import class_defaults, unread_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
-from llm_perf.config.huggingface.left_out import describe, prediction_layers
+from llm_perf.config.huggingface.left_out import beside_text, prediction_layers
 from llm_perf.config.huggingface.reader import Config, FieldError
 from llm_perf.config.huggingface.unread import describe_unknown, describe_unread, refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
@@ -59,13 +59,15 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
     )
     predicted = reader.fields.get("num_nextn_predict_layers")
     ahead = prediction_layers(predicted, found["hidden_size"], found["layer_groups"][-1])
-    said = (describe(config, reader.path), ahead, decoder, describe_unread(reader, family))
+    beside = beside_text(config, reader.path, found["hidden_size"])
+    said = (beside.said, ahead, decoder, describe_unread(reader, family))
     left_out = "; ".join(filter(None, said)) or None
     return ModelConfig(
         name=name,
         family=family.removesuffix("_text"),
         source=source,
         left_out=left_out,
+        beside_params=beside.params,
         quantization=_quantization(config, reader.fields, quantization),
         released_dtype=_released_dtype(config, reader.fields),
         mtp_layers=_mtp_layers(reader.fields),

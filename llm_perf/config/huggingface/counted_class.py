@@ -71,6 +71,7 @@ def counted_model(built: BuiltClass, name: str, model_type: str) -> ModelConfig:
         final_norm=False,  # among the others
         other_params=rest,
         left_out=_said(built, beside, known),
+        beside_params=beside,
     )
 
 
