@@ -87,7 +87,8 @@ class Family(Spec):
         runs_without_gpu: Whether it computes on a host without a GPU.
         prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
             loops, until requests are simulated.
-        reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
+        memory_figure: What its memory figures are, as it or its benchmarks print them: the peak of one GPU's allocator, the
+            sum of these over the GPUs of its process, or what a device holds, the cache that an engine sets aside included.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
@@ -114,7 +115,7 @@ class Family(Spec):
     more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
     ds_zero: PositiveInt | None = None
     batch_per_client: bool = False
-    reports_device_memory: bool = False
+    memory_figure: Literal["allocator", "allocators", "device"] = "allocator"
     beyond_host_memory: tuple[float, float, float] | None = None
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()

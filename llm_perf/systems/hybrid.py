@@ -160,9 +160,9 @@ class _OnTheCPU(Attention):
 
     def decode(
         self,
-        costs: Costs,
+        costs: Costs,  # noqa: ARG002 - the interface of all attention
         mixer: Mixer,
-        layers: int,
+        layers: int,  # noqa: ARG002 - likewise
         batch: Number,
         queries: int = 1,  # noqa: ARG002 - likewise
     ) -> DecodeAttention:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
@@ -24,6 +24,7 @@ from llm_perf.systems.base import (
     System,
 )
 from llm_perf.systems.footprint import (
+    copied_cache_bytes,
     prefill_activation_bytes,
     stage_weight_bytes,
 )
@@ -178,14 +179,16 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     if budget is not None and budget.batched_tokens is not None:
         live = minimum(live, budget.batched_tokens / tokens)
     cache = sequence_cache(scenario, load, load.context_len)
+    held = cache.bytes(running)
+    prefill = prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len)
     parts = MemoryParts(
         weights_bytes=weights,
-        kv_cache_bytes=cache.bytes(running),
-        activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
+        kv_cache_bytes=held,
+        activations_bytes=maximum(prefill, copied_cache_bytes(scenario, held, constants)),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
-        waiting_bytes=cache.bytes(batch) - cache.bytes(running),
+        waiting_bytes=cache.bytes(batch) - held,
     )
     if budget is None:
         return parts
