@@ -18,6 +18,10 @@ SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
         "deepspeed-mii": "deepspeed_mii",
         "deepspeed": "deepspeed_inference",
         "vllm + torchao": "vllm",
+        "ktransformers kt-kernel + SGLang": "ktransformers",
+        "vllm cpu offload": "vllm",
+        # Until mid-2025 transformers' mixtures visited every expert, whatever the version of Accelerate.
+        "accelerate": "accelerate@0.20",
     }
 )
 """What the tables call a system, and what the project calls it; names not listed are the same in both."""
@@ -53,6 +57,10 @@ _VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
 
+_WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType({"llama.cpp": "2024"})
+"""Versions that tables without a column of versions are of, where a family's newest is a later one."""
+
+_MONTH = re.compile(r"[A-Z][a-z]+ (20\d\d)")
 _VERSION = re.compile(r"\S*?\d[^\s,(+]*")
 _BUILD = re.compile(r"build \d+ \(\d+-\d+, about (\d[\d.]*)\)")
 
@@ -66,8 +74,10 @@ def version_of(name: str, printed: str | None) -> str | None:
     build = _BUILD.match(text)
     if build is not None:
         return build[1]
-    found = _VERSION.match(text)
-    return None if found is None else found[0]
+    found = _MONTH.fullmatch(text) or _VERSION.match(text)
+    if found is None:
+        return _WHERE_NONE_IS_SAID.get(name)
+    return found[1] if found.re is _MONTH else found[0]
 
 
 def canonical_system(name: str) -> str:

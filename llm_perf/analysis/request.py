@@ -216,7 +216,8 @@ class InferenceInputs(Spec):
         default=None, description="ktransformers: experts of each layer on the GPU."
     )
     expert_hit_rate: Fraction | None = Field(
-        default=None, description="Share of routed experts found in an expert cache; the share held if not given."
+        default=None,
+        description="Share of routed experts found in an expert cache; the share held if not given.",
     )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."

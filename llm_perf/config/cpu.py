@@ -10,11 +10,13 @@ from llm_perf.config.host import HostConfig
 from llm_perf.errors import SpecError
 
 Kernels = Literal["amx", "avx512", "avx2", "neon"]
-"""Classes of instruction sets that products on a CPU have kernels of their own for."""
+"""Classes of instruction sets that products on a CPU have kernels of their own for; AVX-512 with products of bytes."""
+
+_USUAL_GHZ = 3.0
 
 _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
-    ("amx", ("amx_bf16", "amx_int8")),
-    ("avx512", ("avx512",)),
+    ("amx", ("amx_int8",)),
+    ("avx512", ("avx512_vnni",)),
     ("neon", ("neon", "sve2", "i8mm", "sme")),
 )
 
@@ -30,6 +32,7 @@ class CpuFacts:
 
     sockets: int
     cores: int
+    ghz: float
     kernels: Kernels
     channels_bytes_per_s: float
     cores_bytes_per_s: float | None
@@ -55,12 +58,15 @@ def cpu_facts(host: HostConfig) -> CpuFacts:
             "GB/s that reads of its memory reach"
         )
     if host.cores_per_socket is None:
-        raise SpecError(f"cores of host {host.name} are not known, so its CPU cannot be priced: cores_per_socket")
+        raise SpecError(
+            f"cores of host {host.name} are not known, so its CPU cannot be priced: cores_per_socket"
+        )
     per_socket = (measured or 0.0) / host.sockets if stated is None else stated
     of_cores = host.cores_read_gb_per_s_per_socket
     return CpuFacts(
         sockets=host.sockets,
         cores=host.sockets * host.cores_per_socket,
+        ghz=host.all_core_ghz or _USUAL_GHZ,
         kernels=kernels_of(host),
         channels_bytes_per_s=per_socket * GB,
         cores_bytes_per_s=None if of_cores is None else of_cores * GB,

@@ -12,12 +12,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_perf.config.base import GB
-from llm_perf.config.cpu import CpuFacts, cpu_facts
+from llm_perf.config.cpu import CpuFacts, Kernels, cpu_facts
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.host import HostConfig
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.products import Product
 from llm_perf.hardware.roofline import p_norm
+
+_PER_CYCLE: dict[Kernels, str] = {
+    "amx": "cpu_flops_per_cycle_amx",
+    "avx512": "cpu_flops_per_cycle_avx512",
+    "avx2": "cpu_flops_per_cycle_avx2",
+    "neon": "cpu_flops_per_cycle_neon",
+}
+"""The constant of each class of instruction sets."""
+
+_UNPACKING: dict[str, str] = {
+    "8bit": "cpu_unpack_8bit",
+    "16bit": "cpu_unpack_16bit",
+    "k": "cpu_unpack_k",
+    "iq4": "cpu_unpack_iq4",
+    "iq3": "cpu_unpack_iq3",
+    "iq2": "cpu_unpack_iq2",
+}
+"""The constant of each class of number formats."""
 
 _KNEE = 4.0
 """Reading and multiplying overlap as in products on GPUs."""
@@ -30,15 +48,17 @@ with a table of values (IQ4), with codebooks (IQ3, IQ2, IQ1), and plain 16 bits.
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
     """The class of a matrix's format; by its width where it has no name."""
     name = "" if stored is None else stored.name
+    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl", "kt"):
+        return "iq4"  # tables of values, at whatever width
     if name.startswith(("iq1", "iq2")):
         return "iq2"
     if name.startswith("iq3"):
         return "iq3"
-    if name.startswith(("iq4_xs", "iq4_k", "iq5", "iq6")):
+    if name.startswith("iq4_xs"):
         return "iq4"
     if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
         return "k"
-    return "16bit" if bits >= 16 else "8bit"  # noqa: PLR2004 - a width
+    return "16bit" if bits >= 16 else "8bit"
 
 
 def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: float, copies: bool) -> float:
@@ -80,14 +100,16 @@ class CpuRates:
         c = self.constants
         share = c["cpu_expert_share"] if product.is_expert else c["cpu_dense_share"]
         read = copies * product.weights * bits / 8 / (self.read_bytes_per_s * share)
-        unpacking = c[f"cpu_unpack_{type_class(product.stored, bits)}"]
+        unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
-        plain = product.weights * rows / (self.plain_per_s * unpacking)
+        plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         if self.wide_per_s <= 0:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, _KNEE)
-        wide = product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
+        wide = (
+            product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
+        )
         return p_norm(read, minimum(plain, wide), _KNEE)
 
     def attention_s_per_byte(self) -> float:
@@ -114,7 +136,8 @@ def cpu_rates(
     """
     facts = cpu_facts(host)
     used = float(min(threads or facts.cores, facts.cores))
-    giga = constants[f"cpu_gflops_{facts.kernels}"] * 0.5e9  # a weight times a row is two operations
+    # A weight times a row is two operations.
+    giga = constants[_PER_CYCLE[facts.kernels]] * facts.ghz * 0.5e9
     return CpuRates(
         constants=constants,
         threads=used,

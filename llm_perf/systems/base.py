@@ -258,6 +258,18 @@ class Policies:
     searched: int
 
 
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Settings of a model divided between GPU and CPU, of which one, ``name``, puts more on the GPU from value to value.
+
+    ``flags`` are the others. Without a name there is nothing to fill.
+    """
+
+    flags: dict[str, Any]
+    name: str | None
+    values: range
+
+
 class System(WithConstants, ABC):
     """One way of running a model: what it does in Python, beside what its ``system.yaml`` says (`Family`).
 
@@ -341,6 +353,10 @@ class System(WithConstants, ABC):
 
     def knobs(self, lossless: bool) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """Combinations of inputs that ``llm-perf policy`` tries, each with batches of many sizes; none: not searched."""
+        yield from ()
+
+    def fillings(self, scenario: Scenario, lossless: bool) -> Iterator[Filling]:  # noqa: ARG002
+        """Divisions of a model between GPU and CPU that ``llm-perf policy`` tries; none: it does not divide."""
         yield from ()
 
     def policies(

@@ -13,13 +13,13 @@ from typing import Literal
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum, minimum, where
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.products import Product
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
-from llm_perf.systems.forward import Costs, DecodeAttention, Forward
 from llm_perf.systems.footprint import layer_weight_bytes
+from llm_perf.systems.forward import Costs, DecodeAttention, Forward
 from llm_perf.systems.terms import no_terms, one_term
 
 
@@ -59,8 +59,10 @@ class Division:
     @property
     def whole(self) -> bool:
         """Whether everything is on the GPU."""
-        return self.head_on_gpu and self.cache_on_gpu and all(
-            part.count == part.on_gpu == part.experts_on_gpu for part in self.parts
+        return (
+            self.head_on_gpu
+            and self.cache_on_gpu
+            and all(part.count == part.on_gpu == part.experts_on_gpu for part in self.parts)
         )
 
     @property
@@ -127,6 +129,26 @@ def layers_on_gpu_bytes(scenario: Scenario, division: Division) -> float:
     return total
 
 
+def used_share(scenario: Scenario, tokens: Number) -> Number:
+    """Share of the layers' bytes that a pass over so many tokens uses: all that is dense, and the experts they are sent to.
+
+    Programs that fetch a module when it runs fetch no more than that, since the experts of Hugging Face's mixtures are
+    modules of their own.
+    """
+    used: Number = 0.0
+    total = 0.0
+    layers, experts = layer_weight_bytes(scenario), expert_layer_bytes(scenario)
+    for group, layer, routed in zip(scenario.model.layer_groups, layers, experts, strict=True):
+        total += group.count * layer
+        used = used + group.count * (layer - routed)
+        if routed:
+            product = Product(
+                "expert", 1.0, 1.0, 1.0, 1.0, group.mlp.experts_per_token, group.mlp.routed_experts
+            )
+            used = used + group.count * routed * product.touched(tokens)
+    return used / total
+
+
 class HybridForward(Forward):
     """One forward pass over a divided model: the GPU's part as in `Forward`, the CPU's part beside it."""
 
@@ -140,9 +162,7 @@ class HybridForward(Forward):
     ) -> None:
         super().__init__(scenario, constants)
         self.division, self.link_bytes_per_s = division, link_bytes_per_s
-        self.cpu: CpuRates = cpu_rates(
-            scenario.host, constants, scenario.offload.threads, copies_per_socket
-        )
+        self.cpu: CpuRates = cpu_rates(scenario.host, constants, scenario.offload.threads, copies_per_socket)
         self.whole_groups = self.groups
         self.whole_head = self.head
         gpu: list[tuple[LayerGroup, tuple[Product, ...]]] = []
@@ -226,7 +246,9 @@ class HybridForward(Forward):
     ) -> None:
         pairs = prefill_pairs(mixer, new + cached, causal=True) - prefill_pairs(mixer, cached, causal=True)
         seconds = layers * self.cpu.scores_s(batch * pairs * score_flops_per_pair(mixer))
-        costs.part("cpu_attention", seconds, one_term("cpu_attention", "scores on the CPU", ("seconds", seconds)))
+        costs.part(
+            "cpu_attention", seconds, one_term("cpu_attention", "scores on the CPU", ("seconds", seconds))
+        )
         costs.busy("cpu", seconds)
 
     # -- layers and experts in host memory -----------------------------------------------------------------------
@@ -243,7 +265,7 @@ class HybridForward(Forward):
             away = part.on_gpu - part.experts_on_gpu if experts else 0
             if away:
                 self._experts(costs, group, experts, away, tokens, routed, prompt)
-                self._hops(costs, away, tokens)
+                self._hops(costs, away * (self.division.hits < 1), tokens)
             elif on_cpu and part.on_gpu:
                 self._hops(costs, 1, tokens)
 
@@ -279,20 +301,24 @@ class HybridForward(Forward):
             touched = product.touched(routed)
             size = product.weights * self._bits(product) / 8
             rows = product.rows(tokens)
-            on_cpu = on_cpu + self.cpu.product_s(product, rows * missed, touched * missed, self._bits(product))
+            on_cpu = on_cpu + self.cpu.product_s(
+                product, rows * missed, touched * missed, self._bits(product)
+            )
             whole = self.product_s(product, tokens, routed).seconds
             on_gpu = on_gpu + whole
             hit_s = hit_s + whole * d.hits
             copies = product.copies if self.constants["copy_all_experts"] else touched
             moved = moved + copies * size * (1.0 - d.held if self.constants["copy_all_experts"] else missed)
             used = used + touched * missed * size
-        copied = self._copies(tokens, group, prompt) | (d.misses == "copy")
-        on_cpu = on_cpu + self.cpu.layer_s
+        copied = self._copies(tokens, group, prompt)
+        if d.misses == "copy":
+            copied = copied | (tokens >= 0)
+        on_cpu = on_cpu + self.cpu.layer_s * (missed > 0)
         if d.at_once:
             on_cpu = maximum(on_cpu - hit_s, 0.0)
         copy_s = moved / self.link_bytes_per_s
         self._both(costs, "cpu_experts", layers, copied, on_cpu, copy_s, on_gpu - hit_s, used)
-        if d.hits:
+        if is_array(d.hits) or d.hits:
             costs.part("mlp", layers * hit_s, one_term("mlp", "experts held", ("seconds", layers * hit_s)))
 
     def _both(
@@ -318,7 +344,9 @@ class HybridForward(Forward):
             values = (*values, ("file_reads", layers * used_bytes * read / rate, "nvme"))
         for part, seconds, resource in values:
             label = self.scenario_part_title(part)
-            costs.part(part, seconds, one_term(part, label, ("layers", layers), ("seconds of one", seconds / layers)))
+            costs.part(
+                part, seconds, one_term(part, label, ("layers", layers), ("seconds of one", seconds / layers))
+            )
             costs.busy(resource, seconds)
 
     @staticmethod
@@ -351,7 +379,11 @@ class HybridForward(Forward):
         """Hidden states go to the CPU and come back."""
         size = 2.0 * tokens * self.model.hidden_size * 4
         each = self.constants["cpu_hop_us"] * 1e-6 + size / self.link_bytes_per_s
-        costs.part("cpu_hops", layers * each, one_term("cpu_hops", "hops", ("hops", layers), ("seconds of one", each)))
+        costs.part(
+            "cpu_hops",
+            layers * each,
+            one_term("cpu_hops", "hops", ("hops", layers), ("seconds of one", each)),
+        )
         costs.busy("pcie", layers * each)
 
     def _head_on_cpu(self, costs: Costs, positions: Number) -> None:

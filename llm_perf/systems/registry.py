@@ -166,6 +166,12 @@ def searched_systems() -> tuple[str, ...]:
     return tuple(name for name in family_names() if searched(name))
 
 
+@cache
+def dividing_systems() -> tuple[str, ...]:
+    """Families that divide a model between a GPU and a CPU that computes, as ``llm-perf policy`` searches."""
+    return tuple(name for name in family_names() if type(get_system(name)).fillings is not System.fillings)
+
+
 def asked_version(system: str | None) -> str | None:
     """The version that a name asks for: "0.3" for ``vllm@0.3``; None for the newest.
 

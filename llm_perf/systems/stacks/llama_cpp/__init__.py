@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from llm_perf.config.base import GIB
 from llm_perf.config.parallelism import DSZeRO
@@ -10,11 +11,11 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.errors import SpecError
-from llm_perf.systems.base import Evaluation, Load, MemoryParts, MemoryUse, PhaseCost, Placement
+from llm_perf.systems.base import Evaluation, Filling, Load, MemoryParts, MemoryUse, PhaseCost, Placement
 from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
-from llm_perf.systems.hybrid import HybridForward
+from llm_perf.systems.hybrid import HybridForward, has_experts
 from llm_perf.systems.prompts import cached_tokens
 from llm_perf.systems.resident import Resident, decode_phase, notes, resident_weight_bytes
 from llm_perf.systems.stacks.llama_cpp import offload
@@ -28,6 +29,10 @@ _FUSED_HIDDEN_STATES = 24
 
 _HIDDEN_STATES = 4
 """Hidden states beside the scores of one layer, counted from the 560 MiB that it prints for 8,192 tokens of an 8B model."""
+
+
+_UBATCHES = (512, 1024, 2048, 4096)
+"""Passes over prompts that a search tries; the first is the default."""
 
 
 class LlamaCpp(Resident):
@@ -61,9 +66,13 @@ class LlamaCpp(Resident):
                 "(llm-perf policy --system llama_cpp finds the best), not --cpu-offload or --disk-offload"
             )
         if asked.split_mode == "row":
-            raise SpecError("split_mode row divides matrices over GPUs, which is not modelled; possible: layer")
+            raise SpecError(
+                "split_mode row divides matrices over GPUs, which is not modelled; possible: layer"
+            )
         if scenario.ds_zero is DSZeRO.STAGE_3:
-            raise SpecError("--ds-zero 3 is the system zero_inference; it cannot be combined with --system llama_cpp")
+            raise SpecError(
+                "--ds-zero 3 is the system zero_inference; it cannot be combined with --system llama_cpp"
+            )
         super().check(scenario.replace(offload=asked.replace(kv_cache=None, activations=None)))
         offload.check(scenario)
 
@@ -105,10 +114,9 @@ class LlamaCpp(Resident):
         mean = forward.prefill(batch, new, cached + (passes - 1) / 2 * new)
         last = forward.prefill(batch, new, cached + (passes - 1) * new)
         pass_s, last_s = mean.total_s, last.total_s
-        if isinstance(forward, HybridForward):  # the CPU's part of a pass comes between those of the stages
-            latency = passes * pass_s
-        else:
-            latency = pipelined_s(forward, passes, pass_s, last_s)
+        # The CPU's part of a pass comes between those of the stages, which wait for one another then.
+        hybrid = isinstance(forward, HybridForward)
+        latency = passes * pass_s if hybrid else pipelined_s(forward, passes, pass_s, last_s)
         exposed = exposed_host_s(forward, pass_s)
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
@@ -122,6 +130,34 @@ class LlamaCpp(Resident):
         return PhaseCost(
             latency + framework, {**costs.parts_s, "framework": framework}, costs.busy_s, terms=terms
         )
+
+    def fillings(self, scenario: Scenario, lossless: bool) -> Iterator[Filling]:
+        """Passes over prompts, places and formats of the cache, each with as much on the GPU as fits."""
+        model = scenario.model
+        if scenario.gpu.absent:
+            yield Filling({}, None, range(1))
+            return
+        moe = any(has_experts(group) for group in model.layer_groups)
+        for ubatch in _UBATCHES:
+            passes = {} if ubatch == _UBATCHES[0] else {"ubatch_size": ubatch}
+            for cache in ({},) if lossless else ({}, {"kv_format": "q8_0"}):
+                if moe:
+                    layers = range(model.num_layers, -1, -1)
+                    yield Filling(passes | cache, "n_cpu_moe", layers)
+                yield Filling(passes | cache, "n_gpu_layers", range(model.num_layers + 2))
+            yield Filling(passes | {"kv_offload": True}, "n_gpu_layers", range(model.num_layers + 2))
+
+    def describe_policy(self, flags: Mapping[str, Any]) -> str:
+        """A policy in few words, for one cell of a table."""
+        words = []
+        if "n_gpu_layers" in flags:
+            words.append(f"{flags['n_gpu_layers']} layers on the GPU")
+        if flags.get("n_cpu_moe"):
+            words.append(f"experts of {flags['n_cpu_moe']} layers on the CPU")
+        words += [f"ubatch {flags['ubatch_size']}"] if "ubatch_size" in flags else []
+        words += [f"cache {flags['kv_format']}"] if "kv_format" in flags else []
+        words += ["cache in host memory"] if flags.get("kv_offload") else []
+        return ", ".join(words) or "everything on the GPU"
 
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
         """Memory of the fullest GPU: its layers, the cache, and the compute buffer of one pass.
@@ -156,8 +192,8 @@ def compute_buffer_bytes(
     model, cached = scenario.model, batch * context
     tokens = minimum(constants["ubatch_tokens"], cached)
     if not constants["unfused_attention"]:
-        states = tokens * _FUSED_HIDDEN_STATES * model.hidden_size + 4 * batch * model.vocab_size
-        return (states + tokens * cached / 2) * _SCORE_BYTES
+        states = tokens * (_FUSED_HIDDEN_STATES * model.hidden_size + cached / 2)
+        return maximum(tokens * (model.vocab_size + model.hidden_size), states) * _SCORE_BYTES
     heads = max(group.attention.num_heads for group in model.layer_groups)
     logits = tokens * (model.vocab_size + model.hidden_size)
     scores = tokens * ((heads + 1) * cached + _HIDDEN_STATES * model.hidden_size)

@@ -43,11 +43,15 @@ def check(scenario: Scenario) -> None:
     """
     asked = scenario.offload
     if asked.n_cpu_moe and not any(has_experts(group) for group in scenario.model.layer_groups):
-        raise SpecError(f"--n-cpu-moe is about experts, and {scenario.model.name} is dense: give --n-gpu-layers")
+        raise SpecError(
+            f"--n-cpu-moe is about experts, and {scenario.model.name} is dense: give --n-gpu-layers"
+        )
     if scenario.gpu.absent and asked.n_gpu_layers:
         raise SpecError(f"--n-gpu-layers {asked.n_gpu_layers} needs a GPU, and --gpu none is none")
     if scenario.gpu.absent and scenario.parallelism.num_gpus > 1:
-        raise SpecError("--gpu none is no GPU at all: leave the sizes of tensor, pipeline and data parallelism out")
+        raise SpecError(
+            "--gpu none is no GPU at all: leave the sizes of tensor, pipeline and data parallelism out"
+        )
 
 
 def division_of(scenario: Scenario, constants: dict[str, float]) -> Division:
@@ -111,14 +115,14 @@ def cache_on_gpu_share(scenario: Scenario, division: Division) -> float:
     return sum(part.on_gpu for part in division.parts) / scenario.model.num_layers
 
 
-def memory_use(
-    scenario: Scenario, load: Load, division: Division, constants: dict[str, float]
-) -> MemoryUse:
+def memory_use(scenario: Scenario, load: Load, division: Division, constants: dict[str, float]) -> MemoryUse:
     """Memory of the fullest GPU, of the host, and bytes that stay in the file since the host has no room for them."""
     from llm_perf.systems.stacks.llama_cpp import compute_buffer_bytes
 
     batch, stages = replica_batch(scenario, load), scenario.parallelism.pp_size
-    one_stage = scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1)) if stages > 1 else scenario
+    one_stage = (
+        scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1)) if stages > 1 else scenario
+    )
     cache = stage_kv_bytes(one_stage, batch, load.context_len, int(constants["ubatch_tokens"]))
     share = cache_on_gpu_share(scenario, division)
     gpu = NO_MEMORY
