@@ -75,7 +75,7 @@ def parameters_of(scenario: Scenario, stream: Mapping[int, float]) -> list[Param
     """
     constants = system_of(scenario).constants(scenario)
     one, whole = (stream[threads] / GB for threads in (min(stream), max(stream)))
-    flops = f"cpu_gflops_{kernels_of(scenario.host)}"
+    flops = f"cpu_flops_per_cycle_{kernels_of(scenario.host)}"
     found = [
         Parameter("host.read_gb_per_s", whole, whole / _STREAM_FACTOR, whole * _STREAM_FACTOR),
         Parameter(f"{SYSTEM}.cpu_core_gb_per_s", one, one / _STREAM_FACTOR, one * _STREAM_FACTOR),

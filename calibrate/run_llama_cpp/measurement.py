@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibrate.run.environment import describe_machine
+from calibrate.run.environment import cpu_name, describe_machine
 from calibrate.run.metrics import phases
 from calibrate.run.prediction import Prediction, errors
 from calibrate.run.records import SCHEMA_VERSION, finite
@@ -103,11 +103,13 @@ def _result(
         "log_file": session.log_file,
         "run_file": str(session.record.path),
         "raw": raw,
-        "environment": describe_machine(session.threads, Path(s.runs_dir))
+        "environment": {"device": {"kind": "cpu", "name": cpu_name()}}
+        | describe_machine(session.threads, Path(s.runs_dir))
         | {"llama_cpp": session.programs.facts},
         "machine": {
             "gpu": prediction.result.scenario.gpu.model_dump(mode="json"),
             "host": prediction.result.scenario.host.model_dump(mode="json"),
+            "model": session.model.model_dump(mode="json"),
         },
         "warnings": _warnings(session, found),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from calibrate.run.prediction import Prediction
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import DoesNotFitError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from calibrate.run_llama_cpp.session import LlamaCppSession
 
 HOST = "here"
+NO_GPU = "none"
 
 
 def predict(session: LlamaCppSession) -> Prediction:
@@ -68,6 +71,7 @@ def scenario_of(
     profile: str | Path | None = None,
     weight_format: str | None = None,
     allow_long_context: bool = False,
+    host: HostConfig | None = None,
 ) -> Scenario:
     """llama.cpp with these shapes on this machine's CPU.
 
@@ -80,13 +84,14 @@ def scenario_of(
         profile: Calibrated profile; None for the constants that ship.
         weight_format: Where the model has no formats of its own.
         allow_long_context: Beyond the model's positions.
+        host: Another machine than this one.
 
     Raises:
         SpecError: the parts do not go together.
     """
     inputs = InferenceInputs(
         model=model.name,
-        gpu="none",
+        gpu=NO_GPU,
         host=HOST,
         system="llama_cpp",
         prompt_len=prompt_len,
@@ -97,4 +102,26 @@ def scenario_of(
         allow_long_context=allow_long_context,
         profile=None if profile is None else str(profile),
     )
-    return build_scenario(inputs, RunFacts(model=model))
+    return build_scenario(inputs, RunFacts(model=model, host=host))
+
+
+def scenario_of_run(run: Mapping[str, Any], machine: Mapping[str, Any]) -> Scenario:
+    """The scenario of a run's JSON, on the machine that it was made on.
+
+    Args:
+        run: Its ``run``.
+        machine: Its ``machine``.
+
+    Raises:
+        SpecError: a value cannot be.
+        KeyError: a field is missing.
+    """
+    return scenario_of(
+        ModelConfig(**machine["model"]),
+        run["prompt_len"],
+        run["gen_len"],
+        run["threads"],
+        ubatch_size=run["ubatch_size"],
+        allow_long_context=True,
+        host=HostConfig(**machine["host"]),
+    )

@@ -80,6 +80,17 @@ def test_a_run_is_logged_recorded_and_laid_beside_its_prediction(llm_perf, progr
     assert record.prefill_latency_s == pytest.approx(0.16, abs=5e-4)
 
 
+def test_runs_are_compared_as_those_of_other_systems_are(llm_perf, programs, model, folder):
+    result = llm_perf(*RUN, "--model", model, "--json").json
+    calm = {"disturbed": False, "others_cores": 0.0}  # whatever else runs beside the tests
+    result["raw"]["loops"] = [loop | calm for loop in result["raw"]["loops"]]
+    Path(result["run_file"]).write_text(json.dumps(result))
+    (one,) = llm_perf("compare", "runs", "--json").json["runs"]
+    assert (one["system"], one["host"], one["gpu"]) == ("llama_cpp", "here", "none")
+    assert one["error"]["decode_latency"] == pytest.approx(result["error"]["decode_latency"])
+    assert one["memory_bytes"]["allocated"] == result["measured"]["peak_gpu_memory_bytes"]
+
+
 def test_text_shows_both_logs_and_the_errors(llm_perf, programs, model):
     found = llm_perf(*RUN, "--model", model)
     assert found.code == 0
