@@ -53,11 +53,11 @@ class Division:
     parts: tuple[Part, ...]
     head_on_gpu: bool = True
     cache_on_gpu: bool = True
-    held: float = 0.0
-    hits: float = 0.0
+    held: Number = 0.0
+    hits: Number = 0.0
     misses: Literal["cpu", "copy"] = "cpu"
     at_once: bool = False
-    file_share: float = 0.0
+    file_share: Number = 0.0
 
     @property
     def whole(self) -> bool:
@@ -349,7 +349,7 @@ class HybridForward(Forward):
             ("mlp", where(copied, layers * gpu_s, 0.0), "compute"),
         )
         read = self.division.file_share
-        if read:
+        if is_array(read) or read:
             rate = self.file_bytes_per_s
             values = (*values, ("file_reads", layers * used_bytes * read / rate, "nvme"))
         for part, seconds, resource in values:
