@@ -53,7 +53,8 @@ class GemmEfficiency(Spec):
 
     t = floor + ((flops / (peak x e) x (1 + half_m / m))^p + (bytes / (bandwidth x e))^p)^(1/p), with p the
     knee exponent. ``half_m`` is the number of rows at which the compute rate is half of its share,
-    ``residual`` the geometric-mean ratio error over the measured table, None where assumed.
+    ``residual`` the geometric-mean ratio error over the measured table, None where assumed. ``tflops_per_w`` is what a
+    watt of the board's limit sustains, by architecture where it is known: a chip on a board of less power clocks lower.
     """
 
     flops_efficiency: Efficiency
@@ -61,6 +62,7 @@ class GemmEfficiency(Spec):
     memory_efficiency: Efficiency
     floor_us: NonNegativeQuantity = 0.0
     residual: Quantity | None = None
+    tflops_per_w: dict[str, Quantity] = Field(default_factory=dict)
 
     @property
     def floor_s(self) -> float:
