@@ -19,7 +19,9 @@ from llm_perf.counts.attention import attended, kv_elements_per_token, score_flo
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.requests.workload import Floats
-from llm_perf.systems.forward import Chunk, Costs, DecodeAttention, Forward
+from llm_perf.systems.attention import Chunk, DecodeAttention
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import (
     graph_kinks,
     host_s_by_regime,
@@ -122,7 +124,7 @@ class StepTimes:
         costs, entries = Costs(), list[DecodeAttention]()
         for group in self.forward.model.layer_groups:
             for mixer in group.attention.parts:
-                entries.append(self.forward.decode_attention(costs, mixer, group.count, batch))
+                entries.append(self.forward.attention.decode(costs, mixer, group.count, batch))
         floors = _whole(costs.total_s, batch)
         self._floor = [0.0, *floors.tolist()]
         plain = [entry for entry in entries if entry.mixer.saturates_at is None]
@@ -262,7 +264,7 @@ class StepTimes:
         return np.asarray(np.maximum(p_norm(device_s, host_s, self._exponent), device_s))
 
     def _chunks_s(self, one: _Attending, chunks: ChunkLengths) -> float:
-        """Attention of all chunks in the layers of one kind: the arithmetic of `Forward.chunk_attention`."""
+        """Attention of all chunks in the layers of one kind: the arithmetic of `Attention.chunks`."""
         flops = per_query = keys = 0.0
         mixer, per_pair = one.mixer, one.flops_per_pair
         if one.plain and type(mixer).prefill_pairs is Mixer.prefill_pairs:
