@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import DoesNotFitError
-from llm_perf.systems.kv_cache import budget_for, kv_capacity_tokens
+from llm_perf.systems.kv_cache import kv_capacity_tokens
 from llm_perf.systems.scheduling import SchedulerRules
+from llm_perf.systems.stack_memory import budget_for
 
 _UNLIMITED = 1024
 """Sequences of a step where neither the question nor the engine's rule says."""

@@ -99,16 +99,19 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
 
 def of_mean_lengths(scenario: Scenario, requests: Requests) -> Scenario:
     """The scenario with the requests' mean lengths, by which layers with windows share the cache."""
-    workload = scenario.workload
-    prompt, output = (
-        max(round(float(tokens.mean())), 1) if len(requests) else 1
-        for tokens in (requests.prompt_tokens, requests.output_tokens)
-    )
+    lengths = (requests.prompt_tokens, requests.output_tokens)
+    return of_lengths(scenario, *(max(round(float(tokens.mean())), 1) for tokens in lengths))
+
+
+def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
+    """The scenario with other lengths, which decide how much layers with windows keep; cut to the model's positions."""
     positions = scenario.model.max_position_embeddings
     if positions is not None and not scenario.allow_long_context:
         prompt = max(min(prompt, positions - 1), 1)
         output = max(min(output, positions - prompt), 1)
-    asked = workload.replace(prompt_len=prompt, gen_len=output, prefix_hit_rate=0.0, shared_prefix=False)
+    asked = scenario.workload.replace(
+        prompt_len=prompt, gen_len=output, prefix_hit_rate=0.0, shared_prefix=False
+    )
     return scenario.replace(workload=asked)
 
 

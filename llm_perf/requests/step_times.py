@@ -19,7 +19,9 @@ from llm_perf.counts.attention import attended, kv_elements_per_token, score_flo
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.requests.workload import Floats
-from llm_perf.systems.forward import Chunk, Costs, DecodeAttention, Forward
+from llm_perf.systems.attention import Chunk, DecodeAttention
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import (
     graph_kinks,
     host_s_by_regime,
@@ -38,11 +40,12 @@ ChunkLengths = Sequence[tuple[int, int]]
 
 
 class Table:
-    """A function of a count, from 1 on: a list with every value, and nodes beyond."""
+    """A function of a count, from 1 on: a list with every value, and nodes beyond; arrays lie between their neighbours."""
 
-    __slots__ = ("_nodes", "_values", "dense")
+    __slots__ = ("_all", "_counts", "_nodes", "_values", "dense")
 
     def __init__(self, counts: Floats, values: Floats) -> None:
+        self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
         dense = int(min(len(counts), _DENSE))
         self.dense: list[float] = [0.0, *values[:dense].tolist()]
         self._nodes: list[float] = counts[dense - 1 :].tolist()
@@ -56,6 +59,12 @@ class Table:
         left, right = self._nodes[at], self._nodes[at + 1]
         share = (count - left) / (right - left)
         return self._values[at] + share * (self._values[at + 1] - self._values[at])
+
+    def at(self, counts: Floats) -> Floats:
+        """Values at counts that need not be whole."""
+        if counts.max() < len(self.dense) - 1:
+            return _between(counts, self._all)
+        return np.interp(counts, self._counts, self._all)
 
 
 def table_counts(most: int) -> Floats:
@@ -115,7 +124,7 @@ class StepTimes:
         costs, entries = Costs(), list[DecodeAttention]()
         for group in self.forward.model.layer_groups:
             for mixer in group.attention.parts:
-                entries.append(self.forward.decode_attention(costs, mixer, group.count, batch))
+                entries.append(self.forward.attention.decode(costs, mixer, group.count, batch))
         floors = _whole(costs.total_s, batch)
         self._floor = [0.0, *floors.tolist()]
         plain = [entry for entry in entries if entry.mixer.saturates_at is None]
@@ -128,6 +137,8 @@ class StepTimes:
         ]
         whole = np.array([self._body(count) + self._head(count) for count in batch]) + floors
         self._base = [0.0, *whole.tolist()]
+        by_batch = (self._base, self._floor, self._per_token, *(per_token for _, per_token in self._bounded))
+        self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
         regimes = (
             self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
         )
@@ -218,8 +229,42 @@ class StepTimes:
         chunk = Chunk(float(sequences), float(new_tokens), float(cached))
         return float(step_s(self.forward, (chunk,), 0.0, 0.0, float(sequences)))
 
+    # -- means, for the steady state --------------------------------------------------------------------------------
+
+    def mean_decode_s(self, batch: Floats, context: Floats) -> Floats:
+        """`decode_s` of numbers of sequences that need not be whole, as arrays."""
+        device = _between(batch, self._batch_arrays[0]) + self._attended_s(batch, context)
+        host = np.where(context <= self._eager_from, self._host[0], self._host[-1])
+        return self._mean_beside(device, host) + self._once + self._each * batch
+
+    def mean_mixed_s(
+        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+    ) -> Floats:
+        """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
+        read = prompts * new
+        device = self._body.at(read + batch) + self._head.at(batch + (read if self._all_logits else prompts))
+        device += _between(batch, self._batch_arrays[1]) + self._attended_s(batch, context)
+        rates = self.forward.rates
+        for one in self._mixers:
+            pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
+            flops = prompts * pairs * one.flops_per_pair
+            compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s
+            memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
+            device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
+        host = np.full_like(device, self._host_prefill)
+        return np.asarray(self._mean_beside(device, host) + self._once + self._each * (batch + prompts))
+
+    def _attended_s(self, batch: Floats, context: Floats) -> Floats:
+        seconds = _between(batch, self._batch_arrays[2]) * context
+        for (mixer, _), per_token in zip(self._bounded, self._batch_arrays[3:], strict=True):
+            seconds = seconds + _between(batch, per_token) * np.asarray(attended(mixer, context))
+        return seconds
+
+    def _mean_beside(self, device_s: Floats, host_s: Floats) -> Floats:
+        return np.asarray(np.maximum(p_norm(device_s, host_s, self._exponent), device_s))
+
     def _chunks_s(self, one: _Attending, chunks: ChunkLengths) -> float:
-        """Attention of all chunks in the layers of one kind: the arithmetic of `Forward.chunk_attention`."""
+        """Attention of all chunks in the layers of one kind: the arithmetic of `Attention.chunks`."""
         flops = per_query = keys = 0.0
         mixer, per_pair = one.mixer, one.flops_per_pair
         if one.plain and type(mixer).prefill_pairs is Mixer.prefill_pairs:
@@ -250,6 +295,13 @@ class StepTimes:
             return device_s
         together: float = p_norm(device_s, host_s, self._exponent)
         return max(together, device_s)
+
+
+def _between(counts: Floats, values: Floats) -> Floats:
+    """Values at counts that need not be whole, from those at 0, 1, 2, …; one more than the largest count is needed."""
+    left = counts.astype(np.int64)
+    low = values[left]
+    return np.asarray(low + (counts - left) * (values[left + 1] - low))
 
 
 def _whole(value: Number, counts: Floats) -> Floats:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llm_perf.counts.arrays import Number
-from llm_perf.systems.forward import Chunk, Forward
+from llm_perf.systems.attention import Chunk
+from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import exposed_host_s, step_overhead_s
 
 
