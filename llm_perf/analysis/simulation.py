@@ -240,7 +240,7 @@ class Simulation:
             routing=self.traffic.routing,
             seed=self.traffic.seed,
         )
-        return summary_of(_slower(outcome, asked, factor))
+        return summary_of(_slower(outcome, asked, factor), self.traffic.warm_up)
 
     # -- money and energy -------------------------------------------------------------------------------------------
 
@@ -298,6 +298,8 @@ def simulation_of(
         if getattr(deployment, name) != InferenceInputs.model_fields[name].default:
             raise SpecError(f"--{name.replace('_', '-')} is of one batch: {instead}")
     requests = requests_of(traffic, file)
+    if traffic.warm_up >= len(requests):
+        raise SpecError(f"--warm-up {traffic.warm_up} leaves none of the {len(requests)} requests")
     if deployment.system is None and not deployment.ds_zero:
         deployment = deployment.replace(system=DEFAULT_ENGINE)
     replicas = derive_parallelism(deployment).dp_size
@@ -306,7 +308,7 @@ def simulation_of(
     outcome = simulate(
         scenario, requests, replicas=traffic.replicas, routing=traffic.routing, seed=traffic.seed
     )
-    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome), file)
+    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome, traffic.warm_up), file)
 
 
 def _slower(outcome: Outcome, requests: Requests, factor: float) -> Outcome:

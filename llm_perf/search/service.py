@@ -34,8 +34,8 @@ _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
 _MOST_ENGINES_MORE: Final = 3
 """Engines that are added where the simulation misses a target that the closed form meets."""
-_PATIENCE_S: Final = 3.5
-"""Simulations end after so many seconds; what was not simulated by then is not shown."""
+_MOST_SIMULATED: Final = 24
+"""Simulations of a plan; what was not simulated by then is not shown."""
 _SPREAD: Final = 0.2
 """Half-width over mean of lengths in a closed loop, whose requests would go in step if all were as long as each other."""
 
@@ -117,7 +117,7 @@ def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
             whose scheduler is not known.
     """
     start = time.perf_counter()
-    search = _Search(question, start)
+    search = _Search(question)
     search.pool.fill()
     best, nearest = search.best(top)
     pool = search.pool
@@ -136,7 +136,7 @@ def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
 
 
 class _Search:
-    def __init__(self, question: PlanQuestion, start: float) -> None:
+    def __init__(self, question: PlanQuestion) -> None:
         stated = [name for name in ("rate", "requests", "concurrency") if getattr(question, name) is not None]
         if len(stated) > 1 and stated != ["rate", "requests"]:
             flags = " and ".join(f"--{name}" for name in stated)
@@ -155,7 +155,7 @@ class _Search:
             sent = self.file.requests
             means = {"prompt_len": _mean(sent.prompt_tokens), "gen_len": _mean(sent.output_tokens)}
             question = question.replace(**means)
-        self.question, self.start = question, start
+        self.question = question
         self.rate = question.rate if question.rate is not None else self._rate_of_file()
         # Targets that a whole service has are looked at with all its engines; streaming runs no requests.
         kept = question.replace(
@@ -252,7 +252,7 @@ class _Search:
             gpu = option.structure.scenario.gpu.name
             if gpu in found or not math.isfinite(option.value):
                 continue
-            if len(found) >= top or (self.simulated and time.perf_counter() - self.start > _PATIENCE_S):
+            if len(found) >= top or self.simulated >= _MOST_SIMULATED:
                 break
             for candidate in self._simulated(option):
                 if candidate.meets:
@@ -324,19 +324,22 @@ class _Search:
         common: dict[str, Any] = {"seed": question.seed, "burstiness": question.burstiness}
         if question.concurrency is not None:
             running = max(round(question.concurrency / option.engines), 1)
-            sent = max(_SENT, 4 * running)
-            lengths = {
-                f"{name}_len": f"uniform:{_part(tokens, 1 - _SPREAD)}:{_part(tokens, 1 + _SPREAD)}"
-                for name, tokens in (("prompt", question.prompt_len), ("gen", question.gen_len))
-            }
-            return ServiceInputs(concurrency=running, num_requests=sent, seed=question.seed, **lengths), None
+            asked = ServiceInputs(
+                concurrency=running,
+                num_requests=_SENT + 2 * running,
+                warm_up=running,
+                seed=question.seed,
+                prompt_len=_around(question.prompt_len),
+                gen_len=_around(question.gen_len),
+            )
+            return asked, None
         share = (self.rate or 0.0) / option.engines
         if self.file is not None:
             return ServiceInputs(
                 requests=question.requests, rate=share, num_requests=_SENT, **common
             ), self.file
-        lengths = {"prompt_len": str(question.prompt_len), "gen_len": str(question.gen_len)}
-        return ServiceInputs(rate=share, num_requests=_SENT, **common, **lengths), None
+        common |= {"prompt_len": str(question.prompt_len), "gen_len": str(question.gen_len)}
+        return ServiceInputs(rate=share, num_requests=_SENT, **common), None
 
 
 def _objective(question: PlanQuestion, values: dict[str, float]) -> float:
@@ -357,5 +360,7 @@ def _mean(tokens: Any) -> int:
     return max(round(float(tokens.mean())), 1)
 
 
-def _part(tokens: int, share: float) -> int:
-    return max(round(tokens * share), 1)
+def _around(tokens: int) -> str:
+    """Lengths evenly about a mean."""
+    least, most = round(tokens * (1 - _SPREAD)), round(tokens * (1 + _SPREAD))
+    return f"uniform:{max(least, 1)}:{max(most, 1)}"

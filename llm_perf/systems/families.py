@@ -60,6 +60,24 @@ class Calibration(Spec):
     shared_with: str | None = None
 
 
+class StartCommand(Spec):
+    """How an engine is started, in its own words.
+
+    Attributes:
+        command: With ``{model}`` for the checkpoint.
+        flags: Inputs of ``llm-perf infer`` and its flags for them.
+        weight_formats, kv_formats: Number formats, and the words that make the engine convert to them. Others need a
+            checkpoint of that format.
+        source: Where its flags are documented.
+    """
+
+    command: str = Field(min_length=1)
+    flags: dict[str, str]
+    weight_formats: dict[str, str] = Field(default_factory=dict)
+    kv_formats: dict[str, str] = Field(default_factory=dict)
+    source: str = Field(min_length=1)
+
+
 class Family(Spec):
     """What a system says about itself, whatever its version. Everything but the title has a default.
 
@@ -89,6 +107,7 @@ class Family(Spec):
         calibration: What a fit may change.
         scheduling: How its versions choose what a step computes, oldest first; none: requests cannot be simulated.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
+        start: How it is started; None where that is not known here.
     """
 
     name: str
@@ -113,6 +132,7 @@ class Family(Spec):
     calibration: Calibration = Calibration()
     memory: tuple[MemoryRules, ...] = ()
     scheduling: tuple[SchedulerRules, ...] = ()
+    start: StartCommand | None = None
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
