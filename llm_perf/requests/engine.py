@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from llm_perf.requests.blocks import Blocks
 from llm_perf.requests.limits import Limits
@@ -16,6 +17,28 @@ from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems.scheduling import SchedulerRules
 
 _FOREVER = float("inf")
+
+
+class Step(NamedTuple):
+    """What a step holds: chunks as (new tokens, tokens before), whose prompts end in it, and decoding sequences."""
+
+    chunks: list[tuple[int, int]]
+    ends: list[int]
+    batch: int
+    context: float
+
+    @property
+    def read(self) -> int:
+        """Tokens of prompts."""
+        return sum([new for new, _ in self.chunks])
+
+    @property
+    def tokens(self) -> int:
+        """All its tokens."""
+        return self.read + self.batch
+
+
+_NOTHING = Step([], [], 0, 0.0)
 
 
 class Engine:
@@ -57,6 +80,7 @@ class Engine:
             0.0 if ratio is None else min(ratio.first * ratio.conservativeness, 1.0)
         )
         self._admitted_left = 0
+        self._step = _NOTHING
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -82,37 +106,81 @@ class Engine:
         """A time before which no request ends, whatever enters; infinite where there is none."""
         if not self._decoding:
             return self.next_step_s
-        ends = self._ends
-        while self.records.ends_at[ends[0][1]] != ends[0][0]:
-            heappop(ends)
         context = self._context / self._decoding + self._steps
-        return self.now + self.times.decode_steps_s(self._decoding, context, ends[0][0] - self._steps)
+        # What is read in the next step may end with it.
+        soon = self._waiting or self._inbox or self._partial >= 0
+        return self.now + self.times.decode_steps_s(self._decoding, context, 1 if soon else self.most_steps())
+
+    @property
+    def next_arrival_s(self) -> float:
+        """When the next request arrives that it knows of."""
+        return self._inbox[0][0] if self._inbox else _FOREVER
 
     def row(self, until: float = _FOREVER) -> None:
         """One row of steps. It ends early, after the step in which ``until`` lies, though something may enter then."""
+        self.now = self.next_step_s
+        step = self.begin()
+        if step.chunks:
+            self.end(1, self.step_s(step))
+            return
+        self.end(*self.decode_steps(self.most_steps(), min(until, self.next_arrival_s)))
+
+    # -- a row in three parts, for engines that step together ---------------------------------------------------------
+
+    def begin(self) -> Step:
+        """What the next step holds; nothing where there is nothing to do."""
         inbox, waiting = self._inbox, self._waiting
         self.finished = []
         if not self._running and not waiting:
-            self.now = max(self.now, inbox[0][0])
             self._ratio = self._first_ratio
         while inbox and inbox[0][0] <= self.now:
             waiting.append(heappop(inbox)[1])
-        if inbox:
-            until = min(until, inbox[0][0])
         if self._beside:
             preempted = self._make_room() if self._decoding else False
             self._take_next()
             chunks, ends = self._plan(self.limits.step_tokens - self._decoding, not preempted)
-            if chunks:
-                self._mixed(chunks, ends, self._decoding)
-                return
+            batch = self._decoding
         else:
             chunks, ends = self._plan(self.limits.step_tokens, True)
-            if chunks:
-                self._mixed(chunks, ends, 0)
-                return
-            self._make_room()
-        self._decode(until)
+            if not chunks:
+                self._make_room()
+            batch = 0 if chunks else self._decoding
+        context = self._context / batch + self._steps if batch else 0.0
+        self._step = Step(chunks, ends, batch, context)
+        return self._step
+
+    def step_s(self, step: Step) -> float:
+        """Seconds of one step."""
+        if step.chunks:
+            return self.times.mixed_s(step.chunks, step.batch, step.context, len(step.ends))
+        return self.times.decode_s(step.batch, step.context) if step.batch else 0.0
+
+    def most_steps(self) -> int:
+        """Decode steps until a sequence ends or the cache is full, whatever arrives."""
+        ends = self._ends
+        while self.records.ends_at[ends[0][1]] != ends[0][0]:
+            heappop(ends)  # it was preempted since
+        most = ends[0][0] - self._steps
+        return most if self._reserves else self._until_full(most)
+
+    def decode_steps(self, most: int, until: float) -> tuple[int, float]:
+        """(decode steps until something may enter, their seconds), at most so many."""
+        step = self._step
+        if until < _FOREVER:
+            return self.times.steps_until(step.batch, step.context, most, until - self.now)
+        return most, self.times.decode_steps_s(step.batch, step.context, most)
+
+    def end(self, count: int, seconds: float) -> None:
+        """The step that began, so many times over, has taken so long."""
+        step, start = self._step, self.now
+        self.now = end = start + seconds
+        if step.batch:
+            self._advance(count)
+        self._note(start, seconds, count, step.batch, step.read)
+        for request in step.ends:
+            self._first(request, end)
+        if step.batch:
+            self._finish()
 
     # -- what a step holds ------------------------------------------------------------------------------------------
 
@@ -307,39 +375,6 @@ class Engine:
         records.own_blocks[request] = records.prefix_blocks[request] = 0
 
     # -- steps ------------------------------------------------------------------------------------------------------
-
-    def _mixed(self, chunks: list[tuple[int, int]], ends: list[int], batch: int) -> None:
-        """One step that reads chunks beside ``batch`` decoding sequences."""
-        context = self._context / batch + self._steps if batch else 0.0
-        seconds = self.times.mixed_s(chunks, batch, context, len(ends))
-        start = self.now
-        self.now = end = start + seconds
-        if batch:
-            self._advance(1)
-        self._note(start, seconds, 1, batch, sum([new for new, _ in chunks]))
-        for request in ends:
-            self._first(request, end)
-        if batch:
-            self._finish()
-
-    def _decode(self, until: float) -> None:
-        """Decode steps until a sequence ends, a request arrives or the cache is full."""
-        batch, steps, ends = self._decoding, self._steps, self._ends
-        while self.records.ends_at[ends[0][1]] != ends[0][0]:
-            heappop(ends)  # it was preempted since
-        most = ends[0][0] - steps
-        if not self._reserves:
-            most = self._until_full(most)
-        context = self._context / batch + steps
-        if until < _FOREVER:
-            count, seconds = self.times.steps_until(batch, context, most, until - self.now)
-        else:
-            count, seconds = most, self.times.decode_steps_s(batch, context, most)
-        start = self.now
-        self.now += seconds
-        self._advance(count)
-        self._note(start, seconds, count, batch, 0)
-        self._finish()
 
     def _until_full(self, most: int) -> int:
         """Steps for which the cache has blocks, at least one and at most ``most``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, bad_value
 from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
+from llm_perf.requests.lockstep import Lockstep
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.records import Records
 from llm_perf.requests.static import StaticEngine
@@ -23,6 +25,8 @@ from llm_perf.systems.scheduling import SchedulerRules
 
 ROUTINGS = ("round-robin", "least-loaded", "prefix-aware")
 _FOREVER = float("inf")
+
+AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep
 
 
 def simulate(
@@ -59,12 +63,7 @@ def simulate(
     limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
     times = step_times(scenario, limits)
     records = Records(requests)
-    engines: list[Engine | StaticEngine] = [
-        StaticEngine(records, limits, times, replica)
-        if rules.batch == "static"
-        else Engine(records, rules, limits, times, replica)
-        for replica in range(replicas * deployment.parallelism.dp_size)
-    ]
+    engines = _engines(records, rules, limits, times, replicas, deployment.parallelism.dp_size)
     _Dispatch(records, engines, routing, limits, rules).run()
     return records.outcome(limits.kv_tokens, rejection(requests, limits, rules), rules.name)
 
@@ -144,13 +143,25 @@ def rejection(requests: Requests, limits: Limits, rules: SchedulerRules) -> str:
     )
 
 
+def _engines(
+    records: Records, rules: SchedulerRules, limits: Limits, times: StepTimes, replicas: int, dp: int
+) -> list[AnyEngine]:
+    """An engine for each replica; those that share their experts step together."""
+    if rules.batch == "static":
+        return [StaticEngine(records, limits, times, index) for index in range(replicas * dp)]
+    found = [Engine(records, rules, limits, times, index) for index in range(replicas * dp)]
+    if times.forward.expert_batches == 1:
+        return list(found)
+    return [Lockstep(found[first : first + dp]) for first in range(0, replicas * dp, dp)]
+
+
 class _Dispatch:
     """Arrivals in the order of time, and engines that are never ahead of what may still reach them."""
 
     def __init__(
         self,
         records: Records,
-        engines: list[Engine | StaticEngine],
+        engines: list[AnyEngine],
         routing: str,
         limits: Limits,
         rules: SchedulerRules,
@@ -197,7 +208,7 @@ class _Dispatch:
             return
         self._together()
 
-    def _drain(self, engine: Engine | StaticEngine) -> None:
+    def _drain(self, engine: AnyEngine) -> None:
         """All that one engine gets; what follows on its ends comes to itself."""
         follows = bool(self.queue or self.followers)
         while engine.next_step_s < _FOREVER:
@@ -226,7 +237,7 @@ class _Dispatch:
             if engine.finished:
                 self._after(engine)
 
-    def _after(self, engine: Engine | StaticEngine) -> None:
+    def _after(self, engine: AnyEngine) -> None:
         """What the ends of requests bring: the next of a closed loop, and the session's next turn."""
         for request in engine.finished:
             end = self.records.finished[request]

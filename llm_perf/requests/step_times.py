@@ -103,6 +103,9 @@ class StepTimes:
         forward.layers(body, counts, counts)
         forward.pipeline_transfer(body, counts)
         self._body = Table(counts, _whole(body.total_s, counts))
+        experts = Costs()
+        forward.experts(experts, counts)
+        self._experts = Table(counts, _whole(experts.total_s, counts))
         head = Costs()
         self._all_logits = bool(constants["logits_all_positions"])
         positions = counts if self._all_logits else table_counts(max_sequences)
@@ -155,6 +158,10 @@ class StepTimes:
                 kv_bytes = kv_elements_per_token(mixer, tp) * mixer.kept_bits(bits) / 8
                 found.append(_Attending(layers, mixer, score_flops_per_pair(mixer, tp), float(kv_bytes)))
         return found
+
+    def of_shared_experts_s(self, tokens: float, mean_tokens: float) -> float:
+        """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
+        return self._experts(mean_tokens) - self._experts(tokens)
 
     # -- decode steps -------------------------------------------------------------------------------------------
 
