@@ -196,7 +196,7 @@ class Engine:
         waiting, running, limits = self._waiting, self._running, self.limits
         while admits and waiting and budget > 0 and len(running) < limits.max_sequences and self._partial < 0:
             used = self._admit(waiting[0], budget, chunks, ends)
-            if not used:
+            if used < 0:
                 break
             waiting.popleft()
             budget -= used
@@ -231,7 +231,7 @@ class Engine:
             self._partial, self._partial_read = request, before + new
 
     def _admit(self, request: int, budget: int, chunks: list[tuple[int, int]], ends: list[int]) -> int:
-        """Start reading a waiting request if the cache has room for it; the tokens of its first chunk, 0 if not."""
+        """Start reading a waiting request if the cache has room for it; the tokens of its first chunk, -1 if not."""
         records, rules, blocks, block = self.records, self.rules, self._blocks, self.limits.block_tokens
         length = records.length(request)
         prefix, in_prefix, found = self._cached(request, length)
@@ -239,7 +239,7 @@ class Engine:
         new = length - cached
         if new > budget:
             if not rules.chunked:
-                return 0
+                return -1
             new = budget
         if rules.admits == "whole":
             upto = records.prompt[request] + records.output[request] - 1
@@ -248,7 +248,7 @@ class Engine:
         own = max(-(-upto // block) - in_prefix, 0)
         shared = blocks.to_hold(prefix, in_prefix) if in_prefix else 0
         if own + shared + self._kept_free(request) > blocks.free:
-            return 0
+            return -1
         if rules.admits != "whole":
             own = max(-(-(cached + new) // block) - in_prefix, 0)
         if in_prefix:
@@ -424,7 +424,12 @@ class Engine:
         records.emits(request, end)
         if left == 0:
             self._end(request, held, end)
-            return
+        else:
+            self._enter_decoding(request, held, left)
+
+    def _enter_decoding(self, request: int, held: int, left: int) -> None:
+        """A sequence of ``held`` tokens of cache decodes from the next step on, until it has ``left`` tokens more."""
+        records = self.records
         ends_at = self._steps + left
         records.ends_at[request] = ends_at
         heappush(self._ends, (ends_at, request))

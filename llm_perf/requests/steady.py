@@ -10,6 +10,7 @@ engine is nearly full, and the prefix cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,6 +106,12 @@ class SteadyState:
         load = _Loop(self, *(np.atleast_1d(one).astype(float) for one in (prompt, output, middle)))
         found = load.open(np.atleast_1d(asked)) if concurrency is None else load.closed(np.atleast_1d(asked))
         return Steady(*(one.reshape(shape) for one in found))
+
+    def of_pools(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """Requests per second of a replica that reads prompts alone, and of one that generates alone, at the most."""
+        lengths = (np.array([prompt_tokens]), np.array([output_tokens]))
+        loop = _Loop(self, *lengths, lengths[0] + lengths[1] / 2)
+        return loop.read_alone(), loop.written_alone()
 
 
 def _root(missing: Callable[[Floats], Floats], most: Floats) -> Floats:
@@ -218,6 +225,17 @@ class _Loop:
         plain, _, _, each = self._reading(others)
         arrivals = others / np.maximum(self.gaps, _LEAST)
         return np.asarray(self.most / (each + self.gaps * (plain + arrivals * each)))
+
+    def read_alone(self) -> float:
+        """Prompts per second of full steps that hold nothing else."""
+        _, _, _, each = self._reading(np.zeros_like(self.prompt))
+        return float(1.0 / each[0])
+
+    def written_alone(self) -> float:
+        """Sequences per second of decode steps that nothing interrupts."""
+        if self.gaps[0] <= 0:
+            return math.inf
+        return float(self.most[0] / (self.gaps[0] * self.times.mean_decode_s(self.most, self.context)[0]))
 
     def _found(
         self, mean: Floats, first: Floats, served: Floats, saturated: np.ndarray
