@@ -59,7 +59,8 @@ def draw_cumulative(
         found * scale, share, line, color=colour, label=label or None, drawstyle="steps-post", linewidth=1.6
     )
     axes.set_ylim(0, 1.02)
-    axes.set_xlim(left=0)
+    drawn = float(found[-1]) * scale if len(found) else 0.0
+    axes.set_xlim(0, max(axes.get_xlim()[1] if len(axes.lines) > 1 else 0.0, 1.04 * drawn) or 1.0)
     style.tidy(axes)
 
 
