@@ -81,6 +81,7 @@ class Engine:
         )
         self._admitted_left = 0
         self._step = _NOTHING
+        self._ahead = 0.0  # tokens of steps that were no whole ones
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class Engine:
         if self._beside:
             preempted = self._make_room() if self._decoding else False
             self._take_next()
-            chunks, ends = self._plan(self.limits.step_tokens - self._decoding, not preempted)
+            chunks, ends = self._plan(self._room_beside(), not preempted)
             batch = self._decoding
         else:
             chunks, ends = self._plan(self.limits.step_tokens, True)
@@ -175,12 +176,28 @@ class Engine:
         step, start = self._step, self.now
         self.now = end = start + seconds
         if step.batch:
+            if step.chunks:
+                count = self._tokens_of_a_step()
             self._advance(count)
         self._note(start, seconds, count, step.batch, step.read)
         for request in step.ends:
             self._first(request, end)
         if step.batch:
             self._finish()
+
+    def _room_beside(self) -> int:
+        """Tokens of a step that running sequences leave; with a draft model each has several to check."""
+        return self.limits.step_tokens - self._decoding * self.times.queries
+
+    def _tokens_of_a_step(self) -> int:
+        """Whole tokens that one step gives each decoding sequence: with a draft model what its rounds give on average."""
+        given = self.times.tokens_per_step
+        if given == 1.0:
+            return 1
+        self._ahead = min(self._ahead, given) + given
+        count = min(int(self._ahead), self.most_steps())
+        self._ahead -= count
+        return count
 
     # -- what a step holds ------------------------------------------------------------------------------------------
 
@@ -353,8 +370,10 @@ class Engine:
         """A sequence of ``held`` tokens of cache decodes no more."""
         records = self.records
         self._decoding -= 1
-        self._context -= held + 1 - self._steps
-        self._residues[(held - self._steps) % self.limits.block_tokens] -= 1
+        # What it entered with, also where a step gave it more tokens than it had left.
+        entered = records.prompt[request] + records.output[request] - records.ends_at[request]
+        self._context -= entered
+        self._residues[(entered - 1) % self.limits.block_tokens] -= 1
         self._unspent -= records.ends_at[request]
         records.ends_at[request] = -1
         if not self._reserves:

@@ -22,6 +22,7 @@ from llm_perf.systems.forward import Forward
 from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.scheduling import SchedulerRules
+from llm_perf.systems.speculation import Rounds
 
 ROUTINGS = ("round-robin", "least-loaded", "prefix-aware")
 _FOREVER = float("inf")
@@ -91,8 +92,6 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
             raise SpecError(
                 f"{name} {size}: requests are simulated on tensor and data ranks only; possible: 1"
             )
-    if scenario.speculation is not None:
-        raise SpecError("draft_model: requests are simulated without speculation yet; leave it out")
     return rules
 
 
@@ -116,8 +115,9 @@ def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
 
 def step_times(scenario: Scenario, limits: Limits) -> StepTimes:
     """Tables of the deployment's step times."""
-    forward = Forward(scenario, system_of(scenario).constants(scenario))
-    return StepTimes(forward, limits.max_sequences, limits.step_tokens)
+    constants = system_of(scenario).constants(scenario)
+    rounds = None if scenario.speculation is None else Rounds(scenario, constants)
+    return StepTimes(Forward(scenario, constants), limits.max_sequences, limits.step_tokens, rounds)
 
 
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:

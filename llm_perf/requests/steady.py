@@ -155,7 +155,7 @@ class _Loop:
         seen = np.minimum(others + 1.0, self.limits.max_sequences)
         plain = self.times.mean_decode_s(seen, self.context)
         batch = others if beside else np.zeros_like(others)
-        room = np.maximum(self.limits.step_tokens - batch, 1.0)
+        room = np.maximum(self.limits.step_tokens - batch * self.times.queries, 1.0)
         chunks = np.ceil(self.prompt / room)
         new = self.prompt / chunks
         before = (chunks - 1.0) / 2 * new
@@ -163,7 +163,10 @@ class _Loop:
         fits = np.minimum(2.0, room / new)
         several = self.times.mean_mixed_s(fits, new, before, batch, self.context)
         if beside:
-            base = np.where(others > 0, self.times.mean_decode_s(np.maximum(others, 1.0), self.context), 0.0)
+            step = self.times.tokens_per_step * self.times.mean_decode_s(
+                np.maximum(others, 1.0), self.context
+            )
+            base = np.where(others > 0, step, 0.0)
         else:
             base = np.zeros_like(plain)
         first = alone - base

@@ -341,3 +341,40 @@ def test_what_goes_into_replicas_that_share_experts_comes_out() -> None:
     assert (found.status == COMPLETED).all()
     assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
     assert found.steps.prefill_tokens.sum() == requests.prompt_tokens.sum()
+
+
+# -- speculation ----------------------------------------------------------------------------------------------------
+
+
+def drafting(system: str, **more: Any) -> Scenario:
+    return scenario(
+        "llama-3.1-70b",
+        system,
+        tp_size=4,
+        draft_model="llama-3.2-1b",
+        token_acceptance=0.7,
+        draft_tokens=4,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_with_a_draft_model_a_request_alone_takes_what_infer_says(system: str) -> None:
+    asked = drafting(system, prompt_len=700, gen_len=300)
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(3), 700, 300, concurrency=1))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
+@given(rate=st.floats(0.5, 12), seed=st.integers(0, 5))
+@settings(max_examples=8, deadline=None)
+def test_with_a_draft_model_every_token_is_counted_once(system: str, rate: float, seed: int) -> None:
+    requests = poisson(150, rate, (1, 2000), (1, 300), seed)
+    found = simulate(drafting(system), requests)
+    assert (found.status == COMPLETED).all()
+    assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
+    plain = simulate(scenario("llama-3.1-70b", system, tp_size=4), requests)
+    if rate < 3:
+        assert (found.finished_s - found.first_token_s).sum() < (plain.finished_s - plain.first_token_s).sum()
