@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
 WIDTHS = ROOT / "llm_perf" / "analysis" / "hybrid_widths.yaml"
 FITTED = (
-    "cpu_expert_share", "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
+    "cpu_expert_share", "cpu_expert_share_many_channels", "cpu_core_half_cores", "cpu_decode_score_share", "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
     "cpu_second_socket_share", "cpu_core_gb_per_s", "cpu_stream_share", "cpu_flops_per_cycle_avx512",
     "cpu_flops_per_cycle_amx", "cpu_flops_per_cycle_avx2", "cpu_flops_per_cycle_neon", "cpu_expert_lost_rows",
     "cpu_wide_kernels", "cpu_row_kernels", "cpu_score_share", "cpu_wide_lost_rows", "host_copy_link_share",
@@ -47,7 +47,9 @@ def main() -> None:
     store(cases, shipped, left_out)
     for phase in ("decode", "prefill"):
         chosen = np.array([case.phase == phase for case in cases])
-        print(f"{phase}: {chosen.sum()} rates, shipped {gm(shipped[chosen]):.3f}, host left out {gm(left_out[chosen]):.3f}")
+        print(
+            f"{phase}: {chosen.sum()} rates, shipped {gm(shipped[chosen]):.3f}, host left out {gm(left_out[chosen]):.3f}"
+        )
     known = with_bandwidth(cases)
     print(f"decode, the host's bandwidth from one of its rows: {gm(known):.3f} on {len(known)} others")
     WIDTHS.write_text(widths(cases, left_out), "utf-8")
@@ -158,7 +160,9 @@ def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
             width = float(np.quantile(off, 0.9))
             hosts = len({case.host for case, own in zip(cases, chosen, strict=True) if own})
             held = int((off <= width).sum())
-            lines.append(f"  {phase}: {{width: {width:.4f}, hosts: {hosts}, held: {held}, tested: {len(off)}}}")
+            lines.append(
+                f"  {phase}: {{width: {width:.4f}, hosts: {hosts}, held: {held}, tested: {len(off)}}}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -65,8 +65,9 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     """Bytes per second that reads of host memory reach with so many threads.
 
     The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
-    take in, and what each core loads. A second socket adds little where a tensor lies on one of them: only with
-    ``copies`` of the weights on every socket do all read at once.
+    take in, and what each core loads: less the more cores a socket joins, since each miss takes longer. A second socket
+    adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
+    once.
     """
     sockets = facts.sockets
     channels = facts.channels_bytes_per_s
@@ -77,14 +78,16 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
         one = facts.measured_bytes_per_s / sockets
     more = 1.0 if copies else constants["cpu_second_socket_share"]
     used = 1.0 + (sockets - 1) * more
-    return min(one * used, threads * constants["cpu_core_gb_per_s"] * GB)
+    per_socket = facts.cores / sockets
+    per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + per_socket / constants["cpu_core_half_cores"])
+    return min(one * used, threads * per_core)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuRates:
     """Rates of one host's cores under one version of a program.
 
-    ``read_bytes_per_s`` is what reads of its memory reach; ``dense_share`` and ``expert_share`` what products do of that.
+    ``read_bytes_per_s`` is what reads of its memory reach.
     ``multiplied_per_s``: weights times rows per second of all threads, of formats that unpack easily, ``plain`` by kernels
     that unpack for every row, ``wide`` by those that unpack once for many.
     """
@@ -98,8 +101,8 @@ class CpuRates:
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
         """Seconds of a product of so many rows in all with ``copies`` of its matrices of so many bits per weight."""
         c = self.constants
-        share = c["cpu_expert_share"] if product.is_expert else c["cpu_dense_share"]
-        read = copies * product.weights * bits / 8 / (self.read_bytes_per_s * share)
+        rate = self.expert_bytes_per_s if product.is_expert else self.read_bytes_per_s * c["cpu_dense_share"]
+        read = copies * product.weights * bits / 8 / rate
         unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
@@ -112,9 +115,19 @@ class CpuRates:
         )
         return p_norm(read, minimum(plain, wide), _KNEE)
 
-    def attention_s_per_byte(self) -> float:
-        """Seconds per byte of keys and values that decode attention reads."""
-        return 1.0 / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
+    @property
+    def expert_bytes_per_s(self) -> float:
+        """Bytes per second of experts: the many channels of a server are not kept busy by matrices that are small and
+        scattered, of which a smaller share counts beyond what the two channels of a desktop deliver.
+        """
+        c, few = self.constants, min(self.read_bytes_per_s, self.constants["cpu_few_channels_gb_per_s"] * GB)
+        return max(few * c["cpu_expert_share"], self.read_bytes_per_s * c["cpu_expert_share_many_channels"])
+
+    def attention_s(self, flops: Number, kv_bytes: Number) -> Number:
+        """Seconds of attention of a decode step: keys and values are read, scores computed."""
+        read = kv_bytes / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
+        scores = flops / (2.0 * self.plain_per_s * self.constants["cpu_decode_score_share"])
+        return p_norm(read, scores, _KNEE)
 
     def scores_s(self, flops: Number) -> Number:
         """Seconds of the scores of a prompt."""
