@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.hybrid_rows import HybridCase, load_cases, log_ratio
+from llm_perf.config.cpu import cpu_facts
 from llm_perf.systems import system_of
 from llm_perf.systems.constants import load_constants
 
@@ -120,16 +121,33 @@ def with_bandwidth(cases: list[HybridCase], picks: int = 3) -> np.ndarray:
     for own in hosts.values():
         if len(own) < 3:  # noqa: PLR2004 - one that tells, two others
             continue
-        for pick in np.linspace(0, len(own) - 1, picks).astype(int):
-            rate = solved(own[pick])
-            found += [log_ratio(case, None, rate) for case in own if case is not own[pick]]
+        ranked = sorted(own, key=lambda case: -bound_by_reads(case))
+        for pick in ranked[:picks]:
+            rate = solved(pick)
+            found += [log_ratio(case, None, rate) for case in own if case is not pick]
     return np.array(found)
 
 
+def usual_gb_per_s(case: HybridCase) -> float:
+    """GB/s that reads of a case's host are taken to reach where nobody measured them."""
+    scenario = case.run.scenario
+    constants = system_of(scenario).constants(scenario)
+    facts = cpu_facts(scenario.host)
+    channels = min(facts.channels_bytes_per_s, facts.cores_bytes_per_s or math.inf)
+    return facts.sockets * channels * constants["cpu_stream_share"] / 1e9
+
+
+def bound_by_reads(case: HybridCase) -> float:
+    """d log(rate of decode) / d log(bandwidth): how much a row says of its machine's memory."""
+    usual = usual_gb_per_s(case)
+    return log_ratio(case, None, usual * 1.1) - log_ratio(case, None, usual / 1.1)
+
+
 def solved(case: HybridCase) -> float:
-    """GB/s of reads at which a row is predicted as it was measured, or the nearest end."""
-    low, high = 2.0, 2000.0
-    for _ in range(25):
+    """GB/s of reads at which a row is predicted as it was measured, between half and twice what is usual."""
+    usual = usual_gb_per_s(case)
+    low, high = usual / 2, usual * 2
+    for _ in range(20):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if log_ratio(case, None, middle) < 0 else (low, middle)
     return math.sqrt(low * high)

@@ -42,19 +42,20 @@ _KNEE = 4.0
 
 TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
-with a table of values (IQ4), with codebooks (IQ3, IQ2, IQ1), and plain 16 bits."""
+with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
+16 bits."""
 
 
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
     """The class of a matrix's format; by its width where it has no name."""
     name = "" if stored is None else stored.name
-    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl", "kt"):
+    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl"):
         return "iq4"  # tables of values, at whatever width
-    if name.startswith(("iq1", "iq2")):
-        return "iq2"
-    if name.startswith("iq3"):
+    if name.startswith(("iq1", "iq3")) or name.endswith("_kt"):
         return "iq3"
-    if name.startswith("iq4_xs"):
+    if name.startswith("iq2"):
+        return "iq2"
+    if name.startswith(("iq4_xs", "mxfp4")):
         return "iq4"
     if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
         return "k"
