@@ -118,8 +118,10 @@ class CpuRates:
 
     @property
     def expert_bytes_per_s(self) -> float:
-        """Bytes per second of experts: the many channels of a server are not kept busy by matrices that are small and
-        scattered, of which a smaller share counts beyond what the two channels of a desktop deliver.
+        """Bytes per second of experts.
+
+        Matrices that are small and scattered do not keep the many channels of a server busy, of which a smaller share counts
+        beyond what the two channels of a desktop deliver.
         """
         c, few = self.constants, min(self.read_bytes_per_s, self.constants["cpu_few_channels_gb_per_s"] * GB)
         return max(few * c["cpu_expert_share"], self.read_bytes_per_s * c["cpu_expert_share_many_channels"])
