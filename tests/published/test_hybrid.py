@@ -159,7 +159,7 @@ def test_the_division_found_is_no_slower_than_what_people_published() -> None:
     for case in load_cases():
         scenario = case.run.scenario
         layers, key = scenario.offload.n_cpu_moe, (scenario.host.name, scenario.gpu.name, scenario.model.name)
-        if not layers or key in seen or scenario.parallelism.num_gpus > 1:
+        if not layers or key in seen:  # those with several GPUs are asked about on one
             continue
         host, gpu, model = key
         same = {"model": model, "gpu": gpu, "host": host, "weight_format": "q4_k_m", "gen_len": 128}
