@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES
 from calibrate.published.cells import Row, cells_of
+from calibrate.published.names import version_at
 from calibrate.stated_hosts import stated_host
 from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
@@ -102,7 +103,7 @@ def hybrid_run(cells: Row) -> HybridRun:
         if gpus == 0 or not cells.text("gpu")
         else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
     )
-    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu))
+    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu), or_none=True)
     host, threads = stated_host(cells, spec, computes=_computes(system))
     notes = cells.text("notes")
     asked: dict[str, Any] = {
@@ -180,7 +181,11 @@ def _system(stated: str, version: str) -> str:
     if own is not None:
         return f"{family}@{own}"
     printed = re.search(r"\bb\d{4}\b|\d{4}-\d{2}|\d+\.\d+(?:\.\d+)?|\b20\d\d\b", version)
-    return family if printed is None else f"{family}@{_dated(printed[0])}"
+    if printed is None:
+        return family
+    if (then := version_at(family, printed[0])) is not None:
+        return f"{family}@{then}"
+    return f"{family}@{_dated(printed[0])}"
 
 
 def _dated(version: str) -> str:
@@ -243,11 +248,8 @@ def _layers(stated: str, total: int) -> int:
 def _tier(cells: Row, options: frozenset[str]) -> Shares | None:
     """Where weights are as a whole, for systems that move them."""
     stated = cells.text("weight_offload")
-    if (
-        options & {"n_gpu_layers", "kt_num_gpu_experts", "cpu_offload_gb"}
-        or cells.required("system") == "accelerate"
-    ):
-        return None
+    if options & {"n_gpu_layers", "kt_num_gpu_experts", "cpu_offload_gb"} or not options:
+        return None  # it divides layers, or fills tier after tier
     return {"cpu": Shares.on("cpu"), "disk": Shares.on("nvme")}.get(stated)
 
 

@@ -20,8 +20,6 @@ SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
         "vllm + torchao": "vllm",
         "ktransformers kt-kernel + SGLang": "ktransformers",
         "vllm cpu offload": "vllm",
-        # Until mid-2025 transformers' mixtures visited every expert, whatever the version of Accelerate.
-        "accelerate": "accelerate@0.20",
     }
 )
 """What the tables call a system, and what the project calls it; names not listed are the same in both."""
@@ -78,6 +76,18 @@ def version_of(name: str, printed: str | None) -> str | None:
     if found is None:
         return _WHERE_NONE_IS_SAID.get(name)
     return found[1] if found.re is _MONTH else found[0]
+
+
+_RELEASED_BEFORE: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
+    {"accelerate": (("2025-07", "1.7"),)}
+)
+"""(month, version): what was the newest version before a month, where tables give dates."""
+
+
+def version_at(name: str, date: str) -> str | None:
+    """The version of a system that was the newest at a date, as far as it matters; None for today's."""
+    known = _RELEASED_BEFORE.get(name, ())
+    return next((version for month, version in known if date < month), None)
 
 
 def canonical_system(name: str) -> str:

@@ -243,7 +243,7 @@ def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:
         found.append(f"{gpu.name} has no {bits}-bit matrix format, so products run in {dtype}")
-    if gpu.efficiency.evidence == "assumed":
+    if gpu.efficiency.evidence == "assumed" and not gpu.absent:
         found.append(f"the efficiencies of {gpu.name} are assumed from a relative, not measured")
     return tuple(found)
 

@@ -37,7 +37,7 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "nearest": None if answer.nearest is None else _point(answer.nearest),
         "inputs": None if answer.inputs is None else answer.inputs.model_dump(),
-        "start_command": None if result is None else start_command(result),
+        "start_command": None if result is None else start_command(result, question.context),
         "warnings": [] if result is None else list(result.warnings),
     }
     return finite(found)  # type: ignore[no-any-return]

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from llm_perf.analysis.inference import InferenceResult
-from llm_perf.systems.families import find
-from llm_perf.systems.registry import full_name
+from llm_perf.systems.registry import family_of, full_name
 
-Starter = Callable[[InferenceResult], list[str]]
+Starter = Callable[[InferenceResult, int], list[str]]
 """Makes the words of a command."""
 
 _WIDTH: Final = 77
@@ -18,11 +17,18 @@ _EVERYTHING: Final = 999
 """Layers that llama.cpp is told where all go to the GPU, as its users write it."""
 
 
-def start_command(result: InferenceResult) -> str | None:
-    """The command in lines that a shell takes for one; None where the family has none."""
-    family = find(full_name(result.scenario))[0]
-    starter = STARTERS.get(family)
-    return None if starter is None else _in_lines(starter(result))
+def start_command(result: InferenceResult, context: int | None = None) -> str | None:
+    """The command in lines that a shell takes for one; None where the family has none.
+
+    ``context``: tokens of each sequence that the cache has room for; prompt and generation if None.
+    """
+    family = family_of(full_name(result.scenario))
+    starter = None if family.server is None else STARTERS[family.server]
+    return (
+        None
+        if starter is None
+        else _in_lines(starter(result, context or result.scenario.workload.context_len))
+    )
 
 
 def _in_lines(words: list[str]) -> str:
@@ -35,7 +41,7 @@ def _in_lines(words: list[str]) -> str:
     return " \\\n".join(lines)
 
 
-def llama_server(result: InferenceResult) -> list[str]:
+def llama_server(result: InferenceResult, context: int) -> list[str]:
     """``llama-server`` with the layers, the experts and the cache where the prediction has them.
 
     ``-c`` is what all sequences keep together, ``-np`` how many these are.
@@ -45,7 +51,7 @@ def llama_server(result: InferenceResult) -> list[str]:
     formats = scenario.dtype.formats
     kind = "F16" if formats is None else formats.name.upper()
     words = ["llama-server", f"-m {shlex.quote(model.name.rpartition('/')[2])}-{kind}.gguf"]
-    words += [f"-c {work.batch_size * work.context_len}"]
+    words += [f"-c {work.batch_size * context}"]
     words += [f"-np {work.batch_size}"] if work.batch_size > 1 else []
     if not scenario.gpu.absent:
         layers = _EVERYTHING if asked.n_gpu_layers is None else min(asked.n_gpu_layers, _EVERYTHING)
@@ -64,7 +70,7 @@ def llama_server(result: InferenceResult) -> list[str]:
     return words
 
 
-def ktransformers(result: InferenceResult) -> list[str]:
+def kt_kernel(result: InferenceResult, context: int) -> list[str]:
     """SGLang with kt-kernel, which computes the experts that the GPU does not hold."""
     scenario = result.scenario
     asked, work, host = scenario.offload, scenario.workload, scenario.host
@@ -75,12 +81,12 @@ def ktransformers(result: InferenceResult) -> list[str]:
         f"--kt-cpuinfer {threads}",
         f"--kt-threadpool-count {host.sockets}",
         f"--kt-num-gpu-experts {asked.kt_num_gpu_experts or 0}",
-        f"--context-length {work.context_len}",
+        f"--context-length {context}",
         f"--max-running-requests {work.batch_size}",
     ]
     tp = scenario.parallelism.tp_size
     return [*words, f"--tensor-parallel-size {tp}"] if tp > 1 else words
 
 
-STARTERS: Final[dict[str, Starter]] = {"llama_cpp": llama_server, "ktransformers": ktransformers}
-"""Families that a command is known for."""
+STARTERS: Final[dict[str, Starter]] = {"llama-server": llama_server, "sglang with kt-kernel": kt_kernel}
+"""Servers that a command is known for, by the name that a family's ``system.yaml`` says (``server``)."""

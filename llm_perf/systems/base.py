@@ -177,7 +177,7 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
     "nvme": "NVMe reads",
     "host": "framework time on the CPU",
     "interconnect": "GPU-to-GPU links",
-    "cpu": "the CPU",
+    "cpu": "attention on the CPU",
 }
 """Resources that several systems wait for, in words."""
 

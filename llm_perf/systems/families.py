@@ -80,6 +80,7 @@ class Family(Spec):
         ds_zero: The stage of ``--ds-zero`` that is this system.
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
         cpu_offload: Whether it keeps weights in host memory for ``--cpu-offload-gb``.
+        server: The program that serves it, by the name that reports know a start command by; None for none.
         runs_without_gpu: Whether it computes on a host without a GPU.
         prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
             loops, until requests are simulated.
@@ -113,6 +114,7 @@ class Family(Spec):
     calibration: Calibration = Calibration()
     memory: tuple[MemoryRules, ...] = ()
     cpu_offload: bool = False
+    server: str | None = None
     runs_without_gpu: bool = False
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 

@@ -50,11 +50,11 @@ class Division:
     parts: tuple[Part, ...]
     head_on_gpu: bool = True
     cache_on_gpu: bool = True
-    held: float = 0.0
-    hits: float = 0.0
+    held: Number = 0.0
+    hits: Number = 0.0
     misses: Literal["cpu", "copy"] = "cpu"
     at_once: bool = False
-    file_share: float = 0.0
+    file_share: Number = 0.0
 
     @property
     def whole(self) -> bool:
@@ -211,7 +211,8 @@ class HybridForward(Forward):
                 self._hops(costs, part.on_gpu, tokens)
             for mixer in group.attention.parts:
                 moved = batch * kv_elements_per_token(mixer) * self._kept_bits(mixer) / 8
-                seconds = layers * moved * self.cpu.attention_s_per_byte()
+                flops = batch * queries * score_flops_per_pair(mixer, absorbed=True)
+                seconds = layers * self.cpu.attention_s(flops, moved)
                 attention.append(DecodeAttention(mixer, seconds, 0.0 * seconds, seconds))
         return self._with_all_parts(costs), attention
 
@@ -339,7 +340,7 @@ class HybridForward(Forward):
             ("mlp", where(copied, layers * gpu_s, 0.0), "compute"),
         )
         read = self.division.file_share
-        if read:
+        if is_array(read) or read:
             rate = self.file_bytes_per_s
             values = (*values, ("file_reads", layers * used_bytes * read / rate, "nvme"))
         for part, seconds, resource in values:
