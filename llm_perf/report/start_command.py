@@ -1,7 +1,7 @@
 """The command that starts an engine, in the engine's own flags.
 
-An engine whose model lies on its GPUs is started as the question says, by its family's data (`start_command`); one that divides
-a model between GPU and CPU as the answer says, by one function per server (`divided_start_command`).
+An engine whose model lies on its GPUs is started as the question says, by its family's data (`start_command`); one that
+divides a model between GPU and CPU as the answer says, by one function per server (`divided_start_command`).
 """
 
 from __future__ import annotations
