@@ -175,6 +175,10 @@ class Budget:
         block = self.rules.block_tokens
         return context if block == 1 else -(-context // block) * block
 
+    def scheduled(self, sequences: Number) -> Number:
+        """Of so many sequences those that the scheduler lets run at once."""
+        return sequences if self.max_num_seqs is None else minimum(sequences, self.max_num_seqs)
+
     def step_tokens(self, scenario: Scenario, context: Number) -> Number:
         """Tokens of the step that the engine sizes its activations for."""
         tokens: Number = float(self.batched_tokens or 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
+from llm_perf.systems.scheduling import SchedulerRules
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -86,6 +87,7 @@ class Family(Spec):
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
         calibration: What a fit may change.
+        scheduling: How its versions choose what a step computes, oldest first; none: requests cannot be simulated.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
     """
 
@@ -110,6 +112,7 @@ class Family(Spec):
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
     memory: tuple[MemoryRules, ...] = ()
+    scheduling: tuple[SchedulerRules, ...] = ()
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
@@ -405,7 +408,29 @@ def memory_rules(family: str, version: str | None) -> MemoryRules | None:
     Raises:
         SpecError: unknown.
     """
-    rules = declaration(family).memory
+    return _in_force(family, version, declaration(family).memory)
+
+
+@cache
+def scheduler_rules(family: str, version: str | None) -> SchedulerRules | None:
+    """How a version of a family schedules requests, None for the newest; None where that is not known of it.
+
+    Raises:
+        SpecError: unknown.
+    """
+    return _in_force(family, version, declaration(family).scheduling)
+
+
+class _Begins(Protocol):
+    @property
+    def since(self) -> str: ...
+
+
+Rule = TypeVar("Rule", bound=_Begins)
+
+
+def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule | None:
+    """The newest rule that began by a version."""
     if not rules:
         return None
     release, _ = release_of(family, version)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
-from llm_perf.systems.accounting import Budget, budget_of
 from llm_perf.systems.base import Load, MemoryParts
-from llm_perf.systems.families import memory_rules
-from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.registry import system_of
 from llm_perf.systems.resident import Resident
+from llm_perf.systems.stack_memory import budget_for, sequence_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +30,6 @@ class KVCapacity:
     utilization: float | None
 
 
-def budget_for(scenario: Scenario) -> Budget | None:
-    """The memory rule of a scenario's stack; None where it has none and none is asked for."""
-    return budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
-
-
 def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:
     """What the cache holds beside everything else that ``parts`` says of the GPU.
 
@@ -45,16 +38,17 @@ def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacit
     """
     if scenario.model.encoder or not isinstance(system_of(scenario), Resident):
         return None
-    one = float((parts.kv_cache_bytes + parts.waiting_bytes) / replica_batch(scenario, load))
-    if one <= 0:
-        return None
     budget = budget_for(scenario)
+    cache = sequence_cache(scenario, load, load.context_len, budget)
+    alone, each = float(cache.bytes(1.0)), float(cache.each)
+    if alone <= 0:
+        return None
     block = 1 if budget is None else budget.rules.block_tokens
     context = -(-float(load.context_len) // block) * block
-    held = max(float(parts.kv_room_bytes), 0.0) / one
+    room = max(float(parts.kv_room_bytes), 0.0)
     return KVCapacity(
-        tokens=math.floor(held * context / block * (1 + 1e-12)) * block,
-        max_concurrency=held,
+        tokens=math.floor(room / alone * context / block * (1 + 1e-12)) * block,
+        max_concurrency=max(room - float(cache.once), 0.0) / each if each else math.inf,
         state_bytes_per_sequence=float(
             state_bytes(scenario.model, 1.0, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
         ),

@@ -10,7 +10,7 @@ from llm_perf.counts.arrays import Number, is_array, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
-from llm_perf.systems.accounting import budget_of
+from llm_perf.systems.attention import DecodeAttention
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -23,13 +23,11 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
-from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import (
     prefill_activation_bytes,
-    stage_kv_bytes,
     stage_weight_bytes,
 )
-from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.host_time import (
     exposed_host_s,
     framework_terms,
@@ -43,7 +41,7 @@ from llm_perf.systems.host_time import (
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
-from llm_perf.systems.stack_memory import stack_memory
+from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
 from llm_perf.systems.waves import waves_of
 
@@ -100,13 +98,14 @@ class Resident(System):
         forward = Forward(scenario, constants)
         placement = self.place(scenario, load)
         used = self.gpu_memory(scenario, load, constants)
-        waves = waves_of(scenario, load, constants, float(used.weights_bytes), float(used.buffers_bytes))
+        waves = waves_of(scenario, load, budget_for(scenario), used, constants["kv_reserved_share"])
         batch = waves.running
         rounds = Rounds(scenario, constants)
         prefill = self.prefill(forward, batch, load)
         prefill = waves.whole(with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len))
         decode = None if scenario.model.encoder else waves.whole(decode_phase(forward, batch, load, rounds))
-        said = () if waves.note is None else (waves.note,)
+        waiting = waves.note(scenario.parallelism.dp_size)
+        said = () if waiting is None else (waiting,)
         return Evaluation(
             placement, MemoryUse(used, NO_MEMORY, NO_MEMORY), prefill, decode, (*notes(scenario), *said)
         )
@@ -151,26 +150,25 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     batch = replica_batch(scenario, load)
     p = scenario.parallelism
     communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
-    weights, cache = (
-        resident_weight_bytes(scenario, constants),
-        stage_kv_bytes(scenario, batch, load.context_len),
-    )
+    weights = resident_weight_bytes(scenario, constants)
     draft = draft_scenario(scenario)
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)
-        cache = cache + stage_kv_bytes(draft, batch, load.context_len)
-    budget = budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
-    live = batch / scenario.offload.micro_batches
+    budget = budget_for(scenario)
+    running = batch if budget is None else budget.scheduled(batch)
+    live = running / scenario.offload.micro_batches
     tokens = tokens_per_pass(scenario.workload, load.prompt_len)
     if budget is not None and budget.batched_tokens is not None:
         live = minimum(live, budget.batched_tokens / tokens)
+    cache = sequence_cache(scenario, load, load.context_len)
     parts = MemoryParts(
         weights_bytes=weights,
-        kv_cache_bytes=cache,
+        kv_cache_bytes=cache.bytes(running),
         activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
+        waiting_bytes=cache.bytes(batch) - cache.bytes(running),
     )
     if budget is None:
         return parts
