@@ -26,6 +26,9 @@ def test_n_batch_is_one_sequence_whose_prompt_goes_in_pieces():
     run = stated_run(ROW)
     assert (run.batch_size, run.ubatch_tokens) == (1, 16)
     assert dict(scenario_of(run).constants)["ubatch_tokens"] == 16.0
+    by_rate = {"trust": "A: raw log", "throughput_def": "(in+out)*batch/latency"}
+    assert stated_run(ROW | by_rate) == run
+    assert stated_run(ROW | by_rate | {"system": "vllm", "system_version": "0.5"}).batch_size == 16
     plain = stated_run(ROW | {"trust": "A: raw log"})
     assert (plain.batch_size, plain.ubatch_tokens) == (16, None)
     assert "ubatch_tokens" not in dict(scenario_of(plain).constants)
