@@ -8,6 +8,7 @@ import pytest
 from calibrate.serving_rows import Cases, gm, load_cases, load_rows
 from calibrate.settings import scenario_of
 from calibrate.stated import stated_run
+from llm_perf.analysis.inference import predict_inference
 
 ROW = {
     "system": "llama.cpp",
@@ -48,3 +49,8 @@ def test_runs_of_llama_cpp_on_nvidia_are_predicted_without_having_been_fitted():
     found = Cases(cases).log_ratios({})
     assert gm(found) < 1.15
     assert np.abs(found).max() < np.log(1.25)
+
+
+def test_a_stated_piece_keeps_the_interval():
+    """It is a setting, not a constant that took the place of one held against published runs."""
+    assert predict_inference(scenario_of(stated_run(ROW))).interval is not None
