@@ -34,6 +34,7 @@ from llm_perf.systems import get_system
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import numbers, release_of
 from llm_perf.systems.registry import family_of
+from llm_perf.systems.stack_memory import budget_for
 
 __all__ = [
     "NotStatedError",
@@ -395,7 +396,11 @@ def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
 
 
 def peak_memory_bytes(result: InferenceResult) -> float:
-    """Peak GPU memory as the system's published figures count it: the allocator's, or the device's with the reserve."""
-    if family_of(result.scenario.system).reports_device_memory:
-        return float(result.memory.gpu.total_bytes)
-    return result.peak_gpu_memory_bytes
+    """Peak GPU memory as the system's published figures count it (`llm_perf.systems.families.Family.memory_figure`)."""
+    scenario, gpu = result.scenario, result.memory.gpu
+    figure = family_of(scenario.system).memory_figure
+    if figure == "device":
+        budget = budget_for(scenario)
+        sets_aside = budget is not None and budget.profiled
+        return float(gpu.capacity_bytes if sets_aside else gpu.total_bytes)
+    return result.peak_gpu_memory_bytes * (scenario.parallelism.num_gpus if figure == "allocators" else 1)

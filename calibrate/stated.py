@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
-from calibrate.published.cells import Row
+from calibrate.published.cells import Row, cells_of
 from calibrate.published.inference_rows import policy_of, weight_tier_of
 from calibrate.published.names import DIES, version_of
 from calibrate.settings import Run
@@ -41,12 +41,6 @@ _FORMAT_OF_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 """What the name of a converted checkpoint ends in; its shapes are the original's."""
-
-
-def cells_of(row: Mapping[str, str]) -> Row:
-    """The cells of one row, reported by column where they are faulty."""
-    columns = {name: index for index, name in enumerate(row)}
-    return Row([str(value or "") for value in row.values()], columns, "row", 1)
 
 
 def stated_run(row: Mapping[str, str]) -> Run:

@@ -386,6 +386,11 @@ class GPUConfig(Spec):
         raise SpecError(f"GPU {self.name} has no matrix format of {bits} bits or wider")
 
     @property
+    def absent(self) -> bool:
+        """Whether it stands for no GPU: the host computes."""
+        return self.name == NO_GPU.name
+
+    @property
     def maker(self) -> str:
         """The vendor as it is compared: in lower case, empty where the file names none."""
         return (self.vendor or "").lower()
@@ -473,3 +478,14 @@ def _native_gpu_fields(data: dict[str, Any]) -> dict[str, Any]:
         "inter_node_gb_per_s": flat["inter_node_bandwidth_in_GB_per_sec"] or 200,
     }
     return data | native
+
+
+NO_GPU = GPUConfig(
+    name="none",
+    peak_tflops={"fp32": 1.0, "fp16": 1.0, "int8": 1.0},
+    memory_gib=1.0,
+    usable_memory_gib=1.0,
+    hbm_bandwidth_gb_per_s=1.0,
+    source="no accelerator: the host computes; its figures stand for nothing",
+)
+"""``--gpu none``."""

@@ -16,8 +16,6 @@ from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems.scheduling import SchedulerRules
 
 _FOREVER = float("inf")
-_RETRACT_STEPS = 20
-"""Decode steps that SGLang makes room for when it retracts (SGLANG_RETRACT_DECODE_STEPS)."""
 
 
 class Engine:
@@ -58,6 +56,7 @@ class Engine:
         self._ratio = self._first_ratio = (
             0.0 if ratio is None else min(ratio.first * ratio.conservativeness, 1.0)
         )
+        self._admitted_left = 0
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -95,6 +94,7 @@ class Engine:
         self.finished = []
         if not self._running and not waiting:
             self.now = max(self.now, inbox[0][0])
+            self._ratio = self._first_ratio
         while inbox and inbox[0][0] <= self.now:
             waiting.append(heappop(inbox)[1])
         if inbox:
@@ -120,6 +120,7 @@ class Engine:
         """Chunks of the next step as (new tokens, tokens before), and the requests whose prompts end in it."""
         chunks: list[tuple[int, int]] = []
         ends: list[int] = []
+        self._admitted_left = 0
         if self._partial >= 0:
             used = self._continue(budget, chunks, ends)
             admits = admits and used >= 0
@@ -140,7 +141,7 @@ class Engine:
         new = min(records.length(request) - read, budget)
         if new <= 0:
             return 0
-        if self.rules.admits == "chunk":
+        if not self._reserves:
             own = max(-(-(read + new) // block) - records.prefix_blocks[request], 0)
             needed = own - records.own_blocks[request]
             if needed > self._blocks.free:
@@ -180,7 +181,7 @@ class Engine:
         shared = blocks.to_hold(prefix, in_prefix) if in_prefix else 0
         if own + shared + self._kept_free(request) > blocks.free:
             return 0
-        if rules.admits == "chunk":
+        if rules.admits != "whole":
             own = max(-(-(cached + new) // block) - in_prefix, 0)
         if in_prefix:
             blocks.hold(prefix, in_prefix)
@@ -190,6 +191,7 @@ class Engine:
         records.own_blocks[request] = own
         records.start(request, self.now, cached, self.replica)
         self._running[request] = None
+        self._admitted_left += records.left(request)
         self._read(request, new, cached, chunks, ends)
         return new
 
@@ -221,8 +223,9 @@ class Engine:
         if rules.admits == "expected":
             block = self.limits.block_tokens
             left = self._unspent - self._steps * self._decoding
-            expected = self._ratio * left + self.records.left(request)
-            return int(expected / block)
+            # Those that were admitted to this step, and the request itself, count in full.
+            expected = self._ratio * left + self._admitted_left + self.records.left(request)
+            return -(-int(expected) // block)
         return self.limits.watermark_blocks
 
     # -- room in the cache ------------------------------------------------------------------------------------------
@@ -233,15 +236,18 @@ class Engine:
 
     def _make_room(self) -> bool:
         """Preempt until the next decode step has its blocks; whether anything was."""
-        if self._reserves:
+        if self._reserves or self._needed() <= self._blocks.free:
             return False
-        found = False
-        while self._needed() > self._blocks.free:
+        ratio = self.rules.new_token_ratio
+        if ratio is None:
+            while self._needed() > self._blocks.free:
+                self._preempt(self._victim())
+            return True
+        block = self.limits.block_tokens
+        while len(self._running) > 1 and self._blocks.free * block < ratio.room_steps * self._decoding:
             self._preempt(self._victim())
-            found = True
-        if found and self.rules.new_token_ratio is not None:
-            self._ratio = self._raised_ratio()
-        return found
+        self._ratio = self._raised_ratio(ratio.room_steps)
+        return True
 
     def _take_next(self) -> None:
         """Running sequences take the blocks of their next step before others are admitted."""
@@ -368,12 +374,12 @@ class Engine:
             sinks = self._first_ratio * (1 - ratio.least_factor) / ratio.steps
             self._ratio = max(self._ratio - count * sinks, self._first_ratio * ratio.least_factor)
 
-    def _raised_ratio(self) -> float:
+    def _raised_ratio(self, room_steps: int) -> float:
         """After a preemption: the share that running sequences have generated of what they may generate."""
         records = self.records
         made = sum(self._generated(one) for one in self._running)
         may = sum(records.output[one] for one in self._running)
-        return min((made + _RETRACT_STEPS * len(self._running)) / max(may, 1), 1.0)
+        return min((made + room_steps * len(self._running)) / max(may, 1), 1.0)
 
     def _first(self, request: int, end: float) -> None:
         """A prompt has been read, and its sequence has a token more."""

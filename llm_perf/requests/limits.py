@@ -48,7 +48,7 @@ class Limits:
         """
         budget = budget_for(scenario)
         tokens = kv_capacity_tokens(scenario) or 0
-        block = rules.block_tokens or (1 if budget is None else budget.rules.block_tokens)
+        block = 1 if budget is None else budget.rules.block_tokens
         positions = scenario.model.max_position_embeddings
         if positions is None or scenario.allow_long_context:
             positions = max(longest, positions or 0)
@@ -58,12 +58,10 @@ class Limits:
                 f"{scenario.model.name} leaves no memory for a KV cache on {scenario.gpu.name} "
                 f"x {scenario.parallelism.num_gpus}"
             )
-        asked = scenario.workload.max_num_seqs or rules.slots
-        if budget is not None and asked is None:
-            asked = budget.max_num_seqs
+        asked = scenario.workload.max_num_seqs if budget is None else budget.max_num_seqs
         if rules.batch == "static":
-            asked = scenario.workload.batch_size
-        sequences = min(asked or _UNLIMITED, blocks)
+            asked = scenario.workload.batch_size // scenario.parallelism.dp_size
+        sequences = min(asked or rules.max_num_seqs or _UNLIMITED, blocks)
         step = (None if budget is None else budget.batched_tokens) or max(longest, 1)
         if budget is not None and budget.rules.whole_prompts and not rules.chunked:
             step = max(step, min(positions, longest))

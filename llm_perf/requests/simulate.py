@@ -12,6 +12,7 @@ from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.records import Records
+from llm_perf.requests.static import StaticEngine
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.families import scheduler_rules
@@ -30,6 +31,7 @@ def simulate(
     *,
     replicas: int = 1,
     routing: str = "round-robin",
+    scheduler: str | None = None,
     seed: int = 0,  # noqa: ARG001 - arrivals hold all that is drawn; the engine draws nothing
 ) -> Outcome:
     """Serve requests and say what became of each.
@@ -40,6 +42,7 @@ def simulate(
         replicas: Equal engines.
         routing: Which of them a request goes to: the next one, the one with the fewest requests, or the one that has
             its prefix or its session.
+        scheduler: One of the engine's policies by name; its default if None.
         seed: Of what is drawn by chance in the engine; today nothing is.
 
     Raises:
@@ -50,28 +53,30 @@ def simulate(
         raise bad_value("routing", routing, ", ".join(ROUTINGS))
     if replicas < 1:
         raise bad_value("replicas", replicas, "a positive integer")
-    rules = rules_of(deployment)
+    rules = rules_of(deployment, scheduler)
     scenario = of_mean_lengths(deployment, requests)
     whole = requests.prompt_tokens + requests.output_tokens
     limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
     times = step_times(scenario, limits)
     records = Records(requests)
-    engines = [
-        Engine(records, rules, limits, times, replica)
+    engines: list[Engine | StaticEngine] = [
+        StaticEngine(records, limits, times, replica)
+        if rules.batch == "static"
+        else Engine(records, rules, limits, times, replica)
         for replica in range(replicas * deployment.parallelism.dp_size)
     ]
     _Dispatch(records, engines, routing, limits, rules).run()
     return records.outcome(limits.kv_tokens, rejection(requests, limits, rules), rules.name)
 
 
-def rules_of(scenario: Scenario) -> SchedulerRules:
+def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules:
     """How the deployment's engine schedules.
 
     Raises:
         SpecError: that is not known, or it does not serve requests, or is divided in a way that is not simulated.
     """
     system = system_of(scenario)
-    rules = scheduler_rules(scenario.system, scenario.system_version)
+    rules = scheduler_rules(scenario.system, scenario.system_version, scheduler)
     if rules is None or not isinstance(system, Resident):
         raise SpecError(
             f"system {full_name(scenario)} has no scheduler of requests that is known here: simulate needs a serving stack "
@@ -140,7 +145,12 @@ class _Dispatch:
     """Arrivals in the order of time, and engines that are never ahead of what may still reach them."""
 
     def __init__(
-        self, records: Records, engines: list[Engine], routing: str, limits: Limits, rules: SchedulerRules
+        self,
+        records: Records,
+        engines: list[Engine | StaticEngine],
+        routing: str,
+        limits: Limits,
+        rules: SchedulerRules,
     ) -> None:
         self.records, self.engines, self.routing = records, engines, routing
         requests = records.requests
@@ -184,7 +194,7 @@ class _Dispatch:
             return
         self._together()
 
-    def _drain(self, engine: Engine) -> None:
+    def _drain(self, engine: Engine | StaticEngine) -> None:
         """All that one engine gets; what follows on its ends comes to itself."""
         follows = bool(self.queue or self.followers)
         while engine.next_step_s < _FOREVER:
@@ -213,7 +223,7 @@ class _Dispatch:
             if engine.finished:
                 self._after(engine)
 
-    def _after(self, engine: Engine) -> None:
+    def _after(self, engine: Engine | StaticEngine) -> None:
         """What the ends of requests bring: the next of a closed loop, and the session's next turn."""
         for request in engine.finished:
             end = self.records.finished[request]

@@ -21,6 +21,10 @@ DEFAULT_COUNT: Final = 1000
 """Requests of a simulation that states none: enough for a 99th percentile."""
 
 
+MOST: Final = 10_000_000
+"""Requests of one simulation at most; their columns take a gigabyte."""
+
+
 def _number_or_inf(value: Any) -> Any:
     """JSON has no infinity: it is written as the word, as on the command line."""
     return math.inf if isinstance(value, str) and value.strip().lower() in ("inf", "infinity") else value
@@ -58,7 +62,7 @@ class Traffic(Spec):
     concurrency: PositiveInt | None = Field(
         default=None, description="Closed loop: so many in flight, the next is sent when one ends."
     )
-    num_requests: PositiveInt | None = Field(
+    num_requests: Annotated[PositiveInt, Field(le=MOST)] | None = Field(
         default=None, description=f"Requests to send.  [default: {DEFAULT_COUNT}, or all of the file]"
     )
     seed: NonNegativeInt = Field(default=0, description="Of all that is drawn by chance.  [default: 0]")

@@ -42,7 +42,9 @@ def heads_per_kv_head(mixer: Mixer) -> float:
 def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, batch: Number) -> KVReads:
     """What decode attention reads per token of context; a recurrent state is read and written back instead."""
     p, dtype = scenario.parallelism, scenario.dtype
-    per_token = kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits) / 8
+    per_token = (
+        kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits, dtype.state_bits) / 8
+    )
     per_token *= constants["kv_passes"]
     shared = heads_per_kv_head(mixer)
     if mixer.recurrent:

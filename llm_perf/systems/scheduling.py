@@ -32,12 +32,14 @@ class NewTokenRatio(Spec):
         first: At the start, times the conservativeness.
         least_factor: What it sinks to, over the first.
         steps: Decode steps until it is there.
+        room_steps: Decode steps that there is room for after a preemption.
         conservativeness: The engine's setting.
     """
 
     first: PositiveFloat
     least_factor: Fraction
     steps: PositiveInt
+    room_steps: PositiveInt
     conservativeness: NonNegativeFloat = 1.0
 
 
@@ -46,7 +48,7 @@ class SchedulerRules(Spec):
 
     Attributes:
         since: First version that it holds for; the newest rule that began by a version holds for it.
-        name: What its makers call it.
+        name: What its makers call it. Of several rules that begin with one version the first is the default.
         batch: Whether requests enter and leave between steps, or batches run from beginning to end.
         prompts: What a step holds.
         chunked: A prompt may be read in several steps, as the tokens of a step allow.
@@ -55,8 +57,7 @@ class SchedulerRules(Spec):
         preempts: Who is computed anew when the cache is full; None where that cannot happen.
         new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
-        block_tokens: Tokens of a block, where it is not that of the memory rule.
-        slots: Sequences that run at once where nothing else is asked for; each has an equal part of the cache.
+        max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
     """
 
     since: str
@@ -69,8 +70,7 @@ class SchedulerRules(Spec):
     preempts: Preempts | None = None
     new_token_ratio: NewTokenRatio | None = None
     prefix_cache: bool = False
-    block_tokens: PositiveInt | None = None
-    slots: PositiveInt | None = None
+    max_num_seqs: PositiveInt | None = None
     provenance: Provenance
     source: str = Field(min_length=1)
 

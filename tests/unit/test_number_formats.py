@@ -115,7 +115,8 @@ def test_every_format_of_every_kind_of_model(format_name: str) -> None:
     ):
         model = get_model_config_by_name(name)
         formats = resolve_formats(model, named_quantization(format_name))
-        least = 2.6 if format_name in GGUF_MIXTURES else 4
+        least = min(2.6, FORMATS[format_name].stored_bits if format_name in FORMATS else 2.6)
+        least = least if format_name in GGUF_MIXTURES else 4
         for group, row in zip(model.layer_groups, formats.layers, strict=True):
             assert len(row) == len(layer_linears(group, model.hidden_size))
             assert all(least <= entry.bits <= 32 for entry in row)
@@ -392,3 +393,43 @@ def test_hf_quant_config_beside_the_config(tmp_path: Path) -> None:
     assert (
         _scenario(model=str(tmp_path), prompt_len=64, gen_len=8, kv_format="fp16").dtype.stored_kv_bits == 16
     )
+
+
+@pytest.mark.parametrize(
+    ("system", "runs", "refused"),
+    [
+        ("llama.cpp", ("q4_k_m", "iq4_xs", "bf16"), ("awq", "fp8", "nf4")),
+        ("exllama", ("gptq", "fp16"), ("q4_k_m", "nvfp4")),
+        ("tensorrt_llm", ("nvfp4", "awq", "fp8"), ("q4_k_m", "nf4", "bnb_int8")),
+        ("vllm", ("awq", "nf4", "q4_k_m"), ()),
+    ],
+)
+def test_a_format_without_kernels_is_refused_by_name(
+    system: str, runs: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    for name in runs:
+        assert _scenario(model="llama-3.1-8b", system=system, weight_format=name)
+    for name in refused:
+        with pytest.raises(
+            SpecError, match=rf"weight_format {name}: .* has no kernels for it; it runs 16 bits and "
+        ):
+            _scenario(model="llama-3.1-8b", system=system, weight_format=name)
+
+
+def test_a_checkpoint_that_the_engine_cannot_read_is_counted_in_16_bits_and_said() -> None:
+    scenario = _scenario(model="llama-3.1-8b-awq", system="llama.cpp")
+    assert scenario.dtype.formats is None
+    assert (
+        scenario.dtype.origin == "16 bit: llama_cpp does not serve awq, in which the checkpoint was released"
+    )
+    assert _scenario(model="llama-3.1-8b-bnb-4bit", system="tensorrt_llm").dtype.weight_bits == 16
+    assert _scenario(model="llama-3.1-8b-bnb-4bit", system="vllm").dtype.formats.name == "nf4_double"
+
+
+def test_advice_names_a_format_that_the_engine_runs() -> None:
+    from llm_perf.analysis.advice import changes_that_fit
+
+    for system, name in (("exllama", "gptq"), ("lmdeploy", "awq"), ("llama.cpp", "q4_k_m")):
+        inputs = InferenceInputs(model="llama-3.1-70b", gpu="h100-sxm-80gb", system=system)
+        changes = changes_that_fit(inputs, predict_inference(build_scenario(inputs)))
+        assert f"--weight-format {name}" in {change.text for change in changes}
