@@ -150,7 +150,10 @@ def _cache(inputs: InferenceInputs, model: ModelConfig, system: System) -> tuple
     name = format_name(name, tuple(KV_FORMATS), "kv_format")
     stored = KV_FORMATS[name]
     bits = next(width for width in (4, 8, 16) if stored < 2 * width)
-    return bits, {"kv_stored_bits": None if stored == bits else stored}
+    return bits, {
+        "kv_stored_bits": None if stored == bits else stored,
+        "kv_format": name if bits < 16 else "",
+    }
 
 
 def _nominal_bits(formats: WeightFormats) -> int:

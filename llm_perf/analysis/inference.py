@@ -176,7 +176,6 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         warnings=(
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
-            *_waiting(evaluation.memory, batch, scenario.workload.batch_size),
             *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
@@ -246,7 +245,7 @@ def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:
     dtype = gpu.dtype_for(bits)
     if format_bits(dtype) > bits:
         found.append(f"{gpu.name} has no {bits}-bit matrix format, so products run in {dtype}")
-    if gpu.efficiency.evidence == "assumed":
+    if gpu.efficiency.evidence == "assumed" and not gpu.absent:
         found.append(f"the efficiencies of {gpu.name} are assumed from a relative, not measured")
     return tuple(found)
 
@@ -292,15 +291,6 @@ def max_context_len(system: System, scenario: Scenario, load: Load, placement: P
 def _positions(scenario: Scenario) -> int | None:
     """The longest context that the model's positions allow; None without a limit."""
     return None if scenario.allow_long_context else scenario.model.max_position_embeddings
-
-
-def _waiting(memory: MemoryUse, at_once: int, asked: int) -> tuple[str, ...]:
-    """What a reader should know of sequences for which the cache has no room; of those that cannot run nothing."""
-    if not memory.fits or asked <= at_once:
-        return ()
-    return (
-        f"{at_once:,} of these sequences run at once at their full lengths; the others wait until there is room for them",
-    )
 
 
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:

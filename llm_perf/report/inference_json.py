@@ -37,7 +37,10 @@ def result_object(
         "weight_format": _weight_format(result),
         "feasible": result.feasible,
         "reason": result.reason,
-        "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
+        "suggestions": [
+            {"change": change.text, "inputs": change.inputs, "tokens_per_s": change.tokens_per_s}
+            for change in changes
+        ],
         "placement": {
             "weights": _shares(placement.weights),
             "kv_cache": _shares(placement.kv_cache),

@@ -410,6 +410,8 @@ def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:
         return text
     text.append("\nThe smallest change that fits: ")
     text.append(changes[0].text, "bold")
+    if changes[0].tokens_per_s is not None:
+        text.append(f" ({rate(changes[0].tokens_per_s)} in decode)")
     if len(changes) > 1:
         text.append("\nAlso: " + "; ".join(change.text for change in changes[1:]))
     return text

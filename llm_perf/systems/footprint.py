@@ -176,6 +176,18 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
 
 
+def copied_cache_bytes(scenario: Scenario, cache_bytes: Number, constants: dict[str, float]) -> Number:
+    """Bytes of copies beside a stage's own cache at the peak of a decode step.
+
+    Without room that was set aside, a step writes a new cache while that of the step before is live (``cache_copies``). Where
+    ``gathers_cache`` is set, what every stage made comes to the first GPU.
+    """
+    whole = cache_bytes
+    if constants["gathers_cache"] and scenario.parallelism.pp_size > 1:
+        whole = cache_bytes / stage_layer_share(scenario)
+    return constants["cache_copies"] * whole - cache_bytes
+
+
 def _attention_width(scenario: Scenario, group: LayerGroup) -> float:
     """Elements per token that attention keeps beside the hidden states, on one rank."""
     return live_elements_per_token(group.attention, scenario.parallelism.tp_size)

@@ -10,10 +10,9 @@ from llm_perf.counts.attention import state_bytes
 from llm_perf.systems.accounting import Budget, budget_of
 from llm_perf.systems.base import Load, MemoryParts
 from llm_perf.systems.families import folder_of, memory_rules
-from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
-from llm_perf.systems.stack_memory import stack_memory
+from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,6 @@ class KVCapacity:
     state_bytes_per_sequence: float
     utilization: float | None
     rule_of: str
-
-
-def budget_for(scenario: Scenario) -> Budget | None:
-    """The memory rule of a scenario's stack; None where it has none and none is asked for."""
-    return budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
 
 
 def kv_capacity(
@@ -80,15 +74,16 @@ def engine_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCap
 def _capacity(
     scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget | None, rule_of: str
 ) -> KVCapacity | None:
-    one = float((parts.kv_cache_bytes + parts.waiting_bytes) / replica_batch(scenario, load))
-    if one <= 0:
+    cache = sequence_cache(scenario, load, load.context_len, budget)
+    alone, each = float(cache.bytes(1.0)), float(cache.each)
+    if alone <= 0:
         return None
     block = 1 if budget is None else budget.rules.block_tokens
     context = -(-float(load.context_len) // block) * block
-    held = max(float(parts.kv_room_bytes), 0.0) / one
+    room = max(float(parts.kv_room_bytes), 0.0)
     return KVCapacity(
-        tokens=math.floor(held * context / block * (1 + 1e-12)) * block,
-        max_concurrency=held,
+        tokens=math.floor(room / alone * context / block * (1 + 1e-12)) * block,
+        max_concurrency=max(room - float(cache.once), 0.0) / each if each else math.inf,
         state_bytes_per_sequence=float(
             state_bytes(
                 scenario.model,

@@ -116,7 +116,8 @@ def test_every_format_of_every_kind_of_model(format_name: str) -> None:
     ):
         model = get_model_config_by_name(name)
         formats = resolve_formats(model, named_quantization(format_name))
-        least = 2.6 if format_name in GGUF_MIXTURES else 4
+        least = min(2.6, FORMATS[format_name].stored_bits if format_name in FORMATS else 2.6)
+        least = least if format_name in GGUF_MIXTURES else 4
         for group, row in zip(model.layer_groups, formats.layers, strict=True):
             assert len(row) == len(layer_linears(group, model.hidden_size))
             assert all(least <= entry.bits <= 32 for entry in row)
