@@ -26,11 +26,14 @@ from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
+from llm_perf.counts.parameters import layer_matrix_params
 from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import host_link_bytes_per_s
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
 from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
 
 Objective = Literal["cost", "energy", "gpus", "throughput"]
@@ -195,6 +198,7 @@ class _Pool:
         self.structures: list[_Structure] = []
         self._parts: list[dict[str, Array]] = []
         self._left: list[tuple[_Structure, int, Iterator[int]]] = []
+        self._streaming: list[tuple[str, int, float | None]] = []
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
@@ -225,9 +229,11 @@ class _Pool:
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
         self._gather()
-        if not self._meets.any() and self._left:
+        if not self._meets.any() and (self._left or self._streaming):
             for one, tp, stages in self._left:
                 self._add_stages(one, tp, stages, too_slow_as_well=True)
+            for asked in self._streaming:
+                self._stream(*asked)
             self._gather()
 
     def _gather(self) -> None:
@@ -245,12 +251,46 @@ class _Pool:
         """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, and one GPU that streams."""
         one = self._structure(gpu, bits, price, {"system": self.question.system})
         if one is not None:
+            memory = one.scenario.gpu.hbm_bandwidth_bytes_per_s
             for tp in _powers(self.question.max_gpus):
-                self._add_stages(one, tp, iter(_powers(self.question.max_gpus // tp)))
+                stages = iter(_powers(self.question.max_gpus // tp))
+                if self._reads_too_slowly(one, tp * memory):
+                    self._left.append((one, tp, stages))
+                else:
+                    self._add_stages(one, tp, stages)
         if self.question.offload:
-            streaming = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
-            if streaming is not None:
-                self._take(streaming)
+            asked = (gpu, bits, price)
+            if one is not None and self._streams_too_slowly(one):
+                self._streaming.append(asked)
+            else:
+                self._stream(*asked)
+
+    def _stream(self, gpu: str, bits: int, price: float | None) -> None:
+        """Evaluate one GPU that streams what it does not hold."""
+        found = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
+        if found is not None:
+            self._take(found)
+
+    def _reads_too_slowly(self, one: _Structure, bytes_per_s: float, share: float = 1.0) -> bool:
+        """Whether a target is missed by reading a share of one token's weights alone, at the data sheet's rate."""
+        scenario = one.scenario
+        bits: float = scenario.dtype.weight_bits
+        if scenario.dtype.formats is not None:
+            bits = min(one.bits for row in scenario.dtype.formats.layers for one in row)
+        least_s = share * layer_matrix_params(scenario.model) * bits / 8 / bytes_per_s
+        times = {"ttft": least_s, "tpot": least_s, "latency": self.question.gen_len * least_s}
+        upper = [target for target in self.question.targets if target.at_most and target.name in times]
+        return any(not target.met(times[target.name]) for target in upper)
+
+    def _streams_too_slowly(self, one: _Structure) -> bool:
+        """Whether layers that a single GPU has no memory for come too slowly over its link to the host."""
+        gpu, layers = one.scenario.gpu, layers_weight_bytes(one.scenario)
+        away = 1.0 - gpu.usable_memory_bytes / layers
+        try:
+            link = host_link_bytes_per_s(gpu, one.scenario.host)
+        except SpecError:  # evaluated, it says what its machine lacks
+            return False
+        return away > 0 and self._reads_too_slowly(one, link, away)
 
     def _add_stages(
         self, one: _Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
