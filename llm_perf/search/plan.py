@@ -26,14 +26,12 @@ from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.parameters import layer_matrix_params
 from llm_perf.errors import SpecError
-from llm_perf.hardware.transfer import host_link_bytes_per_s
+from llm_perf.search.bounds import least_resident_s, least_streamed_s
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
 from llm_perf.systems import Load, get_system, system_of
-from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
 
 Objective = Literal["cost", "energy", "gpus", "throughput"]
@@ -251,16 +249,16 @@ class _Pool:
         """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, and one GPU that streams."""
         one = self._structure(gpu, bits, price, {"system": self.question.system})
         if one is not None:
-            memory = one.scenario.gpu.hbm_bandwidth_bytes_per_s
             for tp in _powers(self.question.max_gpus):
                 stages = iter(_powers(self.question.max_gpus // tp))
-                if self._reads_too_slowly(one, tp * memory):
+                if self._too_slow_ever(*least_resident_s(one.scenario, tp, self.question.prompt_len)):
                     self._left.append((one, tp, stages))
                 else:
                     self._add_stages(one, tp, stages)
         if self.question.offload:
             asked = (gpu, bits, price)
-            if one is not None and self._streams_too_slowly(one):
+            least_s = 0.0 if one is None else least_streamed_s(one.scenario)
+            if self._too_slow_ever(least_s, least_s):
                 self._streaming.append(asked)
             else:
                 self._stream(*asked)
@@ -271,26 +269,15 @@ class _Pool:
         if found is not None:
             self._take(found)
 
-    def _reads_too_slowly(self, one: _Structure, bytes_per_s: float, share: float = 1.0) -> bool:
-        """Whether a target is missed by reading a share of one token's weights alone, at the data sheet's rate."""
-        scenario = one.scenario
-        bits: float = scenario.dtype.weight_bits
-        if scenario.dtype.formats is not None:
-            bits = min(one.bits for row in scenario.dtype.formats.layers for one in row)
-        least_s = share * layer_matrix_params(scenario.model) * bits / 8 / bytes_per_s
-        times = {"ttft": least_s, "tpot": least_s, "latency": self.question.gen_len * least_s}
+    def _too_slow_ever(self, prefill_s: float, step_s: float) -> bool:
+        """Whether a target is missed by times that no batch is below."""
+        times = {
+            "ttft": prefill_s,
+            "tpot": step_s,
+            "latency": prefill_s + (self.question.gen_len - 1) * step_s,
+        }
         upper = [target for target in self.question.targets if target.at_most and target.name in times]
         return any(not target.met(times[target.name]) for target in upper)
-
-    def _streams_too_slowly(self, one: _Structure) -> bool:
-        """Whether layers that a single GPU has no memory for come too slowly over its link to the host."""
-        gpu, layers = one.scenario.gpu, layers_weight_bytes(one.scenario)
-        away = 1.0 - gpu.usable_memory_bytes / layers
-        try:
-            link = host_link_bytes_per_s(gpu, one.scenario.host)
-        except SpecError:  # evaluated, it says what its machine lacks
-            return False
-        return away > 0 and self._reads_too_slowly(one, link, away)
 
     def _add_stages(
         self, one: _Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
