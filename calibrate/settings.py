@@ -74,7 +74,8 @@ class Run:
     """Settings of one run. What is None is not stated, and the system's own choice.
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
-    on GPU, CPU and disk. ``machine`` is the host as its source describes it.
+    on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name.
     """
 
     system: str
@@ -106,6 +107,8 @@ class Run:
     weight_format: str | None = None
     prefix_hit_rate: float = 0.0
     shared_prefix: bool = False
+    ubatch_tokens: int | None = None
+    kv_format: str | None = None
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -267,7 +270,8 @@ def inputs_of(run: Run) -> InferenceInputs:
         weight_format=run.weight_format if _checkpoint(run) is None else None,
         weight_bits=run.weight_bits if run.weight_format is None else None,
         activation_bits=run.activation_bits if run.weight_format is None else 16,
-        kv_bits=run.kv_bits,
+        kv_bits=run.kv_bits if run.kv_format is None else None,
+        kv_format=run.kv_format,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,
@@ -311,6 +315,7 @@ def _facts(run: Run) -> RunFacts:
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
         group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
+        constants=() if run.ubatch_tokens is None else (("ubatch_tokens", float(run.ubatch_tokens)),),
     )
 
 

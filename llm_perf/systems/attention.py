@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llm_perf.config.model import Mixer
@@ -32,6 +32,29 @@ from llm_perf.systems.terms import Factor, Quantity, Term, Terms, one_term
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of prompts in one pass: ``sequences`` alike, each with ``cached`` tokens that came before."""
+
+    sequences: Number
+    new_tokens: Number
+    cached: Number = 0
+
+    @property
+    def tokens(self) -> Number:
+        """New tokens of all its sequences."""
+        return self.sequences * self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAttention:
+    """What the attention of chunks computes and reads in one layer; ``query_len`` new tokens of a sequence per kernel."""
+
+    flops: Number
+    query_len: Number
+    kv_bytes: Number
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeAttention:
     """What one mixer of a layer group attends to in a decode step: seconds = floor_s + per_token_s x attended(context)."""
 
@@ -51,36 +74,69 @@ class Attention:
         self.tp, self.cp = scenario.parallelism.tp_size, scenario.parallelism.cp_size
         self.activation_bytes = scenario.dtype.activation_bits / 8
 
-    def prefill(
-        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
-    ) -> None:
-        """Add so many layers of ``new`` tokens of ``batch`` sequences that attend to themselves and to ``cached`` ones."""
+    def prefill(self, costs: Costs, attention: Mixer, layers: int, chunks: Sequence[Chunk]) -> None:
+        """Attention of prompts' chunks in one kernel, whose floor comes once."""
+        if self.constants["unfused_attention"] and not attention.recurrent:
+            for chunk in chunks:
+                self._unfused_attention(costs, attention, layers, chunk)
+            return
+        work = self.chunks(attention, chunks)
+        if self.cp > 1:
+            self._ring(costs, layers, work.kv_bytes, work.flops / self.rates.attention_flops_per_s)
+        seconds = self.rates.prefill_attention_s(work.flops, work.query_len, work.kv_bytes)
+        floors = (self.cp - 1) * self.rates.attention_floor_s
+        whole = seconds + floors
+
+        def each() -> Quantity:
+            floor_s = self.rates.attention_floor_s + floors
+            return fused_attention(self.rates, work.flops, work.query_len, work.kv_bytes, floor_s)
+
+        costs.part(
+            "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
+        )
+        costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
+        costs.busy("compute", layers * work.flops / self.rates.attention_flops_per_s)
+
+    def chunks(self, attention: Mixer, chunks: Sequence[Chunk]) -> ChunkAttention:
+        """What one layer's fused attention of chunks computes and reads."""
+        found = [self._one_chunk(attention, chunk) for chunk in chunks]
+        if len(found) == 1:
+            return found[0]
+        flops = sum(one.flops for one in found)
+        # A kernel loses the same rows of each query block: losses add up, so lengths are averaged by their inverse.
+        per_query = sum(one.flops / one.query_len for one in found)
+        return ChunkAttention(flops, flops / per_query, sum(one.kv_bytes for one in found))
+
+    def _one_chunk(self, attention: Mixer, chunk: Chunk) -> ChunkAttention:
+        new, cached = chunk.new_tokens, chunk.cached
+        pairs = self._chunk_pairs(attention, chunk)
+        flops = chunk.sequences * pairs * score_flops_per_pair(attention, self.tp)
+        return ChunkAttention(
+            flops, new / self.cp, self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
+        )
+
+    def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
+        """Pairs of query and key of one sequence of a chunk on one context rank."""
+        new, cached = chunk.new_tokens, chunk.cached
         pairs = prefill_pairs(attention, new + cached, causal=not self.scenario.model.encoder)
         if is_array(cached) or cached:
             pairs = pairs - prefill_pairs(attention, cached, causal=True)
-        seen = keys_read(attention, new, cached)
-        pairs = pairs / self.cp
+        return pairs / self.cp
+
+    def _chunk_kv_bytes(self, attention: Mixer, batch: Number, new: Number, cached: Number) -> Number:
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits, self.scenario.dtype.state_bits)
+        return (
+            batch * keys_read(attention, new, cached) * kv_elements_per_token(attention, self.tp) * bits / 8
+        )
+
+    def _unfused_attention(self, costs: Costs, attention: Mixer, layers: int, chunk: Chunk) -> None:
+        """Unfused kernels compute the whole rectangle of scores and move every score through memory."""
+        batch, new, cached = chunk.sequences, chunk.new_tokens, chunk.cached
+        kv_bytes = self._chunk_kv_bytes(attention, batch, new, cached)
         per_pair = score_flops_per_pair(attention, self.tp)
-        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
         if self.cp > 1:
+            pairs = self._chunk_pairs(attention, chunk)
             self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
-        if not self.constants["unfused_attention"] or attention.recurrent:
-            seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
-            floors = (self.cp - 1) * self.rates.attention_floor_s
-            whole = seconds + floors
-
-            def each() -> Quantity:
-                flops, floor_s = batch * pairs * per_pair, self.rates.attention_floor_s + floors
-                return fused_attention(self.rates, flops, new / self.cp, kv_bytes, floor_s)
-
-            costs.part(
-                "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
-            )
-            costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
-            costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
-            return
-        # Unfused kernels compute the whole rectangle of scores and move every score through memory.
         square = new * (new + cached) / self.cp
         rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
         heads = attention.num_heads / self.tp

@@ -165,7 +165,8 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
         parts = [
-            (part, _kept_elements(part, tp) * part.kept_bits(bits) / 8) for part in group.attention.parts
+            (part, _kept_elements(part, tp) * part.kept_bits(bits, scenario.dtype.state_bits) / 8)
+            for part in group.attention.parts
         ]
         kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
         per_layer.append(sum(kept, 0.0 * batch))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from llm_perf.config.formats import MatrixFormat
-from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
-from llm_perf.systems.attention import Attention, DecodeAttention, attention_s, context_when, windows_of
+from llm_perf.systems.attention import (
+    Attention,
+    Chunk,
+    DecodeAttention,
+    attention_s,
+    context_when,
+    windows_of,
+)
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
 from llm_perf.systems.format_kernels import WEIGHT_ONLY, Kind, compute_factor, read_factor
@@ -91,18 +100,14 @@ class Forward:
         the new tokens each.
         """
         costs = Costs()
-        tokens = batch * new_tokens / self.cp
-        routed = tokens * self._distinct_share(batch)
-        for group, products in self.groups:
-            self._products(costs, products, tokens, group.count, routed)
-            for mixer in group.attention.parts:
-                self.attention.prefill(costs, mixer, group.count, batch, new_tokens, cached)
-            self._elementwise(costs, group, tokens)
-            self._layer_communication(costs, group, tokens)
+        chunk = Chunk(batch, new_tokens, cached)
+        tokens = chunk.tokens / self.cp
+        self.layers(
+            costs, tokens, batch, lambda mixer, count: self.attention.prefill(costs, mixer, count, (chunk,))
+        )
         if with_head:
-            logits = tokens if self.constants["logits_all_positions"] else batch
-            self._head(costs, logits)
-        self._pipeline_transfer(costs, tokens)
+            self.head_of(costs, tokens if self.constants["logits_all_positions"] else batch)
+        self.pipeline_transfer(costs, tokens)
         return costs
 
     def decode_step(self, batch: Number, queries: int = 1) -> tuple[Costs, list[DecodeAttention]]:
@@ -113,18 +118,59 @@ class Forward:
         costs = Costs()
         attention: list[DecodeAttention] = []
         tokens = batch * queries
-        routed = tokens * self._distinct_share(batch)
+        self.layers(
+            costs,
+            tokens,
+            batch,
+            lambda mixer, count: attention.append(self.attention.decode(costs, mixer, count, batch, queries)),
+        )
+        self.head_of(costs, tokens)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def mixed_step(
+        self, chunks: Sequence[Chunk], batch: Number, ends: Number, queries: int = 1
+    ) -> tuple[Costs, list[DecodeAttention]]:
+        """Device seconds of one step of prompts' chunks beside ``batch`` decoding sequences.
+
+        Products and what follows them see all tokens of the step at once; chunks attend as prompts do, in one kernel, and
+        the other sequences as in a decode step, whose attention over the context is left out. Logits are those of the
+        decoding sequences and of the prompts that end here, ``ends``. With chunks alone, or without any, this is `prefill`
+        or `decode_step`.
+        """
+        costs = Costs()
+        attention: list[DecodeAttention] = []
+        read = sum((chunk.tokens for chunk in chunks), 0.0) / self.cp
+        tokens = read + batch * queries
+
+        def attend(mixer: Mixer, count: int) -> None:
+            if chunks:
+                self.attention.prefill(costs, mixer, count, chunks)
+            if batch:
+                attention.append(self.attention.decode(costs, mixer, count, batch, queries))
+
+        self.layers(costs, tokens, batch + sum((chunk.sequences for chunk in chunks), 0.0), attend)
+        positions = batch * queries + (read if self.constants["logits_all_positions"] else ends)
+        if positions:
+            self.head_of(costs, positions)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def layers(
+        self,
+        costs: Costs,
+        tokens: Number,
+        sequences: Number,
+        attend: Callable[[Mixer, int], None] = lambda mixer, count: None,  # noqa: ARG005
+    ) -> None:
+        """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers."""
+        routed = tokens * self._distinct_share(sequences)
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count, routed)
-            attention += [
-                self.attention.decode(costs, mixer, group.count, batch, queries)
-                for mixer in group.attention.parts
-            ]
+            for mixer in group.attention.parts:
+                attend(mixer, group.count)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
-        self._head(costs, tokens)
-        self._pipeline_transfer(costs, tokens)
-        return costs, attention
 
     def _distinct_share(self, batch: Number) -> Number:
         """Share of a replica's tokens that differ: equal prompts send theirs to the same experts."""
@@ -216,6 +262,12 @@ class Forward:
             return dtype.stored_embedding_bits / 8
         return self.activation_bytes if product.op == "router" else dtype.stored_weight_bits / 8
 
+    def experts(self, costs: Costs, tokens: Number) -> None:
+        """Products of routed experts alone, of all layers: what a step of replicas that share them spreads over all."""
+        for group, products in self.groups:
+            routed = tuple(product for product in products if product.is_expert)
+            self._products(costs, routed, tokens, group.count)
+
     def _products(
         self,
         costs: Costs,
@@ -237,19 +289,24 @@ class Forward:
         copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
-        per_weight = self.weight_bytes_per_element(product, rows) * reads
         # However good its kernels, no product reads what is stored faster than the data sheet's memory.
         least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
+
+        def bytes_per_weight(rows: Number) -> Number:
+            reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+            return maximum(self.weight_bytes_per_element(product, rows) * reads, least)
+
+        most = gemm.matvec_max_rows
         return product_time(
             gemm,
             product,
             rows,
             copies,
-            maximum(per_weight, least),
+            bytes_per_weight(rows),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
             compute_factor(self.constants, kind, gemm),
+            bytes_per_weight(minimum(rows, most)) if most else None,
         )
 
     def _kernel_kind(self, product: Product) -> Kind:
@@ -300,7 +357,8 @@ class Forward:
         costs.part("dequantisation", seconds, one_term("dequantisation", "token table", *factors))
         costs.busy("hbm", seconds)
 
-    def _head(self, costs: Costs, positions: Number) -> None:
+    def head_of(self, costs: Costs, positions: Number) -> None:
+        """The head on so many positions."""
         self._products(costs, self.head, positions, 1)
         self._unpack_tables(costs)
         if self.tp > 1:
@@ -388,7 +446,7 @@ class Forward:
             return max(len(split), 1)
         return len(split) + (1 if group.mlp.ffn_size else 0)
 
-    def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
+    def pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
         if self.pp > 1:
             size = tokens * self.model.hidden_size * self.activation_bytes

@@ -12,8 +12,10 @@ from typing import Any
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.inference_rows import memory_unit_of
 from calibrate.published.names import version_of
+from calibrate.request_runs import answer_of, is_closed_loop, request_run, throughput_of
 from calibrate.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
+from calibrate.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
 from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
@@ -50,7 +52,13 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
         Unsupported: the row's system, machine or setting is not modelled, or the row does not state what it takes.
     """
     try:
-        return training_quantities(row) if row.get("framework") else inference_quantities(row)
+        if row.get("framework"):
+            return training_quantities(row)
+        if is_hybrid(row):
+            return hybrid_quantities(row)
+        if row.get("request_rate"):
+            return request_quantities(row)
+        return closed_loop_quantities(row) if is_closed_loop(row) else inference_quantities(row)
     except LLMPerfError as error:
         raise Unsupported(str(error)) from error
 
@@ -84,6 +92,78 @@ def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
             tokens = rate * seconds_of(result)[time]
             intervals[quantity] = (tokens / ends[1], tokens / ends[0])
     return found | {"interval": {name: ends for name, ends in intervals.items() if name in found}}
+
+
+def hybrid_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Rates and memory of a row on a GPU and a CPU that computes: its rates of prompts count new tokens alone."""
+    run = hybrid_run(hybrid_cells(row))
+    result = predict_inference(run.scenario)
+    batch, unit = (
+        run.scenario.workload.batch_size,
+        memory_unit_of(cells_of({"mem_unit": row.get("mem_unit", "")})),
+    )
+    prefill_s, total_s = result.ttft_s, result.total_latency_s
+    found: dict[str, Any] = {
+        "ttft_s": prefill_s,
+        "total_latency_s": total_s,
+        "prefill_throughput_tok_s": batch * max(run.new_tokens, 1) / prefill_s,
+        "peak_gpu_mem_GB": float(run.memory.gpu.total_bytes) / unit,
+    }
+    decoded = None
+    if result.tpot_s is not None:
+        decoded = batch / result.tpot_s
+        found |= {"tpot_s": result.tpot_s, "decode_throughput_tok_s": decoded}
+    kind = rate_kind(row.get("throughput_def", ""))
+    whole = "(prefill" in row.get("throughput_def", "") or "total" in row.get("throughput_def", "")
+    if kind == "prefill":
+        found["throughput_tok_s"] = found["prefill_throughput_tok_s"]
+    elif whole or decoded is None:
+        tokens = run.gen_len if kind != "total" else run.gen_len + run.new_tokens
+        found["throughput_tok_s"] = batch * tokens / total_s
+    else:
+        found["throughput_tok_s"] = decoded
+    ends, known = {}, time_intervals(result)
+    for quantity, time in (
+        ("prefill_throughput_tok_s", "prefill_s"),
+        ("decode_throughput_tok_s", "decode_s"),
+    ):
+        if time in known and quantity in found:
+            seconds = seconds_of(result)[time]
+            ends[quantity] = tuple(found[quantity] * seconds / end for end in reversed(known[time]))
+    return found | {"interval": ends}
+
+
+def request_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Times and rates of a row whose requests come and go."""
+    run = request_run(row)
+    answer = answer_of(run)
+    if not answer.completed:
+        raise Unsupported("the engine refuses requests of these lengths")
+    rate = throughput_of(answer, row, run.run.num_gpus)
+    return {
+        "ttft_s": answer.ttft_s,
+        "tpot_s": answer.tpot_s,
+        "total_latency_s": answer.e2e_s,
+        "throughput_tok_s": rate,
+    }
+
+
+def closed_loop_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Those of a closed loop: memory as of its batch, times as of its requests, with the interval of the batch's steps.
+
+    An engine whose scheduler is not known is answered by the batch alone.
+    """
+    batch = inference_quantities(row)
+    try:
+        found = request_quantities(row)
+    except LLMPerfError:
+        return batch
+    steps = batch["interval"].get("tpot_s")
+    interval = {}
+    if steps is not None:
+        low, high = (end / batch["tpot_s"] for end in steps)
+        interval["tpot_s"] = (low * found["tpot_s"], high * found["tpot_s"])
+    return batch | found | {"interval": interval}
 
 
 def seconds_of(result: InferenceResult) -> dict[str, float]:

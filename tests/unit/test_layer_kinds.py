@@ -145,7 +145,7 @@ def test_an_unknown_kind_lists_the_known_ones(kind: Any) -> None:
         LayerGroup(count=1, attention=attention, mlp=DenseMLP(ffn_size=4))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mixer", sorted(Mixer._kinds.keys() - {"combined", "none"}))
+@pytest.mark.parametrize("mixer", sorted(Mixer._kinds.keys() - {"combined", "counted", "none"}))
 def test_every_kind_answers_the_whole_interface(mixer: str) -> None:
     """A cache is per token or it is a state, and ranks share what they can divide."""
     kind = Mixer._kinds[mixer]

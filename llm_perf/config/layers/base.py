@@ -116,6 +116,11 @@ class Mixer(LayerPart):
         return False
 
     @property
+    def counted_only(self) -> bool:
+        """Whether its tensors are known and its work is not, so that it cannot be timed."""
+        return False
+
+    @property
     def replicated(self) -> bool:
         """Whether every tensor-parallel rank computes all of it, so that its heads need not divide."""
         return False
@@ -165,8 +170,8 @@ class Mixer(LayerPart):
         """Elements of one sequence's recurrent state on one rank, however long it is."""
         return 0.0
 
-    def kept_bits(self, cache_bits: float) -> float:
-        """Bits per element of what the layer keeps, where a cache has ``cache_bits``."""
+    def kept_bits(self, cache_bits: float, state_bits: float = 16) -> float:  # noqa: ARG002 - the interface of all kinds
+        """Bits per element of what the layer keeps, where a cache has ``cache_bits`` and a state ``state_bits``."""
         return cache_bits
 
     def cached_tokens(self, context: Number) -> Number:

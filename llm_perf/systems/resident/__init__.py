@@ -39,6 +39,13 @@ from llm_perf.systems.host_time import (
     step_overhead_s,
     step_terms,
 )
+from llm_perf.systems.host_weights import (
+    check_host_weights,
+    host_weight_bytes,
+    host_weights_memory,
+    host_weights_placement,
+    with_host_weights,
+)
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
@@ -56,7 +63,7 @@ class Resident(System):
     the stack's ``overlap_exponent`` says, and a time per step and per sequence for scheduling and sampling.
     """
 
-    options = frozenset(SERVING_OPTIONS)
+    options = frozenset({*SERVING_OPTIONS, "cpu_offload_gb"})
 
     name = "resident"
 
@@ -76,6 +83,7 @@ class Resident(System):
             raise SpecError(
                 f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
             )
+        check_host_weights(scenario, self.family)
         _check_micro_batches(scenario)
         check_draft(scenario)
         if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
@@ -85,13 +93,19 @@ class Resident(System):
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
         """Everything on the GPU, whether it fits or not."""
+        if scenario.offload.cpu_offload_gb:
+            return host_weights_placement(scenario)
         return Placement(
             ALL_ON_GPU, ALL_ON_GPU, ALL_ON_GPU, f"system {self.name} keeps everything on the GPU"
         )
 
     def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:  # noqa: ARG002 - likewise
-        """Memory of the fullest GPU."""
-        return MemoryUse(self.gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
+        """Memory of the fullest GPU, and of the host for weights that are there."""
+        return MemoryUse(
+            self.gpu_memory(scenario, load, self.constants(scenario)),
+            host_weights_memory(scenario),
+            NO_MEMORY,
+        )
 
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and both phases."""
@@ -105,11 +119,14 @@ class Resident(System):
         prefill = self.prefill(forward, batch, load)
         prefill = waves.whole(with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len))
         decode = None if scenario.model.encoder else waves.whole(decode_phase(forward, batch, load, rounds))
+        if scenario.offload.cpu_offload_gb:
+            prefill = with_host_weights(prefill, scenario, 1.0)
+            steps = decode_steps(load)
+            decode = None if decode is None else with_host_weights(decode, scenario, steps)
         waiting = waves.note(scenario.parallelism.dp_size)
         said = () if waiting is None else (waiting,)
-        return Evaluation(
-            placement, MemoryUse(used, NO_MEMORY, NO_MEMORY), prefill, decode, (*notes(scenario), *said)
-        )
+        memory = MemoryUse(used, host_weights_memory(scenario), NO_MEMORY)
+        return Evaluation(placement, memory, prefill, decode, (*notes(scenario), *said))
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
         """The phase up to the first token."""
@@ -151,7 +168,7 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     batch = replica_batch(scenario, load)
     p = scenario.parallelism
     communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
-    weights = resident_weight_bytes(scenario, constants)
+    weights = resident_weight_bytes(scenario, constants) - host_weight_bytes(scenario)
     draft = draft_scenario(scenario)
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)

@@ -169,10 +169,12 @@ class ZeroInference(System):
         placement = self._place(scenario, load, constants)
         memory = self._memory(scenario, load, placement, constants)
         rates = stream_rates(scenario, constants)
-        run = ZeroPasses(scenario, constants, forward, placement, rates, replica_batch(scenario, load))
-        decode = None if scenario.model.encoder else run.decode(load)
+        batch = replica_batch(scenario, load)
+        shared = (scenario, constants, forward, placement, rates, batch)
+        prefill = ZeroPasses(*shared, batch * load.prompt_len).prefill(load.prompt_len)
+        decode = None if scenario.model.encoder else ZeroPasses(*shared, batch).decode(load)
         said = (*notes(scenario), *_unmeasured(scenario, rates, placement))
-        return Evaluation(placement, memory, run.prefill(load.prompt_len), decode, said)
+        return Evaluation(placement, memory, prefill, decode, said)
 
     def schedules(self, scenario: Scenario, load: Load) -> tuple[Schedule, Schedule]:
         """The schedules of the prefill and of the first decode step, as a trace shows them."""
@@ -181,7 +183,9 @@ class ZeroInference(System):
         rates = stream_rates(scenario, constants)
         batch = replica_batch(scenario, load)
         forward = Forward(scenario, constants)
-        return ZeroPasses(scenario, constants, forward, placement, rates, batch).schedules(load)
+        shared = (scenario, constants, forward, placement, rates, batch)
+        prefill, _ = ZeroPasses(*shared, batch * load.prompt_len).schedules(load)
+        return prefill, ZeroPasses(*shared, batch).schedules(load)[1]
 
 
 def _unmeasured(scenario: Scenario, rates: StreamRates, placement: Placement) -> tuple[str, ...]:
