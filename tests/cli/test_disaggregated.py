@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-BASE = ("simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--num-requests", "100", "--gen-len", "64")
+BASE = (
+    "simulate",
+    "--model",
+    "llama-3.1-8b",
+    "--gpu",
+    "h100-sxm-80gb",
+    "--num-requests",
+    "100",
+    "--gen-len",
+    "64",
+)
 
 
 def test_pools_free_decodes_from_prompts(llm_perf, folder):
@@ -17,7 +27,9 @@ def test_pools_free_decodes_from_prompts(llm_perf, folder):
 
 
 def test_the_pools_may_be_divided_differently(llm_perf, folder):
-    found = llm_perf(*BASE, "--rate", "20", "--prefill-replicas", "2", "--prefill-tp-size", "2", "--json").json
+    found = llm_perf(
+        *BASE, "--rate", "20", "--prefill-replicas", "2", "--prefill-tp-size", "2", "--json"
+    ).json
     assert found["num_gpus"] == 5
 
 
