@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
-from calibrate.published.cells import Row
+from calibrate.published.cells import Row, cells_of
 from calibrate.published.inference_rows import policy_of, weight_tier_of
 from calibrate.published.names import DIES, version_of
 from calibrate.settings import Run
@@ -43,12 +43,6 @@ _FORMAT_OF_NAME: Final = re.compile(
 """What the name of a converted checkpoint ends in; its shapes are the original's."""
 
 
-def cells_of(row: Mapping[str, str]) -> Row:
-    """The cells of one row, reported by column where they are faulty."""
-    columns = {name: index for index, name in enumerate(row)}
-    return Row([str(value or "") for value in row.values()], columns, "row", 1)
-
-
 def stated_run(row: Mapping[str, str]) -> Run:
     """The settings of one inference row. Measured columns are not looked at.
 
@@ -75,8 +69,10 @@ def stated_run(row: Mapping[str, str]) -> Run:
     policy, batch = policy_of(cells), cells.integer("batch_size")
     if batch is None:
         raise SpecError("it does not state its batch size")
+    family, pieces = declaration(find(system)[0]), None
+    if _counts_pieces(cells, family.checkpoints == "gguf"):
+        batch, pieces = 1, batch
     notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
-    family = declaration(find(system)[0])
     served = (
         family.serves_checkpoints
         and family.checkpoints != "gguf"
@@ -117,7 +113,17 @@ def stated_run(row: Mapping[str, str]) -> Run:
         weight_format=named_format(cells.text("weight_dtype")) if served else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
+        ubatch_tokens=pieces,
+        kv_format="fp8" if served and "fp8" in cells.text("kv_dtype").lower() else None,
     )
+
+
+def _counts_pieces(cells: Row, gguf: bool) -> bool:
+    """Whether a row's batch size is the tokens of a prompt that one pass takes, of one sequence.
+
+    llama.cpp's own setting of that name is. A table says so, or multiplies a rate by it as if it were sequences.
+    """
+    return "batch as n-batch" in cells.text("trust") or (gguf and "*batch" in cells.text("throughput_def"))
 
 
 def _share_of_lengths(notes: str) -> float:
@@ -138,7 +144,7 @@ _ALL_COLUMNS: Final = dict.fromkeys(
         "disk_read_GBps", "weight_dtype", "act_dtype", "kv_dtype", "batch_size", "gpu_batch_size", "num_gpu_batches",
         "policy_wg_pct", "policy_wc_pct", "policy_cg_pct", "policy_cc_pct", "policy_hg_pct", "policy_hc_pct",
         "weight_offload", "pin_memory", "overlap", "cpu_cache_compute", "prompt_len_tok", "gen_len_tok", "gpu_layers",
-        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction",
+        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction", "trust", "throughput_def",
     ),
     "",
 )  # fmt: skip

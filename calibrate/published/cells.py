@@ -128,3 +128,9 @@ def trust_of(row: Row) -> str:
     if row.text("trust").partition(":")[0] not in TRUST_GRADES:
         row.fail("trust", "a mark (" + ", ".join(TRUST_GRADES) + "), a colon and the reason")
     return row.text("trust")
+
+
+def cells_of(row: Mapping[str, str]) -> Row:
+    """The cells of one row, reported by column where they are faulty."""
+    columns = {name: index for index, name in enumerate(row)}
+    return Row([str(value or "") for value in row.values()], columns, "row", 1)

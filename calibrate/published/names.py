@@ -18,6 +18,8 @@ SYSTEM_ALIASES: Mapping[str, str] = MappingProxyType(
         "deepspeed-mii": "deepspeed_mii",
         "deepspeed": "deepspeed_inference",
         "vllm + torchao": "vllm",
+        "ktransformers kt-kernel + SGLang": "ktransformers",
+        "vllm cpu offload": "vllm",
     }
 )
 """What the tables call a system, and what the project calls it; names not listed are the same in both."""
@@ -53,6 +55,10 @@ _VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
 
+_WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType({"llama.cpp": "2024"})
+"""Versions that tables without a column of versions are of, where a family's newest is a later one."""
+
+_MONTH = re.compile(r"[A-Z][a-z]+ (20\d\d)")
 _VERSION = re.compile(r"\S*?\d[^\s,(+]*")
 _BUILD = re.compile(r"build \d+ \(\d+-\d+, about (\d[\d.]*)\)")
 
@@ -66,8 +72,22 @@ def version_of(name: str, printed: str | None) -> str | None:
     build = _BUILD.match(text)
     if build is not None:
         return build[1]
-    found = _VERSION.match(text)
-    return None if found is None else found[0]
+    found = _MONTH.fullmatch(text) or _VERSION.match(text)
+    if found is None:
+        return _WHERE_NONE_IS_SAID.get(name)
+    return found[1] if found.re is _MONTH else found[0]
+
+
+_RELEASED_BEFORE: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
+    {"accelerate": (("2025-07", "1.7"),)}
+)
+"""(month, version): what was the newest version before a month, where tables give dates."""
+
+
+def version_at(name: str, date: str) -> str | None:
+    """The version of a system that was the newest at a date, as far as it matters; None for today's."""
+    known = _RELEASED_BEFORE.get(name, ())
+    return next((version for month, version in known if date < month), None)
 
 
 def canonical_system(name: str) -> str:

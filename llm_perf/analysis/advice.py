@@ -6,38 +6,82 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llm_perf.analysis.division import best, divisions
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, System, get_system, system_of
-from llm_perf.systems.base import POLICY_OPTIONS, SERVING_OPTIONS
-from llm_perf.systems.registry import system_of_stage
+from llm_perf.systems.base import HYBRID_OPTIONS, POLICY_OPTIONS, SERVING_OPTIONS
+from llm_perf.systems.registry import WITHOUT_GPU, dividing_systems, system_of_stage
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change that makes it fit: ``text`` as flags to add (and to leave out), ``inputs`` the fields that change."""
+    """One change that makes it fit: ``text`` as flags to add (and to leave out), ``inputs`` the fields that change.
+
+    ``tokens_per_s`` is how fast it then decodes, None where that is not said.
+    """
 
     text: str
     inputs: dict[str, Any]
+    tokens_per_s: float | None = None
 
 
 def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int = 4) -> tuple[Change, ...]:
     """Changes to one thing (or one thing and what it needs) under which the scenario fits, least intrusive first.
 
-    First what changes the workload, then a smaller number format, then the system's own placement, then more GPUs, and
+    Before all the division between GPU and CPU, as people run what their GPU does not hold, with its speed. Then what
+    changes the workload, then a smaller number format, then the system's own placement, then more GPUs, and
     a system that streams weights last. Of several numbers of GPUs the first that fits.
     """
     if result.feasible:
         return ()
-    found: list[Change] = []
+    found: list[Change] = list(_divided(inputs, result))
     for sizes in _candidates(inputs, result):
         if len(found) == most:
             break
         fitting = next((change for change in sizes if _fits(inputs, change)), None)
         found += [] if fitting is None else [fitting]
     return tuple(found)
+
+
+def _divided(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change]:
+    """The fastest division between one GPU and its host's CPU: in the format that is asked for, else in 4 bits.
+
+    Of a system that keeps weights on GPUs, and of one that divides itself.
+    """
+    scenario = result.scenario
+    system = system_of(scenario)
+    if scenario.model.encoder or scenario.parallelism.num_gpus > 1 or system.family.usual_weights != "gpu":
+        return
+    if result.max_batch_size:  # fewer sequences fit
+        return
+    if scenario.speculation is not None or inputs.cpu_offload or inputs.disk_offload:
+        return
+    own = system.name in dividing_systems()
+    base = inputs if own else inputs.replace(**_one_gpu(get_system(WITHOUT_GPU)))
+    base = base.replace(n_gpu_layers=None, n_cpu_moe=None, kv_offload=False)
+    for form in ({}, {"quant_bits": None, "weight_bits": None, "weight_format": "q4_k_m"}):
+        asked = base.replace(**form)
+        found = best(divisions(asked, [system.name if own else WITHOUT_GPU], lossless=True), "mixed")
+        if found is None:
+            continue
+        flags = form | found.flags
+        change = _change(inputs, **flags)
+        if "nvme" in _used_tiers(inputs, change):  # read from the file for every token: 4 bits first
+            continue
+        steps = Load.of(scenario.workload).steps(encoder=False)
+        speed = scenario.workload.batch_size * steps / found.decode_s if found.decode_s else None
+        yield Change(change.text, change.inputs, speed)
+        return
+
+
+def _used_tiers(inputs: InferenceInputs, change: Change) -> set[str]:
+    scenario = build_scenario(inputs.replace(**change.inputs))
+    system, load = system_of(scenario), Load.of(scenario.workload)
+    used = system.memory(scenario, load, system.place(scenario, load))
+    return {"nvme"} if used.nvme.weights_bytes > 0 else set()
 
 
 def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Iterable[Change]]:
@@ -65,7 +109,15 @@ def _smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:
     """Widths that are tried and the formats in which such checkpoints are usually had; None where it quantises itself."""
     if not system.family.serves_checkpoints:
         return (8, None), (4, None)
-    return ((8, "q8_0"), (4, "q4_k_m")) if system.family.checkpoints == "gguf" else ((8, "fp8"), (4, "awq"))
+    found = []
+    for bits, names in _USUAL_FORMATS.items():
+        name = next((each for each in names if system.family.runs_format(each)), None)
+        found += [] if name is None else [(bits, name)]
+    return tuple(found)
+
+
+_USUAL_FORMATS = {8: ("fp8", "int8_weight_only", "q8_0"), 4: ("awq", "gptq", "int4", "q4_k_m")}
+"""Formats in which checkpoints are usually had, by their width."""
 
 
 _SIZE_OF = {"tensor ranks": "tp_size", "stages": "pp_size", "replicas": "dp_size"}
@@ -74,7 +126,7 @@ _SIZE_OF = {"tensor ranks": "tp_size", "stages": "pp_size", "replicas": "dp_size
 def _one_gpu(system: System) -> dict[str, Any]:
     """Inputs of another system on one GPU: without sizes, and without options that it does not know."""
     found: dict[str, Any] = dict.fromkeys(("system", "tp_size", "pp_size", "dp_size", "sp_size", "num_gpus"))
-    for name in (*SERVING_OPTIONS, *POLICY_OPTIONS, "num_nodes", "ep_size"):
+    for name in (*SERVING_OPTIONS, *POLICY_OPTIONS, *HYBRID_OPTIONS, "num_nodes", "ep_size"):
         if name not in system.options:
             found[name] = InferenceInputs.model_fields[name].default
     return found

@@ -34,6 +34,7 @@ from llm_perf.analysis.evidence import (
     pool_of,
     vendors_of,
 )
+from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
 from llm_perf.analysis.stack_intervals import knows, stack_interval
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import INTERVAL_LEVEL, Range
@@ -61,6 +62,9 @@ __all__ = [
 TRAINING: Final = "training"
 _GENERIC: Final = DEFAULT
 """The system that names no stack."""
+
+_SETTINGS: Final = frozenset({"ubatch_tokens"})
+"""Constants that are settings of an engine: a run that states one is predicted with what was held against published runs."""
 
 _NAME_IT: Final = "; --system names yours"
 _PHASES: Final = ("prefill", "decode", "total")
@@ -141,6 +145,8 @@ def inference_interval(
     if scenario.calibration is not None:
         found = prediction_interval(scenario, asked, *seconds)
         return found, None if found is not None else no_profile_interval(scenario, asked)
+    if is_divided(scenario, placement):
+        return hybrid_interval(scenario, seconds), None
     shares = (placement.weights, placement.kv_cache)
     name = accuracy_class(
         scenario.system,
@@ -269,7 +275,8 @@ def _changed(scenario: Scenario) -> str | None:
     ]
     if given:
         return f"{' and '.join(given)} took the place of what was held against published runs"
-    if scenario.constants or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
+    replaced = [name for name, _ in scenario.constants if name not in _SETTINGS]
+    if replaced or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
         return "a profile took the place of constants that were held against published runs, and has no runs of its own"
     options = [f"--{name.replace('_', '-')}" for name in scenario.serving_options]
     return f"no published run used {' or '.join(options)}" if options else None

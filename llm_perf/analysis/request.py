@@ -9,19 +9,28 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
-from llm_perf.config.base import Efficiency, Flag, Fraction, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import (
+    AsText,
+    Efficiency,
+    Flag,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Spec,
+)
 from llm_perf.config.dtype import Bits
-from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
+from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity, Quantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import Speculation
-from llm_perf.config.workload import OffloadConfig, Shares, Workload, with_batch
+from llm_perf.config.workload import OffloadConfig, Shares, SplitMode, Workload, with_batch
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, get_system, resolve_system
-from llm_perf.systems.base import POLICY_OPTIONS, System
+from llm_perf.systems.base import HYBRID_OPTIONS, POLICY_OPTIONS, System
 from llm_perf.systems.profiles import checked_profile
 from llm_perf.systems.registry import asked_version, check_options, family_of
 
@@ -29,6 +38,19 @@ from llm_perf.systems.registry import asked_version, check_options, family_of
 def _stage_number(value: Any) -> int:
     return DSZeRO.of(value).value
 
+
+def _layers(value: Any) -> Any:
+    """A number of layers as text or number; ``all`` is more than any model has."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text in ("all", "-1", "999"):
+        return ALL_LAYERS
+    return int(text) if text.isdigit() and len(text) < len(str(ALL_LAYERS)) else value
+
+
+ALL_LAYERS = 10_000
+"""What ``all`` means where layers are counted."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -65,6 +87,9 @@ class InferenceInputs(Spec):
     )
     host: Text | None = Field(
         default=None, description="Name, file or here; the GPU's usual host if not given."
+    )
+    host_bandwidth: Quantity | None = Field(
+        default=None, description="GB/s that reads of the host's memory reach, instead of its channels'."
     )
     system: Text | None = Field(
         default=None,
@@ -126,6 +151,9 @@ class InferenceInputs(Spec):
     token_acceptance: Fraction | None = Field(
         default=None, description="Instead: chance of a drafted token if those before it were kept."
     )
+    with_vision: Flag = Field(
+        default=False, description="Count towers beside the text in weights and memory.  [default: off]"
+    )
     weight_format: Text | None = Field(
         default=None,
         description="auto (as released), fp16, fp8, awq, nf4, mxfp4, q4_k_m, ...  [default: auto]",
@@ -169,6 +197,31 @@ class InferenceInputs(Spec):
     micro_batches: RankCount | None = Field(
         default=None, description="Parts of a batch that fill a pipeline; FlexGen: its stages if not given."
     )
+    n_gpu_layers: Annotated[NonNegativeInt | None, AsText, BeforeValidator(_layers)] = Field(
+        default=None, description="llama.cpp: layers on the GPU, a number or all.  [default: all]"
+    )
+    n_cpu_moe: Annotated[NonNegativeInt | None, AsText, BeforeValidator(_layers)] = Field(
+        default=None, description="llama.cpp: layers whose experts stay in host memory, or all."
+    )
+    ubatch_size: TokenCount | None = Field(
+        default=None, description="llama.cpp: prompt tokens per pass.  [default: 512]"
+    )
+    threads: RankCount | None = Field(
+        default=None, description="Threads that compute on the CPU; one per core if not given."
+    )
+    split_mode: SplitMode | None = Field(
+        default=None, description="llama.cpp: several GPUs share layers or rows.  [default: layer]"
+    )
+    cpu_offload_gb: NonNegativeQuantity | None = Field(
+        default=None, description="vLLM, SGLang: GiB of weights per GPU in host memory."
+    )
+    kt_num_gpu_experts: Annotated[NonNegativeInt | None, MostInRequest(4096)] = Field(
+        default=None, description="ktransformers: experts of each layer on the GPU."
+    )
+    expert_hit_rate: Fraction | None = Field(
+        default=None,
+        description="Share of routed experts found in an expert cache; the share held if not given.",
+    )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."
     )
@@ -207,11 +260,12 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         SpecError: unknown names, or settings that contradict each other.
     """
     model = facts.model or get_model_config_by_name(inputs.model)
+    model = model.with_beside() if inputs.with_vision else model
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
-    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu)
+    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu, or_none=True)
     host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
-    system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero))
+    system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero), alone=gpu.absent)
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
@@ -219,7 +273,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
-        host=profile.apply_to_host(host, system),
+        host=_with_bandwidth(profile.apply_to_host(host, system), inputs.host_bandwidth),
         system=system,
         dtype=requested_dtype(inputs, get_system(system), model, facts),
         parallelism=parallelism,
@@ -276,8 +330,15 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> Ho
         return own
     name = inputs.host or gpu.default_host
     if name is None:
+        if gpu.absent:
+            raise SpecError("without a GPU the host computes: name its CPU with --host (llm-perf hosts list)")
         raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     return get_host_config_by_name(name)
+
+
+def _with_bandwidth(host: HostConfig, gb_per_s: float | None) -> HostConfig:
+    """The host with what reads of its memory were measured to reach."""
+    return host if gb_per_s is None else host.replace(read_gb_per_s=gb_per_s)
 
 
 def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
@@ -323,6 +384,7 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
 def _options_used(inputs: InferenceInputs) -> list[str]:
     """Options of a policy that are given; those of serving stacks are checked on the scenario."""
     used = [name for name in POLICY_OPTIONS if getattr(inputs, name) not in (None, False)]
+    used += [name for name in HYBRID_OPTIONS if getattr(inputs, name) is not None]
     return used if inputs.micro_batches in (None, 1) else [*used, "micro_batches"]
 
 
@@ -340,6 +402,7 @@ def _offload(inputs: InferenceInputs, system: System, facts: RunFacts) -> Offloa
         prefetch=inputs.prefetch,
         overlap=inputs.overlap,
         micro_batches=inputs.micro_batches or 1,
+        **{name: getattr(inputs, name) for name in HYBRID_OPTIONS},
     )
     offload = system.offload_of(dict(inputs), offload)
     known = {

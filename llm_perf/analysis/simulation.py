@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import numpy as np
 from pydantic import Field, create_model, model_validator
 
-from llm_perf.analysis.economics import gpu_price, power_w
+from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
 from llm_perf.config.base import Flag, PositiveInt
@@ -297,10 +297,11 @@ class Simulation:
         writing = float(steps.duration_s.sum()) - reading
         idle = max(self.summary.duration_s * self._engines - reading - writing, 0.0)
         scenario = typical.scenario
-        prefill_w = float(power_w(scenario, typical.prefill))
-        decode_w = prefill_w if typical.decode is None else float(power_w(scenario, typical.decode))
+        load = typical.measures.load
+        prefill_w, writing_w = phase_power_w(scenario, load, typical.prefill, typical.decode)
+        decode_w = prefill_w if writing_w is None else writing_w
         idle_w = float(board_power_w(tdp_w, load_power_model(), 0.0, 0.0))
-        per_engine = prefill_w * reading + decode_w * writing + idle_w * idle
+        per_engine = float(prefill_w) * reading + float(decode_w) * writing + idle_w * idle
         tokens = self.summary.output_tokens_per_s * self.summary.duration_s
         return per_engine * self.num_gpus / self._engines / tokens if tokens > 0 else None
 

@@ -18,10 +18,13 @@ EXIT_NO_POLICY = 3
 @click.option("--host", help="Name or file; the GPU's usual host if not given.")
 @click.option("--num-gpus", type=int, help="GPUs per node: pipeline stages (FlexGen) or ranks.  [default: 1]")
 @click.option("--num-nodes", type=int, help="Nodes of so many GPUs each.  [default: 1]")
-@click.option("--system", help="One whose policies are searched, or all.  [default: all]")
+@click.option("--system", help="One whose policies are searched, all, or auto.  [default: all]")
+@click.option("--context", type=int, help="Tokens that the cache has room for (divided models).")
+@click.option("--batch-size", type=int, help="Sequences at once (divided models).  [default: 1]")
+@click.option("--weight-format", help="Format of the weights (divided models); llama.cpp: q4_k_m.")
 @click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
 @click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
-@click.option("--objective", help="throughput, latency or cost.  [default: throughput]")
+@click.option("--objective", help="throughput, latency or cost; decode, ttft or mixed where a CPU computes.")
 @click.option("--max-latency", type=float, help="Seconds that one batch may take, prefill and decode.")
 @click.option("--cost-per-gpu-hour", type=float, help="US dollars, instead of the list's.")
 @click.option("--prices", help="Your own list of prices per GPU-hour (YAML); the bundled one if not given.")
@@ -36,7 +39,8 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
     """Search the best placement and batching for offloaded inference.
 
     FlexGen's percentages, batches, compression and attention device, and ZeRO-Inference's batch, pinning, quantisation
-    and tiers. The policy that is printed is a llm-perf infer command.
+    and tiers; with --system auto, llama_cpp or ktransformers what of a model goes to the GPU where the CPU computes the
+    rest. The policy that is printed is a llm-perf infer command, with the command that starts the server where there is one.
 
     Exits with 0, with 2 for bad input, with 3 where nothing fits or meets --max-latency.
     """

@@ -56,6 +56,10 @@ GGML_BLOCKS: dict[str, tuple[int, int]] = {
     "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq2_s": (256, 82),
     "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_xs": (256, 136), "iq4_nl": (32, 18), "tq1_0": (256, 54),
     "tq2_0": (256, 66), "mxfp4_gguf": (32, 17),
+    # Types of the fork ik_llama.cpp; scales of whole rows are left out.
+    "iq2_ks": (256, 70), "iq2_k": (256, 76), "iq2_kl": (256, 86), "iq3_ks": (256, 102), "iq3_k": (256, 110),
+    "iq4_ks": (256, 136), "iq4_k": (256, 144), "iq5_ks": (256, 168), "iq5_k": (256, 176), "iq6_k": (256, 212),
+    "iq1_kt": (256, 56), "iq2_kt": (256, 68), "iq3_kt": (256, 100), "iq4_kt": (256, 128),
 }  # fmt: skip
 """(elements, bytes) of one block of each ggml type."""
 
@@ -89,7 +93,9 @@ FORMATS: dict[str, NumberFormat] = {entry.name: entry for entry in _PLAIN} | {
 
 GGUF_MIXTURES = (
     "q2_k_s", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_0", "q4_1", "q4_k_s", "q4_k_m", "q5_0", "q5_1", "q5_k_s", "q5_k_m",
-    "q6_k", "q8_0", "iq4_nl", "iq4_xs", "mxfp4_gguf",
+    "q6_k", "q8_0", "iq4_nl", "iq4_xs", "mxfp4_gguf", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
+    "iq2_ks", "iq2_k", "iq2_kl", "iq3_ks", "iq3_k", "iq4_ks", "iq4_k", "iq5_ks", "iq5_k", "iq6_k", "iq2_kt", "iq3_kt",
+    "iq4_kt",
 )  # fmt: skip
 """Files of llama.cpp, named after what most of their matrices are; `llm_perf.counts.weight_formats` knows the rest."""
 

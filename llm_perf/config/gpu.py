@@ -51,16 +51,20 @@ KneeExponent = Annotated[float, BeforeValidator(_exponent), Field(ge=1, strict=T
 class GemmEfficiency(Spec):
     """Matrix products of one number format.
 
-    t = floor + ((flops / (peak x e) x (1 + half_m / m))^p + (bytes / (bandwidth x e))^p)^(1/p), with p the
-    knee exponent. ``half_m`` is the number of rows at which the compute rate is half of its share,
-    ``residual`` the geometric-mean ratio error over the measured table, None where assumed.
+    t = floor + ((flops / (peak x e) x (1 + lost / m))^p + (bytes / (bandwidth x e))^p)^(1/p), with p the knee
+    exponent. Of m rows beyond the first tile of ``tile_rows``, which is filled up, as many are lost again, up to
+    ``half_m``: the number of rows at which large products would have half their compute rate. ``residual`` is the
+    geometric-mean ratio error over the measured table, None where assumed. ``tflops_per_w`` is what a watt of the board's
+    limit sustains, by architecture where it is known: a chip on a board of less power clocks lower.
     """
 
     flops_efficiency: Efficiency
     half_m: NonNegativeQuantity = 0.0
+    tile_rows: Quantity = 1.0
     memory_efficiency: Efficiency
     floor_us: NonNegativeQuantity = 0.0
     residual: Quantity | None = None
+    tflops_per_w: dict[str, Quantity] = Field(default_factory=dict)
 
     @property
     def floor_s(self) -> float:
@@ -384,6 +388,11 @@ class GPUConfig(Spec):
         raise SpecError(f"GPU {self.name} has no matrix format of {bits} bits or wider")
 
     @property
+    def absent(self) -> bool:
+        """Whether it stands for no GPU: the host computes."""
+        return self.name == NO_GPU.name
+
+    @property
     def maker(self) -> str:
         """The vendor as it is compared: in lower case, empty where the file names none."""
         return (self.vendor or "").lower()
@@ -471,3 +480,14 @@ def _native_gpu_fields(data: dict[str, Any]) -> dict[str, Any]:
         "inter_node_gb_per_s": flat["inter_node_bandwidth_in_GB_per_sec"] or 200,
     }
     return data | native
+
+
+NO_GPU = GPUConfig(
+    name="none",
+    peak_tflops={"fp32": 1.0, "fp16": 1.0, "int8": 1.0},
+    memory_gib=1.0,
+    usable_memory_gib=1.0,
+    hbm_bandwidth_gb_per_s=1.0,
+    source="no accelerator: the host computes; its figures stand for nothing",
+)
+"""``--gpu none``."""

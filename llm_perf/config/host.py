@@ -124,6 +124,9 @@ class HostConfig(Spec):
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
     them one link to the host. ``memory_channels_per_socket`` DDR channels of 64 bits at ``memory_mt_per_s`` million
     transfers per second give the memory bandwidth where that is not stated. ``instruction_sets``: those for products.
+    ``all_core_ghz`` is the clock that all cores keep under load.
+    ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its channels
+    deliver (links between chiplets), ``read_gb_per_s`` what reads of all memory were measured to reach.
     """
 
     name: Name
@@ -136,10 +139,13 @@ class HostConfig(Spec):
     cpu: str | None = None
     sockets: PositiveInt = 1
     cores_per_socket: PositiveInt | None = None
+    all_core_ghz: Quantity | None = None
     memory_channels_per_socket: PositiveInt | None = None
     memory_mt_per_s: Quantity | None = None
     instruction_sets: tuple[InstructionSet, ...] = ()
     memory_bandwidth_gb_per_s_per_socket: Quantity | None = None
+    cores_read_gb_per_s_per_socket: Quantity | None = None
+    read_gb_per_s: Quantity | None = None
     cpu_matmul_tflops_small_batch: Quantity | None = None
     cpu_matmul_tflops_large_batch: Quantity | None = None
     cpu_attention_kv: Rate | None = None

@@ -12,7 +12,7 @@ from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.dtype import BITS, DtypeConfig
 from llm_perf.config.formats import format_of_repository
-from llm_perf.config.gpu import GPUConfig, GPUEfficiency
+from llm_perf.config.gpu import NO_GPU, GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
@@ -233,6 +233,7 @@ def _is_model_file(name: str) -> bool:
 
 HERE = "here"
 """The name of the machine that asks, where a GPU or a host is wanted."""
+_NO_GPU_NAMES = ("none", "cpu")
 _UNKNOWN_HOST = "desktop-gen4"
 """What a host is taken for in all that /proc does not say, where its processor has no file."""
 _GUESSED_OF_A_HOST = (
@@ -245,12 +246,16 @@ _GUESSED_OF_A_HOST = (
 )
 
 
-def get_gpu_config_by_name(name: str) -> GPUConfig:
+def get_gpu_config_by_name(name: str, or_none: bool = False) -> GPUConfig:
     """An accelerator by name or from a YAML or JSON file; ``here`` is the first one of this machine.
+
+    ``or_none``: ``none`` and ``cpu`` stand for no GPU, where the host may compute alone.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name; no accelerator here.
     """
+    if or_none and isinstance(name, str) and name.strip().lower() in _NO_GPU_NAMES:
+        return NO_GPU
     if name == HERE:
         from llm_perf.config import here
 
@@ -268,8 +273,10 @@ def _refuse_no_single_gpu(name: str) -> None:
     Raises:
         SpecError: it does.
     """
-    if name.strip().lower() in ("none", "cpu"):
-        raise SpecError(f"gpu {name!r}: a machine without a GPU is not modelled yet; give a GPU")
+    if name.strip().lower() in _NO_GPU_NAMES:
+        raise SpecError(
+            f"gpu {name!r}: this needs a GPU; without one there is llm-perf infer --gpu none --host CPU"
+        )
     if re.search(r"\w \+ *\w", name):
         raise SpecError(
             f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"

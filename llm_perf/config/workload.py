@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from llm_perf.config.base import LARGEST_COUNT, Efficiency, Flag, Fraction, PositiveInt, ServingOption, Spec
+from llm_perf.config.base import (
+    LARGEST_COUNT,
+    Efficiency,
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ServingOption,
+    Spec,
+)
 
 
 class Workload(Spec):
@@ -52,6 +62,7 @@ class Workload(Spec):
 
 
 Tier = Literal["gpu", "cpu", "nvme"]
+SplitMode = Literal["layer", "row"]
 
 
 class Shares(Spec):
@@ -89,6 +100,14 @@ class OffloadConfig(Spec):
         num_gpu_batches: such batches per block of FlexGen's schedule.
         micro_batches: micro-batches of a pipeline.
         attn_sparsity: share of the cached values that attention reads (FlexGen); 1 = all.
+        n_gpu_layers: layers on the GPU, the last ones, with the head as one more (llama.cpp); None = all.
+        n_cpu_moe: layers, the first ones, whose routed experts are in host memory (llama.cpp).
+        ubatch_size: tokens of one pass over prompts (llama.cpp).
+        threads: threads that compute on the CPU; None = one per core.
+        split_mode: what several GPUs share: successive layers, or the rows of each matrix (llama.cpp).
+        cpu_offload_gb: GiB of weights per GPU in host memory (vLLM, SGLang).
+        kt_num_gpu_experts: routed experts of each layer that the GPU holds (ktransformers).
+        expert_hit_rate: share of routed experts that are found where an expert cache holds them; None = the share held.
     """
 
     weights: Shares | None = None
@@ -104,6 +123,14 @@ class OffloadConfig(Spec):
     num_gpu_batches: PositiveInt = 1
     micro_batches: PositiveInt = 1
     attn_sparsity: Efficiency = 1.0
+    n_gpu_layers: NonNegativeInt | None = None
+    n_cpu_moe: NonNegativeInt | None = None
+    ubatch_size: PositiveInt | None = None
+    threads: PositiveInt | None = None
+    split_mode: SplitMode | None = None
+    cpu_offload_gb: NonNegativeFloat | None = None
+    kt_num_gpu_experts: NonNegativeInt | None = None
+    expert_hit_rate: Fraction | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import TIERS, interval_text, memory_table
 from llm_perf.report.policy_json import bottlenecks
+from llm_perf.report.start_command import divided_start_command
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 from llm_perf.systems import get_system, system_of
@@ -21,7 +22,14 @@ from llm_perf.systems import get_system, system_of
 _SHOWN = 12
 """Points of the front in the table; the JSON has them all."""
 
-_NAMES = {"throughput": "most tokens per second", "latency": "least latency", "cost": "least cost per token"}
+_NAMES = {
+    "throughput": "most tokens per second",
+    "latency": "least latency",
+    "cost": "least cost per token",
+    "decode": "fast decode",
+    "ttft": "fast first token",
+    "mixed": "fast as a whole",
+}
 
 
 def policy_report(answer: PolicyAnswer) -> RenderableType:
@@ -55,13 +63,18 @@ def _title(answer: PolicyAnswer) -> Text:
     text = Text.assemble((question.model, "bold"), " on ", (gpus, "bold"), host)
     if question.num_nodes > 1:
         text.append(f", {question.num_nodes} nodes")
-    text.append(f"\nprompt {question.prompt_len}, generate {question.gen_len}; {_NAMES[question.objective]}")
+    text.append(f"\nprompt {question.prompt_len}, generate {question.gen_len}; {_NAMES[_objective(answer)]}")
     if question.max_latency is not None:
         text.append(f", at most {question.max_latency:g} s for a batch")
     if question.lossless:
         text.append(", nothing compressed")
     text.append(f"; searched: {', '.join(question.systems)}")
     return text
+
+
+def _objective(answer: PolicyAnswer) -> str:
+    question = answer.question
+    return question.objective or ("mixed" if question.divides else "throughput")
 
 
 def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Text:
@@ -72,7 +85,15 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
     if price is not None:
         text.append(f", ${cost_of(result, price).per_million_tokens:.4g} per million tokens")
     text.append(f"\n{result.placement.reason}.\n")
+    if best.ttft_s is not None and best.tpot_s:
+        text.append(
+            f"First token after {seconds(best.ttft_s)}, then {rate(result.scenario.workload.batch_size / best.tpot_s)}.\n"
+        )
     text.append(infer_command_in_lines(answer.question.inputs(best.flags)), "cyan")
+    started = divided_start_command(result, answer.question.context)
+    if started is not None:
+        text.append("\nTo start it:\n")
+        text.append(started, "cyan")
     return text
 
 
@@ -99,17 +120,28 @@ def _front(answer: PolicyAnswer) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     table.add_column("latency", justify="right", no_wrap=True)
     table.add_column("throughput", justify="right", no_wrap=True)
+    divided = any(point.ttft_s is not None for point in answer.front)
+    if divided:
+        table.add_column("first token", justify="right", no_wrap=True)
+        table.add_column("decode", justify="right", no_wrap=True)
     table.add_column("system", no_wrap=True)
     table.add_column("policy")
     for point in _spread(answer.front, answer.best):
         table.add_row(
             seconds(point.latency_s).split(" (")[0],
             rate(point.throughput_tokens_per_s),
+            *(_phases(point, answer) if divided else ()),
             point.flags["system"],
             describe(point.flags),
             style="bold" if point == answer.best else None,
         )
     return table
+
+
+def _phases(point: FrontPoint, answer: PolicyAnswer) -> tuple[str, str]:
+    """First token and rate of decode of a divided model."""
+    tokens = answer.question.batch_size / point.tpot_s if point.tpot_s else 0.0
+    return seconds(point.ttft_s or 0.0).split(" (")[0], rate(tokens)
 
 
 def _spread(front: tuple[FrontPoint, ...], best: FrontPoint | None) -> list[FrontPoint]:

@@ -176,7 +176,11 @@ class StepTimes:
             for mixer in group.attention.parts:
                 same = next((index for index, one in enumerate(found) if one.mixer == mixer), None)
                 layers = group.count + (0 if same is None else found.pop(same).layers)
-                kv_bytes = kv_elements_per_token(mixer, tp) * mixer.kept_bits(bits) / 8
+                kv_bytes = (
+                    kv_elements_per_token(mixer, tp)
+                    * mixer.kept_bits(bits, self.forward.scenario.dtype.state_bits)
+                    / 8
+                )
                 found.append(_Attending(layers, mixer, score_flops_per_pair(mixer, tp), float(kv_bytes)))
         return found
 

@@ -506,7 +506,7 @@ def _energy(scenario: Scenario, found: Measures) -> Any:
     """Joules per token; NaN for a GPU without a rated power."""
     if scenario.gpu.tdp_w is None or found.evaluation is None:
         return np.nan
-    return joules(scenario, found.evaluation.prefill, found.evaluation.decode) / found.tokens
+    return joules(scenario, found.load, found.evaluation.prefill, found.evaluation.decode) / found.tokens
 
 
 def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:

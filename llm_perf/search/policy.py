@@ -14,25 +14,30 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from llm_perf.analysis.division import Aim, Divided, best, divisions
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import Price
 from llm_perf.config.gpu import NonNegativeQuantity, Quantity
-from llm_perf.config.loading import get_gpu_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.search.knob_search import KnobSearch
 from llm_perf.search.pareto import pareto_front
 from llm_perf.systems import get_system
 from llm_perf.systems.base import Policies
 from llm_perf.systems.families import find
-from llm_perf.systems.registry import family_of, searched_systems
+from llm_perf.systems.registry import checked_system, dividing_systems, family_of, searched_systems
 
 ALL = "all"
 """Stands for all systems whose policies are searched."""
 
-Objective = Literal["throughput", "latency", "cost"]
+AUTO = "auto"
+"""Stands for all systems that divide a model between GPU and CPU."""
+
+Objective = Literal["throughput", "latency", "cost", "decode", "ttft", "mixed"]
+_AIMS: dict[str, Aim] = {"decode": "decode", "ttft": "ttft"}
 _FRONT_STEP = 0.002
 """A point of the front is kept where it gains this share of throughput over the one before."""
 
@@ -43,7 +48,12 @@ class PolicyQuestion(Spec):
     Attributes:
         num_gpus: GPUs per node, used as each system does: pipeline stages or ranks. num_nodes: nodes of them.
         system: one whose policies are searched, or all of them.
-        objective: most tokens per second, least seconds for one batch, or least US dollars per token.
+        objective: most tokens per second, least seconds for one batch, or least US dollars per token; where a model is
+            divided between GPU and CPU fast decode steps, a fast first token, or both (mixed). As the systems have it
+            where nothing is said: throughput, or mixed.
+        context: tokens that the cache has room for; those of prompt and generation if None.
+        batch_size: sequences at once of a divided model.
+        weight_format: number format of the weights; as released if None, of llama.cpp's files Q4_K_M.
         max_latency: seconds that one batch, prefill and all decode steps, may take.
         cost_per_gpu_hour: US dollars; the objective cost needs it where the list of prices has none.
         prices: a list of prices of one's own.
@@ -61,7 +71,10 @@ class PolicyQuestion(Spec):
     system: Annotated[str, Field(min_length=1)] = ALL
     prompt_len: PositiveInt = 512
     gen_len: PositiveInt = 32
-    objective: Objective = "throughput"
+    objective: Objective | None = None
+    context: PositiveInt | None = None
+    batch_size: PositiveInt = 1
+    weight_format: Annotated[str, Field(min_length=1)] | None = None
     max_latency: Quantity | None = None
     cost_per_gpu_hour: NonNegativeQuantity | None = None
     prices: Annotated[str, Field(min_length=1)] | None = None
@@ -76,15 +89,39 @@ class PolicyQuestion(Spec):
         Raises:
             SpecError: one whose policies are not searched.
         """
-        searched = searched_systems()
+        searched, dividing = searched_systems(), dividing_systems()
+        if self.system == AUTO or (self.system == ALL and self.divides):
+            return _USUAL
         if self.system == ALL:
             return searched
-        if get_system(self.system).name not in searched:
+        if get_system(self.system).name not in (*searched, *dividing):
+            able = ", ".join((*searched, *dividing))
             raise SpecError(
-                f"--system {self.system} has no policies to search; possible: {', '.join(searched)}, {ALL}"
+                f"--system {self.system} has no policies to search; possible: {able}, {ALL}, {AUTO}"
             )
         family, version = find(self.system)
         return (family if version is None else f"{family}@{version}",)
+
+    @property
+    def divides(self) -> bool:
+        """Whether the question is about a model that is divided between GPU and CPU."""
+        if self.objective in ("decode", "ttft", "mixed") or self.system == AUTO:
+            return True
+        return self.system != ALL and get_system(self.system).name in dividing_systems()
+
+    @property
+    def aim(self) -> Aim:
+        """What is to be fast where a model is divided.
+
+        Raises:
+            SpecError: an objective of other searches.
+        """
+        if self.objective in ("throughput", "latency", "cost"):
+            raise SpecError(
+                f"--objective {self.objective} is for systems that stream weights; of a model that is divided between GPU "
+                "and CPU it is decode, ttft or mixed"
+            )
+        return _AIMS.get(self.objective or "", "mixed")
 
     @property
     def total_gpus(self) -> int:
@@ -99,7 +136,9 @@ class PolicyQuestion(Spec):
     @property
     def price(self) -> Price | float | None:
         """What one GPU costs per hour: as told, else by the list of prices; None if that has none or it is nothing."""
-        found = gpu_price(get_gpu_config_by_name(self.gpu).name, self.cost_per_gpu_hour, self.prices)
+        found = gpu_price(
+            get_gpu_config_by_name(self.gpu, or_none=True).name, self.cost_per_gpu_hour, self.prices
+        )
         return found or None
 
     def inputs(self, flags: dict[str, Any]) -> InferenceInputs:
@@ -127,6 +166,8 @@ class FrontPoint:
     flags: dict[str, Any]
     latency_s: float
     throughput_tokens_per_s: float
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +190,10 @@ class PolicyAnswer:
     nearest: FrontPoint | None = None
 
 
+_USUAL = ("llama_cpp", "ktransformers")
+"""Systems that ``auto`` stands for."""
+
+
 def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     """Search the policies of one question.
 
@@ -156,6 +201,8 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
         SpecError: unknown names, a context that is too long, a machine that the system cannot run on, or the
             objective cost without a price.
     """
+    if question.divides:
+        return search_division(question)
     if question.objective == "cost" and question.price is None:
         raise SpecError(
             f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"
@@ -184,6 +231,68 @@ def _policies(question: PolicyQuestion, name: str) -> Policies:
     if found is None:
         found = KnobSearch(inputs, system.knobs(question.lossless), question.max_latency).run()
     return replace(found, flags=lambda row: {**found.flags(row), "system": name})
+
+
+def search_division(question: PolicyQuestion) -> PolicyAnswer:
+    """The best division of the model between GPU and CPU.
+
+    Raises:
+        SpecError: unknown names, an objective of other searches, or a machine that no system can run on.
+    """
+    begin = time.perf_counter()
+    aim = question.aim
+    pools = [
+        divisions(_of_system(question, name), [name], question.lossless, question.context)
+        for name in question.systems
+    ]
+    found = [one for pool in pools for one in pool]
+    if not found:  # says what is wrong with the question, if anything is
+        for name in question.systems:
+            checked_system(build_scenario(_of_system(question, name).replace(system=name)))
+    chosen = best(found, aim)
+    front = tuple(_division_point(question, one) for one in _not_beaten(found))
+    spent = time.perf_counter() - begin
+    if chosen is None:
+        reason = "not even one sequence fits GPU, host memory and disk"
+        return PolicyAnswer(question, None, None, None, front, len(found), spent, reason)
+    point = _division_point(question, chosen)
+    inputs = question.inputs(point.flags)
+    result = predict_inference(build_scenario(inputs))
+    front = tuple(one for one in front if one.flags != point.flags)
+    ordered = tuple(sorted((*front, point), key=lambda one: one.ttft_s or 0.0))
+    return PolicyAnswer(question, point, inputs, result, ordered, len(found), time.perf_counter() - begin)
+
+
+def _of_system(question: PolicyQuestion, name: str) -> InferenceInputs:
+    return question.inputs(question.flags_of(name) | _own(question, name))
+
+
+def _own(question: PolicyQuestion, system: str) -> dict[str, Any]:
+    """Inputs of a divided model that are the question's: the batch, and the files that such people have."""
+    found: dict[str, Any] = {"batch_size": question.batch_size}
+    if question.weight_format is not None:
+        return found | {"weight_format": question.weight_format}
+    model = get_model_config_by_name(question.model)
+    narrow = model.quantization is not None or model.stored_formats is not None
+    gguf = family_of(system).checkpoints == "gguf"
+    return found | ({"weight_format": "q4_k_m"} if gguf and not narrow and not question.lossless else {})
+
+
+def _division_point(question: PolicyQuestion, one: Divided) -> FrontPoint:
+    flags = _own(question, one.flags["system"]) | one.flags
+    total = one.prefill_s + one.decode_s
+    tokens = question.batch_size * question.gen_len
+    steps = max(question.gen_len - 1, 1)
+    return FrontPoint(flags, total, tokens / total, one.prefill_s, one.decode_s / steps)
+
+
+def _not_beaten(found: list[Divided]) -> list[Divided]:
+    """Divisions of which none is faster in both phases; of equal ones the first."""
+    kept: list[Divided] = []
+    for one in sorted(found, key=lambda d: (d.prefill_s, d.decode_s)):
+        if not kept or one.decode_s < kept[-1].decode_s * (1 - _FRONT_STEP):
+            kept.append(one)
+    return kept
 
 
 class _Points:

@@ -124,7 +124,7 @@ class Attention:
         return pairs / self.cp
 
     def _chunk_kv_bytes(self, attention: Mixer, batch: Number, new: Number, cached: Number) -> Number:
-        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
+        bits = attention.kept_bits(self.scenario.dtype.kv_bits, self.scenario.dtype.state_bits)
         return (
             batch * keys_read(attention, new, cached) * kv_elements_per_token(attention, self.tp) * bits / 8
         )

@@ -158,6 +158,12 @@ COMMON_PARTS: Mapping[str, Part] = {
     "draft_model": Part(title="draft model", waits_for=_KERNELS, once=True),
     "dequantisation": Part(title="dequantisation", waits_for=_KERNELS),
     "framework": Part(title="framework (exposed)", waits_for=("host",)),
+    "cpu_layers": Part(title="layers on the CPU", waits_for=("cpu",)),
+    "cpu_experts": Part(title="experts on the CPU", waits_for=("cpu",)),
+    "cpu_attention": Part(title="attention on the CPU", waits_for=("cpu",)),
+    "cpu_hops": Part(title="hops between GPU and CPU", waits_for=("pcie",)),
+    "weight_copies": Part(title="weights copied to the GPU", waits_for=("pcie",)),
+    "file_reads": Part(title="reads of the file", waits_for=("nvme",)),
     "kv_offload": Part(title="KV cache in host memory", waits_for=("cpu", "pcie")),
     "weight_streaming": Part(title="weight streaming (exposed)", waits_for=("pcie", "nvme", "interconnect")),
 }
@@ -191,6 +197,12 @@ POLICY_OPTIONS = (
     "attn_sparsity",
 )  # fmt: skip
 """Options of a request that say how a batch is cut and where each tensor goes."""
+
+HYBRID_OPTIONS = (
+    "n_gpu_layers", "n_cpu_moe", "ubatch_size", "threads", "split_mode", "cpu_offload_gb", "kt_num_gpu_experts",
+    "expert_hit_rate",
+)  # fmt: skip
+"""Options of a request that divide a model between the GPU and a CPU that computes or keeps weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +258,26 @@ class Policies:
     searched: int
 
 
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Settings of a model divided between GPU and CPU, of which one, ``name``, puts more on the GPU from value to value.
+
+    ``flags`` are the others. Without a name there is nothing to fill.
+    """
+
+    flags: dict[str, Any]
+    name: str | None
+    values: range
+
+
 class System(WithConstants, ABC):
     """One way of running a model: what it does in Python, beside what its ``system.yaml`` says (`Family`).
 
     A system gives ``name``, ``place``, ``memory`` and ``evaluate``. Everything else has a default that says no.
 
     Attributes:
-        options: Options of a request (`SERVING_OPTIONS`, `POLICY_OPTIONS`) that it knows; others are refused.
+        options: Options of a request (`SERVING_OPTIONS`, `POLICY_OPTIONS`, `HYBRID_OPTIONS`) that it knows; others are
+            refused.
     """
 
     options: ClassVar[frozenset[str]] = frozenset()
@@ -328,6 +353,10 @@ class System(WithConstants, ABC):
 
     def knobs(self, lossless: bool) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """Combinations of inputs that ``llm-perf policy`` tries, each with batches of many sizes; none: not searched."""
+        yield from ()
+
+    def fillings(self, scenario: Scenario, lossless: bool) -> Iterator[Filling]:  # noqa: ARG002
+        """Divisions of a model between GPU and CPU that ``llm-perf policy`` tries; none: it does not divide."""
         yield from ()
 
     def policies(

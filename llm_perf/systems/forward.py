@@ -289,19 +289,24 @@ class Forward:
         copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
-        per_weight = self.weight_bytes_per_element(product, rows) * reads
         # However good its kernels, no product reads what is stored faster than the data sheet's memory.
         least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
+
+        def bytes_per_weight(rows: Number) -> Number:
+            reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+            return maximum(self.weight_bytes_per_element(product, rows) * reads, least)
+
+        most = gemm.matvec_max_rows
         return product_time(
             gemm,
             product,
             rows,
             copies,
-            maximum(per_weight, least),
+            bytes_per_weight(rows),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
             compute_factor(self.constants, kind, gemm),
+            bytes_per_weight(minimum(rows, most)) if most else None,
         )
 
     def _kernel_kind(self, product: Product) -> Kind:

@@ -98,6 +98,7 @@ def _decode_attention(forward: Forward, batch: float, context: float, seconds: N
 
 
 def _cache_bytes(forward: Forward, batch: float, tokens: float) -> float:
+    dtype = forward.scenario.dtype
     return float(
-        kv_cache_bytes(forward.model, batch, tokens, forward.scenario.dtype.stored_kv_bits, forward.tp)
+        kv_cache_bytes(forward.model, batch, tokens, dtype.stored_kv_bits, forward.tp, dtype.state_bits)
     )

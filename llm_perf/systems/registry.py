@@ -118,6 +118,9 @@ def checked_system(scenario: Scenario) -> System:
         SpecError: it cannot; the message says what could be done instead.
     """
     system = system_of(scenario)
+    if scenario.gpu.absent and not system.family.runs_without_gpu:
+        able = ", ".join(family.name for family in families() if family.runs_without_gpu)
+        raise SpecError(f"system {system.name} needs a GPU; without one (--gpu none) there are {able}")
     check_options(system, scenario.serving_options)
     system.check(scenario)
     return system
@@ -129,15 +132,21 @@ def system_of_stage(stage: int) -> str | None:
     return next((family.name for family in families() if family.ds_zero == stage), None)
 
 
-def resolve_system(system: str | None, ds_zero: DSZeRO) -> str:
+WITHOUT_GPU = "llama_cpp"
+"""The family that is meant where no system is named and there is no GPU."""
+
+
+def resolve_system(system: str | None, ds_zero: DSZeRO, alone: bool = False) -> str:
     """The family that ``--system`` and ``--ds-zero`` mean together: stage 3 is zero_inference.
+
+    Where the host is ``alone``, without a GPU, a system that computes on it.
 
     Raises:
         SpecError: a stage with another system than its own, or a version that can be none.
     """
     own = system_of_stage(ds_zero.value) if ds_zero.value else None
     if system is None:
-        return own or DEFAULT
+        return own or (WITHOUT_GPU if alone else DEFAULT)
     name = get_system(system).name
     if own is not None and name != own:
         raise SpecError(
@@ -155,6 +164,12 @@ def searched_systems() -> tuple[str, ...]:
         return kind.knobs is not System.knobs or kind.policies is not System.policies
 
     return tuple(name for name in family_names() if searched(name))
+
+
+@cache
+def dividing_systems() -> tuple[str, ...]:
+    """Families that divide a model between a GPU and a CPU that computes, as ``llm-perf policy`` searches."""
+    return tuple(name for name in family_names() if type(get_system(name)).fillings is not System.fillings)
 
 
 def asked_version(system: str | None) -> str | None:

@@ -15,6 +15,7 @@ from calibrate.published.names import version_of
 from calibrate.request_runs import answer_of, is_closed_loop, request_run, throughput_of
 from calibrate.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
+from calibrate.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
 from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
@@ -53,6 +54,8 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
     try:
         if row.get("framework"):
             return training_quantities(row)
+        if is_hybrid(row):
+            return hybrid_quantities(row)
         if row.get("request_rate"):
             return request_quantities(row)
         return closed_loop_quantities(row) if is_closed_loop(row) else inference_quantities(row)
@@ -64,7 +67,8 @@ def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     """Times, rates and memory of an inference row."""
     run = stated_run(row)
     result = predict_inference(scenario_of(run))
-    unit = memory_unit_of(cells_of({"mem_unit": row.get("mem_unit", "")}))
+    # A table that says no unit holds what programs print, who call 2**30 bytes a GB.
+    unit = GIB if "mem_unit" not in row else memory_unit_of(cells_of({"mem_unit": row["mem_unit"]}))
     found: dict[str, Any] = {
         "ttft_s": result.ttft_s,
         "total_latency_s": result.total_latency_s,
@@ -88,6 +92,45 @@ def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
             tokens = rate * seconds_of(result)[time]
             intervals[quantity] = (tokens / ends[1], tokens / ends[0])
     return found | {"interval": {name: ends for name, ends in intervals.items() if name in found}}
+
+
+def hybrid_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Rates and memory of a row on a GPU and a CPU that computes: its rates of prompts count new tokens alone."""
+    run = hybrid_run(hybrid_cells(row))
+    result = predict_inference(run.scenario)
+    batch, unit = (
+        run.scenario.workload.batch_size,
+        memory_unit_of(cells_of({"mem_unit": row.get("mem_unit", "")})),
+    )
+    prefill_s, total_s = result.ttft_s, result.total_latency_s
+    found: dict[str, Any] = {
+        "ttft_s": prefill_s,
+        "total_latency_s": total_s,
+        "prefill_throughput_tok_s": batch * max(run.new_tokens, 1) / prefill_s,
+        "peak_gpu_mem_GB": float(run.memory.gpu.total_bytes) / unit,
+    }
+    decoded = None
+    if result.tpot_s is not None:
+        decoded = batch / result.tpot_s
+        found |= {"tpot_s": result.tpot_s, "decode_throughput_tok_s": decoded}
+    kind = rate_kind(row.get("throughput_def", ""))
+    whole = "(prefill" in row.get("throughput_def", "") or "total" in row.get("throughput_def", "")
+    if kind == "prefill":
+        found["throughput_tok_s"] = found["prefill_throughput_tok_s"]
+    elif whole or decoded is None:
+        tokens = run.gen_len if kind != "total" else run.gen_len + run.new_tokens
+        found["throughput_tok_s"] = batch * tokens / total_s
+    else:
+        found["throughput_tok_s"] = decoded
+    ends, known = {}, time_intervals(result)
+    for quantity, time in (
+        ("prefill_throughput_tok_s", "prefill_s"),
+        ("decode_throughput_tok_s", "decode_s"),
+    ):
+        if time in known and quantity in found:
+            seconds = seconds_of(result)[time]
+            ends[quantity] = tuple(found[quantity] * seconds / end for end in reversed(known[time]))
+    return found | {"interval": ends}
 
 
 def request_quantities(row: Mapping[str, str]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def test_what_fits_needs_no_change() -> None:
 
 
 ORDER = (
+    "n_gpu_layers",
+    "n_cpu_moe",
     "batch_size",
     "prompt_len",
     "quant_bits",
@@ -38,7 +40,8 @@ ORDER = (
     "tp_size",
     "ds_zero",
 )
-"""Least intrusive first: the workload, the number format, the system's own placement, more GPUs, then to stream weights."""
+"""The division between GPU and CPU before all; then least intrusive first: the workload, the number format, the system's own
+placement, more GPUs, then to stream weights."""
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,33 @@ def test_the_longest_context_is_that_of_the_sequences_that_run() -> None:
     many, few = (predict_inference(scenario(**asked, batch_size=batch)) for batch in (300, 16))
     assert many.max_context_len == few.max_context_len > 0
     assert any("16 of these sequences run at once" in text for text in many.warnings)
+
+
+def test_an_fp8_cache_costs_instructions_where_the_gpu_has_none_for_it() -> None:
+    """A100 unpacks it by integer arithmetic once per query head, H100 has an instruction; int8 is unpacked cheaply."""
+    asked = {
+        "model": "llama-3.1-8b",
+        "system": "vllm@0.5",
+        "tp_size": 1,
+        "batch_size": 32,
+        "prompt_len": 1024,
+    }
+    step = {
+        (gpu, name): times(scenario(gpu=gpu, kv_format=name, **asked))[1]
+        for gpu in ("a100-sxm-80gb", "h100-sxm-80gb")
+        for name in ("fp16", "fp8", "int8")
+    }
+    assert step["h100-sxm-80gb", "fp8"] == step["h100-sxm-80gb", "int8"] < step["h100-sxm-80gb", "fp16"]
+    assert step["a100-sxm-80gb", "int8"] < step["a100-sxm-80gb", "fp16"] < step["a100-sxm-80gb", "fp8"]
+    free = scenario({"fp8_kv_instructions": 1e-9}, gpu="a100-sxm-80gb", kv_format="fp8", **asked)
+    assert times(free)[1] == pytest.approx(step["a100-sxm-80gb", "int8"])
+
+
+def test_cards_that_copy_to_each_other_keep_their_own_share_of_pcie() -> None:
+    asked = {"model": "llama-3.1-8b", "gpu": "rtx-pro-6000-blackwell-server", "tp_size": 4, "batch_size": 1}
+    fabric = forward(scenario(system="vllm@0.15", **asked)).tp_fabric
+    assert fabric.bytes_per_s == pytest.approx(0.75 * 63e9)
+    other = forward(scenario(system="vllm@0.15", **(asked | {"gpu": "l40s-48gb"}))).tp_fabric
+    assert other.bytes_per_s == pytest.approx(
+        0.4 * scenario(**(asked | {"gpu": "l40s-48gb"})).gpu.pcie_gb_per_s * 1e9
+    )

@@ -23,6 +23,7 @@ CODE = "\n".join(
     path.read_text("utf-8")
     for path in (
         *FOLDER.rglob("*.py"),
+        FOLDER.parent / "hardware" / "cpu_time.py",
         FOLDER.parent / "hardware" / "gpu_time.py",
         FOLDER.parent / "report" / "explain.py",
     )
@@ -107,7 +108,11 @@ def test_an_unknown_override_is_refused_with_the_names_that_there_are() -> None:
 
 @pytest.mark.parametrize("name", system_names())
 def test_every_system_takes_overrides(name: str) -> None:
-    inputs = InferenceInputs(model="opt-13b", gpu="h100-pcie-80gb", host="h100-spr-host", system=name)
+    experts = "kt_num_gpu_experts" in get_system(name).options  # such a system divides experts
+    model = "mixtral-8x7b" if experts else "opt-13b"
+    on_disk = get_system(name).family.usual_weights == "nvme"
+    host = "dgx-h100" if on_disk else "h100-spr-host"  # the one with a disk, the one whose CPU has rates
+    inputs = InferenceInputs(model=model, gpu="h100-pcie-80gb", host=host, system=name)
     scenario = build_scenario(inputs)
     assert scenario.system == name
     constants = get_system(name).constants(scenario)

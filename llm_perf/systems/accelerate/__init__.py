@@ -31,6 +31,7 @@ from llm_perf.systems.base import (
 from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
+from llm_perf.systems.hybrid import used_share
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
 from llm_perf.systems.stacks.transformers import with_int8_products
 from llm_perf.systems.terms import Factor, Term, Terms, copies, joined, no_terms, scaled, waited
@@ -65,10 +66,6 @@ class Accelerate(System):
         weights = offload.weights
         if weights is None or weights.gpu == 1:
             return
-        if scenario.dtype.weight_bits < 16:
-            raise SpecError(
-                f"system {self.name} cannot offload quantised weights: bitsandbytes keeps them on the GPU"
-            )
         if weights.nvme > 0 and scenario.host.disk is None:
             raise SpecError(f"host {scenario.host.name} has no disk to offload to")
 
@@ -97,11 +94,12 @@ class Accelerate(System):
         placement = self._place(scenario, load, constants)
         forward = Forward(scenario, constants)
         batch = replica_batch(scenario, load)
-        stream = module_stream(scenario, placement, constants)
+        stream = module_stream(scenario, placement, constants, batch * load.prompt_len)
         prefill = _with_stream(prefill_phase(forward, batch, load.prompt_len), 1.0, stream)
         decode = None
         if not scenario.model.encoder:
-            decode = _with_stream(decode_phase(forward, batch, load), decode_steps(load), stream)
+            each = module_stream(scenario, placement, constants, batch)
+            decode = _with_stream(decode_phase(forward, batch, load), decode_steps(load), each)
         memory = memory_use(scenario, load, placement, constants)
         return Evaluation(placement, memory, prefill, decode, notes(scenario))
 
@@ -137,14 +135,17 @@ def module_copies(scenario: Scenario, constants: dict[str, float]) -> Path:
     )
 
 
-def module_stream(scenario: Scenario, placement: Placement, constants: dict[str, float]) -> ModuleStream:
-    """Copies, disk reads and hooks of one pass; all layers once, whatever the batch."""
-    weights, tiers = layers_weight_bytes(scenario), placement.weights
+def module_stream(
+    scenario: Scenario, placement: Placement, constants: dict[str, float], tokens: Number
+) -> ModuleStream:
+    """Copies, disk reads and hooks of one pass; all layers once, of a mixture the experts that so many tokens use."""
+    used = 1.0 if constants["fetches_all_experts"] else used_share(scenario, tokens)
+    weights, tiers = layers_weight_bytes(scenario) * used, placement.weights
     off = tiers.cpu + tiers.nvme
     if not _any(off):
         return ModuleStream(0.0, 0.0, 0.0)
     model = scenario.model
-    tensors = sum(
+    tensors = used * sum(
         group.count * (layer_matrices(model, group) + layer_vectors(model, group))
         for group in model.layer_groups
     )
@@ -229,7 +230,7 @@ def _filled(scenario: Scenario, load: Load, constants: dict[str, float]) -> Tier
     """Shares of the layers' weights when each tier is filled before the next is used."""
     resident = gpu_memory(scenario, load, constants)
     missing = resident.shortfall_bytes * scenario.parallelism.pp_size
-    if scenario.dtype.weight_bits < 16 or not _any(missing):
+    if not _any(missing):
         return TierShares(1.0 + 0.0 * missing, 0.0 * missing, 0.0 * missing)
     layers = layers_weight_bytes(scenario)
     # Whatever leaves needs room to pass through again.

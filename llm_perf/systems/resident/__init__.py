@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
@@ -24,6 +24,7 @@ from llm_perf.systems.base import (
     System,
 )
 from llm_perf.systems.footprint import (
+    copied_cache_bytes,
     prefill_activation_bytes,
     stage_weight_bytes,
 )
@@ -37,6 +38,13 @@ from llm_perf.systems.host_time import (
     prefill_overhead_s,
     step_overhead_s,
     step_terms,
+)
+from llm_perf.systems.host_weights import (
+    check_host_weights,
+    host_weight_bytes,
+    host_weights_memory,
+    host_weights_placement,
+    with_host_weights,
 )
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
@@ -55,7 +63,7 @@ class Resident(System):
     the stack's ``overlap_exponent`` says, and a time per step and per sequence for scheduling and sampling.
     """
 
-    options = frozenset(SERVING_OPTIONS)
+    options = frozenset({*SERVING_OPTIONS, "cpu_offload_gb"})
 
     name = "resident"
 
@@ -75,6 +83,7 @@ class Resident(System):
             raise SpecError(
                 f"--ds-zero 3 is the system zero_inference; it cannot be combined with --system {self.name}"
             )
+        check_host_weights(scenario, self.family)
         _check_micro_batches(scenario)
         check_draft(scenario)
         if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
@@ -84,13 +93,19 @@ class Resident(System):
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
         """Everything on the GPU, whether it fits or not."""
+        if scenario.offload.cpu_offload_gb:
+            return host_weights_placement(scenario)
         return Placement(
             ALL_ON_GPU, ALL_ON_GPU, ALL_ON_GPU, f"system {self.name} keeps everything on the GPU"
         )
 
     def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:  # noqa: ARG002 - likewise
-        """Memory of the fullest GPU."""
-        return MemoryUse(self.gpu_memory(scenario, load, self.constants(scenario)), NO_MEMORY, NO_MEMORY)
+        """Memory of the fullest GPU, and of the host for weights that are there."""
+        return MemoryUse(
+            self.gpu_memory(scenario, load, self.constants(scenario)),
+            host_weights_memory(scenario),
+            NO_MEMORY,
+        )
 
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and both phases."""
@@ -104,11 +119,14 @@ class Resident(System):
         prefill = self.prefill(forward, batch, load)
         prefill = waves.whole(with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len))
         decode = None if scenario.model.encoder else waves.whole(decode_phase(forward, batch, load, rounds))
+        if scenario.offload.cpu_offload_gb:
+            prefill = with_host_weights(prefill, scenario, 1.0)
+            steps = decode_steps(load)
+            decode = None if decode is None else with_host_weights(decode, scenario, steps)
         waiting = waves.note(scenario.parallelism.dp_size)
         said = () if waiting is None else (waiting,)
-        return Evaluation(
-            placement, MemoryUse(used, NO_MEMORY, NO_MEMORY), prefill, decode, (*notes(scenario), *said)
-        )
+        memory = MemoryUse(used, host_weights_memory(scenario), NO_MEMORY)
+        return Evaluation(placement, memory, prefill, decode, (*notes(scenario), *said))
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
         """The phase up to the first token."""
@@ -150,7 +168,7 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     batch = replica_batch(scenario, load)
     p = scenario.parallelism
     communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
-    weights = resident_weight_bytes(scenario, constants)
+    weights = resident_weight_bytes(scenario, constants) - host_weight_bytes(scenario)
     draft = draft_scenario(scenario)
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)
@@ -161,14 +179,16 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     if budget is not None and budget.batched_tokens is not None:
         live = minimum(live, budget.batched_tokens / tokens)
     cache = sequence_cache(scenario, load, load.context_len)
+    held = cache.bytes(running)
+    prefill = prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len)
     parts = MemoryParts(
         weights_bytes=weights,
-        kv_cache_bytes=cache.bytes(running),
-        activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
+        kv_cache_bytes=held,
+        activations_bytes=maximum(prefill, copied_cache_bytes(scenario, held, constants)),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
-        waiting_bytes=cache.bytes(batch) - cache.bytes(running),
+        waiting_bytes=cache.bytes(batch) - held,
     )
     if budget is None:
         return parts

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
-from llm_perf.counts.arrays import where
+from llm_perf.counts.arrays import maximum, where
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import (
     ALL_ON_CPU,
@@ -27,7 +27,12 @@ from llm_perf.systems.base import (
     System,
     TierShares,
 )
-from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
+from llm_perf.systems.footprint import (
+    copied_cache_bytes,
+    model_weight_bytes,
+    prefill_activation_bytes,
+    stage_kv_bytes,
+)
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.resident import notes
 from llm_perf.systems.schedule import Schedule
@@ -132,7 +137,10 @@ class ZeroInference(System):
         gpu = MemoryParts(
             weights_bytes=where(gathers, kept + (weights - kept) * placement.weights.gpu / ranks, weights),
             kv_cache_bytes=kv * placement.kv_cache.gpu,
-            activations_bytes=prefill_activation_bytes(scenario, batch, load.prompt_len, constants),
+            activations_bytes=maximum(
+                prefill_activation_bytes(scenario, batch, load.prompt_len, constants),
+                copied_cache_bytes(scenario, kv, constants) * placement.kv_cache.gpu,
+            ),
             buffers_bytes=where(gathers, live_param_bytes(scenario, constants), 0.0),
             reserved_bytes=constants["process_reserve_gib"] * _GIB,
             capacity_bytes=scenario.gpu.usable_memory_bytes,
@@ -161,10 +169,12 @@ class ZeroInference(System):
         placement = self._place(scenario, load, constants)
         memory = self._memory(scenario, load, placement, constants)
         rates = stream_rates(scenario, constants)
-        run = ZeroPasses(scenario, constants, forward, placement, rates, replica_batch(scenario, load))
-        decode = None if scenario.model.encoder else run.decode(load)
+        batch = replica_batch(scenario, load)
+        shared = (scenario, constants, forward, placement, rates, batch)
+        prefill = ZeroPasses(*shared, batch * load.prompt_len).prefill(load.prompt_len)
+        decode = None if scenario.model.encoder else ZeroPasses(*shared, batch).decode(load)
         said = (*notes(scenario), *_unmeasured(scenario, rates, placement))
-        return Evaluation(placement, memory, run.prefill(load.prompt_len), decode, said)
+        return Evaluation(placement, memory, prefill, decode, said)
 
     def schedules(self, scenario: Scenario, load: Load) -> tuple[Schedule, Schedule]:
         """The schedules of the prefill and of the first decode step, as a trace shows them."""
@@ -173,7 +183,9 @@ class ZeroInference(System):
         rates = stream_rates(scenario, constants)
         batch = replica_batch(scenario, load)
         forward = Forward(scenario, constants)
-        return ZeroPasses(scenario, constants, forward, placement, rates, batch).schedules(load)
+        shared = (scenario, constants, forward, placement, rates, batch)
+        prefill, _ = ZeroPasses(*shared, batch * load.prompt_len).schedules(load)
+        return prefill, ZeroPasses(*shared, batch).schedules(load)[1]
 
 
 def _unmeasured(scenario: Scenario, rates: StreamRates, placement: Placement) -> tuple[str, ...]:

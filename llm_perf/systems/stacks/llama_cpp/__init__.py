@@ -1,25 +1,38 @@
-"""llama.cpp: successive layers on successive GPUs, prompts in pieces of a few hundred tokens that follow one another."""
+"""llama.cpp: layers on GPUs and on the CPU, prompts in pieces of a few hundred tokens that follow one another."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from llm_perf.config.base import GIB
+from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
-from llm_perf.systems.base import Load, MemoryParts, PhaseCost
+from llm_perf.errors import SpecError
+from llm_perf.systems.base import Evaluation, Filling, Load, MemoryParts, MemoryUse, PhaseCost, Placement
 from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
-from llm_perf.systems.resident import Resident, resident_weight_bytes
+from llm_perf.systems.hybrid import HybridForward, has_experts
+from llm_perf.systems.prompts import cached_tokens
+from llm_perf.systems.resident import Resident, decode_phase, notes, resident_weight_bytes
+from llm_perf.systems.stacks.llama_cpp import offload
 from llm_perf.systems.terms import joined, one_term
 
 _SCORE_BYTES = 4
 """Scores and logits are kept in 32 bits, and the softmax overwrites its scores."""
 
+_FUSED_HIDDEN_STATES = 24
+"""Hidden states of one pass where attention is fused, beside its mask of 16 bits: what it prints for models of 2025."""
+
 _HIDDEN_STATES = 4
 """Hidden states beside the scores of one layer, counted from the 560 MiB that it prints for 8,192 tokens of an 8B model."""
+
+
+_UBATCHES = (512, 1024, 2048, 4096)
+"""Passes over prompts that a search tries; the first is the default."""
 
 
 class LlamaCpp(Resident):
@@ -30,16 +43,80 @@ class LlamaCpp(Resident):
     """
 
     name = "llama_cpp"
-    options: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"n_gpu_layers", "n_cpu_moe", "ubatch_size", "threads", "split_mode", "prefix_hit_rate"}
+    )
+
+    def constants(self, scenario: Scenario) -> dict[str, float]:
+        """The version's constants, with the pass over prompts that is asked for."""
+        found = super().constants(scenario)
+        asked = scenario.offload.ubatch_size
+        return found if asked is None else found | {"ubatch_tokens": float(asked)}
+
+    def check(self, scenario: Scenario) -> None:
+        """Refuse what llama.cpp does not do.
+
+        Raises:
+            SpecError: with its own way of doing it.
+        """
+        asked = scenario.offload
+        if asked.weights is not None and asked.weights.gpu < 1:
+            raise SpecError(
+                "system llama_cpp divides a model by layers and experts: give --n-gpu-layers or --n-cpu-moe "
+                "(llm-perf policy --system llama_cpp finds the best), not --cpu-offload or --disk-offload"
+            )
+        if asked.split_mode == "row":
+            raise SpecError(
+                "split_mode row divides matrices over GPUs, which is not modelled; possible: layer"
+            )
+        if scenario.ds_zero is DSZeRO.STAGE_3:
+            raise SpecError(
+                "--ds-zero 3 is the system zero_inference; it cannot be combined with --system llama_cpp"
+            )
+        super().check(scenario.replace(offload=asked.replace(kv_cache=None, activations=None)))
+        offload.check(scenario)
+
+    def place(self, scenario: Scenario, load: Load) -> Placement:
+        """Where the layers are, as asked for."""
+        division = offload.division_of(scenario, self.constants(scenario))
+        if division.whole:
+            return super().place(scenario, load)
+        return offload.placement(scenario, load, division, self.constants(scenario))
+
+    def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
+        """Memory of the fullest GPU, of the host, and what of the file does not fit there."""
+        constants = self.constants(scenario)
+        division = offload.division_of(scenario, constants)
+        if division.whole:
+            return super().memory(scenario, load, placement)
+        return offload.memory_use(scenario, load, division, constants)
+
+    def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
+        """Placement, memory and both phases."""
+        constants = self.constants(scenario)
+        division = offload.division_of(scenario, constants)
+        if division.whole:
+            return super().evaluate(scenario, load)
+        used = offload.memory_use(scenario, load, division, constants)
+        forward = offload.forward_of(scenario, constants, division, used)
+        batch = replica_batch(scenario, load)
+        placement = offload.placement(scenario, load, division, constants)
+        said = (*notes(scenario), *offload.notes(scenario, division, used))
+        prefill = self.prefill(forward, batch, load)
+        return Evaluation(placement, used, prefill, decode_phase(forward, batch, load), said)
 
     def prefill(self, forward: Forward, batch: Number, load: Load) -> PhaseCost:
         """All passes over the prompts, overlapped between the stages."""
-        passes = passes_of(batch * load.prompt_len, forward.constants)
-        new = load.prompt_len / passes
-        mean = forward.prefill(batch, new, (passes - 1) / 2 * new)
-        last = forward.prefill(batch, new, (passes - 1) * new)
+        cached = cached_tokens(forward.scenario.workload, load.prompt_len)
+        asked = load.prompt_len - cached
+        passes = passes_of(batch * asked, forward.constants)
+        new = asked / passes
+        mean = forward.prefill(batch, new, cached + (passes - 1) / 2 * new)
+        last = forward.prefill(batch, new, cached + (passes - 1) * new)
         pass_s, last_s = mean.total_s, last.total_s
-        latency = pipelined_s(forward, passes, pass_s, last_s)
+        # The CPU's part of a pass comes between those of the stages, which wait for one another then.
+        hybrid = isinstance(forward, HybridForward)
+        latency = passes * pass_s if hybrid else pipelined_s(forward, passes, pass_s, last_s)
         exposed = exposed_host_s(forward, pass_s)
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
@@ -53,6 +130,34 @@ class LlamaCpp(Resident):
         return PhaseCost(
             latency + framework, {**costs.parts_s, "framework": framework}, costs.busy_s, terms=terms
         )
+
+    def fillings(self, scenario: Scenario, lossless: bool) -> Iterator[Filling]:
+        """Passes over prompts, places and formats of the cache, each with as much on the GPU as fits."""
+        model = scenario.model
+        if scenario.gpu.absent:
+            yield Filling({}, None, range(1))
+            return
+        moe = any(has_experts(group) for group in model.layer_groups)
+        for ubatch in _UBATCHES:
+            passes = {} if ubatch == _UBATCHES[0] else {"ubatch_size": ubatch}
+            for cache in ({},) if lossless else ({}, {"kv_format": "q8_0"}):
+                if moe:
+                    layers = range(model.num_layers, -1, -1)
+                    yield Filling(passes | cache, "n_cpu_moe", layers)
+                yield Filling(passes | cache, "n_gpu_layers", range(model.num_layers + 2))
+            yield Filling(passes | {"kv_offload": True}, "n_gpu_layers", range(model.num_layers + 2))
+
+    def describe_policy(self, flags: Mapping[str, Any]) -> str:
+        """A policy in few words, for one cell of a table."""
+        words = []
+        if "n_gpu_layers" in flags:
+            words.append(f"{flags['n_gpu_layers']} layers on the GPU")
+        if flags.get("n_cpu_moe"):
+            words.append(f"experts of {flags['n_cpu_moe']} layers on the CPU")
+        words += [f"ubatch {flags['ubatch_size']}"] if "ubatch_size" in flags else []
+        words += [f"cache {flags['kv_format']}"] if "kv_format" in flags else []
+        words += ["cache in host memory"] if flags.get("kv_offload") else []
+        return ", ".join(words) or "everything on the GPU"
 
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
         """Memory of the fullest GPU: its layers, the cache, and the compute buffer of one pass.
@@ -86,6 +191,9 @@ def compute_buffer_bytes(
     """
     model, cached = scenario.model, batch * context
     tokens = minimum(constants["ubatch_tokens"], cached)
+    if not constants["unfused_attention"]:
+        states = tokens * (_FUSED_HIDDEN_STATES * model.hidden_size + cached / 2)
+        return maximum(tokens * (model.vocab_size + model.hidden_size), states) * _SCORE_BYTES
     heads = max(group.attention.num_heads for group in model.layer_groups)
     logits = tokens * (model.vocab_size + model.hidden_size)
     scores = tokens * ((heads + 1) * cached + _HIDDEN_STATES * model.hidden_size)

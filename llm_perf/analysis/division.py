@@ -1,0 +1,107 @@
+"""The best division of a model between a GPU and a CPU: as much on the GPU as fits, for every other setting that is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
+from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.base import Filling
+from llm_perf.systems.registry import checked_system
+
+Aim = Literal["decode", "ttft", "mixed"]
+"""What is to be fast: decode steps, the first token, or both phases together."""
+
+_GAIN = 0.01
+"""A setting that is not the default has to be faster by so much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """One division that fits: inputs beyond the question's own, and what both phases take."""
+
+    flags: dict[str, Any]
+    prefill_s: float
+    decode_s: float
+
+    def seconds(self, aim: Aim) -> float:
+        """What an aim makes small."""
+        return {"decode": self.decode_s, "ttft": self.prefill_s}.get(aim, self.prefill_s + self.decode_s)
+
+
+def divisions(
+    inputs: InferenceInputs, systems: Iterable[str], lossless: bool = False, context: int | None = None
+) -> list[Divided]:
+    """Divisions that fit, of all systems, in the order in which they are tried.
+
+    ``context``: tokens that the cache has room for; those of the question if None.
+    """
+    found: list[Divided] = []
+    for name in systems:
+        try:
+            base = inputs.replace(system=name)
+            scenario = build_scenario(base)
+        except SpecError:  # a system that cannot run this model, or no mixture
+            continue
+        for filling in get_system(name).fillings(scenario, lossless):
+            divided = _filled(base, filling, context)
+            if divided is not None:
+                found.append(Divided({"system": name} | divided.flags, divided.prefill_s, divided.decode_s))
+    return found
+
+
+def best(found: list[Divided], aim: Aim) -> Divided | None:
+    """The fastest; an earlier one, nearer to the defaults, where a later one gains less than a hundredth."""
+    chosen: Divided | None = None
+    for one in found:
+        if chosen is None or one.seconds(aim) < chosen.seconds(aim) * (1 - _GAIN):
+            chosen = one
+    return chosen
+
+
+def _filled(base: InferenceInputs, filling: Filling, context: int | None) -> Divided | None:
+    """The division that leaves least in host memory among those that fit; None where none does."""
+    values, name = filling.values, filling.name
+
+    def scenario_of(position: int) -> Scenario:
+        own = {} if name is None else {name: values[position]}
+        return build_scenario(base.replace(**(filling.flags | own)))
+
+    position = _last(len(values), lambda index: _fits(scenario_of(index), context))
+    if position is None:
+        return None
+    scenario = scenario_of(position)
+    system, load = checked_system(scenario), Load.of(scenario.workload)
+    evaluation = system.evaluate(scenario, load)
+    decode = 0.0 if evaluation.decode is None else float(evaluation.decode.latency_s)
+    flags = filling.flags | ({} if name is None else _said(name, values, position))
+    return Divided(flags, float(evaluation.prefill.latency_s), decode)
+
+
+def _said(name: str, values: range, position: int) -> dict[str, Any]:
+    """The setting, left out where it means that everything is on the GPU."""
+    everything = position == len(values) - 1 and name != "kt_num_gpu_experts"
+    return {} if everything else {name: values[position]}
+
+
+def _last(count: int, fits: Callable[[int], bool]) -> int | None:
+    """The last of so many positions that fits, where all before it do."""
+    if not fits(0):
+        return None
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _fits(scenario: Scenario, context: int | None) -> bool:
+    load = Load.of(scenario.workload)
+    if context is not None:
+        load = Load(load.batch, max(context - load.gen_len, load.prompt_len), load.gen_len)
+    system = system_of(scenario)
+    return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

@@ -1,0 +1,74 @@
+"""What a host says of its processor: which kernels its cores can run, how fast its memory can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_perf.config.base import GB
+from llm_perf.config.host import HostConfig
+from llm_perf.errors import SpecError
+
+Kernels = Literal["amx", "avx512", "avx2", "neon"]
+"""Classes of instruction sets that products on a CPU have kernels of their own for; AVX-512 with products of bytes."""
+
+_USUAL_GHZ = 3.0
+
+_CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
+    ("amx", ("amx_int8",)),
+    ("avx512", ("avx512_vnni",)),
+    ("neon", ("neon", "sve2", "i8mm", "sme")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuFacts:
+    """The processors of one host.
+
+    ``channels_bytes_per_s`` is what all memory channels of a socket could deliver, ``cores_bytes_per_s`` what its cores can
+    take in where their links are narrower, None where these are no limit. ``measured_bytes_per_s`` is what reads of
+    all sockets' memory were measured to reach, None where nobody did.
+    """
+
+    sockets: int
+    cores: int
+    ghz: float
+    kernels: Kernels
+    channels_bytes_per_s: float
+    cores_bytes_per_s: float | None
+    measured_bytes_per_s: float | None
+
+
+def kernels_of(host: HostConfig) -> Kernels:
+    """The widest class of instruction sets; AVX2 where the host lists none."""
+    sets = set(host.instruction_sets)
+    return next((name for name, needed in _CLASSES if sets & set(needed)), "avx2")
+
+
+def cpu_facts(host: HostConfig) -> CpuFacts:
+    """The processors of a host.
+
+    Raises:
+        SpecError: its cores or its memory channels are not known.
+    """
+    stated, measured = host.memory_bandwidth_gb_per_s_per_socket, host.read_gb_per_s
+    if stated is None and measured is None:
+        raise SpecError(
+            f"memory channels of host {host.name} are not known, so its CPU cannot be priced: give --host-bandwidth, the "
+            "GB/s that reads of its memory reach"
+        )
+    if host.cores_per_socket is None:
+        raise SpecError(
+            f"cores of host {host.name} are not known, so its CPU cannot be priced: cores_per_socket"
+        )
+    per_socket = (measured or 0.0) / host.sockets if stated is None else stated
+    of_cores = host.cores_read_gb_per_s_per_socket
+    return CpuFacts(
+        sockets=host.sockets,
+        cores=host.sockets * host.cores_per_socket,
+        ghz=host.all_core_ghz or _USUAL_GHZ,
+        kernels=kernels_of(host),
+        channels_bytes_per_s=per_socket * GB,
+        cores_bytes_per_s=None if of_cores is None else of_cores * GB,
+        measured_bytes_per_s=None if measured is None else measured * GB,
+    )

@@ -1,0 +1,163 @@
+"""The CPU as a device: seconds of products and of attention that cores compute out of host memory.
+
+A product reads its matrices at a share of what reads of the memory reach, and multiplies at a rate per core that its
+instruction sets and the number format set; the two overlap like the roofs of a GPU's products. Threads meet at barriers
+between the operations of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_perf.config.base import GB
+from llm_perf.config.cpu import CpuFacts, Kernels, cpu_facts
+from llm_perf.config.formats import MatrixFormat
+from llm_perf.config.host import HostConfig
+from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.products import Product
+from llm_perf.hardware.roofline import p_norm
+
+_PER_CYCLE: dict[Kernels, str] = {
+    "amx": "cpu_flops_per_cycle_amx",
+    "avx512": "cpu_flops_per_cycle_avx512",
+    "avx2": "cpu_flops_per_cycle_avx2",
+    "neon": "cpu_flops_per_cycle_neon",
+}
+"""The constant of each class of instruction sets."""
+
+_UNPACKING: dict[str, str] = {
+    "8bit": "cpu_unpack_8bit",
+    "16bit": "cpu_unpack_16bit",
+    "k": "cpu_unpack_k",
+    "iq4": "cpu_unpack_iq4",
+    "iq3": "cpu_unpack_iq3",
+    "iq2": "cpu_unpack_iq2",
+}
+"""The constant of each class of number formats."""
+
+_KNEE = 4.0
+"""Reading and multiplying overlap as in products on GPUs."""
+
+TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
+"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
+with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
+16 bits."""
+
+
+def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
+    """The class of a matrix's format; by its width where it has no name."""
+    name = "" if stored is None else stored.name
+    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl"):
+        return "iq4"  # tables of values, at whatever width
+    if name.startswith(("iq1", "iq3")) or name.endswith("_kt"):
+        return "iq3"
+    if name.startswith("iq2"):
+        return "iq2"
+    if name.startswith(("iq4_xs", "mxfp4")):
+        return "iq4"
+    if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
+        return "k"
+    return "16bit" if bits >= 16 else "8bit"
+
+
+def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: float, copies: bool) -> float:
+    """Bytes per second that reads of host memory reach with so many threads.
+
+    The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
+    take in, and what each core loads: less the more cores a socket joins, since each miss takes longer. A second socket
+    adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
+    once.
+    """
+    sockets = facts.sockets
+    channels = facts.channels_bytes_per_s
+    if facts.cores_bytes_per_s is not None:
+        channels = min(channels, facts.cores_bytes_per_s)
+    one = channels * constants["cpu_stream_share"]
+    if facts.measured_bytes_per_s is not None:
+        one = facts.measured_bytes_per_s / sockets
+    more = 1.0 if copies else constants["cpu_second_socket_share"]
+    used = 1.0 + (sockets - 1) * more
+    per_socket = facts.cores / sockets
+    per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + per_socket / constants["cpu_core_half_cores"])
+    return min(one * used, threads * per_core)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuRates:
+    """Rates of one host's cores under one version of a program.
+
+    ``read_bytes_per_s`` is what reads of its memory reach.
+    ``multiplied_per_s``: weights times rows per second of all threads, of formats that unpack easily, ``plain`` by kernels
+    that unpack for every row, ``wide`` by those that unpack once for many.
+    """
+
+    constants: Mapping[str, float]
+    threads: float
+    read_bytes_per_s: float
+    plain_per_s: float
+    wide_per_s: float
+
+    def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
+        """Seconds of a product of so many rows in all with ``copies`` of its matrices of so many bits per weight."""
+        c = self.constants
+        rate = self.expert_bytes_per_s if product.is_expert else self.read_bytes_per_s * c["cpu_dense_share"]
+        read = copies * product.weights * bits / 8 / rate
+        unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
+        lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
+        plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
+        if self.wide_per_s <= 0:
+            many = maximum(rows - copies, 0.0)
+            plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
+            return p_norm(read, plain, _KNEE)
+        wide = (
+            product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
+        )
+        return p_norm(read, minimum(plain, wide), _KNEE)
+
+    @property
+    def expert_bytes_per_s(self) -> float:
+        """Bytes per second of experts.
+
+        Matrices that are small and scattered do not keep the many channels of a server busy, of which a smaller share counts
+        beyond what the two channels of a desktop deliver.
+        """
+        c, few = self.constants, min(self.read_bytes_per_s, self.constants["cpu_few_channels_gb_per_s"] * GB)
+        return max(few * c["cpu_expert_share"], self.read_bytes_per_s * c["cpu_expert_share_many_channels"])
+
+    def attention_s(self, flops: Number, kv_bytes: Number) -> Number:
+        """Seconds of attention of a decode step: keys and values are read, scores computed."""
+        read = kv_bytes / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
+        scores = flops / (2.0 * self.plain_per_s * self.constants["cpu_decode_score_share"])
+        return p_norm(read, scores, _KNEE)
+
+    def scores_s(self, flops: Number) -> Number:
+        """Seconds of the scores of a prompt."""
+        return flops / (2.0 * self.plain_per_s * self.constants["cpu_score_share"])
+
+    @property
+    def layer_s(self) -> float:
+        """Seconds of one layer beside its bytes and products: all threads meet after every operation."""
+        return self.threads * self.constants["cpu_barrier_us"] * 1e-6 + self.constants["cpu_layer_us"] * 1e-6
+
+
+def cpu_rates(
+    host: HostConfig, constants: Mapping[str, float], threads: int | None = None, copies: bool = False
+) -> CpuRates:
+    """The rates of a host; ``threads`` are as many as it has cores if None.
+
+    Raises:
+        SpecError: cores or memory channels of the host are not known.
+    """
+    facts = cpu_facts(host)
+    used = float(min(threads or facts.cores, facts.cores))
+    # A weight times a row is two operations.
+    giga = constants[_PER_CYCLE[facts.kernels]] * facts.ghz * 0.5e9
+    return CpuRates(
+        constants=constants,
+        threads=used,
+        read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
+        plain_per_s=giga * used,
+        wide_per_s=giga * used * constants["cpu_wide_kernels"],
+    )

@@ -1,0 +1,75 @@
+"""Weights of a serving stack that stay in page-locked host memory (``--cpu-offload-gb`` of vLLM and SGLang).
+
+Modules are moved there until so many GiB of a GPU's share are; each pass reads them over the link to the host, whole experts
+included, and nothing hides it. Source: vLLM, model_executor/models/utils.py (maybe_offload_to_cpu).
+"""
+
+from __future__ import annotations
+
+from llm_perf.config.base import GIB
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
+from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import host_link_bytes_per_s, link_sharers
+from llm_perf.systems.base import ALL_ON_GPU, NO_MEMORY, MemoryParts, PhaseCost, Placement, TierShares
+from llm_perf.systems.families import Family
+from llm_perf.systems.footprint import layers_weight_bytes, stage_weight_bytes
+from llm_perf.systems.terms import Factor, joined, one_term
+
+_LINK_SHARE = 0.8
+"""What page-locked copies reach of a link's raw rate, as elsewhere."""
+
+
+def check_host_weights(scenario: Scenario, family: Family) -> None:
+    """Refuse the option where the stack has none.
+
+    Raises:
+        SpecError: with the stacks that have it.
+    """
+    if scenario.offload.cpu_offload_gb and not family.cpu_offload:
+        raise SpecError(f"system {family.name} has no --cpu-offload-gb; systems that do: vllm, sglang")
+
+
+def host_weight_bytes(scenario: Scenario) -> float:
+    """Bytes of one GPU's weights in host memory: as much as is asked for, its layers at most."""
+    asked = (scenario.offload.cpu_offload_gb or 0.0) * GIB
+    if not asked:
+        return 0.0
+    return min(asked, layers_weight_bytes(scenario) / scenario.parallelism.pp_size)
+
+
+def host_weights_placement(scenario: Scenario) -> Placement:
+    """Shares of the weights."""
+    share = host_weight_bytes(scenario) / stage_weight_bytes(scenario)
+    return Placement(
+        TierShares(1.0 - share, share, 0.0),
+        ALL_ON_GPU,
+        ALL_ON_GPU,
+        f"--cpu-offload-gb {scenario.offload.cpu_offload_gb:g}: weights of a GPU that stay in host memory",
+    )
+
+
+def host_weights_memory(scenario: Scenario) -> MemoryParts:
+    """Host memory of all GPUs of a node; none where nothing is asked for."""
+    each = host_weight_bytes(scenario)
+    if not each:
+        return NO_MEMORY
+    return MemoryParts(each * scenario.gpus_per_node, 0.0, 0.0, 0.0, 0.0, scenario.host.usable_memory_bytes)
+
+
+def with_host_weights(phase: PhaseCost, scenario: Scenario, passes: Number) -> PhaseCost:
+    """A phase of so many passes, each of which reads the weights in host memory."""
+    link = host_link_bytes_per_s(scenario.gpu, scenario.host) * _LINK_SHARE
+    rate = link / link_sharers(scenario.host, scenario.gpus_per_node)
+    moved = host_weight_bytes(scenario)
+    seconds = passes * moved / rate
+    factors = (Factor("passes", passes), Factor("bytes", moved), Factor("link bytes/s", rate, divides=True))
+    terms = joined(phase.terms, one_term("weight_streaming", "weights over the host's link", *factors))
+    return PhaseCost(
+        phase.latency_s + seconds,
+        {**phase.parts_s, "weight_streaming": seconds},
+        {**phase.busy_s, "pcie": seconds},
+        phase.stages_busy,
+        phase.slowest_stage_s,
+        terms,
+    )

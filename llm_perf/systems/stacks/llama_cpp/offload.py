@@ -1,0 +1,234 @@
+"""llama.cpp with layers or experts in host memory: which are where, what that needs, and the pass over them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm_perf.config.base import GIB
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.linears import layer_linears
+from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import host_link_bytes_per_s
+from llm_perf.systems.base import (
+    NO_MEMORY,
+    Load,
+    MemoryParts,
+    MemoryUse,
+    Placement,
+    TierShares,
+)
+from llm_perf.systems.footprint import head_bytes, model_weight_bytes, stage_kv_bytes
+from llm_perf.systems.forward import replica_batch
+from llm_perf.systems.hybrid import (
+    Division,
+    HybridForward,
+    Part,
+    expert_layer_bytes,
+    has_experts,
+    layers_between,
+    layers_on_gpu_bytes,
+    missing_share,
+)
+
+_HOST_RESERVE_BYTES = 1.0 * GIB
+"""Process, tokenizer and buffers of the CPU's backend; an estimate."""
+
+
+def check(scenario: Scenario) -> None:
+    """Refuse settings that mean nothing for the model or the machine.
+
+    Raises:
+        SpecError: experts of a dense model, or layers on a GPU that is not there.
+    """
+    asked = scenario.offload
+    if asked.n_cpu_moe and not any(has_experts(group) for group in scenario.model.layer_groups):
+        raise SpecError(
+            f"--n-cpu-moe is about experts, and {scenario.model.name} is dense: give --n-gpu-layers"
+        )
+    if scenario.gpu.absent and asked.n_gpu_layers:
+        raise SpecError(f"--n-gpu-layers {asked.n_gpu_layers} needs a GPU, and --gpu none is none")
+    if scenario.gpu.absent and scenario.parallelism.num_gpus > 1:
+        raise SpecError(
+            "--gpu none is no GPU at all: leave the sizes of tensor, pipeline and data parallelism out"
+        )
+
+
+def division_of(scenario: Scenario, constants: dict[str, float]) -> Division:
+    """Which layers are on the GPU: the last ``n_gpu_layers``, of which the head is one.
+
+    Since late 2025 the head counts as the first of them (llama-model.cpp: layers from n_layer + 1 - n_gpu_layers on),
+    before as the last. The experts of the first ``n_cpu_moe`` layers stay in host memory.
+    """
+    model, asked = scenario.model, scenario.offload
+    layers = model.num_layers
+    wanted = (0 if scenario.gpu.absent else layers + 1) if asked.n_gpu_layers is None else asked.n_gpu_layers
+    wanted = min(wanted, layers + 1)
+    head = wanted > 0 if constants["output_layer_first"] else wanted > layers
+    start = layers - min(max(wanted - 1, 0) if constants["output_layer_first"] else wanted, layers)
+    on_gpu = layers_between(model, start, layers)
+    with_experts = layers_between(model, max(start, asked.n_cpu_moe or 0), layers)
+    parts = tuple(
+        Part(group.count, here, min(experts, here) if has_experts(group) else here)
+        for group, here, experts in zip(model.layer_groups, on_gpu, with_experts, strict=True)
+    )
+    cache = asked.kv_cache
+    return Division(parts, head, cache_on_gpu=cache is None or cache.gpu > 0)
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def shared_memory(scenario: Scenario) -> bool:
+    """Whether GPU and host have one memory: neither states a link between two."""
+    gpu = scenario.gpu
+    return not gpu.absent and gpu.pcie_bytes_per_s is None and scenario.host.pcie_bytes_per_s is None
+
+
+def gpu_weight_bytes(scenario: Scenario, division: Division) -> float:
+    """Bytes of weights on all GPUs together."""
+    head = head_bytes(scenario) if division.head_on_gpu else 0.0
+    if division.head_on_gpu and scenario.model.tied_embeddings:
+        head = max(head, _table_bytes(scenario))
+    return layers_on_gpu_bytes(scenario, division) + head
+
+
+def _table_bytes(scenario: Scenario) -> float:
+    return model_weight_bytes(scenario) - _layers_bytes(scenario) - head_bytes(scenario)
+
+
+def _layers_bytes(scenario: Scenario) -> float:
+    from llm_perf.systems.footprint import layers_weight_bytes
+
+    return layers_weight_bytes(scenario)
+
+
+def host_weight_bytes(scenario: Scenario, division: Division) -> float:
+    """Bytes of weights in host memory: the token table, and all that is not on a GPU; every byte is in one place."""
+    return max(model_weight_bytes(scenario) - gpu_weight_bytes(scenario, division), 0.0)
+
+
+def cache_on_gpu_share(scenario: Scenario, division: Division) -> float:
+    """Share of the layers whose keys and values are on the GPU."""
+    if not division.cache_on_gpu:
+        return 0.0
+    return sum(part.on_gpu for part in division.parts) / scenario.model.num_layers
+
+
+def memory_use(scenario: Scenario, load: Load, division: Division, constants: dict[str, float]) -> MemoryUse:
+    """Memory of the fullest GPU, of the host, and bytes that stay in the file since the host has no room for them."""
+    from llm_perf.systems.stacks.llama_cpp import compute_buffer_bytes
+
+    batch, stages = replica_batch(scenario, load), scenario.parallelism.pp_size
+    one_stage = (
+        scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1)) if stages > 1 else scenario
+    )
+    cache = stage_kv_bytes(one_stage, batch, load.context_len, int(constants["ubatch_tokens"]))
+    share = cache_on_gpu_share(scenario, division)
+    gpu = NO_MEMORY
+    if not scenario.gpu.absent:
+        copied = _largest_tensor_bytes(scenario) if constants["copy_min_tokens"] > 0 else 0.0
+        gpu = MemoryParts(
+            weights_bytes=gpu_weight_bytes(one_stage, division) / stages,
+            kv_cache_bytes=cache * share / stages,
+            activations_bytes=compute_buffer_bytes(scenario, batch, load.context_len, constants),
+            buffers_bytes=copied,
+            reserved_bytes=constants["process_reserve_gib"] * GIB,
+            capacity_bytes=scenario.gpu.usable_memory_bytes,
+        )
+    capacity: Number = scenario.host.usable_memory_bytes
+    if shared_memory(scenario):
+        capacity = maximum(capacity - gpu.total_bytes, 0.0)
+    weights = host_weight_bytes(one_stage, division)
+    room = maximum(capacity - _HOST_RESERVE_BYTES - cache * (1 - share), 0.0)
+    kept = minimum(weights, room) if scenario.host.disk is not None else weights
+    cpu = MemoryParts(
+        weights_bytes=kept,
+        kv_cache_bytes=cache * (1 - share),
+        activations_bytes=0.0,
+        buffers_bytes=0.0,
+        reserved_bytes=_HOST_RESERVE_BYTES,
+        capacity_bytes=capacity,
+    )
+    disk = scenario.host.disk
+    file = MemoryParts(weights - kept, 0.0, 0.0, 0.0, 0.0, 0.0 if disk is None else disk.capacity_bytes)
+    return MemoryUse(gpu, cpu, file)
+
+
+def _largest_tensor_bytes(scenario: Scenario) -> float:
+    """What a GPU needs to hold of weights that are copied for one product: all experts of a matrix are one tensor."""
+    model, formats = scenario.model, scenario.dtype.formats
+    found = 0.0
+    for index, group in enumerate(model.layer_groups):
+        for position, linear in enumerate(layer_linears(group, model.hidden_size)):
+            bits = (
+                scenario.dtype.stored_weight_bits if formats is None else formats.layers[index][position].bits
+            )
+            found = max(found, linear.copies * linear.weights * bits / 8)
+    return found
+
+
+def placement(scenario: Scenario, load: Load, division: Division, constants: dict[str, float]) -> Placement:
+    """Shares of weights and cache, and why."""
+    used = memory_use(scenario, load, division, constants)
+    whole = model_weight_bytes(scenario)
+    gpu = gpu_weight_bytes(scenario, division) / whole
+    nvme = used.nvme.weights_bytes / whole
+    share = cache_on_gpu_share(scenario, division)
+    return Placement(
+        TierShares(gpu, maximum(1.0 - gpu - nvme, 0.0), nvme),
+        TierShares(share, 1.0 - share, 0.0),
+        TierShares(0.0, 1.0, 0.0) if division.empty else TierShares(1.0, 0.0, 0.0),
+        _reason(scenario, division),
+    )
+
+
+def _reason(scenario: Scenario, division: Division) -> str:
+    layers = scenario.model.num_layers
+    if scenario.gpu.absent:
+        return "without a GPU all layers are computed on the CPU"
+    here = sum(part.on_gpu for part in division.parts)
+    away = sum(
+        part.on_gpu - part.experts_on_gpu
+        for part, group in zip(division.parts, scenario.model.layer_groups, strict=True)
+        if has_experts(group)
+    )
+    experts = f", experts of {away} of these in host memory" if away else ""
+    return f"{here} of {layers} layers on the GPU{experts}; the rest is computed on the CPU"
+
+
+# -- time ---------------------------------------------------------------------------------------------------------
+
+
+def forward_of(
+    scenario: Scenario, constants: dict[str, float], division: Division, used: MemoryUse
+) -> HybridForward:
+    """The pass over the divided model."""
+    needed = host_weight_bytes(scenario, division)
+    missing = used.nvme.weights_bytes
+    share = missing / needed if needed and (is_array(missing) or missing > 0) else 0.0
+    return HybridForward(
+        scenario, constants, replace(division, file_share=share), link_bytes_per_s(scenario, constants)
+    )
+
+
+def link_bytes_per_s(scenario: Scenario, constants: dict[str, float]) -> float:
+    """Bytes per second that copies of weights to the GPU reach; no limit where both have one memory."""
+    if scenario.gpu.absent or shared_memory(scenario):
+        return float("inf")
+    return host_link_bytes_per_s(scenario.gpu, scenario.host) * constants["host_copy_link_share"]
+
+
+def notes(scenario: Scenario, division: Division, used: MemoryUse) -> tuple[str, ...]:
+    """What a reader should know."""
+    missing = used.nvme.weights_bytes
+    if is_array(missing) or missing <= 0:
+        return ()
+    share = missing_share(host_weight_bytes(scenario, division), used.cpu.weights_bytes)
+    return (
+        f"{missing / GIB:.1f} GiB of the file do not fit in host memory: {share:.0%} of what a pass needs of it is read "
+        "from the disk each time (memory map)",
+    )
+
+
+__all__ = ["check", "division_of", "expert_layer_bytes", "forward_of", "memory_use", "notes", "placement"]

@@ -1,0 +1,244 @@
+"""A model divided between GPU and CPU: the ends equal the undivided answers, more of the machine is never slower."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.loading import get_host_config_by_name, get_model_config_by_name
+from llm_perf.counts.products import layer_products
+from llm_perf.systems import Load, system_of
+from llm_perf.systems.footprint import model_weight_bytes
+from llm_perf.systems.hybrid import expert_layer_bytes, layers_between, used_share
+
+DENSE, MIXTURE = "llama-3.1-8b", "qwen3-30b-a3b"
+MODELS = (DENSE, MIXTURE, "deepseek-v3", "gpt-oss-20b", "mixtral-8x7b")
+
+
+def asked(facts: RunFacts | None = None, **changes: Any) -> InferenceResult:
+    inputs = {
+        "model": MIXTURE, "gpu": "rtx-4090", "host": "ryzen-9-7950x", "system": "llama_cpp", "weight_format": "q4_k_m",
+        "prompt_len": 300, "gen_len": 40,
+    } | changes  # fmt: skip
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    return predict_inference(build_scenario(InferenceInputs(**inputs), facts or RunFacts()))
+
+
+def seconds(result: InferenceResult) -> tuple[float, float]:
+    assert result.decode is not None
+    return result.prefill.latency_s, result.decode.latency_s
+
+
+# -- the ends ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_layers_on_the_gpu_is_the_resident_answer(model: str) -> None:
+    whole, every = asked(model=model), asked(model=model, n_gpu_layers="all")
+    assert seconds(whole) == seconds(every)
+    assert whole.memory == every.memory
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_layer_on_the_gpu_decodes_as_the_cpu_alone(model: str) -> None:
+    """Prompts differ: with a GPU they copy the weights to it."""
+    none = asked(model=model, n_gpu_layers=0)
+    cpu = asked(model=model, gpu="none")
+    assert seconds(none)[1] == pytest.approx(seconds(cpu)[1], rel=1e-6)
+    short = {"model": model, "prompt_len": 16}  # too short to copy weights for
+    assert seconds(asked(n_gpu_layers=0, **short))[0] == pytest.approx(
+        seconds(asked(gpu="cpu", **short))[0], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("system", ["ktransformers", "moe_infinity", "fiddler"])
+def test_a_hit_rate_of_one_is_all_experts_on_the_gpu(system: str) -> None:
+    fits: dict[str, Any] = {"gpu": "h200", "host": "epyc-9654", "system": system, "weight_format": "bf16"}
+    hit = asked(**fits, kt_num_gpu_experts=16, expert_hit_rate=1.0)
+    held = asked(**fits, kt_num_gpu_experts=128)
+    assert seconds(hit) == pytest.approx(seconds(held), rel=1e-9)
+    assert not hit.prefill.breakdown_s.get("cpu_experts")
+    assert not hit.prefill.breakdown_s.get("weight_copies")
+
+
+def test_all_experts_held_take_as_long_as_a_resident_stack_with_the_same_constants() -> None:
+    held = asked(
+        gpu="h200", host="epyc-9654", system="ktransformers", weight_format="bf16", kt_num_gpu_experts=128
+    )
+    constants = system_of(held.scenario).constants(held.scenario)
+    resident = build_scenario(
+        InferenceInputs(
+            model=MIXTURE, gpu="h200", host="epyc-9654", weight_format="bf16", prompt_len=300, gen_len=40
+        )
+    )
+    own = system_of(resident).constants(resident)
+    same = resident.replace(constants=tuple((name, constants[name]) for name in own))
+    assert seconds(held) == pytest.approx(seconds(predict_inference(same)), rel=1e-6)
+
+
+# -- more is never slower ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [DENSE, MIXTURE, "gpt-oss-20b"])
+@pytest.mark.parametrize("prompt_len", [16, 2000])
+def test_more_layers_on_the_gpu_are_never_slower(model: str, prompt_len: int) -> None:
+    layers = get_model_config_by_name(model).num_layers
+    found = [
+        seconds(asked(model=model, n_gpu_layers=n, prompt_len=prompt_len)) for n in range(0, layers + 2, 4)
+    ]
+    found.append(seconds(asked(model=model, prompt_len=prompt_len)))
+    for phase in zip(*found, strict=True):
+        # The first layer on the GPU adds a hop between both.
+        assert all(later <= before * 1.002 for before, later in itertools.pairwise(phase[1:]))
+        assert phase[-1] < phase[0]
+
+
+@pytest.mark.parametrize("system", ["llama_cpp", "ik_llama.cpp"])
+def test_fewer_experts_on_the_cpu_are_never_slower(system: str) -> None:
+    found = [seconds(asked(system=system, n_cpu_moe=n)) for n in range(48, 0, -6)]
+    for phase in zip(*found, strict=True):
+        assert list(phase) == sorted(phase, reverse=True)
+
+
+@pytest.mark.parametrize("gpu", ["none", "rtx-4090"])
+@pytest.mark.parametrize(
+    "field", ["memory_mt_per_s", "memory_channels_per_socket", "cores_per_socket", "all_core_ghz"]
+)
+@pytest.mark.parametrize("system", ["llama_cpp", "ik_llama.cpp"])
+def test_a_larger_machine_is_never_slower(gpu: str, field: str, system: str) -> None:
+    host = get_host_config_by_name("epyc-9374f")
+    small, large = [], []
+    for share, found in ((1, small), (2, large)):
+        value = getattr(host, field) * share
+        changed = host.replace(**{field: value, "memory_bandwidth_gb_per_s_per_socket": None})
+        changed = type(host)(**{k: v for k, v in changed.model_dump().items() if v is not None})
+        # Barriers cost more the more threads meet: as many threads as the smaller machine has.
+        found += seconds(
+            asked(
+                RunFacts(host=changed),
+                gpu=gpu,
+                system=system,
+                n_cpu_moe=None if gpu == "none" else 48,
+                threads=32,
+            )
+        )
+    assert all(fast <= slow * (1 + 1e-9) for fast, slow in zip(large, small, strict=True))
+    if field.startswith("memory"):
+        assert large[1] < small[1]
+
+
+def test_a_measured_bandwidth_takes_the_place_of_the_channels() -> None:
+    slow, fast = (asked(gpu="none", host_bandwidth=gb).tpot_s for gb in (30, 60))
+    assert slow is not None
+    assert fast is not None
+    assert 1.5 < slow / fast < 2.0
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layers", [0, 1, 7, 20])
+@pytest.mark.parametrize("moe", [None, 5])
+def test_memory_of_gpu_and_host_holds_every_byte_once(model: str, layers: int, moe: int | None) -> None:
+    if moe is not None and model == DENSE:
+        pytest.skip("a dense model has no experts")
+    result = asked(model=model, n_gpu_layers=layers, n_cpu_moe=moe, host="2x epyc-9654")
+    whole = model_weight_bytes(result.scenario)
+    used = result.memory
+    assert used.gpu.weights_bytes + used.cpu.weights_bytes + used.nvme.weights_bytes == pytest.approx(
+        whole, rel=1e-9
+    )
+    shares = result.placement.weights
+    assert shares.gpu + shares.cpu + shares.nvme == pytest.approx(1)
+    cache = used.gpu.kv_cache_bytes + used.cpu.kv_cache_bytes
+    assert cache == pytest.approx(asked(model=model, host="2x epyc-9654").memory.gpu.kv_cache_bytes, rel=1e-9)
+
+
+def test_a_file_larger_than_memory_is_read_from_the_disk() -> None:
+    fits = asked(model="deepseek-v3", gpu="none", host="2x epyc-9654")
+    small = asked(model="deepseek-v3", gpu="none", host="ryzen-9-7950x")
+    assert fits.memory.nvme.weights_bytes == 0
+    assert small.memory.nvme.weights_bytes > 300 * 2**30
+    assert small.decode is not None
+    assert small.decode.breakdown_s["file_reads"] > 0.5 * small.decode.latency_s
+    assert any("do not fit in host memory" in warning for warning in small.warnings)
+
+
+@pytest.mark.parametrize("model", ["mixtral-8x7b", MIXTURE])
+def test_routed_bytes_of_a_batch_lie_between_those_of_one_token_and_all(model: str) -> None:
+    spec = get_model_config_by_name(model)
+    (group,) = spec.layer_groups
+    expert = next(product for product in layer_products(spec, group) if product.is_expert)
+    touched = expert.touched(np.arange(1.0, 400.0))
+    assert touched[0] == pytest.approx(group.mlp.experts_per_token)
+    assert (np.diff(touched) >= 0).all()
+    assert touched[-1] <= group.mlp.routed_experts
+    scenario = asked(model=model).scenario
+    assert used_share(scenario, 1e9) == pytest.approx(1.0)
+    assert used_share(scenario, 1.0) < 0.5
+
+
+def test_a_division_by_layers_covers_each_layer_once() -> None:
+    for name in MODELS:
+        model = get_model_config_by_name(name)
+        for cut in range(model.num_layers + 1):
+            first, last = layers_between(model, 0, cut), layers_between(model, cut, model.num_layers)
+            assert sum(first) == cut
+            assert sum(last) == model.num_layers - cut
+    assert layers_between(get_model_config_by_name("deepseek-v3"), 0, 10) == (3, 7)
+
+
+def test_experts_are_most_of_a_mixture() -> None:
+    scenario = asked(model="deepseek-v3").scenario
+    experts = sum(
+        group.count * size
+        for group, size in zip(scenario.model.layer_groups, expert_layer_bytes(scenario), strict=True)
+    )
+    assert 0.95 < experts / model_weight_bytes(scenario) < 0.99
+
+
+# -- arrays and single numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_cpu_moe": 24},
+        {"gpu": "none"},
+        {"n_gpu_layers": 20, "system": "ik_llama.cpp"},
+        {"system": "ktransformers", "weight_format": "fp8", "kt_num_gpu_experts": 8},
+        {"system": "moe_infinity", "weight_format": "bf16"},
+        {"system": "fiddler", "weight_format": "bf16"},
+    ],
+)
+def test_arrays_of_batches_equal_single_predictions(changes: dict[str, Any]) -> None:
+    scenario = asked(**changes).scenario
+    batches = np.array([1.0, 4.0, 40.0, 300.0])
+    system = system_of(scenario)
+    many = system.evaluate(scenario, Load(batches, 300.0, 40.0))
+    for index, batch in enumerate(batches):
+        one = system.evaluate(scenario, Load(float(batch), 300.0, 40.0))
+        for phase, single in ((many.prefill, one.prefill), (many.decode, one.decode)):
+            assert phase is not None
+            assert single is not None
+            latency = np.broadcast_to(phase.latency_s, batches.shape)[index]
+            assert latency == pytest.approx(float(single.latency_s), rel=1e-9)
+        for tier in ("gpu", "cpu"):
+            total = np.broadcast_to(getattr(many.memory, tier).total_bytes, batches.shape)[index]
+            assert total == pytest.approx(float(getattr(one.memory, tier).total_bytes), rel=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{"n_cpu_moe": 24}, {"gpu": "none"}, {"n_gpu_layers": 20}])
+def test_terms_sum_to_the_latency(changes: dict[str, Any]) -> None:
+    result = asked(**changes)
+    for phase in (result.prefill, result.decode):
+        assert phase is not None
+        assert sum(term.value for term in phase.terms) == pytest.approx(phase.latency_s, rel=1e-6)
+        assert sum(phase.breakdown_s.values()) == pytest.approx(phase.latency_s, rel=1e-9)
