@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test run-demo calibrate ops wheels bench accuracy pictures docs lint format clean
+.PHONY: help demo test run-demo calibrate ops llama-cpp run-llama-cpp wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -29,6 +29,8 @@ help:
 	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
 	@echo "make calibrate  measure this machine, fit a profile, predict a model that was left out (under 10 minutes)"
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
+	@echo "make llama-cpp build llama.cpp's llama-bench and llama-quantize, once (4 minutes on two cores)"
+	@echo "make run-llama-cpp probe this CPU, run llama.cpp in 18 settings, predicted beside measured (5 minutes)"
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
@@ -41,7 +43,7 @@ help:
 demo: $(VENV)/.base
 	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
 
-test: lint ops | $(CHROMIUM)
+test: lint ops llama-cpp | $(CHROMIUM)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 run-demo: ops
@@ -55,6 +57,13 @@ calibrate: $(VENV)/.dev
 # Says what it does and how long it takes; at once where it is done. TORCH_EXTENSIONS_DIR moves it out of ~/.cache.
 ops: $(VENV)/.dev | $(LIBAIO)
 	@$(BIN)/python -m calibrate.run.ops
+
+# The same for llama.cpp (docs/calibrate_llama_cpp.md). LLM_PERF_LLAMA_CPP names a folder with programs of one's own.
+llama-cpp: $(VENV)/.dev
+	@$(BIN)/python -m calibrate.run_llama_cpp.build
+
+run-llama-cpp: llama-cpp
+	@$(BIN)/python -m calibrate.run_llama_cpp.table
 
 $(LIBAIO):
 	$(SUDO) apt-get update -qq

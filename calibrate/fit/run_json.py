@@ -120,6 +120,10 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
     if not isinstance(run, Mapping):
         raise SpecError(f"{source}: run = {run!r}: expected the settings of a run")
     try:
+        if run.get("system") == "llama_cpp":
+            from calibrate.run_llama_cpp.prediction import scenario_of_run
+
+            return scenario_of_run(run, machine)
         known = {name: value for name, value in run.items() if name in RunSettings.model_fields}
         settings = RunSettings(**(known | {"profile": None}))
         model = get_model_config_by_name(settings.model_name)

@@ -25,18 +25,28 @@ def describe_environment(device: Any, dtype: str, offload_dir: Path) -> dict[str
     """Device, driver, clocks, link, CPU, memory, disk, versions, git revision, settings that change times."""
     import torch
 
+    about = describe_machine(torch.get_num_threads(), offload_dir)
+    device_facts = _cuda(device) if device.kind == "cuda" else {"name": cpu_name()}
+    return {"device": {"kind": device.kind, **device_facts}, "dtype": dtype} | about
+
+
+def describe_machine(threads: int, folder: Path) -> dict[str, Any]:
+    """CPU, memory, disk, versions, git revision, settings that change times.
+
+    Args:
+        threads: That the run uses.
+        folder: Whose disk it uses.
+    """
     return {
-        "device": {"kind": device.kind, **(_cuda(device) if device.kind == "cuda" else {"name": cpu_name()})},
-        "dtype": dtype,
         "cpu": {
             "name": cpu_name(),
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(),
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "frequency_mhz": cpu_mhz(),
         },
         "memory": memory_bytes(),
-        "disk": {**disk_bytes(offload_dir), **disk_device(offload_dir)},
+        "disk": {**disk_bytes(folder), **disk_device(folder)},
         "versions": {"llm_perf": __version__, "python": platform.python_version(), **package_versions()},
         "system": {"platform": platform.platform(), "machine": platform.machine()},
         "git_revision": git_revision(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from calibrate.run.settings import RunSettings
 from llm_perf.config.model import ModelConfig
@@ -12,7 +12,23 @@ from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import active_params
 
 
-def phases(settings: RunSettings, loops: list[dict[str, Any]]) -> dict[str, Any]:
+class Lengths(Protocol):
+    """What a latency becomes a throughput by."""
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences."""
+
+    @property
+    def prompt_len(self) -> int:
+        """Prompt tokens of each."""
+
+    @property
+    def gen_len(self) -> int:
+        """Tokens generated for each."""
+
+
+def phases(settings: Lengths, loops: list[dict[str, Any]]) -> dict[str, Any]:
     """Latency, throughput and spread of each phase.
 
     Latencies are medians over the loops, decode is total minus prefill, so that the three add up. Loops in which other

@@ -164,7 +164,7 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     from calibrate.run.weights import empty_model
 
     if rank.first:
-        check_outputs(settings)
+        check_outputs(settings.runs_dir, settings.output_file)
     device = choose_device(settings.device, rank.local_rank, rank.local_world_size)
     if settings.model_name == AUTO:
         settings = settings.replace(model_name=choose_model(settings, device))
@@ -300,20 +300,20 @@ def load_ops(settings: RunSettings, device: Any, dtype: str, progress: Progress)
         ops.load_quantiser()
 
 
-def check_outputs(settings: RunSettings) -> None:
+def check_outputs(runs_dir: str, output_file: str) -> None:
     """Make sure that the benchmark log and the run's file can be written, before hours are spent on what goes there.
 
     Raises:
         OutputError: one of them cannot.
     """
     try:
-        writable_folder(settings.runs_dir, "--runs-dir")
-        if settings.output_file == "auto":
+        writable_folder(runs_dir, "--runs-dir")
+        if output_file == "auto":
             writable_folder(".", "--log-file in")
     except EnvironmentFailure as error:
         raise OutputError(str(error)) from None
-    if settings.output_file != "auto":
-        _check_log(Path(settings.output_file))
+    if output_file != "auto":
+        _check_log(Path(output_file))
 
 
 def _check_log(log: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, run_llama_cpp, with_llama_cpp_options
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
 from llm_perf.errors import DoesNotFitError, SpecError
 
@@ -45,7 +46,9 @@ _OPTIONS = (
     click.option("--dtype", type=click.Choice(("auto", "fp16", "bf16", "fp32")), help="[default: auto]"),
     click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), help="[default: auto]"),
     click.option(
-        "--system", type=click.Choice(("zero_inference", "transformers")), help="[default: zero_inference]"
+        "--system",
+        type=click.Choice(("zero_inference", "transformers", "llama_cpp")),
+        help="[default: zero_inference]",
     ),
     _flag("dummy-on-disk", "Dummy weights through a checkpoint.  [default: if the disk has room]"),
     click.option("--log-file", "output_file", help='Benchmark log; "auto" names it.  [default: auto]'),
@@ -78,6 +81,7 @@ def _with_options(function: Any) -> Any:
 @click.option("--gpu", help="GPU of the logs and tables that --fit reads.")
 @click.option("--host", help="Host of them; the GPU's usual one if not given.")
 @_with_options
+@with_llama_cpp_options
 @with_train_options
 @click.option("--hostfile", help="DeepSpeed hostfile, to run on several machines.")
 @click.option("--local_rank", "--local-rank", type=int, hidden=True, help="Passed by launchers; RANK counts.")
@@ -102,9 +106,15 @@ def calibrate(
     """Run the real thing on this machine, and lay the prediction beside it.
 
     Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
-    --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead.
+    --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead, with --system llama_cpp a real llama.cpp runs.
+    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp.
     """
     del local_rank
+    words = _Words.of(runs)
+    runs, run_it, train = words.rest, run_it or words.run, train or words.train
+    run_microbench, fit_it = run_microbench or words.microbench, fit_it or words.fit
+    if words.log is not None:
+        log_to_read = words.log
     given = {name: value for name, value in flags.items() if value is not None}
     modes = {"run": run_it, "read-log": log_to_read is not None, "microbench": run_microbench, "fit": fit_it}
     others = {
@@ -138,12 +148,51 @@ def calibrate(
     misplaced = next((name for name in TRAIN_FLAGS if name in given), None)
     if misplaced is not None:
         raise SpecError(f"--{misplaced.replace('_', '-')} describes a training run: pass --train with it")
+    if given.get("system") == "llama_cpp":
+        return run_llama_cpp(given, hostfile, as_json)
+    misplaced = next((name for name in LLAMA_CPP_FLAGS if name in given), None)
+    if misplaced is not None:
+        raise SpecError(
+            f"--{misplaced.replace('_', '-')} describes a run of llama.cpp: pass --system llama_cpp with it"
+        )
     return _run(given, hostfile, as_json)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a first argument means that is the name of one of the command's modes, and the arguments behind it."""
+
+    rest: tuple[str, ...]
+    run: bool = False
+    train: bool = False
+    microbench: bool = False
+    fit: bool = False
+    log: str | None = None
+
+    @classmethod
+    def of(cls, arguments: tuple[str, ...]) -> _Words:
+        first, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+        if first == "read-log" and len(rest) == 1:
+            return cls((), log=rest[0])
+        if first in ("run", "train"):
+            return cls(rest, run=True, train=first == "train")
+        if first in ("microbench", "fit"):
+            return cls(rest, microbench=first == "microbench", fit=first == "fit")
+        return cls(arguments)
 
 
 _FLAGS_OF = {
     "read-log": (),
-    "microbench": ("device", "dtype", "offload_dir", "allow_concurrent", "budget", "out"),
+    "microbench": (
+        "device",
+        "dtype",
+        "offload_dir",
+        "allow_concurrent",
+        "budget",
+        "out",
+        "system",
+        "runs_dir",
+    ),
     "fit": ("gpu", "host", "out"),
 }
 _NOT_OF_A_RUN = ("budget", "out", "gpu", "host")

@@ -27,6 +27,10 @@ def seconds_of(budget: str) -> float:
 
 def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
     """``--microbench``."""
+    if given.get("system") is not None:
+        return _microbench_of(budget, out, given, as_json)
+    if "runs_dir" in given:
+        raise SpecError("--runs-dir says nothing about --microbench: --out names its file")
     from calibrate.microbench.report import print_microbench
     from calibrate.microbench.suite import DEFAULT_BUDGET_S
     from calibrate.microbench.suite import microbench as measure
@@ -46,6 +50,28 @@ def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_js
     else:
         print_microbench(record)
         click.echo(f"samples written to {record['file']}", err=True)
+    return 0
+
+
+def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
+    """``--microbench --system llama_cpp``: a probe that ends in a profile."""
+    if given["system"] != "llama_cpp":
+        raise SpecError(
+            f"--system {given['system']} says nothing about --microbench, which measures the machine; llama_cpp has a "
+            "probe of its own"
+        )
+    misplaced = next((name for name in ("device", "dtype") if name in given), "budget" if budget else None)
+    if misplaced is not None:
+        raise SpecError(f"--{misplaced} says nothing about --microbench --system llama_cpp")
+    from calibrate.run_llama_cpp.microbench import microbench_llama_cpp, probe_lines
+
+    asked = {name: given[name] for name in ("offload_dir", "runs_dir", "allow_concurrent") if name in given}
+    found = microbench_llama_cpp(out, **asked)
+    if as_json:
+        click.echo(json.dumps(found, allow_nan=False))
+    else:
+        click.echo("\n".join(probe_lines(found)))
+        click.echo(f"profile written to {found['profile']}, samples to {found['file']}", err=True)
     return 0
 
 

@@ -1,0 +1,1 @@
+"""A real llama.cpp on this machine: built once, fed with GGUF files of random weights, timed by its own llama-bench."""
