@@ -27,9 +27,9 @@ _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
 class CpuFacts:
     """The processors of one host.
 
-    ``native_16bit``: they multiply numbers of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket could deliver, ``cores_bytes_per_s`` what its cores can
-    take in where their links are narrower, None where these are no limit. ``measured_bytes_per_s`` is what reads of
-    all sockets' memory were measured to reach, None where nobody did.
+    ``native_16bit``: they multiply numbers of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
+    could deliver, ``cores_bytes_per_s`` what its cores can take in where their links are narrower, None where these are
+    no limit. ``measured_bytes_per_s`` is what reads of all sockets' memory were measured to reach, None where nobody did.
     """
 
     sockets: int
