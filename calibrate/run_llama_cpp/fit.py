@@ -11,6 +11,7 @@ from typing import Any
 from calibrate.overrides import Overrides
 from calibrate.refit import Fit, Parameter, Target, fit
 from calibrate.run.environment import cpu_name, usable_cores
+from calibrate.run_llama_cpp import SYSTEM
 from calibrate.run_llama_cpp.measurement import read_weight_bytes
 from calibrate.run_llama_cpp.prediction import scenario_of
 from calibrate.run_llama_cpp.probe import GENERATED, PROMPT, Probe, ProbeRun, quiet_s
@@ -23,7 +24,6 @@ from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
 
-SYSTEM = "llama_cpp"
 NOISE = 0.03
 """Log ratio that counts as one standard deviation of a time: what quiet repetitions differ by."""
 _RATE_FACTOR = 2.0

@@ -30,7 +30,7 @@ from calibrate.run_llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run_llama_cpp.microbench import probe_lines, probed
 from calibrate.run_llama_cpp.models import SAMPLES, sample
 from calibrate.run_llama_cpp.prediction import predict_llama_cpp
-from calibrate.run_llama_cpp.probe import quiet_s, thread_counts
+from calibrate.run_llama_cpp.probe import is_mapped, quiet_s, thread_counts
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import LLMPerfError
@@ -66,7 +66,7 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
 
         def measure(number: int) -> None:
             for run in runs:
-                run.measure(programs, prompt=number == 0)
+                run.measure(programs, prompt=number == 0, mapped=is_mapped(number))
             record.save(kind="llama_cpp table", status="running", runs=[run.as_dict() for run in runs])
 
         out = str(folder / "profile.yaml")
@@ -96,9 +96,9 @@ class _Run:
     decode_s: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
 
-    def measure(self, programs: LlamaCpp, prompt: bool) -> None:
+    def measure(self, programs: LlamaCpp, prompt: bool, mapped: bool) -> None:
         """One more round: tokens, and the prompt if asked."""
-        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS}
+        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS, "mapped": mapped}
         if prompt:
             self._take(*run_bench(programs, self.path, prompt=PROMPT, gen=0, depth=0, **common))
         self._take(*run_bench(programs, self.path, prompt=0, gen=GENERATED - 1, depth=PROMPT, **common))
