@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from calibrate.published.names import version_of  # noqa: E402
 from calibrate.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
+from calibrate.settings import Run  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
 
@@ -81,6 +83,8 @@ PLANS = plans()
 """One plan per version with runs of its own."""
 
 NOISE, TOLD, MOVED = 0.1, 0.9, 0.5
+STEP = 1e-3
+"""Log step of a derivative."""
 
 
 @dataclass(frozen=True)
@@ -137,21 +141,46 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
     centre = np.log([start[name] for name in names])
     spread = np.array([SPREAD[name] for name in names])
 
+    firsts = plan.first_tokens and first_tokens
+
+    def at(x: np.ndarray) -> dict[str, float]:
+        return fixed | dict(zip(names, np.exp(x).tolist(), strict=True))
+
+    @functools.lru_cache(maxsize=2)
+    def known(x: tuple[float, ...]) -> np.ndarray:
+        return _residuals(np.array(x))
+
     def residuals(x: np.ndarray) -> np.ndarray:
-        values = dict(zip(names, np.exp(x).tolist(), strict=True))
-        rows = data.log_ratios(fixed | values)
-        first = data.first_tokens(fixed | values) * 0.5 if plan.first_tokens and first_tokens else np.zeros(0)
-        return np.concatenate([rows / NOISE, first / NOISE, (x - centre) / spread])
+        return known(tuple(x.tolist()))
+
+    def _residuals(x: np.ndarray) -> np.ndarray:
+        first = data.first_tokens(at(x)) * 0.5 if firsts else np.zeros(0)
+        return np.concatenate([data.log_ratios(at(x)) / NOISE, first / NOISE, (x - centre) / spread])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        before, columns = residuals(x), []
+        for index, name in enumerate(names):
+            step = np.zeros(len(names))
+            step[index] = STEP
+            keys = moving(release, data, name, every[name], plan.given | every)
+            rows = data.log_ratios(at(x + step), keys) - np.where(
+                rows_of(data, keys), before[: len(data.cases)] * NOISE, 0.0
+            )
+            first = before[len(data.cases) : -len(names)]
+            if firsts:
+                first = data.first_tokens(at(x + step)) * 0.5 / NOISE - first
+            columns.append(np.concatenate([rows / NOISE, first, step / spread]) / STEP)
+        return np.stack(columns, axis=1)
 
     low, high = centre - 3.5 * spread, centre + 3.5 * spread
     found = least_squares(
         residuals,
         centre,
+        jac=jacobian,
         loss="soft_l1",
         f_scale=1.5,
         max_nfev=rounds,
         bounds=(low, high),
-        diff_step=1e-3,
         xtol=1e-3,
         ftol=1e-4,
     )
@@ -162,6 +191,32 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
         plan.given,
         every,
     )
+
+
+_MOVES: dict[tuple[str, str], dict[Run, bool]] = collections.defaultdict(dict)
+"""By version and constant, for groups of runs as they are met, whether it changes them."""
+
+
+def moving(release: str, data: Cases, name: str, value: float, others: dict[str, float]) -> frozenset[Run]:
+    """Groups of runs that a constant changes when it is a third or three times as large: no others are asked again."""
+    known = _MOVES[release, name]
+    if missing := frozenset(key for key in data.keys if key not in known):
+        plain, less, more = (
+            data.log_ratios(others | {name: value * factor}, missing) for factor in (1.0, 1 / 3, 3.0)
+        )
+        changed = (plain != less) | (plain != more)
+        for key, indices in zip(data.keys, data.groups, strict=True):
+            if key in missing:
+                known[key] = bool(changed[indices].any())
+    return frozenset(key for key in data.keys if known[key])
+
+
+def rows_of(data: Cases, keys: frozenset[Run]) -> np.ndarray:
+    """Which rows are of these groups."""
+    found = np.zeros(len(data.cases), dtype=bool)
+    for key, indices in zip(data.keys, data.groups, strict=True):
+        found[indices] = key in keys
+    return found
 
 
 # -- files ----------------------------------------------------------------------------------------------------

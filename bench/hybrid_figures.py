@@ -2,10 +2,10 @@
 
     python bench/hybrid_figures.py        two minutes
 
-Every fitted constant of the CPU as a device moves the predictions by its derivative, so that a refit without a host is a least
-absolute deviation over the other hosts' rows. It writes ``calibrate/measurements/hybrid/left_out.csv.gz`` (the log ratio of
-every rate, shipped and by refits without its host) and the widths of intervals (``llm_perf/analysis/hybrid_widths.yaml``),
-and prints the figures of ``docs/systems/hybrid.md``.
+Every fitted constant of the CPU as a device moves the predictions by its derivative, so that a refit without a host is a
+least absolute deviation over the other hosts' rows. It writes ``calibrate/measurements/hybrid/left_out.csv.gz`` (the log
+ratio of every rate, shipped and by refits without its host) and the widths of intervals
+(``llm_perf/analysis/hybrid_widths.yaml``), and prints the figures of ``docs/systems/hybrid.md``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
 WIDTHS = ROOT / "llm_perf" / "analysis" / "hybrid_widths.yaml"
 FITTED = (
-    "cpu_expert_share", "cpu_expert_share_many_channels", "cpu_core_half_cores", "cpu_decode_score_share", "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
+    "cpu_expert_share", "cpu_expert_share_many_channels", "cpu_core_half_cores",
+    "cpu_decode_score_share",
+    "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
     "cpu_second_socket_share", "cpu_core_gb_per_s", "cpu_stream_share", "cpu_flops_per_cycle_avx512",
     "cpu_flops_per_cycle_amx", "cpu_flops_per_cycle_avx2", "cpu_flops_per_cycle_neon", "cpu_expert_lost_rows",
     "cpu_wide_kernels", "cpu_row_kernels", "cpu_score_share", "cpu_wide_lost_rows", "host_copy_link_share",
@@ -62,7 +64,7 @@ def gm(ratios: np.ndarray) -> float:
 
 
 def derivatives(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
-    """d log(rate) / d log(constant), one column per constant."""
+    """D log(rate) / d log(constant), one column per constant."""
     found = np.zeros((len(cases), len(FITTED)))
     for row, case in enumerate(cases):
         values = system_of(case.run.scenario).constants(case.run.scenario)
@@ -119,7 +121,7 @@ def with_bandwidth(cases: list[HybridCase], picks: int = 3) -> np.ndarray:
         if case.phase == "decode" and case.kind in ("cpu", "cpu and gpu"):
             hosts[case.host].append(case)
     for own in hosts.values():
-        if len(own) < 3:  # noqa: PLR2004 - one that tells, two others
+        if len(own) < 3:
             continue
         ranked = sorted(own, key=lambda case: -bound_by_reads(case))
         for pick in ranked[:picks]:
@@ -138,7 +140,7 @@ def usual_gb_per_s(case: HybridCase) -> float:
 
 
 def bound_by_reads(case: HybridCase) -> float:
-    """d log(rate of decode) / d log(bandwidth): how much a row says of its machine's memory."""
+    """D log(rate of decode) / d log(bandwidth): how much a row says of its machine's memory."""
     usual = usual_gb_per_s(case)
     return log_ratio(case, None, usual * 1.1) - log_ratio(case, None, usual / 1.1)
 
@@ -157,9 +159,11 @@ def store(cases: list[HybridCase], shipped: np.ndarray, left_out: np.ndarray) ->
     """Write the log ratios."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row_id", "host", "kind", "phase", "shipped", "left_out"))
+    writer.writerow(("row_id", "family", "host", "kind", "phase", "shipped", "left_out"))
     for case, one, other in zip(cases, shipped, left_out, strict=True):
-        writer.writerow((case.row_id, case.host, case.kind, case.phase, f"{one:.4f}", f"{other:.4f}"))
+        writer.writerow(
+            (case.row_id, case.family, case.host, case.kind, case.phase, f"{one:.4f}", f"{other:.4f}")
+        )
     with LEFT_OUT.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         packed.write(text.getvalue().encode())
 
@@ -167,8 +171,8 @@ def store(cases: list[HybridCase], shipped: np.ndarray, left_out: np.ndarray) ->
 def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
     """Half-widths of 90 % intervals by what computes and by phase, and how many rates they hold."""
     lines = [
-        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what 90 % of the",
-        "# published rates were off by at most when their host was in no fit.",
+        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what 90 % of",
+        "# the published rates were off by at most when their host was in no fit.",
     ]
     for kind in ("cpu", "cpu and gpu", "shared memory"):
         lines.append(f"{kind}:")

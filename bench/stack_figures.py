@@ -37,7 +37,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "gpu": lambda case: case.run.gpu,
 }
 DRAWS, DRAWN = 50, 20
-TRANSFER_S = 30.0
+TRANSFER_S = 180.0
 """Draws end after so many seconds; the page says how many there were."""
 
 
@@ -79,8 +79,8 @@ def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
     found = np.zeros(len(own))
     for name in sorted(set(names)):
         inside = [index for index, other in enumerate(names) if other == name]
-        rest = Cases([case for case, other in zip(own, names, strict=True) if other != name])
-        constants = fit_once(release, rest)
+        rest = [case for case, other in zip(own, names, strict=True) if other != name]
+        constants = fit_once(release, Cases([case for case in rest if PLANS[release].fits(case)]))
         found[inside] = Cases([own[index] for index in inside]).log_ratios(constants)
     return found
 
@@ -89,7 +89,8 @@ def transferred(release: str, own: list[Case]) -> list[dict[str, str]]:
     """Fits to 20 rows of one model on one GPU: the log ratios of the others' geometric mean, one line per draw."""
     groups: dict[tuple[str, str], list[int]] = {}
     for index, case in enumerate(own):
-        groups.setdefault(case.group, []).append(index)
+        if PLANS[release].fits(case):
+            groups.setdefault(case.group, []).append(index)
     large = [found for found in groups.values() if len(found) >= DRAWN]
     if not large or len(groups) < 2:
         return []

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -84,11 +85,17 @@ def _case(row: Mapping[str, str]) -> Case | None:
         return None
     file = system_of(scenario).file
     quantity = next(iter(measured))
-    closed = any(word in row["notes"] for word in _CLOSED) and run.batch_size > 1
+    closed = _refills(row["notes"]) and run.batch_size > 1
     return Case(
         row["row_id"], run, scenario, f"{file.name}@{file.release}", quantity, measured[quantity],
         rate_kind(row.get("throughput_def", "")), closed, row,
     )  # fmt: skip
+
+
+def _refills(notes: str) -> bool:
+    """Whether a load generator sent a request for each that ended: it says so, or sent more than ran at a time."""
+    sent = re.search(r"concurrency (\d+).*?\b(\d+) requests", notes)
+    return any(word in notes for word in _CLOSED) or (sent is not None and int(sent[2]) > int(sent[1]))
 
 
 def _number(text: str | None) -> float | None:
@@ -110,11 +117,17 @@ class Cases:
             same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
+        self.keys = tuple(grouped)
 
-    def log_ratios(self, constants: Mapping[str, float]) -> np.ndarray:
-        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere."""
+    def log_ratios(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
+        """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere.
+
+        ``keys``: those of the groups that are asked for, all if None; the others' rows are 0.
+        """
         found = np.zeros(len(self.cases))
-        for indices in self.groups:
+        for key, indices in zip(self.keys, self.groups, strict=True):
+            if keys is not None and key not in keys:
+                continue
             found[indices] = self._of_group([self.cases[index] for index in indices], constants)
         return found
 
@@ -130,7 +143,7 @@ class Cases:
                 or case.quantity == "ttft_s"
             ):
                 continue
-            scenario = replace(case.scenario, constants=tuple(sorted(constants.items())))
+            scenario = _with(case.scenario, constants)
             load = Load.of(scenario.workload)
             found[index] = math.log(
                 float(system_of(scenario).evaluate(scenario, load).prefill.latency_s) / measured
@@ -139,26 +152,38 @@ class Cases:
 
     @staticmethod
     def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
-        scenario = replace(cases[0].scenario, constants=tuple(sorted(constants.items())))
+        scenario = _with(cases[0].scenario, constants)
         lengths = np.array(
             [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
         ).T
+        closed, many = np.array([case.closed for case in cases]), len(cases)
+        system, replicas = system_of(scenario), scenario.parallelism.dp_size
+        if closed.any():  # the runs as they are, then each with one request at a time, in one go
+            alone = lengths.copy()
+            alone[0] = replicas
+            lengths = np.concatenate([lengths, alone], axis=1)
         load = Load(*lengths)
-        system = system_of(scenario)
-        measures = Measures.of(system.evaluate(scenario, load), load, scenario.model)
-        tpot = np.array(measures.tpot_s, dtype=float)
-        total = np.array(measures.total_latency_s, dtype=float) + np.zeros(len(cases))
-        ttft = np.array(measures.ttft_s, dtype=float) + np.zeros(len(cases))
-        closed = np.array([case.closed for case in cases])
+        phases = system.evaluate(scenario, load)
+        measures = Measures.of(phases, load, scenario.model)
+        tpot, total, ttft = (
+            np.array(values, dtype=float) + np.zeros(lengths.shape[1])
+            for values in (measures.tpot_s, measures.total_latency_s, measures.ttft_s)
+        )
         if closed.any():
-            replicas = scenario.parallelism.dp_size
-            alone = Load(np.full(len(cases), float(replicas)), load.prompt_len, load.gen_len)
-            prefill = np.array(system.evaluate(scenario, alone).prefill.latency_s)
+            prefill = (np.array(phases.prefill.latency_s) + np.zeros(lengths.shape[1]))[many:]
             seen = system.family.prefill_seen_by_decode
-            held_up = (load.batch / replicas - 1) * seen * prefill / np.maximum(load.gen_len - 1, 1)
-            tpot = np.where(closed, tpot + held_up, tpot)
+            if seen == 1:
+                # A prompt is computed beside the running sequences in one step, which reads the weights once for both.
+                prefill = np.maximum(prefill - tpot[many:], 0.0)
+            held_up = (lengths[0][:many] / replicas - 1) * seen * prefill
+            tpot[:many] += np.where(closed, held_up / np.maximum(lengths[2][:many] - 1, 1), 0.0)
         found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
         return np.array(found)
+
+
+def _with(scenario: Scenario, constants: Mapping[str, float]) -> Scenario:
+    """A run's scenario under other constants; what the run itself set stays."""
+    return replace(scenario, constants=tuple(sorted({**constants, **dict(scenario.constants)}.items())))
 
 
 def _log_ratio(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> float:

@@ -34,6 +34,7 @@ from llm_perf.systems import get_system
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import numbers, release_of
 from llm_perf.systems.registry import family_of
+from llm_perf.systems.stack_memory import budget_for
 
 __all__ = [
     "NotStatedError",
@@ -73,7 +74,8 @@ class Run:
     """Settings of one run. What is None is not stated, and the system's own choice.
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
-    on GPU, CPU and disk. ``machine`` is the host as its source describes it.
+    on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name.
     """
 
     system: str
@@ -105,6 +107,8 @@ class Run:
     weight_format: str | None = None
     prefix_hit_rate: float = 0.0
     shared_prefix: bool = False
+    ubatch_tokens: int | None = None
+    kv_format: str | None = None
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -266,7 +270,8 @@ def inputs_of(run: Run) -> InferenceInputs:
         weight_format=run.weight_format if _checkpoint(run) is None else None,
         weight_bits=run.weight_bits if run.weight_format is None else None,
         activation_bits=run.activation_bits if run.weight_format is None else 16,
-        kv_bits=run.kv_bits,
+        kv_bits=run.kv_bits if run.kv_format is None else None,
+        kv_format=run.kv_format,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,
@@ -310,6 +315,7 @@ def _facts(run: Run) -> RunFacts:
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
         group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
+        constants=() if run.ubatch_tokens is None else (("ubatch_tokens", float(run.ubatch_tokens)),),
     )
 
 
@@ -390,7 +396,11 @@ def _shares(parts: tuple[float, float, float] | None) -> Shares | None:
 
 
 def peak_memory_bytes(result: InferenceResult) -> float:
-    """Peak GPU memory as the system's published figures count it: the allocator's, or the device's with the reserve."""
-    if family_of(result.scenario.system).reports_device_memory:
-        return float(result.memory.gpu.total_bytes)
-    return result.peak_gpu_memory_bytes
+    """Peak GPU memory as the system's published figures count it (`llm_perf.systems.families.Family.memory_figure`)."""
+    scenario, gpu = result.scenario, result.memory.gpu
+    figure = family_of(scenario.system).memory_figure
+    if figure == "device":
+        budget = budget_for(scenario)
+        sets_aside = budget is not None and budget.profiled
+        return float(gpu.capacity_bytes if sets_aside else gpu.total_bytes)
+    return result.peak_gpu_memory_bytes * (scenario.parallelism.num_gpus if figure == "allocators" else 1)

@@ -69,8 +69,10 @@ def stated_run(row: Mapping[str, str]) -> Run:
     policy, batch = policy_of(cells), cells.integer("batch_size")
     if batch is None:
         raise SpecError("it does not state its batch size")
+    family, pieces = declaration(find(system)[0]), None
+    if _counts_pieces(cells, family.checkpoints == "gguf"):
+        batch, pieces = 1, batch
     notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
-    family = declaration(find(system)[0])
     served = (
         family.serves_checkpoints
         and family.checkpoints != "gguf"
@@ -111,7 +113,17 @@ def stated_run(row: Mapping[str, str]) -> Run:
         weight_format=named_format(cells.text("weight_dtype")) if served else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
+        ubatch_tokens=pieces,
+        kv_format="fp8" if served and "fp8" in cells.text("kv_dtype").lower() else None,
     )
+
+
+def _counts_pieces(cells: Row, gguf: bool) -> bool:
+    """Whether a row's batch size is the tokens of a prompt that one pass takes, of one sequence.
+
+    llama.cpp's own setting of that name is. A table says so, or multiplies a rate by it as if it were sequences.
+    """
+    return "batch as n-batch" in cells.text("trust") or (gguf and "*batch" in cells.text("throughput_def"))
 
 
 def _share_of_lengths(notes: str) -> float:
@@ -132,7 +144,7 @@ _ALL_COLUMNS: Final = dict.fromkeys(
         "disk_read_GBps", "weight_dtype", "act_dtype", "kv_dtype", "batch_size", "gpu_batch_size", "num_gpu_batches",
         "policy_wg_pct", "policy_wc_pct", "policy_cg_pct", "policy_cc_pct", "policy_hg_pct", "policy_hc_pct",
         "weight_offload", "pin_memory", "overlap", "cpu_cache_compute", "prompt_len_tok", "gen_len_tok", "gpu_layers",
-        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction",
+        "experts_on_cpu", "context_depth_tok", "request_rate", "notes", "notes_for_prediction", "trust", "throughput_def",
     ),
     "",
 )  # fmt: skip

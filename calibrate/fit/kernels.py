@@ -18,6 +18,7 @@ from llm_perf.config.base import GB, GIB
 from llm_perf.config.gpu import LARGEST_QUANTITY, TEXTBOOK, GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
+from llm_perf.hardware.gpu_time import lost_rows
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.constants import load_constants
 
@@ -87,7 +88,7 @@ def gemm_law(items: Sequence[Record], exponents: Sequence[float] = EXPONENTS) ->
         def law(logs: np.ndarray, exponent: float = exponent, with_half: bool = with_half) -> np.ndarray:
             flops_per_s, bytes_per_s, floor_s = np.exp(logs[:3])
             half_m = math.exp(logs[3]) if with_half else 0.0
-            compute = 2.0 * k * n * (m + half_m) / flops_per_s
+            compute = 2.0 * k * n * (m + lost_rows(m, 1.0, half_m)) / flops_per_s
             return np.asarray(floor_s + p_norm(compute, moved / bytes_per_s, exponent))
 
         start = [max(2.0 * m * k * n / seconds), max(moved / seconds), 0.2 * min(seconds)]

@@ -76,7 +76,7 @@ latency. `python bench/stack_figures.py` makes the fits, `make accuracy` this pa
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running. In the figures here a decode step waits for others'
-prefills, all of them (0.45 of them for SGLang); `llm-perf infer` predicts the batch without them.
+prefills, beyond what a step takes anyway (SGLang: 0.45 of whole ones); `llm-perf infer` predicts the batch without them.
 """
 _COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows | neighbour | fitted |
 | --- | --: | --: | --: | --: | --: | --: |"""
@@ -86,13 +86,18 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
 
 ## Known to be off
 
-- **4-bit weights, few sequences**: every product counts the rows that tiles of large products lose (`half_m` of the GPU's
-  table), so decoding at batch 1 is bound by arithmetic where kernels for few rows are bound by memory. Qwen3-32B with
-  AWQ on an RTX 3090 comes out at 101 ms per token under vLLM, while its bytes over the bandwidth take 19.
-- **llama.cpp on NVIDIA** in the tables of LLM-Inference-Bench, which name no version: a factor of 1.5.
-- **Time to first token** of vLLM, one request at a time: a factor of 1.36; of closed loops, where requests wait: not
+- **vLLM 0.12 on H200** (closed loops, predicted by 0.10's file and in no fit): Llama-3.1-8B in FP8 comes out 1.8 to 4
+  times too slow, Qwen3-235B-A22B in FP8 1.6 to 2.2 times too fast, while Qwen3-32B of the same series is within 1.1.
+- **transformers 4.47**: attention of AWQ and GPTQ checkpoints over 30,000 tokens takes a third of what it takes with
+  bf16 ones in the one table that there is; one constant stands between them.
+- **torchao under vLLM 0.13**: every format, bf16 too, 1.25 to 1.5 times slower than predicted; 8-bit weights alone
+  2.4.
+- **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source
+  shows them slower than bf16 (3 rows).
+- **Prompts of 64,000 tokens and more on RTX PRO 6000**: 1.25 to 1.5 times too slow.
+- **Time to first token** of vLLM, one request at a time: a factor of 1.2; of closed loops, where requests wait: not
   predicted.
-- **Peak memory** of transformers and LMDeploy in these tables, and torchao's 8-bit weights (1.47).
+- **Peak memory** of transformers and LMDeploy in these tables.
 """
 
 

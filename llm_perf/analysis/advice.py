@@ -109,7 +109,15 @@ def _smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:
     """Widths that are tried and the formats in which such checkpoints are usually had; None where it quantises itself."""
     if not system.family.serves_checkpoints:
         return (8, None), (4, None)
-    return ((8, "q8_0"), (4, "q4_k_m")) if system.family.checkpoints == "gguf" else ((8, "fp8"), (4, "awq"))
+    found = []
+    for bits, names in _USUAL_FORMATS.items():
+        name = next((each for each in names if system.family.runs_format(each)), None)
+        found += [] if name is None else [(bits, name)]
+    return tuple(found)
+
+
+_USUAL_FORMATS = {8: ("fp8", "int8_weight_only", "q8_0"), 4: ("awq", "gptq", "int4", "q4_k_m")}
+"""Formats in which checkpoints are usually had, by their width."""
 
 
 _SIZE_OF = {"tensor ranks": "tp_size", "stages": "pp_size", "replicas": "dp_size"}

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.config.economics import Price, load_power_model, load_prices
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.flops import decode_step_flops, prefill_flops
+from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.power import board_power_w
-from llm_perf.systems import PhaseCost
+from llm_perf.systems import Load, PhaseCost
+from llm_perf.systems.prompts import cached_tokens
 
 _ARITHMETIC, _MEMORY = "compute", "hbm"
 _NO_TIME_S = 1e-12
@@ -83,27 +86,49 @@ def energy_of(result: InferenceResult) -> Energy | None:
     scenario = result.scenario
     if scenario.gpu.tdp_w is None:
         return None
-    prefill = float(power_w(scenario, result.prefill))
-    decode = float(power_w(scenario, result.decode)) if result.decode else None
-    total = float(joules(scenario, result.prefill, result.decode))
+    prefill, decode = phase_power_w(scenario, result.measures.load, result.prefill, result.decode)
+    total = float(joules(scenario, result.measures.load, result.prefill, result.decode))
     tokens = float(result.measures.tokens)
-    return Energy(prefill, decode, total, total / tokens)
+    return Energy(float(prefill), None if decode is None else float(decode), total, total / tokens)
 
 
-def joules(scenario: Scenario, prefill: Phase | PhaseCost, decode: Phase | PhaseCost | None) -> Number:
-    """Energy of all GPUs over both phases, which may be arrays over workloads. The GPU's TDP must be known."""
-    found = power_w(scenario, prefill) * prefill.latency_s
-    if decode is not None:
-        found = found + power_w(scenario, decode) * decode.latency_s
+def joules(
+    scenario: Scenario, load: Load, prefill: Phase | PhaseCost, decode: Phase | PhaseCost | None
+) -> Number:
+    """Energy of all GPUs over both phases, which may be arrays over loads. The GPU's TDP must be known."""
+    prefill_w, decode_w = phase_power_w(scenario, load, prefill, decode)
+    found = prefill_w * prefill.latency_s
+    if decode is not None and decode_w is not None:
+        found = found + decode_w * decode.latency_s
     return found * scenario.parallelism.num_gpus
 
 
-def power_w(scenario: Scenario, phase: Phase | PhaseCost) -> Number:
-    """One GPU's mean board power. Stages of a pipeline take turns, so that each is busy for its share."""
+def phase_power_w(
+    scenario: Scenario, load: Load, prefill: Phase | PhaseCost, decode: Phase | PhaseCost | None
+) -> tuple[Number, Number | None]:
+    """One GPU's mean board power in the prefill and in the decode steps."""
+    model = scenario.model
+    new = load.prompt_len - cached_tokens(scenario.workload, load.prompt_len)
+    prefill_w = _power_w(scenario, prefill, prefill_flops(model, load.batch, new))
+    if decode is None:
+        return prefill_w, None
+    # FLOPs of a step grow with its context in a line: those at the mean are the mean.
+    step = decode_step_flops(model, load.batch, load.prompt_len + (load.gen_len + 1) / 2)
+    return prefill_w, _power_w(scenario, decode, load.steps(model.encoder) * step)
+
+
+def _power_w(scenario: Scenario, phase: Phase | PhaseCost, flops: Number) -> Number:
+    """One GPU's mean board power while a phase computes so many FLOPs. A phase of no steps draws what an idle board draws.
+
+    Arithmetic draws power for what it multiplies, at most while it is busy: rows of a tile that a small batch leaves empty
+    take time, but nothing switches in them.
+    """
+    latency = maximum(phase.latency_s, _NO_TIME_S)
+    # Stages of a pipeline take turns, so that each is busy for its share.
     share = phase.stages_busy / scenario.parallelism.pp_size
-
-    def busy(resource: str) -> Number:
-        # A phase of no steps takes no time, and draws what an idle board draws.
-        return phase.busy_s.get(resource, 0.0) / maximum(phase.latency_s, _NO_TIME_S) * share
-
-    return board_power_w(scenario.gpu.tdp_w or 0.0, load_power_model(), busy(_ARITHMETIC), busy(_MEMORY))
+    memory, busy = (phase.busy_s.get(name, 0.0) / latency * share for name in (_MEMORY, _ARITHMETIC))
+    rates = kernel_rates(
+        scenario.gpu, scenario.dtype.compute_bits, scenario.flops_efficiency, scenario.hbm_memory_efficiency
+    )
+    each = flops / scenario.parallelism.num_gpus / rates.gemm.flops_per_s
+    return board_power_w(scenario.gpu.tdp_w or 0.0, load_power_model(), minimum(each / latency, busy), memory)

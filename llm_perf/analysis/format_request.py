@@ -30,6 +30,8 @@ def requested_dtype(
             does not serve.
     """
     kv_bits, kv_more = _cache(inputs, model, system)
+    if system.family.serves_checkpoints:
+        kv_more["state_bits"] = max(system.family.state_bits, model.state_bits)
     asked = _asked(inputs)
     if asked in _PLAIN_BITS:
         dtype = _shorthand(inputs.replace(weight_bits=_PLAIN_BITS[asked]), system, kv_bits, facts)
@@ -76,16 +78,27 @@ def _formats(
             raise SpecError(
                 f"weight_format {asked}: system {system.name} stores weights in 16 bits, or in 4 or 8 with --quant-bits"
             )
+        if not system.family.runs_format(asked):
+            has = ", ".join(_IN_WORDS.get(name, name) for name in system.family.formats or ())
+            raise SpecError(
+                f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}"
+            )
         return resolve_formats(model, named_quantization(asked), "as asked")
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None
+    if model.stored_formats is None and system.family.checkpoints == "gguf":
+        return _in_gguf(model)
+    released = model.stored_formats or model.quantization
+    if released is not None and not system.family.runs_format(released.name):
+        return None
     if model.stored_formats is not None:
         return model.stored_formats
-    if system.family.checkpoints == "gguf":
-        return _in_gguf(model)
     if model.quantization is not None:
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
     return None
+
+
+_IN_WORDS = {"gguf": "the types of GGUF files (q4_k_m, q8_0, ...)"}
 
 
 def _in_gguf(model: ModelConfig) -> WeightFormats | None:
@@ -137,7 +150,10 @@ def _cache(inputs: InferenceInputs, model: ModelConfig, system: System) -> tuple
     name = format_name(name, tuple(KV_FORMATS), "kv_format")
     stored = KV_FORMATS[name]
     bits = next(width for width in (4, 8, 16) if stored < 2 * width)
-    return bits, {"kv_stored_bits": None if stored == bits else stored}
+    return bits, {
+        "kv_stored_bits": None if stored == bits else stored,
+        "kv_format": name if bits < 16 else "",
+    }
 
 
 def _nominal_bits(formats: WeightFormats) -> int:

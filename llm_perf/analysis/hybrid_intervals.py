@@ -1,4 +1,4 @@
-"""Intervals of models that are divided between GPU and CPU: how far published rates were off when their host was in no fit."""
+"""Intervals of models divided between GPU and CPU: how far published rates were off when their host was in no fit."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryParts, MemoryUse
 from llm_perf.systems.constants import no_fit_note
-from llm_perf.systems.kv_cache import KVCapacity, kv_capacity, scheduler_limit
+from llm_perf.systems.kv_cache import KVCapacity, engine_capacity, kv_capacity, scheduler_limit
 from llm_perf.systems.registry import full_name, version_note
 from llm_perf.systems.terms import Term
 
@@ -60,7 +60,8 @@ class InferenceResult(WithInterval):
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
     batch of which all sequences run at once, at these lengths and this placement, ``max_context_len`` the largest prompt +
     generation at this batch; 0 if there is none, and what bounds each. ``kv_capacity`` is None for encoders and where the
-    cache is not on the GPUs alone. ``reason`` says what is missing where ``feasible`` is False.
+    cache is not on the GPUs alone, ``engine_capacity`` for all but a system that stands for serving engines. ``reason``
+    says what is missing where ``feasible`` is False.
     """
 
     scenario: Scenario
@@ -75,6 +76,7 @@ class InferenceResult(WithInterval):
     max_batch_size: int
     max_context_len: int
     kv_capacity: KVCapacity | None = None
+    engine_capacity: KVCapacity | None = None
     batch_limited_by: Limit = "memory"
     context_limited_by: Limit = "memory"
     warnings: tuple[str, ...] = field(default=())
@@ -167,13 +169,13 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
         max_batch_size=batch,
         max_context_len=context,
-        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu),
+        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu, batch),
+        engine_capacity=engine_capacity(scenario, load, evaluation.memory.gpu),
         batch_limited_by="scheduler" if batch == scheduler_limit(scenario) else "memory",
         context_limited_by="model positions" if context == _positions(scenario) else "memory",
         warnings=(
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
-            *_waiting(evaluation.memory, batch, scenario.workload.batch_size),
             *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
@@ -289,15 +291,6 @@ def max_context_len(system: System, scenario: Scenario, load: Load, placement: P
 def _positions(scenario: Scenario) -> int | None:
     """The longest context that the model's positions allow; None without a limit."""
     return None if scenario.allow_long_context else scenario.model.max_position_embeddings
-
-
-def _waiting(memory: MemoryUse, at_once: int, asked: int) -> tuple[str, ...]:
-    """What a reader should know of sequences for which the cache has no room; of those that cannot run nothing."""
-    if not memory.fits or asked <= at_once:
-        return ()
-    return (
-        f"{at_once:,} of these sequences run at once at their full lengths; the others wait until there is room for them",
-    )
 
 
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:

@@ -63,6 +63,9 @@ TRAINING: Final = "training"
 _GENERIC: Final = DEFAULT
 """The system that names no stack."""
 
+_SETTINGS: Final = frozenset({"ubatch_tokens"})
+"""Constants that are settings of an engine: a run that states one is predicted with what was held against published runs."""
+
 _NAME_IT: Final = "; --system names yours"
 _PHASES: Final = ("prefill", "decode", "total")
 _CLASSES: Final = {
@@ -272,7 +275,8 @@ def _changed(scenario: Scenario) -> str | None:
     ]
     if given:
         return f"{' and '.join(given)} took the place of what was held against published runs"
-    if scenario.constants or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
+    replaced = [name for name, _ in scenario.constants if name not in _SETTINGS]
+    if replaced or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
         return "a profile took the place of constants that were held against published runs, and has no runs of its own"
     options = [f"--{name.replace('_', '-')}" for name in scenario.serving_options]
     return f"no published run used {' or '.join(options)}" if options else None

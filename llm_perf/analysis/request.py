@@ -151,6 +151,9 @@ class InferenceInputs(Spec):
     token_acceptance: Fraction | None = Field(
         default=None, description="Instead: chance of a drafted token if those before it were kept."
     )
+    with_vision: Flag = Field(
+        default=False, description="Count towers beside the text in weights and memory.  [default: off]"
+    )
     weight_format: Text | None = Field(
         default=None,
         description="auto (as released), fp16, fp8, awq, nf4, mxfp4, q4_k_m, ...  [default: auto]",
@@ -257,6 +260,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         SpecError: unknown names, or settings that contradict each other.
     """
     model = facts.model or get_model_config_by_name(inputs.model)
+    model = model.with_beside() if inputs.with_vision else model
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
     gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu, or_none=True)

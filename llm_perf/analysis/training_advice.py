@@ -41,6 +41,12 @@ def _candidates(result: TrainingResult) -> Iterator[Change]:
         )
     for level in range(plan.activation_recomputation.value + 1, 5):
         yield Change(f"--activation-recomputation {level}", {"activation_recomputation": level})
+    if plan.lora_rank and plan.base_weight_bits is None:  # QLoRA (arXiv 2305.14314)
+        yield Change("--base-weight-bits 4", {"base_weight_bits": 4})
+        yield Change(
+            "--base-weight-bits 4 --activation-recomputation 4",
+            {"base_weight_bits": 4, "activation_recomputation": 4},
+        )
     if dp > 1 and result.scenario.parallelism.pp_size == 1:
         for stage in range(plan.ds_zero.value + 1, 4):
             yield Change(f"--ds-zero {stage}", {"ds_zero": stage})

@@ -17,6 +17,10 @@ from llm_perf.errors import LLMPerfError
 
 _COMMANDS = {
     "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
+    "simulate": (
+        "llm_perf.cli.simulate",
+        "Send requests to an engine: how long each waits, whether it keeps up.",
+    ),
     "train": ("llm_perf.cli.train", "Predict training: memory, step time, utilisation, days and cost."),
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
     "plan": ("llm_perf.cli.plan", "Find the best machines for a model under targets."),
@@ -85,8 +89,8 @@ def cli() -> None:
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
-_COLLECT_AFTER = 50_000
-"""New objects between two searches for cycles, where Python's own figure is 700: what a prediction makes in all."""
+_COLLECT_AFTER = 500_000
+"""New objects between two searches for cycles, where Python's own figure is 700: more than a prediction makes in all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

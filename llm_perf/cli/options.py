@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, get_args
 
 import click
@@ -16,26 +16,26 @@ _REPEATED = "gpu"
 _KINDS = (bool, int, float, str)
 
 
-def with_options(inputs: type[Spec]) -> Callable[[F], F]:
-    """A decorator that gives a command an option for each field; what is not given is None."""
+def with_options(inputs: type[Spec], hidden: Collection[str] = ()) -> Callable[[F], F]:
+    """A decorator that gives a command an option for each field; what is not given is None. Some are left out of its help."""
 
     def decorated(function: F) -> F:
-        for option in reversed([_option(name, inputs) for name in inputs.model_fields]):
+        for option in reversed([_option(name, inputs, name in hidden) for name in inputs.model_fields]):
             function = option(function)
         return function
 
     return decorated
 
 
-def _option(name: str, inputs: type[Spec]) -> Callable[[F], F]:
+def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     field = inputs.model_fields[name]
     flag = name.replace("_", "-")
     kind = str if AsText in field.metadata else _kind(field.annotation)
     if name == _REPEATED:
-        return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description)
+        return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description, hidden=hidden)
     if kind is bool:
-        return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description)
-    return click.option(f"--{flag}", type=kind, help=field.description)
+        return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
+    return click.option(f"--{flag}", type=kind, help=field.description, hidden=hidden)
 
 
 def _kind(annotation: Any) -> type:

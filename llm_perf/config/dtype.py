@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -31,8 +31,10 @@ class DtypeConfig(Spec):
     ``kv_bits`` defaults to the activation width. Weights narrower than activations are weight-only
     quantised: products run at the activation's width. ``quant_group_size`` None means no scales are stored.
     ``formats`` is the number format of each matrix of a model: where it is given it decides what weights take, and
-    ``weight_bits`` is the nominal width of most matrices. ``kv_stored_bits`` is the width of a cache format with its scales.
-    ``origin`` says where the format of the weights is from.
+    ``weight_bits`` is the nominal width of most matrices. ``kv_stored_bits`` is the width of a cache format with its scales,
+    ``kv_format`` its name where that is known: a GPU may have instructions for one format of 8 bits and not for another.
+    ``state_bits`` is the width of recurrent states, whatever the cache's is. ``origin`` says where the format of the
+    weights is from.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("name", "weight_bits", "activation_bits", "embedding_bits")
@@ -46,6 +48,8 @@ class DtypeConfig(Spec):
     kv_group_size: PositiveInt | None = None
     formats: WeightFormats | None = None
     kv_stored_bits: Annotated[float, Field(gt=0, le=64)] | None = None
+    kv_format: str = ""
+    state_bits: Literal[16, 32] = 16
     origin: str = ""
 
     @model_validator(mode="before")

@@ -81,11 +81,12 @@ class ModelConfig(Spec):
     ``layer_groups``; such a model is counted, and not timed yet. ``other_params`` are elements outside the layers that no
     other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables).
     ``left_out`` says what a config describes and no count here holds; every answer repeats it.
+    ``beside_params`` are elements of the parts beside the text (towers of pictures and sound, projectors) that it names.
     ``quantization`` is how the checkpoint was released, where that is not 16 or 32
     bits, in the words of a Hugging Face ``quantization_config``; ``released_dtype`` its ``torch_dtype``; ``stored_formats``
     the types of the tensors of a file whose header was read; ``checkpoint_bytes`` what all tensors of the checkpoint take, as
     its index or header says; ``mtp_layers`` the multi-token prediction modules that the
-    checkpoint holds beside the model.
+    checkpoint holds beside the model; ``state_bits`` the width of recurrent states that it asks engines for.
 
     The constructor also takes seed 002's flat arguments (``num_layers, n_head, hidden_dim, …``): equal
     layers, no biases, weight-only norms, tied embeddings, which is what that description means there.
@@ -115,12 +116,14 @@ class ModelConfig(Spec):
     released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None
     mtp_layers: NonNegativeInt = 0
+    state_bits: Literal[16, 32] = 16
     checkpoint_bytes: ParameterCount | None = None
     published_params: ParameterCount | None = None
     published_active_params: ParameterCount | None = None
     source: str | None = None
     notes: str | None = None
     left_out: str | None = None
+    beside_params: NonNegativeInt = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +136,25 @@ class ModelConfig(Spec):
         if isinstance(data, dict) and data.get("norm") == "rmsnorm" and "norm_bias" not in data:
             return data | {"norm_bias": False}
         return data
+
+    def with_beside(self) -> ModelConfig:
+        """The model with the parts beside its text counted among its weights; their work is not.
+
+        Raises:
+            SpecError: it has none whose size is known.
+        """
+        if not self.beside_params:
+            raise SpecError(
+                f"{self.name}: no part beside its text is known, so there is nothing to count with it"
+            )
+        counted = f"counted in weights and memory, not in times: {self.beside_params / 1e9:.2f}e9 parameters beside the text"
+        return self.replace(
+            other_params=self.other_params + self.beside_params,
+            beside_params=0,
+            left_out="; ".join(filter(None, (counted, self.left_out))).replace(
+                "text part only; left out", "they are"
+            ),
+        )
 
     @property
     def reads_encoder(self) -> bool:

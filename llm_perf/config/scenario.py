@@ -121,8 +121,13 @@ def check_timed(model: ModelConfig) -> None:
     """The model is of a form whose time is known.
 
     Raises:
-        SpecError: layers read an encoder's output; such models are counted only.
+        SpecError: layers read an encoder's output, or are of no known kind; such models are counted only.
     """
+    if any(group.attention.counted_only for group in (*model.layer_groups, *model.encoder_groups)):
+        raise SpecError(
+            f"{model.name}: its layers are of no kind whose work is known ({model.source}), so they are counted "
+            "(llm-perf models show) and not timed"
+        )
     if model.reads_encoder:
         raise SpecError(
             f"{model.name} reads an encoder's output by cross-attention, which is counted (llm-perf models show) and not "

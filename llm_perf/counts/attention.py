@@ -88,9 +88,14 @@ def state_bytes(model: ModelConfig, batch: Number, state_bits: float = 16, tp: i
 
 
 def kv_cache_bytes(
-    model: ModelConfig, batch: Number, context: Number, kv_bits: float = 16, tp: int = 1
+    model: ModelConfig,
+    batch: Number,
+    context: Number,
+    kv_bits: float = 16,
+    tp: int = 1,
+    state_bits: float = STATE_BITS,
 ) -> Number:
     """Bytes of cache and states of ``batch`` sequences of ``context`` tokens on one rank; a state has 16 bits at least."""
     states = state_elements(model, tp)
     cached = batch * (kv_cache_elements(model, context, tp) - states) * (kv_bits / 8)
-    return cached + state_bytes(model, batch, max(kv_bits, STATE_BITS), tp)
+    return cached + state_bytes(model, batch, max(kv_bits, state_bits), tp)

@@ -20,7 +20,7 @@ from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import gib, seconds
 from llm_perf.systems import system_of
 from llm_perf.systems.base import COMMON_PARTS, MemoryParts
-from llm_perf.systems.forward import part_of
+from llm_perf.systems.costs import part_of
 from llm_perf.systems.operations import Operation, operations
 
 _MEMORY: Final = (

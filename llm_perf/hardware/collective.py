@@ -196,8 +196,13 @@ def joins_all(gpu: GPUConfig, ranks: int) -> bool:
 
 
 def with_pcie_share(group: Fabric, gpu: GPUConfig, share: float) -> Fabric:
-    """The fabric with a stack's own share of PCIe as its bus, where it runs over PCIe inside a node; as it is where 0."""
+    """The fabric with a stack's own share of PCIe as its bus, where it runs over PCIe inside a node; as it is where 0.
+
+    What is known of the GPU's family over PCIe comes first: whether cards copy to each other directly is theirs.
+    """
     if share <= 0 or group.spans_nodes or not over_pcie(gpu, group.ranks) or not gpu.pcie_gb_per_s:
+        return group
+    if gpu.efficiency.collective.pcie_bus_efficiency is not None:
         return group
     return replace(group, bytes_per_s=share * gpu.pcie_gb_per_s * 1e9)
 

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_perf.config.gpu import GPUConfig
-from llm_perf.counts.arrays import Number, minimum, where
+from llm_perf.config.gpu import GemmEfficiency, GPUConfig
+from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.hardware.roofline import p_norm
+
+_ONE_COPY = 1e-9
+"""Least copies that rows are divided by: without any, nothing is computed."""
 
 _REREAD_EXPONENT = 2
 """Reads from HBM and reads again from L2 overlap in part: slopes of llama.cpp's decode over the context, see its page."""
@@ -56,8 +59,9 @@ MEASURED_STYLE = KernelStyle()
 class GemmRates:
     """What matrix products of one number format reach on one GPU.
 
-    ``half_m``: rows at which the compute rate is half of ``flops_per_s``. Products of at most ``matvec_max_rows`` rows
-    read memory at ``matvec_bytes_per_s``. The peaks are those that efficiencies are shares of, ``source`` says whose.
+    ``half_m`` and ``tile_rows`` say how many rows of each matrix count as arithmetic, see :meth:`lost_rows`. Products of
+    at most ``matvec_max_rows`` rows read memory at ``matvec_bytes_per_s``. The peaks are those that efficiencies are
+    shares of, ``source`` says whose.
     """
 
     flops_per_s: float
@@ -70,16 +74,18 @@ class GemmRates:
     peak_flops_per_s: float = 0.0
     peak_bytes_per_s: float = 0.0
     source: str = ""
+    tile_rows: float = 1.0
 
     def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
-        """Seconds of arithmetic: 2 FLOPs per weight and row, ``half_m`` rows lost per matrix where rows come in tiles."""
-        return 2.0 * weights * (rows + copies * self.lost_rows(rows)) / self.flops_per_s
+        """Seconds of arithmetic: 2 FLOPs per weight and row, with the rows that each of ``copies`` matrices loses."""
+        return 2.0 * weights * (rows + copies * self.lost_rows(rows, copies)) / self.flops_per_s
 
-    def lost_rows(self, rows: Number) -> Number:
-        """Rows of each matrix for which its tiles compute nothing."""
+    def lost_rows(self, rows: Number, copies: Number = 1) -> Number:
+        """Rows of each matrix for which its tiles compute nothing; matrix-vector kernels have no tiles."""
+        lost = lost_rows(rows / maximum(copies, _ONE_COPY), self.tile_rows, self.half_m)
         if not self.matvec_max_rows:
-            return self.half_m
-        return where(rows <= self.matvec_max_rows, 0.0, self.half_m)
+            return lost
+        return where(rows <= self.matvec_max_rows, 0.0, lost)
 
     def read_bytes_per_s(self, rows: Number) -> Number:
         """The rate at which a product of so many rows reads memory."""
@@ -94,6 +100,18 @@ class GemmRates:
     def time_s(self, compute_s: Number, memory_s: Number) -> Number:
         """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""
         return self.floor_s + p_norm(compute_s, memory_s, self.knee_exponent)
+
+
+def lost_rows(rows: Number, tile_rows: float, half_m: float) -> Number:
+    """Rows of one matrix that a product of ``rows`` rows computes in vain.
+
+    Kernels for few rows have tiles of ``tile_rows`` (16 for the matrix instructions of tensor cores), which they fill up:
+    the arithmetic of 1 row is that of ``tile_rows``, and nearly always hidden behind the weights' bytes. Larger products
+    run in larger tiles, whose last ones are partly filled and leave multiprocessors idle: ``half_m`` rows at most, at
+    which a product has half the rate, and never more than a product has rows beyond the first tile.
+    """
+    beyond = rows - tile_rows
+    return where(beyond < 0, -1.0 * beyond, minimum(beyond, half_m))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +208,10 @@ def kernel_rates(
     wide_peak = gpu.peak_flops_per_s(gpu.dtype_for(max(compute_bits, 16)))
     return KernelRates(
         gemm=GemmRates(
-            flops_per_s=peak * share(gemm.flops_efficiency, flops_efficiency, style.flops_scale),
+            flops_per_s=min(
+                peak * share(gemm.flops_efficiency, flops_efficiency, style.flops_scale),
+                math.inf if flops_efficiency is not None else sustained_flops_per_s(gpu, gemm),
+            ),
             bytes_per_s=products_bytes_per_s,
             half_m=half_m,
             floor_s=gemm.floor_s,
@@ -200,6 +221,7 @@ def kernel_rates(
             peak_flops_per_s=peak,
             peak_bytes_per_s=bandwidth,
             source=f"{gpu.name}; {efficiency.source}",
+            tile_rows=1.0 if flops_efficiency is not None else gemm.tile_rows,
         ),
         attention_flops_per_s=wide_peak * share(attention.prefill_flops_efficiency, flops_efficiency, 1.0),
         attention_half_len=half_len,
@@ -213,6 +235,12 @@ def kernel_rates(
         l2_speedup=elementwise.l2_speedup,
         knee_exponent=efficiency.knee_exponent,
     )
+
+
+def sustained_flops_per_s(gpu: GPUConfig, gemm: GemmEfficiency) -> float:
+    """FLOP/s of products that the board's power limit sustains; no limit where either is not known."""
+    per_w = gemm.tflops_per_w.get(gpu.architecture or "")
+    return math.inf if per_w is None or gpu.tdp_w is None else per_w * 1e12 * gpu.tdp_w
 
 
 def product_peak_flops_per_s(gpu: GPUConfig, dtype: str, style: KernelStyle = MEASURED_STYLE) -> float:

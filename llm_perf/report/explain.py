@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm_perf.analysis.inference import InferenceResult
-from llm_perf.config.layers.recurrent import STATE_BITS
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import kv_cache_elements, state_elements
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
@@ -86,7 +85,7 @@ def _cache(scenario: Scenario, sequences: int, tokens: int) -> Explanation:
     )
     total = sequences * cached * bits / 8
     if states:
-        wide = max(bits, STATE_BITS)
+        wide = max(bits, scenario.dtype.state_bits)
         formula = f"({formula} + elements of states x bits / 8)"
         values = f"({values} + {_number(states)} * {wide} / 8)"
         total += sequences * states * wide / 8

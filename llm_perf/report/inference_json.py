@@ -74,15 +74,19 @@ def result_object(
 
 def _kv_cache(result: InferenceResult) -> dict[str, Any]:
     """What the cache of one engine holds, and what bounds batch and context."""
-    found = result.kv_capacity
+    found, engine = result.kv_capacity, result.engine_capacity
     return {
         "kv_cache_capacity_tokens": None if found is None else found.tokens,
         "max_concurrency": None if found is None else found.max_concurrency,
         "state_bytes_per_sequence": None if found is None else round(found.state_bytes_per_sequence),
         "gpu_memory_utilization": None if found is None else found.utilization,
+        "serving_engine": None if engine is None else {
+            "rule_of": engine.rule_of, "kv_cache_capacity_tokens": engine.tokens,
+            "max_concurrency": engine.max_concurrency, "gpu_memory_utilization": engine.utilization,
+        },
         "batch_limited_by": result.batch_limited_by,
         "context_limited_by": result.context_limited_by,
-    }
+    }  # fmt: skip
 
 
 def _weight_format(result: InferenceResult) -> dict[str, Any]:

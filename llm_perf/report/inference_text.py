@@ -59,6 +59,7 @@ def report_sections(
     """The report's parts by name, in its order. A part that a prediction has nothing for is left out."""
     found: dict[str, Text | Table | None] = {
         "title": _title(result),
+        "fits": _fits(result) if result.feasible else None,
         "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "placement": _placement(result),
         "phases": _phases(result),
@@ -318,12 +319,24 @@ def _limits(result: InferenceResult) -> Text:
     text.append(
         f" tokens at batch {result.scenario.workload.batch_size} ({_bound(result.context_limited_by)})."
     )
-    held = result.kv_capacity
-    if held is not None:
-        share = "" if held.utilization is None else f", of {held.utilization:.3g} of the memory"
-        text.append(f"\nKV cache{share}: room for ")
+    held, engine = result.kv_capacity, result.engine_capacity
+    if (
+        held is not None and held.utilization is None
+    ):  # the batch is one, prefilled at once: its size is the one above
+        text.append("\nKV cache: room for ")
         text.append(count(held.tokens), "bold")
-        text.append(f" tokens, {held.max_concurrency:,.1f} sequences of these lengths.")
+        text.append(" tokens beside the activations of this batch.")
+    elif held is not None:
+        text.append(f"\nKV cache, of {held.utilization:.3g} of the memory: room for ")
+        text.append(count(held.tokens), "bold")
+        text.append(f" tokens, {held.max_concurrency:,.1f} sequences of these lengths at once.")
+    if engine is not None:
+        text.append(
+            f"\nA serving engine, which prefills in chunks, would hold ({engine.rule_of}, of {engine.utilization:.3g} of the "
+            "memory) "
+        )
+        text.append(count(engine.tokens), "bold")
+        text.append(f" tokens, {engine.max_concurrency:,.1f} sequences of these lengths at once.")
     return text
 
 
@@ -361,6 +374,31 @@ def dollars(value: float) -> str:
 
 def _joules(value: float) -> str:
     return f"{value:,.0f} J" if value >= 100 else f"{value:.3g} J"
+
+
+def _fits(result: InferenceResult) -> Text:
+    """What is taken of each memory, and how much of a batch runs at once where the rest of it waits."""
+    used = [
+        f"{float(parts.total_bytes) / _GIB:,.1f} of {float(parts.capacity_bytes) / _GIB:,.1f} GiB {where}"
+        for where, parts in (
+            ("of GPU memory", result.memory.gpu),
+            ("of host memory", result.memory.cpu),
+            ("of NVMe", result.memory.nvme),
+        )
+        if float(parts.total_bytes) > 0
+    ]
+    batch, text = (
+        result.scenario.workload.batch_size,
+        Text.assemble(("Fits: ", "bold green"), "; ".join(used)),
+    )
+    if float(result.memory.gpu.waiting_bytes) > 0 and result.max_batch_size < batch:
+        text.append(
+            f"; {count(result.max_batch_size)} of the {count(batch)} sequences at once, the others wait"
+        )
+    return text.append(".")
+
+
+_GIB = 2**30
 
 
 def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:

@@ -55,7 +55,7 @@ def training_report(
     interval = interval_text(result.interval, result.no_interval, "step")
     blocks: list[RenderableType] = [
         _title(result),
-        *([] if result.feasible else [_does_not_fit(result, changes)]),
+        _fits(result) if result.feasible else _does_not_fit(result, changes),
         _figures(result),
         *([] if interval is None else [interval]),
         _memory(result),
@@ -188,6 +188,24 @@ def _money(result: TrainingResult, price: Price | float | None) -> Text | None:
             f"one GPU draws {energy.power_w:.0f} W (from TDP and utilisation)."
         )
     return Text("\n".join(lines)) if lines else None
+
+
+def _fits(result: TrainingResult) -> Text:
+    """What is taken of each memory."""
+    tiers = (
+        ("GPU memory", result.memory.gpu),
+        ("host memory", result.memory.cpu),
+        ("NVMe", result.memory.nvme),
+    )
+    used = [
+        f"{float(parts.total_bytes) / _GIB:,.1f} of {float(parts.capacity_bytes) / _GIB:,.1f} GiB of {where}"
+        for where, parts in tiers
+        if float(parts.total_bytes) > 0
+    ]
+    return Text.assemble(("Fits: ", "bold green"), "; ".join(used), ".")
+
+
+_GIB = 2**30
 
 
 def _does_not_fit(result: TrainingResult, changes: tuple[Change, ...]) -> Text:

@@ -49,6 +49,36 @@ def real_numbers(flag: str, text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def real_range(flag: str, text: str) -> tuple[float, ...]:
+    """Real numbers as a list, or ranges of them: ``"0.5:2:0.5"`` is 0.5, 1, 1.5, 2; ``"1:8:x2"`` is 1, 2, 4, 8.
+
+    Raises:
+        SpecError: anything else, with what is accepted.
+    """
+    found: list[float] = []
+    for part in _parts(flag, text):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            found += real_numbers(flag, part)
+            continue
+        step = match["step"].strip()
+        geometric = step.startswith("x")
+        first, last, by = (
+            real_numbers(flag, text)[0] for text in (match["first"], match["last"], step.lstrip("x"))
+        )
+        if first > last or (geometric and (by <= 1 or first <= 0)) or by <= 0:
+            raise SpecError(f"{flag} {part!r} has no values between its ends; expected {WRITTEN}")
+        steps = math.log(last / first) / math.log(by) if geometric else (last - first) / by
+        if steps >= _LONGEST:
+            raise SpecError(f"{flag} {text!r} has more than {_LONGEST:,} values")
+        # A step of a decimal fraction may fall short of the end by rounding alone.
+        indices = range(math.floor(steps + 1e-9) + 1)
+        found += [
+            float(f"{first * by**index if geometric else first + by * index:.12g}") for index in indices
+        ]
+    return tuple(dict.fromkeys(found))
+
+
 def switches(flag: str, text: str) -> tuple[bool, ...]:
     """On, off or both: ``"on,off"``.
 

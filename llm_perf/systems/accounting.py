@@ -18,12 +18,12 @@ from llm_perf.config.provenance import Provenance
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum
 
-Of = Literal["total", "static", "free"]
+Of = Literal["total", "static", "free", "cache"]
 """What a utilisation is a share of.
 
 ``total``: of the GPU's memory, for everything but the process's context (vLLM). ``static``: of what is free before the
 weights are loaded, for weights and cache (SGLang). ``free``: of what is free once everything else is there, for the
-cache (TensorRT-LLM, LMDeploy).
+cache (TensorRT-LLM, LMDeploy). ``cache``: of the GPU's memory, for the cache alone (the first LMDeploy).
 """
 
 
@@ -175,6 +175,10 @@ class Budget:
         block = self.rules.block_tokens
         return context if block == 1 else -(-context // block) * block
 
+    def scheduled(self, sequences: Number) -> Number:
+        """Of so many sequences those that the scheduler lets run at once."""
+        return sequences if self.max_num_seqs is None else minimum(sequences, self.max_num_seqs)
+
     def step_tokens(self, scenario: Scenario, context: Number) -> Number:
         """Tokens of the step that the engine sizes its activations for."""
         tokens: Number = float(self.batched_tokens or 1)
@@ -187,6 +191,8 @@ class Budget:
         share, total = self.utilization, self.total_bytes
         if self.rules.of == "total":
             return share * total
+        if self.rules.of == "cache":
+            return minimum(share * total + weights + activations + others, total)
         if self.rules.of == "static":
             return minimum(share * (total - others) + activations + others, total)
         return total - (1 - share) * maximum(total - others - weights - activations, 0.0)

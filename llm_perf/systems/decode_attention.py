@@ -5,6 +5,7 @@ Everything here is linear in the context, so that steps can be summed without vi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from llm_perf.counts.arrays import Number, minimum
 from llm_perf.counts.attention import kv_elements_per_token
 from llm_perf.hardware.gpu_time import KernelRates
 from llm_perf.hardware.roofline import p_norm
+
+_CONVERTING_LANES = 64
+"""Lanes of a multiprocessor that run the instructions of a conversion at once: 32-bit integer units of Volta and Ampere."""
 
 _WIDE_BITS = 16
 """Query heads multiply keys and values of 16 bits, whatever the cache stores: narrower ones are widened on their way."""
@@ -38,7 +42,9 @@ def heads_per_kv_head(mixer: Mixer) -> float:
 def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, batch: Number) -> KVReads:
     """What decode attention reads per token of context; a recurrent state is read and written back instead."""
     p, dtype = scenario.parallelism, scenario.dtype
-    per_token = kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits) / 8
+    per_token = (
+        kv_elements_per_token(mixer, p.tp_size) * mixer.kept_bits(dtype.stored_kv_bits, dtype.state_bits) / 8
+    )
     per_token *= constants["kv_passes"]
     shared = heads_per_kv_head(mixer)
     if mixer.recurrent:
@@ -49,6 +55,11 @@ def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, b
     every = batch * per_token / p.cp_size
     widened = max(_WIDE_BITS / dtype.stored_kv_bits, 1.0)
     return KVReads(every * read_once_share(scenario, batch), every * shared * widened)
+
+
+def converts_in_software(scenario: Scenario) -> bool:
+    """Whether each query head unpacks the cache's elements by integer arithmetic: an fp8 cache on a GPU without fp8."""
+    return scenario.dtype.kv_format == "fp8" and "fp8" not in scenario.gpu.peak_tflops
 
 
 def read_once_share(scenario: Scenario, batch: Number) -> Number:
@@ -82,6 +93,11 @@ def attention_s_per_token(
     seconds = rates.decode_attention_s_per_token(flops, reads.stored, reads.wide)
     if mixer.recurrent:
         return seconds
+    if converts_in_software(scenario):
+        elements = reads.wide / (_WIDE_BITS / 8)
+        lanes = (scenario.gpu.sm_count or 0) * (scenario.gpu.sm_clock_mhz or 0.0) * 1e6 * _CONVERTING_LANES
+        converting = elements * constants["fp8_kv_instructions"] / (lanes or math.inf)
+        seconds = p_norm(seconds, converting, rates.knee_exponent)
     splits = constants["attention_kv_splits"]
     if splits > 0:
         clock_ghz = (scenario.gpu.sm_clock_mhz or 1000.0) / 1000

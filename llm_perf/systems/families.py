@@ -13,21 +13,24 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
+from llm_perf.systems.scheduling import SchedulerRules
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 Tier = Literal["gpu", "cpu", "nvme"]
 
+_WIDE_FORMATS = ("fp32", "fp16", "bf16")
 _DECLARATION = "system.yaml"
 _PACKAGE = "llm_perf.systems"
 _STACKS = "stacks"
@@ -59,6 +62,24 @@ class Calibration(Spec):
     shared_with: str | None = None
 
 
+class StartCommand(Spec):
+    """How an engine is started, in its own words.
+
+    Attributes:
+        command: With ``{model}`` for the checkpoint.
+        flags: Inputs of ``llm-perf infer`` and its flags for them.
+        weight_formats, kv_formats: Number formats, and the words that make the engine convert to them. Others need a
+            checkpoint of that format.
+        source: Where its flags are documented.
+    """
+
+    command: str = Field(min_length=1)
+    flags: dict[str, str]
+    weight_formats: dict[str, str] = Field(default_factory=dict)
+    kv_formats: dict[str, str] = Field(default_factory=dict)
+    source: str = Field(min_length=1)
+
+
 class Family(Spec):
     """What a system says about itself, whatever its version. Everything but the title has a default.
 
@@ -73,6 +94,7 @@ class Family(Spec):
         quantises_embeddings: Whether the token table and the head are quantised with the other weights.
         checkpoints: Whose files it serves as they were released: "huggingface", "gguf", or "none" where it
             stores 16 bits or a width of its own.
+        formats: Number formats that it has kernels for beside 16 and 32 bits, "gguf" for all of llama.cpp's; None: any.
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
@@ -84,12 +106,17 @@ class Family(Spec):
         runs_without_gpu: Whether it computes on a host without a GPU.
         prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
             loops, until requests are simulated.
-        reports_device_memory: Whether its memory figures are what the device holds, in GiB, or the allocator's peak.
+        memory_figure: What its memory figures are, as it or its benchmarks print them: the peak of one GPU's allocator, the
+            sum of these over the GPUs of its process, or what a device holds, the cache that an engine sets aside included.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
         calibration: What a fit may change.
+        scheduling: How its versions choose what a step computes, oldest first; none: requests cannot be simulated.
+        engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
+        state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
+        start: How it is started; None where that is not known here.
     """
 
     name: str
@@ -101,21 +128,26 @@ class Family(Spec):
     resources: dict[str, str] = Field(default_factory=dict)
     quantises_embeddings: bool = False
     checkpoints: Literal["huggingface", "gguf", "none"] | None = None
+    formats: tuple[str, ...] | None = None
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
     more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
     ds_zero: PositiveInt | None = None
     batch_per_client: bool = False
-    reports_device_memory: bool = False
+    memory_figure: Literal["allocator", "allocators", "device"] = "allocator"
     beyond_host_memory: tuple[float, float, float] | None = None
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
+    engine: str | None = None
+    state_bits: Literal[16, 32] = 16
     memory: tuple[MemoryRules, ...] = ()
+    scheduling: tuple[SchedulerRules, ...] = ()
     cpu_offload: bool = False
     server: str | None = None
     runs_without_gpu: bool = False
+    start: StartCommand | None = None
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property
@@ -127,6 +159,12 @@ class Family(Spec):
     def serves_checkpoints(self) -> bool:
         """Whether it serves a checkpoint in its own format, as stacks do; others store 16 bits or a width of theirs."""
         return self.on_resident if self.checkpoints is None else self.checkpoints != "none"
+
+    def runs_format(self, name: str) -> bool:
+        """Whether it has kernels for a number format."""
+        if self.formats is None or name in _WIDE_FORMATS:
+            return True
+        return name in self.formats or ("gguf" in self.formats and name in (*GGML_BLOCKS, *GGUF_MIXTURES))
 
     @property
     def usual_weights(self) -> Tier | None:
@@ -411,7 +449,41 @@ def memory_rules(family: str, version: str | None) -> MemoryRules | None:
     Raises:
         SpecError: unknown.
     """
-    rules = declaration(family).memory
+    return _in_force(family, version, declaration(family).memory)
+
+
+@cache
+def scheduler_rules(family: str, version: str | None, name: str | None = None) -> SchedulerRules | None:
+    """How a version of a family schedules requests, None for the newest; None where that is not known of it.
+
+    ``name`` is one of the policies that the version has; its default if None.
+
+    Raises:
+        SpecError: unknown.
+    """
+    rules = declaration(family).scheduling
+    newest = _in_force(family, version, rules)
+    if newest is None:
+        return None
+    policies = {normalise(rule.name): rule for rule in reversed(rules) if rule.since == newest.since}
+    if name is None:
+        return next(reversed(policies.values()))
+    if normalise(name) not in policies:
+        known = ", ".join(rule.name for rule in rules if rule.since == newest.since)
+        raise SpecError(f"scheduler {name!r}: {family} has {known}")
+    return policies[normalise(name)]
+
+
+class _Begins(Protocol):
+    @property
+    def since(self) -> str: ...
+
+
+Rule = TypeVar("Rule", bound=_Begins)
+
+
+def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule | None:
+    """The newest rule that began by a version."""
     if not rules:
         return None
     release, _ = release_of(family, version)

@@ -165,7 +165,8 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
     per_layer, heaviness = [], []
     for group in scenario.model.layer_groups:
         parts = [
-            (part, _kept_elements(part, tp) * part.kept_bits(bits) / 8) for part in group.attention.parts
+            (part, _kept_elements(part, tp) * part.kept_bits(bits, scenario.dtype.state_bits) / 8)
+            for part in group.attention.parts
         ]
         kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
         per_layer.append(sum(kept, 0.0 * batch))
@@ -173,6 +174,18 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
         heaviness.append(sum(math.inf if limit is None else limit * size for limit, size in limits))
     # Context ranks keep an equal part of every sequence's cache.
     return fullest_stage(scenario, per_layer, heaviness) / scenario.parallelism.cp_size
+
+
+def copied_cache_bytes(scenario: Scenario, cache_bytes: Number, constants: dict[str, float]) -> Number:
+    """Bytes of copies beside a stage's own cache at the peak of a decode step.
+
+    Without room that was set aside, a step writes a new cache while that of the step before is live (``cache_copies``). Where
+    ``gathers_cache`` is set, what every stage made comes to the first GPU.
+    """
+    whole = cache_bytes
+    if constants["gathers_cache"] and scenario.parallelism.pp_size > 1:
+        whole = cache_bytes / stage_layer_share(scenario)
+    return constants["cache_copies"] * whole - cache_bytes
 
 
 def _attention_width(scenario: Scenario, group: LayerGroup) -> float:

@@ -2,144 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
-from llm_perf.counts.attention import (
-    attended,
-    keys_read,
-    kv_elements_per_token,
-    prefill_pairs,
-    score_flops_per_pair,
-)
+from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
-from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.attention import (
+    Attention,
+    Chunk,
+    DecodeAttention,
+    attention_s,
+    context_when,
+    windows_of,
+)
 from llm_perf.systems.base import Load
-from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
+from llm_perf.systems.costs import Costs, part_of
 from llm_perf.systems.format_kernels import WEIGHT_ONLY, Kind, compute_factor, read_factor
 from llm_perf.systems.products import (
     ProductTime,
-    decode_attention,
     elementwise,
-    fused_attention,
     layer_terms,
     product_time,
-    score_square,
-    unfused_attention,
 )
-from llm_perf.systems.terms import Factor, Quantity, Term, Terms, joined, one_term, scaled
-
-_GEMM_PARTS = {
-    "qkv": "attention_projections",
-    "q": "attention_projections",
-    "kv_down": "attention_projections",
-    "kv_up": "attention_projections",
-    "attention_output": "attention_projections",
-    "lm_head": "lm_head",
-    "lm_head_projection": "lm_head",
-}
-
-
-def part_of(op: str) -> str:
-    """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP.
-
-    What a mixer has beside the common products is named ``attention_…``; behind a colon stands which of a layer's mixers
-    it is of.
-    """
-    plain = op.partition(":")[0]
-    return _GEMM_PARTS.get(plain, "attention_projections" if plain.startswith("attention_") else "mlp")
-
+from llm_perf.systems.terms import Factor, Quantity, Terms, one_term
 
 _NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
 _LEAST_8BIT = 7.0
 """Stored bits from which a format's kernels are those of 8-bit weights: types of 6.56 bits unpack like those of 4."""
-
-
-class Costs:
-    """Seconds by part of the breakdown and by busy resource, added up over a pass, and the terms of the parts.
-
-    ``products`` are the matrix products that it is of, with how often each runs; of a single configuration.
-    """
-
-    __slots__ = ("_terms", "busy_s", "parts_s", "products")
-
-    def __init__(self) -> None:
-        self.parts_s: dict[str, Number] = {}
-        self.busy_s: dict[str, Number] = {}
-        self.products: list[tuple[str, Number, ProductTime]] = []
-        self._terms: list[Terms] = []
-
-    def product(self, op: str, times: Number, one: ProductTime) -> None:
-        """Add a product that runs so many times."""
-        part, seconds = part_of(op), times * one.seconds
-        self.part(part, seconds, lambda: one.terms(part, op, times))
-        self.busy("compute", times * one.compute_s)
-        self.busy("hbm", times * one.memory_s)
-        self.busy("kernel_floors", times * one.floor_s)
-        if not is_array(seconds):
-            self.products.append((op, times, one))
-
-    def part(self, name: str, seconds: Number, terms: Terms) -> None:
-        """Add exposed seconds to a part, and what they consist of.
-
-        Terms of arrays are dropped: nobody reads them, and they would keep every intermediate array in memory, which
-        makes a sweep take up to 2.7 times as long.
-        """
-        self.parts_s[name] = self.parts_s[name] + seconds if name in self.parts_s else seconds
-        if not is_array(seconds):
-            self._terms.append(terms)
-
-    def busy(self, resource: str, seconds: Number) -> None:
-        """Add busy seconds to a resource."""
-        self.busy_s[resource] = self.busy_s[resource] + seconds if resource in self.busy_s else seconds
-
-    def add(self, other: Costs, times: Number) -> None:
-        """Add another pass so many times."""
-        for name, seconds in other.parts_s.items():
-            self.parts_s[name] = self.parts_s.get(name, 0.0) + times * seconds
-        for name, seconds in other.busy_s.items():
-            self.busy(name, times * seconds)
-        if not is_array(times):
-            self._terms.append(scaled(other.terms, "passes", times))
-            self.products += [(op, times * count, one) for op, count, one in other.products]
-
-    def scaled(self, parts: Number, busy: Number) -> Costs:
-        """So many times the parts, and so many times the busy seconds."""
-        found = Costs()
-        found.parts_s = {name: parts * seconds for name, seconds in self.parts_s.items()}
-        found.busy_s = {name: busy * seconds for name, seconds in self.busy_s.items()}
-        found._terms = [scaled(self.terms, "passes that follow one another", parts)]
-        return found
-
-    def terms(self) -> Iterator[Term]:
-        """What the parts consist of; for a single configuration."""
-        return joined(*self._terms)()
-
-    @property
-    def total_s(self) -> Number:
-        """Sum of the parts."""
-        total: Number = 0.0
-        for seconds in self.parts_s.values():
-            total = total + seconds
-        return total
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeAttention:
-    """What one mixer of a layer group attends to in a decode step: seconds = floor_s + per_token_s x attended(context)."""
-
-    mixer: Mixer
-    per_token_s: Number
-    compute_per_token_s: Number
-    memory_per_token_s: Number
 
 
 class Forward:
@@ -191,10 +85,10 @@ class Forward:
             topology.tensor, scenario.gpu, constants["pcie_bus_efficiency"]
         )
         self.ep_fabric: Fabric = topology.experts
-        self.cp_fabric: Fabric = topology.context
         self.hops_between_nodes = topology.hops_between_nodes
         self.hop_in_node: Fabric = topology.hop_in_node
         self.hop_between_nodes: Fabric = topology.hop_between_nodes
+        self.attention = Attention(scenario, constants, self.rates, topology.context)
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 
@@ -206,18 +100,14 @@ class Forward:
         the new tokens each.
         """
         costs = Costs()
-        tokens = batch * new_tokens / self.cp
-        routed = tokens * self._distinct_share(batch)
-        for group, products in self.groups:
-            self._products(costs, products, tokens, group.count, routed)
-            for mixer in group.attention.parts:
-                self._prefill_attention(costs, mixer, group.count, batch, new_tokens, cached)
-            self._elementwise(costs, group, tokens)
-            self._layer_communication(costs, group, tokens)
+        chunk = Chunk(batch, new_tokens, cached)
+        tokens = chunk.tokens / self.cp
+        self.layers(
+            costs, tokens, batch, lambda mixer, count: self.attention.prefill(costs, mixer, count, (chunk,))
+        )
         if with_head:
-            logits = tokens if self.constants["logits_all_positions"] else batch
-            self._head(costs, logits)
-        self._pipeline_transfer(costs, tokens)
+            self.head_of(costs, tokens if self.constants["logits_all_positions"] else batch)
+        self.pipeline_transfer(costs, tokens)
         return costs
 
     def decode_step(self, batch: Number, queries: int = 1) -> tuple[Costs, list[DecodeAttention]]:
@@ -228,18 +118,59 @@ class Forward:
         costs = Costs()
         attention: list[DecodeAttention] = []
         tokens = batch * queries
-        routed = tokens * self._distinct_share(batch)
+        self.layers(
+            costs,
+            tokens,
+            batch,
+            lambda mixer, count: attention.append(self.attention.decode(costs, mixer, count, batch, queries)),
+        )
+        self.head_of(costs, tokens)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def mixed_step(
+        self, chunks: Sequence[Chunk], batch: Number, ends: Number, queries: int = 1
+    ) -> tuple[Costs, list[DecodeAttention]]:
+        """Device seconds of one step of prompts' chunks beside ``batch`` decoding sequences.
+
+        Products and what follows them see all tokens of the step at once; chunks attend as prompts do, in one kernel, and
+        the other sequences as in a decode step, whose attention over the context is left out. Logits are those of the
+        decoding sequences and of the prompts that end here, ``ends``. With chunks alone, or without any, this is `prefill`
+        or `decode_step`.
+        """
+        costs = Costs()
+        attention: list[DecodeAttention] = []
+        read = sum((chunk.tokens for chunk in chunks), 0.0) / self.cp
+        tokens = read + batch * queries
+
+        def attend(mixer: Mixer, count: int) -> None:
+            if chunks:
+                self.attention.prefill(costs, mixer, count, chunks)
+            if batch:
+                attention.append(self.attention.decode(costs, mixer, count, batch, queries))
+
+        self.layers(costs, tokens, batch + sum((chunk.sequences for chunk in chunks), 0.0), attend)
+        positions = batch * queries + (read if self.constants["logits_all_positions"] else ends)
+        if positions:
+            self.head_of(costs, positions)
+        self.pipeline_transfer(costs, tokens)
+        return costs, attention
+
+    def layers(
+        self,
+        costs: Costs,
+        tokens: Number,
+        sequences: Number,
+        attend: Callable[[Mixer, int], None] = lambda mixer, count: None,  # noqa: ARG005
+    ) -> None:
+        """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers."""
+        routed = tokens * self._distinct_share(sequences)
         for group, products in self.groups:
             self._products(costs, products, tokens, group.count, routed)
-            attention += [
-                self._decode_attention(costs, mixer, group.count, batch, queries)
-                for mixer in group.attention.parts
-            ]
+            for mixer in group.attention.parts:
+                attend(mixer, group.count)
             self._elementwise(costs, group, tokens)
             self._layer_communication(costs, group, tokens)
-        self._head(costs, tokens)
-        self._pipeline_transfer(costs, tokens)
-        return costs, attention
 
     def _distinct_share(self, batch: Number) -> Number:
         """Share of a replica's tokens that differ: equal prompts send theirs to the same experts."""
@@ -249,8 +180,7 @@ class Forward:
     @property
     def windows(self) -> tuple[float, ...]:
         """Contexts at which some layers stop attending to more."""
-        limits = {_window(mixer) for group in self.model.layer_groups for mixer in group.attention.parts}
-        return tuple(sorted(limits - {math.inf}))
+        return windows_of(mixer for group in self.model.layer_groups for mixer in group.attention.parts)
 
     # -- products ---------------------------------------------------------------------------------------------
 
@@ -332,6 +262,12 @@ class Forward:
             return dtype.stored_embedding_bits / 8
         return self.activation_bytes if product.op == "router" else dtype.stored_weight_bits / 8
 
+    def experts(self, costs: Costs, tokens: Number) -> None:
+        """Products of routed experts alone, of all layers: what a step of replicas that share them spreads over all."""
+        for group, products in self.groups:
+            routed = tuple(product for product in products if product.is_expert)
+            self._products(costs, routed, tokens, group.count)
+
     def _products(
         self,
         costs: Costs,
@@ -353,19 +289,24 @@ class Forward:
         copies = product.touched(tokens if routed is None else routed, self.expert_batches)
         if product.is_expert:
             rows = rows * self.expert_share
-        reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
-        per_weight = self.weight_bytes_per_element(product, rows) * reads
         # However good its kernels, no product reads what is stored faster than the data sheet's memory.
         least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
+
+        def bytes_per_weight(rows: Number) -> Number:
+            reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+            return maximum(self.weight_bytes_per_element(product, rows) * reads, least)
+
+        most = gemm.matvec_max_rows
         return product_time(
             gemm,
             product,
             rows,
             copies,
-            maximum(per_weight, least),
+            bytes_per_weight(rows),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
             compute_factor(self.constants, kind, gemm),
+            bytes_per_weight(minimum(rows, most)) if most else None,
         )
 
     def _kernel_kind(self, product: Product) -> Kind:
@@ -416,140 +357,29 @@ class Forward:
         costs.part("dequantisation", seconds, one_term("dequantisation", "token table", *factors))
         costs.busy("hbm", seconds)
 
-    def _head(self, costs: Costs, positions: Number) -> None:
+    def head_of(self, costs: Costs, positions: Number) -> None:
+        """The head on so many positions."""
         self._products(costs, self.head, positions, 1)
         self._unpack_tables(costs)
         if self.tp > 1:
             logits = positions * self.model.vocab_size * self.activation_bytes
-            self._communicate(costs, "all_gather", 1, self.tp_fabric.all_gather_s(logits))
+            costs.collective("all_gather", 1, self.tp_fabric.all_gather_s(logits))
 
-    # -- attention --------------------------------------------------------------------------------------------
+    # -- attention over the context of decode steps -----------------------------------------------------------
 
-    def _prefill_attention(
-        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
-    ) -> None:
-        pairs = prefill_pairs(attention, new + cached, causal=not self.model.encoder)
-        if is_array(cached) or cached:
-            pairs = pairs - prefill_pairs(attention, cached, causal=True)
-        seen = keys_read(attention, new, cached)
-        pairs = pairs / self.cp
-        per_pair = score_flops_per_pair(attention, self.tp)
-        bits = attention.kept_bits(self.scenario.dtype.kv_bits)
-        kv_bytes = batch * seen * kv_elements_per_token(attention, self.tp) * bits / 8
-        if self.cp > 1:
-            self._ring(costs, layers, kv_bytes, batch * pairs * per_pair / self.rates.attention_flops_per_s)
-        if not self.constants["unfused_attention"] or attention.recurrent:
-            seconds = self.rates.prefill_attention_s(batch * pairs * per_pair, new / self.cp, kv_bytes)
-            floors = (self.cp - 1) * self.rates.attention_floor_s
-            whole = seconds + floors
+    def attention_s(self, attention: list[DecodeAttention], context: Number) -> Number:
+        """Seconds of decode attention, floors left out, at a context."""
+        return attention_s(attention, context)
 
-            def each() -> Quantity:
-                flops, floor_s = batch * pairs * per_pair, self.rates.attention_floor_s + floors
-                return fused_attention(self.rates, flops, new / self.cp, kv_bytes, floor_s)
-
-            costs.part(
-                "attention", layers * whole, layer_terms("attention", "attention of the prompt", layers, each)
-            )
-            costs.busy("kernel_floors", layers * (self.rates.attention_floor_s + floors))
-            costs.busy("compute", layers * batch * pairs * per_pair / self.rates.attention_flops_per_s)
-            return
-        # Unfused kernels compute the whole rectangle of scores and move every score through memory.
-        square = new * (new + cached) / self.cp
-        rate = self.constants["unfused_product_share"] * self.rates.gemm.flops_per_s
-        heads = attention.num_heads / self.tp
-        compute, moved = score_square(attention, batch * square, rate, self.constants["score_bytes"], self.tp)
-        read = kv_bytes / self.rates.attention_bytes_per_s
-        products = p_norm(compute, read, self.rates.knee_exponent)
-        working_set = 2 * self.activation_bytes * batch * square * heads
-        memory = self.rates.scores_s(moved, working_set)
-        whole = products + memory + 2 * self.rates.attention_floor_s
-
-        def both() -> Quantity:
-            flops = batch * square * per_pair
-            return unfused_attention(self.rates, flops, rate, kv_bytes, moved, working_set)
-
-        costs.part("attention", layers * whole, layer_terms("attention", "unfused attention", layers, both))
-        costs.busy("kernel_floors", 2 * layers * self.rates.attention_floor_s)
-        costs.busy("compute", layers * compute)
-        costs.busy("hbm", layers * (memory + read))
-
-    def _ring(self, costs: Costs, layers: int, kv_bytes: Number, attention_s: Number) -> None:
-        """Keys and values pass round the context ranks while each attends to what it has (arXiv 2310.01889)."""
-        turns = self.cp - 1
-        passed = turns * self.cp_fabric.send_s(kv_bytes / self.cp)
-        exposed = maximum(passed - attention_s * turns / self.cp, 0.0)
-        name = "keys and values passed round"
-        costs.part(
-            "context_exchange", layers * exposed, _of_layers("context_exchange", name, layers, exposed)
-        )
-        costs.busy("interconnect", layers * passed)
-
-    def _decode_attention(
-        self, costs: Costs, mixer: Mixer, layers: int, batch: Number, queries: int = 1
-    ) -> DecodeAttention:
-        """Linear in the context, so that steps can be summed; the floor of the kernel goes to ``costs`` at once.
-
-        Context ranks attend to a part of the cache each, for the same queries, and merge what they found (flash
-        decoding over ranks, arXiv 2411.01783, section 3.4).
-        """
-        flops = batch * queries * score_flops_per_pair(mixer, self.tp, absorbed=True) / self.cp
-        reads = kv_reads(self.scenario, self.constants, mixer, batch)
-        if self.cp > 1:
-            merged = batch * queries * mixer.num_heads / self.tp * mixer.head_dim
-            size = merged * self.activation_bytes
-            self._communicate(costs, "context_exchange", layers, self.cp_fabric.all_reduce_s(size))
-        heads = mixer.num_heads / self.tp
-        processors = self.scenario.gpu.sm_count or 1
-        eager = self.constants["eager_attention_us"] * 1e-6 * batch * heads / processors
-        floor = self.rates.attention_floor_s * self.constants["graph_floor_scale"] + eager
-        costs.part("attention", layers * floor, _of_layers("attention", "attention kernels", layers, floor))
-        costs.busy("kernel_floors", layers * floor)
-        return DecodeAttention(
-            mixer,
-            layers * attention_s_per_token(self.scenario, self.constants, self.rates, mixer, flops, reads),
-            layers * flops / self.rates.gemm.flops_per_s,
-            layers * reads.stored / self.rates.attention_bytes_per_s,
-        )
+    def context_when(self, attention: list[DecodeAttention], seconds: Number) -> Number:
+        """The context at which decode attention, floors left out, has come to take ``seconds``."""
+        return context_when(attention, seconds)
 
     def attention_terms(
         self, attention: list[DecodeAttention], nodes: list[tuple[Number, Number]], times: Number = 1.0
     ) -> Terms:
         """Decode attention, floors left out, of steps at contexts with weights."""
-
-        def terms() -> Iterator[Term]:
-            for entry in attention:
-                read = sum(weight * attended(entry.mixer, context) for context, weight in nodes)
-                one = decode_attention(self.rates, entry.compute_per_token_s, entry.memory_per_token_s)
-                # Some stacks have limits beside the two roofs.
-                of = (one,) if math.isclose(one.value, entry.per_token_s, rel_tol=1e-9) else ()
-                factors = (
-                    Factor("tokens attended to over all steps", times * read),
-                    Factor(one.name, entry.per_token_s, of),
-                )
-                yield Term("attention", "attention over the context", factors)
-
-        return terms
-
-    def attention_s(self, attention: list[DecodeAttention], context: Number) -> Number:
-        """Seconds of decode attention, floors left out, at a context."""
-        total: Number = 0.0
-        for entry in attention:
-            total = total + entry.per_token_s * attended(entry.mixer, context)
-        return total
-
-    def context_when(self, attention: list[DecodeAttention], seconds: Number) -> Number:
-        """The context at which decode attention, floors left out, has come to take ``seconds``.
-
-        Beyond each window fewer layers grow. Attention time is the least of these lines, so the latest crossing counts.
-        """
-        found: Number = 0.0
-        for limit in (0.0, *self.windows):
-            full = [entry for entry in attention if _window(entry.mixer) <= limit]
-            growing = [entry.per_token_s for entry in attention if _window(entry.mixer) > limit]
-            if growing:
-                rest = seconds - sum(entry.per_token_s * _window(entry.mixer) for entry in full)
-                found = maximum(found, rest / sum(growing))
-        return found
+        return self.attention.terms(attention, nodes, times)
 
     # -- everything else --------------------------------------------------------------------------------------
 
@@ -594,18 +424,18 @@ class Forward:
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             if self.sp > 1:
                 pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
-                self._communicate(costs, "reduce_scatter_all_gather", count, pair)
+                costs.collective("reduce_scatter_all_gather", count, pair)
             else:
                 limit = self.constants["one_shot_all_reduce_kib"] * 1024
                 reduced = self.tp_fabric.small_all_reduce_s(size, limit)
                 own = self.constants["custom_all_reduce_us"] * 1e-6
                 if own > 0 and joins_all(self.scenario.gpu, self.tp):
                     reduced = minimum(reduced, self.tp_fabric.custom_all_reduce_s(size, own))
-                self._communicate(costs, "all_reduce", count, reduced + extra)
+                costs.collective("all_reduce", count, reduced + extra)
         if self.expert_batches > 1 and routed_experts(group):
             # Tensor ranks that share the experts have every token already, and add up after them.
             routed = size * routed_experts(group) * self.expert_share
-            self._communicate(costs, "all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
+            costs.collective("all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
     def _reductions(self, group: LayerGroup) -> int:
         """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""
@@ -616,7 +446,7 @@ class Forward:
             return max(len(split), 1)
         return len(split) + (1 if group.mlp.ffn_size else 0)
 
-    def _pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
+    def pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
         if self.pp > 1:
             size = tokens * self.model.hidden_size * self.activation_bytes
@@ -624,19 +454,7 @@ class Forward:
             hops = between * self.hop_between_nodes.send_s(size)
             hops = hops + (self.pp - 1 - between) * self.hop_in_node.send_s(size)
             extra = (self.pp - 1) * self.constants["hop_us"] * 1e-6
-            self._communicate(costs, "pipeline_transfer", 1, hops + extra)
-
-    @staticmethod
-    def _communicate(costs: Costs, part: str, times: int, each_s: Number) -> None:
-        """A collective so many times."""
-        seconds = times * each_s
-        values = (("times", times), ("seconds of one", each_s))
-        costs.part(part, seconds, one_term(part, part, *values))
-        costs.busy("interconnect", seconds)
-
-
-def _of_layers(part: str, name: str, layers: int, each_s: Number) -> Terms:
-    return one_term(part, name, ("layers", layers), ("seconds of one", each_s))
+            costs.collective("pipeline_transfer", 1, hops + extra)
 
 
 def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bool) -> float:
@@ -647,11 +465,6 @@ def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bo
     if any(part.recurrent for part in group.attention.parts):
         microseconds += c["state_space_us"]
     return microseconds * 1e-6
-
-
-def _window(mixer: Mixer) -> float:
-    """Context beyond which a mixer attends to no more tokens."""
-    return float(mixer.saturates_at or math.inf)
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

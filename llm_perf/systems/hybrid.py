@@ -6,6 +6,7 @@ does with a pass of many tokens: compute it on the CPU, or copy the weights to t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -18,8 +19,10 @@ from llm_perf.counts.attention import kv_elements_per_token, prefill_pairs, scor
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.products import Product
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
+from llm_perf.systems.attention import Attention, Chunk, DecodeAttention
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import layer_weight_bytes
-from llm_perf.systems.forward import Costs, DecodeAttention, Forward
+from llm_perf.systems.forward import Forward
 from llm_perf.systems.terms import no_terms, one_term
 
 
@@ -149,6 +152,24 @@ def used_share(scenario: Scenario, tokens: Number) -> Number:
     return used / total
 
 
+class _OnTheCPU(Attention):
+    """Attention of layers on the GPU whose keys and values are in host memory: the GPU computes none of it."""
+
+    def prefill(self, costs: Costs, attention: Mixer, layers: int, chunks: Sequence[Chunk]) -> None:
+        """Nothing on the GPU."""
+
+    def decode(
+        self,
+        costs: Costs,  # noqa: ARG002 - the interface of all attention
+        mixer: Mixer,
+        layers: int,  # noqa: ARG002 - likewise
+        batch: Number,
+        queries: int = 1,  # noqa: ARG002 - likewise
+    ) -> DecodeAttention:
+        """Nothing on the GPU."""
+        return DecodeAttention(mixer, 0.0 * batch, 0.0 * batch, 0.0 * batch)
+
+
 class HybridForward(Forward):
     """One forward pass over a divided model: the GPU's part as in `Forward`, the CPU's part beside it."""
 
@@ -162,6 +183,8 @@ class HybridForward(Forward):
     ) -> None:
         super().__init__(scenario, constants)
         self.division, self.link_bytes_per_s = division, link_bytes_per_s
+        if not division.cache_on_gpu:
+            self.attention = _OnTheCPU(scenario, constants, self.rates, self.attention.fabric)
         self.cpu: CpuRates = cpu_rates(scenario.host, constants, scenario.offload.threads, copies_per_socket)
         self.whole_groups = self.groups
         self.whole_head = self.head
@@ -217,7 +240,7 @@ class HybridForward(Forward):
         return self._with_all_parts(costs), attention
 
     def _kept_bits(self, mixer: Mixer) -> float:
-        return mixer.kept_bits(self.scenario.dtype.stored_kv_bits)
+        return mixer.kept_bits(self.scenario.dtype.stored_kv_bits, self.scenario.dtype.state_bits)
 
     @staticmethod
     def _with_all_parts(costs: Costs) -> Costs:
@@ -228,19 +251,6 @@ class HybridForward(Forward):
         return costs
 
     # -- attention ------------------------------------------------------------------------------------------------
-
-    def _prefill_attention(
-        self, costs: Costs, attention: Mixer, layers: int, batch: Number, new: Number, cached: Number
-    ) -> None:
-        if self.division.cache_on_gpu:
-            super()._prefill_attention(costs, attention, layers, batch, new, cached)
-
-    def _decode_attention(
-        self, costs: Costs, mixer: Mixer, layers: int, batch: Number, queries: int = 1
-    ) -> DecodeAttention:
-        if self.division.cache_on_gpu:
-            return super()._decode_attention(costs, mixer, layers, batch, queries)
-        return DecodeAttention(mixer, 0.0 * batch, 0.0 * batch, 0.0 * batch)
 
     def _scores_on_cpu(
         self, costs: Costs, mixer: Mixer, layers: int, batch: Number, new: Number, cached: Number

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
 from llm_perf.systems.accounting import Budget, budget_of
 from llm_perf.systems.base import Load, MemoryParts
-from llm_perf.systems.families import memory_rules
-from llm_perf.systems.forward import replica_batch
-from llm_perf.systems.registry import system_of
+from llm_perf.systems.families import memory_rules, release_of
+from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
+from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,44 +21,79 @@ class KVCapacity:
 
     Attributes:
         tokens: Tokens that it holds, in whole blocks.
-        max_concurrency: Sequences of the lengths that are asked for which it holds at once; not rounded.
+        max_concurrency: Sequences of the lengths that are asked for which run at once: of an engine that prefills in chunks,
+            what the cache holds, not rounded; of a batch that is prefilled whole, the largest one.
         state_bytes_per_sequence: Bytes of one sequence's recurrent states on one rank, which do not grow with its length.
         utilization: Share of the GPU's memory that the stack may use, as it counts it; None where it has no such rule.
+        rule_of: The stack whose rule of memory it is.
     """
 
     tokens: int
     max_concurrency: float
     state_bytes_per_sequence: float
     utilization: float | None
+    rule_of: str
 
 
-def budget_for(scenario: Scenario) -> Budget | None:
-    """The memory rule of a scenario's stack; None where it has none and none is asked for."""
-    return budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
-
-
-def kv_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:
+def kv_capacity(
+    scenario: Scenario, load: Load, parts: MemoryParts, largest_batch: int | None = None
+) -> KVCapacity | None:
     """What the cache holds beside everything else that ``parts`` says of the GPU.
+
+    ``largest_batch`` is that of all replicas, where it is known.
 
     Models whose layers keep windows or states hold as many tokens as their sequences of these lengths have.
     None for encoders, and for systems whose cache is not on the GPUs alone.
     """
     if scenario.model.encoder or not isinstance(system_of(scenario), Resident):
         return None
-    one = float((parts.kv_cache_bytes + parts.waiting_bytes) / replica_batch(scenario, load))
-    if one <= 0:
-        return None
     budget = budget_for(scenario)
+    found = _capacity(scenario, load, parts, budget, full_name(scenario))
+    if found is None or budget is not None or largest_batch is None:
+        return found
+    return replace(found, max_concurrency=largest_batch / scenario.parallelism.dp_size)
+
+
+def engine_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCapacity | None:
+    """What a serving engine of today would hold, for a system that stands for them and has no rule of its own.
+
+    Such a system prefills the whole batch at once, which bounds its largest batch long before the cache does. None for
+    others, and where an option of engines is given, which is a rule.
+    """
+    family = system_of(scenario).family
+    if family.engine is None or scenario.model.encoder or budget_for(scenario) is not None:
+        return None
+    budget = budget_of(scenario, memory_rules(family.engine, None))
+    if budget is None:
+        return None
+    version, _ = release_of(family.engine, None)
+    accounted = stack_memory(scenario, load, parts, budget)
+    return _capacity(scenario, load, accounted, budget, f"{family.engine}@{version}")
+
+
+def _capacity(
+    scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget | None, rule_of: str
+) -> KVCapacity | None:
+    cache = sequence_cache(scenario, load, load.context_len, budget)
+    alone, each = float(cache.bytes(1.0)), float(cache.each)
+    if alone <= 0:
+        return None
     block = 1 if budget is None else budget.rules.block_tokens
     context = -(-float(load.context_len) // block) * block
-    held = max(float(parts.kv_room_bytes), 0.0) / one
+    room = max(float(parts.kv_room_bytes), 0.0)
     return KVCapacity(
-        tokens=math.floor(held * context / block * (1 + 1e-12)) * block,
-        max_concurrency=held,
+        tokens=math.floor(room / alone * context / block * (1 + 1e-12)) * block,
+        max_concurrency=max(room - float(cache.once), 0.0) / each if each else math.inf,
         state_bytes_per_sequence=float(
-            state_bytes(scenario.model, 1.0, scenario.dtype.stored_kv_bits, scenario.parallelism.tp_size)
+            state_bytes(
+                scenario.model,
+                1.0,
+                max(scenario.dtype.stored_kv_bits, scenario.dtype.state_bits),
+                scenario.parallelism.tp_size,
+            )
         ),
         utilization=None if budget is None else budget.utilization,
+        rule_of=rule_of,
     )
 
 

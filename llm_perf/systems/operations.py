@@ -8,7 +8,8 @@ from typing import Literal
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.attention import decode_score_flops, kv_cache_bytes, prefill_score_flops
-from llm_perf.systems.forward import Costs, Forward
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 
 __all__ = ["Operation", "operations"]
 
@@ -97,6 +98,7 @@ def _decode_attention(forward: Forward, batch: float, context: float, seconds: N
 
 
 def _cache_bytes(forward: Forward, batch: float, tokens: float) -> float:
+    dtype = forward.scenario.dtype
     return float(
-        kv_cache_bytes(forward.model, batch, tokens, forward.scenario.dtype.stored_kv_bits, forward.tp)
+        kv_cache_bytes(forward.model, batch, tokens, dtype.stored_kv_bits, forward.tp, dtype.state_bits)
     )

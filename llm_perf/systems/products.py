@@ -5,12 +5,13 @@ Every system that runs a product on a GPU at inference takes its time from here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from llm_perf.config.model import Mixer
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.attention import score_flops_per_pair
 from llm_perf.counts.products import Product
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates
@@ -51,13 +52,16 @@ class ProductTime(NamedTuple):
         compute: tuple[Factor, ...] = (
             Factor("FLOPs per weight and row", 2.0),
             Factor("weights", self.weights),
-            Factor("rows and rows lost to tiles", self.rows + self.copies * gemm.lost_rows(self.rows)),
+            Factor(
+                "rows and rows lost to tiles",
+                self.rows + self.copies * gemm.lost_rows(self.rows, self.copies),
+            ),
             Factor("compute rate", gemm.flops_per_s, (of_compute,), divides=True),
         )
         if self.slower != 1.0:
             compute = (*compute, Factor("times that this format's kernel takes", self.slower))
-        rate = gemm.read_bytes_per_s(self.rows)
-        used = (of_memory,) if rate == gemm.bytes_per_s else ()
+        rate = self.moved_bytes / self.memory_s if self.memory_s else gemm.bytes_per_s
+        used = (of_memory,) if math.isclose(float(rate), gemm.bytes_per_s) else ()
         memory = (Factor("bytes", self.moved_bytes), Factor("memory rate", rate, used, divides=True))
         return roofs(name, compute, memory, gemm.knee_exponent, ((Factor("kernel floor", self.floor_s),),))
 
@@ -71,12 +75,24 @@ def product_time(
     bytes_per_activation: float,
     floor_s: float,
     slower: float = 1.0,
+    matvec_bytes_per_weight: Number | None = None,
 ) -> ProductTime:
-    """A product of ``rows`` rows with ``copies`` matrices that are read: the one formula."""
-    moved = copies * product.weights * bytes_per_weight
-    moved = moved + rows * (product.in_features + product.out_features) * bytes_per_activation
+    """A product of ``rows`` rows with ``copies`` matrices that are read: the one formula.
+
+    ``matvec_bytes_per_weight``: what the stack's matrix-vector kernels read, where it has any. Whatever runs in their place
+    for more rows, a product takes no less time than one of the most rows that they take.
+    """
+
+    def memory_of(rows: Number, bytes_per_weight: Number) -> tuple[Number, Number]:
+        moved = copies * product.weights * bytes_per_weight
+        moved = moved + rows * (product.in_features + product.out_features) * bytes_per_activation
+        return moved, gemm.memory_s(moved, 0.0, rows)
+
+    moved, memory = memory_of(rows, bytes_per_weight)
+    if matvec_bytes_per_weight is not None:
+        few = minimum(rows, gemm.matvec_max_rows)
+        memory = maximum(memory, memory_of(few, matvec_bytes_per_weight)[1])
     compute = gemm.compute_s(rows, product.weights, copies) * slower
-    memory = gemm.memory_s(moved, 0.0, rows)
     seconds = gemm.time_s(compute, memory) - gemm.floor_s + floor_s
     return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s, slower)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from llm_perf.config.workload import Workload
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.quadrature import context_nodes
-from llm_perf.systems.forward import Costs, Forward
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 
 
 def cached_tokens(workload: Workload, prompt_len: Number) -> Number:

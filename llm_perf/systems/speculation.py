@@ -7,7 +7,9 @@ from llm_perf.config.scenario import Scenario, check_parallelism
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
-from llm_perf.systems.forward import Costs, DecodeAttention, Forward
+from llm_perf.systems.attention import DecodeAttention
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 
 
 def check_draft(scenario: Scenario) -> None:

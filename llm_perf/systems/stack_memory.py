@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import linear_rank_weights
-from llm_perf.systems.accounting import Budget, MemoryRules, context_bytes
+from llm_perf.systems.accounting import Budget, MemoryRules, budget_of, context_bytes
 from llm_perf.systems.base import Load, MemoryParts
+from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import (
     fullest_stage,
     layer_weight_bytes,
@@ -18,33 +22,72 @@ from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.speculation import draft_scenario
 
 
+def budget_for(scenario: Scenario) -> Budget | None:
+    """The memory rule of a scenario's stack; None where it has none and none is asked for."""
+    return budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceCache:
+    """Cache of the fullest GPU: bytes of ``each`` sequence, beside what all of them share and keep ``once``."""
+
+    each: Number
+    once: Number = 0.0
+
+    def bytes(self, sequences: Number) -> Number:
+        """Bytes of so many sequences."""
+        return self.once + sequences * self.each
+
+    def sequences(self, room_bytes: Number) -> Number:
+        """Whole sequences that a room holds; infinitely many of a model that caches nothing."""
+        if not is_array(self.each) and self.each == 0:
+            return math.inf
+        return maximum((room_bytes - self.once) // self.each, 0.0)
+
+
+def sequence_cache(
+    scenario: Scenario, load: Load, tokens: Number, budget: Budget | None = None
+) -> SequenceCache:
+    """Cache of a sequence of so many tokens, in blocks where the stack has these, with that of a draft model.
+
+    Of a cached prefix that all sequences share there is one copy.
+    """
+    draft = draft_scenario(scenario)
+
+    def of_one(length: Number) -> Number:
+        length = length if budget is None else budget.in_blocks(length)
+        one = stage_kv_bytes(scenario, 1.0, length)
+        return one if draft is None else one + stage_kv_bytes(draft, 1.0, length)
+
+    whole = of_one(tokens)
+    if not scenario.workload.shared_prefix:
+        return SequenceCache(whole)
+    # Windows that have left the prefix and recurrent states are each sequence's own.
+    own = of_one(tokens - scenario.workload.prefix_hit_rate * load.prompt_len)
+    return SequenceCache(own, whole - own)
+
+
 def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget) -> MemoryParts:
     """Memory of the fullest GPU as the stack accounts for it, which knows its weights and its cache.
 
-    Activations are those of one full step, and the cache comes in blocks. Where sequences queue, those that do not fit at
-    once wait: the cache then holds as many whole sequences as there is room for, at least one.
+    Activations are those of one full step, and the cache comes in blocks. Sequences beyond those that the scheduler runs
+    wait, and where they queue, those that do not fit at once: the cache then holds as many whole sequences as there is room
+    for, at least one.
     """
     rules = budget.rules
-    context = budget.in_blocks(load.context_len)
     tokens = budget.step_tokens(scenario, load.context_len)
     sequences: Number = replica_batch(scenario, load) if budget.max_num_seqs is None else budget.max_num_seqs
     activations = step_activation_bytes(scenario, tokens, sequences, rules)
     others = context_bytes(budget, scenario)
     buffers = minimum(parts.buffers_bytes, others)  # communicators are a part of what it holds
     weights = parts.weights_bytes + padding_bytes(scenario, rules)
-    one = stage_kv_bytes(scenario, 1.0, context)
-    draft = draft_scenario(scenario)
-    if draft is not None:
-        one = one + stage_kv_bytes(draft, 1.0, context)
-    wanted = replica_batch(scenario, load) * one
+    cache = sequence_cache(scenario, load, load.context_len, budget)
     capacity = budget.capacity_bytes(weights, activations, others)
-    held = wanted
+    running = budget.scheduled(replica_batch(scenario, load))
     if rules.queues:
         room = capacity - weights - activations - others
-        most = maximum(room // one, 1.0)
-        if budget.max_num_seqs is not None:
-            most = minimum(most, budget.max_num_seqs)
-        held = minimum(wanted, most * one)
+        running = minimum(running, maximum(cache.sequences(room), 1.0))
+    held = cache.bytes(running)
     return MemoryParts(
         weights_bytes=weights,
         kv_cache_bytes=held,
@@ -52,7 +95,7 @@ def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Bud
         buffers_bytes=buffers,
         reserved_bytes=others - buffers,
         capacity_bytes=capacity,
-        waiting_bytes=wanted - held,
+        waiting_bytes=cache.bytes(replica_batch(scenario, load)) - held,
     )
 
 

@@ -6,31 +6,32 @@ import math
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
-from llm_perf.systems.base import Load, PhaseCost
-from llm_perf.systems.footprint import stage_kv_bytes
+from llm_perf.counts.arrays import Number, is_array, minimum, where
+from llm_perf.systems.accounting import Budget
+from llm_perf.systems.base import Load, MemoryParts, PhaseCost
 from llm_perf.systems.forward import replica_batch
+from llm_perf.systems.stack_memory import sequence_cache
 from llm_perf.systems.terms import scaled
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Waves:
-    """How a replica's batch runs: ``running`` sequences at a time, ``count`` times that."""
+    """How a replica's batch runs: ``running`` sequences at a time, ``count`` times that; ``at_once`` of full length."""
 
     running: Number
     count: Number
+    at_once: Number
 
-    @property
-    def note(self) -> str | None:
+    def note(self, replicas: int) -> str | None:
         """What a reader should know; None where all sequences run at once, or for arrays."""
-        if is_array(self.running, self.count) or self.count == 1:
+        batch = self.running * self.count
+        if is_array(batch, self.at_once) or self.at_once >= batch:
             return None
-        return (
-            f"{self.running:.0f} sequences of these lengths run at a time while they grow: times are those of "
-            f"{self.count:.3g} waves"
-        )
+        full = f"{self.at_once * replicas:,.0f} of these sequences run at once at their full lengths"
+        if self.count == 1:
+            return f"{full}; the others wait until there is room for them"
+        grow = "" if self.running == self.at_once else f", {self.running * replicas:,.0f} while they grow"
+        return f"{full}{grow}; the others wait: times are those of {self.count:.3g} waves"
 
     def whole(self, phase: PhaseCost) -> PhaseCost:
         """The phase of one wave as that of all."""
@@ -47,39 +48,26 @@ class Waves:
 
 
 def waves_of(
-    scenario: Scenario, load: Load, constants: dict[str, float], weight_bytes: float, buffer_bytes: float
+    scenario: Scenario, load: Load, budget: Budget | None, used: MemoryParts, kv_reserved_share: float
 ) -> Waves:
     """Waves of a stack that reserves ``kv_reserved_share`` of the tokens to generate for each running sequence.
 
-    A stack that takes pages as it needs them holds half of them on average, one that reserves all holds all. A share of
-    0 means that a batch is never cut. What is asked of the stack's memory and scheduler (``gpu_memory_utilization``,
-    ``max_num_seqs``) bounds the running sequences as it bounds those that the memory account holds.
-
-    ``weight_bytes`` and ``buffer_bytes`` are held on the fullest GPU whatever the batch.
+    A stack that takes pages as it needs them holds half of them on average, one that reserves all holds all. The room is
+    that of the memory account, ``used``, and the scheduler runs no more sequences than ``budget`` says. What does not fit
+    at all, or does not queue, is timed as if it fitted.
     """
     batch = replica_batch(scenario, load)
-    running = (
-        batch
-        if scenario.model.encoder
-        else minimum(batch, _held(scenario, load, constants, weight_bytes + buffer_bytes))
-    )
-    if scenario.workload.max_num_seqs is not None:
-        running = minimum(running, scenario.workload.max_num_seqs)
-    return Waves(running, batch / running)
+    if budget is None:
+        return Waves(batch, 1.0, batch)
+    running = at_once = budget.scheduled(batch)
+    if budget.rules.queues:
+        at_once = minimum(at_once, _held(scenario, load, budget, used, 1.0))
+        running = minimum(running, _held(scenario, load, budget, used, kv_reserved_share))
+    return Waves(running, batch / running, at_once)
 
 
-def _held(scenario: Scenario, load: Load, constants: dict[str, float], other_bytes: float) -> Number:
-    """Sequences that the cache holds while they grow, at least one; infinite where a batch is never cut."""
-    asked, share = scenario.workload, constants["kv_reserved_share"]
-    if share <= 0:
-        return math.inf
-    utilization = asked.gpu_memory_utilization or constants["gpu_memory_utilization"]
-    held = utilization * scenario.gpu.usable_memory_bytes
-    free = held - other_bytes - constants["process_reserve_gib"] * _GIB
-    of_one = stage_kv_bytes(scenario, 1.0, load.prompt_len + share * load.gen_len)
-    if asked.shared_prefix:  # one copy of what all sequences share
-        once = stage_kv_bytes(scenario, 1.0, asked.prefix_hit_rate * load.prompt_len)
-        free, of_one = free - once, maximum(of_one - once, 1.0)
-    if not is_array(of_one) and of_one == 0:
-        return math.inf
-    return maximum(free / of_one // 1, 1.0)
+def _held(scenario: Scenario, load: Load, budget: Budget, used: MemoryParts, share: Number) -> Number:
+    """Sequences that the room of the cache holds with so much of what they generate; no limit where it holds none."""
+    cache = sequence_cache(scenario, load, load.prompt_len + share * load.gen_len, budget)
+    held = cache.sequences(used.kv_room_bytes)
+    return where(held >= 1, held, math.inf)

@@ -503,3 +503,61 @@ def test_a_system_that_streams_has_no_capacity_of_the_cache(infer: Any) -> None:
     gpu = infer("--model", "opt-30b", "--gpu", "t4", "--ds-zero", "3", "--json").json["memory"]["gpu"]
     assert gpu["kv_cache_capacity_tokens"] is None
     assert gpu["max_concurrency"] is None
+
+
+def test_a_serving_engine_holds_what_its_own_name_says(infer: Any) -> None:
+    """``resident`` stands for today's engines: what it says of one is what that one says, and its own batch is another."""
+    flags = (
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--prompt-len",
+        "15000",
+        "--gen-len",
+        "1000",
+    )
+    outcome, resident = infer(*flags), infer(*flags, "--json").json["memory"]["gpu"]
+    engine = resident["serving_engine"]
+    named = infer(*flags, "--json", "--system", engine["rule_of"]).json["memory"]["gpu"]
+    assert engine["rule_of"] == "vllm@0.15"
+    for key in ("kv_cache_capacity_tokens", "max_concurrency", "gpu_memory_utilization"):
+        assert engine[key] == named[key]
+    assert named["serving_engine"] is None
+    # 26.3 requests of 16,000 tokens: llm-d-planner, empirical vLLM memory results.
+    assert engine["max_concurrency"] == pytest.approx(26.3, rel=0.1)
+    words = " ".join(outcome.out.split())
+    assert (
+        f"would hold (vllm@0.15, of 0.9 of the memory) {engine['kv_cache_capacity_tokens']:,} tokens" in words
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "first"),
+    [
+        ((), "Fits: "),
+        (("--batch-size", "5000", "--system", "vllm"), "of the 5,000 sequences at once, the others wait."),
+        (("--ds-zero", "3"), "of host memory."),
+        (("--tp-size", "1", "--prompt-len", "100000", "--batch-size", "64"), "Does not fit. "),
+    ],
+)
+def test_whether_it_fits_stands_before_everything_else(
+    infer: Any, flags: tuple[str, ...], first: str
+) -> None:
+    out = infer("--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", *flags).out
+    title, verdict = out.split("\n\n")[:2]
+    assert title.startswith("meta-llama/Llama-3.1-8B")
+    assert first in " ".join(verdict.split())
+
+
+def test_vision_is_counted_when_asked(infer: Any) -> None:
+    flags = ("--model", "gemma-3-4b", "--gpu", "rtx-3090-24gb")
+    text, whole = infer(*flags, "--json").json, infer(*flags, "--with-vision", "--json").json
+    more = whole["memory"]["gpu"]["weights_bytes"] - text["memory"]["gpu"]["weights_bytes"]
+    assert more == 2 * (4_300_079_472 - 3_880_263_168)  # google/gemma-3-4b-it, its file and its text part
+    assert any(note.startswith("text part only; left out: vision tower") for note in text["warnings"])
+    assert any(note.startswith("counted in weights and memory") for note in whole["warnings"])
+    assert whole["decode"]["latency_s"] == text["decode"]["latency_s"]
+    refused = infer("--model", "llama-3-8b", "--gpu", "l4", "--with-vision")
+    assert refused.code == 2
+    assert "no part beside its text is known" in refused.err

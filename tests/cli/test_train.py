@@ -176,3 +176,20 @@ def test_the_interval_of_a_step_says_what_it_rests_on(llm_perf):
     none = llm_perf(*asked, "axolotl", "--json").json
     assert none["interval"] is None
     assert none["no_interval"] == "no published run of axolotl in training ships"
+
+
+def test_lora_that_does_not_fit_is_told_to_store_its_base_in_4_bits(llm_perf):
+    """QLoRA is what people do next (arXiv 2305.14314)."""
+    asked = ("train", "--model", "llama-3-70b", "--gpu", "a100-sxm-80gb", "--framework", "fsdp", "--lora-rank", "16",
+             "--seq-len", "2048", "--micro-batch-size", "1", "--activation-recomputation", "full")  # fmt: skip
+    result = llm_perf(*asked)
+    assert result.code == 3
+    assert "What fits: --base-weight-bits 4\n" in result.out
+    assert "Does not fit. " in result.out.split("\n\n")[1]
+    assert llm_perf(*asked, "--base-weight-bits", "4").code == 0
+
+
+def test_what_fits_is_said_first(llm_perf):
+    verdict = llm_perf(*RUN).out.split("\n\n")[1]
+    assert verdict.startswith("Fits: ")
+    assert verdict.endswith("of GPU memory.")

@@ -10,14 +10,16 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.loading import get_host_config_by_name
+from llm_perf.counts.flops import prefill_flops
 from llm_perf.counts.products import layer_products
 from llm_perf.errors import SpecError
+from llm_perf.hardware.gpu_time import kernel_rates
 from llm_perf.hardware.transfer import link_sharers
 from llm_perf.report.explain import explanations
 from llm_perf.report.trace import schedule_spans
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.systems import system_names, system_of
-from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.base import Load, PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.passes import mean_pass, passes
@@ -56,7 +58,7 @@ def test_a_layer_of_experts_exchanges_tokens_twice(ep, batch, prompt):
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 4096))
 def test_every_expert_loses_its_own_partly_filled_tile(ep, tokens):
-    """One product over E experts takes as long as E products of a share of the rows, each with half_m rows lost."""
+    """One product over E experts takes as long as E products of a share of the rows, each with rows lost of its own."""
     scenario = scenario_of(model="mixtral-8x7b", gpu="a100-sxm-80gb", dp_size=ep, ep_size=ep, batch_size=ep)
     forward = forward_of(scenario)
     gemm = forward.rates.gemm
@@ -69,9 +71,9 @@ def test_every_expert_loses_its_own_partly_filled_tile(ep, tokens):
         touched = experts * (1 - (1 - 2 / 8) ** (tokens * ep))
         rows = tokens * 2
         assert product.weights == product.in_features * product.out_features
-        each = (
-            2 * product.in_features * product.out_features * (rows / touched + gemm.half_m) / gemm.flops_per_s
-        )
+        taken = rows / touched
+        taken = max(taken, gemm.tile_rows) + min(max(taken - gemm.tile_rows, 0), gemm.half_m)
+        each = 2 * product.in_features * product.out_features * taken / gemm.flops_per_s
         compute_s = forward.product_s(product, tokens).compute_s
         assert compute_s == pytest.approx(touched * each, rel=1e-9), product.op
 
@@ -136,9 +138,26 @@ def test_stages_that_take_turns_spend_the_energy_of_one_gpu_and_the_idle_power_o
     many = scenario_of(model="opt-13b", gpu="a100-sxm-80gb", system="resident", pp_size=stages)
     phase = PhaseCost(latency_s, {}, {"compute": compute * latency_s, "hbm": memory * latency_s})
     idle = PhaseCost(latency_s, {}, {})
-    above = joules(one, phase, None) - joules(one, idle, None)
-    assert joules(many, phase, None) - joules(many, idle, None) == pytest.approx(above, rel=1e-9, abs=1e-9)
-    assert joules(many, idle, None) == pytest.approx(stages * joules(one, idle, None), rel=1e-12)
+    load = Load(8.0, 500.0, 1.0)
+    above = joules(one, load, phase, None) - joules(one, load, idle, None)
+    several = joules(many, load, phase, None) - joules(many, load, idle, None)
+    assert several == pytest.approx(above, rel=1e-9, abs=1e-9)
+    assert joules(many, load, idle, None) == pytest.approx(stages * joules(one, load, idle, None), rel=1e-12)
+
+
+@given(st.integers(1, 64), st.floats(0.001, 100))
+def test_arithmetic_draws_power_for_what_it_multiplies(batch, latency_s):
+    """Rows that a kernel loses to its tiles take time, and no power; what is multiplied is the model's FLOPs."""
+    scenario = scenario_of(model="opt-13b", gpu="a100-sxm-80gb", system="resident")
+    load = Load(float(batch), 100.0, 1.0)
+    flops = prefill_flops(scenario.model, batch, 100.0)
+    seconds = flops / kernel_rates(scenario.gpu, 16).gemm.flops_per_s
+    idle, busy, waiting = (
+        joules(scenario, load, PhaseCost(latency_s, {}, {"compute": share * latency_s}), None) / latency_s
+        for share in (0.0, min(seconds / latency_s, 1.0), 1.0)
+    )
+    assert waiting == pytest.approx(busy, rel=1e-9)
+    assert busy > idle
 
 
 # -- memory of logits -------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config.speculation import Speculation
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
-from llm_perf.systems.forward import Costs, Forward
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
 from llm_perf.systems.pipeline import stage_layers
 from llm_perf.systems.prompts import prompt_passes
 from llm_perf.systems.speculation import draft_scenario

@@ -12,7 +12,7 @@ from llm_perf.config.base import GIB
 from llm_perf.errors import SpecError
 from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import stage_kv_bytes
-from llm_perf.systems.kv_cache import kv_capacity_tokens
+from llm_perf.systems.kv_cache import kv_capacity_tokens, scheduler_limit
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 STACKS = st.sampled_from(["vllm@0.2", "vllm@0.6", "vllm@0.10", "vllm@0.21", "tensorrt_llm@0.9", "resident"])
@@ -76,7 +76,8 @@ def test_the_largest_batch_is_whole_sequences_of_the_room(system, model, gpu, ba
     limit = result.batch_limited_by
     assert result.max_batch_size == most if limit == "memory" else result.max_batch_size <= most
     waits = memory_rules(*system.split("@")).queues
-    assert result.feasible == (waits or batch <= most)
+    runs = min(batch, scheduler_limit(result.scenario) or batch)
+    assert result.feasible == (waits or runs <= most)
 
 
 @EXAMPLES

@@ -12,6 +12,7 @@ from typing import Any
 from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.published.inference_rows import memory_unit_of
 from calibrate.published.names import version_of
+from calibrate.request_runs import answer_of, is_closed_loop, request_run, throughput_of
 from calibrate.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
 from calibrate.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
@@ -53,7 +54,11 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
     try:
         if row.get("framework"):
             return training_quantities(row)
-        return hybrid_quantities(row) if is_hybrid(row) else inference_quantities(row)
+        if is_hybrid(row):
+            return hybrid_quantities(row)
+        if row.get("request_rate"):
+            return request_quantities(row)
+        return closed_loop_quantities(row) if is_closed_loop(row) else inference_quantities(row)
     except LLMPerfError as error:
         raise Unsupported(str(error)) from error
 
@@ -62,7 +67,8 @@ def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     """Times, rates and memory of an inference row."""
     run = stated_run(row)
     result = predict_inference(scenario_of(run))
-    unit = memory_unit_of(cells_of({"mem_unit": row.get("mem_unit", "")}))
+    # A table that says no unit holds what programs print, who call 2**30 bytes a GB.
+    unit = GIB if "mem_unit" not in row else memory_unit_of(cells_of({"mem_unit": row["mem_unit"]}))
     found: dict[str, Any] = {
         "ttft_s": result.ttft_s,
         "total_latency_s": result.total_latency_s,
@@ -125,6 +131,39 @@ def hybrid_quantities(row: Mapping[str, str]) -> dict[str, Any]:
             seconds = seconds_of(result)[time]
             ends[quantity] = tuple(found[quantity] * seconds / end for end in reversed(known[time]))
     return found | {"interval": ends}
+
+
+def request_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Times and rates of a row whose requests come and go."""
+    run = request_run(row)
+    answer = answer_of(run)
+    if not answer.completed:
+        raise Unsupported("the engine refuses requests of these lengths")
+    rate = throughput_of(answer, row, run.run.num_gpus)
+    return {
+        "ttft_s": answer.ttft_s,
+        "tpot_s": answer.tpot_s,
+        "total_latency_s": answer.e2e_s,
+        "throughput_tok_s": rate,
+    }
+
+
+def closed_loop_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Those of a closed loop: memory as of its batch, times as of its requests, with the interval of the batch's steps.
+
+    An engine whose scheduler is not known is answered by the batch alone.
+    """
+    batch = inference_quantities(row)
+    try:
+        found = request_quantities(row)
+    except LLMPerfError:
+        return batch
+    steps = batch["interval"].get("tpot_s")
+    interval = {}
+    if steps is not None:
+        low, high = (end / batch["tpot_s"] for end in steps)
+        interval["tpot_s"] = (low * found["tpot_s"], high * found["tpot_s"])
+    return batch | found | {"interval": interval}
 
 
 def seconds_of(result: InferenceResult) -> dict[str, float]:

@@ -182,7 +182,7 @@ def test_a_row_is_answered_as_the_same_question_is():
     assert found["tpot_s"] == result.tpot_s
     assert found["total_latency_s"] == result.total_latency_s
     assert found["throughput_tok_s"] == result.total_throughput_tokens_per_s
-    assert found["peak_gpu_mem_GB"] == result.peak_gpu_memory_bytes / 1e9
+    assert found["peak_gpu_mem_GB"] == result.peak_gpu_memory_bytes / 2**30
     assert found["ttft_s"] + found["tpot_s"] * 127 == pytest.approx(found["total_latency_s"], rel=1e-12)
 
 

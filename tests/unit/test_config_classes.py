@@ -244,11 +244,22 @@ def whole(config: Any, model_type: str) -> dict[str, Any]:
 
 
 def test_what_stands_beside_the_text_is_said_with_its_size() -> None:
-    # google/gemma-3-4b-it: its SigLIP tower of 27 layers, 1152 wide, has 0.417e9 parameters.
-    tower = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304, "patch_size": 14}
+    # google/gemma-3-4b-it: 4,300,079,472 parameters in its checkpoint, of which 3,880,263,168 are the text's.
+    tower = {
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "intermediate_size": 4304,
+        "patch_size": 14,
+        "image_size": 896,
+    }
     config = {**GOLDEN["gemma3"]["config"], "vision_config": tower}
-    said = "text part only; left out: vision_config (about 0.41e9 parameters, 0.82 GB at 16 bit)"
-    assert from_hf_config(config, "m").left_out == said
+    config["text_config"] = {**config["text_config"], "hidden_size": 2560}
+    model = from_hf_config(config, "m")
+    assert (
+        model.left_out
+        == "text part only; left out: vision_config (about 0.42e9 parameters, 0.84 GB at 16 bit)"
+    )
+    assert model.beside_params == pytest.approx(4_300_079_472 - 3_880_263_168, rel=1e-4)
     ahead = from_hf_config({**GOLDEN["deepseek_v3"]["config"], "num_nextn_predict_layers": 1}, "m").left_out
     # DeepSeek-V3's report (arXiv 2412.19437) gives 14B for its module, with copies of the table and the head.
     assert ahead == "left out: 1 multi-token prediction layer (about 11.61e9 parameters, 23.22 GB at 16 bit)"
@@ -308,3 +319,56 @@ def test_a_key_that_changes_the_model_and_is_not_counted_is_refused(
     assert from_hf_config(config, "m")
     with pytest.raises(SpecError, match=f"{key} = .*: expected"):
         from_hf_config({**config, key: value}, "m")
+
+
+# Parameters beside the text of the classes' default configs (transformers 5.23, meta device).
+BESIDE = {
+    "gemma3": 94_700_000, "glm4v": 892_500_000, "internvl": 337_500_000, "kimi_k25": 471_100_000, "llama4": 455_200_000,
+    "llava": 324_500_000, "llava_onevision": 419_300_000, "mistral3": 439_000_000, "paligemma": 401_900_000,
+    "qwen2_5_vl": 3_083_000_000, "qwen2_audio": 642_200_000, "qwen2_vl": 675_800_000, "qwen3_5": 453_700_000,
+    "qwen3_omni_moe_thinker": 1_216_800_000, "qwen3_vl": 566_900_000, "smolvlm": 171_300_000, "video_llama_3": 105_600_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", sorted(BESIDE))
+def test_parts_beside_the_text_have_their_size(model_type: str) -> None:
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    model = from_hf_config(whole(auto.CONFIG_MAPPING[model_type](), model_type), "m")
+    assert model.beside_params == pytest.approx(BESIDE[model_type], rel=0.03)
+    counted = model.with_beside()
+    assert total_params(counted) - total_params(model) == model.beside_params
+    assert str(counted.left_out).startswith("counted in weights and memory, not in times: ")
+
+
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize(
+    "key", ["hidden_act", "hidden_size", "depth", "patch_size", "mlp_ratio", "spatial_merge_size"]
+)
+def test_a_wrong_value_of_a_tower_is_no_traceback(key: str, value: Any) -> None:
+    """What stands beside the text is sized where it can be: nothing of it refuses the text."""
+    tower = {"hidden_size": 64, "depth": 2, "patch_size": 14, "spatial_merge_size": 2, "hidden_act": "silu"}
+    config = {**GOLDEN["gemma3"]["config"], "vision_config": {**tower, key: value}}
+    assert "vision_config" in str(from_hf_config(config, "m").left_out)
+
+
+@pytest.mark.parametrize("model_type", sorted(WRAPPERS))
+def test_every_wrapper_says_what_it_leaves_out(model_type: str) -> None:
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    if model_type not in auto.CONFIG_MAPPING:
+        pytest.skip("transformers has no class of this type")
+    config = whole(auto.CONFIG_MAPPING[model_type](), model_type)
+    try:
+        model = from_hf_config(config, "m")
+    except SpecError:
+        pytest.skip("the default config itself is refused")
+    said = str(model.left_out)
+    if model_type == "fuyu":  # has no tower: patches are multiplied with one matrix
+        return
+    assert said.startswith("text part only; left out: ")
+    inner = config.get("thinker_config") or config
+    sized = any(isinstance(inner.get(part), dict) for part in ("vision_config", "audio_config"))
+    assert "GB at 16 bit" in said or not sized or model_type in _UNSIZED
+
+
+_UNSIZED = {"aya_vision", "fast_vlm", "florence2", "gemma3n", "perception_lm", "unlimited_ocr"}
+"""Towers whose configs do not say how wide and deep they are: timm's, and stages of several widths."""

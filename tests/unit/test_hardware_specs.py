@@ -908,14 +908,17 @@ def test_measured_rates_are_of_the_architecture_that_was_measured() -> None:
         ("H20", "hopper"),
         ("Blackwell", "blackwell"),
         ("Blackwell", "blackwell-ultra"),
+        ("RTX PRO Blackwell", "blackwell"),
     }
 
 
 def test_borrowed_rates_are_the_family_s_but_assumed() -> None:
-    own, borrowed = (get_gpu_config_by_name(name).efficiency for name in ("l40s", "rtx-5080"))
+    own, borrowed = (
+        get_gpu_config_by_name(name).efficiency for name in ("rtx-pro-6000-server", "rtx-pro-4000")
+    )
     assert own.evidence == "partly measured"
     assert borrowed.evidence == borrowed.provenance == "assumed"
-    assert borrowed.source == f"assumed as those of Ada: {own.source}"
+    assert borrowed.source == f"assumed as those of RTX PRO Blackwell: {own.source}"
     assert borrowed.gemm == own.gemm
     training = get_gpu_config_by_name("a30").efficiency.training
     assert training

@@ -11,6 +11,7 @@ import pytest
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config import layers
 from llm_perf.config.base import PositiveInt
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
@@ -23,6 +24,8 @@ from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.flops import decode_step_flops
 from llm_perf.counts.parameters import layer_params, total_params
 from llm_perf.errors import SpecError
+
+layers.load_all()
 
 
 class SharedKeyAttention(Mixer):
@@ -142,7 +145,7 @@ def test_an_unknown_kind_lists_the_known_ones(kind: Any) -> None:
         LayerGroup(count=1, attention=attention, mlp=DenseMLP(ffn_size=4))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mixer", sorted(Mixer._kinds.keys() - {"combined", "none"}))
+@pytest.mark.parametrize("mixer", sorted(Mixer._kinds.keys() - {"combined", "counted", "none"}))
 def test_every_kind_answers_the_whole_interface(mixer: str) -> None:
     """A cache is per token or it is a state, and ranks share what they can divide."""
     kind = Mixer._kinds[mixer]

@@ -18,6 +18,7 @@ from llm_perf.errors import SpecError
 from llm_perf.hardware.collective import Fabric
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
 from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
@@ -122,41 +123,79 @@ def test_few_parts_per_sequence_limit_one_long_request() -> None:
     ) == pytest.approx(p_norm(free, limit, 4))
 
 
-def test_a_batch_that_the_cache_does_not_hold_runs_in_waves() -> None:
-    own = {"kv_reserved_share": 1.0}
-    asked = scenario(own, batch_size=600, prompt_len=1000, gen_len=1000)
-    gpu = asked.gpu.usable_memory_bytes
-    memory = system_of(asked).memory(
-        asked, Load.of(asked.workload), system_of(asked).place(asked, Load.of(asked.workload))
-    )
-    free = 0.9 * gpu - memory.gpu.weights_bytes - memory.gpu.buffers_bytes - 2**30
-    running = math.floor(free / stage_kv_bytes(asked, 1.0, 2000.0))
-    assert 1 < running < 600
-    one = times(scenario(own, batch_size=running, prompt_len=1000, gen_len=1000))
-    assert times(asked) == pytest.approx([600 / running * part for part in one])
-    said = [text for text in predict_inference(asked).warnings if "at a time" in text]
+def memory_of(asked: Scenario) -> MemoryParts:
+    load = Load.of(asked.workload)
+    return system_of(asked).memory(asked, load, system_of(asked).place(asked, load)).gpu
+
+
+QUEUING: dict[str, Any] = {"system": "vllm@0.6", "prompt_len": 1000, "gen_len": 1000}
+
+
+@pytest.mark.parametrize("asked_of_memory", [{}, {"gpu_memory_utilization": 0.7}])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_batch_that_the_cache_does_not_hold_runs_in_waves(
+    share: float, asked_of_memory: dict[str, float]
+) -> None:
+    """Of what the memory account leaves for the cache: times and memory answer for one engine."""
+    own = {"kv_reserved_share": share}
+    asked = scenario(own, batch_size=2000, **QUEUING, **asked_of_memory)
+    tokens = -(-(1000 + share * 1000) // 16) * 16
+    running = math.floor(memory_of(asked).kv_room_bytes / stage_kv_bytes(asked, 1.0, tokens))
+    running = min(running, 256)
+    assert 1 < running < 2000
+    one = times(scenario(own, batch_size=running, **QUEUING, **asked_of_memory))
+    assert times(asked) == pytest.approx([2000 / running * part for part in one])
+    said = [text for text in predict_inference(asked).warnings if "run at once" in text]
     assert len(said) == 1
-    assert f"{running} sequences" in said[0]
-    assert times(scenario(batch_size=600, prompt_len=1000, gen_len=1000)) != times(asked)
+    assert f"{2000 / running:.3g} waves" in said[0]
+    assert f"{min(running, 256)}" in said[0]
 
 
-def test_what_is_asked_of_the_memory_bounds_the_waves_too() -> None:
-    """Times and memory answer for the same engine: a flag that changes one changes the other."""
-    own = {"kv_reserved_share": 1.0}
-    asked = scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, gpu_memory_utilization=0.5)
-    used = (
-        system_of(asked)
-        .memory(asked, Load.of(asked.workload), system_of(asked).place(asked, Load.of(asked.workload)))
-        .gpu
+def test_the_waves_and_the_largest_batch_are_those_of_one_account() -> None:
+    """An engine that reserves whole sequences runs as many as the largest batch that it says."""
+    asked = scenario({"kv_reserved_share": 1.0}, batch_size=2000, **QUEUING, gpu_memory_utilization=0.6)
+    most = predict_inference(asked).max_batch_size
+    assert 1 < most < 256
+    assert times(asked) == pytest.approx(
+        [
+            2000 / most * part
+            for part in times(scenario(batch_size=most, **QUEUING, gpu_memory_utilization=0.6))
+        ]
     )
-    free = 0.5 * asked.gpu.usable_memory_bytes - used.weights_bytes - used.buffers_bytes - 2**30
-    running = math.floor(free / stage_kv_bytes(asked, 1.0, 2000.0))
-    assert 1 < running < 600
-    one = times(scenario(own, batch_size=running, prompt_len=1000, gen_len=1000))
-    assert times(asked) == pytest.approx([600 / running * part for part in one])
-    limited = times(scenario(own, batch_size=600, prompt_len=1000, gen_len=1000, max_num_seqs=4))
-    four = times(scenario(own, batch_size=4, prompt_len=1000, gen_len=1000))
-    assert limited == pytest.approx([150 * part for part in four])
+
+
+def test_an_engine_that_does_not_queue_runs_the_batch_at_once() -> None:
+    at_once, cut = (times(scenario({"kv_reserved_share": share}, batch_size=2000)) for share in (0.0, 1.0))
+    assert at_once == cut
+
+
+@pytest.mark.parametrize("system", ["resident", "vllm@0.2", "vllm@0.6"])
+def test_the_scheduler_bounds_what_runs_at_once(system: str) -> None:
+    asked: dict[str, Any] = {"system": system, "prompt_len": 100, "gen_len": 100}
+    limited = scenario(batch_size=600, max_num_seqs=4, **asked)
+    assert times(limited) == pytest.approx([150 * part for part in times(scenario(batch_size=4, **asked))])
+    parts = memory_of(limited)
+    assert parts.kv_cache_bytes == pytest.approx(memory_of(scenario(batch_size=4, **asked)).kv_cache_bytes)
+    assert parts.waiting_bytes == pytest.approx(149 * parts.kv_cache_bytes)
+    if system != "resident":  # whose default is 256
+        many, most = (times(scenario(batch_size=size, **asked)) for size in (512, 256))
+        assert many == pytest.approx([2 * part for part in most])
+
+
+def test_of_a_shared_prefix_the_cache_holds_one_copy() -> None:
+    asked = {**QUEUING, "prefix_hit_rate": 0.8}
+    apart, shared = (memory_of(scenario(batch_size=8, shared_prefix=flag, **asked)) for flag in (False, True))
+    own = -(-1200 // 16) * 16 / 2000
+    assert shared.kv_cache_bytes / apart.kv_cache_bytes == pytest.approx(own + (1 - own) / 8, rel=1e-3)
+    alone = (memory_of(scenario(batch_size=1, shared_prefix=flag, **asked)) for flag in (False, True))
+    assert len({parts.kv_cache_bytes for parts in alone}) == 1
+    results = [
+        predict_inference(scenario(batch_size=8, shared_prefix=flag, **asked)) for flag in (False, True)
+    ]
+    capacities = [result.kv_capacity for result in results]
+    assert None not in capacities
+    assert capacities[0].tokens == capacities[1].tokens  # type: ignore[union-attr]
+    assert capacities[1].max_concurrency > 1.5 * capacities[0].max_concurrency  # type: ignore[union-attr]
 
 
 def test_equal_prompts_read_the_experts_of_one() -> None:
@@ -255,3 +294,33 @@ def test_the_longest_context_is_that_of_the_sequences_that_run() -> None:
     many, few = (predict_inference(scenario(**asked, batch_size=batch)) for batch in (300, 16))
     assert many.max_context_len == few.max_context_len > 0
     assert any("16 of these sequences run at once" in text for text in many.warnings)
+
+
+def test_an_fp8_cache_costs_instructions_where_the_gpu_has_none_for_it() -> None:
+    """A100 unpacks it by integer arithmetic once per query head, H100 has an instruction; int8 is unpacked cheaply."""
+    asked = {
+        "model": "llama-3.1-8b",
+        "system": "vllm@0.5",
+        "tp_size": 1,
+        "batch_size": 32,
+        "prompt_len": 1024,
+    }
+    step = {
+        (gpu, name): times(scenario(gpu=gpu, kv_format=name, **asked))[1]
+        for gpu in ("a100-sxm-80gb", "h100-sxm-80gb")
+        for name in ("fp16", "fp8", "int8")
+    }
+    assert step["h100-sxm-80gb", "fp8"] == step["h100-sxm-80gb", "int8"] < step["h100-sxm-80gb", "fp16"]
+    assert step["a100-sxm-80gb", "int8"] < step["a100-sxm-80gb", "fp16"] < step["a100-sxm-80gb", "fp8"]
+    free = scenario({"fp8_kv_instructions": 1e-9}, gpu="a100-sxm-80gb", kv_format="fp8", **asked)
+    assert times(free)[1] == pytest.approx(step["a100-sxm-80gb", "int8"])
+
+
+def test_cards_that_copy_to_each_other_keep_their_own_share_of_pcie() -> None:
+    asked = {"model": "llama-3.1-8b", "gpu": "rtx-pro-6000-blackwell-server", "tp_size": 4, "batch_size": 1}
+    fabric = forward(scenario(system="vllm@0.15", **asked)).tp_fabric
+    assert fabric.bytes_per_s == pytest.approx(0.75 * 63e9)
+    other = forward(scenario(system="vllm@0.15", **(asked | {"gpu": "l40s-48gb"}))).tp_fabric
+    assert other.bytes_per_s == pytest.approx(
+        0.4 * scenario(**(asked | {"gpu": "l40s-48gb"})).gpu.pcie_gb_per_s * 1e9
+    )

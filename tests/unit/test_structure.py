@@ -16,7 +16,19 @@ import pytest
 from llm_perf.systems.families import family_names
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("config", "counts", "hardware", "systems", "analysis", "search", "report", "api", "explore", "cli")
+ROOMS = (
+    "config",
+    "counts",
+    "hardware",
+    "systems",
+    "requests",
+    "analysis",
+    "search",
+    "report",
+    "api",
+    "explore",
+    "cli",
+)
 """Of llm_perf, in the order of a prediction: a room may import itself and those before it."""
 EVERYWHERE = {"", "errors", "__main__"}
 """Modules of llm_perf beside the rooms: the package itself and its errors, which import no room."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from llm_perf.config.huggingface.class_defaults import class_defaults
+from llm_perf.config.huggingface.class_defaults import class_defaults, unread_defaults
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
-from llm_perf.config.huggingface.left_out import describe, prediction_layers
+from llm_perf.config.huggingface.left_out import beside_text, prediction_layers
 from llm_perf.config.huggingface.reader import Config, FieldError
-from llm_perf.config.huggingface.unread import describe_unread, refuse_unread
+from llm_perf.config.huggingface.unread import describe_unknown, describe_unread, refuse_unread
 from llm_perf.config.huggingface.wrappers import WRAPPERS
 from llm_perf.config.model import ModelConfig, ReleasedDtype
 from llm_perf.config.quantization import Quantization, read_quantization
@@ -46,6 +46,8 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
     if not isinstance(config, dict):
         raise SpecError(f"expected a mapping of fields, found {type(config).__name__}")
     family = _family_of(config)
+    if family is None:
+        return _of_its_class(config, name, quantization)
     row, reader = _row_and_reader(family, config)
     source = f"Hugging Face config.json, model_type {family}"
     found = row.build(reader)
@@ -57,16 +59,19 @@ def convert(config: Any, name: str, quantization: dict[str, Any] | None = None) 
     )
     predicted = reader.fields.get("num_nextn_predict_layers")
     ahead = prediction_layers(predicted, found["hidden_size"], found["layer_groups"][-1])
-    said = (describe(config, reader.path), ahead, decoder, describe_unread(reader, family))
+    beside = beside_text(config, reader.path, found["hidden_size"])
+    said = (beside.said, ahead, decoder, describe_unread(reader, family))
     left_out = "; ".join(filter(None, said)) or None
     return ModelConfig(
         name=name,
         family=family.removesuffix("_text"),
         source=source,
         left_out=left_out,
+        beside_params=beside.params,
         quantization=_quantization(config, reader.fields, quantization),
         released_dtype=_released_dtype(config, reader.fields),
         mtp_layers=_mtp_layers(reader.fields),
+        state_bits=_state_bits({**unread_defaults(family), **reader.fields}),
         **found,
     )
 
@@ -136,16 +141,51 @@ def _mtp_layers(text: Mapping[str, Any]) -> int:
     return value if type(value) is int and 0 < value < 100 else 0
 
 
-def _family_of(config: Mapping[str, Any]) -> str:
+def _state_bits(text: Mapping[str, Any]) -> Literal[16, 32]:
+    """Recurrent states in 32 bits where the config asks engines for them (Qwen3.5, Nemotron)."""
+    return 32 if "float32" in (text.get("mamba_ssm_dtype"), text.get("mamba_ssm_cache_dtype")) else 16
+
+
+def _family_of(config: Mapping[str, Any]) -> str | None:
+    """The model type of a row or wrapper; None where there is none."""
     given = config.get("model_type")
     if given is None:
         given = _type_of_architecture(config.get("architectures"))
-    if isinstance(given, str) and (given in FAMILIES or given in WRAPPERS):
-        return given
-    supported = ", ".join(sorted(FAMILIES.keys() | WRAPPERS.keys()))
+    return given if isinstance(given, str) and (given in FAMILIES or given in WRAPPERS) else None
+
+
+def _of_its_class(config: Mapping[str, Any], name: str, quantization: dict[str, Any] | None) -> ModelConfig:
+    """A model type without a row: as its class in transformers says, where that is installed.
+
+    Raises:
+        FieldError: it is not, or has no such class, or the class refuses the config.
+    """
+    from llm_perf.config.huggingface.built_class import build_class, can_build, class_defaults_of
+
+    given, known = config.get("model_type"), can_build()
+    built = build_class(given, config) if known and isinstance(given, str) else None
+    if built is not None:
+        from llm_perf.config.huggingface.counted_class import counted_model
+
+        model = counted_model(built, name, str(given))
+        unknown = describe_unknown(config, class_defaults_of(str(given)))
+        return model.replace(
+            left_out="; ".join(filter(None, (model.left_out, unknown))),
+            quantization=_quantization(config, {}, quantization),
+            released_dtype=_released_dtype(config, {}),
+        )
     named = "model_type" if "model_type" in config else "architectures"
-    message = f"{named} = {config.get(named)!r}: not supported; supported model types: {supported}"
-    raise FieldError((named,), message)
+    supported = ", ".join(sorted(FAMILIES.keys() | WRAPPERS.keys()))
+    unbuilt = (
+        ""
+        if known
+        else " (where transformers and torch are installed, a type that transformers has is counted from its class)"
+    )
+    shown = repr(config.get(named))
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    raise FieldError(
+        (named,), f"{named} = {shown}: not supported{unbuilt}; supported model types: {supported}"
+    )
 
 
 def _type_of_architecture(architectures: Any) -> str | None:

@@ -142,6 +142,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "gpt2": _GPT2_ROW,
+    "gpt-sw3": _GPT2_ROW,
     "gpt_bigcode": replace(
         _GPT2_ROW,
         defaults={**defaults.GPT2, "multi_query": True},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llm_perf.config.huggingface.reader import LARGEST_SIZE
+from llm_perf.config.huggingface.towers import tower_params
 from llm_perf.config.model import LayerGroup
 
 PARTS = {
@@ -23,17 +25,25 @@ PARTS = {
     "vision_config",
     "vq_config",
 }
-_WIDTH = ("hidden_size", "embed_dim", "d_model", "width")
-_LAYERS = ("num_hidden_layers", "depth", "encoder_layers", "num_layers", "layers")
-_FFN = ("intermediate_size", "encoder_ffn_dim", "ffn_dim")
-_GATED = {"silu", "swish", "swiglu"}
 _GIGA = 1e9
 
 
-def describe(outer: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
-    """The note about the parts beside the text that ``path`` leads to, None where there are none."""
-    said = list(_beside(outer, path))
-    return f"text part only; left out: {', '.join(said)}" if said else None
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What stands beside the text: the note about it, and the elements of the parts whose size is known."""
+
+    said: str | None = None
+    params: int = 0
+
+
+def beside_text(outer: Mapping[str, Any], path: tuple[str, ...], text_hidden: int) -> Beside:
+    """The parts beside the text that ``path`` leads to, whose hidden states are ``text_hidden`` wide."""
+    parts = list(_beside(outer, path, text_hidden))
+    said = ", ".join(name + _size(params) for name, params in parts)
+    known = sum(params or 0 for _, params in parts)
+    return Beside(
+        f"text part only; left out: {said}" if parts else None, known if known <= LARGEST_SIZE else 0
+    )
 
 
 def prediction_layers(given: Any, hidden: int, last: LayerGroup) -> str | None:
@@ -48,39 +58,19 @@ def prediction_layers(given: Any, hidden: int, last: LayerGroup) -> str | None:
     )
 
 
-def _beside(outer: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+def _beside(
+    outer: Mapping[str, Any], path: tuple[str, ...], text_hidden: int
+) -> Iterator[tuple[str, int | None]]:
     for name in sorted(PARTS & outer.keys()):
-        yield name + _size(outer[name])
+        part = outer[name]
+        yield name, tower_params(part, outer, text_hidden) if isinstance(part, Mapping) else None
     inner = outer.get(path[0]) if len(path) > 1 else None
     if isinstance(inner, Mapping):
-        yield from _beside(inner, path[1:])
+        yield from _beside(inner, path[1:], text_hidden)
 
 
-def _size(part: Any) -> str:
-    """About how large a tower is, where its config says how wide and deep it is."""
-    params = tower_params(part) if isinstance(part, Mapping) else None
+def _size(params: int | None) -> str:
+    """About how large a tower is with its projector, where its config says how wide and deep it is."""
     if params is None:
         return ""
     return f" (about {params / _GIGA:.2f}e9 parameters, {2 * params / _GIGA:.2f} GB at 16 bit)"
-
-
-def tower_params(part: Mapping[str, Any]) -> int | None:
-    """Elements of a transformer encoder: four projections and a feed-forward block per layer, and its patches."""
-    width, layers = _first(part, _WIDTH), _first(part, _LAYERS)
-    if width is None or layers is None:
-        return None
-    ratio = part.get("mlp_ratio", 4)
-    wide = _first(part, _FFN) or (int(ratio * width) if isinstance(ratio, int | float) else 4 * width)
-    blocks = 3 if part.get("hidden_act") in _GATED else 2
-    patch = _first(part, ("patch_size",)) or 0
-    pixels = (_first(part, ("num_channels", "in_channels")) or 3) * patch * patch
-    pixels *= _first(part, ("temporal_patch_size",)) or 1
-    params = layers * (4 * width * width + blocks * width * wide) + pixels * width
-    return params if params <= LARGEST_SIZE else None
-
-
-def _first(part: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first of several keys, if it is a size."""
-    given = next((part[name] for name in names if name in part), None)
-    size = isinstance(given, int) and not isinstance(given, bool) and 0 < given <= LARGEST_SIZE
-    return given if size else None

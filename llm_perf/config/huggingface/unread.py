@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface.class_defaults import unread_defaults
@@ -27,7 +27,7 @@ SHAPELESS = re.compile(
     # what runs and how: formats, libraries, names
     r"_.*|architectures|model_type|auto_map|id2label|label2id|problem_type|return_dict|use_cache|.*version|dtype|torch_dtype|"
     r"name|task_specific_params|quantization_config|compression_config|.*attn_implementation|use_flash_attn|fused_.*|"
-    r"residual_in_fp32|.*_fp32.*|router_dtype|init_device|tokenizer_class|.*_path|.*_file|license|torchscript|tf_legacy_loss|"
+    r"residual_in_fp32|.*_fp32.*|router_dtype|mamba_ssm_dtype|mamba_ssm_cache_dtype|init_device|tokenizer_class|.*_path|.*_file|license|torchscript|tf_legacy_loss|"
     # tokens and sampling
     r".*_tokens?_ids?|.*_token_index|.*_index|suppress_tokens|begin_suppress_tokens|.*max_new_tokens|max_length|num_beams|"
     r"length_penalty|temperature|langs|early_stopping|.*no_repeat_ngram_size|"
@@ -51,12 +51,15 @@ SHAPELESS = re.compile(
 """Keys that change no count in any family; where one does, its row reads it."""
 
 
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+
+
 def _left(c: Config) -> dict[str, Any]:
     """Keys with a value that nothing asked for."""
     return {
         name: value
         for name, value in c.fields.items()
-        if ".".join((*c.path, name)) not in c.read and value not in (None, False, "", [], {})
+        if ".".join((*c.path, name)) not in c.read and value not in _NOTHING
     }
 
 
@@ -84,13 +87,19 @@ def describe_unread(c: Config, model_type: str) -> str | None:
     Keys that change no count anywhere, and those at the default of their class, are not worth a word.
     """
     known = unread_defaults(model_type)
-    odd = sorted(
-        name
-        for name, value in _left(c).items()
-        if name not in _TAKEN_FOR_GRANTED
-        and not SHAPELESS.fullmatch(name)
-        and not (name in known and known[name] == value)
+    left = _left(c).items()
+    return _named(name for name, value in left if not (name in known and known[name] == value))
+
+
+def describe_unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+    """The same of a config whose class read it: keys that the class does not know."""
+    return _named(
+        name for name, value in config.items() if value not in _NOTHING and known and name not in known
     )
+
+
+def _named(names: Iterable[str]) -> str | None:
+    odd = sorted(name for name in names if name not in _TAKEN_FOR_GRANTED and not SHAPELESS.fullmatch(name))
     if not odd:
         return None
     shown = ", ".join(odd[:8]) + (f" and {len(odd) - 8} more" if len(odd) > 8 else "")

@@ -11,6 +11,7 @@ import reprlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from llm_perf.config import layers
 from llm_perf.config.arrays import Number, minimum
 from llm_perf.config.base import Spec
 from llm_perf.config.layers.linear import Linear
@@ -50,6 +51,8 @@ class LayerPart(Spec):
         if not isinstance(data, dict):
             raise SpecError(f"must be a mapping of fields, got {reprlib.repr(data)}")
         kind = data.get("kind", cls._default_kind)
+        if not (isinstance(kind, str) and kind in cls._kinds):
+            layers.load_all()
         found = cls._kinds.get(kind) if isinstance(kind, str) else None
         if found is None:
             raise SpecError(f"kind {reprlib.repr(kind)} is none of {', '.join(sorted(cls._kinds))}")
@@ -113,6 +116,11 @@ class Mixer(LayerPart):
         return False
 
     @property
+    def counted_only(self) -> bool:
+        """Whether its tensors are known and its work is not, so that it cannot be timed."""
+        return False
+
+    @property
     def replicated(self) -> bool:
         """Whether every tensor-parallel rank computes all of it, so that its heads need not divide."""
         return False
@@ -162,8 +170,8 @@ class Mixer(LayerPart):
         """Elements of one sequence's recurrent state on one rank, however long it is."""
         return 0.0
 
-    def kept_bits(self, cache_bits: float) -> float:
-        """Bits per element of what the layer keeps, where a cache has ``cache_bits``."""
+    def kept_bits(self, cache_bits: float, state_bits: float = 16) -> float:  # noqa: ARG002 - the interface of all kinds
+        """Bits per element of what the layer keeps, where a cache has ``cache_bits`` and a state ``state_bits``."""
         return cache_bits
 
     def cached_tokens(self, context: Number) -> Number:

@@ -44,9 +44,9 @@ class Recurrent(Mixer):
         """None: the state holds what came before."""
         return 0.0
 
-    def kept_bits(self, cache_bits: float) -> float:
-        """A state has 16 bits at least: formats of caches are for keys and values."""
-        return max(cache_bits, STATE_BITS)
+    def kept_bits(self, cache_bits: float, state_bits: float = STATE_BITS) -> float:
+        """A state is as wide as the engine keeps it, 16 bits at least: formats of caches are for keys and values."""
+        return max(cache_bits, state_bits)
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_perf.report.plots.style import GREY, MARKERS, PARTS, first_of, legend_below, new_figure, tidy
-from llm_perf.systems.forward import part_of
+from llm_perf.systems.costs import part_of
 
 _MOST_PANELS = 4
 

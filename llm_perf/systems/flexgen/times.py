@@ -30,6 +30,7 @@ from llm_perf.hardware.transfer import (
 )
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.constants import machine_of
+from llm_perf.systems.costs import part_of
 from llm_perf.systems.flexgen.placement import (
     PhaseKind,
     PhaseTensors,
@@ -40,7 +41,6 @@ from llm_perf.systems.flexgen.placement import (
 )
 from llm_perf.systems.flexgen.policy import Policy
 from llm_perf.systems.footprint import stage_layer_share
-from llm_perf.systems.forward import part_of
 from llm_perf.systems.products import gemm_rates_used, product_time, score_square
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work
 

@@ -27,8 +27,9 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import layers_weight_bytes, stage_kv_bytes, stage_layer_share
-from llm_perf.systems.forward import Costs, Forward, decode_steps
+from llm_perf.systems.forward import Forward, decode_steps
 from llm_perf.systems.products import gemm_rates_used
 from llm_perf.systems.resident import gpu_memory, notes
 from llm_perf.systems.terms import Factor, Term

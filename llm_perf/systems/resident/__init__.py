@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from llm_perf.config.parallelism import DSZeRO, divisors
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.errors import SpecError
-from llm_perf.systems.accounting import budget_of
+from llm_perf.systems.attention import DecodeAttention
 from llm_perf.systems.base import (
     ALL_ON_GPU,
     NO_MEMORY,
@@ -23,13 +23,12 @@ from llm_perf.systems.base import (
     Placement,
     System,
 )
-from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import (
+    copied_cache_bytes,
     prefill_activation_bytes,
-    stage_kv_bytes,
     stage_weight_bytes,
 )
-from llm_perf.systems.forward import DecodeAttention, Forward, decode_steps, replica_batch
+from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.host_time import (
     exposed_host_s,
     framework_terms,
@@ -50,7 +49,7 @@ from llm_perf.systems.host_weights import (
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
 from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
-from llm_perf.systems.stack_memory import stack_memory
+from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
 from llm_perf.systems.waves import waves_of
 
@@ -114,7 +113,7 @@ class Resident(System):
         forward = Forward(scenario, constants)
         placement = self.place(scenario, load)
         used = self.gpu_memory(scenario, load, constants)
-        waves = waves_of(scenario, load, constants, float(used.weights_bytes), float(used.buffers_bytes))
+        waves = waves_of(scenario, load, budget_for(scenario), used, constants["kv_reserved_share"])
         batch = waves.running
         rounds = Rounds(scenario, constants)
         prefill = self.prefill(forward, batch, load)
@@ -124,7 +123,8 @@ class Resident(System):
             prefill = with_host_weights(prefill, scenario, 1.0)
             steps = decode_steps(load)
             decode = None if decode is None else with_host_weights(decode, scenario, steps)
-        said = () if waves.note is None else (waves.note,)
+        waiting = waves.note(scenario.parallelism.dp_size)
+        said = () if waiting is None else (waiting,)
         memory = MemoryUse(used, host_weights_memory(scenario), NO_MEMORY)
         return Evaluation(placement, memory, prefill, decode, (*notes(scenario), *said))
 
@@ -168,26 +168,27 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     batch = replica_batch(scenario, load)
     p = scenario.parallelism
     communicators = sum(size > 1 for size in (p.tp_size, p.pp_size, p.cp_size))
-    weights, cache = (
-        resident_weight_bytes(scenario, constants) - host_weight_bytes(scenario),
-        stage_kv_bytes(scenario, batch, load.context_len),
-    )
+    weights = resident_weight_bytes(scenario, constants) - host_weight_bytes(scenario)
     draft = draft_scenario(scenario)
     if draft is not None:
         weights += resident_weight_bytes(draft, constants)
-        cache = cache + stage_kv_bytes(draft, batch, load.context_len)
-    budget = budget_of(scenario, memory_rules(scenario.system, scenario.system_version))
-    live = batch / scenario.offload.micro_batches
+    budget = budget_for(scenario)
+    running = batch if budget is None else budget.scheduled(batch)
+    live = running / scenario.offload.micro_batches
     tokens = tokens_per_pass(scenario.workload, load.prompt_len)
     if budget is not None and budget.batched_tokens is not None:
         live = minimum(live, budget.batched_tokens / tokens)
+    cache = sequence_cache(scenario, load, load.context_len)
+    held = cache.bytes(running)
+    prefill = prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len)
     parts = MemoryParts(
         weights_bytes=weights,
-        kv_cache_bytes=cache,
-        activations_bytes=prefill_activation_bytes(scenario, live, tokens, constants, load.prompt_len),
+        kv_cache_bytes=held,
+        activations_bytes=maximum(prefill, copied_cache_bytes(scenario, held, constants)),
         buffers_bytes=communicators * constants["communicator_gib"] * _GIB,
         reserved_bytes=constants["process_reserve_gib"] * _GIB,
         capacity_bytes=scenario.gpu.usable_memory_bytes,
+        waiting_bytes=cache.bytes(batch) - held,
     )
     if budget is None:
         return parts

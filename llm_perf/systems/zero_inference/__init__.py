@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Shares
-from llm_perf.counts.arrays import where
+from llm_perf.counts.arrays import maximum, where
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import (
     ALL_ON_CPU,
@@ -27,7 +27,12 @@ from llm_perf.systems.base import (
     System,
     TierShares,
 )
-from llm_perf.systems.footprint import model_weight_bytes, prefill_activation_bytes, stage_kv_bytes
+from llm_perf.systems.footprint import (
+    copied_cache_bytes,
+    model_weight_bytes,
+    prefill_activation_bytes,
+    stage_kv_bytes,
+)
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.resident import notes
 from llm_perf.systems.schedule import Schedule
@@ -132,7 +137,10 @@ class ZeroInference(System):
         gpu = MemoryParts(
             weights_bytes=where(gathers, kept + (weights - kept) * placement.weights.gpu / ranks, weights),
             kv_cache_bytes=kv * placement.kv_cache.gpu,
-            activations_bytes=prefill_activation_bytes(scenario, batch, load.prompt_len, constants),
+            activations_bytes=maximum(
+                prefill_activation_bytes(scenario, batch, load.prompt_len, constants),
+                copied_cache_bytes(scenario, kv, constants) * placement.kv_cache.gpu,
+            ),
             buffers_bytes=where(gathers, live_param_bytes(scenario, constants), 0.0),
             reserved_bytes=constants["process_reserve_gib"] * _GIB,
             capacity_bytes=scenario.gpu.usable_memory_bytes,

@@ -17,8 +17,9 @@ from llm_perf.hardware.collective import fabric
 from llm_perf.hardware.transfer import Path, copy_path, cpu_attention_path, disk_read_path
 from llm_perf.systems.base import Load, PhaseCost, Placement
 from llm_perf.systems.constants import machine_of, stated_for_host
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
-from llm_perf.systems.forward import Costs, Forward, decode_steps
+from llm_perf.systems.forward import Forward, decode_steps
 from llm_perf.systems.hybrid import used_share
 from llm_perf.systems.resident import add_attention_busy
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total

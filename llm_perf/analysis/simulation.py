@@ -1,0 +1,379 @@
+"""Requests through a deployment: the first step from flags, the engine, and what a service's owner asks of the outcome."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import numpy as np
+from pydantic import Field, create_model, model_validator
+
+from llm_perf.analysis.economics import gpu_price, phase_power_w
+from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
+from llm_perf.config.base import Flag, PositiveInt
+from llm_perf.config.economics import Price, load_power_model
+from llm_perf.config.parallelism import fewest_nodes
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
+from llm_perf.hardware.power import board_power_w
+from llm_perf.requests.capacity import Capacity, capacity_of
+from llm_perf.requests.outcome import Outcome
+from llm_perf.requests.pools import simulate_pools
+from llm_perf.requests.request_file import RequestFile
+from llm_perf.requests.simulate import of_mean_lengths, simulate
+from llm_perf.requests.summary import Summary, summary_of
+from llm_perf.requests.traffic import Traffic, requests_of
+from llm_perf.requests.workload import Requests
+
+__all__ = [
+    "DEFAULT_ENGINE",
+    "NOT_OF_REQUESTS",
+    "ServiceInputs",
+    "Simulation",
+    "TimeInterval",
+    "simulation_of",
+]
+
+DEFAULT_ENGINE: Final = "vllm"
+"""The engine where none is named: most measured requests are of it."""
+
+NOT_OF_REQUESTS: Final = {
+    "batch_size": "how many run at once follows from the requests; --concurrency and --max-num-seqs bound it",
+    "prefix_hit_rate": "what is found in the cache follows from the requests; --prefix-len or a file says what they share",
+    "shared_prefix": "--prefix-len says what requests share",
+    "distinct_prompts": "--prefix-len says what requests share",
+    "prefill_chunk": "--max-num-batched-tokens bounds what a step reads",
+}
+"""Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
+
+_MOST_FOR_INTERVALS: Final = 20_000
+"""Requests beyond which the two further simulations of an interval take too long."""
+
+
+class ServiceInputs(Traffic):
+    """Traffic, and the replicas that it is spread over."""
+
+    _label: ClassVar[str | None] = ""
+
+    replicas: PositiveInt = Field(
+        default=1, description="Equal deployments behind one address.  [default: 1]"
+    )
+    routing: Literal["round-robin", "least-loaded", "prefix-aware"] = Field(
+        default="round-robin", description="How requests are spread over them.  [default: round-robin]"
+    )
+    scheduler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A policy of the engine by name; its default if not given."
+    )
+    prefill_replicas: PositiveInt | None = Field(
+        default=None, description="Disaggregated: engines that only read prompts; --replicas then generate."
+    )
+    prefill_tp_size: PositiveInt | None = Field(
+        default=None, description="Tensor-parallel ranks of one of those; as the others if not given."
+    )
+    pools_on_one_node: Flag = Field(
+        default=False, description="Caches move inside a node, not over the network.  [default: off]"
+    )
+
+    @model_validator(mode="after")
+    def _pools(self) -> ServiceInputs:
+        if self.prefill_replicas is None and (self.prefill_tp_size is not None or self.pools_on_one_node):
+            raise ValueError(
+                "prefill_tp_size and pools_on_one_node belong to a pool that reads prompts: give prefill_replicas"
+            )
+        if self.prefill_replicas is not None and self.routing != "round-robin":
+            raise ValueError(
+                f"routing {self.routing} is of replicas that read and generate: leave prefill_replicas out"
+            )
+        return self
+
+
+SimulationInputs: type[InferenceInputs] = create_model(
+    "SimulationInputs",
+    __base__=InferenceInputs,
+    **{name: (field.annotation, field) for name, field in ServiceInputs.model_fields.items()},  # type: ignore[call-overload]
+)
+"""All that ``llm-perf simulate`` can be asked: a deployment, of which the traffic states the lengths."""
+
+
+def parts_of(inputs: InferenceInputs) -> tuple[InferenceInputs, ServiceInputs]:
+    """Deployment and traffic of `SimulationInputs`."""
+    traffic = {name: getattr(inputs, name) for name in ServiceInputs.model_fields}
+    named = {name: getattr(inputs, name) for name in InferenceInputs.model_fields if name not in traffic}
+    return InferenceInputs(**named), ServiceInputs(**traffic)
+
+
+@dataclass(frozen=True)
+class TimeInterval:
+    """Between which values measured times are to be expected, where step times are off as far as published runs were.
+
+    Attributes:
+        level, method, groups: As those of the interval around the steps (`PredictionInterval`).
+        factors: How much shorter and longer steps may be than predicted.
+        low, high: The figures that follow; of ``high`` None where requests would then come faster than they are served.
+    """
+
+    level: float
+    method: str
+    groups: int
+    factors: tuple[float, float]
+    low: Summary
+    high: Summary | None
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated service.
+
+    Attributes:
+        deployment, traffic: What was asked.
+        scenario: One replica, with the requests' mean lengths.
+        outcome, summary: What became of the requests.
+        file: The file of requests, where there is one.
+    """
+
+    deployment: InferenceInputs
+    traffic: ServiceInputs
+    scenario: Scenario
+    outcome: Outcome
+    summary: Summary
+    file: RequestFile | None = None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all replicas, those that only read prompts included."""
+        reading = _prefill_pool(self.scenario, self.traffic).parallelism.num_gpus * (
+            self.traffic.prefill_replicas or 0
+        )
+        return self.scenario.parallelism.num_gpus * self.traffic.replicas + reading
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All inputs under their flags' names, as ``--config`` takes them."""
+        left = {
+            name: value for name, value in self.deployment.model_dump().items() if name not in NOT_OF_REQUESTS
+        }
+        traffic = self.traffic.model_dump()
+        for name in ("rate", "burstiness"):
+            traffic[name] = "inf" if traffic[name] == math.inf else traffic[name]
+        return left | traffic
+
+    @cached_property
+    def capacity(self) -> Capacity | None:
+        """What the engines serve at most of these requests; None where none of them ran."""
+        if not self.summary.completed:
+            return None
+        return capacity_of(self.serve, self.outcome, self._offered_per_s, self._engines)
+
+    def serve(self, requests: Requests) -> Outcome:
+        """Other requests through the same engines."""
+        return _serve(self.scenario, self.traffic, requests)
+
+    @property
+    def _offered_per_s(self) -> float | None:
+        """Requests per second that come, whatever becomes of them; None in a closed loop, or where all come at once."""
+        requests = self.outcome.requests
+        if requests.concurrency is not None:
+            return None
+        if self.traffic.rate is not None:
+            return self.traffic.rate if math.isfinite(self.traffic.rate) else None
+        last = float(requests.arrival_s.max())
+        return len(requests) / last if last > 0 else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know of the deployment and of the file of requests."""
+        ignored = () if self.file is None else self.file.ignored
+        unread = f"columns of {self.traffic.requests} that are not read: {', '.join(ignored)}"
+        return (*self.idle.warnings, *((unread,) if ignored else ()))
+
+    # -- beside one batch -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def idle(self) -> InferenceResult:
+        """One request of the mean lengths alone."""
+        return predict_inference(self._batch_of(1))
+
+    @cached_property
+    def typical(self) -> InferenceResult:
+        """A static batch of as many requests as run on average."""
+        running = self.summary.mean_running / self._engines
+        return predict_inference(self._batch_of(max(round(running), 1) if math.isfinite(running) else 1))
+
+    @property
+    def _engines(self) -> int:
+        return self.traffic.replicas * self.scenario.parallelism.dp_size
+
+    def _batch_of(self, size: int) -> Scenario:
+        batch = size * self.scenario.parallelism.dp_size
+        return self.scenario.replace(workload=self.scenario.workload.replace(batch_size=batch))
+
+    # -- how sure ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def interval(self) -> TimeInterval | None:
+        """What the interval of the steps' times means for the requests; None with `no_interval`."""
+        return self._interval[0]
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval; None where there is one."""
+        return self._interval[1]
+
+    @cached_property
+    def _interval(self) -> tuple[TimeInterval | None, str | None]:
+        steps = self.typical.interval
+        if steps is None:
+            return None, self.typical.no_interval
+        decode_s = 0.0 if self.typical.decode is None else self.typical.decode.latency_s
+        ends, middle = (
+            (steps.total_s, self.typical.total_latency_s)
+            if steps.decode_s is None
+            else (steps.decode_s, decode_s)
+        )
+        if ends is None or not middle:
+            return None, "no published run says how far steps of this deployment are off"
+        if len(self.outcome.requests) > _MOST_FOR_INTERVALS:
+            return (
+                None,
+                f"it takes two further simulations, which are made of up to {_MOST_FOR_INTERVALS:,} requests",
+            )
+        low, high = ends[0] / middle, ends[1] / middle
+        load = None if self.capacity is None else self.capacity.load
+        bounded = load is None or load * high <= 1
+        slower = self._with_steps(high) if bounded else None
+        faster = self._with_steps(low)
+        return TimeInterval(steps.level, steps.method, steps.groups, (low, high), faster, slower), None
+
+    def _with_steps(self, factor: float) -> Summary:
+        """The figures if every step took ``factor`` times as long.
+
+        Nothing else takes time in an engine, so that this is the same as a clock that runs so much slower: requests come
+        ``factor`` times as close together, and every time that comes out counts ``factor`` times.
+        """
+        asked = self.outcome.requests
+        closer = Requests.of(
+            asked.arrival_s / factor,
+            asked.prompt_tokens,
+            asked.output_tokens,
+            prefix_id=asked.prefix_id,
+            prefix_tokens=asked.prefix_tokens,
+            concurrency=asked.concurrency,
+            previous=asked.previous,
+            think_s=asked.think_s / factor,
+        )
+        outcome = self.serve(closer)
+        return summary_of(_slower(outcome, asked, factor), self.traffic.warm_up)
+
+    # -- money and energy -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def price(self) -> Price | float | None:
+        """US dollars per GPU-hour; None where none is known."""
+        return gpu_price(self.scenario.gpu.name, self.deployment.cost_per_gpu_hour, self.deployment.prices)
+
+    @property
+    def cost_per_million_tokens(self) -> float | None:
+        """US dollars per million output tokens, all GPUs paid for the whole time; None without a price."""
+        if self.price is None or not self.summary.output_tokens_per_s > 0:
+            return None
+        hourly = self.price.per_gpu_hour if isinstance(self.price, Price) else self.price
+        return hourly * self.num_gpus / 3600 / self.summary.output_tokens_per_s * 1e6
+
+    @cached_property
+    def energy_j_per_token(self) -> float | None:
+        """Joules of the GPUs per output token; None where the rated power is not known.
+
+        Steps that read prompts draw what a prefill draws, others what a decode step of the typical batch draws, and an
+        engine without requests what an idle board draws.
+        """
+        tdp_w = self.scenario.gpu.tdp_w
+        if tdp_w is None:
+            return None
+        steps, typical = self.outcome.steps, self.typical
+        reading = float(steps.duration_s[steps.prefill_tokens > 0].sum())
+        writing = float(steps.duration_s.sum()) - reading
+        idle = max(self.summary.duration_s * self._engines - reading - writing, 0.0)
+        scenario = typical.scenario
+        load = typical.measures.load
+        prefill_w, writing_w = phase_power_w(scenario, load, typical.prefill, typical.decode)
+        decode_w = prefill_w if writing_w is None else writing_w
+        idle_w = float(board_power_w(tdp_w, load_power_model(), 0.0, 0.0))
+        per_engine = float(prefill_w) * reading + float(decode_w) * writing + idle_w * idle
+        tokens = self.summary.output_tokens_per_s * self.summary.duration_s
+        return per_engine * self.num_gpus / self._engines / tokens if tokens > 0 else None
+
+
+def simulation_of(
+    deployment: InferenceInputs, traffic: ServiceInputs, file: RequestFile | None = None
+) -> Simulation:
+    """Simulate a service.
+
+    Args:
+        deployment: One replica, as ``llm-perf infer`` describes it; without a system, `DEFAULT_ENGINE`.
+        traffic: Its requests. Lengths are the traffic's.
+        file: Its file of requests, where it was read before.
+
+    Raises:
+        SpecError: an input is wrong, or means nothing where requests come and go.
+        DoesNotFitError: the weights leave no room for a cache.
+    """
+    for name, instead in NOT_OF_REQUESTS.items():
+        if getattr(deployment, name) != InferenceInputs.model_fields[name].default:
+            raise SpecError(f"--{name.replace('_', '-')} is of one batch: {instead}")
+    requests = requests_of(traffic, file)
+    if traffic.warm_up >= len(requests):
+        raise SpecError(f"--warm-up {traffic.warm_up} leaves none of the {len(requests)} requests")
+    if deployment.system is None and not deployment.ds_zero:
+        deployment = deployment.replace(system=DEFAULT_ENGINE)
+    # Engines with static batches take their size from the scenario; others form their own.
+    batch = derive_parallelism(deployment).dp_size * (deployment.max_num_seqs or 1)
+    scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))
+    scenario = of_mean_lengths(scenario, requests)
+    outcome = _serve(scenario, traffic, requests)
+    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome, traffic.warm_up), file)
+
+
+def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Outcome:
+    """Requests through replicas that read and generate, or through a pool for each."""
+    if traffic.prefill_replicas is None:
+        return simulate(
+            scenario, requests, replicas=traffic.replicas, routing=traffic.routing, scheduler=traffic.scheduler,
+            seed=traffic.seed,
+        )  # fmt: skip
+    return simulate_pools(
+        _prefill_pool(scenario, traffic),
+        scenario,
+        requests,
+        prefill_replicas=traffic.prefill_replicas,
+        decode_replicas=traffic.replicas,
+        between_nodes=not traffic.pools_on_one_node,
+        scheduler=traffic.scheduler,
+    )
+
+
+def _prefill_pool(scenario: Scenario, traffic: ServiceInputs) -> Scenario:
+    """One replica of the engines that only read prompts."""
+    if traffic.prefill_tp_size is None:
+        return scenario
+    parallelism = scenario.parallelism.replace(tp_size=traffic.prefill_tp_size)
+    nodes = fewest_nodes(parallelism.num_gpus, scenario.host.gpus_per_node)
+    return scenario.replace(parallelism=parallelism, num_nodes=nodes)
+
+
+def _slower(outcome: Outcome, requests: Requests, factor: float) -> Outcome:
+    """The same outcome on a clock that counts ``factor`` seconds for each."""
+    steps = outcome.steps
+    return replace(
+        outcome,
+        requests=requests,
+        arrival_s=outcome.arrival_s * factor,
+        scheduled_s=outcome.scheduled_s * factor,
+        first_token_s=outcome.first_token_s * factor,
+        finished_s=outcome.finished_s * factor,
+        steps=replace(
+            steps, start_s=steps.start_s * factor, duration_s=np.asarray(steps.duration_s * factor)
+        ),
+    )

@@ -1,0 +1,366 @@
+"""Seconds of an engine's steps, from tables that are built once per deployment by vectorised evaluation.
+
+Nothing is fitted or approximated: a step's time is a sum of what follows from its tokens, from its positions with logits,
+from its decoding sequences and from the chunks that it reads, so that a table in each of the first three holds every step.
+Up to `_DENSE` tokens the tables have every number; beyond, nodes stand half a percent apart.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_perf.config.model import Mixer
+from llm_perf.counts.arrays import Number
+from llm_perf.counts.attention import attended, kv_elements_per_token, score_flops_per_pair
+from llm_perf.counts.quadrature import context_nodes
+from llm_perf.hardware.roofline import p_norm
+from llm_perf.requests.workload import Floats
+from llm_perf.systems.attention import Chunk, DecodeAttention
+from llm_perf.systems.costs import Costs
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.host_time import (
+    graph_kinks,
+    host_s_by_regime,
+    host_s_per_pass,
+    prefill_overhead_s,
+    step_overhead_s,
+)
+from llm_perf.systems.mixed_steps import step_s
+from llm_perf.systems.speculation import Rounds
+
+_DENSE = 8192
+_APART = 1.005
+_FEW = 3
+
+ChunkLengths = Sequence[tuple[int, int]]
+"""(new tokens, tokens before them) of each chunk of a step."""
+
+
+class Table:
+    """A function of a count, from 1 on: a list with every value, and nodes beyond; arrays lie between their neighbours."""
+
+    __slots__ = ("_all", "_counts", "_nodes", "_values", "dense")
+
+    def __init__(self, counts: Floats, values: Floats) -> None:
+        self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
+        dense = int(min(len(counts), _DENSE))
+        self.dense: list[float] = [0.0, *values[:dense].tolist()]
+        self._nodes: list[float] = counts[dense - 1 :].tolist()
+        self._values: list[float] = values[dense - 1 :].tolist()
+
+    def __call__(self, count: float) -> float:
+        """The value at a count; 0 at none."""
+        if count < len(self.dense):
+            return self.dense[int(count)]
+        at = min(bisect_right(self._nodes, count), len(self._nodes) - 1) - 1
+        left, right = self._nodes[at], self._nodes[at + 1]
+        share = (count - left) / (right - left)
+        return self._values[at] + share * (self._values[at + 1] - self._values[at])
+
+    def at(self, counts: Floats) -> Floats:
+        """Values at counts that need not be whole."""
+        if counts.max() < len(self.dense) - 1:
+            return _between(counts, self._all)
+        return np.interp(counts, self._counts, self._all)
+
+
+def table_counts(most: int) -> Floats:
+    """Every count up to `_DENSE`, and from there on counts half a percent apart up to ``most``."""
+    counts = np.arange(1, min(most, _DENSE) + 1, dtype=float)
+    if most <= _DENSE:
+        return counts
+    more = int(np.ceil(np.log(most / _DENSE) / np.log(_APART)))
+    return np.concatenate([counts, np.unique(np.rint(np.geomspace(_DENSE, most, more + 1)))[1:]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Attending:
+    """Layers of one kind of mixer: what their attention of chunks computes and reads."""
+
+    layers: int
+    mixer: Mixer
+    flops_per_pair: float
+    kv_bytes: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether a query sees all tokens before it."""
+        return self.mixer.saturates_at is None
+
+
+class StepTimes:
+    """Seconds of steps of up to ``max_tokens`` tokens with up to ``max_sequences`` decoding sequences.
+
+    With a draft model a decode step is a round of drafting and checking, and gives each sequence ``tokens_per_step`` tokens;
+    times of decode steps are then those of one token, a share of a round.
+
+    Args:
+        forward: The pass of one rank.
+        max_sequences: Sequences that decode at once, at most.
+        max_tokens: Tokens of a step, at most.
+        rounds: What a decode step becomes where a model drafts for another; a step if None.
+    """
+
+    def __init__(
+        self, forward: Forward, max_sequences: int, max_tokens: int, rounds: Rounds | None = None
+    ) -> None:
+        self.forward = forward
+        self.max_sequences, self.max_tokens = max_sequences, max_tokens
+        constants = forward.constants
+        self.queries = 1 if rounds is None else rounds.queries
+        self.tokens_per_step = 1.0 if rounds is None else rounds.tokens
+        self._drafted = 0 if rounds is None else rounds.drafted
+        self._draft: StepTimes | None = None
+        if rounds is not None and rounds.draft is not None:
+            self._draft = StepTimes(rounds.draft, max_sequences, max_tokens)
+        counts = table_counts(max(max_tokens, max_sequences * self.queries))
+        body = Costs()
+        forward.layers(body, counts, counts)
+        forward.pipeline_transfer(body, counts)
+        self._body = Table(counts, _whole(body.total_s, counts))
+        experts = Costs()
+        forward.experts(experts, counts)
+        self._experts = Table(counts, _whole(experts.total_s, counts))
+        head = Costs()
+        self._all_logits = bool(constants["logits_all_positions"])
+        positions = counts if self._all_logits else table_counts(max_sequences * self.queries)
+        forward.head_of(head, positions)
+        self._head = Table(positions, _whole(head.total_s, positions))
+        self._decode_tables(np.arange(1, max_sequences + 1, dtype=float))
+        self._mixers = tuple(self._attending())
+        self._slow_chunks = bool(constants["unfused_attention"]) or forward.cp > 1
+        self._exponent = constants["overlap_exponent"]
+        self._host = [float(one) for one in host_s_by_regime(forward)]
+        self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
+        self._host_prefill = float(host_s_per_pass(forward, prefill=True))
+        self._once = float(step_overhead_s(forward, 0.0))
+        self._each = float(step_overhead_s(forward, 1.0)) - self._once
+        self.frontend_s = float(prefill_overhead_s(forward))
+        self.frontend_s += 0.0 if self._draft is None else self._draft.frontend_s
+
+    def _decode_tables(self, batch: Floats) -> None:
+        """What decoding sequences add to a step: floors of their kernels, and attention per token of context."""
+        costs, entries = Costs(), list[DecodeAttention]()
+        for group in self.forward.model.layer_groups:
+            for mixer in group.attention.parts:
+                entries.append(self.forward.attention.decode(costs, mixer, group.count, batch, self.queries))
+        floors = _whole(costs.total_s, batch)
+        self._floor = [0.0, *floors.tolist()]
+        plain = [entry for entry in entries if entry.mixer.saturates_at is None]
+        per_token = sum((_whole(entry.per_token_s, batch) for entry in plain), np.zeros_like(batch))
+        self._per_token = [0.0, *per_token.tolist()]
+        self._bounded = [
+            (entry.mixer, [0.0, *_whole(entry.per_token_s, batch).tolist()])
+            for entry in entries
+            if entry.mixer.saturates_at is not None
+        ]
+        tokens = batch * self.queries
+        whole = np.array([self._body(count) + self._head(count) for count in tokens]) + floors
+        self._base = [0.0, *whole.tolist()]
+        by_batch = (self._base, self._floor, self._per_token, *(per_token for _, per_token in self._bounded))
+        self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
+        regimes = (
+            self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
+        )
+        self._kinks = [np.broadcast_to(one, batch.shape).tolist() for one in regimes]
+        self._fixed_kinks = (*self.forward.windows, *graph_kinks(self.forward))
+
+    def _attending(self) -> list[_Attending]:
+        found: list[_Attending] = []
+        tp, bits = self.forward.tp, self.forward.scenario.dtype.kv_bits
+        for group in self.forward.model.layer_groups:
+            for mixer in group.attention.parts:
+                same = next((index for index, one in enumerate(found) if one.mixer == mixer), None)
+                layers = group.count + (0 if same is None else found.pop(same).layers)
+                kv_bytes = (
+                    kv_elements_per_token(mixer, tp)
+                    * mixer.kept_bits(bits, self.forward.scenario.dtype.state_bits)
+                    / 8
+                )
+                found.append(_Attending(layers, mixer, score_flops_per_pair(mixer, tp), float(kv_bytes)))
+        return found
+
+    def of_shared_experts_s(self, tokens: float, mean_tokens: float) -> float:
+        """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
+        return self._experts(mean_tokens) - self._experts(tokens)
+
+    # -- decode steps -------------------------------------------------------------------------------------------
+
+    def decode_s(self, batch: int, context: float) -> float:
+        """Seconds per token of a step of ``batch`` decoding sequences of a mean context, the token in work included."""
+        seconds = self._pass_s(batch, context) + self._once + self._each * batch
+        if self._draft is None:
+            return seconds
+        return (seconds + self._drafted * self._draft._pass_s(batch, context)) / self.tokens_per_step
+
+    def _pass_s(self, batch: int, context: float) -> float:
+        """A decode step without its scheduling and sampling."""
+        device = self._base[batch] + self._per_token[batch] * context
+        for mixer, per_token in self._bounded:
+            device += per_token[batch] * attended(mixer, context)
+        return self._beside(device, self._host[0] if context <= self._eager_from else self._host[1])
+
+    def decode_steps_s(self, batch: int, context: float, count: int) -> float:
+        """Seconds of ``count`` such steps in a row, whose contexts grow by a token each."""
+        if count <= _FEW:
+            return sum(self.decode_s(batch, context + step) for step in range(count))
+        kinks = (*self._fixed_kinks, *(kinks[batch - 1] for kinks in self._kinks))
+        last = context + count - 1
+        inside = tuple(kink for kink in kinks if context <= kink < last)
+        seconds = 0.0
+        for node, weight in context_nodes(context, count, inside):
+            seconds += weight * self.decode_s(batch, node)
+        return seconds
+
+    def steps_until(self, batch: int, context: float, most: int, seconds: float) -> tuple[int, float]:
+        """The fewest steps that take at least so many seconds, at most ``most``, and what they take."""
+        first = self.decode_s(batch, context)
+        if most == 1 or first >= seconds:
+            return 1, first
+        whole = self.decode_steps_s(batch, context, most)
+        if whole < seconds:
+            return most, whole
+        low, high, high_s = 1, most, whole  # so many are too few; so many are enough
+        per_step, low_s = first, first
+        while high - low > 1:
+            # Between the two the sum is nearly straight: the secant lands next to the answer.
+            per_step = (high_s - low_s) / (high - low)
+            guess = low + int((seconds - low_s) / per_step) + 1
+            guess = min(max(guess, low + 1), high - 1)
+            guess_s = self.decode_steps_s(batch, context, guess)
+            if guess_s < seconds:
+                low, low_s = guess, guess_s
+                continue
+            before_s = guess_s - self.decode_s(batch, context + guess - 1)
+            high, high_s = guess, guess_s
+            if before_s < seconds:
+                break
+            if guess - 1 > low:
+                high, high_s = guess - 1, before_s
+        return high, high_s
+
+    # -- steps with chunks ----------------------------------------------------------------------------------------
+
+    def mixed_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+        """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here."""
+        if self._slow_chunks:
+            named = [Chunk(1.0, new, before) for new, before in chunks]
+            return float(step_s(self.forward, named, batch, context, ends))
+        read = 0
+        for new, _ in chunks:
+            read += new
+        tokens = batch * self.queries
+        device = self._body(read + tokens) + self._head(tokens + (read if self._all_logits else ends))
+        if batch:
+            device += self._floor[batch] + self._per_token[batch] * context
+            for mixer, per_token in self._bounded:
+                device += per_token[batch] * attended(mixer, context)
+        for one in self._mixers:
+            device += self._chunks_s(one, chunks)
+        seconds = self._beside(device, self._host_prefill) + self._once + self._each * (batch + len(chunks))
+        if self._draft is None:
+            return seconds
+        drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
+        return seconds + drafting + self._draft.mixed_s(chunks, 0, 0.0, ends)
+
+    def equal_prompts_s(self, sequences: int, new_tokens: int, cached: int = 0) -> float:
+        """Seconds of a step that reads equally long prompts, to their ends and nothing else, as a static batch does."""
+        chunk = Chunk(float(sequences), float(new_tokens), float(cached))
+        return float(step_s(self.forward, (chunk,), 0.0, 0.0, float(sequences)))
+
+    # -- means, for the steady state --------------------------------------------------------------------------------
+
+    def mean_decode_s(self, batch: Floats, context: Floats) -> Floats:
+        """`decode_s` of numbers of sequences that need not be whole, as arrays."""
+        seconds = self._mean_pass_s(batch, context) + self._once + self._each * batch
+        if self._draft is None:
+            return seconds
+        drafting = self._drafted * self._draft._mean_pass_s(batch, context)
+        return np.asarray((seconds + drafting) / self.tokens_per_step)
+
+    def _mean_pass_s(self, batch: Floats, context: Floats) -> Floats:
+        device = _between(batch, self._batch_arrays[0]) + self._attended_s(batch, context)
+        host = np.where(context <= self._eager_from, self._host[0], self._host[-1])
+        return self._mean_beside(device, host)
+
+    def mean_mixed_s(
+        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+    ) -> Floats:
+        """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
+        read = prompts * new
+        tokens = batch * self.queries
+        device = self._body.at(read + tokens) + self._head.at(
+            tokens + (read if self._all_logits else prompts)
+        )
+        device += _between(batch, self._batch_arrays[1]) + self._attended_s(batch, context)
+        rates = self.forward.rates
+        for one in self._mixers:
+            pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
+            flops = prompts * pairs * one.flops_per_pair
+            compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s
+            memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
+            device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
+        host = np.full_like(device, self._host_prefill)
+        seconds = np.asarray(self._mean_beside(device, host) + self._once + self._each * (batch + prompts))
+        if self._draft is None:
+            return seconds
+        drafting = np.where(batch > 0, self._drafted * self._draft._mean_pass_s(batch, context), 0.0)
+        return seconds + drafting + self._draft.mean_mixed_s(prompts, new, before, 0.0 * batch, context)
+
+    def _attended_s(self, batch: Floats, context: Floats) -> Floats:
+        seconds = _between(batch, self._batch_arrays[2]) * context
+        for (mixer, _), per_token in zip(self._bounded, self._batch_arrays[3:], strict=True):
+            seconds = seconds + _between(batch, per_token) * np.asarray(attended(mixer, context))
+        return seconds
+
+    def _mean_beside(self, device_s: Floats, host_s: Floats) -> Floats:
+        return np.asarray(np.maximum(p_norm(device_s, host_s, self._exponent), device_s))
+
+    def _chunks_s(self, one: _Attending, chunks: ChunkLengths) -> float:
+        """Attention of all chunks in the layers of one kind: the arithmetic of `Attention.chunks`."""
+        flops = per_query = keys = 0.0
+        mixer, per_pair = one.mixer, one.flops_per_pair
+        if one.plain and type(mixer).prefill_pairs is Mixer.prefill_pairs:
+            for new, before in chunks:
+                # t (t + 1) / 2 pairs up to the end, less those before.
+                work = new * (2 * before + new + 1) * 0.5 * per_pair
+                flops += work
+                per_query += work / new
+                keys += new + before
+        else:
+            for new, before in chunks:
+                pairs = mixer.prefill_pairs(new + before)
+                if before:
+                    pairs -= mixer.prefill_pairs(before)
+                work = pairs * per_pair
+                flops += work
+                per_query += work / new
+                keys += mixer.keys_read(new, before)
+        rates = self.forward.rates
+        compute = (flops + rates.attention_half_len * per_query) / rates.attention_flops_per_s
+        memory = keys * one.kv_bytes / rates.attention_bytes_per_s
+        longer: float = p_norm(compute, memory, rates.knee_exponent)
+        return one.layers * (rates.attention_floor_s + longer)
+
+    def _beside(self, device_s: float, host_s: float) -> float:
+        """A pass on the device with what the host adds to it."""
+        if host_s <= 0:
+            return device_s
+        together: float = p_norm(device_s, host_s, self._exponent)
+        return max(together, device_s)
+
+
+def _between(counts: Floats, values: Floats) -> Floats:
+    """Values at counts that need not be whole, from those at 0, 1, 2, …; one more than the largest count is needed."""
+    left = counts.astype(np.int64)
+    low = values[left]
+    return np.asarray(low + (counts - left) * (values[left + 1] - low))
+
+
+def _whole(value: Number, counts: Floats) -> Floats:
+    """A value per count, of one that may be the same for all."""
+    return np.broadcast_to(np.asarray(value, float), counts.shape)

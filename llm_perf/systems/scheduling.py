@@ -1,0 +1,83 @@
+"""How serving stacks choose what one step computes: each engine's own rule, as data of its ``system.yaml``, by version.
+
+What a step may hold at most, in tokens and in sequences, is part of the memory rule (`llm_perf.systems.accounting`), since
+an engine sizes its activations for it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from llm_perf.config.base import Efficiency, Fraction, PositiveInt, Spec
+from llm_perf.config.provenance import Provenance
+
+Prompts = Literal["beside decodes", "before decodes"]
+"""What a step holds: prompts' tokens and the running sequences' next tokens together, or prompts alone where any can run."""
+
+Admission = Literal["chunk", "prompt", "expected", "whole"]
+"""What the cache must have room for before a waiting request runs: the tokens of its next chunk; its whole prompt; beside
+that an expected share of what all running sequences may still generate; or all that it will ever need, at once."""
+
+Preempts = Literal["last", "least generated"]
+"""Who gives its blocks back and is computed anew where a running sequence finds no block: the last that was admitted, or the
+one that has generated least, of several such the one with the longest prompt."""
+
+
+class NewTokenRatio(Spec):
+    """The share of what running sequences may still generate that is counted as needed, which sinks with each step.
+
+    Attributes:
+        first: At the start, times the conservativeness.
+        least_factor: What it sinks to, over the first.
+        steps: Decode steps until it is there.
+        room_steps: Decode steps that there is room for after a preemption.
+        conservativeness: The engine's setting.
+    """
+
+    first: PositiveFloat
+    least_factor: Fraction
+    steps: PositiveInt
+    room_steps: PositiveInt
+    conservativeness: NonNegativeFloat = 1.0
+
+
+class SchedulerRules(Spec):
+    """How the versions of a stack from ``since`` on schedule requests.
+
+    Attributes:
+        since: First version that it holds for; the newest rule that began by a version holds for it.
+        name: What its makers call it. Of several rules that begin with one version the first is the default.
+        batch: Whether requests enter and leave between steps, or batches run from beginning to end.
+        prompts: What a step holds.
+        chunked: A prompt may be read in several steps, as the tokens of a step allow.
+        admits: What the cache must have room for.
+        watermark: Share of the blocks that stay free when a request is admitted.
+        preempts: Who is computed anew when the cache is full; None where that cannot happen.
+        new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
+        prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
+        max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
+    """
+
+    since: str
+    name: str = Field(min_length=1)
+    batch: Literal["continuous", "static"] = "continuous"
+    prompts: Prompts = "beside decodes"
+    chunked: bool = False
+    admits: Admission = "chunk"
+    watermark: Efficiency | None = None
+    preempts: Preempts | None = None
+    new_token_ratio: NewTokenRatio | None = None
+    prefix_cache: bool = False
+    max_num_seqs: PositiveInt | None = None
+    provenance: Provenance
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SchedulerRules:
+        if (self.admits == "expected") != (self.new_token_ratio is not None):
+            raise ValueError("new_token_ratio belongs to admits: expected")
+        if self.batch == "continuous" and self.preempts is None and self.admits != "whole":
+            raise ValueError("a cache that may be full needs preempts, or admits: whole")
+        return self

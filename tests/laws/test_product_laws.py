@@ -1,0 +1,160 @@
+"""Laws of matrix products of few rows: their bytes bound them, and more rows never take less time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_gpu_config_by_name, known_names
+from llm_perf.hardware.gpu_time import kernel_rates, lost_rows
+from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems import system_of
+from llm_perf.systems.families import folder_of
+from llm_perf.systems.forward import Forward
+
+LARGE_BYTES = 100e6
+CARDS = (
+    "rtx-3090-24gb",
+    "rtx-4090-24gb",
+    "rtx-a6000-48gb",
+    "a100-sxm-80gb",
+    "h100-sxm-80gb",
+    "v100-sxm2-32gb",
+    "t4-16gb",
+)
+STACKS = (
+    "llama_cpp",
+    "exllama",
+    "gpt_fast",
+    "autoawq",
+    "vllm",
+    "sglang",
+    "tensorrt_llm",
+    "transformers",
+    "lmdeploy",
+)
+
+
+def forward_of(gpu: str, system: str = "resident", bits: int = 16, model: str = "qwen3-32b") -> Forward:
+    asked = build_scenario(InferenceInputs(model=model, gpu=gpu, system=system, weight_bits=bits))
+    return Forward(asked, system_of(asked).constants(asked))
+
+
+def products_of(forward: Forward):
+    return [*forward.groups[0][1], *forward.head]
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("gpu", CARDS)
+@pytest.mark.parametrize("system", ["resident", *STACKS])
+def test_no_product_reads_faster_than_the_data_sheet(system, gpu, bits):
+    forward = forward_of(gpu, system, bits)
+    sheet = forward.scenario.gpu.hbm_bandwidth_bytes_per_s
+    for product in products_of(forward):
+        stored = product.weights * forward._stored_bytes(product)
+        for rows in (1.0, 7.0, 8.0, 9.0, 64.0, 2048.0):
+            assert forward.product_s(product, rows).seconds >= stored / sheet * (1 - 1e-12), product.op
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+@pytest.mark.parametrize("gpu", CARDS)
+def test_one_row_of_a_large_matrix_takes_what_its_bytes_take(gpu, bits):
+    """With 100 MB and more of 16-bit weights the floor and the arithmetic of one tile are small beside the bytes.
+
+    The exception that the knee allows is 15 %: GeForce cards of 2020 have few FLOPs per byte of 4-bit weights.
+    """
+    forward = forward_of(gpu, "engine@any", bits)
+    gemm = forward.rates.gemm
+    tested = 0
+    for product in products_of(forward):
+        if product.weights * 2 < LARGE_BYTES:
+            continue
+        one = forward.product_s(product, 1.0)
+        assert one.memory_s <= one.seconds - one.floor_s <= 1.15 * one.memory_s, product.op
+        reads = product.weights * forward.weight_bytes_per_element(product, 1.0)
+        assert one.memory_s == pytest.approx(reads / gemm.bytes_per_s, rel=1e-3)
+        tested += 1
+    assert tested >= 3
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("gpu", [*CARDS, "mi300x-192gb", "mi250x-gcd-64gb", "apple-m2-ultra-76c"])
+@pytest.mark.parametrize("system", ["resident", *STACKS])
+def test_more_rows_are_never_faster(system, gpu, bits):
+    """Also where other kernels begin: matrix-vector kernels end at 8 rows, unpacking begins, tiles fill up."""
+    forward = forward_of(gpu, system, bits)
+    rows = np.array(
+        [1, 2, 4, 7, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 80, 96, 128, 256, 1024], dtype=float
+    )
+    for product in products_of(forward):
+        seconds = forward.product_s(product, rows).seconds
+        assert (np.diff(seconds) >= -1e-12 * seconds[1:]).all(), (product.op, seconds)
+
+
+@given(
+    st.sampled_from(sorted(known_names("GPU"))),
+    st.floats(1, 4096),
+    st.floats(1, 4096),
+    st.integers(20, 30),
+)
+def test_the_table_of_a_gpu_never_gives_more_rows_less_time(name, rows, more, weights):
+    gpu = get_gpu_config_by_name(name)
+    gemm = kernel_rates(gpu, 16).gemm
+    low, high = sorted((rows, rows + more))
+    times = [
+        gemm.time_s(gemm.compute_s(m, 2.0**weights), gemm.memory_s(2.0**weights, 0.0, m)) for m in (low, high)
+    ]
+    assert times[0] <= times[1] * (1 + 1e-12)
+
+
+def test_rows_are_lost_as_tiles_are():
+    """16 rows fill a tile; then each row loses another until ``half_m`` are lost, as large products lose them."""
+    assert lost_rows(1.0, 16.0, 55.0) == 15.0
+    assert lost_rows(16.0, 16.0, 55.0) == 0.0
+    assert lost_rows(40.0, 16.0, 55.0) == 24.0
+    assert lost_rows(4096.0, 16.0, 55.0) == 55.0
+    assert lost_rows(1.0, 16.0, 0.0) == 15.0
+    assert lost_rows(300.0, 1.0, 55.0) == 55.0
+    assert list(lost_rows(np.array([1.0, 20.0, 300.0]), 16.0, 55.0)) == [15.0, 4.0, 55.0]
+
+
+@pytest.mark.parametrize("version", folder_of("llama_cpp").releases)
+@pytest.mark.parametrize("gpu", ["mi250x-gcd-64gb", "a100-sxm-80gb"])
+def test_nine_rows_take_at_least_what_eight_take_in_llama_cpp(version, gpu):
+    forward = forward_of(gpu, f"llama_cpp@{version}", 16, "llama-2-7b")
+    product = forward.groups[0][1][0]
+    eight, nine = (float(forward.product_s(product, rows).seconds) for rows in (8.0, 9.0))
+    assert eight <= nine <= 1.5 * eight
+
+
+def test_4_bit_decode_of_one_sequence_on_an_rtx_3090_is_bound_by_its_bytes():
+    """Qwen3-32B with AWQ: the layers' 17.3 GB take 18.5 ms at 936 GB/s, of which kernels reach three quarters."""
+    asked = build_scenario(
+        InferenceInputs(
+            model="qwen3-32b", gpu="rtx-3090-24gb", system="vllm", weight_bits=4, prompt_len=128, gen_len=32
+        )
+    )
+    forward = Forward(asked, system_of(asked).constants(asked))
+    layers = sum(
+        group.count * sum(float(forward.product_s(product, 1.0).seconds) for product in products)
+        for group, products in forward.groups
+    )
+    assert math.isfinite(layers)
+    stored = sum(
+        group.count * sum(product.weights * forward._stored_bytes(product) for product in products)
+        for group, products in forward.groups
+    )
+    assert 1.0 < layers / (stored / 936e9) < 1.6
+
+
+def test_the_knee_of_one_tile_is_what_the_two_roofs_make_of_it():
+    forward = forward_of("rtx-3090-24gb", bits=4)
+    product, gemm = forward.groups[0][1][0], forward.rates.gemm
+    one = forward.product_s(product, 1.0)
+    assert one.compute_s == pytest.approx(2 * 16 * product.weights / gemm.flops_per_s)
+    assert one.seconds - one.floor_s == pytest.approx(p_norm(one.compute_s, one.memory_s, gemm.knee_exponent))
