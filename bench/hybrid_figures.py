@@ -2,10 +2,10 @@
 
     python bench/hybrid_figures.py        two minutes
 
-Every fitted constant of the CPU as a device moves the predictions by its derivative, so that a refit without a host is a least
-absolute deviation over the other hosts' rows. It writes ``calibrate/measurements/hybrid/left_out.csv.gz`` (the log ratio of
-every rate, shipped and by refits without its host) and the widths of intervals (``llm_perf/analysis/hybrid_widths.yaml``),
-and prints the figures of ``docs/systems/hybrid.md``.
+Every fitted constant of the CPU as a device moves the predictions by its derivative, so that a refit without a host is a
+least absolute deviation over the other hosts' rows. It writes ``calibrate/measurements/hybrid/left_out.csv.gz`` (the log
+ratio of every rate, shipped and by refits without its host) and the widths of intervals
+(``llm_perf/analysis/hybrid_widths.yaml``), and prints the figures of ``docs/systems/hybrid.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.hybrid_rows import HybridCase, load_cases, log_ratio
+from llm_perf.config.cpu import cpu_facts
 from llm_perf.systems import system_of
 from llm_perf.systems.constants import load_constants
 
@@ -27,7 +28,9 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
 WIDTHS = ROOT / "llm_perf" / "analysis" / "hybrid_widths.yaml"
 FITTED = (
-    "cpu_expert_share", "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
+    "cpu_expert_share", "cpu_expert_share_many_channels", "cpu_core_half_cores",
+    "cpu_decode_score_share",
+    "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
     "cpu_second_socket_share", "cpu_core_gb_per_s", "cpu_stream_share", "cpu_flops_per_cycle_avx512",
     "cpu_flops_per_cycle_amx", "cpu_flops_per_cycle_avx2", "cpu_flops_per_cycle_neon", "cpu_expert_lost_rows",
     "cpu_wide_kernels", "cpu_row_kernels", "cpu_score_share", "cpu_wide_lost_rows", "host_copy_link_share",
@@ -47,7 +50,9 @@ def main() -> None:
     store(cases, shipped, left_out)
     for phase in ("decode", "prefill"):
         chosen = np.array([case.phase == phase for case in cases])
-        print(f"{phase}: {chosen.sum()} rates, shipped {gm(shipped[chosen]):.3f}, host left out {gm(left_out[chosen]):.3f}")
+        print(
+            f"{phase}: {chosen.sum()} rates, shipped {gm(shipped[chosen]):.3f}, host left out {gm(left_out[chosen]):.3f}"
+        )
     known = with_bandwidth(cases)
     print(f"decode, the host's bandwidth from one of its rows: {gm(known):.3f} on {len(known)} others")
     WIDTHS.write_text(widths(cases, left_out), "utf-8")
@@ -59,7 +64,7 @@ def gm(ratios: np.ndarray) -> float:
 
 
 def derivatives(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
-    """d log(rate) / d log(constant), one column per constant."""
+    """D log(rate) / d log(constant), one column per constant."""
     found = np.zeros((len(cases), len(FITTED)))
     for row, case in enumerate(cases):
         values = system_of(case.run.scenario).constants(case.run.scenario)
@@ -116,18 +121,35 @@ def with_bandwidth(cases: list[HybridCase], picks: int = 3) -> np.ndarray:
         if case.phase == "decode" and case.kind in ("cpu", "cpu and gpu"):
             hosts[case.host].append(case)
     for own in hosts.values():
-        if len(own) < 3:  # noqa: PLR2004 - one that tells, two others
+        if len(own) < 3:
             continue
-        for pick in np.linspace(0, len(own) - 1, picks).astype(int):
-            rate = solved(own[pick])
-            found += [log_ratio(case, None, rate) for case in own if case is not own[pick]]
+        ranked = sorted(own, key=lambda case: -bound_by_reads(case))
+        for pick in ranked[:picks]:
+            rate = solved(pick)
+            found += [log_ratio(case, None, rate) for case in own if case is not pick]
     return np.array(found)
 
 
+def usual_gb_per_s(case: HybridCase) -> float:
+    """GB/s that reads of a case's host are taken to reach where nobody measured them."""
+    scenario = case.run.scenario
+    constants = system_of(scenario).constants(scenario)
+    facts = cpu_facts(scenario.host)
+    channels = min(facts.channels_bytes_per_s, facts.cores_bytes_per_s or math.inf)
+    return facts.sockets * channels * constants["cpu_stream_share"] / 1e9
+
+
+def bound_by_reads(case: HybridCase) -> float:
+    """D log(rate of decode) / d log(bandwidth): how much a row says of its machine's memory."""
+    usual = usual_gb_per_s(case)
+    return log_ratio(case, None, usual * 1.1) - log_ratio(case, None, usual / 1.1)
+
+
 def solved(case: HybridCase) -> float:
-    """GB/s of reads at which a row is predicted as it was measured, or the nearest end."""
-    low, high = 2.0, 2000.0
-    for _ in range(25):
+    """GB/s of reads at which a row is predicted as it was measured, between half and twice what is usual."""
+    usual = usual_gb_per_s(case)
+    low, high = usual / 2, usual * 2
+    for _ in range(20):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if log_ratio(case, None, middle) < 0 else (low, middle)
     return math.sqrt(low * high)
@@ -147,8 +169,8 @@ def store(cases: list[HybridCase], shipped: np.ndarray, left_out: np.ndarray) ->
 def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
     """Half-widths of 90 % intervals by what computes and by phase, and how many rates they hold."""
     lines = [
-        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what 90 % of the",
-        "# published rates were off by at most when their host was in no fit.",
+        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what 90 % of",
+        "# the published rates were off by at most when their host was in no fit.",
     ]
     for kind in ("cpu", "cpu and gpu", "shared memory"):
         lines.append(f"{kind}:")
@@ -158,7 +180,9 @@ def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
             width = float(np.quantile(off, 0.9))
             hosts = len({case.host for case, own in zip(cases, chosen, strict=True) if own})
             held = int((off <= width).sum())
-            lines.append(f"  {phase}: {{width: {width:.4f}, hosts: {hosts}, held: {held}, tested: {len(off)}}}")
+            lines.append(
+                f"  {phase}: {{width: {width:.4f}, hosts: {hosts}, held: {held}, tested: {len(off)}}}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,8 @@ def kind_of(scenario: Scenario) -> str:
     if scenario.gpu.absent:
         return "cpu"
     if float(weights.gpu) < 1:
-        return "cpu and gpu" if "cpu_stream_share" in system.file.constants else "moved"
+        copied = system.file.constants.get("misses_copied")
+        return "cpu and gpu" if copied is not None and not copied.value else "moved"
     return "gpu" if scenario.gpu.pcie_bytes_per_s is not None else "shared memory"
 
 

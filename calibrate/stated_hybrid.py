@@ -103,7 +103,7 @@ def hybrid_run(cells: Row) -> HybridRun:
         if gpus == 0 or not cells.text("gpu")
         else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
     )
-    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu))
+    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu), or_none=True)
     host, threads = stated_host(cells, spec, computes=_computes(system))
     notes = cells.text("notes")
     asked: dict[str, Any] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,14 +28,15 @@ NOISE = 0.03
 _STREAM_FACTOR = 2.5
 """How far products may be from what plain reads of NumPy reach, either way."""
 
-_CONSTANTS: tuple[tuple[str, float, float], ...] = (
-    ("cpu_unpack_k", 0.1, 1.5), ("cpu_unpack_16bit", 0.1, 1.5), ("cpu_expert_share", 0.2, 1.2),
+_OF_TOKENS: tuple[tuple[str, float, float], ...] = (
+    ("cpu_unpack_k", 0.1, 5.0), ("cpu_unpack_16bit", 0.1, 5.0), ("cpu_expert_share", 0.2, 1.5),
     ("cpu_attention_share", 0.02, 1.2), ("cpu_barrier_us", 0.5, 100.0), ("cpu_layer_us", 0.5, 500.0),
-    ("cpu_wide_lost_rows", 0.1, 64.0),
 )  # fmt: skip
-"""What is fitted beside the rates of memory and of products, and how far it can plausibly go."""
-_WIDE = ("cpu_wide_kernels", 3.0, 1.0, 20.0)
-"""The same for products of many rows, with where it starts: constants that know no such kernels say 0."""
+"""What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""
+_OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
+    ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 64.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
+)  # fmt: skip
+"""What prompts show: products of many rows, with where they start, since constants that know no such kernels say 0."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def rows_of(runs: Sequence[ProbeRun]) -> list[Row]:
 
 
 def parameters_of(scenario: Scenario, stream: Mapping[int, float]) -> list[Parameter]:
-    """What the fit may change, each from where it stands.
+    """What tokens may change, each from where it stands.
 
     Args:
         scenario: Any run on this machine.
@@ -81,26 +83,47 @@ def parameters_of(scenario: Scenario, stream: Mapping[int, float]) -> list[Param
         Parameter(f"{SYSTEM}.cpu_core_gb_per_s", one, one / _STREAM_FACTOR, one * _STREAM_FACTOR),
         Parameter(f"{SYSTEM}.{flops}", constants[flops], constants[flops] / 6, constants[flops] * 6),
     ]
-    found.append(Parameter(f"{SYSTEM}.{_WIDE[0]}", *_WIDE[1:]))
-    for name, low, high in _CONSTANTS:
+    for name, low, high in _OF_TOKENS:
         found.append(Parameter(f"{SYSTEM}.{name}", min(max(constants[name], low), high), low, high))
     return found
 
 
-def fit_rows(rows: Sequence[Row], stream: Mapping[int, float]) -> tuple[Fit, Profile]:
-    """Fit, and the profile without its provenance.
-
-    Raises:
-        MissingExtraError: SciPy is not installed.
-    """
-    parameters = parameters_of(rows[0].scenario, stream)
+def _fitted(rows: Sequence[Row], parameters: Sequence[Parameter]) -> tuple[Fit, list[Row]]:
+    """A fit, and the rows with what it found."""
     overrides = Overrides(parameters)
 
     def predicted(row: Row, values: Mapping[str, float]) -> float:
         return row.predicted_s(overrides.apply(row.scenario, values))
 
     found = fit(parameters, list(rows), [Target.of(row.seconds) for row in rows], predicted, noise=NOISE)
-    values = {name: float(f"{value:.6g}") for name, value in found.values.items()}
+    return found, [replace(row, scenario=overrides.apply(row.scenario, found.values)) for row in rows]
+
+
+@dataclass(frozen=True)
+class ProbeFit:
+    """What was fitted, the profile without its provenance, and log(predicted / measured) of each row."""
+
+    values: dict[str, float]
+    profile: Profile
+    log_ratios: tuple[float, ...]
+    unmoved: tuple[str, ...]
+
+
+def fit_rows(rows: Sequence[Row], stream: Mapping[int, float]) -> ProbeFit:
+    """Fit tokens first, then prompts: kernels of many rows say nothing of those of one.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+    """
+    decode = [index for index, row in enumerate(rows) if row.phase == "decode"]
+    tokens, _ = _fitted([rows[index] for index in decode], parameters_of(rows[0].scenario, stream))
+    known = Overrides(parameters_of(rows[0].scenario, stream))
+    based = [replace(row, scenario=known.apply(row.scenario, tokens.values)) for row in rows]
+    # The tokens stay in: what is right for prompts must not reach the products of one row.
+    prompts, done = _fitted(
+        based, [Parameter(f"{SYSTEM}.{name}", value, low, high) for name, value, low, high in _OF_PROMPTS]
+    )
+    values = {name: float(f"{value:.6g}") for name, value in (tokens.values | prompts.values).items()}
     constants = {
         name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{SYSTEM}.")
     }
@@ -109,7 +132,8 @@ def fit_rows(rows: Sequence[Row], stream: Mapping[int, float]) -> tuple[Fit, Pro
         system_constants={SYSTEM: constants},
         host={"read_gb_per_s": values["host.read_gb_per_s"]},
     )
-    return found, profile
+    ratios = tuple(math.log(row.predicted_s(row.scenario) / row.seconds) for row in done)
+    return ProbeFit(values, profile, ratios, tokens.unmoved + prompts.unmoved)
 
 
 def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-here") -> Profile:
@@ -124,9 +148,8 @@ def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-he
         MissingExtraError: SciPy is not installed.
     """
     rows = rows_of(probe.runs)
-    found, profile = fit_rows(rows, probe.stream)
-    sizes = sorted(abs(ratio) for ratio in found.log_ratios)
-    return profile.replace(
+    found = fit_rows(rows, probe.stream)
+    return found.profile.replace(
         name=name,
         provenance={
             "made_by": f"llm-perf {__version__}",
@@ -138,11 +161,10 @@ def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-he
                 for run in probe.runs
             ],
             "residuals": {
-                "all": {
-                    "median_abs_error": sizes[len(sizes) // 2],
-                    "max_abs_error": sizes[-1],
-                    "bias": sum(found.log_ratios) / len(sizes),
-                }
+                name: _residuals(
+                    [r for r, row in zip(found.log_ratios, rows, strict=True) if row.phase == phase]
+                )
+                for name, phase in (("tokens", "decode"), ("prompts", "prefill"))
             },
             "not_identified": list(found.unmoved),
             "not_fitted_on": "any model but the probe's three",
@@ -154,3 +176,12 @@ def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-he
             not_identified=found.unmoved,
         ),
     )
+
+
+def _residuals(ratios: Sequence[float]) -> dict[str, float]:
+    sizes = sorted(abs(ratio) for ratio in ratios)
+    return {
+        "median_abs_error": sizes[len(sizes) // 2],
+        "max_abs_error": sizes[-1],
+        "bias": sum(ratios) / len(ratios),
+    }

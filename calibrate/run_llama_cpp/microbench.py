@@ -16,7 +16,7 @@ from calibrate.run.session import check_outputs, plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from calibrate.run_llama_cpp.build import LlamaCpp, required
 from calibrate.run_llama_cpp.fit import profile_of
-from calibrate.run_llama_cpp.probe import run_probe
+from calibrate.run_llama_cpp.probe import ROUNDS, run_probe
 from llm_perf.config import files
 
 DEFAULT_NAME = "llama-cpp-here"
@@ -52,11 +52,17 @@ def microbench_llama_cpp(
 
 
 def probed(
-    programs: LlamaCpp, out: str | None, offload_dir: str, runs_dir: str, say: Callable[[str], object]
+    programs: LlamaCpp,
+    out: str | None,
+    offload_dir: str,
+    runs_dir: str,
+    say: Callable[[str], object],
+    rounds: int = ROUNDS,
+    after_round: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """The probe and its files; see ``microbench_llama_cpp``."""
+    """The probe and its files; see ``microbench_llama_cpp``, and ``run_probe`` for the last two."""
     record = RunRecord(Path(runs_dir), "llama_cpp-probe")
-    probe = run_probe(programs, offload_dir, say)
+    probe = run_probe(programs, offload_dir, say, rounds, after_round)
     environment = describe_machine(usable_cores(), Path(runs_dir)) | {"llama_cpp": programs.facts}
     record.save(kind="llama_cpp probe", status="measured", environment=environment, probe=probe.as_dict())
     say("fitting")
@@ -105,8 +111,8 @@ def probe_lines(found: dict[str, Any]) -> list[str]:
         *((name, value) for constants in found["constants"].values() for name, value in constants.items()),
     ]
     lines += ["fitted:", *(f"  {name:<24}{value:.4g}" for name, value in values)]
-    off = found["residuals"]["all"]
-    lines.append(
-        f"fit: median {off['median_abs_error']:.1%}, largest {off['max_abs_error']:.1%} off its own times"
-    )
+    for name, off in found["residuals"].items():
+        lines.append(
+            f"fit of {name}: median {off['median_abs_error']:.1%}, largest {off['max_abs_error']:.1%} off its own times"
+        )
     return lines

@@ -1,6 +1,6 @@
 """A probe of this machine's CPU under llama.cpp, a minute long, and the profile that it makes.
 
-Three models that nobody asks about (few wide layers, many narrow ones, experts) are run in three kinds of formats with one
+Three models that nobody asks about (few wide layers, many narrow ones, experts) are run in up to three formats with one
 thread and with all. Their times give the constants that class values stand for elsewhere: what a core and what the memory can
 read, what unpacking costs, what a layer costs beside its bytes.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.model import ModelConfig
 
-PROMPT, GENERATED = 64, 16
+PROMPT, GENERATED = 64, 12
 """Tokens of the two tests of each model."""
 DEEP = 384
 """Tokens in the cache where attention is to be seen."""
-REPETITIONS = 5
+REPETITIONS = 3
+ROUNDS = 2
+"""How often all models are run: a shared machine's memory has levels of speed that last for a minute or so."""
 USUAL_SECONDS = 60
 
 _STREAM_BYTES = 256 << 20
@@ -42,7 +44,7 @@ _COMMON = {
 }  # fmt: skip
 _SHAPES: dict[str, dict[str, Any]] = {
     "wide": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 3, "num_attention_heads": 16},
-    "deep": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 12},
+    "deep": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 12},
     "experts": {
         "model_type": "mixtral", "hidden_size": 1024, "intermediate_size": 768, "num_hidden_layers": 6,
         "num_attention_heads": 16, "num_key_value_heads": 16, "num_local_experts": 16, "num_experts_per_tok": 4,
@@ -50,10 +52,14 @@ _SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 _PLAN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-    ("wide", "fp16", (0,)), ("wide", "q8_0", (0,)), ("wide", "q4_k_m", (0,)), ("deep", "fp16", (0, DEEP)),
-    ("experts", "q8_0", (0,)),
+    ("wide", "fp16", (0,)), ("wide", "q8_0", (0,)), ("wide", "q4_k_m", (0,)),
+    ("deep", "fp16", (0, DEEP)), ("deep", "q8_0", (0,)), ("deep", "q4_k_m", (0,)),
+    ("experts", "fp16", (0,)),
 )  # fmt: skip
 """Model, format, and how full the cache is when tokens are generated."""
+
+Files = dict[tuple[str, str], Path]
+"""Files of models by name and format."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,16 @@ class ProbeRun:
             "others_cores": self.others_cores,
         }  # fmt: skip
 
+    def with_more(self, other: ProbeRun) -> ProbeRun:
+        """The same with the times of another round."""
+        known = [cores for cores in (self.others_cores, other.others_cores) if cores is not None]
+        return replace(
+            self,
+            prefill_s=self.prefill_s + other.prefill_s,
+            decode_s=self.decode_s + other.decode_s,
+            others_cores=max(known, default=None),
+        )
+
 
 @dataclass
 class Probe:
@@ -109,62 +125,85 @@ def quiet_s(samples: Sequence[float]) -> float:
     return sorted(samples)[len(samples) // 4]
 
 
-def run_probe(programs: LlamaCpp, folder: str, say: Callable[[str], object]) -> Probe:
+def run_probe(
+    programs: LlamaCpp,
+    folder: str,
+    say: Callable[[str], object],
+    rounds: int = ROUNDS,
+    after_round: Callable[[int], object] = lambda _: None,
+) -> Probe:
     """Measure.
 
     Args:
         programs: llama.cpp's.
         folder: In which the models are made, and removed.
         say: Is told what goes on.
+        rounds: How often everything is run; prompts in the first only.
+        after_round: Called with the number of each round when it has ended, for what is to be measured beside it.
 
     Raises:
         LLMPerfError: a model cannot be made, or llama.cpp fails.
     """
     start = time.perf_counter()
-    counts = sorted({1, usable_cores()})
     found = Probe()
-    say("reading memory")
-    found.stream = stream_rates(counts)
     with tempfile.TemporaryDirectory(prefix="probe-", dir=writable_folder(folder, "--offload-dir")) as made:
-        for name, weights, path in _files(programs, Path(made), say):
-            depths = next(depths for shape, kind, depths in _PLAN if (shape, kind) == (name, weights))
-            for threads in counts:
-                say(f"{name} in {weights}, {threads} threads")
-                found.runs += [_run(programs, path, name, weights, threads, depth) for depth in depths]
+        files = _files(programs, Path(made), say)
+        say("reading memory")
+        found.stream = stream_rates(thread_counts())
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            runs = _round(programs, files, prompts=number == 0)
+            found.runs = (
+                [one.with_more(other) for one, other in zip(found.runs, runs, strict=True)]
+                if found.runs
+                else runs
+            )
+            after_round(number)
     found.seconds = time.perf_counter() - start
     return found
 
 
-def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Iterator[tuple[str, str, Path]]:
-    """Each model in each of its formats; a file is there until the next is asked for."""
-    for name, shape in _SHAPES.items():
-        say(f"making the model of {name}")
-        wide = folder / f"{name}-fp16.gguf"
-        write_random_gguf(from_hf_config(_COMMON | shape, f"probe-{name}"), wide)
-        for weights in [kind for planned, kind, _ in _PLAN if planned == name]:
-            path = wide
-            if weights != "fp16":
-                say(f"quantising {name} to {weights}")
-                path = folder / f"{name}-{weights}.gguf"
-                quantise(programs, wide, path, weights, usable_cores())
-            yield name, weights, path
-            if path != wide:
-                path.unlink()
-        wide.unlink()
+def thread_counts() -> list[int]:
+    """One thread, and one for each core that this process may use."""
+    return sorted({1, usable_cores()})
 
 
-def _run(programs: LlamaCpp, path: Path, name: str, weights: str, threads: int, depth: int) -> ProbeRun:
+def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Files:
+    """Each model in each of its formats."""
+    found: Files = {}
+    for name, weights, _ in _PLAN:
+        if weights == "fp16":
+            say(f"making the model of {name}")
+            found[name, weights] = folder / f"{name}-fp16.gguf"
+            write_random_gguf(from_hf_config(_COMMON | _SHAPES[name], f"probe-{name}"), found[name, weights])
+        else:
+            say(f"quantising {name} to {weights}")
+            found[name, weights] = folder / f"{name}-{weights}.gguf"
+            quantise(programs, found[name, "fp16"], found[name, weights], weights, usable_cores())
+    return found
+
+
+def _round(programs: LlamaCpp, files: Files, prompts: bool) -> list[ProbeRun]:
+    """Every model once with each number of threads."""
+    return [
+        _run(programs, files[name, weights], name, weights, threads, depth, prompts)
+        for name, weights, depths in _PLAN
+        for threads in thread_counts()
+        for depth in depths
+    ]
+
+
+def _run(
+    programs: LlamaCpp, path: Path, name: str, weights: str, threads: int, depth: int, prompts: bool
+) -> ProbeRun:
+    common: dict[str, Any] = {"threads": threads, "repetitions": REPETITIONS}
     prompt: tuple[float, ...] = ()
     others = []
-    if depth == 0:
-        test, done = run_bench(
-            programs, path, prompt=PROMPT, gen=0, depth=0, threads=threads, repetitions=REPETITIONS
-        )
+    if depth == 0 and prompts:
+        test, done = run_bench(programs, path, prompt=PROMPT, gen=0, depth=0, **common)
         prompt = test.samples_s
         others.append(done.usage.get("others_cores"))
-    test, done = run_bench(
-        programs, path, prompt=0, gen=GENERATED, depth=depth, threads=threads, repetitions=REPETITIONS
-    )
+    test, done = run_bench(programs, path, prompt=0, gen=GENERATED, depth=depth, **common)
     others.append(done.usage.get("others_cores"))
     known = [cores for cores in others if cores is not None]
     return ProbeRun(

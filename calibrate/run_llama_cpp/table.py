@@ -11,7 +11,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,20 +23,23 @@ from calibrate.run.process import signals_interrupt
 from calibrate.run.records import SCHEMA_VERSION, finite, measuring
 from calibrate.run.session import plain_errors, writable_folder
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
-from calibrate.run_llama_cpp.bench import run_bench
+from calibrate.run_llama_cpp.bench import BenchTest, run_bench
 from calibrate.run_llama_cpp.build import LlamaCpp, required
+from calibrate.run_llama_cpp.child import Finished
 from calibrate.run_llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run_llama_cpp.microbench import probe_lines, probed
 from calibrate.run_llama_cpp.models import SAMPLES, sample
 from calibrate.run_llama_cpp.prediction import predict_llama_cpp
-from calibrate.run_llama_cpp.probe import quiet_s
+from calibrate.run_llama_cpp.probe import quiet_s, thread_counts
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import LLMPerfError
 
 FORMATS = ("fp16", "q8_0", "q4_k_m")
 PROMPT, GENERATED = 128, 24
-REPETITIONS = 5
+REPETITIONS = 3
+ROUNDS = 3
+"""Of probe and runs in turn, so that both meet the machine at its levels of speed."""
 BEFORE, AFTER = 0.20, 0.10
 """What decode may be off by: with the constants that ship, and with a profile of the machine."""
 DEFAULT_FOLDER = "runs/llama_cpp"
@@ -54,13 +58,17 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
         LLMPerfError: something cannot be made or run.
     """
     start = time.perf_counter()
-    probe = probed(programs, str(folder / "profile.yaml"), DEFAULT_OFFLOAD_DIR, str(folder), say)
-    profile = Path(probe["profile"])
-    rows = []
-    for model, weights, path in _files(programs, say):
-        for threads in sorted({1, usable_cores()}):
-            say(f"{model.name} in {weights}, {threads} threads")
-            rows.append(_row(programs, path, model, weights, threads, profile))
+    parent = writable_folder(DEFAULT_OFFLOAD_DIR, "--offload-dir")
+    with tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as made:
+        runs = _runs(programs, Path(made), say)
+
+        def measure(number: int) -> None:
+            for run in runs:
+                run.measure(programs, prompt=number == 0)
+
+        out = str(folder / "profile.yaml")
+        probe = probed(programs, out, DEFAULT_OFFLOAD_DIR, str(folder), say, ROUNDS, measure)
+    rows = [_row(run, Path(probe["profile"])) for run in runs]
     return {
         "schema_version": SCHEMA_VERSION,
         "seconds": time.perf_counter() - start,
@@ -72,46 +80,70 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
     }
 
 
-def _files(programs: LlamaCpp, say: Callable[[str], object]) -> Iterator[tuple[ModelConfig, str, Path]]:
-    """Each sample in each format; a file is there until the next is asked for."""
-    parent = writable_folder(DEFAULT_OFFLOAD_DIR, "--offload-dir")
+@dataclass
+class _Run:
+    """One sample in one format with so many threads, and its times."""
+
+    path: Path
+    model: ModelConfig
+    weight_format: str
+    threads: int
+    prefill_s: list[float] = field(default_factory=list)
+    decode_s: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+
+    def measure(self, programs: LlamaCpp, prompt: bool) -> None:
+        """One more round: tokens, and the prompt if asked."""
+        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS}
+        if prompt:
+            self._take(*run_bench(programs, self.path, prompt=PROMPT, gen=0, depth=0, **common))
+        self._take(*run_bench(programs, self.path, prompt=0, gen=GENERATED - 1, depth=PROMPT, **common))
+
+    def _take(self, test: BenchTest, done: Finished) -> None:
+        if test.n_prompt:
+            self.prefill_s += test.samples_s
+        else:
+            self.decode_s += [sample / test.n_gen for sample in test.samples_s]
+        if (others := done.usage.get("others_cores")) is not None:
+            self.others.append(others)
+
+
+def _runs(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> list[_Run]:
+    """Each sample in each format, made, with each number of threads, yet to be run."""
+    found = []
     for name in SAMPLES:
-        with tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as folder:
-            say(f"making {name}")
-            wide = Path(folder) / f"{name}-fp16.gguf"
-            write_random_gguf(sample(name), wide)
-            for weights in FORMATS:
-                path = wide
-                if weights != "fp16":
-                    say(f"quantising {name} to {weights}")
-                    path = wide.with_name(f"{name}-{weights}.gguf")
-                    quantise(programs, wide, path, weights, usable_cores())
-                yield load_gguf(path).replace(name=name), weights, path
+        say(f"making {name}")
+        wide = folder / f"{name}-fp16.gguf"
+        write_random_gguf(sample(name), wide)
+        for weights in FORMATS:
+            path = wide
+            if weights != "fp16":
+                say(f"quantising {name} to {weights}")
+                path = wide.with_name(f"{name}-{weights}.gguf")
+                quantise(programs, wide, path, weights, usable_cores())
+            model = load_gguf(path).replace(name=name)
+            found += [_Run(path, model, weights, threads) for threads in thread_counts()]
+    return found
 
 
-def _row(
-    programs: LlamaCpp, path: Path, model: ModelConfig, weights: str, threads: int, profile: Path
-) -> dict[str, Any]:
+def _row(run: _Run, profile: Path) -> dict[str, Any]:
     """One run beside both predictions, per token and per prompt."""
-    common: dict[str, Any] = {"threads": threads, "repetitions": REPETITIONS}
-    prompt, first = run_bench(programs, path, prompt=PROMPT, gen=0, depth=0, **common)
-    decode, second = run_bench(programs, path, prompt=0, gen=GENERATED - 1, depth=PROMPT, **common)
-    measured = {"prefill": quiet_s(prompt.samples_s), "decode": quiet_s(decode.samples_s) / (GENERATED - 1)}
+    measured = {"prefill": quiet_s(run.prefill_s), "decode": quiet_s(run.decode_s)}
     predicted = {}
     for name, used in (("before", None), ("after", profile)):
-        result = predict_llama_cpp(model, PROMPT, GENERATED, threads, profile=used)
+        result = predict_llama_cpp(run.model, PROMPT, GENERATED, run.threads, profile=used)
         steps = result.decode.latency_s if result.decode else float("nan")
         predicted[name] = {"prefill": result.prefill.latency_s, "decode": steps / (GENERATED - 1)}
-    others = [done.usage.get("others_cores") for done in (first, second)]
     return {
-        "model": model.name, "weight_format": weights, "threads": threads, "prompt_len": PROMPT, "gen_len": GENERATED,
-        "checkpoint_bytes": model.checkpoint_bytes, "measured_s": measured, "predicted_s": predicted,
+        "model": run.model.name, "weight_format": run.weight_format, "threads": run.threads, "prompt_len": PROMPT,
+        "gen_len": GENERATED, "checkpoint_bytes": run.model.checkpoint_bytes, "measured_s": measured,
+        "predicted_s": predicted,
         "error": {
             name: {phase: signed_error(found[phase], measured[phase]) for phase in measured}
             for name, found in predicted.items()
         },
-        "samples_s": {"prefill": list(prompt.samples_s), "decode": [s / (GENERATED - 1) for s in decode.samples_s]},
-        "others_cores": max((cores for cores in others if cores is not None), default=None),
+        "samples_s": {"prefill": run.prefill_s, "decode": run.decode_s},
+        "others_cores": max(run.others, default=None),
     }  # fmt: skip
 
 

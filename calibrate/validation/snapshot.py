@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.validate import Validation
-from calibrate.validation import stacks
+from calibrate.validation import requests, stacks
 from calibrate.validation.evidence import evidence_files
 from calibrate.validation.left_out import LEFT_OUT_ROWS, parse_left_out
 from calibrate.validation.page import accuracy_page, resident_table
@@ -69,6 +69,7 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
         **{f"{EVIDENCE}/{system}.yaml": text for system, text in evidence_files(rows, found.rows).items()},
         RESIDENT: f"{before}{begin}\n\n{resident_table(leave_out)}\n\n{end}{after}",
         stacks.PAGE: stacks.page(by_version),
+        requests.PAGE: requests.page(requests.read_predicted()),
         stacks.WIDTHS: stacks.widths_text(by_version),
     }
 

@@ -34,6 +34,7 @@ from llm_perf.analysis.evidence import (
     pool_of,
     vendors_of,
 )
+from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
 from llm_perf.analysis.stack_intervals import knows, stack_interval
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import INTERVAL_LEVEL, Range
@@ -144,6 +145,8 @@ def inference_interval(
     if scenario.calibration is not None:
         found = prediction_interval(scenario, asked, *seconds)
         return found, None if found is not None else no_profile_interval(scenario, asked)
+    if is_divided(scenario, placement):
+        return hybrid_interval(scenario, seconds), None
     shares = (placement.weights, placement.kv_cache)
     name = accuracy_class(
         scenario.system,

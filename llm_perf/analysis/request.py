@@ -263,7 +263,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     model = model.with_beside() if inputs.with_vision else model
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
-    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu)
+    gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu, or_none=True)
     host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero), alone=gpu.absent)
     stage = family_of(system).ds_zero

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
-from llm_perf.config.base import PositiveInt
+from llm_perf.config.base import Flag, PositiveInt
 from llm_perf.config.economics import Price, load_power_model
+from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.power import board_power_w
 from llm_perf.requests.capacity import Capacity, capacity_of
 from llm_perf.requests.outcome import Outcome
+from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.request_file import RequestFile
 from llm_perf.requests.simulate import of_mean_lengths, simulate
 from llm_perf.requests.summary import Summary, summary_of
@@ -62,6 +64,30 @@ class ServiceInputs(Traffic):
     routing: Literal["round-robin", "least-loaded", "prefix-aware"] = Field(
         default="round-robin", description="How requests are spread over them.  [default: round-robin]"
     )
+    scheduler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A policy of the engine by name; its default if not given."
+    )
+    prefill_replicas: PositiveInt | None = Field(
+        default=None, description="Disaggregated: engines that only read prompts; --replicas then generate."
+    )
+    prefill_tp_size: PositiveInt | None = Field(
+        default=None, description="Tensor-parallel ranks of one of those; as the others if not given."
+    )
+    pools_on_one_node: Flag = Field(
+        default=False, description="Caches move inside a node, not over the network.  [default: off]"
+    )
+
+    @model_validator(mode="after")
+    def _pools(self) -> ServiceInputs:
+        if self.prefill_replicas is None and (self.prefill_tp_size is not None or self.pools_on_one_node):
+            raise ValueError(
+                "prefill_tp_size and pools_on_one_node belong to a pool that reads prompts: give prefill_replicas"
+            )
+        if self.prefill_replicas is not None and self.routing != "round-robin":
+            raise ValueError(
+                f"routing {self.routing} is of replicas that read and generate: leave prefill_replicas out"
+            )
+        return self
 
 
 SimulationInputs: type[InferenceInputs] = create_model(
@@ -117,8 +143,11 @@ class Simulation:
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of all replicas."""
-        return self.scenario.parallelism.num_gpus * self.traffic.replicas
+        """GPUs of all replicas, those that only read prompts included."""
+        reading = _prefill_pool(self.scenario, self.traffic).parallelism.num_gpus * (
+            self.traffic.prefill_replicas or 0
+        )
+        return self.scenario.parallelism.num_gpus * self.traffic.replicas + reading
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -136,9 +165,11 @@ class Simulation:
         """What the engines serve at most of these requests; None where none of them ran."""
         if not self.summary.completed:
             return None
-        return capacity_of(
-            self.scenario, self.outcome, self._offered_per_s, self.traffic.replicas, self.traffic.routing
-        )
+        return capacity_of(self.serve, self.outcome, self._offered_per_s, self._engines)
+
+    def serve(self, requests: Requests) -> Outcome:
+        """Other requests through the same engines."""
+        return _serve(self.scenario, self.traffic, requests)
 
     @property
     def _offered_per_s(self) -> float | None:
@@ -233,14 +264,8 @@ class Simulation:
             previous=asked.previous,
             think_s=asked.think_s / factor,
         )
-        outcome = simulate(
-            self.scenario,
-            closer,
-            replicas=self.traffic.replicas,
-            routing=self.traffic.routing,
-            seed=self.traffic.seed,
-        )
-        return summary_of(_slower(outcome, asked, factor))
+        outcome = self.serve(closer)
+        return summary_of(_slower(outcome, asked, factor), self.traffic.warm_up)
 
     # -- money and energy -------------------------------------------------------------------------------------------
 
@@ -299,15 +324,43 @@ def simulation_of(
         if getattr(deployment, name) != InferenceInputs.model_fields[name].default:
             raise SpecError(f"--{name.replace('_', '-')} is of one batch: {instead}")
     requests = requests_of(traffic, file)
+    if traffic.warm_up >= len(requests):
+        raise SpecError(f"--warm-up {traffic.warm_up} leaves none of the {len(requests)} requests")
     if deployment.system is None and not deployment.ds_zero:
         deployment = deployment.replace(system=DEFAULT_ENGINE)
-    replicas = derive_parallelism(deployment).dp_size
-    scenario = build_scenario(deployment.replace(batch_size=replicas, prompt_len=1, gen_len=1))
+    # Engines with static batches take their size from the scenario; others form their own.
+    batch = derive_parallelism(deployment).dp_size * (deployment.max_num_seqs or 1)
+    scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))
     scenario = of_mean_lengths(scenario, requests)
-    outcome = simulate(
-        scenario, requests, replicas=traffic.replicas, routing=traffic.routing, seed=traffic.seed
+    outcome = _serve(scenario, traffic, requests)
+    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome, traffic.warm_up), file)
+
+
+def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Outcome:
+    """Requests through replicas that read and generate, or through a pool for each."""
+    if traffic.prefill_replicas is None:
+        return simulate(
+            scenario, requests, replicas=traffic.replicas, routing=traffic.routing, scheduler=traffic.scheduler,
+            seed=traffic.seed,
+        )  # fmt: skip
+    return simulate_pools(
+        _prefill_pool(scenario, traffic),
+        scenario,
+        requests,
+        prefill_replicas=traffic.prefill_replicas,
+        decode_replicas=traffic.replicas,
+        between_nodes=not traffic.pools_on_one_node,
+        scheduler=traffic.scheduler,
     )
-    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome), file)
+
+
+def _prefill_pool(scenario: Scenario, traffic: ServiceInputs) -> Scenario:
+    """One replica of the engines that only read prompts."""
+    if traffic.prefill_tp_size is None:
+        return scenario
+    parallelism = scenario.parallelism.replace(tp_size=traffic.prefill_tp_size)
+    nodes = fewest_nodes(parallelism.num_gpus, scenario.host.gpus_per_node)
+    return scenario.replace(parallelism=parallelism, num_nodes=nodes)
 
 
 def _slower(outcome: Outcome, requests: Requests, factor: float) -> Outcome:

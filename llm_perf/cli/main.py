@@ -89,8 +89,8 @@ def cli() -> None:
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
-_COLLECT_AFTER = 50_000
-"""New objects between two searches for cycles, where Python's own figure is 700: what a prediction makes in all."""
+_COLLECT_AFTER = 500_000
+"""New objects between two searches for cycles, where Python's own figure is 700: more than a prediction makes in all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm_perf.errors import SpecError
+
+if TYPE_CHECKING:
+    from llm_perf.search.plan import PlanQuestion
 
 EXIT_NOTHING_MEETS = 3
 
@@ -16,16 +19,30 @@ EXIT_NOTHING_MEETS = 3
 @click.option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
 @click.option(
     "--target",
-    help='Limits such as "tpot<50ms, ttft<1s"; also latency, throughput>, cost, energy.  [default: none]',
+    help='Limits such as "p95 ttft<1s, tpot<50ms"; also latency, throughput>, cost, energy.  [default: none]',
 )
 @click.option("--objective", help="cost, energy, gpus or throughput.  [default: cost]")
 @click.option(
     "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
 )
 @click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8]")
+@click.option("--rate", type=float, help="Requests per second that are to be served.")
+@click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
+@click.option("--concurrency", type=int, help="Requests that are to be in flight.")
+@click.option("--burstiness", type=float, help="Of --rate: below 1 bursts, above 1 more even.  [default: 1]")
+@click.option("--seed", type=int, help="Of what is drawn by chance.  [default: 0]")
+@click.option(
+    "--batching", help="continuous, or static: a batch that starts and ends together.  [default: continuous]"
+)
 @click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
 @click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 128]")
-@click.option("--system", help="Stack that holds its weights: resident, vllm, …  [default: resident]")
+@click.option(
+    "--system", help="Stack that holds its weights: resident, vllm, …  [default: resident; vllm of requests]"
+)
+@click.option(
+    "--weight-format", help="Format of weights, as llm-perf infer takes it; instead of --quant-bits."
+)
+@click.option("--kv-format", help="Format of the KV cache.")
 @click.option("--quant-bits", help='Widths of weights to choose from, such as "16,8,4".  [default: 16]')
 @click.option("--max-batch-size", type=int, help="Largest batch to consider.  [default: 1024]")
 @click.option(
@@ -42,8 +59,10 @@ EXIT_NOTHING_MEETS = 3
 def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     """Find the best machines for a model under targets: GPUs, how many, how divided, batch, format, offload.
 
-    TTFT is the prefill of the whole batch, TPOT a decode step of it. The best of each GPU type is shown, with the front
-    of time per token against the objective over everything that fits.
+    With --rate, --requests or --concurrency the requests are simulated, and targets may name a percentile: "p95 ttft<1s".
+    Without, TTFT and TPOT are those of a request while a batch is kept full; with --batching static the prefill of a whole
+    batch and a decode step of it. The best of each GPU type is shown, and of batches the front of time per token against the
+    objective over everything that fits.
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
@@ -51,6 +70,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     from llm_perf.search import axes
     from llm_perf.search.plan import PlanQuestion
     from llm_perf.search.plan import plan as search
+    from llm_perf.search.service import asks_for_service
 
     given = {name: value for name, value in flags.items() if value is not None}
     if "model" not in given:
@@ -65,12 +85,24 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         for bits in given["quant_bits"]:
             if bits not in (4, 8, 16):
                 raise SpecError(f"quant_bits must be 4, 8 or 16, got {bits}")
+        if given.get("weight_format") is not None:
+            raise SpecError(
+                "--quant-bits and --weight-format exclude each other: both say how weights are stored"
+            )
     question = PlanQuestion(**given)
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
     say_versions([question.system])
+    if asks_for_service(question):
+        return _serve(question, top, plot_file, as_json)
+    percentile = next((target for target in question.targets if target.figure != "mean"), None)
+    if percentile is not None:
+        raise SpecError(
+            f"--target {percentile.written}: percentiles are of requests that come over time; say how they come with --rate, "
+            "--requests or --concurrency"
+        )
     answer = search(question, top)
     if plot_file is not None:
         from llm_perf.report.plan_plot import write_plan_plot
@@ -85,4 +117,23 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         from llm_perf.report.plan_text import plan_report
 
         print_report(plan_report(answer))
+    return 0 if answer.best else EXIT_NOTHING_MEETS
+
+
+def _serve(question: PlanQuestion, top: int, plot_file: str | None, as_json: bool) -> int:
+    """Plan for requests that come over time."""
+    from llm_perf.search.service import plan_service
+
+    if plot_file is not None:
+        raise SpecError("--plot draws the front of batches: leave --rate, --requests and --concurrency out")
+    answer = plan_service(question, top)
+    if as_json:
+        from llm_perf.report.service_json import service_object
+
+        click.echo(json.dumps(service_object(answer), allow_nan=False))
+    else:
+        from llm_perf.report.inference_text import print_report
+        from llm_perf.report.service_text import service_report
+
+        print_report(service_report(answer))
     return 0 if answer.best else EXIT_NOTHING_MEETS

@@ -18,6 +18,13 @@ from llm_perf.errors import SpecError
     help="Refit the system's constants without each of these in turn, and predict its rows (extra: search).",
 )
 @click.option(
+    "--requests",
+    is_flag=True,
+    help="Requests over time: traces that ship, simulated now, and tables of servers.",
+)
+@click.option("--trace", "trace_file", help="A trace of your own (CSV), with --inputs.")
+@click.option("--inputs", "inputs_file", help="YAML or JSON of what --trace was measured on.")
+@click.option(
     "--profile", help="Calibrated profile: name, file, or none. It changes the runs on its machine."
 )
 @click.option(
@@ -28,11 +35,21 @@ def validate(
     system: str | None,
     gpu: str | None,
     leave_out: str | None,
+    requests: bool,
+    trace_file: str | None,
+    inputs_file: str | None,
     profile: str | None,
     plot_folder: str | None,
     as_json: bool,
 ) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
+    if requests or trace_file is not None:
+        for flag, value in (("--system", system), ("--gpu", gpu), ("--leave-out", leave_out)):
+            if value is not None:
+                raise SpecError(f"{flag} chooses runs of batches: leave it out with --requests and --trace")
+        return _requests(trace_file, inputs_file, profile, plot_folder, as_json)
+    if inputs_file is not None:
+        raise SpecError("--inputs says what a trace was measured on: give it with --trace")
     if leave_out is not None:
         return _leave_out(system, gpu, leave_out, as_json)
     from calibrate.validate import validate as compare_all
@@ -71,4 +88,48 @@ def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: boo
     else:
         found = transfer(system, leave_out).as_dict()
     click.echo(json.dumps(found, allow_nan=False) if as_json else transfer_report(found))
+    return 0
+
+
+def _requests(
+    trace_file: str | None,
+    inputs_file: str | None,
+    profile: str | None,
+    plot_folder: str | None,
+    as_json: bool,
+) -> int:
+    """Traces beside their simulation, those that ship or one of the user's; with the former the tables' figures."""
+    from calibrate.traces import as_dict, compare, read_trace, traces
+    from calibrate.validation.requests import read_predicted, table_figures
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.cli.compare import check_folder, draw
+    from llm_perf.config import files
+    from llm_perf.report.requests_text import requests_report
+
+    if plot_folder is not None:
+        check_folder(plot_folder)
+    if trace_file is None:
+        asked = [(trace, trace.inputs) for trace in traces()]
+    else:
+        if inputs_file is None:
+            raise SpecError(
+                "--trace needs --inputs FILE: model, gpu, system and what else it was measured on"
+            )
+        given = files.parse_mapping(files.read_text(files.expanded(inputs_file)), inputs_file)
+        given = given.get("inputs", given)
+        known = {name: value for name, value in given.items() if name in InferenceInputs.model_fields}
+        asked = [(read_trace(trace_file), files.build(InferenceInputs, known, "", inputs_file))]
+    found = [
+        compare(trace, inputs if inputs is None or profile is None else inputs.replace(profile=profile))
+        for trace, inputs in asked
+    ]
+    if plot_folder is not None:
+        from llm_perf.report.requests_plot import traces_figures
+
+        named = {one.trace.name: (one.trace.measured, one.predicted) for one in found}
+        draw(traces_figures(named), plot_folder)
+    whole = {"schema_version": 1, "traces": [as_dict(one) for one in found]}
+    if trace_file is None:
+        whole["tables"] = table_figures(read_predicted())
+    click.echo(json.dumps(whole, allow_nan=False) if as_json else requests_report(whole))
     return 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -44,20 +47,55 @@ def expanded(name: str | Path) -> Path:
         raise SpecError(f"{name}: {error}") from None
 
 
-def read_text(path: Path) -> str:
-    """The text of a file.
+def open_regular(path: Path) -> BinaryIO:
+    """A file opened for reading, if it is a plain one: reading a pipe or a device might never end.
 
     Raises:
-        SpecError: it cannot be read, or is no text.
+        SpecError: there is none, or it is something else.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SpecError(f"{path}: is no plain file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, or of a pipe that is written to.
+
+    Raises:
+        SpecError: it cannot be read, is no text, or is longer than any spec.
+    """
+    try:
+        with _open_text(path) as file:
+            content = file.read(_LARGEST_TEXT + 1)
+        text = content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise SpecError(f"{path}: is not a text file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except SpecError:
+        raise
     except ValueError as error:  # a null byte in the name
         raise SpecError(f"{str(path)!r}: is no file name: {error}") from None
+    if len(content) > _LARGEST_TEXT:
+        raise SpecError(f"{path}: is larger than {_LARGEST_TEXT // 10**6} MB, which no spec is")
+    return text
+
+
+_LARGEST_TEXT = 100_000_000
+
+
+def _open_text(path: Path) -> BinaryIO:
+    """A plain file, or a pipe: of one that nobody writes to nothing is read, where waiting might never end."""
+    if not path.is_fifo():
+        return open_regular(path) if path.exists() else path.open("rb")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
@@ -66,6 +104,8 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     Raises:
         SpecError: with file and line, if the text is malformed or is no mapping.
     """
+    if not where.lower().endswith(".json") and _too_deep(text):
+        raise SpecError(f"{where}: is nested too deeply")
     try:
         data = json.loads(text) if where.lower().endswith(".json") else yaml.load(text, Loader=_YAML_LOADER)
     except json.JSONDecodeError as error:
@@ -83,6 +123,26 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         found = "nothing" if data is None else type(data).__name__
         raise SpecError(f"{where}:1: expected a mapping of fields, found {found}")
     return data
+
+
+def _too_deep(text: str) -> bool:
+    """Whether brackets, or dashes and the like on one line, open so many levels that a parser in C runs out of stack."""
+    if _DASHES.search(text):
+        return True
+    if text.count("[") + text.count("{") <= _DEEPEST:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        depth += 1 if found[0] in "[{" else -1
+        if depth > _DEEPEST:
+            return True
+        depth = max(depth, 0)
+    return False
+
+
+_DEEPEST = 200
+_BRACKETS = re.compile(r"[\[\]{}]")
+_DASHES = re.compile(rf"(?:[-?:] +){{{_DEEPEST}}}")
 
 
 def build(spec: type[S], data: dict[str, Any], text: str, where: str, under: tuple[str | int, ...] = ()) -> S:
@@ -129,9 +189,11 @@ def _innermost(error: ValidationError) -> tuple[tuple[Any, ...], ValidationError
 
 def line_of(text: str, location: tuple[Any, ...]) -> int:
     """Line of the node of a YAML or JSON text that a path of keys names, or of the nearest node above it."""
+    if len(text) > _LONG_TEXT:
+        return _line_by_words(text, location)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return 1
     line = 1
     for part in location:
@@ -147,3 +209,17 @@ def line_of(text: str, location: tuple[Any, ...]) -> int:
             continue  # a discriminator's tag is part of the location but no node
         node = child
     return line
+
+
+_LONG_TEXT = 300_000
+"""Characters beyond which a text is not parsed again for the place of a fault: that would take seconds."""
+
+
+def _line_by_words(text: str, location: tuple[Any, ...]) -> int:
+    """Line where the keys of a path follow each other in a text, each sought after the one before it."""
+    at = 0
+    for part in location:
+        found = re.compile(rf"(?<![\w.-])[\"']?{re.escape(str(part))}[\"']?\s*:").search(text, at)
+        if isinstance(part, str) and found is not None:
+            at = found.start()
+    return text.count("\n", 0, at) + 1

@@ -54,7 +54,8 @@ class GemmEfficiency(Spec):
     t = floor + ((flops / (peak x e) x (1 + lost / m))^p + (bytes / (bandwidth x e))^p)^(1/p), with p the knee
     exponent. Of m rows beyond the first tile of ``tile_rows``, which is filled up, as many are lost again, up to
     ``half_m``: the number of rows at which large products would have half their compute rate. ``residual`` is the
-    geometric-mean ratio error over the measured table, None where assumed.
+    geometric-mean ratio error over the measured table, None where assumed. ``tflops_per_w`` is what a watt of the board's
+    limit sustains, by architecture where it is known: a chip on a board of less power clocks lower.
     """
 
     flops_efficiency: Efficiency
@@ -63,6 +64,7 @@ class GemmEfficiency(Spec):
     memory_efficiency: Efficiency
     floor_us: NonNegativeQuantity = 0.0
     residual: Quantity | None = None
+    tflops_per_w: dict[str, Quantity] = Field(default_factory=dict)
 
     @property
     def floor_s(self) -> float:

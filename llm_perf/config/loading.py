@@ -246,13 +246,15 @@ _GUESSED_OF_A_HOST = (
 )
 
 
-def get_gpu_config_by_name(name: str) -> GPUConfig:
+def get_gpu_config_by_name(name: str, or_none: bool = False) -> GPUConfig:
     """An accelerator by name or from a YAML or JSON file; ``here`` is the first one of this machine.
+
+    ``or_none``: ``none`` and ``cpu`` stand for no GPU, where the host may compute alone.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name; no accelerator here.
     """
-    if isinstance(name, str) and name.strip().lower() in _NO_GPU_NAMES:
+    if or_none and isinstance(name, str) and name.strip().lower() in _NO_GPU_NAMES:
         return NO_GPU
     if name == HERE:
         from llm_perf.config import here
@@ -271,6 +273,10 @@ def _refuse_no_single_gpu(name: str) -> None:
     Raises:
         SpecError: it does.
     """
+    if name.strip().lower() in _NO_GPU_NAMES:
+        raise SpecError(
+            f"gpu {name!r}: this needs a GPU; without one there is llm-perf infer --gpu none --host CPU"
+        )
     if re.search(r"\w \+ *\w", name):
         raise SpecError(
             f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"

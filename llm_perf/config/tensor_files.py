@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llm_perf.config.files import open_regular
 from llm_perf.config.formats import GGML_BLOCKS
 from llm_perf.errors import SpecError
 
@@ -52,22 +52,6 @@ class TensorFile:
     def size_bytes(self) -> float:
         """Bytes of all tensors."""
         return sum(tensor.size_bytes for tensor in self.tensors)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A file opened for reading, if it is a plain one: reading a pipe or a device might never end.
-
-    Raises:
-        SpecError: there is none, or it is something else.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SpecError(f"{path}: is no plain file")
-    return os.fdopen(descriptor, "rb")
 
 
 # -- safetensors ------------------------------------------------------------------------------------------

@@ -172,5 +172,5 @@ def _words(candidate: Candidate) -> str:
 
 
 def _time(candidate: Candidate) -> float:
-    per_token = candidate.measures["latency_per_token_s"]
+    per_token = candidate.measures["tpot_s"]
     return candidate.measures["total_latency_s"] if math.isnan(per_token) else per_token

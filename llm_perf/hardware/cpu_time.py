@@ -42,19 +42,20 @@ _KNEE = 4.0
 
 TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
-with a table of values (IQ4), with codebooks (IQ3, IQ2, IQ1), and plain 16 bits."""
+with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
+16 bits."""
 
 
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
     """The class of a matrix's format; by its width where it has no name."""
     name = "" if stored is None else stored.name
-    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl", "kt"):
+    if name.startswith("iq") and name.rpartition("_")[2] in ("k", "ks", "kl"):
         return "iq4"  # tables of values, at whatever width
-    if name.startswith(("iq1", "iq2")):
-        return "iq2"
-    if name.startswith("iq3"):
+    if name.startswith(("iq1", "iq3")) or name.endswith("_kt"):
         return "iq3"
-    if name.startswith("iq4_xs"):
+    if name.startswith("iq2"):
+        return "iq2"
+    if name.startswith(("iq4_xs", "mxfp4")):
         return "iq4"
     if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
         return "k"
@@ -65,8 +66,9 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     """Bytes per second that reads of host memory reach with so many threads.
 
     The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
-    take in, and what each core loads. A second socket adds little where a tensor lies on one of them: only with
-    ``copies`` of the weights on every socket do all read at once.
+    take in, and what each core loads: less the more cores a socket joins, since each miss takes longer. A second socket
+    adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
+    once.
     """
     sockets = facts.sockets
     channels = facts.channels_bytes_per_s
@@ -77,14 +79,16 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
         one = facts.measured_bytes_per_s / sockets
     more = 1.0 if copies else constants["cpu_second_socket_share"]
     used = 1.0 + (sockets - 1) * more
-    return min(one * used, threads * constants["cpu_core_gb_per_s"] * GB)
+    per_socket = facts.cores / sockets
+    per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + per_socket / constants["cpu_core_half_cores"])
+    return min(one * used, threads * per_core)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuRates:
     """Rates of one host's cores under one version of a program.
 
-    ``read_bytes_per_s`` is what reads of its memory reach; ``dense_share`` and ``expert_share`` what products do of that.
+    ``read_bytes_per_s`` is what reads of its memory reach.
     ``multiplied_per_s``: weights times rows per second of all threads, of formats that unpack easily, ``plain`` by kernels
     that unpack for every row, ``wide`` by those that unpack once for many.
     """
@@ -98,8 +102,8 @@ class CpuRates:
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
         """Seconds of a product of so many rows in all with ``copies`` of its matrices of so many bits per weight."""
         c = self.constants
-        share = c["cpu_expert_share"] if product.is_expert else c["cpu_dense_share"]
-        read = copies * product.weights * bits / 8 / (self.read_bytes_per_s * share)
+        rate = self.expert_bytes_per_s if product.is_expert else self.read_bytes_per_s * c["cpu_dense_share"]
+        read = copies * product.weights * bits / 8 / rate
         unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
@@ -112,9 +116,21 @@ class CpuRates:
         )
         return p_norm(read, minimum(plain, wide), _KNEE)
 
-    def attention_s_per_byte(self) -> float:
-        """Seconds per byte of keys and values that decode attention reads."""
-        return 1.0 / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
+    @property
+    def expert_bytes_per_s(self) -> float:
+        """Bytes per second of experts.
+
+        Matrices that are small and scattered do not keep the many channels of a server busy, of which a smaller share counts
+        beyond what the two channels of a desktop deliver.
+        """
+        c, few = self.constants, min(self.read_bytes_per_s, self.constants["cpu_few_channels_gb_per_s"] * GB)
+        return max(few * c["cpu_expert_share"], self.read_bytes_per_s * c["cpu_expert_share_many_channels"])
+
+    def attention_s(self, flops: Number, kv_bytes: Number) -> Number:
+        """Seconds of attention of a decode step: keys and values are read, scores computed."""
+        read = kv_bytes / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
+        scores = flops / (2.0 * self.plain_per_s * self.constants["cpu_decode_score_share"])
+        return p_norm(read, scores, _KNEE)
 
     def scores_s(self, flops: Number) -> Number:
         """Seconds of the scores of a prompt."""

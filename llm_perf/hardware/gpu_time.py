@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.gpu import GemmEfficiency, GPUConfig
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.hardware.roofline import p_norm
 
@@ -208,7 +208,10 @@ def kernel_rates(
     wide_peak = gpu.peak_flops_per_s(gpu.dtype_for(max(compute_bits, 16)))
     return KernelRates(
         gemm=GemmRates(
-            flops_per_s=peak * share(gemm.flops_efficiency, flops_efficiency, style.flops_scale),
+            flops_per_s=min(
+                peak * share(gemm.flops_efficiency, flops_efficiency, style.flops_scale),
+                math.inf if flops_efficiency is not None else sustained_flops_per_s(gpu, gemm),
+            ),
             bytes_per_s=products_bytes_per_s,
             half_m=half_m,
             floor_s=gemm.floor_s,
@@ -232,6 +235,12 @@ def kernel_rates(
         l2_speedup=elementwise.l2_speedup,
         knee_exponent=efficiency.knee_exponent,
     )
+
+
+def sustained_flops_per_s(gpu: GPUConfig, gemm: GemmEfficiency) -> float:
+    """FLOP/s of products that the board's power limit sustains; no limit where either is not known."""
+    per_w = gemm.tflops_per_w.get(gpu.architecture or "")
+    return math.inf if per_w is None or gpu.tdp_w is None else per_w * 1e12 * gpu.tdp_w
 
 
 def product_peak_flops_per_s(gpu: GPUConfig, dtype: str, style: KernelStyle = MEASURED_STYLE) -> float:

@@ -1,10 +1,10 @@
-"""The ``llm-perf infer`` command that asks what a prediction was asked."""
+"""The command that asks what a prediction, or a simulation, was asked."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
 
@@ -14,12 +14,22 @@ _WIDTH: Final = 77
 
 def infer_command(inputs: InferenceInputs, other_gpus: Iterable[str] = ()) -> str:
     """The command in one line, without what is default; ``other_gpus`` are compared with the first."""
-    return " ".join([*_words(inputs), *(f"--gpu {shlex.quote(gpu)}" for gpu in other_gpus)])
+    words = _words("llm-perf infer", inputs.model_dump(exclude_defaults=True))
+    return " ".join([*words, *(f"--gpu {shlex.quote(gpu)}" for gpu in other_gpus)])
 
 
 def infer_command_in_lines(inputs: InferenceInputs) -> str:
     """The command in lines of less than 80 characters that a shell takes for one command."""
-    words = _words(inputs)
+    return command_in_lines("llm-perf infer", inputs.model_dump(exclude_defaults=True))
+
+
+def command_in_lines(command: str, inputs: Mapping[str, Any]) -> str:
+    """A command with inputs as its flags, in lines of less than 80 characters that a shell takes for one command."""
+    return in_lines(_words(command, inputs))
+
+
+def in_lines(words: Sequence[str]) -> str:
+    """Words of a command in lines of less than 80 characters, all but the last ended by a backslash."""
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + len(word) < _WIDTH:
@@ -29,9 +39,9 @@ def infer_command_in_lines(inputs: InferenceInputs) -> str:
     return " \\\n".join(lines)
 
 
-def _words(inputs: InferenceInputs) -> list[str]:
-    words = ["llm-perf infer"]
-    for name, value in inputs.model_dump(exclude_defaults=True).items():
+def _words(command: str, inputs: Mapping[str, Any]) -> list[str]:
+    words = [command]
+    for name, value in inputs.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

@@ -107,5 +107,5 @@ def _scale(axis: Any, values: Sequence[float]) -> None:
 
 
 def _milliseconds(candidate: Candidate) -> float:
-    per_token = candidate.measures["latency_per_token_s"]
+    per_token = candidate.measures["tpot_s"]
     return (candidate.measures["total_latency_s"] if per_token != per_token else per_token) * 1e3

@@ -60,6 +60,7 @@ def _title(answer: PlanAnswer) -> Text:
         (question.model, "bold"),
         f", prompt {question.prompt_len}, generate {question.gen_len}, {_machines(question.max_gpus)}\n",
         f"{wanted}; {_OBJECTIVES[question.objective]}",
+        "" if question.batching == "static" else "\nTTFT and TPOT of a request while the batch is kept full",
         "" if load_profile(question.profile) is not NO_FIT else f"\n{NO_FIT_USED}",
     )
 
@@ -113,8 +114,8 @@ def _table(title: str, candidates: tuple[Candidate, ...]) -> Table:
             f"{candidate.num_gpus} x {gpu_name(candidate)}",
             deployment(candidate),
             count(candidate.inputs.batch_size),
-            amount("ttft", m["prefill_latency_s"]),
-            amount("tpot", m["latency_per_token_s"]),
+            amount("ttft", m["ttft_s"]),
+            amount("tpot", m["tpot_s"]),
             rate(m["throughput_tokens_per_s"]).removesuffix(" token/s"),
             _number(m["cost_per_million_tokens"]),
             _number(m["energy_j_per_token"]),

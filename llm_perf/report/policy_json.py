@@ -12,7 +12,7 @@ from llm_perf.report.inference_json import (
     interval_object,
     memory_objects,
 )
-from llm_perf.report.start_command import start_command
+from llm_perf.report.start_command import divided_start_command
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 
 
@@ -37,7 +37,7 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "nearest": None if answer.nearest is None else _point(answer.nearest),
         "inputs": None if answer.inputs is None else answer.inputs.model_dump(),
-        "start_command": None if result is None else start_command(result, question.context),
+        "start_command": None if result is None else divided_start_command(result, question.context),
         "warnings": [] if result is None else list(result.warnings),
     }
     return finite(found)  # type: ignore[no-any-return]

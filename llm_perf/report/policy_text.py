@@ -14,7 +14,7 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import TIERS, interval_text, memory_table
 from llm_perf.report.policy_json import bottlenecks
-from llm_perf.report.start_command import start_command
+from llm_perf.report.start_command import divided_start_command
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 from llm_perf.systems import get_system, system_of
@@ -90,7 +90,7 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
             f"First token after {seconds(best.ttft_s)}, then {rate(result.scenario.workload.batch_size / best.tpot_s)}.\n"
         )
     text.append(infer_command_in_lines(answer.question.inputs(best.flags)), "cyan")
-    started = start_command(result, answer.question.context)
+    started = divided_start_command(result, answer.question.context)
     if started is not None:
         text.append("\nTo start it:\n")
         text.append(started, "cyan")

@@ -36,7 +36,7 @@ def write_simulation_plot(found: Simulation, file: str) -> Path:
     ):
         draw_cumulative(axes, values, colour, "")
         _mark_p95(axes, values)
-        axes.set_xlabel(f"{name} in {_unit(values)[1]}")
+        axes.set_xlabel(f"{name} in {unit_of(values)[1]}")
         axes.set_ylabel("share of requests")
     _over_time(batch, cache, found)
     figure.suptitle(f"{_where(found)}, {len(outcome.requests):,} requests", fontsize=11)
@@ -49,19 +49,23 @@ def cumulative(values: Floats) -> tuple[Floats, Floats]:
     return there, np.arange(1, len(there) + 1) / max(len(there), 1)
 
 
-def draw_cumulative(axes: Any, values: Floats, colour: str, label: str, line: str = "-") -> None:
-    """The share of requests within a time."""
+def draw_cumulative(
+    axes: Any, values: Floats, colour: str, label: str, line: str = "-", scale: float | None = None
+) -> None:
+    """The share of requests within a time, in units of which ``scale`` make a second; what suits the values if None."""
     found, share = cumulative(values)
-    scale, _ = _unit(values)
+    scale = unit_of(values)[0] if scale is None else scale
     axes.plot(
         found * scale, share, line, color=colour, label=label or None, drawstyle="steps-post", linewidth=1.6
     )
     axes.set_ylim(0, 1.02)
-    axes.set_xlim(left=0)
+    drawn = float(found[-1]) * scale if len(found) else 0.0
+    axes.set_xlim(0, max(axes.get_xlim()[1] if len(axes.lines) > 1 else 0.0, 1.04 * drawn) or 1.0)
     style.tidy(axes)
 
 
-def _unit(values: Floats) -> tuple[float, str]:
+def unit_of(values: Floats) -> tuple[float, str]:
+    """How many of a unit make a second, and its name."""
     there = values[np.isfinite(values)]
     return (1.0, "s") if len(there) and float(there.max()) >= 2 else (1e3, "ms")
 
@@ -70,7 +74,7 @@ def _mark_p95(axes: Any, values: Floats) -> None:
     there = values[np.isfinite(values)]
     if not len(there):
         return
-    scale, unit = _unit(values)
+    scale, unit = unit_of(values)
     at = float(np.percentile(there, 95)) * scale
     axes.axhline(0.95, color=style.GREY, linewidth=0.8, linestyle=":")
     axes.axvline(at, color=style.GREY, linewidth=0.8, linestyle=":")

@@ -1,4 +1,8 @@
-"""The command that starts an engine as a prediction has it; one function per family, by its name."""
+"""The command that starts an engine, in the engine's own flags.
+
+An engine whose model lies on its GPUs is started as the question says, by its family's data (`start_command`); one that
+divides a model between GPU and CPU as the answer says, by one function per server (`divided_start_command`).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,60 @@ from collections.abc import Callable
 from typing import Final
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.errors import SpecError
+from llm_perf.report.command import in_lines
+from llm_perf.systems.families import declaration, find
 from llm_perf.systems.registry import family_of, full_name
+
+__all__ = ["divided_start_command", "start_command"]
 
 Starter = Callable[[InferenceResult, int], list[str]]
 """Makes the words of a command."""
 
-_WIDTH: Final = 77
 _EVERYTHING: Final = 999
 """Layers that llama.cpp is told where all go to the GPU, as its users write it."""
 
 
-def start_command(result: InferenceResult, context: int | None = None) -> str | None:
+def start_command(inputs: InferenceInputs) -> str | None:
+    """The command in lines of less than 80 characters; None where it is not known how the engine is started.
+
+    What an engine takes from a checkpoint, such as 4-bit weights, is said behind a ``#``.
+    """
+    if inputs.system is None:
+        return None
+    start = declaration(find(inputs.system)[0]).start
+    if start is None:
+        return None
+    words = [start.command.format(model=shlex.quote(_checkpoint(inputs.model)))]
+    for name, flag in start.flags.items():
+        value = getattr(inputs, name)
+        if value is not None and (name.startswith(("max_", "gpu_")) or value > 1):
+            words.append(f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}")
+    notes = []
+    for stated, known, what in (
+        (inputs.weight_format, start.weight_formats, "weights"),
+        (inputs.kv_format, start.kv_formats, "cache"),
+    ):
+        if stated in (None, "auto"):
+            continue
+        if stated in known:
+            words.append(known[stated])
+        else:
+            notes.append(f"# {what} in {stated}: give a checkpoint that has them so")
+    return "\n".join([*notes, in_lines(words)])
+
+
+def _checkpoint(model: str) -> str:
+    """The name of the checkpoint on the hub, where the model is a bundled one."""
+    try:
+        return get_model_config_by_name(model).name
+    except SpecError:
+        return model
+
+
+def divided_start_command(result: InferenceResult, context: int | None = None) -> str | None:
     """The command in lines that a shell takes for one; None where the family has none.
 
     ``context``: tokens of each sequence that the cache has room for; prompt and generation if None.
@@ -27,18 +74,8 @@ def start_command(result: InferenceResult, context: int | None = None) -> str | 
     return (
         None
         if starter is None
-        else _in_lines(starter(result, context or result.scenario.workload.context_len))
+        else in_lines(starter(result, context or result.scenario.workload.context_len))
     )
-
-
-def _in_lines(words: list[str]) -> str:
-    lines = [words[0]]
-    for word in words[1:]:
-        if len(lines[-1]) + len(word) < _WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"  {word}")
-    return " \\\n".join(lines)
 
 
 def llama_server(result: InferenceResult, context: int) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ _MANIFEST: Final = "sweep.json"
 _LOADERS: Final[Mapping[str, Callable[[str], Spec]]] = {
     "model": get_model_config_by_name,
     "draft_model": get_model_config_by_name,
-    "gpu": get_gpu_config_by_name,
+    "gpu": partial(get_gpu_config_by_name, or_none=True),
     "host": get_host_config_by_name,
     "profile": load_profile,
 }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from llm_perf.config.scenario import Scenario
 from llm_perf.requests.outcome import Outcome
-from llm_perf.requests.simulate import simulate
 from llm_perf.requests.workload import NONE, Requests
 
 __all__ = ["Capacity", "capacity_of"]
@@ -50,18 +49,23 @@ class Capacity:
 
 
 def capacity_of(
-    deployment: Scenario, outcome: Outcome, offered_per_s: float | None, replicas: int, routing: str
+    serve: Callable[[Requests], Outcome], outcome: Outcome, offered_per_s: float | None, engines: int
 ) -> Capacity:
     """Serve as many requests of the same lengths as fill the engines several times over, all there from the beginning.
 
     The rate is that between the first and the last quarter of the ends, when the engines are full.
+
+    Args:
+        serve: The engines.
+        outcome: Of the requests whose lengths are meant.
+        offered_per_s: The rate at which they come.
+        engines: How many of them generate.
     """
     requests = outcome.requests
-    engines = replicas * deployment.parallelism.dp_size
     whole = float((requests.prompt_tokens + requests.output_tokens).mean())
     places = engines * outcome.kv_capacity_tokens / whole
     wanted = int(min(max(_ROUNDS * places, _LEAST * engines, len(requests)), _MOST * engines))
-    saturated = simulate(deployment, _queue(requests, wanted), replicas=replicas, routing=routing)
+    saturated = serve(_queue(requests, wanted))
     ends = np.sort(saturated.finished_s[np.isfinite(saturated.finished_s)])
     if len(ends) < 2:
         return Capacity(math.nan, math.nan, offered_per_s)

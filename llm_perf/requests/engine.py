@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from llm_perf.requests.blocks import Blocks
 from llm_perf.requests.limits import Limits
@@ -16,6 +17,28 @@ from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems.scheduling import SchedulerRules
 
 _FOREVER = float("inf")
+
+
+class Step(NamedTuple):
+    """What a step holds: chunks as (new tokens, tokens before), whose prompts end in it, and decoding sequences."""
+
+    chunks: list[tuple[int, int]]
+    ends: list[int]
+    batch: int
+    context: float
+
+    @property
+    def read(self) -> int:
+        """Tokens of prompts."""
+        return sum([new for new, _ in self.chunks])
+
+    @property
+    def tokens(self) -> int:
+        """All its tokens."""
+        return self.read + self.batch
+
+
+_NOTHING = Step([], [], 0, 0.0)
 
 
 class Engine:
@@ -57,6 +80,8 @@ class Engine:
             0.0 if ratio is None else min(ratio.first * ratio.conservativeness, 1.0)
         )
         self._admitted_left = 0
+        self._step = _NOTHING
+        self._ahead = 0.0  # tokens of steps that were no whole ones
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -82,37 +107,97 @@ class Engine:
         """A time before which no request ends, whatever enters; infinite where there is none."""
         if not self._decoding:
             return self.next_step_s
-        ends = self._ends
-        while self.records.ends_at[ends[0][1]] != ends[0][0]:
-            heappop(ends)
         context = self._context / self._decoding + self._steps
-        return self.now + self.times.decode_steps_s(self._decoding, context, ends[0][0] - self._steps)
+        # What is read in the next step may end with it.
+        soon = self._waiting or self._inbox or self._partial >= 0
+        return self.now + self.times.decode_steps_s(self._decoding, context, 1 if soon else self.most_steps())
+
+    @property
+    def next_arrival_s(self) -> float:
+        """When the next request arrives that it knows of."""
+        return self._inbox[0][0] if self._inbox else _FOREVER
 
     def row(self, until: float = _FOREVER) -> None:
         """One row of steps. It ends early, after the step in which ``until`` lies, though something may enter then."""
+        self.now = self.next_step_s
+        step = self.begin()
+        if step.chunks:
+            self.end(1, self.step_s(step))
+            return
+        self.end(*self.decode_steps(self.most_steps(), min(until, self.next_arrival_s)))
+
+    # -- a row in three parts, for engines that step together ---------------------------------------------------------
+
+    def begin(self) -> Step:
+        """What the next step holds; nothing where there is nothing to do."""
         inbox, waiting = self._inbox, self._waiting
         self.finished = []
         if not self._running and not waiting:
-            self.now = max(self.now, inbox[0][0])
             self._ratio = self._first_ratio
         while inbox and inbox[0][0] <= self.now:
             waiting.append(heappop(inbox)[1])
-        if inbox:
-            until = min(until, inbox[0][0])
         if self._beside:
             preempted = self._make_room() if self._decoding else False
             self._take_next()
-            chunks, ends = self._plan(self.limits.step_tokens - self._decoding, not preempted)
-            if chunks:
-                self._mixed(chunks, ends, self._decoding)
-                return
+            chunks, ends = self._plan(self._room_beside(), not preempted)
+            batch = self._decoding
         else:
             chunks, ends = self._plan(self.limits.step_tokens, True)
-            if chunks:
-                self._mixed(chunks, ends, 0)
-                return
-            self._make_room()
-        self._decode(until)
+            if not chunks:
+                self._make_room()
+            batch = 0 if chunks else self._decoding
+        context = self._context / batch + self._steps if batch else 0.0
+        self._step = Step(chunks, ends, batch, context)
+        return self._step
+
+    def step_s(self, step: Step) -> float:
+        """Seconds of one step."""
+        if step.chunks:
+            return self.times.mixed_s(step.chunks, step.batch, step.context, len(step.ends))
+        return self.times.decode_s(step.batch, step.context) if step.batch else 0.0
+
+    def most_steps(self) -> int:
+        """Decode steps until a sequence ends or the cache is full, whatever arrives."""
+        ends = self._ends
+        while self.records.ends_at[ends[0][1]] != ends[0][0]:
+            heappop(ends)  # it was preempted since
+        most = ends[0][0] - self._steps
+        return most if self._reserves else self._until_full(most)
+
+    def decode_steps(self, most: int, until: float) -> tuple[int, float]:
+        """(decode steps until something may enter, their seconds), at most so many."""
+        step = self._step
+        if until < _FOREVER:
+            return self.times.steps_until(step.batch, step.context, most, until - self.now)
+        return most, self.times.decode_steps_s(step.batch, step.context, most)
+
+    def end(self, count: int, seconds: float) -> None:
+        """The step that began, so many times over, has taken so long."""
+        step, start = self._step, self.now
+        self.now = end = start + seconds
+        if step.batch:
+            if step.chunks:
+                count = self._tokens_of_a_step()
+            self._advance(count)
+        self._note(start, seconds, count, step.batch, step.read)
+        for request in step.ends:
+            self._first(request, end)
+        if step.batch:
+            self._finish()
+
+    def _room_beside(self) -> int:
+        """Tokens of a step that running sequences leave; with a draft model each has several to check."""
+        return self.limits.step_tokens - self._decoding * self.times.queries
+
+    def _tokens_of_a_step(self) -> int:
+        """Whole tokens that one step gives each decoding sequence: with a draft model what its rounds give on average."""
+        given = self.times.tokens_per_step
+        if given == 1.0:
+            return 1
+        self._ahead = min(self._ahead, given) + given
+        count = min(int(self._ahead), self.most_steps())
+        self._ahead -= count
+        return count
 
     # -- what a step holds ------------------------------------------------------------------------------------------
 
@@ -128,7 +213,7 @@ class Engine:
         waiting, running, limits = self._waiting, self._running, self.limits
         while admits and waiting and budget > 0 and len(running) < limits.max_sequences and self._partial < 0:
             used = self._admit(waiting[0], budget, chunks, ends)
-            if not used:
+            if used < 0:
                 break
             waiting.popleft()
             budget -= used
@@ -163,7 +248,7 @@ class Engine:
             self._partial, self._partial_read = request, before + new
 
     def _admit(self, request: int, budget: int, chunks: list[tuple[int, int]], ends: list[int]) -> int:
-        """Start reading a waiting request if the cache has room for it; the tokens of its first chunk, 0 if not."""
+        """Start reading a waiting request if the cache has room for it; the tokens of its first chunk, -1 if not."""
         records, rules, blocks, block = self.records, self.rules, self._blocks, self.limits.block_tokens
         length = records.length(request)
         prefix, in_prefix, found = self._cached(request, length)
@@ -171,7 +256,7 @@ class Engine:
         new = length - cached
         if new > budget:
             if not rules.chunked:
-                return 0
+                return -1
             new = budget
         if rules.admits == "whole":
             upto = records.prompt[request] + records.output[request] - 1
@@ -180,7 +265,7 @@ class Engine:
         own = max(-(-upto // block) - in_prefix, 0)
         shared = blocks.to_hold(prefix, in_prefix) if in_prefix else 0
         if own + shared + self._kept_free(request) > blocks.free:
-            return 0
+            return -1
         if rules.admits != "whole":
             own = max(-(-(cached + new) // block) - in_prefix, 0)
         if in_prefix:
@@ -285,8 +370,10 @@ class Engine:
         """A sequence of ``held`` tokens of cache decodes no more."""
         records = self.records
         self._decoding -= 1
-        self._context -= held + 1 - self._steps
-        self._residues[(held - self._steps) % self.limits.block_tokens] -= 1
+        # What it entered with, also where a step gave it more tokens than it had left.
+        entered = records.prompt[request] + records.output[request] - records.ends_at[request]
+        self._context -= entered
+        self._residues[(entered - 1) % self.limits.block_tokens] -= 1
         self._unspent -= records.ends_at[request]
         records.ends_at[request] = -1
         if not self._reserves:
@@ -307,39 +394,6 @@ class Engine:
         records.own_blocks[request] = records.prefix_blocks[request] = 0
 
     # -- steps ------------------------------------------------------------------------------------------------------
-
-    def _mixed(self, chunks: list[tuple[int, int]], ends: list[int], batch: int) -> None:
-        """One step that reads chunks beside ``batch`` decoding sequences."""
-        context = self._context / batch + self._steps if batch else 0.0
-        seconds = self.times.mixed_s(chunks, batch, context, len(ends))
-        start = self.now
-        self.now = end = start + seconds
-        if batch:
-            self._advance(1)
-        self._note(start, seconds, 1, batch, sum([new for new, _ in chunks]))
-        for request in ends:
-            self._first(request, end)
-        if batch:
-            self._finish()
-
-    def _decode(self, until: float) -> None:
-        """Decode steps until a sequence ends, a request arrives or the cache is full."""
-        batch, steps, ends = self._decoding, self._steps, self._ends
-        while self.records.ends_at[ends[0][1]] != ends[0][0]:
-            heappop(ends)  # it was preempted since
-        most = ends[0][0] - steps
-        if not self._reserves:
-            most = self._until_full(most)
-        context = self._context / batch + steps
-        if until < _FOREVER:
-            count, seconds = self.times.steps_until(batch, context, most, until - self.now)
-        else:
-            count, seconds = most, self.times.decode_steps_s(batch, context, most)
-        start = self.now
-        self.now += seconds
-        self._advance(count)
-        self._note(start, seconds, count, batch, 0)
-        self._finish()
 
     def _until_full(self, most: int) -> int:
         """Steps for which the cache has blocks, at least one and at most ``most``."""
@@ -389,7 +443,12 @@ class Engine:
         records.emits(request, end)
         if left == 0:
             self._end(request, held, end)
-            return
+        else:
+            self._enter_decoding(request, held, left)
+
+    def _enter_decoding(self, request: int, held: int, left: int) -> None:
+        """A sequence of ``held`` tokens of cache decodes from the next step on, until it has ``left`` tokens more."""
+        records = self.records
         ends_at = self._steps + left
         records.ends_at[request] = ends_at
         heappush(self._ends, (ends_at, request))

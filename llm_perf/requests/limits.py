@@ -63,7 +63,9 @@ class Limits:
             asked = scenario.workload.batch_size // scenario.parallelism.dp_size
         sequences = min(asked or rules.max_num_seqs or _UNLIMITED, blocks)
         step = (None if budget is None else budget.batched_tokens) or max(longest, 1)
-        if budget is not None and budget.rules.whole_prompts and not rules.chunked:
+        if (
+            not rules.chunked
+        ):  # a prompt is read whole, and so is what a preempted sequence has to compute anew
             step = max(step, min(positions, longest))
         return cls(
             block_tokens=block,

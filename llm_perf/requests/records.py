@@ -85,6 +85,15 @@ class Records:
         self.status[request] = REJECTED
         self.replica[request] = replica
 
+    def absorb(self, other: Records) -> None:
+        """Take over when requests began, what was found in the cache, and the timeline of engines before these."""
+        for request, at in enumerate(other.scheduled):
+            if at == at:
+                self.scheduled[request] = at
+                self.cached[request] = other.cached[request]
+                self.preemptions[request] += other.preemptions[request]
+        self._rows += other._rows
+
     def outcome(self, kv_capacity_tokens: int, rejections: str, scheduler: str) -> Outcome:
         """All of it as arrays."""
         rows = sorted(self._rows)  # replicas were simulated one after the other

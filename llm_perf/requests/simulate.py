@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, bad_value
 from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
+from llm_perf.requests.lockstep import Lockstep
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.records import Records
 from llm_perf.requests.static import StaticEngine
@@ -20,9 +22,12 @@ from llm_perf.systems.forward import Forward
 from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.scheduling import SchedulerRules
+from llm_perf.systems.speculation import Rounds
 
 ROUTINGS = ("round-robin", "least-loaded", "prefix-aware")
 _FOREVER = float("inf")
+
+AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep
 
 
 def simulate(
@@ -59,12 +64,7 @@ def simulate(
     limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
     times = step_times(scenario, limits)
     records = Records(requests)
-    engines: list[Engine | StaticEngine] = [
-        StaticEngine(records, limits, times, replica)
-        if rules.batch == "static"
-        else Engine(records, rules, limits, times, replica)
-        for replica in range(replicas * deployment.parallelism.dp_size)
-    ]
+    engines = _engines(records, rules, limits, times, replicas, deployment.parallelism.dp_size)
     _Dispatch(records, engines, routing, limits, rules).run()
     return records.outcome(limits.kv_tokens, rejection(requests, limits, rules), rules.name)
 
@@ -92,30 +92,32 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
             raise SpecError(
                 f"{name} {size}: requests are simulated on tensor and data ranks only; possible: 1"
             )
-    if scenario.speculation is not None:
-        raise SpecError("draft_model: requests are simulated without speculation yet; leave it out")
     return rules
 
 
 def of_mean_lengths(scenario: Scenario, requests: Requests) -> Scenario:
     """The scenario with the requests' mean lengths, by which layers with windows share the cache."""
-    workload = scenario.workload
-    prompt, output = (
-        max(round(float(tokens.mean())), 1) if len(requests) else 1
-        for tokens in (requests.prompt_tokens, requests.output_tokens)
-    )
+    lengths = (requests.prompt_tokens, requests.output_tokens)
+    return of_lengths(scenario, *(max(round(float(tokens.mean())), 1) for tokens in lengths))
+
+
+def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
+    """The scenario with other lengths, which decide how much layers with windows keep; cut to the model's positions."""
     positions = scenario.model.max_position_embeddings
     if positions is not None and not scenario.allow_long_context:
         prompt = max(min(prompt, positions - 1), 1)
         output = max(min(output, positions - prompt), 1)
-    asked = workload.replace(prompt_len=prompt, gen_len=output, prefix_hit_rate=0.0, shared_prefix=False)
+    asked = scenario.workload.replace(
+        prompt_len=prompt, gen_len=output, prefix_hit_rate=0.0, shared_prefix=False
+    )
     return scenario.replace(workload=asked)
 
 
 def step_times(scenario: Scenario, limits: Limits) -> StepTimes:
     """Tables of the deployment's step times."""
-    forward = Forward(scenario, system_of(scenario).constants(scenario))
-    return StepTimes(forward, limits.max_sequences, limits.step_tokens)
+    constants = system_of(scenario).constants(scenario)
+    rounds = None if scenario.speculation is None else Rounds(scenario, constants)
+    return StepTimes(Forward(scenario, constants), limits.max_sequences, limits.step_tokens, rounds)
 
 
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:
@@ -141,13 +143,25 @@ def rejection(requests: Requests, limits: Limits, rules: SchedulerRules) -> str:
     )
 
 
+def _engines(
+    records: Records, rules: SchedulerRules, limits: Limits, times: StepTimes, replicas: int, dp: int
+) -> list[AnyEngine]:
+    """An engine for each replica; those that share their experts step together."""
+    if rules.batch == "static":
+        return [StaticEngine(records, limits, times, index) for index in range(replicas * dp)]
+    found = [Engine(records, rules, limits, times, index) for index in range(replicas * dp)]
+    if times.forward.expert_batches == 1:
+        return list(found)
+    return [Lockstep(found[first : first + dp]) for first in range(0, replicas * dp, dp)]
+
+
 class _Dispatch:
     """Arrivals in the order of time, and engines that are never ahead of what may still reach them."""
 
     def __init__(
         self,
         records: Records,
-        engines: list[Engine | StaticEngine],
+        engines: list[AnyEngine],
         routing: str,
         limits: Limits,
         rules: SchedulerRules,
@@ -194,7 +208,7 @@ class _Dispatch:
             return
         self._together()
 
-    def _drain(self, engine: Engine | StaticEngine) -> None:
+    def _drain(self, engine: AnyEngine) -> None:
         """All that one engine gets; what follows on its ends comes to itself."""
         follows = bool(self.queue or self.followers)
         while engine.next_step_s < _FOREVER:
@@ -223,7 +237,7 @@ class _Dispatch:
             if engine.finished:
                 self._after(engine)
 
-    def _after(self, engine: Engine | StaticEngine) -> None:
+    def _after(self, engine: AnyEngine) -> None:
         """What the ends of requests bring: the next of a closed loop, and the session's next turn."""
         for request in engine.finished:
             end = self.records.finished[request]

@@ -30,6 +30,7 @@ from llm_perf.systems.host_time import (
     step_overhead_s,
 )
 from llm_perf.systems.mixed_steps import step_s
+from llm_perf.systems.speculation import Rounds
 
 _DENSE = 8192
 _APART = 1.005
@@ -40,11 +41,12 @@ ChunkLengths = Sequence[tuple[int, int]]
 
 
 class Table:
-    """A function of a count, from 1 on: a list with every value, and nodes beyond."""
+    """A function of a count, from 1 on: a list with every value, and nodes beyond; arrays lie between their neighbours."""
 
-    __slots__ = ("_nodes", "_values", "dense")
+    __slots__ = ("_all", "_counts", "_nodes", "_values", "dense")
 
     def __init__(self, counts: Floats, values: Floats) -> None:
+        self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
         dense = int(min(len(counts), _DENSE))
         self.dense: list[float] = [0.0, *values[:dense].tolist()]
         self._nodes: list[float] = counts[dense - 1 :].tolist()
@@ -58,6 +60,12 @@ class Table:
         left, right = self._nodes[at], self._nodes[at + 1]
         share = (count - left) / (right - left)
         return self._values[at] + share * (self._values[at + 1] - self._values[at])
+
+    def at(self, counts: Floats) -> Floats:
+        """Values at counts that need not be whole."""
+        if counts.max() < len(self.dense) - 1:
+            return _between(counts, self._all)
+        return np.interp(counts, self._counts, self._all)
 
 
 def table_counts(most: int) -> Floats:
@@ -85,20 +93,41 @@ class _Attending:
 
 
 class StepTimes:
-    """Seconds of steps of up to ``max_tokens`` tokens with up to ``max_sequences`` decoding sequences."""
+    """Seconds of steps of up to ``max_tokens`` tokens with up to ``max_sequences`` decoding sequences.
 
-    def __init__(self, forward: Forward, max_sequences: int, max_tokens: int) -> None:
+    With a draft model a decode step is a round of drafting and checking, and gives each sequence ``tokens_per_step`` tokens;
+    times of decode steps are then those of one token, a share of a round.
+
+    Args:
+        forward: The pass of one rank.
+        max_sequences: Sequences that decode at once, at most.
+        max_tokens: Tokens of a step, at most.
+        rounds: What a decode step becomes where a model drafts for another; a step if None.
+    """
+
+    def __init__(
+        self, forward: Forward, max_sequences: int, max_tokens: int, rounds: Rounds | None = None
+    ) -> None:
         self.forward = forward
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
         constants = forward.constants
-        counts = table_counts(max(max_tokens, max_sequences))
+        self.queries = 1 if rounds is None else rounds.queries
+        self.tokens_per_step = 1.0 if rounds is None else rounds.tokens
+        self._drafted = 0 if rounds is None else rounds.drafted
+        self._draft: StepTimes | None = None
+        if rounds is not None and rounds.draft is not None:
+            self._draft = StepTimes(rounds.draft, max_sequences, max_tokens)
+        counts = table_counts(max(max_tokens, max_sequences * self.queries))
         body = Costs()
         forward.layers(body, counts, counts)
         forward.pipeline_transfer(body, counts)
         self._body = Table(counts, _whole(body.total_s, counts))
+        experts = Costs()
+        forward.experts(experts, counts)
+        self._experts = Table(counts, _whole(experts.total_s, counts))
         head = Costs()
         self._all_logits = bool(constants["logits_all_positions"])
-        positions = counts if self._all_logits else table_counts(max_sequences)
+        positions = counts if self._all_logits else table_counts(max_sequences * self.queries)
         forward.head_of(head, positions)
         self._head = Table(positions, _whole(head.total_s, positions))
         self._decode_tables(np.arange(1, max_sequences + 1, dtype=float))
@@ -111,13 +140,14 @@ class StepTimes:
         self._once = float(step_overhead_s(forward, 0.0))
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
         self.frontend_s = float(prefill_overhead_s(forward))
+        self.frontend_s += 0.0 if self._draft is None else self._draft.frontend_s
 
     def _decode_tables(self, batch: Floats) -> None:
         """What decoding sequences add to a step: floors of their kernels, and attention per token of context."""
         costs, entries = Costs(), list[DecodeAttention]()
         for group in self.forward.model.layer_groups:
             for mixer in group.attention.parts:
-                entries.append(self.forward.attention.decode(costs, mixer, group.count, batch))
+                entries.append(self.forward.attention.decode(costs, mixer, group.count, batch, self.queries))
         floors = _whole(costs.total_s, batch)
         self._floor = [0.0, *floors.tolist()]
         plain = [entry for entry in entries if entry.mixer.saturates_at is None]
@@ -128,8 +158,11 @@ class StepTimes:
             for entry in entries
             if entry.mixer.saturates_at is not None
         ]
-        whole = np.array([self._body(count) + self._head(count) for count in batch]) + floors
+        tokens = batch * self.queries
+        whole = np.array([self._body(count) + self._head(count) for count in tokens]) + floors
         self._base = [0.0, *whole.tolist()]
+        by_batch = (self._base, self._floor, self._per_token, *(per_token for _, per_token in self._bounded))
+        self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
         regimes = (
             self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
         )
@@ -151,15 +184,25 @@ class StepTimes:
                 found.append(_Attending(layers, mixer, score_flops_per_pair(mixer, tp), float(kv_bytes)))
         return found
 
+    def of_shared_experts_s(self, tokens: float, mean_tokens: float) -> float:
+        """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
+        return self._experts(mean_tokens) - self._experts(tokens)
+
     # -- decode steps -------------------------------------------------------------------------------------------
 
     def decode_s(self, batch: int, context: float) -> float:
-        """Seconds of a step of ``batch`` decoding sequences of a mean context, the token in work included."""
+        """Seconds per token of a step of ``batch`` decoding sequences of a mean context, the token in work included."""
+        seconds = self._pass_s(batch, context) + self._once + self._each * batch
+        if self._draft is None:
+            return seconds
+        return (seconds + self._drafted * self._draft._pass_s(batch, context)) / self.tokens_per_step
+
+    def _pass_s(self, batch: int, context: float) -> float:
+        """A decode step without its scheduling and sampling."""
         device = self._base[batch] + self._per_token[batch] * context
         for mixer, per_token in self._bounded:
             device += per_token[batch] * attended(mixer, context)
-        host = self._host[0] if context <= self._eager_from else self._host[1]
-        return self._beside(device, host) + self._once + self._each * batch
+        return self._beside(device, self._host[0] if context <= self._eager_from else self._host[1])
 
     def decode_steps_s(self, batch: int, context: float, count: int) -> float:
         """Seconds of ``count`` such steps in a row, whose contexts grow by a token each."""
@@ -210,19 +253,72 @@ class StepTimes:
         read = 0
         for new, _ in chunks:
             read += new
-        device = self._body(read + batch) + self._head(batch + (read if self._all_logits else ends))
+        tokens = batch * self.queries
+        device = self._body(read + tokens) + self._head(tokens + (read if self._all_logits else ends))
         if batch:
             device += self._floor[batch] + self._per_token[batch] * context
             for mixer, per_token in self._bounded:
                 device += per_token[batch] * attended(mixer, context)
         for one in self._mixers:
             device += self._chunks_s(one, chunks)
-        return self._beside(device, self._host_prefill) + self._once + self._each * (batch + len(chunks))
+        seconds = self._beside(device, self._host_prefill) + self._once + self._each * (batch + len(chunks))
+        if self._draft is None:
+            return seconds
+        drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
+        return seconds + drafting + self._draft.mixed_s(chunks, 0, 0.0, ends)
 
     def equal_prompts_s(self, sequences: int, new_tokens: int, cached: int = 0) -> float:
         """Seconds of a step that reads equally long prompts, to their ends and nothing else, as a static batch does."""
         chunk = Chunk(float(sequences), float(new_tokens), float(cached))
         return float(step_s(self.forward, (chunk,), 0.0, 0.0, float(sequences)))
+
+    # -- means, for the steady state --------------------------------------------------------------------------------
+
+    def mean_decode_s(self, batch: Floats, context: Floats) -> Floats:
+        """`decode_s` of numbers of sequences that need not be whole, as arrays."""
+        seconds = self._mean_pass_s(batch, context) + self._once + self._each * batch
+        if self._draft is None:
+            return seconds
+        drafting = self._drafted * self._draft._mean_pass_s(batch, context)
+        return np.asarray((seconds + drafting) / self.tokens_per_step)
+
+    def _mean_pass_s(self, batch: Floats, context: Floats) -> Floats:
+        device = _between(batch, self._batch_arrays[0]) + self._attended_s(batch, context)
+        host = np.where(context <= self._eager_from, self._host[0], self._host[-1])
+        return self._mean_beside(device, host)
+
+    def mean_mixed_s(
+        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+    ) -> Floats:
+        """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
+        read = prompts * new
+        tokens = batch * self.queries
+        device = self._body.at(read + tokens) + self._head.at(
+            tokens + (read if self._all_logits else prompts)
+        )
+        device += _between(batch, self._batch_arrays[1]) + self._attended_s(batch, context)
+        rates = self.forward.rates
+        for one in self._mixers:
+            pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
+            flops = prompts * pairs * one.flops_per_pair
+            compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s
+            memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
+            device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
+        host = np.full_like(device, self._host_prefill)
+        seconds = np.asarray(self._mean_beside(device, host) + self._once + self._each * (batch + prompts))
+        if self._draft is None:
+            return seconds
+        drafting = np.where(batch > 0, self._drafted * self._draft._mean_pass_s(batch, context), 0.0)
+        return seconds + drafting + self._draft.mean_mixed_s(prompts, new, before, 0.0 * batch, context)
+
+    def _attended_s(self, batch: Floats, context: Floats) -> Floats:
+        seconds = _between(batch, self._batch_arrays[2]) * context
+        for (mixer, _), per_token in zip(self._bounded, self._batch_arrays[3:], strict=True):
+            seconds = seconds + _between(batch, per_token) * np.asarray(attended(mixer, context))
+        return seconds
+
+    def _mean_beside(self, device_s: Floats, host_s: Floats) -> Floats:
+        return np.asarray(np.maximum(p_norm(device_s, host_s, self._exponent), device_s))
 
     def _chunks_s(self, one: _Attending, chunks: ChunkLengths) -> float:
         """Attention of all chunks in the layers of one kind: the arithmetic of `Attention.chunks`."""
@@ -256,6 +352,13 @@ class StepTimes:
             return device_s
         together: float = p_norm(device_s, host_s, self._exponent)
         return max(together, device_s)
+
+
+def _between(counts: Floats, values: Floats) -> Floats:
+    """Values at counts that need not be whole, from those at 0, 1, 2, …; one more than the largest count is needed."""
+    left = counts.astype(np.int64)
+    low = values[left]
+    return np.asarray(low + (counts - left) * (values[left + 1] - low))
 
 
 def _whole(value: Number, counts: Floats) -> Floats:

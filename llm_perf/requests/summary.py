@@ -138,8 +138,8 @@ def gaps_of(steps: Steps) -> tuple[Floats, NDArray[np.int64]]:
     return np.concatenate(values), np.concatenate(counts)
 
 
-def summary_of(outcome: Outcome) -> Summary:
-    """All figures of an outcome."""
+def summary_of(outcome: Outcome, warm_up: int = 0) -> Summary:
+    """All figures of an outcome. The first ``warm_up`` requests are in the rates, and not in the times of requests."""
     requests, steps = outcome.requests, outcome.steps
     done = outcome.status == COMPLETED
     duration = _duration_s(outcome)
@@ -158,11 +158,11 @@ def summary_of(outcome: Outcome) -> Summary:
         rejected=int((outcome.status == REJECTED).sum()),
         running=int(len(requests) - done.sum() - (outcome.status == REJECTED).sum()),
         preempted=int(outcome.preemptions.sum()),
-        ttft_s=Distribution.of(outcome.first_token_s - outcome.arrival_s),
-        tpot_s=Distribution.of(tpot_of(outcome)),
+        ttft_s=Distribution.of((outcome.first_token_s - outcome.arrival_s)[warm_up:]),
+        tpot_s=Distribution.of(tpot_of(outcome)[warm_up:]),
         itl_s=Distribution.of_counted(*gaps_of(steps)),
-        e2e_s=Distribution.of(outcome.finished_s - outcome.arrival_s),
-        queue_s=Distribution.of(outcome.scheduled_s - outcome.arrival_s),
+        e2e_s=Distribution.of((outcome.finished_s - outcome.arrival_s)[warm_up:]),
+        queue_s=Distribution.of((outcome.scheduled_s - outcome.arrival_s)[warm_up:]),
         duration_s=duration,
         output_tokens_per_s=per_second(output),
         total_tokens_per_s=per_second(output + prompt),

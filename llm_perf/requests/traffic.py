@@ -65,6 +65,9 @@ class Traffic(Spec):
     num_requests: Annotated[PositiveInt, Field(le=MOST)] | None = Field(
         default=None, description=f"Requests to send.  [default: {DEFAULT_COUNT}, or all of the file]"
     )
+    warm_up: NonNegativeInt = Field(
+        default=0, description="First requests that percentiles leave out.  [default: 0]"
+    )
     seed: NonNegativeInt = Field(default=0, description="Of all that is drawn by chance.  [default: 0]")
     prompt_len: LengthText = Field(
         default="512",

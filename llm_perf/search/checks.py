@@ -62,7 +62,7 @@ def _check_names(values_of: Callable[[str], list[Any]]) -> None:
     profiles = [load_profile(name) for name in values_of("profile") or [None]]
     for name in values_of("gpu"):
         if all(profile.own_gpu(name) is None for profile in profiles):
-            get_gpu_config_by_name(name)
+            get_gpu_config_by_name(name, or_none=True)
     if not values_of("profile"):  # a profile may bring its own host
         for name in values_of("host"):
             get_host_config_by_name(name)

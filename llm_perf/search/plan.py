@@ -19,7 +19,7 @@ from llm_perf.analysis.economics import joules
 from llm_perf.analysis.measures import Measures, measure
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.sweep import columns_of
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
@@ -27,11 +27,15 @@ from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
+from llm_perf.requests.served import served
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
+
+Batching = Literal["continuous", "static"]
+"""Requests that enter and leave one by one, or a batch that starts and ends together."""
 
 Objective = Literal["cost", "energy", "gpus", "throughput"]
 
@@ -74,6 +78,11 @@ class PlanQuestion(Spec):
         quant_bits: widths of weights to choose from; 16 is unquantised.
         offload: consider one GPU with weights in host memory or on NVMe (ZeRO-Inference) as well.
         prices: a list of prices of one's own.
+        rate, requests, concurrency: how requests come (`llm_perf.search.service`); at most one of them.
+        burstiness, seed: of requests at a rate.
+        batching: continuous, where ``ttft`` and ``tpot`` are those of a request while the batch is kept full, or static,
+            where they are the prefill and the decode step of a batch that starts and ends together.
+        weight_format, kv_format: number formats, as ``llm-perf infer`` takes them; ``quant_bits`` is not asked then.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("model",)
@@ -93,6 +102,14 @@ class PlanQuestion(Spec):
     prices: Annotated[str, Field(min_length=1)] | None = None
     profile: Annotated[str, Field(min_length=1)] | None = None
     allow_long_context: Annotated[bool, Field(strict=True)] = False
+    batching: Batching = "continuous"
+    rate: PositiveFloat | None = None
+    requests: Annotated[str, Field(min_length=1)] | None = None
+    concurrency: PositiveInt | None = None
+    burstiness: PositiveFloat = 1.0
+    seed: NonNegativeInt = 0
+    weight_format: Annotated[str, Field(min_length=1)] | None = None
+    kv_format: Annotated[str, Field(min_length=1)] | None = None
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -146,7 +163,7 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
             for and no GPU has a price or a rated power.
     """
     start = time.perf_counter()
-    pool = _Pool(question)
+    pool = Pool(question)
     pool.fill()
     return PlanAnswer(
         question=question,
@@ -163,7 +180,7 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
 
 
 @dataclass(frozen=True)
-class _Structure:
+class Structure:
     """A deployment without its batch: the inputs that describe it, and its scenario."""
 
     inputs: dict[str, Any]
@@ -171,7 +188,7 @@ class _Structure:
     price: float | None
 
 
-class _Pool:
+class Pool:
     """All configurations that fit, as columns."""
 
     def __init__(self, question: PlanQuestion) -> None:
@@ -189,22 +206,30 @@ class _Pool:
         self.gpus: dict[str, tuple[GPUConfig, str]] = {}
         for gpu, written in found:
             self.gpus.setdefault(gpu.name, (gpu, written))
-        self.unpriced = self._leave_out("cost", lambda gpu: self.prices.of(gpu.name) is not None)
-        self.unrated = self._leave_out("energy", lambda gpu: gpu.tdp_w is not None)
+        self.unpriced: tuple[str, ...] = ()
+        self.unrated: tuple[str, ...] = ()
+        self.leave_out(question)
         self.batches = _batch_sizes(question.max_batch_size)
-        self.structures: list[_Structure] = []
+        self.structures: list[Structure] = []
         self._parts: list[dict[str, Array]] = []
-        self._left: list[tuple[_Structure, int, Iterator[int]]] = []
+        self._left: list[tuple[Structure, int, Iterator[int]]] = []
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
-    def _leave_out(self, quantity: str, is_known: Callable[[GPUConfig], bool]) -> tuple[str, ...]:
-        """Leave out the GPUs of which a quantity is asked for and not known.
+    def leave_out(self, question: PlanQuestion) -> None:
+        """Leave out the GPUs of which a question asks for a cost or an energy that is not known.
 
         Raises:
             SpecError: it is known of none.
         """
-        asked = (self.question.objective, *(target.name for target in self.question.targets))
+        asked = (question.objective, *(target.name for target in question.targets))
+        self.unpriced = self._leave_out("cost", asked, lambda gpu: self.prices.of(gpu.name) is not None)
+        self.unrated = self._leave_out("energy", asked, lambda gpu: gpu.tdp_w is not None)
+
+    def _leave_out(
+        self, quantity: str, asked: tuple[str, ...], is_known: Callable[[GPUConfig], bool]
+    ) -> tuple[str, ...]:
+        """Leave out the GPUs of which a quantity is asked for and not known."""
         unknown = tuple(
             name for name, (gpu, _) in self.gpus.items() if quantity in asked and not is_known(gpu)
         )
@@ -220,7 +245,7 @@ class _Pool:
         for gpu, (_, written) in self.gpus.items():
             price = self.prices.of(gpu)
             hourly = None if price is None else price.per_gpu_hour
-            for bits in self.question.quant_bits:
+            for bits in self.question.quant_bits if self.question.weight_format is None else (16,):
                 self._fill(written, bits, hourly)
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
@@ -229,6 +254,11 @@ class _Pool:
             for one, tp, stages in self._left:
                 self._add_stages(one, tp, stages, too_slow_as_well=True)
             self._gather()
+
+    def divisions(self) -> Iterator[tuple[Structure, dict[str, Array]]]:
+        """Every division of the model that was evaluated, with its columns over batch sizes."""
+        for part in self._parts:
+            yield self.structures[int(part["structure"][0])], part
 
     def _gather(self) -> None:
         """The columns of all structures, and which points meet the targets."""
@@ -253,7 +283,7 @@ class _Pool:
                 self._take(streaming)
 
     def _add_stages(
-        self, one: _Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
+        self, one: Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
     ) -> None:
         """Evaluate numbers of pipeline stages, fewest first, until more of them could bring nothing.
 
@@ -281,7 +311,7 @@ class _Pool:
         slow = (t for t in self.question.targets if t.name in ("ttft", "tpot", "latency"))
         return not all(target.met(found[target.measure][last]) for target in slow)
 
-    def _take(self, structure: _Structure) -> dict[str, Array] | None:
+    def _take(self, structure: Structure) -> dict[str, Array] | None:
         """Evaluate a structure and keep it; None where its machine lacks what the system needs."""
         try:
             columns = self._evaluate(structure)
@@ -294,7 +324,7 @@ class _Pool:
         self._parts.append(columns)
         return columns
 
-    def _holds(self, structure: _Structure) -> tuple[bool, bool]:
+    def _holds(self, structure: Structure) -> tuple[bool, bool]:
         """Whether a structure fits at the smallest batch size and at the largest."""
         system, load = system_of(structure.scenario), self._load(self.batches[[0, -1]])
         fits = system.memory(structure.scenario, load, system.place(structure.scenario, load)).fits
@@ -303,21 +333,25 @@ class _Pool:
 
     def _inputs(self, gpu: str, bits: int, more: dict[str, Any]) -> dict[str, Any]:
         question = self.question
-        found = {"model": question.model, "gpu": gpu, **more, "quant_bits": bits}
+        found = {"model": question.model, "gpu": gpu, **more}
+        if question.weight_format is None:
+            found["quant_bits"] = bits
+        formats = {"weight_format": question.weight_format, "kv_format": question.kv_format}
+        found |= {name: stated for name, stated in formats.items() if stated is not None}
         found |= {"prompt_len": question.prompt_len, "gen_len": question.gen_len}
         found |= {} if question.prices is None else {"prices": question.prices}
         return found | {"profile": question.profile, "allow_long_context": question.allow_long_context}
 
-    def _structure(self, gpu: str, bits: int, price: float | None, more: dict[str, Any]) -> _Structure | None:
+    def _structure(self, gpu: str, bits: int, price: float | None, more: dict[str, Any]) -> Structure | None:
         """A single GPU; None where it cannot run the system."""
         inputs = self._inputs(gpu, bits, more)
         try:
-            return _Structure(inputs, build_scenario(InferenceInputs(**inputs)), price)
+            return Structure(inputs, build_scenario(InferenceInputs(**inputs)), price)
         except SpecError as error:
             self.refused[f"{gpu}, {more['system']}"] = str(error)
             return None
 
-    def _divided(self, one: _Structure, tp: int, pp: int) -> _Structure | None:
+    def _divided(self, one: Structure, tp: int, pp: int) -> Structure | None:
         """The structure over tp x pp GPUs on the fewest nodes; None where the model does not divide so."""
         parallelism = ParallelismConfig(tp_size=tp, pp_size=pp, sp_size=1)
         nodes = fewest_nodes(tp * pp, one.scenario.host.gpus_per_node)
@@ -328,7 +362,7 @@ class _Pool:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
             return None
         sizes = {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
-        return _Structure(one.inputs | sizes, scenario, one.price)
+        return Structure(one.inputs | sizes, scenario, one.price)
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -336,11 +370,14 @@ class _Pool:
         size = np.ones_like(batch)
         return Load(batch, size * self.question.prompt_len, size * self.question.gen_len)
 
-    def _evaluate(self, structure: _Structure) -> dict[str, Array]:
+    def _evaluate(self, structure: Structure) -> dict[str, Array]:
         """One replica, and as many replicas as the throughput asks for."""
         scenario = structure.scenario
         found = measure(scenario, self._load(self.batches))
         gpus, rate = scenario.parallelism.num_gpus, found.throughput_tokens_per_s
+        asked = self._served(structure, found)
+        if asked:
+            rate = asked["requests_per_s"] * self.question.gen_len
         replicas = self._replicas(rate, gpus, scenario.system)
         scaled = {
             "throughput_tokens_per_s": rate * replicas,
@@ -352,9 +389,30 @@ class _Pool:
             "batch_size": self.batches * replicas,
             "fits": found.feasible,
         }
+        if asked:
+            scaled["fits"] = np.logical_and(found.feasible, found.memory.at_once)
         same = tuple(name for name in _MEASURES if name not in scaled)
         columns = dict(zip(same, columns_of(found, same), strict=True))
-        return columns | {name: self._full(value) for name, value in scaled.items()}
+        kept = {name: value for name, value in asked.items() if name in _MEASURES}
+        return columns | {name: self._full(value) for name, value in (scaled | kept).items()}
+
+    def _served(self, structure: Structure, found: Measures) -> dict[str, Array]:
+        """Times of requests while the batch is kept full; nothing where batches start and end together."""
+        scenario, steps = (
+            structure.scenario,
+            self.question.gen_len > 1 and not structure.scenario.model.encoder,
+        )
+        if self.question.batching == "static" or not steps or found.evaluation is None:
+            return {}
+        if scenario.system != self.system:  # one that streams its weights runs batches
+            return {}
+        one = served(found.evaluation, found.load, system_of(scenario).family.prefill_seen_by_decode)
+        return {
+            "ttft_s": one.ttft_s,
+            "tpot_s": one.tpot_s,
+            "total_latency_s": one.e2e_s,
+            "requests_per_s": one.requests_per_s,
+        }
 
     def _full(self, value: Any) -> Array:
         return np.broadcast_to(np.asarray(value), self.batches.shape)
@@ -476,6 +534,6 @@ def _powers(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length())]
 
 
-def _named(structure: _Structure) -> str:
+def _named(structure: Structure) -> str:
     """What was refused, for people."""
     return f"{structure.scenario.gpu.name}, {structure.scenario.system}"

@@ -136,7 +136,9 @@ class PolicyQuestion(Spec):
     @property
     def price(self) -> Price | float | None:
         """What one GPU costs per hour: as told, else by the list of prices; None if that has none or it is nothing."""
-        found = gpu_price(get_gpu_config_by_name(self.gpu).name, self.cost_per_gpu_hour, self.prices)
+        found = gpu_price(
+            get_gpu_config_by_name(self.gpu, or_none=True).name, self.cost_per_gpu_hour, self.prices
+        )
         return found or None
 
     def inputs(self, flags: dict[str, Any]) -> InferenceInputs:

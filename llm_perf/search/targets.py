@@ -1,4 +1,8 @@
-"""Targets of a plan as they are written: ``tpot<50ms, ttft<1s``."""
+"""Targets of a plan as they are written: ``tpot<50ms, p95 ttft<1s``.
+
+A time without a unit is in seconds where that is the only sensible reading, as in ``ttft<0.5``; a larger number may mean
+milliseconds, as in ``tpot<50``, and is refused.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +32,43 @@ _UNITS: Final = {
     "J": {"": 1.0, "J": 1.0, "mJ": 1e-3, "kJ": 1e3},
 }
 _MIN_ONLY: Final = ("throughput",)
+_CLEARLY_SECONDS: Final = {"ttft": 10.0, "tpot": 1.0, "latency": 10.0}
+"""Below these, a time without a unit can only be seconds."""
+_OF_REQUESTS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "latency": "e2e_s"}
+"""Quantities that single requests have, and so percentiles."""
 _WRITTEN: Final = re.compile(
-    r"(?P<name>[a-z]+)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[0-9.eE+-]+)\s*(?P<unit>\$|[a-zµ/]*)", re.IGNORECASE
+    r"(?:(?P<figure>mean|median|p50|p90|p95|p99)\s+)?(?P<name>[a-z]+)\s*(?P<sign><=|>=|<|>)\s*"
+    r"(?P<number>[0-9.eE+-]+)\s*(?P<unit>\$|[a-zµ/]*)",
+    re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A limit on one measure, in seconds, tokens per second, dollars or joules. ``at_most`` False: at least."""
+    """A limit on one measure, in seconds, tokens per second, dollars or joules. ``at_most`` False: at least.
+
+    ``figure`` is which figure of all requests is limited: mean, p50, p90, p95 or p99.
+    """
 
     name: str
     limit: float
     at_most: bool
+    figure: str = "mean"
 
     @property
     def measure(self) -> str:
         """The column that it limits."""
         return QUANTITIES[self.name][0]
+
+    @property
+    def written(self) -> str:
+        """The quantity with its figure: ``p95 ttft``."""
+        return self.name if self.figure == "mean" else f"{self.figure} {self.name}"
+
+    @property
+    def of_requests(self) -> str | None:
+        """The times of single requests that it limits; None for what only a whole service has."""
+        return _OF_REQUESTS.get(self.name)
 
     def met(self, value: Any) -> Any:
         """Whether a value, or each of an array, meets it; what does not exist (NaN) does not limit."""
@@ -62,7 +86,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
         SpecError: with what would be understood.
     """
     found = tuple(_target(part.strip()) for part in text.split(",") if part.strip())
-    names = [target.name for target in found]
+    names = [target.written for target in found]
     for name in names:
         if names.count(name) > 1:
             raise SpecError(f"--target {text!r} limits {name} twice")
@@ -75,6 +99,11 @@ def _target(text: str) -> Target:
     if match is None or name not in QUANTITIES:
         known = ", ".join(QUANTITIES)
         raise SpecError(f'--target {text!r}: expected such as "tpot<50ms" or "throughput>1000", of: {known}')
+    figure = (match["figure"] or "mean").lower().replace("median", "p50")
+    if figure != "mean" and name not in _OF_REQUESTS:
+        raise SpecError(
+            f"--target {text!r}: {name} has no percentiles; possible are those of ttft, tpot and latency"
+        )
     at_most = match["sign"].startswith("<")
     if at_most == (name in _MIN_ONLY):
         raise SpecError(f"--target {text!r}: {name} can only be limited with {'>' if at_most else '<'}")
@@ -92,4 +121,7 @@ def _target(text: str) -> Target:
         limit = math.nan
     if not (math.isfinite(limit) and limit > 0):
         raise SpecError(f"--target {text!r}: the limit must be a positive number")
-    return Target(name, limit, at_most)
+    if not unit and limit >= _CLEARLY_SECONDS.get(name, math.inf):
+        number = match["number"]
+        raise SpecError(f"--target {text!r}: say the unit, such as {name}<{number}ms or {name}<{number}s")
+    return Target(name, limit, at_most, figure)

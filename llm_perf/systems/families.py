@@ -62,6 +62,24 @@ class Calibration(Spec):
     shared_with: str | None = None
 
 
+class StartCommand(Spec):
+    """How an engine is started, in its own words.
+
+    Attributes:
+        command: With ``{model}`` for the checkpoint.
+        flags: Inputs of ``llm-perf infer`` and its flags for them.
+        weight_formats, kv_formats: Number formats, and the words that make the engine convert to them. Others need a
+            checkpoint of that format.
+        source: Where its flags are documented.
+    """
+
+    command: str = Field(min_length=1)
+    flags: dict[str, str]
+    weight_formats: dict[str, str] = Field(default_factory=dict)
+    kv_formats: dict[str, str] = Field(default_factory=dict)
+    source: str = Field(min_length=1)
+
+
 class Family(Spec):
     """What a system says about itself, whatever its version. Everything but the title has a default.
 
@@ -98,6 +116,7 @@ class Family(Spec):
         engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
         state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
+        start: How it is started; None where that is not known here.
     """
 
     name: str
@@ -128,6 +147,7 @@ class Family(Spec):
     cpu_offload: bool = False
     server: str | None = None
     runs_without_gpu: bool = False
+    start: StartCommand | None = None
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property

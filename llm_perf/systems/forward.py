@@ -262,6 +262,12 @@ class Forward:
             return dtype.stored_embedding_bits / 8
         return self.activation_bytes if product.op == "router" else dtype.stored_weight_bits / 8
 
+    def experts(self, costs: Costs, tokens: Number) -> None:
+        """Products of routed experts alone, of all layers: what a step of replicas that share them spreads over all."""
+        for group, products in self.groups:
+            routed = tuple(product for product in products if product.is_expert)
+            self._products(costs, routed, tokens, group.count)
+
     def _products(
         self,
         costs: Costs,

@@ -234,7 +234,8 @@ class HybridForward(Forward):
                 self._hops(costs, part.on_gpu, tokens)
             for mixer in group.attention.parts:
                 moved = batch * kv_elements_per_token(mixer) * self._kept_bits(mixer) / 8
-                seconds = layers * moved * self.cpu.attention_s_per_byte()
+                flops = batch * queries * score_flops_per_pair(mixer, absorbed=True)
+                seconds = layers * self.cpu.attention_s(flops, moved)
                 attention.append(DecodeAttention(mixer, seconds, 0.0 * seconds, seconds))
         return self._with_all_parts(costs), attention
 

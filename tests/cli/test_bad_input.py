@@ -255,7 +255,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(
         ("--gpu", "2x rtx-3090", "write 'rtx-3090' and how many in --tp-size or --num-gpus"),
         ("--gpu", "8xH100", "write 'H100' and how many"),
         ("--gpu", "rtx-4090 + rtx-3090", "several kinds in one machine are not modelled yet"),
-        ("--gpu", "none", "a machine without a GPU is not modelled yet"),
         ("--profile", "nosuch", "known: "),
     ],
 )

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-BASE = ("plan", "--model", "llama-2-13b", "--gpus", "t4,a100-sxm-80gb", "--target", "tpot<50ms")
+BASE = (
+    "plan",
+    "--model",
+    "llama-2-13b",
+    "--gpus",
+    "t4,a100-sxm-80gb",
+    "--target",
+    "tpot<50ms",
+    "--batching",
+    "static",
+)
 
 
 def test_json_has_the_contract_and_its_inputs_replay(llm_perf, folder):
@@ -49,7 +59,17 @@ def test_a_gpu_of_a_file_and_prices_of_ones_own_replay(llm_perf, folder):
     text = (resources.files("hardware_specs") / "gpus" / "t4-16gb.yaml").read_text("utf-8")
     Path("my gpu.yaml").write_text(text.replace("name: T4-16GB", "name: Mine"))
     Path("prices.yaml").write_text("gpus:\n  Mine: {per_gpu_hour: 0.5, date: 2026-01-01, source: a bill}\n")
-    asked = ("plan", "--model", "opt-1.3b", "--gpus", "my gpu.yaml", "--prices", "prices.yaml")
+    asked = (
+        "plan",
+        "--model",
+        "opt-1.3b",
+        "--gpus",
+        "my gpu.yaml",
+        "--prices",
+        "prices.yaml",
+        "--batching",
+        "static",
+    )
     best = llm_perf(*asked, "--json").json["best"][0]
     found = llm_perf(*shown_command(llm_perf(*asked).out)[1:], "--json").json
     assert found["total"]["latency_s"] == pytest.approx(best["total_latency_s"], rel=1e-9)

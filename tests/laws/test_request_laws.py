@@ -299,3 +299,82 @@ def test_round_robin_is_as_many_engines_alone() -> None:
             requests.output_tokens[replica::2],
         )
         np.testing.assert_array_equal(simulate(scenario(), part).finished_s, both.finished_s[replica::2])
+
+
+# -- replicas that share their experts -------------------------------------------------------------------------------
+
+
+def shared_experts(**more: Any) -> Scenario:
+    asked = {
+        "model": "mixtral-8x7b",
+        "gpu": "h100-sxm",
+        "system": "vllm@0.19",
+        "dp_size": 4,
+        "ep_size": 4,
+        **more,
+    }
+    return build_scenario(InferenceInputs(**asked))
+
+
+def test_a_request_on_each_replica_that_shares_experts_takes_what_infer_says() -> None:
+    asked = shared_experts(batch_size=4, prompt_len=600, gen_len=80)
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(12), 600, 80, concurrency=4))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 79, one.tpot_s, rtol=1e-9)
+
+
+def test_a_prompt_on_one_replica_holds_up_the_others() -> None:
+    asked = shared_experts(batch_size=4)
+    alone = simulate(asked, Requests.of([0.0], 100, 400))
+    both = simulate(asked, Requests.of([0.0, 1.0], [100, 8000], [400, 1]))
+    assert both.replica[0] != both.replica[1]
+    assert both.finished_s[0] > alone.finished_s[0] + 0.05
+    steps = both.steps
+    rows = [steps.start_s[steps.replica == replica] for replica in both.replica]
+    assert set(rows[1]) <= set(rows[0])  # the prompt's step is a step of the other as well
+
+
+def test_what_goes_into_replicas_that_share_experts_comes_out() -> None:
+    requests = poisson(300, 30.0, (1, 3000), (1, 200))
+    found = simulate(shared_experts(batch_size=4), requests)
+    assert (found.status == COMPLETED).all()
+    assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
+    assert found.steps.prefill_tokens.sum() == requests.prompt_tokens.sum()
+
+
+# -- speculation ----------------------------------------------------------------------------------------------------
+
+
+def drafting(system: str, **more: Any) -> Scenario:
+    return scenario(
+        "llama-3.1-70b",
+        system,
+        tp_size=4,
+        draft_model="llama-3.2-1b",
+        token_acceptance=0.7,
+        draft_tokens=4,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_with_a_draft_model_a_request_alone_takes_what_infer_says(system: str) -> None:
+    asked = drafting(system, prompt_len=700, gen_len=300)
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(3), 700, 300, concurrency=1))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
+@given(rate=st.floats(0.5, 12), seed=st.integers(0, 5))
+@settings(max_examples=8, deadline=None)
+def test_with_a_draft_model_every_token_is_counted_once(system: str, rate: float, seed: int) -> None:
+    requests = poisson(150, rate, (1, 2000), (1, 300), seed)
+    found = simulate(drafting(system), requests)
+    assert (found.status == COMPLETED).all()
+    assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
+    plain = simulate(scenario("llama-3.1-70b", system, tp_size=4), requests)
+    if rate < 3:
+        assert (found.finished_s - found.first_token_s).sum() < (plain.finished_s - plain.first_token_s).sum()

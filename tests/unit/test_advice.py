@@ -40,7 +40,8 @@ ORDER = (
     "tp_size",
     "ds_zero",
 )
-"""The division between GPU and CPU before all; then least intrusive first: the workload, the number format, the system's own placement, more GPUs, then to stream weights."""
+"""The division between GPU and CPU before all; then least intrusive first: the workload, the number format, the system's own
+placement, more GPUs, then to stream weights."""
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,17 @@ def test_parts_beside_the_text_have_their_size(model_type: str) -> None:
     assert str(counted.left_out).startswith("counted in weights and memory, not in times: ")
 
 
+@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize(
+    "key", ["hidden_act", "hidden_size", "depth", "patch_size", "mlp_ratio", "spatial_merge_size"]
+)
+def test_a_wrong_value_of_a_tower_is_no_traceback(key: str, value: Any) -> None:
+    """What stands beside the text is sized where it can be: nothing of it refuses the text."""
+    tower = {"hidden_size": 64, "depth": 2, "patch_size": 14, "spatial_merge_size": 2, "hidden_act": "silu"}
+    config = {**GOLDEN["gemma3"]["config"], "vision_config": {**tower, key: value}}
+    assert "vision_config" in str(from_hf_config(config, "m").left_out)
+
+
 @pytest.mark.parametrize("model_type", sorted(WRAPPERS))
 def test_every_wrapper_says_what_it_leaves_out(model_type: str) -> None:
     auto = pytest.importorskip("transformers.models.auto.configuration_auto")

@@ -1,10 +1,14 @@
 """The error types: exit codes, one-line messages, suggestions, and the way through a worker process."""
 
+import json
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 
 from llm_perf import errors
+from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.errors import (
     AmbiguousNameError,
     DoesNotFitError,
@@ -128,3 +132,38 @@ def test_errors_come_back_from_a_worker_process(error: LLMPerfError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 100_000, "a: " + "{a: " * 100_000, "a:\n  " + "- " * 100_000 + "1", "? " * 100_000]
+)
+def test_yaml_that_is_nested_without_end_is_one_line(text: str, tmp_path: Path) -> None:
+    """The parser in C would run out of stack, and end the process."""
+    file = tmp_path / "deep.yaml"
+    file.write_text(text)
+    with pytest.raises(SpecError, match=r"deep\.yaml: is nested too deeply"):
+        get_model_config_by_name(str(file))
+
+
+def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SpecError, match="expected a mapping of fields, found nothing"):
+        get_model_config_by_name(str(tmp_path / "fifo"))
+    with pytest.raises(SpecError, match="/dev/zero: is no plain file"):
+        get_model_config_by_name("/dev/zero")
+
+
+def test_a_fault_in_a_long_file_has_its_line(tmp_path: Path) -> None:
+    """A text of megabytes is not parsed twice: its line is that of the words."""
+    file = tmp_path / "config.json"
+    shapes = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
+    listed = ["full_attention"] * 200_000
+    file.write_text(json.dumps({**shapes, "num_hidden_layers": 2, "layer_types": listed}, indent=1))
+    with pytest.raises(SpecError, match=r"config\.json:8: layer_types = 200000 entries: expected 2 entries"):
+        get_model_config_by_name(str(file))

@@ -11,6 +11,7 @@ import pytest
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config import layers
 from llm_perf.config.base import PositiveInt
 from llm_perf.config.huggingface.families import FAMILIES
 from llm_perf.config.huggingface.family import Family
@@ -23,6 +24,8 @@ from llm_perf.counts.attention import kv_cache_elements
 from llm_perf.counts.flops import decode_step_flops
 from llm_perf.counts.parameters import layer_params, total_params
 from llm_perf.errors import SpecError
+
+layers.load_all()
 
 
 class SharedKeyAttention(Mixer):

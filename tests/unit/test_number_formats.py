@@ -13,6 +13,7 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, format_of_repository
 from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.config.module_names import PREFIXES, ModuleNames, compiled
 from llm_perf.config.quantization import named_quantization, read_quantization
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import total_params
@@ -183,6 +184,16 @@ _TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
         ({"quant_method": "torchao", "quant_type": {"default": _TORCHAO}}, 4.5),
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}}, 4.25),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}}, 8),
+        ({"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4"}]}}, 4),
+        ({"quant_method": "nvfp4"}, 4.5),
+        ({"quant_method": "fp_quant", "forward_dtype": "mxfp4"}, 4.25),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_MXFP4_FP8"}, 4.25),
+        ({"quant_method": "mxfp8"}, 8.25),
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, 4.5),
+        ({"quant_method": "bitnet"}, 2),
+        ({"quant_method": "aqlm"}, 2),
         ({"quant_method": "torchao", "quant_type": "float8_dynamic_activation_float8_weight"}, 8),
     ],
 )  # fmt: skip
@@ -201,6 +212,11 @@ def test_methods(config: dict[str, Any], bits: float) -> None:
         ({"quant_method": "fp8", "modules_to_not_convert": ["re:(a+)+$"]}, "repeats too much"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "regular expression"),
         ({"quant_method": "modelopt", "quant_algo": "FP2"}, "quant_algo"),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp3"}}}, "weight.dtype"),
+        ({"quant_method": "quark", "layer_quant_config": {"a": 3}}, "weight.dtype"),
+        ({"quant_method": "fp_quant", "forward_dtype": "fp3"}, "forward_dtype"),
+        ({"quant_method": "aqlm", "nbits_per_codebook": 15}, "in_group_size"),
+        ({"quant_method": "hqq", "quant_config": []}, "quant_config"),
         ({"quant_method": "compressed-tensors", "config_groups": []}, "config_groups"),
     ],
 )
@@ -232,6 +248,10 @@ def test_fuzzed_configs_raise_nothing_but_spec_errors() -> None:
         "\x00",
     ]
     bases = [*_EXCLUSIONS, {"quant_method": "gptq", "bits": 4, "group_size": 128}, {"quant_method": "mxfp4"},
+             {"quant_method": "quark", "exclude": ["x"], "layer_quant_config": {"*.mlp.*": {"weight": {"dtype": "fp8"}}},
+              "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}},
+             {"quant_method": "hqq", "quant_config": {"nbits": 4, "group_size": 64}},
+             {"quant_method": "aqlm", "num_codebooks": 2},
              {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
              {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["x"]},
              {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}]  # fmt: skip
@@ -433,3 +453,41 @@ def test_advice_names_a_format_that_the_engine_runs() -> None:
         inputs = InferenceInputs(model="llama-3.1-70b", gpu="h100-sxm-80gb", system=system)
         changes = changes_that_fit(inputs, predict_inference(build_scenario(inputs)))
         assert f"--weight-format {name}" in {change.text for change in changes}
+
+
+PATTERNS = (
+    "lm_head", "lm_head*", "model.layers.3.*", "*self_attn*", r"re:.*layers\.3\..*", "re:model.layers.1.self_attn.*",
+    "model.layers.*.mlp.gate", "model.layers.12.mlp.experts.0.gate_proj", r"re:.*(q_proj|layers\.2\.mlp).*", "layers.1",
+    "mlp.gate", r"re:^model\.layers\.1\.", "^model.layers.2.self_attn.q_proj", "model.language_model.layers.4*",
+    r"re:.*layers\.1[0-9]\.mlp.*", "*.layers.5.*", r"re:.*\.layers\.(4|5)\..*", "re:.*layers.1.*", r"re:.*layers\.1?\..*",
+)  # fmt: skip
+MODULES = (
+    "lm_head", "output", *(
+        f"layers.{layer}.{name}"
+        for layer in (0, 1, 2, 3, 4, 5, 12, 13, 31)
+        for name in ("self_attn.q_proj", "mlp.gate", "mlp.experts.0.gate_proj", "mlp.down_proj")
+    ),
+)  # fmt: skip
+
+
+def test_names_by_layer_are_found_as_one_by_one() -> None:
+    """Prefixes and expressions about one layer are looked up; asked one by one they say the same."""
+    for pattern in PATTERNS:
+        expression = compiled(pattern)
+        names = ModuleNames((pattern,))
+        for module in MODULES:
+            parts = module.split(".")
+            runs = {".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+            plain = pattern.removeprefix("model.") in runs
+            slowly = plain if expression is None else any(expression.match(p + module) for p in PREFIXES)
+            assert names.match(module) == slowly, (pattern, module)
+
+
+def test_a_list_of_every_module_is_not_gone_through_for_each() -> None:
+    every = tuple(rf"re:.*layers\.{layer}\.self_attn.*" for layer in range(19_999))
+    names = ModuleNames(every)
+    assert not names._everywhere
+    assert names.match("layers.7.self_attn.q_proj")
+    assert not names.match("layers.20000.self_attn.q_proj")
+    with pytest.raises(SpecError, match="2000 expressions about all layers: give at most 1000"):
+        ModuleNames(tuple(f"re:.*proj{number}" for number in range(2000)))

@@ -21,7 +21,9 @@ from llm_perf.search.plan import OBJECTIVES, Candidate, PlanQuestion, _batch_siz
 from llm_perf.search.targets import Target, parse_targets
 
 GPUS = ("t4", "a100-sxm-80gb", "h100-sxm-80gb", "l4")
-QUESTION = PlanQuestion(model="llama-2-13b", target="tpot<40ms, ttft<2s", gpus=GPUS, quant_bits=(16, 4))
+QUESTION = PlanQuestion(
+    model="llama-2-13b", target="tpot<40ms, ttft<2s", gpus=GPUS, quant_bits=(16, 4), batching="static"
+)
 
 
 # -- targets ------------------------------------------------------------------------------------------------------
@@ -137,7 +139,9 @@ def everything(question: PlanQuestion) -> list[Found]:
     return found
 
 
-MIXTRAL = PlanQuestion(model="mixtral-8x7b", gpus=("rtx-4090",), max_batch_size=192, objective="energy")
+MIXTRAL = PlanQuestion(
+    model="mixtral-8x7b", gpus=("rtx-4090",), max_batch_size=192, objective="energy", batching="static"
+)
 BRUTE = [
     QUESTION.replace(max_gpus=4, max_batch_size=8),
     QUESTION.replace(max_gpus=4, max_batch_size=8, objective="energy", target="latency<4s"),
@@ -296,7 +300,7 @@ def test_prices_of_ones_own(tmp_path):
     prices = tmp_path / "prices.yaml"
     entry = "{per_gpu_hour: 0.001, date: 2026-01-01, source: a gift}"
     prices.write_text(f"gpus:\n  T4-16GB: {entry}\n")
-    answer = plan(PlanQuestion(model="opt-1.3b", gpus=GPUS, prices=str(prices)))
+    answer = plan(PlanQuestion(model="opt-1.3b", gpus=GPUS, prices=str(prices), batching="static"))
     assert [candidate.inputs.gpu for candidate in answer.best] == ["T4-16GB"]
     assert len(answer.unpriced) == 3
     (best,) = answer.best

@@ -10,6 +10,7 @@ import pytest
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config import layers
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.layers.base import FeedForward, Mixer
 from llm_perf.config.layers.recurrent import SCAN_CHUNK
@@ -59,6 +60,8 @@ COMBINED = {
     "later use": {"kind": "combined", "mixers": [{**SHARED, "stored": False}, MAMBA]},
 }
 KINDS = {**RECURRENT, **COMBINED, "none": {"kind": "none"}}
+
+layers.load_all()
 
 
 def model_of(mixer: dict[str, Any], count: int = 4, **mlp: Any) -> ModelConfig:

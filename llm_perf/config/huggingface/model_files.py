@@ -12,7 +12,7 @@ from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface.convert import convert
 from llm_perf.config.huggingface.reader import FieldError
 from llm_perf.config.model import ModelConfig, SeedArguments
-from llm_perf.config.tensor_files import checkpoint_size_bytes, open_regular, read_safetensors
+from llm_perf.config.tensor_files import checkpoint_size_bytes, read_safetensors
 from llm_perf.errors import SpecError
 
 
@@ -61,7 +61,7 @@ def modelopt_quantization(folder: Path) -> dict[str, Any] | None:
     file = folder / "hf_quant_config.json"
     if not files.is_file(file):
         return None
-    with open_regular(file) as opened:
+    with files.open_regular(file) as opened:
         text = opened.read(_LARGEST_SIDECAR).decode("utf-8", "replace")
     found = files.parse_mapping(text, str(file)).get("quantization")
     if not isinstance(found, dict):

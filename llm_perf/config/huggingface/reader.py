@@ -10,6 +10,7 @@ from llm_perf.errors import SpecError
 
 LARGEST_SIZE = 10**12
 _MOST_LAYERS = 10_000
+_LONG_LIST = 1000
 
 # The same fact under the names that families give it.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -103,7 +104,8 @@ class Config:
 
     def fault(self, name: str, value: object, accepted: str) -> FieldError:
         """The error about one field's value."""
-        name, text = self.names.get(name, name), repr(value)
+        name = self.names.get(name, name)
+        text = f"{len(value)} entries" if isinstance(value, list) and len(value) > _LONG_LIST else repr(value)
         shown = text if len(text) <= 60 else text[:57] + "..."
         return FieldError(
             (*self.path, name), f"{'.'.join((*self.path, name))} = {shown}: expected {accepted}"

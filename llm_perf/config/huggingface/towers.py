@@ -14,8 +14,8 @@ from llm_perf.config.huggingface.reader import LARGEST_SIZE
 _WIDTH = ("hidden_size", "embed_dim", "d_model", "width")
 _LAYERS = ("num_hidden_layers", "depth", "encoder_layers", "num_layers", "layers")
 _FFN = ("intermediate_size", "encoder_ffn_dim", "ffn_dim")
-_GATED = {"silu", "swish", "swiglu"}
-_ONE_MATRIX = {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "paligemma", "shieldgemma2", "qwen2_audio"}
+_GATED = ("silu", "swish", "swiglu")
+_ONE_MATRIX = ("gemma3", "gemma3n", "gemma4", "gemma4_unified", "paligemma", "shieldgemma2", "qwen2_audio")
 """Models whose projector is one matrix; the usual one has two, the second as wide as the text."""
 _PIXTRAL, _MLLAMA, _LLAMA4 = "pixtral", "mllama_vision_model", "llama4_vision_model"
 _MOST_STACKED = 1000

@@ -11,6 +11,7 @@ import reprlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from llm_perf.config import layers
 from llm_perf.config.arrays import Number, minimum
 from llm_perf.config.base import Spec
 from llm_perf.config.layers.linear import Linear
@@ -50,6 +51,8 @@ class LayerPart(Spec):
         if not isinstance(data, dict):
             raise SpecError(f"must be a mapping of fields, got {reprlib.repr(data)}")
         kind = data.get("kind", cls._default_kind)
+        if not (isinstance(kind, str) and kind in cls._kinds):
+            layers.load_all()
         found = cls._kinds.get(kind) if isinstance(kind, str) else None
         if found is None:
             raise SpecError(f"kind {reprlib.repr(kind)} is none of {', '.join(sorted(cls._kinds))}")

@@ -1,0 +1,49 @@
+"""What is predicted of every table's row whose requests come and go: two minutes.
+
+    python bench/request_figures.py           writes calibrate/measurements/requests/predicted.csv.gz
+    python bench/request_figures.py --worst 20    and shows the rows that are farthest off
+
+``make accuracy`` makes ``docs/accuracy_requests.md`` of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from calibrate.validation.requests import PREDICTED, gm_of, line_of, rows, table_text  # noqa: E402
+
+
+def main() -> int:
+    """Simulate all rows, write the file, say how far off they are."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--worst", type=int, default=0)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    lines = [line for row in rows() for line in line_of(row)]
+    # No name and no time in the header: the same lines are the same file.
+    (ROOT / PREDICTED).write_bytes(gzip.compress(table_text(lines).encode(), mtime=0))
+    print(f"{len(lines)} lines of {len(rows())} rows in {time.perf_counter() - start:.0f} s")
+    done = [line for line in lines if not line["reason"]]
+    ratio = {id(line): math.log(float(line["predicted"]) / float(line["measured"])) for line in done}
+    for load in dict.fromkeys(line["load"] for line in done):
+        for quantity in dict.fromkeys(line["quantity"] for line in done):
+            found = [ratio[id(line)] for line in done if (line["load"], line["quantity"]) == (load, quantity)]
+            if found:
+                print(f"  {load:<12} {quantity:<18} {len(found):>5} rows, gm {gm_of(found):.3f}")
+    for line in sorted(done, key=lambda line: -abs(ratio[id(line)]))[: arguments.worst]:
+        print(f"  {math.exp(ratio[id(line)]):8.3f} {dict(line)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Requests over time, predicted beside measured, as tables of 80 columns. Reads the JSON of ``validate --requests``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from llm_perf.report.units import seconds
+
+__all__ = ["requests_report"]
+
+_QUANTITIES: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
+
+
+def requests_report(found: Mapping[str, Any]) -> str:
+    """Each trace, then the tables of servers by kind of load."""
+    parts = ["\n".join(_trace(one)) for one in found["traces"]]
+    if "tables" in found:
+        parts.append("\n".join(_tables(found["tables"])))
+    return "\n\n".join(parts)
+
+
+def _trace(one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{one['trace']}: {one['ttft_s']['requests']} requests"
+    yield f"{'':<6}{'measured':>10}{'predicted':>11}{'error':>8}{'p95 meas.':>11}{'p95 pred.':>11}{'error':>8}{'single':>8}"
+    for name, title in _QUANTITIES.items():
+        cells = f"{title:<6}"
+        for figure, width in (("mean", 10), ("p95", 11)):
+            cells += f"{seconds(one[name]['measured'][figure]):>{width}}{seconds(one[name]['predicted'][figure]):>11}"
+            cells += f"{one[name]['error'][figure]:>+8.1%}"
+        yield f"{cells}{one[name]['median_abs_error']:>8.1%}"
+    yield "single: median error of single requests, either way"
+
+
+def _tables(tables: list[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"{'tables':<14}{'rows':>6}{'predicted':>11}{'TPOT gm':>10}{'TTFT gm':>10}{'tokens/s gm':>13}"
+    for one in tables:
+        cells = f"{one['load']:<14}{one['rows']:>6}{one['predicted']:>11}"
+        for name, width in (("tpot_s", 10), ("ttft_s", 10), ("throughput_tok_s", 13)):
+            cells += f"{'-' if one[name] is None else format(one[name]['gm'], '.3f'):>{width}}"
+        yield cells
+    yield "as of the last bench/request_figures.py; docs/accuracy_requests.md has them by version"

@@ -1,0 +1,54 @@
+"""The JSON object of a plan over requests. Keys are only ever added; a number that does not exist is null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_perf.report.inference_json import SCHEMA_VERSION, finite
+from llm_perf.report.simulate_json import interval_object, summary_object
+from llm_perf.report.start_command import start_command
+from llm_perf.search.service import ServiceCandidate, ServicePlan
+
+__all__ = ["service_object"]
+
+
+def service_object(answer: ServicePlan) -> dict[str, Any]:
+    """Everything about a plan as plain JSON types. ``inputs`` of a candidate can be fed to ``llm-perf simulate``."""
+    best = [_candidate(answer, one) for one in answer.best]
+    if best:
+        found = answer.best[0].simulation
+        best[0]["interval"] = None if found.interval is None else interval_object(found.interval)
+        best[0]["no_interval"] = found.no_interval
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "question": answer.question.model_dump(),
+        "best": best,
+        "nearest": None if answer.nearest is None else _candidate(answer, answer.nearest),
+        "evaluated": answer.evaluated,
+        "simulated": answer.simulated,
+        "too_large": answer.too_large,
+        "unpriced": list(answer.unpriced),
+        "unrated": list(answer.unrated),
+        "refused": answer.refused,
+        "seconds": answer.seconds,
+    }
+    return finite(whole)  # type: ignore[no-any-return]
+
+
+def _candidate(answer: ServicePlan, one: ServiceCandidate) -> dict[str, Any]:
+    """One deployment: its inputs, what its requests meet, and the share of each limit that it uses."""
+    return {
+        "inputs": one.simulation.inputs,
+        "engines": one.engines,
+        "gpu": one.simulation.scenario.gpu.name,
+        **one.values,
+        "num_gpus": one.num_gpus,
+        "load": one.load,
+        "running_per_engine": one.running,
+        "ttft_s": one.simulation.summary.ttft_s.mean,
+        "tpot_s": one.simulation.summary.tpot_s.mean,
+        "simulated": summary_object(one.simulation.summary),
+        "meets_targets": one.meets,
+        "share_of_targets": {t.written: t.used(one.figure(t)) for t in answer.question.targets},
+        "start_command": start_command(one.inputs),
+    }

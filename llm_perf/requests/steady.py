@@ -1,0 +1,251 @@
+"""The steady state of an engine: what it settles at under a rate of arrivals or a number of requests in flight.
+
+A fixed point instead of a simulation. Between two steps so many requests end as the decoding ones have tokens left on
+average, and as many are read in the next step. A request's tokens come a step apart, each of which reads what others ask;
+Little's law closes the loop. All of it works on arrays: a search asks for tens of thousands of configurations at once.
+
+What it does not know: requests that came at the same time and stay together, queues that build up by chance where the
+engine is nearly full, and the prefix cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llm_perf.config.scenario import Scenario
+from llm_perf.errors import SpecError
+from llm_perf.requests.limits import Limits
+from llm_perf.requests.simulate import of_lengths, rules_of, step_times
+from llm_perf.requests.workload import Floats
+from llm_perf.systems.scheduling import SchedulerRules
+
+_ROUNDS = 9
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """The steady state of each configuration.
+
+    Attributes:
+        ttft_s: From arrival to the first token; infinite where arrivals are more than the engine can serve.
+        tpot_s: Between two tokens of a request.
+        e2e_s: From arrival to the last token.
+        requests_per_s, output_tokens_per_s: What one replica serves.
+        batch: Decoding sequences on average.
+        kv_tokens: Tokens of cache in use on average.
+        saturated: Whether arrivals are more than it can serve; the queue then grows by the difference.
+        roof_requests_per_s: What no order of arrivals exceeds.
+    """
+
+    ttft_s: Floats
+    tpot_s: Floats
+    e2e_s: Floats
+    requests_per_s: Floats
+    output_tokens_per_s: Floats
+    batch: Floats
+    kv_tokens: Floats
+    saturated: np.ndarray
+    roof_requests_per_s: Floats
+
+
+class SteadyState:
+    """The closed form of one deployment, whose tables are built once.
+
+    Args:
+        deployment: The question of one replica; its batch and lengths mean nothing here.
+        longest: The longest prompt and output together that will be asked for.
+        scheduler: One of the engine's policies by name; its default if None.
+    """
+
+    def __init__(self, deployment: Scenario, longest: int, scheduler: str | None = None) -> None:
+        self.rules: SchedulerRules = rules_of(deployment, scheduler)
+        if self.rules.batch == "static":
+            raise SpecError(
+                f"system {deployment.system} runs batches from beginning to end: they have no steady state"
+            )
+        half = max(longest // 2, 1)
+        self.limits = Limits.of(of_lengths(deployment, half, half), self.rules, longest)
+        self.times = step_times(deployment, self.limits)
+
+    def at(
+        self,
+        prompt_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        rate: ArrayLike | None = None,
+        concurrency: ArrayLike | None = None,
+        context: ArrayLike | None = None,
+    ) -> Steady:
+        """The steady state under ``rate`` requests per second, or with ``concurrency`` in flight; one of the two.
+
+        Args:
+            prompt_tokens: Mean of the prompts.
+            output_tokens: Mean of the outputs.
+            rate: Arrivals per second at this replica, at random (Poisson).
+            concurrency: Requests in flight; the next arrives when one ends.
+            context: Mean context of a decoding sequence; that of equal requests if None. Where lengths differ, long outputs
+                are there longer, so it is more than that of the mean request.
+
+        Raises:
+            SpecError: neither or both of rate and concurrency.
+        """
+        if (rate is None) == (concurrency is None):
+            raise SpecError("the steady state is that of a rate or of a concurrency: give one of the two")
+        asked = np.asarray(rate if concurrency is None else concurrency, float)
+        prompt, output, asked = np.broadcast_arrays(
+            np.asarray(prompt_tokens, float), np.asarray(output_tokens, float), asked
+        )
+        middle = prompt + output / 2 if context is None else np.broadcast_to(context, prompt.shape)
+        shape = prompt.shape
+        load = _Loop(self, *(np.atleast_1d(one).astype(float) for one in (prompt, output, middle)))
+        found = load.open(np.atleast_1d(asked)) if concurrency is None else load.closed(np.atleast_1d(asked))
+        return Steady(*(one.reshape(shape) for one in found))
+
+    def of_pools(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """Requests per second of a replica that reads prompts alone, and of one that generates alone, at the most."""
+        lengths = (np.array([prompt_tokens]), np.array([output_tokens]))
+        loop = _Loop(self, *lengths, lengths[0] + lengths[1] / 2)
+        return loop.read_alone(), loop.written_alone()
+
+
+def _root(missing: Callable[[Floats], Floats], most: Floats) -> Floats:
+    """Where a function that falls from above zero at 0 crosses it, at most ``most``: regula falsi (Illinois) on arrays."""
+    low, high = np.zeros_like(most), most
+    at_low, at_high = missing(low), missing(high)
+    guess = low
+    for _ in range(_ROUNDS):
+        # Nothing missing at the low end, or something still at the high one: that end is the answer.
+        across = at_low - at_high
+        guess = low + (high - low) * np.clip(at_low / np.where(across > 0, across, 1.0), 0.0, 1.0)
+        at_guess = missing(guess)
+        more = at_guess > 0
+        low, high = np.where(more, guess, low), np.where(more, high, guess)
+        at_low, at_high = np.where(more, at_guess, at_low / 2), np.where(more, at_high / 2, at_guess)
+    return guess
+
+
+class _Loop:
+    """The steady state of arrays of lengths; ``others`` are the decoding sequences that a decoding one sees beside it."""
+
+    def __init__(self, state: SteadyState, prompt: Floats, output: Floats, context: Floats) -> None:
+        self.times, self.limits, self.rules = state.times, state.limits, state.rules
+        self.prompt, self.output, self.context = prompt, output, context
+        self.gaps = np.maximum(output - 1.0, 0.0)
+        limits = self.limits
+        held = prompt + (output if self.rules.admits == "whole" else output / 2)
+        held = np.ceil(held / limits.block_tokens) * limits.block_tokens
+        fits = np.floor(limits.kv_tokens / held)
+        self.most = np.clip(np.minimum(limits.max_sequences, fits), 1.0, None)
+        self.held = held
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def _reading(self, others: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Seconds of a decode step with one sequence more, of one beside which prompts are read, and what these add.
+
+        What they add is of the first prompt of a step more than of each, and of each.
+        """
+        beside = self.rules.prompts == "beside decodes"
+        seen = np.minimum(others + 1.0, self.limits.max_sequences)
+        plain = self.times.mean_decode_s(seen, self.context)
+        batch = others if beside else np.zeros_like(others)
+        room = np.maximum(self.limits.step_tokens - batch * self.times.queries, 1.0)
+        chunks = np.ceil(self.prompt / room)
+        new = self.prompt / chunks
+        before = (chunks - 1.0) / 2 * new
+        alone = self.times.mean_mixed_s(np.ones_like(others), new, before, batch, self.context)
+        fits = np.minimum(2.0, room / new)
+        several = self.times.mean_mixed_s(fits, new, before, batch, self.context)
+        if beside:
+            step = self.times.tokens_per_step * self.times.mean_decode_s(
+                np.maximum(others, 1.0), self.context
+            )
+            base = np.where(others > 0, step, 0.0)
+        else:
+            base = np.zeros_like(plain)
+        first = alone - base
+        # Where no second prompt fits, each takes a step of its own.
+        each = np.where(fits > 1.0, (several - alone) / np.maximum(fits - 1.0, _LEAST), first)
+        each = np.minimum(each, first)
+        return plain, base, (first - each) * chunks, each * chunks
+
+    def _step(self, others: Floats) -> tuple[Floats, Floats]:
+        """(mean seconds between two tokens, seconds from arrival to the first token)."""
+        plain, base, first, each = self._reading(others)
+        arrivals = others / np.maximum(self.gaps, _LEAST)
+        some = -np.expm1(-arrivals)
+        mean = plain + some * first + arrivals * each
+        reading = plain + first + each * np.maximum(arrivals / np.maximum(some, _LEAST), 1.0)
+        # A request arrives within a step, the longer the likelier.
+        square = (1 - some) * plain**2 + some * reading**2
+        left = square / (2 * mean)
+        together = arrivals * np.minimum(2 * left / mean, 1.0)
+        own = base + first + each * (1.0 + together)
+        return mean, self.times.frontend_s + np.minimum(others, 1.0) * left + own
+
+    # -- the loop closed -----------------------------------------------------------------------------------------
+
+    def open(self, rate: Floats) -> tuple[np.ndarray, ...]:
+        """Arrivals at a rate, whatever is served."""
+        most = self._served(self.most)
+        saturated = rate >= most
+        found = _root(lambda others: rate * self.gaps * self._step(others)[0] - others, self.most)
+        others = np.where(saturated, self.most - 1.0, found)
+        mean, first = self._step(others)
+        first = np.where(saturated, np.inf, first)
+        return self._found(mean, first, np.where(saturated, most, rate), saturated)
+
+    def closed(self, concurrency: Floats) -> tuple[np.ndarray, ...]:
+        """So many requests in flight; those beyond what runs at once wait."""
+        running = np.minimum(concurrency, self.most)
+
+        def missing(others: Floats) -> Floats:
+            mean, first = self._step(others)
+            decoding = self.gaps * mean
+            return np.asarray((running - 1.0) * decoding / (first + decoding) - others)
+
+        mean, first = self._step(_root(missing, np.maximum(running - 1.0, 0.0)))
+        served = running / (first + self.gaps * mean)
+        waits = concurrency / served - running / served
+        return self._found(mean, first + waits, served, concurrency > self.most)
+
+    def _served(self, running: Floats) -> Floats:
+        """Requests per second with so many running all the time: each is there for its prompt's step and its tokens'."""
+        others = np.maximum(running - 1.0, 0.0)
+        _, base, first, each = self._reading(others)
+        mean, _ = self._step(others)
+        return np.asarray(running / (base + first + each + self.gaps * mean))
+
+    def _roof(self) -> Floats:
+        """What no order of arrivals exceeds: prompts that share steps perfectly, and every slot always taken."""
+        others = np.maximum(self.most - 1.0, 0.0)
+        plain, _, _, each = self._reading(others)
+        arrivals = others / np.maximum(self.gaps, _LEAST)
+        return np.asarray(self.most / (each + self.gaps * (plain + arrivals * each)))
+
+    def read_alone(self) -> float:
+        """Prompts per second of full steps that hold nothing else."""
+        _, _, _, each = self._reading(np.zeros_like(self.prompt))
+        return float(1.0 / each[0])
+
+    def written_alone(self) -> float:
+        """Sequences per second of decode steps that nothing interrupts."""
+        if self.gaps[0] <= 0:
+            return math.inf
+        return float(self.most[0] / (self.gaps[0] * self.times.mean_decode_s(self.most, self.context)[0]))
+
+    def _found(
+        self, mean: Floats, first: Floats, served: Floats, saturated: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        batch = served * self.gaps * mean
+        whole = first + self.gaps * mean
+        return (
+            first, mean, whole, served, served * self.output, batch, np.minimum(batch * self.held, self.limits.kv_tokens),
+            saturated, np.maximum(self._roof(), served),
+        )  # fmt: skip

@@ -1,0 +1,120 @@
+"""A model divided between GPU and CPU as people ask about it on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+SMALL_CARD = ("--gpu", "rtx-4060-ti-8gb", "--host", "ryzen-9-7950x")
+
+
+def answer(llm_perf: Any, *arguments: str) -> dict[str, Any]:
+    result = llm_perf(*arguments, "--json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+@pytest.mark.parametrize("name", ["none", "cpu"])
+def test_the_cpu_alone(llm_perf: Any, name: str) -> None:
+    found = answer(
+        llm_perf,
+        "infer",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        name,
+        "--host",
+        "ryzen-9-7950x",
+        "--weight-format",
+        "q4_k_m",
+    )
+    assert found["placement"]["weights"] == {"gpu": 0.0, "cpu": 1.0, "nvme": 0.0}
+    # bandwidth over weights is the bound that everybody knows: 83 GB/s over 4.6 GB.
+    assert 9 < found["decode"]["throughput_tokens_per_s"] < 83.2 / 4.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--gpu", "none"), "name its CPU with --host"),
+        (("--gpu", "none", "--host", "dgx-2", "--system", "vllm"), "system vllm needs a GPU"),
+        (("--gpu", "none", "--host", "a6000-workstation"), "cores of host a6000-workstation are not known"),
+        (("--gpu", "none", "--host", "ryzen-9-7950x", "--n-gpu-layers", "4"), "needs a GPU"),
+        ((*SMALL_CARD, "--system", "llama_cpp", "--n-cpu-moe", "4"), "is dense: give --n-gpu-layers"),
+        ((*SMALL_CARD, "--system", "llama_cpp", "--cpu-offload"), "give --n-gpu-layers or --n-cpu-moe"),
+        ((*SMALL_CARD, "--system", "llama_cpp", "--split-mode", "row"), "possible: layer"),
+        ((*SMALL_CARD, "--system", "ktransformers"), "has none: use --system llama_cpp"),
+        ((*SMALL_CARD, "--system", "tensorrt_llm", "--cpu-offload-gb", "4"), "systems that do: vllm, sglang"),
+        ((*SMALL_CARD, "--system", "vllm", "--n-gpu-layers", "4"), "does not know --n-gpu-layers"),
+        ((*SMALL_CARD, "--system", "llama_cpp", "--n-gpu-layers", "many"), "n_gpu_layers"),
+        (("--gpu", "rtx-4090 + rtx-3090"), "GPUs of several kinds in one machine are not modelled yet"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_2(llm_perf: Any, arguments: tuple[str, ...], said: str) -> None:
+    result = llm_perf("infer", "--model", "llama-3.1-8b", *arguments)
+    assert result.code == 2
+    assert said in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_commands_that_need_a_gpu_say_so(llm_perf: Any, command: str) -> None:
+    result = llm_perf(command, "--model", "llama-3.1-8b", "--gpu", "none")
+    assert result.code == 2
+    assert "Traceback" not in result.err
+
+
+def test_the_division_is_named_first_where_a_model_does_not_fit(llm_perf: Any) -> None:
+    result = llm_perf("infer", "--model", "qwen3-30b-a3b", *SMALL_CARD, "--json")
+    assert result.code == 3
+    first = json.loads(result.out)["suggestions"][0]
+    assert first["inputs"]["system"] == "llama_cpp"
+    assert first["inputs"]["n_cpu_moe"] > 0
+    assert first["tokens_per_s"] > 5
+    flags = first["change"].split()
+    again = answer(llm_perf, "infer", "--model", "qwen3-30b-a3b", *SMALL_CARD, *flags)
+    assert again["feasible"]
+    assert again["decode"]["throughput_tokens_per_s"] == pytest.approx(first["tokens_per_s"], rel=0.01)
+
+
+@pytest.mark.parametrize("objective", ["decode", "ttft", "mixed"])
+def test_policy_finds_a_division_that_infer_repeats(llm_perf: Any, objective: str) -> None:
+    question = (
+        "--model",
+        "gpt-oss-120b",
+        "--gpu",
+        "rtx-3090",
+        "--host",
+        "core-i9-14900k",
+        "--context",
+        "32768",
+    )
+    found = answer(llm_perf, "policy", "--system", "llama_cpp", "--objective", objective, *question)
+    assert found["policy"]["n_cpu_moe"] > 10
+    assert "--n-cpu-moe" in found["start_command"]
+    assert "-c 32768" in found["start_command"]
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in found["policy"].items()]
+    again = answer(llm_perf, "infer", *question[:-2], *words)
+    assert again["total"]["latency_s"] == pytest.approx(found["latency_s"], rel=1e-9)
+    best = min(point["tpot_s"] for point in found["front"])
+    if objective == "decode":
+        assert again["decode"]["latency_per_token_s"] <= best * 1.011
+
+
+def test_policy_of_all_dividing_systems(llm_perf: Any) -> None:
+    found = answer(llm_perf, "policy", "--model", "qwen3-30b-a3b", *SMALL_CARD, "--system", "auto")
+    assert found["policy"]["system"] in ("llama_cpp", "ktransformers")
+    assert found["start_command"]
+    dense = answer(llm_perf, "policy", "--model", "llama-3.1-8b", *SMALL_CARD, "--system", "auto")
+    assert dense["policy"]["system"] == "llama_cpp"
+
+
+def test_an_objective_of_other_searches_is_refused(llm_perf: Any) -> None:
+    result = llm_perf(
+        "policy", "--model", "qwen3-30b-a3b", *SMALL_CARD, "--system", "llama_cpp", "--objective", "cost"
+    )
+    assert result.code == 2
+    assert "decode, ttft or mixed" in result.err

@@ -1,0 +1,179 @@
+"""`llm-perf simulate` as its user meets it: the answer, the JSON object, files, plots, sweeps, exit codes, bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BASE = ("simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb")
+SMALL = (*BASE, "--num-requests", "60", "--gen-len", "20")
+KEYS = {
+    "schema_version", "inputs", "requests", "ttft_s", "tpot_s", "itl_s", "e2e_s", "throughput", "engine", "interval", "cost",
+    "energy", "capacity", "warnings",
+}  # fmt: skip
+FIGURES = {"mean", "p50", "p90", "p95", "p99"}
+
+
+def test_the_report_answers_first_at_80_columns(llm_perf, folder):
+    outcome = llm_perf(*SMALL, "--rate", "10")
+    assert outcome.code == 0
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert outcome.out.index("The engine keeps up") < outcome.out.index("TTFT")
+    assert "60 requests, 10 per second (Poisson), prompt 512, generate 20; seed 0" in outcome.out
+    assert "90% interval" in outcome.out
+
+
+def test_json_has_the_contract_and_its_inputs_replay(llm_perf, folder):
+    outcome = llm_perf(*SMALL, "--rate", "10", "--json")
+    assert outcome.err == ""
+    found = outcome.json
+    assert set(found) >= KEYS
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        assert set(found[name]) == FIGURES
+    assert set(found["throughput"]) == {"output_tokens_per_s", "total_tokens_per_s", "requests_per_s"}
+    assert set(found["engine"]) >= {"steps", "mean_batch", "kv_utilization", "prefix_hit_rate"}
+    assert found["requests"] == {"completed": 60, "rejected": 0, "preempted": 0, "running": 0}
+    Path("again.json").write_text(outcome.out)
+    again = llm_perf("simulate", "--config", "again.json", "--json")
+    assert again.out == outcome.out
+
+
+def test_a_rate_above_capacity_is_exit_3_and_says_how_fast_the_queue_grows(llm_perf, folder):
+    asked = (*SMALL, "--rate", "1000")
+    outcome = llm_perf(*asked)
+    assert outcome.code == 3
+    assert "does not keep up" in outcome.out
+    assert "grows without bound" in " ".join(outcome.out.split())
+    found = llm_perf(*asked, "--json").json["capacity"]
+    assert found["keeps_up"] is False
+    assert found["queue_grows_per_s"] == pytest.approx(1000 - found["requests_per_s"])
+    assert "or more" in " ".join(outcome.out.split())  # no upper end of what grows without bound
+
+
+def test_a_closed_loop_of_one_is_infer(llm_perf, folder):
+    found = llm_perf(*BASE, "--concurrency", "1", "--num-requests", "3", "--gen-len", "40", "--json").json
+    alone = llm_perf("infer", *BASE[1:], "--system", "vllm", "--gen-len", "40", "--json").json
+    assert found["tpot_s"]["mean"] == pytest.approx(alone["tpot_s"], rel=1e-3)
+    assert found["ttft_s"]["mean"] == pytest.approx(alone["ttft_s"], rel=0.02)
+    assert found["idle"]["tpot_s"] == pytest.approx(alone["tpot_s"], rel=1e-9)
+    assert found["capacity"]["keeps_up"] is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_trace_and_the_timeline_hold_what_the_json_says(llm_perf, folder, kind):
+    asked = (*SMALL, "--rate", "10", "--trace-out", f"t.{kind}", "--timeline", f"s.{kind}", "--json")
+    found = llm_perf(*asked).json
+    read = (lambda name: list(csv.DictReader(Path(name).read_text().splitlines()))) if kind == "csv" else (
+        lambda name: [json.loads(line) for line in Path(name).read_text().splitlines()]
+    )  # fmt: skip
+    requests, steps = read(f"t.{kind}"), read(f"s.{kind}")
+    ttft = [float(row["ttft_s"]) for row in requests]
+    assert np.mean(ttft) == pytest.approx(found["ttft_s"]["mean"], rel=1e-6)
+    assert np.percentile(ttft, 95) == pytest.approx(found["ttft_s"]["p95"], rel=1e-6)
+    assert sum(int(row["count"]) for row in steps) == found["engine"]["steps"]
+    # What was written is a file of requests: the same ones arrive again.
+    again = llm_perf(*BASE, "--requests", f"t.{kind}", "--json").json
+    assert again["ttft_s"]["mean"] == pytest.approx(found["ttft_s"]["mean"], rel=1e-4)
+    assert any("not read" in warning for warning in again["warnings"])
+
+
+def test_the_same_seed_writes_the_same_bytes(llm_perf, folder):
+    varied = ("--prompt-len", "uniform:10:900", "--rate", "15", "--burstiness", "0.5")
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        assert llm_perf(*SMALL, *varied, "--seed", str(seed), "--trace-out", f"{name}.csv").code == 0
+    same, other, third = (Path(f"{name}.csv").read_bytes() for name in "abc")
+    assert same == other
+    assert same != third
+
+
+def test_rates_are_swept_to_the_knee(llm_perf, folder):
+    outcome = llm_perf(*SMALL, "--rate", "10:100000:x10")
+    assert outcome.code == 0
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    found = llm_perf(*SMALL, "--rate", "10:100000:x10", "--json").json
+    capacities = [one["capacity"] for one in found["rates"]]
+    # The first rate beyond the knee is shown, those after it are not simulated.
+    assert [one["keeps_up"] for one in capacities] == [True] * (len(capacities) - 1) + [False]
+    assert found["knee_requests_per_s"] == capacities[-2]["offered_requests_per_s"]
+    nothing = llm_perf(*SMALL, "--rate", "5000,9000")
+    assert nothing.code == 3
+    assert "None of these rates" in nothing.out
+
+
+def test_replicas_share_the_requests(llm_perf, folder):
+    one, two = (
+        llm_perf(*SMALL, "--rate", "80", "--replicas", str(count), "--routing", "least-loaded", "--json").json
+        for count in (1, 2)
+    )
+    assert two["num_gpus"] == 2 * one["num_gpus"]
+    assert two["tpot_s"]["mean"] < one["tpot_s"]["mean"]
+    assert two["capacity"]["requests_per_s"] == pytest.approx(2 * one["capacity"]["requests_per_s"], rel=0.1)
+
+
+def test_a_shared_prefix_is_found_in_the_cache(llm_perf, folder):
+    asked = ("--rate", "10", "--prompt-len", "16", "--json")
+    with_prefix = llm_perf(*SMALL, *asked, "--prefix-len", "1024").json
+    assert with_prefix["engine"]["prefix_hit_rate"] > 0.8
+    assert llm_perf(*SMALL, *asked).json["engine"]["prefix_hit_rate"] == 0
+
+
+def test_requests_that_are_too_long_are_rejected_and_counted(llm_perf, folder):
+    rows = "arrival_s,prompt_tokens,output_tokens\n0,100,5\n1,5000000,5\n"
+    Path("r.csv").write_text(rows)
+    outcome = llm_perf(*BASE, "--requests", "r.csv")
+    assert outcome.code == 0
+    assert "1 of 2 requests were rejected" in " ".join(outcome.out.split())
+    Path("r.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,5000000,5\n")
+    none = llm_perf(*BASE, "--requests", "r.csv", "--json")
+    assert none.code == 3
+    assert none.json["requests"]["rejected"] == 1
+    assert none.json["ttft_s"]["mean"] is None
+    assert none.json["cost"] is None
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("rate", ["10", "10,20"])
+def test_plots(llm_perf, folder, ending, rate):
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    assert llm_perf(*SMALL, "--rate", rate, "--plot", f"p.{ending}").code == 0
+    assert Path(f"p.{ending}").read_bytes().startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((), "say when requests are sent"),
+        (("--rate", "0"), "--rate '0'"),
+        (("--rate", "fast"), "--rate"),
+        (("--rate", "1:2"), "--rate"),
+        (("--rate", "5:1:1"), "--rate"),
+        (("--rate", "1:1000:1"), "at most 200"),
+        (("--rate", "1", "--concurrency", "2"), "exclude each other"),
+        (("--rate", "1", "--batch-size", "4"), "--batch-size is of one batch"),
+        (("--rate", "1", "--prefix-hit-rate", "0.5"), "--prefix-hit-rate is of one batch"),
+        (("--rate", "1", "--prompt-len", "0"), "--prompt-len"),
+        (("--rate", "1", "--routing", "random"), "routing"),
+        (("--rate", "1", "--system", "flexgen"), "no scheduler"),
+        (("--rate", "1", "--warm-up", "60"), "--warm-up"),
+        (("--rate", "1", "--trace-out", "x.txt"), "--trace-out"),
+        (("--rate", "1,2", "--timeline", "x.csv"), "--timeline"),
+        (("--rate", "1", "--plot", "x.pdf"), "--plot"),
+        (("--rate", "1", "--gpu", "l4"), "one --gpu"),
+        (("--rate", "1", "--num-requests", "100000000000"), "num_requests"),
+        (("--requests", "nowhere.csv"), "nowhere.csv"),
+        (("--config", "nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_bad_input_is_one_line(llm_perf, folder, asked, said):
+    assert said in llm_perf(*SMALL, *asked).error
+    assert list(Path().iterdir()) == []
+
+
+def test_what_does_not_fit_is_exit_3(llm_perf, folder):
+    outcome = llm_perf("simulate", "--model", "llama-3.1-70b", "--gpu", "l4", "--rate", "1")
+    assert outcome.code == 3
+    assert "Traceback" not in outcome.err

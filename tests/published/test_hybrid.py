@@ -1,0 +1,174 @@
+"""Published runs on a GPU and a CPU that computes: how many are answered, how far off, and questions that people asked."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibrate.hybrid_rows import kind_of, load_cases, load_rows, log_ratio
+from calibrate.stated_hybrid import hybrid_cells, hybrid_run
+from llm_perf.analysis.inference import InferenceResult, predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import LLMPerfError
+from llm_perf.search.policy import PolicyQuestion, search_policy
+
+LEFT_OUT = Path(__file__).parents[2] / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
+
+
+@pytest.fixture(scope="module")
+def ratios() -> list[tuple[Any, float]]:
+    return [(case, log_ratio(case)) for case in load_cases() if case.kind != "moved"]
+
+
+def gm(values: list[float]) -> float:
+    return math.exp(float(np.mean(np.abs(values))))
+
+
+def test_nine_of_ten_rows_are_answered_and_the_others_say_why() -> None:
+    reasons: Counter[str] = Counter()
+    for row in load_rows():
+        try:
+            hybrid_run(hybrid_cells(row))
+        except LLMPerfError as error:
+            reasons[str(error).partition(":")[0].split()[0]] += 1
+    assert sum(reasons.values()) <= 0.1 * len(load_rows())
+    assert set(reasons) <= {"system", "host", "model", "gguf_type", "experts_on_cpu", "unknown"}
+
+
+def test_rates_are_as_near_as_the_page_says(ratios: list[tuple[Any, float]]) -> None:
+    assert gm([value for case, value in ratios if case.phase == "decode"]) < 1.25
+    assert gm([value for case, value in ratios if case.phase == "prefill"]) < 1.45
+    for kind, limit in (("cpu", 1.25), ("cpu and gpu", 1.3), ("shared memory", 1.25)):
+        assert gm([v for case, v in ratios if case.phase == "decode" and case.kind == kind]) < limit, kind
+
+
+def test_refits_without_a_host_are_of_todays_constants(ratios: list[tuple[Any, float]]) -> None:
+    """Else `bench/hybrid_figures.py` must run again."""
+    lines = list(csv.DictReader(gzip.decompress(LEFT_OUT.read_bytes()).decode().splitlines()))
+    assert len(lines) == len(ratios)
+    for line, (case, value) in zip(lines, ratios, strict=True):
+        assert (line["row_id"], line["phase"]) == (case.row_id, case.phase)
+        assert float(line["shipped"]) == pytest.approx(value, abs=2e-3)
+    for phase, limit in (("decode", 1.35), ("prefill", 1.50)):
+        assert gm([float(line["left_out"]) for line in lines if line["phase"] == phase]) < limit
+
+
+def test_intervals_hold_what_was_measured(ratios: list[tuple[Any, float]]) -> None:
+    lines = list(csv.DictReader(gzip.decompress(LEFT_OUT.read_bytes()).decode().splitlines()))
+    held: Counter[tuple[str, bool]] = Counter()
+    for line, (case, _) in zip(lines, ratios, strict=True):
+        if case.kind not in ("cpu", "cpu and gpu"):
+            continue
+        interval = predict_inference(case.run.scenario).interval
+        assert interval is not None
+        ends = interval.prefill_s if case.phase == "prefill" else interval.decode_s
+        assert ends is not None
+        width = math.log(ends[1] / ends[0]) / 2
+        held[case.phase, abs(float(line["left_out"])) <= width] += 1
+    for phase in ("prefill", "decode"):
+        share = held[phase, True] / (held[phase, True] + held[phase, False])
+        assert 0.85 <= share <= 0.95
+
+
+def test_kinds_are_told_apart() -> None:
+    kinds = Counter(kind_of(case.run.scenario) for case in load_cases())
+    assert set(kinds) == {"cpu", "cpu and gpu", "shared memory", "moved", "gpu"} - ({"gpu"} - set(kinds))
+    assert min(kinds[kind] for kind in ("cpu", "cpu and gpu", "shared memory")) > 100
+
+
+# -- questions of 2025 and 2026, as a person would ask them -----------------------------------------------------
+
+DESKTOP = {"host": "ryzen-9-7950x", "host_bandwidth": 60}
+QUESTIONS: list[tuple[dict[str, Any], float | None, float | None]] = [
+    # gpt-oss-120b on a 3090, all experts on the CPU (ggml-org/llama.cpp#15157)
+    ({"model": "gpt-oss-120b", "gpu": "rtx-3090", "host": "core-i9-14900k", "n_cpu_moe": "all", "prompt_len": 3440,
+      "gen_len": 98, "ubatch_size": 512}, 134.4, 25.6),
+    # Qwen3-30B-A3B in 4 bits on a 4080, experts of all layers on the CPU (ik_llama.cpp)
+    ({"model": "qwen3-30b-a3b", "gpu": "rtx-4080", **DESKTOP, "n_cpu_moe": "all", "weight_format": "iq4_k",
+      "system": "ik_llama.cpp", "prompt_len": 2048, "ubatch_size": 2048}, None, 34.3),
+    # Qwen3-30B on a CPU alone
+    ({"model": "qwen3-30b-a3b", "gpu": "none", **DESKTOP, "weight_format": "q4_k_m"}, 210.0, 27.2),
+    # DeepSeek-R1 on one socket of a server
+    ({"model": "deepseek-r1", "gpu": "none", "host": "xeon-6980p", "threads": 64, "weight_format": "q4_k_m",
+      "system": "ik_llama.cpp"}, 93.0, 10.0),
+    # DeepSeek-V3 in 4 bits with ktransformers on a 4090 and two sockets
+    ({"model": "deepseek-v3", "gpu": "rtx-4090d", "host": "2x xeon-gold-6454s", "weight_format": "q4_k_m",
+      "system": "ktransformers@0.2", "prompt_len": 500}, 83.0, 12.2),
+    # Qwen3.5-35B-A3B on a 5080: all experts away, and those of 24 of 40 layers
+    ({"model": "qwen3.5-35b-a3b", "gpu": "rtx-5080", "host": "ryzen-9-9950x", "host_bandwidth": 70, "n_cpu_moe": "all",
+      "weight_format": "q4_k_m"}, None, 51.0),
+    ({"model": "qwen3.5-35b-a3b", "gpu": "rtx-5080", "host": "ryzen-9-9950x", "host_bandwidth": 70, "n_cpu_moe": 24,
+      "weight_format": "q4_k_m"}, None, 69.6),
+    # Mixtral in 16 bits on an A5000, tokens per second
+    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "moe_infinity"}, None, 1 / 0.735),
+    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "accelerate@0.20"}, None, 1 / 6.63),
+    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "vllm", "cpu_offload_gb": 68}, None,
+     1 / 2.14),
+    # gpt-oss-120b on a Strix Halo with 128 GB
+    ({"model": "gpt-oss-120b", "gpu": "strix-halo"}, None, 52.0),
+]  # fmt: skip
+
+
+def asked(inputs: dict[str, Any]) -> InferenceResult:
+    usual = {"system": "llama_cpp", "prompt_len": 512, "gen_len": 128} | inputs
+    return predict_inference(build_scenario(InferenceInputs(**usual)))
+
+
+@pytest.mark.parametrize(("inputs", "prompt", "decode"), QUESTIONS)
+def test_questions_that_people_asked(
+    inputs: dict[str, Any], prompt: float | None, decode: float | None
+) -> None:
+    result = asked(inputs)
+    assert result.tpot_s is not None
+    for predicted, measured in (
+        (result.measures.prefill_throughput_tokens_per_s, prompt),
+        (1 / result.tpot_s, decode),
+    ):
+        if measured is not None:
+            assert 1 / 1.4 < predicted / measured < 1.4
+
+
+def test_one_bandwidth_gives_all_splits_of_a_dense_model() -> None:
+    """Qwen2.5-Coder-14B with -ngl 0 to all of 48 layers on a 16 GB card; the host is not named, its bandwidth from -ngl 0."""
+    measured = {0: 2.89, 8: 3.58, 16: 4.24, 24: 5.61, 32: 7.26, 40: 12.5, "all": 43.2}
+    same = {
+        "model": "qwen2.5-coder-14b",
+        "gpu": "rtx-5060-ti-16gb",
+        "host": "desktop-gen4",
+        "weight_format": "q4_k_m",
+    }
+    for layers, rate in measured.items():
+        result = asked({**same, "host_bandwidth": 26.5, "n_gpu_layers": layers})
+        assert result.tpot_s is not None
+        assert 1 / 1.25 < 1 / result.tpot_s / rate < 1.25, layers
+
+
+# -- the division that is found -------------------------------------------------------------------------------
+
+
+def test_the_division_found_is_no_slower_than_what_people_published() -> None:
+    """Of runs of mixtures on ten machines and more, each by its own number of layers whose experts were on the CPU."""
+    seen: set[tuple[str, str, str]] = set()
+    for case in load_cases():
+        scenario = case.run.scenario
+        layers, key = scenario.offload.n_cpu_moe, (scenario.host.name, scenario.gpu.name, scenario.model.name)
+        if not layers or key in seen:  # those with several GPUs are asked about on one
+            continue
+        host, gpu, model = key
+        same = {"model": model, "gpu": gpu, "host": host, "weight_format": "q4_k_m", "gen_len": 128}
+        found = search_policy(PolicyQuestion(**same, system="llama_cpp", objective="decode"))
+        published = asked({**same, "n_cpu_moe": layers})
+        if found.best is None or not published.feasible:
+            continue
+        seen.add(key)
+        assert published.tpot_s is not None
+        assert found.best.tpot_s is not None
+        assert found.best.tpot_s <= published.tpot_s * 1.011, key
+    assert len(seen) >= 10
