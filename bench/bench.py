@@ -145,14 +145,14 @@ random, count = np.random.default_rng(1), int(sys.argv[1])
 state = SteadyState(scenario, 8192)
 lengths = random.integers(16, 4096, count), random.integers(2, 2048, count)
 rate = random.uniform(0.1, 50, count)
-start = time.perf_counter()
+start = time.process_time()
 state.at(*lengths, rate=rate)
-closed_form = count / (time.perf_counter() - start)
+closed_form = count / (time.process_time() - start)
 knee = 4000 / simulate(scenario, Requests.of(np.zeros(4000), 512, 128)).finished_s.max()
 requests = Requests.of(np.cumsum(random.exponential(1 / (0.9 * knee), count)), 512, 128)
-start = time.perf_counter()
+start = time.process_time()
 found = simulate(scenario, requests)
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 assert (found.status == 0).all()
 print(closed_form, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds)
 """
@@ -294,7 +294,7 @@ def planning(rounds: int) -> Figure:
 
 
 def requests(rounds: int) -> list[Figure]:
-    """Requests through an engine on one core, 512 + 128 tokens at 90 % of what it serves; and the closed form beside it."""
+    """Requests through an engine, 512 + 128 tokens at 90 % of what it serves, and the closed form, in seconds of one core."""
     command = [sys.executable, "-c", REQUESTS_CODE, str(REQUESTS)]
     rates, peaks, seconds = [], [], []
     for _ in range(3):
