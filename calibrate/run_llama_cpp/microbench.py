@@ -16,7 +16,7 @@ from calibrate.run.session import check_outputs, plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from calibrate.run_llama_cpp.build import LlamaCpp, required
 from calibrate.run_llama_cpp.fit import profile_of
-from calibrate.run_llama_cpp.probe import ROUNDS, run_probe
+from calibrate.run_llama_cpp.probe import run_probe
 from llm_perf.config import files
 
 DEFAULT_NAME = "llama-cpp-here"
@@ -52,17 +52,11 @@ def microbench_llama_cpp(
 
 
 def probed(
-    programs: LlamaCpp,
-    out: str | None,
-    offload_dir: str,
-    runs_dir: str,
-    say: Callable[[str], object],
-    rounds: int = ROUNDS,
-    after_round: Callable[[int], object] = lambda _: None,
+    programs: LlamaCpp, out: str | None, offload_dir: str, runs_dir: str, say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """The probe and its files; see ``microbench_llama_cpp``, and ``run_probe`` for the last two."""
+    """The probe and its files; see ``microbench_llama_cpp``."""
     record = RunRecord(Path(runs_dir), "llama_cpp-probe")
-    probe = run_probe(programs, offload_dir, say, rounds, after_round)
+    probe = run_probe(programs, offload_dir, say)
     environment = describe_machine(usable_cores(), Path(runs_dir)) | {"llama_cpp": programs.facts}
     record.save(kind="llama_cpp probe", status="measured", environment=environment, probe=probe.as_dict())
     say("fitting")

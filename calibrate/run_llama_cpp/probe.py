@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ DEEP = 384
 """Tokens in the cache where attention is to be seen."""
 REPETITIONS = 3
 ROUNDS = 2
-"""How often all models are run: a shared machine's memory has levels of speed that last for a minute or so."""
+"""How often each file is run."""
 USUAL_SECONDS = 60
 
 _STREAM_BYTES = 256 << 20
@@ -44,7 +44,7 @@ _COMMON = {
 }  # fmt: skip
 _SHAPES: dict[str, dict[str, Any]] = {
     "wide": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 3, "num_attention_heads": 16},
-    "deep": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 12},
+    "deep": {"hidden_size": 1024, "intermediate_size": 2560, "num_hidden_layers": 14, "num_attention_heads": 16},
     "experts": {
         "model_type": "mixtral", "hidden_size": 1024, "intermediate_size": 768, "num_hidden_layers": 6,
         "num_attention_heads": 16, "num_key_value_heads": 16, "num_local_experts": 16, "num_experts_per_tok": 4,
@@ -57,9 +57,6 @@ _PLAN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("experts", "fp16", (0,)),
 )  # fmt: skip
 """Model, format, and how full the cache is when tokens are generated."""
-
-Files = dict[tuple[str, str], Path]
-"""Files of models by name and format."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +126,13 @@ def run_probe(
     programs: LlamaCpp,
     folder: str,
     say: Callable[[str], object],
-    rounds: int = ROUNDS,
-    after_round: Callable[[int], object] = lambda _: None,
 ) -> Probe:
-    """Measure.
+    """Measure; every file right after it was made, since memory that nobody used for a while comes back slower.
 
     Args:
         programs: llama.cpp's.
         folder: In which the models are made, and removed.
         say: Is told what goes on.
-        rounds: How often everything is run; prompts in the first only.
-        after_round: Called with the number of each round when it has ended, for what is to be measured beside it.
 
     Raises:
         LLMPerfError: a model cannot be made, or llama.cpp fails.
@@ -147,18 +140,16 @@ def run_probe(
     start = time.perf_counter()
     found = Probe()
     with tempfile.TemporaryDirectory(prefix="probe-", dir=writable_folder(folder, "--offload-dir")) as made:
-        files = _files(programs, Path(made), say)
         say("reading memory")
         found.stream = stream_rates(thread_counts())
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            runs = _round(programs, files, prompts=number == 0, mapped=is_mapped(number))
-            found.runs = (
-                [one.with_more(other) for one, other in zip(found.runs, runs, strict=True)]
-                if found.runs
-                else runs
-            )
-            after_round(number)
+        for name, weights, path in _files(programs, Path(made), say):
+            depths = next(depths for shape, kind, depths in _PLAN if (shape, kind) == (name, weights))
+            say(f"running {name} in {weights}")
+            rounds = [_round(programs, path, name, weights, depths, number) for number in range(ROUNDS)]
+            for run, *others in zip(*rounds, strict=True):
+                for other in others:
+                    run = run.with_more(other)
+                found.runs.append(run)
     found.seconds = time.perf_counter() - start
     return found
 
@@ -177,26 +168,28 @@ def thread_counts() -> list[int]:
     return sorted({1, usable_cores()})
 
 
-def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Files:
-    """Each model in each of its formats."""
-    found: Files = {}
+def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Iterator[tuple[str, str, Path]]:
+    """Each model in each of its formats; a file is there until the next is asked for."""
     for name, weights, _ in _PLAN:
+        wide = folder / f"{name}-fp16.gguf"
         if weights == "fp16":
             say(f"making the model of {name}")
-            found[name, weights] = folder / f"{name}-fp16.gguf"
-            write_random_gguf(from_hf_config(_COMMON | _SHAPES[name], f"probe-{name}"), found[name, weights])
-        else:
-            say(f"quantising {name} to {weights}")
-            found[name, weights] = folder / f"{name}-{weights}.gguf"
-            quantise(programs, found[name, "fp16"], found[name, weights], weights, usable_cores())
-    return found
+            write_random_gguf(from_hf_config(_COMMON | _SHAPES[name], f"probe-{name}"), wide)
+            yield name, weights, wide
+            continue
+        say(f"quantising {name} to {weights}")
+        path = folder / f"{name}-{weights}.gguf"
+        quantise(programs, wide, path, weights, usable_cores())
+        yield name, weights, path
+        path.unlink()
 
 
-def _round(programs: LlamaCpp, files: Files, prompts: bool, mapped: bool) -> list[ProbeRun]:
-    """Every model once with each number of threads."""
+def _round(
+    programs: LlamaCpp, path: Path, name: str, weights: str, depths: Sequence[int], number: int
+) -> list[ProbeRun]:
+    """One model with each number of threads and each filling of the cache."""
     return [
-        _run(programs, files[name, weights], name, weights, threads, depth, prompts, mapped)
-        for name, weights, depths in _PLAN
+        _run(programs, path, name, weights, threads, depth, number == 0, is_mapped(number))
         for threads in thread_counts()
         for depth in depths
     ]

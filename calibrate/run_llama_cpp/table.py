@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ from calibrate.run_llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run_llama_cpp.microbench import probe_lines, probed
 from calibrate.run_llama_cpp.models import SAMPLES, sample
 from calibrate.run_llama_cpp.prediction import predict_llama_cpp
-from calibrate.run_llama_cpp.probe import is_mapped, quiet_s, thread_counts
+from calibrate.run_llama_cpp.probe import ROUNDS, is_mapped, quiet_s, thread_counts
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import LLMPerfError
@@ -38,8 +38,6 @@ from llm_perf.errors import LLMPerfError
 FORMATS = ("fp16", "q8_0", "q4_k_m")
 PROMPT, GENERATED = 128, 24
 REPETITIONS = 3
-ROUNDS = 3
-"""Of probe and runs in turn, so that both meet the machine at its levels of speed."""
 BEFORE, AFTER = 0.20, 0.10
 """What decode may be off by: with the constants that ship, and with a profile of the machine."""
 DEFAULT_FOLDER = "runs/llama_cpp"
@@ -60,19 +58,18 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
     start = time.perf_counter()
     parent = writable_folder(DEFAULT_OFFLOAD_DIR, "--offload-dir")
     with tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as made:
-        runs = _runs(programs, Path(made), say)
-
-        record = RunRecord(folder, "llama_cpp-table")
-
-        def measure(number: int) -> None:
-            for run in runs:
-                run.measure(programs, prompt=number == 0, mapped=is_mapped(number))
-            record.save(kind="llama_cpp table", status="running", runs=[run.as_dict() for run in runs])
-
         out = str(folder / "profile.yaml")
-        probe = probed(programs, out, DEFAULT_OFFLOAD_DIR, str(folder), say, ROUNDS, measure)
-        rows = [_row(run, Path(probe["profile"])) for run in runs]
-        record.save(status="done", rows=rows)
+        probe = probed(programs, out, DEFAULT_OFFLOAD_DIR, str(folder), say)
+        record, runs = RunRecord(folder, "llama_cpp-table"), list[_Run]()
+        for model, weights, path in _files(programs, Path(made), say):
+            for threads in thread_counts():
+                run = _Run(path, model, weights, threads)
+                for number in range(ROUNDS):
+                    run.measure(programs, prompt=number == 0, mapped=is_mapped(number))
+                runs.append(run)
+            record.save(kind="llama_cpp table", status="running", runs=[run.as_dict() for run in runs])
+    rows = [_row(run, Path(probe["profile"])) for run in runs]
+    record.save(status="done", rows=rows)
     return {
         "schema_version": SCHEMA_VERSION,
         "seconds": time.perf_counter() - start,
@@ -121,9 +118,10 @@ class _Run:
             self.others.append(others)
 
 
-def _runs(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> list[_Run]:
-    """Each sample in each format, made, with each number of threads, yet to be run."""
-    found = []
+def _files(
+    programs: LlamaCpp, folder: Path, say: Callable[[str], object]
+) -> Iterator[tuple[ModelConfig, str, Path]]:
+    """Each sample in each format; a file is there until the next is asked for."""
     for name in SAMPLES:
         say(f"making {name}")
         wide = folder / f"{name}-fp16.gguf"
@@ -134,9 +132,10 @@ def _runs(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> lis
                 say(f"quantising {name} to {weights}")
                 path = wide.with_name(f"{name}-{weights}.gguf")
                 quantise(programs, wide, path, weights, usable_cores())
-            model = load_gguf(path).replace(name=name)
-            found += [_Run(path, model, weights, threads) for threads in thread_counts()]
-    return found
+            yield load_gguf(path).replace(name=name), weights, path
+            if path != wide:
+                path.unlink()
+        wide.unlink()
 
 
 def _row(run: _Run, profile: Path) -> dict[str, Any]:
