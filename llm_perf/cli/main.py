@@ -17,11 +17,11 @@ from llm_perf.errors import LLMPerfError
 
 _COMMANDS = {
     "infer": ("llm_perf.cli.infer", "Predict one inference: placement, memory, latency, throughput."),
+    "train": ("llm_perf.cli.train", "Predict training: memory, step time, utilisation, days and cost."),
     "simulate": (
         "llm_perf.cli.simulate",
         "Send requests to an engine: how long each waits, whether it keeps up.",
     ),
-    "train": ("llm_perf.cli.train", "Predict training: memory, step time, utilisation, days and cost."),
     "policy": ("llm_perf.cli.policy", "Search the best placement and batching for offloaded inference."),
     "plan": ("llm_perf.cli.plan", "Find the best machines for a model under targets."),
     "scaling": ("llm_perf.cli.scaling", "Show latency and throughput over batch, prompt and GPUs."),
