@@ -117,6 +117,9 @@ def main():
 if __name__ == "__main__":
     main()
 '''
+SERVICE_PLAN = (
+    "plan", "--model", "llama-3.1-70b", "--rate", "6", "--target", "p95 ttft<1s, p95 tpot<50ms", "--weight-format", "fp8",
+)  # fmt: skip
 PLAN = (
     "plan",
     "--model",
@@ -203,6 +206,7 @@ def main() -> int:
     ):
         figures += large_sweep(system, points, target, figures[1])
     figures.append(planning(arguments.rounds))
+    figures.append(service_planning(arguments.rounds))
     figures += requests(arguments.rounds)
     if arguments.json:
         shown = [asdict(figure) | {"met": figure.met} for figure in figures]
@@ -290,6 +294,20 @@ def planning(rounds: int) -> Figure:
     samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
     return Figure(
         "llm-perf plan over all GPUs", statistics.median(samples), "s", 2.0, True, {"plan_s": samples}
+    )
+
+
+def service_planning(rounds: int) -> Figure:
+    """A plan over all GPUs for requests at a rate, as a process, in seconds."""
+    command = [str(Path(sys.executable).with_name("llm-perf")), *SERVICE_PLAN]
+    samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
+    return Figure(
+        "llm-perf plan over all GPUs for a rate",
+        statistics.median(samples),
+        "s",
+        5.0,
+        True,
+        {"plan_s": samples},
     )
 
 
