@@ -39,4 +39,4 @@ def _tables(tables: list[Mapping[str, Any]]) -> Iterator[str]:
         for name, width in (("tpot_s", 10), ("ttft_s", 10), ("throughput_tok_s", 13)):
             cells += f"{'-' if one[name] is None else format(one[name]['gm'], '.3f'):>{width}}"
         yield cells
-    yield "as of the last bench/request_figures.py; docs/accuracy_requests.md has them by version"
+    yield "simulated when the project was made; docs/accuracy_requests.md has versions"
