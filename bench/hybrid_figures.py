@@ -159,9 +159,11 @@ def store(cases: list[HybridCase], shipped: np.ndarray, left_out: np.ndarray) ->
     """Write the log ratios."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row_id", "host", "kind", "phase", "shipped", "left_out"))
+    writer.writerow(("row_id", "family", "host", "kind", "phase", "shipped", "left_out"))
     for case, one, other in zip(cases, shipped, left_out, strict=True):
-        writer.writerow((case.row_id, case.host, case.kind, case.phase, f"{one:.4f}", f"{other:.4f}"))
+        writer.writerow(
+            (case.row_id, case.family, case.host, case.kind, case.phase, f"{one:.4f}", f"{other:.4f}")
+        )
     with LEFT_OUT.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         packed.write(text.getvalue().encode())
 

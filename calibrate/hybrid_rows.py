@@ -18,7 +18,7 @@ from llm_perf.systems import Load, system_of
 from llm_perf.systems.families import find
 from llm_perf.systems.registry import full_name
 
-__all__ = ["HybridCase", "Phase", "kind_of", "load_cases", "load_rows", "log_ratio"]
+__all__ = ["HybridCase", "Phase", "kind_of", "left_out_ratios", "load_cases", "load_rows", "log_ratio"]
 
 Phase = Literal["prefill", "decode"]
 _COLUMNS: Mapping[Phase, str] = {"prefill": "prefill_throughput_tok_s", "decode": "decode_throughput_tok_s"}
@@ -39,6 +39,11 @@ class HybridCase:
     def kind(self) -> str:
         """What computes."""
         return kind_of(self.run.scenario)
+
+    @property
+    def family(self) -> str:
+        """The family that predicts it."""
+        return find(full_name(self.run.scenario))[0]
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -107,6 +112,11 @@ def log_ratio(
     return math.log(float(rate) / case.measured)
 
 
-def family_of_case(case: HybridCase) -> str:
-    """The family that predicts a case."""
-    return find(full_name(case.run.scenario))[0]
+@cache
+def left_out_ratios(family: str) -> tuple[tuple[float, float], ...]:
+    """(shipped, by a refit without its host) log ratios of all rates that a family predicts."""
+    file = resources.files("calibrate") / "measurements" / "hybrid" / "left_out.csv.gz"
+    lines = csv.DictReader(gzip.decompress(file.read_bytes()).decode("utf-8").splitlines())
+    return tuple(
+        (float(line["shipped"]), float(line["left_out"])) for line in lines if line["family"] == family
+    )

@@ -34,6 +34,26 @@ _NEAREST: Final = {
 """What descriptions contain that name no processor by its type, and the nearest one of that class."""
 
 
+_CLASSES: Final = (
+    (r"EPYC 9[^ ]*5", "epyc-9655"), (r"EPYC 9", "epyc-9654"), (r"EPYC 7[^ ]*3", "epyc-7763"), (r"EPYC 7", "epyc-7742"),
+    (r"Threadripper.*9\d\d\dWX", "threadripper-pro-9995wx"), (r"Threadripper.*7\d\d\d", "threadripper-pro-7975wx"),
+    (r"Threadripper.*[35]\d\d\d", "threadripper-pro-5975wx"), (r"Ryzen AI Max", "strix-halo"),
+    (r"Ryzen \d 9\d\d\d", "ryzen-9-9950x"), (r"Ryzen \d 7\d\d\d", "ryzen-9-7950x"),
+    (r"Ryzen \d [3-5]\d\d\d", "ryzen-9-5950x"),
+    (r"Core Ultra", "core-ultra-9-285k"), (r"i\d-1[345]", "core-i9-13900k"), (r"i\d-12", "core-i9-12900k"),
+    (r"i\d-\d", "core-i9-9900k"), (r"Xeon w\d|Xeon W-[23]4", "xeon-w9-3495x"), (r"Xeon 6\d", "xeon-6980p"),
+    (r"(Gold|Platinum|Silver) [5684]5", "xeon-platinum-8558"),
+    (r"(Gold|Platinum|Silver) [5684]4", "xeon-platinum-8480-plus"),
+    (r"(Gold|Platinum|Silver) [5684]3", "xeon-platinum-8380"), (r"(Gold|Platinum|Silver) [5684]2", "xeon-platinum-8280"),
+    (r"(Gold|Platinum|Silver) [5684]1", "xeon-platinum-8168"), (r"E5-\d{4} ?v[34]", "xeon-e5-2697a-v4"),
+    (r"E5-", "xeon-e5-2697-v2"), (r"Apple M\d", "apple"),
+)  # fmt: skip
+"""Processors whose type has no file, by a pattern of their names, and one of the same generation.
+
+The row says how many cores.
+"""
+
+
 def stated_host(cells: Row, gpu: GPUConfig, computes: bool) -> tuple[HostConfig, int | None]:
     """The host of a row, and the threads that its text says were used.
 
@@ -114,4 +134,11 @@ def _named(text: str, gpu: GPUConfig, computes: bool) -> HostConfig:
         return found.with_sockets(times)
     if shared:
         return get_host_config_by_name(str(gpu.default_host))
-    raise SpecError(f"host {text}: no file describes it")
+    relative = next((name for pattern, name in _CLASSES if re.search(pattern, bare, re.IGNORECASE)), None)
+    if relative is None:
+        raise SpecError(f"host {text}: no file describes it")
+    cores = re.search(r"(?:\dx)?(\d+) cores", text)
+    found = get_host_config_by_name(relative)
+    if cores is not None:
+        found = found.replace(cores_per_socket=int(cores[1]))
+    return found.with_sockets(times)

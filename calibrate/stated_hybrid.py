@@ -113,7 +113,8 @@ def hybrid_run(cells: Row) -> HybridRun:
     if "prefix_hit_rate" in options and depth:
         asked["prefix_hit_rate"] = min(depth / length, 1.0) if new else 1.0
     if "threads" in options:
-        asked["threads"] = cells.integer("cpu_threads") or threads
+        told = re.search(r"\b(\d+) threads\b", notes)
+        asked["threads"] = cells.integer("cpu_threads") or threads or (int(told[1]) if told else None)
     found = re.search(r"(?:-ub |n_ubatch=)(\d+)", notes)
     if "ubatch_size" in options and found is not None:
         asked["ubatch_size"] = int(found[1])

@@ -110,6 +110,7 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
     from calibrate.run.local_machine import LocalMachine
     from calibrate.run.prediction import build_run_scenario
     from calibrate.run.settings import RunSettings
+    from calibrate.run_llama_cpp import SYSTEM as LLAMA_CPP
     from llm_perf.config.gpu import GPUConfig
     from llm_perf.config.host import HostConfig
     from llm_perf.config.loading import get_model_config_by_name
@@ -120,7 +121,7 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
     if not isinstance(run, Mapping):
         raise SpecError(f"{source}: run = {run!r}: expected the settings of a run")
     try:
-        if run.get("system") == "llama_cpp":
+        if run.get("system") == LLAMA_CPP:
             from calibrate.run_llama_cpp.prediction import scenario_of_run
 
             return scenario_of_run(run, machine)

@@ -83,6 +83,7 @@ def run_bench(
     repetitions: int,
     ubatch: int = 512,
     warmup: bool = True,
+    mapped: bool = True,
 ) -> tuple[BenchTest, Finished]:
     """Run one test.
 
@@ -96,6 +97,8 @@ def run_bench(
         repetitions: Timed ones.
         ubatch: Prompt tokens per pass.
         warmup: With one repetition before.
+        mapped: The file is mapped into memory, as llama.cpp does by itself; else copied there. Programs of one's own, which
+            may be of any age, always do the former.
 
     Raises:
         DoesNotFitError: it was killed.
@@ -104,7 +107,7 @@ def run_bench(
     command = [
         str(programs.bench), "-m", str(model), "-p", str(prompt), "-n", str(gen), "-d", str(depth), "-t", str(threads),
         "-r", str(repetitions), "-ub", str(ubatch), "-ngl", "0", "-o", "json",
-        *(() if warmup else ("--no-warmup",)),
+        *(() if warmup else ("--no-warmup",)), *(() if mapped or not programs.facts else ("-lm", "none")),
     ]  # fmt: skip
     done = run_program(command)
     try:

@@ -11,6 +11,8 @@ from typing import Any
 from calibrate.overrides import Overrides
 from calibrate.refit import Fit, Parameter, Target, fit
 from calibrate.run.environment import cpu_name, usable_cores
+from calibrate.run_llama_cpp import SYSTEM
+from calibrate.run_llama_cpp.measurement import read_weight_bytes
 from calibrate.run_llama_cpp.prediction import scenario_of
 from calibrate.run_llama_cpp.probe import GENERATED, PROMPT, Probe, ProbeRun, quiet_s
 from llm_perf import __version__
@@ -22,19 +24,19 @@ from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
 
-SYSTEM = "llama_cpp"
 NOISE = 0.03
 """Log ratio that counts as one standard deviation of a time: what quiet repetitions differ by."""
-_STREAM_FACTOR = 2.5
-"""How far products may be from what plain reads of NumPy reach, either way."""
+_RATE_FACTOR = 2.0
+"""How far what memory can deliver may be from what the fastest products of the probe read, either way."""
 
 _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
     ("cpu_unpack_k", 0.1, 5.0), ("cpu_unpack_16bit", 0.1, 5.0), ("cpu_expert_share", 0.2, 1.5),
-    ("cpu_attention_share", 0.02, 1.2), ("cpu_barrier_us", 0.5, 100.0), ("cpu_layer_us", 0.5, 500.0),
+    ("cpu_decode_score_share", 0.01, 10.0), ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
 )  # fmt: skip
 """What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""
 _OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
-    ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 64.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
+    ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 8.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
+    ("cpu_score_share", 0.1, 0.002, 2.0),
 )  # fmt: skip
 """What prompts show: products of many rows, with where they start, since constants that know no such kernels say 0."""
 
@@ -68,19 +70,26 @@ def rows_of(runs: Sequence[ProbeRun]) -> list[Row]:
     return rows
 
 
-def parameters_of(scenario: Scenario, stream: Mapping[int, float]) -> list[Parameter]:
-    """What tokens may change, each from where it stands.
+def read_rates(rows: Sequence[Row]) -> dict[int, float]:
+    """GB/s that the fastest products of one row read, by threads: where the rates of memory start."""
+    found: dict[int, float] = {}
+    for row in rows:
+        if row.phase == "decode":
+            read = read_weight_bytes(row.scenario.model, row.scenario.dtype.formats) / row.seconds / GB
+            threads = row.scenario.offload.threads or 1
+            found[threads] = max(found.get(threads, 0.0), read)
+    return found
 
-    Args:
-        scenario: Any run on this machine.
-        stream: Bytes per second of plain reads by threads.
-    """
+
+def parameters_of(rows: Sequence[Row]) -> list[Parameter]:
+    """What tokens may change, each from where it stands."""
+    scenario, rates = rows[0].scenario, read_rates(rows)
     constants = system_of(scenario).constants(scenario)
-    one, whole = (stream[threads] / GB for threads in (min(stream), max(stream)))
+    one, whole = rates[min(rates)] / min(rates), rates[max(rates)]
     flops = f"cpu_flops_per_cycle_{kernels_of(scenario.host)}"
     found = [
-        Parameter("host.read_gb_per_s", whole, whole / _STREAM_FACTOR, whole * _STREAM_FACTOR),
-        Parameter(f"{SYSTEM}.cpu_core_gb_per_s", one, one / _STREAM_FACTOR, one * _STREAM_FACTOR),
+        Parameter("host.read_gb_per_s", whole, whole / _RATE_FACTOR, whole * _RATE_FACTOR),
+        Parameter(f"{SYSTEM}.cpu_core_gb_per_s", one, one / _RATE_FACTOR, one * _RATE_FACTOR),
         Parameter(f"{SYSTEM}.{flops}", constants[flops], constants[flops] / 6, constants[flops] * 6),
     ]
     for name, low, high in _OF_TOKENS:
@@ -109,15 +118,16 @@ class ProbeFit:
     unmoved: tuple[str, ...]
 
 
-def fit_rows(rows: Sequence[Row], stream: Mapping[int, float]) -> ProbeFit:
+def fit_rows(rows: Sequence[Row]) -> ProbeFit:
     """Fit tokens first, then prompts: kernels of many rows say nothing of those of one.
 
     Raises:
         MissingExtraError: SciPy is not installed.
     """
     decode = [index for index, row in enumerate(rows) if row.phase == "decode"]
-    tokens, _ = _fitted([rows[index] for index in decode], parameters_of(rows[0].scenario, stream))
-    known = Overrides(parameters_of(rows[0].scenario, stream))
+    parameters = parameters_of(rows)
+    tokens, _ = _fitted([rows[index] for index in decode], parameters)
+    known = Overrides(parameters)
     based = [replace(row, scenario=known.apply(row.scenario, tokens.values)) for row in rows]
     # The tokens stay in: what is right for prompts must not reach the products of one row.
     prompts, done = _fitted(
@@ -148,7 +158,7 @@ def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-he
         MissingExtraError: SciPy is not installed.
     """
     rows = rows_of(probe.runs)
-    found = fit_rows(rows, probe.stream)
+    found = fit_rows(rows)
     return found.profile.replace(
         name=name,
         provenance={

@@ -13,6 +13,7 @@ from calibrate.run_llama_cpp.bench import BenchTest, run_bench
 from calibrate.run_llama_cpp.child import Finished
 from calibrate.run_llama_cpp.prediction import predict
 from calibrate.run_llama_cpp.session import LlamaCppSession
+from llm_perf.config.formats import WeightFormats
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.counts.attention import kv_cache_bytes
@@ -126,22 +127,30 @@ def utilisation(
     read = None
     if step is not None:
         context = prompt_len + gen_len / 2
-        read = (read_weight_bytes(model) + float(kv_cache_bytes(model, 1, context, _KV_BITS))) / step
+        read = (
+            read_weight_bytes(model, model.stored_formats)
+            + float(kv_cache_bytes(model, 1, context, _KV_BITS))
+        ) / step
     return {
         "prefill_flops_per_s": float(prefill_flops(model, 1, prompt_len)) / found["prefill"]["latency_s"],
         "decode_bytes_per_s": read,
     }
 
 
-def read_weight_bytes(model: ModelConfig) -> float:
-    """Bytes of a file's matrices that one decode step reads: of experts those that it uses, no token table."""
-    formats = model.stored_formats
-    if formats is None:
-        raise ValueError(f"{model.name} was not read from a file")
-    total = model.vocab_size * model.hidden_size * formats.head.bits / 8
-    for group, row in zip(model.layer_groups, formats.layers, strict=True):
-        for linear, stored in zip(layer_linears(group, model.hidden_size), row, strict=True):
-            total += group.count * linear.active * linear.weights * stored.bits / 8
+def read_weight_bytes(model: ModelConfig, formats: WeightFormats | None) -> float:
+    """Bytes of the matrices that one decode step reads: of experts those that it uses, no token table.
+
+    Args:
+        model: Shapes.
+        formats: What they are stored in; None for 16 bits.
+    """
+    head = 16.0 if formats is None else formats.head.bits
+    total = model.vocab_size * model.hidden_size * head / 8
+    for index, group in enumerate(model.layer_groups):
+        linears = layer_linears(group, model.hidden_size)
+        bits = [16.0] * len(linears) if formats is None else [stored.bits for stored in formats.layers[index]]
+        for linear, width in zip(linears, bits, strict=True):
+            total += group.count * linear.active * linear.weights * width / 8
     return total
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrate.run.prediction import Prediction
+from calibrate.run_llama_cpp import SYSTEM
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
@@ -93,7 +94,7 @@ def scenario_of(
         model=model.name,
         gpu=NO_GPU,
         host=HOST,
-        system="llama_cpp",
+        system=SYSTEM,
         prompt_len=prompt_len,
         gen_len=gen_len,
         threads=threads,

@@ -152,7 +152,7 @@ def run_probe(
         found.stream = stream_rates(thread_counts())
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            runs = _round(programs, files, prompts=number == 0)
+            runs = _round(programs, files, prompts=number == 0, mapped=is_mapped(number))
             found.runs = (
                 [one.with_more(other) for one, other in zip(found.runs, runs, strict=True)]
                 if found.runs
@@ -161,6 +161,15 @@ def run_probe(
             after_round(number)
     found.seconds = time.perf_counter() - start
     return found
+
+
+def is_mapped(number: int) -> bool:
+    """Whether the files of a round are mapped into memory: every second one copies them.
+
+    Pages of a virtual machine are read at rates that differ by a tenth with where they are. Files are read from where they
+    are, copies from elsewhere, and the better place counts.
+    """
+    return number % 2 == 0
 
 
 def thread_counts() -> list[int]:
@@ -183,10 +192,10 @@ def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Fi
     return found
 
 
-def _round(programs: LlamaCpp, files: Files, prompts: bool) -> list[ProbeRun]:
+def _round(programs: LlamaCpp, files: Files, prompts: bool, mapped: bool) -> list[ProbeRun]:
     """Every model once with each number of threads."""
     return [
-        _run(programs, files[name, weights], name, weights, threads, depth, prompts)
+        _run(programs, files[name, weights], name, weights, threads, depth, prompts, mapped)
         for name, weights, depths in _PLAN
         for threads in thread_counts()
         for depth in depths
@@ -194,9 +203,16 @@ def _round(programs: LlamaCpp, files: Files, prompts: bool) -> list[ProbeRun]:
 
 
 def _run(
-    programs: LlamaCpp, path: Path, name: str, weights: str, threads: int, depth: int, prompts: bool
+    programs: LlamaCpp,
+    path: Path,
+    name: str,
+    weights: str,
+    threads: int,
+    depth: int,
+    prompts: bool,
+    mapped: bool,
 ) -> ProbeRun:
-    common: dict[str, Any] = {"threads": threads, "repetitions": REPETITIONS}
+    common: dict[str, Any] = {"threads": threads, "repetitions": REPETITIONS, "mapped": mapped}
     prompt: tuple[float, ...] = ()
     others = []
     if depth == 0 and prompts:

@@ -15,6 +15,7 @@ from calibrate.run.process import signals_interrupt
 from calibrate.run.progress import Progress
 from calibrate.run.records import RunRecord, measuring
 from calibrate.run.session import check_outputs, plain_errors, writable_folder
+from calibrate.run_llama_cpp import SYSTEM
 from calibrate.run_llama_cpp.build import LlamaCpp, required
 from calibrate.run_llama_cpp.gguf_file import architecture_of, quantise, write_random_gguf
 from calibrate.run_llama_cpp.models import SAMPLES, sample
@@ -73,7 +74,7 @@ class LlamaCppSession:
     def run_object(self) -> dict[str, Any]:
         """The settings as they were in the end."""
         return self.settings.model_dump() | {
-            "system": "llama_cpp",
+            "system": SYSTEM,
             "model_name": self.model.name,
             "weight_format": self.weight_format,
             "threads": self.threads,

@@ -20,7 +20,7 @@ from typing import Any
 from calibrate.run.environment import usable_cores
 from calibrate.run.prediction import signed_error
 from calibrate.run.process import signals_interrupt
-from calibrate.run.records import SCHEMA_VERSION, finite, measuring
+from calibrate.run.records import SCHEMA_VERSION, RunRecord, finite, measuring
 from calibrate.run.session import plain_errors, writable_folder
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from calibrate.run_llama_cpp.bench import BenchTest, run_bench
@@ -30,7 +30,7 @@ from calibrate.run_llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run_llama_cpp.microbench import probe_lines, probed
 from calibrate.run_llama_cpp.models import SAMPLES, sample
 from calibrate.run_llama_cpp.prediction import predict_llama_cpp
-from calibrate.run_llama_cpp.probe import quiet_s, thread_counts
+from calibrate.run_llama_cpp.probe import is_mapped, quiet_s, thread_counts
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
 from llm_perf.errors import LLMPerfError
@@ -62,13 +62,17 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
     with tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as made:
         runs = _runs(programs, Path(made), say)
 
+        record = RunRecord(folder, "llama_cpp-table")
+
         def measure(number: int) -> None:
             for run in runs:
-                run.measure(programs, prompt=number == 0)
+                run.measure(programs, prompt=number == 0, mapped=is_mapped(number))
+            record.save(kind="llama_cpp table", status="running", runs=[run.as_dict() for run in runs])
 
         out = str(folder / "profile.yaml")
         probe = probed(programs, out, DEFAULT_OFFLOAD_DIR, str(folder), say, ROUNDS, measure)
-    rows = [_row(run, Path(probe["profile"])) for run in runs]
+        rows = [_row(run, Path(probe["profile"])) for run in runs]
+        record.save(status="done", rows=rows)
     return {
         "schema_version": SCHEMA_VERSION,
         "seconds": time.perf_counter() - start,
@@ -92,12 +96,21 @@ class _Run:
     decode_s: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
 
-    def measure(self, programs: LlamaCpp, prompt: bool) -> None:
+    def measure(self, programs: LlamaCpp, prompt: bool, mapped: bool) -> None:
         """One more round: tokens, and the prompt if asked."""
-        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS}
+        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS, "mapped": mapped}
         if prompt:
             self._take(*run_bench(programs, self.path, prompt=PROMPT, gen=0, depth=0, **common))
         self._take(*run_bench(programs, self.path, prompt=0, gen=GENERATED - 1, depth=PROMPT, **common))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "model": self.model.name, "weight_format": self.weight_format, "threads": self.threads, "prompt_len": PROMPT,
+            "gen_len": GENERATED, "checkpoint_bytes": self.model.checkpoint_bytes,
+            "samples_s": {"prefill": self.prefill_s, "decode": self.decode_s},
+            "others_cores": max(self.others, default=None),
+        }  # fmt: skip
 
     def _take(self, test: BenchTest, done: Finished) -> None:
         if test.n_prompt:
@@ -134,17 +147,14 @@ def _row(run: _Run, profile: Path) -> dict[str, Any]:
         result = predict_llama_cpp(run.model, PROMPT, GENERATED, run.threads, profile=used)
         steps = result.decode.latency_s if result.decode else float("nan")
         predicted[name] = {"prefill": result.prefill.latency_s, "decode": steps / (GENERATED - 1)}
-    return {
-        "model": run.model.name, "weight_format": run.weight_format, "threads": run.threads, "prompt_len": PROMPT,
-        "gen_len": GENERATED, "checkpoint_bytes": run.model.checkpoint_bytes, "measured_s": measured,
+    return run.as_dict() | {
+        "measured_s": measured,
         "predicted_s": predicted,
         "error": {
             name: {phase: signed_error(found[phase], measured[phase]) for phase in measured}
             for name, found in predicted.items()
         },
-        "samples_s": {"prefill": run.prefill_s, "decode": run.decode_s},
-        "others_cores": max(run.others, default=None),
-    }  # fmt: skip
+    }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

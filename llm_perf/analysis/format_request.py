@@ -86,13 +86,13 @@ def _formats(
         return resolve_formats(model, named_quantization(asked), "as asked")
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None
+    if model.stored_formats is None and system.family.checkpoints == "gguf":
+        return _in_gguf(model)
     released = model.stored_formats or model.quantization
     if released is not None and not system.family.runs_format(released.name):
         return None
     if model.stored_formats is not None:
         return model.stored_formats
-    if system.family.checkpoints == "gguf":
-        return _in_gguf(model)
     if model.quantization is not None:
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, run_llama_cpp, with_llama_cpp_options
+from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, RUNNERS, with_llama_cpp_options
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
 from llm_perf.errors import DoesNotFitError, SpecError
 
@@ -148,8 +148,8 @@ def calibrate(
     misplaced = next((name for name in TRAIN_FLAGS if name in given), None)
     if misplaced is not None:
         raise SpecError(f"--{misplaced.replace('_', '-')} describes a training run: pass --train with it")
-    if given.get("system") == "llama_cpp":
-        return run_llama_cpp(given, hostfile, as_json)
+    if given.get("system") in RUNNERS:
+        return RUNNERS[given["system"]](given, hostfile, as_json)
     misplaced = next((name for name in LLAMA_CPP_FLAGS if name in given), None)
     if misplaced is not None:
         raise SpecError(

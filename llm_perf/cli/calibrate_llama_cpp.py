@@ -9,6 +9,8 @@ import click
 
 from llm_perf.errors import DoesNotFitError, SpecError
 
+LLAMA_CPP = "llama_cpp"
+
 _OPTIONS = (
     click.option(
         "--weight-format", help="llama_cpp: of random weights: fp16, q8_0, q4_k_m, …  [default: q4_k_m]"
@@ -68,6 +70,10 @@ def run_llama_cpp(given: dict[str, Any], hostfile: str | None, as_json: bool) ->
 
         print_llama_cpp(result, settings.verbose)
     return 0
+
+
+RUNNERS = {LLAMA_CPP: run_llama_cpp}
+"""How a system is run that is no mode of the usual run, by its name."""
 
 
 def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:

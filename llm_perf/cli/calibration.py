@@ -55,7 +55,9 @@ def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_js
 
 def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
     """``--microbench --system llama_cpp``: a probe that ends in a profile."""
-    if given["system"] != "llama_cpp":
+    from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP
+
+    if given["system"] != LLAMA_CPP:
         raise SpecError(
             f"--system {given['system']} says nothing about --microbench, which measures the machine; llama_cpp has a "
             "probe of its own"

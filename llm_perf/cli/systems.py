@@ -97,11 +97,22 @@ def _backing(file: ConstantsFile) -> dict[str, Any]:
         row = rows.get((one.table, one.row_id))
         if row is not None and row["quantity"] == one.quantity and one.leave_out != "system":
             left.setdefault(one.leave_out, []).append(one.log_ratio)
+    if not rows:
+        return _hybrid_backing(file)
     return {
         "rows": len(rows),
         "gm": _gm([math.log(row["predicted"] / row["measured"]) for row in rows.values()]),
         "left_out": {what: _gm(ratios) for what, ratios in left.items()},
     }
+
+
+def _hybrid_backing(file: ConstantsFile) -> dict[str, Any]:
+    """Published rates of machines whose CPU computes, likewise: without each host."""
+    from calibrate.hybrid_rows import left_out_ratios
+
+    found = left_out_ratios(file.name)
+    left_out = {"host": _gm([left for _, left in found])} if found else {}
+    return {"rows": len(found), "gm": _gm([shipped for shipped, _ in found]), "left_out": left_out}
 
 
 @cache

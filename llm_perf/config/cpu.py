@@ -13,6 +13,8 @@ Kernels = Literal["amx", "avx512", "avx2", "neon"]
 """Classes of instruction sets that products on a CPU have kernels of their own for; AVX-512 with products of bytes."""
 
 _USUAL_GHZ = 3.0
+_PRODUCTS_OF_16_BITS = ("avx512_bf16", "amx_bf16", "neon", "sve2")
+"""Instruction sets that multiply numbers of 16 bits; without one they are widened to 32 bits first."""
 
 _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
     ("amx", ("amx_int8",)),
@@ -25,14 +27,15 @@ _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
 class CpuFacts:
     """The processors of one host.
 
-    ``channels_bytes_per_s`` is what all memory channels of a socket could deliver, ``cores_bytes_per_s`` what its cores can
-    take in where their links are narrower, None where these are no limit. ``measured_bytes_per_s`` is what reads of
-    all sockets' memory were measured to reach, None where nobody did.
+    ``native_16bit``: they multiply numbers of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
+    could deliver, ``cores_bytes_per_s`` what its cores can take in where their links are narrower, None where these are
+    no limit. ``measured_bytes_per_s`` is what reads of all sockets' memory were measured to reach, None where nobody did.
     """
 
     sockets: int
     cores: int
     ghz: float
+    native_16bit: bool
     kernels: Kernels
     channels_bytes_per_s: float
     cores_bytes_per_s: float | None
@@ -67,6 +70,7 @@ def cpu_facts(host: HostConfig) -> CpuFacts:
         sockets=host.sockets,
         cores=host.sockets * host.cores_per_socket,
         ghz=host.all_core_ghz or _USUAL_GHZ,
+        native_16bit=bool(set(host.instruction_sets) & set(_PRODUCTS_OF_16_BITS)),
         kernels=kernels_of(host),
         channels_bytes_per_s=per_socket * GB,
         cores_bytes_per_s=None if of_cores is None else of_cores * GB,

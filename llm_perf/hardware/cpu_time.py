@@ -98,16 +98,19 @@ class CpuRates:
     read_bytes_per_s: float
     plain_per_s: float
     wide_per_s: float
+    native_16bit: bool = True
 
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
         """Seconds of a product of so many rows in all with ``copies`` of its matrices of so many bits per weight."""
         c = self.constants
         rate = self.expert_bytes_per_s if product.is_expert else self.read_bytes_per_s * c["cpu_dense_share"]
         read = copies * product.weights * bits / 8 / rate
-        unpacking = c[_UNPACKING[type_class(product.stored, bits)]]
+        kind = type_class(product.stored, bits)
+        widened = kind == "16bit" and not self.native_16bit
+        unpacking = c["cpu_unpack_16bit_widened"] if widened else c[_UNPACKING[kind]]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
-        if self.wide_per_s <= 0:
+        if self.wide_per_s <= 0 or widened:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, _KNEE)
@@ -160,4 +163,5 @@ def cpu_rates(
         read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
         plain_per_s=giga * used,
         wide_per_s=giga * used * constants["cpu_wide_kernels"],
+        native_16bit=facts.native_16bit,
     )

@@ -164,6 +164,7 @@ NAMES_SYSTEMS = {
     "calibrate/fit/kernels.py": RUNNER,
     "calibrate/loop.py": RUNNER,
     "calibrate/run": RUNNER,
+    "calibrate/run_llama_cpp": RUNNER,
     "calibrate/published/names.py": "what tables of published runs call a system",
     "llm_perf/explore/controls.py": "the question that the page opens with",
 }
