@@ -246,7 +246,7 @@ _GUESSED_OF_A_HOST = (
 )
 
 
-def get_gpu_config_by_name(name: str, or_none: bool = False) -> GPUConfig:
+def get_gpu_config_by_name(name: str, *, or_none: bool = False) -> GPUConfig:
     """An accelerator by name or from a YAML or JSON file; ``here`` is the first one of this machine.
 
     ``or_none``: ``none`` and ``cpu`` stand for no GPU, where the host may compute alone.

@@ -146,6 +146,7 @@ ADDED = {
     "train": {"allow_long_context"},
     "__init__": {"num_gpus_per_node"},
     "pformat": {"underscore_numbers"},
+    "get_gpu_config_by_name": {"or_none"},
 }
 """Keyword-only arguments beyond the seed's (pformat: Python's own)."""
 
@@ -160,7 +161,8 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
 def test_signatures_are_those_of_the_seed(name: str, seed: str) -> None:
     function = getattr(api, name) if name in FUNCTIONS else getattr(LLMAnalysis, name)
     own = [one for one in parameters(function) if one[0] != "self" and one[0] not in ADDED.get(name, set())]
-    assert own == parameters(eval(f"lambda {seed}: None", vars(api) | {"DtypeConfig": DtypeConfig}))
+    names = {exported: getattr(api, exported) for exported in api.__all__}
+    assert own == parameters(eval(f"lambda {seed}: None", names | {"DtypeConfig": DtypeConfig}))
     added = [kind for parameter, kind, _ in parameters(function) if parameter in ADDED.get(name, set())]
     assert all(kind is inspect.Parameter.KEYWORD_ONLY for kind in added)
 
