@@ -119,7 +119,9 @@ def test_everybody_answers_a_question_alike(name, capsys):
 
 
 def test_a_plan_and_a_policy_answer_alike_too():
-    found = plan(PlanQuestion(model="opt-1.3b", gpus=("t4",), objective="throughput", max_gpus=2)).best[0]
+    found = plan(
+        PlanQuestion(model="opt-1.3b", gpus=("t4",), objective="throughput", max_gpus=2, batching="static")
+    ).best[0]
     result = predict_inference(build_scenario(found.inputs))
     for key in ("total_latency_s", "ttft_s", "tpot_s", "throughput_tokens_per_s"):
         value = getattr(result.measures, key)
