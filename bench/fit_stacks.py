@@ -260,7 +260,10 @@ def by_release() -> dict[str, list[Case]]:
     return dict(found)
 
 
-ALIASES = {"deepspeed_inference@2024-hpu": "optimum_habana@2024"}
+ALIASES = {
+    "deepspeed_inference@2024-hpu": "optimum_habana@2024",
+    "transformers@4.45": "transformers@4.38",  # differs in memory alone
+}
 
 
 def shown(name: str, log_ratios: np.ndarray, cases: Sequence[Case]) -> str:

@@ -58,6 +58,12 @@ PICTURES: Final = (
         'llm-perf plan --model llama-2-70b --target "tpot<50ms, ttft<1s" --objective cost --quant-bits 16,8,4 '
         "--plot plan.png",
     ),
+    Picture(
+        "simulate.png",
+        "llm-perf simulate --model llama-3.1-8b --gpu h100-sxm-80gb --rate 38 --prompt-len lognormal:512:300 "
+        "--gen-len uniform:16:240 --plot simulate.png",
+    ),
+    Picture("traces.png", "llm-perf validate --requests --plot figures", "trace-vllm-0.19-qwen3-32b-tp2.png"),
     Picture("policy.png", "llm-perf policy --model opt-30b --gpu t4 --plot policy.png"),
     Picture(
         "scaling.png",

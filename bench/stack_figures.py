@@ -37,7 +37,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "gpu": lambda case: case.run.gpu,
 }
 DRAWS, DRAWN = 50, 20
-TRANSFER_S = 180.0
+TRANSFER_S = 120.0
 """Draws end after so many seconds; the page says how many there were."""
 
 

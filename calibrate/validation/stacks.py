@@ -94,6 +94,8 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
   2.4.
 - **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source
   shows them slower than bf16 (3 rows).
+- **Mixtures of many experts, 16 to 128 sequences** (Qwen3.5-397B under vLLM 0.17): 1.1 to 1.25 times too slow with AWQ, since
+  even routing touches more experts than traffic does.
 - **Prompts of 64,000 tokens and more on RTX PRO 6000**: 1.25 to 1.5 times too slow.
 - **Time to first token** of vLLM, one request at a time: a factor of 1.2; of closed loops, where requests wait: not
   predicted.

@@ -165,8 +165,8 @@ def columns_of(found: Measures, names: tuple[str, ...]) -> tuple[npt.NDArray[Any
     shape = np.broadcast_shapes(
         *(np.shape(axis) for axis in (found.load.batch, found.load.prompt_len, found.load.gen_len))
     )
-    values = (_missing(found) if name == "missing" else getattr(found, name) for name in names)
-    return tuple(np.broadcast_to(np.asarray(value), shape) for value in values)
+    values = (np.asarray(_missing(found) if name == "missing" else getattr(found, name)) for name in names)
+    return tuple(value if value.shape == shape else np.broadcast_to(value, shape) for value in values)
 
 
 def _missing(found: Measures) -> npt.NDArray[np.int8]:

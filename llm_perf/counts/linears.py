@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from llm_perf.config.layers.linear import Linear, Split
 from llm_perf.config.model import FeedForward, LayerGroup, Mixer
 
@@ -18,6 +20,7 @@ def mlp_linears(mlp: FeedForward, hidden: int) -> tuple[Linear, ...]:
     return mlp.linears(hidden)
 
 
+@lru_cache(maxsize=1024)  # a plan asks the same of every GPU
 def layer_linears(group: LayerGroup, hidden: int) -> tuple[Linear, ...]:
     """All matrices of one layer of a group."""
     cross = () if group.cross_attention is None else group.cross_attention.linears(hidden)

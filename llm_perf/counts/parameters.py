@@ -39,6 +39,16 @@ def active_layer_params(model: ModelConfig, group: LayerGroup) -> int:
     return matrices + layer_vector_params(model, group)
 
 
+@lru_cache(maxsize=256)
+def layer_matrix_params(model: ModelConfig) -> int:
+    """Elements of the layers' matrices that one token uses."""
+    return sum(
+        group.count * linear.active_params
+        for group in model.layer_groups
+        for linear in layer_linears(group, model.hidden_size)
+    )
+
+
 def token_table_params(model: ModelConfig) -> int:
     """Elements of the token embedding table."""
     return model.vocab_size * (model.embedding_size or model.hidden_size)

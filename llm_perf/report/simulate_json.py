@@ -21,6 +21,9 @@ __all__ = ["TIMES", "rates_object", "simulation_object", "summary_object", "time
 TIMES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 """Quantities that have percentiles, in the order in which they are shown."""
 
+_ENGINE: Final = "engine"
+"""The key of what engines did; no system of that name is meant."""
+
 _STATES: Final = {COMPLETED: "completed", REJECTED: "rejected", RUNNING: "running"}
 
 
@@ -89,7 +92,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
             "total_tokens_per_s": summary.total_tokens_per_s,
             "requests_per_s": summary.requests_per_s,
         },
-        "engine": {
+        _ENGINE: {
             "steps": summary.steps,
             "mean_batch": summary.mean_batch,
             "kv_utilization": summary.kv_utilization,

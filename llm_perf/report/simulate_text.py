@@ -38,7 +38,7 @@ def simulation_sections(found: Simulation) -> dict[str, Text | Table]:
         "title": _title(found),
         "answer": _answer(found),
         "times": _times(found.summary),
-        "engine": _engine(found),
+        "engines": _engine(found),
         "interval": _interval(found),
     }
     money = _money(found)

@@ -62,10 +62,11 @@ class Limits:
         if rules.batch == "static":
             asked = scenario.workload.batch_size // scenario.parallelism.dp_size
         sequences = min(asked or rules.max_num_seqs or _UNLIMITED, blocks)
-        step = (None if budget is None else budget.batched_tokens) or max(longest, 1)
-        if (
-            not rules.chunked
-        ):  # a prompt is read whole, and so is what a preempted sequence has to compute anew
+        step = (None if budget is None else budget.batched_tokens) or rules.max_num_batched_tokens
+        step = step or max(longest, 1)
+        if rules.divides_cache:
+            positions = min(positions, blocks * block // sequences)
+        if not rules.chunked:  # a prompt is read whole, and so is what a preempted sequence computes anew
             step = max(step, min(positions, longest))
         return cls(
             block_tokens=block,

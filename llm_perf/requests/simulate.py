@@ -17,6 +17,7 @@ from llm_perf.requests.records import Records
 from llm_perf.requests.static import StaticEngine
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
+from llm_perf.systems.base import Load
 from llm_perf.systems.families import scheduler_rules
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.registry import full_name, system_of
@@ -85,6 +86,12 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
     if scenario.model.encoder:
         raise SpecError(
             f"{scenario.model.name} is an encoder: it generates no tokens, so its requests are not simulated"
+        )
+    placed = system.place(scenario, Load.of(scenario.workload))
+    if placed.weights.gpu < 1 or placed.kv_cache.gpu < 1:
+        raise SpecError(
+            f"requests are simulated where weights and cache are on the GPUs, and {full_name(scenario)} has a part of them "
+            "elsewhere here"
         )
     p = scenario.parallelism
     for name, size in (("pp_size", p.pp_size), ("cp_size", p.cp_size)):

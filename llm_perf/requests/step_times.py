@@ -132,6 +132,7 @@ class StepTimes:
         self._head = Table(positions, _whole(head.total_s, positions))
         self._decode_tables(np.arange(1, max_sequences + 1, dtype=float))
         self._mixers = tuple(self._attending())
+        self._pass_tokens = int(constants.get("ubatch_tokens", 0))
         self._slow_chunks = bool(constants["unfused_attention"]) or forward.cp > 1
         self._exponent = constants["overlap_exponent"]
         self._host = [float(one) for one in host_s_by_regime(forward)]
@@ -250,6 +251,27 @@ class StepTimes:
         if self._slow_chunks:
             named = [Chunk(1.0, new, before) for new, before in chunks]
             return float(step_s(self.forward, named, batch, context, ends))
+        seconds = self._once + self._each * (batch + len(chunks))
+        if self._pass_tokens:
+            return seconds + self._passes_s(chunks, batch, context, ends)
+        return seconds + self._mixed_pass_s(chunks, batch, context, ends)
+
+    def _passes_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+        """Passes of a bounded number of tokens that follow one another: decoding sequences first, then prompts in order."""
+        seconds, room = 0.0, self._pass_tokens - batch * self.queries
+        one: list[tuple[int, int]] = []
+        for new, before in chunks:
+            while new > 0:
+                if room <= 0:
+                    seconds += self._mixed_pass_s(one, batch, context, 0)
+                    batch, room, one = 0, self._pass_tokens, []
+                taken = min(new, room)
+                one.append((taken, before))
+                new, before, room = new - taken, before + taken, room - taken
+        return seconds + self._mixed_pass_s(one, batch, context, ends)
+
+    def _mixed_pass_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+        """A pass over chunks and decoding sequences, without its scheduling and sampling."""
         read = 0
         for new, _ in chunks:
             read += new
@@ -261,7 +283,7 @@ class StepTimes:
                 device += per_token[batch] * attended(mixer, context)
         for one in self._mixers:
             device += self._chunks_s(one, chunks)
-        seconds = self._beside(device, self._host_prefill) + self._once + self._each * (batch + len(chunks))
+        seconds = self._beside(device, self._host_prefill)
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0

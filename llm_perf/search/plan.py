@@ -28,6 +28,7 @@ from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.served import served
+from llm_perf.search.bounds import least_resident_s, least_streamed_s
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
@@ -213,6 +214,7 @@ class Pool:
         self.structures: list[Structure] = []
         self._parts: list[dict[str, Array]] = []
         self._left: list[tuple[Structure, int, Iterator[int]]] = []
+        self._streaming: list[tuple[str, int, float | None]] = []
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
@@ -250,9 +252,11 @@ class Pool:
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
         self._gather()
-        if not self._meets.any() and self._left:
+        if not self._meets.any() and (self._left or self._streaming):
             for one, tp, stages in self._left:
                 self._add_stages(one, tp, stages, too_slow_as_well=True)
+            for asked in self._streaming:
+                self._stream(*asked)
             self._gather()
 
     def divisions(self) -> Iterator[tuple[Structure, dict[str, Array]]]:
@@ -276,11 +280,34 @@ class Pool:
         one = self._structure(gpu, bits, price, {"system": self.question.system})
         if one is not None:
             for tp in _powers(self.question.max_gpus):
-                self._add_stages(one, tp, iter(_powers(self.question.max_gpus // tp)))
+                stages = iter(_powers(self.question.max_gpus // tp))
+                if self._too_slow_ever(*least_resident_s(one.scenario, tp, self.question.prompt_len)):
+                    self._left.append((one, tp, stages))
+                else:
+                    self._add_stages(one, tp, stages)
         if self.question.offload:
-            streaming = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
-            if streaming is not None:
-                self._take(streaming)
+            asked = (gpu, bits, price)
+            least_s = 0.0 if one is None else least_streamed_s(one.scenario)
+            if self._too_slow_ever(least_s, least_s):
+                self._streaming.append(asked)
+            else:
+                self._stream(*asked)
+
+    def _stream(self, gpu: str, bits: int, price: float | None) -> None:
+        """Evaluate one GPU that streams what it does not hold."""
+        found = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
+        if found is not None:
+            self._take(found)
+
+    def _too_slow_ever(self, prefill_s: float, step_s: float) -> bool:
+        """Whether a target is missed by times that no batch is below."""
+        times = {
+            "ttft": prefill_s,
+            "tpot": step_s,
+            "latency": prefill_s + (self.question.gen_len - 1) * step_s,
+        }
+        upper = [target for target in self.question.targets if target.at_most and target.name in times]
+        return any(not target.met(times[target.name]) for target in upper)
 
     def _add_stages(
         self, one: Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False

@@ -197,7 +197,7 @@ class _Search:
                 column = {"latency": "total_latency_s"}.get(target.name, target.measure)
                 good &= target.met(columns[column])
         if not good.any():
-            good = fits & (batch == batch[fits].min())  # the simulation says by how much it misses
+            good = fits  # what serves them at all; the simulation says by how much it misses
         most = int(self.question.max_gpus // each)
         if self.question.concurrency is not None:
             engines = math.ceil(self.question.concurrency / batch[good].max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from llm_perf.counts.arrays import Number, is_array
 from llm_perf.systems.products import ProductTime
@@ -19,6 +20,7 @@ _GEMM_PARTS = {
 }
 
 
+@cache
 def part_of(op: str) -> str:
     """The part of the breakdown that a product belongs to; whatever is not attention or head is the MLP.
 

@@ -486,9 +486,9 @@ def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule
     """The newest rule that began by a version."""
     if not rules:
         return None
-    release, _ = release_of(family, version)
     last = None if version is None else numbers(version)
     if not last:
+        release, _ = release_of(family, version)
         last = _ends(folder_of(family), release)[1]
     begun = [one for one in rules if last is None or numbers(one.since) <= last]
     return begun[-1] if begun else None

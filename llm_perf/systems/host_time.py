@@ -7,7 +7,9 @@ Launches and Python per layer run beside the device; what schedules and samples 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
+from llm_perf.config.model import ModelConfig
 from llm_perf.counts.arrays import Number, maximum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.hardware.roofline import p_norm
@@ -64,7 +66,11 @@ def _quantised_modules(forward: Forward) -> int:
     dtype = forward.scenario.dtype
     if dtype.weight_bits >= 16:
         return 0
-    model = forward.model
+    return _modules(forward.model)
+
+
+@lru_cache(maxsize=256)
+def _modules(model: ModelConfig) -> int:
     return sum(
         group.count * sum(linear.copies == 1 for linear in layer_linears(group, model.hidden_size))
         for group in model.layer_groups

@@ -9,7 +9,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
 from llm_perf.systems.accounting import Budget, budget_of
 from llm_perf.systems.base import Load, MemoryParts
-from llm_perf.systems.families import memory_rules, release_of
+from llm_perf.systems.families import folder_of, memory_rules
 from llm_perf.systems.registry import full_name, system_of
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
@@ -63,10 +63,10 @@ def engine_capacity(scenario: Scenario, load: Load, parts: MemoryParts) -> KVCap
     family = system_of(scenario).family
     if family.engine is None or scenario.model.encoder or budget_for(scenario) is not None:
         return None
-    budget = budget_of(scenario, memory_rules(family.engine, None))
+    version = folder_of(family.engine).releases[-1]
+    budget = budget_of(scenario, memory_rules(family.engine, version))
     if budget is None:
         return None
-    version, _ = release_of(family.engine, None)
     accounted = stack_memory(scenario, load, parts, budget)
     return _capacity(scenario, load, accounted, budget, f"{family.engine}@{version}")
 

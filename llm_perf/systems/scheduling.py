@@ -58,6 +58,8 @@ class SchedulerRules(Spec):
         new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
+        max_num_batched_tokens: Tokens of a step at most, likewise.
+        divides_cache: Each sequence has an equal part of the cache, and none may be longer.
     """
 
     since: str
@@ -71,6 +73,8 @@ class SchedulerRules(Spec):
     new_token_ratio: NewTokenRatio | None = None
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
+    divides_cache: bool = False
     provenance: Provenance
     source: str = Field(min_length=1)
 

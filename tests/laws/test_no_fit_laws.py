@@ -33,6 +33,12 @@ OFFLOADS = {
     ],
     "accelerate": [{"gpu": "t4"}],
     "lia": [{"gpu": "h100-pcie-80gb", "host": "h100-spr-host"}],
+    "airllm": [{"gpu": "t4"}],
+    "llama_cpp": [{"gpu": "a100-sxm-80gb"}, {"gpu": "t4", "n_gpu_layers": 10}],
+    **{
+        name: [{"model": "mixtral-8x7b", "gpu": "t4"}, {"model": "mixtral-8x7b", "gpu": "a100-sxm-80gb"}]
+        for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
+    },
 }
 GPU = {"gpu": "a100-sxm-80gb"}
 CASES = [

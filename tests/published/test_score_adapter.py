@@ -267,7 +267,6 @@ def test_formats_are_read_as_bits(cells, bits, act, group):
         ({"experts_on_cpu": "all"}, "experts on the CPU"),
         ({"weight_offload": "cpu"}, "tensorrt_llm"),
         ({"system": "tensorrt-llm (disaggregated)"}, "engines of their own"),
-        ({"request_rate": "10 (Poisson)"}, "arrive over time"),
     ],
 )
 def test_what_a_row_cannot_be_asked_about_is_refused_with_the_reason(cells, said):
@@ -322,3 +321,40 @@ def test_a_model_of_fewer_layers_takes_its_share_of_the_step():
     assert steps[12] - steps[8] == pytest.approx(steps[8] - steps[4], rel=1e-9)
     with pytest.raises(Exception, match="80 layers"):
         adapter.predict_row(TRAINED | {"model": "LLAMA3_70B, 81 layers"})
+
+
+# -- requests that come and go ----------------------------------------------------------------------------------
+
+LOOP = {
+    "system": "vllm", "system_version": "0.15.1", "model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "H100-SXM-80GB",
+    "gpu_count": "1", "tp": "1", "weight_dtype": "bf16", "batch_size": "16", "prompt_len_tok": "512", "gen_len_tok": "128",
+    "throughput_def": "output tok/s", "throughput_scope": "system",
+    "notes_for_prediction": "closed loop, ISL/OSL uniform in [0.8,1.0] of nominal",
+}  # fmt: skip
+
+
+def test_a_closed_loop_is_answered_by_its_requests():
+    found = adapter.predict_row(LOOP)
+    batch = adapter.predict_row(LOOP | {"notes_for_prediction": "ISL/OSL uniform in [0.8,1.0] of nominal"})
+    assert found["tpot_s"] > batch["tpot_s"]  # others' prompts are read in between
+    assert found["ttft_s"] < batch["ttft_s"]  # and not all of them before the first token
+    assert found["throughput_tok_s"] == pytest.approx(16 * 0.9 * 128 / found["total_latency_s"], rel=0.1)
+    low, high = found["interval"]["tpot_s"]
+    assert low < found["tpot_s"] < high
+
+
+def test_an_open_loop_is_answered_by_its_requests():
+    asked = LOOP | {
+        "batch_size": "",
+        "request_rate": "4 (Poisson)",
+        "num_prompts": "100",
+        "notes_for_prediction": "",
+    }
+    slow, fast = (adapter.predict_row(asked | {"request_rate": f"{rate} (Poisson)"}) for rate in (4, 20))
+    assert slow["throughput_tok_s"] < fast["throughput_tok_s"]
+    assert slow["tpot_s"] < fast["tpot_s"]
+
+
+def test_a_row_whose_rate_was_measured_is_refused():
+    with pytest.raises(adapter.Unsupported, match="what was measured"):
+        adapter.predict_row(LOOP | {"request_rate": "Server (Poisson at the highest passing rate)"})

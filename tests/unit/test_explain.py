@@ -14,7 +14,8 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.report.explain import Explanation, explanations
-from llm_perf.systems import system_names
+from llm_perf.systems import get_system, system_names
+from llm_perf.systems.expert_offload import ExpertOffload
 
 MODELS = [
     "opt-350m",
@@ -86,7 +87,9 @@ def test_every_expression_gives_its_value(inputs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("system", system_names())
 def test_every_system_is_explained(system: str) -> None:
-    result = predicted(model="opt-13b", gpu="h100-pcie-80gb", host="h100-spr-host", system=system)
+    model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-13b"
+    host = None if system == "airllm" else "h100-spr-host"
+    result = predicted(model=model, gpu="h100-pcie-80gb", host=host, system=system)
     for entry in explanations(result):
         assert evaluate(entry.expression) == pytest.approx(entry.value, rel=1e-9, abs=0), entry
 

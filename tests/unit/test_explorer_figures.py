@@ -19,7 +19,8 @@ from llm_perf.explore.figures import all_figures, breakdown_figure, memory_figur
 from llm_perf.explore.plan_view import front_figure
 from llm_perf.explore.schedule import schedule_figures
 from llm_perf.search.plan import PlanQuestion, plan
-from llm_perf.systems.registry import system_names
+from llm_perf.systems.expert_offload import ExpertOffload
+from llm_perf.systems.registry import get_system, system_names
 
 
 @lru_cache
@@ -28,7 +29,8 @@ def predicted(**inputs: Any) -> InferenceResult:
 
 
 def one_of(system: str) -> InferenceResult:
-    return predicted(model="opt-30b", gpu="t4", system=system, gen_len=8)
+    model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-30b"
+    return predicted(model=model, gpu="t4", system=system, gen_len=8)
 
 
 SYSTEMS = [name for name in system_names() if name != "lia"]

@@ -17,6 +17,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.report.inference_json import result_object
+from llm_perf.systems.expert_offload import ExpertOffload
 from llm_perf.systems.registry import get_system, system_names
 
 ROOT = Path(__file__).parents[2]
@@ -366,7 +367,8 @@ def test_where_no_run_says_anything_a_sentence_says_why(inputs, why):
 def test_either_an_interval_or_a_reason():
     for system in system_names():
         gpu, host = ("h100-pcie-80gb", "h100-spr-host") if system == "lia" else ("t4", None)
-        result = ask(model="opt-1.3b", gpu=gpu, host=host, ds_zero=0, cpu_offload=False, system=system)
+        model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-1.3b"
+        result = ask(model=model, gpu=gpu, host=host, ds_zero=0, cpu_offload=False, system=system)
         assert (result.interval is None) == (result.no_interval is not None)
 
 

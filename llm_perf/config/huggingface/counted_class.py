@@ -31,7 +31,8 @@ def counted_model(built: BuiltClass, name: str, model_type: str) -> ModelConfig:
     Raises:
         FieldError: its tensors are not those of a language model's layers between two tables.
     """
-    apart = set() if built.masked else {key for key in built.tensors if BESIDE.search(key)}
+    # What predicts words is no projector of pictures, though one class calls it so.
+    apart = {key for key in built.tensors if BESIDE.search(key) and not key.startswith("vocab_")}
     tensors = {key: shape for key, shape in built.tensors.items() if key not in apart}
     beside = sum(prod(built.tensors[key]) for key in apart)
     if built.table not in tensors or len(tensors[built.table]) != 2:

@@ -44,7 +44,15 @@ class LlamaCpp(Resident):
 
     name = "llama_cpp"
     options: ClassVar[frozenset[str]] = frozenset(
-        {"n_gpu_layers", "n_cpu_moe", "ubatch_size", "threads", "split_mode", "prefix_hit_rate"}
+        {
+            "n_gpu_layers",
+            "n_cpu_moe",
+            "ubatch_size",
+            "threads",
+            "split_mode",
+            "prefix_hit_rate",
+            "max_num_seqs",
+        }
     )
 
     def constants(self, scenario: Scenario) -> dict[str, float]:

@@ -1,0 +1,52 @@
+"""Times that no machine beats: what a search need not evaluate, since it cannot meet a target."""
+
+from __future__ import annotations
+
+from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.scenario import Scenario
+from llm_perf.counts.flops import linear_flops
+from llm_perf.counts.parameters import layer_matrix_params
+from llm_perf.errors import SpecError
+from llm_perf.hardware.transfer import host_link_bytes_per_s
+from llm_perf.systems.footprint import layers_weight_bytes
+
+LEAST_BATCH = 1.0
+
+
+def least_read_s(scenario: Scenario, bytes_per_s: float) -> float:
+    """Seconds that the matrices of one token take at a rate: a pass over any batch reads at least these."""
+    formats = scenario.dtype.formats
+    bits: float = scenario.dtype.weight_bits
+    if formats is not None:
+        bits = min(matrix.bits for row in formats.layers for matrix in row)
+    return layer_matrix_params(scenario.model) * bits / 8 / bytes_per_s
+
+
+def least_resident_s(scenario: Scenario, tp: int, prompt_len: float) -> tuple[float, float]:
+    """(prefill, decode step) of one sequence on ``tp`` GPUs that hold it, at the data sheet's bandwidth and highest peak.
+
+    Stages of a pipeline take turns, so that more of them make neither shorter.
+    """
+    gpu, model = scenario.gpu, scenario.model
+    read_s = least_read_s(scenario, tp * gpu.hbm_bandwidth_bytes_per_s)
+    flops = sum(
+        group.count * linear_flops(model, group, LEAST_BATCH * prompt_len) for group in model.layer_groups
+    )
+    return max(read_s, float(flops) / (tp * _highest_peak(gpu))), read_s
+
+
+def least_streamed_s(scenario: Scenario) -> float:
+    """Seconds per pass of the layers that a single GPU has no memory for, over its link to the host; 0 without one."""
+    away = 1.0 - scenario.gpu.usable_memory_bytes / layers_weight_bytes(scenario)
+    if away <= 0:
+        return 0.0
+    try:
+        link = host_link_bytes_per_s(scenario.gpu, scenario.host)
+    except SpecError:  # evaluated, it says what its machine lacks
+        return 0.0
+    return away * least_read_s(scenario, link)
+
+
+def _highest_peak(gpu: GPUConfig) -> float:
+    peaks = [gpu.peak_flops_per_s(dtype) for dtype in gpu.peak_tflops]
+    return max(*peaks, (gpu.fp16_accumulate_tflops or 0.0) * 1e12)
