@@ -104,7 +104,7 @@ def probe_lines(found: dict[str, Any]) -> list[str]:
         *((f"host.{name}", value) for name, value in found["host"].items()),
         *((name, value) for constants in found["constants"].values() for name, value in constants.items()),
     ]
-    lines += ["fitted:", *(f"  {name:<24}{value:.4g}" for name, value in values)]
+    lines += ["fitted:", *(f"  {name:<30}{value:.4g}" for name, value in values)]
     for name, off in found["residuals"].items():
         lines.append(
             f"fit of {name}: median {off['median_abs_error']:.1%}, largest {off['max_abs_error']:.1%} off its own times"

@@ -352,3 +352,27 @@ def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_hos
                     weights,
                     threads,
                 )
+
+
+def test_the_recorded_table_holds_its_own_figures_and_the_page_shows_them():
+    from calibrate.run_llama_cpp.probe import quiet_s
+    from calibrate.run_llama_cpp.table import summary
+
+    root = HERE.parents[1]
+    table = json.loads(
+        (root / "calibrate" / "measurements" / "llama_cpp" / "table_epyc_2_cores.json").read_text("utf-8")
+    )
+    page = (root / "docs" / "calibrate_llama_cpp.md").read_text("utf-8")
+    assert len(table["rows"]) == 18
+    for row in table["rows"]:
+        measured = quiet_s(row["samples_s"]["decode"])
+        assert row["measured_s"]["decode"] == pytest.approx(measured, rel=1e-4)
+        error = row["predicted_s"]["after"]["decode"] / measured - 1
+        assert row["error"]["after"]["decode"] == pytest.approx(error, abs=2e-4)
+        assert f"{1e3 * measured:.2f} | {100 * row['error']['after']['decode']:+.1f} %" in page
+    after = summary(table["rows"])["decode_after"]
+    assert (after["within"], round(after["median_abs_error"], 3), round(after["max_abs_error"], 3)) == (
+        16,
+        0.021,
+        0.134,
+    )
