@@ -117,6 +117,8 @@ class HostConfig(Spec):
     ``mmap_h2d`` (the driver's own copy out of pageable memory), ``growing_slice_h2d`` and
     ``cpu_attention_kv`` (bytes of KV cache that attention on the CPU works through). ``layer_overhead_ms`` is
     host time per layer by system. ``host_time_scale`` is how its time for Python and launches compares, 1 where None.
+    ``peer_gb_per_s`` is what a GPU's copies to another of the node over PCIe reach, where sockets, switches or a driver that
+    copies through host memory decide; None where the GPU's own figures hold.
     ``nic_gb_per_s`` is one GPU's share of the network per direction, None
     where the GPU's own figure holds. ``described_as`` are phrases by which sources describe this very machine.
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
@@ -153,6 +155,7 @@ class HostConfig(Spec):
     pcie_lanes: PositiveInt = 16
     pcie_gb_per_s: Quantity | None = None
     gpus_per_pcie_link: PositiveInt = 1
+    peer_gb_per_s: Quantity | None = None
     pinned_h2d: Rate | None = None
     pinned_d2h: Rate | None = None
     pageable_h2d: Rate | None = None

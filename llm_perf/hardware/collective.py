@@ -144,6 +144,8 @@ def fabric(
     """
     measured = gpu.efficiency.collective
     inside_rate = link_bytes_per_s(gpu, ranks, host) * measured.bus_share(ranks, over_pcie(gpu, ranks))
+    if host is not None and host.peer_gb_per_s is not None and over_pcie(gpu, ranks):
+        inside_rate = host.peer_gb_per_s * 1e9
     span = span or ranks
     if ranks == 1 or span <= gpus_per_node:
         return Fabric(
@@ -195,14 +197,15 @@ def joins_all(gpu: GPUConfig, ranks: int) -> bool:
     return not over_pcie(gpu, ranks) and gpu.link.gb_per_s_per_direction is not None
 
 
-def with_pcie_share(group: Fabric, gpu: GPUConfig, share: float) -> Fabric:
+def with_pcie_share(group: Fabric, gpu: GPUConfig, host: HostConfig, share: float) -> Fabric:
     """The fabric with a stack's own share of PCIe as its bus, where it runs over PCIe inside a node; as it is where 0.
 
-    What is known of the GPU's family over PCIe comes first: whether cards copy to each other directly is theirs.
+    What is known of the host, and of the GPU's family, over PCIe comes first: whether cards copy to each other directly is
+    theirs.
     """
     if share <= 0 or group.spans_nodes or not over_pcie(gpu, group.ranks) or not gpu.pcie_gb_per_s:
         return group
-    if gpu.efficiency.collective.pcie_bus_efficiency is not None:
+    if host.peer_gb_per_s is not None or gpu.efficiency.collective.pcie_bus_efficiency is not None:
         return group
     return replace(group, bytes_per_s=share * gpu.pcie_gb_per_s * 1e9)
 

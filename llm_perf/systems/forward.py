@@ -82,7 +82,7 @@ class Forward:
         self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = with_pcie_share(
-            topology.tensor, scenario.gpu, constants["pcie_bus_efficiency"]
+            topology.tensor, scenario.gpu, scenario.host, constants["pcie_bus_efficiency"]
         )
         self.ep_fabric: Fabric = topology.experts
         self.hops_between_nodes = topology.hops_between_nodes

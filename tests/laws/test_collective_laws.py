@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llm_perf.config import ParallelismConfig, get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.gpu import Link
-from llm_perf.hardware.collective import Topology, fabric
+from llm_perf.hardware.collective import Topology, fabric, with_pcie_share
 
 SIZES = st.floats(1.0, 1e10)
 RANKS = st.sampled_from([2, 3, 4, 6, 8, 16, 64])
@@ -142,3 +142,17 @@ def test_collectives_in_a_node_take_the_time_measured_at_every_size(gpu, ranks, 
     ratios = [max(ours / theirs, theirs / ours) for ours, theirs in zip(times, measured_us, strict=True)]
     assert max(ratios) < 1.45
     assert math.prod(ratios) ** 0.25 < 1.2
+
+
+def test_a_host_says_how_fast_its_cards_copy_to_each_other_over_pcie() -> None:
+    """Ranks over PCIe take the host's rate, whatever the stack's share of the bus; ranks over a link do not."""
+    slow = get_host_config_by_name("two-rtx-pro-6000")
+    usual = slow.model_copy(update={"peer_gb_per_s": None})
+    card, linked = (
+        get_gpu_config_by_name("rtx-pro-6000-blackwell-server"),
+        get_gpu_config_by_name("h100-sxm-80gb"),
+    )
+    assert fabric(card, 2, 2, slow).bytes_per_s == 16e9
+    assert fabric(card, 2, 2, usual).bytes_per_s > 30e9
+    assert with_pcie_share(fabric(card, 2, 2, slow), card, slow, 0.9).bytes_per_s == 16e9
+    assert fabric(linked, 2, 2, slow) == fabric(linked, 2, 2, usual)
