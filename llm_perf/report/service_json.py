@@ -23,6 +23,7 @@ def service_object(answer: ServicePlan) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "question": answer.question.model_dump(),
         "best": best,
+        "front": [],
         "nearest": None if answer.nearest is None else _candidate(answer, answer.nearest),
         "evaluated": answer.evaluated,
         "simulated": answer.simulated,
