@@ -117,6 +117,9 @@ def main():
 if __name__ == "__main__":
     main()
 '''
+SERVICE_PLAN = (
+    "plan", "--model", "llama-3.1-70b", "--rate", "6", "--target", "p95 ttft<1s, p95 tpot<50ms", "--weight-format", "fp8",
+)  # fmt: skip
 PLAN = (
     "plan",
     "--model",
@@ -129,6 +132,37 @@ PLAN = (
     "16,8,4",
     "--json",
 )
+
+REQUESTS = 100_000
+REQUESTS_CODE = """
+import os, resource, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.requests.simulate import simulate
+from llm_perf.requests.steady import SteadyState
+from llm_perf.requests.workload import Requests
+scenario = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm-80gb", system="vllm"))
+random, count = np.random.default_rng(1), int(sys.argv[1])
+state = SteadyState(scenario, 8192)
+lengths = random.integers(16, 4096, count), random.integers(2, 2048, count)
+rate = random.uniform(0.1, 50, count)
+start = time.process_time()
+state.at(*lengths, rate=rate)
+closed_form = count / (time.process_time() - start)
+knee = 4000 / simulate(scenario, Requests.of(np.zeros(4000), 512, 128)).finished_s.max()
+requests = Requests.of(np.cumsum(random.exponential(1 / (0.9 * knee), count)), 512, 128)
+start = time.process_time()
+found = simulate(scenario, requests)
+seconds = time.process_time() - start
+assert (found.status == 0).all()
+print(closed_form, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds)
+"""
+SIMULATE = (
+    "simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--rate", "10", "--num-requests", "300",
+    "--json",
+)  # fmt: skip
 
 
 class CannotInstallError(Exception):
@@ -172,6 +206,8 @@ def main() -> int:
     ):
         figures += large_sweep(system, points, target, figures[1])
     figures.append(planning(arguments.rounds))
+    figures.append(service_planning(arguments.rounds))
+    figures += requests(arguments.rounds)
     if arguments.json:
         shown = [asdict(figure) | {"met": figure.met} for figure in figures]
         print(json.dumps({"schema_version": 1, "environment": environment(), "figures": shown}))
@@ -259,6 +295,39 @@ def planning(rounds: int) -> Figure:
     return Figure(
         "llm-perf plan over all GPUs", statistics.median(samples), "s", 2.0, True, {"plan_s": samples}
     )
+
+
+def service_planning(rounds: int) -> Figure:
+    """A plan over all GPUs for requests at a rate, as a process, in seconds."""
+    command = [str(Path(sys.executable).with_name("llm-perf")), *SERVICE_PLAN]
+    samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
+    return Figure(
+        "llm-perf plan over all GPUs for a rate",
+        statistics.median(samples),
+        "s",
+        5.0,
+        True,
+        {"plan_s": samples},
+    )
+
+
+def requests(rounds: int) -> list[Figure]:
+    """Requests through an engine, 512 + 128 tokens at 90 % of what it serves, and the closed form, in seconds of one core."""
+    command = [sys.executable, "-c", REQUESTS_CODE, str(REQUESTS)]
+    rates, peaks, seconds = [], [], []
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+        for samples, value in zip((rates, peaks, seconds), done.stdout.split()[-3:], strict=True):
+            samples.append(float(value))
+    process = [str(Path(sys.executable).with_name("llm-perf")), *SIMULATE]
+    walls = [wall_s(process) for _ in range(max(rounds // 3, 1) + 1)][1:]
+    name, rate = f"simulation of {REQUESTS:,} requests, one core", statistics.median(rates)
+    return [
+        Figure(name, statistics.median(seconds), "s", 20.0, True, {"seconds": seconds}),
+        Figure("  its memory", max(peaks) / 2**30, "GiB", 1.0, True, {"bytes": peaks}),
+        Figure("  its steady state in closed form", rate, "points/s", 50_000, False, {"points_per_s": rates}),
+        Figure("llm-perf simulate of 300 requests", statistics.median(walls), "s", 2.0, True, {"s": walls}),
+    ]
 
 
 def interleaved(rounds: int, measurements: dict[str, Callable[[], float]]) -> dict[str, list[float]]:

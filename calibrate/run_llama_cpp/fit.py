@@ -30,7 +30,8 @@ _RATE_FACTOR = 2.0
 """How far what memory can deliver may be from what the fastest products of the probe read, either way."""
 
 _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
-    ("cpu_unpack_k", 0.1, 5.0), ("cpu_unpack_16bit", 0.1, 5.0), ("cpu_expert_share", 0.2, 1.5),
+    ("cpu_unpack_k", 0.1, 5.0), ("cpu_unpack_16bit", 0.1, 5.0), ("cpu_unpack_16bit_widened", 0.02, 5.0),
+    ("cpu_expert_share", 0.2, 1.5),
     ("cpu_decode_score_share", 0.01, 10.0), ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
 )  # fmt: skip
 """What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""

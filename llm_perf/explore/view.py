@@ -17,6 +17,7 @@ from llm_perf.config.economics import Price
 from llm_perf.explore import cards, figures
 from llm_perf.explore.blocks import block
 from llm_perf.explore.comparison import comparison_card
+from llm_perf.explore.service import service_card
 from llm_perf.report.command import infer_command
 from llm_perf.report.inference_json import finite, result_object
 from llm_perf.report.inference_text import dollars, report_sections
@@ -136,6 +137,7 @@ def _cards(
             [cards.figure("roofline", drawn["roofline"]), *cards.parts(sections, "thresholds")],
         ),
         cards.card("front", "Throughput and latency by batch", [cards.figure("front", drawn["front"])]),
+        *_service(prediction),
         cards.card("schedule", "Schedule", passes, wide=True),
         cards.card("nearest", "Nearest measured run", cards.parts(sections, "nearest")),
         cards.card("money", "Cost, energy, pipeline", cards.parts(sections, "money", "pipeline")),
@@ -150,6 +152,12 @@ def _cards(
         ),
     ]
     return [card for card in found if card["parts"]]
+
+
+def _service(prediction: Prediction) -> list[dict[str, Any]]:
+    """The card of requests over time, of what was asked with flags."""
+    found = None if prediction.inputs is None else service_card(prediction.result)
+    return [] if found is None else [found]
 
 
 def _comparison(prediction: Prediction) -> list[dict[str, Any]]:

@@ -81,6 +81,8 @@ class Engine:
         )
         self._admitted_left = 0
         self._step = _NOTHING
+        self._scheduled_s = 0.0
+        self._just_ended = 0  # whose slots the next step does not know to be free
         self._ahead = 0.0  # tokens of steps that were no whole ones
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
@@ -131,10 +133,13 @@ class Engine:
     def begin(self) -> Step:
         """What the next step holds; nothing where there is nothing to do."""
         inbox, waiting = self._inbox, self._waiting
+        self._just_ended = len(self.finished) if self.rules.ahead and self._scheduled_s < self.now else 0
         self.finished = []
-        if not self._running and not waiting:
-            self._ratio = self._first_ratio
-        while inbox and inbox[0][0] <= self.now:
+        if not self._running:  # no step is on its way
+            self._scheduled_s, self._just_ended = self.now, 0
+            self._ratio = self._ratio if waiting else self._first_ratio
+        known = self._scheduled_s if self.rules.ahead else self.now
+        while inbox and inbox[0][0] <= known:
             waiting.append(heappop(inbox)[1])
         if self._beside:
             preempted = self._make_room() if self._decoding else False
@@ -175,6 +180,7 @@ class Engine:
         """The step that began, so many times over, has taken so long."""
         step, start = self._step, self.now
         self.now = end = start + seconds
+        self._scheduled_s = end - seconds / count  # of the next step: when the last of these began
         if step.batch:
             if step.chunks:
                 count = self._tokens_of_a_step()
@@ -211,7 +217,8 @@ class Engine:
             admits = admits and used >= 0
             budget -= used
         waiting, running, limits = self._waiting, self._running, self.limits
-        while admits and waiting and budget > 0 and len(running) < limits.max_sequences and self._partial < 0:
+        most = limits.max_sequences - self._just_ended
+        while admits and waiting and budget > 0 and len(running) < most and self._partial < 0:
             used = self._admit(waiting[0], budget, chunks, ends)
             if used < 0:
                 break
@@ -274,7 +281,7 @@ class Engine:
         blocks.reuse(records.key[request], found)
         blocks.take(own - found)
         records.own_blocks[request] = own
-        records.start(request, self.now, cached, self.replica)
+        records.start(request, self._scheduled_s if self.rules.ahead else self.now, cached, self.replica)
         self._running[request] = None
         self._admitted_left += records.left(request)
         self._read(request, new, cached, chunks, ends)

@@ -187,7 +187,10 @@ class _Loop:
         left = square / (2 * mean)
         together = arrivals * np.minimum(2 * left / mean, 1.0)
         own = base + first + each * (1.0 + together)
-        return mean, self.times.frontend_s + np.minimum(others, 1.0) * left + own
+        # Where steps are scheduled ahead, one more is on its way already.
+        beside = self.rules.prompts == "beside decodes"
+        waits = left + (mean if beside else plain) if self.rules.ahead else left
+        return mean, self.times.frontend_s + np.minimum(others, 1.0) * waits + own
 
     # -- the loop closed -----------------------------------------------------------------------------------------
 

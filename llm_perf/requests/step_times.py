@@ -43,10 +43,11 @@ ChunkLengths = Sequence[tuple[int, int]]
 class Table:
     """A function of a count, from 1 on: a list with every value, and nodes beyond; arrays lie between their neighbours."""
 
-    __slots__ = ("_all", "_counts", "_nodes", "_values", "dense")
+    __slots__ = ("_all", "_counts", "_nodes", "_padded", "_values", "dense")
 
     def __init__(self, counts: Floats, values: Floats) -> None:
         self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
+        self._padded = np.append(self._all, values[-1])
         dense = int(min(len(counts), _DENSE))
         self.dense: list[float] = [0.0, *values[:dense].tolist()]
         self._nodes: list[float] = counts[dense - 1 :].tolist()
@@ -63,9 +64,9 @@ class Table:
 
     def at(self, counts: Floats) -> Floats:
         """Values at counts that need not be whole."""
-        if counts.max() < len(self.dense) - 1:
-            return _between(counts, self._all)
-        return np.interp(counts, self._counts, self._all)
+        if len(self._nodes) > 1:
+            return np.interp(counts, self._counts, self._all)
+        return _between(np.minimum(counts, len(self.dense) - 1), self._padded)
 
 
 def table_counts(most: int) -> Floats:

@@ -129,7 +129,7 @@ def checked_system(scenario: Scenario) -> System:
 @cache
 def system_of_stage(stage: int) -> str | None:
     """The family that a stage of ``--ds-zero`` is; None where a stage changes nothing about where weights are."""
-    return next((family.name for family in families() if family.ds_zero == stage), None)
+    return next((family.name for family in families("ds_zero:") if family.ds_zero == stage), None)
 
 
 WITHOUT_GPU = "llama_cpp"

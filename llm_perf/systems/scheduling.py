@@ -56,6 +56,8 @@ class SchedulerRules(Spec):
         watermark: Share of the blocks that stay free when a request is admitted.
         preempts: Who is computed anew when the cache is full; None where that cannot happen.
         new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
+        ahead: A step is scheduled while the one before it runs: what arrives meanwhile enters the step after, and so does
+            what takes the place of a sequence that ends.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
         max_num_batched_tokens: Tokens of a step at most, likewise.
@@ -71,6 +73,7 @@ class SchedulerRules(Spec):
     watermark: Efficiency | None = None
     preempts: Preempts | None = None
     new_token_ratio: NewTokenRatio | None = None
+    ahead: bool = False
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None

@@ -67,8 +67,9 @@ def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     """Times, rates and memory of an inference row."""
     run = stated_run(row)
     result = predict_inference(scenario_of(run))
-    # A table that says no unit holds what programs print, who call 2**30 bytes a GB.
-    unit = GIB if "mem_unit" not in row else memory_unit_of(cells_of({"mem_unit": row["mem_unit"]}))
+    # A row that says no unit holds what its program printed, and these call 2**30 bytes a GB.
+    stated = row.get("mem_unit")
+    unit = memory_unit_of(cells_of({"mem_unit": stated})) if stated else GIB
     found: dict[str, Any] = {
         "ttft_s": result.ttft_s,
         "total_latency_s": result.total_latency_s,

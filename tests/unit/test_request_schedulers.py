@@ -98,6 +98,19 @@ def test_a_prompt_holds_up_v0_s_decoding_and_v1_s_less() -> None:
     assert longest["vllm@0.10"] < longest["vllm@0.6"] / 4
 
 
+def test_scheduled_ahead_an_arrival_waits_for_the_step_that_is_on_its_way() -> None:
+    requests = Requests.of([0.0, 1.0], [100, 500], [600, 10])
+    now, ahead = (simulate(scenario(system), requests) for system in ("vllm@0.10", "vllm@0.15"))
+    for found, steps in ((now, 1), (ahead, 2)):
+        rows = found.steps
+        reads = rows.start_s[rows.prefill_tokens == 500][0]
+        frontend = found.first_token_s[0] - rows.duration_s[0]
+        gap = (rows.duration_s / rows.count)[1]
+        assert (steps - 1) * gap < reads - 1.0 - frontend <= steps * gap * 1.01
+    alone = simulate(scenario("vllm@0.15"), Requests.of([0.0], 500, 10))
+    assert alone.first_token_s[0] < ahead.first_token_s[1] - 1.0
+
+
 def test_guaranteed_no_evict_reserves_and_max_utilization_pauses() -> None:
     asked = scenario("tensorrt_llm@1.0", gpu_memory_utilization=0.05)
     requests = Requests.of(np.zeros(100), 100, 1000)
@@ -145,7 +158,7 @@ def test_the_newest_vllm_admits_a_request_only_if_its_whole_prompt_has_room() ->
     capacity = min(older.kv_capacity_tokens, newer.kv_capacity_tokens)
     assert capacity < 40_000
     assert older.scheduled_s[1] < older.finished_s[0]
-    assert newer.scheduled_s[1] >= newer.finished_s[0]
+    assert newer.first_token_s[1] > newer.finished_s[0]
     assert older.preemptions.sum() > newer.preemptions.sum() == 0
 
 
