@@ -47,7 +47,14 @@ COMMANDS = {
 }  # fmt: skip
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = ("infer", "--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-host")
-COMMANDS |= {f"system {name}": (*ON_ANY, "--system", name, "--explain") for name in system_names()}
+OF_ITS_OWN = {"airllm": ("--host", "dgx-2")} | dict.fromkeys(
+    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), ("--model", "mixtral-8x7b")
+)
+"""What a system needs instead: a disk, or experts."""
+COMMANDS |= {
+    f"system {name}": (*ON_ANY, *OF_ITS_OWN.get(name, ()), "--system", name, "--explain")
+    for name in system_names()
+}
 JSON = [name for name in COMMANDS if "help" not in name and name != "version"]
 LOG = re.compile(r"^(model size|peak gpu mem|decode latency|total latency): ")
 MAY_BE_LONG = re.compile(r"https?://\S{60,}")  # an address cannot be wrapped
