@@ -23,11 +23,13 @@ from llm_perf.search.policy import PolicyQuestion, search_policy
 from llm_perf.systems import Load, system_names
 
 DECODER, ENCODER = get_model_config_by_name("opt-1.3b"), get_model_config_by_name("bert-base")
+ON_ANY = {"model": "opt-1.3b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
+OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | dict.fromkeys(
+    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), {"model": "mixtral-8x7b"}
+)
+"""What a system needs instead: a disk, or experts."""
 QUESTIONS: dict[str, dict[str, Any]] = {
-    **{
-        name: {"model": "opt-1.3b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host", "system": name}
-        for name in system_names()
-    },
+    **{name: {**ON_ANY, **OF_ITS_OWN.get(name, {}), "system": name} for name in system_names()},
     "one token": {"model": "opt-1.3b", "gpu": "t4", "gen_len": 1},
     "encoder": {"model": "bert-base", "gpu": "t4", "prompt_len": 128},
     "streamed": {"model": "opt-30b", "gpu": "t4", "ds_zero": 3, "cpu_offload": True, "batch_size": 8},

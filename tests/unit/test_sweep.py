@@ -21,8 +21,12 @@ from llm_perf.systems import system_names
 
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = {"model": "opt-13b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
+OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | dict.fromkeys(
+    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), {"model": "mixtral-8x7b"}
+)
+"""What a system needs instead: a disk, or experts."""
 QUESTIONS: dict[str, dict[str, Any]] = {
-    **{name: {**ON_ANY, "system": name} for name in system_names()},
+    **{name: {**ON_ANY, **OF_ITS_OWN.get(name, {}), "system": name} for name in system_names()},
     "placed per point": {"model": "opt-6.7b", "gpu": "t4", "ds_zero": 3},
     "CPU, cache too": {
         "model": "opt-30b",
