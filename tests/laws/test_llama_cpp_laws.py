@@ -109,7 +109,7 @@ BENCHED = [
 @pytest.mark.parametrize(("gpu", "num_gpus", "model", "bits", "prefill", "decode"), BENCHED)
 def test_rates_are_those_that_were_measured(gpu, num_gpus, model, bits, prefill, decode):
     group = {"quant_group_size": 38} if bits == 4 else {}
-    asked = scenario(gpu, num_gpus, bits, model=model, **group)
+    asked = scenario(gpu, num_gpus, bits, model=model, system="llama_cpp@2024-05", **group)
     prompt = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=512, gen_len=1)))
     text = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=1, gen_len=512)))
     assert 512 / prompt.prefill.latency_s == pytest.approx(prefill, rel=0.2)

@@ -239,9 +239,10 @@ def test_no_copy_beats_its_link(gpu, host, path, ratio):
 @EXAMPLES
 @given(draw.zero_scenarios())
 def test_a_pass_takes_at_least_its_streamed_bytes_over_the_link_and_the_disk(scenario):
+    """Of a mixture, those of the experts that one token is sent to."""
     evaluation = draw.evaluate(scenario, gen_len=2.0)
     table = token_table_params(scenario.model) * scenario.dtype.embedding_bits / 8
-    streamed, tiers = matrix_bytes(scenario, used=False) + table, evaluation.placement.weights
+    streamed, tiers = matrix_bytes(scenario, used=True) + table, evaluation.placement.weights
     link = host_link_bytes_per_s(scenario.gpu, scenario.host) * scenario.parallelism.dp_size
     disk = scenario.host.disk.read_bytes_per_s("direct")
     for latency in latencies(evaluation):
