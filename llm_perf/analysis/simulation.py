@@ -49,6 +49,8 @@ NOT_OF_REQUESTS: Final = {
 }
 """Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
 
+_AT_ONCE_S: Final = 1e-9
+"""Requests of a file that all arrive within this time arrive at once."""
 _MOST_FOR_INTERVALS: Final = 20_000
 """Requests beyond which the two further simulations of an interval take too long."""
 
@@ -180,7 +182,7 @@ class Simulation:
         if self.traffic.rate is not None:
             return self.traffic.rate if math.isfinite(self.traffic.rate) else None
         last = float(requests.arrival_s.max())
-        return len(requests) / last if last > 0 else None
+        return len(requests) / last if last > _AT_ONCE_S else None
 
     @property
     def warnings(self) -> tuple[str, ...]:

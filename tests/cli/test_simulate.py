@@ -135,6 +135,13 @@ def test_requests_that_are_too_long_are_rejected_and_counted(llm_perf, folder):
     assert none.json["cost"] is None
 
 
+def test_requests_of_a_file_within_a_nanosecond_come_at_once(llm_perf, folder):
+    rows = "arrival_s,prompt_tokens,output_tokens\n0,100,5\n5e-324,100,5\n"
+    Path("r.csv").write_text(rows)
+    found = llm_perf(*BASE, "--requests", "r.csv", "--json").json
+    assert found["capacity"]["offered_requests_per_s"] is None
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 @pytest.mark.parametrize("rate", ["10", "10,20"])
 def test_plots(llm_perf, folder, ending, rate):
