@@ -226,6 +226,8 @@ class Simulation:
 
     @cached_property
     def _interval(self) -> tuple[TimeInterval | None, str | None]:
+        if not self.summary.completed:
+            return None, "no request ran"
         steps = self.typical.interval
         if steps is None:
             return None, self.typical.no_interval

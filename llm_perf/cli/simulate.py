@@ -62,6 +62,8 @@ def simulate(
     tables = {"--trace-out": trace_file, "--timeline": timeline_file}
     for flag, name in tables.items():
         _check_table(flag, name)
+    if trace_file and timeline_file and Path(trace_file).absolute() == Path(timeline_file).absolute():
+        raise SpecError(f"--trace-out and --timeline both name {trace_file!r}: give each its own file")
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot
 
@@ -160,18 +162,17 @@ def _check_table(flag: str, name: str | None) -> None:
 def _write_tables(found: Simulation, trace_file: str | None, timeline_file: str | None) -> None:
     if trace_file is None and timeline_file is None:
         return
-    from llm_perf.cli.output import write_files
+    from llm_perf.cli.output import write_paths
     from llm_perf.report.simulate_json import timeline_text, trace_text
 
-    for name, text, what in (
-        (trace_file, trace_text, "requests"),
-        (timeline_file, timeline_text, "steps"),
-    ):
+    texts: dict[Path, str] = {}
+    for name, text in ((trace_file, trace_text), (timeline_file, timeline_text)):
         if name is not None:
             path = Path(name)
-            kind = path.suffix.lower().removeprefix(".")
-            for written in write_files(path.parent, {path.name: text(found.outcome, kind)}):
-                click.echo(f"{what} written to {written}", err=True)
+            texts[path] = text(found.outcome, path.suffix.lower().removeprefix("."))
+    for written in write_paths(texts):
+        what = "requests" if trace_file is not None and written == Path(trace_file) else "steps"
+        click.echo(f"{what} written to {written}", err=True)
 
 
 def _print(found: list[Simulation], knee: Simulation | None, *, swept: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
     assert outcome.err == ""
     found = outcome.json
     assert found["schema_version"] == 1
+    assert found["question"]["objective"] == "throughput"  # where none is stated, what is searched for
     assert {
         "policy",
         "throughput_tokens_per_s",
