@@ -34,6 +34,7 @@ __all__ = [
     "ServiceInputs",
     "Simulation",
     "TimeInterval",
+    "inputs_of",
     "simulation_of",
 ]
 
@@ -107,6 +108,15 @@ def parts_of(inputs: InferenceInputs) -> tuple[InferenceInputs, ServiceInputs]:
     return InferenceInputs(**named), ServiceInputs(**traffic)
 
 
+def inputs_of(deployment: InferenceInputs, traffic: ServiceInputs) -> dict[str, Any]:
+    """All inputs of a simulation under their flags' names, as ``--config`` takes them."""
+    left = {name: value for name, value in deployment.model_dump().items() if name not in NOT_OF_REQUESTS}
+    asked = traffic.model_dump()
+    for name in ("rate", "burstiness"):
+        asked[name] = "inf" if asked[name] == math.inf else asked[name]
+    return left | asked
+
+
 @dataclass(frozen=True)
 class TimeInterval:
     """Between which values measured times are to be expected, where step times are off as far as published runs were.
@@ -154,13 +164,7 @@ class Simulation:
     @property
     def inputs(self) -> dict[str, Any]:
         """All inputs under their flags' names, as ``--config`` takes them."""
-        left = {
-            name: value for name, value in self.deployment.model_dump().items() if name not in NOT_OF_REQUESTS
-        }
-        traffic = self.traffic.model_dump()
-        for name in ("rate", "burstiness"):
-            traffic[name] = "inf" if traffic[name] == math.inf else traffic[name]
-        return left | traffic
+        return inputs_of(self.deployment, self.traffic)
 
     @cached_property
     def capacity(self) -> Capacity | None:

@@ -13,15 +13,18 @@ from llm_perf.analysis.simulation import (
     NOT_OF_REQUESTS,
     Simulation,
     SimulationInputs,
+    inputs_of,
     parts_of,
     simulation_of,
 )
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
-from llm_perf.errors import OutputError, SpecError
+from llm_perf.errors import DoesNotFitError, OutputError, SpecError
 from llm_perf.search import axes
 
 if TYPE_CHECKING:
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.analysis.simulation import ServiceInputs
     from llm_perf.requests.request_file import RequestFile
     from llm_perf.requests.traffic import Traffic
 
@@ -79,9 +82,15 @@ def simulate(
         for flag, name in tables.items():
             if name is not None:
                 raise SpecError(f"{flag} is of one simulation: give one --rate")
-        found = _to_the_knee(lambda rate: simulation_of(deployment, traffic.replace(rate=rate), file), rates)
-    else:
-        found = [simulation_of(deployment, traffic, file)]
+    try:
+        found = _found(deployment, traffic, file, rates)
+    except DoesNotFitError as error:
+        if as_json:
+            from llm_perf.report.simulate_json import unfit_object
+
+            click.echo(json.dumps(unfit_object(inputs_of(deployment, traffic), str(error)), allow_nan=False))
+        raise
+    if not swept:
         _write_tables(found[0], trace_file, timeline_file)
     if plot_file is not None:
         from llm_perf.report.simulate_plot import write_rates_plot, write_simulation_plot
@@ -91,6 +100,15 @@ def simulate(
     knee = next((one for one in reversed(found) if _keeps_up(one)), None)
     _print(found, knee, swept=swept, as_json=as_json)
     return 0 if knee is not None and not _only_rejected(found) else EXIT_DOES_NOT_KEEP_UP
+
+
+def _found(
+    deployment: InferenceInputs, traffic: ServiceInputs, file: RequestFile | None, rates: tuple[float, ...]
+) -> list[Simulation]:
+    """The simulation, or one of each rate up to the knee."""
+    if len(rates) <= 1:
+        return [simulation_of(deployment, traffic, file)]
+    return _to_the_knee(lambda rate: simulation_of(deployment, traffic.replace(rate=rate), file), rates)
 
 
 def _keeps_up(found: Simulation) -> bool:

@@ -145,6 +145,17 @@ def test_requests_of_one_token_have_no_decode_and_no_nan(llm_perf, folder, rate)
     assert "nan" not in said
 
 
+@pytest.mark.parametrize("rate", ["1", "1,2"])
+def test_what_does_not_fit_is_exit_3_and_still_one_json_object(llm_perf, folder, rate):
+    outcome = llm_perf("simulate", "--model", "llama-3.1-70b", "--gpu", "t4", "--rate", rate, "--json")
+    assert outcome.code == 3
+    assert set(outcome.json) >= KEYS
+    assert outcome.json["reason"].startswith("meta-llama/Llama-3.1-70B leaves no memory for a KV cache")
+    assert outcome.json["requests"]["completed"] == 0
+    assert set(outcome.json["ttft_s"]) == FIGURES
+    assert outcome.err.count("\n") == 1
+
+
 def test_tables_are_all_written_or_none(llm_perf, folder):
     asked = (*SMALL, "--rate", "10", "--trace-out", "new/t.csv", "--timeline")
     outcome = llm_perf(*asked, "/proc/s.csv")
