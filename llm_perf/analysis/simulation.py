@@ -34,6 +34,7 @@ __all__ = [
     "ServiceInputs",
     "Simulation",
     "TimeInterval",
+    "inputs_of",
     "simulation_of",
 ]
 
@@ -49,6 +50,8 @@ NOT_OF_REQUESTS: Final = {
 }
 """Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
 
+_AT_ONCE_S: Final = 1e-9
+"""Requests of a file that all arrive within this time arrive at once."""
 _MOST_FOR_INTERVALS: Final = 20_000
 """Requests beyond which the two further simulations of an interval take too long."""
 
@@ -105,6 +108,15 @@ def parts_of(inputs: InferenceInputs) -> tuple[InferenceInputs, ServiceInputs]:
     return InferenceInputs(**named), ServiceInputs(**traffic)
 
 
+def inputs_of(deployment: InferenceInputs, traffic: ServiceInputs) -> dict[str, Any]:
+    """All inputs of a simulation under their flags' names, as ``--config`` takes them."""
+    left = {name: value for name, value in deployment.model_dump().items() if name not in NOT_OF_REQUESTS}
+    asked = traffic.model_dump()
+    for name in ("rate", "burstiness"):
+        asked[name] = "inf" if asked[name] == math.inf else asked[name]
+    return left | asked
+
+
 @dataclass(frozen=True)
 class TimeInterval:
     """Between which values measured times are to be expected, where step times are off as far as published runs were.
@@ -152,13 +164,7 @@ class Simulation:
     @property
     def inputs(self) -> dict[str, Any]:
         """All inputs under their flags' names, as ``--config`` takes them."""
-        left = {
-            name: value for name, value in self.deployment.model_dump().items() if name not in NOT_OF_REQUESTS
-        }
-        traffic = self.traffic.model_dump()
-        for name in ("rate", "burstiness"):
-            traffic[name] = "inf" if traffic[name] == math.inf else traffic[name]
-        return left | traffic
+        return inputs_of(self.deployment, self.traffic)
 
     @cached_property
     def capacity(self) -> Capacity | None:
@@ -180,7 +186,7 @@ class Simulation:
         if self.traffic.rate is not None:
             return self.traffic.rate if math.isfinite(self.traffic.rate) else None
         last = float(requests.arrival_s.max())
-        return len(requests) / last if last > 0 else None
+        return len(requests) / last if last > _AT_ONCE_S else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -224,6 +230,8 @@ class Simulation:
 
     @cached_property
     def _interval(self) -> tuple[TimeInterval | None, str | None]:
+        if not self.summary.completed:
+            return None, "no request ran"
         steps = self.typical.interval
         if steps is None:
             return None, self.typical.no_interval

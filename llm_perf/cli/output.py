@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +67,32 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     Raises:
         OutputError: one of them cannot be written; then none is, and no new folder is left.
     """
+    return write_paths({folder / name: text for name, text in texts.items()}, [folder])
+
+
+def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list[Path]:
+    """Write files wherever they are, all of them or none, with their folders.
+
+    Args:
+        texts: What each of them holds.
+        folders: Folders that are made even if no file goes there.
+
+    Raises:
+        OutputError: one of them cannot be written; then none is, and no new folder is left.
+    """
     parts: dict[Path, Path] = {}
     made: list[Path] = []
+    folder = Path()
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            _check_replaceable(folder / name)
-            part = folder / f"{name}.{os.getpid()}.part"
-            parts[part] = folder / name
+        for folder in dict.fromkeys([*folders, *(target.parent for target in texts)]):
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
+            made = [*new, *made]
+            folder.mkdir(parents=True, exist_ok=True)
+        for target, text in texts.items():
+            folder = target.parent
+            _check_replaceable(target)
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")
+            parts[part] = target
             part.write_text(text, encoding="utf-8")
         for part, target in parts.items():
             part.replace(target)

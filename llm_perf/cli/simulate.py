@@ -13,15 +13,18 @@ from llm_perf.analysis.simulation import (
     NOT_OF_REQUESTS,
     Simulation,
     SimulationInputs,
+    inputs_of,
     parts_of,
     simulation_of,
 )
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
-from llm_perf.errors import OutputError, SpecError
+from llm_perf.errors import DoesNotFitError, OutputError, SpecError
 from llm_perf.search import axes
 
 if TYPE_CHECKING:
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.analysis.simulation import ServiceInputs
     from llm_perf.requests.request_file import RequestFile
     from llm_perf.requests.traffic import Traffic
 
@@ -62,6 +65,8 @@ def simulate(
     tables = {"--trace-out": trace_file, "--timeline": timeline_file}
     for flag, name in tables.items():
         _check_table(flag, name)
+    if trace_file and timeline_file and Path(trace_file).absolute() == Path(timeline_file).absolute():
+        raise SpecError(f"--trace-out and --timeline both name {trace_file!r}: give each its own file")
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot
 
@@ -77,9 +82,15 @@ def simulate(
         for flag, name in tables.items():
             if name is not None:
                 raise SpecError(f"{flag} is of one simulation: give one --rate")
-        found = _to_the_knee(lambda rate: simulation_of(deployment, traffic.replace(rate=rate), file), rates)
-    else:
-        found = [simulation_of(deployment, traffic, file)]
+    try:
+        found = _found(deployment, traffic, file, rates)
+    except DoesNotFitError as error:
+        if as_json:
+            from llm_perf.report.simulate_json import unfit_object
+
+            click.echo(json.dumps(unfit_object(inputs_of(deployment, traffic), str(error)), allow_nan=False))
+        raise
+    if not swept:
         _write_tables(found[0], trace_file, timeline_file)
     if plot_file is not None:
         from llm_perf.report.simulate_plot import write_rates_plot, write_simulation_plot
@@ -89,6 +100,15 @@ def simulate(
     knee = next((one for one in reversed(found) if _keeps_up(one)), None)
     _print(found, knee, swept=swept, as_json=as_json)
     return 0 if knee is not None and not _only_rejected(found) else EXIT_DOES_NOT_KEEP_UP
+
+
+def _found(
+    deployment: InferenceInputs, traffic: ServiceInputs, file: RequestFile | None, rates: tuple[float, ...]
+) -> list[Simulation]:
+    """The simulation, or one of each rate up to the knee."""
+    if len(rates) <= 1:
+        return [simulation_of(deployment, traffic, file)]
+    return _to_the_knee(lambda rate: simulation_of(deployment, traffic.replace(rate=rate), file), rates)
 
 
 def _keeps_up(found: Simulation) -> bool:
@@ -160,18 +180,17 @@ def _check_table(flag: str, name: str | None) -> None:
 def _write_tables(found: Simulation, trace_file: str | None, timeline_file: str | None) -> None:
     if trace_file is None and timeline_file is None:
         return
-    from llm_perf.cli.output import write_files
+    from llm_perf.cli.output import write_paths
     from llm_perf.report.simulate_json import timeline_text, trace_text
 
-    for name, text, what in (
-        (trace_file, trace_text, "requests"),
-        (timeline_file, timeline_text, "steps"),
-    ):
+    texts: dict[Path, str] = {}
+    for name, text in ((trace_file, trace_text), (timeline_file, timeline_text)):
         if name is not None:
             path = Path(name)
-            kind = path.suffix.lower().removeprefix(".")
-            for written in write_files(path.parent, {path.name: text(found.outcome, kind)}):
-                click.echo(f"{what} written to {written}", err=True)
+            texts[path] = text(found.outcome, path.suffix.lower().removeprefix("."))
+    for written in write_paths(texts):
+        what = "requests" if trace_file is not None and written == Path(trace_file) else "steps"
+        click.echo(f"{what} written to {written}", err=True)
 
 
 def _print(found: list[Simulation], knee: Simulation | None, *, swept: bool, as_json: bool) -> None:

@@ -22,7 +22,7 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
     price = question.price
     found = {
         "schema_version": SCHEMA_VERSION,
-        "question": question.model_dump(),
+        "question": question.model_dump() | {"objective": question.searched_for},
         "policy": None if best is None else best.flags,
         "throughput_tokens_per_s": None if best is None else best.throughput_tokens_per_s,
         "latency_s": None if best is None else best.latency_s,

@@ -16,13 +16,24 @@ from llm_perf.report.inference_json import SCHEMA_VERSION, finite
 from llm_perf.requests.outcome import COMPLETED, REJECTED, RUNNING, Outcome
 from llm_perf.requests.summary import Distribution, Summary, tpot_of
 
-__all__ = ["TIMES", "rates_object", "simulation_object", "summary_object", "timeline_text", "trace_text"]
+__all__ = [
+    "TIMES",
+    "rates_object",
+    "simulation_object",
+    "summary_object",
+    "timeline_text",
+    "trace_text",
+    "unfit_object",
+]
 
 TIMES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 """Quantities that have percentiles, in the order in which they are shown."""
 
 _ENGINE: Final = "engine"
 """The key of what engines did; no system of that name is meant."""
+
+_STATES_COUNTED: Final = ("completed", "rejected", "preempted", "running")
+_THROUGHPUT: Final = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
 
 _STATES: Final = {COMPLETED: "completed", REJECTED: "rejected", RUNNING: "running"}
 
@@ -53,6 +64,25 @@ def simulation_object(found: Simulation) -> dict[str, Any]:
     return finite(whole)  # type: ignore[no-any-return]
 
 
+def unfit_object(inputs: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """What is known where the weights leave no room for requests: the inputs, why, and no figure."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "inputs": dict(inputs),
+        "reason": reason,
+        "requests": dict.fromkeys(_STATES_COUNTED, 0),
+        **{name: dict.fromkeys(Distribution.__slots__) for name in TIMES},
+        "throughput": dict.fromkeys(_THROUGHPUT),
+        _ENGINE: dict.fromkeys(("steps", "mean_batch", "kv_utilization", "prefix_hit_rate")),
+        "capacity": None,
+        "interval": None,
+        "no_interval": reason,
+        "cost": None,
+        "energy": None,
+        "warnings": [],
+    }
+
+
 def rates_object(found: Sequence[Simulation], knee: Simulation | None) -> dict[str, Any]:
     """A sweep over rates: the highest that the engine keeps up with, and every simulation."""
     return {
@@ -79,19 +109,10 @@ def capacity_object(found: Simulation) -> dict[str, Any] | None:
 def summary_object(summary: Summary) -> dict[str, Any]:
     """The figures of a summary under the contract's names."""
     return {
-        "requests": {
-            "completed": summary.completed,
-            "rejected": summary.rejected,
-            "preempted": summary.preempted,
-            "running": summary.running,
-        },
+        "requests": {name: getattr(summary, name) for name in _STATES_COUNTED},
         **{name: asdict(getattr(summary, name)) for name in TIMES},
         "duration_s": summary.duration_s,
-        "throughput": {
-            "output_tokens_per_s": summary.output_tokens_per_s,
-            "total_tokens_per_s": summary.total_tokens_per_s,
-            "requests_per_s": summary.requests_per_s,
-        },
+        "throughput": {name: getattr(summary, name) for name in _THROUGHPUT},
         _ENGINE: {
             "steps": summary.steps,
             "mean_batch": summary.mean_batch,

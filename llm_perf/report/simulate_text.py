@@ -37,10 +37,9 @@ def simulation_sections(found: Simulation) -> dict[str, Text | Table]:
     parts: dict[str, Text | Table] = {
         "title": _title(found),
         "answer": _answer(found),
-        "times": _times(found.summary),
-        "engines": _engine(found),
-        "interval": _interval(found),
     }
+    if found.summary.completed:  # else there is nothing that could have figures
+        parts |= {"times": _times(found.summary), "engines": _engine(found), "interval": _interval(found)}
     money = _money(found)
     if money is not None:
         parts["money"] = money
@@ -104,21 +103,25 @@ def _answer(found: Simulation) -> Text:
     text = Text()
     for words, style in _verdict(found):
         text.append(words, style)
-    text.append(
-        f"\nTTFT {seconds(summary.ttft_s.p50)} (p95 {seconds(summary.ttft_s.p95)}), "
-        f"TPOT {_time(summary.tpot_s.p50)} (p95 {_time(summary.tpot_s.p95)}); "
-        f"{rate(summary.output_tokens_per_s)} generated, {summary.requests_per_s:.3g} requests/s."
-    )
+    if summary.completed:
+        text.append(_figures(summary))
     if found.outcome.rejections:
         text.append(f"\n{found.outcome.rejections}.", "red")
     return text
 
 
+def _figures(summary: Summary) -> str:
+    return (
+        f"\nTTFT {seconds(summary.ttft_s.p50)} (p95 {seconds(summary.ttft_s.p95)}), "
+        f"TPOT {_time(summary.tpot_s.p50)} (p95 {_time(summary.tpot_s.p95)}); "
+        f"{rate(summary.output_tokens_per_s)} generated, {summary.requests_per_s:.3g} requests/s."
+    )
+
+
 def _verdict(found: Simulation) -> Iterator[tuple[str, str]]:
     known = found.capacity
     if known is None:
-        yield f"{count(found.summary.completed)} requests completed", "bold"
-        yield f" in {seconds(found.summary.duration_s)}.", ""
+        yield "No request ran.", "bold red"
     elif known.keeps_up is None:
         yield f"{count(found.summary.completed)} requests completed", "bold"
         yield f" in {seconds(found.summary.duration_s)}; ", ""
@@ -163,9 +166,12 @@ def _engine(found: Simulation) -> Text:
     summary, outcome = found.summary, found.outcome
     idle = found.idle
     alone = f"TTFT {seconds(idle.ttft_s)}" + ("" if idle.tpot_s is None else f", TPOT {seconds(idle.tpot_s)}")
+    decodes = "none of them decodes"
+    if math.isfinite(summary.mean_batch):
+        decodes = f"{summary.mean_batch:.3g} sequences decode in one on average"
     text = Text.assemble(
         ("engine: ", "bold"),
-        f"{count(summary.steps)} steps, {summary.mean_batch:.3g} sequences decode in one on average; "
+        f"{count(summary.steps)} steps, {decodes}; "
         f"busy {min(summary.busy, 1):.0%} of the time.\n"
         f"{summary.mean_running:.3g} requests run and {summary.mean_waiting:.3g} wait on average, at most "
         f"{count(summary.peak_waiting)} wait.\n"
@@ -236,8 +242,8 @@ def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> Render
             _time(summary.tpot_s.p50),
             _time(summary.tpot_s.p95),
             rate(summary.output_tokens_per_s).removesuffix(" token/s"),
-            f"{summary.mean_batch:.3g}",
-            f"{summary.kv_utilization:.0%}",
+            f"{summary.mean_batch:.3g}" if math.isfinite(summary.mean_batch) else "-",
+            f"{summary.kv_utilization:.0%}" if math.isfinite(summary.kv_utilization) else "-",
         )
     answer = Text()
     known = found[0].capacity

@@ -19,7 +19,14 @@ from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.records import Records
-from llm_perf.requests.simulate import of_mean_lengths, rejected, rejection, rules_of, step_times
+from llm_perf.requests.simulate import (
+    check_engines,
+    of_mean_lengths,
+    rejected,
+    rejection,
+    rules_of,
+    step_times,
+)
 from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.workload import Floats, Requests
 from llm_perf.systems.footprint import stage_kv_bytes
@@ -59,6 +66,8 @@ def simulate_pools(
             raise SpecError(
                 f"dp_size {pool.parallelism.dp_size}: give the replicas of a pool instead; possible: 1"
             )
+    for name, count in (("replicas", decode_replicas), ("prefill_replicas", prefill_replicas)):
+        check_engines({name: count})
     rules = rules_of(prefill, scheduler)
     if rules.batch == "static":
         raise SpecError(

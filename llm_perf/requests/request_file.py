@@ -14,15 +14,13 @@ import numpy as np
 from llm_perf.config import files
 from llm_perf.errors import SpecError
 from llm_perf.requests.lengths import LONGEST
-from llm_perf.requests.workload import NONE, Requests
+from llm_perf.requests.workload import LATEST_S, NONE, Requests
 
 __all__ = ["COLUMNS", "RequestFile", "read_requests"]
 
 COLUMNS: Final = ("arrival_s", "prompt_tokens", "output_tokens", "prefix_id", "prefix_tokens")
 _NEEDED: Final = COLUMNS[:3]
 _LARGEST_FILE: Final = 2**30
-_LATEST_S: Final = 1e9
-"""Arrivals later than thirty years are no seconds."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +156,9 @@ class _Reader:
         value = self._cell(line, row, "arrival_s")
         try:
             found = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = math.nan
-        if isinstance(value, bool) or not 0 <= found <= _LATEST_S:
+        if isinstance(value, bool) or not 0 <= found <= LATEST_S:
             raise self._wrong(line, f"arrival_s {_shown(value)}: expected seconds from the start, 0 or more")
         return found
 

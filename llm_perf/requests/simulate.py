@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
@@ -26,6 +28,8 @@ from llm_perf.systems.scheduling import SchedulerRules
 from llm_perf.systems.speculation import Rounds
 
 ROUTINGS = ("round-robin", "least-loaded", "prefix-aware")
+MOST_ENGINES = 1024
+"""Engines of one simulation at most: each is a schedule of its own, whose steps are all computed."""
 _FOREVER = float("inf")
 
 AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep
@@ -59,6 +63,7 @@ def simulate(
         raise bad_value("routing", routing, ", ".join(ROUTINGS))
     if replicas < 1:
         raise bad_value("replicas", replicas, "a positive integer")
+    check_engines({"replicas": replicas, "dp_size": deployment.parallelism.dp_size})
     rules = rules_of(deployment, scheduler)
     scenario = of_mean_lengths(deployment, requests)
     whole = requests.prompt_tokens + requests.output_tokens
@@ -100,6 +105,20 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
                 f"{name} {size}: requests are simulated on tensor and data ranks only; possible: 1"
             )
     return rules
+
+
+def check_engines(counts: Mapping[str, int]) -> None:
+    """Refuse more engines than are simulated; what the counts are called multiplies to them.
+
+    Raises:
+        SpecError: there are more than `MOST_ENGINES`.
+    """
+    if math.prod(counts.values()) > MOST_ENGINES:
+        stated = " x ".join(f"{name} {count}" for name, count in counts.items() if count > 1)
+        raise SpecError(
+            f"{stated}: at most {MOST_ENGINES:,} engines are simulated; of equal ones that share requests evenly simulate "
+            "a part, with its part of the requests"
+        )
 
 
 def of_mean_lengths(scenario: Scenario, requests: Requests) -> Scenario:

@@ -13,14 +13,16 @@ from llm_perf.errors import SpecError
 from llm_perf.requests.arrivals import Turns, arrivals
 from llm_perf.requests.lengths import Lengths, parse_lengths
 from llm_perf.requests.request_file import RequestFile, read_requests
-from llm_perf.requests.workload import NONE, Ints, Requests
+from llm_perf.requests.workload import LATEST_S, NONE, Floats, Ints, Requests
 
-__all__ = ["DEFAULT_COUNT", "Traffic", "requests_of"]
+__all__ = ["DEFAULT_COUNT", "LEAST_BURSTINESS", "Traffic", "requests_of"]
 
 DEFAULT_COUNT: Final = 1000
 """Requests of a simulation that states none: enough for a 99th percentile."""
 
 
+_HIGHEST_RATE: Final = 1e12
+"""What comes faster comes at once."""
 MOST: Final = 10_000_000
 """Requests of one simulation at most; their columns take a gigabyte."""
 
@@ -35,6 +37,8 @@ def _as_text(value: Any) -> Any:
 
 
 Rate = Annotated[float, BeforeValidator(_number_or_inf), Field(gt=0)]
+LEAST_BURSTINESS: Final = 1e-9
+"""Gaps of a smaller shape are all zero in floating point."""
 LengthText = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 
 
@@ -55,7 +59,7 @@ class Traffic(Spec):
         default=None,
         description='Requests per second (Poisson); "inf" sends all at once; a range 1:20:1 is swept to the knee.',
     )
-    burstiness: Annotated[Rate, AsText] = Field(
+    burstiness: Annotated[Rate, Field(ge=LEAST_BURSTINESS), AsText] = Field(
         default=1.0,
         description="Shape of the gaps: below 1 bursts, above 1 more even, inf constant.  [default: 1]",
     )
@@ -141,9 +145,21 @@ def _arrivals(traffic: Traffic, turns: Turns, generator: np.random.Generator) ->
     """Times of first turns; those of later ones follow from the answers. The rate is that of requests."""
     found = np.zeros(turns.count)
     if traffic.rate is not None:
-        per_second = traffic.rate / turns.each
-        found[: turns.sessions] = arrivals(per_second, traffic.burstiness, turns.sessions, generator)
+        found[: turns.sessions] = _at_rate(traffic, turns.sessions, turns.each, generator)
     return found
+
+
+def _at_rate(traffic: Traffic, count: int, each: int, generator: np.random.Generator) -> Floats:
+    """Times of ``count`` sessions of ``each`` requests, of which ``rate`` come per second."""
+    rate = traffic.rate or 0.0
+    if not count * each <= rate * LATEST_S:
+        raise SpecError(
+            f"--rate {rate:g}: {count * each} requests would come over more than {LATEST_S:g} s; the least is "
+            f"{count * each / LATEST_S:g}"
+        )
+    if math.isfinite(rate) and rate > _HIGHEST_RATE:
+        raise SpecError(f"--rate {rate:g}: expected at most {_HIGHEST_RATE:g} requests per second, or inf")
+    return arrivals(rate / each, traffic.burstiness, count, generator)
 
 
 def _pauses(think: Lengths, turns: Turns, generator: np.random.Generator) -> Any:
@@ -176,7 +192,7 @@ def _of_file(traffic: Traffic, file: RequestFile | None, generator: np.random.Ge
     found = file.requests
     arrival = found.arrival_s[rows]
     if traffic.rate is not None:
-        arrival = arrivals(traffic.rate, traffic.burstiness, count, generator)
+        arrival = _at_rate(traffic, count, 1, generator)
     elif not timed:
         arrival = np.zeros(count)
     return Requests.of(

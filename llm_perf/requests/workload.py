@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llm_perf.errors import SpecError
 
-__all__ = ["NONE", "Requests"]
+__all__ = ["LATEST_S", "NONE", "Requests"]
 
 NONE = -1
 """No prefix, or no earlier turn, where an index is expected."""
+
+LATEST_S: Final = 1e9
+"""Arrivals later than thirty years are no seconds, and beside them a step is lost in the last digits of a clock."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

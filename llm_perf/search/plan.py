@@ -28,6 +28,7 @@ from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.served import served
+from llm_perf.requests.traffic import LEAST_BURSTINESS
 from llm_perf.search.bounds import least_resident_s, least_streamed_s
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
@@ -107,7 +108,7 @@ class PlanQuestion(Spec):
     rate: PositiveFloat | None = None
     requests: Annotated[str, Field(min_length=1)] | None = None
     concurrency: PositiveInt | None = None
-    burstiness: PositiveFloat = 1.0
+    burstiness: Annotated[PositiveFloat, Field(ge=LEAST_BURSTINESS)] = 1.0
     seed: NonNegativeInt = 0
     weight_format: Annotated[str, Field(min_length=1)] | None = None
     kv_format: Annotated[str, Field(min_length=1)] | None = None

@@ -124,6 +124,11 @@ class PolicyQuestion(Spec):
         return _AIMS.get(self.objective or "", "mixed")
 
     @property
+    def searched_for(self) -> Objective:
+        """The objective, the search's own where none is stated."""
+        return self.objective or ("mixed" if self.divides else "throughput")
+
+    @property
     def total_gpus(self) -> int:
         """GPUs of the deployment."""
         return self.num_gpus * self.num_nodes

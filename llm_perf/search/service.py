@@ -21,6 +21,7 @@ from llm_perf.analysis.simulation import DEFAULT_ENGINE, ServiceInputs, Simulati
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.request_file import RequestFile, read_requests
 from llm_perf.requests.simulate import rules_of
+from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.plan import PlanQuestion, Pool, Structure
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target
@@ -142,6 +143,10 @@ class _Search:
             flags = " and ".join(f"--{name}" for name in stated)
             raise SpecError(
                 f"{flags} exclude each other: requests come at a rate, when others end, or as a file says"
+            )
+        if question.rate is not None and question.rate < _SENT / LATEST_S:
+            raise SpecError(
+                f"--rate {question.rate:g}: expected at least {_SENT / LATEST_S:g} requests per second"
             )
         if question.batching == "static":
             raise SpecError(

@@ -179,6 +179,8 @@ def test_the_plot_names_the_best_and_tells_what_misses_a_target(llm_perf, folder
         (("--model", "opt-13b", "--prices", "nowhere.yaml"), "nowhere.yaml"),
         (("--model", "opt-13b", "--top", "0"), "--top"),
         (("--model", "opt-13b", "--plot", "front.pdf"), "--plot"),
+        (("--model", "opt-13b", "--rate", "1e-300"), "--rate 1e-300: expected at least 6e-07"),
+        (("--model", "opt-13b", "--rate", "1", "--burstiness", "1e-300"), "burstiness"),
         (("--model", "opt-13b", "--gpus", "apple-m1-max-32c"), "no price"),
     ],
 )

@@ -20,6 +20,7 @@ def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
     assert outcome.err == ""
     found = outcome.json
     assert found["schema_version"] == 1
+    assert found["question"]["objective"] == "throughput"  # where none is stated, what is searched for
     assert {
         "policy",
         "throughput_tokens_per_s",
@@ -34,7 +35,7 @@ def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
     for tier in found["memory"].values():
         assert tier["total_bytes"] <= tier["capacity_bytes"]
     for point in found["front"]:
-        assert set(point) == {"latency_s", "throughput_tokens_per_s", "policy"}
+        assert set(point) == {"latency_s", "throughput_tokens_per_s", "policy", "ttft_s", "tpot_s"}
     Path("found.json").write_text(outcome.out)
     again = llm_perf("infer", "--config", "found.json", "--json").json
     assert again["feasible"]

@@ -133,6 +133,46 @@ def test_requests_that_are_too_long_are_rejected_and_counted(llm_perf, folder):
     assert none.json["requests"]["rejected"] == 1
     assert none.json["ttft_s"]["mean"] is None
     assert none.json["cost"] is None
+    assert none.json["interval"] is None
+    said = llm_perf(*BASE, "--requests", "r.csv").out
+    assert "No request ran." in said
+    assert "nan" not in said
+
+
+@pytest.mark.parametrize("rate", ["1", "1,2"])
+def test_requests_of_one_token_have_no_decode_and_no_nan(llm_perf, folder, rate):
+    said = llm_perf(*BASE, "--num-requests", "5", "--gen-len", "1", "--rate", rate).out
+    assert "nan" not in said
+
+
+@pytest.mark.parametrize("rate", ["1", "1,2"])
+def test_what_does_not_fit_is_exit_3_and_still_one_json_object(llm_perf, folder, rate):
+    outcome = llm_perf("simulate", "--model", "llama-3.1-70b", "--gpu", "t4", "--rate", rate, "--json")
+    assert outcome.code == 3
+    assert set(outcome.json) >= KEYS
+    assert outcome.json["reason"].startswith("meta-llama/Llama-3.1-70B leaves no memory for a KV cache")
+    assert outcome.json["requests"]["completed"] == 0
+    assert set(outcome.json["ttft_s"]) == FIGURES
+    assert outcome.err.count("\n") == 1
+
+
+def test_tables_are_all_written_or_none(llm_perf, folder):
+    asked = (*SMALL, "--rate", "10", "--trace-out", "new/t.csv", "--timeline")
+    outcome = llm_perf(*asked, "/proc/s.csv")
+    assert outcome.code == 2
+    assert "written there" in outcome.error
+    assert list(Path().iterdir()) == []
+    assert "give each its own file" in llm_perf(*asked, "./new/t.csv").error
+    assert llm_perf(*asked, "s.csv").code == 0
+    assert Path("new/t.csv").read_text().startswith("request,arrival_s")
+    assert Path("s.csv").read_text().startswith("replica,start_s")
+
+
+def test_requests_of_a_file_within_a_nanosecond_come_at_once(llm_perf, folder):
+    rows = "arrival_s,prompt_tokens,output_tokens\n0,100,5\n5e-324,100,5\n"
+    Path("r.csv").write_text(rows)
+    found = llm_perf(*BASE, "--requests", "r.csv", "--json").json
+    assert found["capacity"]["offered_requests_per_s"] is None
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

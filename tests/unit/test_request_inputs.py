@@ -150,6 +150,9 @@ def test_a_prefix_is_counted_once_in_a_session():
         ({"rate": 1.0, "think_time": "3"}, "--turns"),
         ({"rate": 1.0, "num_prefixes": 3}, "--prefix-len"),
         ({"rate": 1.0, "gen_len": "x"}, "--gen-len"),
+        ({"rate": 5e-324, "burstiness": 1e-9}, "--rate 4.94066e-324: 1000 requests"),
+        ({"rate": 1e-7}, "the least is 1e-06"),
+        ({"rate": 1e308}, "at most 1e[+]12 requests per second, or inf"),
     ],
 )
 def test_what_does_not_go_together_is_refused(asked, said):
@@ -159,8 +162,8 @@ def test_what_does_not_go_together_is_refused(asked, said):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"rate": 0.0}, {"rate": -1.0}, {"rate": math.nan}, {"burstiness": 0.0}, {"concurrency": 0}, {"seed": -1},
-     {"num_requests": 0}, {"num_requests": 10**9}, {"turns": 0}],
+    [{"rate": 0.0}, {"rate": -1.0}, {"rate": math.nan}, {"burstiness": 0.0}, {"burstiness": 1e-300},
+     {"concurrency": 0}, {"seed": -1}, {"num_requests": 0}, {"num_requests": 10**9}, {"turns": 0}],
 )  # fmt: skip
 def test_numbers_out_of_range_name_their_flag(asked):
     with pytest.raises(SpecError, match=next(iter(asked))):
@@ -218,6 +221,7 @@ def test_other_columns_are_named_as_unread(tmp_path):
         (GOOD + '1,"10,5\n', "malformed CSV"),
         (GOOD.replace("\n", ",\n").replace("tokens,", "tokens,prefix_tokens", 2), "no column"),
         ('{"arrival_s": 0}\n', ":1: has no field 'prompt_tokens'"),
+        (f'{{"arrival_s": {"9" * 400}, "prompt_tokens": 4, "output_tokens": 1}}', ":1: arrival_s 999"),
         ('{"arrival_s": 0, "prompt_tokens": true, "output_tokens": 1}\n', ":1: prompt_tokens True"),
         ('{"arrival_s": 0,\n', ":1: is malformed JSON"),
         ('{"arrival_s": 0, "prompt_tokens": 4, "output_tokens": 1}\n[1]\n', ":2: is no object"),

@@ -12,7 +12,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.outcome import COMPLETED, REJECTED, Outcome
-from llm_perf.requests.simulate import simulate
+from llm_perf.requests.simulate import MOST_ENGINES, check_engines, simulate
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.families import families, scheduler_rules
 
@@ -202,5 +202,10 @@ def test_what_is_not_simulated_is_refused_in_one_line() -> None:
         simulate(scenario(), requests, scheduler="fastest")
     with pytest.raises(SpecError, match="routing"):
         simulate(scenario(), requests, routing="random")
+    for engines in ({"replicas": 10**12}, {"replicas": MOST_ENGINES + 1}):
+        with pytest.raises(SpecError, match="at most 1,024 engines"):
+            simulate(scenario(), requests, **engines)
+    with pytest.raises(SpecError, match="replicas 2 x dp_size 1000: at most 1,024 engines"):
+        check_engines({"replicas": 2, "dp_size": 1000})
     with pytest.raises(DoesNotFitError, match="no memory for a KV cache"):
         simulate(scenario(model="llama-3.1-70b"), requests)
