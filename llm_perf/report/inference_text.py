@@ -90,13 +90,17 @@ def print_report(report: RenderableType, width: int | None = None) -> None:
     sys.stdout.flush()  # click writes past this stream where it takes the encoding for a mistake
 
 
+def machine_name(scenario: Scenario) -> str:
+    """What computes, in a few words: the GPUs, or the host where there is none."""
+    if scenario.gpu.absent:
+        return scenario.host.name
+    gpus = scenario.parallelism.num_gpus
+    return scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+
+
 def _title(result: InferenceResult) -> Text:
     scenario, workload = result.scenario, result.scenario.workload
-    gpus = scenario.parallelism.num_gpus
-    where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
-    machine = (" on ", (where, "bold"), f" (host {scenario.host.name})")
-    if scenario.gpu.absent:
-        machine = (" on ", (scenario.host.name, "bold"), " (no GPU)")
+    host = " (no GPU)" if scenario.gpu.absent else f" (host {scenario.host.name})"
     sizes = ", ".join(
         f"{name} {size}"
         for name, size in (
@@ -109,7 +113,7 @@ def _title(result: InferenceResult) -> Text:
         )
         if size > 1
     )
-    text = Text.assemble((scenario.model.name, "bold"), *machine)
+    text = Text.assemble((scenario.model.name, "bold"), " on ", (machine_name(scenario), "bold"), host)
     text.append(f"\nsystem {scenario.system}" + (f", {sizes}" if sizes else ""))
     text.append(
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "

@@ -34,7 +34,7 @@ def test_json_has_the_contract_and_replays_in_infer(llm_perf, folder, system):
     for tier in found["memory"].values():
         assert tier["total_bytes"] <= tier["capacity_bytes"]
     for point in found["front"]:
-        assert set(point) == {"latency_s", "throughput_tokens_per_s", "policy"}
+        assert set(point) == {"latency_s", "throughput_tokens_per_s", "policy", "ttft_s", "tpot_s"}
     Path("found.json").write_text(outcome.out)
     again = llm_perf("infer", "--config", "found.json", "--json").json
     assert again["feasible"]
