@@ -97,3 +97,28 @@ def test_figures_of_stacks_are_those_of_their_page() -> None:
         of_page = next(one for one in page if one.startswith(f"| {name} |"))
         for figure in re.findall(r"(?<=\| )[\d.]+(?= \|)", line):
             assert figure in of_page.split() or f"{figure} |" in of_page, (name, figure)
+
+
+def test_figures_of_requests_are_those_of_their_page() -> None:
+    """What the README says of requests over time in words is what docs/accuracy_requests.md shows."""
+    said = " ".join(README.read_text("utf-8").split())
+    page = (README.parent / "docs" / "accuracy_requests.md").read_text("utf-8")
+    closed, others = (
+        [cell.strip() for cell in line.split("|")][4]
+        for start in ("| closed loop | TTFT gm", "| rate, all at once | TTFT gm")
+        for line in page.splitlines()
+        if line.startswith(start)
+    )
+    tpot = re.search(r"\| closed loop \| TPOT gm \| [\d.]+ \| ([\d.]+) ", page)
+    assert tpot is not None
+    assert f"factor of {tpot[1]} in closed loops" in said
+    assert f"TTFT by {float(closed):.1f} there and {float(others):.1f} elsewhere" in said
+    errors = {
+        name: re.findall(rf"^\| {name} \|[^|]*\|[^|]*\| ([-+][\d.]+)%", page, re.MULTILINE)
+        for name in ("TPOT", "TTFT")
+    }
+    first, second, without = (abs(round(float(error))) for error in errors["TTFT"])
+    assert (
+        f"TTFT {second} and {first} %; of the second {abs(round(float(errors['TPOT'][2])))} and {without} %"
+        in said
+    )
