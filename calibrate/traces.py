@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -44,13 +44,18 @@ class Times:
 
 @dataclass(frozen=True)
 class Trace:
-    """A measured trace. ``inputs`` is the deployment that it was measured on, None where the file alone is known."""
+    """A measured trace.
+
+    ``inputs`` is the deployment that it was measured on, None where the file alone is known. ``host_reason`` says on what
+    the host of ``inputs`` rests, where it is not the GPU's usual one.
+    """
 
     name: str
     path: Path
     measured: Times
     inputs: InferenceInputs | None = None
     source: str = ""
+    host_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,12 @@ def traces() -> tuple[Trace, ...]:
     for name, entry in files.parse_mapping(text, "traces.yaml").items():
         trace = read_trace(str(folder / entry["file"]), name)
         found.append(
-            Trace(name, trace.path, trace.measured, InferenceInputs(**entry["inputs"]), entry["source"])
+            replace(
+                trace,
+                inputs=InferenceInputs(**entry["inputs"]),
+                source=entry["source"],
+                host_reason=entry.get("host_reason", ""),
+            )
         )
     return tuple(found)
 

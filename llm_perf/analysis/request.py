@@ -83,7 +83,8 @@ class InferenceInputs(Spec):
         description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."
     )
     gpu: Text = Field(
-        description="Name or file; repeat it to compare several. A profile's machine if not given."
+        description="Name or file; repeat it to compare several; none for a machine that computes on its CPU. A profile's "
+        "machine if not given."
     )
     host: Text | None = Field(
         default=None, description="Name, file or here; the GPU's usual host if not given."

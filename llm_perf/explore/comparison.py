@@ -12,7 +12,7 @@ from llm_perf.explore import cards
 from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.explore.front import front, front_times
 from llm_perf.explore.looks import series_look
-from llm_perf.report.inference_text import factor_text
+from llm_perf.report.inference_text import factor_text, machine_name
 from llm_perf.report.units import count, rate, seconds
 
 MOST_LINES: Final = 8
@@ -40,8 +40,7 @@ def comparison_card(
 
 
 def _name(result: InferenceResult) -> str:
-    gpus = result.scenario.parallelism.num_gpus
-    return result.scenario.gpu.name if gpus == 1 else f"{gpus} x {result.scenario.gpu.name}"
+    return machine_name(result.scenario)
 
 
 def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def _controls() -> list[dict[str, Any]]:
         _number("batch_size", "Batch size", InferenceInputs.model_fields["batch_size"].default),
         _number("prompt_len", "Prompt tokens", InferenceInputs.model_fields["prompt_len"].default),
         _number("gen_len", "Tokens to generate", InferenceInputs.model_fields["gen_len"].default),
-        _choice("quant_bits", "Weights", ["8", "4"], "16 bit", " bit"),
+        _choice("quant_bits", "Weights", ["8", "4"], "as released", " bit"),
         _choice("kv_bits", "KV cache", ["8", "4"], "16 bit", " bit"),
         _number("tp_size", "Tensor-parallel ranks", 1),
         _number("pp_size", "Pipeline stages", 1),

@@ -20,8 +20,9 @@ from llm_perf.explore.comparison import comparison_card
 from llm_perf.explore.service import service_card
 from llm_perf.report.command import infer_command
 from llm_perf.report.inference_json import finite, result_object
-from llm_perf.report.inference_text import dollars, report_sections
+from llm_perf.report.inference_text import dollars, machine_name, report_sections
 from llm_perf.report.units import count, gib, percent, rate, seconds
+from llm_perf.systems import system_of
 
 SCHEMA_VERSION: Final = 1
 
@@ -134,7 +135,10 @@ def _cards(
         cards.card(
             "roofline",
             "Roofline",
-            [cards.figure("roofline", drawn["roofline"]), *cards.parts(sections, "thresholds")],
+            # The roofs are the GPU's: where a CPU computes a part, the figure would show what nothing reaches.
+            []
+            if _cpu_computes(result)
+            else [cards.figure("roofline", drawn["roofline"]), *cards.parts(sections, "thresholds")],
         ),
         cards.card("front", "Throughput and latency by batch", [cards.figure("front", drawn["front"])]),
         *_service(prediction),
@@ -154,6 +158,11 @@ def _cards(
     return [card for card in found if card["parts"]]
 
 
+def _cpu_computes(result: InferenceResult) -> bool:
+    """Whether weights in host memory are multiplied there."""
+    return "cpu" in system_of(result.scenario).family.resources and float(result.placement.weights.cpu) > 0
+
+
 def _service(prediction: Prediction) -> list[dict[str, Any]]:
     """The card of requests over time, of what was asked with flags."""
     found = None if prediction.inputs is None else service_card(prediction.result)
@@ -171,15 +180,15 @@ def _comparison(prediction: Prediction) -> list[dict[str, Any]]:
 def label(result: InferenceResult) -> str:
     """A prediction in one line."""
     scenario, workload = result.scenario, result.scenario.workload
-    gpus = scenario.parallelism.num_gpus
-    where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+    where = machine_name(scenario)
     name = scenario.model.name.rpartition("/")[2]
     return f"{name} on {where}, {scenario.system}, batch {workload.batch_size}, {workload.prompt_len} + {workload.gen_len}"
 
 
 def tiles(result: InferenceResult, price: Price | float | None) -> list[dict[str, Any]]:
     """The numbers that people look for first."""
-    gpu = result.memory.gpu
+    absent = result.scenario.gpu.absent
+    memory = result.memory.cpu if absent else result.memory.gpu
     cost = "no price" if price is None else dollars(cost_of(result, price).per_million_tokens)
     per_token = result.tpot_s
     return [
@@ -189,9 +198,9 @@ def tiles(result: InferenceResult, price: Price | float | None) -> list[dict[str
         _tile("Whole batch", seconds(result.total_latency_s)),
         _tile("Throughput", rate(result.total_throughput_tokens_per_s)),
         _tile(
-            "Memory of one GPU",
-            f"{gib(float(gpu.total_bytes))} of {gib(float(gpu.capacity_bytes))}",
-            alarm=not gpu.fits,
+            "Memory of the host" if absent else "Memory of one GPU",
+            f"{gib(float(memory.total_bytes))} of {gib(float(memory.capacity_bytes))}",
+            alarm=not memory.fits,
         ),
         _tile("Largest batch", count(result.max_batch_size)),
         _tile("Cost of a million tokens", cost),

@@ -90,10 +90,17 @@ def print_report(report: RenderableType, width: int | None = None) -> None:
     sys.stdout.flush()  # click writes past this stream where it takes the encoding for a mistake
 
 
+def machine_name(scenario: Scenario) -> str:
+    """What computes, in a few words: the GPUs, or the host where there is none."""
+    if scenario.gpu.absent:
+        return scenario.host.name
+    gpus = scenario.parallelism.num_gpus
+    return scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+
+
 def _title(result: InferenceResult) -> Text:
     scenario, workload = result.scenario, result.scenario.workload
-    gpus = scenario.parallelism.num_gpus
-    where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
+    host = " (no GPU)" if scenario.gpu.absent else f" (host {scenario.host.name})"
     sizes = ", ".join(
         f"{name} {size}"
         for name, size in (
@@ -106,9 +113,7 @@ def _title(result: InferenceResult) -> Text:
         )
         if size > 1
     )
-    text = Text.assemble(
-        (scenario.model.name, "bold"), " on ", (where, "bold"), f" (host {scenario.host.name})"
-    )
+    text = Text.assemble((scenario.model.name, "bold"), " on ", (machine_name(scenario), "bold"), host)
     text.append(f"\nsystem {scenario.system}" + (f", {sizes}" if sizes else ""))
     text.append(
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
@@ -191,6 +196,8 @@ def _placement(result: InferenceResult) -> Text:
     text.append("    activations on: ", "bold")
     text.append(_where(placement.activations))
     text.append(f"\n{placement.reason}.")
+    if not result.feasible:
+        text.append("\nTimes and cost below are what it would take if the memory were there.", "italic")
     return text
 
 
@@ -320,6 +327,10 @@ def _limits(result: InferenceResult) -> Text:
         f" tokens at batch {result.scenario.workload.batch_size} ({_bound(result.context_limited_by)})."
     )
     held, engine = result.kv_capacity, result.engine_capacity
+    if (
+        not result.feasible or result.placement.kv_cache.gpu < 1
+    ):  # none, or not all of it: no figure of the GPU says it
+        return text
     if (
         held is not None and held.utilization is None
     ):  # the batch is one, prefilled at once: its size is the one above

@@ -68,7 +68,15 @@ def _title(answer: PolicyAnswer) -> Text:
         text.append(f", at most {question.max_latency:g} s for a batch")
     if question.lossless:
         text.append(", nothing compressed")
+    formats = None if answer.result is None else answer.result.scenario.dtype.formats
+    if question.divides and formats is not None:
+        text.append(f"; weights {formats.name}")
     text.append(f"; searched: {', '.join(question.systems)}")
+    if question.divides and question.context is not None:
+        text.append(
+            f"\nthe cache has room for {count(question.context)} tokens of each sequence; times and the table of memory"
+        )
+        text.append(" are those of the lengths above")
     return text
 
 

@@ -173,8 +173,8 @@ def _engine(found: Simulation) -> Text:
         ("engine: ", "bold"),
         f"{count(summary.steps)} steps, {decodes}; "
         f"busy {min(summary.busy, 1):.0%} of the time.\n"
-        f"{summary.mean_running:.3g} requests run and {summary.mean_waiting:.3g} wait on average, at most "
-        f"{count(summary.peak_waiting)} wait.\n"
+        f"{summary.mean_running:.3g} requests run and {summary.mean_waiting:.3g} wait on average; a step "
+        f"leaves at most {count(summary.peak_waiting)} waiting.\n"
         f"KV cache of {count(outcome.kv_capacity_tokens)} tokens: {summary.kv_utilization:.0%} in use, at most "
         f"{summary.peak_kv_utilization:.0%}",
     )

@@ -74,6 +74,12 @@ HOST_COLUMNS = Columns(
     (
         ("memory_gib", "GiB", lambda host: host.memory_gib, "{:,g}".format),
         (
+            "memory_gb_per_s",
+            "RAM GB/s",
+            lambda host: (host.memory_bandwidth_gb_per_s_per_socket or 0) * (host.sockets or 1) or None,
+            "{:,.4g}".format,
+        ),
+        (
             "link_gb_per_s",
             "link GB/s",
             lambda host: (host.pcie_bytes_per_s or 0) / 1e9 or None,

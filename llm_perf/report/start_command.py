@@ -86,7 +86,7 @@ def llama_server(result: InferenceResult, context: int) -> list[str]:
     scenario = result.scenario
     asked, work, model = scenario.offload, scenario.workload, scenario.model
     formats = scenario.dtype.formats
-    kind = "F16" if formats is None else formats.name.upper()
+    kind = "F16" if formats is None else formats.name.removesuffix("_gguf").upper()
     words = ["llama-server", f"-m {shlex.quote(model.name.rpartition('/')[2])}-{kind}.gguf"]
     words += [f"-c {work.batch_size * context}"]
     words += [f"-np {work.batch_size}"] if work.batch_size > 1 else []

@@ -76,7 +76,7 @@ class Summary:
         steps: Steps of all replicas.
         mean_batch: Sequences that decode in a step, over the steps in which any does.
         mean_running, mean_waiting: Requests that run, and that have arrived and do not yet, averaged over the duration.
-        peak_waiting: The longest queue.
+        peak_waiting: The most that a step leaves in the queue; who comes during a step and enters the next is not among them.
         busy: Share of the duration in which an engine computes, over all replicas.
         kv_utilization, peak_kv_utilization: Share of the cache's tokens in use, averaged over computing time, and at most.
         prefix_hit_rate: Share of prompt tokens that were found in the cache.

@@ -90,10 +90,35 @@ def test_runs_that_are_held_against_predictions_are_predicted_so_today() -> None
 def test_figures_of_stacks_are_those_of_their_page() -> None:
     """The README shows some versions; every number of a line stands in that version's line of docs/accuracy_stacks.md."""
     text = README.read_text("utf-8")
-    page = (README.parent / "docs" / "accuracy_stacks.md").read_text("utf-8").splitlines()
+    page = (README.parent / "docs" / "accuracy_stacks.md").read_text("utf-8").replace("**", "").splitlines()
     names = ("vllm@0.5", "vllm@0.6", "tensorrt_llm@0.9", "sglang@0.4", "deepspeed_mii@0.15", "vllm@0.15")
     shown = text[text.index("| stack | rows") :].partition("\n\n")[0].splitlines()[2:]
     for name, line in zip(names, shown, strict=True):
         of_page = next(one for one in page if one.startswith(f"| {name} |"))
         for figure in re.findall(r"(?<=\| )[\d.]+(?= \|)", line):
             assert figure in of_page.split() or f"{figure} |" in of_page, (name, figure)
+
+
+def test_figures_of_requests_are_those_of_their_page() -> None:
+    """What the README says of requests over time in words is what docs/accuracy_requests.md shows."""
+    said = " ".join(README.read_text("utf-8").split())
+    page = (README.parent / "docs" / "accuracy_requests.md").read_text("utf-8")
+    closed, others = (
+        [cell.strip() for cell in line.split("|")][4]
+        for start in ("| closed loop | TTFT gm", "| rate, all at once | TTFT gm")
+        for line in page.splitlines()
+        if line.startswith(start)
+    )
+    tpot = re.search(r"\| closed loop \| TPOT gm \| [\d.]+ \| ([\d.]+) ", page)
+    assert tpot is not None
+    assert f"factor of {tpot[1]} in closed loops" in said
+    assert f"TTFT by {float(closed):.1f} there and {float(others):.1f} elsewhere" in said
+    errors = {
+        name: re.findall(rf"^\| {name} \|[^|]*\|[^|]*\| ([-+][\d.]+)%", page, re.MULTILINE)
+        for name in ("TPOT", "TTFT")
+    }
+    first, second, without = (abs(round(float(error))) for error in errors["TTFT"])
+    assert (
+        f"TTFT {second} and {first} %; of the second {abs(round(float(errors['TPOT'][2])))} and {without} %"
+        in said
+    )
