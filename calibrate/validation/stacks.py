@@ -75,8 +75,8 @@ latency. `python bench/stack_figures.py` makes the fits, `make accuracy` this pa
 - **Neighbour**: predicted by the nearest other version of the family, as a version that does not ship is.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
-_CLOSED = """A load generator keeps as many requests running. In the figures here a decode step waits for others'
-prefills, beyond what a step takes anyway (SGLang: 0.45 of whole ones); `llm-perf infer` predicts the batch without them.
+_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
+`llm-perf infer` predicts the batch without others' prompts.
 """
 _COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows | neighbour | fitted |
 | --- | --: | --: | --: | --: | --: | --: |"""
