@@ -76,7 +76,8 @@ latency. `python bench/stack_figures.py` makes the fits, `make accuracy` this pa
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
-`llm-perf infer` predicts the batch without others' prompts.
+`llm-perf infer` predicts the batch without others' prompts. Columns without a model or GPU and from 20 rows are older: there
+each running sequence waited for the prefills of the others.
 """
 _COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows | neighbour | fitted |
 | --- | --: | --: | --: | --: | --: | --: |"""
