@@ -86,6 +86,9 @@ NOISE, TOLD, MOVED = 0.1, 0.9, 0.5
 STEP = 1e-3
 """Log step of a derivative."""
 
+LOOPS = 1
+"""Times that closed loops are simulated anew and the constants fitted again."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -117,19 +120,23 @@ def start_of(release: str) -> dict[str, float]:
 
 def fit(release: str, data: Cases, rounds: int = 6) -> Found:
     """Fit a version's free constants to runs; then those alone that the runs tell, with the others where they start."""
-    plan = PLANS[release]
-    first = _fit(release, data, plan.free, rounds)
-    told = tuple(name for name in plan.free if first.told(name))
-    if not told or len(told) == len(plan.free):
-        return first
-    second = _fit(release, data, told, rounds)
-    every = start_of(release)
-    return Found(every | second.values, first.spread | second.spread, plan.given, every)
+    plan, every = PLANS[release], start_of(release)
+    first = _fit(release, data.with_loops({}), plan.free, rounds)
+    told = tuple(name for name in plan.free if first.told(name)) or plan.free
+    found = first
+    for _ in range(LOOPS):
+        second = _fit(release, data.with_loops(found.constants), told, rounds)
+        found = Found(every | second.values, first.spread | second.spread, plan.given, every)
+    return found
 
 
 def fit_once(release: str, data: Cases) -> dict[str, float]:
     """Constants by one quick fit to runs, for refits by the dozen."""
-    return _fit(release, data, PLANS[release].free, 3, first_tokens=False).constants
+    firsts = any(case.closed for case in data.cases)
+    found = _fit(release, data.with_loops({}), PLANS[release].free, 3, firsts).constants
+    if not firsts:
+        return found
+    return _fit(release, data.with_loops(found), PLANS[release].free, 3, firsts).constants
 
 
 def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
@@ -295,7 +302,7 @@ def main() -> int:
             continue
         counted = [case for case in own if PLANS[release].fits(case)]
         found = fit(release, Cases(counted))
-        print(shown(release, Cases(own).log_ratios(found.constants), own), flush=True)
+        print(shown(release, Cases(own).simulated(found.constants), own), flush=True)
         print(
             "   ",
             ", ".join(f"{n}={v:.3g}{'' if found.told(n) else '?'}" for n, v in found.values.items()),

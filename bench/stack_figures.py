@@ -52,7 +52,7 @@ def main() -> int:
     cases = by_release()
     lines = [line for line in read() if line["how"] not in ("shipped", "neighbour")]
     for release, own in cases.items():
-        lines += lines_of(release, own, "shipped", [""] * len(own), Cases(own).log_ratios({}))
+        lines += lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
         near = neighbour(release)
         if near is not None:
             lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
@@ -81,7 +81,7 @@ def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
         inside = [index for index, other in enumerate(names) if other == name]
         rest = [case for case, other in zip(own, names, strict=True) if other != name]
         constants = fit_once(release, Cases([case for case in rest if PLANS[release].fits(case)]))
-        found[inside] = Cases([own[index] for index in inside]).log_ratios(constants)
+        found[inside] = Cases([own[index] for index in inside]).simulated(constants)
     return found
 
 
@@ -102,7 +102,7 @@ def transferred(release: str, own: list[Case]) -> list[dict[str, str]]:
         chosen = random.choice(group, DRAWN, replace=False)
         constants = fit_once(release, Cases([own[index] for index in chosen]))
         others = [case for index, case in enumerate(own) if index not in set(group)]
-        mean = float(np.mean(np.abs(Cases(others).log_ratios(constants))))
+        mean = float(np.mean(np.abs(Cases(others).simulated(constants))))
         found.append(
             dict.fromkeys(COLUMNS, "")
             | {"release": release, "how": "transfer", "group": str(draw), "log_ratio": f"{mean:.4f}"}
@@ -129,7 +129,7 @@ def neighbour(release: str) -> str | None:
 def by_other(own: list[Case], release: str) -> np.ndarray:
     """Log ratios by the constants of another version."""
     file, known = load_constants(release), load_constants(own[0].release).constants
-    return Cases(own).log_ratios({name: one.value for name, one in file.constants.items() if name in known})
+    return Cases(own).simulated({name: one.value for name, one in file.constants.items() if name in known})
 
 
 def lines_of(

@@ -1,7 +1,8 @@
 """Runs of serving stacks as whole tables: rows that share a scenario are predicted together, as arrays.
 
-A closed loop keeps ``batch_size`` requests running; each of its decode steps is held up by the prefills of the others. How
-much of a prefill a running request sees is the scheduler's, and is stated with the case until requests are simulated.
+A closed loop keeps ``batch_size`` requests running. It is answered by the engine's steady state, times what the simulation of
+its requests gives more than that (`Cases.loops`): the one is cheap enough to be asked for again and again, the other knows
+of requests that stay in step, of lengths that differ and of how a loop begins.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibrate.request_runs import answer_of, request_run, throughput_of
 from calibrate.settings import Run, scenario_of
 from calibrate.stated import rate_kind, stated_run
 from llm_perf.analysis.measures import Measures
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError
+from llm_perf.requests.steady import Steady, SteadyState
 from llm_perf.systems import Load, system_of
 
 __all__ = ["Case", "Cases", "gm", "load_cases", "load_rows"]
@@ -118,6 +121,8 @@ class Cases:
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
         self.keys = tuple(grouped)
+        self.loops = np.zeros((2, len(self.cases)))
+        """Log of what a simulation gives over the steady state, for the main quantity and for the first token."""
 
     def log_ratios(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
         """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere.
@@ -129,11 +134,19 @@ class Cases:
             if keys is not None and key not in keys:
                 continue
             found[indices] = self._of_group([self.cases[index] for index in indices], constants)
+            found[indices] += self.loops[0, indices]
         return found
 
     def first_tokens(self, constants: Mapping[str, float]) -> np.ndarray:
-        """The same of times to first token of runs with one request at a time, 0 for the others."""
+        """The same of times to first token of single requests and of closed loops, 0 for the others."""
         found = np.zeros(len(self.cases))
+        for indices in self.groups:
+            closed = [int(index) for index in indices if self.cases[index].closed]
+            steady = _steady([self.cases[index] for index in closed], constants) if closed else None
+            for at, index in enumerate(closed if steady is not None else ()):
+                measured = _number(self.cases[index].row.get("ttft_s"))
+                if measured is not None and steady is not None:
+                    found[index] = math.log(float(steady.ttft_s[at]) / measured) + self.loops[1, index]
         for index, case in enumerate(self.cases):
             measured = _number(case.row.get("ttft_s"))
             if (
@@ -150,35 +163,70 @@ class Cases:
             )
         return found
 
+    def with_loops(self, constants: Mapping[str, float]) -> Cases:
+        """The same cases, whose closed loops' steady states are set right by simulations under these constants."""
+        found = Cases(self.cases)
+        if not any(case.closed for case in self.cases):
+            return found
+        steady = np.stack([found.log_ratios(constants), found.first_tokens(constants)])
+        for index, case in enumerate(self.cases):
+            if not case.closed:
+                continue
+            try:
+                run = request_run(case.row)
+                answer = answer_of(replace(run, scenario=_with(run.scenario, constants)))
+            except LLMPerfError:
+                continue
+            if not answer.completed:
+                continue
+            times = {"tpot_s": answer.tpot_s, "ttft_s": answer.ttft_s}
+            if case.quantity in times:
+                loop = math.log(times[case.quantity] / case.measured)
+            else:
+                loop = -math.log(throughput_of(answer, case.row, run.run.num_gpus) / case.measured)
+            first = _number(case.row.get("ttft_s"))
+            found.loops[0, index] = loop - steady[0, index]
+            if first is not None:
+                found.loops[1, index] = math.log(answer.ttft_s / first) - steady[1, index]
+        return found
+
+    def simulated(self, constants: Mapping[str, float]) -> np.ndarray:
+        """`log_ratios` with closed loops simulated under these very constants."""
+        return self.with_loops(constants).log_ratios(constants)
+
     @staticmethod
     def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
         scenario = _with(cases[0].scenario, constants)
         lengths = np.array(
             [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
         ).T
-        closed, many = np.array([case.closed for case in cases]), len(cases)
-        system, replicas = system_of(scenario), scenario.parallelism.dp_size
-        if closed.any():  # the runs as they are, then each with one request at a time, in one go
-            alone = lengths.copy()
-            alone[0] = replicas
-            lengths = np.concatenate([lengths, alone], axis=1)
+        closed = np.array([case.closed for case in cases])
         load = Load(*lengths)
-        phases = system.evaluate(scenario, load)
-        measures = Measures.of(phases, load, scenario.model)
+        measures = Measures.of(system_of(scenario).evaluate(scenario, load), load, scenario.model)
         tpot, total, ttft = (
-            np.array(values, dtype=float) + np.zeros(lengths.shape[1])
+            np.array(values, dtype=float) + np.zeros(len(cases))
             for values in (measures.tpot_s, measures.total_latency_s, measures.ttft_s)
         )
         if closed.any():
-            prefill = (np.array(phases.prefill.latency_s) + np.zeros(lengths.shape[1]))[many:]
-            seen = system.family.prefill_seen_by_decode
-            if seen == 1:
-                # A prompt is computed beside the running sequences in one step, which reads the weights once for both.
-                prefill = np.maximum(prefill - tpot[many:], 0.0)
-            held_up = (lengths[0][:many] / replicas - 1) * seen * prefill
-            tpot[:many] += np.where(closed, held_up / np.maximum(lengths[2][:many] - 1, 1), 0.0)
+            steady = _steady([case for case in cases if case.closed], constants)
+            if steady is not None:
+                tpot[closed], total[closed], ttft[closed] = steady.tpot_s, steady.e2e_s, steady.ttft_s
         found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
         return np.array(found)
+
+
+def _steady(cases: Sequence[Case], constants: Mapping[str, float]) -> Steady | None:
+    """The steady state of closed loops on one deployment; None where it has none that is known."""
+    scenario = _with(cases[0].scenario, constants)
+    replicas = scenario.parallelism.dp_size
+    prompt, output, running = np.array(
+        [[c.run.prompt_len, c.run.gen_len, c.run.batch_size / replicas] for c in cases], dtype=float
+    ).T
+    one = scenario.replace(workload=scenario.workload.replace(batch_size=replicas))
+    try:
+        return SteadyState(one, int((prompt + output).max())).at(prompt, output, concurrency=running)
+    except LLMPerfError:
+        return None
 
 
 def _with(scenario: Scenario, constants: Mapping[str, float]) -> Scenario:

@@ -80,8 +80,9 @@ Aimed at were 1.12 without a model, 1.18 without a GPU, 1.15 from 20 rows, 1.25 
 and 1.25 in closed loops. What is above its aim stands in **bold**.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
-_CLOSED = """A load generator keeps as many requests running. In the figures here a decode step waits for others'
-prefills, beyond what a step takes anyway (SGLang: 0.45 of whole ones); `llm-perf infer` predicts the batch without them.
+_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
+`llm-perf infer` predicts the batch without others' prompts. Columns without a model or GPU and from 20 rows are older: there
+each running sequence waited for the prefills of the others.
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25

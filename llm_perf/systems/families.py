@@ -104,8 +104,8 @@ class Family(Spec):
         cpu_offload: Whether it keeps weights in host memory for ``--cpu-offload-gb``.
         server: The program that serves it, by the name that reports know a start command by; None for none.
         runs_without_gpu: Whether it computes on a host without a GPU.
-        prefill_seen_by_decode: Share of another request's prefill that a running one waits for; for comparisons with closed
-            loops, until requests are simulated.
+        prefill_seen_by_decode: Share of another request's prefill that a running one waits for, where a
+            plan counts in batches.
         memory_figure: What its memory figures are, as it or its benchmarks print them: the peak of one GPU's allocator, the
             sum of these over the GPUs of its process, or what a device holds, the cache that an engine sets aside included.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
