@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrate import hybrid_rows, serving_rows
 from calibrate.published import (
     GPU_ALIASES,
     MAX_DISTANCE,
@@ -23,7 +24,6 @@ from calibrate.published import (
     parse_inference,
     parse_training,
 )
-from calibrate.serving_rows import load_rows
 from llm_perf.config.loading import known_names, resolve_name
 from llm_perf.errors import LLMPerfError, SpecError
 
@@ -246,7 +246,14 @@ def test_every_row_names_its_source_and_a_commit_unless_it_is_a_paper_or_notes()
 
 
 def test_aliases_are_of_names_that_the_tables_have_and_lead_to_specs():
-    systems = {row["system"] for row in (*csv.DictReader(INFERENCE.splitlines()), *load_rows())}
+    systems = {
+        row["system"]
+        for row in (
+            *csv.DictReader(INFERENCE.splitlines()),
+            *serving_rows.load_rows(),
+            *hybrid_rows.load_rows(),
+        )
+    }
     gpus = {m.gpu for m in (*load_measurements(), *load_measurements("training"))}
     assert set(SYSTEM_ALIASES) <= systems
     assert set(GPU_ALIASES) <= gpus

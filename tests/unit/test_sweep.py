@@ -21,9 +21,10 @@ from llm_perf.systems import system_names
 
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = {"model": "opt-13b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
-OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | dict.fromkeys(
-    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), {"model": "mixtral-8x7b"}
-)
+OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | {
+    name: {"model": "mixtral-8x7b"}
+    for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
+}
 """What a system needs instead: a disk, or experts."""
 QUESTIONS: dict[str, dict[str, Any]] = {
     **{name: {**ON_ANY, **OF_ITS_OWN.get(name, {}), "system": name} for name in system_names()},
