@@ -11,6 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
+from calibrate.serving_rows import positive_number
 from calibrate.stated_hybrid import HybridRun, hybrid_cells, hybrid_run
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError
@@ -79,18 +80,10 @@ def load_cases(rows: Iterable[Mapping[str, str]] | None = None) -> list[HybridCa
         except LLMPerfError:
             continue
         for phase, column in _COLUMNS.items():
-            measured = _number(row.get(column))
+            measured = positive_number(row.get(column))
             if measured is not None:
                 found.append(HybridCase(row["row_id"], row["host_cpu"], phase, measured, run, row))
     return found
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
 
 
 def log_ratio(

@@ -78,7 +78,7 @@ def load_cases(rows: Iterable[Mapping[str, str]] | None = None) -> list[Case]:
 
 
 def _case(row: Mapping[str, str]) -> Case | None:
-    measured = {name: value for name in _TIMES if (value := _number(row.get(name))) is not None}
+    measured = {name: value for name in _TIMES if (value := positive_number(row.get(name))) is not None}
     if not measured:
         return None
     try:
@@ -101,7 +101,8 @@ def _refills(notes: str) -> bool:
     return any(word in notes for word in _CLOSED) or (sent is not None and int(sent[2]) > int(sent[1]))
 
 
-def _number(text: str | None) -> float | None:
+def positive_number(text: str | None) -> float | None:
+    """A cell's number; None where it states none above 0."""
     try:
         value = float(text or "")
     except ValueError:
@@ -144,11 +145,11 @@ class Cases:
             closed = [int(index) for index in indices if self.cases[index].closed]
             steady = _steady([self.cases[index] for index in closed], constants) if closed else None
             for at, index in enumerate(closed if steady is not None else ()):
-                measured = _number(self.cases[index].row.get("ttft_s"))
+                measured = positive_number(self.cases[index].row.get("ttft_s"))
                 if measured is not None and steady is not None:
                     found[index] = math.log(float(steady.ttft_s[at]) / measured) + self.loops[1, index]
         for index, case in enumerate(self.cases):
-            measured = _number(case.row.get("ttft_s"))
+            measured = positive_number(case.row.get("ttft_s"))
             if (
                 measured is None
                 or case.run.batch_size > 1
@@ -184,7 +185,7 @@ class Cases:
                 loop = math.log(times[case.quantity] / case.measured)
             else:
                 loop = -math.log(throughput_of(answer, case.row, run.run.num_gpus) / case.measured)
-            first = _number(case.row.get("ttft_s"))
+            first = positive_number(case.row.get("ttft_s"))
             found.loops[0, index] = loop - steady[0, index]
             if first is not None:
                 found.loops[1, index] = math.log(answer.ttft_s / first) - steady[1, index]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from calibrate import serving_rows
 from calibrate.request_runs import Answer, RequestRun, answer_of, is_closed_loop, request_run, throughput_of
+from calibrate.serving_rows import positive_number
 from calibrate.traces import QUANTITIES, Compared, compare, figures, traces
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of
@@ -66,7 +67,7 @@ def rows() -> tuple[Mapping[str, str], ...]:
 
 def line_of(row: Mapping[str, str]) -> Iterator[Line]:
     """The lines of a row: one per measured quantity, or one with the reason for which it is not predicted."""
-    measured = {name: value for name in _MEASURED if (value := _number(row.get(name))) is not None}
+    measured = {name: value for name in _MEASURED if (value := positive_number(row.get(name))) is not None}
     common = {"row_id": row["row_id"], "load": _load(row), "model": row["model"], "gpu": row["gpu"]}
     try:
         run = request_run(row)
@@ -104,14 +105,6 @@ def _load(row: Mapping[str, str]) -> str:
     if not when or "closed loop" in when:
         return _CLOSED
     return _DRAIN if when.startswith(("inf", "offline")) else _OPEN
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
 
 
 def table_text(lines: Iterable[Line]) -> str:
