@@ -164,7 +164,15 @@ def _likeness(wanted: str, candidate: str) -> float:
     # For difflib "llama" is not close to "llama-2-13b-chat", but it is what one types who wants one of them.
     if wanted and wanted in candidate:
         return 1.0
+    if _likeness_at_most(wanted, candidate) < _CLOSE_ENOUGH:
+        return 0.0  # not suggested whatever it is; looking at hundreds of names closely takes half a second
     return difflib.SequenceMatcher(None, wanted, candidate).ratio()
+
+
+def _likeness_at_most(wanted: str, candidate: str) -> float:
+    """What difflib's ratio cannot exceed: twice the characters that both have, in any order, over all of theirs."""
+    both = sum(min(wanted.count(one), candidate.count(one)) for one in set(wanted))
+    return 2 * both / max(1, len(wanted) + len(candidate))
 
 
 def _forms(name: str) -> tuple[str, str]:

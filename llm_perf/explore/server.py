@@ -6,17 +6,15 @@ time, the others wait in a queue that is bounded too, and answers are kept for w
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, MissingExtraError
 from llm_perf.explore.connection import patient_connection
+from llm_perf.explore.desk import Desk, Full
 from llm_perf.explore.page import asset, content_policy, plotly_js
 
 if TYPE_CHECKING:
@@ -25,10 +23,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST: Final = "127.0.0.1"
-_WORKERS: Final = 2
-_MOST_WAITING: Final = 2048
-_KEPT: Final = 128
-"""Answers that are kept: at most some 40 MB."""
+_PIECE: Final = 64 * 1024
+"""Bytes that are handed to a connection at a time: so much, and not a whole file, waits for each client that reads slowly."""
 _HEADERS: Final = {
     "Content-Security-Policy": content_policy(served=True) + "; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -65,7 +61,23 @@ def build_app(page: str, answer: Answer) -> Starlette:
     ]
     # A page elsewhere that gives its own name our address (DNS rebinding) gets nothing.
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    return Starlette(routes=routes, middleware=[trusted], exception_handlers={Exception: _failed})
+    own = Middleware(_OwnPagesOnly)
+    return Starlette(routes=routes, middleware=[trusted, own], exception_handlers={Exception: _failed})
+
+
+class _OwnPagesOnly:
+    """Refuses what a page from elsewhere asks for: its browser says where the page is from."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if origin is not None and origin != b"http://" + headers.get(b"host", b""):
+            await _json(403, _error("asked by a page from elsewhere"))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _file(text: str, kind: str) -> Callable[[Request], Any]:
@@ -78,34 +90,29 @@ def _file(text: str, kind: str) -> Callable[[Request], Any]:
         headers = _HEADERS | {"ETag": tag, "Cache-Control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(body, media_type=kind, headers=headers)
+        return _pieces(body, kind, 200, headers)
 
     return endpoint
 
 
 def _view_endpoint(answer: Answer) -> Callable[[Request], Any]:
-    """Predictions run in a few threads: whoever waits costs a coroutine, not a thread."""
-    threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="predict")
-    waiting = 0
-
-    @lru_cache(maxsize=_KEPT)
-    def kept(parameters: tuple[tuple[str, str], ...]) -> tuple[int, bytes]:
-        return _answered(answer, parameters)
+    desk = Desk(lambda question: _answered(answer, question))
 
     async def endpoint(request: Request) -> Response:
-        nonlocal waiting
-        if waiting >= _MOST_WAITING:
+        try:
+            found = await desk.ask(tuple(request.query_params.multi_items()), lambda: _left(request))
+        except Full:
             body = b'{"error": "too many requests are waiting; try again"}'
             return _json(503, body, {"Retry-After": "5"})
-        waiting += 1
-        try:
-            parameters = tuple(request.query_params.multi_items())
-            status, body = await asyncio.get_running_loop().run_in_executor(threads, kept, parameters)
-        finally:
-            waiting -= 1
-        return _json(status, body)
+        return _json(*found) if found is not None else _json(499, b"")  # nobody is there to read that
 
     return endpoint
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _answered(answer: Answer, parameters: Sequence[tuple[str, str]]) -> tuple[int, bytes]:
@@ -123,11 +130,20 @@ def _error(message: str) -> bytes:
 
 
 def _json(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
-    from starlette.responses import Response
-
-    return Response(
-        body, status, _HEADERS | {"Cache-Control": "no-store"} | dict(headers or {}), "application/json"
+    return _pieces(
+        body, "application/json", status, _HEADERS | {"Cache-Control": "no-store"} | dict(headers or {})
     )
+
+
+def _pieces(body: bytes, kind: str, status: int, headers: Mapping[str, str]) -> Response:
+    """A response that hands out its body as fast as it is read."""
+    from starlette.responses import StreamingResponse
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), _PIECE):
+            yield body[start : start + _PIECE]
+
+    return StreamingResponse(pieces(), status, {**headers, "Content-Length": str(len(body))}, kind)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
