@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.config import files
 from llm_perf.errors import OutputError
 from llm_perf.report.prediction_log import automatic_name, write_prediction_log
 
@@ -81,6 +82,7 @@ def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list
         OutputError: one of them cannot be written; then none is, and no new folder is left.
     """
     parts: dict[Path, Path] = {}
+    written: dict[Path, Path] = {}
     made: list[Path] = []
     folder = Path()
     try:
@@ -88,11 +90,11 @@ def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list
             new = [path for path in (folder, *folder.parents) if not path.exists()]
             made = [*new, *made]
             folder.mkdir(parents=True, exist_ok=True)
-        for target, text in texts.items():
-            folder = target.parent
+        for named, text in texts.items():
+            folder, target = named.parent, files.behind_links(named)
             _check_replaceable(target)
             part = target.with_name(f"{target.name}.{os.getpid()}.part")
-            parts[part] = target
+            parts[part], written[part] = target, named
             part.write_text(text, encoding="utf-8")
         for part, target in parts.items():
             part.replace(target)
@@ -100,7 +102,7 @@ def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list
         _remove(list(parts), made)
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise OutputError(f"{folder}: results cannot be written there: {reason}") from None
-    return list(parts.values())
+    return list(written.values())
 
 
 def _check_replaceable(target: Path) -> None:
@@ -113,8 +115,8 @@ def _check_replaceable(target: Path) -> None:
         raise OSError(errno.EINVAL, f"{target.name} is no ordinary file")
 
 
-def _remove(files: list[Path], folders: list[Path]) -> None:
-    for file in files:
+def _remove(parts: list[Path], folders: list[Path]) -> None:
+    for file in parts:
         with contextlib.suppress(OSError):
             file.unlink()
     for folder in folders:

@@ -143,7 +143,7 @@ def _listed(file: str | None) -> tuple[dict[str, Any], ...]:
     text = files.read_text(Path(file)).removeprefix("\ufeff")  # spreadsheets begin with a byte order mark
     if Path(file).suffix.lower() == ".csv":
         return _table(file, text)
-    data = files.parse_mapping(text, file).get("points")
+    data = files.parse_mapping(text, file, is_table=True).get("points")
     if not isinstance(data, list) or not data or not all(isinstance(point, dict) for point in data):
         raise SpecError(f"{file}: expected a list of mappings of inputs under 'points'")
     return tuple({str(name).replace("-", "_"): value for name, value in point.items()} for point in data)

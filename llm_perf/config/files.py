@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -15,7 +16,31 @@ from pydantic import ValidationError
 from llm_perf.config.base import Spec, describe_validation_error
 from llm_perf.errors import SpecError
 
-_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Repeated(Exception):  # noqa: N818 - caught here alone
+    """A key stands twice in a mapping."""
+
+
+class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is shows at run time
+    """YAML as it should be read: PyYAML takes the last of several equal keys without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                    continue
+                if key.value in lines:
+                    raise _Repeated(
+                        f":{line}: {key.value!r} stands twice, here and in line {lines[key.value]}"
+                    )
+                lines[key.value] = line
+        return found
+
 
 S = TypeVar("S", bound=Spec)
 
@@ -47,6 +72,14 @@ def expanded(name: str | Path) -> Path:
         raise SpecError(f"{name}: {error}") from None
 
 
+def behind_links(path: Path) -> Path:
+    """The file that a name stands for: replacing a symbolic link would leave its target as it was."""
+    try:
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    except (OSError, ValueError):
+        return path
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A file opened for reading, if it is a plain one: reading a pipe or a device might never end.
 
@@ -72,7 +105,7 @@ def read_text(path: Path) -> str:
     try:
         with _open_text(path) as file:
             content = file.read(_LARGEST_TEXT + 1)
-        text = content.decode("utf-8").replace("\r\n", "\n")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise SpecError(f"{path}: is not a text file") from None
     except OSError as error:
@@ -95,19 +128,33 @@ def _open_text(path: Path) -> BinaryIO:
         return open_regular(path) if path.exists() else path.open("rb")
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     os.set_blocking(descriptor, True)
+    if not select.select([descriptor], [], [], _PIPE_S)[0]:
+        os.close(descriptor)
+        raise SpecError(f"{path}: is a pipe, and nothing was written to it within {_PIPE_S:g} s")
     return os.fdopen(descriptor, "rb")
 
 
-def parse_mapping(text: str, where: str) -> dict[str, Any]:
+_PIPE_S = 2.0
+
+
+def parse_mapping(text: str, where: str, is_table: bool = False) -> dict[str, Any]:
     """Parse YAML, or JSON where ``where`` ends in .json, into a mapping.
+
+    A table, such as the points of a sweep, may be as long as any text; a spec may not.
 
     Raises:
         SpecError: with file and line, if the text is malformed or is no mapping.
     """
-    if not where.lower().endswith(".json") and _too_deep(text):
+    is_json = where.lower().endswith(".json")
+    if not is_table and len(text) > (_LARGEST_JSON if is_json else _LARGEST_YAML):
+        size, kind = (_LARGEST_JSON, "JSON") if is_json else (_LARGEST_YAML, "YAML")
+        raise SpecError(f"{where}: is larger than {size / 1e6:g} MB of {kind}, which no spec is")
+    if _too_deep(text):
         raise SpecError(f"{where}: is nested too deeply")
     try:
-        data = json.loads(text) if where.lower().endswith(".json") else yaml.load(text, Loader=_YAML_LOADER)
+        data = json.loads(text, object_pairs_hook=_once) if is_json else yaml.load(text, Loader=_Loader)
+    except _Repeated as error:
+        raise SpecError(f"{where}{_with_lines(text, str(error)) if is_json else error}") from None
     except json.JSONDecodeError as error:
         raise SpecError(f"{where}:{error.lineno}: malformed JSON: {error.msg}") from None
     except yaml.MarkedYAMLError as error:
@@ -123,6 +170,31 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         found = "nothing" if data is None else type(data).__name__
         raise SpecError(f"{where}:1: expected a mapping of fields, found {found}")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys are different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _with_lines(text: str, name: str) -> str:
+    """What to say of a key that stands twice in one JSON object: its lines, found by reading the text as YAML."""
+    if len(text) <= _LARGEST_YAML:
+        try:
+            yaml.load(text, Loader=_Loader)
+        except _Repeated as error:
+            return str(error)
+        except yaml.YAMLError:
+            pass  # JSON that is no YAML, such as one with tabs
+    return f":1: {name!r} stands twice in one object"
+
+
+_LARGEST_YAML, _LARGEST_JSON = 250_000, 32_000_000
+"""Characters: what is parsed within a second. The longest index of a released checkpoint has 9 million, and is JSON."""
 
 
 def _too_deep(text: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from llm_perf.analysis.simulation import Simulation, TimeInterval
+from llm_perf.report.csv_cells import plain_cell
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite
 from llm_perf.requests.outcome import COMPLETED, REJECTED, RUNNING, Outcome
 from llm_perf.requests.summary import Distribution, Summary, tpot_of
@@ -191,7 +192,7 @@ def _table(columns: Mapping[str, np.ndarray], kind: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(rows)
+    writer.writerows([plain_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 

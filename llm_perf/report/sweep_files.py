@@ -7,6 +7,7 @@ loses no finished chunk, and the same command goes on from there.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -19,10 +20,12 @@ from typing import Any, Final
 import numpy as np
 
 from llm_perf import __version__
+from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.profiles import load_profile
 from llm_perf.errors import MissingExtraError, OutputError, SpecError
+from llm_perf.report.csv_cells import FORMULA
 from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import Summary
 from llm_perf.search.sweep import MEASURES, Array, Coded, Sweep
@@ -30,6 +33,7 @@ from llm_perf.search.sweep import MEASURES, Array, Coded, Sweep
 FORMATS: Final = (".parquet", ".csv", ".json")
 SCHEMA_VERSION: Final = 1
 _MANIFEST: Final = "sweep.json"
+_LOCK: Final = "lock"
 _LOADERS: Final[Mapping[str, Callable[[str], Spec]]] = {
     "model": get_model_config_by_name,
     "draft_model": get_model_config_by_name,
@@ -73,16 +77,25 @@ class Parts:
     """
 
     def __init__(self, sweep: Sweep, out: Path, *, restart: bool = False) -> None:
-        self.sweep, self.out = sweep, out
-        self.folder = out.with_name(f"{out.name}.partial")
+        self.sweep, self.out = sweep, files.behind_links(out)
+        self.folder = self.out.with_name(f"{self.out.name}.partial")
         with _writing(out):
             self.folder.mkdir(exist_ok=True)
-            if not (self.folder / _MANIFEST).exists() and any(self.folder.iterdir()):
+            if not (self.folder / _MANIFEST).exists() and not {
+                file.name for file in self.folder.iterdir()
+            } <= {_LOCK}:
                 raise SpecError(f"{self.folder} is in the way: it holds files that are no unfinished sweep")
-            if restart:
-                shutil.rmtree(self.folder)
-                self.folder.mkdir()
-            self._claim()
+            self._lock = _locked(self.folder, out)
+            for file in self.folder.iterdir():
+                if file.is_file() and file.name != _LOCK and (restart or file.suffix == ".part"):
+                    file.unlink()
+            for file in self.out.parent.glob(f"{glob.escape(self.out.name)}.*.part"):
+                file.unlink()  # of a sweep that was killed while it wrote the file
+            try:
+                self._claim()
+            except SpecError:
+                self.close()
+                raise
 
     def _claim(self) -> None:
         manifest = self.folder / _MANIFEST
@@ -100,6 +113,11 @@ class Parts:
                 "version; finish that one, or pass --restart to throw it away"
             )
 
+    def close(self) -> None:
+        """Let another sweep into the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
     def _part(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:08d}.arrow"
 
@@ -116,11 +134,20 @@ class Parts:
 
         first, end = self.sweep.chunk_range(chunk)
         try:
-            with pa.memory_map(str(self._part(chunk))) as source:
-                found = pa.ipc.open_file(source).read_all()
+            content = memoryview(self._part(chunk).read_bytes())
+            if content[-_SEAL_BYTES:] != _seal(chunk, content[:-_SEAL_BYTES]):
+                return False
+            found = self._read(chunk)
         except (pa.ArrowException, OSError):
             return False
         return bool(found.num_rows == end - first and found.schema.equals(schema_of(self.sweep)))
+
+    def _read(self, chunk: int) -> Any:
+        """The table of a chunk, from the disk as far as it is looked at."""
+        import pyarrow as pa
+
+        whole = pa.memory_map(str(self._part(chunk))).read_buffer()
+        return pa.ipc.open_file(pa.BufferReader(whole.slice(0, whole.size - _SEAL_BYTES))).read_all()
 
     def add(self, chunk: int, columns: Mapping[str, Array | Coded]) -> None:
         """Keep a finished chunk."""
@@ -131,23 +158,22 @@ class Parts:
         with pa.ipc.new_file(buffer, table.schema) as writer:
             writer.write_table(table)
         with _writing(self.out):
-            _replace(self._part(chunk), buffer.getvalue())
+            content = buffer.getvalue()
+            _replace(self._part(chunk), content, _seal(chunk, memoryview(content)))
 
     def count(self, chunk: int, summary: Summary) -> None:
         """Count a chunk that an earlier start of the sweep has finished."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        with pa.memory_map(str(self._part(chunk))) as source:
-            table = pa.ipc.open_file(source).read_all()
-            reasons = pc.value_counts(table["reason"].combine_chunks().dictionary_decode()).to_pylist()
-            summary.count(
-                chunk,
-                table["feasible"].to_numpy(),
-                {entry["values"]: entry["counts"] for entry in reasons if entry["values"] is not None},
-                table[summary.by].to_numpy(),
-                lambda position: dict(table.slice(position, 1).to_pylist()[0]),
-            )
+        table = self._read(chunk)
+        reasons = pc.value_counts(table["reason"].combine_chunks().dictionary_decode()).to_pylist()
+        summary.count(
+            chunk,
+            table["feasible"].to_numpy(),
+            {entry["values"]: entry["counts"] for entry in reasons if entry["values"] is not None},
+            table[summary.by].to_numpy(),
+            lambda position: dict(table.slice(position, 1).to_pylist()[0]),
+        )
 
     def finish(self) -> None:
         """Turn the chunks, in the order of their points, into the file, and remove their folder."""
@@ -159,13 +185,10 @@ class Parts:
             finally:
                 part.unlink(missing_ok=True)
             shutil.rmtree(self.folder)
+        self.close()
 
     def _tables(self) -> Iterator[Any]:
-        import pyarrow as pa
-
-        for chunk in range(self.sweep.chunks):
-            with pa.memory_map(str(self._part(chunk))) as source:
-                yield pa.ipc.open_file(source).read_all()
+        return map(self._read, range(self.sweep.chunks))
 
 
 def digest(sweep: Sweep) -> str:
@@ -184,11 +207,40 @@ def _specs(sweep: Sweep) -> Iterator[str]:
                 yield "" if value is None else load(value).model_dump_json()
 
 
-def _replace(path: Path, content: Any) -> None:
+_SEAL_BYTES: Final = 32
+
+
+def _seal(chunk: int, content: memoryview) -> bytes:
+    """What a chunk's file ends with: neither another chunk's content nor a changed one fits it."""
+    return hashlib.blake2b(content, digest_size=_SEAL_BYTES, salt=chunk.to_bytes(8, "little")).digest()
+
+
+def _locked(folder: Path, out: Path) -> Any:
+    """An open file that no other sweep into the same file can have; it is let go when its process ends, however.
+
+    Raises:
+        OutputError: another sweep is writing there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    lock = (folder / _LOCK).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise OutputError(f"--out '{out}': another sweep is writing it") from None
+    return lock
+
+
+def _replace(path: Path, *content: Any) -> None:
     """Write a file as a whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            for piece in content:
+                file.write(piece)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -280,7 +332,21 @@ def _write_csv(tables: Iterator[Any], sweep: Sweep, part: Path) -> None:
     schema = plain_schema(schema_of(sweep))
     with csv.CSVWriter(part, schema) as writer:
         for table in tables:
-            writer.write_table(table.cast(schema))
+            writer.write_table(_as_text(table.cast(schema)))
+
+
+def _as_text(table: Any) -> Any:
+    """The table with a ' before every text that a spreadsheet would take for a formula."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for position, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = table.column(position)
+            quoted = pc.binary_join_element_wise(pa.scalar("'"), column, pa.scalar(""))
+            formula = pc.match_substring_regex(column, FORMULA)
+            table = table.set_column(position, field, pc.if_else(formula, quoted, column))
+    return table
 
 
 def _write_json(tables: Iterator[Any], sweep: Sweep, part: Path) -> None:

@@ -7,11 +7,11 @@ import re
 
 from llm_perf.errors import SpecError
 
-_RANGE = re.compile(r"(?P<first>[^:]+):(?P<last>[^:]+):(?P<step>[^:]+)")
+_RANGE = re.compile(r"(?P<first>[^:]+):(?P<last>[^:]+)(?::(?P<step>[^:]+))?")
 _LONGEST = 10_000_000
 _SWITCH = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
 
-WRITTEN = 'a list such as "1,2,8", a range "first:last:step", or a geometric one "first:last:xfactor"'
+WRITTEN = 'a list such as "1,2,8", a range "first:last" or "first:last:step", or a geometric one "first:last:xfactor"'
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ def real_range(flag: str, text: str) -> tuple[float, ...]:
         if match is None:
             found += real_numbers(flag, part)
             continue
-        step = match["step"].strip()
+        step = (match["step"] or "1").strip()
         geometric = step.startswith("x")
         first, last, by = (
             real_numbers(flag, text)[0] for text in (match["first"], match["last"], step.lstrip("x"))
@@ -117,7 +117,7 @@ def _whole(flag: str, text: str) -> int:
 
 def _ranged(flag: str, text: str, match: re.Match[str]) -> list[int]:
     first, last = _whole(flag, match["first"]), _whole(flag, match["last"])
-    step = match["step"].strip()
+    step = (match["step"] or "1").strip()
     if first > last:
         raise SpecError(f"{flag} {text!r} starts at {first}, beyond its end {last}")
     if not step.startswith("x"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from llm_perf.cli.infer import infer as infer_command
+from llm_perf.config import files
 
 SMALL = {"--model": "opt-1.3b", "--gpu": "t4"}  # 24 layers, 32 heads, 2048 positions
 ZERO = {**SMALL, "--ds-zero": "3"}
@@ -445,6 +447,11 @@ CONTENTS = {
     "nested deeply": b"[" * 5000,
     "aliases that stand for gigabytes": f"{BOMB}name: *i\nmodel: *i\n".encode(),
     "two documents": b"name: x\n---\nname: y\n",
+    "a key twice": b"name: x\nbatch_size: 1\nbatch_size: 2\n",
+    "a key twice within": b"inputs: {batch_size: 1, batch_size: 1}\n",
+    "long": b"k: 1\n" * 60_000,
+    "Latin-1": b"name: x\xe9\n",
+    "a mark and a fault": b"\xef\xbb\xbfname: [x\n",
 }
 JSON_CONTENTS = {
     "empty": b"",
@@ -455,7 +462,10 @@ JSON_CONTENTS = {
     "NaN": b'{"name": "x", "hidden_size": NaN, "memory_gib": NaN, "batch_size": NaN, "system_constants": NaN}',
     "a number of 5000 digits": b'{"name": "x", "hidden_size": ' + b"9" * 5000 + b"}",
     "nested deeply": b"[" * 100_000,
+    "nested deeply, with an end": b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
     "binary": bytes(range(256)),
+    "a key twice": b'{"name": "x",\n "batch_size": 1,\n "batch_size": 2}',
+    "long": b'{"name": [' + b"1," * 17_000_000 + b"1]}",
 }
 FILES = [("mine.yaml", name, content) for name, content in CONTENTS.items()]
 FILES += [("mine.json", name, content) for name, content in JSON_CONTENTS.items()]
@@ -468,6 +478,28 @@ FILES += [("mine.json", name, content) for name, content in JSON_CONTENTS.items(
 def test_a_malformed_file(infer: Any, folder: Path, flag: str, file: str, content: bytes) -> None:
     (folder / file).write_bytes(content)
     assert file in refused(infer, SMALL | {flag: file})
+
+
+def test_a_key_that_stands_twice_is_shown_with_both_lines(infer: Any, folder: Path) -> None:
+    (folder / "q.yaml").write_text("model: opt-1.3b\ngpu: t4\nbatch_size: 1\ngen_len: 3\nbatch_size: 1\n")
+    assert refused(infer, ["--config", "q.yaml"]) == "q.yaml:5: 'batch_size' stands twice, here and in line 3"
+    (folder / "q.json").write_text('{"model": "opt-1.3b",\n"gpu": "t4",\n"model": "opt-1.3b"}')
+    assert refused(infer, ["--config", "q.json"]) == "q.json:3: 'model' stands twice, here and in line 1"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(infer: Any, folder: Path) -> None:
+    (folder / "q.yaml").write_bytes(b"\xef\xbb\xbfmodel: opt-1.3b\ngpu: t4\n")
+    assert infer("--config", "q.yaml").code == 0
+
+
+def test_a_pipe_that_nobody_writes_to(infer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PIPE_S", 0.2)
+    os.mkfifo(folder / "pipe.yaml")
+    holder = os.open(folder / "pipe.yaml", os.O_RDWR)  # or there is nothing to wait for
+    try:
+        assert "nothing was written to it" in refused(infer, ["--config", "pipe.yaml"])
+    finally:
+        os.close(holder)
 
 
 def test_malformed_text_is_found_by_its_line(infer: Any, folder: Path) -> None:

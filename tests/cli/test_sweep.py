@@ -268,6 +268,68 @@ def test_a_chunk_that_was_cut_short_is_evaluated_again(llm_perf, folder, monkeyp
     assert table("cut.parquet").equals(table("whole.parquet"))
 
 
+@pytest.mark.parametrize("harm", ["swapped", "overwritten"])
+def test_a_chunk_that_is_not_what_was_written_is_evaluated_again(llm_perf, folder, monkeypatch, harm):
+    """Both leave files of the right length with the right columns."""
+    monkeypatch.setattr(sweep, "CHUNK_POINTS", 1000)
+    wanted = llm_perf(*LARGE, "--out", "whole.parquet").json
+    command = [sys.executable, "-c", CUT, "1000", str(int(signal.SIGKILL)), *LARGE, "--out", "cut.parquet"]
+    subprocess.run(command, capture_output=True, timeout=300, check=False)
+    first, second = (Path(f"cut.parquet.partial/chunk-{n:08d}.arrow") for n in (0, 1))
+    if harm == "swapped":
+        held = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(held)
+    else:
+        content = bytearray(first.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(64 * [63])
+        first.write_bytes(content)
+    Path("cut.parquet.partial/chunk-00000005.arrow.4711.part").write_bytes(b"half a chunk")
+    Path("cut.parquet.4711.part").write_bytes(b"half a file")
+    outcome = llm_perf(*LARGE, "--out", "cut.parquet")
+    assert f"of which {1 if harm == 'swapped' else 2} of 16 parts are done" in outcome.err
+    assert outcome.json["best"] == wanted["best"]
+    assert table("cut.parquet").equals(table("whole.parquet"))
+    assert sorted(path.name for path in Path().iterdir()) == ["cut.parquet", "whole.parquet"]
+
+
+def test_two_sweeps_into_one_file(llm_perf, folder):
+    fcntl = pytest.importorskip("fcntl")
+    Path("points.csv.partial").mkdir()
+    with Path("points.csv.partial/lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = llm_perf(*BASE, "--out", "points.csv")
+        assert "another sweep is writing it" in refused.error
+        assert not Path("points.csv").exists()
+    assert llm_perf(*BASE, "--out", "points.csv").code == 0
+
+
+def test_a_link_keeps_pointing_at_what_is_written(llm_perf, folder):
+    Path("target.csv").write_text("old")
+    Path("link.csv").symlink_to("target.csv")
+    assert llm_perf(*BASE, "--out", "link.csv").code == 0
+    assert Path("link.csv").is_symlink()
+    assert "tpot" in Path("target.csv").read_text()
+
+
+def test_a_range_without_a_step_has_step_1(llm_perf, folder):
+    asked = [*BASE]
+    one = llm_perf(*asked, "--batch-size", "1:20", "--json")
+    assert one.json["evaluated"] == llm_perf(*asked, "--batch-size", "1:20:1", "--json").json["evaluated"]
+
+
+def test_a_name_that_a_spreadsheet_would_compute_is_text(llm_perf, folder):
+    from importlib import resources
+
+    text = (resources.files("hardware_specs") / "gpus" / "t4-16gb.yaml").read_text("utf-8")
+    Path("=2+3.yaml").write_text(text)
+    asked = ["sweep", "--model", "opt-1.3b", "--gpu", "=2+3.yaml", "--batch-size", "1,2"]
+    assert llm_perf(*asked, "--out", "points.csv").code == 0
+    assert "'=2+3.yaml" in Path("points.csv").read_text()
+    assert '"=2+3' not in Path("points.csv").read_text()
+
+
 def test_a_spec_that_was_edited_since_is_another_sweep(llm_perf, folder, monkeypatch):
     monkeypatch.setattr(sweep, "CHUNK_POINTS", 1000)
     text = (resources.files("hardware_specs") / "gpus" / "t4-16gb.yaml").read_text("utf-8")
@@ -302,7 +364,7 @@ def test_restart_throws_away_what_there_was(llm_perf, folder):
         (("--gpu", "t4"), "--model is required"),
         (("--model", "opt-13b"), "--gpu is required"),
         (("--model", "opt-13b", "--gpu", "nothing*"), "matches no bundled GPU"),
-        (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "1:8"), "--batch-size"),
+        (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "1:8:"), "--batch-size"),
         (("--model", "opt-13b", "--gpu", "t4", "--batch-size", "0,1"), "positive integer"),
         (("--model", "opt-13b", "--gpu", "t4", "--gen-len", "-5"), "positive integer"),
         (("--model", "opt-13b", "--gpu", "t4", "--kv-offload", "maybe"), "on, off or both"),

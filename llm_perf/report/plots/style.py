@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from llm_perf.config import files
 from llm_perf.errors import MissingExtraError, OutputError, SpecError
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000")
@@ -73,10 +74,11 @@ def write_figure(figure: Any, file: str) -> Path:
         OutputError: the file cannot be written.
     """
     path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    target = files.behind_links(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         _save(figure, part, path.suffix[1:].lower())
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"--plot {file!r}: {error.strerror or error}") from None
@@ -160,7 +162,7 @@ def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
         for name, figure in figures.items():
             for kind in FORMATS:
                 part = folder / f"{name}.{kind}.{os.getpid()}.part"
-                parts[part] = folder / f"{name}.{kind}"
+                parts[part] = files.behind_links(folder / f"{name}.{kind}")
                 _save(figure, part, kind)
         for part, target in parts.items():
             part.replace(target)
