@@ -32,7 +32,10 @@ _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"),
 LARGEST_QUANTITY = 1e12
 """No size, rate or time of a machine is larger in its unit: more is a slip, and would overflow later."""
 
-Quantity = Annotated[PositiveFloat, Field(le=LARGEST_QUANTITY)]
+LEAST_QUANTITY = 1e-9
+"""None that exists is smaller either: times would overflow."""
+
+Quantity = Annotated[PositiveFloat, Field(ge=LEAST_QUANTITY, le=LARGEST_QUANTITY)]
 NonNegativeQuantity = Annotated[NonNegativeFloat, Field(le=LARGEST_QUANTITY)]
 
 
