@@ -13,7 +13,7 @@ from llm_perf.analysis.thresholds import thresholds_by_gpus, thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.systems.base import MemoryParts, TierShares
-from llm_perf.systems.pipeline import Pipeline
+from llm_perf.systems.pipeline import stage_layers
 
 SCHEMA_VERSION = 1
 
@@ -135,12 +135,13 @@ def pipeline_object(result: InferenceResult) -> dict[str, Any] | None:
     steady = result.steady_throughput_tokens_per_s
     if steady is None:
         return None
-    pipeline, decode = Pipeline.of(result.scenario), result.decode
+    stages, decode = result.scenario.parallelism.pp_size, result.decode
     return {
-        "stage_layers": list(pipeline.layers),
-        "micro_batches": pipeline.micro_batches,
-        "prefill_bubble": 1 - result.prefill.stages_busy / pipeline.stages,
-        "decode_bubble": None if decode is None else 1 - decode.stages_busy / pipeline.stages,
+        "stage_layers": list(stage_layers(result.scenario.model.num_layers, stages)),
+        "micro_batches": int(result.prefill.cost.micro_batches),
+        "decode_micro_batches": None if decode is None else int(decode.cost.micro_batches),
+        "prefill_bubble": 1 - result.prefill.stages_busy / stages,
+        "decode_bubble": None if decode is None else 1 - decode.stages_busy / stages,
         "steady_throughput_tokens_per_s": steady,
     }
 

@@ -25,7 +25,7 @@ from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems import System, system_of
 from llm_perf.systems.base import MemoryParts, TierShares
 from llm_perf.systems.footprint import model_weight_bytes
-from llm_perf.systems.pipeline import Pipeline
+from llm_perf.systems.pipeline import stage_layers
 
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
 _MEMORY_ROWS = (
@@ -172,13 +172,17 @@ def _pipeline(result: InferenceResult) -> Text | None:
     steady = result.steady_throughput_tokens_per_s
     if steady is None:
         return None
-    pipeline = Pipeline.of(result.scenario)
+    stages = result.scenario.parallelism.pp_size
     phases = [("prefill", result.prefill)] + ([("decode", result.decode)] if result.decode else [])
-    idle = ", ".join(f"{1 - phase.stages_busy / pipeline.stages:.0%} of {name}" for name, phase in phases)
-    layers = sorted(set(pipeline.layers), reverse=True)
-    cut = f"{pipeline.micro_batches} micro-batches" if pipeline.micro_batches > 1 else "one batch"
+    idle = ", ".join(f"{1 - phase.stages_busy / stages:.0%} of {name}" for name, phase in phases)
+    layers = sorted(set(stage_layers(result.scenario.model.num_layers, stages)), reverse=True)
+    counts = {name: int(phase.cost.micro_batches) for name, phase in phases}
+    cuts = {name: f"{number} micro-batches" if number > 1 else "one batch" for name, number in counts.items()}
+    cut = " and ".join(dict.fromkeys(cuts.values())) + " in it"
+    if len(set(cuts.values())) > 1:
+        cut = " and ".join(f"{said} at {name}" for name, said in cuts.items())
     return Text(
-        f"Pipeline of {pipeline.stages} stages of {' or '.join(map(str, layers))} layers with {cut} in it: stages idle "
+        f"Pipeline of {stages} stages of {' or '.join(map(str, layers))} layers with {cut}: stages idle "
         f"for {idle}; with other batches in the gaps {rate(steady)}."
     )
 

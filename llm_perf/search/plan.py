@@ -34,6 +34,7 @@ from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
 from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.pipeline import cuts_batches
 from llm_perf.systems.registry import DEFAULT, stack_names, system_of_stage
 
 Batching = Literal["continuous", "static"]
@@ -316,8 +317,10 @@ class Pool:
         """Evaluate numbers of pipeline stages, fewest first, until more of them could bring nothing.
 
         Stages make nothing faster, they only buy room for larger batches: more of them bring nothing where the largest
-        batch fits, or where the largest one that fits is too slow already.
+        batch fits, or where the largest one that fits is too slow already. Where a stack cuts batches by itself to keep
+        stages busy, all are evaluated.
         """
+        busy = cuts_batches(system_of(one.scenario).constants(one.scenario))
         for pp in stages:
             structure = self._divided(one, tp, pp)
             if structure is None:
@@ -327,7 +330,11 @@ class Pool:
                 self.too_large += len(self.batches)
                 continue
             found = self._take(structure)
-            if largest or found is None:
+            if found is None:
+                return
+            if busy:
+                continue
+            if largest:
                 return
             if not too_slow_as_well and self._too_slow(found):
                 self._left.append((one, tp, stages))

@@ -211,7 +211,8 @@ class PhaseCost:
 
     A resource can be busy while another is waited for, so ``busy_s`` may sum to more than the latency. In a pipeline
     both are those of one way through the stages, of which ``stages_busy`` work at once on average, and
-    ``slowest_stage_s`` is how long the slowest works: None without stages. ``terms`` makes what the parts consist of.
+    ``slowest_stage_s`` is how long the slowest works: None without stages. ``micro_batches`` are what the batch is cut into.
+    ``terms`` makes what the parts consist of.
     """
 
     latency_s: Number
@@ -219,6 +220,7 @@ class PhaseCost:
     busy_s: dict[str, Number]
     stages_busy: Number = 1.0
     slowest_stage_s: Number | None = None
+    micro_batches: Number = 1
     terms: Terms = field(default=no_terms, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,8 @@ included, and nothing hides it. Source: vLLM, model_executor/models/utils.py (ma
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llm_perf.config.base import GIB
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -65,11 +67,10 @@ def with_host_weights(phase: PhaseCost, scenario: Scenario, passes: Number) -> P
     seconds = passes * moved / rate
     factors = (Factor("passes", passes), Factor("bytes", moved), Factor("link bytes/s", rate, divides=True))
     terms = joined(phase.terms, one_term("weight_streaming", "weights over the host's link", *factors))
-    return PhaseCost(
-        phase.latency_s + seconds,
-        {**phase.parts_s, "weight_streaming": seconds},
-        {**phase.busy_s, "pcie": seconds},
-        phase.stages_busy,
-        phase.slowest_stage_s,
-        terms,
+    return replace(
+        phase,
+        latency_s=phase.latency_s + seconds,
+        parts_s={**phase.parts_s, "weight_streaming": seconds},
+        busy_s={**phase.busy_s, "pcie": seconds},
+        terms=terms,
     )

@@ -3,15 +3,19 @@
 A request passes every stage, so stages never shorten its way. Cut into micro-batches, a batch keeps several stages busy:
 a prefill of m micro-batches takes one way through and m - 1 turns of the slowest stage (Huang et al., GPipe, arXiv
 1811.06965, section 2.3); a decode step of all of them takes m turns of the slowest stage, or one way through where that
-is longer, since a micro-batch's next token needs its last one.
+is longer, since a micro-batch's next token needs its last one. An engine whose stages meet after every step pays for the way
+in and out in each of them as a prefill does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.terms import scaled
 
@@ -25,21 +29,54 @@ def stage_layers(layers: int, stages: int) -> tuple[int, ...]:
     return tuple(each + (stage < more) for stage in range(stages))
 
 
+def cuts_batches(constants: Mapping[str, float]) -> bool:
+    """Whether a stack cuts batches for its pipeline stages by a rule of its own."""
+    return constants.get("micro_batch_tokens", 0.0) > 0
+
+
+def engine_micro_batches(batch: Number, tokens: Number, stages: int, most_tokens: float) -> Number:
+    """Micro-batches of an engine that cuts a batch by itself: one per stage where the batch divides, and halves of these.
+
+    A micro-batch of more than ``most_tokens`` new tokens is halved as long as it is even (FasterTransformer's
+    ``getLocalBatchSize``, src/fastertransformer/utils/nccl_utils.cc).
+    """
+    part = where(batch % stages == 0, batch / stages, batch)
+    while True:
+        halved = (part * tokens > most_tokens) & (part % 2 == 0)
+        if not np.any(halved):
+            return batch / part
+        part = where(halved, part / 2, part)
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The stages of one replica and the micro-batches of its batch."""
+    """The stages of one replica and the micro-batches of its batch. ``meets``: all stages wait for one another in a step."""
 
     stages: int
-    micro_batches: int
+    micro_batches: Number
     layers: tuple[int, ...]
+    meets: bool = False
 
     @staticmethod
-    def of(scenario: Scenario) -> Pipeline:
-        """The pipeline of a scenario."""
-        stages = scenario.parallelism.pp_size
+    def of(scenario: Scenario, constants: Mapping[str, float], batch: Number, tokens: Number) -> Pipeline:
+        """The pipeline of a phase in which each of ``batch`` sequences has ``tokens`` new tokens.
+
+        The question's micro-batches, else those that the stack cuts by a rule of its own.
+        """
+        stages, asked = scenario.parallelism.pp_size, scenario.offload.micro_batches
+        own = cuts_batches(constants) and stages > 1 and asked == 1
+        most = constants["micro_batch_tokens"]
         return Pipeline(
-            stages, scenario.offload.micro_batches, stage_layers(scenario.model.num_layers, stages)
+            stages,
+            engine_micro_batches(batch, tokens, stages, most) if own else asked,
+            stage_layers(scenario.model.num_layers, stages),
+            own,
         )
+
+    @property
+    def in_one(self) -> bool:
+        """Whether the batch is not cut, whatever its size."""
+        return not is_array(self.micro_batches) and self.micro_batches == 1
 
     def slowest_stage_s(self, way_s: Number, transfers_s: Number, last_s: Number) -> Number:
         """Seconds that the slowest stage takes for one micro-batch, its hop to the next included.
@@ -54,9 +91,9 @@ class Pipeline:
 
     def wait_s(self, way_s: Number, slowest_s: Number, first_pass: bool) -> Number:
         """Seconds beyond one way through until all micro-batches are done."""
-        if self.micro_batches == 1:
+        if self.in_one:
             return 0.0
-        if first_pass:
+        if first_pass or self.meets:
             return (self.micro_batches - 1) * slowest_s
         return maximum(self.micro_batches * slowest_s - way_s, 0.0)
 
@@ -64,7 +101,7 @@ class Pipeline:
         """The phase of one micro-batch as that of all of them: parts and busy times in proportion."""
         if self.stages == 1:
             return phase
-        if self.micro_batches == 1:
+        if self.in_one:
             return replace(phase, stages_busy=1.0, slowest_stage_s=slowest_s)
         latency = phase.latency_s + wait_s
         way = maximum(phase.latency_s, _TINY_S)  # there may be no steps at all
@@ -75,6 +112,7 @@ class Pipeline:
             {name: factor * seconds for name, seconds in phase.busy_s.items()},
             stages_busy=self.micro_batches * way / maximum(latency, way),
             slowest_stage_s=self.micro_batches * slowest_s,
+            micro_batches=self.micro_batches,
             terms=scaled(phase.terms, "all micro-batches over one way through the stages", factor),
         )
 

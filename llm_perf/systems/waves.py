@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, minimum, where
@@ -37,13 +37,13 @@ class Waves:
         """The phase of one wave as that of all."""
         if not is_array(self.count) and self.count == 1:
             return phase
-        return PhaseCost(
-            phase.latency_s * self.count,
-            {name: self.count * seconds for name, seconds in phase.parts_s.items()},
-            {name: self.count * seconds for name, seconds in phase.busy_s.items()},
-            phase.stages_busy,
-            None if phase.slowest_stage_s is None else phase.slowest_stage_s * self.count,
-            scaled(phase.terms, "waves", self.count),
+        return replace(
+            phase,
+            latency_s=phase.latency_s * self.count,
+            parts_s={name: self.count * seconds for name, seconds in phase.parts_s.items()},
+            busy_s={name: self.count * seconds for name, seconds in phase.busy_s.items()},
+            slowest_stage_s=None if phase.slowest_stage_s is None else phase.slowest_stage_s * self.count,
+            terms=scaled(phase.terms, "waves", self.count),
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import predict_inference
@@ -16,7 +16,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems import get_system
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.pipeline import stage_layers
+from llm_perf.systems.pipeline import engine_micro_batches, stage_layers
 from llm_perf.systems.prompts import prompt_passes
 from llm_perf.systems.speculation import draft_scenario
 
@@ -47,6 +47,9 @@ def test_stages_hold_all_layers_as_evenly_as_they_go(layers, stages):
 @FEW
 @given(stages=st.sampled_from([2, 4, 5, 8, 40]), batch=st.sampled_from([1, 8]), system=SYSTEMS)
 def test_stages_never_lower_one_requests_latency(stages, batch, system):
+    assume(
+        batch == 1 or system != "fastertransformer"
+    )  # it cuts a batch by itself, so that stages work at once
     one = predict(system=system, batch_size=batch)
     several = predict(system=system, batch_size=batch, pp_size=stages, num_nodes=-(-stages // 8))
     assert several.prefill.latency_s > one.prefill.latency_s
@@ -76,6 +79,31 @@ def test_micro_batches_help_long_prefills_and_never_one_request():
     assert filled.prefill.latency_s < 0.5 * naive.prefill.latency_s
     assert filled.memory.gpu.activations_bytes < naive.memory.gpu.activations_bytes
     assert filled.memory.gpu.kv_cache_bytes == naive.memory.gpu.kv_cache_bytes
+
+
+@given(batch=st.integers(1, 512), tokens=st.integers(1, 4096), stages=st.sampled_from([2, 3, 4, 8]))
+def test_an_engine_cuts_a_batch_by_its_published_rule(batch, tokens, stages):
+    """FasterTransformer's getLocalBatchSize, step by step; arrays as single values."""
+    local = batch // stages if batch % stages == 0 else batch
+    while local * tokens > 1024 and local % 2 == 0:
+        local //= 2
+    found = engine_micro_batches(batch, tokens, stages, 1024)
+    assert found == batch / local
+    both = engine_micro_batches(np.array([batch, 1.0]), np.array([tokens, 1.0]), stages, 1024)
+    assert both.tolist() == [found, 1.0]
+
+
+def test_fastertransformer_keeps_stages_busy_by_itself_and_the_question_goes_first():
+    asked: dict[str, Any] = {"system": "fastertransformer", "pp_size": 4, "prompt_len": 512}
+    own, other = (predict(batch_size=batch, **asked) for batch in (16, 18))
+    assert (own.prefill.cost.micro_batches, own.decode.cost.micro_batches) == (8, 4)
+    assert other.decode.cost.micro_batches == 1  # 18 sequences are not divided by 4 stages
+    two = predict(batch_size=16, micro_batches=2, **asked)
+    assert (two.prefill.cost.micro_batches, two.decode.cost.micro_batches) == (2, 2)
+    # Stages meet after every step: four parts take their way and three turns more, not four turns.
+    slowest, stages = own.decode.slowest_stage_s / 4, own.decode.stages_busy
+    assert own.decode.latency_s == pytest.approx(4 * (own.decode.latency_s - 3 * slowest) / stages)
+    assert own.decode.latency_s > predict(batch_size=16, micro_batches=4, **asked).decode.latency_s
 
 
 # -- context parallelism -----------------------------------------------------------------------------------------

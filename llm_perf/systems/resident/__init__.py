@@ -211,7 +211,8 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
 
 def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
     """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
-    pipeline = Pipeline.of(forward.scenario)
+    tokens = tokens_per_pass(forward.scenario.workload, prompt_len)
+    pipeline = Pipeline.of(forward.scenario, forward.constants, batch, tokens)
     part = batch / pipeline.micro_batches
     costs, passes = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
@@ -249,6 +250,7 @@ def with_draft_prefill(
         _added(phase.busy_s, own.busy_s, 1.0),
         phase.stages_busy,
         phase.slowest_stage_s,
+        phase.micro_batches,
         joined(phase.terms, one_term("draft_model", "prefill of the draft", ("seconds", own.latency_s))),
     )
 
@@ -263,7 +265,7 @@ class Decode:
 
     def __init__(self, forward: Forward, batch: Number, load: Load, rounds: Rounds) -> None:
         self.forward, self.load, self.rounds = forward, load, rounds
-        self.pipeline = Pipeline.of(forward.scenario)
+        self.pipeline = Pipeline.of(forward.scenario, forward.constants, batch, rounds.queries)
         self.part = batch / self.pipeline.micro_batches
         self.constant, self.attention = forward.decode_step(self.part, rounds.queries)
         self.base_s = self.constant.total_s
