@@ -31,6 +31,7 @@ _UNPACKING: dict[str, str] = {
     "8bit": "cpu_unpack_8bit",
     "16bit": "cpu_unpack_16bit",
     "k": "cpu_unpack_k",
+    "planes": "cpu_unpack_k",
     "iq4": "cpu_unpack_iq4",
     "iq3": "cpu_unpack_iq3",
     "iq2": "cpu_unpack_iq2",
@@ -40,10 +41,13 @@ _UNPACKING: dict[str, str] = {
 _KNEE = 4.0
 """Reading and multiplying overlap as in products on GPUs."""
 
-TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
-"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
-with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
-16 bits."""
+TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
+"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
+of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
+table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain 16
+bits."""
+
+_IN_TWO_PLANES = ("q3_k", "q5_k", "q6_k", "q5_0", "q5_1")
 
 
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
@@ -57,7 +61,9 @@ def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
         return "iq2"
     if name.startswith(("iq4_xs", "mxfp4")):
         return "iq4"
-    if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
+    if name.startswith(_IN_TWO_PLANES):
+        return "planes"
+    if name.endswith("_k"):
         return "k"
     return "16bit" if bits >= 16 else "8bit"
 
@@ -108,6 +114,8 @@ class CpuRates:
         kind = type_class(product.stored, bits)
         widened = kind == "16bit" and not self.native_16bit
         unpacking = c["cpu_unpack_16bit_widened"] if widened else c[_UNPACKING[kind]]
+        if kind == "planes":
+            unpacking *= c["cpu_unpack_planes"]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         if self.wide_per_s <= 0 or widened:
