@@ -78,7 +78,9 @@ def load_rows() -> tuple[Mapping[str, str], ...]:
     rows = csv.DictReader(gzip.decompress(packed).decode("utf-8").splitlines())
     stated: dict[str, dict[str, Any]] = {
         name: entry
-        for entry in parse_mapping((folder / "completed.yaml").read_text("utf-8"), "completed.yaml")["completed"]
+        for entry in parse_mapping((folder / "completed.yaml").read_text("utf-8"), "completed.yaml")[
+            "completed"
+        ]
         for name in entry["rows"]
     }
     return tuple(_completed(row, stated.get(row["row_id"], {})) for row in rows)
