@@ -15,6 +15,7 @@ import csv
 import gzip
 import io
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,17 @@ FITTED = (
     "cpu_flops_per_cycle_amx", "cpu_flops_per_cycle_avx2", "cpu_flops_per_cycle_neon", "cpu_expert_lost_rows",
     "cpu_wide_kernels", "cpu_row_kernels", "cpu_score_share", "cpu_wide_lost_rows", "host_copy_link_share",
 )  # fmt: skip
+"""Constants that runs determine. One that a version's file states anew is a constant of its own."""
 STEP = 1.1
 PRIOR = math.log(1.6)
 """How far a refit may go from what ships before that weighs as much as a row that is off by so much."""
+SHOWN = 0.05
+"""Rows whose rate moves less with a constant say nothing of it: without one that moves more nothing does."""
 DEVICE_FILE = "llama_cpp@2025-rdna"
 """A file that was fitted to one host alone: without it the file that it extends stands."""
+
+Owned = tuple[str, str]
+"""A constant and the file that states it: ``cpu_row_kernels`` of ``llama_cpp@2025-ik``."""
 
 
 def main() -> None:
@@ -63,28 +70,53 @@ def gm(ratios: np.ndarray) -> float:
     return float(np.exp(np.mean(np.abs(ratios))))
 
 
-def derivatives(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
-    """D log(rate) / d log(constant), one column per constant."""
-    found = np.zeros((len(cases), len(FITTED)))
+@cache
+def owner(file: str, name: str) -> str:
+    """The file that states a constant for a version: its own, or one that it extends."""
+    constants = load_constants(file)
+    while name in constants.inherited and constants.extends is not None:
+        constants = load_constants(constants.extends)
+    return f"{constants.name}@{constants.release}"
+
+
+def derivatives(cases: list[HybridCase], shipped: np.ndarray) -> tuple[list[Owned], np.ndarray]:
+    """The constants with their files, and d log(rate) / d log(constant), one column per constant."""
+    found: dict[Owned, np.ndarray] = {}
     for row, case in enumerate(cases):
-        values = system_of(case.run.scenario).constants(case.run.scenario)
-        for column, name in enumerate(FITTED):
-            if values.get(name):
-                changed = log_ratio(case, {name: values[name] * STEP})
-                found[row, column] = (changed - shipped[row]) / math.log(STEP)
-    return found
+        system = system_of(case.run.scenario)
+        values = system.constants(case.run.scenario)
+        for name in FITTED:
+            if not values.get(name):
+                continue
+            changed = log_ratio(case, {name: values[name] * STEP})
+            column = (name, owner(f"{system.file.name}@{system.file.release}", name))
+            found.setdefault(column, np.zeros(len(cases)))[row] = (changed - shipped[row]) / math.log(STEP)
+    return list(found), np.array(list(found.values())).T
+
+
+def without_rows(columns: list[Owned]) -> np.ndarray:
+    """Where a constant stands that no row shows, over what ships: what a version's replaces, else its prior or range says."""
+    found = []
+    for name, file in columns:
+        own = load_constants(file)
+        before = load_constants(own.extends).constants.get(name) if own.extends else None
+        known = before.value if before is not None and before.value > 0 else own.constants[name].unfitted
+        found.append(math.log(known / own.value(name)))
+    return np.array(found)
 
 
 def without_host(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
     """Log ratios by refits without each case's host."""
-    slopes = derivatives(cases, shipped)
+    columns, slopes = derivatives(cases, shipped)
+    unseen = without_rows(columns)
     groups = collections.Counter(case.group for case in cases)
     weight = np.array([groups[case.group] ** -0.5 for case in cases])
     found = shipped.copy()
     parent = own_parent()
     for host in sorted({case.host for case in cases}):
         own = np.array([case.host == host for case in cases])
-        moved = refit(shipped[~own], slopes[~own], weight[~own])
+        shown = np.abs(slopes[~own]).max(axis=0) > SHOWN
+        moved = np.where(shown, refit(shipped[~own], slopes[~own], weight[~own]), unseen)
         found[own] = shipped[own] + slopes[own] @ moved
         for index in np.flatnonzero(own):
             file = system_of(cases[index].run.scenario).file
@@ -119,7 +151,7 @@ def with_bandwidth(cases: list[HybridCase], picks: int = 3) -> np.ndarray:
     hosts = collections.defaultdict(list)
     for case in cases:
         if case.phase == "decode" and case.kind in ("cpu", "cpu and gpu"):
-            hosts[case.host].append(case)
+            hosts[case.machine].append(case)
     for own in hosts.values():
         if len(own) < 3:
             continue

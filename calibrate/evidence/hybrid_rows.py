@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from calibrate.evidence.serving_rows import positive_number
 from calibrate.evidence.stated_hybrid import HybridRun, hybrid_cells, hybrid_run
+from llm_perf.config.files import parse_mapping
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import Load, system_of
@@ -47,6 +48,11 @@ class HybridCase:
         return find(full_name(self.run.scenario))[0]
 
     @property
+    def machine(self) -> tuple[str, str, str]:
+        """Its host with the memory in it: two owners of one processor do not share what their memory reaches."""
+        return self.host, self.row["host_bw_theory_GBps"], self.row["host_ram_GB"]
+
+    @property
     def group(self) -> tuple[str, str, str]:
         """Host, model and GPU."""
         return self.host, self.run.scenario.model.name, self.run.scenario.gpu.name
@@ -66,9 +72,24 @@ def kind_of(scenario: Scenario) -> str:
 
 @cache
 def load_rows() -> tuple[Mapping[str, str], ...]:
-    """Rows that ship; all of them are good."""
-    file = resources.files("calibrate") / "measurements" / "hybrid" / "hybrid.csv.gz"
-    return tuple(csv.DictReader(gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()))
+    """Rows that ship; all of them are good. Cells that their sources state and they lack are filled in."""
+    folder = resources.files("calibrate") / "measurements" / "hybrid"
+    packed = (folder / "hybrid.csv.gz").read_bytes()
+    rows = csv.DictReader(gzip.decompress(packed).decode("utf-8").splitlines())
+    stated: dict[str, dict[str, Any]] = {
+        name: entry
+        for entry in parse_mapping((folder / "completed.yaml").read_text("utf-8"), "completed.yaml")[
+            "completed"
+        ]
+        for name in entry["rows"]
+    }
+    return tuple(_completed(row, stated.get(row["row_id"], {})) for row in rows)
+
+
+def _completed(row: Mapping[str, str], stated: Mapping[str, Any]) -> Mapping[str, str]:
+    more = stated.get("notes")
+    notes = {} if more is None else {"notes": "; ".join(filter(None, (row["notes"], more)))}
+    return {**row, **stated.get("cells", {}), **notes}
 
 
 def load_cases(rows: Iterable[Mapping[str, str]] | None = None) -> list[HybridCase]:

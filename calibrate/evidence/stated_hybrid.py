@@ -126,7 +126,7 @@ def hybrid_run(cells: Row) -> HybridRun:
         asked[size] = gpus
     if formats is None:
         asked |= {"weight_format": None}
-    sized = re.search(r"(\d+)K context", notes)
+    sized = re.search(r"(\d+)[Kk] context", notes)
     context = None if sized is None else int(sized[1]) * 1024
     facts = RunFacts(model=model, host=host, weights=_tier(cells, options))
     fill = next((name for name, value in asked.items() if value == _FITTING), None)
@@ -136,7 +136,11 @@ def hybrid_run(cells: Row) -> HybridRun:
     ends = {"n_cpu_moe": (model.num_layers, 0), "cpu_offload_gb": (most_gib, 0)}
     least, most = ends.get(fill, (0, _most_experts(model)))
     scenario = _filled(
-        lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts), least, most, context
+        lambda value: build_scenario(InferenceInputs(**asked | {fill: value}), facts),
+        least,
+        most,
+        context,
+        _fit_margin_bytes(cells),
     )
     return HybridRun(scenario, new, depth, gen, context)
 
@@ -145,13 +149,31 @@ def _most_experts(model: ModelConfig) -> int:
     return max(group.mlp.routed_experts for group in model.layer_groups)
 
 
-def _filled(build: Callable[[int], Scenario], least: int, most: int, context: int | None) -> Scenario:
+def _fit_margin_bytes(cells: Row) -> float:
+    """What stays free of a GPU that llama.cpp itself filled: its ``--fit-target``, 1,024 MiB unless told otherwise."""
+    if cells.text("experts_on_cpu") != "auto":
+        return 0.0
+    told = re.search(r"--fit-target (\d+)", cells.text("notes"))
+    return (_FIT_TARGET_MIB if told is None else int(told[1])) * GIB / 1024
+
+
+_FIT_TARGET_MIB: Final = 1024
+
+
+def _filled(
+    build: Callable[[int], Scenario], least: int, most: int, context: int | None, margin_bytes: float
+) -> Scenario:
     """The scenario that uses as much of the GPU as fits, between the least and the most of a setting."""
+
+    def fits(value: int) -> bool:
+        used = _memory(build(value), context).gpu
+        return bool(used.total_bytes + margin_bytes <= used.capacity_bytes)
+
     low, high = least, most
     while abs(high - low) > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _memory(build(middle), context).gpu.fits else (low, middle)
-    return build(high) if _memory(build(high), context).gpu.fits else build(low)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return build(high) if fits(high) else build(low)
 
 
 def _memory(scenario: Scenario, context: int | None) -> MemoryUse:

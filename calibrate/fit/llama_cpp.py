@@ -35,9 +35,11 @@ _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
     ("cpu_decode_score_share", 0.01, 10.0), ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
 )  # fmt: skip
 """What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""
+_OFF: dict[str, float] = {"cpu_one_row_flops_per_cycle": 0.0}
+"""What class constants say of kernels that a probe times itself."""
 _OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
     ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 8.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
-    ("cpu_score_share", 0.1, 0.002, 2.0),
+    ("cpu_score_share", 0.1, 0.002, 2.0), ("cpu_wide_k", 1.0, 0.3, 5.0),
 )  # fmt: skip
 """What prompts show: products of many rows, with where they start, since constants that know no such kernels say 0."""
 
@@ -127,24 +129,33 @@ def fit_rows(rows: Sequence[Row]) -> ProbeFit:
     """
     decode = [index for index, row in enumerate(rows) if row.phase == "decode"]
     parameters = parameters_of(rows)
+    stated = tuple(sorted(_OFF.items()))
+    rows = [replace(row, scenario=replace(row.scenario, constants=stated)) for row in rows]
     tokens, _ = _fitted([rows[index] for index in decode], parameters)
     known = Overrides(parameters)
     based = [replace(row, scenario=known.apply(row.scenario, tokens.values)) for row in rows]
     # The tokens stay in: what is right for prompts must not reach the products of one row.
-    prompts, done = _fitted(
-        based, [Parameter(f"{SYSTEM}.{name}", value, low, high) for name, value, low, high in _OF_PROMPTS]
-    )
+    prompts, done = _fitted(based, _prompt_parameters(tokens.values[f"{SYSTEM}.cpu_decode_score_share"]))
     values = {name: float(f"{value:.6g}") for name, value in (tokens.values | prompts.values).items()}
     constants = {
         name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{SYSTEM}.")
     }
     profile = Profile(
         name="llama-cpp-here",
-        system_constants={SYSTEM: constants},
+        system_constants={SYSTEM: constants | _OFF},
         host={"read_gb_per_s": values["host.read_gb_per_s"]},
     )
     ratios = tuple(math.log(row.predicted_s(row.scenario) / row.seconds) for row in done)
     return ProbeFit(values, profile, ratios, tokens.unmoved + prompts.unmoved)
+
+
+def _prompt_parameters(score_share: float) -> list[Parameter]:
+    """What prompts may change. Their scores are not slower than those of one token, which short prompts hardly show."""
+    found = []
+    for name, value, low, high in _OF_PROMPTS:
+        least = score_share if name == "cpu_score_share" else low
+        found.append(Parameter(f"{SYSTEM}.{name}", max(value, least), least, max(high, 2 * least)))
+    return found
 
 
 def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-here") -> Profile:

@@ -12,7 +12,7 @@ from llm_perf.config.calibration import INTERVAL_LEVEL
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Placement, system_of
 
-__all__ = ["hybrid_interval", "is_divided"]
+__all__ = ["hybrid_interval", "is_divided", "shared_processor_note"]
 
 _FILE = "hybrid_widths.yaml"
 
@@ -33,7 +33,7 @@ def is_divided(scenario: Scenario, placement: Placement) -> bool:
 def hybrid_interval(scenario: Scenario, seconds: tuple[float, float | None, float]) -> PredictionInterval:
     """The interval around predicted prefill, decode (None without steps) and total.
 
-    The total's width is that of the phase that is off by more.
+    The total's width is that of the phase that is off by more. In a part of a processor others may slow every phase down.
     """
     entries = _widths()["cpu" if scenario.gpu.absent else "cpu and gpu"]
     prefill_s, decode_s, total_s = seconds
@@ -45,8 +45,30 @@ def hybrid_interval(scenario: Scenario, seconds: tuple[float, float | None, floa
         method="published runs whose CPU computes, predicted by fits without their host",
         groups=min(int(entry["hosts"]) for entry in used),
         outside=1.0,
-        prefill_s=around(prefill_s, prefill),
-        decode_s=around(decode_s, decode),
-        total_s=around(total_s, prefill if decode_s is None else max(prefill, decode)),
+        prefill_s=_beside_others(scenario, prefill_s, prefill),
+        decode_s=_beside_others(scenario, decode_s, decode),
+        total_s=_beside_others(scenario, total_s, prefill if decode_s is None else max(prefill, decode)),
         coverage=sum(entry["held"] for entry in used) / sum(entry["tested"] for entry in used),
+    )
+
+
+def _beside_others(scenario: Scenario, seconds: float | None, width: float) -> tuple[float, float] | None:
+    """The ends of an interval; in a virtual machine the slow one is where neighbours may push it."""
+    found = around(seconds, width)
+    if found is None or seconds is None or scenario.host.shared_cores is None:
+        return found
+    slowest = system_of(scenario).constants(scenario)["cpu_virtual_slowdown"]
+    return found[0], max(found[1], seconds * slowest)
+
+
+def shared_processor_note(scenario: Scenario, placement: Placement) -> str | None:
+    """What to know of a prediction for cores of a processor whose other cores are somebody else's."""
+    host = scenario.host
+    if host.shared_cores is None or not is_divided(scenario, placement):
+        return None
+    slowest = system_of(scenario).constants(scenario)["cpu_virtual_slowdown"]
+    return (
+        f"host {host.name} is a virtual machine with {host.cores_per_socket} cores of a processor that has about "
+        f"{host.shared_cores}: its neighbours may make it {slowest:g} times slower; llm-perf calibrate microbench --system "
+        "llama_cpp measures what is left"
     )

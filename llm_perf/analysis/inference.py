@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from llm_perf.analysis.calibrated import asked_of, profile_warnings
+from llm_perf.analysis.hybrid_intervals import shared_processor_note
 from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.analysis.measures import Measures
 from llm_perf.config.gpu import format_bits
@@ -176,7 +177,12 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         warnings=(
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
-            *_warnings(scenario, version_note(full_name(scenario), scenario.gpu.device), system.file.caveat),
+            *_warnings(
+                scenario,
+                version_note(full_name(scenario), scenario.gpu.device),
+                system.file.caveat,
+                shared_processor_note(scenario, evaluation.placement),
+            ),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),
             *profile_warnings(scenario, evaluation.placement),
         ),

@@ -332,7 +332,9 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> Ho
     name = inputs.host or gpu.default_host
     if name is None:
         if gpu.absent:
-            raise SpecError("without a GPU the host computes: name its CPU with --host (llm-perf hosts list)")
+            raise SpecError(
+                "without a GPU the host computes: name its CPU with --host, here for this machine (llm-perf hosts list)"
+            )
         raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     return get_host_config_by_name(name)
 

@@ -12,7 +12,6 @@ from llm_perf.errors import SpecError
 Kernels = Literal["amx", "avx512", "avx2", "neon"]
 """Classes of instruction sets that products on a CPU have kernels of their own for; AVX-512 with products of bytes."""
 
-_USUAL_GHZ = 3.0
 _PRODUCTS_OF_16_BITS = ("avx512_bf16", "amx_bf16", "neon", "sve2")
 """Instruction sets that multiply numbers of 16 bits; without one they are widened to 32 bits first."""
 
@@ -27,18 +26,21 @@ _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
 class CpuFacts:
     """The processors of one host.
 
-    ``native_16bit``: they multiply numbers of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
+    ``ghz`` is what all cores keep under load, None where the host does not state it. ``native_16bit``: they multiply numbers
+    of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
     could deliver, ``cores_bytes_per_s`` what its cores can take in where their links are narrower, None where these are
-    no limit. ``measured_bytes_per_s`` is what reads of all sockets' memory were measured to reach, None where nobody did.
+    no limit; ``core_bytes_per_s`` what one core can at most, likewise. ``measured_bytes_per_s`` is what reads of all
+    sockets' memory were measured to reach, None where nobody did.
     """
 
     sockets: int
     cores: int
-    ghz: float
+    ghz: float | None
     native_16bit: bool
     kernels: Kernels
     channels_bytes_per_s: float
     cores_bytes_per_s: float | None
+    core_bytes_per_s: float | None
     measured_bytes_per_s: float | None
 
 
@@ -69,10 +71,11 @@ def cpu_facts(host: HostConfig) -> CpuFacts:
     return CpuFacts(
         sockets=host.sockets,
         cores=host.sockets * host.cores_per_socket,
-        ghz=host.all_core_ghz or _USUAL_GHZ,
+        ghz=host.all_core_ghz,
         native_16bit=bool(set(host.instruction_sets) & set(_PRODUCTS_OF_16_BITS)),
         kernels=kernels_of(host),
         channels_bytes_per_s=per_socket * GB,
         cores_bytes_per_s=None if of_cores is None else of_cores * GB,
+        core_bytes_per_s=None if host.core_read_gb_per_s is None else host.core_read_gb_per_s * GB,
         measured_bytes_per_s=None if measured is None else measured * GB,
     )

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,30 @@ def named_here(kind: str, found: list[tuple[str, float | None]]) -> tuple[str, f
     return found[0]
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessorId:
+    """What a processor says of its kind: maker, and family and model by number.
+
+    ``virtual``: a hypervisor is below. ``last_level_caches`` are those that the machine has a part of, 0 where not known.
+    """
+
+    vendor: str
+    family: int
+    model: int
+    virtual: bool
+    last_level_caches: int = 0
+
+
+def processor_id(cpuinfo: str, last_level_caches: int = 0) -> ProcessorId | None:
+    """The kind of a processor from the text of /proc/cpuinfo; None where that has no numbers of it."""
+    first = dict(re.findall(r"^([^:\n]+?)\s*: *(.*)$", cpuinfo.partition("\n\n")[0], re.MULTILINE))
+    vendor, family, model = (first.get(key, "") for key in ("vendor_id", "cpu family", "model"))
+    if not (vendor and family.isdigit() and model.isdigit()):
+        return None
+    virtual = "hypervisor" in first.get("flags", "").split()
+    return ProcessorId(vendor, int(family), int(model), virtual, last_level_caches)
+
+
 def processor(cpuinfo: str, meminfo: str) -> dict[str, Any]:
     """Facts of a host from the texts of /proc/cpuinfo and /proc/meminfo, by the names of HostConfig's fields."""
     fields: dict[str, list[str]] = {}
@@ -119,18 +144,29 @@ def processor(cpuinfo: str, meminfo: str) -> dict[str, Any]:
     return facts
 
 
-def processor_here() -> dict[str, Any]:
-    """`processor` of this machine.
+def processor_here() -> tuple[dict[str, Any], ProcessorId | None]:
+    """`processor` and `processor_id` of this machine.
 
     Raises:
         SpecError: it has no /proc.
     """
     try:
-        texts = [
+        cpuinfo, meminfo = (
             Path(f"/proc/{name}").read_text("utf-8", errors="replace") for name in ("cpuinfo", "meminfo")
-        ]
+        )
     except OSError:
         raise SpecError(
             "--host here: this system has no /proc/cpuinfo: name a host, such as desktop-gen4"
         ) from None
-    return processor(*texts)
+    return processor(cpuinfo, meminfo), processor_id(cpuinfo, _last_level_caches())
+
+
+def _last_level_caches(root: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many caches of the third level there are; 0 where the system does not say."""
+    found = set()
+    for file in root.glob("cpu[0-9]*/cache/index3/shared_cpu_list"):
+        try:
+            found.add(file.read_text("utf-8").strip())
+        except OSError:
+            return 0
+    return len(found)

@@ -127,8 +127,10 @@ class HostConfig(Spec):
     them one link to the host. ``memory_channels_per_socket`` DDR channels of 64 bits at ``memory_mt_per_s`` million
     transfers per second give the memory bandwidth where that is not stated. ``instruction_sets``: those for products.
     ``all_core_ghz`` is the clock that all cores keep under load.
-    ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its channels
-    deliver (links between chiplets), ``read_gb_per_s`` what reads of all memory were measured to reach.
+    ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its
+    channels deliver (links between chiplets), ``core_read_gb_per_s`` what one core can, ``read_gb_per_s`` what reads of
+    all memory were measured to reach. ``shared_cores`` are the cores of the processor that a virtual machine has a part
+    of, whose memory others read as well.
     """
 
     name: Name
@@ -147,7 +149,9 @@ class HostConfig(Spec):
     instruction_sets: tuple[InstructionSet, ...] = ()
     memory_bandwidth_gb_per_s_per_socket: Quantity | None = None
     cores_read_gb_per_s_per_socket: Quantity | None = None
+    core_read_gb_per_s: Quantity | None = None
     read_gb_per_s: Quantity | None = None
+    shared_cores: PositiveInt | None = None
     cpu_matmul_tflops_small_batch: Quantity | None = None
     cpu_matmul_tflops_large_batch: Quantity | None = None
     cpu_attention_kv: Rate | None = None

@@ -22,6 +22,8 @@ from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
     from importlib.resources.abc import Traversable
 
+    from llm_perf.config.here import ProcessorId
+
 S = TypeVar("S", bound=Spec)
 
 _FOLDERS = {
@@ -315,33 +317,80 @@ def get_host_config_by_name(name: str) -> HostConfig:
     if name == HERE:
         from llm_perf.config import here
 
-        return host_of_processor(here.processor_here())
+        return host_of_processor(*here.processor_here())
     times, single = (
         (1, name) if not isinstance(name, str) or files.looks_like_path(name) else sockets_and_name(name)
     )
     return load_spec("host", HostConfig, single).with_sockets(times)
 
 
-def host_of_processor(facts: dict[str, Any]) -> HostConfig:
-    """A machine of which /proc was read: the rest is that of its processor's file, or assumed where it has none."""
+def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:
+    """A machine of which /proc was read: the rest is that of its processor's file, or assumed where it has none.
+
+    ``kind`` finds a processor of the same generation where the name says nothing, as in a rented machine, and what a part
+    of a processor's cores can read of its memory.
+    """
+    relative = None if kind is None else relative_of(kind)
     try:
         known, assumed = load_spec("host", HostConfig, facts["cpu"]), False
     except SpecError:
-        known, assumed = load_spec("host", HostConfig, _UNKNOWN_HOST), True
+        known, assumed = (
+            load_spec("host", HostConfig, _UNKNOWN_HOST if relative is None else relative["host"]),
+            True,
+        )
     notes = f"{known.name} but for what /proc says" + (": no file describes its processor" if assumed else "")
     unknown = _GUESSED_OF_A_HOST if assumed else ()
     channels = {"memory_channels_per_socket": None, "memory_mt_per_s": None} if assumed else {}
     gave = {field: value for field, value in facts.items() if value}
     rest = f"all else assumed as {known.name}" if assumed else known.source
+    part = {} if kind is None or relative is None else _part_of_a_processor(known, gave, kind, relative)
     return known.replace(
         name=HERE,
         aliases=(),
         **gave,
         **channels,
+        **part,
         notes=notes,
-        assumed=tuple(dict.fromkeys(path for path in (*known.assumed, *unknown) if path not in gave)),
+        assumed=tuple(dict.fromkeys(path for path in (*known.assumed, *unknown, *part) if path not in gave)),
         source=f"/proc/cpuinfo and /proc/meminfo of this machine; {rest}",
     )
+
+
+@cache
+def _generations() -> tuple[dict[str, Any], ...]:
+    text = (resources.files("hardware_specs") / _PROCESSORS).read_text("utf-8")
+    return tuple(files.parse_mapping(text, _PROCESSORS)["processors"])
+
+
+_PROCESSORS = "processors.yaml"
+
+
+def relative_of(kind: ProcessorId) -> dict[str, Any] | None:
+    """What is known of a server processor's generation; None of another's."""
+    return next(
+        (
+            entry
+            for entry in _generations()
+            if entry["vendor"] == kind.vendor
+            and entry["family"] == kind.family
+            and kind.model in entry["models"]
+        ),
+        None,
+    )
+
+
+def _part_of_a_processor(
+    whole: HostConfig, facts: dict[str, Any], kind: ProcessorId, relative: dict[str, Any]
+) -> dict[str, Any]:
+    """What limits the reads of a machine that has a part of a processor's cores; nothing where it has all."""
+    cores = facts.get("cores_per_socket")
+    if cores is None or whole.cores_per_socket is None or cores >= whole.cores_per_socket:
+        return {}
+    found: dict[str, Any] = {"core_read_gb_per_s": float(relative["core_gb_per_s"])}
+    if kind.last_level_caches and "chiplet_gb_per_s" in relative:
+        caches = kind.last_level_caches / facts.get("sockets", 1)
+        found["cores_read_gb_per_s_per_socket"] = caches * relative["chiplet_gb_per_s"]
+    return found | ({"shared_cores": whole.cores_per_socket} if kind.virtual else {})
 
 
 def get_dtype_config_by_name(name: str) -> DtypeConfig:

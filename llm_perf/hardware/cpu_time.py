@@ -7,6 +7,7 @@ between the operations of a layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -31,19 +32,26 @@ _UNPACKING: dict[str, str] = {
     "8bit": "cpu_unpack_8bit",
     "16bit": "cpu_unpack_16bit",
     "k": "cpu_unpack_k",
+    "planes": "cpu_unpack_k",
     "iq4": "cpu_unpack_iq4",
     "iq3": "cpu_unpack_iq3",
     "iq2": "cpu_unpack_iq2",
 }
 """The constant of each class of number formats."""
 
+_WITH_PLAIN_DOTS = ("avx2", "avx512")
+"""Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
+
 _KNEE = 4.0
 """Reading and multiplying overlap as in products on GPUs."""
 
-TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
-"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
-with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
-16 bits."""
+TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
+"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
+of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
+table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain 16
+bits."""
+
+_IN_TWO_PLANES = ("q3_k", "q5_k", "q6_k", "q5_0", "q5_1")
 
 
 def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
@@ -57,7 +65,9 @@ def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
         return "iq2"
     if name.startswith(("iq4_xs", "mxfp4")):
         return "iq4"
-    if name.endswith("_k") or name.startswith(("q5_0", "q5_1")):
+    if name.startswith(_IN_TWO_PLANES):
+        return "planes"
+    if name.endswith("_k"):
         return "k"
     return "16bit" if bits >= 16 else "8bit"
 
@@ -68,7 +78,7 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
     take in, and what each core loads: less the more cores a socket joins, since each miss takes longer. A second socket
     adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
-    once.
+    once. Where reads were measured, the same measurement says what a core loads.
     """
     sockets = facts.sockets
     channels = facts.channels_bytes_per_s
@@ -81,6 +91,8 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     used = 1.0 + (sockets - 1) * more
     per_socket = facts.cores / sockets
     per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + per_socket / constants["cpu_core_half_cores"])
+    if facts.core_bytes_per_s is not None and facts.measured_bytes_per_s is None:
+        per_core = min(per_core, facts.core_bytes_per_s)
     return min(one * used, threads * per_core)
 
 
@@ -98,6 +110,7 @@ class CpuRates:
     read_bytes_per_s: float
     plain_per_s: float
     wide_per_s: float
+    one_row_per_s: float = math.inf
     native_16bit: bool = True
 
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
@@ -108,8 +121,13 @@ class CpuRates:
         kind = type_class(product.stored, bits)
         widened = kind == "16bit" and not self.native_16bit
         unpacking = c["cpu_unpack_16bit_widened"] if widened else c[_UNPACKING[kind]]
+        if kind == "planes":
+            unpacking *= c["cpu_unpack_planes"]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
+        if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
+            # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
+            plain = maximum(plain, product.weights * minimum(rows, copies) / self.one_row_per_s)
         if self.wide_per_s <= 0 or widened:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
@@ -117,6 +135,8 @@ class CpuRates:
         wide = (
             product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
         )
+        if kind == "k":
+            wide = wide / c["cpu_wide_k"]
         return p_norm(read, minimum(plain, wide), _KNEE)
 
     @property
@@ -156,12 +176,15 @@ def cpu_rates(
     facts = cpu_facts(host)
     used = float(min(threads or facts.cores, facts.cores))
     # A weight times a row is two operations.
-    giga = constants[_PER_CYCLE[facts.kernels]] * facts.ghz * 0.5e9
+    hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
+    giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
+    one_row = constants["cpu_one_row_flops_per_cycle"] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
     return CpuRates(
         constants=constants,
         threads=used,
         read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
         plain_per_s=giga * used,
         wide_per_s=giga * used * constants["cpu_wide_kernels"],
+        one_row_per_s=one_row * hertz / 2 * used if one_row else math.inf,
         native_16bit=facts.native_16bit,
     )

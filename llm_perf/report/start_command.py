@@ -13,6 +13,7 @@ from typing import Final
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.report.command import in_lines
 from llm_perf.systems.families import declaration, find
@@ -95,6 +96,7 @@ def llama_server(result: InferenceResult, context: int) -> list[str]:
         words.append(f"--n-gpu-layers {layers}")
     if asked.n_cpu_moe:
         words.append(f"--n-cpu-moe {min(asked.n_cpu_moe, model.num_layers)}")
+        words += _tensor_split(scenario)
     if asked.ubatch_size is not None:
         words += [f"--batch-size {max(asked.ubatch_size, 2048)}", f"--ubatch-size {asked.ubatch_size}"]
     if asked.kv_cache is not None and asked.kv_cache.gpu == 0:
@@ -105,6 +107,20 @@ def llama_server(result: InferenceResult, context: int) -> list[str]:
         words += [f"--cache-type-k {kind}", f"--cache-type-v {kind}"]
     words += [f"--threads {asked.threads}"] if asked.threads is not None else []
     return words
+
+
+def _tensor_split(scenario: Scenario) -> list[str]:
+    """How many layers each of several GPUs takes: dealt out by number, the last would hold all experts that are on GPUs."""
+    from llm_perf.systems import system_of
+    from llm_perf.systems.stacks.llama_cpp import offload
+
+    gpus = scenario.parallelism.pp_size
+    if gpus == 1 or scenario.gpu.absent:
+        return []
+    one = scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1))
+    division = offload.division_of(one, system_of(one).constants(one))
+    dealt = offload.layers_per_gpu(one, division, gpus)
+    return ["--tensor-split " + ",".join(str(part.layers) for part in dealt)]
 
 
 def kt_kernel(result: InferenceResult, context: int) -> list[str]:

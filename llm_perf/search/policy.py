@@ -134,9 +134,13 @@ class PolicyQuestion(Spec):
         return self.num_gpus * self.num_nodes
 
     def flags_of(self, system: str) -> dict[str, Any]:
-        """A system on all GPUs: as one pipeline where it makes stages of them."""
-        stages = self.total_gpus > 1 and family_of(system).more_gpus == "stages"
-        return {"system": system} | ({"pp_size": self.total_gpus} if stages else {})
+        """A system on all GPUs: as one pipeline where it makes stages of them, as one group where it divides a model."""
+        if self.total_gpus == 1:
+            return {"system": system}
+        if family_of(system).more_gpus == "stages":
+            return {"system": system, "pp_size": self.total_gpus}
+        divides = get_system(system).name in dividing_systems()
+        return {"system": system} | ({"tp_size": self.total_gpus} if divides else {})
 
     @property
     def price(self) -> Price | float | None:
@@ -284,7 +288,8 @@ def _own(question: PolicyQuestion, system: str) -> dict[str, Any]:
 
 
 def _division_point(question: PolicyQuestion, one: Divided) -> FrontPoint:
-    flags = _own(question, one.flags["system"]) | one.flags
+    system = one.flags["system"]
+    flags = question.flags_of(system) | _own(question, system) | one.flags
     total = one.prefill_s + one.decode_s
     tokens = question.batch_size * question.gen_len
     steps = max(question.gen_len - 1, 1)

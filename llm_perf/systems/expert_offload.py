@@ -14,6 +14,7 @@ from llm_perf.config.base import GIB
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.linears import layer_linears
 from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import host_link_bytes_per_s
 from llm_perf.systems.base import (
@@ -125,7 +126,8 @@ class ExpertOffload(System):
         # What is copied needs room for one layer's experts, or for one of them.
         passing = max(expert_layer_bytes(scenario)) / ranks if constants["copy_min_tokens"] < _NEVER else 0.0
         return MemoryParts(
-            weights_bytes=maximum(resident.weights_bytes - away, 0.0),
+            weights_bytes=maximum(resident.weights_bytes - away, 0.0)
+            + constants["latent_up_16bit"] * _widened_bytes(scenario) / ranks,
             kv_cache_bytes=resident.kv_cache_bytes,
             activations_bytes=resident.activations_bytes,
             buffers_bytes=resident.buffers_bytes + passing,
@@ -188,6 +190,19 @@ def where_any(like: Number, value: float) -> Number:
 def _all_experts(scenario: Scenario) -> float:
     counts = (group.count for group in scenario.model.layer_groups)
     return sum(count * size for count, size in zip(counts, expert_layer_bytes(scenario), strict=True))
+
+
+def _widened_bytes(scenario: Scenario) -> float:
+    """What the matrices that expand latent keys and values take in 16 bits beyond their stored width."""
+    model, formats = scenario.model, scenario.dtype.formats
+    found = 0.0
+    for index, group in enumerate(model.layer_groups):
+        for position, linear in enumerate(layer_linears(group, model.hidden_size)):
+            if linear.op == "kv_up":
+                stored = scenario.dtype.stored_weight_bits
+                bits = stored if formats is None else formats.layers[index][position].bits
+                found += group.count * linear.weights * max(16 - bits, 0.0) / 8
+    return found
 
 
 def _whole(scenario: Scenario) -> float:

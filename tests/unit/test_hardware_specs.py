@@ -930,3 +930,61 @@ def test_rates_that_a_file_gives_itself_are_not_borrowed(tmp_path: Path) -> None
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"name": "Mine", "extends": "rtx-5080", "efficiency": measured}), "utf-8")
     assert get_gpu_config_by_name(str(file)).efficiency.evidence == "partly measured"
+
+
+RENTED = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+physical id\t: 0
+core id\t\t: 0
+flags\t\t: fpu hypervisor avx2 avx512f avx512_vnni
+
+processor\t: 1
+model name\t: AMD EPYC
+physical id\t: 0
+core id\t\t: 1
+flags\t\t: fpu hypervisor avx2 avx512f avx512_vnni
+"""
+
+
+def test_a_part_of_a_processor_reads_what_its_cores_and_their_link_can():
+    kind = here.processor_id(RENTED, last_level_caches=1)
+    assert kind == here.ProcessorId("AuthenticAMD", 25, 17, virtual=True, last_level_caches=1)
+    host = host_of_processor(here.processor(RENTED, MEMINFO), kind)
+    assert (host.cores_per_socket, host.shared_cores) == (2, 96)
+    # 48 lines of 64 bytes in 110 ns; 32 bytes a cycle at 1.8 GHz
+    assert host.core_read_gb_per_s == pytest.approx(48 * 64 / 110, rel=0.01)
+    assert host.cores_read_gb_per_s_per_socket == pytest.approx(32 * 1.8)
+    assert host.all_core_ghz == get_host_config_by_name("epyc-9654").all_core_ghz
+    assert {
+        "core_read_gb_per_s",
+        "cores_read_gb_per_s_per_socket",
+        "memory_bandwidth_gb_per_s_per_socket",
+    } <= set(host.assumed)
+
+
+def test_a_kind_that_no_list_has_changes_nothing():
+    text = RENTED.replace(": 25", ": 999")
+    kind, facts = here.processor_id(text), here.processor(text, MEMINFO)
+    assert host_of_processor(facts, kind) == host_of_processor(facts)
+    assert here.processor_id("processor: 0\n") is None
+
+
+def test_a_whole_processor_is_as_its_file_says():
+    text = CPUINFO.format(name="AMD EPYC 9654 96-Core Processor")
+    kind = here.ProcessorId("AuthenticAMD", 25, 17, virtual=False, last_level_caches=12)
+    facts = here.processor(text, MEMINFO) | {"cores_per_socket": 96}
+    assert host_of_processor(facts, kind).core_read_gb_per_s is None
+
+
+def test_generations_name_hosts_that_ship():
+    from llm_perf.config.loading import _generations
+
+    for entry in _generations():
+        host = get_host_config_by_name(entry["host"])
+        assert host.memory_bandwidth_gb_per_s_per_socket
+        assert (
+            entry["core_gb_per_s"] * host.cores_per_socket > host.memory_bandwidth_gb_per_s_per_socket * 0.5
+        )

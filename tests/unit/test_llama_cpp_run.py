@@ -283,6 +283,7 @@ def test_a_program_ends_when_its_block_does():
 TRUTH = {
     "cpu_core_gb_per_s": 17.0, "cpu_flops_per_cycle_avx512": 20.0, "cpu_unpack_k": 0.5, "cpu_expert_share": 0.9,
     "cpu_barrier_us": 20.0, "cpu_wide_kernels": 3.0, "cpu_decode_score_share": 0.2, "cpu_wide_lost_rows": 6.0,
+    "cpu_wide_k": 1.4, "cpu_score_share": 0.3, "cpu_one_row_flops_per_cycle": 0.0,
 }  # fmt: skip
 TRUE_READ_GB_PER_S = 29.0
 
@@ -296,7 +297,7 @@ def this_host(monkeypatch):
         "cpu": "AMD EPYC", "sockets": 1, "cores_per_socket": 2, "memory_gib": 24.0, "usable_memory_gib": 20.0,
         "instruction_sets": ("avx2", "avx512", "avx512_vnni", "avx512_bf16"),
     }  # fmt: skip
-    monkeypatch.setattr(here, "processor_here", lambda: facts)
+    monkeypatch.setattr(here, "processor_here", lambda: (facts, None))
 
 
 def _truth(scenario):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from llm_perf.config.base import GIB
 from llm_perf.config.scenario import Scenario
@@ -18,7 +19,7 @@ from llm_perf.systems.base import (
     Placement,
     TierShares,
 )
-from llm_perf.systems.footprint import head_bytes, model_weight_bytes, stage_kv_bytes
+from llm_perf.systems.footprint import head_bytes, layer_weight_bytes, model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.hybrid import (
     Division,
@@ -108,6 +109,65 @@ def host_weight_bytes(scenario: Scenario, division: Division) -> float:
     return max(model_weight_bytes(scenario) - gpu_weight_bytes(scenario, division), 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """What one of several GPUs holds: successive layers, and the bytes of their weights there, the head's on the last."""
+
+    layers: int
+    weight_bytes: float
+
+
+def layers_per_gpu(scenario: Scenario, division: Division, gpus: int) -> tuple[Dealt, ...]:
+    """The layers on GPUs dealt out in their order, so that the fullest GPU holds as little as can be.
+
+    llama.cpp deals them out by number unless ``--tensor-split`` says otherwise, as the start command does: layers whose
+    experts are in host memory are a small part of the others. ``scenario`` has one pipeline stage.
+    """
+    layers = _layer_bytes(scenario, division)
+    head = gpu_weight_bytes(scenario, division) - sum(layers)
+    if not layers:
+        return (*(Dealt(0, 0.0),) * (gpus - 1), Dealt(0, head))
+    layers[-1] += head
+    low, high = max(sum(layers) / gpus, *layers), sum(layers)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_filled(layers, middle)) <= gpus else (middle, high)
+    found = _filled(layers, high)
+    return (*found, *(Dealt(0, 0.0),) * (gpus - len(found)))
+
+
+_HALVINGS = 30
+"""Steps towards the smallest size that all GPUs can be held to, to a billionth of the whole."""
+
+
+def _filled(layers: Sequence[float], most_bytes: float) -> list[Dealt]:
+    """Layers dealt out to as few GPUs as hold so many bytes each."""
+    found, count, held = [], 0, 0.0
+    for size in layers:
+        if count and held + size > most_bytes:
+            found.append(Dealt(count, held))
+            count, held = 0, 0.0
+        count, held = count + 1, held + size
+    return [*found, Dealt(count, held)]
+
+
+def _layer_bytes(scenario: Scenario, division: Division) -> list[float]:
+    """Bytes on GPUs of each layer that is there, first layer first; groups that alternate have their mean."""
+    found: list[float] = []
+    sizes = zip(division.parts, layer_weight_bytes(scenario), expert_layer_bytes(scenario), strict=True)
+    for part, layer, experts in sizes:
+        bare = layer - experts * (1.0 - division.held)
+        found += [bare] * (part.on_gpu - part.experts_on_gpu) + [layer] * part.experts_on_gpu
+    groups = scenario.model.layer_groups
+    if all(group.mlp == groups[0].mlp for group in groups):
+        with_experts = sum(part.experts_on_gpu for part in division.parts)
+        bare_layers = len(found) - with_experts
+        found.sort()
+        ends = found[:bare_layers], found[bare_layers:]
+        found = [sum(end) / len(end) for end in ends for _ in end]
+    return found
+
+
 def cache_on_gpu_share(scenario: Scenario, division: Division) -> float:
     """Share of the layers whose keys and values are on the GPU."""
     if not division.cache_on_gpu:
@@ -128,9 +188,12 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
     gpu = NO_MEMORY
     if not scenario.gpu.absent:
         copied = _largest_tensor_bytes(scenario) if constants["copy_min_tokens"] > 0 else 0.0
+        dealt = layers_per_gpu(one_stage, division, stages)
+        fullest = max(range(stages), key=lambda index: dealt[index].weight_bytes)
+        held = sum(part.layers for part in dealt)
         gpu = MemoryParts(
-            weights_bytes=gpu_weight_bytes(one_stage, division) / stages,
-            kv_cache_bytes=cache * share / stages,
+            weights_bytes=dealt[fullest].weight_bytes,
+            kv_cache_bytes=cache * share * (dealt[fullest].layers / held if held else 0.0),
             activations_bytes=compute_buffer_bytes(scenario, batch, load.context_len, constants),
             buffers_bytes=copied,
             reserved_bytes=constants["process_reserve_gib"] * GIB,
@@ -231,4 +294,6 @@ def notes(scenario: Scenario, division: Division, used: MemoryUse) -> tuple[str,
     )
 
 
-__all__ = ["check", "division_of", "expert_layer_bytes", "forward_of", "memory_use", "notes", "placement"]
+__all__ = [
+    "check", "division_of", "expert_layer_bytes", "forward_of", "layers_per_gpu", "memory_use", "notes", "placement",
+]  # fmt: skip
