@@ -30,6 +30,7 @@ __all__ = [
     "RequestTimes",
     "Statistic",
     "TokenLengths",
+    "parsed_runs",
     "read_runs",
     "runs_text",
 ]
@@ -284,14 +285,18 @@ def read_runs(file: str | Path) -> list[BenchmarkRun]:
     """
     path = files.expanded(str(file))
     text = files.read_text(path)
-    found = list(_parsed(text, str(file)))
-    if not found:
-        raise SpecError(f"{file}: holds no benchmark run")
-    return found
+    return list(parsed_runs(text, str(file)))
 
 
-def _parsed(text: str, file: str) -> Iterator[BenchmarkRun]:
+def parsed_runs(text: str, file: str) -> Iterator[BenchmarkRun]:
+    """Runs of a text that `runs_text` wrote.
+
+    Raises:
+        SpecError: as `read_runs`.
+    """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise SpecError(f"{file}: holds no benchmark run")
     whole = _json(text)
     if whole is not None:
         lines = [(1, text)]
