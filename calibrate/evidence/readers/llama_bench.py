@@ -227,9 +227,9 @@ def _format(kind: str | None, file: Any) -> str | None:
 
 def _model(file: str | None) -> str | None:
     """The model that a GGUF file is of, by its name without the format."""
-    name = last_part(file)
-    if name is None:
+    if file is None:
         return None
+    name = re.split(r"[/\\]", file)[-1]
     bare = re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
     bare = re.sub(r"-\d{5}-of-\d{5}$", "", bare)
     return re.sub(r"[-._](?:ggml-model-)?(?:i?q\d\w*|f16|bf16|f32|mxfp4\w*)$", "", bare, flags=re.IGNORECASE)

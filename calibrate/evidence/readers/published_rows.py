@@ -23,8 +23,8 @@ from calibrate.evidence.benchmark_run import (
     TokenLengths,
 )
 from calibrate.evidence.readers.source import Source
-from calibrate.settings import Run
-from calibrate.stated import rate_kind, stated_run
+from calibrate.evidence.settings import Run
+from calibrate.evidence.stated import rate_kind, stated_run
 from llm_perf.errors import LLMPerfError, SpecError
 
 __all__ = ["is_rows", "read_rows", "run_of_row"]

@@ -322,6 +322,12 @@ def stated_arguments(text: str) -> dict[str, str]:
     )
 
 
+def _said_rate(text: str) -> str | None:
+    """The rate that is printed before the requests are sent."""
+    found = re.search(r"^Traffic request rate: (\S+)", text, re.MULTILINE)
+    return None if found is None else found[1]
+
+
 def read_serve_text(source: Source) -> list[BenchmarkRun]:
     """One run per table of a log.
 
@@ -334,11 +340,9 @@ def read_serve_text(source: Source) -> list[BenchmarkRun]:
         fields.needed("completed", "duration", "total_input_tokens", "total_output_tokens")
         counts = tokens_of(fields)
         concurrency = fields.count("max_concurrency")
-        rate = fields.values.get("request_rate")
-        stated = "max_concurrency" in fields.values or rate is not None or told
-        load = closed_or_open(
-            fields.known("request_rate"), rate or told.get("request_rate"), concurrency, None, None
-        )
+        rate = fields.values.get("request_rate") or _said_rate(source.text) or told.get("request_rate")
+        stated = concurrency is not None or rate is not None
+        load = closed_or_open(fields.known("request_rate"), rate, concurrency, None, None)
         runs.append(
             BenchmarkRun(
                 tool="vllm-bench-serve",
