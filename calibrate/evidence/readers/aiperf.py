@@ -23,6 +23,7 @@ from calibrate.evidence.benchmark_run import (
     TokenLengths,
 )
 from calibrate.evidence.readers.source import MS, NS, Fields, Source, figures_of, last_part, statistics
+from calibrate.evidence.request_figures import figures_of_requests
 from llm_perf.errors import SpecError
 
 __all__ = ["is_csv", "is_records", "is_summary", "read_csv", "read_records", "read_summary"]
@@ -244,6 +245,7 @@ def read_records(source: Source) -> list[BenchmarkRun]:
             load=LoadPattern(kind="trace", num_requests=len(requests)),
             prompt=TokenLengths(mean=sum(prompts) / len(prompts) if prompts else None, kind="vary"),
             output=TokenLengths(mean=sum(outputs) / len(outputs) if outputs else None, kind="vary"),
+            figures=figures_of_requests(requests),
             counts=Counts(completed=len(done), failed=len(requests) - len(done)),
             requests=tuple(sorted(requests, key=lambda one: one.arrival_s)),
             source=source.name,

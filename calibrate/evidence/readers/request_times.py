@@ -8,6 +8,7 @@ from typing import Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Counts, LoadPattern, RequestTimes, TokenLengths
 from calibrate.evidence.readers.source import Fields, Source
+from calibrate.evidence.request_figures import figures_of_requests
 from llm_perf.errors import SpecError
 
 __all__ = ["is_times", "read_times"]
@@ -54,6 +55,7 @@ def read_times(source: Source) -> list[BenchmarkRun]:
             load=LoadPattern(kind="trace", num_requests=len(requests)),
             prompt=_lengths([one.prompt_tokens or 0 for one in requests]),
             output=_lengths([one.output_tokens or 0 for one in requests]),
+            figures=figures_of_requests(requests),
             counts=Counts(completed=len(done), failed=len(requests) - len(done)),
             requests=requests,
             source=source.name,
