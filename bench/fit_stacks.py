@@ -28,21 +28,9 @@ sys.path.insert(0, str(ROOT))
 from calibrate.evidence.published.names import version_of  # noqa: E402
 from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
 from calibrate.evidence.settings import Run  # noqa: E402
+from calibrate.fit.stack_priors import SPREAD  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
-
-SPREAD = {
-    "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
-    "graph_floor_scale": 0.25, "memory_scale": 0.04, "all_reduce_extra_us": 0.6, "flops_scale": 0.08,
-    "weight_only_4bit_bandwidth": 0.25, "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
-    "native_8bit_flops": 0.2, "native_4bit_bandwidth": 0.15, "native_4bit_flops": 0.25, "moe_us": 0.6,
-    "expert_bandwidth": 0.2, "eager_python_us_per_layer": 0.2, "step_tp_ms": 0.5, "prefill_ms": 0.7,
-    "prefill_python_us_per_layer": 0.5, "python_us_per_layer": 0.5, "expert_weight_only_us": 0.3, "state_space_us": 0.5,
-    "split_gb_per_s_per_ghz": 0.2, "expert_loop_us": 0.5, "quantised_8bit_linear_us": 0.7, "quantised_4bit_linear_us": 0.7,
-    "gqa_copies": 0.5, "kv_passes": 0.5, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
-    "layer_us": 0.7,
-}  # fmt: skip
-"""Constants that a fit may move, and the log standard deviation of what is known of each without runs."""
 
 
 @dataclass(frozen=True)

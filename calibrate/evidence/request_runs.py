@@ -25,7 +25,7 @@ from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats, Ints, Requests
 
-__all__ = ["Answer", "RequestRun", "answer_of", "is_closed_loop", "request_run"]
+__all__ = ["Answer", "RequestRun", "answer_of", "capped_outputs", "is_closed_loop", "request_run"]
 
 Statistic = Literal["mean", "median"]
 
@@ -202,9 +202,12 @@ def _rate(when: str) -> float:
 
 
 def _outputs(cell: str, notes: str, generator: np.random.Generator, count: int) -> Ints:
-    """Output tokens. Those that vary end at `MOST_OUTPUT`, and have the stated mean with that end."""
-    drawn = _lengths(cell, notes)
-    mean = float(cell)
+    """Output tokens of a row."""
+    return capped_outputs(_lengths(cell, notes), float(cell), generator, count)
+
+
+def capped_outputs(drawn: Lengths, mean: float, generator: np.random.Generator, count: int) -> Ints:
+    """Output tokens of a distribution. Those that vary end at `MOST_OUTPUT`, and have the stated mean with that end."""
     if drawn.kind != "lognormal" or mean >= MOST_OUTPUT:
         drawn = Lengths("fixed", mean) if drawn.kind == "lognormal" else drawn
         return drawn.tokens(generator, count)

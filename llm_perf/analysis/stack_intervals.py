@@ -21,7 +21,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
-__all__ = ["knows", "stack_interval"]
+__all__ = ["knows", "peak_times", "stack_interval"]
 
 _FILE = "stack_widths.yaml"
 Seconds = tuple[float, float | None, float]
@@ -97,7 +97,13 @@ def _width(scenario: Scenario) -> _Width | None:
 
 
 def _least_s(scenario: Scenario) -> tuple[float, float]:
-    """(decode, total) at the peaks of the data sheet, without launches, floors and a host."""
+    """(decode, total) at the peaks of the data sheet."""
+    prefill, decode = peak_times(scenario, Load.of(scenario.workload))
+    return decode, decode + prefill
+
+
+def peak_times(scenario: Scenario, load: Load) -> tuple[float, float]:
+    """Seconds of (prefill, all decode steps) at the peaks of the data sheet, without launches, floors and a host."""
     ideal = scenario.replace(
         gpu=scenario.gpu.replace(efficiency=TEXTBOOK),
         system=DEFAULT,
@@ -105,9 +111,9 @@ def _least_s(scenario: Scenario) -> tuple[float, float]:
         constants=_FULL_RATE,
         calibration=None,
     )
-    evaluated = get_system(DEFAULT).evaluate(ideal, Load.of(ideal.workload))
-    parts = _on_device(evaluated.decode.parts_s) if evaluated.decode is not None else 0.0
-    return parts, parts + _on_device(evaluated.prefill.parts_s)
+    evaluated = get_system(DEFAULT).evaluate(ideal, load)
+    decode = _on_device(evaluated.decode.parts_s) if evaluated.decode is not None else 0.0
+    return _on_device(evaluated.prefill.parts_s), decode
 
 
 _FULL_RATE = (
