@@ -11,7 +11,7 @@ from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, nodes_of
-from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
+from llm_perf.config.training import LoraTargets, LossKind, Precision, TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
 from llm_perf.systems.profiles import checked_profile
@@ -27,6 +27,8 @@ _LEVELS = {level.name.lower(): level.value for level in ActivationRecomputation}
 
 
 def _level_number(value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(value, str):
         text = value.strip().lower().replace("-", "_")
         if text.isdigit():
@@ -101,8 +103,9 @@ class TrainingInputs(Spec):
     precision: Precision | None = Field(
         default=None, description="fp32, tf32, fp16, bf16, fp8, mxfp8 or nvfp4.  [default: bf16]"
     )
-    activation_recomputation: Annotated[int, BeforeValidator(_level_number), AsText] = Field(
-        default=0, description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0]"
+    activation_recomputation: Annotated[int | None, BeforeValidator(_level_number), AsText] = Field(
+        default=None,
+        description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0, or the framework's]",
     )
     recompute_layers: PositiveInt | None = Field(
         default=None, description="Layers that recompute; all if not given."
@@ -125,7 +128,9 @@ class TrainingInputs(Spec):
     optimizer_state_bytes: NonNegativeQuantity | None = Field(
         default=None, description="Bytes per parameter beside master weights, instead of the optimizer's."
     )
-    master_weights_dtype_bytes: Literal[0, 2, 4] = Field(default=4, description="0, 2 or 4.  [default: 4]")
+    master_weights_dtype_bytes: Literal[0, 2, 4] | None = Field(
+        default=None, description="0, 2 or 4.  [default: 4, or the framework's]"
+    )
     gradient_dtype_bytes: Literal[2, 4] | None = Field(
         default=None, description="2 or 4; the framework's if not given."
     )
@@ -148,11 +153,37 @@ class TrainingInputs(Spec):
     lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = Field(
         default=0, description="Train adapters of this rank instead of the weights.  [default: 0, off]"
     )
-    lora_targets: Literal["all", "attention"] = Field(
-        default="all", description="all or attention.  [default: all]"
+    lora_targets: LoraTargets | None = Field(
+        default=None, description="all, attention, qkv, qv or none.  [default: all, or the framework's]"
+    )
+    adapter: Literal["lora", "dora"] | None = Field(default=None, description="lora or dora.  [default: lora]")
+    lora_ends: Flag | None = Field(
+        default=None, description="Train whole copies of embedding and head beside the adapters."
     )
     base_weight_bits: Literal[4, 8, 16] | None = Field(
         default=None, description="Bits of frozen weights (QLoRA: 4)."
+    )
+    base_double_quant: Flag | None = Field(
+        default=None, description="Scales of frozen weights are quantised too; the framework's if not given."
+    )
+    loss: LossKind | None = Field(
+        default=None, description="plain, chunked, fused or vocab-parallel.  [default: the framework's]"
+    )
+    kept_products: Literal["none", "half", "all"] = Field(
+        default="none",
+        description="Outputs of products that full recomputation keeps: none, half or all.  [default: none]",
+    )
+    compile: Flag | None = Field(
+        default=None, description="torch.compile: fused elementwise kernels.  [default: the framework's]"
+    )
+    optimizer_in_backward: Flag | None = Field(
+        default=None, description="Update each parameter in the backward pass, and drop its gradient."
+    )
+    reduce_bucket_size: NonNegativeQuantity | None = Field(
+        default=None, description="Parameters of one bucket of ZeRO; the framework's if not given."
+    )
+    weights_dtype_bytes: Literal[2, 4] | None = Field(
+        default=None, description="2 or 4: width of the weights themselves.  [default: the framework's]"
     )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."
