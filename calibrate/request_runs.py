@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from calibrate.evidence.server_settings import settings_of
 from calibrate.settings import Run, scenario_of
 from calibrate.stated import cells_of, rate_kind, stated_run
 from llm_perf.config.scenario import Scenario
@@ -31,6 +32,9 @@ Statistic = Literal["mean", "median"]
 
 LOOP_ROUNDS: Final = 10
 """Requests over concurrency of a closed loop that does not state them: what InferenceX sends, and most load generators."""
+
+WARM_UP_ROUNDS: Final = 2
+"""Requests over concurrency that are sent before those that are counted, where it matters which were sent before."""
 
 SPREAD: Final = 1.0
 """Standard deviation over mean of prompts and outputs that are said to vary: of the order of ShareGPT's."""
@@ -61,7 +65,7 @@ class RequestRun:
         requests: What was sent.
         statistic: What the row's times are of all requests.
         warm_up: First requests that its figures leave out.
-        prompt, output: Mean tokens that are stated, for rates.
+        engine: What was set of the engine's scheduling.
     """
 
     run: Run
@@ -69,6 +73,7 @@ class RequestRun:
     requests: Requests
     statistic: Statistic
     warm_up: int
+    engine: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,20 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
     prompt = _lengths(asked["prompt_len_tok"], notes).tokens(generator, count)
     output = _outputs(asked["gen_len_tok"], notes, generator, count)
     arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
+    settings = settings_of(row)
+    warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
+    again: dict[str, Ints] = {}
+    if settings.distinct_prompts is not None and concurrency is not None:
+        # The generator's prompts come round again, and its warm-up has sent the first of them.
+        again = {"prefix_id": np.arange(count) % settings.distinct_prompts, "prefix_tokens": prompt}
+        warm_up = WARM_UP_ROUNDS * concurrency
     return RequestRun(
         run=run,
         scenario=scenario,
-        requests=Requests.of(arrival, prompt, output, concurrency=concurrency),
+        requests=Requests.of(arrival, prompt, output, concurrency=concurrency, **again),
+        engine=settings.engine,
         statistic="median" if _MEDIANS.search(_UNSTATED.sub("", notes)) else "mean",
-        warm_up=concurrency or 0 if _MARGIN.search(notes) else 0,
+        warm_up=warm_up,
     )
 
 
@@ -129,7 +142,7 @@ def answer_of(run: RequestRun) -> Answer:
         SpecError: its engine's scheduler is not known.
         DoesNotFitError: its weights leave no room for a cache.
     """
-    outcome = simulate(run.scenario, run.requests)
+    outcome = simulate(run.scenario, run.requests, settings=run.engine)
     return _answer(outcome, run)
 
 

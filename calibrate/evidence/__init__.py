@@ -1,0 +1,1 @@
+"""What sources say about their runs."""
