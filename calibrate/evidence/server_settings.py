@@ -49,7 +49,7 @@ class Settings(Spec):
 
     Attributes:
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
-        prefix_cache, looks_every, waits: As of `llm_perf.systems.scheduling.SchedulerRules`.
+        prefix_cache, looks_every, waits, stream_interval: As of `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
     kv_format: str | None = None
@@ -60,11 +60,12 @@ class Settings(Spec):
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
+    stream_interval: PositiveInt | None = None
 
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
-        found = {name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits")}
+        found = {name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits", "stream_interval")}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -83,6 +83,8 @@ class Engine:
         self._step = _NOTHING
         self._scheduled_s = 0.0
         self._just_ended = 0  # whose slots the next step does not know to be free
+        self._stream_s = times.stream_s / rules.stream_interval  # the frontend's, per token
+        self._backlog_s = self._sent_s = 0.0  # what the frontend has to do with tokens that are there, and when that was
         self._since_look = 0  # decode steps
         self._held = 0  # decode steps for which what waits has been held back
         self._holding = False
@@ -201,6 +203,10 @@ class Engine:
         self._since_look = self.rules.looks_every if step.chunks else self._since_look + count
         self._held = self._held + count if self._holding else 0
         self._note(start, seconds, count, step.batch, step.read)
+        if self._stream_s:
+            work = (count * step.batch + len(step.ends)) * self._stream_s
+            self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
+            self._sent_s = end
         for request in step.ends:
             self._first(request, end)
         if step.batch:
@@ -480,7 +486,7 @@ class Engine:
         records = self.records
         held = records.length(request)
         left = records.left(request) - 1
-        records.emits(request, end)
+        records.emits(request, end + self._backlog_s)
         if left == 0:
             self._end(request, held, end)
         else:
@@ -510,7 +516,7 @@ class Engine:
 
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)
-        self.records.finish(request, end)
+        self.records.finish(request, end + self._backlog_s)
         self.finished.append(request)
 
     def _note(self, start: float, seconds: float, count: int, batch: int, read: int) -> None:

@@ -141,11 +141,12 @@ def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
     return scenario.replace(workload=asked)
 
 
-def step_times(scenario: Scenario, limits: Limits) -> StepTimes:
-    """Tables of the deployment's step times."""
+def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> StepTimes:
+    """Tables of the deployment's step times, with every count up to ``dense``."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
-    return StepTimes(Forward(scenario, constants), limits.max_sequences, limits.step_tokens, rounds)
+    forward, sizes = Forward(scenario, constants), (limits.max_sequences, limits.step_tokens)
+    return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
 
 
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:

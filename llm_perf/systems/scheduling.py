@@ -71,6 +71,7 @@ class SchedulerRules(Spec):
         ahead: A step is scheduled while the one before it runs: what arrives meanwhile enters the step after, and so does
             what takes the place of a sequence that ends.
         waits: Prompts are held back; None where they are read as soon as there is room.
+        stream_interval: Tokens of a request that are sent to its client at once.
         looks_every: Decode steps between two looks at what has arrived, where nothing else is read.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
@@ -90,6 +91,7 @@ class SchedulerRules(Spec):
     ahead: bool = False
     waits: Waits | None = None
     looks_every: PositiveInt = 1
+    stream_interval: PositiveInt = 1
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
