@@ -22,6 +22,7 @@ from llm_perf.errors import SpecError
 from llm_perf.requests.arrivals import arrivals
 from llm_perf.requests.lengths import Lengths
 from llm_perf.requests.outcome import COMPLETED, Outcome
+from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats, Ints, Requests
@@ -53,7 +54,17 @@ _UNSTATED: Final = re.compile(r"median or mean is not stated[^;]*")
 """A table that says neither: its times are taken as means, as those of all tables that say nothing. In a closed loop the two
 differ by the requests that are sent at once at its beginning."""
 
+_POOL: Final = re.compile(r"((?:prefill|decode)_\w+)=(\d+)")
 _MARGIN: Final = re.compile(r"kept in flight")
+
+
+@dataclass(frozen=True)
+class Pools:
+    """One engine that reads prompts, and how many there are of both kinds."""
+
+    prefill: Scenario
+    prefill_replicas: int
+    decode_replicas: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class RequestRun:
         statistic: What the row's times are of all requests.
         warm_up: First requests that its figures leave out.
         engine: What was set of the engine's scheduling.
+        pools: Where prompts are read by engines of their own, ``scenario`` being one that generates.
     """
 
     run: Run
@@ -74,6 +86,7 @@ class RequestRun:
     statistic: Statistic
     warm_up: int
     engine: Mapping[str, Any]
+    pools: Pools | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,15 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         raise SpecError("it is one batch, and no requests that come and go")
     if not asked.get("batch_size"):
         asked["batch_size"] = "1"
-    run = stated_run(asked)
+    divided = "disaggregated" in row["system"]
+    if divided:
+        asked["system"] = re.sub(r"\s*\(.*\)", "", row["system"])
+        if "tensorrtllm-runtime" in notes:  # the version is Dynamo's, whose image it is
+            asked["system_version"] = ""
+    run, pools = stated_run(asked), None
+    if divided:
+        decode, pools = _pools(run, notes, row.get("max_num_seqs", ""))
+        run = replace(run, num_gpus=decode.num_gpus, tp=decode.tp, ep=decode.ep)
     scenario = _deployment(run, row.get("max_num_seqs", ""))
     concurrency = run.batch_size if closed else None
     count = _count(row, concurrency)
@@ -130,6 +151,7 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         scenario=scenario,
         requests=Requests.of(arrival, prompt, output, concurrency=concurrency, **again),
         engine=settings.engine,
+        pools=pools,
         statistic="median" if _MEDIANS.search(_UNSTATED.sub("", notes)) else "mean",
         warm_up=warm_up,
     )
@@ -142,7 +164,14 @@ def answer_of(run: RequestRun) -> Answer:
         SpecError: its engine's scheduler is not known.
         DoesNotFitError: its weights leave no room for a cache.
     """
-    outcome = simulate(run.scenario, run.requests, settings=run.engine)
+    if run.pools is not None:
+        pools = run.pools
+        outcome = simulate_pools(
+            pools.prefill, run.scenario, run.requests,
+            prefill_replicas=pools.prefill_replicas, decode_replicas=pools.decode_replicas,
+        )  # fmt: skip
+    else:
+        outcome = simulate(run.scenario, run.requests, settings=run.engine)
     return _answer(outcome, run)
 
 
@@ -178,6 +207,28 @@ def throughput_of(answer: Answer, row: Mapping[str, str], num_gpus: int) -> floa
 
 def _notes(row: Mapping[str, str]) -> str:
     return f"{row.get('notes_for_prediction') or ''} {row.get('notes') or ''}".strip()
+
+
+def _pools(run: Run, notes: str, max_num_seqs: str) -> tuple[Run, Pools]:
+    """The run of one engine that generates, and the pools that a row's notes describe.
+
+    Raises:
+        SpecError: they do not, or an engine of a pool is divided in a way that is not simulated.
+    """
+    stated = {name: int(count) for name, count in _POOL.findall(notes)}
+
+    def engine(pool: str) -> Run:
+        try:
+            sizes = {name: stated[f"{pool}_{name}"] for name in ("tp_size", "pp_size", "attention_dp_size", "moe_ep_size")}
+        except KeyError as missing:
+            raise SpecError(f"it does not state {missing.args[0]} of its pools") from None
+        if sizes["attention_dp_size"] > 1 or sizes["pp_size"] > 1:
+            raise SpecError("pools whose engines are divided otherwise than by tensor ranks are not simulated")
+        tp = sizes["tp_size"]
+        return replace(run, num_gpus=tp, tp=tp, ep=min(sizes["moe_ep_size"], tp), num_nodes=None)
+
+    prefill = _deployment(engine("prefill"), max_num_seqs)
+    return engine("decode"), Pools(prefill, stated["prefill_num_workers"], stated["decode_num_workers"])
 
 
 def _deployment(run: Run, max_num_seqs: str) -> Scenario:
