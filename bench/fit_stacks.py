@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -40,6 +41,7 @@ class Plan:
     free: tuple[str, ...]
     prior: dict[str, float]
     given: dict[str, float]
+    measured: dict[str, dict[str, Any]]
     first_tokens: bool = False
     versions: tuple[str, str] | None = None
 
@@ -59,7 +61,9 @@ def plans() -> dict[str, Plan]:
         release: Plan(
             tuple(plan["free"]),
             {name: float(value) for name, value in plan.get("prior", {}).items()},
-            {name: float(value) for name, value in plan.get("given", {}).items()},
+            {name: float(value) for name, value in plan.get("given", {}).items()}
+            | {name: float(one["value"]) for name, one in plan.get("measured", {}).items()},
+            plan.get("measured", {}),
             plan.get("first_tokens", False),
             None if plan.get("versions") is None else tuple(plan["versions"]),
         )
@@ -240,6 +244,13 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
                 "    source: what versions of its kind have; its own runs do not tell",
             ]  # fmt: skip
     for name, value in found.given.items():
+        if name in PLANS[release].measured:
+            one = PLANS[release].measured[name]
+            lines += [
+                f"  {name}:", f"    value: {value:.3g}", f"    range: {one['range']}", "    provenance: measured",
+                f"    source: {one['source']}",
+            ]  # fmt: skip
+            continue
         lines += [
             f"  {name}:", f"    value: {value:.3g}", "    provenance: assumed",
             "    source: as its software is documented, or taken from other versions; not fitted",

@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run, scenario_of
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run
 from llm_perf.config.scenario import Scenario
@@ -21,6 +22,7 @@ from llm_perf.errors import SpecError
 from llm_perf.requests.arrivals import arrivals
 from llm_perf.requests.lengths import Lengths
 from llm_perf.requests.outcome import COMPLETED, Outcome
+from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats, Ints, Requests
@@ -31,6 +33,9 @@ Statistic = Literal["mean", "median"]
 
 LOOP_ROUNDS: Final = 10
 """Requests over concurrency of a closed loop that does not state them: what InferenceX sends, and most load generators."""
+
+WARM_UP_ROUNDS: Final = 2
+"""Requests over concurrency that are sent before those that are counted, where it matters which were sent before."""
 
 SPREAD: Final = 1.0
 """Standard deviation over mean of prompts and outputs that are said to vary: of the order of ShareGPT's."""
@@ -49,7 +54,17 @@ _UNSTATED: Final = re.compile(r"median or mean is not stated[^;]*")
 """A table that says neither: its times are taken as means, as those of all tables that say nothing. In a closed loop the two
 differ by the requests that are sent at once at its beginning."""
 
+_POOL: Final = re.compile(r"((?:prefill|decode)_\w+)=(\d+)")
 _MARGIN: Final = re.compile(r"kept in flight")
+
+
+@dataclass(frozen=True)
+class Pools:
+    """One engine that reads prompts, and how many there are of both kinds."""
+
+    prefill: Scenario
+    prefill_replicas: int
+    decode_replicas: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,8 @@ class RequestRun:
         requests: What was sent.
         statistic: What the row's times are of all requests.
         warm_up: First requests that its figures leave out.
-        prompt, output: Mean tokens that are stated, for rates.
+        engine: What was set of the engine's scheduling.
+        pools: Where prompts are read by engines of their own, ``scenario`` being one that generates.
     """
 
     run: Run
@@ -69,6 +85,8 @@ class RequestRun:
     requests: Requests
     statistic: Statistic
     warm_up: int
+    engine: Mapping[str, Any]
+    pools: Pools | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +123,15 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         raise SpecError("it is one batch, and no requests that come and go")
     if not asked.get("batch_size"):
         asked["batch_size"] = "1"
-    run = stated_run(asked)
+    divided = "disaggregated" in row["system"]
+    if divided:
+        asked["system"] = re.sub(r"\s*\(.*\)", "", row["system"])
+        if "tensorrtllm-runtime" in notes:  # the version is Dynamo's, whose image it is
+            asked["system_version"] = ""
+    run, pools = stated_run(asked), None
+    if divided:
+        decode, pools = _pools(run, notes, row.get("max_num_seqs", ""))
+        run = replace(run, num_gpus=decode.num_gpus, tp=decode.tp, ep=decode.ep)
     scenario = _deployment(run, row.get("max_num_seqs", ""))
     concurrency = run.batch_size if closed else None
     count = _count(row, concurrency)
@@ -113,12 +139,21 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
     prompt = _lengths(asked["prompt_len_tok"], notes).tokens(generator, count)
     output = _outputs(asked["gen_len_tok"], notes, generator, count)
     arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
+    settings = settings_of(row)
+    warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
+    again: dict[str, Ints] = {}
+    if settings.distinct_prompts is not None and concurrency is not None:
+        # The generator's prompts come round again, and its warm-up has sent the first of them.
+        again = {"prefix_id": np.arange(count) % settings.distinct_prompts, "prefix_tokens": prompt}
+        warm_up = WARM_UP_ROUNDS * concurrency
     return RequestRun(
         run=run,
         scenario=scenario,
-        requests=Requests.of(arrival, prompt, output, concurrency=concurrency),
+        requests=Requests.of(arrival, prompt, output, concurrency=concurrency, **again),
+        engine=settings.engine,
+        pools=pools,
         statistic="median" if _MEDIANS.search(_UNSTATED.sub("", notes)) else "mean",
-        warm_up=concurrency or 0 if _MARGIN.search(notes) else 0,
+        warm_up=warm_up,
     )
 
 
@@ -129,7 +164,14 @@ def answer_of(run: RequestRun) -> Answer:
         SpecError: its engine's scheduler is not known.
         DoesNotFitError: its weights leave no room for a cache.
     """
-    outcome = simulate(run.scenario, run.requests)
+    if run.pools is not None:
+        pools = run.pools
+        outcome = simulate_pools(
+            pools.prefill, run.scenario, run.requests,
+            prefill_replicas=pools.prefill_replicas, decode_replicas=pools.decode_replicas,
+        )  # fmt: skip
+    else:
+        outcome = simulate(run.scenario, run.requests, settings=run.engine)
     return _answer(outcome, run)
 
 
@@ -165,6 +207,33 @@ def throughput_of(answer: Answer, row: Mapping[str, str], num_gpus: int) -> floa
 
 def _notes(row: Mapping[str, str]) -> str:
     return f"{row.get('notes_for_prediction') or ''} {row.get('notes') or ''}".strip()
+
+
+def _pools(run: Run, notes: str, max_num_seqs: str) -> tuple[Run, Pools]:
+    """The run of one engine that generates, and the pools that a row's notes describe.
+
+    Raises:
+        SpecError: they do not, or an engine of a pool is divided in a way that is not simulated.
+    """
+    stated = {name: int(count) for name, count in _POOL.findall(notes)}
+
+    def engine(pool: str) -> Run:
+        try:
+            sizes = {
+                name: stated[f"{pool}_{name}"]
+                for name in ("tp_size", "pp_size", "attention_dp_size", "moe_ep_size")
+            }
+        except KeyError as missing:
+            raise SpecError(f"it does not state {missing.args[0]} of its pools") from None
+        if sizes["attention_dp_size"] > 1 or sizes["pp_size"] > 1:
+            raise SpecError(
+                "pools whose engines are divided otherwise than by tensor ranks are not simulated"
+            )
+        tp = sizes["tp_size"]
+        return replace(run, num_gpus=tp, tp=tp, ep=min(sizes["moe_ep_size"], tp), num_nodes=None)
+
+    prefill = _deployment(engine("prefill"), max_num_seqs)
+    return engine("decode"), Pools(prefill, stated["prefill_num_workers"], stated["decode_num_workers"])
 
 
 def _deployment(run: Run, max_num_seqs: str) -> Scenario:

@@ -8,6 +8,7 @@ of requests that stay in step, of lengths that differ and of how a loop begins.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import math
 import re
@@ -25,8 +26,12 @@ from calibrate.evidence.stated import rate_kind, stated_run
 from llm_perf.analysis.measures import Measures
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError
+from llm_perf.requests.limits import Limits
+from llm_perf.requests.simulate import rules_of
 from llm_perf.requests.steady import Steady, SteadyState
+from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems import Load, system_of
+from llm_perf.systems.families import scheduler_rules
 
 __all__ = ["Case", "Cases", "gm", "load_cases", "load_rows"]
 
@@ -35,6 +40,8 @@ _TIMES: Final = (
     "tpot_s", "decode_throughput_tok_s", "throughput_tok_s", "total_latency_s", "prefill_throughput_tok_s", "ttft_s",
 )  # fmt: skip
 """Quantities of a row in the order in which one stands for it."""
+
+_WIDEST: Final = 10**9
 
 _CLOSED: Final = ("closed loop", "in flight")
 
@@ -119,6 +126,9 @@ class Cases:
         for index, case in enumerate(self.cases):
             run = case.run
             same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
+            if case.closed:  # limits of a step are asked for row by row
+                same = replace(same, max_num_batched_tokens=None, max_num_seqs=None, gpu_batch_size=None)
+                same = replace(same, system=f"{case.release} {_schedules_since(case.scenario)}")
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
         self.keys = tuple(grouped)
@@ -198,6 +208,11 @@ class Cases:
     @staticmethod
     def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
         scenario = _with(cases[0].scenario, constants)
+        if all(case.closed for case in cases):
+            steady = _steady(cases, constants)
+            if steady is not None:
+                times = zip(steady.tpot_s, steady.ttft_s, steady.e2e_s, strict=True)
+                return np.array([_log_ratio(case, *one) for case, one in zip(cases, times, strict=True)])
         lengths = np.array(
             [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
         ).T
@@ -223,11 +238,44 @@ def _steady(cases: Sequence[Case], constants: Mapping[str, float]) -> Steady | N
     prompt, output, running = np.array(
         [[c.run.prompt_len, c.run.gen_len, c.run.batch_size / replicas] for c in cases], dtype=float
     ).T
-    one = scenario.replace(workload=scenario.workload.replace(batch_size=replicas))
-    try:
-        return SteadyState(one, int((prompt + output).max())).at(prompt, output, concurrency=running)
-    except LLMPerfError:
-        return None
+    longest = int((prompt + output).max())
+    by_limits: dict[tuple[int | None, int | None], list[int]] = {}
+    for index, case in enumerate(cases):
+        by_limits.setdefault((case.run.max_num_batched_tokens, case.run.max_num_seqs), []).append(index)
+    times: StepTimes | None = None
+    found = np.empty((len(dataclasses.fields(Steady)), len(cases)))
+    # The widest limits first: the tables of their steps serve the others.
+    order = sorted(by_limits, key=lambda limits: [-(one or _WIDEST) for one in limits])
+    for tokens, sequences in order:
+        rows = by_limits[tokens, sequences]
+        one = scenario.replace(
+            workload=scenario.workload.replace(
+                batch_size=replicas, max_num_batched_tokens=tokens, max_num_seqs=sequences
+            )
+        )
+        try:
+            state = SteadyState(
+                one, longest, times=None if times is None else _wide_enough(times, one, longest)
+            )
+            steady = state.at(prompt[rows], output[rows], concurrency=running[rows])
+        except LLMPerfError:
+            return None
+        times = state.times if times is None else times
+        found[:, rows] = np.stack([np.broadcast_to(v, len(rows)) for v in dataclasses.astuple(steady)])
+    return Steady(*found)
+
+
+def _schedules_since(scenario: Scenario) -> str:
+    """The version from which on an engine schedules as it does: versions in between are asked together."""
+    rules = scheduler_rules(scenario.system, scenario.system_version)
+    return "" if rules is None else rules.since
+
+
+def _wide_enough(times: StepTimes, scenario: Scenario, longest: int) -> StepTimes | None:
+    """Tables that hold every step of a deployment, else None: new ones are made."""
+    limits = Limits.of(scenario, rules_of(scenario), longest)
+    holds = times.max_tokens >= limits.step_tokens and times.max_sequences >= limits.max_sequences
+    return times if holds else None
 
 
 def _with(scenario: Scenario, constants: Mapping[str, float]) -> Scenario:

@@ -75,7 +75,8 @@ class Run:
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
     on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
-    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name.
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last three are
+    settings of a serving engine.
     """
 
     system: str
@@ -109,6 +110,9 @@ class Run:
     shared_prefix: bool = False
     ubatch_tokens: int | None = None
     kv_format: str | None = None
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    gpu_memory_utilization: float | None = None
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -272,6 +276,9 @@ def inputs_of(run: Run) -> InferenceInputs:
         activation_bits=run.activation_bits if run.weight_format is None else 16,
         kv_bits=run.kv_bits if run.kv_format is None else None,
         kv_format=run.kv_format,
+        max_num_batched_tokens=run.max_num_batched_tokens,
+        max_num_seqs=run.max_num_seqs,
+        gpu_memory_utilization=run.gpu_memory_utilization,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,

@@ -15,6 +15,7 @@ from calibrate.evidence.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.evidence.published.cells import Row, cells_of
 from calibrate.evidence.published.inference_rows import policy_of, weight_tier_of
 from calibrate.evidence.published.names import DIES, version_of
+from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run
 from calibrate.evidence.stated_formats import named_format
 from calibrate.evidence.training_runs import TrainingRun
@@ -72,6 +73,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
     family, pieces = declaration(find(system)[0]), None
     if _counts_pieces(cells, family.checkpoints == "gguf"):
         batch, pieces = 1, batch
+    settings = settings_of(row)
     notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')}"
     served = (
         family.serves_checkpoints
@@ -114,8 +116,17 @@ def stated_run(row: Mapping[str, str]) -> Run:
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,
-        kv_format="fp8" if served and "fp8" in cells.text("kv_dtype").lower() else None,
+        kv_format=("fp8" if "fp8" in cells.text("kv_dtype").lower() else settings.kv_format)
+        if served
+        else None,
+        max_num_batched_tokens=_whole(settings.max_num_batched_tokens),
+        max_num_seqs=_whole(settings.max_num_seqs),
+        gpu_memory_utilization=settings.gpu_memory_utilization,
     )
+
+
+def _whole(count: object) -> int | None:
+    return count if isinstance(count, int) else None
 
 
 def _counts_pieces(cells: Row, gguf: bool) -> bool:

@@ -155,7 +155,10 @@ def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
     tested = sum(len(rows) for rows in groups.values())
     for level in _LEVELS:
         held = sum(
-            sum(error <= width_of([x for o, other in groups.items() if o != name for x in other], level) for error in rows)
+            sum(
+                error <= width_of([x for o, other in groups.items() if o != name for x in other], level)
+                for error in rows
+            )
             for name, rows in groups.items()
         )
         if held / tested >= LEVEL:
@@ -220,7 +223,9 @@ def page() -> str:
         parts.append(f"\n## {title}\n")
         for quantity, name in (("memory", "Peak GPU memory"), ("time", "Time of an iteration")):
             parts.append(f"\n### {name}\n")
-            parts.append("| rows of | rows | median error | within 15 % | gm | left out: median | within 15 % | gm |")
+            parts.append(
+                "| rows of | rows | median error | within 15 % | gm | left out: median | within 15 % | gm |"
+            )
             parts.append("| --- | --: | --: | --: | --: | --: | --: | --: |")
             parts.append(_line("all", found[quantity]["all"]))
             for key in ("framework", "gpu"):
@@ -228,7 +233,9 @@ def page() -> str:
         if found["refused"]:
             parts.append("\nRows that are refused:\n")
             parts += [f"- {count}: {reason}" for reason, count in found["refused"].items()]
-        parts.append("\nVerdicts: " + "; ".join(f"{name}: {count}" for name, count in found["verdicts"].items()) + ".")
+        parts.append(
+            "\nVerdicts: " + "; ".join(f"{name}: {count}" for name, count in found["verdicts"].items()) + "."
+        )
     parts.append("\n## Intervals of 90 %\n")
     parts.append("| of | frameworks | rows | factor | held by the others' width |")
     parts.append("| --- | --: | --: | --: | --: |")

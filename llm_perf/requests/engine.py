@@ -83,6 +83,13 @@ class Engine:
         self._step = _NOTHING
         self._scheduled_s = 0.0
         self._just_ended = 0  # whose slots the next step does not know to be free
+        self._stream_s = times.stream_s / rules.stream_interval  # the frontend's, per token
+        self._backlog_s = self._sent_s = (
+            0.0  # what the frontend has to do with tokens that are there, and when that was
+        )
+        self._since_look = 0  # decode steps
+        self._held = 0  # decode steps for which what waits has been held back
+        self._holding = False
         self._ahead = 0.0  # tokens of steps that were no whole ones
         self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
@@ -139,15 +146,19 @@ class Engine:
             self._scheduled_s, self._just_ended = self.now, 0
             self._ratio = self._ratio if waiting else self._first_ratio
         known = self._scheduled_s if self.rules.ahead else self.now
-        while inbox and inbox[0][0] <= known:
-            waiting.append(heappop(inbox)[1])
+        every = self.rules.looks_every
+        if every == 1 or self._since_look >= every or not self._running:
+            self._since_look = 0
+            while inbox and inbox[0][0] <= known:
+                waiting.append(heappop(inbox)[1])
+        self._holding = self._holds()
         if self._beside:
             preempted = self._make_room() if self._decoding else False
             self._take_next()
-            chunks, ends = self._plan(self._room_beside(), not preempted)
+            chunks, ends = self._plan(self._room_beside(), not preempted and not self._holding)
             batch = self._decoding
         else:
-            chunks, ends = self._plan(self.limits.step_tokens, True)
+            chunks, ends = self._plan(self.limits.step_tokens, not self._holding)
             if not chunks:
                 self._make_room()
             batch = 0 if chunks else self._decoding
@@ -167,13 +178,19 @@ class Engine:
         while self.records.ends_at[ends[0][1]] != ends[0][0]:
             heappop(ends)  # it was preempted since
         most = ends[0][0] - self._steps
+        if self._holding and self.rules.waits is not None:
+            most = min(most, self.rules.waits.steps - self._held)
         return most if self._reserves else self._until_full(most)
 
     def decode_steps(self, most: int, until: float) -> tuple[int, float]:
         """(decode steps until something may enter, their seconds), at most so many."""
         step = self._step
         if until < _FOREVER:
-            return self.times.steps_until(step.batch, step.context, most, until - self.now)
+            count, seconds = self.times.steps_until(step.batch, step.context, most, until - self.now)
+            look = self._next_look(count)
+            if look == count or count == most:
+                return count, seconds
+            most = min(look, most)
         return most, self.times.decode_steps_s(step.batch, step.context, most)
 
     def end(self, count: int, seconds: float) -> None:
@@ -185,11 +202,35 @@ class Engine:
             if step.chunks:
                 count = self._tokens_of_a_step()
             self._advance(count)
+        self._since_look = self.rules.looks_every if step.chunks else self._since_look + count
+        self._held = self._held + count if self._holding else 0
         self._note(start, seconds, count, step.batch, step.read)
+        if self._stream_s:
+            work = (count * step.batch + len(step.ends)) * self._stream_s
+            self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
+            self._sent_s = end
         for request in step.ends:
             self._first(request, end)
         if step.batch:
             self._finish()
+
+    def _next_look(self, count: int) -> int:
+        """The fewest decode steps, so many at least, after which what has arrived is looked at."""
+        every = self.rules.looks_every
+        first = max(every - self._since_look, 1)
+        return first if count <= first else first + -(-(count - first) // every) * every
+
+    def _holds(self) -> bool:
+        """Whether waiting prompts are held back for one more step, since others generate."""
+        waits = self.rules.waits
+        if waits is None or not self._waiting or not self._decoding or self._held >= waits.steps:
+            return False
+        enough, tokens = waits.tokens_share * self.limits.step_tokens, self._decoding
+        for request in self._waiting:
+            tokens += self.records.length(request)
+            if tokens >= enough:
+                return False
+        return True
 
     def _room_beside(self) -> int:
         """Tokens of a step that running sequences leave; with a draft model each has several to check."""
@@ -447,7 +488,7 @@ class Engine:
         records = self.records
         held = records.length(request)
         left = records.left(request) - 1
-        records.emits(request, end)
+        records.emits(request, end + self._backlog_s)
         if left == 0:
             self._end(request, held, end)
         else:
@@ -477,7 +518,7 @@ class Engine:
 
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)
-        self.records.finish(request, end)
+        self.records.finish(request, end + self._backlog_s)
         self.finished.append(request)
 
     def _note(self, start: float, seconds: float, count: int, batch: int, read: int) -> None:

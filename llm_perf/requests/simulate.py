@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -42,6 +42,7 @@ def simulate(
     replicas: int = 1,
     routing: str = "round-robin",
     scheduler: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,  # noqa: ARG001 - arrivals hold all that is drawn; the engine draws nothing
 ) -> Outcome:
     """Serve requests and say what became of each.
@@ -53,6 +54,7 @@ def simulate(
         routing: Which of them a request goes to: the next one, the one with the fewest requests, or the one that has
             its prefix or its session.
         scheduler: One of the engine's policies by name; its default if None.
+        settings: Fields of the scheduling rules that were set to something else than the engine's default.
         seed: Of what is drawn by chance in the engine; today nothing is.
 
     Raises:
@@ -64,7 +66,7 @@ def simulate(
     if replicas < 1:
         raise bad_value("replicas", replicas, "a positive integer")
     check_engines({"replicas": replicas, "dp_size": deployment.parallelism.dp_size})
-    rules = rules_of(deployment, scheduler)
+    rules = rules_of(deployment, scheduler).replace(**(settings or {}))
     scenario = of_mean_lengths(deployment, requests)
     whole = requests.prompt_tokens + requests.output_tokens
     limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
@@ -139,11 +141,12 @@ def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
     return scenario.replace(workload=asked)
 
 
-def step_times(scenario: Scenario, limits: Limits) -> StepTimes:
-    """Tables of the deployment's step times."""
+def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> StepTimes:
+    """Tables of the deployment's step times, with every count up to ``dense``."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
-    return StepTimes(Forward(scenario, constants), limits.max_sequences, limits.step_tokens, rounds)
+    forward, sizes = Forward(scenario, constants), (limits.max_sequences, limits.step_tokens)
+    return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
 
 
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:

@@ -21,11 +21,14 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.simulate import of_lengths, rules_of, step_times
+from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Floats
 from llm_perf.systems.scheduling import SchedulerRules
 
 _ROUNDS = 9
 _LEAST = 1e-9
+_DENSE = 512
+"""Tokens of a step up to which its time is that of just so many: means over steps do not tell counts half a percent apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,12 @@ class SteadyState:
         deployment: The question of one replica; its batch and lengths mean nothing here.
         longest: The longest prompt and output together that will be asked for.
         scheduler: One of the engine's policies by name; its default if None.
+        times: Step times of this deployment for no less, where they are there already.
     """
 
-    def __init__(self, deployment: Scenario, longest: int, scheduler: str | None = None) -> None:
+    def __init__(
+        self, deployment: Scenario, longest: int, scheduler: str | None = None, times: StepTimes | None = None
+    ) -> None:
         self.rules: SchedulerRules = rules_of(deployment, scheduler)
         if self.rules.batch == "static":
             raise SpecError(
@@ -71,7 +77,7 @@ class SteadyState:
             )
         half = max(longest // 2, 1)
         self.limits = Limits.of(of_lengths(deployment, half, half), self.rules, longest)
-        self.times = step_times(deployment, self.limits)
+        self.times = step_times(deployment, self.limits, _DENSE) if times is None else times
 
     def at(
         self,
@@ -136,6 +142,7 @@ class _Loop:
     def __init__(self, state: SteadyState, prompt: Floats, output: Floats, context: Floats) -> None:
         self.times, self.limits, self.rules = state.times, state.limits, state.rules
         self.prompt, self.output, self.context = prompt, output, context
+        self.stream_s = self.times.stream_s / self.rules.stream_interval
         self.gaps = np.maximum(output - 1.0, 0.0)
         limits = self.limits
         held = prompt + (output if self.rules.admits == "whole" else output / 2)
@@ -180,7 +187,7 @@ class _Loop:
         plain, base, first, each = self._reading(others)
         arrivals = others / np.maximum(self.gaps, _LEAST)
         some = -np.expm1(-arrivals)
-        mean = plain + some * first + arrivals * each
+        mean = np.maximum(plain + some * first + arrivals * each, others * self.stream_s)
         reading = plain + first + each * np.maximum(arrivals / np.maximum(some, _LEAST), 1.0)
         # A request arrives within a step, the longer the likelier.
         square = (1 - some) * plain**2 + some * reading**2

@@ -28,6 +28,7 @@ from llm_perf.systems.host_time import (
     host_s_per_pass,
     prefill_overhead_s,
     step_overhead_s,
+    stream_s,
 )
 from llm_perf.systems.mixed_steps import step_s
 from llm_perf.systems.speculation import Rounds
@@ -45,10 +46,10 @@ class Table:
 
     __slots__ = ("_all", "_counts", "_nodes", "_padded", "_values", "dense")
 
-    def __init__(self, counts: Floats, values: Floats) -> None:
+    def __init__(self, counts: Floats, values: Floats, dense: int = _DENSE) -> None:
         self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
         self._padded = np.append(self._all, values[-1])
-        dense = int(min(len(counts), _DENSE))
+        dense = int(min(len(counts), dense))
         self.dense: list[float] = [0.0, *values[:dense].tolist()]
         self._nodes: list[float] = counts[dense - 1 :].tolist()
         self._values: list[float] = values[dense - 1 :].tolist()
@@ -69,13 +70,13 @@ class Table:
         return _between(np.minimum(counts, len(self.dense) - 1), self._padded)
 
 
-def table_counts(most: int) -> Floats:
-    """Every count up to `_DENSE`, and from there on counts half a percent apart up to ``most``."""
-    counts = np.arange(1, min(most, _DENSE) + 1, dtype=float)
-    if most <= _DENSE:
+def table_counts(most: int, dense: int = _DENSE) -> Floats:
+    """Every count up to ``dense``, and from there on counts half a percent apart up to ``most``."""
+    counts = np.arange(1, min(most, dense) + 1, dtype=float)
+    if most <= dense:
         return counts
-    more = int(np.ceil(np.log(most / _DENSE) / np.log(_APART)))
-    return np.concatenate([counts, np.unique(np.rint(np.geomspace(_DENSE, most, more + 1)))[1:]])
+    more = int(np.ceil(np.log(most / dense) / np.log(_APART)))
+    return np.concatenate([counts, np.unique(np.rint(np.geomspace(dense, most, more + 1)))[1:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,16 @@ class StepTimes:
         max_sequences: Sequences that decode at once, at most.
         max_tokens: Tokens of a step, at most.
         rounds: What a decode step becomes where a model drafts for another; a step if None.
+        dense: Up to so many the tables have every count.
     """
 
     def __init__(
-        self, forward: Forward, max_sequences: int, max_tokens: int, rounds: Rounds | None = None
+        self,
+        forward: Forward,
+        max_sequences: int,
+        max_tokens: int,
+        rounds: Rounds | None = None,
+        dense: int = _DENSE,
     ) -> None:
         self.forward = forward
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
@@ -117,20 +124,20 @@ class StepTimes:
         self._drafted = 0 if rounds is None else rounds.drafted
         self._draft: StepTimes | None = None
         if rounds is not None and rounds.draft is not None:
-            self._draft = StepTimes(rounds.draft, max_sequences, max_tokens)
-        counts = table_counts(max(max_tokens, max_sequences * self.queries))
+            self._draft = StepTimes(rounds.draft, max_sequences, max_tokens, dense=dense)
+        counts = table_counts(max(max_tokens, max_sequences * self.queries), dense)
         body = Costs()
         forward.layers(body, counts, counts)
         forward.pipeline_transfer(body, counts)
-        self._body = Table(counts, _whole(body.total_s, counts))
+        self._body = Table(counts, _whole(body.total_s, counts), dense)
         experts = Costs()
         forward.experts(experts, counts)
-        self._experts = Table(counts, _whole(experts.total_s, counts))
+        self._experts = Table(counts, _whole(experts.total_s, counts), dense)
         head = Costs()
         self._all_logits = bool(constants["logits_all_positions"])
-        positions = counts if self._all_logits else table_counts(max_sequences * self.queries)
+        positions = counts if self._all_logits else table_counts(max_sequences * self.queries, dense)
         forward.head_of(head, positions)
-        self._head = Table(positions, _whole(head.total_s, positions))
+        self._head = Table(positions, _whole(head.total_s, positions), dense)
         self._decode_tables(np.arange(1, max_sequences + 1, dtype=float))
         self._mixers = tuple(self._attending())
         self._pass_tokens = int(constants.get("ubatch_tokens", 0))
@@ -141,6 +148,7 @@ class StepTimes:
         self._host_prefill = float(host_s_per_pass(forward, prefill=True))
         self._once = float(step_overhead_s(forward, 0.0))
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
+        self.stream_s = float(stream_s(forward))
         self.frontend_s = float(prefill_overhead_s(forward))
         self.frontend_s += 0.0 if self._draft is None else self._draft.frontend_s
 
@@ -161,7 +169,7 @@ class StepTimes:
             if entry.mixer.saturates_at is not None
         ]
         tokens = batch * self.queries
-        whole = np.array([self._body(count) + self._head(count) for count in tokens]) + floors
+        whole = self._body.at(tokens) + self._head.at(tokens) + floors
         self._base = [0.0, *whole.tolist()]
         by_batch = (self._base, self._floor, self._per_token, *(per_token for _, per_token in self._bounded))
         self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)

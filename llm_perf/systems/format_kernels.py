@@ -25,6 +25,14 @@ WEIGHT_ONLY: Mapping[Kind, str] = {
     "weight-only 4-bit": "weight_only_4bit_bandwidth",
 }
 """Constants of kernels that unpack weights."""
+_GROUPED: Mapping[Kind, str] = {
+    "16-bit": "expert_16bit_flops",
+    "native 8-bit": "expert_8bit_flops",
+    "native 4-bit": "expert_4bit_flops",
+    "weight-only 8-bit": "expert_weight_only_flops",
+    "weight-only 4-bit": "expert_weight_only_flops",
+}
+"""Constants of kernels that are grouped over experts: shares of the data sheet's peak; 0 is as plain products."""
 
 
 def read_factor(
@@ -43,8 +51,13 @@ def read_factor(
     return factor
 
 
-def compute_factor(constants: Mapping[str, float], kind: Kind, gemm: GemmRates) -> float:
-    """Times that a product's arithmetic counts."""
+def compute_factor(
+    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool = False
+) -> float:
+    """Times that a product's arithmetic counts; products of experts have kernels of their own."""
+    grouped = constants[_GROUPED[kind]] if expert else 0.0
+    if grouped > 0:
+        return gemm.flops_per_s / (grouped * gemm.peak_flops_per_s)
     if kind not in _NATIVE:
         return 1.0
     share = constants[_NATIVE[kind][1]]

@@ -67,6 +67,7 @@ class Forward:
             scenario.hbm_memory_efficiency,
             KernelStyle.of(constants, self._weight_only),
         )
+        self._table_rates = scenario.flops_efficiency is None
         self._floor_share = constants["floor_scale"] * constants["graph_floor_scale"]
         self.floor_s = self.rates.gemm.floor_s * self._floor_share
         self._gemms = {"": self.rates.gemm} | self._gemms_of_formats()
@@ -79,6 +80,7 @@ class Forward:
             for group, products in self.groups
             if any(product.is_expert and self._narrow(product) for product in products)
         )
+        self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in self.groups)
         self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = with_pcie_share(
@@ -165,11 +167,13 @@ class Forward:
     ) -> None:
         """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers."""
         routed = tokens * self._distinct_share(sequences)
-        for group, products in self.groups:
+        for (group, products), vectors in zip(self.groups, self._expert_vectors, strict=True):
             self._products(costs, products, tokens, group.count, routed)
             for mixer in group.attention.parts:
                 attend(mixer, group.count)
             self._elementwise(costs, group, tokens)
+            if vectors:
+                self._routed_rows(costs, group, tokens, vectors)
             self._layer_communication(costs, group, tokens)
 
     def _distinct_share(self, batch: Number) -> Number:
@@ -305,7 +309,7 @@ class Forward:
             bytes_per_weight(rows),
             self.activation_bytes,
             gemm.floor_s * self._floor_share,
-            compute_factor(self.constants, kind, gemm),
+            compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
             bytes_per_weight(minimum(rows, most)) if most else None,
         )
 
@@ -412,6 +416,24 @@ class Forward:
         )
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
+
+    def _vectors_of_experts(self, products: Sequence[Product]) -> float:
+        """Hidden vectors that each row of experts moves beside its products: copied to its expert, quantised, added up."""
+        kinds = {self._kernel_kind(product) for product in products if product.is_expert}
+        more = self.constants["expert_8bit_vectors"] if "native 8-bit" in kinds else 0.0
+        return self.constants["expert_hidden_vectors"] + more if kinds else 0.0
+
+    def _routed_rows(self, costs: Costs, group: LayerGroup, tokens: Number, vectors: float) -> None:
+        """Copies of activations on their way to experts and back, one per token and expert."""
+        rows = tokens * routed_experts(group) * self.expert_share
+        moved = rows * vectors * self.model.hidden_size * self.activation_bytes
+        rate = self.rates.elementwise_bytes_per_s
+        factors = (
+            Factor("layers", group.count), Factor("bytes", moved), Factor("bytes/s", rate, divides=True)
+        )  # fmt: skip
+        seconds = group.count * moved / rate
+        costs.part("elementwise", seconds, one_term("elementwise", "rows of experts", *factors))
+        costs.busy("hbm", seconds)
 
     def _sequence_share(self, tokens: Number) -> Number:
         """Part of the tokens that one rank normalises and adds: 1/sp of them, a whole token at least."""

@@ -106,6 +106,11 @@ def prefill_overhead_s(forward: Forward) -> float:
     return forward.host_time_scale * (forward.constants["prefill_ms"] * 1e-3)
 
 
+def stream_s(forward: Forward) -> float:
+    """What the frontend does per token: it turns it to text and sends it, one after the other, beside the engine."""
+    return forward.host_time_scale * (forward.constants["stream_us"] * 1e-6)
+
+
 def framework_terms(name: str, passes: Number, each_s: Number) -> Terms:
     """Framework time of so many passes."""
     return one_term("framework", name, ("passes", passes), ("seconds of one", each_s))

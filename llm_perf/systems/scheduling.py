@@ -43,6 +43,18 @@ class NewTokenRatio(Spec):
     conservativeness: NonNegativeFloat = 1.0
 
 
+class Waits(Spec):
+    """Prompts are held back while others generate, so that more of them are read in one step.
+
+    Attributes:
+        steps: Steps that they are held back at most.
+        tokens_share: They are read before that once a step would have this share of the tokens that it may have.
+    """
+
+    steps: PositiveInt
+    tokens_share: Efficiency
+
+
 class SchedulerRules(Spec):
     """How the versions of a stack from ``since`` on schedule requests.
 
@@ -58,6 +70,9 @@ class SchedulerRules(Spec):
         new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
         ahead: A step is scheduled while the one before it runs: what arrives meanwhile enters the step after, and so does
             what takes the place of a sequence that ends.
+        waits: Prompts are held back; None where they are read as soon as there is room.
+        stream_interval: Tokens of a request that are sent to its client at once.
+        looks_every: Decode steps between two looks at what has arrived, where nothing else is read.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
         max_num_batched_tokens: Tokens of a step at most, likewise.
@@ -74,6 +89,9 @@ class SchedulerRules(Spec):
     preempts: Preempts | None = None
     new_token_ratio: NewTokenRatio | None = None
     ahead: bool = False
+    waits: Waits | None = None
+    looks_every: PositiveInt = 1
+    stream_interval: PositiveInt = 1
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None

@@ -249,7 +249,11 @@ class Kernels:
             n, k = product.out_features, product.in_features
             forward = forward + gemm.product_s(tokens, n, k)
             backward = backward + gemm.backward_s(
-                tokens, n, k, scale=c["backward_gemm_scale"], weights=not self.plan.lora_rank or self.plan.lora_ends
+                tokens,
+                n,
+                k,
+                scale=c["backward_gemm_scale"],
+                weights=not self.plan.lora_rank or self.plan.lora_ends,
             )
         moved = self.loss.traffic_per_logit
         logits = tokens * products[-1].out_features * moved / self.rates.elementwise_bytes_per_s

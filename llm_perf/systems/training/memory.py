@@ -370,7 +370,9 @@ class Footprint(State):
                 self.host_terms(self.params_of(stage), load, stage), stage.index, capacity
             )
         ]
-        disk = max((self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes)
+        disk = max(
+            (self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes
+        )
         return TrainingMemory(fullest(moments), fullest(host), disk, tuple(moments), tuple(host))
 
     @property
@@ -386,7 +388,9 @@ class Footprint(State):
         params = self.params_of(next(one for one in self.stages if one.index == stage))
         trained = self.trained_of(params)
         if not plan.lora_rank:
-            kept = Factor("parameters of the fullest stage that it keeps", self.sharded(params.held, "weights"))
+            kept = Factor(
+                "parameters of the fullest stage that it keeps", self.sharded(params.held, "weights")
+            )
             yield Quantity(
                 "weights of one GPU", ((kept, Factor("bytes", self.weight_element_bytes)),), "bytes"
             )

@@ -1,0 +1,142 @@
+"""What authors of measured rows set on their servers and load generators, which their tables do not say.
+
+Facts of the scripts in their public repositories, as data: ``calibrate/measurements/serving/settings.yaml``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import Field
+
+from llm_perf.config.base import Efficiency, PositiveInt, Spec
+from llm_perf.systems.scheduling import Waits
+
+__all__ = ["Settings", "settings_of"]
+
+_FILE: Final = "measurements/serving/settings.yaml"
+_DATE: Final = re.compile(r"measured (\d{4}-\d{2}-\d{2})")
+
+Range = tuple[int, int]
+
+
+class Amount(Spec):
+    """A number made of a row's: so many times its nominal prompt tokens and its concurrency, and more, rounded up."""
+
+    prompt: int = 0
+    concurrency: int = 0
+    plus: int = 0
+    multiple: PositiveInt = 1
+    least: int = 0
+
+    def of(self, row: Mapping[str, str]) -> int:
+        """The number of a row."""
+        whole = self.prompt * _number(row, "prompt_len_tok") + self.concurrency * _number(row, "batch_size")
+        return max(math.ceil((whole + self.plus) / self.multiple) * self.multiple, self.least)
+
+
+Count = Annotated[PositiveInt | Amount, Field()]
+
+
+class Settings(Spec):
+    """Settings of a server and its load generator; None is the engine's own default.
+
+    Attributes:
+        distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
+        prefix_cache, looks_every, waits, stream_interval: As of `llm_perf.systems.scheduling.SchedulerRules`.
+    """
+
+    kv_format: str | None = None
+    max_num_batched_tokens: Count | None = None
+    max_num_seqs: Count | None = None
+    gpu_memory_utilization: Efficiency | None = None
+    distinct_prompts: PositiveInt | None = None
+    prefix_cache: bool | None = None
+    looks_every: PositiveInt | None = None
+    waits: Waits | None = None
+    stream_interval: PositiveInt | None = None
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """Fields of the engine's scheduling rules that are set."""
+        found = {
+            name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits", "stream_interval")
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class _For(Spec):
+    """Rows that a rule is for; what is not stated is any."""
+
+    system: str | None = None
+    model: str | None = None
+    gpu: str | None = None
+    weights: str | None = None
+    since: str | None = None
+    prompt: Range | None = None
+    output: Range | None = None
+    tp: Range | None = None
+    concurrency: Range | None = None
+
+    def holds(self, row: Mapping[str, str]) -> bool:
+        """Whether a row is one of them."""
+        texts = (
+            (self.system, row.get("system", "")),
+            (self.model, row.get("model", "")),
+            (self.gpu, row.get("gpu", "")),
+            (self.weights, row.get("weight_dtype", "")),
+        )
+        if any(wanted is not None and wanted not in text for wanted, text in texts):
+            return False
+        measured = _DATE.search(row.get("notes", ""))
+        if self.since is not None and (measured is None or measured[1] < self.since):
+            return False
+        numbers = (
+            (self.prompt, "prompt_len_tok"), (self.output, "gen_len_tok"), (self.tp, "tp"), (self.concurrency, "batch_size"),
+        )  # fmt: skip
+        return all(
+            wanted is None or wanted[0] <= _number(row, column) <= wanted[1] for wanted, column in numbers
+        )
+
+
+class _Rule(Spec):
+    for_: _For = Field(alias="for")
+    set: dict[str, Any]
+
+
+class _Source(Spec):
+    notes: str
+    source: str
+    rules: tuple[_Rule, ...]
+
+
+@cache
+def _sources() -> tuple[_Source, ...]:
+    text = (resources.files("calibrate") / _FILE).read_text("utf-8")
+    return tuple(_Source.model_validate(one) for one in yaml.safe_load(text))
+
+
+def settings_of(row: Mapping[str, str]) -> Settings:
+    """What is known to have been set for a row's run."""
+    stated: dict[str, Any] = {}
+    for source in _sources():
+        if source.notes in row.get("notes", ""):
+            for rule in source.rules:
+                if rule.for_.holds(row):
+                    stated |= rule.set
+    settings = Settings.model_validate(stated)
+    counts = {name: getattr(settings, name) for name in ("max_num_batched_tokens", "max_num_seqs")}
+    return settings.replace(
+        **{name: count.of(row) for name, count in counts.items() if isinstance(count, Amount)}
+    )
+
+
+def _number(row: Mapping[str, str], column: str) -> int:
+    text = row.get(column, "") or "0"
+    return int(float(text)) if re.fullmatch(r"[\d.]+", text) else 0
