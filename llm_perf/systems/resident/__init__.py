@@ -213,9 +213,9 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseC
     """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
     pipeline = Pipeline.of(forward.scenario)
     part = batch / pipeline.micro_batches
-    costs, passes = prompt_passes(forward, part, prompt_len)
+    costs, passes, sequences = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
-    once, each = prefill_overhead_s(forward), step_overhead_s(forward, part)
+    once, each = prefill_overhead_s(forward), step_overhead_s(forward, sequences)
     overhead = passes * each + once
     exposed = exposed_host_s(forward, device / passes, prefill=True)
     framework = passes * exposed + overhead
@@ -223,7 +223,7 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseC
     terms = joined(
         costs.terms,
         framework_terms("launches not hidden behind kernels", passes, exposed),
-        step_terms(forward, passes, part),
+        step_terms(forward, passes, sequences),
         one_term("framework", "once per prefill", ("seconds", once)),
     )
     phase = PhaseCost(
