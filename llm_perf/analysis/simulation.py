@@ -19,7 +19,7 @@ from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.power import board_power_w
-from llm_perf.requests.capacity import Capacity, capacity_of
+from llm_perf.requests.capacity import SAMPLE, Capacity, capacity_of
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.request_file import RequestFile
@@ -144,6 +144,7 @@ class Simulation:
         scenario: One replica, with the requests' mean lengths.
         outcome, summary: What became of the requests.
         file: The file of requests, where there is one.
+        at_most: What is served at most, where that is known already; it does not depend on when requests come.
     """
 
     deployment: InferenceInputs
@@ -152,6 +153,7 @@ class Simulation:
     outcome: Outcome
     summary: Summary
     file: RequestFile | None = None
+    at_most: Capacity | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -171,7 +173,44 @@ class Simulation:
         """What the engines serve at most of these requests; None where none of them ran."""
         if not self.summary.completed:
             return None
-        return capacity_of(self.serve, self.outcome, self._offered_per_s, self._engines)
+        if self.at_most is not None:
+            return replace(self.at_most, offered_per_s=self._offered_per_s)
+        # Replicas that share the requests evenly are looked at one by one: N of them serve N times as much.
+        traffic, times = self.traffic, self.traffic.replicas
+        if traffic.prefill_replicas is not None:
+            times = math.gcd(times, traffic.prefill_replicas)
+            traffic = traffic.replace(prefill_replicas=traffic.prefill_replicas // times)
+        elif (
+            traffic.routing == "prefix-aware"
+        ):  # which prefixes a replica has depends on how many replicas there are
+            times = 1
+        traffic = traffic.replace(replicas=traffic.replicas // times)
+        return capacity_of(
+            lambda requests: _serve(self.scenario, traffic, requests),
+            self._sample,
+            self.outcome.kv_capacity_tokens,
+            self._offered_per_s,
+            self._engines // times,
+            times,
+        )
+
+    @property
+    def _sample(self) -> Requests:
+        """Requests with the lengths that are asked for; the same ones whatever number is sent, when, and by which seed."""
+        if self.file is not None:
+            found = self.file.requests
+            if len(found) <= SAMPLE:
+                return found
+            rows = np.linspace(0, len(found) - 1, SAMPLE).astype(np.int64)
+            return Requests.of(
+                found.arrival_s[rows],
+                found.prompt_tokens[rows],
+                found.output_tokens[rows],
+                prefix_id=found.prefix_id[rows],
+                prefix_tokens=found.prefix_tokens[rows],
+            )
+        at_once = {"rate": math.inf, "concurrency": None, "burstiness": 1.0}
+        return requests_of(self.traffic.replace(num_requests=SAMPLE, seed=0, **at_once))
 
     def serve(self, requests: Requests) -> Outcome:
         """Other requests through the same engines."""
@@ -315,7 +354,10 @@ class Simulation:
 
 
 def simulation_of(
-    deployment: InferenceInputs, traffic: ServiceInputs, file: RequestFile | None = None
+    deployment: InferenceInputs,
+    traffic: ServiceInputs,
+    file: RequestFile | None = None,
+    at_most: Capacity | None = None,
 ) -> Simulation:
     """Simulate a service.
 
@@ -323,6 +365,7 @@ def simulation_of(
         deployment: One replica, as ``llm-perf infer`` describes it; without a system, `DEFAULT_ENGINE`.
         traffic: Its requests. Lengths are the traffic's.
         file: Its file of requests, where it was read before.
+        at_most: What the engines serve at most, where that is known from the same requests at other times.
 
     Raises:
         SpecError: an input is wrong, or means nothing where requests come and go.
@@ -341,7 +384,8 @@ def simulation_of(
     scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))
     scenario = of_mean_lengths(scenario, requests)
     outcome = _serve(scenario, traffic, requests)
-    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome, traffic.warm_up), file)
+    summary = summary_of(outcome, traffic.warm_up)
+    return Simulation(deployment, traffic, scenario, outcome, summary, file, at_most)
 
 
 def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Outcome:

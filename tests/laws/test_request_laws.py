@@ -112,12 +112,39 @@ def test_without_others_a_request_takes_what_infer_says(system: str, model: str,
         assert found.finished_s[-1] == pytest.approx(5 * one.total_latency_s, rel=1e-9)
 
 
-def test_a_prompt_in_chunks_takes_what_infer_says_of_chunks() -> None:
-    asked = scenario(prompt_len=5000, gen_len=2, max_num_batched_tokens=2048, prefill_chunk=2048)
+@pytest.mark.parametrize("chunk", [None, 2048])
+def test_a_prompt_in_chunks_takes_what_infer_says_of_chunks(chunk: int | None) -> None:
+    asked = scenario(prompt_len=5000, gen_len=2, max_num_batched_tokens=2048, prefill_chunk=chunk)
     found = simulate(asked, Requests.of([0.0], 5000, 2))
     assert found.steps.prefill_tokens.tolist() == [2048, 2048, 904, 0]
     # infer takes the host's part of all passes at their mean length.
     assert found.first_token_s[0] == pytest.approx(predict_inference(asked).ttft_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "system", ["vllm@0.19", "sglang@0.5", "lmdeploy", "deepspeed_mii", "llama_cpp", "tensorrt_llm@1.0"]
+)
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b"])
+def test_a_prompt_longer_than_a_step_takes_what_infer_says(system: str, model: str) -> None:
+    """Each step of a prompt reads the experts again, which infer counts as the engine does."""
+    asked = build_scenario(
+        InferenceInputs(model=model, gpu="a100-sxm-80gb", system=system, prompt_len=9000, gen_len=20)
+    )
+    found, one = simulate(asked, Requests.of([0.0], 9000, 20)), predict_inference(asked)
+    # llama.cpp's passes are taken as equally long.
+    close = 3e-3 if system == "llama_cpp" else 1e-4
+    assert found.first_token_s[0] == pytest.approx(one.ttft_s, rel=close)
+    assert (found.finished_s - found.first_token_s)[0] / 19 == pytest.approx(one.tpot_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_prompts_longer_than_a_step_are_read_one_after_the_other(batch: int) -> None:
+    one, several = (
+        predict_inference(scenario("qwen3-30b-a3b", prompt_len=20_000, gen_len=2, batch_size=size))
+        for size in (1, batch)
+    )
+    # Only what the host does once per prefill, and the head of all of them, does not grow in proportion.
+    assert several.ttft_s == pytest.approx(batch * one.ttft_s, rel=0.02)
 
 
 # -- any load -----------------------------------------------------------------------------------------------------
