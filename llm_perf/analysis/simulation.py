@@ -19,7 +19,7 @@ from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.power import board_power_w
-from llm_perf.requests.capacity import SAMPLE, Capacity, capacity_of
+from llm_perf.requests.capacity import Capacity, capacity_of, sample_of
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.request_file import RequestFile
@@ -47,6 +47,7 @@ NOT_OF_REQUESTS: Final = {
     "shared_prefix": "--prefix-len says what requests share",
     "distinct_prompts": "--prefix-len says what requests share",
     "prefill_chunk": "--max-num-batched-tokens bounds what a step reads",
+    "micro_batches": "an engine keeps as many in flight as it has stages",
 }
 """Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
 
@@ -125,6 +126,7 @@ class TimeInterval:
         level, method, groups: As those of the interval around the steps (`PredictionInterval`).
         factors: How much shorter and longer steps may be than predicted.
         low, high: The figures that follow; of ``high`` None where requests would then come faster than they are served.
+        middle: The figures of the prediction itself.
     """
 
     level: float
@@ -133,6 +135,19 @@ class TimeInterval:
     factors: tuple[float, float]
     low: Summary
     high: Summary | None
+    middle: Summary
+
+    def ends(self, name: str, figure: str) -> tuple[float, float | None]:
+        """Both ends of a figure: of three simulations the least and the greatest, since some are ruled by chance."""
+        found = [
+            getattr(one, name).percentile(figure)
+            for one in (self.low, self.middle, self.high)
+            if one is not None
+        ]
+        known = [value for value in found if math.isfinite(value)]
+        if not known:
+            return math.nan, math.nan
+        return min(known), None if self.high is None else max(known)
 
 
 @dataclass(frozen=True)
@@ -187,30 +202,12 @@ class Simulation:
         traffic = traffic.replace(replicas=traffic.replicas // times)
         return capacity_of(
             lambda requests: _serve(self.scenario, traffic, requests),
-            self._sample,
+            sample_of(self.traffic, self.file),
             self.outcome.kv_capacity_tokens,
             self._offered_per_s,
             self._engines // times,
             times,
         )
-
-    @property
-    def _sample(self) -> Requests:
-        """Requests with the lengths that are asked for; the same ones whatever number is sent, when, and by which seed."""
-        if self.file is not None:
-            found = self.file.requests
-            if len(found) <= SAMPLE:
-                return found
-            rows = np.linspace(0, len(found) - 1, SAMPLE).astype(np.int64)
-            return Requests.of(
-                found.arrival_s[rows],
-                found.prompt_tokens[rows],
-                found.output_tokens[rows],
-                prefix_id=found.prefix_id[rows],
-                prefix_tokens=found.prefix_tokens[rows],
-            )
-        at_once = {"rate": math.inf, "concurrency": None, "burstiness": 1.0}
-        return requests_of(self.traffic.replace(num_requests=SAMPLE, seed=0, **at_once))
 
     def serve(self, requests: Requests) -> Outcome:
         """Other requests through the same engines."""
@@ -292,7 +289,9 @@ class Simulation:
         bounded = load is None or load * high <= 1
         slower = self._with_steps(high) if bounded else None
         faster = self._with_steps(low)
-        return TimeInterval(steps.level, steps.method, steps.groups, (low, high), faster, slower), None
+        return TimeInterval(
+            steps.level, steps.method, steps.groups, (low, high), faster, slower, self.summary
+        ), None
 
     def _with_steps(self, factor: float) -> Summary:
         """The figures if every step took ``factor`` times as long.
@@ -342,7 +341,9 @@ class Simulation:
         steps, typical = self.outcome.steps, self.typical
         reading = float(steps.duration_s[steps.prefill_tokens > 0].sum())
         writing = float(steps.duration_s.sum()) - reading
-        idle = max(self.summary.duration_s * self._engines - reading - writing, 0.0)
+        # Of an engine with stages each micro-batch keeps one of them busy at a time.
+        engines = max(self._engines, self.outcome.engines)
+        idle = max(self.summary.duration_s * engines - reading - writing, 0.0)
         scenario = typical.scenario
         load = typical.measures.load
         prefill_w, writing_w = phase_power_w(scenario, load, typical.prefill, typical.decode)
@@ -350,7 +351,7 @@ class Simulation:
         idle_w = float(board_power_w(tdp_w, load_power_model(), 0.0, 0.0))
         per_engine = float(prefill_w) * reading + float(decode_w) * writing + idle_w * idle
         tokens = self.summary.output_tokens_per_s * self.summary.duration_s
-        return per_engine * self.num_gpus / self._engines / tokens if tokens > 0 else None
+        return per_engine * self.num_gpus / engines / tokens if tokens > 0 else None
 
 
 def simulation_of(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from llm_perf.requests.outcome import COMPLETED, Outcome
+from llm_perf.requests.request_file import RequestFile
+from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import NONE, Requests
 
-__all__ = ["SAMPLE", "Capacity", "capacity_of"]
+__all__ = ["Capacity", "capacity_of", "sample_of"]
 
-SAMPLE = 2000
+_SAMPLE = 2000
 """Requests whose lengths stand for all: the same ones however many are sent, so that there is one answer."""
 
 _ROUNDS = 8
@@ -56,6 +59,29 @@ class Capacity:
         if self.offered_per_s is None:
             return None
         return max(self.accepted * self.offered_per_s - self.requests_per_s, 0.0)
+
+
+def sample_of(traffic: Traffic, file: RequestFile | None = None) -> Requests:
+    """Requests of the lengths that are asked for; the same ones whatever number is sent, when, and by which seed.
+
+    Args:
+        traffic: What was asked.
+        file: Its file of requests, where there is one.
+    """
+    if file is None:
+        at_once = {"rate": math.inf, "concurrency": None, "burstiness": 1.0}
+        return requests_of(traffic.replace(num_requests=_SAMPLE, seed=0, **at_once))
+    found = file.requests
+    rows = np.arange(len(found))
+    if len(found) > _SAMPLE:
+        rows = np.linspace(0, len(found) - 1, _SAMPLE).astype(np.int64)
+    return Requests.of(
+        found.arrival_s[rows],
+        found.prompt_tokens[rows],
+        found.output_tokens[rows],
+        prefix_id=found.prefix_id[rows],
+        prefix_tokens=found.prefix_tokens[rows],
+    )
 
 
 def capacity_of(

@@ -190,6 +190,11 @@ class StepTimes:
         """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
         return self._experts(mean_tokens) - self._experts(tokens)
 
+    def after_layers_s(self, batch: int, read: int, chunks: int, ends: int) -> float:
+        """Seconds of a step that only the last of several stages works on: the head, scheduling and sampling."""
+        positions = batch * self.queries + (read if self._all_logits else ends)
+        return self._head(positions) + self._once + self._each * (batch + chunks)
+
     # -- decode steps -------------------------------------------------------------------------------------------
 
     def decode_s(self, batch: int, context: float) -> float:
