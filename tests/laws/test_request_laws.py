@@ -394,6 +394,24 @@ def test_with_a_draft_model_a_request_alone_takes_what_infer_says(system: str) -
     np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model": "llama-3.1-8b", "draft_model": "eagle", "acceptance": ".7,.5,.3"},
+        {"model": "deepseek-v3", "gpu": "h200", "tp_size": 8, "draft_model": "mtp", "acceptance": ".85"},
+    ],
+)
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_with_a_draft_module_a_request_alone_takes_what_infer_says(system: str, more: dict[str, Any]) -> None:
+    asked = build_scenario(
+        InferenceInputs(**{"gpu": "h100-sxm", "system": system, "prompt_len": 700, "gen_len": 300, **more})
+    )
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(3), 700, 300, concurrency=1))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
 @pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
 @given(rate=st.floats(0.5, 12), seed=st.integers(0, 5))
 @settings(max_examples=8, deadline=None)
