@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -23,10 +24,11 @@ from llm_perf.config.dtype import Bits
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity, Quantity
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.speculation import Speculation
+from llm_perf.config.speculation import MODULES, Speculation, draft_module
 from llm_perf.config.workload import OffloadConfig, Shares, SplitMode, Workload, with_batch
 from llm_perf.errors import SpecError
 from llm_perf.systems import checked_system, get_system, resolve_system
@@ -62,6 +64,14 @@ class MostInRequest:
     value: int
 
 
+def _listed(value: Any) -> Any:
+    """Shares of a file may be a list of numbers, or a number."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(part) for part in value)
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Acceptance = Annotated[str, BeforeValidator(_listed), Field(min_length=1)]
 TokenCount = Annotated[PositiveInt, MostInRequest(2**20)]
 RankCount = Annotated[PositiveInt, MostInRequest(4096)]
 
@@ -141,10 +151,14 @@ class InferenceInputs(Spec):
         default=False, description="The cached part is the same for all sequences.  [default: off]"
     )
     draft_model: Text | None = Field(
-        default=None, description="Speculative decoding: the model that drafts tokens."
+        default=None, description="Speculative decoding: the model that drafts tokens, or mtp, eagle."
     )
     draft_tokens: RankCount | None = Field(
-        default=None, description="Tokens drafted per round.  [default: 4]"
+        default=None, description="Tokens drafted per round.  [default: 4; mtp 1]"
+    )
+    acceptance: Acceptance | None = Field(
+        default=None,
+        description="Share of rounds that keep each drafted position, .85,.7,.55, as vLLM prints it; or one rate.",
     )
     acceptance_rate: Fraction | None = Field(
         default=None, description="Accepted over drafted tokens, as engines print it; no default."
@@ -287,7 +301,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
         constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
-        speculation=_speculation(inputs),
+        speculation=_speculation(inputs, model),
         calibration=profile.own_calibration,
         fits=profile.fits,
         system_version=asked_version(inputs.system),
@@ -296,29 +310,64 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     return scenario
 
 
-def _speculation(inputs: InferenceInputs) -> Speculation | None:
-    """The draft model, loaded.
+def _speculation(inputs: InferenceInputs, model: ModelConfig) -> Speculation | None:
+    """What drafts, loaded, or made of the model.
 
     Raises:
         SpecError: a part of the description without the others.
     """
+    stated = [
+        name
+        for name in ("acceptance", "acceptance_rate", "token_acceptance")
+        if getattr(inputs, name) is not None
+    ]
     if inputs.draft_model is None:
-        for name in ("acceptance_rate", "token_acceptance", "draft_tokens"):
-            if getattr(inputs, name) is not None:
-                raise SpecError(f"--{name.replace('_', '-')} belongs to a draft model: give --draft-model")
+        for name in (*stated, *(("draft_tokens",) if inputs.draft_tokens is not None else ())):
+            raise SpecError(f"--{name.replace('_', '-')} belongs to a draft model: give --draft-model")
         return None
-    if (inputs.acceptance_rate is None) == (inputs.token_acceptance is None):
+    if len(stated) != 1:
         raise SpecError(
-            "--draft-model needs either --acceptance-rate, accepted over drafted tokens (0 to 1), or --token-acceptance, "
-            "the chance of a token whose predecessors were kept: they depend on both models and on the text, so there is "
-            "no default"
+            "--draft-model needs one of --acceptance, the share of rounds that keep each position, --acceptance-rate, "
+            "accepted over drafted tokens (0 to 1), and --token-acceptance, the chance of a token whose predecessors were "
+            "kept: they depend on both models and on the text, so there is no default"
         )
+    module = next((one for one in MODULES if one == inputs.draft_model.lower()), None)
+    shares = _shares(inputs.acceptance)
+    tokens = inputs.draft_tokens
+    if len(shares) > 1:
+        if tokens not in (None, len(shares)):
+            raise SpecError(
+                f"--acceptance has {len(shares)} positions, --draft-tokens {tokens}: give one of the two"
+            )
+        tokens = len(shares)
     return Speculation(
-        draft=get_model_config_by_name(inputs.draft_model),
-        tokens=inputs.draft_tokens or Speculation.model_fields["tokens"].default,
-        acceptance_rate=inputs.acceptance_rate,
+        draft=get_model_config_by_name(inputs.draft_model) if module is None else draft_module(module, model),
+        tokens=tokens or (1 if module == "mtp" else Speculation.model_fields["tokens"].default),
+        acceptance=shares if len(shares) > 1 else None,
+        acceptance_rate=shares[0] if len(shares) == 1 else inputs.acceptance_rate,
         token_acceptance=inputs.token_acceptance,
+        module=module,
     )
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    """What ``--acceptance`` says; nothing where it is not given.
+
+    Raises:
+        SpecError: a part is no share.
+    """
+    found = []
+    for part in (text or "").split(",") if text is not None else ():
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise SpecError(
+                f"--acceptance {text!r}: {part.strip()!r} is no share; expected such as .85,.7,.55, each from 0 to 1"
+            )
+        found.append(value)
+    return tuple(found)
 
 
 def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> HostConfig:

@@ -19,7 +19,7 @@ from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.power import board_power_w
-from llm_perf.requests.capacity import Capacity, capacity_of
+from llm_perf.requests.capacity import Capacity, capacity_of, sample_of
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.request_file import RequestFile
@@ -47,6 +47,7 @@ NOT_OF_REQUESTS: Final = {
     "shared_prefix": "--prefix-len says what requests share",
     "distinct_prompts": "--prefix-len says what requests share",
     "prefill_chunk": "--max-num-batched-tokens bounds what a step reads",
+    "micro_batches": "an engine keeps as many in flight as it has stages",
 }
 """Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
 
@@ -125,6 +126,7 @@ class TimeInterval:
         level, method, groups: As those of the interval around the steps (`PredictionInterval`).
         factors: How much shorter and longer steps may be than predicted.
         low, high: The figures that follow; of ``high`` None where requests would then come faster than they are served.
+        middle: The figures of the prediction itself.
     """
 
     level: float
@@ -133,6 +135,19 @@ class TimeInterval:
     factors: tuple[float, float]
     low: Summary
     high: Summary | None
+    middle: Summary
+
+    def ends(self, name: str, figure: str) -> tuple[float, float | None]:
+        """Both ends of a figure: of three simulations the least and the greatest, since some are ruled by chance."""
+        found = [
+            getattr(one, name).percentile(figure)
+            for one in (self.low, self.middle, self.high)
+            if one is not None
+        ]
+        known = [value for value in found if math.isfinite(value)]
+        if not known:
+            return math.nan, math.nan
+        return min(known), None if self.high is None else max(known)
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,7 @@ class Simulation:
         scenario: One replica, with the requests' mean lengths.
         outcome, summary: What became of the requests.
         file: The file of requests, where there is one.
+        at_most: What is served at most, where that is known already; it does not depend on when requests come.
     """
 
     deployment: InferenceInputs
@@ -152,6 +168,7 @@ class Simulation:
     outcome: Outcome
     summary: Summary
     file: RequestFile | None = None
+    at_most: Capacity | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -171,7 +188,26 @@ class Simulation:
         """What the engines serve at most of these requests; None where none of them ran."""
         if not self.summary.completed:
             return None
-        return capacity_of(self.serve, self.outcome, self._offered_per_s, self._engines)
+        if self.at_most is not None:
+            return replace(self.at_most, offered_per_s=self._offered_per_s)
+        # Replicas that share the requests evenly are looked at one by one: N of them serve N times as much.
+        traffic, times = self.traffic, self.traffic.replicas
+        if traffic.prefill_replicas is not None:
+            times = math.gcd(times, traffic.prefill_replicas)
+            traffic = traffic.replace(prefill_replicas=traffic.prefill_replicas // times)
+        elif (
+            traffic.routing == "prefix-aware"
+        ):  # which prefixes a replica has depends on how many replicas there are
+            times = 1
+        traffic = traffic.replace(replicas=traffic.replicas // times)
+        return capacity_of(
+            lambda requests: _serve(self.scenario, traffic, requests),
+            sample_of(self.traffic, self.file),
+            self.outcome.kv_capacity_tokens,
+            self._offered_per_s,
+            self._engines // times,
+            times,
+        )
 
     def serve(self, requests: Requests) -> Outcome:
         """Other requests through the same engines."""
@@ -253,7 +289,9 @@ class Simulation:
         bounded = load is None or load * high <= 1
         slower = self._with_steps(high) if bounded else None
         faster = self._with_steps(low)
-        return TimeInterval(steps.level, steps.method, steps.groups, (low, high), faster, slower), None
+        return TimeInterval(
+            steps.level, steps.method, steps.groups, (low, high), faster, slower, self.summary
+        ), None
 
     def _with_steps(self, factor: float) -> Summary:
         """The figures if every step took ``factor`` times as long.
@@ -303,7 +341,9 @@ class Simulation:
         steps, typical = self.outcome.steps, self.typical
         reading = float(steps.duration_s[steps.prefill_tokens > 0].sum())
         writing = float(steps.duration_s.sum()) - reading
-        idle = max(self.summary.duration_s * self._engines - reading - writing, 0.0)
+        # Of an engine with stages each micro-batch keeps one of them busy at a time.
+        engines = max(self._engines, self.outcome.engines)
+        idle = max(self.summary.duration_s * engines - reading - writing, 0.0)
         scenario = typical.scenario
         load = typical.measures.load
         prefill_w, writing_w = phase_power_w(scenario, load, typical.prefill, typical.decode)
@@ -311,11 +351,14 @@ class Simulation:
         idle_w = float(board_power_w(tdp_w, load_power_model(), 0.0, 0.0))
         per_engine = float(prefill_w) * reading + float(decode_w) * writing + idle_w * idle
         tokens = self.summary.output_tokens_per_s * self.summary.duration_s
-        return per_engine * self.num_gpus / self._engines / tokens if tokens > 0 else None
+        return per_engine * self.num_gpus / engines / tokens if tokens > 0 else None
 
 
 def simulation_of(
-    deployment: InferenceInputs, traffic: ServiceInputs, file: RequestFile | None = None
+    deployment: InferenceInputs,
+    traffic: ServiceInputs,
+    file: RequestFile | None = None,
+    at_most: Capacity | None = None,
 ) -> Simulation:
     """Simulate a service.
 
@@ -323,6 +366,7 @@ def simulation_of(
         deployment: One replica, as ``llm-perf infer`` describes it; without a system, `DEFAULT_ENGINE`.
         traffic: Its requests. Lengths are the traffic's.
         file: Its file of requests, where it was read before.
+        at_most: What the engines serve at most, where that is known from the same requests at other times.
 
     Raises:
         SpecError: an input is wrong, or means nothing where requests come and go.
@@ -341,7 +385,8 @@ def simulation_of(
     scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))
     scenario = of_mean_lengths(scenario, requests)
     outcome = _serve(scenario, traffic, requests)
-    return Simulation(deployment, traffic, scenario, outcome, summary_of(outcome, traffic.warm_up), file)
+    summary = summary_of(outcome, traffic.warm_up)
+    return Simulation(deployment, traffic, scenario, outcome, summary, file, at_most)
 
 
 def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Outcome:

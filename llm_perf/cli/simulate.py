@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,7 +107,13 @@ def _found(
     """The simulation, or one of each rate up to the knee."""
     if len(rates) <= 1:
         return [simulation_of(deployment, traffic, file)]
-    return _to_the_knee(lambda rate: simulation_of(deployment, traffic.replace(rate=rate), file), rates)
+    found: list[Simulation] = []
+    for rate in rates:
+        known = found[0].capacity if found else None
+        found.append(simulation_of(deployment, traffic.replace(rate=rate), file, known))
+        if not _keeps_up(found[-1]):  # the first that is more than the engine serves shows what happens there
+            break
+    return found
 
 
 def _keeps_up(found: Simulation) -> bool:
@@ -119,16 +124,6 @@ def _keeps_up(found: Simulation) -> bool:
 
 def _only_rejected(found: list[Simulation]) -> bool:
     return all(one.summary.completed == 0 for one in found)
-
-
-def _to_the_knee(simulated: Callable[[float], Simulation], rates: tuple[float, ...]) -> list[Simulation]:
-    """Rising rates up to the first that is more than the engine serves, which shows what happens there."""
-    found: list[Simulation] = []
-    for rate in rates:
-        found.append(simulated(rate))
-        if not _keeps_up(found[-1]):
-            break
-    return found
 
 
 # -- input ------------------------------------------------------------------------------------------------------

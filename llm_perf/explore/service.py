@@ -12,6 +12,7 @@ from llm_perf.explore import cards
 from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import rate, seconds
+from llm_perf.requests.capacity import capacity_of, sample_of
 from llm_perf.requests.simulate import simulate
 from llm_perf.requests.steady import Steady, SteadyState
 from llm_perf.requests.summary import Summary, summary_of
@@ -36,16 +37,25 @@ def service_card(result: InferenceResult) -> dict[str, Any] | None:
     try:
         state = SteadyState(scenario, workload.context_len)
         lengths = (float(workload.prompt_len), float(workload.gen_len))
-        most = float(state.at(*lengths, rate=1e-6).roof_requests_per_s)
-        rates = np.linspace(0.02, 0.98, _RATES) * most
-        found = state.at(*lengths, rate=rates)
+        roof = float(state.at(*lengths, rate=1e-6).roof_requests_per_s)
         traffic = Traffic(
-            rate=_LOAD * most,
-            num_requests=_SENT,
-            prompt_len=str(workload.prompt_len),
-            gen_len=str(workload.gen_len),
+            rate=roof, num_requests=_SENT, prompt_len=str(workload.prompt_len), gen_len=str(workload.gen_len)
         )
-        summary = summary_of(simulate(scenario, requests_of(traffic)))
+        known = capacity_of(
+            lambda requests: simulate(scenario, requests),
+            sample_of(traffic),
+            state.limits.kv_tokens,
+            None,
+            scenario.parallelism.dp_size,
+        )
+        if known is None:
+            return None
+        most = (
+            known.requests_per_s
+        )  # as llm-perf simulate says it; the closed form only draws the lines up to there
+        rates = np.linspace(0.02, 0.98, _RATES) * min(most, roof)
+        found = state.at(*lengths, rate=rates / scenario.parallelism.dp_size)
+        summary = summary_of(simulate(scenario, requests_of(traffic.replace(rate=_LOAD * most))))
     except LLMPerfError:  # a system without a scheduler, or a division that is not simulated
         return None
     words = f"One engine serves at most {most:.3g} requests/s of {workload.prompt_len} + {workload.gen_len} tokens."

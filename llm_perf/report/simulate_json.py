@@ -137,11 +137,7 @@ def interval_object(interval: TimeInterval) -> dict[str, Any]:
         "step_time_factors": list(interval.factors),
         **{
             name: {
-                figure: [
-                    getattr(interval.low, name).percentile(figure),
-                    None if interval.high is None else getattr(interval.high, name).percentile(figure),
-                ]
-                for figure in Distribution.__slots__
+                figure: list(interval.ends(name, figure)) for figure in Distribution.__slots__
             }
             for name in ("ttft_s", "tpot_s", "e2e_s")
         },

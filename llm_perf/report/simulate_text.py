@@ -54,6 +54,7 @@ def _title(found: Simulation, *, swept: bool = False) -> Text:
         f"{name} {size}"
         for name, size in (
             ("tp", scenario.parallelism.tp_size),
+            ("pp", scenario.parallelism.pp_size),
             ("dp", scenario.parallelism.dp_size),
             ("ep", scenario.parallelism.ep_size),
         )
@@ -207,13 +208,11 @@ def _interval(found: Simulation) -> Text:
 
 def _ranges(interval: TimeInterval) -> Iterator[str]:
     for name, figure in (("ttft_s", "p50"), ("ttft_s", "p95"), ("tpot_s", "p50"), ("tpot_s", "p95")):
-        low = getattr(interval.low, name).percentile(figure)
+        low, high = interval.ends(name, figure)
         if not math.isfinite(low):
             continue
-        if interval.high is None:
-            yield f"{_TITLES[name]} {figure} {seconds(low)} or more"
-        else:
-            yield f"{_TITLES[name]} {figure} {seconds(low)} to {seconds(getattr(interval.high, name).percentile(figure))}"
+        upto = "or more" if high is None else f"to {seconds(high)}"
+        yield f"{_TITLES[name]} {figure} {seconds(low)} {upto}"
 
 
 def _money(found: Simulation) -> Text | None:

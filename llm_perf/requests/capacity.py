@@ -1,4 +1,4 @@
-"""What engines serve at most: the same requests in a queue that never runs dry."""
+"""What engines serve at most: requests of the asked lengths in a queue that never runs dry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_perf.requests.outcome import Outcome
+from llm_perf.requests.outcome import COMPLETED, Outcome
+from llm_perf.requests.request_file import RequestFile
+from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import NONE, Requests
 
-__all__ = ["Capacity", "capacity_of"]
+__all__ = ["Capacity", "capacity_of", "sample_of"]
 
-_ROUNDS = 4
-"""Times that every place of the engine is filled anew in a saturated run."""
+_SAMPLE = 2000
+"""Requests whose lengths stand for all: the same ones however many are sent, so that there is one answer."""
+
+_ROUNDS = 8
+"""Times that every place of the engines is filled anew."""
+_LEFT_OUT = 2
+"""Rounds at the beginning, in which the engines fill up."""
 _MOST = 16_384
 _LEAST = 512
 
@@ -26,16 +33,20 @@ class Capacity:
     Attributes:
         requests_per_s, output_tokens_per_s: What all replicas serve at most.
         offered_per_s: Requests that come per second; None in a closed loop, or where all come at once.
+        accepted: Share of them that can run at all; the others are rejected and load nothing.
     """
 
     requests_per_s: float
     output_tokens_per_s: float
     offered_per_s: float | None
+    accepted: float = 1.0
 
     @property
     def load(self) -> float | None:
         """The rate over what can be served; None without a rate."""
-        return None if self.offered_per_s is None else self.offered_per_s / self.requests_per_s
+        return (
+            None if self.offered_per_s is None else self.accepted * self.offered_per_s / self.requests_per_s
+        )
 
     @property
     def keeps_up(self) -> bool | None:
@@ -45,36 +56,68 @@ class Capacity:
     @property
     def growth_per_s(self) -> float | None:
         """Requests by which the queue grows per second; None without a rate."""
-        return None if self.offered_per_s is None else max(self.offered_per_s - self.requests_per_s, 0.0)
+        if self.offered_per_s is None:
+            return None
+        return max(self.accepted * self.offered_per_s - self.requests_per_s, 0.0)
+
+
+def sample_of(traffic: Traffic, file: RequestFile | None = None) -> Requests:
+    """Requests of the lengths that are asked for; the same ones whatever number is sent, when, and by which seed.
+
+    Args:
+        traffic: What was asked.
+        file: Its file of requests, where there is one.
+    """
+    if file is None:
+        at_once = {"rate": math.inf, "concurrency": None, "burstiness": 1.0}
+        return requests_of(traffic.replace(num_requests=_SAMPLE, seed=0, **at_once))
+    found = file.requests
+    rows = np.arange(len(found))
+    if len(found) > _SAMPLE:
+        rows = np.linspace(0, len(found) - 1, _SAMPLE).astype(np.int64)
+    return Requests.of(
+        found.arrival_s[rows],
+        found.prompt_tokens[rows],
+        found.output_tokens[rows],
+        prefix_id=found.prefix_id[rows],
+        prefix_tokens=found.prefix_tokens[rows],
+    )
 
 
 def capacity_of(
-    serve: Callable[[Requests], Outcome], outcome: Outcome, offered_per_s: float | None, engines: int
-) -> Capacity:
-    """Serve as many requests of the same lengths as fill the engines several times over, all there from the beginning.
+    serve: Callable[[Requests], Outcome],
+    sample: Requests,
+    kv_capacity_tokens: int,
+    offered_per_s: float | None,
+    engines: int,
+    times: int = 1,
+) -> Capacity | None:
+    """Serve as many requests of the sample's lengths as fill the engines several times over, all there from the beginning.
 
-    The rate is that between the first and the last quarter of the ends, when the engines are full.
+    Their rate follows from the lengths and the engines alone. It is that between the ends after which the engines are full
+    and the end after which they empty.
 
     Args:
-        serve: The engines.
-        outcome: Of the requests whose lengths are meant.
-        offered_per_s: The rate at which they come.
-        engines: How many of them generate.
+        serve: The engines that are looked at.
+        sample: Requests with the lengths that are meant, prefixes and turns included.
+        kv_capacity_tokens: Cache of one engine that generates.
+        offered_per_s: The rate at which requests come.
+        engines: How many of those that are looked at generate.
+        times: How many such groups of engines there are, which share the requests evenly.
     """
-    requests = outcome.requests
-    whole = float((requests.prompt_tokens + requests.output_tokens).mean())
-    places = engines * outcome.kv_capacity_tokens / whole
-    wanted = int(min(max(_ROUNDS * places, _LEAST * engines, len(requests)), _MOST * engines))
-    saturated = serve(_queue(requests, wanted))
-    ends = np.sort(saturated.finished_s[np.isfinite(saturated.finished_s)])
+    whole = float((sample.prompt_tokens + sample.output_tokens).mean())
+    places = engines * max(kv_capacity_tokens / whole, 1.0)
+    wanted = int(min(max(_ROUNDS * places, _LEAST * engines), _MOST * engines))
+    saturated = serve(_queue(sample, wanted))
+    done = saturated.status == COMPLETED
+    ends = np.sort(saturated.finished_s[done])
     if len(ends) < 2:
-        return Capacity(math.nan, math.nan, offered_per_s)
-    first, last = len(ends) // 4, 3 * len(ends) // 4
+        return None
+    first, last = _LEFT_OUT * len(ends) // _ROUNDS, len(ends) - 1 - len(ends) // _ROUNDS
     spent = float(ends[last] - ends[first])
     per_s = (last - first) / spent if spent > 0 else len(ends) / float(ends[-1])
-    done = np.isfinite(outcome.finished_s)
-    output = float(requests.output_tokens[done].mean()) if done.any() else math.nan
-    return Capacity(per_s, per_s * output, offered_per_s)
+    output = float(saturated.requests.output_tokens[done].mean())
+    return Capacity(times * per_s, times * per_s * output, offered_per_s, float(done.mean()))
 
 
 def _queue(requests: Requests, count: int) -> Requests:

@@ -61,6 +61,9 @@ class Engine:
         )
         self.now = 0.0
         self.finished: list[int] = []
+        # Micro-batches of the same engine, where there are several: they take from one queue and one cache.
+        self.beside: list[Engine] = []
+        self.bounded_together = False
         self._inbox: list[tuple[float, int]] = []
         self._waiting: deque[int] = deque()
         self._running: dict[int, None] = {}
@@ -161,6 +164,7 @@ class Engine:
             chunks, ends = self._plan(self.limits.step_tokens, not self._holding)
             if not chunks:
                 self._make_room()
+                self._take_next()
             batch = 0 if chunks else self._decoding
         context = self._context / batch + self._steps if batch else 0.0
         self._step = Step(chunks, ends, batch, context)
@@ -172,12 +176,17 @@ class Engine:
             return self.times.mixed_s(step.chunks, step.batch, step.context, len(step.ends))
         return self.times.decode_s(step.batch, step.context) if step.batch else 0.0
 
+    @property
+    def first_end(self) -> int:
+        """Decode steps until a sequence ends."""
+        ends = self._ends
+        while not self._ends_at(*ends[0]):
+            heappop(ends)
+        return ends[0][0] - self._steps
+
     def most_steps(self) -> int:
         """Decode steps until a sequence ends or the cache is full, whatever arrives."""
-        ends = self._ends
-        while self.records.ends_at[ends[0][1]] != ends[0][0]:
-            heappop(ends)  # it was preempted since
-        most = ends[0][0] - self._steps
+        most = self.first_end
         if self._holding and self.rules.waits is not None:
             most = min(most, self.rules.waits.steps - self._held)
         return most if self._reserves else self._until_full(most)
@@ -259,6 +268,8 @@ class Engine:
             budget -= used
         waiting, running, limits = self._waiting, self._running, self.limits
         most = limits.max_sequences - self._just_ended
+        if self.bounded_together:
+            most -= sum(len(one._running) for one in self.beside)
         while admits and waiting and budget > 0 and len(running) < most and self._partial < 0:
             used = self._admit(waiting[0], budget, chunks, ends)
             if used < 0:
@@ -351,11 +362,11 @@ class Engine:
     def _kept_free(self, request: int) -> int:
         """Blocks that must stay free when a request is admitted."""
         rules = self.rules
-        if not self._running:
+        if not self._running and not any(one._running for one in self.beside):
             return 0
         if rules.admits == "expected":
             block = self.limits.block_tokens
-            left = self._unspent - self._steps * self._decoding
+            left = sum(one._unspent - one._steps * one._decoding for one in (self, *self.beside))
             # Those that were admitted to this step, and the request itself, count in full.
             expected = self._ratio * left + self._admitted_left + self.records.left(request)
             return -(-int(expected) // block)
@@ -378,6 +389,8 @@ class Engine:
             return True
         block = self.limits.block_tokens
         while len(self._running) > 1 and self._blocks.free * block < ratio.room_steps * self._decoding:
+            self._preempt(self._victim())
+        while self.beside and self._needed() > self._blocks.free:  # the others hold what one alone would find
             self._preempt(self._victim())
         self._ratio = self._raised_ratio(ratio.room_steps)
         return True
@@ -510,11 +523,15 @@ class Engine:
         ends, records, steps = self._ends, self.records, self._steps
         while ends and ends[0][0] <= steps:
             ends_at, request = heappop(ends)
-            if records.ends_at[request] != ends_at:
+            if not self._ends_at(ends_at, request):
                 continue
             held = records.prompt[request] + records.output[request] - 1
             self._leave_decoding(request, held)
             self._end(request, held, self.now)
+
+    def _ends_at(self, ends_at: int, request: int) -> bool:
+        """Whether a sequence still ends at that count of steps: it may have been preempted, and be elsewhere since."""
+        return self.records.ends_at[request] == ends_at and request in self._running
 
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)

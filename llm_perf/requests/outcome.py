@@ -27,7 +27,7 @@ class Steps:
         prefill_tokens: Tokens of prompts that the step reads.
         kv_tokens: Tokens of cache that are in use at the end, in whole blocks.
         waiting: Requests that have arrived and do not run.
-        replica: Whose steps they are.
+        replica: Whose steps they are; micro-batches of an engine with pipeline stages are numbered through.
     """
 
     start_s: Floats
@@ -57,6 +57,7 @@ class Outcome:
         kv_capacity_tokens: Tokens that the cache of one replica holds.
         rejections: Why requests were rejected, one sentence, or "".
         scheduler: The rule that the engine followed.
+        engines: Engines of the timeline, or micro-batches of engines with pipeline stages; 0 where nobody said.
     """
 
     requests: Requests
@@ -72,3 +73,4 @@ class Outcome:
     kv_capacity_tokens: int
     rejections: str = ""
     scheduler: str = field(default="")
+    engines: int = 0

@@ -66,6 +66,10 @@ def simulate_pools(
             raise SpecError(
                 f"dp_size {pool.parallelism.dp_size}: give the replicas of a pool instead; possible: 1"
             )
+        if pool.parallelism.pp_size > 1:
+            raise SpecError(
+                f"pp_size {pool.parallelism.pp_size}: pools of engines with pipeline stages are not simulated; possible: 1"
+            )
     for name, count in (("replicas", decode_replicas), ("prefill_replicas", prefill_replicas)):
         check_engines({name: count})
     rules = rules_of(prefill, scheduler)
@@ -97,7 +101,10 @@ def simulate_pools(
     _Pools(read, written, readers, writers, refused, moves).run()
     written.absorb(read)
     return written.outcome(
-        capacity, rejection(requests, writers[0].limits, rules), f"{rules.name}, two pools"
+        capacity,
+        rejection(requests, writers[0].limits, rules),
+        f"{rules.name}, two pools",
+        len(readers) + len(writers),
     )
 
 

@@ -94,7 +94,7 @@ class Records:
                 self.preemptions[request] += other.preemptions[request]
         self._rows += other._rows
 
-    def outcome(self, kv_capacity_tokens: int, rejections: str, scheduler: str) -> Outcome:
+    def outcome(self, kv_capacity_tokens: int, rejections: str, scheduler: str, engines: int = 0) -> Outcome:
         """All of it as arrays."""
         rows = sorted(self._rows)  # replicas were simulated one after the other
         columns = list(zip(*rows, strict=True)) or [()] * 8
@@ -114,4 +114,5 @@ class Records:
             kv_capacity_tokens=kv_capacity_tokens,
             rejections=rejections,
             scheduler=scheduler,
+            engines=engines,
         )

@@ -16,6 +16,7 @@ from llm_perf.requests.limits import Limits
 from llm_perf.requests.lockstep import Lockstep
 from llm_perf.requests.outcome import Outcome
 from llm_perf.requests.records import Records
+from llm_perf.requests.stages import Pipelined, Slot, limits_of_slots
 from llm_perf.requests.static import StaticEngine
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
@@ -32,7 +33,7 @@ MOST_ENGINES = 1024
 """Engines of one simulation at most: each is a schedule of its own, whose steps are all computed."""
 _FOREVER = float("inf")
 
-AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep
+AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep | Pipelined
 
 
 def simulate(
@@ -68,13 +69,19 @@ def simulate(
     check_engines({"replicas": replicas, "dp_size": deployment.parallelism.dp_size})
     rules = rules_of(deployment, scheduler).replace(**(settings or {}))
     scenario = of_mean_lengths(deployment, requests)
-    whole = requests.prompt_tokens + requests.output_tokens
-    limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
+    longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
+    limits = Limits.of(scenario, rules, longest)
     times = step_times(scenario, limits)
     records = Records(requests)
-    engines = _engines(records, rules, limits, times, replicas, deployment.parallelism.dp_size)
+    stages = 1 if rules.batch == "static" else scenario.parallelism.pp_size
+    whole, limits = limits, limits_of_slots(limits, rules, stages)
+    count = replicas * scenario.parallelism.dp_size
+    engines = _engines(records, rules, limits, times, count, stages)
+    if times.forward.expert_batches > 1 and rules.batch != "static":
+        engines = _in_step(engines, scenario.parallelism.dp_size)
     _Dispatch(records, engines, routing, limits, rules).run()
-    return records.outcome(limits.kv_tokens, rejection(requests, limits, rules), rules.name)
+    records.replica = [index // stages if index > 0 else index for index in records.replica]
+    return records.outcome(whole.kv_tokens, rejection(requests, limits, rules), rules.name, count * stages)
 
 
 def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules:
@@ -100,13 +107,34 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
             f"requests are simulated where weights and cache are on the GPUs, and {full_name(scenario)} has a part of them "
             "elsewhere here"
         )
-    p = scenario.parallelism
-    for name, size in (("pp_size", p.pp_size), ("cp_size", p.cp_size)):
-        if size > 1:
-            raise SpecError(
-                f"{name} {size}: requests are simulated on tensor and data ranks only; possible: 1"
-            )
+    _check_ranks(scenario, rules)
     return rules
+
+
+def _check_ranks(scenario: Scenario, rules: SchedulerRules) -> None:
+    """Refuse divisions that are not simulated.
+
+    Raises:
+        SpecError: with what is.
+    """
+    p = scenario.parallelism
+    if p.cp_size > 1:
+        raise SpecError(
+            f"cp_size {p.cp_size}: requests are simulated on tensor, pipeline and data ranks only; possible: 1"
+        )
+    if p.pp_size == 1 or rules.batch == "static":
+        return
+    if rules.micro_batches is None:
+        raise SpecError(
+            f"pp_size {p.pp_size}: how {full_name(scenario)} keeps several stages busy is not known here; possible: 1"
+        )
+    if scenario.speculation is not None:
+        raise SpecError(f"pp_size {p.pp_size} and a draft model are not simulated together: leave one out")
+    if min(p.ep_size, p.dp_size) > 1:
+        raise SpecError(
+            f"pp_size {p.pp_size} and experts that replicas share (ep_size {p.ep_size}) are not simulated together: "
+            "leave one out"
+        )
 
 
 def check_engines(counts: Mapping[str, int]) -> None:
@@ -173,15 +201,29 @@ def rejection(requests: Requests, limits: Limits, rules: SchedulerRules) -> str:
 
 
 def _engines(
-    records: Records, rules: SchedulerRules, limits: Limits, times: StepTimes, replicas: int, dp: int
+    records: Records, rules: SchedulerRules, limits: Limits, times: StepTimes, count: int, stages: int
 ) -> list[AnyEngine]:
-    """An engine for each replica; those that share their experts step together."""
+    """So many engines; with stages each has as many micro-batches, which are numbered through in the timeline."""
     if rules.batch == "static":
-        return [StaticEngine(records, limits, times, index) for index in range(replicas * dp)]
-    found = [Engine(records, rules, limits, times, index) for index in range(replicas * dp)]
-    if times.forward.expert_batches == 1:
-        return list(found)
-    return [Lockstep(found[first : first + dp]) for first in range(0, replicas * dp, dp)]
+        return [StaticEngine(records, limits, times, index) for index in range(count)]
+    if stages == 1:
+        return [Engine(records, rules, limits, times, index) for index in range(count)]
+    # While one micro-batch is on its way the next is scheduled: nothing more is ahead of time.
+    own = rules.model_copy(update={"ahead": False})
+    return [
+        Pipelined(
+            [Slot(records, own, limits, times, engine * stages + index) for index in range(stages)],
+            rules,
+            times,
+        )
+        for engine in range(count)
+    ]
+
+
+def _in_step(engines: list[AnyEngine], dp: int) -> list[AnyEngine]:
+    """Replicas that share their experts step together."""
+    plain = [engine for engine in engines if isinstance(engine, Engine)]
+    return [Lockstep(plain[first : first + dp]) for first in range(0, len(plain), dp)]
 
 
 class _Dispatch:

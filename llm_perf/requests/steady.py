@@ -75,6 +75,11 @@ class SteadyState:
             raise SpecError(
                 f"system {deployment.system} runs batches from beginning to end: they have no steady state"
             )
+        if deployment.parallelism.pp_size > 1:
+            raise SpecError(
+                f"pp_size {deployment.parallelism.pp_size}: the steady state of engines with pipeline stages has no closed "
+                "form here; simulate them"
+            )
         half = max(longest // 2, 1)
         self.limits = Limits.of(of_lengths(deployment, half, half), self.rules, longest)
         self.times = step_times(deployment, self.limits, _DENSE) if times is None else times
@@ -230,14 +235,15 @@ class _Loop:
         others = np.maximum(running - 1.0, 0.0)
         _, base, first, each = self._reading(others)
         mean, _ = self._step(others)
-        return np.asarray(running / (base + first + each + self.gaps * mean))
+        # Prompts follow one another, whoever decodes beside them.
+        return np.asarray(np.minimum(running / (base + first + each + self.gaps * mean), 1.0 / each))
 
     def _roof(self) -> Floats:
         """What no order of arrivals exceeds: prompts that share steps perfectly, and every slot always taken."""
         others = np.maximum(self.most - 1.0, 0.0)
         plain, _, _, each = self._reading(others)
         arrivals = others / np.maximum(self.gaps, _LEAST)
-        return np.asarray(self.most / (each + self.gaps * (plain + arrivals * each)))
+        return np.asarray(np.minimum(self.most / (each + self.gaps * (plain + arrivals * each)), 1.0 / each))
 
     def read_alone(self) -> float:
         """Prompts per second of full steps that hold nothing else."""

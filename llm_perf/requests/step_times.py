@@ -150,7 +150,6 @@ class StepTimes:
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
         self.stream_s = float(stream_s(forward))
         self.frontend_s = float(prefill_overhead_s(forward))
-        self.frontend_s += 0.0 if self._draft is None else self._draft.frontend_s
 
     def _decode_tables(self, batch: Floats) -> None:
         """What decoding sequences add to a step: floors of their kernels, and attention per token of context."""
@@ -197,6 +196,11 @@ class StepTimes:
     def of_shared_experts_s(self, tokens: float, mean_tokens: float) -> float:
         """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
         return self._experts(mean_tokens) - self._experts(tokens)
+
+    def after_layers_s(self, batch: int, read: int, chunks: int, ends: int) -> float:
+        """Seconds of a step that only the last of several stages works on: the head, scheduling and sampling."""
+        positions = batch * self.queries + (read if self._all_logits else ends)
+        return self._head(positions) + self._once + self._each * (batch + chunks)
 
     # -- decode steps -------------------------------------------------------------------------------------------
 
@@ -265,6 +269,10 @@ class StepTimes:
             return seconds + self._passes_s(chunks, batch, context, ends)
         return seconds + self._mixed_pass_s(chunks, batch, context, ends)
 
+    def chunks_s(self, chunks: ChunkLengths, ends: int) -> float:
+        """Seconds of reading ``chunks`` in a step that another model's part is scheduled in."""
+        return self.mixed_s(chunks, 0, 0.0, ends) - self._once - self._each * len(chunks)
+
     def _passes_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
         """Passes of a bounded number of tokens that follow one another: decoding sequences first, then prompts in order."""
         seconds, room = 0.0, self._pass_tokens - batch * self.queries
@@ -296,7 +304,7 @@ class StepTimes:
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
-        return seconds + drafting + self._draft.mixed_s(chunks, 0, 0.0, ends)
+        return seconds + drafting + self._draft.chunks_s(chunks, ends)
 
     def equal_prompts_s(self, sequences: int, new_tokens: int, cached: int = 0) -> float:
         """Seconds of a step that reads equally long prompts, to their ends and nothing else, as a static batch does."""
@@ -340,7 +348,8 @@ class StepTimes:
         if self._draft is None:
             return seconds
         drafting = np.where(batch > 0, self._drafted * self._draft._mean_pass_s(batch, context), 0.0)
-        return seconds + drafting + self._draft.mean_mixed_s(prompts, new, before, 0.0 * batch, context)
+        own = self._draft.mean_mixed_s(prompts, new, before, 0.0 * batch, context)
+        return seconds + drafting + own - self._draft._once - self._draft._each * prompts
 
     def _attended_s(self, batch: Floats, context: Floats) -> Floats:
         seconds = _between(batch, self._batch_arrays[2]) * context

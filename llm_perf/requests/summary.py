@@ -150,7 +150,7 @@ def summary_of(outcome: Outcome, warm_up: int = 0) -> Summary:
     output = float(requests.output_tokens[done].sum())
     prompt = float(requests.prompt_tokens[done].sum())
     decoding = steps.decode_sequences > 0
-    replicas = int(steps.replica.max(initial=0)) + 1
+    replicas = max(outcome.engines, int(steps.replica.max(initial=0)) + 1)
     busy_s = float(steps.duration_s.sum())
     in_use = steps.kv_tokens / max(outcome.kv_capacity_tokens, 1)
     return Summary(

@@ -186,6 +186,7 @@ SERVING_OPTIONS = (
     *serving_fields(Workload),
     "draft_model",
     "draft_tokens",
+    "acceptance",
     "acceptance_rate",
     "token_acceptance",
     "micro_batches",

@@ -212,8 +212,6 @@ class HybridForward(Forward):
         costs = super().prefill(batch, new_tokens, cached, with_head)
         tokens = batch * new_tokens
         self._host_part(costs, tokens, tokens * self._distinct_share(batch), prompt=True)
-        if with_head:
-            self._head_on_cpu(costs, batch)
         for group, part in zip(self.model.layer_groups, self.division.parts, strict=True):
             layers = part.count - (part.on_gpu if self.division.cache_on_gpu else 0)
             for mixer in group.attention.parts if layers else ():
@@ -225,7 +223,6 @@ class HybridForward(Forward):
         costs, attention = super().decode_step(batch, queries)
         tokens = batch * queries
         self._host_part(costs, tokens, tokens * self._distinct_share(batch), prompt=False)
-        self._head_on_cpu(costs, tokens)
         for group, part in zip(self.model.layer_groups, self.division.parts, strict=True):
             layers = part.count - (part.on_gpu if self.division.cache_on_gpu else 0)
             if not layers:
@@ -238,6 +235,11 @@ class HybridForward(Forward):
                 seconds = layers * self.cpu.attention_s(flops, moved)
                 attention.append(DecodeAttention(mixer, seconds, 0.0 * seconds, seconds))
         return self._with_all_parts(costs), attention
+
+    def head_of(self, costs: Costs, positions: Number) -> None:
+        """The head on so many positions, where it is."""
+        super().head_of(costs, positions)
+        self._head_on_cpu(costs, positions)
 
     def _kept_bits(self, mixer: Mixer) -> float:
         return mixer.kept_bits(self.scenario.dtype.stored_kv_bits, self.scenario.dtype.state_bits)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
+from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import Workload
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.systems.costs import Costs
+from llm_perf.systems.families import scheduler_rules
 from llm_perf.systems.forward import Forward
+from llm_perf.systems.stack_memory import budget_for
 
 
 def cached_tokens(workload: Workload, prompt_len: Number) -> Number:
@@ -22,19 +29,59 @@ def tokens_per_pass(workload: Workload, prompt_len: Number) -> Number:
     return new if workload.prefill_chunk is None else minimum(new, workload.prefill_chunk)
 
 
-def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> tuple[Costs, Number]:
-    """Device seconds of reading ``batch`` prompts, and the number of passes that takes.
+def engine_step_tokens(scenario: Scenario) -> int | None:
+    """Tokens of one step of an engine that reads what is longer in pieces; None of one that reads prompts whole.
 
-    Pass i of a chunked prefill works on a chunk, with i chunks and the cached prefix as its context; every pass reads
-    the weights again (Sarathi, arXiv 2308.16369). Only the last one ends in logits. The full chunks are summed without
-    visiting each, as decode steps are.
+    Where ``prefill_chunk`` is stated, that says how prompts are read.
+    """
+    if scenario.workload.prefill_chunk is not None or scenario.model.encoder:
+        return None
+    rules = scheduler_rules(scenario.system, scenario.system_version)
+    if rules is None or not rules.chunked:
+        return None
+    budget = budget_for(scenario)
+    return (None if budget is None else budget.batched_tokens) or rules.max_num_batched_tokens
+
+
+class PromptPasses(NamedTuple):
+    """Device seconds of reading prompts, the passes that takes, and the sequences that each of them works on."""
+
+    costs: Costs
+    passes: Number
+    sequences: Number
+
+
+def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> PromptPasses:
+    """What reading ``batch`` prompts takes.
+
+    All at once, or in chunks of ``prefill_chunk`` tokens of each. An engine that reads in steps of a bounded number of tokens
+    reads a prompt that is longer than a step by itself, in as many steps as it takes.
     """
     workload = forward.scenario.workload
-    cached = cached_tokens(workload, prompt_len)
-    if workload.prefill_chunk is None:
-        return forward.prefill(batch, prompt_len - cached, cached), 1
+    new = prompt_len - cached_tokens(workload, prompt_len)
+    if workload.prefill_chunk is not None:
+        costs, passes = _in_chunks(forward, batch, prompt_len, minimum(workload.prefill_chunk, new))
+        return PromptPasses(costs, passes, batch)
+    step = engine_step_tokens(forward.scenario)
+    if step is None or not np.any(np.asarray(new) > step):
+        return PromptPasses(forward.prefill(batch, new, prompt_len - new), 1, batch)
+    together = where(new > step, minimum(batch, 1.0), batch)
+    one, passes = _in_chunks(forward, together, prompt_len, minimum(step, new))
+    turns = batch / together
+    costs = Costs()
+    costs.add(one, turns)
+    return PromptPasses(costs, passes * turns, together)
+
+
+def _in_chunks(forward: Forward, batch: Number, prompt_len: Number, chunk: Number) -> tuple[Costs, Number]:
+    """Device seconds of prompts that are read ``chunk`` tokens at a time, and the passes of that.
+
+    Pass i works on a chunk, with i chunks and the cached prefix as its context; every pass reads the weights again
+    (Sarathi, arXiv 2308.16369). Only the last one ends in logits. The full chunks are summed without visiting each, as
+    decode steps are.
+    """
+    cached = cached_tokens(forward.scenario.workload, prompt_len)
     new = prompt_len - cached
-    chunk = minimum(workload.prefill_chunk, new)
     before_last = maximum(-(-new // chunk) - 1, 0)
     costs = Costs()
     if is_array(before_last) or before_last > 0:

@@ -25,6 +25,12 @@ Preempts = Literal["last", "least generated"]
 one that has generated least, of several such the one with the longest prompt."""
 
 
+MicroBatches = Literal["together", "parts", "each", "own queues"]
+"""What keeps pipeline stages busy: as many micro-batches as there are stages. They take from one queue and one cache, and the
+sequences that run at once are bounded for all of them together, for each to an equal part, or for each alike; or each has a
+queue and an equal part of the cache of its own."""
+
+
 class NewTokenRatio(Spec):
     """The share of what running sequences may still generate that is counted as needed, which sinks with each step.
 
@@ -76,6 +82,7 @@ class SchedulerRules(Spec):
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
         max_num_batched_tokens: Tokens of a step at most, likewise.
+        micro_batches: How several pipeline stages are kept busy; None where that is not known.
         divides_cache: Each sequence has an equal part of the cache, and none may be longer.
     """
 
@@ -95,6 +102,7 @@ class SchedulerRules(Spec):
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
+    micro_batches: MicroBatches | None = None
     divides_cache: bool = False
     provenance: Provenance
     source: str = Field(min_length=1)

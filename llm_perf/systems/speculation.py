@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.scenario import Scenario, check_parallelism
+from llm_perf.config.speculation import Speculation
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.systems.attention import DecodeAttention
 from llm_perf.systems.costs import Costs
+from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward
 
 
@@ -21,7 +25,7 @@ def check_draft(scenario: Scenario) -> None:
     if scenario.speculation is None:
         return
     draft, model = scenario.speculation.draft, scenario.model
-    if total_params(draft) > total_params(model):
+    if scenario.speculation.module is None and total_params(draft) > total_params(model):
         raise SpecError(
             f"draft model {draft.name} has {total_params(draft) / 1e9:.3g} billion parameters, more than the "
             f"{total_params(model) / 1e9:.3g} of {model.name}: speculation needs a smaller model that drafts"
@@ -51,6 +55,8 @@ def draft_scenario(scenario: Scenario) -> Scenario | None:
     speculation = scenario.speculation
     if speculation is None:
         return None
+    if speculation.module is not None:
+        return _module_scenario(scenario, speculation)
     tp = next(size for size in _divisors_downwards(scenario.parallelism.tp_size) if _divides(scenario, size))
     parallelism = ParallelismConfig(tp_size=tp, dp_size=scenario.parallelism.dp_size, sp_size=1)
     try:
@@ -63,6 +69,28 @@ def draft_scenario(scenario: Scenario) -> Scenario | None:
         )
     except SpecError as error:
         raise SpecError(f"draft model: {error}") from None
+
+
+def _module_scenario(scenario: Scenario, speculation: Speculation) -> Scenario:
+    """A module that belongs to the model, divided as the model is; an EAGLE head is not quantised with it."""
+    dtype = scenario.dtype.replace(formats=None)
+    if speculation.module == "eagle":
+        dtype = dtype.replace(weight_bits=max(dtype.weight_bits, dtype.activation_bits))
+    parallelism = scenario.parallelism.replace(pp_size=1)
+    return scenario.replace(
+        model=speculation.draft,
+        dtype=dtype,
+        parallelism=parallelism,
+        num_nodes=fewest_nodes(parallelism.num_gpus, scenario.gpus_per_node),
+        offload=scenario.offload.replace(micro_batches=1),
+        speculation=None,
+    )
+
+
+def draft_weight_bytes(scenario: Scenario, draft: Scenario, whole: Callable[[Scenario], float]) -> float:
+    """Bytes of the draft's weights on one GPU: ``whole`` ones, or the layer alone where table and head are the model's."""
+    shares = scenario.speculation is not None and scenario.speculation.module is not None
+    return layers_weight_bytes(draft) if shares else whole(draft)
 
 
 def _divisors_downwards(number: int) -> list[int]:

@@ -111,7 +111,29 @@ def test_replicas_share_the_requests(llm_perf, folder):
     )
     assert two["num_gpus"] == 2 * one["num_gpus"]
     assert two["tpot_s"]["mean"] < one["tpot_s"]["mean"]
-    assert two["capacity"]["requests_per_s"] == pytest.approx(2 * one["capacity"]["requests_per_s"], rel=0.1)
+    assert two["capacity"]["requests_per_s"] == 2 * one["capacity"]["requests_per_s"]
+
+
+def test_what_can_be_served_at_most_has_one_answer(llm_perf, folder):
+    """It follows from lengths and engines: not from when requests come, how many, or by which seed."""
+    varied = ("--prompt-len", "uniform:100:900", "--gen-len", "uniform:10:100", "--json")
+    asked = (
+        ("--rate", "10", "--num-requests", "50"),
+        ("--rate", "90", "--num-requests", "300", "--seed", "5", "--burstiness", "0.5"),
+        ("--concurrency", "8", "--num-requests", "100"),
+        ("--rate", "inf", "--num-requests", "70"),
+    )
+    found = {llm_perf(*BASE, *varied, *one).json["capacity"]["requests_per_s"] for one in asked}
+    assert len(found) == 1
+    swept = llm_perf(*BASE, *varied, "--num-requests", "50", "--rate", "5,10").json["rates"]
+    assert found == {one["capacity"]["requests_per_s"] for one in swept}
+
+
+def test_what_is_rejected_loads_nothing(llm_perf, folder):
+    rows = "".join(f"{index / 100},{5_000_000 if index % 2 else 100},5\n" for index in range(100))
+    Path("r.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    capacity = llm_perf(*BASE, "--requests", "r.csv", "--json").json["capacity"]
+    assert capacity["keeps_up"] is (0.5 * capacity["offered_requests_per_s"] <= capacity["requests_per_s"])
 
 
 def test_a_shared_prefix_is_found_in_the_cache(llm_perf, folder):

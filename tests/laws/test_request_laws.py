@@ -112,12 +112,39 @@ def test_without_others_a_request_takes_what_infer_says(system: str, model: str,
         assert found.finished_s[-1] == pytest.approx(5 * one.total_latency_s, rel=1e-9)
 
 
-def test_a_prompt_in_chunks_takes_what_infer_says_of_chunks() -> None:
-    asked = scenario(prompt_len=5000, gen_len=2, max_num_batched_tokens=2048, prefill_chunk=2048)
+@pytest.mark.parametrize("chunk", [None, 2048])
+def test_a_prompt_in_chunks_takes_what_infer_says_of_chunks(chunk: int | None) -> None:
+    asked = scenario(prompt_len=5000, gen_len=2, max_num_batched_tokens=2048, prefill_chunk=chunk)
     found = simulate(asked, Requests.of([0.0], 5000, 2))
     assert found.steps.prefill_tokens.tolist() == [2048, 2048, 904, 0]
     # infer takes the host's part of all passes at their mean length.
     assert found.first_token_s[0] == pytest.approx(predict_inference(asked).ttft_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "system", ["vllm@0.19", "sglang@0.5", "lmdeploy", "deepspeed_mii", "llama_cpp", "tensorrt_llm@1.0"]
+)
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b"])
+def test_a_prompt_longer_than_a_step_takes_what_infer_says(system: str, model: str) -> None:
+    """Each step of a prompt reads the experts again, which infer counts as the engine does."""
+    asked = build_scenario(
+        InferenceInputs(model=model, gpu="a100-sxm-80gb", system=system, prompt_len=9000, gen_len=20)
+    )
+    found, one = simulate(asked, Requests.of([0.0], 9000, 20)), predict_inference(asked)
+    # llama.cpp's passes are taken as equally long.
+    close = 3e-3 if system == "llama_cpp" else 1e-4
+    assert found.first_token_s[0] == pytest.approx(one.ttft_s, rel=close)
+    assert (found.finished_s - found.first_token_s)[0] / 19 == pytest.approx(one.tpot_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_prompts_longer_than_a_step_are_read_one_after_the_other(batch: int) -> None:
+    one, several = (
+        predict_inference(scenario("qwen3-30b-a3b", prompt_len=20_000, gen_len=2, batch_size=size))
+        for size in (1, batch)
+    )
+    # Only what the host does once per prefill, and the head of all of them, does not grow in proportion.
+    assert several.ttft_s == pytest.approx(batch * one.ttft_s, rel=0.02)
 
 
 # -- any load -----------------------------------------------------------------------------------------------------
@@ -367,6 +394,24 @@ def test_with_a_draft_model_a_request_alone_takes_what_infer_says(system: str) -
     np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model": "llama-3.1-8b", "draft_model": "eagle", "acceptance": ".7,.5,.3"},
+        {"model": "deepseek-v3", "gpu": "h200", "tp_size": 8, "draft_model": "mtp", "acceptance": ".85"},
+    ],
+)
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_with_a_draft_module_a_request_alone_takes_what_infer_says(system: str, more: dict[str, Any]) -> None:
+    asked = build_scenario(
+        InferenceInputs(**{"gpu": "h100-sxm", "system": system, "prompt_len": 700, "gen_len": 300, **more})
+    )
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(3), 700, 300, concurrency=1))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
 @pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
 @given(rate=st.floats(0.5, 12), seed=st.integers(0, 5))
 @settings(max_examples=8, deadline=None)
@@ -378,3 +423,101 @@ def test_with_a_draft_model_every_token_is_counted_once(system: str, rate: float
     plain = simulate(scenario("llama-3.1-70b", system, tp_size=4), requests)
     if rate < 3:
         assert (found.finished_s - found.first_token_s).sum() < (plain.finished_s - plain.first_token_s).sum()
+
+
+# -- pipeline stages ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", STACKS)
+@pytest.mark.parametrize("stages", [2, 4])
+def test_with_stages_a_request_alone_takes_what_infer_says(system: str, stages: int) -> None:
+    """Latency is the sum of the stages."""
+    asked = scenario(system=system, pp_size=stages, prompt_len=700, gen_len=300)
+    one = predict_inference(asked)
+    found = simulate(asked, Requests.of(np.zeros(4), 700, 300, concurrency=1))
+    np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
+    np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("system", STACKS)
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("batch", [2, 48])
+def test_full_stages_decode_as_infer_s_micro_batches(system: str, stages: int, batch: int) -> None:
+    """As many micro-batches as stages: a round takes as long as the slowest stage works on all of them, or one way."""
+    count = stages * batch
+    asked = scenario(
+        system=system, pp_size=stages, micro_batches=stages, batch_size=count, prompt_len=16, gen_len=1500,
+        max_num_batched_tokens=None if system.endswith(("1.0", "0.9")) else max(16 * batch, 1024),
+    )  # fmt: skip
+    one = predict_inference(asked)
+    # Prompts of a micro-batch come together, those of the next when the first stage is free again.
+    arrival = np.repeat(np.arange(stages) * 5e-3, batch)
+    found = simulate(
+        asked.replace(offload=asked.offload.replace(micro_batches=1)), Requests.of(arrival, 16, 1500)
+    )
+    assert np.median((found.finished_s - found.first_token_s) / 1499) == pytest.approx(one.tpot_s, rel=0.05)
+    assert len(set(found.steps.replica.tolist())) == stages
+
+
+@pytest.mark.parametrize("system", STACKS)
+@given(
+    stages=st.sampled_from([2, 4]),
+    rate=st.floats(0.5, 300),
+    longest=st.integers(2, 3000),
+    most=st.integers(1, 400),
+    small=st.booleans(),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=12, deadline=None)
+def test_what_goes_into_stages_comes_out(
+    system: str, stages: int, rate: float, longest: int, most: int, small: bool, seed: int
+) -> None:
+    share = {2: 0.16, 4: 0.115}[stages] if small and system.startswith("vllm") else None
+    asked = scenario(system=system, pp_size=stages, gpu_memory_utilization=share)
+    requests = poisson(200, rate, (1, longest), (1, most), seed)
+    found = simulate(asked, requests)
+    done, again = found.status == COMPLETED, found.preemptions.sum()
+    assert (done | (found.status == REJECTED)).all()
+    assert (found.arrival_s[done] <= found.scheduled_s[done]).all()
+    assert (found.scheduled_s[done] < found.first_token_s[done]).all()
+    written = requests.output_tokens[done].sum() - done.sum()
+    assert written - again <= tokens_emitted(found) <= written
+    if not again:
+        assert found.steps.prefill_tokens.sum() == (requests.prompt_tokens - found.cached_tokens)[done].sum()
+    assert (found.steps.kv_tokens <= found.kv_capacity_tokens).all()
+    assert set(found.replica[done].tolist()) == {0}
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_stages_serve_at_most_as_much_as_their_slowest(system: str) -> None:
+    """Stages hold more sequences, and at most so many times as much is served as by one that does all the work."""
+    requests = Requests.of(np.zeros(2000), 300, 200)
+    served = {
+        stages: 2000
+        / simulate(scenario(system=system, pp_size=stages, max_num_seqs=256), requests).finished_s.max()
+        for stages in (1, 2, 4)
+    }
+    # A pass over a quarter of the sequences takes more than a quarter of the time.
+    assert served[1] < served[2] < 2 * served[1]
+    assert served[2] * 0.9 < served[4] < 4 * served[1]
+
+
+def test_virtual_engines_have_a_part_of_the_cache_each() -> None:
+    asked = scenario(system="vllm@0.6", pp_size=2, gpu_memory_utilization=0.16)
+    whole = simulate(asked, Requests.of([0.0], 10, 1)).kv_capacity_tokens
+    long = int(0.6 * whole)
+    assert simulate(asked, Requests.of([0.0], long, 2)).status[0] == REJECTED
+    newer = scenario(pp_size=2, gpu_memory_utilization=0.16)
+    assert simulate(newer, Requests.of([0.0], long, 2)).status[0] == COMPLETED
+
+
+@pytest.mark.parametrize("routing", ["round-robin", "least-loaded"])
+def test_engines_with_stages_share_a_closed_loop(routing: str) -> None:
+    requests = replace(poisson(300, 1.0, (10, 900), (10, 200)), arrival_s=np.zeros(300), concurrency=24)
+    found = simulate(scenario(pp_size=2), requests, replicas=3, routing=routing)
+    assert set(found.replica.tolist()) == {0, 1, 2}
+    assert set(found.steps.replica.tolist()) == set(range(6))
+    assert (found.status == COMPLETED).all()
+    events = np.concatenate([found.arrival_s, found.finished_s])
+    changes = np.concatenate([np.ones(300), -np.ones(300)])
+    assert np.cumsum(changes[np.lexsort((changes, events))]).max() == 24

@@ -13,12 +13,14 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.sweep import sweep_inference
 from llm_perf.config.speculation import Speculation
 from llm_perf.errors import SpecError
-from llm_perf.systems import get_system
+from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.costs import Costs
+from llm_perf.systems.footprint import head_bytes, layers_weight_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.pipeline import engine_micro_batches, stage_layers
 from llm_perf.systems.prompts import prompt_passes
-from llm_perf.systems.speculation import draft_scenario
+from llm_perf.systems.resident import decode_phase
+from llm_perf.systems.speculation import Rounds, draft_scenario
 
 FEW = settings(max_examples=25, deadline=None)
 SYSTEMS = st.sampled_from(["resident", "fastertransformer", "vllm", "tensorrt_llm"])
@@ -152,7 +154,7 @@ def test_an_uneven_load_of_experts_is_never_faster(more, batch):
 def test_chunks_are_summed_as_if_each_were_visited(chunk, hit, length):
     case = scenario(prompt_len=length, prefill_chunk=chunk, prefix_hit_rate=hit)
     forward = Forward(case, get_system(case.system).constants(case))
-    summed, passes = prompt_passes(forward, 2.0, float(length))
+    summed, passes, _ = prompt_passes(forward, 2.0, float(length))
     each, start, count = Costs(), min(hit * length, length - 1), 0
     while start < length - 1e-9:
         end = min(start + min(chunk, length), length)
@@ -341,3 +343,88 @@ def test_one_rank_of_everything_is_exactly_one_gpu():
     )
     assert ones.total_latency_s == plain.total_latency_s
     assert ones.memory == plain.memory
+
+
+# -- drafts that belong to a model ------------------------------------------------------------------------------------
+
+MODULES = {"mtp": {"model": "deepseek-v3", "gpu": "h200", "tp_size": 8}, "eagle": {"model": "llama-3.1-8b"}}
+
+
+def test_shares_by_position_are_as_many_tokens_as_their_sum():
+    draft = scenario().model
+    kept = Speculation(draft=draft, tokens=3, acceptance=(0.85, 0.7, 0.55))
+    assert kept.tokens_per_round == pytest.approx(3.1)
+    assert kept.share_kept == pytest.approx(0.7)
+    same = Speculation(draft=draft, tokens=3, acceptance_rate=0.7)
+    assert same.tokens_per_round == pytest.approx(kept.tokens_per_round)
+    # A chance per token is the shares that it means.
+    chance = Speculation(draft=draft, tokens=3, token_acceptance=0.8)
+    by_position = Speculation(draft=draft, tokens=3, acceptance=(0.8, 0.8**2, 0.8**3))
+    assert by_position.tokens_per_round == pytest.approx(chance.tokens_per_round)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.6, 0.1), (0.5, 0.4), (1.2, 0.5, 0.1)])
+def test_shares_by_position_never_rise_and_are_one_per_token(shares):
+    with pytest.raises(SpecError, match="acceptance"):
+        Speculation(draft=scenario().model, tokens=3, acceptance=shares)
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("batch", [1, 32])
+def test_a_module_that_is_never_kept_costs_its_draft_and_the_longer_check(module, batch):
+    """Acceptance 0 is plain decode of two tokens per sequence, and what the draft reads and computes."""
+    asked = {**MODULES[module], "system": "vllm", "batch_size": batch, "prompt_len": 256, "gen_len": 8}
+    drafted = scenario(**asked, draft_model=module, acceptance="0", draft_tokens=1)
+    found = predict_inference(drafted)
+    rounds = Rounds(drafted, system_of(drafted).constants(drafted))
+    assert rounds.tokens == 1.0
+    without = decode_phase(
+        Forward(drafted, system_of(drafted).constants(drafted)),
+        batch,
+        Load.of(drafted.workload),
+        _Undrafted(rounds),
+    )
+    draft_s = found.decode.breakdown_s["draft_model"]
+    assert found.decode.latency_s == pytest.approx(without.latency_s + draft_s, rel=1e-12)
+    plain = predict(**asked)
+    assert without.latency_s >= plain.decode.latency_s
+    # What the draft takes at least: its bytes, over the memory's bandwidth.
+    own = draft_scenario(drafted)
+    read = (layers_weight_bytes(own) if module == "eagle" else 0.0) + head_bytes(own)
+    assert draft_s >= 7 * read / drafted.gpu.hbm_bandwidth_bytes_per_s
+    assert (
+        0 < drafted_bytes(found) - drafted_bytes(plain) == pytest.approx(layers_weight_bytes(own), rel=1e-9)
+    )
+
+
+class _Undrafted:
+    """A round that checks as many tokens, which cost nothing to draft."""
+
+    def __init__(self, rounds):
+        self.tokens, self.queries, self.drafted, self.draft = rounds.tokens, rounds.queries, 0, None
+
+
+def drafted_bytes(found):
+    return found.memory.gpu.weights_bytes
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_is_kept_often_makes_tokens_faster(module):
+    asked = {**MODULES[module], "system": "vllm"}
+    tpot = [
+        predict(**asked, draft_model=module, acceptance=shares).tpot_s
+        for shares in ("0,0,0", ".5,.2,.1", ".85,.7,.55", "1,1,1")
+    ]
+    assert tpot == sorted(tpot, reverse=True)
+    assert tpot[-1] < 0.5 * predict(**asked).tpot_s < tpot[0]
+
+
+def test_what_has_no_module_is_refused():
+    with pytest.raises(SpecError, match="no multi-token prediction module"):
+        scenario(model="llama-3.1-8b", draft_model="mtp", acceptance="0.5")
+    with pytest.raises(SpecError, match="heads of models with experts"):
+        scenario(model="qwen3-30b-a3b", draft_model="eagle", acceptance="0.5")
+    with pytest.raises(SpecError, match="is no share"):
+        scenario(draft_model="eagle", acceptance=".5,often")
+    with pytest.raises(SpecError, match="3 positions, --draft-tokens 2"):
+        scenario(draft_model="eagle", acceptance=".5,.4,.3", draft_tokens=2)

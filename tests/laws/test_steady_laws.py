@@ -89,10 +89,12 @@ def test_one_at_a_time_is_infer(system: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("system", STACKS)
-@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("lengths", [*LENGTHS, (512, 1), (512, 2)])
 def test_nothing_is_served_beyond_the_roof(system: str, lengths: tuple[int, int]) -> None:
     asked, rng = scenario(system), np.random.default_rng(1)
-    roof = float(SteadyState(asked, 4000).at(*lengths, rate=1.0).roof_requests_per_s)
+    steady = SteadyState(asked, 4000).at(*lengths, rate=1e9)
+    roof = float(steady.roof_requests_per_s)
+    assert float(steady.requests_per_s) <= roof < 500
     for spread in (True, False):
         prompt, output = (around(one, 3000, rng) if spread else one for one in lengths)
         found = simulate(asked, Requests.of(np.zeros(3000), prompt, output))
@@ -129,5 +131,7 @@ def test_more_arrivals_wait_longer() -> None:
 def test_a_rate_or_a_concurrency() -> None:
     with pytest.raises(SpecError, match="give one of the two"):
         SteadyState(scenario("vllm@0.19"), 100).at(10, 10)
+    with pytest.raises(SpecError, match="pp_size 2: the steady state"):
+        SteadyState(scenario("vllm@0.19", pp_size=2), 100)
     with pytest.raises(SpecError, match="no steady state"):
         SteadyState(scenario("transformers"), 100)

@@ -29,6 +29,11 @@ def test_the_knee_rises_to_what_is_served_at_most():
     assert tpot["y"] == sorted(tpot["y"])
     most = float(text["text"].split("at most ")[1].split()[0])
     assert 0.9 * most < ttft["x"][-1] < most
+    traffic = ServiceInputs(rate=1.0, num_requests=2, prompt_len="512", gen_len="128")
+    said = simulation_of(ASKED.replace(batch_size=1), traffic).capacity
+    assert (
+        text["text"] == f"One engine serves at most {said.requests_per_s:.3g} requests/s of 512 + 128 tokens."
+    )
     (slider,) = figure["figure"]["layout"]["sliders"]
     at = slider["steps"][slider["active"]]["args"][0]
     assert at["x"][0] == marker["x"]

@@ -192,7 +192,8 @@ def test_what_is_not_simulated_is_refused_in_one_line() -> None:
     for asked, said in (
         (scenario("resident"), "resident has no scheduler"),
         (scenario("flexgen"), "flexgen has no scheduler"),
-        (scenario(pp_size=2), "pp_size 2"),
+        (scenario("llama_cpp", pp_size=2), "pp_size 2: how llama_cpp"),
+        (scenario(cp_size=2), "cp_size 2"),
         (scenario("llama_cpp", weight_format="q4_k_m", n_gpu_layers=4), "a part of them elsewhere"),
     ):
         with pytest.raises(SpecError, match=said) as error:

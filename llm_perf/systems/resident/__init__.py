@@ -48,7 +48,14 @@ from llm_perf.systems.host_weights import (
 )
 from llm_perf.systems.pipeline import Pipeline, last_stage_s
 from llm_perf.systems.prompts import prompt_passes, tokens_per_pass
-from llm_perf.systems.speculation import DraftStep, Rounds, check_draft, draft_notes, draft_scenario
+from llm_perf.systems.speculation import (
+    DraftStep,
+    Rounds,
+    check_draft,
+    draft_notes,
+    draft_scenario,
+    draft_weight_bytes,
+)
 from llm_perf.systems.stack_memory import budget_for, sequence_cache, stack_memory
 from llm_perf.systems.terms import Terms, joined, one_term, scaled
 from llm_perf.systems.waves import waves_of
@@ -171,7 +178,7 @@ def gpu_memory(scenario: Scenario, load: Load, constants: dict[str, float]) -> M
     weights = resident_weight_bytes(scenario, constants) - host_weight_bytes(scenario)
     draft = draft_scenario(scenario)
     if draft is not None:
-        weights += resident_weight_bytes(draft, constants)
+        weights += draft_weight_bytes(scenario, draft, lambda one: resident_weight_bytes(one, constants))
     budget = budget_for(scenario)
     running = batch if budget is None else budget.scheduled(batch)
     live = running / scenario.offload.micro_batches
@@ -209,14 +216,19 @@ def resident_weight_bytes(scenario: Scenario, constants: dict[str, float]) -> fl
     return weights
 
 
-def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseCost:
-    """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches."""
+def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled: bool = True) -> PhaseCost:
+    """One prefill of ``batch`` prompts: what of them is not cached, at once or in chunks, by micro-batches.
+
+    Where another model's prefill is ``scheduled`` already, what the host does once per step and per prompt is not paid again.
+    """
     tokens = tokens_per_pass(forward.scenario.workload, prompt_len)
     pipeline = Pipeline.of(forward.scenario, forward.constants, batch, tokens)
     part = batch / pipeline.micro_batches
-    costs, passes = prompt_passes(forward, part, prompt_len)
+    costs, passes, sequences = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
-    once, each = prefill_overhead_s(forward), step_overhead_s(forward, part)
+    once, each = (
+        (prefill_overhead_s(forward), step_overhead_s(forward, sequences)) if scheduled else (0.0, 0.0)
+    )
     overhead = passes * each + once
     exposed = exposed_host_s(forward, device / passes, prefill=True)
     framework = passes * exposed + overhead
@@ -224,8 +236,14 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number) -> PhaseC
     terms = joined(
         costs.terms,
         framework_terms("launches not hidden behind kernels", passes, exposed),
-        step_terms(forward, passes, part),
-        one_term("framework", "once per prefill", ("seconds", once)),
+        *(
+            (
+                step_terms(forward, passes, sequences),
+                one_term("framework", "once per prefill", ("seconds", once)),
+            )
+            if scheduled
+            else ()
+        ),
     )
     phase = PhaseCost(
         device + framework, {**costs.parts_s, "framework": framework}, costs.busy_s, terms=terms
@@ -243,7 +261,7 @@ def with_draft_prefill(
     """The prefill, and the draft model's own: it needs the prompt's keys and values as well."""
     if draft is None:
         return phase
-    own = prefill_phase(draft, batch, prompt_len)
+    own = prefill_phase(draft, batch, prompt_len, scheduled=False)
     return PhaseCost(
         phase.latency_s + own.latency_s,
         phase.parts_s | {"draft_model": own.latency_s},

@@ -12,6 +12,7 @@ from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import Evaluation, Filling, Load, MemoryParts, MemoryUse, PhaseCost, Placement
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
@@ -119,8 +120,11 @@ class LlamaCpp(Resident):
         asked = load.prompt_len - cached
         passes = passes_of(batch * asked, forward.constants)
         new = asked / passes
-        mean = forward.prefill(batch, new, cached + (passes - 1) / 2 * new)
-        last = forward.prefill(batch, new, cached + (passes - 1) * new)
+        # Logits are wanted after the last pass alone.
+        mean = forward.prefill(batch, new, cached + (passes - 1) / 2 * new, with_head=False)
+        last = forward.prefill(batch, new, cached + (passes - 1) * new, with_head=False)
+        head = Costs()
+        forward.head_of(head, batch)
         pass_s, last_s = mean.total_s, last.total_s
         # The CPU's part of a pass comes between those of the stages, which wait for one another then.
         hybrid = isinstance(forward, HybridForward)
@@ -129,6 +133,8 @@ class LlamaCpp(Resident):
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
         costs = mean.scaled(latency / pass_s, passes)
+        costs.add(head, 1.0)
+        latency = latency + head.total_s
         costs.busy("host", passes * host_s_per_pass(forward))
         terms = joined(
             costs.terms,
