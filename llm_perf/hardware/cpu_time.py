@@ -37,9 +37,6 @@ _UNPACKING: dict[str, str] = {
 }
 """The constant of each class of number formats."""
 
-_KNEE = 4.0
-"""Reading and multiplying overlap as in products on GPUs."""
-
 TypeClass = Literal["8bit", "k", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types),
 with a table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain
@@ -113,11 +110,11 @@ class CpuRates:
         if self.wide_per_s <= 0 or widened:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
-            return p_norm(read, plain, _KNEE)
+            return p_norm(read, plain, c["cpu_product_knee"])
         wide = (
             product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
         )
-        return p_norm(read, minimum(plain, wide), _KNEE)
+        return p_norm(read, minimum(plain, wide), c["cpu_product_knee"])
 
     @property
     def expert_bytes_per_s(self) -> float:
@@ -133,7 +130,7 @@ class CpuRates:
         """Seconds of attention of a decode step: keys and values are read, scores computed."""
         read = kv_bytes / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
         scores = flops / (2.0 * self.plain_per_s * self.constants["cpu_decode_score_share"])
-        return p_norm(read, scores, _KNEE)
+        return p_norm(read, scores, self.constants["cpu_product_knee"])
 
     def scores_s(self, flops: Number) -> Number:
         """Seconds of the scores of a prompt."""

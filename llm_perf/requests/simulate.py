@@ -20,6 +20,7 @@ from llm_perf.requests.static import StaticEngine
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.base import Load
+from llm_perf.systems.cpu_forward import CpuForward
 from llm_perf.systems.families import scheduler_rules
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.registry import full_name, system_of
@@ -69,8 +70,30 @@ def simulate(
     whole = requests.prompt_tokens + requests.output_tokens
     limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
     times = step_times(scenario, limits)
+    return serve(
+        requests,
+        rules,
+        limits,
+        times,
+        replicas=replicas,
+        dp_size=deployment.parallelism.dp_size,
+        routing=routing,
+    )
+
+
+def serve(
+    requests: Requests,
+    rules: SchedulerRules,
+    limits: Limits,
+    times: StepTimes,
+    *,
+    replicas: int = 1,
+    dp_size: int = 1,
+    routing: str = "round-robin",
+) -> Outcome:
+    """Requests through engines whose rules, limits and step times are known."""
     records = Records(requests)
-    engines = _engines(records, rules, limits, times, replicas, deployment.parallelism.dp_size)
+    engines = _engines(records, rules, limits, times, replicas, dp_size)
     _Dispatch(records, engines, routing, limits, rules).run()
     return records.outcome(limits.kv_tokens, rejection(requests, limits, rules), rules.name)
 
@@ -93,9 +116,11 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
             f"{scenario.model.name} is an encoder: it generates no tokens, so its requests are not simulated"
         )
     placed = system.place(scenario, Load.of(scenario.workload))
-    if placed.weights.gpu < 1 or placed.kv_cache.gpu < 1:
+    whole = "cpu" if scenario.gpu.absent else "gpu"
+    if getattr(placed.weights, whole) < 1 or getattr(placed.kv_cache, whole) < 1:
+        where = "in the host's memory" if scenario.gpu.absent else "on the GPUs"
         raise SpecError(
-            f"requests are simulated where weights and cache are on the GPUs, and {full_name(scenario)} has a part of them "
+            f"requests are simulated where weights and cache are {where}, and {full_name(scenario)} has a part of them "
             "elsewhere here"
         )
     p = scenario.parallelism
@@ -143,7 +168,8 @@ def step_times(scenario: Scenario, limits: Limits) -> StepTimes:
     """Tables of the deployment's step times."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
-    return StepTimes(Forward(scenario, constants), limits.max_sequences, limits.step_tokens, rounds)
+    forward = CpuForward(scenario, constants) if scenario.gpu.absent else Forward(scenario, constants)
+    return StepTimes(forward, limits.max_sequences, limits.step_tokens, rounds)
 
 
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:
