@@ -42,9 +42,6 @@ _UNPACKING: dict[str, str] = {
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
 
-_KNEE = 4.0
-"""Reading and multiplying overlap as in products on GPUs."""
-
 TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
 of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
@@ -131,13 +128,13 @@ class CpuRates:
         if self.wide_per_s <= 0 or widened:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
-            return p_norm(read, plain, _KNEE)
+            return p_norm(read, plain, c["cpu_product_knee"])
         wide = (
             product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
         )
         if kind == "k":
             wide = wide / c["cpu_wide_k"]
-        return p_norm(read, minimum(plain, wide), _KNEE)
+        return p_norm(read, minimum(plain, wide), c["cpu_product_knee"])
 
     @property
     def expert_bytes_per_s(self) -> float:
@@ -153,7 +150,7 @@ class CpuRates:
         """Seconds of attention of a decode step: keys and values are read, scores computed."""
         read = kv_bytes / (self.read_bytes_per_s * self.constants["cpu_attention_share"])
         scores = flops / (2.0 * self.plain_per_s * self.constants["cpu_decode_score_share"])
-        return p_norm(read, scores, _KNEE)
+        return p_norm(read, scores, self.constants["cpu_product_knee"])
 
     def scores_s(self, flops: Number) -> Number:
         """Seconds of the scores of a prompt."""

@@ -21,6 +21,7 @@ from llm_perf.requests.static import StaticEngine
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.base import Load
+from llm_perf.systems.cpu_forward import CpuForward
 from llm_perf.systems.families import scheduler_rules
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.registry import full_name, system_of
@@ -72,13 +73,36 @@ def simulate(
     longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
     limits = Limits.of(scenario, rules, longest)
     times = step_times(scenario, limits)
+    return serve(
+        requests,
+        rules,
+        limits,
+        times,
+        replicas=replicas,
+        dp_size=deployment.parallelism.dp_size,
+        stages=1 if rules.batch == "static" else deployment.parallelism.pp_size,
+        routing=routing,
+    )
+
+
+def serve(
+    requests: Requests,
+    rules: SchedulerRules,
+    limits: Limits,
+    times: StepTimes,
+    *,
+    replicas: int = 1,
+    dp_size: int = 1,
+    stages: int = 1,
+    routing: str = "round-robin",
+) -> Outcome:
+    """Requests through engines whose rules, limits and step times are known, each with so many pipeline stages."""
     records = Records(requests)
-    stages = 1 if rules.batch == "static" else scenario.parallelism.pp_size
     whole, limits = limits, limits_of_slots(limits, rules, stages)
-    count = replicas * scenario.parallelism.dp_size
+    count = replicas * dp_size
     engines = _engines(records, rules, limits, times, count, stages)
     if times.forward.expert_batches > 1 and rules.batch != "static":
-        engines = _in_step(engines, scenario.parallelism.dp_size)
+        engines = _in_step(engines, dp_size)
     _Dispatch(records, engines, routing, limits, rules).run()
     records.replica = [index // stages if index > 0 else index for index in records.replica]
     return records.outcome(whole.kv_tokens, rejection(requests, limits, rules), rules.name, count * stages)
@@ -102,9 +126,11 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
             f"{scenario.model.name} is an encoder: it generates no tokens, so its requests are not simulated"
         )
     placed = system.place(scenario, Load.of(scenario.workload))
-    if placed.weights.gpu < 1 or placed.kv_cache.gpu < 1:
+    whole = "cpu" if scenario.gpu.absent else "gpu"
+    if getattr(placed.weights, whole) < 1 or getattr(placed.kv_cache, whole) < 1:
+        where = "in the host's memory" if scenario.gpu.absent else "on the GPUs"
         raise SpecError(
-            f"requests are simulated where weights and cache are on the GPUs, and {full_name(scenario)} has a part of them "
+            f"requests are simulated where weights and cache are {where}, and {full_name(scenario)} has a part of them "
             "elsewhere here"
         )
     _check_ranks(scenario, rules)
@@ -173,7 +199,8 @@ def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> 
     """Tables of the deployment's step times, with every count up to ``dense``."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
-    forward, sizes = Forward(scenario, constants), (limits.max_sequences, limits.step_tokens)
+    forward = CpuForward(scenario, constants) if scenario.gpu.absent else Forward(scenario, constants)
+    sizes = (limits.max_sequences, limits.step_tokens)
     return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
 
 

@@ -21,6 +21,7 @@ from llm_perf.hardware.roofline import p_norm
 from llm_perf.requests.workload import Floats
 from llm_perf.systems.attention import Chunk, DecodeAttention
 from llm_perf.systems.costs import Costs
+from llm_perf.systems.cpu_forward import CpuForward
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import (
     graph_kinks,
@@ -141,7 +142,8 @@ class StepTimes:
         self._decode_tables(np.arange(1, max_sequences + 1, dtype=float))
         self._mixers = tuple(self._attending())
         self._pass_tokens = int(constants.get("ubatch_tokens", 0))
-        self._slow_chunks = bool(constants["unfused_attention"]) or forward.cp > 1
+        self._on_cpu = forward if isinstance(forward, CpuForward) else None
+        self._slow_chunks = self._on_cpu is None and (bool(constants["unfused_attention"]) or forward.cp > 1)
         self._exponent = constants["overlap_exponent"]
         self._host = [float(one) for one in host_s_by_regime(forward)]
         self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
@@ -298,8 +300,11 @@ class StepTimes:
             device += self._floor[batch] + self._per_token[batch] * context
             for mixer, per_token in self._bounded:
                 device += per_token[batch] * attended(mixer, context)
-        for one in self._mixers:
-            device += self._chunks_s(one, chunks)
+        if self._on_cpu is not None:
+            device += float(self._on_cpu.chunks_s(chunks, batch, context))
+        else:
+            for one in self._mixers:
+                device += self._chunks_s(one, chunks)
         seconds = self._beside(device, self._host_prefill)
         if self._draft is None:
             return seconds
@@ -337,7 +342,9 @@ class StepTimes:
         )
         device += _between(batch, self._batch_arrays[1]) + self._attended_s(batch, context)
         rates = self.forward.rates
-        for one in self._mixers:
+        if self._on_cpu is not None:
+            device += self._on_cpu.chunks_s([(new, before)], batch, context, prompts)
+        for one in () if self._on_cpu is not None else self._mixers:
             pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
             flops = prompts * pairs * one.flops_per_pair
             compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s

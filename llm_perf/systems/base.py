@@ -71,6 +71,7 @@ class Placement:
 
 ALL_ON_GPU = TierShares(1.0, 0.0, 0.0)
 ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
+ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

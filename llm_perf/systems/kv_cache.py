@@ -100,7 +100,8 @@ def _capacity(
 def kv_capacity_tokens(scenario: Scenario) -> int | None:
     """Tokens that the cache of one engine holds; None where `kv_capacity` is None."""
     system, load = system_of(scenario), Load.of(scenario.workload)
-    found = kv_capacity(scenario, load, system.memory(scenario, load, system.place(scenario, load)).gpu)
+    used = system.memory(scenario, load, system.place(scenario, load))
+    found = kv_capacity(scenario, load, used.cpu if scenario.gpu.absent else used.gpu)
     return None if found is None else found.tokens
 
 

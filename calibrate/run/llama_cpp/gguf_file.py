@@ -1,12 +1,12 @@
 """A GGUF file with random weights of a model's shapes, and the same in another format by llama-quantize.
 
-Written with the ``gguf`` package, whose names of keys and tensors are llama.cpp's. There is no tokenizer: llama-bench makes
-its tokens up.
+Written with the ``gguf`` package, whose names of keys and tensors are llama.cpp's. There is no tokenizer unless one is
+given: llama-bench makes its tokens up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,20 @@ def _layer_tensors(group: LayerGroup, hidden: int) -> Iterator[_Tensor]:
     yield _Tensor(f"ffn_down{suffix}.weight", (*copies, hidden, mlp.ffn_size))
 
 
-def write_random_gguf(model: ModelConfig, path: Path, seed: int = 0) -> None:
+Vocabulary = Callable[[Any, int], None]
+"""Adds a tokenizer of so many tokens to a writer."""
+
+
+def write_random_gguf(
+    model: ModelConfig, path: Path, seed: int = 0, vocabulary: Vocabulary | None = None
+) -> None:
     """Write a model in F16; norms, biases and routers in F32, as llama.cpp's converter does.
 
     Args:
         model: Its shapes.
         path: The file.
         seed: Of the weights.
+        vocabulary: Adds a tokenizer; None for none, which a server needs and llama-bench does not.
 
     Raises:
         SpecError: llama.cpp's architectures that are known here have no such layers.
@@ -137,6 +144,10 @@ def write_random_gguf(model: ModelConfig, path: Path, seed: int = 0) -> None:
     architecture = architecture_of(model)
     writer = _writer(path, architecture)
     _add_keys(writer, model, architecture)
+    if vocabulary is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        vocabulary(writer, model.vocab_size)
     tensors = list(_tensors(model))
     for tensor in tensors:
         dtype = np.dtype(np.float32 if tensor.wide else np.float16)
@@ -177,7 +188,6 @@ def _add_keys(writer: Any, model: ModelConfig, architecture: str) -> None:
     writer.add_rope_dimension_count(attention.head_dim)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(model.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(1)  # mostly F16
     if mlp.routed_experts:
         writer.add_expert_count(mlp.routed_experts)

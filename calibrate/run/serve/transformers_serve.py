@@ -1,0 +1,100 @@
+"""``transformers serve --continuous-batching`` with a checkpoint of random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from calibrate.probe.environment import usable_cores
+from calibrate.run.serve.server import Served, serving, some_port
+from calibrate.run.serve.vocabulary import write_tokenizer
+from llm_perf.errors import MissingExtraError
+
+BLOCKS = 64
+"""Blocks of 256 tokens of its cache: the static mask that it allocates is as wide."""
+STEP_TOKENS = 512
+"""Tokens of a step at most."""
+
+
+def require_serving() -> None:
+    """Make sure that it can be started.
+
+    Raises:
+        MissingExtraError: what it imports is not installed.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import openai  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("calibrate", "transformers serve") from None
+
+
+def write_checkpoint(config: dict[str, Any], folder: Path, dtype: str = "bfloat16", seed: int = 0) -> Path:
+    """A folder with random weights, a vocabulary and no end token, as ``transformers serve`` takes it.
+
+    Args:
+        config: Of ``config.json``.
+        folder: Where it goes; one that is there is left as it is.
+        dtype: Torch's name of the weights' format.
+        seed: Of the weights.
+
+    Raises:
+        EnvironmentFailure: the folder cannot be written.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from calibrate.run.weights import empty_model, write_dummy_checkpoint
+
+    if (folder / "tokenizer_config.json").exists():
+        return folder
+    rest = dict(config)
+    made = AutoConfig.for_model(rest.pop("model_type"), **rest)
+    made.dtype = dtype
+    # Whatever token a model of random weights picks, its answers are as long as they were asked to be.
+    made.eos_token_id = made.bos_token_id = made.pad_token_id = None
+    write_dummy_checkpoint(empty_model(made), folder, getattr(torch, dtype), seed)
+    write_tokenizer(folder, made.vocab_size)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": False, "max_new_tokens": 1 << 20})
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def transformers_serve(
+    folder: Path, *, threads: int | None = None, blocks: int = BLOCKS, step_tokens: int = STEP_TOKENS
+) -> Iterator[Served]:
+    """Serve a checkpoint on this machine's CPU.
+
+    Args:
+        folder: As `write_checkpoint` makes it.
+        threads: Of torch; all cores if None.
+        blocks: Of the cache, of 256 tokens each.
+        step_tokens: Of one step at most.
+
+    Raises:
+        EnvironmentFailure: the server does not come up.
+    """
+    require_serving()
+    port, model = some_port(), str(folder.absolute())
+    command = [
+        sys.executable, "-m", "transformers.cli.transformers", "serve", model, "--continuous-batching", "--device", "cpu",
+        "--attn-implementation", "sdpa", "--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", str(step_tokens),
+        "--host", "127.0.0.1", "--port", str(port), "--log-level", "error",
+    ]  # fmt: skip
+    environment = {
+        "OMP_NUM_THREADS": str(threads or usable_cores()),
+        # Spinning threads turn another process on a core into a fortyfold time.
+        "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    with serving(command, port, model, "transformers serve", environment) as served:
+        yield served
