@@ -154,6 +154,9 @@ class TrainingInputs(Spec):
     base_weight_bits: Literal[4, 8, 16] | None = Field(
         default=None, description="Bits of frozen weights (QLoRA: 4)."
     )
+    power_limit_w: PositiveFloat | None = Field(
+        default=None, description="Watts that a GPU may draw; its rated power if not given."
+    )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."
     )

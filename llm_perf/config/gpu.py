@@ -147,6 +147,30 @@ class AttentionKernel(Spec):
     backward: Efficiency
 
 
+class TrainingPower(Spec):
+    """What the parts of a step draw of a board's power limit: it is what bounds products that run for seconds.
+
+    ``static_share`` of the limit goes into clocks, leakage and links whatever runs; ``pj_per_flop`` is one FLOP's energy
+    by number format, ``pj_per_byte`` that of one byte of device memory, in picojoules.
+    """
+
+    static_share: Annotated[float, Field(ge=0, lt=1)]
+    pj_per_flop: dict[
+        Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], Quantity
+    ]
+    pj_per_byte: NonNegativeQuantity = 0.0
+
+    @model_validator(mode="after")
+    def _has_default(self) -> TrainingPower:
+        if "default" not in self.pj_per_flop:
+            raise ValueError("pj_per_flop needs an entry 'default'")
+        return self
+
+    def flop_j(self, dtype: str) -> float:
+        """Joules of one FLOP in a number format."""
+        return 1e-12 * (self.pj_per_flop.get(dtype) or self.pj_per_flop["default"])  # type: ignore[call-overload]
+
+
 class FittedEfficiency(Spec):
     """An efficiency that was fitted to training runs: what operators alone gave, and by what factor runs may differ.
 
@@ -165,7 +189,7 @@ class TrainingEfficiency(Spec):
 
     ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
     ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
-    ``inter_node_efficiency`` that of the network. ``fitted``: by path with dots, which of these numbers were fitted to runs;
+    ``inter_node_efficiency`` that of the network. ``power`` is None where no sustained rate was measured. ``fitted``: by path with dots, which of these numbers were fitted to runs;
     ``assumed`` names others by path, and what neither names has the provenance of the file.
     """
 
@@ -178,6 +202,7 @@ class TrainingEfficiency(Spec):
     gather_efficiency: Efficiency
     all_to_all_efficiency: Efficiency
     inter_node_efficiency: Efficiency = 0.8
+    power: TrainingPower | None = None
     fitted: dict[str, FittedEfficiency] = Field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     evidence: Literal["measured", "partly measured", "assumed"]

@@ -62,6 +62,7 @@ class TrainingPlan(Spec):
         lora_rank: rank of the adapters that are trained instead of the weights; 0 trains the weights.
         lora_targets: matrices with adapters.
         base_weight_bits: width of frozen weights (QLoRA: 4).
+        power_limit_w: watts that a board may draw; None is its rated power.
     """
 
     _label: ClassVar[str | None] = ""  # messages name the field alone
@@ -93,6 +94,7 @@ class TrainingPlan(Spec):
     lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
     lora_targets: Literal["all", "attention"] = "all"
     base_weight_bits: Literal[4, 8, 16] | None = None
+    power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:

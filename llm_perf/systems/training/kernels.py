@@ -8,11 +8,11 @@ from functools import cached_property
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario, matrix_format
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
 from llm_perf.counts.parameters import expert_tensor_shards
 from llm_perf.counts.products import Product, layer_products, lm_head_products
-from llm_perf.hardware.training_time import TrainingRates, training_rates
+from llm_perf.hardware.training_time import TrainingGemmRates, TrainingRates, training_rates
 from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import TrainingLoad
 
@@ -20,6 +20,7 @@ _PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up", "attention_output"})
 _UNFUSED_BACKWARD_PRODUCTS = 2.0
 _FUSED_BACKWARD_PRODUCTS = 2.5
 """Products of attention's backward pass over those of its forward pass: the fused kernel computes the scores again."""
+_WIDE = frozenset({"router"})
 _QUANTISED = ("fp8", "fp4")
 """Formats into which operands are converted from 16 bit. A GPU without them multiplies what it has."""
 _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
@@ -35,12 +36,35 @@ _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Pass:
+    """Seconds and joules of some kernels in both passes."""
+
+    forward: Number
+    backward: Number
+    forward_j: Number
+    backward_j: Number
+
+    def __add__(self, other: _Pass) -> _Pass:
+        return _Pass(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.forward_j + other.forward_j,
+            self.backward_j + other.backward_j,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """Seconds of one layer by part, on one rank and micro-batch. ``again`` is what is recomputed of the forward pass."""
+    """Seconds of one layer by part, on one rank and micro-batch. ``again`` is what is recomputed of the forward pass.
+
+    ``joules`` is the energy of both passes, ``joules_again`` that of what is recomputed; 0 where none is known.
+    """
 
     forward: dict[str, Number]
     backward: dict[str, Number]
     again: dict[str, Number]
+    joules: Number = 0.0
+    joules_again: Number = 0.0
 
 
 class Kernels:
@@ -56,6 +80,7 @@ class Kernels:
         self.rates: TrainingRates = training_rates(
             scenario.gpu, self.dtype, matrix_format(scenario.gpu, wide), attention_kernels,
             scenario.flops_efficiency, scenario.hbm_memory_efficiency, constants["flops_scale"],
+            self.plan.power_limit_w,
         )  # fmt: skip
 
     @cached_property
@@ -72,22 +97,36 @@ class Kernels:
 
     def layer(self, group: LayerGroup, load: TrainingLoad) -> LayerTimes:
         """All kernels of one layer."""
+        passes = self._passes_of(group, load)
+        again = _LEVELS[self.plan.activation_recomputation]
+        forward = {part: one.forward for part, one in passes.items()}
+        return LayerTimes(
+            forward,
+            {part: one.backward for part, one in passes.items()},
+            {part: forward[part] for part in forward if part in again},
+            sum(one.forward_j + one.backward_j for one in passes.values()),
+            sum((one.forward_j for part, one in passes.items() if part in again), 0.0),
+        )
+
+    def _passes_of(self, group: LayerGroup, load: TrainingLoad) -> dict[str, _Pass]:
+        """What each part of a layer takes and draws."""
         tokens = self.rank_tokens(load)
-        forward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
-        backward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
+        found: dict[str, _Pass] = dict.fromkeys(("attention_projections", "mlp"), _Pass(0.0, 0.0, 0.0, 0.0))
         for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
             part = "attention_projections" if product.op in _PROJECTIONS else "mlp"
-            there, back = self._product(product, tokens)
-            forward[part] = forward[part] + there
-            backward[part] = backward[part] + back
-        forward["attention"], backward["attention"] = self._attention(group, load)
-        for part, passes in self._traffic(group).items():
-            forward[part], backward[part] = (
-                tokens * vectors * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
-                for vectors in passes
-            )
-        again = _LEVELS[self.plan.activation_recomputation]
-        return LayerTimes(forward, backward, {part: forward[part] for part in forward if part in again})
+            found[part] = found[part] + self._product(product, tokens)
+        found["attention"] = self._attention(group, load)
+        for part, vectors in self._traffic(group).items():
+            found[part] = self._moved(*(tokens * each * self.plan.wide_bytes for each in vectors))
+        return found
+
+    def _moved(self, forward_bytes: Number, backward_bytes: Number) -> _Pass:
+        """Kernels that only move so many bytes of device memory."""
+        rate, board = self.rates.elementwise_bytes_per_s, self.rates.board
+        joules = 0.0 if board is None else board.byte_j
+        return _Pass(
+            forward_bytes / rate, backward_bytes / rate, forward_bytes * joules, backward_bytes * joules
+        )
 
     @property
     def _replicas(self) -> int:
@@ -101,18 +140,17 @@ class Kernels:
         tp = self.p.tp_size
         return expert_tensor_shards(tp, self._replicas, self.p.ep_size) / tp
 
-    def _product(self, product: Product, tokens: Number) -> tuple[Number, Number]:
-        """(forward, backward) seconds of one product with its quantisation and adapters."""
-        c, n, k = self.c, product.out_features, product.in_features
-        wide = product.op == "router"
+    def _product(self, product: Product, tokens: Number) -> _Pass:
+        """One product with its quantisation and adapters, both passes."""
+        n, k = product.out_features, product.in_features
+        wide = product.op in _WIDE
         gemm = self.rates.wide_gemm if wide else self.rates.gemm
-        copies, rows, scale = 1.0, tokens, 1.0
+        copies, rows = 1.0, tokens
         if product.is_expert:
-            copies, scale = product.copies, c["grouped_gemm_scale"]
+            copies = product.copies
             rows = tokens * product.active * self._expert_share * self.p.expert_imbalance / copies
         trained = not self.plan.lora_rank
-        forward = gemm.product_s(rows, n, k, copies, scale)
-        backward = gemm.backward_s(rows, n, k, copies, scale * c["backward_gemm_scale"], trained)
+        forward, backward = self._grouped(gemm, rows, n, k, copies, product.is_expert, trained)
         if self.dtype in _QUANTISED and not wide:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
@@ -120,7 +158,40 @@ class Kernels:
         if not trained and not wide and (self.plan.lora_targets == "all" or product.op in _PROJECTIONS):
             there, back = self._adapter(rows, n, k)
             forward, backward = forward + there, backward + back
-        return forward + self._unpacked_s(copies * n * k), backward + self._unpacked_s(copies * n * k)
+        unpacked = self._unpacked_s(copies * n * k)
+        joules = 2.0 * rows * n * k * copies * self._flop_j(wide)
+        return _Pass(
+            forward + unpacked, backward + unpacked, joules, joules * (2.0 if trained else 1.0)
+        )
+
+    def _grouped(
+        self,
+        gemm: TrainingGemmRates,
+        rows: Number,
+        n: float,
+        k: float,
+        copies: float,
+        expert: bool,
+        trained: bool,
+    ) -> tuple[Number, Number]:
+        """(forward, backward) seconds of one product, or of as many as there are experts, which each start anew."""
+        c = self.c
+        scale, lost, least = (
+            (c["grouped_gemm_scale"], c["grouped_lost_rows"], copies * c["grouped_floor_us"] * 1e-6)
+            if expert
+            else (1.0, 0.0, 0.0)
+        )
+        slower = scale * c["backward_gemm_scale"]
+        forward = maximum(gemm.product_s(rows, n, k, copies, scale, lost), least)
+        backward = maximum(gemm.product_s(rows, k, n, copies, slower, lost), least)
+        if trained:
+            added = gemm.transposed_s(rows, n, k, copies, slower, lost, c["weight_gradient_bytes"])
+            backward = backward + maximum(added, least)
+        return forward, backward
+
+    def _flop_j(self, wide: bool) -> float:
+        board = self.rates.board
+        return 0.0 if board is None else board.wide_j if wide else board.product_j
 
     @property
     def _quantisation_bytes(self) -> float:
@@ -138,36 +209,47 @@ class Kernels:
         gemm, rank = self.rates.wide_gemm, self.plan.lora_rank
         added = 3.0 * rows * n * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
         forward = gemm.product_s(rows, rank, k) + gemm.product_s(rows, n, rank) + added
-        backward = gemm.backward_s(rows, rank, k) + gemm.backward_s(rows, n, rank) + added
+        backward = added
+        for outputs, inputs in ((rank, k), (n, rank)):
+            backward = backward + gemm.product_s(rows, inputs, outputs) + gemm.transposed_s(rows, outputs, inputs)
         return forward, backward
 
     # -- attention ---------------------------------------------------------------------------------------------
 
-    def _attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
-        """(forward, backward) seconds between the projections."""
-        if self.plan.flash_attn:
-            return self._fused_attention(group, load)
-        return self._unfused_attention(group, load)
+    def _attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
+        """What lies between the projections."""
+        return self._fused_attention(group, load) if self.plan.flash_attn else self._unfused_attention(group, load)
 
-    def _fused_attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
+    def _fused_attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
         """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak."""
         attention, tp, rates = group.attention, self.p.tp_size, self.rates
         pairs = load.micro_batch * prefill_pairs(attention, load.seq_len, causal=not self.model.encoder)
-        per_pair = score_flops_per_pair(attention, tp) + 2 * rates.exp_flops * attention.num_heads / tp
+        scores = score_flops_per_pair(attention, tp)
+        per_pair = scores + 2 * rates.exp_flops * attention.num_heads / tp
         flops = pairs / self.p.cp_size * per_pair
         forward = flops / (rates.attention_forward_flops_per_s * self.c["attention_forward_scale"])
         slowed = rates.attention_backward_flops_per_s * self.c["attention_backward_scale"]
-        return forward, _FUSED_BACKWARD_PRODUCTS * flops / slowed
+        joules = pairs / self.p.cp_size * scores * self._flop_j(wide=True)
+        return _Pass(
+            forward,
+            _FUSED_BACKWARD_PRODUCTS * flops / slowed,
+            joules,
+            _FUSED_BACKWARD_PRODUCTS * joules,
+        )
 
-    def _unfused_attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
+    def _unfused_attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
         """Batched products over the whole square, and passes over all scores for softmax, mask and dropout."""
         attention, tp, gemm = group.attention, self.p.tp_size, self.rates.wide_gemm
         scores = load.micro_batch * load.seq_len * load.seq_len / self.p.cp_size
         flops = scores * score_flops_per_pair(attention, tp)
-        products = flops / (gemm.flops_per_s * self.c["unfused_product_scale"])
-        moved = scores * attention.num_heads / tp / self.rates.elementwise_bytes_per_s
-        forward = products + moved * self.c["score_bytes_forward"]
-        return forward, _UNFUSED_BACKWARD_PRODUCTS * products + moved * self.c["score_bytes_backward"]
+        seconds, joules = flops / (gemm.flops_per_s * self.c["unfused_product_scale"]), flops * self._flop_j(True)
+        products = _Pass(
+            seconds, _UNFUSED_BACKWARD_PRODUCTS * seconds, joules, _UNFUSED_BACKWARD_PRODUCTS * joules
+        )
+        over = scores * attention.num_heads / tp
+        return products + self._moved(
+            over * self.c["score_bytes_forward"], over * self.c["score_bytes_backward"]
+        )
 
     # -- everything else ---------------------------------------------------------------------------------------
 
@@ -187,6 +269,9 @@ class Kernels:
         unfused = c["biased_expert_passes"] if mlp.routed_experts and mlp.bias else 1.0
         inner = width + routed * unfused * c["expert_traffic_scale"]
         found["activation_function"] = (there * inner, back * inner)
+        assembled = group.attention.assembled_elements(self.p.tp_size)
+        if assembled:
+            found["norms"] = tuple(each + assembled for each in found["norms"])
         if mlp.routed_experts:
             copied = (
                 c["permutation_vectors"]
@@ -198,18 +283,16 @@ class Kernels:
             found["experts_routing"] = (copied, copied)
         return found
 
-    def head(self, load: TrainingLoad) -> tuple[Number, Number]:
-        """(forward, backward) seconds of logits and loss on the last stage."""
+    def head(self, load: TrainingLoad) -> _Pass:
+        """Logits and loss on the last stage."""
         tokens = self.rank_tokens(load)
-        gemm, c = self.rates.wide_gemm, self.c
-        forward: Number = 0.0
-        backward: Number = 0.0
+        gemm, c, trained = self.rates.wide_gemm, self.c, not self.plan.lora_rank
+        found = _Pass(0.0, 0.0, 0.0, 0.0)
         products = lm_head_products(self.model, self.p.tp_size)
         for product in products:
             n, k = product.out_features, product.in_features
-            forward = forward + gemm.product_s(tokens, n, k)
-            backward = backward + gemm.backward_s(
-                tokens, n, k, scale=c["backward_gemm_scale"], weights=not self.plan.lora_rank
-            )
-        logits = tokens * products[-1].out_features * c["logit_bytes"] / self.rates.elementwise_bytes_per_s
-        return forward + logits / 2, backward + logits / 2
+            forward, backward = self._grouped(gemm, tokens, n, k, 1.0, False, trained)
+            joules = 2.0 * tokens * n * k * self._flop_j(wide=True)
+            found = found + _Pass(forward, backward, joules, joules * (2.0 if trained else 1.0))
+        logits = tokens * products[-1].out_features * c["logit_bytes"] / 2
+        return found + self._moved(logits, logits)

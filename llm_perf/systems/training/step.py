@@ -127,12 +127,27 @@ class TrainingStep:
         group = self.model.layer_groups[index]
         times = self.kernels.layer(group, load)
         steps = (*self._forward(index, load, times), *self._backward(index, load, times))
-        device = Schedule((Block(steps),)).cost(parts)
+        device = self._within_power(
+            Schedule((Block(steps),)).cost(parts),
+            times.joules + recomputing_share(self.scenario) * times.joules_again,
+        )
         host = self._host_s(group)
         together = p_norm(device.latency_s, host, self.c["host_exponent"])
         framework = _part("framework", maximum(together - device.latency_s, 0.0))
         busy = PhaseCost(0.0, {}, {HOST: host})
         return sum_costs([(device, 1.0), (framework, 1.0), (busy, 1.0)])
+
+    def _within_power(self, cost: PhaseCost, joules: Number) -> PhaseCost:
+        """What a board's power limit stretches: as much energy as a pass needs comes in no faster.
+
+        Over a layer, since clocks follow the mean of some milliseconds: exchanges and kernels that only move memory leave
+        power to the products beside them.
+        """
+        board = self.kernels.rates.board
+        if board is None:
+            return cost
+        waited = maximum(board.least_s(joules) - cost.latency_s, 0.0)
+        return sum_costs([(cost, 1.0), (_part("power_limit", waited, COMPUTE), 1.0)])
 
     def _host_s(self, group: LayerGroup) -> float:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
@@ -237,9 +252,11 @@ class TrainingStep:
         return [Work(self.exchange.state_stream, "gradient_reduction", self.exchange.reduce_scatter_s(held))]
 
     def _head(self, load: TrainingLoad) -> PhaseCost:
-        forward, backward = self.kernels.head(load)
-        seconds = forward + backward
-        return PhaseCost(seconds, {"head": seconds}, {COMPUTE: seconds})
+        head = self.kernels.head(load)
+        seconds = head.forward + head.backward
+        return self._within_power(
+            PhaseCost(seconds, {"head": seconds}, {COMPUTE: seconds}), head.forward_j + head.backward_j
+        )
 
     # -- once per step ---------------------------------------------------------------------------------------------
 
