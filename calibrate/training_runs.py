@@ -223,11 +223,12 @@ def _sequence_parallel(run: TrainingRun, framework: Framework) -> int:
 
 
 def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
-    fields = dict(framework.defaults)
+    stage = int(framework.defaults.get("ds_zero", 0))
     if run.sharding == "FULL_SHARD" or run.sharding == "FSDP=1":
-        fields["ds_zero"] = 3
-    elif stage := re.search(r"zero-(\d)", run.sharding.lower()):
-        fields["ds_zero"] = int(stage[1])
+        stage = 3
+    elif stated := re.search(r"zero-(\d)", run.sharding.lower()):
+        stage = int(stated[1])
+    fields = framework.defaults_at(stage) | {"ds_zero": stage}
     precision = run.precision.lower()
     return TrainingPlan(
         **fields

@@ -62,6 +62,10 @@ class TrainingPlan(Spec):
         lora_rank: rank of the adapters that are trained instead of the weights; 0 trains the weights.
         lora_targets: matrices with adapters.
         base_weight_bits: width of frozen weights (QLoRA: 4).
+        overlap_grad_reduce, overlap_param_gather: whether the reduction of gradients runs beside the backward pass, and the
+            gather of weights beside the pass that needs them.
+        tp_comm_overlap: whether tensor parallelism's messages run beside the products that need them, piece by piece.
+        cp_comm_type: how context-parallel ranks exchange keys and values: around a ring, gathered, or tokens for heads.
         power_limit_w: watts that a board may draw; None is its rated power.
     """
 
@@ -94,6 +98,10 @@ class TrainingPlan(Spec):
     lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
     lora_targets: Literal["all", "attention"] = "all"
     base_weight_bits: Literal[4, 8, 16] | None = None
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    tp_comm_overlap: bool = False
+    cp_comm_type: Literal["p2p", "all_gather", "a2a"] = "p2p"
     power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -198,6 +206,8 @@ def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: Parallelism
         raise SpecError(
             f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
         )
+    if plan.cp_comm_type == "a2a" and parallelism.cp_size > 1:
+        _check_head_exchange(model, parallelism)
     if plan.seq_len % parallelism.cp_size:
         raise SpecError(f"cp_size {parallelism.cp_size} does not divide seq_len {plan.seq_len}")
     if plan.virtual_stages > 1 and parallelism.pp_size == 1:
@@ -239,3 +249,14 @@ def matrix_format(gpu: GPUConfig, dtype: str) -> str:
         if name in gpu.peak_tflops:
             return name
     return gpu.dtype_for(32)
+
+
+def _check_head_exchange(model: ModelConfig, parallelism: ParallelismConfig) -> None:
+    ranks = parallelism.cp_size * parallelism.tp_size
+    for group in model.layer_groups:
+        for part in group.attention.parts:
+            if part.num_kv_heads % ranks:
+                raise SpecError(
+                    f"cp_comm_type a2a gives each of tp_size x cp_size = {ranks} ranks whole heads, and {model.name} has "
+                    f"{part.num_kv_heads} of keys and values"
+                )

@@ -37,8 +37,6 @@ class _Passes:
     context: float
 
 
-_FORWARD = _Passes(1.0, 1.0, 1.0)
-_BACKWARD = _Passes(1.0, 1.0, 2.0)  # keys and values go around again, and so do their gradients
 _REPEATED = {
     ActivationRecomputation.NONE: _Passes(0.0, 0.0, 0.0),
     ActivationRecomputation.ATTN_COMPUTE: _Passes(0.0, 0.0, 1.0),
@@ -46,7 +44,19 @@ _REPEATED = {
     ActivationRecomputation.NORM_ATTN_NORM: _Passes(0.5, 0.0, 1.0),
     ActivationRecomputation.FULL: _Passes(1.0, 1.0, 1.0),
 }
-"""What of it a level of recomputation repeats: of tensor parallelism's two blocks none, one or both."""
+"""What of it a level of recomputation repeats in the backward pass: of tensor parallelism's two blocks none, one or both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """Communication inside one pass of a layer: how long it takes, and how much of that is waited for."""
+
+    stream: str
+    label: str
+    seconds: Number
+    exposed_s: Number
+
+
 _GPUS_WITHOUT_STRAGGLERS = 8
 
 
@@ -80,10 +90,9 @@ class TrainingStep:
         stages = self._stages(load, parts)
         costs = [(cost, weight * load.accumulation) for cost, weight in stages.slowest]
         bubble = maximum(stages.whole_s - stages.slowest_s, 0.0) / self.plan.virtual_stages
-        backward = stages.slowest_s * 2 / 3
         once = [
             _part("pipeline_bubble", bubble),
-            self._synchronisation(backward),
+            self._synchronisation(stages.slowest_s),
             self.offload.optimizer_cost(self._optimizer_on_gpu_s()),
             _part("framework", self.c["step_ms"] * 1e-3, HOST),
         ]
@@ -163,7 +172,7 @@ class TrainingStep:
         work = [Work(COMPUTE, "forward", sum(times.forward.values()), self.kernels.used)]
         moved: dict[str, list[Work]] = {"gather": self._gather(index)}
         copies = self.offload.forward(index, group, load)
-        return self._passes("forward", work, self._messages(group, load, _FORWARD), moved | copies)
+        return self._passes("forward", work, self._messages(group, load, times, 0.0), moved | copies)
 
     def _backward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
@@ -171,64 +180,76 @@ class TrainingStep:
         work = [Work(COMPUTE, "backward", sum(times.backward.values()), self.kernels.used)]
         if share:
             work.append(Work(COMPUTE, "recompute", share * sum(times.again.values(), start=0.0)))
-        state = self._gather(index) + self._reduction(index)
+        moved = {"gather": self._gather(index), "reduction": self._reduction(index)}
         copies = self.offload.backward(index, group, load)
-        again = _REPEATED[self.plan.activation_recomputation]
-        passes = _Passes(
-            _BACKWARD.tensor + share * again.tensor,
-            _BACKWARD.expert + share * again.expert,
-            _BACKWARD.context + share * again.context,
-        )
-        return self._passes("backward", work, self._messages(group, load, passes), {"gather": state} | copies)
+        messages = self._messages(group, load, times, share, backward=True)
+        return self._passes("backward", work, messages, moved | copies)
 
-    def _messages(self, group: LayerGroup, load: TrainingLoad, passes: _Passes) -> list[tuple[Work, float]]:
-        """Communication of a layer's blocks with the share of it that is waited for."""
+    def _messages(
+        self, group: LayerGroup, load: TrainingLoad, times: LayerTimes, again: float, backward: bool = False
+    ) -> list[_Message]:
+        """Communication of a layer's blocks in one pass; ``again`` is the share of layers that recompute in it."""
         tokens, c, exchange = self.kernels.rank_tokens(load), self.c, self.exchange
-        pipelined = "expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"
-        found = (
-            (
-                Work(
-                    exchange.tensor.stream,
-                    "tensor_parallel",
-                    passes.tensor * exchange.tensor_s(group, tokens),
-                ),
-                c["tensor_exposed"],
-            ),
-            (
-                Work(
-                    exchange.expert.stream,
-                    "expert_parallel",
-                    passes.expert * exchange.expert_s(group, tokens),
-                ),
-                c[pipelined],
-            ),
-            (
-                Work(
-                    exchange.context.stream,
-                    "context_parallel",
-                    passes.context * exchange.context_s(group, tokens),
-                ),
-                c["context_exposed"],
-            ),
-        )
-        return [(work, share) for work, share in found if _any(work.seconds)]
+        repeated = _REPEATED[self.plan.activation_recomputation]
+        found = []
+
+        def add(stream: str, label: str, seconds: Number, exposed: Number) -> None:
+            if _any(seconds):
+                found.append(_Message(stream, label, seconds, exposed))
+
+        tensor = (1 + again * repeated.tensor) * exchange.tensor_s(group, tokens)
+        if backward and self.p.sp_size > 1:
+            tensor = tensor + exchange.regather_s(group, tokens)
+        share = c["tensor_exposed_overlapped" if self.plan.tp_comm_overlap else "tensor_exposed"]
+        add(exchange.tensor.stream, "tensor_parallel", tensor, share * tensor)
+        expert = (1 + again * repeated.expert) * exchange.expert_s(group, tokens)
+        share = c["expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"]
+        add(exchange.expert.stream, "expert_parallel", expert, share * expert)
+        context = self._context(group, tokens, times.forward["attention"], backward=False)
+        if backward:
+            first = self._context(group, tokens, times.backward["attention"], backward=True)
+            scale = again * repeated.context
+            context = (first[0] + scale * context[0], first[1] + scale * context[1])
+        add(exchange.context.stream, "context_parallel", *context)
+        return found
+
+    def _context(
+        self, group: LayerGroup, tokens: Number, attention_s: Number, backward: bool
+    ) -> tuple[Number, Number]:
+        """(seconds, seconds that are waited for) of context parallelism in one pass.
+
+        While a ring's rank computes with one block the next one comes in, so that only what is longer than the computing
+        with all blocks but the last is waited for. A gather comes before attention, an all-to-all before and after it.
+        """
+        seconds = self.exchange.context_s(group, tokens, backward)
+        if self.plan.cp_comm_type != "p2p":
+            return seconds, seconds
+        ranks = self.p.cp_size
+        return seconds, maximum(seconds - attention_s * (ranks - 1) / ranks, 0.0)
 
     def _passes(
-        self, name: str, work: list[Work], messages: list[tuple[Work, float]], moved: dict[str, list[Work]]
+        self, name: str, work: list[Work], messages: list[_Message], moved: dict[str, list[Work]]
     ) -> tuple[Step, ...]:
         """One pass as steps. Of what is moved beside the kernels a share overlaps with them, and the rest follows them."""
-        main = work + [Work(item.stream, item.label, share * item.seconds) for item, share in messages]
+        main = work + [Work(item.stream, item.label, item.exposed_s) for item in messages]
         behind = tuple(
-            Work(item.stream, item.label, (1 - share) * item.seconds) for item, share in messages if share < 1
+            Work(item.stream, item.label, item.seconds - item.exposed_s)
+            for item in messages
+            if item.exposed_s is not item.seconds
         )
-        moved = {lane: works for lane, works in moved.items() if works}
         hidden = {"messages": behind} if behind else {}
+        switched = {"gather": self.plan.overlap_param_gather, "reduction": self.plan.overlap_grad_reduce}
+        after = [item for lane, works in moved.items() if not switched.get(lane, True) for item in works]
+        main += after
+        moved = {lane: works for lane, works in moved.items() if works and switched.get(lane, True)}
         if not moved:
             return (Step(name, {"gpu": tuple(main)} | hidden),)
         overlap = self.c["copy_overlap"]
-        lanes = {lane: tuple(works) for lane, works in moved.items()}
+        state = [item for lane in ("gather", "reduction") for item in moved.pop(lane, [])]
+        lanes = {"state": tuple(state)} if state else {}
+        lanes |= {lane: tuple(works) for lane, works in moved.items()}
         together = Step(name, {"gpu": tuple(main)} | hidden | lanes, repeats=overlap)
-        serial = tuple(main) + tuple(item for works in moved.values() for item in works)
+        serial = tuple(main) + tuple(item for works in lanes.values() for item in works)
         apart = Step(name, {"gpu": serial} | hidden, repeats=1 - overlap)
         return (together, apart)
 
@@ -260,13 +281,24 @@ class TrainingStep:
 
     # -- once per step ---------------------------------------------------------------------------------------------
 
-    def _synchronisation(self, last_backward_s: Number) -> PhaseCost:
-        """Gradients of stages 0 and 1 hide behind the last backward pass as far as the framework lets them."""
-        trained = self.footprint.trained
-        seconds = self.exchange.synchronise_s(trained)
-        hidden = self.c["gradient_overlap"] * last_backward_s
-        exposed = maximum(seconds - hidden, self.c["gradient_exposed"] * seconds)
-        return PhaseCost(exposed, {"gradient_reduction": exposed}, {self.exchange.state_stream: seconds})
+    def _synchronisation(self, micro_batch_s: Number) -> PhaseCost:
+        """What stages 0 to 2 exchange once per step, beside the passes that it can hide behind.
+
+        Gradients are whole with the last micro-batch only, so its backward pass (two thirds of it) is all that hides their
+        reduction, however many came before; new weights are needed by the first forward pass.
+        """
+        exchange, trained = self.exchange, self.footprint.trained
+        reduced, updated = exchange.reduced_s(trained), exchange.updated_s(trained)
+        exposed = self._waited(reduced, micro_batch_s * 2 / 3, self.plan.overlap_grad_reduce) + self._waited(
+            updated, micro_batch_s / 3, self.plan.overlap_param_gather
+        )
+        return PhaseCost(exposed, {"gradient_reduction": exposed}, {exchange.state_stream: reduced + updated})
+
+    def _waited(self, seconds: Number, beside_s: Number, overlaps: bool) -> Number:
+        """What is waited for of an exchange beside a pass: the layer that ends (or begins) it has nothing to hide behind."""
+        if not overlaps:
+            return seconds
+        return maximum(seconds - self.c["gradient_overlap"] * beside_s, self.c["gradient_exposed"] * seconds)
 
     def _optimizer_on_gpu_s(self) -> float:
         """Seconds of the update over device memory: gradients, state and weights read, state and weights written."""
