@@ -167,6 +167,18 @@ class TrainingInputs(Spec):
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(
         default=None, description="Context parallelism: p2p (ring), all_gather or a2a (tokens for heads).  [default: p2p]"
     )
+    moe_dispatcher: Literal["alltoall", "flex"] | None = Field(
+        default=None, description="alltoall, or flex (DeepEP, HybridEP): one copy per rank.  [default: alltoall]"
+    )
+    mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] | None = Field(
+        default=None, description="Tokens that multi-token prediction adds.  [default: 0]"
+    )
+    wide_layers: PositiveInt | None = Field(
+        default=None, description="Layers that stay in 16 bit under fp8, mxfp8 or nvfp4.  [default: 0]"
+    )
+    cuda_graphs: Flag | None = Field(
+        default=None, description="Attention, scans and routing are launched as CUDA graphs.  [default: off]"
+    )
     power_limit_w: PositiveFloat | None = Field(
         default=None, description="Watts that a GPU may draw; its rated power if not given."
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
@@ -66,6 +66,12 @@ class TrainingPlan(Spec):
             gather of weights beside the pass that needs them.
         tp_comm_overlap: whether tensor parallelism's messages run beside the products that need them, piece by piece.
         cp_comm_type: how context-parallel ranks exchange keys and values: around a ring, gathered, or tokens for heads.
+        moe_dispatcher: alltoall sends a copy of a token to each of its experts, flex (DeepEP, HybridEP) one to each rank that
+            holds any of them.
+        mtp_depth: further tokens that multi-token prediction predicts, each by a block and the head again
+            (arXiv 2412.19437, section 2.2).
+        wide_layers: layers whose products stay in 16 bit under an 8- or 4-bit precision.
+        cuda_graphs: attention, scans and routing are launched as CUDA graphs; experts are not.
         power_limit_w: watts that a board may draw; None is its rated power.
     """
 
@@ -102,6 +108,10 @@ class TrainingPlan(Spec):
     overlap_param_gather: bool = True
     tp_comm_overlap: bool = False
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] = "p2p"
+    moe_dispatcher: Literal["alltoall", "flex"] = "alltoall"
+    mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] = 0
+    wide_layers: NonNegativeInt = 0
+    cuda_graphs: bool = False
     power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -199,13 +209,10 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
-    if any(
-        group.attention.recurrent or len(group.attention.parts) != 1 or not group.mlp.ffn_size
-        for group in model.layer_groups
-    ):
-        raise SpecError(
-            f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
-        )
+    if plan.wide_layers and plan.wide_layers > model.num_layers:
+        raise SpecError(f"wide_layers {plan.wide_layers} is more than the {model.num_layers} layers")
+    if plan.moe_dispatcher == "flex" and not any(group.mlp.routed_experts for group in model.layer_groups):
+        raise SpecError(f"moe_dispatcher flex sends tokens to experts, and {model.name} has none")
     if plan.cp_comm_type == "a2a" and parallelism.cp_size > 1:
         _check_head_exchange(model, parallelism)
     if plan.seq_len % parallelism.cp_size:

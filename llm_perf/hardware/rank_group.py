@@ -53,7 +53,7 @@ class RankGroup:
         """Reduce-scatter and all-gather."""
         return 2.0 * self.gather_s(size_bytes)
 
-    def all_to_all_s(self, tokens_bytes: Number, copies: int) -> Number:
+    def all_to_all_s(self, tokens_bytes: Number, copies: float) -> Number:
         """Tokens of ``tokens_bytes`` to ``copies`` ranks each, chosen evenly: one copy per domain crosses the network.
 
         Of ``copies`` ranks a token meets nodes x (1 - (1 - 1/nodes)^copies) domains on average.

@@ -231,6 +231,10 @@ class FeedForward(LayerPart):
         """Routed experts that one token uses; 0 for a dense block."""
         return 0
 
+    def routed_input_width(self, hidden: int) -> int:
+        """Width of what is sent to a routed expert in a model of width ``hidden``."""
+        return hidden
+
     @property
     def dense_width(self) -> int:
         """Inner width of what every token uses."""

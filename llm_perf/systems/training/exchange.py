@@ -61,8 +61,12 @@ class Exchange:
         if not group.mlp.routed_experts or self.expert.ranks == 1:
             return 0.0
         own = tokens / self.scenario.parallelism.tp_size * self.scenario.parallelism.expert_imbalance
-        size = own * self.scenario.model.hidden_size * self.plan.wide_bytes
-        return 2.0 * self.expert.all_to_all_s(size, group.mlp.experts_per_token)
+        size = own * group.mlp.routed_input_width(self.scenario.model.hidden_size) * self.plan.wide_bytes
+        copies: float = group.mlp.experts_per_token
+        if self.plan.moe_dispatcher == "flex":
+            # Of `copies` evenly chosen ranks so many are different.
+            copies = self.expert.ranks * (1 - (1 - 1 / self.expert.ranks) ** copies)
+        return 2.0 * self.expert.all_to_all_s(size, copies)
 
     def context_s(self, group: LayerGroup, tokens: Number, backward: bool = False) -> Number:
         """What context parallelism exchanges in one pass of a layer.

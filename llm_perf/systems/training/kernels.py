@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number, maximum
@@ -36,7 +36,7 @@ _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
+class KernelPass:
     """Seconds and joules of some kernels in both passes."""
 
     forward: Number
@@ -44,8 +44,8 @@ class _Pass:
     forward_j: Number
     backward_j: Number
 
-    def __add__(self, other: _Pass) -> _Pass:
-        return _Pass(
+    def __add__(self, other: KernelPass) -> KernelPass:
+        return KernelPass(
             self.forward + other.forward,
             self.backward + other.backward,
             self.forward_j + other.forward_j,
@@ -108,23 +108,23 @@ class Kernels:
             sum((one.forward_j for part, one in passes.items() if part in again), 0.0),
         )
 
-    def _passes_of(self, group: LayerGroup, load: TrainingLoad) -> dict[str, _Pass]:
+    def _passes_of(self, group: LayerGroup, load: TrainingLoad) -> dict[str, KernelPass]:
         """What each part of a layer takes and draws."""
         tokens = self.rank_tokens(load)
-        found: dict[str, _Pass] = dict.fromkeys(("attention_projections", "mlp"), _Pass(0.0, 0.0, 0.0, 0.0))
+        found: dict[str, KernelPass] = dict.fromkeys(("attention_projections", "mlp"), KernelPass(0.0, 0.0, 0.0, 0.0))
         for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
-            part = "attention_projections" if product.op in _PROJECTIONS else "mlp"
+            part = "attention_projections" if _is_projection(product) else "mlp"
             found[part] = found[part] + self._product(product, tokens)
         found["attention"] = self._attention(group, load)
         for part, vectors in self._traffic(group).items():
             found[part] = self._moved(*(tokens * each * self.plan.wide_bytes for each in vectors))
         return found
 
-    def _moved(self, forward_bytes: Number, backward_bytes: Number) -> _Pass:
+    def _moved(self, forward_bytes: Number, backward_bytes: Number) -> KernelPass:
         """Kernels that only move so many bytes of device memory."""
         rate, board = self.rates.elementwise_bytes_per_s, self.rates.board
         joules = 0.0 if board is None else board.byte_j
-        return _Pass(
+        return KernelPass(
             forward_bytes / rate, backward_bytes / rate, forward_bytes * joules, backward_bytes * joules
         )
 
@@ -140,7 +140,7 @@ class Kernels:
         tp = self.p.tp_size
         return expert_tensor_shards(tp, self._replicas, self.p.ep_size) / tp
 
-    def _product(self, product: Product, tokens: Number) -> _Pass:
+    def _product(self, product: Product, tokens: Number) -> KernelPass:
         """One product with its quantisation and adapters, both passes."""
         n, k = product.out_features, product.in_features
         wide = product.op in _WIDE
@@ -155,12 +155,12 @@ class Kernels:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
             backward = backward + copies * rows * n * per_byte
-        if not trained and not wide and (self.plan.lora_targets == "all" or product.op in _PROJECTIONS):
+        if not trained and not wide and (self.plan.lora_targets == "all" or _is_projection(product)):
             there, back = self._adapter(rows, n, k)
             forward, backward = forward + there, backward + back
         unpacked = self._unpacked_s(copies * n * k)
         joules = 2.0 * rows * n * k * copies * self._flop_j(wide)
-        return _Pass(
+        return KernelPass(
             forward + unpacked, backward + unpacked, joules, joules * (2.0 if trained else 1.0)
         )
 
@@ -216,13 +216,38 @@ class Kernels:
 
     # -- attention ---------------------------------------------------------------------------------------------
 
-    def _attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
-        """What lies between the projections."""
-        return self._fused_attention(group, load) if self.plan.flash_attn else self._unfused_attention(group, load)
+    def _attention(self, group: LayerGroup, load: TrainingLoad) -> KernelPass:
+        """What lies between the projections, of all mixers of the layer."""
+        found = KernelPass(0.0, 0.0, 0.0, 0.0)
+        for part in group.attention.parts:
+            if part.recurrent:
+                found = found + self._scan(part, load)
+            elif self.plan.flash_attn:
+                found = found + self._fused_attention(part, load)
+            else:
+                found = found + self._unfused_attention(part, load)
+        return found
 
-    def _fused_attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
+    def _scan(self, part: Mixer, load: TrainingLoad) -> KernelPass:
+        """A scan in chunks: its products at the scan kernels' share of the peak, then what convolution, scan and gate move.
+
+        Its backward pass computes the states of all chunks again, as attention's does its scores.
+        """
+        c, tokens, tp = self.c, self.rank_tokens(load), self.p.tp_size
+        flops = tokens * score_flops_per_pair(part, tp)
+        seconds = flops / (self.rates.wide_peak_flops_per_s * c["scan_efficiency"])
+        joules = flops * self._flop_j(wide=True)
+        products = KernelPass(
+            seconds, _FUSED_BACKWARD_PRODUCTS * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
+        )
+        moved = tokens * part.live_elements_per_token(tp) * self.plan.wide_bytes
+        return products + self._moved(
+            moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"]
+        )
+
+    def _fused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak."""
-        attention, tp, rates = group.attention, self.p.tp_size, self.rates
+        tp, rates = self.p.tp_size, self.rates
         pairs = load.micro_batch * prefill_pairs(attention, load.seq_len, causal=not self.model.encoder)
         scores = score_flops_per_pair(attention, tp)
         per_pair = scores + 2 * rates.exp_flops * attention.num_heads / tp
@@ -230,20 +255,20 @@ class Kernels:
         forward = flops / (rates.attention_forward_flops_per_s * self.c["attention_forward_scale"])
         slowed = rates.attention_backward_flops_per_s * self.c["attention_backward_scale"]
         joules = pairs / self.p.cp_size * scores * self._flop_j(wide=True)
-        return _Pass(
+        return KernelPass(
             forward,
             _FUSED_BACKWARD_PRODUCTS * flops / slowed,
             joules,
             _FUSED_BACKWARD_PRODUCTS * joules,
         )
 
-    def _unfused_attention(self, group: LayerGroup, load: TrainingLoad) -> _Pass:
+    def _unfused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Batched products over the whole square, and passes over all scores for softmax, mask and dropout."""
-        attention, tp, gemm = group.attention, self.p.tp_size, self.rates.wide_gemm
+        tp, gemm = self.p.tp_size, self.rates.wide_gemm
         scores = load.micro_batch * load.seq_len * load.seq_len / self.p.cp_size
         flops = scores * score_flops_per_pair(attention, tp)
         seconds, joules = flops / (gemm.flops_per_s * self.c["unfused_product_scale"]), flops * self._flop_j(True)
-        products = _Pass(
+        products = KernelPass(
             seconds, _UNFUSED_BACKWARD_PRODUCTS * seconds, joules, _UNFUSED_BACKWARD_PRODUCTS * joules
         )
         over = scores * attention.num_heads / tp
@@ -276,23 +301,34 @@ class Kernels:
             copied = (
                 c["permutation_vectors"]
                 * mlp.experts_per_token
-                * hidden
+                * mlp.routed_input_width(hidden)
                 / self.p.tp_size
                 * c["expert_traffic_scale"]
             )
             found["experts_routing"] = (copied, copied)
         return found
 
-    def head(self, load: TrainingLoad) -> _Pass:
+    def joined(self, load: TrainingLoad) -> KernelPass:
+        """Multi-token prediction's projection of a hidden state and the next token's embedding, side by side, to one."""
+        hidden, tokens = self.model.hidden_size, self.rank_tokens(load)
+        product = Product("mtp", 2.0 * hidden * hidden / self.p.tp_size, 2 * hidden, hidden / self.p.tp_size)
+        return self._product(product, tokens)
+
+    def head(self, load: TrainingLoad) -> KernelPass:
         """Logits and loss on the last stage."""
         tokens = self.rank_tokens(load)
         gemm, c, trained = self.rates.wide_gemm, self.c, not self.plan.lora_rank
-        found = _Pass(0.0, 0.0, 0.0, 0.0)
+        found = KernelPass(0.0, 0.0, 0.0, 0.0)
         products = lm_head_products(self.model, self.p.tp_size)
         for product in products:
             n, k = product.out_features, product.in_features
             forward, backward = self._grouped(gemm, tokens, n, k, 1.0, False, trained)
             joules = 2.0 * tokens * n * k * self._flop_j(wide=True)
-            found = found + _Pass(forward, backward, joules, joules * (2.0 if trained else 1.0))
+            found = found + KernelPass(forward, backward, joules, joules * (2.0 if trained else 1.0))
         logits = tokens * products[-1].out_features * c["logit_bytes"] / 2
         return found + self._moved(logits, logits)
+
+
+def _is_projection(product: Product) -> bool:
+    """Whether it belongs to a layer's mixer; further mixers of one layer number their products."""
+    return product.op.partition(":")[0] in _PROJECTIONS

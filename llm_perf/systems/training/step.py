@@ -23,7 +23,7 @@ from llm_perf.systems.schedule import Block, Schedule, Step, Work, sum_costs
 from llm_perf.systems.training.base import StepEvaluation, TrainingLoad
 from llm_perf.systems.training.exchange import Exchange
 from llm_perf.systems.training.framework import Framework, framework_constants
-from llm_perf.systems.training.kernels import Kernels, LayerTimes
+from llm_perf.systems.training.kernels import KernelPass, Kernels, LayerTimes
 from llm_perf.systems.training.memory import Footprint, is_mixture, recomputing_share
 from llm_perf.systems.training.offload import Offload
 
@@ -58,6 +58,7 @@ class _Message:
 
 
 _GPUS_WITHOUT_STRAGGLERS = 8
+_NARROW = ("fp8", "fp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,16 @@ class TrainingStep:
         self.plan, self.model, self.p = scenario.plan, scenario.model, scenario.parallelism
         self.footprint = Footprint(scenario, self.c)
         self.kernels = Kernels(scenario, self.c, framework.attention)
+        self.wide_kernels = self._in_16_bit(framework)
         self.exchange = Exchange(scenario, self.kernels.rates.efficiency, self.c)
         self.offload = Offload(scenario, self.c, self.footprint)
+
+    def _in_16_bit(self, framework: Framework) -> Kernels:
+        """Kernels of layers that a narrower precision leaves in 16 bit."""
+        if not (self.plan.wide_layers or self.plan.mtp_depth) or self.plan.compute_dtype not in _NARROW:
+            return self.kernels
+        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16"))
+        return Kernels(wide, self.c, framework.attention)
 
     def evaluate(self, load: TrainingLoad) -> StepEvaluation:
         """Memory and time of one optimizer step."""
@@ -108,11 +117,15 @@ class TrainingStep:
         """The slowest stage is the fullest one, or the last one: fewer layers where they do not divide, but the head."""
         layers, stages = self.model.num_layers, self.p.pp_size
         groups = self.model.layer_groups
+        wide = self.plan.wide_layers / layers
         costs = [
-            (self._layer(index, load, parts), group.count / layers) for index, group in enumerate(groups)
+            (self._layer(index, load, parts, kernels), share * group.count / layers)
+            for index, group in enumerate(groups)
+            for kernels, share in ((self.kernels, 1 - wide), (self.wide_kernels, wide))
+            if share
         ]
         layer_s = sum(weight * cost.latency_s for cost, weight in costs)
-        head = self._head(load)
+        head = self._head(load, parts)
         transfer = _part(
             "pipeline_transfer",
             self.c["pipeline_exposed"] * self._transfer_s(load),
@@ -131,10 +144,10 @@ class TrainingStep:
     def _transfer_s(self, load: TrainingLoad) -> Number:
         return self.exchange.stage_transfer_s(self.kernels.rank_tokens(load))
 
-    def _layer(self, index: int, load: TrainingLoad, parts: bool) -> PhaseCost:
+    def _layer(self, index: int, load: TrainingLoad, parts: bool, kernels: Kernels) -> PhaseCost:
         """Forward and backward pass of one layer with one micro-batch, and what the host is waited for beside them."""
         group = self.model.layer_groups[index]
-        times = self.kernels.layer(group, load)
+        times = kernels.layer(group, load)
         steps = (*self._forward(index, load, times), *self._backward(index, load, times))
         device = self._within_power(
             Schedule((Block(steps),)).cost(parts),
@@ -162,10 +175,12 @@ class TrainingStep:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
         c = self.c
         milliseconds = c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"]
+        blocks = (len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)) / 2
         full = self.plan.activation_recomputation is ActivationRecomputation.FULL
         again = recomputing_share(self.scenario) / 3 if full else 0.0
         grace = c["grace_host_scale"] if "grace" in (self.scenario.host.cpu or "").lower() else 1.0
-        return milliseconds * 1e-3 * grace * (1 + again)
+        graphed = c["graphed_host_scale"] if self.plan.cuda_graphs else 1.0
+        return milliseconds * 1e-3 * blocks * grace * graphed * (1 + again)
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
@@ -272,12 +287,27 @@ class TrainingStep:
             held = HeldParams(self.footprint.adapters(index), 0.0)
         return [Work(self.exchange.state_stream, "gradient_reduction", self.exchange.reduce_scatter_s(held))]
 
-    def _head(self, load: TrainingLoad) -> PhaseCost:
-        head = self.kernels.head(load)
-        seconds = head.forward + head.backward
-        return self._within_power(
-            PhaseCost(seconds, {"head": seconds}, {COMPUTE: seconds}), head.forward_j + head.backward_j
-        )
+    def _head(self, load: TrainingLoad, parts: bool) -> PhaseCost:
+        """The head with its loss, and for each further token that is predicted a block and the head again."""
+        head = self._kernels_cost("head", self.kernels.head(load))
+        depth = self.plan.mtp_depth
+        if not depth:
+            return head
+        block = self._layer(self._last_attention, load, parts, self.wide_kernels)
+        joined = self._kernels_cost("head", self.wide_kernels.joined(load))
+        return sum_costs([(head, 1.0 + depth), (joined, depth), (block, depth)])
+
+    def _kernels_cost(self, label: str, kernels: KernelPass) -> PhaseCost:
+        seconds = kernels.forward + kernels.backward
+        cost = PhaseCost(seconds, {label: seconds}, {COMPUTE: seconds})
+        return self._within_power(cost, kernels.forward_j + kernels.backward_j)
+
+    @property
+    def _last_attention(self) -> int:
+        """The group whose layer stands for a block of multi-token prediction: the last one with attention and both blocks."""
+        groups = list(enumerate(self.model.layer_groups))
+        whole = [index for index, group in groups if group.mlp.ffn_size and not group.attention.recurrent]
+        return whole[-1] if whole else groups[-1][0]
 
     # -- once per step ---------------------------------------------------------------------------------------------
 
