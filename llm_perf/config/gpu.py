@@ -150,25 +150,18 @@ class AttentionKernel(Spec):
 class TrainingPower(Spec):
     """What the parts of a step draw of a board's power limit: it is what bounds products that run for seconds.
 
-    ``static_share`` of the limit goes into clocks, leakage and links whatever runs; ``pj_per_flop`` is one FLOP's energy
-    by number format, ``pj_per_byte`` that of one byte of device memory, in picojoules.
+    ``static_share`` of the limit goes into clocks, leakage and links whatever runs. ``pj_per_flop`` is the energy of one FLOP
+    of a 16-bit product, in picojoules; that of other formats is taken to be in proportion to their bits. ``pj_per_byte`` is
+    that of one byte of device memory.
     """
 
     static_share: Annotated[float, Field(ge=0, lt=1)]
-    pj_per_flop: dict[
-        Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], Quantity
-    ]
+    pj_per_flop: Quantity
     pj_per_byte: NonNegativeQuantity = 0.0
-
-    @model_validator(mode="after")
-    def _has_default(self) -> TrainingPower:
-        if "default" not in self.pj_per_flop:
-            raise ValueError("pj_per_flop needs an entry 'default'")
-        return self
 
     def flop_j(self, dtype: str) -> float:
         """Joules of one FLOP in a number format."""
-        return 1e-12 * (self.pj_per_flop.get(dtype) or self.pj_per_flop["default"])  # type: ignore[call-overload]
+        return 1e-12 * self.pj_per_flop * format_bits(dtype) / 16
 
 
 class FittedEfficiency(Spec):
