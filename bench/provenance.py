@@ -208,18 +208,28 @@ def host_changes(row: Row, field: str, disk: bool = False) -> bool:
 
 def numbers_of_efficiencies(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
     """Fitted efficiencies of GPU families, with the training rows that each changes."""
-    families = {row.scenario.gpu.efficiency.name: row.scenario.gpu.efficiency for row in rows}
     files = {name_in(path): path for path in (ROOT / "hardware_specs" / "efficiency").glob("*.yaml")}
-    for name, family in families.items():
-        for path, one in family.training.fitted.items():
+    by_file: dict[Path, list[Row]] = {}
+    for row in rows:
+        by_file.setdefault(stating_training(files[row.scenario.gpu.efficiency.name]), []).append(row)
+    for file, mine in by_file.items():
+        for path, one in mine[0].scenario.gpu.efficiency.training.fitted.items():
             ends = (one.prior / one.factor, min(one.prior * one.factor, 1.0 if one.prior <= 1 else 1e9))
-            mine = [row for row in rows if row.scenario.gpu.efficiency.name == name]
             changed = [
                 row
                 for row in mine
                 if row.moves(row.bare, [with_efficiency(row.bare, path, end) for end in ends])
             ]
-            yield (files[name], ("training", "fitted", path)), changed
+            yield (file, ("training", "fitted", path)), changed
+
+
+def stating_training(path: Path) -> Path:
+    """The file that states a family's training efficiencies: its own, or that of the family it extends."""
+    text = path.read_text("utf-8")
+    extended = re.search(r"^extends: (.*)$", text, re.MULTILINE)
+    if extended is None or re.search(r"^training:", text, re.MULTILINE):
+        return path
+    return stating_training(path.with_name(f"{extended[1].strip()}.yaml"))
 
 
 def name_in(path: Path) -> str:

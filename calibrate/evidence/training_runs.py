@@ -36,6 +36,11 @@ MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "Kimi_K2": "moonshotai/Kimi-K2-Instruct",
         "DeepSeekV3": "deepseek-ai/DeepSeek-V3",
         "Nemotron_3_Nano": "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B",
+        "Nemotron_3_5_Lightning": "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B",
+        "Nemotron_3_Super": "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B",
+        "Nemotron_3_Ultra": "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B",
+        "DeepSeek-V2": "deepseek-ai/DeepSeek-V2",
+        "llama3-70b": "meta-llama/Meta-Llama-3-70B",
         "LLAMA3_8B": "meta-llama/Meta-Llama-3-8B",
         "LLAMA3_70B": "meta-llama/Meta-Llama-3-70B",
         "LLAMA3.1_405B": "meta-llama/Llama-3.1-405B",
@@ -58,16 +63,28 @@ MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What the tables call a model, and the spec that it is; MPT and the GPTs of the Megatron papers follow by rule."""
 
-_STATE_SPACE: Final = "state-space layers, whose training is not modelled"
 _NOT_DESCRIBED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "Nemotron_3_Super": f"experts on narrower latents and {_STATE_SPACE}",
-        "Nemotron_3_Ultra": _STATE_SPACE,
-        "Nemotron_3_5_Lightning": _STATE_SPACE,
         "DeepSeekV4 Flash": "compressed sparse attention and several residual streams, which no spec describes",
     }
 )
 """What models of the tables have that cannot be predicted (NVIDIA-NeMo/Megatron-Bridge, docs/models)."""
+
+_HYBRID_EP: Final[dict[str, object]] = {"moe_dispatcher": "flex", "cuda_graphs": True}
+_RECIPES: Final[Mapping[str, dict[str, object]]] = MappingProxyType(
+    {
+        "Nemotron_3_Nano": _HYBRID_EP,
+        "Nemotron_3_5_Lightning": _HYBRID_EP | {"mtp_depth": 2},
+        "Nemotron_3_Super": _HYBRID_EP | {"mtp_depth": 2},
+        "Nemotron_3_Ultra": {"moe_dispatcher": "flex", "mtp_depth": 2, "ds_zero": 3, "shard_size": 64},
+    }
+)
+"""What the performance recipes of a model set beside what the tables print (NVIDIA-NeMo/Megatron-Bridge,
+src/megatron/bridge/perf_recipes/nemotronh): the dispatcher, graphs, multi-token prediction, Ultra's sharding inside a domain."""
+_NVFP4_WIDE_SHARE: Final = 15 / 88
+"""Blocks of Nemotron 3 Super that its NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
+_NOT_GRAPHED: Final = ("Nemotron_3_Super", "B200-180GB", "mxfp8")
+"""The one recipe of these without graphs."""
 
 _PRECISIONS: Final = MappingProxyType(
     {
@@ -214,12 +231,13 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
         cp_size=run.cp,
         sp_size=_sequence_parallel(run, framework),
     )
+    described = model or model_of(run.model)
     scenario = TrainingScenario(
-        model=model or model_of(run.model),
+        model=described,
         gpu=gpu,
         host=host,
         framework=framework.name,
-        plan=_plan(run, framework),
+        plan=_plan(run, framework, described),
         parallelism=parallelism,
         num_nodes=fewest_nodes(run.num_gpus, host.gpus_per_node),
         allow_long_context=True,  # the tables print what ran
@@ -234,12 +252,13 @@ def _sequence_parallel(run: TrainingRun, framework: Framework) -> int:
     return run.tp
 
 
-def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
-    fields = dict(framework.defaults)
+def _plan(run: TrainingRun, framework: Framework, model: ModelConfig) -> TrainingPlan:
+    stage = int(framework.defaults.get("ds_zero", 0))
     if run.sharding == "FULL_SHARD" or run.sharding == "FSDP=1":
-        fields["ds_zero"] = 3
-    elif stage := re.search(r"zero-(\d)", run.sharding.lower()):
-        fields["ds_zero"] = int(stage[1])
+        stage = 3
+    elif stated := re.search(r"zero-(\d)", run.sharding.lower()):
+        stage = int(stated[1])
+    fields = framework.defaults_at(stage) | {"ds_zero": stage}
     precision = run.precision.lower()
     return TrainingPlan(
         **fields
@@ -250,8 +269,19 @@ def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
             "virtual_stages": run.vp,
             "precision": _PRECISIONS.get(precision, precision),
             "activation_recomputation": recomputation_of(run.recompute),
-        }  # type: ignore[arg-type]
+        }
+        | _of_recipe(run, model)  # type: ignore[arg-type]
     )
+
+
+def _of_recipe(run: TrainingRun, model: ModelConfig) -> dict[str, object]:
+    """What the source's recipe sets and its table does not print."""
+    found = dict(_RECIPES.get(run.model, {}))
+    if found and run.precision.lower() == "nvfp4":
+        found["wide_layers"] = round(_NVFP4_WIDE_SHARE * model.num_layers)
+    if (run.model, run.gpu, run.precision.lower()) == _NOT_GRAPHED:
+        found["cuda_graphs"] = False
+    return found
 
 
 def recomputation_of(stated: str) -> ActivationRecomputation:

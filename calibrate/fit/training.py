@@ -50,7 +50,7 @@ def _owners(framework: str) -> dict[str, Framework]:
 
 
 def _gpu_parameters(gpu: GPUConfig) -> list[Parameter]:
-    family = gpu.efficiency.name
+    family = _family(gpu)
     return [
         Parameter(
             f"gpu.{path}@{family}",
@@ -60,6 +60,14 @@ def _gpu_parameters(gpu: GPUConfig) -> list[Parameter]:
         )
         for path, one in training_efficiency(gpu).fitted.items()
     ]
+
+
+_FAMILIES: dict[str, str] = {}
+
+
+def _family(gpu: GPUConfig) -> str:
+    """The family whose training efficiencies a GPU has: one that extends another and says nothing of training is that one."""
+    return _FAMILIES.setdefault(training_efficiency(gpu).model_dump_json(), gpu.efficiency.name)
 
 
 def _ceiling(path: str) -> float:
@@ -101,7 +109,7 @@ class TrainingFit:
         """Whether a scenario has what a parameter stands for."""
         owner, _, rest = parameter.name.partition(".")
         if owner == "gpu":
-            return rest.rpartition("@")[2] == scenario.gpu.efficiency.name
+            return rest.rpartition("@")[2] == _family(scenario.gpu)
         stated = _owners(scenario.framework).get(rest)
         return stated is not None and stated.name == owner
 
@@ -110,7 +118,7 @@ class TrainingFit:
         return step_time_s(self.scenario(scenario, values))
 
     def _with(self, gpu: GPUConfig, values: Mapping[str, float]) -> GPUConfig:
-        changes = self._gpu.get(gpu.efficiency.name, [])
+        changes = self._gpu.get(_family(gpu), [])
         key = (gpu.name, *(values[change.name] for change in changes))
         known = self._gpus.get(key)
         if known is None:

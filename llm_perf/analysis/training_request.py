@@ -190,6 +190,38 @@ class TrainingInputs(Spec):
     weights_dtype_bytes: Literal[2, 4] | None = Field(
         default=None, description="2 or 4: width of the weights themselves.  [default: the framework's]"
     )
+    overlap_grad_reduce: Flag | None = Field(
+        default=None,
+        description="Gradients are reduced beside the backward pass.  [default: the framework's]",
+    )
+    overlap_param_gather: Flag | None = Field(
+        default=None,
+        description="Weights are gathered beside the pass that uses them.  [default: the framework's]",
+    )
+    tp_comm_overlap: Flag | None = Field(
+        default=None,
+        description="Tensor parallelism's messages run beside its products.  [default: the framework's]",
+    )
+    cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(
+        default=None,
+        description="Context parallelism: p2p (ring), all_gather or a2a (tokens for heads).  [default: p2p]",
+    )
+    moe_dispatcher: Literal["alltoall", "flex"] | None = Field(
+        default=None,
+        description="alltoall, or flex (DeepEP, HybridEP): one copy per rank.  [default: alltoall]",
+    )
+    mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] | None = Field(
+        default=None, description="Tokens that multi-token prediction adds.  [default: 0]"
+    )
+    wide_layers: PositiveInt | None = Field(
+        default=None, description="Layers that stay in 16 bit under fp8, mxfp8 or nvfp4.  [default: 0]"
+    )
+    cuda_graphs: Flag | None = Field(
+        default=None, description="Attention, scans and routing are launched as CUDA graphs.  [default: off]"
+    )
+    power_limit_w: PositiveFloat | None = Field(
+        default=None, description="Watts that a GPU may draw; its rated power if not given."
+    )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."
     )
@@ -245,11 +277,13 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
 def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framework) -> TrainingPlan:
     """The plan that inputs describe; where they say nothing the framework's defaults hold, then the plan's own."""
     given = {name: getattr(inputs, name) for name in _PLAN_FIELDS}
-    fields = framework.defaults | {name: value for name, value in given.items() if value is not None}
+    stated = {name: value for name, value in given.items() if value is not None}
+    fields = framework.defaults | stated
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
     if inputs.ds_zero is None:
         fields["ds_zero"] = _default_stage(inputs, fields.get("ds_zero", 0))
+    fields = framework.defaults_at(fields["ds_zero"]) | fields | stated
     if "optimizer" in fields:
         fields["optimizer"] = optimizer_by_name(str(fields["optimizer"])).name
     return TrainingPlan(**fields)

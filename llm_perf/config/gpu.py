@@ -150,6 +150,23 @@ class AttentionKernel(Spec):
     backward: Efficiency
 
 
+class TrainingPower(Spec):
+    """What the parts of a step draw of a board's power limit: it is what bounds products that run for seconds.
+
+    ``static_share`` of the limit goes into clocks, leakage and links whatever runs. ``pj_per_flop`` is the energy of one FLOP
+    of a 16-bit product, in picojoules; that of other formats is taken to be in proportion to their bits. ``pj_per_byte`` is
+    that of one byte of device memory.
+    """
+
+    static_share: Annotated[float, Field(ge=0, lt=1)]
+    pj_per_flop: Quantity
+    pj_per_byte: NonNegativeQuantity = 0.0
+
+    def flop_j(self, dtype: str) -> float:
+        """Joules of one FLOP in a number format."""
+        return 1e-12 * self.pj_per_flop * format_bits(dtype) / 16
+
+
 class FittedEfficiency(Spec):
     """An efficiency that was fitted to training runs: what operators alone gave, and by what factor runs may differ.
 
@@ -168,7 +185,7 @@ class TrainingEfficiency(Spec):
 
     ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
     ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
-    ``inter_node_efficiency`` that of the network. ``fitted``: by path with dots, which of these numbers were fitted to runs;
+    ``inter_node_efficiency`` that of the network. ``power`` is None where no sustained rate was measured. ``fitted``: by path with dots, which of these numbers were fitted to runs;
     ``assumed`` names others by path, and what neither names has the provenance of the file.
     """
 
@@ -181,6 +198,7 @@ class TrainingEfficiency(Spec):
     gather_efficiency: Efficiency
     all_to_all_efficiency: Efficiency
     inter_node_efficiency: Efficiency = 0.8
+    power: TrainingPower | None = None
     fitted: dict[str, FittedEfficiency] = Field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     evidence: Literal["measured", "partly measured", "assumed"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
@@ -79,6 +79,17 @@ class TrainingPlan(Spec):
         optimizer_in_backward: a parameter is updated as soon as its gradient is complete, which is then dropped.
         reduce_bucket_size: parameters of one bucket of ZeRO's reduction; None is the framework's.
         weights_dtype_bytes: width of the weights themselves where it is not that of the products (4: cast on use).
+        overlap_grad_reduce, overlap_param_gather: whether the reduction of gradients runs beside the backward pass, and the
+            gather of weights beside the pass that needs them.
+        tp_comm_overlap: whether tensor parallelism's messages run beside the products that need them, piece by piece.
+        cp_comm_type: how context-parallel ranks exchange keys and values: around a ring, gathered, or tokens for heads.
+        moe_dispatcher: alltoall sends a copy of a token to each of its experts, flex (DeepEP, HybridEP) one to each rank that
+            holds any of them.
+        mtp_depth: further tokens that multi-token prediction predicts, each by a block and the head again
+            (arXiv 2412.19437, section 2.2).
+        wide_layers: layers whose products stay in 16 bit under an 8- or 4-bit precision.
+        cuda_graphs: attention, scans and routing are launched as CUDA graphs; experts are not.
+        power_limit_w: watts that a board may draw; None is its rated power.
     """
 
     _label: ClassVar[str | None] = ""  # messages name the field alone
@@ -120,6 +131,15 @@ class TrainingPlan(Spec):
     optimizer_in_backward: bool = False
     reduce_bucket_size: Annotated[float, Field(ge=0, le=1e12)] | None = None
     weights_dtype_bytes: Literal[2, 4] | None = None
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    tp_comm_overlap: bool = False
+    cp_comm_type: Literal["p2p", "all_gather", "a2a"] = "p2p"
+    moe_dispatcher: Literal["alltoall", "flex"] = "alltoall"
+    mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] = 0
+    wide_layers: NonNegativeInt = 0
+    cuda_graphs: bool = False
+    power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:
@@ -226,13 +246,12 @@ class TrainingScenario:
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
-    if any(
-        group.attention.recurrent or len(group.attention.parts) != 1 or not group.mlp.ffn_size
-        for group in model.layer_groups
-    ):
-        raise SpecError(
-            f"{model.name} has state-space layers or layers without a block, whose training is not modelled"
-        )
+    if plan.wide_layers and plan.wide_layers > model.num_layers:
+        raise SpecError(f"wide_layers {plan.wide_layers} is more than the {model.num_layers} layers")
+    if plan.moe_dispatcher == "flex" and not any(group.mlp.routed_experts for group in model.layer_groups):
+        raise SpecError(f"moe_dispatcher flex sends tokens to experts, and {model.name} has none")
+    if plan.cp_comm_type == "a2a" and parallelism.cp_size > 1:
+        _check_head_exchange(model, parallelism)
     if plan.seq_len % parallelism.cp_size:
         raise SpecError(f"cp_size {parallelism.cp_size} does not divide seq_len {plan.seq_len}")
     if plan.virtual_stages > 1 and parallelism.pp_size == 1:
@@ -274,3 +293,14 @@ def matrix_format(gpu: GPUConfig, dtype: str) -> str:
         if name in gpu.peak_tflops:
             return name
     return gpu.dtype_for(32)
+
+
+def _check_head_exchange(model: ModelConfig, parallelism: ParallelismConfig) -> None:
+    ranks = parallelism.cp_size * parallelism.tp_size
+    for group in model.layer_groups:
+        for part in group.attention.parts:
+            if part.num_kv_heads % ranks:
+                raise SpecError(
+                    f"cp_comm_type a2a gives each of tp_size x cp_size = {ranks} ranks whole heads, and {model.name} has "
+                    f"{part.num_kv_heads} of keys and values"
+                )

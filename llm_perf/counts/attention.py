@@ -28,7 +28,9 @@ def prefill_score_flops(
     """FLOPs of the scores and scans of ``sequences`` prompts of ``tokens`` in one layer, on one rank."""
     total: Number = 0.0
     for part in attention.parts:
-        total = total + sequences * prefill_pairs(part, tokens, causal) * score_flops_per_pair(part, tp)
+        # A scan has no square: each token meets the one state.
+        pairs = prefill_pairs(part, tokens, causal or part.recurrent)
+        total = total + sequences * pairs * score_flops_per_pair(part, tp)
     return total
 
 

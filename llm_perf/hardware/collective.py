@@ -14,7 +14,7 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.counts.arrays import Number, minimum, sqrt, where
 
-_GATHER = (0.75, 0.8)
+GATHER = (0.75, 0.8)
 _EXCHANGE = (1.15, 0.83)
 """All-gather and all-to-all against the all-reduce of the same fabric: shares of the latency and of the square-root term;
 the bus is the same. The latency of an all-to-all is that of one exchange, since all pairs talk at once.
@@ -96,7 +96,7 @@ class Fabric:
         """All-gather that leaves ``size_bytes`` on every rank: half of an all-reduce's bytes."""
         if self.ranks == 1:
             return 0.0 * size_bytes
-        latency, root = _GATHER
+        latency, root = GATHER
         wire = (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
         return latency * self.latency_s + root * self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from llm_perf.config.gpu import GPUConfig, TrainingEfficiency
 from llm_perf.config.host import HostConfig
-from llm_perf.counts.arrays import Number, maximum
-from llm_perf.hardware.collective import fabric, link_bytes_per_s
+from llm_perf.counts.arrays import Number, maximum, sqrt
+from llm_perf.hardware.collective import GATHER, fabric, link_bytes_per_s
 from llm_perf.hardware.streams import INTERCONNECT, NETWORK
 
 
@@ -16,7 +16,8 @@ class RankGroup:
     """``ranks`` GPUs, ``local`` of them in each of ``nodes`` domains.
 
     ``link_bytes_per_s`` is what one GPU's link reaches per direction, ``network_bytes_per_s`` what the cards of the
-    group's GPUs in one domain reach together: groups that run side by side use the other cards.
+    group's GPUs in one domain reach together: groups that run side by side use the other cards. ``sqrt_term_s`` is what
+    a collective of 1 MB inside a domain loses while its channels fill (`llm_perf.hardware.collective.Fabric`).
     """
 
     ranks: int
@@ -25,6 +26,7 @@ class RankGroup:
     all_to_all_bytes_per_s: float
     nic_bytes_per_s: float
     latency_s: float
+    sqrt_term_s: float = 0.0
 
     @property
     def nodes(self) -> int:
@@ -42,7 +44,8 @@ class RankGroup:
             return 0.0 * size_bytes
         link = (self.ranks - 1) / self.ranks * size_bytes / self.link_bytes_per_s
         if self.nodes == 1:
-            return self.latency_s + link
+            latency, root = GATHER
+            return latency * self.latency_s + root * self.sqrt_term_s * sqrt(size_bytes / 1e6) + link
         network = (self.nodes - 1) / self.nodes * size_bytes / (self.local * self.nic_bytes_per_s)
         return self.latency_s + maximum(link, network)
 
@@ -50,7 +53,7 @@ class RankGroup:
         """Reduce-scatter and all-gather."""
         return 2.0 * self.gather_s(size_bytes)
 
-    def all_to_all_s(self, tokens_bytes: Number, copies: int) -> Number:
+    def all_to_all_s(self, tokens_bytes: Number, copies: float) -> Number:
         """Tokens of ``tokens_bytes`` to ``copies`` ranks each, chosen evenly: one copy per domain crosses the network.
 
         Of ``copies`` ranks a token meets nodes x (1 - (1 - 1/nodes)^copies) domains on average.
@@ -78,11 +81,13 @@ def rank_group(
     local = max(1, min(ranks, domain // max(stride, 1)))
     nic = (host.nic_gb_per_s or gpu.inter_node_gb_per_s) * 1e9 * efficiency.inter_node_efficiency
     link = link_bytes_per_s(gpu, local, host) if local > 1 else nic
+    inside = fabric(gpu, ranks, local, host)
     return RankGroup(
         ranks=ranks,
         local=local,
         link_bytes_per_s=link * efficiency.gather_efficiency,
         all_to_all_bytes_per_s=link * efficiency.all_to_all_efficiency,
         nic_bytes_per_s=nic,
-        latency_s=fabric(gpu, ranks, local, host).latency_s,
+        latency_s=inside.latency_s,
+        sqrt_term_s=inside.sqrt_term_s,
     )

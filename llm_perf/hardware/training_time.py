@@ -26,25 +26,51 @@ class TrainingGemmRates:
     knee_exponent: float
     element_bytes: float
 
-    def product_s(self, m: Number, n: float, k: float, copies: Number = 1.0, scale: float = 1.0) -> Number:
-        """Seconds of ``copies`` products of (m, k) by (k, n) as one kernel, at ``scale`` times the usual rate."""
-        lost = 1.0 + self.half_m / m + self.half_n / n + self.half_k / k
+    def product_s(
+        self, m: Number, n: float, k: float, copies: Number = 1.0, scale: float = 1.0, lost_rows: float = 0.0
+    ) -> Number:
+        """Seconds of ``copies`` products of (m, k) by (k, n) as one kernel, at ``scale`` times the usual rate.
+
+        ``lost_rows`` is what each copy of a grouped product loses beside what one product loses, in rows.
+        """
+        lost = 1.0 + (self.half_m + lost_rows) / m + self.half_n / n + self.half_k / k
         compute = 2.0 * m * n * k * copies * lost / (self.flops_per_s * scale)
         moved = self.element_bytes * (m * k + n * k) + 2.0 * m * n
         return self.floor_s + p_norm(compute, copies * moved / self.bytes_per_s, self.knee_exponent)
 
-    def backward_s(
-        self, m: Number, n: float, k: float, copies: Number = 1.0, scale: float = 1.0, weights: bool = True
+    def transposed_s(
+        self,
+        m: Number,
+        n: float,
+        k: float,
+        copies: Number = 1.0,
+        scale: float = 1.0,
+        lost_rows: float = 0.0,
+        gradient_bytes: float = 4.0,
     ) -> Number:
-        """Seconds of both gradients of (m, k) by (k, n): of the input, (m, n) by (n, k), and of the ``weights``."""
-        inputs = self.product_s(m, k, n, copies, scale)
-        return inputs + self._transposed_s(m, n, k, copies, scale) if weights else inputs
+        """Seconds of the gradient of the weights of (m, k) by (k, n): rows are what its products sum over.
 
-    def _transposed_s(self, m: Number, n: float, k: float, copies: Number, scale: float) -> Number:
-        lost = 1.0 + self.half_m / n + self.half_n / k + self.half_k / m
+        ``gradient_bytes`` are moved per element of it: 4 where it is written in 32 bits, 8 where it is added to what
+        other micro-batches left.
+        """
+        lost = 1.0 + self.half_m / n + self.half_n / k + (self.half_k + lost_rows) / m
         compute = 2.0 * m * n * k * copies * lost / (self.flops_per_s * scale)
-        moved = self.element_bytes * (m * k + m * n) + 4.0 * n * k  # gradients of weights are 32 bits wide
+        moved = self.element_bytes * (m * k + m * n) + gradient_bytes * n * k
         return self.floor_s + p_norm(compute, copies * moved / self.bytes_per_s, self.knee_exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class BoardPower:
+    """What a board's power limit leaves for work: ``work_w`` watts, and the energy of that work."""
+
+    work_w: float
+    product_j: float
+    wide_j: float
+    byte_j: float
+
+    def least_s(self, joules: Number) -> Number:
+        """Seconds that so much work takes at least, since its energy comes in at ``work_w``."""
+        return joules / self.work_w
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +83,10 @@ class TrainingRates:
     attention_backward_flops_per_s: float
     exp_flops: float
     elementwise_bytes_per_s: float
+    wide_peak_flops_per_s: float
     efficiency: TrainingEfficiency
     kernel: str
+    board: BoardPower | None
 
 
 def training_rates(
@@ -69,12 +97,14 @@ def training_rates(
     flops_efficiency: float | None = None,
     memory_efficiency: float | None = None,
     flops_scale: float = 1.0,
+    power_limit_w: float | None = None,
 ) -> TrainingRates:
     """The rates of a GPU for layers in ``dtype`` and what stays in ``wide_dtype``.
 
     ``kernels`` are the attention kernels that the framework may use, best first; the first one that the GPU's file knows
     is taken. ``flops_scale`` is the framework's factor on products. ``flops_efficiency`` and
-    ``memory_efficiency`` replace the GPU's own constants (floors stay).
+    ``memory_efficiency`` replace the GPU's own constants (floors stay, the power limit goes: a share of the peak is
+    what somebody reached under it). ``power_limit_w`` is the board's own, or the GPU's TDP.
     """
     own = training_efficiency(gpu)
     kernel = next((name for name in kernels if name in own.attention), next(reversed(own.attention)))
@@ -96,8 +126,27 @@ def training_rates(
         attention_backward_flops_per_s=attention(shares.backward),
         exp_flops=own.exp_flops if flops_efficiency is None else 0.0,
         elementwise_bytes_per_s=bandwidth * moving,
+        wide_peak_flops_per_s=peak,
         efficiency=own,
         kernel=kernel,
+        board=None
+        if flops_efficiency is not None
+        else _board(gpu, own, dtype, wide_dtype, power_limit_w or gpu.tdp_w),
+    )
+
+
+def _board(
+    gpu: GPUConfig, own: TrainingEfficiency, dtype: str, wide_dtype: str, limit_w: float | None
+) -> BoardPower | None:
+    """The board under a power limit; None where no energies are known. The static draw is that of the rated board."""
+    power = own.power
+    if power is None or limit_w is None or gpu.tdp_w is None:
+        return None
+    return BoardPower(
+        work_w=max(limit_w - power.static_share * gpu.tdp_w, 1e-3 * gpu.tdp_w),
+        product_j=power.flop_j(dtype),
+        wide_j=power.flop_j(wide_dtype),
+        byte_j=power.pj_per_byte * 1e-12,
     )
 
 

@@ -55,10 +55,14 @@ def measurements_of(system: str, model: str) -> tuple[Measurement, ...]:
 
 @lru_cache(maxsize=1)
 def _shipped_training() -> tuple[TrainingMeasurement, ...]:
-    return tuple(training_measurement(row) for row in shipped_rows("published_training.csv"))
+    return tuple(training_measurement(row) for name in _TRAINING for row in shipped_rows(name))
 
 
-@lru_cache(maxsize=2)
+_TRAINING = ("published_training.csv", "published_training_b200.csv")
+"""Both number their rows differently, so that a row of either has an id of its own."""
+
+
+@lru_cache(maxsize=3)
 def shipped_rows(name: str) -> tuple[Row, ...]:
     """The rows of a table as text, without a record for each."""
     text = (resources.files("calibrate") / "measurements" / name).read_text("utf-8")

@@ -192,6 +192,10 @@ class Mixer(LayerPart):
         """Elements per token of keys and values as they enter the scores, on one rank."""
         return self.cache_elements_per_token(tp)
 
+    def assembled_elements(self, tp: int = 1) -> float:  # noqa: ARG002 - the interface of all kinds
+        """Elements per token that are read and written to put queries, keys and values together, on one rank."""
+        return 0.0
+
     def live_elements_per_token(self, tp: int = 1) -> float:
         """Elements of one token kept beside the hidden states, on one rank: queries, a copy, keys, values."""
         return 2 * self.num_heads * self.head_dim / tp + self.cache_elements_per_token(tp)
@@ -226,6 +230,10 @@ class FeedForward(LayerPart):
     def experts_per_token(self) -> int:
         """Routed experts that one token uses; 0 for a dense block."""
         return 0
+
+    def routed_input_width(self, hidden: int) -> int:
+        """Width of what is sent to a routed expert in a model of width ``hidden``."""
+        return hidden
 
     @property
     def dense_width(self) -> int:

@@ -76,3 +76,7 @@ class MoEMLP(FeedForward):
     def dense_width(self) -> int:
         """Width of the shared experts."""
         return self.shared_ffn_size
+
+    def routed_input_width(self, hidden: int) -> int:
+        """The latent's width where experts work in one."""
+        return self.latent_size or hidden

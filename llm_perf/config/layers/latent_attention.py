@@ -120,3 +120,7 @@ class LatentAttention(Mixer):
     def key_value_elements(self, tp: int = 1) -> float:
         """Keys and values of all heads once the latent is expanded."""
         return self.num_heads / tp * (self.head_dim + self.v_head_dim)
+
+    def assembled_elements(self, tp: int = 1) -> float:
+        """Queries and keys of all heads joined from a part with and one without rotation, values copied out of both."""
+        return 2 * self.num_heads / tp * (2 * self.head_dim + self.v_head_dim)

@@ -47,26 +47,49 @@ class Exchange:
 
     def tensor_s(self, group: LayerGroup, tokens: Number) -> Number:
         """One pass of a layer: per block an all-reduce, or a gather and a scatter with sequence parallelism."""
+        return 2.0 * self.regather_s(group, tokens)
+
+    def regather_s(self, group: LayerGroup, tokens: Number) -> Number:
+        """Inputs of a layer's blocks gathered once: sequence parallelism keeps a rank's share (arXiv 2205.05198, 4.2.2)."""
         if self.tensor.ranks == 1:
             return 0.0
-        blocks = 1 if group.parallel_attention else 2
         size = tokens * self.scenario.model.hidden_size * self.plan.wide_bytes
-        return blocks * self.tensor.all_reduce_s(size)
+        return _blocks(group) * self.tensor.gather_s(size)
 
     def expert_s(self, group: LayerGroup, tokens: Number) -> Number:
         """Dispatch and combination of one pass: every token to its experts and back."""
         if not group.mlp.routed_experts or self.expert.ranks == 1:
             return 0.0
         own = tokens / self.scenario.parallelism.tp_size * self.scenario.parallelism.expert_imbalance
-        size = own * self.scenario.model.hidden_size * self.plan.wide_bytes
-        return 2.0 * self.expert.all_to_all_s(size, group.mlp.experts_per_token)
+        size = own * group.mlp.routed_input_width(self.scenario.model.hidden_size) * self.plan.wide_bytes
+        copies: float = group.mlp.experts_per_token
+        if self.plan.moe_dispatcher == "flex":
+            # Of `copies` evenly chosen ranks so many are different.
+            copies = self.expert.ranks * (1 - (1 - 1 / self.expert.ranks) ** copies)
+        return 2.0 * self.expert.all_to_all_s(size, copies)
 
-    def context_s(self, group: LayerGroup, tokens: Number) -> Number:
-        """Keys and values of the other ranks, passed around a ring (arXiv 2310.01889), or gathered: the same bytes."""
-        if self.context.ranks == 1:
+    def context_s(self, group: LayerGroup, tokens: Number, backward: bool = False) -> Number:
+        """What context parallelism exchanges in one pass of a layer.
+
+        ``p2p`` passes keys and values of the other ranks around a ring (arXiv 2310.01889) and ``all_gather`` gathers them:
+        the same bytes, and in the backward pass again, with their gradients. ``a2a`` swaps tokens for heads of queries, keys
+        and values, and back for the result (DeepSpeed-Ulysses, arXiv 2309.14509).
+        """
+        ranks, tp, wide = self.context.ranks, self.scenario.parallelism.tp_size, self.plan.wide_bytes
+        if ranks == 1:
             return 0.0
-        width = group.attention.key_value_elements(self.scenario.parallelism.tp_size)
-        return self.context.gather_s(tokens * self.context.ranks * width * self.plan.wide_bytes)
+        if self.plan.cp_comm_type == "a2a":
+            width = sum(
+                part.num_heads / tp * (part.head_dim + part.value_dim) + part.key_value_elements(tp)
+                for part in group.attention.parts
+            )
+            # Each rank keeps its own part of what it holds, so all but one in `ranks` of it moves.
+            return self.context.all_to_all_s(tokens * width * wide, 1)
+        width = group.attention.key_value_elements(tp)
+        passed = self.context.gather_s(tokens * ranks * width * wide)
+        if self.plan.cp_comm_type == "p2p":
+            passed = passed + (ranks - 2) * self.context.latency_s
+        return 2.0 * passed if backward else passed
 
     def stage_transfer_s(self, tokens: Number) -> Number:
         """Hidden states to the next stage and gradients back, one micro-batch through all chunks of a rank."""
@@ -102,29 +125,37 @@ class Exchange:
             over = over + self.expert_copies.all_reduce_s(params.experts / self.expert_shards.ranks * element)
         return own + over
 
-    def synchronise_s(self, params: HeldParams) -> Number:
-        """Once per step for stages 0 and 1: an all-reduce of gradients, or a reduce-scatter and a gather of new weights.
+    def reduced_s(self, params: HeldParams) -> Number:
+        """Once per step for stages 0 and 1: an all-reduce of gradients, or their reduce-scatter.
 
-        Stages 2 and 3 reduce with each micro-batch; stage 2 gathers the new weights here, stage 3 where they are used.
+        Stages 2 and 3 reduce with each micro-batch.
         """
         stage = self.plan.ds_zero
-        gathered = self.shards.gather_s(params.dense * self.plan.wide_bytes) + self._experts(
-            params, self.plan.wide_bytes
-        )
-        if stage is DSZeRO.STAGE_3:
+        if stage >= DSZeRO.STAGE_2:
             return 0.0
-        if stage is DSZeRO.STAGE_2:
-            return gathered
-        if stage is DSZeRO.STAGE_1:
-            return gathered + self.reduce_scatter_s(params)
-        element = self.c["reduce_bytes"]
+        scattered = self.reduce_scatter_s(params)
         return (
-            self.reduce_scatter_s(params)
-            + self.shards.gather_s(params.dense * element)
-            + self._experts(params, element)
+            scattered
+            if stage is DSZeRO.STAGE_1
+            else scattered + self._gathered(params, self.c["reduce_bytes"])
         )
+
+    def updated_s(self, params: HeldParams) -> Number:
+        """Once per step for stages 1 and 2: a gather of the new weights; stage 3 gathers them where they are used."""
+        sharded = self.plan.ds_zero in (DSZeRO.STAGE_1, DSZeRO.STAGE_2)
+        return self._gathered(params, self.plan.wide_bytes) if sharded else 0.0
+
+    def _gathered(self, params: HeldParams, element_bytes: float) -> Number:
+        return self.shards.gather_s(params.dense * element_bytes) + self._experts(params, element_bytes)
 
     @property
     def state_stream(self) -> str:
         """What the exchange of the training state occupies."""
         return self.shards.stream
+
+
+def _blocks(group: LayerGroup) -> int:
+    """Blocks of a layer with a sum over tensor-parallel ranks: a mixer and a feed-forward block that read one input are one."""
+    if group.parallel_attention:
+        return 1
+    return len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)

@@ -21,21 +21,30 @@ FRAMEWORKS = tuple(
 """Each is a YAML file of constants in this folder."""
 
 
+_FULL_SHARDING = 3
+
+
 class Framework(ConstantsFile):
     """The constants of a framework and version.
 
     Attributes:
         attention: fused attention kernels that it may use, best first.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
+        stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
     """
 
     attention: tuple[str, ...] = ()
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
     def loss(self) -> LossKind:
         """How it computes the loss unless told otherwise."""
         return cast(LossKind, self.defaults.get("loss", "vocab-parallel"))
+
+    def defaults_at(self, stage: int) -> dict[str, bool | int | float | str]:
+        """Fields that it sets at a ZeRO stage."""
+        return self.defaults | (self.stage_3_defaults if stage == _FULL_SHARDING else {})
 
 
 def own_framework(name: str) -> Framework:
@@ -63,7 +72,10 @@ def load_framework(name: str) -> Framework:
         return own
     parent = load_framework(own.extends)
     return own.extended(
-        parent, attention=own.attention or parent.attention, defaults=parent.defaults | own.defaults
+        parent,
+        attention=own.attention or parent.attention,
+        defaults=parent.defaults | own.defaults,
+        stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )
 
 

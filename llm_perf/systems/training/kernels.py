@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from llm_perf.config.model import LayerGroup
+from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario, matrix_format
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import Linear
 from llm_perf.counts.parameters import expert_tensor_shards
 from llm_perf.counts.products import Product, layer_products, lm_head_products
 from llm_perf.counts.trained import adapted_linears
-from llm_perf.hardware.training_time import TrainingRates, training_rates
+from llm_perf.hardware.training_time import TrainingGemmRates, TrainingRates, training_rates
 from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.loss import Loss
@@ -24,6 +24,7 @@ _PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up", "attention_output"})
 _UNFUSED_BACKWARD_PRODUCTS = 2.0
 _FUSED_BACKWARD_PRODUCTS = 2.5
 """Products of attention's backward pass over those of its forward pass: the fused kernel computes the scores again."""
+_WIDE = frozenset({"router"})
 _QUANTISED = ("fp8", "fp4")
 """Formats into which operands are converted from 16 bit. A GPU without them multiplies what it has."""
 _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
@@ -39,12 +40,35 @@ _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class KernelPass:
+    """Seconds and joules of some kernels in both passes."""
+
+    forward: Number
+    backward: Number
+    forward_j: Number
+    backward_j: Number
+
+    def __add__(self, other: KernelPass) -> KernelPass:
+        return KernelPass(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.forward_j + other.forward_j,
+            self.backward_j + other.backward_j,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """Seconds of one layer by part, on one rank and micro-batch. ``again`` is what is recomputed of the forward pass."""
+    """Seconds of one layer by part, on one rank and micro-batch. ``again`` is what is recomputed of the forward pass.
+
+    ``joules`` is the energy of both passes, ``joules_again`` that of what is recomputed; 0 where none is known.
+    """
 
     forward: dict[str, Number]
     backward: dict[str, Number]
     again: dict[str, Number]
+    joules: Number = 0.0
+    joules_again: Number = 0.0
 
 
 class Kernels:
@@ -65,6 +89,7 @@ class Kernels:
         self.rates: TrainingRates = training_rates(
             scenario.gpu, self.dtype, matrix_format(scenario.gpu, wide), attention_kernels,
             scenario.flops_efficiency, scenario.hbm_memory_efficiency, constants["flops_scale"],
+            self.plan.power_limit_w,
         )  # fmt: skip
 
     @cached_property
@@ -81,24 +106,16 @@ class Kernels:
 
     def layer(self, group: LayerGroup, load: TrainingLoad) -> LayerTimes:
         """All kernels of one layer."""
-        tokens = self.rank_tokens(load)
-        forward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
-        backward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
-        adapted = self.adapted(group)
-        for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
-            part = "attention_projections" if product.op in _PROJECTIONS else "mlp"
-            there, back = self._product(product, tokens, adapted)
-            forward[part] = forward[part] + there
-            backward[part] = backward[part] + back
-        forward["attention"], backward["attention"] = self._attention(group, load)
-        for part, passes in self._traffic(group).items():
-            forward[part], backward[part] = (
-                tokens * vectors * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
-                for vectors in passes
-            )
+        passes = self._passes_of(group, load)
         again = _LEVELS[self.plan.activation_recomputation]
-        repeated = {part: self._not_kept(part) * forward[part] for part in forward if part in again}
-        return LayerTimes(forward, backward, repeated)
+        forward = {part: one.forward for part, one in passes.items()}
+        return LayerTimes(
+            forward,
+            {part: one.backward for part, one in passes.items()},
+            {part: self._not_kept(part) * forward[part] for part in forward if part in again},
+            sum(one.forward_j + one.backward_j for one in passes.values()),
+            sum((self._not_kept(part) * one.forward_j for part, one in passes.items() if part in again), 0.0),
+        )
 
     def _not_kept(self, part: str) -> float:
         """Share of a part that recomputation repeats where outputs of products are kept; attention's is then kept whole."""
@@ -106,6 +123,28 @@ class Kernels:
         if part in ("attention_projections", "mlp"):
             return 1.0 - kept
         return 0.0 if part == "attention" and kept else 1.0
+
+    def _passes_of(self, group: LayerGroup, load: TrainingLoad) -> dict[str, KernelPass]:
+        """What each part of a layer takes and draws."""
+        tokens, adapted = self.rank_tokens(load), self.adapted(group)
+        found: dict[str, KernelPass] = dict.fromkeys(
+            ("attention_projections", "mlp"), KernelPass(0.0, 0.0, 0.0, 0.0)
+        )
+        for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
+            part = "attention_projections" if _is_projection(product) else "mlp"
+            found[part] = found[part] + self._product(product, tokens, adapted)
+        found["attention"] = self._attention(group, load)
+        for part, vectors in self._traffic(group).items():
+            found[part] = self._moved(*(tokens * each * self.plan.wide_bytes for each in vectors))
+        return found
+
+    def _moved(self, forward_bytes: Number, backward_bytes: Number) -> KernelPass:
+        """Kernels that only move so many bytes of device memory."""
+        rate, board = self.rates.elementwise_bytes_per_s, self.rates.board
+        joules = 0.0 if board is None else board.byte_j
+        return KernelPass(
+            forward_bytes / rate, backward_bytes / rate, forward_bytes * joules, backward_bytes * joules
+        )
 
     @property
     def _replicas(self) -> int:
@@ -119,22 +158,17 @@ class Kernels:
         tp = self.p.tp_size
         return expert_tensor_shards(tp, self._replicas, self.p.ep_size) / tp
 
-    def _product(
-        self, product: Product, tokens: Number, adapted: Mapping[str, list[Linear]]
-    ) -> tuple[Number, Number]:
-        """(forward, backward) seconds of one product with its quantisation and adapters."""
-        c, n, k = self.c, product.out_features, product.in_features
-        wide = product.op == "router"
+    def _product(self, product: Product, tokens: Number, adapted: Mapping[str, list[Linear]]) -> KernelPass:
+        """One product with its quantisation and adapters, both passes."""
+        n, k = product.out_features, product.in_features
+        wide = product.op in _WIDE
         gemm = self.rates.wide_gemm if wide else self.rates.gemm
-        copies, rows, scale = 1.0, tokens, 1.0
+        copies, rows = 1.0, tokens
         if product.is_expert:
-            copies, scale = product.copies, c["grouped_gemm_scale"]
+            copies = product.copies
             rows = tokens * product.active * self._expert_share * self.p.expert_imbalance / copies
         trained = not self.plan.lora_rank
-        forward = gemm.product_s(rows, n, k, copies, scale)
-        # What slows a backward pass is the gradient of the weights, which frozen ones have none of.
-        slowed = c["backward_gemm_scale"] if trained else 1.0
-        backward = gemm.backward_s(rows, n, k, copies, scale * slowed, trained)
+        forward, backward = self._grouped(gemm, rows, n, k, copies, product.is_expert, trained)
         if self.dtype in _QUANTISED and not wide:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
@@ -144,7 +178,39 @@ class Kernels:
                 outputs, inputs = linear.shard_shape(self.p.tp_size)
                 there, back = self._adapter(rows, outputs, inputs, copies)
                 forward, backward = forward + there, backward + back
-        return forward + self._unpacked_s(copies * n * k), backward + self._unpacked_s(copies * n * k)
+        unpacked = self._unpacked_s(copies * n * k)
+        joules = 2.0 * rows * n * k * copies * self._flop_j(wide)
+        return KernelPass(forward + unpacked, backward + unpacked, joules, joules * (2.0 if trained else 1.0))
+
+    def _grouped(
+        self,
+        gemm: TrainingGemmRates,
+        rows: Number,
+        n: float,
+        k: float,
+        copies: float,
+        expert: bool,
+        trained: bool,
+    ) -> tuple[Number, Number]:
+        """(forward, backward) seconds of one product, or of as many as there are experts, which each start anew."""
+        c = self.c
+        scale, lost, least = (
+            (c["grouped_gemm_scale"], c["grouped_lost_rows"], copies * c["grouped_floor_us"] * 1e-6)
+            if expert
+            else (1.0, 0.0, 0.0)
+        )
+        # What slows a backward pass is the gradient of the weights, which frozen ones have none of.
+        slower = scale * (c["backward_gemm_scale"] if trained else 1.0)
+        forward = maximum(gemm.product_s(rows, n, k, copies, scale, lost), least)
+        backward = maximum(gemm.product_s(rows, k, n, copies, slower, lost), least)
+        if trained:
+            added = gemm.transposed_s(rows, n, k, copies, slower, lost, c["weight_gradient_bytes"])
+            backward = backward + maximum(added, least)
+        return forward, backward
+
+    def _flop_j(self, wide: bool) -> float:
+        board = self.rates.board
+        return 0.0 if board is None else board.wide_j if wide else board.product_j
 
     @property
     def _quantisation_bytes(self) -> float:
@@ -172,7 +238,10 @@ class Kernels:
         moved = c["adapter_output_passes"] * n + c["adapter_input_passes"] * k
         added = copies * rows * moved * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
         forward = gemm.product_s(rows, rank, k, copies) + gemm.product_s(rows, n, rank, copies) + added
-        backward = gemm.backward_s(rows, rank, k, copies) + gemm.backward_s(rows, n, rank, copies) + added
+        backward = added
+        for outputs, inputs in ((rank, k), (n, rank)):
+            backward = backward + gemm.product_s(rows, inputs, outputs, copies)
+            backward = backward + gemm.transposed_s(rows, outputs, inputs, copies)
         if self.plan.adapter == "dora":
             # The weight and its update, added and squared in 32 bits, row by row (arXiv 2402.09353, section 4.3).
             normed = copies * n * k * (2 * self.plan.wide_bytes + 8) / self.rates.elementwise_bytes_per_s
@@ -181,31 +250,66 @@ class Kernels:
 
     # -- attention ---------------------------------------------------------------------------------------------
 
-    def _attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
-        """(forward, backward) seconds between the projections."""
-        if self.plan.flash_attn:
-            return self._fused_attention(group, load)
-        return self._unfused_attention(group, load)
+    def _attention(self, group: LayerGroup, load: TrainingLoad) -> KernelPass:
+        """What lies between the projections, of all mixers of the layer."""
+        found = KernelPass(0.0, 0.0, 0.0, 0.0)
+        for part in group.attention.parts:
+            if part.recurrent:
+                found = found + self._scan(part, load)
+            elif self.plan.flash_attn:
+                found = found + self._fused_attention(part, load)
+            else:
+                found = found + self._unfused_attention(part, load)
+        return found
 
-    def _fused_attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
+    def _scan(self, part: Mixer, load: TrainingLoad) -> KernelPass:
+        """A scan in chunks: its products at the scan kernels' share of the peak, then what convolution, scan and gate move.
+
+        Its backward pass computes the states of all chunks again, as attention's does its scores.
+        """
+        c, tokens, tp = self.c, self.rank_tokens(load), self.p.tp_size
+        flops = tokens * score_flops_per_pair(part, tp)
+        seconds = flops / (self.rates.wide_peak_flops_per_s * c["scan_efficiency"])
+        joules = flops * self._flop_j(wide=True)
+        products = KernelPass(
+            seconds, _FUSED_BACKWARD_PRODUCTS * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
+        )
+        moved = tokens * part.live_elements_per_token(tp) * self.plan.wide_bytes
+        return products + self._moved(moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"])
+
+    def _fused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak."""
-        attention, tp, rates = group.attention, self.p.tp_size, self.rates
+        tp, rates = self.p.tp_size, self.rates
         pairs = load.micro_batch * prefill_pairs(attention, load.seq_len, causal=not self.model.encoder)
-        per_pair = score_flops_per_pair(attention, tp) + 2 * rates.exp_flops * attention.num_heads / tp
+        scores = score_flops_per_pair(attention, tp)
+        per_pair = scores + 2 * rates.exp_flops * attention.num_heads / tp
         flops = pairs / self.p.cp_size * per_pair
         forward = flops / (rates.attention_forward_flops_per_s * self.c["attention_forward_scale"])
         slowed = rates.attention_backward_flops_per_s * self.c["attention_backward_scale"]
-        return forward, _FUSED_BACKWARD_PRODUCTS * flops / slowed
+        joules = pairs / self.p.cp_size * scores * self._flop_j(wide=True)
+        return KernelPass(
+            forward,
+            _FUSED_BACKWARD_PRODUCTS * flops / slowed,
+            joules,
+            _FUSED_BACKWARD_PRODUCTS * joules,
+        )
 
-    def _unfused_attention(self, group: LayerGroup, load: TrainingLoad) -> tuple[Number, Number]:
+    def _unfused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Batched products over the whole square, and passes over all scores for softmax, mask and dropout."""
-        attention, tp, gemm = group.attention, self.p.tp_size, self.rates.wide_gemm
+        tp, gemm = self.p.tp_size, self.rates.wide_gemm
         scores = load.micro_batch * load.seq_len * load.seq_len / self.p.cp_size
         flops = scores * score_flops_per_pair(attention, tp)
-        products = flops / (gemm.flops_per_s * self.c["unfused_product_scale"])
-        moved = scores * attention.num_heads / tp / self.rates.elementwise_bytes_per_s
-        forward = products + moved * self.c["score_bytes_forward"]
-        return forward, _UNFUSED_BACKWARD_PRODUCTS * products + moved * self.c["score_bytes_backward"]
+        seconds, joules = (
+            flops / (gemm.flops_per_s * self.c["unfused_product_scale"]),
+            flops * self._flop_j(True),
+        )
+        products = KernelPass(
+            seconds, _UNFUSED_BACKWARD_PRODUCTS * seconds, joules, _UNFUSED_BACKWARD_PRODUCTS * joules
+        )
+        over = scores * attention.num_heads / tp
+        return products + self._moved(
+            over * self.c["score_bytes_forward"], over * self.c["score_bytes_backward"]
+        )
 
     # -- everything else ---------------------------------------------------------------------------------------
 
@@ -227,34 +331,41 @@ class Kernels:
         unfused = c["biased_expert_passes"] if mlp.routed_experts and mlp.bias else 1.0
         inner = width + routed * unfused * c["expert_traffic_scale"]
         found["activation_function"] = (there * inner, back * inner)
+        assembled = group.attention.assembled_elements(self.p.tp_size)
+        if assembled:
+            found["norms"] = tuple(each + assembled for each in found["norms"])
         if mlp.routed_experts:
             copied = (
                 c["permutation_vectors"]
                 * mlp.experts_per_token
-                * hidden
+                * mlp.routed_input_width(hidden)
                 / self.p.tp_size
                 * c["expert_traffic_scale"]
             )
             found["experts_routing"] = (copied, copied)
         return found
 
-    def head(self, load: TrainingLoad) -> tuple[Number, Number]:
-        """(forward, backward) seconds of logits and loss on the last stage."""
+    def joined(self, load: TrainingLoad) -> KernelPass:
+        """Multi-token prediction's projection of a hidden state and the next token's embedding, side by side, to one."""
+        hidden, tokens = self.model.hidden_size, self.rank_tokens(load)
+        product = Product("mtp", 2.0 * hidden * hidden / self.p.tp_size, 2 * hidden, hidden / self.p.tp_size)
+        return self._product(product, tokens, {})
+
+    def head(self, load: TrainingLoad) -> KernelPass:
+        """Logits and loss on the last stage."""
         tokens = self.rank_tokens(load)
-        gemm, c = self.rates.wide_gemm, self.c
-        forward: Number = 0.0
-        backward: Number = 0.0
+        gemm, trained = self.rates.wide_gemm, not self.plan.lora_rank or self.plan.lora_ends
+        found = KernelPass(0.0, 0.0, 0.0, 0.0)
         products = lm_head_products(self.model, self.p.tp_size)
         for product in products:
             n, k = product.out_features, product.in_features
-            forward = forward + gemm.product_s(tokens, n, k)
-            backward = backward + gemm.backward_s(
-                tokens,
-                n,
-                k,
-                scale=c["backward_gemm_scale"],
-                weights=not self.plan.lora_rank or self.plan.lora_ends,
-            )
-        moved = self.loss.traffic_per_logit
-        logits = tokens * products[-1].out_features * moved / self.rates.elementwise_bytes_per_s
-        return forward + logits / 2, backward + logits / 2
+            forward, backward = self._grouped(gemm, tokens, n, k, 1.0, False, trained)
+            joules = 2.0 * tokens * n * k * self._flop_j(wide=True)
+            found = found + KernelPass(forward, backward, joules, joules * (2.0 if trained else 1.0))
+        logits = tokens * products[-1].out_features * self.loss.traffic_per_logit / 2
+        return found + self._moved(logits, logits)
+
+
+def _is_projection(product: Product) -> bool:
+    """Whether it belongs to a layer's mixer; further mixers of one layer number their products."""
+    return product.op.partition(":")[0] in _PROJECTIONS

@@ -24,7 +24,7 @@ from llm_perf.systems.schedule import Block, Schedule, Step, Work, sum_costs
 from llm_perf.systems.training.base import StepEvaluation, TrainingLoad
 from llm_perf.systems.training.exchange import Exchange
 from llm_perf.systems.training.framework import Framework, framework_constants
-from llm_perf.systems.training.kernels import Kernels, LayerTimes
+from llm_perf.systems.training.kernels import KernelPass, Kernels, LayerTimes
 from llm_perf.systems.training.memory import Footprint, is_mixture, recomputing_share
 from llm_perf.systems.training.offload import Offload
 
@@ -38,8 +38,6 @@ class _Passes:
     context: float
 
 
-_FORWARD = _Passes(1.0, 1.0, 1.0)
-_BACKWARD = _Passes(1.0, 1.0, 2.0)  # keys and values go around again, and so do their gradients
 _REPEATED = {
     ActivationRecomputation.NONE: _Passes(0.0, 0.0, 0.0),
     ActivationRecomputation.ATTN_COMPUTE: _Passes(0.0, 0.0, 1.0),
@@ -47,8 +45,21 @@ _REPEATED = {
     ActivationRecomputation.NORM_ATTN_NORM: _Passes(0.5, 0.0, 1.0),
     ActivationRecomputation.FULL: _Passes(1.0, 1.0, 1.0),
 }
-"""What of it a level of recomputation repeats: of tensor parallelism's two blocks none, one or both."""
+"""What of it a level of recomputation repeats in the backward pass: of tensor parallelism's two blocks none, one or both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """Communication inside one pass of a layer: how long it takes, and how much of that is waited for."""
+
+    stream: str
+    label: str
+    seconds: Number
+    exposed_s: Number
+
+
 _GPUS_WITHOUT_STRAGGLERS = 8
+_NARROW = ("fp8", "fp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,16 @@ class TrainingStep:
         self.plan, self.model, self.p = scenario.plan, scenario.model, scenario.parallelism
         self.footprint = Footprint(scenario, self.c, framework.loss)
         self.kernels = Kernels(scenario, self.c, framework.attention, self.footprint.loss)
+        self.wide_kernels = self._in_16_bit(framework)
         self.exchange = Exchange(scenario, self.kernels.rates.efficiency, self.c)
         self.offload = Offload(scenario, self.c, self.footprint)
+
+    def _in_16_bit(self, framework: Framework) -> Kernels:
+        """Kernels of layers that a narrower precision leaves in 16 bit."""
+        if not (self.plan.wide_layers or self.plan.mtp_depth) or self.plan.compute_dtype not in _NARROW:
+            return self.kernels
+        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16"))
+        return Kernels(wide, self.c, framework.attention, self.footprint.loss)
 
     def evaluate(self, load: TrainingLoad) -> StepEvaluation:
         """Memory and time of one optimizer step."""
@@ -81,10 +100,9 @@ class TrainingStep:
         stages = self._stages(load, parts)
         costs = [(cost, weight * load.accumulation) for cost, weight in stages.slowest]
         bubble = maximum(stages.whole_s - stages.slowest_s, 0.0) / self.plan.virtual_stages
-        backward = stages.slowest_s * 2 / 3
         once = [
             _part("pipeline_bubble", bubble),
-            self._synchronisation(backward),
+            self._synchronisation(stages.slowest_s),
             self.offload.optimizer_cost(self._optimizer_on_gpu_s()),
             _part("framework", self.c["step_ms"] * 1e-3, HOST),
         ]
@@ -100,11 +118,15 @@ class TrainingStep:
         """The slowest stage is the fullest one, or the last one: fewer layers where they do not divide, but the head."""
         layers, stages = self.model.num_layers, self.p.pp_size
         groups = self.model.layer_groups
+        wide = self.plan.wide_layers / layers
         costs = [
-            (self._layer(index, load, parts), group.count / layers) for index, group in enumerate(groups)
+            (self._layer(index, load, parts, kernels), share * group.count / layers)
+            for index, group in enumerate(groups)
+            for kernels, share in ((self.kernels, 1 - wide), (self.wide_kernels, wide))
+            if share
         ]
         layer_s = sum(weight * cost.latency_s for cost, weight in costs)
-        head = self._head(load)
+        head = self._head(load, parts)
         transfer = _part(
             "pipeline_transfer",
             self.c["pipeline_exposed"] * self._transfer_s(load),
@@ -123,22 +145,38 @@ class TrainingStep:
     def _transfer_s(self, load: TrainingLoad) -> Number:
         return self.exchange.stage_transfer_s(self.kernels.rank_tokens(load))
 
-    def _layer(self, index: int, load: TrainingLoad, parts: bool) -> PhaseCost:
+    def _layer(self, index: int, load: TrainingLoad, parts: bool, kernels: Kernels) -> PhaseCost:
         """Forward and backward pass of one layer with one micro-batch, and what the host is waited for beside them."""
         group = self.model.layer_groups[index]
-        times = self.kernels.layer(group, load)
+        times = kernels.layer(group, load)
         steps = (*self._forward(index, load, times), *self._backward(index, load, times))
-        device = Schedule((Block(steps),)).cost(parts)
+        device = self._within_power(
+            Schedule((Block(steps),)).cost(parts),
+            times.joules + recomputing_share(self.scenario) * times.joules_again,
+        )
         host = self._host_s(group)
         together = p_norm(device.latency_s, host, self.c["host_exponent"])
         framework = _part("framework", maximum(together - device.latency_s, 0.0))
         busy = PhaseCost(0.0, {}, {HOST: host})
         return sum_costs([(device, 1.0), (framework, 1.0), (busy, 1.0)])
 
+    def _within_power(self, cost: PhaseCost, joules: Number) -> PhaseCost:
+        """What a board's power limit stretches: as much energy as a pass needs comes in no faster.
+
+        Over a layer, since clocks follow the mean of some milliseconds: exchanges and kernels that only move memory leave
+        power to the products beside them.
+        """
+        board = self.kernels.rates.board
+        if board is None:
+            return cost
+        waited = maximum(board.least_s(joules) - cost.latency_s, 0.0)
+        return sum_costs([(cost, 1.0), (_part("power_limit", waited, COMPUTE), 1.0)])
+
     def _host_s(self, group: LayerGroup) -> float:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
         c = self.c
-        milliseconds = c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"]
+        blocks = (len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)) / 2
+        milliseconds = blocks * (c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"])
         if self.footprint.gathers:
             milliseconds += c["host_ms_per_gather"]
         if self.plan.lora_rank:
@@ -150,14 +188,15 @@ class TrainingStep:
         full = self.plan.activation_recomputation is ActivationRecomputation.FULL
         again = recomputing_share(self.scenario) / 3 if full else 0.0
         grace = c["grace_host_scale"] if "grace" in (self.scenario.host.cpu or "").lower() else 1.0
-        return milliseconds * 1e-3 * grace * (1 + again)
+        graphed = c["graphed_host_scale"] if self.plan.cuda_graphs else 1.0
+        return milliseconds * 1e-3 * grace * graphed * (1 + again)
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
         work = [Work(COMPUTE, "forward", sum(times.forward.values()), self.kernels.used)]
         moved: dict[str, list[Work]] = {"gather": self._gather(index)}
         copies = self.offload.forward(index, group, load)
-        return self._passes("forward", work, self._messages(group, load, _FORWARD), moved | copies)
+        return self._passes("forward", work, self._messages(group, load, times, 0.0), moved | copies)
 
     def _backward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
@@ -165,64 +204,76 @@ class TrainingStep:
         work = [Work(COMPUTE, "backward", sum(times.backward.values()), self.kernels.used)]
         if share:
             work.append(Work(COMPUTE, "recompute", share * sum(times.again.values(), start=0.0)))
-        state = self._gather(index) + self._reduction(index)
+        moved = {"gather": self._gather(index), "reduction": self._reduction(index)}
         copies = self.offload.backward(index, group, load)
-        again = _REPEATED[self.plan.activation_recomputation]
-        passes = _Passes(
-            _BACKWARD.tensor + share * again.tensor,
-            _BACKWARD.expert + share * again.expert,
-            _BACKWARD.context + share * again.context,
-        )
-        return self._passes("backward", work, self._messages(group, load, passes), {"gather": state} | copies)
+        messages = self._messages(group, load, times, share, backward=True)
+        return self._passes("backward", work, messages, moved | copies)
 
-    def _messages(self, group: LayerGroup, load: TrainingLoad, passes: _Passes) -> list[tuple[Work, float]]:
-        """Communication of a layer's blocks with the share of it that is waited for."""
+    def _messages(
+        self, group: LayerGroup, load: TrainingLoad, times: LayerTimes, again: float, backward: bool = False
+    ) -> list[_Message]:
+        """Communication of a layer's blocks in one pass; ``again`` is the share of layers that recompute in it."""
         tokens, c, exchange = self.kernels.rank_tokens(load), self.c, self.exchange
-        pipelined = "expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"
-        found = (
-            (
-                Work(
-                    exchange.tensor.stream,
-                    "tensor_parallel",
-                    passes.tensor * exchange.tensor_s(group, tokens),
-                ),
-                c["tensor_exposed"],
-            ),
-            (
-                Work(
-                    exchange.expert.stream,
-                    "expert_parallel",
-                    passes.expert * exchange.expert_s(group, tokens),
-                ),
-                c[pipelined],
-            ),
-            (
-                Work(
-                    exchange.context.stream,
-                    "context_parallel",
-                    passes.context * exchange.context_s(group, tokens),
-                ),
-                c["context_exposed"],
-            ),
-        )
-        return [(work, share) for work, share in found if _any(work.seconds)]
+        repeated = _REPEATED[self.plan.activation_recomputation]
+        found = []
+
+        def add(stream: str, label: str, seconds: Number, exposed: Number) -> None:
+            if _any(seconds):
+                found.append(_Message(stream, label, seconds, exposed))
+
+        tensor = (1 + again * repeated.tensor) * exchange.tensor_s(group, tokens)
+        if backward and self.p.sp_size > 1:
+            tensor = tensor + exchange.regather_s(group, tokens)
+        share = c["tensor_exposed_overlapped" if self.plan.tp_comm_overlap else "tensor_exposed"]
+        add(exchange.tensor.stream, "tensor_parallel", tensor, share * tensor)
+        expert = (1 + again * repeated.expert) * exchange.expert_s(group, tokens)
+        share = c["expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"]
+        add(exchange.expert.stream, "expert_parallel", expert, share * expert)
+        context = self._context(group, tokens, times.forward["attention"], backward=False)
+        if backward:
+            first = self._context(group, tokens, times.backward["attention"], backward=True)
+            scale = again * repeated.context
+            context = (first[0] + scale * context[0], first[1] + scale * context[1])
+        add(exchange.context.stream, "context_parallel", *context)
+        return found
+
+    def _context(
+        self, group: LayerGroup, tokens: Number, attention_s: Number, backward: bool
+    ) -> tuple[Number, Number]:
+        """(seconds, seconds that are waited for) of context parallelism in one pass.
+
+        While a ring's rank computes with one block the next one comes in, so that only what is longer than the computing
+        with all blocks but the last is waited for. A gather comes before attention, an all-to-all before and after it.
+        """
+        seconds = self.exchange.context_s(group, tokens, backward)
+        if self.plan.cp_comm_type != "p2p":
+            return seconds, seconds
+        ranks = self.p.cp_size
+        return seconds, maximum(seconds - attention_s * (ranks - 1) / ranks, 0.0)
 
     def _passes(
-        self, name: str, work: list[Work], messages: list[tuple[Work, float]], moved: dict[str, list[Work]]
+        self, name: str, work: list[Work], messages: list[_Message], moved: dict[str, list[Work]]
     ) -> tuple[Step, ...]:
         """One pass as steps. Of what is moved beside the kernels a share overlaps with them, and the rest follows them."""
-        main = work + [Work(item.stream, item.label, share * item.seconds) for item, share in messages]
+        main = work + [Work(item.stream, item.label, item.exposed_s) for item in messages]
         behind = tuple(
-            Work(item.stream, item.label, (1 - share) * item.seconds) for item, share in messages if share < 1
+            Work(item.stream, item.label, item.seconds - item.exposed_s)
+            for item in messages
+            if item.exposed_s is not item.seconds
         )
-        moved = {lane: works for lane, works in moved.items() if works}
         hidden = {"messages": behind} if behind else {}
+        switched = {"gather": self.plan.overlap_param_gather, "reduction": self.plan.overlap_grad_reduce}
+        after = [item for lane, works in moved.items() if not switched.get(lane, True) for item in works]
+        main += after
+        moved = {lane: works for lane, works in moved.items() if works and switched.get(lane, True)}
         if not moved:
             return (Step(name, {"gpu": tuple(main)} | hidden),)
         overlap = self.c["copy_overlap"]
-        lanes = {lane: tuple(works) for lane, works in moved.items()}
+        state = [item for lane in ("gather", "reduction") for item in moved.pop(lane, [])]
+        lanes = {"state": tuple(state)} if state else {}
+        lanes |= {lane: tuple(works) for lane, works in moved.items()}
         together = Step(name, {"gpu": tuple(main)} | hidden | lanes, repeats=overlap)
-        serial = tuple(main) + tuple(item for works in moved.values() for item in works)
+        serial = tuple(main) + tuple(item for works in lanes.values() for item in works)
         apart = Step(name, {"gpu": serial} | hidden, repeats=1 - overlap)
         return (together, apart)
 
@@ -245,20 +296,48 @@ class TrainingStep:
             held = HeldParams(self.footprint.adapters(index), 0.0)
         return [Work(self.exchange.state_stream, "gradient_reduction", self.exchange.reduce_scatter_s(held))]
 
-    def _head(self, load: TrainingLoad) -> PhaseCost:
-        forward, backward = self.kernels.head(load)
-        seconds = forward + backward
-        return PhaseCost(seconds, {"head": seconds}, {COMPUTE: seconds})
+    def _head(self, load: TrainingLoad, parts: bool) -> PhaseCost:
+        """The head with its loss, and for each further token that is predicted a block and the head again."""
+        head = self._kernels_cost("head", self.kernels.head(load))
+        depth = self.plan.mtp_depth
+        if not depth:
+            return head
+        block = self._layer(self._last_attention, load, parts, self.wide_kernels)
+        joined = self._kernels_cost("head", self.wide_kernels.joined(load))
+        return sum_costs([(head, 1.0 + depth), (joined, depth), (block, depth)])
+
+    def _kernels_cost(self, label: str, kernels: KernelPass) -> PhaseCost:
+        seconds = kernels.forward + kernels.backward
+        cost = PhaseCost(seconds, {label: seconds}, {COMPUTE: seconds})
+        return self._within_power(cost, kernels.forward_j + kernels.backward_j)
+
+    @property
+    def _last_attention(self) -> int:
+        """The group whose layer stands for a block of multi-token prediction: the last one with attention and both blocks."""
+        groups = list(enumerate(self.model.layer_groups))
+        whole = [index for index, group in groups if group.mlp.ffn_size and not group.attention.recurrent]
+        return whole[-1] if whole else groups[-1][0]
 
     # -- once per step ---------------------------------------------------------------------------------------------
 
-    def _synchronisation(self, last_backward_s: Number) -> PhaseCost:
-        """Gradients of stages 0 and 1 hide behind the last backward pass as far as the framework lets them."""
-        trained = self.footprint.trained
-        seconds = self.exchange.synchronise_s(trained)
-        hidden = self.c["gradient_overlap"] * last_backward_s
-        exposed = maximum(seconds - hidden, self.c["gradient_exposed"] * seconds)
-        return PhaseCost(exposed, {"gradient_reduction": exposed}, {self.exchange.state_stream: seconds})
+    def _synchronisation(self, micro_batch_s: Number) -> PhaseCost:
+        """What stages 0 to 2 exchange once per step, beside the passes that it can hide behind.
+
+        Gradients are whole with the last micro-batch only, so its backward pass (two thirds of it) is all that hides their
+        reduction, however many came before; new weights are needed by the first forward pass.
+        """
+        exchange, trained = self.exchange, self.footprint.trained
+        reduced, updated = exchange.reduced_s(trained), exchange.updated_s(trained)
+        exposed = self._waited(reduced, micro_batch_s * 2 / 3, self.plan.overlap_grad_reduce) + self._waited(
+            updated, micro_batch_s / 3, self.plan.overlap_param_gather
+        )
+        return PhaseCost(exposed, {"gradient_reduction": exposed}, {exchange.state_stream: reduced + updated})
+
+    def _waited(self, seconds: Number, beside_s: Number, overlaps: bool) -> Number:
+        """What is waited for of an exchange beside a pass: the layer that ends (or begins) it has nothing to hide behind."""
+        if not overlaps:
+            return seconds
+        return maximum(seconds - self.c["gradient_overlap"] * beside_s, self.c["gradient_exposed"] * seconds)
 
     def _optimizer_on_gpu_s(self) -> float:
         """Seconds of the update over device memory: gradients, state and weights read, state and weights written."""
