@@ -13,16 +13,16 @@ from types import ModuleType
 from typing import Final
 
 MOVED: Final = {
-    "calibrate.evidence.published": "calibrate.evidence.published",
-    "calibrate.evidence.nearest": "calibrate.evidence.nearest",
-    "calibrate.evidence.traces": "calibrate.evidence.traces",
-    "calibrate.probe": "calibrate.probe",
-    "calibrate.run.train": "calibrate.run.train",
-    "calibrate.run.llama_cpp": "calibrate.run.llama_cpp",
-    "calibrate.fit.compare": "calibrate.fit.compare",
-    "calibrate.fit.refit": "calibrate.fit.refit",
-    "calibrate.validate.transfer": "calibrate.validate.transfer",
-    "calibrate.validate": "calibrate.validate",
+    "calibrate.published": "calibrate.evidence.published",
+    "calibrate.nearest": "calibrate.evidence.nearest",
+    "calibrate.traces": "calibrate.evidence.traces",
+    "calibrate.microbench": "calibrate.probe",
+    "calibrate.run_train": "calibrate.run.train",
+    "calibrate.run_llama_cpp": "calibrate.run.llama_cpp",
+    "calibrate.compare": "calibrate.fit.compare",
+    "calibrate.refit": "calibrate.fit.refit",
+    "calibrate.transfer": "calibrate.validate.transfer",
+    "calibrate.validation": "calibrate.validate",
 }
 """Old name to new; what stands inside a package moved with it, unless it is named itself."""
 
