@@ -39,6 +39,21 @@ def where(condition: Number, yes: Number, no: Number) -> Number:
     return np.where(condition, yes, no) if is_array(condition, yes, no) else (yes if condition else no)
 
 
+def floor(value: Number) -> Number:
+    """The whole number below; infinity stays."""
+    return np.floor(value) if is_array(value) or value == math.inf else math.floor(value)
+
+
+def ceil(value: Number) -> Number:
+    """The whole number above, but for what rounding adds to one; infinity stays."""
+    return -floor(1e-9 - value)
+
+
+def log(value: Number) -> Number:
+    """Natural logarithm."""
+    return np.log(value) if is_array(value) else math.log(value)
+
+
 def sqrt(value: Number) -> Number:
     """Square root."""
     return np.sqrt(value) if is_array(value) else math.sqrt(value)

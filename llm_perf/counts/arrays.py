@@ -2,8 +2,11 @@
 
 from llm_perf.config.arrays import (
     Number,
+    ceil,
     expm1,
+    floor,
     is_array,
+    log,
     log1p,
     maximum,
     minimum,
@@ -13,4 +16,18 @@ from llm_perf.config.arrays import (
     where,
 )
 
-__all__ = ["Number", "expm1", "is_array", "log1p", "maximum", "minimum", "power", "root", "sqrt", "where"]
+__all__ = [
+    "Number",
+    "ceil",
+    "expm1",
+    "floor",
+    "is_array",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "power",
+    "root",
+    "sqrt",
+    "where",
+]

@@ -241,6 +241,12 @@ class PhaseCost:
         return (*said, *(Term(part, "seconds", (Factor("seconds", self.parts_s[part]),)) for part in silent))
 
 
+def added(seconds: dict[str, Number], more: dict[str, Number], times: Number) -> dict[str, Number]:
+    """Seconds by name, and those of others so many times."""
+    names = dict.fromkeys((*seconds, *more))
+    return {name: seconds.get(name, 0.0) + times * more.get(name, 0.0) for name in names}
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a system says about a scenario: placement, memory, both phases. ``decode`` is None for encoders."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.arrays import Number, floor, is_array, maximum, minimum
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import linear_rank_weights
 from llm_perf.systems.accounting import Budget, MemoryRules, budget_of, context_bytes
@@ -40,9 +40,13 @@ class SequenceCache:
 
     def sequences(self, room_bytes: Number) -> Number:
         """Whole sequences that a room holds; infinitely many of a model that caches nothing."""
+        return floor(self.room_for(room_bytes))
+
+    def room_for(self, room_bytes: Number) -> Number:
+        """The same before it is rounded down."""
         if not is_array(self.each) and self.each == 0:
             return math.inf
-        return maximum((room_bytes - self.once) // self.each, 0.0)
+        return maximum((room_bytes - self.once) / self.each, 0.0)
 
 
 def sequence_cache(

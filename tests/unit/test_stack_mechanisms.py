@@ -25,6 +25,8 @@ from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import host_s_per_pass, step_overhead_s
 from llm_perf.systems.resident import Resident
+from llm_perf.systems.stack_memory import budget_for
+from llm_perf.systems.waves import waves_of
 
 ASKED: dict[str, Any] = {"model": "llama-2-70b", "gpu": "a100-sxm-80gb", "tp_size": 4, "batch_size": 8}
 
@@ -131,37 +133,81 @@ def memory_of(asked: Scenario) -> MemoryParts:
 QUEUING: dict[str, Any] = {"system": "vllm@0.6", "prompt_len": 1000, "gen_len": 1000}
 
 
-@pytest.mark.parametrize("asked_of_memory", [{}, {"gpu_memory_utilization": 0.7}])
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_a_batch_that_the_cache_does_not_hold_runs_in_waves(
-    share: float, asked_of_memory: dict[str, float]
+def stepped_through(batch: int, prompt: int, gen: int, blocks: int) -> tuple[float, float]:
+    """Decode steps over ``gen``, and tokens computed anew per sequence, of an engine that is stepped through token by token.
+
+    Requests are admitted in order while they leave 1 % of the blocks free; the last that was admitted gives way, comes back
+    first, and nobody is admitted in that step.
+    """
+    waiting: list[int | None] = [None] * batch  # tokens that they have generated; None: they never ran
+    running: list[int] = []
+    steps = anew = 0
+    while waiting or running:
+        held = [-(-(prompt + done + 1) // 16) for done in running]
+        gives_way = sum(held) > blocks
+        while sum(held) > blocks:
+            held.pop()
+            waiting.insert(0, running.pop())
+        while waiting and not gives_way:
+            done = waiting[0]
+            held.append(-(-(prompt + (done or 0) + 1) // 16))
+            if sum(held) > (0.99 if running else 1) * blocks:
+                break
+            anew += 0 if done is None else prompt + done
+            running.append(waiting.pop(0) or 0)
+        running = [done + 1 for done in running if done + 1 < gen]
+        steps += 1
+    return steps / gen, anew / batch
+
+
+@pytest.mark.parametrize(("prompt", "gen"), [(400, 400), (100, 900), (900, 300)])
+@pytest.mark.parametrize("batch", [20, 24, 40, 120])
+def test_pages_that_run_out_cost_what_an_engine_stepped_through_takes(
+    batch: int, prompt: int, gen: int
 ) -> None:
-    """Of what the memory account leaves for the cache: times and memory answer for one engine."""
-    own = {"kv_reserved_share": share}
+    own = {"kv_reserved_share": 0.0}
+    lengths: dict[str, Any] = {"system": "vllm@0.6", "prompt_len": prompt, "gen_len": gen}
+    share = 0.9
+    for _ in range(60):  # a memory that holds some 20 sequences
+        asked = scenario(own, batch_size=batch, gpu_memory_utilization=share, **lengths)
+        blocks = int(memory_of(asked).kv_room_bytes / stage_kv_bytes(asked, 1.0, 16.0))
+        if 16 * blocks <= 19 * (prompt + gen):
+            break
+        share *= 0.98
+    found = waves_of(asked, Load.of(asked.workload), budget_for(asked), memory_of(asked), 0.0)
+    steps, anew = stepped_through(batch, prompt, gen, blocks)
+    assert found.count > 1
+    assert found.count == pytest.approx(steps, rel=0.2)
+    assert found.again * prompt == pytest.approx(anew, abs=0.3 * (prompt + gen))
+
+
+@pytest.mark.parametrize("asked_of_memory", [{}, {"gpu_memory_utilization": 0.7}])
+def test_a_batch_that_the_cache_does_not_hold_runs_in_whole_waves(asked_of_memory: dict[str, float]) -> None:
+    """Of what the memory account leaves for the cache, where sequences are reserved whole: as even as waves can be."""
+    own = {"kv_reserved_share": 1.0}
     asked = scenario(own, batch_size=2000, **QUEUING, **asked_of_memory)
-    tokens = -(-(1000 + share * 1000) // 16) * 16
-    running = math.floor(memory_of(asked).kv_room_bytes / stage_kv_bytes(asked, 1.0, tokens))
-    running = min(running, 256)
-    assert 1 < running < 2000
-    one = times(scenario(own, batch_size=running, **QUEUING, **asked_of_memory))
-    assert times(asked) == pytest.approx([2000 / running * part for part in one])
+    at_once = min(math.floor(memory_of(asked).kv_room_bytes / stage_kv_bytes(asked, 1.0, 2000)), 256)
+    assert 1 < at_once < 2000
+    waves = math.ceil(2000 / at_once)
+    found = waves_of(asked, Load.of(asked.workload), budget_for(asked), memory_of(asked), 1.0)
+    assert waves - 1 < found.count <= waves
+    assert found.running * found.count == pytest.approx(2000)
     said = [text for text in predict_inference(asked).warnings if "run at once" in text]
     assert len(said) == 1
-    assert f"{2000 / running:.3g} waves" in said[0]
-    assert f"{min(running, 256)}" in said[0]
+    assert f"{found.count:.3g} waves" in said[0]
+    assert f"{at_once}" in said[0]
 
 
 def test_the_waves_and_the_largest_batch_are_those_of_one_account() -> None:
-    """An engine that reserves whole sequences runs as many as the largest batch that it says."""
-    asked = scenario({"kv_reserved_share": 1.0}, batch_size=2000, **QUEUING, gpu_memory_utilization=0.6)
+    """An engine that reserves whole sequences runs as many as the largest batch that it says; twice as many take two."""
+    own = {"kv_reserved_share": 1.0}
+    asked = scenario(own, batch_size=2000, **QUEUING, gpu_memory_utilization=0.6)
     most = predict_inference(asked).max_batch_size
     assert 1 < most < 256
-    assert times(asked) == pytest.approx(
-        [
-            2000 / most * part
-            for part in times(scenario(batch_size=most, **QUEUING, gpu_memory_utilization=0.6))
-        ]
-    )
+    one = times(scenario(own, batch_size=most, **QUEUING, gpu_memory_utilization=0.6))
+    two = times(scenario(own, batch_size=2 * most, **QUEUING, gpu_memory_utilization=0.6))
+    assert one == times(scenario(batch_size=most, **QUEUING, gpu_memory_utilization=0.6))
+    assert 1.0 <= two[1] / one[1] <= 2.0 + 1e-9
 
 
 def test_an_engine_that_does_not_queue_runs_the_batch_at_once() -> None:

@@ -22,6 +22,7 @@ from llm_perf.systems.base import (
     PhaseCost,
     Placement,
     System,
+    added,
 )
 from llm_perf.systems.footprint import (
     copied_cache_bytes,
@@ -125,7 +126,10 @@ class Resident(System):
         rounds = Rounds(scenario, constants)
         prefill = self.prefill(forward, batch, load)
         prefill = waves.whole(with_draft_prefill(prefill, rounds.draft, batch, load.prompt_len))
-        decode = None if scenario.model.encoder else waves.whole(decode_phase(forward, batch, load, rounds))
+        decode = None
+        if not scenario.model.encoder:
+            decode = waves.whole(decode_phase(forward, batch, load, rounds))
+            decode = waves.with_computed_anew(decode, prefill)
         if scenario.offload.cpu_offload_gb:
             prefill = with_host_weights(prefill, scenario, 1.0)
             steps = decode_steps(load)
@@ -265,7 +269,7 @@ def with_draft_prefill(
     return PhaseCost(
         phase.latency_s + own.latency_s,
         phase.parts_s | {"draft_model": own.latency_s},
-        _added(phase.busy_s, own.busy_s, 1.0),
+        added(phase.busy_s, own.busy_s, 1.0),
         phase.stages_busy,
         phase.slowest_stage_s,
         phase.micro_batches,
@@ -371,18 +375,13 @@ class Decode:
         phase: PhaseCost, draft: DraftStep, passes: Number, drafted_s: Number, attended_s: Number
     ) -> PhaseCost:
         """The phase, and so many passes of the draft model, of which attention over the context takes ``attended_s``."""
-        busy = _added(phase.busy_s, draft.constant.busy_s, passes)
+        busy = added(phase.busy_s, draft.constant.busy_s, passes)
         add_attention_busy(busy, draft.attention, attended_s)
         busy["host"] = busy["host"] + passes * host_s_per_pass(draft.forward)
         terms = joined(phase.terms, one_term("draft_model", "drafting", ("seconds", drafted_s)))
         return PhaseCost(
             phase.latency_s + drafted_s, phase.parts_s | {"draft_model": drafted_s}, busy, terms=terms
         )
-
-
-def _added(busy_s: dict[str, Number], more_s: dict[str, Number], times: Number) -> dict[str, Number]:
-    names = dict.fromkeys((*busy_s, *more_s))
-    return {name: busy_s.get(name, 0.0) + times * more_s.get(name, 0.0) for name in names}
 
 
 def add_attention_busy(busy: dict[str, Number], attention: list[DecodeAttention], attended_s: Number) -> None:
