@@ -50,6 +50,7 @@ def test_the_cpu_alone(llm_perf: Any, name: str) -> None:
         ((*SMALL_CARD, "--system", "tensorrt_llm", "--cpu-offload-gb", "4"), "systems that do: vllm, sglang"),
         ((*SMALL_CARD, "--system", "vllm", "--n-gpu-layers", "4"), "does not know --n-gpu-layers"),
         ((*SMALL_CARD, "--system", "llama_cpp", "--n-gpu-layers", "many"), "n_gpu_layers"),
+        (("--gpu", "none", "--system", "llama_cpp"), "here for this machine"),
         (("--gpu", "rtx-4090 + rtx-3090"), "GPUs of several kinds in one machine are not modelled yet"),
     ],
 )
@@ -60,11 +61,45 @@ def test_what_cannot_be_is_one_line_and_exit_2(llm_perf: Any, arguments: tuple[s
     assert len(result.err.strip().splitlines()) == 1
 
 
+def test_a_system_that_unpacks_in_python_is_refused_for_narrow_weights(llm_perf: Any) -> None:
+    result = llm_perf(
+        "infer", "--model", "mixtral-8x7b", "--gpu", "rtx-a5000", "--host", "epyc-7763",
+        "--system", "mixtral_offloading", "--weight-format", "int4",
+    )  # fmt: skip
+    assert result.code == 2
+    assert "unpacks weights of less than 16 bits in Python" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["train", "plan"])
 def test_commands_that_need_a_gpu_say_so(llm_perf: Any, command: str) -> None:
     result = llm_perf(command, "--model", "llama-3.1-8b", "--gpu", "none")
     assert result.code == 2
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("system", "split"),
+    [("llama_cpp", "--tensor-split 23,13"), ("ktransformers", "--tensor-parallel-size 2")],
+)
+def test_several_gpus_are_one_deployment_of_a_divided_model(llm_perf: Any, system: str, split: str) -> None:
+    asked = (
+        "policy",
+        "--model",
+        "gpt-oss-120b",
+        "--gpu",
+        "rtx-3090-24gb",
+        "--host",
+        "ryzen-9-7950x",
+        "--system",
+        system,
+    )
+    one, two = (llm_perf(*asked, "--num-gpus", count) for count in ("1", "2"))
+    assert (one.code, two.code) == (0, 0)
+    assert split in " ".join(two.out.split())
+    assert split.split()[0] not in one.out
+    best = [answer(llm_perf, *asked, "--num-gpus", count)["best"] for count in ("1", "2")]
+    assert best[1]["tpot_s"] < best[0]["tpot_s"]
 
 
 def test_the_division_is_named_first_where_a_model_does_not_fit(llm_perf: Any) -> None:
