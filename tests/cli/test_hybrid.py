@@ -153,3 +153,63 @@ def test_an_objective_of_other_searches_is_refused(llm_perf: Any) -> None:
     )
     assert result.code == 2
     assert "decode, ttft or mixed" in result.err
+
+
+CARDS = (
+    "plan",
+    "--model",
+    "gpt-oss-120b",
+    "--host",
+    "ryzen-9-7950x",
+    "--gpus",
+    "rtx-3090-24gb,rtx-5060-ti-16gb,rtx-5090-32gb",
+)
+
+
+def test_a_card_for_a_host_is_the_smallest_that_meets_the_target(llm_perf: Any) -> None:
+    found = answer(llm_perf, *CARDS, "--target", "tpot<30ms")
+    assert [card["meets_targets"] for card in found["cards"]] == [True, True, False]
+    first, second, _ = found["cards"]
+    assert first["gpu"].startswith("RTX 3090")
+    assert first["memory_gib"] < second["memory_gib"]
+    assert first["tokens_per_s"] > found["without_card"]["tokens_per_s"]
+    assert first["start_command"].startswith("llama-server")
+    assert first["price_per_hour"] > 0
+    # what infer says of the same division
+    again = answer(
+        llm_perf, "infer", "--model", "gpt-oss-120b", "--host", "ryzen-9-7950x", "--gpu", "rtx-3090-24gb",
+        "--system", "llama_cpp", "--gen-len", "128", "--n-cpu-moe", str(first["inputs"]["n_cpu_moe"]),
+    )  # fmt: skip
+    assert again["tpot_s"] == pytest.approx(first["tpot_s"], rel=1e-6)
+
+
+def test_cards_without_a_target_are_the_fastest_first(llm_perf: Any) -> None:
+    result = llm_perf(*CARDS)
+    assert result.code == 0
+    rows = [line for line in result.out.splitlines() if line.startswith("RTX")][:3]
+    assert [row.split()[1].split("-")[0] for row in rows] == ["5090", "3090", "5060"]
+    assert "To start it:" in result.out
+    assert "without a card:" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("--target", "tpot<1ms"), "No card meets the targets", 3),
+        (("--target", "cost<3"), "limits are on ttft, tpot", 2),
+        (("--rate", "3"), "--rate goes without --host", 2),
+        (("--gpus", "zzz"), "zzz", 2),
+        (("--system", "vllm"), "has no policies to search", 2),
+    ],
+)
+def test_what_no_card_can_do_is_said(llm_perf: Any, arguments: tuple[str, ...], said: str, code: int) -> None:
+    result = llm_perf(*CARDS, *arguments)
+    assert result.code == code
+    assert said in (result.out if code == 3 else result.err)
+    assert "Traceback" not in result.err
+
+
+def test_a_card_for_no_host_is_refused(llm_perf: Any) -> None:
+    result = llm_perf("plan", "--model", "gpt-oss-120b", "--system", "auto")
+    assert result.code == 2
+    assert "--host" in result.err
