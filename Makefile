@@ -76,7 +76,7 @@ $(CHROMIUM):
 # For a GPU machine without a network (docs/gpu_session.md): pure Python, but for what is compiled for its interpreter.
 WHEELS_PYTHON ?= 3.12
 WHEELS := deepspeed hjson msgpack py-cpuinfo einops ninja psutil nvidia-ml-py pydantic pydantic-core annotated-types \
-	typing-inspection
+	typing-inspection gguf
 WHEELS_FOR := --only-binary=:all: --python-version $(WHEELS_PYTHON) --implementation cp \
 	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 	--platform manylinux_2_12_x86_64 --platform manylinux2010_x86_64

@@ -80,7 +80,9 @@ def stated_host(cells: Row, gpu: GPUConfig, computes: bool) -> tuple[HostConfig,
         }
     generation = cells.text("pcie_gen")
     if generation.isdigit():
-        changes |= {"pcie_generation": int(generation), "pcie_gb_per_s": None}
+        # A card of a later generation in a processor of an earlier one: Cascade Lake has PCIe 3.
+        possible = min(int(generation), host.pcie_generation or int(generation))
+        changes |= {"pcie_generation": possible, "pcie_gb_per_s": None}
     if host.disk is not None and (rate := _disk_gb_per_s(cells)):
         changes |= {
             "disk": Disk(

@@ -276,6 +276,9 @@ def host_fields(record: Record) -> dict[str, Any]:
     """Fields of a HostConfig: copies and disk as measured; a CPU's whole host."""
     disk = _disk_fields(record)
     fields: dict[str, Any] = {"disk": disk} if disk else {}
+    reads = [item["work"]["bytes"] / item["median_s"] for item in measured_items(record, "host_read")]
+    if reads:  # what products on the CPU read at most, under any system that computes there
+        fields["read_gb_per_s"] = max(reads) / GB
     if record["device"] == "cuda":
         rates = _copy_rates(record)
         fields |= {path: rate for path, rate in rates.items() if path.startswith("pinned")}

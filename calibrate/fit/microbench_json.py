@@ -15,6 +15,7 @@ _SIZES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "attention_prefill": ("settings.length", "work.flops", "work.bytes"),
         "attention_decode": ("work.flops", "work.bytes"),
         "copy": ("work.bytes",),
+        "host_read": ("work.bytes",),
         "transfer": ("work.bytes",),
         "disk": ("work.bytes",),
         "dequantise": ("work.weights",),

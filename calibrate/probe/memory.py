@@ -1,4 +1,4 @@
-"""Device memory: a copy far larger than any cache."""
+"""Memory: copies on the device far larger than any cache, and reads of the host's memory by all its threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from calibrate.probe.sampler import Call, Item
 
+_HOST_READ = 512 << 20
+"""Bytes of a read that no processor's caches hold for the cores that read it."""
+_ROWS = 8192
 _SIZES = {"cpu": (256 << 20,), "cuda": (256 << 20, 2 << 30)}
 
 
@@ -19,6 +22,9 @@ def items(device: Any) -> Iterator[Item]:
             {"bytes": 2.0 * size},
             lambda size=size: _prepare(device, size),  # type: ignore[misc]
         )
+    yield Item(
+        "host_read", {"bytes": _HOST_READ}, {"bytes": float(_HOST_READ)}, _prepare_read, host_only=True
+    )
 
 
 def _prepare(device: Any, size: int) -> Call:
@@ -28,3 +34,12 @@ def _prepare(device: Any, size: int) -> Call:
     source = torch.zeros(size, dtype=torch.uint8, device=device.torch_device)
     target = torch.ones_like(source)
     return lambda _turn: target.copy_(source)
+
+
+def _prepare_read() -> Call:
+    import torch
+
+    # A product of one row is what reads are wanted for; a plain sum is bound by its additions.
+    matrix = torch.ones(_ROWS, _HOST_READ // 4 // _ROWS, dtype=torch.float32)
+    row = torch.ones(matrix.shape[1], dtype=torch.float32)
+    return lambda _turn: matrix.mv(row)

@@ -15,6 +15,7 @@ _TITLES = {
     "launch": "launch of a tiny operation",
     "kernel_floor": "tiny kernel",
     "copy": "device memory copy (read + write)",
+    "host_read": "reads of host memory, all threads",
     "transfer": "host-device copy",
     "gemm": "matrix product",
     "attention_prefill": "attention, whole prompt",

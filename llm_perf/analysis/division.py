@@ -34,11 +34,16 @@ class Divided:
 
 
 def divisions(
-    inputs: InferenceInputs, systems: Iterable[str], lossless: bool = False, context: int | None = None
+    inputs: InferenceInputs,
+    systems: Iterable[str],
+    lossless: bool = False,
+    context: int | None = None,
+    defaults: bool = False,
 ) -> list[Divided]:
     """Divisions that fit, of all systems, in the order in which they are tried.
 
-    ``context``: tokens that the cache has room for; those of the question if None.
+    ``context``: tokens that the cache has room for; those of the question if None. ``defaults``: only how much is on the
+    GPU is tried, every other setting stays as it is.
     """
     found: list[Divided] = []
     for name in systems:
@@ -48,6 +53,8 @@ def divisions(
         except SpecError:  # a system that cannot run this model, or no mixture
             continue
         for filling in get_system(name).fillings(scenario, lossless):
+            if defaults and filling.flags:
+                continue
             divided = _filled(base, filling, context)
             if divided is not None:
                 found.append(Divided({"system": name} | divided.flags, divided.prefill_s, divided.decode_s))

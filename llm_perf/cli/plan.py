@@ -25,7 +25,8 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
 )
-@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8]")
+@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8; 1 with --host]")
+@click.option("--host", help="A machine that there is, by name, file, or here: which card to add to it.")
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
 @click.option("--concurrency", type=int, help="Requests that are to be in flight.")
@@ -64,6 +65,9 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     batch and a decode step of it. The best of each GPU type is shown, and of batches the front of time per token against the
     objective over everything that fits.
 
+    With --host the question is which card to add to that machine, whose CPU computes what the card does not hold (--system
+    auto, llama_cpp or ktransformers): each card with its best division, one sequence at a time.
+
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
     from llm_perf.cli.inputs import matching, say_versions
@@ -73,6 +77,10 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     from llm_perf.search.service import asks_for_service
 
     given = {name: value for name, value in flags.items() if value is not None}
+    if given.get("system") == "auto" and "host" not in given:
+        raise SpecError(
+            "--system auto divides a model between a card and a host: say which host there is with --host"
+        )
     if "model" not in given:
         raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
     if top < 1:
@@ -80,6 +88,8 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     if "gpus" in given:
         names = axes.names("--gpus", given["gpus"])
         given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))
+    if "host" in given:
+        return _cards(given, top, plot_file, as_json)
     if "quant_bits" in given:
         given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
         for bits in given["quant_bits"]:
@@ -137,3 +147,30 @@ def _serve(question: PlanQuestion, top: int, plot_file: str | None, as_json: boo
 
         print_report(service_report(answer))
     return 0 if answer.best else EXIT_NOTHING_MEETS
+
+
+def _cards(given: dict[str, Any], top: int, plot_file: str | None, as_json: bool) -> int:
+    """Which card to add to a host."""
+    from llm_perf.cli.inputs import say_versions
+    from llm_perf.search.cards import CardsQuestion, find_cards
+
+    known = set(CardsQuestion.model_fields)
+    foreign = sorted(name for name in given if name not in known)
+    if foreign or plot_file is not None:
+        flag = "--plot" if plot_file is not None else f"--{foreign[0].replace('_', '-')}"
+        raise SpecError(
+            f"{flag} goes without --host: a card for a host is looked for with one sequence at a time"
+        )
+    question = CardsQuestion(**given)
+    say_versions(question.of_card("none", 1).systems)
+    answer = find_cards(question, top)
+    if as_json:
+        from llm_perf.report.cards_text import cards_object
+
+        click.echo(json.dumps(cards_object(answer), allow_nan=False))
+    else:
+        from llm_perf.report.cards_text import cards_report
+        from llm_perf.report.inference_text import print_report
+
+        print_report(cards_report(answer))
+    return 0 if answer.met else EXIT_NOTHING_MEETS

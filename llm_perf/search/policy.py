@@ -142,6 +142,10 @@ class PolicyQuestion(Spec):
         divides = get_system(system).name in dividing_systems()
         return {"system": system} | ({"tp_size": self.total_gpus} if divides else {})
 
+    def of_system(self, name: str) -> InferenceInputs:
+        """The question to one system that divides a model, before anything is divided."""
+        return self.inputs(self.flags_of(name) | _own(self, name))
+
     @property
     def price(self) -> Price | float | None:
         """What one GPU costs per hour: as told, else by the list of prices; None if that has none or it is nothing."""
@@ -251,13 +255,13 @@ def search_division(question: PolicyQuestion) -> PolicyAnswer:
     begin = time.perf_counter()
     aim = question.aim
     pools = [
-        divisions(_of_system(question, name), [name], question.lossless, question.context)
+        divisions(question.of_system(name), [name], question.lossless, question.context)
         for name in question.systems
     ]
     found = [one for pool in pools for one in pool]
     if not found:  # says what is wrong with the question, if anything is
         for name in question.systems:
-            checked_system(build_scenario(_of_system(question, name).replace(system=name)))
+            checked_system(build_scenario(question.of_system(name).replace(system=name)))
     chosen = best(found, aim)
     front = tuple(_division_point(question, one) for one in _not_beaten(found))
     spent = time.perf_counter() - begin
@@ -270,10 +274,6 @@ def search_division(question: PolicyQuestion) -> PolicyAnswer:
     front = tuple(one for one in front if one.flags != point.flags)
     ordered = tuple(sorted((*front, point), key=lambda one: one.ttft_s or 0.0))
     return PolicyAnswer(question, point, inputs, result, ordered, len(found), time.perf_counter() - begin)
-
-
-def _of_system(question: PolicyQuestion, name: str) -> InferenceInputs:
-    return question.inputs(question.flags_of(name) | _own(question, name))
 
 
 def _own(question: PolicyQuestion, system: str) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class ExpertOffload(System):
             raise SpecError(
                 f"kt_num_gpu_experts {asked.kt_num_gpu_experts} is more than the {max(experts)} experts of {model.name}"
             )
+        least = self.constants(scenario)["least_weight_bits"]
+        if scenario.dtype.stored_weight_bits < least:
+            raise SpecError(
+                f"system {self.name} unpacks weights of less than {least:g} bits in Python, which is not modelled: give "
+                "--weight-format bf16, or --system llama_cpp for narrow ones"
+            )
         if p.pp_size > 1 or p.dp_size > 1 or p.ep_size > 1 or p.cp_size > 1:
             raise SpecError(f"system {self.name} divides the GPU's part over tensor ranks: give --tp-size")
         if scenario.ds_zero is DSZeRO.STAGE_3:

@@ -50,6 +50,7 @@ def test_the_cpu_alone(llm_perf: Any, name: str) -> None:
         ((*SMALL_CARD, "--system", "tensorrt_llm", "--cpu-offload-gb", "4"), "systems that do: vllm, sglang"),
         ((*SMALL_CARD, "--system", "vllm", "--n-gpu-layers", "4"), "does not know --n-gpu-layers"),
         ((*SMALL_CARD, "--system", "llama_cpp", "--n-gpu-layers", "many"), "n_gpu_layers"),
+        (("--gpu", "none", "--system", "llama_cpp"), "here for this machine"),
         (("--gpu", "rtx-4090 + rtx-3090"), "GPUs of several kinds in one machine are not modelled yet"),
     ],
 )
@@ -60,11 +61,45 @@ def test_what_cannot_be_is_one_line_and_exit_2(llm_perf: Any, arguments: tuple[s
     assert len(result.err.strip().splitlines()) == 1
 
 
+def test_a_system_that_unpacks_in_python_is_refused_for_narrow_weights(llm_perf: Any) -> None:
+    result = llm_perf(
+        "infer", "--model", "mixtral-8x7b", "--gpu", "rtx-a5000", "--host", "epyc-7763",
+        "--system", "mixtral_offloading", "--weight-format", "int4",
+    )  # fmt: skip
+    assert result.code == 2
+    assert "unpacks weights of less than 16 bits in Python" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["train", "plan"])
 def test_commands_that_need_a_gpu_say_so(llm_perf: Any, command: str) -> None:
     result = llm_perf(command, "--model", "llama-3.1-8b", "--gpu", "none")
     assert result.code == 2
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("system", "split"),
+    [("llama_cpp", "--tensor-split 23,13"), ("ktransformers", "--tensor-parallel-size 2")],
+)
+def test_several_gpus_are_one_deployment_of_a_divided_model(llm_perf: Any, system: str, split: str) -> None:
+    asked = (
+        "policy",
+        "--model",
+        "gpt-oss-120b",
+        "--gpu",
+        "rtx-3090-24gb",
+        "--host",
+        "ryzen-9-7950x",
+        "--system",
+        system,
+    )
+    one, two = (llm_perf(*asked, "--num-gpus", count) for count in ("1", "2"))
+    assert (one.code, two.code) == (0, 0)
+    assert split in " ".join(two.out.split())
+    assert split.split()[0] not in one.out
+    rates = [answer(llm_perf, *asked, "--num-gpus", count)["throughput_tokens_per_s"] for count in ("1", "2")]
+    assert rates[1] > rates[0]
 
 
 def test_the_division_is_named_first_where_a_model_does_not_fit(llm_perf: Any) -> None:
@@ -118,3 +153,63 @@ def test_an_objective_of_other_searches_is_refused(llm_perf: Any) -> None:
     )
     assert result.code == 2
     assert "decode, ttft or mixed" in result.err
+
+
+CARDS = (
+    "plan",
+    "--model",
+    "gpt-oss-120b",
+    "--host",
+    "ryzen-9-7950x",
+    "--gpus",
+    "rtx-3090-24gb,rtx-5060-ti-16gb,rtx-5090-32gb",
+)
+
+
+def test_a_card_for_a_host_is_the_smallest_that_meets_the_target(llm_perf: Any) -> None:
+    found = answer(llm_perf, *CARDS, "--target", "tpot<30ms")
+    assert [card["meets_targets"] for card in found["cards"]] == [True, True, False]
+    first, second, _ = found["cards"]
+    assert first["gpu"].startswith("RTX 3090")
+    assert first["memory_gib"] < second["memory_gib"]
+    assert first["tokens_per_s"] > found["without_card"]["tokens_per_s"]
+    assert first["start_command"].startswith("llama-server")
+    assert first["price_per_hour"] > 0
+    # what infer says of the same division
+    again = answer(
+        llm_perf, "infer", "--model", "gpt-oss-120b", "--host", "ryzen-9-7950x", "--gpu", "rtx-3090-24gb",
+        "--system", "llama_cpp", "--gen-len", "128", "--n-cpu-moe", str(first["inputs"]["n_cpu_moe"]),
+    )  # fmt: skip
+    assert again["tpot_s"] == pytest.approx(first["tpot_s"], rel=1e-6)
+
+
+def test_cards_without_a_target_are_the_fastest_first(llm_perf: Any) -> None:
+    result = llm_perf(*CARDS)
+    assert result.code == 0
+    rows = [line for line in result.out.splitlines() if line.startswith("RTX")][:3]
+    assert [row.split()[1].split("-")[0] for row in rows] == ["5090", "3090", "5060"]
+    assert "To start it:" in result.out
+    assert "without a card:" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("--target", "tpot<1ms"), "No card meets the targets", 3),
+        (("--target", "cost<3"), "limits are on ttft, tpot", 2),
+        (("--rate", "3"), "--rate goes without --host", 2),
+        (("--gpus", "zzz"), "zzz", 2),
+        (("--system", "vllm"), "has no policies to search", 2),
+    ],
+)
+def test_what_no_card_can_do_is_said(llm_perf: Any, arguments: tuple[str, ...], said: str, code: int) -> None:
+    result = llm_perf(*CARDS, *arguments)
+    assert result.code == code
+    assert said in (result.out if code == 3 else result.err)
+    assert "Traceback" not in result.err
+
+
+def test_a_card_for_no_host_is_refused(llm_perf: Any) -> None:
+    result = llm_perf("plan", "--model", "gpt-oss-120b", "--system", "auto")
+    assert result.code == 2
+    assert "--host" in result.err

@@ -474,15 +474,18 @@ def test_what_does_not_fit_says_so_before_any_time(infer: Any, name: str) -> Non
     assert 0 < out.index("Does not fit.") < out.index("prefill (TTFT)")
 
 
-def test_a_division_is_the_first_advice(infer: Any) -> None:
-    """And streaming weights, which is slower, none where four other changes are found."""
+def test_a_format_that_the_gpu_holds_comes_before_a_division(infer: Any) -> None:
+    """And streaming weights, which is slower, is none where four other changes are found."""
     changes = infer("--model", "llama-3.1-70b", "--gpu", "h100-sxm-80gb", "--json").json["suggestions"]
     assert [next(iter(change["inputs"])) for change in changes] == [
+        "weight_format",
+        "weight_format",
         "system",
-        "weight_format",
-        "weight_format",
         "tp_size",
     ]
+    eight, four, divided, _ = changes
+    assert (eight["inputs"]["weight_format"], four["inputs"]["weight_format"]) == ("fp8", "awq")
+    assert four["tokens_per_s"] > eight["tokens_per_s"] > 5 * divided["tokens_per_s"]
 
 
 def test_the_log_says_where_its_own_size_is_not_that_of_the_weights(infer: Any) -> None:

@@ -81,6 +81,18 @@ def test_the_fields_make_specs() -> None:
     assert constants["zero_inference"]["layer_overhead_ms"] == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_reads_of_host_memory_say_what_products_on_the_cpu_read(device: str) -> None:
+    """Under every system that computes there, on a machine with a GPU as well."""
+    record = deepcopy(synthetic.microbench())
+    record["device"] = device
+    for seconds in (0.02, 0.016):
+        size = 512 << 20
+        record["items"].append(synthetic.item("host_read", {"bytes": size}, {"bytes": float(size)}, seconds))
+    assert host_fields(record)["read_gb_per_s"] == pytest.approx((512 << 20) / 0.016 / 1e9)
+    assert "read_gb_per_s" not in host_fields(synthetic.microbench())
+
+
 def test_a_cuda_record_changes_efficiencies_of_the_bundled_gpu_only() -> None:
     """As the H200 would give it: events, pinned and pageable copies. Made by its law, since no GPU is at hand."""
     record = deepcopy(synthetic.microbench())

@@ -11,11 +11,12 @@ import pytest
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
-from llm_perf.config.loading import get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.counts.products import layer_products
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.hybrid import expert_layer_bytes, layers_between, used_share
+from llm_perf.systems.stacks.llama_cpp import offload
 
 DENSE, MIXTURE = "llama-3.1-8b", "qwen3-30b-a3b"
 MODELS = (DENSE, MIXTURE, "deepseek-v3", "gpt-oss-20b", "mixtral-8x7b")
@@ -82,6 +83,20 @@ def test_all_experts_held_take_as_long_as_a_resident_stack_with_the_same_constan
     assert seconds(held) == pytest.approx(seconds(predict_inference(same)), rel=1e-6)
 
 
+def test_layers_with_experts_are_dealt_out_by_size() -> None:
+    """Dealt out by number, the last of two GPUs would hold all experts that are on GPUs."""
+    one = asked(model="gpt-oss-120b", gpu="rtx-3090-24gb", host="ryzen-9-7950x", n_cpu_moe=26).scenario
+    division = offload.division_of(one, system_of(one).constants(one))
+    dealt = offload.layers_per_gpu(one, division, 2)
+    assert sum(part.layers for part in dealt) == 36
+    assert dealt[0].layers > 26 > dealt[1].layers
+    whole = offload.gpu_weight_bytes(one, division)
+    assert sum(part.weight_bytes for part in dealt) == pytest.approx(whole)
+    largest_layer = whole / 10
+    assert max(part.weight_bytes for part in dealt) <= whole / 2 + largest_layer
+    assert offload.layers_per_gpu(one, division, 1)[0].weight_bytes == pytest.approx(whole)
+
+
 # -- more is never slower ---------------------------------------------------------------------------------------
 
 
@@ -97,6 +112,22 @@ def test_more_layers_on_the_gpu_are_never_slower(model: str, prompt_len: int) ->
         # The first layer on the GPU adds a hop between both.
         assert all(later <= before * 1.002 for before, later in itertools.pairwise(phase[1:]))
         assert phase[-1] < phase[0]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "host"),
+    [("l4", "2x epyc-9654"), ("rtx-4060-ti-8gb", "2x xeon-gold-6454s"), ("l4", "ryzen-9-7950x")],
+)
+def test_layers_help_where_the_gpu_reads_faster_than_the_host(gpu: str, host: str) -> None:
+    """A GPU of 300 GB/s beside processors of 460 makes a token slower with each layer that it takes; else none does."""
+    card, machine = get_gpu_config_by_name(gpu), get_host_config_by_name(host)
+    of_host = machine.memory_bandwidth_gb_per_s_per_socket or 0.0
+    found = [
+        seconds(asked(model=DENSE, gpu=gpu, host=host, weight_format="q4_k_m", n_gpu_layers=n))[1]
+        for n in range(1, 29, 9)
+    ]
+    rises = any(later > before * 1.002 for before, later in itertools.pairwise(found))
+    assert not rises or card.memory_bandwidth_gb_per_s < of_host
 
 
 @pytest.mark.parametrize("system", ["llama_cpp", "ik_llama.cpp"])
