@@ -269,8 +269,12 @@ def fuzz_files(draw: random.Random, folder: Path) -> None:
     name = draw.choice(("m.yaml", "m.json", "config.json"))
     text = _bundled(draw)
     if name.endswith(".json") and draw.random() < 0.7:
-        text = json.dumps({"model_type": draw.choice(["llama", "qwen3", "mixtral", "deepseek_v3", "x"]), "hidden_size": 4096,
-                           "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000, "intermediate_size": 11008}, indent=0)  # fmt: skip
+        config = {
+            "model_type": draw.choice(["llama", "qwen3", "mixtral", "deepseek_v3", "x"]),
+            "hidden_size": 4096,
+        }
+        config |= {"num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}
+        text = json.dumps(config | {"intermediate_size": 11008}, indent=0)
     words = ["infer", "--model", "opt-1.3b", "--gpu", "t4", "--json"]
     flag = draw.choice((*_FILE_FLAGS, "--requests"))
     if flag == "--requests":
