@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from llm_perf.analysis.calibrated import asked_of, profile_warnings
+from llm_perf.analysis.floor import below_the_roof
 from llm_perf.analysis.hybrid_intervals import shared_processor_note
 from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.analysis.measures import Measures
@@ -175,6 +176,10 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         batch_limited_by="scheduler" if batch == scheduler_limit(scenario) else "memory",
         context_limited_by="model positions" if context == _positions(scenario) else "memory",
         warnings=(
+            *filter(
+                None,
+                (below_the_roof(scenario, evaluation, None if decode is None else float(measures.tpot_s)),),
+            ),
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_warnings(

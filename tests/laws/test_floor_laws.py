@@ -1,0 +1,89 @@
+"""No answer is quicker than the data sheet allows, and one that were would say that it is a defect."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llm_perf import predict
+from llm_perf.analysis import floor
+from llm_perf.analysis.floor import below_the_roof, least_decode_step_s, least_prefill_s
+from llm_perf.errors import LLMPerfError
+from llm_perf.systems import Load, system_of
+from llm_perf.systems.registry import system_names
+
+MODELS = ("llama-3.1-8b", "mixtral-8x7b", "opt-13b", "qwen3-30b-a3b", "deepseek-v3", "opt-125m")
+GPUS = ("h100-sxm-80gb", "t4", "a100-sxm-80gb", "mi300x", "rtx-4090", "b200", "l4")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "batch_size": (1, 1, 2, 8, 64, 256), "prompt_len": (1, 16, 512, 4096), "gen_len": (1, 2, 32, 300),
+    "tp_size": (1, 1, 2, 4, 8), "pp_size": (1, 1, 1, 2), "hbm_memory_efficiency": (None, None, 1.0),
+    "flops_efficiency": (None, None, 1.0), "weight_format": ("auto", "auto", "fp8", "awq", "q4_k_m", "nf4"),
+}  # fmt: skip
+
+
+def of(question: dict[str, Any]) -> Any:
+    return predict(**{name: value for name, value in question.items() if value is not None}).result
+
+
+def test_no_answer_is_below_the_roof() -> None:
+    answered = set()
+    for system in system_names():
+        draw = random.Random(f"roof of {system}")
+        for _ in range(40):
+            question = {name: draw.choice(values) for name, values in CHOICES.items()}
+            try:
+                result = of(
+                    question | {"model": draw.choice(MODELS), "gpu": draw.choice(GPUS), "system": system}
+                )
+            except LLMPerfError:
+                continue  # what the system cannot do
+            answered.add(system)
+            assert not [said for said in result.warnings if "defect of llm-perf" in said], (system, question)
+    assert len(answered) >= len(system_names()) - 3  # some run on a few machines alone
+
+
+def test_one_that_is_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = {"model": "llama-3.1-8b", "gpu": "h100-sxm-80gb"}
+    result = of(question)
+    monkeypatch.setattr(floor, "least_decode_step_s", lambda *_: 1.01 * result.tpot_s)
+    (said,) = [said for said in of(question).warnings if "defect of llm-perf" in said]
+    assert "decode step" in said
+    assert "report" in said
+
+
+def test_the_floors_are_the_data_sheets() -> None:
+    """One token of a dense model: every weight but the token table once at the bandwidth; 2 FLOPs per weight at the peak."""
+    result = of({"model": "llama-3.1-8b", "gpu": "h100-sxm-80gb", "prompt_len": 1, "flops_efficiency": 1.0})
+    scenario = result.scenario
+    model, gpu = scenario.model, scenario.gpu
+    weights = 32 * (4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336) + 4096 * 128256
+    norms = 65 * 4096
+    assert least_decode_step_s(scenario, result.placement) == pytest.approx(
+        2 * (weights + norms) / gpu.hbm_bandwidth_bytes_per_s, rel=1e-9
+    )
+    scores = 4 * 32 * 4096
+    assert least_prefill_s(scenario) == pytest.approx(
+        (2 * weights + scores) / max(gpu.peak_tflops.values()) / 1e12
+    )
+    assert model.num_layers == 32
+
+
+def test_half_the_latency_of_a_roofline_is_found_out() -> None:
+    """At full efficiency the prefill of many tokens is nearly its floor: half of it is below."""
+    question = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100-sxm-80gb",
+        "prompt_len": 8192,
+        "flops_efficiency": 1.0,
+        "weight_format": "fp8",
+    }
+    scenario = of(question).scenario
+    evaluation = system_of(scenario).evaluate(scenario, Load.of(scenario.workload))
+    assert below_the_roof(scenario, evaluation, None) is None
+    quick = replace(
+        evaluation, prefill=replace(evaluation.prefill, latency_s=0.5 * least_prefill_s(scenario))
+    )
+    assert "prefill" in (below_the_roof(scenario, quick, None) or "")
