@@ -219,11 +219,16 @@ def _pools(run: Run, notes: str, max_num_seqs: str) -> tuple[Run, Pools]:
 
     def engine(pool: str) -> Run:
         try:
-            sizes = {name: stated[f"{pool}_{name}"] for name in ("tp_size", "pp_size", "attention_dp_size", "moe_ep_size")}
+            sizes = {
+                name: stated[f"{pool}_{name}"]
+                for name in ("tp_size", "pp_size", "attention_dp_size", "moe_ep_size")
+            }
         except KeyError as missing:
             raise SpecError(f"it does not state {missing.args[0]} of its pools") from None
         if sizes["attention_dp_size"] > 1 or sizes["pp_size"] > 1:
-            raise SpecError("pools whose engines are divided otherwise than by tensor ranks are not simulated")
+            raise SpecError(
+                "pools whose engines are divided otherwise than by tensor ranks are not simulated"
+            )
         tp = sizes["tp_size"]
         return replace(run, num_gpus=tp, tp=tp, ep=min(sizes["moe_ep_size"], tp), num_nodes=None)
 

@@ -116,7 +116,9 @@ def stated_run(row: Mapping[str, str]) -> Run:
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,
-        kv_format=("fp8" if "fp8" in cells.text("kv_dtype").lower() else settings.kv_format) if served else None,
+        kv_format=("fp8" if "fp8" in cells.text("kv_dtype").lower() else settings.kv_format)
+        if served
+        else None,
         max_num_batched_tokens=_whole(settings.max_num_batched_tokens),
         max_num_seqs=_whole(settings.max_num_seqs),
         gpu_memory_utilization=settings.gpu_memory_utilization,

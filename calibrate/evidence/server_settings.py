@@ -65,7 +65,9 @@ class Settings(Spec):
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
-        found = {name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits", "stream_interval")}
+        found = {
+            name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits", "stream_interval")
+        }
         return {name: value for name, value in found.items() if value is not None}
 
 

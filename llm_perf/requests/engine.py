@@ -84,7 +84,9 @@ class Engine:
         self._scheduled_s = 0.0
         self._just_ended = 0  # whose slots the next step does not know to be free
         self._stream_s = times.stream_s / rules.stream_interval  # the frontend's, per token
-        self._backlog_s = self._sent_s = 0.0  # what the frontend has to do with tokens that are there, and when that was
+        self._backlog_s = self._sent_s = (
+            0.0  # what the frontend has to do with tokens that are there, and when that was
+        )
         self._since_look = 0  # decode steps
         self._held = 0  # decode steps for which what waits has been held back
         self._holding = False

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.limits import Limits
-from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.simulate import of_lengths, rules_of, step_times
+from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Floats
 from llm_perf.systems.scheduling import SchedulerRules
 

@@ -51,7 +51,9 @@ def read_factor(
     return factor
 
 
-def compute_factor(constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool = False) -> float:
+def compute_factor(
+    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool = False
+) -> float:
     """Times that a product's arithmetic counts; products of experts have kernels of their own."""
     grouped = constants[_GROUPED[kind]] if expert else 0.0
     if grouped > 0:

@@ -36,9 +36,7 @@ def test_an_engine_that_looks_seldom_lets_prompts_wait_for_so_many_steps_at_most
     system: str, every: int
 ) -> None:
     asked, load = scenario(system), poisson()
-    always, seldom = (
-        simulate(asked, load, settings=settings) for settings in (None, {"looks_every": every})
-    )
+    always, seldom = (simulate(asked, load, settings=settings) for settings in (None, {"looks_every": every}))
     waited = first_token_s(seldom) - first_token_s(always)
     longest = float((seldom.steps.duration_s / seldom.steps.count)[seldom.steps.prefill_tokens == 0].max())
     assert 0 < waited < (every + 2) * longest

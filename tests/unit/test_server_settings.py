@@ -10,7 +10,9 @@ from calibrate.request_runs import request_run
 from calibrate.serving_rows import load_rows
 from calibrate.stated import stated_run
 
-INFERENCEX = "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
+INFERENCEX = (
+    "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
+)
 
 
 def row(notes: str = INFERENCEX, **more: str) -> dict[str, str]:
@@ -45,13 +47,22 @@ def test_amounts_follow_the_row() -> None:
 @pytest.mark.parametrize(("concurrency", "steps"), [("4", 10), ("16", 30), ("64", 30)])
 def test_sglang_on_b200_looks_for_arrivals_as_often_as_was_set(concurrency: str, steps: int) -> None:
     stated = row(
-        system="sglang", model="deepseek-ai/DeepSeek-R1", gpu="B200-180GB", weight_dtype="nvfp4", batch_size=concurrency
+        system="sglang",
+        model="deepseek-ai/DeepSeek-R1",
+        gpu="B200-180GB",
+        weight_dtype="nvfp4",
+        batch_size=concurrency,
     )
     assert settings_of(stated).engine["looks_every"] == steps
 
 
 def test_dates_decide_where_scripts_changed() -> None:
-    blackwell = {"system": "vllm", "model": "openai/gpt-oss-120b", "gpu": "B200-180GB", "weight_dtype": "mxfp4"}
+    blackwell = {
+        "system": "vllm",
+        "model": "openai/gpt-oss-120b",
+        "gpu": "B200-180GB",
+        "weight_dtype": "mxfp4",
+    }
     assert settings_of(row(**blackwell)).kv_format is None
     later = INFERENCEX.replace("2025-11-10", "2026-02-25")
     assert settings_of(row(later, **blackwell)).kv_format == "fp8"
