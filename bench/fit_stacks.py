@@ -92,7 +92,7 @@ STEP = 1e-3
 """Log step of a derivative."""
 
 MANY, DEPLOYMENTS, ROWS = 120, 24, 6
-"""Rows beyond which a quick fit takes some only: of so many deployments, so many rows each at most."""
+"""Rows beyond which a fit takes some only: of so many deployments, so many rows each at most."""
 
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
@@ -126,8 +126,9 @@ def start_of(release: str) -> dict[str, float]:
     return {name: plan.prior.get(name, parent.value(name)) for name in plan.free}
 
 
-def fit(release: str, data: Cases, rounds: int = 6) -> Found:
+def fit(release: str, data: Cases, rounds: int = 3) -> Found:
     """Fit a version's free constants to runs; then those alone that the runs tell, with the others where they start."""
+    data = thinned(data)
     plan, every = PLANS[release], start_of(release)
     first = _fit(release, data.with_loops({}), plan.free, rounds)
     told = tuple(name for name in plan.free if first.told(name)) or plan.free
@@ -156,7 +157,7 @@ def thinned(data: Cases) -> Cases:
 
 
 def fit_once(release: str, data: Cases) -> dict[str, float]:
-    """Constants by one quick fit to runs, for refits by the dozen: of many rows it takes some."""
+    """Constants by one quick fit to runs, for refits by the dozen."""
     data = thinned(data)
     firsts = any(case.closed for case in data.cases)
     found = _fit(release, data.with_loops({}), PLANS[release].free, 3, firsts).constants
@@ -344,14 +345,15 @@ def main() -> int:
             continue
         counted = [case for case in own if PLANS[release].fits(case)]
         found = fit(release, Cases(counted))
-        print(shown(release, Cases(own).simulated(found.constants), own), flush=True)
+        some = list(thinned(Cases(own)).cases)
+        print(shown(release, Cases(some).simulated(found.constants), some), flush=True)
         print(
             "   ",
             ", ".join(f"{n}={v:.3g}{'' if found.told(n) else '?'}" for n, v in found.values.items()),
             flush=True,
         )
         if not arguments.dry_run:
-            write(release, found, counted)
+            write(release, found, thinned(Cases(counted)).cases)
     return 0
 
 
