@@ -78,6 +78,9 @@ NOISE, TOLD, MOVED = 0.1, 0.9, 0.5
 STEP = 1e-3
 """Log step of a derivative."""
 
+MANY, DEPLOYMENTS, ROWS = 120, 24, 6
+"""Rows beyond which a fit takes some only: of so many deployments, so many rows each at most."""
+
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
 
@@ -110,8 +113,9 @@ def start_of(release: str) -> dict[str, float]:
     return {name: plan.prior.get(name, parent.value(name)) for name in plan.free}
 
 
-def fit(release: str, data: Cases, rounds: int = 6) -> Found:
+def fit(release: str, data: Cases, rounds: int = 3) -> Found:
     """Fit a version's free constants to runs; then those alone that the runs tell, with the others where they start."""
+    data = thinned(data)
     plan, every = PLANS[release], start_of(release)
     first = _fit(release, data.with_loops({}), plan.free, rounds)
     told = tuple(name for name in plan.free if first.told(name)) or plan.free
@@ -122,8 +126,26 @@ def fit(release: str, data: Cases, rounds: int = 6) -> Found:
     return found
 
 
+def thinned(data: Cases) -> Cases:
+    """Of many cases some deployments of every model, GPU and format, and some rows of each, from end to end."""
+    if len(data.cases) <= MANY:
+        return data
+    kinds: dict[tuple[str, str, str | None], list[int]] = collections.defaultdict(list)
+    for index, key in enumerate(data.keys):
+        kinds[key.model, key.gpu, key.weight_format].append(index)
+    for indices in kinds.values():
+        indices.sort(key=lambda index: -len(data.groups[index]))
+    turns = (
+        indices[turn] for turn in range(DEPLOYMENTS) for indices in kinds.values() if turn < len(indices)
+    )
+    kept = [data.groups[index] for index in list(turns)[:DEPLOYMENTS]]
+    rows = [int(one) for group in kept for one in group[:: -(-len(group) // ROWS)]]
+    return Cases([data.cases[index] for index in sorted(rows)])
+
+
 def fit_once(release: str, data: Cases) -> dict[str, float]:
     """Constants by one quick fit to runs, for refits by the dozen."""
+    data = thinned(data)
     firsts = any(case.closed for case in data.cases)
     found = _fit(release, data.with_loops({}), PLANS[release].free, 3, firsts).constants
     if not firsts:
@@ -167,7 +189,10 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
             )
             first = before[len(data.cases) : -len(names)]
             if firsts:
-                first = data.first_tokens(at(x + step)) * 0.5 / NOISE - first
+                moved = data.first_tokens(at(x + step), keys) * 0.5 / NOISE
+                first = np.where(rows_of(data, keys), moved - first, 0.0)
+            else:
+                first = np.zeros(0)
             columns.append(np.concatenate([rows / NOISE, first, step / spread]) / STEP)
         return np.stack(columns, axis=1)
 
@@ -201,9 +226,15 @@ def moving(release: str, data: Cases, name: str, value: float, others: dict[str,
     known = _MOVES[release, name]
     if missing := frozenset(key for key in data.keys if key not in known):
         plain, less, more = (
-            data.log_ratios(others | {name: value * factor}, missing) for factor in (1.0, 1 / 3, 3.0)
+            np.stack(
+                [
+                    told(others | {name: value * factor}, missing)
+                    for told in (data.log_ratios, data.first_tokens)
+                ]
+            )
+            for factor in (1.0, 1 / 3, 3.0)
         )
-        changed = (plain != less) | (plain != more)
+        changed = ((plain != less) | (plain != more)).any(axis=0)
         for key, indices in zip(data.keys, data.groups, strict=True):
             if key in missing:
                 known[key] = bool(changed[indices].any())
@@ -301,14 +332,15 @@ def main() -> int:
             continue
         counted = [case for case in own if PLANS[release].fits(case)]
         found = fit(release, Cases(counted))
-        print(shown(release, Cases(own).simulated(found.constants), own), flush=True)
+        some = list(thinned(Cases(own)).cases)
+        print(shown(release, Cases(some).simulated(found.constants), some), flush=True)
         print(
             "   ",
             ", ".join(f"{n}={v:.3g}{'' if found.told(n) else '?'}" for n, v in found.values.items()),
             flush=True,
         )
         if not arguments.dry_run:
-            write(release, found, counted)
+            write(release, found, thinned(Cases(counted)).cases)
     return 0
 
 

@@ -148,17 +148,22 @@ class Cases:
             found[indices] += self.loops[0, indices]
         return found
 
-    def first_tokens(self, constants: Mapping[str, float]) -> np.ndarray:
+    def first_tokens(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
         """The same of times to first token of single requests and of closed loops, 0 for the others."""
         found = np.zeros(len(self.cases))
-        for indices in self.groups:
+        asked: set[int] = set()
+        for key, indices in zip(self.keys, self.groups, strict=True):
+            if keys is not None and key not in keys:
+                continue
+            asked.update(indices.tolist())
             closed = [int(index) for index in indices if self.cases[index].closed]
             steady = _steady([self.cases[index] for index in closed], constants) if closed else None
             for at, index in enumerate(closed if steady is not None else ()):
                 measured = positive_number(self.cases[index].row.get("ttft_s"))
                 if measured is not None and steady is not None:
                     found[index] = math.log(float(steady.ttft_s[at]) / measured) + self.loops[1, index]
-        for index, case in enumerate(self.cases):
+        for index in sorted(asked):
+            case = self.cases[index]
             measured = positive_number(case.row.get("ttft_s"))
             if (
                 measured is None
@@ -232,7 +237,25 @@ class Cases:
 
 
 def _steady(cases: Sequence[Case], constants: Mapping[str, float]) -> Steady | None:
-    """The steady state of closed loops on one deployment; None where it has none that is known."""
+    """The steady state of closed loops on one deployment; None where it has none that is known.
+
+    It is asked for twice in a row, for the main quantity and for the first token.
+    """
+    key = (tuple(map(id, cases)), tuple(sorted(constants.items())))
+    if key not in _known_steady:
+        if len(_known_steady) > _KEPT:
+            _known_steady.clear()
+        _known_steady[key] = (tuple(cases), _steady_of(cases, constants))
+    return _known_steady[key][1]
+
+
+_KEPT: Final = 500
+_known_steady: dict[
+    tuple[tuple[int, ...], tuple[tuple[str, float], ...]], tuple[tuple[Case, ...], Steady | None]
+] = {}
+
+
+def _steady_of(cases: Sequence[Case], constants: Mapping[str, float]) -> Steady | None:
     scenario = _with(cases[0].scenario, constants)
     replicas = scenario.parallelism.dp_size
     prompt, output, running = np.array(

@@ -1,0 +1,95 @@
+"""What authors' scripts set on servers is read for the rows that they are of, and for no others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calibrate.evidence.server_settings import Settings, settings_of
+from calibrate.request_runs import request_run
+from calibrate.serving_rows import load_rows
+from calibrate.stated import stated_run
+
+INFERENCEX = (
+    "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
+)
+
+
+def row(notes: str = INFERENCEX, **more: str) -> dict[str, str]:
+    return {
+        "system": "tensorrt-llm", "model": "meta-llama/Llama-3.1-70B", "gpu": "H200-SXM-141GB", "weight_dtype": "fp8",
+        "prompt_len_tok": "1024", "gen_len_tok": "1024", "tp": "2", "batch_size": "16", "notes": notes,
+    } | more  # fmt: skip
+
+
+def test_a_row_of_nobody_s_scripts_has_no_settings() -> None:
+    assert settings_of(row("a table of its own")) == Settings()
+    assert settings_of(row("a table of its own")).engine == {}
+
+
+def test_settings_of_a_source_add_up() -> None:
+    found = settings_of(row())
+    assert (found.kv_format, found.max_num_batched_tokens, found.stream_interval) == ("fp8", 16384, 10)
+    assert found.waits is not None
+    assert found.waits.steps == 20
+    assert settings_of(row(tp="8")).waits is None
+    assert settings_of(row(prompt_len_tok="8192")).waits is None
+
+
+def test_amounts_follow_the_row() -> None:
+    deepseek = row(model="deepseek-ai/DeepSeek-R1", prompt_len_tok="8192")
+    assert settings_of(deepseek).max_num_batched_tokens == 8320  # 8192 + 16 + 64, in whole 64s
+    generator = "NVIDIA aiconfigurator gap-analysis run (aiperf/genai-perf closed loop); concurrency=16"
+    assert settings_of(row(generator)).max_num_batched_tokens == 2560  # 1024 + 16 + 1500, in whole 32s
+    assert settings_of(row(generator)).max_num_seqs == 16
+
+
+@pytest.mark.parametrize(("concurrency", "steps"), [("4", 10), ("16", 30), ("64", 30)])
+def test_sglang_on_b200_looks_for_arrivals_as_often_as_was_set(concurrency: str, steps: int) -> None:
+    stated = row(
+        system="sglang",
+        model="deepseek-ai/DeepSeek-R1",
+        gpu="B200-180GB",
+        weight_dtype="nvfp4",
+        batch_size=concurrency,
+    )
+    assert settings_of(stated).engine["looks_every"] == steps
+
+
+def test_dates_decide_where_scripts_changed() -> None:
+    blackwell = {
+        "system": "vllm",
+        "model": "openai/gpt-oss-120b",
+        "gpu": "B200-180GB",
+        "weight_dtype": "mxfp4",
+    }
+    assert settings_of(row(**blackwell)).kv_format is None
+    later = INFERENCEX.replace("2025-11-10", "2026-02-25")
+    assert settings_of(row(later, **blackwell)).kv_format == "fp8"
+
+
+def test_every_rule_holds_for_rows_of_the_tables() -> None:
+    """A rule that no row is of is a slip in a name."""
+    from calibrate.evidence.server_settings import _sources
+
+    rows = load_rows()
+    for source in _sources():
+        own = [one for one in rows if source.notes in one["notes"]]
+        for rule in source.rules:
+            assert any(rule.for_.holds(one) for one in own), (source.notes, rule.for_)
+
+
+def test_what_was_set_reaches_the_run_and_the_engine() -> None:
+    found = next(one for one in load_rows() if settings_of(one).waits is not None)
+    run = stated_run(found)
+    assert (run.kv_format, run.max_num_batched_tokens) == ("fp8", 16384)
+    assert request_run(found).engine["waits"].steps == 20
+
+
+def test_a_generator_s_prompts_come_round_again() -> None:
+    found = next(one for one in load_rows() if settings_of(one).distinct_prompts is not None)
+    run = request_run(found)
+    distinct = len(np.unique(run.requests.prefix_id))
+    assert distinct == min(len(run.requests), 100)
+    assert (run.requests.prefix_tokens == run.requests.prompt_tokens).all()
+    assert run.warm_up == 2 * (run.requests.concurrency or 0)
