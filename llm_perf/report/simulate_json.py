@@ -135,9 +135,7 @@ def interval_object(interval: TimeInterval) -> dict[str, Any]:
         "groups": interval.groups,
         "step_time_factors": list(interval.factors),
         **{
-            name: {
-                figure: list(interval.ends(name, figure)) for figure in Distribution.__slots__
-            }
+            name: {figure: list(interval.ends(name, figure)) for figure in Distribution.__slots__}
             for name in ("ttft_s", "tpot_s", "e2e_s")
         },
     }
