@@ -20,10 +20,10 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.power import board_power_w
 from llm_perf.requests.capacity import Capacity, capacity_of, sample_of
-from llm_perf.requests.outcome import Outcome
+from llm_perf.requests.outcome import COMPLETED, Outcome
 from llm_perf.requests.pools import simulate_pools
 from llm_perf.requests.request_file import RequestFile
-from llm_perf.requests.simulate import of_mean_lengths, simulate
+from llm_perf.requests.simulate import of_mean_lengths, places, simulate
 from llm_perf.requests.summary import Summary, summary_of
 from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import Requests
@@ -200,10 +200,11 @@ class Simulation:
         ):  # which prefixes a replica has depends on how many replicas there are
             times = 1
         traffic = traffic.replace(replicas=traffic.replicas // times)
+        sample = sample_of(self.traffic, self.file)
         return capacity_of(
             lambda requests: _serve(self.scenario, traffic, requests),
-            sample_of(self.traffic, self.file),
-            self.outcome.kv_capacity_tokens,
+            sample,
+            places(of_mean_lengths(self.scenario, sample), sample, traffic.scheduler),
             self._offered_per_s,
             self._engines // times,
             times,
@@ -322,11 +323,19 @@ class Simulation:
 
     @property
     def cost_per_million_tokens(self) -> float | None:
-        """US dollars per million output tokens, all GPUs paid for the whole time; None without a price."""
-        if self.price is None or not self.summary.output_tokens_per_s > 0:
+        """US dollars per million output tokens, all GPUs paid for the whole time; None without a price.
+
+        At a rate that is kept up, of what the rate brings in the long run, whatever the first and the last requests took.
+        """
+        per_s = self.summary.output_tokens_per_s
+        if self.price is None or not per_s > 0:
             return None
+        known = self.capacity if self.traffic.rate is not None else None
+        if known is not None and known.keeps_up and known.offered_per_s is not None:
+            done = self.outcome.status == COMPLETED
+            per_s = known.offered_per_s * float(self.outcome.requests.output_tokens[done].sum()) / len(done)
         hourly = self.price.per_gpu_hour if isinstance(self.price, Price) else self.price
-        return hourly * self.num_gpus / 3600 / self.summary.output_tokens_per_s * 1e6
+        return hourly * self.num_gpus / 3600 / per_s * 1e6
 
     @cached_property
     def energy_j_per_token(self) -> float | None:

@@ -23,6 +23,9 @@ def _no_question(context: click.Context, option: click.Parameter, value: str | N
 @click.option("--gpu", help="GPU of benchmark logs, and of CSV rows that name none.")
 @click.option("--host", help="Host of benchmark logs and CSV rows; else the GPU's usual one.")
 @click.option(
+    "--inputs", "inputs_file", help="Of traces of requests: YAML or JSON of what they were measured on."
+)
+@click.option(
     "--plot", "plot_folder", help="Write the figures into this folder, as PNG and SVG (extra: plot)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
@@ -32,19 +35,24 @@ def compare(
     profile: str | None,
     gpu: str | None,
     host: str | None,
+    inputs_file: str | None,
     plot_folder: str | None,
     as_json: bool,
 ) -> int:
     """Lay measured runs beside their predictions.
 
     RUNS are files or folders: the JSON of llm-perf calibrate --run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
-    with a row per run. GPUs side by side are another question: llm-perf infer --model M --gpu A --gpu B.
+    with a row per run, and traces of requests (CSV with first_token_s and last_token_s), which are simulated as they came
+    on what --inputs says. GPUs side by side are another question: llm-perf infer --model M --gpu A --gpu B.
     """
     from calibrate.fit.compare.inputs import read_measured
     from calibrate.fit.compare.runs import compare_runs
     from llm_perf.report.compare_text import compare_report
     from llm_perf.systems.profiles import checked_profile
 
+    traces = tuple(run for run in runs if _is_trace(run))
+    if traces or inputs_file is not None:
+        return _requests(runs, traces, inputs_file, profile, gpu or host, plot_folder, as_json)
     if plot_folder is not None:
         check_folder(plot_folder)
     chosen = checked_profile(profile)
@@ -56,6 +64,45 @@ def compare(
         draw(comparison_figures(found), plot_folder)
     click.echo(json.dumps(found, allow_nan=False) if as_json else compare_report(found))
     return 0
+
+
+def _is_trace(name: str) -> bool:
+    """Whether a file is a CSV whose first line names what only a trace of requests has."""
+    path = Path(name)
+    try:
+        if path.suffix.lower() != ".csv" or not path.is_file():
+            return False
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return "first_token_s" in {cell.strip() for cell in file.readline().lstrip("\ufeff").split(",")}
+    except (OSError, ValueError):
+        return False
+
+
+def _requests(
+    runs: tuple[str, ...],
+    traces: tuple[str, ...],
+    inputs_file: str | None,
+    profile: str | None,
+    machine: str | None,
+    plot_folder: str | None,
+    as_json: bool,
+) -> int:
+    """Traces of requests beside their simulation.
+
+    Raises:
+        SpecError: they are not alone, or it is not said what they were measured on.
+    """
+    from llm_perf.cli.validate import requests_beside
+    from llm_perf.errors import SpecError
+
+    if len(traces) < len(runs):
+        other = next(run for run in runs if run not in traces)
+        if not traces:
+            raise SpecError(f"--inputs says what traces of requests were measured on; {other} is none")
+        raise SpecError(f"{other} is no trace of requests, {traces[0]} is one: compare them apart")
+    if machine is not None:
+        raise SpecError("--gpu and --host are of runs of batches: --inputs says what traces were measured on")
+    return requests_beside(traces, inputs_file, profile, plot_folder, as_json, shares=True)
 
 
 def check_folder(folder: str) -> None:

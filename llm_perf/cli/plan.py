@@ -49,6 +49,11 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--offload/--no-offload", default=None, help="Consider one GPU that streams weights.  [default: on]"
 )
+@click.option(
+    "--pools/--no-pools",
+    default=None,
+    help="Consider engines that only read prompts, with --rate.  [default: on]",
+)
 @click.option("--prices", help="Your own list of prices per GPU-hour (YAML).")
 @click.option("--profile", help="Calibrated profile: name, file, or none.")
 @click.option(

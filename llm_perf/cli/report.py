@@ -15,6 +15,7 @@ from llm_perf.errors import OutputError, SpecError
 
 if TYPE_CHECKING:
     from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.analysis.simulation import Simulation
     from llm_perf.explore.view import Prediction
 
 _AGREES = 1e-9
@@ -28,8 +29,8 @@ _AGREES = 1e-9
 def report(results: tuple[str, ...], html_file: str, profile: str | None) -> int:
     """Show results as one HTML page that needs nothing else: no network, no server.
 
-    RESULTs are files of llm-perf infer --json (one or several GPUs), plan --json and calibrate --run (JSON, benchmark
-    log). What a file asked is predicted anew; where its own figures differ, the page says so.
+    RESULTs are files of llm-perf infer --json (one or several GPUs), simulate --json, plan --json and calibrate --run
+    (JSON, benchmark log). What a file asked is predicted anew; where its own figures differ, the page says so.
     """
     from llm_perf.cli import output
     from llm_perf.explore.page import plotly_js, report_page
@@ -87,8 +88,12 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
         yield from _measured_views(name, profile)
         return
     data = _read(name)
-    if "comparison" in data or {"inputs", "prefill"} <= data.keys():
+    if "scheduler" in data or "rates" in data or {"inputs", "requests", "throughput"} <= data.keys():
+        yield _simulation(data, name)
+    elif "comparison" in data or {"inputs", "prefill"} <= data.keys():
         yield from _prediction_views(data, name)
+    elif "best" in data and "simulated" in data:
+        yield _service_plan(data, name)
     elif "best" in data and "front" in data:
         yield from _plan_views(data, name)
     elif {"inputs", "step"} <= data.keys():
@@ -96,7 +101,9 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
     elif "run" in data or "raw" in data or "status" in data:
         yield from _measured_views(name, profile)
     else:
-        raise SpecError(f"{name}: is no result of llm-perf infer --json, plan --json or calibrate --run")
+        raise SpecError(
+            f"{name}: is no result of llm-perf infer --json, simulate --json, plan --json or calibrate --run"
+        )
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -134,6 +141,59 @@ def _differences(stored: dict[str, Any], found: Prediction, name: str) -> tuple[
     return (
         f"{name} says {seconds(there)} for the whole batch, this version predicts {seconds(here)}, shown here",
     )
+
+
+def _simulation(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """A simulation, or one at each of several rates, simulated anew."""
+    from llm_perf.analysis.simulation import SimulationInputs, parts_of, simulation_of
+    from llm_perf.cli.simulate import keeps_up
+    from llm_perf.explore.simulation_view import rates_view, simulation_view
+
+    stored = data.get("rates", [data])
+    if not isinstance(stored, list) or not stored or not all(isinstance(one, dict) for one in stored):
+        raise SpecError(f"{name}: is no complete result of llm-perf simulate --json")
+    if stored[0].get("reason"):
+        raise SpecError(f"{name}: nothing was simulated: {stored[0]['reason']}")
+    found: list[Simulation] = []
+    for one in stored:
+        inputs = files.build(SimulationInputs, dict(one.get("inputs") or {}), "", name)
+        known = found[0].capacity if found else None
+        found.append(simulation_of(*parts_of(inputs), None, known))
+    notes = [
+        note
+        for one, here in zip(stored, found, strict=True)
+        for note in _simulated_otherwise(one, here, name)
+    ][:1]
+    if "rates" not in data:
+        return simulation_view(found[0], notes)
+    return rates_view(found, next((one for one in reversed(found) if keeps_up(one)), None), notes)
+
+
+def _simulated_otherwise(stored: dict[str, Any], found: Simulation, name: str) -> Iterator[str]:
+    """A note where the file's mean time to the end is not today's: it is of another version, or its specs were changed."""
+    from llm_perf.report.units import seconds
+
+    there = stored.get("e2e_s")
+    before = there.get("mean") if isinstance(there, dict) else None
+    here = found.summary.e2e_s.mean
+    if isinstance(before, (int, float)) and not abs(before - here) <= _AGREES * here:
+        yield f"{name} says {seconds(before)} per request, this version predicts {seconds(here)}, shown here"
+
+
+def _service_plan(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """A plan over requests, searched anew."""
+    from llm_perf.explore.simulation_view import service_plan_view
+    from llm_perf.search.plan import PlanQuestion
+    from llm_perf.search.service import plan_service
+
+    question, best = data.get("question"), data["best"]
+    if not isinstance(question, dict) or not isinstance(best, list):
+        raise SpecError(f"{name}: is no complete plan")
+    answer = plan_service(files.build(PlanQuestion, question, "", name), max(len(best), 1))
+    before = [(one.get("gpu"), one.get("num_gpus")) for one in best if isinstance(one, dict)]
+    now = [(one.simulation.scenario.gpu.name, one.num_gpus) for one in answer.best]
+    notes = [] if before == now else [f"{name} names other machines than this version does, shown here"]
+    return service_plan_view(answer, notes)
 
 
 def _plan_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:

@@ -96,7 +96,7 @@ def simulate(
 
         path = write_rates_plot(found, plot_file) if swept else write_simulation_plot(found[0], plot_file)
         click.echo(f"plot written to {path}", err=True)
-    knee = next((one for one in reversed(found) if _keeps_up(one)), None)
+    knee = next((one for one in reversed(found) if keeps_up(one)), None)
     _print(found, knee, swept=swept, as_json=as_json)
     return 0 if knee is not None and not _only_rejected(found) else EXIT_DOES_NOT_KEEP_UP
 
@@ -111,12 +111,12 @@ def _found(
     for rate in rates:
         known = found[0].capacity if found else None
         found.append(simulation_of(deployment, traffic.replace(rate=rate), file, known))
-        if not _keeps_up(found[-1]):  # the first that is more than the engine serves shows what happens there
+        if not keeps_up(found[-1]):  # the first that is more than the engine serves shows what happens there
             break
     return found
 
 
-def _keeps_up(found: Simulation) -> bool:
+def keeps_up(found: Simulation) -> bool:
     """Whether the queue stays finite; a file's requests end, as a closed loop's do, however long they wait."""
     known = found.capacity
     return known is None or found.traffic.rate is None or known.keeps_up is not False

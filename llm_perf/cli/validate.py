@@ -60,7 +60,7 @@ def validate(
         for flag, value in (("--system", system), ("--gpu", gpu), ("--leave-out", leave_out)):
             if value is not None:
                 raise SpecError(f"{flag} chooses runs of batches: leave it out with --requests and --trace")
-        return _requests(trace_file, inputs_file, profile, plot_folder, as_json)
+        return requests_beside(trace_file, inputs_file, profile, plot_folder, as_json)
     if inputs_file is not None:
         raise SpecError("--inputs says what a trace was measured on: give it with --trace")
     if leave_out is not None:
@@ -120,14 +120,19 @@ def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: boo
     return 0
 
 
-def _requests(
-    trace_file: str | None,
+def requests_beside(
+    trace_file: str | tuple[str, ...] | None,
     inputs_file: str | None,
     profile: str | None,
     plot_folder: str | None,
     as_json: bool,
+    *,
+    shares: bool = False,
 ) -> int:
-    """Traces beside their simulation, those that ship or one of the user's; with the former the tables' figures."""
+    """Traces beside their simulation, those that ship or some of the user's; with the former the tables' figures.
+
+    ``shares``: the text has every percentile, not the mean and the 95th alone.
+    """
     from calibrate.evidence.traces import as_dict, compare, read_trace, traces
     from calibrate.validate.requests import read_predicted, table_figures
     from llm_perf.analysis.request import InferenceInputs
@@ -142,15 +147,17 @@ def _requests(
     else:
         if inputs_file is None:
             raise SpecError(
-                "--trace needs --inputs FILE: model, gpu, system and what else it was measured on"
+                "a trace of requests needs --inputs FILE: model, gpu, system and what else it was measured on"
             )
         given = files.parse_mapping(files.read_text(files.expanded(inputs_file)), inputs_file)
         given = given.get("inputs", given)
         known = {name: value for name, value in given.items() if name in InferenceInputs.model_fields}
-        asked = [(read_trace(trace_file), files.build(InferenceInputs, known, "", inputs_file))]
+        names = (trace_file,) if isinstance(trace_file, str) else trace_file
+        inputs = files.build(InferenceInputs, known, "", inputs_file)
+        asked = [(read_trace(name), inputs) for name in names]
     found = [
-        compare(trace, inputs if inputs is None or profile is None else inputs.replace(profile=profile))
-        for trace, inputs in asked
+        compare(trace, one if one is None or profile is None else one.replace(profile=profile))
+        for trace, one in asked
     ]
     if plot_folder is not None:
         from llm_perf.report.requests_plot import traces_figures
@@ -160,5 +167,5 @@ def _requests(
     whole = {"schema_version": 1, "traces": [as_dict(one) for one in found]}
     if trace_file is None:
         whole["tables"] = table_figures(read_predicted())
-    click.echo(json.dumps(whole, allow_nan=False) if as_json else requests_report(whole))
+    click.echo(json.dumps(whole, allow_nan=False) if as_json else requests_report(whole, shares=shares))
     return 0

@@ -13,7 +13,7 @@ from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.report.plots.style import COLOURS
 from llm_perf.report.units import rate, seconds
 from llm_perf.requests.capacity import capacity_of, sample_of
-from llm_perf.requests.simulate import simulate
+from llm_perf.requests.simulate import places, simulate
 from llm_perf.requests.steady import Steady, SteadyState
 from llm_perf.requests.summary import Summary, summary_of
 from llm_perf.requests.traffic import Traffic, requests_of
@@ -41,10 +41,11 @@ def service_card(result: InferenceResult) -> dict[str, Any] | None:
         traffic = Traffic(
             rate=roof, num_requests=_SENT, prompt_len=str(workload.prompt_len), gen_len=str(workload.gen_len)
         )
+        sample = sample_of(traffic)
         known = capacity_of(
             lambda requests: simulate(scenario, requests),
-            sample_of(traffic),
-            state.limits.kv_tokens,
+            sample,
+            places(scenario, sample),
             None,
             scenario.parallelism.dp_size,
         )

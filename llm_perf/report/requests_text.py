@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -12,9 +13,12 @@ __all__ = ["requests_report"]
 _QUANTITIES: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
 
 
-def requests_report(found: Mapping[str, Any]) -> str:
-    """Each trace, then the tables of servers by kind of load."""
-    parts = ["\n".join(_trace(one)) for one in found["traces"]]
+_FIGURES: Final = ("mean", "p50", "p90", "p95", "p99")
+
+
+def requests_report(found: Mapping[str, Any], *, shares: bool = False) -> str:
+    """Each trace, with every percentile where ``shares`` are wanted, then the tables of servers by kind of load."""
+    parts = ["\n".join(_shares(one) if shares else _trace(one)) for one in found["traces"]]
     if "tables" in found:
         parts.append("\n".join(_tables(found["tables"])))
     return "\n\n".join(parts)
@@ -30,6 +34,28 @@ def _trace(one: Mapping[str, Any]) -> Iterator[str]:
             cells += f"{one[name]['error'][figure]:>+8.1%}"
         yield f"{cells}{one[name]['median_abs_error']:>8.1%}"
     yield "single: median error of single requests, either way"
+
+
+def _shares(one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{one['trace']}: {one['ttft_s']['requests']} requests, measured and predicted"
+    yield " " * 16 + "".join(f"{figure:>11}" for figure in _FIGURES) + f"{'single':>9}"
+    for name, title in _QUANTITIES.items():
+        for kind in ("measured", "predicted"):
+            values = (_seconds(one[name][kind][figure]) for figure in _FIGURES)
+            yield f"{title if kind == 'measured' else '':<6}{kind:<10}" + "".join(
+                f"{value:>11}" for value in values
+            )
+        off = (f"{_share(one[name]['error'][figure]):>11}" for figure in _FIGURES)
+        yield f"{'':<6}{'error':<10}" + "".join(off) + f"{_share(one[name]['median_abs_error']):>9}"
+    yield "single: median error of single requests, either way; --plot DIR draws the shares"
+
+
+def _seconds(value: float) -> str:
+    return seconds(value) if math.isfinite(value) else "-"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:+.1%}"
 
 
 def _tables(tables: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -14,11 +14,7 @@ __all__ = ["service_object"]
 
 def service_object(answer: ServicePlan) -> dict[str, Any]:
     """Everything about a plan as plain JSON types. ``inputs`` of a candidate can be fed to ``llm-perf simulate``."""
-    best = [_candidate(answer, one) for one in answer.best]
-    if best:
-        found = answer.best[0].simulation
-        best[0]["interval"] = None if found.interval is None else interval_object(found.interval)
-        best[0]["no_interval"] = found.no_interval
+    best = [_candidate(answer, one) | _interval(one) for one in answer.best]
     whole = {
         "schema_version": SCHEMA_VERSION,
         "question": answer.question.model_dump(),
@@ -36,11 +32,21 @@ def service_object(answer: ServicePlan) -> dict[str, Any]:
     return finite(whole)  # type: ignore[no-any-return]
 
 
+def _interval(one: ServiceCandidate) -> dict[str, Any]:
+    """Between which values measured times are to be expected, or why that is not known."""
+    found = one.simulation.interval
+    return {
+        "interval": None if found is None else interval_object(found),
+        "no_interval": one.simulation.no_interval,
+    }
+
+
 def _candidate(answer: ServicePlan, one: ServiceCandidate) -> dict[str, Any]:
     """One deployment: its inputs, what its requests meet, and the share of each limit that it uses."""
     return {
         "inputs": one.simulation.inputs,
         "engines": one.engines,
+        "reading_engines": one.reading,
         "gpu": one.simulation.scenario.gpu.name,
         **one.values,
         "num_gpus": one.num_gpus,
@@ -51,5 +57,6 @@ def _candidate(answer: ServicePlan, one: ServiceCandidate) -> dict[str, Any]:
         "simulated": summary_object(one.simulation.summary),
         "meets_targets": one.meets,
         "share_of_targets": {t.written: t.used(one.figure(t)) for t in answer.question.targets},
-        "start_command": start_command(one.inputs),
+        "start_command": start_command(one.inputs, 1 if one.reading else None),
+        "start_command_of_readers": start_command(one.inputs, 0) if one.reading else None,
     }

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.simulation import TimeInterval
 from llm_perf.report.command import command_in_lines
 from llm_perf.report.start_command import start_command
 from llm_perf.report.units import count, rate, seconds
@@ -38,7 +39,7 @@ def service_sections(answer: ServicePlan) -> dict[str, Text | Table]:
         best = answer.best[0]
         found["answer"] = _answer(answer, best)
         found["best"] = _table(answer.best)
-        found["interval"] = _interval(best)
+        found["interval"] = _intervals(answer.best) if len(answer.best) > 1 else _interval(best)
         found |= _commands(best)
     else:
         found["nothing"] = _nothing(answer)
@@ -87,7 +88,11 @@ def _how(one: ServiceCandidate) -> str:
         for name, size in (("tp", one.inputs.tp_size), ("pp", one.inputs.pp_size))
         if (size or 1) > 1
     ]
-    sizes += [f"x {one.engines}"] if one.engines > 1 else []
+    if one.reading:
+        sizes += [f"{one.reading}+{one.engines} pools"]
+    elif one.engines > 1:
+        sizes += [f"x {one.engines}"]
+    sizes += [f"seqs {one.inputs.max_num_seqs}"] if one.inputs.max_num_seqs else []
     bits = one.inputs.quant_bits
     sizes += [f"{bits} bit"] if bits and bits < 16 else []
     return " ".join(sizes)
@@ -95,11 +100,21 @@ def _how(one: ServiceCandidate) -> str:
 
 def _answer(answer: ServicePlan, best: ServiceCandidate) -> Text:
     engines = "one engine" if best.engines == 1 else f"{best.engines} engines"
-    tp = best.inputs.tp_size or 1
+    if best.reading:
+        readers = "one engine" if best.reading == 1 else f"{best.reading} engines"
+        engines = f"{readers} that only read prompts and {best.engines} that generate"
+    sizes = " ".join(
+        f"{name} {size}"
+        for name, size in (("tp", best.inputs.tp_size), ("pp", best.inputs.pp_size))
+        if (size or 1) > 1
+    )
     text = Text.assemble(
         (f"{best.num_gpus} x {best.simulation.scenario.gpu.name}", "bold green"),
-        f" as {engines}" + ("" if tp == 1 else f" of tp {tp}"),
+        f" as {engines}"
+        + (f", each of {sizes}" if sizes and best.reading else f" of {sizes}" if sizes else ""),
     )
+    if best.inputs.max_num_seqs:
+        text.append(f" with at most {best.inputs.max_num_seqs} sequences at once")
     text.append(
         f", each running {best.running:.3g} requests on average"
         + (f", {best.load:.0%} loaded." if best.load else ".")
@@ -146,27 +161,62 @@ def _interval(best: ServiceCandidate) -> Text:
     found = best.simulation.interval
     if found is None:
         return Text.assemble(("90% interval: ", "bold"), f"none; {best.simulation.no_interval}.")
-    low, high = found.low, found.high
     text = Text.assemble((f"{found.level:.0%} interval: ", "bold"))
-    if high is None:
-        text.append(
-            f"TTFT p95 {seconds(low.ttft_s.p95)} or more, TPOT p95 {_time(low.tpot_s.p95)} or more: with steps "
-            f"{found.factors[1]:.2f} times as long, requests would come faster than they are served; one engine "
-            "more is safer"
-        )
+    text.append(f"TTFT p95 {_range(found, 'ttft_s')}, TPOT p95 {_range(found, 'tpot_s')}")
+    if found.high is None:
+        text.append(f": with steps {found.factors[1]:.2f} times as long, {_TOO_FAST}")
     else:
-        text.append(
-            f"TTFT p95 {seconds(low.ttft_s.p95)} to {seconds(high.ttft_s.p95)}, TPOT p95 {_time(low.tpot_s.p95)} to "
-            f"{_time(high.tpot_s.p95)} (steps {found.factors[0]:.2f} to {found.factors[1]:.2f} times as long)"
-        )
+        text.append(f" (steps {found.factors[0]:.2f} to {found.factors[1]:.2f} times as long)")
     text.append(f"\nfrom {found.method}")
     return text
+
+
+_TOO_FAST: Final = "requests would come faster than they are served; one engine more is safer"
+
+
+def _range(found: TimeInterval, name: str) -> str:
+    """Both ends of a 95th percentile."""
+    low, high = found.ends(name, "p95")
+    return f"{_time(low)} or more" if high is None else f"{_time(low)} to {_time(high)}"
+
+
+def _intervals(candidates: tuple[ServiceCandidate, ...]) -> Table:
+    """The interval of each answer."""
+    table = Table(
+        box=None, pad_edge=False, title="90% intervals", title_justify="left", title_style="bold",
+        caption_justify="left", caption_style="",
+    )  # fmt: skip
+    table.add_column("GPU", overflow="fold")
+    for name in ("TTFT p95", "TPOT p95", "steps take"):
+        table.add_column(name, no_wrap=True)
+    unbounded = False
+    for one in candidates:
+        gpus, found = f"{one.num_gpus} x {one.simulation.scenario.gpu.name}", one.simulation.interval
+        if found is None:
+            table.add_row(gpus, "none", "none", "-")
+            continue
+        unbounded |= found.high is None
+        low, high = found.factors
+        table.add_row(
+            gpus, _range(found, "ttft_s"), _range(found, "tpot_s"), f"{low:.2f} to {high:.2f} times"
+        )
+    known = candidates[0].simulation
+    said = known.no_interval if known.interval is None else f"from {known.interval.method}"
+    table.caption = f"first: {said}" + (f"; or more: {_TOO_FAST}" if unbounded else "")
+    return table
 
 
 def _commands(best: ServiceCandidate) -> dict[str, Text]:
     """How to start the engine, and how to ask for the same simulation again."""
     found: dict[str, Text] = {}
-    start = start_command(best.inputs)
+    if best.reading:
+        for pool, (count_, what) in enumerate(((best.reading, "reads prompts"), (best.engines, "generates"))):
+            each = start_command(best.inputs, pool)
+            if each is not None:
+                found[f"start {what}"] = Text.assemble(
+                    (f"start what {what} ({count_} of these):\n", "bold"), (each, "cyan")
+                )
+    start = None if best.reading else start_command(best.inputs)
     if start is not None:
         each = "" if best.engines == 1 else f" ({best.engines} of these, behind one address)"
         found["start"] = Text.assemble((f"start{each}:\n", "bold"), (start, "cyan"))

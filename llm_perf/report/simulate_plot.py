@@ -90,21 +90,16 @@ def _over_time(batch: Any, cache: Any, found: Simulation) -> None:
     end = float((steps.start_s + steps.duration_s).max())
     edges = np.linspace(0, end, _PARTS + 1)
     middle = (edges[1:] + edges[:-1]) / 2
-    engines = int(steps.replica.max(initial=0)) + 1
-    for values, name, colour in (
-        (steps.decode_sequences, "decoding", style.COLOURS[0]),
-        (steps.waiting, "waiting", style.COLOURS[3]),
+    lines = max(found.outcome.engines, int(steps.replica.max(initial=0)) + 1)
+    stages = found.scenario.parallelism.pp_size if lines % found.scenario.parallelism.pp_size == 0 else 1
+    engines = lines // stages
+    for name, colour, values in zip(
+        ("decoding", "waiting"), (style.COLOURS[0], style.COLOURS[3]), in_engines(found), strict=True
     ):
-        batch.plot(
-            middle,
-            mean_over_time(steps, values.astype(np.float64), edges),
-            color=colour,
-            label=name,
-            linewidth=1.3,
-        )
+        batch.plot(middle, mean_over_time(steps, values, edges), color=colour, label=name, linewidth=1.3)
     batch.set_ylabel("requests" if engines == 1 else f"requests, sum of {engines} engines")
     batch.legend(frameon=False, fontsize=8)
-    used = mean_over_time(steps, steps.kv_tokens.astype(np.float64), edges) / engines
+    used = mean_over_time(steps, steps.kv_tokens.astype(np.float64), edges) / lines
     cache.plot(
         middle, used / max(found.outcome.kv_capacity_tokens, 1) * 100, color=style.COLOURS[2], linewidth=1.3
     )
@@ -114,6 +109,15 @@ def _over_time(batch: Any, cache: Any, found: Simulation) -> None:
         axes.set_xlim(0, end)
         axes.set_ylim(bottom=0)
         style.tidy(axes)
+
+
+def in_engines(found: Simulation) -> tuple[Floats, Floats]:
+    """Of each row of the timeline: sequences that decode, and requests that wait; a queue that stages share counts once."""
+    steps, stages = found.outcome.steps, found.scenario.parallelism.pp_size
+    shared = (
+        stages if found.outcome.engines > found.traffic.replicas * found.scenario.parallelism.dp_size else 1
+    )
+    return steps.decode_sequences.astype(np.float64), steps.waiting.astype(np.float64) / shared
 
 
 def mean_over_time(steps: Steps, values: Floats, edges: Floats) -> Floats:

@@ -16,7 +16,7 @@ from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.summary import Distribution, Summary
 
-__all__ = ["rates_report", "simulation_report", "simulation_sections"]
+__all__ = ["rates_report", "rates_sections", "simulation_report", "simulation_sections"]
 
 _TITLES: Final = {
     "ttft_s": "TTFT",
@@ -228,7 +228,12 @@ def _money(found: Simulation) -> Text | None:
 
 
 def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> RenderableType:
-    """A sweep over rates: what the highest one is that the engine keeps up with, and a row for each."""
+    """A sweep over rates, readable at 80 columns."""
+    return Group(*[Padding(part, (0, 0, 1, 0)) for part in rates_sections(found, knee).values()])
+
+
+def rates_sections(found: Sequence[Simulation], knee: Simulation | None) -> dict[str, Text | Table]:
+    """The report's parts by name: what the highest rate is that the engine keeps up with, and a row for each."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("rate/s", "TTFT p50", "p95", "TPOT p50", "p95", "token/s", "batch", "KV use"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -261,6 +266,12 @@ def rates_report(found: Sequence[Simulation], knee: Simulation | None) -> Render
         answer.append(
             f" At {beyond.offered_per_s:g} requests/s the queue grows by {beyond.growth_per_s:.3g} requests/s without end."
         )
-    blocks: list[Text | Table] = [_title(found[0], swept=True), answer, table, _interval(knee or found[0])]
-    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in found[0].warnings]
-    return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+    parts: dict[str, Text | Table] = {
+        "title": _title(found[0], swept=True),
+        "answer": answer,
+        "rates": table,
+        "interval": _interval(knee or found[0]),
+    }
+    for number, warning in enumerate(found[0].warnings, start=1):
+        parts[f"note {number}"] = Text.assemble(("note: ", "yellow"), warning)
+    return parts

@@ -28,10 +28,14 @@ _EVERYTHING: Final = 999
 """Layers that llama.cpp is told where all go to the GPU, as its users write it."""
 
 
-def start_command(inputs: InferenceInputs) -> str | None:
+def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | None:
     """The command in lines of less than 80 characters; None where it is not known how the engine is started.
 
     What an engine takes from a checkpoint, such as 4-bit weights, is said behind a ``#``.
+
+    Args:
+        inputs: The deployment.
+        pool: 0 for an engine that only reads prompts, 1 for one that generates what such engines have read.
     """
     if inputs.system is None:
         return None
@@ -43,6 +47,10 @@ def start_command(inputs: InferenceInputs) -> str | None:
         value = getattr(inputs, name)
         if value is not None and (name.startswith(("max_", "gpu_")) or value > 1):
             words.append(f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}")
+    if pool is not None:
+        if start.pools is None:
+            return None
+        words.append(start.pools[pool])
     notes = []
     for stated, known, what in (
         (inputs.weight_format, start.weight_formats, "weights"),

@@ -87,7 +87,7 @@ def sample_of(traffic: Traffic, file: RequestFile | None = None) -> Requests:
 def capacity_of(
     serve: Callable[[Requests], Outcome],
     sample: Requests,
-    kv_capacity_tokens: int,
+    places: float,
     offered_per_s: float | None,
     engines: int,
     times: int = 1,
@@ -100,14 +100,12 @@ def capacity_of(
     Args:
         serve: The engines that are looked at.
         sample: Requests with the lengths that are meant, prefixes and turns included.
-        kv_capacity_tokens: Cache of one engine that generates.
+        places: Requests of it that one engine runs at once (`llm_perf.requests.simulate.places`).
         offered_per_s: The rate at which requests come.
         engines: How many of those that are looked at generate.
         times: How many such groups of engines there are, which share the requests evenly.
     """
-    whole = float((sample.prompt_tokens + sample.output_tokens).mean())
-    places = engines * max(kv_capacity_tokens / whole, 1.0)
-    wanted = int(min(max(_ROUNDS * places, _LEAST * engines), _MOST * engines))
+    wanted = int(min(max(_ROUNDS * places, _LEAST), _MOST) * engines)
     saturated = serve(_queue(sample, wanted))
     done = saturated.status == COMPLETED
     ends = np.sort(saturated.finished_s[done])

@@ -204,6 +204,21 @@ def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> 
     return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
 
 
+def places(scenario: Scenario, requests: Requests, scheduler: str | None = None) -> float:
+    """Requests of these lengths that one engine runs at once at most, by its cache and by its scheduler.
+
+    Raises:
+        SpecError, DoesNotFitError: as `simulate`.
+    """
+    rules = rules_of(scenario, scheduler)
+    whole = requests.prompt_tokens + requests.output_tokens
+    limits = Limits.of(scenario, rules, int(whole.max(initial=1)))
+    stages = scenario.parallelism.pp_size
+    each = limits_of_slots(limits, rules, stages)
+    slots = 1 if rules.micro_batches in (None, "together") or rules.batch == "static" else stages
+    return max(min(limits.kv_tokens / float(whole.mean()), float(each.max_sequences * slots)), 1.0)
+
+
 def rejected(requests: Requests, limits: Limits, rules: SchedulerRules) -> np.ndarray:
     """Which requests can never run."""
     whole = requests.prompt_tokens + requests.output_tokens

@@ -85,6 +85,7 @@ class PlanQuestion(Spec):
         burstiness, seed: of requests at a rate.
         batching: continuous, where ``ttft`` and ``tpot`` are those of a request while the batch is kept full, or static,
             where they are the prefill and the decode step of a batch that starts and ends together.
+        pools: consider engines that only read prompts beside engines that generate, where requests come at a rate.
         weight_format, kv_format: number formats, as ``llm-perf infer`` takes them; ``quant_bits`` is not asked then.
     """
 
@@ -113,6 +114,7 @@ class PlanQuestion(Spec):
     seed: NonNegativeInt = 0
     weight_format: Annotated[str, Field(min_length=1)] | None = None
     kv_format: Annotated[str, Field(min_length=1)] | None = None
+    pools: Annotated[bool, Field(strict=True)] = True
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:

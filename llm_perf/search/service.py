@@ -1,44 +1,52 @@
 """The least that serves requests as they come: engines, GPUs, how each is divided, under targets on what requests wait.
 
-Every division of the model over GPUs is evaluated for all batch sizes at once, as a batch that is kept full
-(`llm_perf.requests.served`): that gives the rate that one engine serves within the targets, and so how many engines a rate
-takes. The cheapest of these are simulated request by request (`llm_perf.requests.simulate`), with one more engine where a
-target is missed, until the best of each kind of GPU is known.
+Deployments of a kind of GPU are tried in the order of what they cost, each by a simulation of its requests
+(`llm_perf.requests.simulate`), until one meets the targets; so the first that does is the least. What is simulated is chosen
+by the closed form of a batch that is kept full (`llm_perf.requests.served`): a division of the model begins with as many
+engines as it says can serve the rate at all, with a margin, and is left out where a request alone misses a target already.
+Where decoding is what is too slow, fewer sequences at once (``max_num_seqs``) are tried as well, and pools of which one reads
+prompts and another generates.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import Any, Final
 
 import numpy as np
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import DEFAULT_ENGINE, ServiceInputs, Simulation, simulation_of
+from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.request_file import RequestFile, read_requests
 from llm_perf.requests.simulate import rules_of
+from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.plan import PlanQuestion, Pool, Structure
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target
+from llm_perf.systems.families import declaration
 from llm_perf.systems.registry import DEFAULT
 
 __all__ = ["ServiceCandidate", "ServicePlan", "asks_for_service", "plan_service"]
 
-_FULLEST: Final = 0.97
-"""Load of an engine beyond which its queue would take longer to settle than any simulation shows."""
+_MARGIN: Final = 1.25
+"""By how much an engine may serve more than the closed form says, at the most."""
 _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
-_MOST_ENGINES_MORE: Final = 3
-"""Engines that are added where the simulation misses a target that the closed form meets."""
-_MOST_SIMULATED: Final = 24
+_MOST_SENT: Final = 1500
+"""Requests of one that decides over pools, which are simulated all together."""
+_MOST_SIMULATED: Final = 96
 """Simulations of a plan; what was not simulated by then is not shown."""
 _SPREAD: Final = 0.2
 """Half-width over mean of lengths in a closed loop, whose requests would go in step if all were as long as each other."""
+_ALMOST: Final = 1 + 1e-9
+_FEWEST_AT_ONCE: Final = 4
 
 
 def asks_for_service(question: PlanQuestion) -> bool:
@@ -51,10 +59,10 @@ class ServiceCandidate:
     """A deployment that serves the requests.
 
     Attributes:
-        simulation: What requests meet, as ``llm-perf simulate`` says it; of one of ``engines`` equal engines at a rate.
-        engines: Replicas of the deployment.
-        num_gpus: GPUs of all engines.
-        load: Rate over what they can serve within memory, in the closed form; None in a closed loop.
+        simulation: What requests meet, as ``llm-perf simulate`` says it; of one of ``engines`` equal engines at a rate, of
+            all of them where pools divide the work.
+        engines: Replicas of the deployment; of pools those that generate.
+        num_gpus: GPUs of all engines, those that only read prompts included.
         running: Requests that one engine runs on average.
         values: Objective's quantities: cost_per_million_tokens, energy_j_per_token, num_gpus, throughput_tokens_per_s.
         meets: Whether every target is met.
@@ -63,7 +71,6 @@ class ServiceCandidate:
     simulation: Simulation
     engines: int
     num_gpus: int
-    load: float | None
     running: float
     values: dict[str, float]
     meets: bool
@@ -72,6 +79,17 @@ class ServiceCandidate:
     def inputs(self) -> InferenceInputs:
         """The deployment of one engine, as ``llm-perf simulate`` takes it."""
         return self.simulation.deployment
+
+    @property
+    def reading(self) -> int:
+        """Engines that only read prompts; 0 without pools."""
+        return self.simulation.traffic.prefill_replicas or 0
+
+    @property
+    def load(self) -> float | None:
+        """The rate over what is served at most, as ``llm-perf simulate`` says it; None in a closed loop."""
+        known = self.simulation.capacity
+        return None if known is None else known.load
 
     def figure(self, target: Target) -> float:
         """What a target limits."""
@@ -100,14 +118,60 @@ class ServicePlan:
 
 @dataclass(frozen=True)
 class _Option:
-    """A division and a number of engines that the closed form holds for enough."""
+    """A deployment that may be enough: a division, its engines, and those that only read prompts where there are pools."""
 
     structure: Structure
+    columns: dict[str, Array]
     engines: int
-    load: float | None
-    running: float
-    energy_j: float
-    value: float = field(default=math.nan)
+    reading: int = 0
+    most_at_once: int | None = None
+
+    @property
+    def gpu(self) -> str:
+        """Name of the GPU."""
+        return self.structure.scenario.gpu.name
+
+    @property
+    def each(self) -> int:
+        """GPUs of one engine."""
+        return self.structure.scenario.parallelism.num_gpus
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all engines."""
+        return self.each * (self.engines + self.reading)
+
+
+class _Queue:
+    """Options in the order of the objective, then of GPUs, plain ones before divided ones; none twice.
+
+    Args:
+        most: GPUs beyond which an option is not wanted.
+        value: The objective of an option.
+    """
+
+    def __init__(self, most: int, value: Callable[[_Option], float]) -> None:
+        self._most, self._value = most, value
+        self._entries: list[tuple[float, int, int, int, int, tuple[_Option, int]]] = []
+        self._seen: set[tuple[int, int, int]] = set()
+
+    def add(self, option: _Option, number: int) -> None:
+        """Add an option of the division ``number``, unless it was there before, has too many GPUs or no value."""
+        value = self._value(option)
+        key = (number, option.engines, option.reading)
+        if option.num_gpus > self._most or key in self._seen or not math.isfinite(value):
+            return
+        self._seen.add(key)
+        ties = (option.num_gpus, option.reading, option.each)
+        heappush(self._entries, (value, *ties, len(self._seen), (option, number)))
+
+    def next(self) -> tuple[_Option, int]:
+        """The first option, and the number of its division."""
+        return heappop(self._entries)[-1]
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return len(self._entries)
 
 
 def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
@@ -169,6 +233,13 @@ class _Search:
         self.pool = Pool(kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1)))
         self.pool.leave_out(question)
         self.simulated = 0
+        self.missed: list[ServiceCandidate] = []
+        self.too_slow: list[tuple[Structure, dict[str, Array]]] = []
+        # By the number of a division: those that nothing helps, those tried with all the engines that there is room for,
+        # and pools whose engines were counted.
+        self.hopeless: set[int] = set()
+        self.tried_at_most: set[int] = set()
+        self.matched: set[int] = set()
 
     def _rate_of_file(self) -> float | None:
         if self.file is None:
@@ -178,72 +249,100 @@ class _Search:
 
     # -- the closed form --------------------------------------------------------------------------------------------
 
-    def options(self) -> list[_Option]:
-        """Divisions with as many engines as the closed form says they take, the best first."""
-        found = []
+    def options(self) -> Iterator[_Option]:
+        """Every division with as few engines as could be enough, and pools of as few."""
         for structure, columns in self.pool.divisions():
-            option = self._option(structure, columns)
-            if option is not None:
-                found.append(replace(option, value=self._value(option)))
-        return sorted(
-            found, key=lambda option: (option.value, option.structure.scenario.parallelism.num_gpus)
+            fits = columns["fits"].astype(bool)
+            if not fits.any():
+                continue
+            if self._slowest_share(columns) > _ALMOST:
+                self.too_slow.append((structure, columns))
+                continue
+            try:
+                rules_of(structure.scenario)
+            except SpecError as error:
+                self.pool.refused[_named(structure)] = str(error)
+                continue
+            option = _Option(structure, columns, self._fewest(structure, columns))
+            if option.num_gpus <= self.question.max_gpus:
+                yield option
+            yield from self._pools(structure, columns)
+
+    def _fewest(self, structure: Structure, columns: dict[str, Array]) -> int:
+        """Engines fewer than which cannot serve the rate, or run all that is in flight."""
+        if self.question.concurrency is not None:
+            most = self.pool.batches[columns["fits"].astype(bool)].max()
+            return math.ceil(self.question.concurrency / float(most))
+        if self.rate is None or math.isinf(self.rate):
+            return 1
+        # As a batch of one, stages work one at a time; kept full they work all at once.
+        at_once = _MARGIN * structure.scenario.parallelism.pp_size
+        fits = columns["fits"].astype(bool)
+        return max(
+            math.ceil(self.rate / (at_once * float(_per_s(structure, columns, self.question)[fits].max()))), 1
         )
 
-    def _option(self, structure: Structure, columns: dict[str, Array]) -> _Option | None:
-        fits = columns["fits"].astype(bool)
-        each = structure.scenario.parallelism.num_gpus
-        if not fits.any():
-            return None
-        batch = self.pool.batches
-        per_s = columns["throughput_tokens_per_s"] / (columns["num_gpus"] / each) / self.question.gen_len
-        good = fits.copy()
-        for target in self.question.targets:
-            if target.of_requests is not None and target.figure != "p50":
-                column = {"latency": "total_latency_s"}.get(target.name, target.measure)
-                good &= target.met(columns[column])
-        if not good.any():
-            good = fits  # what serves them at all; the simulation says by how much it misses
-        most = int(self.question.max_gpus // each)
-        if self.question.concurrency is not None:
-            engines = math.ceil(self.question.concurrency / batch[good].max())
-            running = self.question.concurrency / engines
-            load = None
-        else:
-            at_most = float(per_s[good].max())
-            rate = float(per_s[fits].max()) if math.isinf(self.rate or 0.0) else float(self.rate or 0.0)
-            engines = max(math.ceil(rate / min(at_most, _FULLEST * float(per_s[fits].max()))), 1)
-            share = rate / engines
-            running = float(np.interp(share, per_s[fits], batch[fits]))
-            load = share / float(per_s[fits].max())
-        if engines > most:
-            return None
-        energy = float(np.interp(running, batch[fits], np.asarray(columns["energy_j_per_token"])[fits]))
-        return _Option(structure, engines, load, running, energy)
+    def _slowest_share(self, columns: dict[str, Array]) -> float:
+        """The largest share of a target that a request takes which has an engine to itself; 0 where lengths differ."""
+        if self.file is not None:
+            return 0.0
+        names = {"ttft": "ttft_s", "tpot": "tpot_s", "latency": "total_latency_s"}
+        shares = [
+            float(target.used(columns[names[target.name]][0]))
+            for target in self.question.targets
+            if target.name in names
+        ]
+        return max((share for share in shares if math.isfinite(share)), default=0.0)
+
+    def _pools(self, structure: Structure, columns: dict[str, Array]) -> Iterator[_Option]:
+        """The division with an engine that reads prompts and one that generates; more of either follow where they miss."""
+        finite = self.rate is not None and math.isfinite(self.rate)
+        start = declaration(self.pool.system).start
+        if not self.question.pools or not finite or start is None or start.pools is None:
+            return
+        if (
+            structure.scenario.parallelism.pp_size == 1
+            and 2 * structure.scenario.parallelism.num_gpus <= self.question.max_gpus
+        ):
+            yield _Option(structure, columns, 1, 1)
+
+    def _matched(self, option: _Option) -> _Option:
+        """Pools of so many engines that each keeps up with the rate, in the closed form."""
+        question = self.question
+        state = SteadyState(option.structure.scenario, question.prompt_len + question.gen_len)
+        reads, writes = state.of_pools(question.prompt_len, question.gen_len)
+        rate = (self.rate or 0.0) / _MARGIN
+        return replace(
+            option, engines=max(math.ceil(rate / writes), 1), reading=max(math.ceil(rate / reads), 1)
+        )
 
     def _value(self, option: _Option) -> float:
         """The objective, in the closed form."""
-        values = self._values(option, self._tokens_per_s(option))
-        return _objective(self.question, values)
+        return _objective(self.question, self._values(option, self._tokens_per_s(option)))
 
     def _tokens_per_s(self, option: _Option) -> float:
         if self.rate is not None and math.isfinite(self.rate):
             return self.rate * self.question.gen_len
-        columns = next(
-            columns for structure, columns in self.pool.divisions() if structure is option.structure
-        )
-        each = option.structure.scenario.parallelism.num_gpus
-        per_s = columns["throughput_tokens_per_s"] / (columns["num_gpus"] / each)
-        return float(np.interp(option.running, self.pool.batches, per_s)) * option.engines
+        per_s = _per_s(option.structure, option.columns, self.question) * self.question.gen_len
+        fits = option.columns["fits"].astype(bool)
+        if self.question.concurrency is None:
+            return float(per_s[fits].max()) * option.engines
+        running = min(self.question.concurrency / option.engines, float(self.pool.batches[fits].max()))
+        return float(np.interp(running, self.pool.batches, per_s)) * option.engines
 
     def _values(self, option: _Option, tokens_per_s: float) -> dict[str, float]:
-        gpus = option.structure.scenario.parallelism.num_gpus * option.engines
-        price = option.structure.price
+        gpus, price = option.num_gpus, option.structure.price
+        fits = option.columns["fits"].astype(bool)
+        batch = self.pool.batches[fits]
+        per_s = (_per_s(option.structure, option.columns, self.question) * self.question.gen_len)[fits]
+        running = float(np.interp(tokens_per_s / option.engines, per_s, batch))
+        energy = float(np.interp(running, batch, np.asarray(option.columns["energy_j_per_token"])[fits]))
         return {
             "num_gpus": float(gpus),
             "cost_per_million_tokens": math.nan
             if price is None
             else price * gpus / 3600 / tokens_per_s * 1e6,
-            "energy_j_per_token": option.energy_j,
+            "energy_j_per_token": energy,
             "throughput_tokens_per_s": tokens_per_s,
         }
 
@@ -252,81 +351,147 @@ class _Search:
     def best(self, top: int) -> tuple[tuple[ServiceCandidate, ...], ServiceCandidate | None]:
         """The best of each GPU, by simulation, and what misses the targets least where there is none."""
         found: dict[str, ServiceCandidate] = {}
-        missed: list[ServiceCandidate] = []
-        for option in self.options():
-            gpu = option.structure.scenario.gpu.name
-            if gpu in found or not math.isfinite(option.value):
+        queue = _Queue(self.question.max_gpus, self._value)
+        for number, option in enumerate(self.options()):
+            queue.add(option, number)
+        while queue and len(found) < top and self.simulated < _MOST_SIMULATED:
+            option, number = queue.next()
+            if option.gpu in found or number in self.hopeless:
                 continue
-            if len(found) >= top or self.simulated >= _MOST_SIMULATED:
-                break
-            for candidate in self._simulated(option):
-                if candidate.meets:
-                    found[gpu] = candidate
-                    break
-                missed.append(candidate)
+            if option.reading and number not in self.matched:
+                self.matched.add(number)
+                matched = self._matched(option)
+                if (matched.engines, matched.reading) != (option.engines, option.reading):
+                    queue.add(matched, number)
+                    continue
+            candidate = self._tried(option, number)
+            if candidate is not None and candidate.meets:
+                found[option.gpu] = candidate
+                continue
+            if candidate is not None:
+                queue.add(self._larger(option, candidate), number)
         ordered = sorted(found.values(), key=lambda one: _objective(self.question, one.values))
-        nearest = None if found or not missed else min(missed, key=self._missed)
+        if not found and not self.missed:
+            self._try_the_nearest()
+        nearest = None if found or not self.missed else min(self.missed, key=self._missed)
         return tuple(ordered), nearest
+
+    def _larger(self, option: _Option, candidate: ServiceCandidate) -> _Option:
+        """With one engine more; of pools of the one whose part is what is missed, or of both."""
+        if not option.reading:
+            return replace(option, engines=option.engines + 1)
+        missed = {target.name for target in self.question.targets if not target.met(candidate.figure(target))}
+        reads, writes = "ttft" in missed, "tpot" in missed
+        if not reads and not writes:  # neither by itself
+            reads = writes = True
+        return replace(option, reading=option.reading + reads, engines=option.engines + writes)
+
+    def _try_the_nearest(self) -> None:
+        """Simulate the division that comes closest where every one misses a target with a single request already."""
+        for structure, columns in sorted(self.too_slow, key=lambda one: self._slowest_share(one[1])):
+            engines = self.question.max_gpus // structure.scenario.parallelism.num_gpus
+            option = _Option(structure, columns, min(self._fewest(structure, columns), engines))
+            candidate = self._candidate(option) if option.engines else None
+            if candidate is not None:
+                self.missed.append(candidate)
+                return
 
     def _missed(self, candidate: ServiceCandidate) -> float:
         used = [target.used(candidate.figure(target)) for target in self.question.targets]
         return max((value for value in used if math.isfinite(value)), default=0.0)
 
-    def _simulated(self, option: _Option) -> Iterator[ServiceCandidate]:
-        """The option, then with more engines while there is room for them."""
-        each = option.structure.scenario.parallelism.num_gpus
-        most = self.question.max_gpus // each
-        for more in range(_MOST_ENGINES_MORE + 1):
-            engines = option.engines + more
-            if engines > most:
-                return
-            scaled = option.engines / engines
-            load = None if option.load is None else option.load * scaled
-            candidate = self._candidate(
-                replace(option, engines=engines, load=load, running=option.running * scaled)
-            )
-            if candidate is None:
-                return
-            yield candidate
+    def _tried(self, option: _Option, number: int) -> ServiceCandidate | None:
+        """The option, or the same with fewer sequences at once, simulated; the first that meets the targets, or the last."""
+        candidate = self._candidate(option)
+        if candidate is None:
+            self.hopeless.add(number)
+            return None
+        if candidate.meets:
+            return candidate
+        self.missed.append(candidate)
+        fewer = self._with_fewer_at_once(option, candidate)
+        if fewer is not None:
+            return fewer
+        if not option.reading:
+            self._give_up(option, number)
+        return candidate
+
+    def _with_fewer_at_once(self, option: _Option, candidate: ServiceCandidate) -> ServiceCandidate | None:
+        """With so few sequences at once that decoding is fast enough, where that is what is missed."""
+        slow = [target for target in self.question.targets if not target.met(candidate.figure(target))]
+        if not slow or any(target.name != "tpot" for target in slow):
+            return None
+        peak = int(candidate.simulation.outcome.steps.decode_sequences.max(initial=0))
+        at_once = 2 ** ((peak - 1).bit_length() - 1) if peak > 1 else 0
+        # At a rate fewer than those that run on average could not keep up with it.
+        least = _FEWEST_AT_ONCE if self.rate is None else max(candidate.running, _FEWEST_AT_ONCE)
+        while at_once >= least and self.simulated < _MOST_SIMULATED:
+            found = self._candidate(replace(option, most_at_once=at_once))
+            if found is None:
+                return None
+            if found.meets:
+                return found
+            if all(target.met(found.figure(target)) for target in slow):
+                return None  # fewer still would wait longer for their turn
+            at_once //= 2
+        return None
+
+    def _give_up(self, option: _Option, number: int) -> None:
+        """Leave a division out that misses the targets with as many engines as there is room for as well."""
+        most = self.question.max_gpus // option.each
+        if most <= option.engines + 1 or number in self.tried_at_most:
+            return
+        self.tried_at_most.add(number)
+        candidate = self._candidate(replace(option, engines=most))
+        if (
+            candidate is not None
+            and not candidate.meets
+            and self._with_fewer_at_once(option, candidate) is None
+        ):
+            self.missed.append(candidate)
+            self.hopeless.add(number)
 
     def _candidate(self, option: _Option) -> ServiceCandidate | None:
-        deployment = _deployment(option.structure)
+        deployment = _deployment(option.structure).replace(max_num_seqs=option.most_at_once)
         try:
-            rules_of(option.structure.scenario)
             simulation = simulation_of(deployment, *self._traffic(option))
         except (SpecError, DoesNotFitError) as error:
-            self.pool.refused[f"{option.structure.scenario.gpu.name}, {option.engines} engines"] = str(error)
+            self.pool.refused[f"{option.gpu}, {option.engines} engines"] = str(error)
             return None
         self.simulated += 1
-        summary = simulation.summary
-        rate = self.rate
-        tokens = summary.output_tokens_per_s * (
-            1 if self.file is not None and self.question.rate is None else option.engines
-        )
+        summary, rate = simulation.summary, self.rate
+        whole = option.reading or (self.file is not None and self.question.rate is None)
+        tokens = summary.output_tokens_per_s * (1 if whole else option.engines)
         if rate is not None and math.isfinite(rate):
             tokens = rate * self.question.gen_len
         values = self._values(option, tokens)
         candidate = ServiceCandidate(
             simulation=simulation,
             engines=option.engines,
-            num_gpus=int(values["num_gpus"]),
-            load=option.load,
+            num_gpus=option.num_gpus,
             running=summary.mean_running / simulation.traffic.replicas,
             values=values,
             meets=False,
         )
         met = all(bool(target.met(candidate.figure(target))) for target in self.question.targets)
-        served = summary.completed > 0 and (option.load is None or option.load <= 1)
-        return replace(candidate, meets=met and served)
+        if not met or not summary.completed:
+            return candidate
+        known = simulation.capacity
+        keeps_up = known is None or self.question.rate is None or known.keeps_up is not False
+        # As llm-perf simulate says them of the same requests.
+        values["cost_per_million_tokens"] = _number(simulation.cost_per_million_tokens)
+        values["energy_j_per_token"] = _number(simulation.energy_j_per_token)
+        return replace(candidate, meets=keeps_up)
 
     def _traffic(self, option: _Option) -> tuple[ServiceInputs, RequestFile | None]:
         """The requests of one engine of a service; those of a file with its times of all of them."""
         question = self.question
         if self.file is not None and question.rate is None:
-            return ServiceInputs(
-                requests=question.requests, replicas=option.engines, seed=question.seed
-            ), self.file
+            divided = self._divided(option) or {"replicas": option.engines}
+            return ServiceInputs(requests=question.requests, seed=question.seed, **divided), self.file
         common: dict[str, Any] = {"seed": question.seed, "burstiness": question.burstiness}
+        common |= self._divided(option)
+        sent = min(_SENT * max(option.engines, option.reading), _MOST_SENT) if option.reading else _SENT
         if question.concurrency is not None:
             running = max(round(question.concurrency / option.engines), 1)
             asked = ServiceInputs(
@@ -338,13 +503,40 @@ class _Search:
                 gen_len=_around(question.gen_len),
             )
             return asked, None
-        share = (self.rate or 0.0) / option.engines
+        share = (self.rate or 0.0) / (1 if option.reading else option.engines)
         if self.file is not None:
             return ServiceInputs(
-                requests=question.requests, rate=share, num_requests=_SENT, **common
+                requests=question.requests, rate=share, num_requests=sent, **common
             ), self.file
         common |= {"prompt_len": str(question.prompt_len), "gen_len": str(question.gen_len)}
-        return ServiceInputs(rate=share, num_requests=_SENT, **common), None
+        return ServiceInputs(rate=share, num_requests=sent, **common), None
+
+    def _divided(self, option: _Option) -> dict[str, Any]:
+        """What says that one pool reads prompts and another generates; nothing without pools."""
+        if not option.reading:
+            return {}
+        host = option.structure.scenario.host
+        return {
+            "replicas": option.engines,
+            "prefill_replicas": option.reading,
+            "pools_on_one_node": fewest_nodes(option.num_gpus, host.gpus_per_node) == 1,
+        }
+
+
+def _per_s(structure: Structure, columns: dict[str, Array], question: PlanQuestion) -> Array:
+    """Requests per second of one engine, over batch sizes."""
+    replicas = columns["num_gpus"] / structure.scenario.parallelism.num_gpus
+    return np.asarray(columns["throughput_tokens_per_s"] / replicas / question.gen_len)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _named(structure: Structure) -> str:
+    """A division, for people."""
+    p = structure.scenario.parallelism
+    return f"{structure.scenario.gpu.name}, tp {p.tp_size}, pp {p.pp_size}"
 
 
 def _objective(question: PlanQuestion, values: dict[str, float]) -> float:

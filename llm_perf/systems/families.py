@@ -70,6 +70,8 @@ class StartCommand(Spec):
         flags: Inputs of ``llm-perf infer`` and its flags for them.
         weight_formats, kv_formats: Number formats, and the words that make the engine convert to them. Others need a
             checkpoint of that format.
+        pools: Words of an engine that only reads prompts, and of one that generates what such engines have read; None
+            where it is not known how they are started.
         source: Where its flags are documented.
     """
 
@@ -77,6 +79,7 @@ class StartCommand(Spec):
     flags: dict[str, str]
     weight_formats: dict[str, str] = Field(default_factory=dict)
     kv_formats: dict[str, str] = Field(default_factory=dict)
+    pools: tuple[str, str] | None = None
     source: str = Field(min_length=1)
 
 

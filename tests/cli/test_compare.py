@@ -214,3 +214,45 @@ def test_bad_arguments_end_with_one_line(llm_perf, arguments, mentioned):
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert mentioned in shown.err
+
+
+# -- traces of requests -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trace(llm_perf, folder):
+    asked = ("--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--rate", "10", "--num-requests", "40")
+    assert llm_perf("simulate", *asked, "--trace-out", "t.csv").code == 0
+    Path("on.yaml").write_text("model: llama-3.1-8b\ngpu: a100-sxm-80gb\nsystem: vllm\n")
+    return "t.csv"
+
+
+def test_a_trace_of_requests_is_laid_beside_its_simulation(llm_perf, trace):
+    outcome = llm_perf("compare", trace, "--inputs", "on.yaml")
+    assert outcome.code == 0
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+    assert "t.csv: 40 requests, measured and predicted" in outcome.out
+    found = llm_perf("compare", trace, "--inputs", "on.yaml", "--json").json["traces"][0]
+    assert found["tpot_s"]["error"]["p95"] > 0  # an A100 is slower than what was "measured"
+    same = llm_perf("validate", "--trace", trace, "--inputs", "on.yaml", "--json").json["traces"][0]
+    assert same == found
+
+
+def test_the_shares_of_a_trace_are_drawn(llm_perf, trace):
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    assert llm_perf("compare", trace, "--inputs", "on.yaml", "--plot", "figures").code == 0
+    assert Path("figures/trace-t.csv.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("t.csv",), "needs --inputs FILE"),
+        (("t.csv", "other.json", "--inputs", "on.yaml"), "compare them apart"),
+        (("other.json", "--inputs", "on.yaml"), "other.json is none"),
+        (("t.csv", "--inputs", "on.yaml", "--gpu", "l4"), "--inputs says"),
+        (("t.csv", "--inputs", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_what_a_trace_needs_is_said_in_one_line(llm_perf, trace, asked, said):
+    assert said in llm_perf("compare", *asked).error

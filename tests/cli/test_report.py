@@ -206,7 +206,7 @@ def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
     [
         ("", "malformed JSON"),
         ("[1]", "expected one JSON object"),
-        ("{}", "is no result of llm-perf infer --json, plan --json or calibrate --run"),
+        ("{}", "is no result of llm-perf infer --json, simulate --json, plan --json or calibrate --run"),
         ('{"inputs": {"model": "opt-1.3b", "gpu": "nope"}, "prefill": {}}', "unknown GPU 'nope'"),
         ('{"inputs": {"model": "opt-1.3b", "gpu": "t4", "batch_size": 0}, "prefill": {}}', "batch_size"),
         ('{"best": [], "front": []}', "is no complete plan"),
@@ -251,3 +251,94 @@ def test_a_page_written_again_is_replaced_as_a_whole(llm_perf: Any, stored: Any,
     (folder / "page.html").write_text("earlier")
     assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
     assert (folder / "page.html").read_text().startswith("<!doctype html>")
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+SERVED = ("--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--num-requests", "40", "--gen-len", "20")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--rate", "10"),
+        ("--concurrency", "8", "--replicas", "2"),
+        ("--rate", "inf", "--pp-size", "2"),
+        ("--rate", "5", "--prefill-replicas", "1"),
+        ("--rate", "1", "--gen-len", "1"),
+    ],
+)
+def test_a_simulation_has_a_page_with_its_own_numbers(
+    llm_perf: Any, stored: Any, folder: Path, more: tuple[str, ...]
+) -> None:
+    name = stored("s.json", "simulate", *SERVED, *more)
+    assert llm_perf("report", name, "--html", "p.html").code == 0
+    (view,) = data_of(folder / "p.html")["views"]
+    found = json.loads((folder / name).read_text())
+    words = words_of(view)
+    assert seconds(found["ttft_s"]["p95"]) in words
+    assert f"{found['capacity']['requests_per_s']:.3g}" in words
+    names = [part["name"] for card in view["cards"] for part in card["parts"] if part["kind"] == "figure"]
+    assert names == ["shares", "over-time"]
+    assert not any("shown here" in note for note in words.splitlines())
+
+
+def test_a_sweep_over_rates_has_the_knee(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("s.json", "simulate", *SERVED, "--rate", "10,1000")
+    assert llm_perf("report", name, "--html", "p.html").code == 0
+    (view,) = data_of(folder / "p.html")["views"]
+    (figure,) = [
+        part["figure"] for card in view["cards"] for part in card["parts"] if part["kind"] == "figure"
+    ]
+    assert [line["name"] for line in figure["data"]] == ["TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"]
+    assert "keeps up to 10 requests/s" in " ".join(words_of(view).split())
+
+
+def test_a_plan_over_requests_has_a_page(llm_perf: Any, stored: Any, folder: Path) -> None:
+    asked = (
+        "--model",
+        "llama-3.1-8b",
+        "--gpus",
+        "a100-sxm-80gb,l4",
+        "--rate",
+        "4",
+        "--target",
+        "p95 tpot<80ms",
+    )
+    name = stored("plan.json", "plan", *asked)
+    assert llm_perf("report", name, "--html", "p.html").code == 0
+    words = words_of(data_of(folder / "p.html")["views"][0])
+    assert "vllm serve meta-llama/Llama-3.1-8B" in words
+    best = json.loads((folder / name).read_text())["best"][0]
+    assert f"{best['num_gpus']} x " in words
+
+
+def test_a_simulation_of_another_version_says_so(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("s.json", "simulate", *SERVED, "--rate", "10")
+    data = json.loads((folder / name).read_text())
+    data["e2e_s"]["mean"] *= 1.1
+    (folder / name).write_text(json.dumps(data))
+    assert llm_perf("report", name, "--html", "p.html").code == 0
+    assert "shown here" in words_of(data_of(folder / "p.html")["views"][0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"rates": []},
+        {"rates": [3]},
+        {"scheduler": "x"},
+        {"inputs": {}, "requests": {}, "throughput": {}},
+        {"inputs": {"model": "llama-3.1-8b", "gpu": "nothing", "rate": 1}, "scheduler": "vLLM V1"},
+        {"best": [], "simulated": 3},
+        {"best": [], "simulated": 3, "question": {"model": 3}},
+        {"best": None, "simulated": 3, "question": {"model": "llama-3.1-8b", "rate": 1.0}},
+    ],
+)
+def test_what_is_no_result_of_requests_is_one_line(
+    llm_perf: Any, folder: Path, content: dict[str, Any]
+) -> None:
+    (folder / "s.json").write_text(json.dumps(content))
+    said = llm_perf("report", "s.json", "--html", "p.html").error
+    assert "s.json" in said or "nothing" in said
+    assert not (folder / "p.html").exists()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
-from llm_perf.errors import SpecError
+from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.report.service_json import service_object
 from llm_perf.report.start_command import start_command
 from llm_perf.search.plan import PlanQuestion, plan
@@ -59,6 +60,106 @@ def test_nothing_smaller_serves_the_rate():
         "a100-sxm-80gb": least["a100-sxm-80gb"],
         "l4-24gb": least["l4-24gb"],
     }
+
+
+def serves(inputs: InferenceInputs, traffic: ServiceInputs, question: PlanQuestion) -> bool:
+    """Whether a simulation by itself meets the targets of a question and keeps up with its rate."""
+    try:
+        found = simulation_of(inputs, traffic)
+    except (SpecError, DoesNotFitError):
+        return False
+    met = all(
+        target.met(getattr(found.summary, target.of_requests).percentile(target.figure))
+        for target in question.targets
+    )
+    known = found.capacity
+    return bool(met) and (known is None or known.keeps_up is not False)
+
+
+def divisions(question: PlanQuestion, gpus: int) -> Iterator[tuple[dict[str, int], int]]:
+    """Ranks of an engine and how many engines, of so many GPUs in all."""
+    for tp in (1, 2, 4, 8):
+        for pp in (1, 2, 4):
+            if gpus % (tp * pp) == 0:
+                yield {"tp_size": tp, "pp_size": pp}, gpus // (tp * pp)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "target", "rate"),
+    [
+        ("rtx-5090", "p95 ttft<300ms, p95 tpot<15ms", 30.0),
+        ("a100-sxm-40gb", "p95 ttft<300ms, p95 tpot<15ms", 30.0),
+        ("l4-24gb", "p95 tpot<70ms", 3.0),
+        ("h100-sxm-80gb", "p95 ttft<60ms, p95 tpot<12ms", 60.0),
+    ],
+)
+def test_no_fewer_gpus_do_in_any_division_nor_as_pools(gpu, target, rate):
+    question = RATE.replace(gpus=(gpu,), target=target, rate=rate, max_gpus=8)
+    (best,) = plan_service(question).best
+    common = {"num_requests": 600, "prompt_len": "512", "gen_len": "128"}
+    for gpus in range(1, best.num_gpus):
+        for ranks, engines in divisions(question, gpus):
+            inputs = InferenceInputs(model=question.model, gpu=gpu, system="vllm", **ranks)
+            for cap in (None, 256, 128, 64, 32, 16, 8):
+                asked = inputs.replace(max_num_seqs=cap)
+                assert not serves(asked, ServiceInputs(rate=rate / engines, **common), question)
+            for reading in range(1, engines) if ranks["pp_size"] == 1 else ():
+                pools = {
+                    "replicas": engines - reading,
+                    "prefill_replicas": reading,
+                    "pools_on_one_node": True,
+                }
+                sent = min(600 * max(reading, engines - reading), 1500)
+                assert not serves(
+                    inputs, ServiceInputs(rate=rate, **common | {"num_requests": sent}, **pools), question
+                )
+    # What is answered does, as its own command simulates it.
+    assert serves(best.inputs, best.simulation.traffic, question)
+
+
+def test_pools_are_chosen_where_they_take_fewer_gpus():
+    """Prompts read elsewhere leave decoding alone: two and two engines instead of many that do both."""
+    question = RATE.replace(
+        gpus=("rtx-5090",), target="p95 ttft<300ms, p95 tpot<15ms", rate=30.0, max_gpus=16
+    )
+    (pools,), (plain,) = plan_service(question).best, plan_service(question.replace(pools=False)).best
+    assert pools.reading > 0
+    assert plain.reading == 0
+    assert pools.num_gpus < plain.num_gpus
+    found = service_object(plan_service(question))["best"][0]
+    assert "NixlConnector" in found["start_command"]
+    assert "NixlConnector" in found["start_command_of_readers"]
+    assert found["num_gpus"] == found["engines"] + found["reading_engines"]
+
+
+def test_fewer_sequences_at_once_are_chosen_where_decoding_is_too_slow():
+    question = RATE.replace(
+        rate=None, concurrency=256, gpus=("h100-sxm-80gb",), target="tpot<12ms", max_gpus=1
+    )
+    (best,) = plan_service(question).best
+    most = best.inputs.max_num_seqs
+    assert most is not None
+    traffic = best.simulation.traffic
+    for other, meets in ((most, True), (2 * most, False), (None, False)):
+        assert serves(best.inputs.replace(max_num_seqs=other), traffic, question) is meets
+    assert f"--max-num-seqs {most}" in service_object(plan_service(question))["best"][0]["start_command"]
+
+
+def test_what_is_shown_is_what_simulate_says():
+    """Load, cost and energy have one number each: that of the command that is printed."""
+    (best,) = plan_service(RATE.replace(gpus=("l4-24gb",))).best
+    again = simulation_of(best.inputs, best.simulation.traffic)
+    assert best.load == again.capacity.load
+    assert best.values["cost_per_million_tokens"] == again.cost_per_million_tokens
+    assert best.values["energy_j_per_token"] == again.energy_j_per_token
+
+
+def test_every_answer_has_its_interval():
+    found = service_object(plan_service(RATE, top=2))["best"]
+    assert len(found) == 2
+    for one in found:
+        low, high = one["interval"]["ttft_s"]["p95"]
+        assert low <= one["simulated"]["ttft_s"]["p95"] <= (high or math.inf)
 
 
 def test_a_higher_rate_takes_no_fewer_gpus():
