@@ -36,7 +36,7 @@ from llm_perf.requests.arrivals import arrivals
 from llm_perf.requests.lengths import Lengths
 from llm_perf.requests.workload import Ints, Requests
 from llm_perf.systems import get_system
-from llm_perf.systems.families import find
+from llm_perf.systems.families import declaration, find
 
 __all__ = ["FLAGS", "Served", "Told", "served_of", "told_run"]
 
@@ -223,6 +223,7 @@ def _question(run: BenchmarkRun) -> tuple[InferenceInputs, RunFacts]:
         kv_format=d.kv_format,
         activation_bits=d.activation_bits or 16,
         prefix_hit_rate=d.prefix_hit_rate or 0.0 if static else 0.0,
+        distinct_prompts=run.load.distinct_prompts if static else None,
         shared_prefix=bool(d.prefix_hit_rate) and static,
         max_num_seqs=d.max_num_seqs,
         max_num_batched_tokens=d.max_num_batched_tokens,
@@ -257,20 +258,8 @@ def _system(run: BenchmarkRun) -> str:
     """The engine as ``--system`` names it, in its version where that has numbers."""
     name, version = str(run.engine.name), run.engine.version
     family = find(name)[0]
-    stated = _build_year(version) if family == "llama_cpp" else version
+    stated = declaration(family).version_of_build(version)
     return f"{family}@{stated}" if stated and re.search(r"\d", stated) else family
-
-
-_BUILDS: Final = ((1600, "2023"), (4400, "2024"), (10**9, "2025"))
-"""The last build of llama.cpp of a year, as its releases number them; what is later is of 2025 or after."""
-
-
-def _build_year(version: str | None) -> str | None:
-    """The year of a build of llama.cpp; versions are told apart by it. A commit alone says nothing."""
-    build = re.fullmatch(r"b(\d+)", version or "")
-    if build is None:
-        return version if version and re.match(r"20\d\d", version) else None
-    return next(year for last, year in _BUILDS if int(build[1]) <= last)
 
 
 def _model(stated: str) -> str:

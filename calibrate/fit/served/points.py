@@ -34,9 +34,6 @@ MAIN: Final[tuple[Quantity, ...]] = (
 _FIRST: Final[tuple[Quantity, ...]] = ("ttft_s", "prefill_s", "prefill_tokens_per_s")
 """Likewise of its prompt."""
 
-FIRST_WEIGHT: Final = 0.5
-"""Weight of a prompt's time beside that of a run's decode: network, tokeniser and queue are in it too."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -46,14 +43,12 @@ class Target:
         at: Index of the run.
         figure: As it was measured.
         measured: Its value for the whole deployment.
-        weight: Residuals count so much.
         main: Whether it stands for the run's decode.
     """
 
     at: int
     figure: Figure
     measured: float
-    weight: float
     main: bool
 
     @property
@@ -66,11 +61,11 @@ def targets_of(served: Sequence[Served]) -> list[Target]:
     """What of each run is fitted: one figure of its decode, one of its prompts."""
     found = []
     for index, one in enumerate(served):
-        for names, weight in ((MAIN, 1.0), (_FIRST, FIRST_WEIGHT)):
+        for names in (MAIN, _FIRST):
             figure = next((f for name in names if (f := _middle(one, name)) is not None), None)
             if figure is not None:
                 gpus = one.num_gpus if figure.scope == "per_gpu" else 1
-                found.append(Target(index, figure, figure.value * gpus, weight, names is MAIN))
+                found.append(Target(index, figure, figure.value * gpus, names is MAIN))
     return found
 
 
