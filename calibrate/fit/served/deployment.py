@@ -47,7 +47,7 @@ FLAGS: Final = {
     "gpu_memory_utilization": "--gpu-memory-utilization", "system": "--system", "prompt_len": "--prompt-len",
     "gen_len": "--gen-len", "batch_size": "--batch-size", "concurrency": "--concurrency", "rate": "--rate",
     "prefix_hit_rate": "--prefix-hit-rate", "n_gpu_layers": "--n-gpu-layers", "threads": "--threads",
-    "ubatch_size": "--ubatch-size",
+    "ubatch_size": "--ubatch-size", "distinct_prompts": "--distinct-prompts",
 }  # fmt: skip
 """What a user may tell of runs, by the flag that tells it."""
 
@@ -128,6 +128,8 @@ def told_run(run: BenchmarkRun, told: Told) -> BenchmarkRun:
         load = load.replace(kind="batch", concurrency=named["batch_size"])
     if named.get("concurrency") is not None:
         load = load.replace(kind="closed_loop", concurrency=named["concurrency"])
+    if named.get("distinct_prompts") is not None:
+        load = load.replace(distinct_prompts=named["distinct_prompts"])
     if named.get("rate") is not None:
         load = load.replace(kind="rate", request_rate=float(named["rate"]), burstiness=load.burstiness or 1.0)
     lengths = {
@@ -143,8 +145,8 @@ def told_run(run: BenchmarkRun, told: Told) -> BenchmarkRun:
     )
 
 
-def served_of(run: BenchmarkRun) -> Served:
-    """What predicts a run.
+def served_of(run: BenchmarkRun, profile: str | None = None) -> Served:
+    """What predicts a run, under a profile where one is named.
 
     Raises:
         SpecError: its source leaves something out, each of which is named by its flag; a name is unknown; or it is of a kind
@@ -159,6 +161,8 @@ def served_of(run: BenchmarkRun) -> Served:
         )
     try:
         inputs, facts = _question(run)
+        if profile is not None:
+            inputs = inputs.replace(profile=profile)
         scenario = build_scenario(inputs, facts)
     except LLMPerfError as error:
         raise SpecError(f"{run.source}: {error}") from None
