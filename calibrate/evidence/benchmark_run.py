@@ -99,6 +99,7 @@ class Engine(Spec):
 class Deployment(Spec):
     """What it ran on. ``num_gpus`` are all of them, on all nodes; ``gpu`` is ``none`` where a CPU computed.
 
+    ``host`` is the CPU as its source describes it; ``machine`` a host of ``llm-perf hosts list`` that the user says it is.
     ``prefix_hit_rate`` is the share of each prompt that was in a prefix cache; 0 where caches were defeated.
     """
 
@@ -111,6 +112,7 @@ class Deployment(Spec):
     dp: PositiveInt | None = None
     ep: PositiveInt | None = None
     host: Name | None = None
+    machine: Name | None = None
     weight_format: Name | None = None
     kv_format: Name | None = None
     activation_bits: PositiveInt | None = None

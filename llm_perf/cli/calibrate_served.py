@@ -19,7 +19,7 @@ _TELLING: tuple[tuple[str, str, Any, str], ...] = (
     ("model", "model", str, "Model of the runs, where their files do not say it: name or config.json."),
     ("gpu", "gpu", str, "GPU of the runs; none where a CPU computed."),
     ("system", "system", str, "Engine and version of the runs, such as vllm@0.12."),
-    ("host", "host", str, "Host, where the CPU computed or its speed is known."),
+    ("host", "machine", str, "Host, where the CPU computed or its speed is known."),
     ("num-gpus", "num_gpus", int, "GPUs of the whole deployment."),
     ("tp-size", "tp", int, "Tensor-parallel ranks."),
     ("pp-size", "pp", int, "Pipeline stages."),
@@ -219,10 +219,10 @@ def _fit_runs(files: tuple[str, ...], out: str | None, given: dict[str, Any], as
     from llm_perf.cli import calibration
 
     flags = {name: flag for flag, name, _, _ in _TELLING}
-    misplaced = next((name for name in given if name not in ("gpu", "host")), None)
+    misplaced = next((name for name in given if name not in ("gpu", "machine")), None)
     if misplaced is not None:
         raise SpecError(f"--{flags[misplaced]} tells of results of a benchmark tool, and these are none")
-    return calibration.fit(files, out, {"gpu": given.get("gpu"), "host": given.get("host")}, as_json)
+    return calibration.fit(files, out, {"gpu": given.get("gpu"), "host": given.get("machine")}, as_json)
 
 
 # -- export ----------------------------------------------------------------------------------------------------------

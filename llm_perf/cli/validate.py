@@ -22,6 +22,11 @@ from llm_perf.errors import SpecError
     is_flag=True,
     help="Requests over time: traces that ship, simulated now, and tables of servers.",
 )
+@click.option(
+    "--contributed",
+    is_flag=True,
+    help="Runs that others added, as calibrate export writes them, beside their predictions.",
+)
 @click.option("--trace", "trace_file", help="A trace of your own (CSV), with --inputs.")
 @click.option("--inputs", "inputs_file", help="YAML or JSON of what --trace was measured on.")
 @click.option(
@@ -36,6 +41,7 @@ def validate(
     gpu: str | None,
     leave_out: str | None,
     requests: bool,
+    contributed: bool,
     trace_file: str | None,
     inputs_file: str | None,
     profile: str | None,
@@ -43,6 +49,11 @@ def validate(
     as_json: bool,
 ) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
+    if contributed:
+        for flag, value in (("--leave-out", leave_out), ("--trace", trace_file), ("--plot", plot_folder)):
+            if value is not None:
+                raise SpecError(f"{flag} says nothing about --contributed")
+        return _contributed(system, gpu, profile, as_json)
     if requests or trace_file is not None:
         for flag, value in (("--system", system), ("--gpu", gpu), ("--leave-out", leave_out)):
             if value is not None:
@@ -70,6 +81,20 @@ def validate(
         click.echo(json.dumps(found, allow_nan=False))
     else:
         click.echo(validation_report(found, every_row=system is not None or gpu is not None))
+    return 0
+
+
+def _contributed(system: str | None, gpu: str | None, profile: str | None, as_json: bool) -> int:
+    """Contributed runs beside their predictions."""
+    from calibrate.validate.contributed import compared_runs, contributed_lines, contributed_object
+    from llm_perf.systems.profiles import checked_profile
+
+    checked_profile(profile)
+    found = compared_runs(system, gpu, profile)
+    if as_json:
+        click.echo(json.dumps(contributed_object(found), allow_nan=False))
+    else:
+        click.echo("\n".join(contributed_lines(found)))
     return 0
 
 

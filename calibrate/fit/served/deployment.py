@@ -42,7 +42,7 @@ __all__ = ["FLAGS", "Served", "Told", "served_of", "told_run"]
 
 FLAGS: Final = {
     "model": "--model", "gpu": "--gpu", "num_gpus": "--num-gpus", "tp": "--tp-size", "pp": "--pp-size", "dp": "--dp-size",
-    "ep": "--ep-size", "host": "--host", "weight_format": "--weight-format", "kv_format": "--kv-format",
+    "ep": "--ep-size", "machine": "--host", "weight_format": "--weight-format", "kv_format": "--kv-format",
     "max_num_seqs": "--max-num-seqs", "max_num_batched_tokens": "--max-num-batched-tokens",
     "gpu_memory_utilization": "--gpu-memory-utilization", "system": "--system", "prompt_len": "--prompt-len",
     "gen_len": "--gen-len", "batch_size": "--batch-size", "concurrency": "--concurrency", "rate": "--rate",
@@ -215,7 +215,7 @@ def _question(run: BenchmarkRun) -> tuple[InferenceInputs, RunFacts]:
         model=model,
         gpu="none" if d.gpu == "none" else _gpu(str(d.gpu)),
         system=system,
-        host=d.host if d.gpu == "none" else None,
+        host=d.machine or (d.host if d.gpu == "none" else None),
         batch_size=batch if static else engines,
         prompt_len=max(round(run.prompt.mean or 1), 1) if static else 1,
         gen_len=max(round(run.output.mean or 1), 1) if static else 1,
@@ -296,7 +296,7 @@ def _format_of(stated: str) -> str | None:
 
 def _host(d: Deployment) -> HostConfig | None:
     """The host that is named, where it is one that ships; else the GPU's usual one."""
-    if d.gpu == "none" or d.host is None:
+    if d.gpu == "none" or d.host is None or d.machine is not None:
         return None
     gpu, scale = get_gpu_config_by_name(_gpu(str(d.gpu))), _time_scale(d.host)
     if gpu.default_host is None or scale is None:
