@@ -99,6 +99,7 @@ class Engine(Spec):
 class Deployment(Spec):
     """What it ran on. ``num_gpus`` are all of them, on all nodes; ``gpu`` is ``none`` where a CPU computed.
 
+    ``host`` is the CPU as its source describes it; ``machine`` a host of ``llm-perf hosts list`` that the user says it is.
     ``prefix_hit_rate`` is the share of each prompt that was in a prefix cache; 0 where caches were defeated.
     """
 
@@ -111,6 +112,7 @@ class Deployment(Spec):
     dp: PositiveInt | None = None
     ep: PositiveInt | None = None
     host: Name | None = None
+    machine: Name | None = None
     weight_format: Name | None = None
     kv_format: Name | None = None
     activation_bits: PositiveInt | None = None
@@ -128,7 +130,8 @@ class LoadPattern(Spec):
 
     ``batch``: ``concurrency`` sequences in one static batch. ``closed_loop``: as many are kept in flight. ``rate``:
     ``request_rate`` per second, Poisson where ``burstiness`` is 1. ``all_at_once``: all ``num_requests`` at the start.
-    ``trace``: at the times of ``BenchmarkRun.requests``.
+    ``trace``: at the times of ``BenchmarkRun.requests``. ``distinct_prompts``: of a batch that
+    repeats some.
     """
 
     kind: Literal["batch", "closed_loop", "rate", "all_at_once", "trace"] | None = None
@@ -137,6 +140,7 @@ class LoadPattern(Spec):
     burstiness: PositiveFloat | None = None
     num_requests: PositiveInt | None = None
     warm_up_requests: NonNegativeInt | None = None
+    distinct_prompts: PositiveInt | None = None
 
 
 class Counts(Spec):
@@ -181,6 +185,14 @@ class RequestTimes(Spec):
     finished_s: NonNegativeFloat | None = None
     token_s: tuple[NonNegativeFloat, ...] | None = None
     error: str | None = None
+
+
+_ASKED: Final = (
+    ("engine", "name"), ("engine", "version"), ("deployment", "model"), ("deployment", "gpu"), ("deployment", "num_gpus"),
+    ("deployment", "tp"), ("deployment", "weight_format"), ("deployment", "kv_format"), ("load", "kind"), ("prompt", "mean"),
+    ("output", "mean"),
+)  # fmt: skip
+"""What a prediction asks of a run, by part and field."""
 
 
 class BenchmarkRun(Spec):
@@ -233,19 +245,7 @@ class BenchmarkRun(Spec):
     @property
     def unknown(self) -> tuple[str, ...]:
         """What the source does not say of what a prediction asks, as ``deployment.gpu``."""
-        asked: dict[str, tuple[str, ...]] = {
-            "engine": ("name", "version"),
-            "deployment": ("model", "gpu", "num_gpus", "tp", "weight_format", "kv_format"),
-            "load": ("kind",),
-            "prompt": ("mean",),
-            "output": ("mean",),
-        }
-        return tuple(
-            f"{part}.{name}"
-            for part, names in asked.items()
-            for name in names
-            if getattr(getattr(self, part), name) is None
-        )
+        return tuple(f"{part}.{name}" for part, name in _ASKED if getattr(getattr(self, part), name) is None)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types: every key, null where nothing is known; ``unknown`` says so by name."""

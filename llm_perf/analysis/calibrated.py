@@ -11,6 +11,7 @@ from llm_perf.config.base import GIB
 from llm_perf.config.calibration import Calibration, Coverage, IntervalWidths, Range
 from llm_perf.config.names import normalise
 from llm_perf.config.scenario import Scenario
+from llm_perf.systems import system_of
 from llm_perf.systems.base import Placement
 from llm_perf.systems.footprint import model_weight_bytes
 
@@ -20,12 +21,13 @@ _SLACK = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question in the terms in which a profile says what it covers."""
+    """A question in the terms in which a profile says what it covers. ``release`` is the file of the system's version."""
 
     system: str
     tiers: tuple[str, ...]
     weight_bits: int
     sizes: dict[str, float]
+    release: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def asked_of(scenario: Scenario, placement: Placement) -> Asked:
         tiers=tiers,
         weight_bits=scenario.dtype.weight_bits,
         sizes=asked_sizes(scenario),
+        release=system_of(scenario).release,
     )
 
 
@@ -221,8 +224,10 @@ def _elsewhere(scenario: Scenario, calibration: Calibration) -> bool:
 
 def _unknown(covers: Coverage, asked: Asked) -> str:
     """What no run had at all: a system, a tier of the weights, a width of theirs."""
-    if asked.system not in covers.systems:
-        return f"system {asked.system}"
+    versioned = f"{asked.system}@{asked.release}"
+    if asked.system not in covers.systems and versioned not in covers.systems:
+        known = any(name.startswith(f"{asked.system}@") for name in covers.systems)
+        return f"system {versioned if known else asked.system}"
     tiers = [_TIERS[tier] for tier in asked.tiers if tier not in covers.tiers]
     if tiers:
         return f"weights {' and '.join(tiers)}"

@@ -281,6 +281,8 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu, or_none=True)
     host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero), alone=gpu.absent)
+    version = asked_version(inputs.system) or profile.version_of(system)
+    release = get_system(system if version is None else f"{system}@{version}", gpu.device).release
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
@@ -300,11 +302,11 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         flops_efficiency=inputs.flops_efficiency,
         hbm_memory_efficiency=inputs.hbm_memory_efficiency,
         allow_long_context=inputs.allow_long_context,
-        constants=tuple(sorted(dict((*profile.constants_of(system), *facts.constants)).items())),
+        constants=tuple(sorted(dict((*profile.constants_of(system, release), *facts.constants)).items())),
         speculation=_speculation(inputs, model),
         calibration=profile.own_calibration,
         fits=profile.fits,
-        system_version=asked_version(inputs.system),
+        system_version=version,
     )
     checked_system(scenario)
     return scenario

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, RUNNERS, with_llama_cpp_options
+from llm_perf.cli.calibrate_served import Words
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
 from llm_perf.errors import DoesNotFitError, SpecError
 
@@ -67,7 +68,7 @@ def _with_options(function: Any) -> Any:
     return function
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Words)
 @click.option("--run", "run_it", is_flag=True, help="Run a real generation under DeepSpeed ZeRO-Inference.")
 @click.option(
     "--read-log", "log_to_read", help="Read a benchmark log back: llm-perf's, DeepSpeed's or FlexGen's."
@@ -107,7 +108,8 @@ def calibrate(
 
     Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
     --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead, with --system llama_cpp a real llama.cpp runs.
-    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp.
+    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp. calibrate
+    read-log FILE..., fit FILE... and export FILE... take results of other tools too: calibrate read-log --help.
     """
     del local_rank
     words = _Words.of(runs)
@@ -132,7 +134,7 @@ def calibrate(
     if runs and not fit_it:
         raise SpecError(f"{runs[0]!r}: files of runs are for --fit")
     if log_to_read is not None:
-        return _read_log(log_to_read, as_json)
+        return print_log(log_to_read, as_json)
     if run_microbench:
         from llm_perf.cli import calibration
 
@@ -246,7 +248,8 @@ def _without_measurement(predicted: dict[str, Any], reason: str) -> dict[str, An
     }  # fmt: skip
 
 
-def _read_log(file: str, as_json: bool) -> int:
+def print_log(file: str, as_json: bool) -> int:
+    """The records of a benchmark log, as they stand there."""
     from llm_perf.config import files
     from llm_perf.report.benchmark_log import parse_benchmark_log
 

@@ -28,6 +28,11 @@ from llm_perf.errors import SpecError
     is_flag=True,
     help="Fine-tuning and memory in training: errors by framework and GPU, frameworks left out.",
 )
+@click.option(
+    "--contributed",
+    is_flag=True,
+    help="Runs that others added, as calibrate export writes them, beside their predictions.",
+)
 @click.option("--trace", "trace_file", help="A trace of your own (CSV), with --inputs.")
 @click.option("--inputs", "inputs_file", help="YAML or JSON of what --trace was measured on.")
 @click.option(
@@ -43,6 +48,7 @@ def validate(
     leave_out: str | None,
     requests: bool,
     tuning: bool,
+    contributed: bool,
     trace_file: str | None,
     inputs_file: str | None,
     profile: str | None,
@@ -56,6 +62,11 @@ def validate(
             "--profile": profile, "--plot": plot_folder, "--requests": requests or None,
         }  # fmt: skip
         return _tuning(others, as_json)
+    if contributed:
+        for flag, value in (("--leave-out", leave_out), ("--trace", trace_file), ("--plot", plot_folder)):
+            if value is not None:
+                raise SpecError(f"{flag} says nothing about --contributed")
+        return _contributed(system, gpu, profile, as_json)
     if requests or trace_file is not None:
         for flag, value in (("--system", system), ("--gpu", gpu), ("--leave-out", leave_out)):
             if value is not None:
@@ -99,6 +110,20 @@ def _tuning(others: Mapping[str, object], as_json: bool) -> int:
         "intervals": widths(),
     }
     click.echo(json.dumps(found, allow_nan=False) if as_json else tuning_report(found))
+    return 0
+
+
+def _contributed(system: str | None, gpu: str | None, profile: str | None, as_json: bool) -> int:
+    """Contributed runs beside their predictions."""
+    from calibrate.validate.contributed import compared_runs, contributed_lines, contributed_object
+    from llm_perf.systems.profiles import checked_profile
+
+    checked_profile(profile)
+    found = compared_runs(system, gpu, profile)
+    if as_json:
+        click.echo(json.dumps(contributed_object(found), allow_nan=False))
+    else:
+        click.echo("\n".join(contributed_lines(found)))
     return 0
 
 

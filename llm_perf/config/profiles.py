@@ -26,7 +26,8 @@ class Profile(Spec):
     """Values learned on a machine, with their provenance.
 
     Attributes:
-        system_constants: per system, constants by name (those of the YAMLs in the system's folder).
+        system_constants: per system, constants by name (those of the YAMLs in the system's folder); ``vllm@0.10`` sets
+            those of one version, the file of that name, and no other's.
         host: fields of HostConfig to replace; tables (``copies``, ``layer_overhead_ms``) and ``disk`` may be given in part.
         gpu: fields of GPUConfig to replace; ``efficiency``, its tables, ``link`` and ``peak_tflops`` may be given in part.
         provenance: machine, versions, date, runs used, residuals, what it was not fitted on.
@@ -95,9 +96,18 @@ class Profile(Spec):
         own = fields.get("name")
         return self.calibration is not None and own is not None and normalise(own) != normalise(spec.name)
 
-    def constants_of(self, system: str) -> tuple[tuple[str, float], ...]:
-        """The constants that this profile sets for a system."""
-        return tuple(sorted(self.system_constants.get(system, {}).items()))
+    def constants_of(self, system: str, release: str | None = None) -> tuple[tuple[str, float], ...]:
+        """The constants that this profile sets for a system, and for the file of its version where that is named."""
+        found = self.system_constants.get(system, {})
+        if release is not None:
+            found = found | self.system_constants.get(f"{system}@{release}", {})
+        return tuple(sorted(found.items()))
+
+    def version_of(self, system: str) -> str | None:
+        """The version of a system that this profile was fitted to, which is meant where none is asked for; else None."""
+        versions = {} if self.calibration is None else self.calibration.machine.versions
+        fitted = any(name.startswith(f"{system}@") for name in self.system_constants)
+        return versions.get(system) if fitted else None
 
     def apply_to_host(self, host: HostConfig, system: str) -> HostConfig:
         """The host with this profile's fields, as a system sees it.

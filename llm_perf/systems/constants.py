@@ -165,12 +165,12 @@ def load_constants(name: str, device: Device = ANY_DEVICE) -> ConstantsFile:
         SpecError: unknown name, or the file is malformed.
     """
     family, version = find(name)
-    return _loaded(family, release_of(family, version, device)[0])
+    return load_release(family, release_of(family, version, device)[0])
 
 
 @cache
-def _loaded(family: str, release: str) -> ConstantsFile:
-    """One range of versions under whatever name it was asked for."""
+def load_release(family: str, release: str) -> ConstantsFile:
+    """One range of versions under whatever name it was asked for, with what its file inherits."""
     own = own_constants(family, release)
     full = own if own.extends is None else own.extended(load_constants(own.extends))
     for host, stated in full.hosts.items():

@@ -120,6 +120,7 @@ class Family(Spec):
         state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
         start: How it is started; None where that is not known here.
+        builds: By version, the last build that is of it, where releases are numbered by builds; later ones are of the newest.
     """
 
     name: str
@@ -151,6 +152,17 @@ class Family(Spec):
     server: str | None = None
     runs_without_gpu: bool = False
     start: StartCommand | None = None
+    builds: dict[str, PositiveInt] = Field(default_factory=dict)
+
+    def version_of_build(self, version: str | None) -> str | None:
+        """The version of a build such as ``b5163``; what is no build is a version itself, a commit alone says nothing."""
+        build = re.fullmatch(r"b(\d+)", version or "")
+        if not self.builds or version is None:
+            return version
+        if build is None:
+            return version if re.match(r"20\d\d", version) else None
+        return next((name for name, last in self.builds.items() if int(build[1]) <= last), None)
+
     prefill_seen_by_decode: float = Field(default=1.0, ge=0, le=1)
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llm_perf.config.profiles import NO_FIT, NO_PROFILE, Profile, load_profile
 from llm_perf.errors import SpecError
-from llm_perf.systems.constants import ConstantsFile, load_constants, overridden
+from llm_perf.systems.constants import ConstantsFile, load_constants, load_release, overridden
+from llm_perf.systems.families import folder_of
 from llm_perf.systems.registry import system_names
 
 __all__ = ["checked_profile"]
@@ -35,8 +36,12 @@ def _constants_of(system: str) -> ConstantsFile:
     # Imported late: a prediction of inference does without the frameworks of training.
     from llm_perf.systems.training.framework import FRAMEWORKS, load_framework
 
-    if system in system_names():
-        return load_constants(system)
+    family, _, release = system.partition("@")
+    if family in system_names():
+        if release and release not in folder_of(family).all_releases:
+            known = ", ".join(folder_of(family).all_releases)
+            raise SpecError(f"system_constants: {family} has no file of version {release!r}; it has {known}")
+        return load_constants(family) if not release else load_release(family, release)
     if system in FRAMEWORKS:
         return load_framework(system)
     raise SpecError(f"system_constants: there is no system {system!r}; there are {', '.join(system_names())}")

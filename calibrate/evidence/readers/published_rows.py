@@ -23,7 +23,7 @@ from calibrate.evidence.benchmark_run import (
     TokenLengths,
 )
 from calibrate.evidence.readers.source import Source
-from calibrate.evidence.settings import Run
+from calibrate.evidence.settings import Run, inputs_of
 from calibrate.evidence.stated import rate_kind, stated_run
 from llm_perf.errors import LLMPerfError, SpecError
 
@@ -103,6 +103,7 @@ def run_of_row(row: Mapping[str, str], where: str) -> BenchmarkRun:
             kind="closed_loop" if closed else "batch",
             concurrency=run.batch_size,
             num_requests=int(sent[2]) if sent is not None and closed else None,
+            distinct_prompts=None if closed else inputs_of(run).distinct_prompts,
         ),
         prompt=_lengths(run.prompt_len, notes, single),
         output=_lengths(run.gen_len, notes, single),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, parsed_runs
+from calibrate.evidence.contributed import KIND, parsed_contribution
 from calibrate.evidence.readers import (
     aiperf,
     guidellm,
@@ -55,7 +56,17 @@ def _read_own(source: Source) -> list[BenchmarkRun]:
     return list(parsed_runs(source.text, source.name))
 
 
+def _is_contribution(source: Source) -> bool:
+    return source.has("kind", "runs") and source.objects[0][1]["kind"] == KIND
+
+
 READERS: Final = (
+    Reader(
+        "llm-perf",
+        "contribution",
+        _is_contribution,
+        lambda source: parsed_contribution(source.text, source.name),
+    ),
     Reader("llm-perf", "runs", _is_own, _read_own),
     Reader("vllm bench serve", "JSON", vllm.is_serve, vllm.read_serve),
     Reader("vllm bench serve", "printed", vllm.is_serve_text, vllm.read_serve_text),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -24,10 +24,17 @@ __all__ = ["Answer", "answer_of", "load_of", "of_batch"]
 
 @dataclass(frozen=True)
 class Answer:
-    """Predicted quantities of a run. ``of``: a quantity's value by its statistic, NaN where there is none."""
+    """Predicted quantities of a run.
+
+    Attributes:
+        of: A quantity's value by its statistic, NaN where there is none.
+        num_gpus: Of the deployment.
+        times: TTFT and TPOT of each request, in the order in which they came; NaN where it has none. Empty of a batch.
+    """
 
     of: Callable[[Quantity, Statistic], float]
     num_gpus: int
+    times: Mapping[Quantity, Floats] = field(default_factory=dict)
 
     def figure(self, figure: Figure) -> float | None:
         """What is predicted of a measured figure; None of one that is not predicted."""
@@ -55,7 +62,11 @@ def answer_of(served: Served, constants: Mapping[str, float] | None = None) -> A
     done = (outcome.status == COMPLETED) & (np.arange(len(outcome.status)) >= served.warm_up)
     if not done.any():
         raise SpecError(f"{served.run.source}: the engine refuses all of its requests")
-    return Answer(_of_requests(outcome, done), served.num_gpus)
+    times: dict[Quantity, Floats] = {
+        "ttft_s": outcome.first_token_s - outcome.arrival_s,
+        "tpot_s": tpot_of(outcome),
+    }
+    return Answer(_of_requests(outcome, done), served.num_gpus, times)
 
 
 def load_of(served: Served) -> Load:

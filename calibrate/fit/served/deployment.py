@@ -36,18 +36,18 @@ from llm_perf.requests.arrivals import arrivals
 from llm_perf.requests.lengths import Lengths
 from llm_perf.requests.workload import Ints, Requests
 from llm_perf.systems import get_system
-from llm_perf.systems.families import find
+from llm_perf.systems.families import declaration, find
 
 __all__ = ["FLAGS", "Served", "Told", "served_of", "told_run"]
 
 FLAGS: Final = {
     "model": "--model", "gpu": "--gpu", "num_gpus": "--num-gpus", "tp": "--tp-size", "pp": "--pp-size", "dp": "--dp-size",
-    "ep": "--ep-size", "host": "--host", "weight_format": "--weight-format", "kv_format": "--kv-format",
+    "ep": "--ep-size", "machine": "--host", "weight_format": "--weight-format", "kv_format": "--kv-format",
     "max_num_seqs": "--max-num-seqs", "max_num_batched_tokens": "--max-num-batched-tokens",
     "gpu_memory_utilization": "--gpu-memory-utilization", "system": "--system", "prompt_len": "--prompt-len",
     "gen_len": "--gen-len", "batch_size": "--batch-size", "concurrency": "--concurrency", "rate": "--rate",
     "prefix_hit_rate": "--prefix-hit-rate", "n_gpu_layers": "--n-gpu-layers", "threads": "--threads",
-    "ubatch_size": "--ubatch-size",
+    "ubatch_size": "--ubatch-size", "distinct_prompts": "--distinct-prompts",
 }  # fmt: skip
 """What a user may tell of runs, by the flag that tells it."""
 
@@ -128,6 +128,8 @@ def told_run(run: BenchmarkRun, told: Told) -> BenchmarkRun:
         load = load.replace(kind="batch", concurrency=named["batch_size"])
     if named.get("concurrency") is not None:
         load = load.replace(kind="closed_loop", concurrency=named["concurrency"])
+    if named.get("distinct_prompts") is not None:
+        load = load.replace(distinct_prompts=named["distinct_prompts"])
     if named.get("rate") is not None:
         load = load.replace(kind="rate", request_rate=float(named["rate"]), burstiness=load.burstiness or 1.0)
     lengths = {
@@ -143,8 +145,8 @@ def told_run(run: BenchmarkRun, told: Told) -> BenchmarkRun:
     )
 
 
-def served_of(run: BenchmarkRun) -> Served:
-    """What predicts a run.
+def served_of(run: BenchmarkRun, profile: str | None = None) -> Served:
+    """What predicts a run, under a profile where one is named.
 
     Raises:
         SpecError: its source leaves something out, each of which is named by its flag; a name is unknown; or it is of a kind
@@ -159,6 +161,8 @@ def served_of(run: BenchmarkRun) -> Served:
         )
     try:
         inputs, facts = _question(run)
+        if profile is not None:
+            inputs = inputs.replace(profile=profile)
         scenario = build_scenario(inputs, facts)
     except LLMPerfError as error:
         raise SpecError(f"{run.source}: {error}") from None
@@ -211,7 +215,7 @@ def _question(run: BenchmarkRun) -> tuple[InferenceInputs, RunFacts]:
         model=model,
         gpu="none" if d.gpu == "none" else _gpu(str(d.gpu)),
         system=system,
-        host=d.host if d.gpu == "none" else None,
+        host=d.machine or (d.host if d.gpu == "none" else None),
         batch_size=batch if static else engines,
         prompt_len=max(round(run.prompt.mean or 1), 1) if static else 1,
         gen_len=max(round(run.output.mean or 1), 1) if static else 1,
@@ -223,6 +227,7 @@ def _question(run: BenchmarkRun) -> tuple[InferenceInputs, RunFacts]:
         kv_format=d.kv_format,
         activation_bits=d.activation_bits or 16,
         prefix_hit_rate=d.prefix_hit_rate or 0.0 if static else 0.0,
+        distinct_prompts=run.load.distinct_prompts if static else None,
         shared_prefix=bool(d.prefix_hit_rate) and static,
         max_num_seqs=d.max_num_seqs,
         max_num_batched_tokens=d.max_num_batched_tokens,
@@ -257,20 +262,8 @@ def _system(run: BenchmarkRun) -> str:
     """The engine as ``--system`` names it, in its version where that has numbers."""
     name, version = str(run.engine.name), run.engine.version
     family = find(name)[0]
-    stated = _build_year(version) if family == "llama_cpp" else version
+    stated = declaration(family).version_of_build(version)
     return f"{family}@{stated}" if stated and re.search(r"\d", stated) else family
-
-
-_BUILDS: Final = ((1600, "2023"), (4400, "2024"), (10**9, "2025"))
-"""The last build of llama.cpp of a year, as its releases number them; what is later is of 2025 or after."""
-
-
-def _build_year(version: str | None) -> str | None:
-    """The year of a build of llama.cpp; versions are told apart by it. A commit alone says nothing."""
-    build = re.fullmatch(r"b(\d+)", version or "")
-    if build is None:
-        return version if version and re.match(r"20\d\d", version) else None
-    return next(year for last, year in _BUILDS if int(build[1]) <= last)
 
 
 def _model(stated: str) -> str:
@@ -303,7 +296,7 @@ def _format_of(stated: str) -> str | None:
 
 def _host(d: Deployment) -> HostConfig | None:
     """The host that is named, where it is one that ships; else the GPU's usual one."""
-    if d.gpu == "none" or d.host is None:
+    if d.gpu == "none" or d.host is None or d.machine is not None:
         return None
     gpu, scale = get_gpu_config_by_name(_gpu(str(d.gpu))), _time_scale(d.host)
     if gpu.default_host is None or scale is None:

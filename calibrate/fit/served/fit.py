@@ -29,20 +29,28 @@ __all__ = ["INTERVAL", "StackFit", "fit_stack", "release_of_runs"]
 INTERVAL: Final = 1.645
 """Standard deviations of a 90 % interval."""
 
-_USUAL_NOISE, _RUNS_OF_IT = 0.05, 4.0
-"""Log standard deviation of a run that is usual, and how many runs that knowledge is worth."""
+_USUAL_NOISE: Final = (0.05, 0.15)
+"""Log standard deviation that is usual of a run's decode, and of its first tokens, which wait for network and tokeniser."""
+
+_RUNS_OF_IT: Final = 4.0
+"""How many runs that knowledge is worth."""
 
 _LEAST_NOISE: Final = 0.005
 _TOLD, _MOVED = 0.9, 0.5
 """A constant is told where its uncertainty falls below this share of what was known, or it moves by so much of that."""
 
 _BOUNDS: Final = 3.5
+_SOFT: Final = 1.5
+"""Standard deviations beyond which a residual counts by its size and not by its square."""
+
 _STEP: Final = 1e-3
 _ROUNDS: Final = 7
 _AGAIN: Final = 4
 """Evaluations with derivatives at most, of a first solution and of one that begins at another."""
-_LOOPS: Final = 2
 _MOVES: Final = 1e-5
+
+
+Noise = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class StackFit:
         spread: Log standard deviation of every constant that they could move.
         covariance: Of their logarithms, in the order of ``start``.
         slopes: Derivatives of log ratios by those logarithms, a row per target.
-        noise: Log standard deviation of a run that the fit leaves.
+        noise: Log standard deviation that the fit leaves: of a run's decode, and of its first tokens.
         before, after: log(predicted / measured) per target with what ships and with the fit.
     """
 
@@ -68,7 +76,7 @@ class StackFit:
     spread: dict[str, float]
     covariance: np.ndarray
     slopes: np.ndarray
-    noise: float
+    noise: Noise
     before: np.ndarray
     after: np.ndarray
 
@@ -89,7 +97,7 @@ class StackFit:
 
     def left_out_residuals(self) -> np.ndarray:
         """Log ratios per target of a fit without it, to first order: what the fit says of a run that it never saw."""
-        weights = np.array([target.weight for target in self.points.targets]) / self.noise
+        weights = 1 / np.array([self.noise[not target.main] for target in self.points.targets])
         rows = self.slopes * weights[:, None]
         leverage = np.einsum("ij,jk,ik->i", rows, self.covariance, rows)
         return np.asarray(self.after / np.maximum(1 - leverage, 0.1))
@@ -150,10 +158,8 @@ def fit_stack(served: Sequence[Served], start: Mapping[str, float] | None = None
     problem = _Problem(plain, given, {name: shipped[name] for name in free})
     x, noise = problem.solve()
     told = problem.told(x, noise)
-    for _ in range(_LOOPS if any(one.run.load.kind == "closed_loop" for one in served) else 1):
-        values = problem.values(x, told)
-        problem = problem.with_points(plain.with_loops(given | values))
-        x, noise = problem.solve(only=told, begin=x)
+    problem = problem.with_points(plain.with_loops(given | problem.values(x, told)))
+    x, noise = problem.solve(only=told, begin=x)
     values = problem.values(x, told)
     problem = problem.with_points(plain.with_loops(given | values))
     full = np.where([name in told for name in free], x, 0.0)
@@ -206,8 +212,8 @@ class _Problem:
         self.names = list(start)
         self.centre = np.log([start[name] for name in self.names])
         self.prior = np.array([SPREAD[name] for name in self.names])
-        self.weights = np.array([target.weight for target in points.targets])
-        self.weights[[n for n, target in enumerate(points.targets) if target.at in points.left_out]] = 0.0
+        self.first = np.array([not target.main for target in points.targets])
+        self.counts = np.array([target.at not in points.left_out for target in points.targets], float)
         self._known = functools.lru_cache(maxsize=4)(self._log_ratios)
 
     def with_points(self, points: Points) -> _Problem:
@@ -232,21 +238,25 @@ class _Problem:
             found[:, place] = (self._known(tuple(moved.tolist())) - here) / _STEP
         return found
 
+    def weights(self, noise: Noise) -> np.ndarray:
+        """What one log ratio counts, per target."""
+        return np.asarray(self.counts / np.where(self.first, noise[1], noise[0]))
+
     def solve(
         self, only: Sequence[str] | None = None, begin: np.ndarray | None = None
-    ) -> tuple[np.ndarray, float]:
+    ) -> tuple[np.ndarray, Noise]:
         """(distance of each constant from its start, noise); constants that are not among ``only`` stay where they start."""
         columns = [i for i, name in enumerate(self.names) if only is None or name in only]
         x = np.zeros(len(self.names))
         if begin is not None:
             x[columns] = begin[columns]
-        noise = 2 * _USUAL_NOISE
+        noise = (2 * _USUAL_NOISE[0], 2 * _USUAL_NOISE[1])
         for rounds in (_ROUNDS if begin is None else _AGAIN, _AGAIN):
             x = self._solved(x, columns, noise, rounds)
             noise = self._noise(x, columns, noise)
         return x, noise
 
-    def _solved(self, x: np.ndarray, columns: Sequence[int], noise: float, rounds: int) -> np.ndarray:
+    def _solved(self, x: np.ndarray, columns: Sequence[int], noise: Noise, rounds: int) -> np.ndarray:
         from scipy.optimize import least_squares
 
         if not columns:
@@ -258,38 +268,46 @@ class _Problem:
             return full
 
         def residuals(part: np.ndarray) -> np.ndarray:
-            rows = self._known(tuple(spread_out(part).tolist())) * self.weights / noise
+            rows = self._known(tuple(spread_out(part).tolist())) * self.weights(noise)
             return np.concatenate([rows, part / prior])
 
         def jacobian(part: np.ndarray) -> np.ndarray:
-            rows = self.slopes(spread_out(part).copy(), columns) * (self.weights / noise)[:, None]
+            rows = self.slopes(spread_out(part).copy(), columns) * self.weights(noise)[:, None]
             return np.concatenate([rows, np.diag(1 / prior)])
 
         found = least_squares(
-            residuals, x[list(columns)], jac=jacobian, loss="soft_l1", f_scale=1.5, max_nfev=rounds,
+            residuals, x[list(columns)], jac=jacobian, loss="soft_l1", f_scale=_SOFT, max_nfev=rounds,
             bounds=(-_BOUNDS * prior, _BOUNDS * prior), xtol=1e-3, ftol=1e-4,
         )  # fmt: skip
         return np.array(spread_out(found.x))
 
-    def _noise(self, x: np.ndarray, columns: Sequence[int], noise: float) -> float:
+    def _noise(self, x: np.ndarray, columns: Sequence[int], noise: Noise) -> Noise:
         """How far runs scatter, by what the fit leaves and what is usual; outliers count as the loss counts them."""
-        rows = self._known(tuple(x.tolist())) * self.weights
-        slopes = self.slopes(x, columns) * self.weights[:, None]
-        information = slopes.T @ slopes / noise**2 + np.diag(1 / self.prior[list(columns)] ** 2)
-        used = float(np.trace(np.linalg.solve(information, slopes.T @ slopes / noise**2))) if columns else 0.0
-        scale = (rows / noise) ** 2 / 1.5**2
-        robust = float(np.sum(rows**2 / np.sqrt(1 + scale)))
-        free = max(float((self.weights**2).sum()) - used, 0.0)
-        found = (_RUNS_OF_IT * _USUAL_NOISE**2 + robust) / (_RUNS_OF_IT + free)
-        return max(math.sqrt(found), _LEAST_NOISE)
+        weights = self.weights(noise)
+        rows = self._known(tuple(x.tolist())) * weights
+        slopes = self.slopes(x, columns) * weights[:, None]
+        information = slopes.T @ slopes + np.diag(1 / self.prior[list(columns)] ** 2)
+        leverage = (
+            np.einsum("ij,jk,ik->i", slopes, np.linalg.inv(information), slopes) if columns else 0 * rows
+        )
+        robust = rows**2 / np.sqrt(1 + rows**2 / _SOFT**2)
+        found = []
+        for kind, usual in enumerate(_USUAL_NOISE):
+            mine = (self.first == bool(kind)) & (self.counts > 0)
+            free = max(float(mine.sum() - leverage[mine].sum()), 0.0)
+            square = (_RUNS_OF_IT * usual**2 + float(robust[mine].sum()) * noise[kind] ** 2) / (
+                _RUNS_OF_IT + free
+            )
+            found.append(max(math.sqrt(square), _LEAST_NOISE))
+        return found[0], found[1]
 
-    def curvature(self, x: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    def curvature(self, x: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
         """(slopes, covariance) of all constants that the runs could move."""
         slopes = self.slopes(x, range(len(self.names)))
-        rows = slopes * (self.weights / noise)[:, None]
+        rows = slopes * self.weights(noise)[:, None]
         return slopes, np.linalg.inv(rows.T @ rows + np.diag(1 / self.prior**2))
 
-    def told(self, x: np.ndarray, noise: float) -> tuple[str, ...]:
+    def told(self, x: np.ndarray, noise: Noise) -> tuple[str, ...]:
         """Constants that the runs narrow down, or pull away from what was known."""
         _, covariance = self.curvature(x, noise)
         spread = np.sqrt(np.diag(covariance))

@@ -7,6 +7,7 @@ Runs that share a deployment are predicted together, as arrays. Other loads are 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibrate.evidence.benchmark_run import Figure, Quantity
+from calibrate.evidence.request_figures import figures_of_requests
 from calibrate.fit.served.answers import Answer, answer_of, of_batch
 from calibrate.fit.served.deployment import Served, with_constants
 from llm_perf.analysis.measures import Measures
@@ -34,9 +36,6 @@ MAIN: Final[tuple[Quantity, ...]] = (
 _FIRST: Final[tuple[Quantity, ...]] = ("ttft_s", "prefill_s", "prefill_tokens_per_s")
 """Likewise of its prompt."""
 
-FIRST_WEIGHT: Final = 0.5
-"""Weight of a prompt's time beside that of a run's decode: network, tokeniser and queue are in it too."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -46,15 +45,15 @@ class Target:
         at: Index of the run.
         figure: As it was measured.
         measured: Its value for the whole deployment.
-        weight: Residuals count so much.
         main: Whether it stands for the run's decode.
+        part: First request and the one behind the last, of a trace, whose parts are under different loads; None: all.
     """
 
     at: int
     figure: Figure
     measured: float
-    weight: float
     main: bool
+    part: tuple[int, int] | None = None
 
     @property
     def sign(self) -> float:
@@ -62,15 +61,42 @@ class Target:
         return -1.0 if self.figure.quantity.endswith("_per_s") else 1.0
 
 
+_PARTS: Final = 4
+"""Parts of a trace, by arrival: the engine fills, is full, and drains."""
+
+_FEWEST: Final = 10
+"""Requests that make a part."""
+
+
 def targets_of(served: Sequence[Served]) -> list[Target]:
-    """What of each run is fitted: one figure of its decode, one of its prompts."""
+    """What of each run is fitted: one figure of its decode, one of its prompts; of a trace, of each of its parts."""
     found = []
     for index, one in enumerate(served):
-        for names, weight in ((MAIN, 1.0), (_FIRST, FIRST_WEIGHT)):
+        parts = _of_trace(index, one)
+        if parts:
+            found += parts
+            continue
+        for names in (MAIN, _FIRST):
             figure = next((f for name in names if (f := _middle(one, name)) is not None), None)
             if figure is not None:
                 gpus = one.num_gpus if figure.scope == "per_gpu" else 1
-                found.append(Target(index, figure, figure.value * gpus, weight, names is MAIN))
+                found.append(Target(index, figure, figure.value * gpus, names is MAIN))
+    return found
+
+
+def _of_trace(index: int, served: Served) -> list[Target]:
+    """Mean times of the parts of a trace; none of other runs, or of few requests."""
+    requests = served.run.requests
+    if served.run.load.kind != "trace" or requests is None or len(requests) < _PARTS * _FEWEST:
+        return []
+    found = []
+    ends = [round(len(requests) * part / _PARTS) for part in range(_PARTS + 1)]
+    for low, high in itertools.pairwise(ends):
+        found += [
+            Target(index, figure, figure.value, figure.quantity == "tpot_s", (low, high))
+            for figure in figures_of_requests(requests[low:high])
+            if figure.statistic == "mean" and figure.quantity in ("ttft_s", "tpot_s") and figure.value > 0
+        ]
     return found
 
 
@@ -131,7 +157,7 @@ class Points:
     def _set(self, index: int, answer: Answer, found: np.ndarray) -> None:
         for n in self._of_run[index]:
             target = self.targets[n]
-            predicted = answer.figure(target.figure)
+            predicted = answer.figure(target.figure) if target.part is None else _of_part(answer, target)
             if predicted is None:
                 self.left_out[index] = f"{target.figure.quantity} is not predicted"
                 continue
@@ -194,6 +220,14 @@ class Points:
                     self.left_out[index] = f"{target.figure.quantity} is not predicted"
                     continue
                 found[n] = target.sign * math.log(predicted / target.measured) + self.loops[n]
+
+
+def _of_part(answer: Answer, target: Target) -> float | None:
+    """The mean over a part's requests."""
+    low, high = target.part or (0, None)
+    values = answer.times[target.figure.quantity][low:high]
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else None
 
 
 def _grouped(served: Sequence[Served]) -> list[tuple[str, list[int]]]:

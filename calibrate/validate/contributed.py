@@ -1,0 +1,81 @@
+"""Runs that others added to the project, beside their predictions: no constant that ships knows them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from calibrate.evidence.benchmark_run import BenchmarkRun
+from calibrate.evidence.contributed import contributed_runs
+from calibrate.fit.served.points import MAIN, gm
+from calibrate.fit.served.report import Compared, compare, read_lines, read_object
+from llm_perf.config.names import normalise
+from llm_perf.systems.families import find
+from llm_perf.systems.registry import full_name
+
+__all__ = ["compared_runs", "contributed_lines", "contributed_object"]
+
+
+def compared_runs(
+    system: str | None = None,
+    gpu: str | None = None,
+    profile: str | None = None,
+    runs: Sequence[BenchmarkRun] | None = None,
+) -> list[Compared]:
+    """Contributed runs, of one system and GPU where these are named.
+
+    Raises:
+        SpecError: a file is no contribution, or the system is unknown.
+    """
+    family = None if system is None else find(system)[0]
+    found = []
+    for run in contributed_runs() if runs is None else runs:
+        if family is not None and find(str(run.engine.name))[0] != family:
+            continue
+        one = compare(run, profile)
+        name = one.served.scenario.gpu.name if one.served is not None else str(run.deployment.gpu)
+        if gpu is None or normalise(name) == normalise(gpu):
+            found.append(one)
+    return found
+
+
+def contributed_object(found: Sequence[Compared]) -> dict[str, Any]:
+    """The comparison as plain JSON types, with how far each version is off."""
+    return read_object([], found) | {"by_version": _by_version(found)}
+
+
+def contributed_lines(found: Sequence[Compared]) -> list[str]:
+    """The comparison for people."""
+    if not found:
+        return ["no contributed run of that kind ships yet: CONTRIBUTING.md says how to add yours"]
+    lines = [f"{'version':<30}{'runs':>6}{'decode gm':>12}"]
+    for name, one in _by_version(found).items():
+        lines.append(
+            f"{name:<30}{one['runs']:>6}{'-' if one['gm'] is None else format(one['gm'], '.3f'):>12}"
+        )
+    return [*lines, "", *read_lines(found)]
+
+
+def _by_version(found: Sequence[Compared]) -> dict[str, dict[str, Any]]:
+    ratios: dict[str, list[float]] = defaultdict(list)
+    counts: dict[str, int] = defaultdict(int)
+    for one in found:
+        name = str(one.run.engine.name) if one.served is None else full_name(one.served.scenario)
+        counts[name] += 1
+        main = next((ratio for quantity in MAIN if (ratio := _ratio(one, quantity)) is not None), None)
+        if main is not None:
+            ratios[name].append(main)
+    return {
+        name: {"runs": counts[name], "gm": gm(ratios[name]) if ratios[name] else None}
+        for name in sorted(counts)
+    }
+
+
+def _ratio(one: Compared, quantity: str) -> float | None:
+    """log(predicted / measured) of the mean or median of a quantity."""
+    for figure, predicted in zip(one.run.figures, one.predicted, strict=True):
+        if figure.quantity == quantity and figure.statistic in ("mean", "p50") and predicted and figure.value:
+            return math.log(predicted / figure.value)
+    return None
