@@ -67,7 +67,20 @@ def _with_options(function: Any) -> Any:
     return function
 
 
-@click.command("calibrate")
+class _WithObserve(click.Command):
+    """The command, and ``observe`` behind it with options of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["observe"]:
+            return super().make_context(info_name, args, parent, **extra)
+        from llm_perf.cli.calibrate_observe import observe
+
+        return observe.make_context(f"{info_name} observe", args[1:], parent, **extra)
+
+
+@click.command("calibrate", cls=_WithObserve)
 @click.option("--run", "run_it", is_flag=True, help="Run a real generation under DeepSpeed ZeRO-Inference.")
 @click.option(
     "--read-log", "log_to_read", help="Read a benchmark log back: llm-perf's, DeepSpeed's or FlexGen's."
@@ -107,7 +120,8 @@ def calibrate(
 
     Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
     --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead, with --system llama_cpp a real llama.cpp runs.
-    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp.
+    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp. Beside
+    them, calibrate observe --url URL watches a server that runs, and has options of its own (--help).
     """
     del local_rank
     words = _Words.of(runs)

@@ -62,6 +62,8 @@ class SchedulerRules(Spec):
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
         max_num_batched_tokens: Tokens of a step at most, likewise.
         divides_cache: Each sequence has an equal part of the cache, and none may be longer.
+        gathers_ms: How long an idle engine lets requests come in before its first step: who comes within it shares that step.
+        one_frontend: Requests are read one after another by one process, not each beside the others.
     """
 
     since: str
@@ -78,6 +80,8 @@ class SchedulerRules(Spec):
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
     divides_cache: bool = False
+    gathers_ms: NonNegativeFloat = 0.0
+    one_frontend: bool = False
     provenance: Provenance
     source: str = Field(min_length=1)
 

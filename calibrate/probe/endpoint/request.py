@@ -171,7 +171,8 @@ def _take(sample: Sample, event: Any, at: float) -> bool:
     for choice in event.get("choices") or ():
         if not isinstance(choice, dict):
             raise EndpointError("foreign", "a choice of the stream is no object")
-        delta = choice.get("delta") if isinstance(choice.get("delta"), dict) else choice
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, dict) else choice
         if any(delta.get(name) for name in ("text", "content", "reasoning_content", "reasoning")):
             sample.token_s.append(at)
         finished = finished or choice.get("finish_reason") is not None
