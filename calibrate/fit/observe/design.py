@@ -82,13 +82,16 @@ class Design:
         model: Predicts rows at values.
         name: Of the model that is observed.
         points: What could be run.
+
+    Attributes:
+        seconds: What each point is predicted to take.
     """
 
     def __init__(self, model: ServedModel, name: str, points: Sequence[LoadPoint]) -> None:
         self.model, self.name, self.points = model, name, tuple(points)
         self._values: tuple[float, ...] | None = None
         self._slopes: dict[LoadPoint, Matrix] = {}
-        self._seconds: dict[LoadPoint, float] = {}
+        self.seconds: dict[LoadPoint, float] = {}
 
     def best(
         self, values: Mapping[str, float], done: Mapping[LoadPoint, float], seconds_left: float
@@ -104,7 +107,7 @@ class Design:
         information = self.information(done)
         found: Planned | None = None
         for point in self.points:
-            seconds = self._seconds[point]
+            seconds = self.seconds[point]
             if seconds > seconds_left:
                 continue
             repeats = done.get(point, 0.0)
@@ -149,7 +152,7 @@ class Design:
         for point in self.points:
             self._slopes[point] = np.stack(columns[point], axis=1)
             step_s, first_s = np.exp(base[point])
-            self._seconds[point] = float(2 * first_s + point.output * step_s)
+            self.seconds[point] = float(2 * first_s + point.output * step_s)
 
     def _logs(self, rows: Sequence[Row], values: Mapping[str, float]) -> Matrix:
         return np.log([self.model(row, values) for row in rows])

@@ -93,7 +93,7 @@ def fit_object(fitted: StackFit) -> dict[str, Any]:
             }
             for one in fitted.parameters
         },
-        "not_identified": {name: sentence for name, sentence in fitted.refusals},
+        "not_identified": dict(fitted.refusals),
         "unmoved": list(fitted.fitted.unmoved),
         "noise": fitted.noise,
         "rows": [

@@ -18,7 +18,7 @@ WAITED = "waited_share"
 """Share of a point's time that the server's threads waited for a core, in `BenchmarkRun.environment`."""
 
 QUIET = 0.25
-"""Waited share up to which a point counts as undisturbed: threads that wake one another wait for 0.05 to 0.2 of their time."""
+"""Waited share up to which a point counts as undisturbed: threads that wake one another wait for up to 0.2 of their time."""
 
 _LEAST_STEPS = 4
 

@@ -39,7 +39,9 @@ def fit_rows(model: ServedModel, rows: Sequence[Row], begin: dict[str, float] | 
         SpecError: there are none.
     """
     targets = [Target.of(row.seconds) for row in rows]
-    return fit(model.parameters, rows, targets, model, noise=NOISE, begin=begin)
+    found = fit(model.parameters, rows, targets, model, noise=NOISE, begin=begin)
+    # Once more from there: the solver stops after a number of rounds, short of what is far from where it set out.
+    return fit(model.parameters, rows, targets, model, noise=NOISE, begin=found.values)
 
 
 @dataclass(frozen=True)

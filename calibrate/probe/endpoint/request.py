@@ -107,7 +107,8 @@ async def ask(asking: Asking, prompt: str, prompt_tokens: int, output: int) -> S
             else:
                 await _streamed(sample, answer)
     except EndpointError as error:
-        sample.kind, sample.text = error.kind, str(error)
+        cut = f"the stream was cut after {len(sample.token_s)} of {output} tokens"
+        sample.kind, sample.text = error.kind, cut if error.kind == "cut" and sample.token_s else str(error)
     sample.finished_s = max(time.perf_counter(), sample.sent_s)
     return sample
 
@@ -142,9 +143,7 @@ async def _streamed(sample: Sample, answer: Answer) -> None:
             raise EndpointError("foreign", f"the stream holds {data[:40]!r}, which is no JSON") from None
         finished = _take(sample, event, at) or finished
     if not finished:
-        raise EndpointError(
-            "cut", f"the stream was cut after {len(sample.token_s)} of {sample.asked_output} tokens"
-        )
+        raise EndpointError("cut", "the stream was cut before it began")
     if not sample.token_s:
         raise EndpointError("foreign", "the stream holds no token")
 
