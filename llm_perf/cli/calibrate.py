@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), help="[default: auto]"),
     click.option(
         "--system",
-        type=click.Choice(("zero_inference", "transformers", "llama_cpp")),
+        type=click.Choice(("zero_inference", "transformers", "llama_cpp", "transformers_serve")),
         help="[default: zero_inference]",
     ),
     _flag("dummy-on-disk", "Dummy weights through a checkpoint.  [default: if the disk has room]"),

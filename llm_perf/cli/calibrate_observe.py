@@ -112,5 +112,3 @@ class _Said:
         else:
             sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
-
-

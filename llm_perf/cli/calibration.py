@@ -122,7 +122,11 @@ def _fit_sessions(folders: tuple[str, ...], out: str | None, given: dict[str, An
     name = sessions[0].scenario.system if out is None else Path(out).stem
     path = write_profile(profile_of(fitted, name, sessions[0].facts.get("server") or {}), out)
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "profile": str(path), "fit": fit_object(fitted)}, allow_nan=False))
+        click.echo(
+            json.dumps(
+                {"schema_version": 1, "profile": str(path), "fit": fit_object(fitted)}, allow_nan=False
+            )
+        )
     else:
         click.echo("\n".join(fit_lines(fitted)))
         click.echo(f"profile written to {path}", err=True)

@@ -192,7 +192,8 @@ def _coverage(found: StackFit) -> Coverage:
         model_gib=range_of([round(model_weight_bytes(one) / GIB, 4) for one in scenarios]),
         batch_size=range_of([float(row.point[0]) for row in found.rows]),
         prompt_len=range_of([float(row.point[1]) for row in found.rows]),
-        gen_len=range_of([float(row.point[2]) for row in found.rows]),
+        # A step knows its context, not how many steps there will be.
+        gen_len=Range(low=1.0, high=max(float(row.point[1] + row.point[2]) for row in found.rows)),
     )
 
 

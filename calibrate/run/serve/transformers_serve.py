@@ -14,8 +14,9 @@ from calibrate.run.serve.server import Served, serving, some_port
 from calibrate.run.serve.vocabulary import write_tokenizer
 from llm_perf.errors import MissingExtraError
 
+BLOCK_TOKENS = 256
 BLOCKS = 64
-"""Blocks of 256 tokens of its cache: the static mask that it allocates is as wide."""
+"""Blocks of its cache: the static mask that it allocates is as wide."""
 STEP_TOKENS = 512
 """Tokens of a step at most."""
 _KEPT_BYTES = 1 << 30
