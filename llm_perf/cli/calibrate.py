@@ -48,7 +48,7 @@ _OPTIONS = (
     click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), help="[default: auto]"),
     click.option(
         "--system",
-        type=click.Choice(("zero_inference", "transformers", "llama_cpp")),
+        type=click.Choice(("zero_inference", "transformers", "llama_cpp", "transformers_serve")),
         help="[default: zero_inference]",
     ),
     _flag("dummy-on-disk", "Dummy weights through a checkpoint.  [default: if the disk has room]"),
@@ -109,7 +109,8 @@ def calibrate(
     Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
     --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead, with --system llama_cpp a real llama.cpp runs.
     The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp. calibrate
-    read-log FILE..., fit FILE... and export FILE... take results of other tools too: calibrate read-log --help.
+    read-log FILE..., fit FILE... and export FILE... take results of other tools too, calibrate observe --url URL watches a
+    server that runs: each has options of its own (calibrate observe --help).
     """
     del local_rank
     words = _Words.of(runs)

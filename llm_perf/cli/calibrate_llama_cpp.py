@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_perf.cli.calibrate_serve import TRANSFORMERS_SERVE, run_transformers_serve
 from llm_perf.errors import DoesNotFitError, SpecError
 
 LLAMA_CPP = "llama_cpp"
@@ -15,7 +16,7 @@ _OPTIONS = (
     click.option(
         "--weight-format", help="llama_cpp: of random weights: fp16, q8_0, q4_k_m, …  [default: q4_k_m]"
     ),
-    click.option("--threads", type=int, help="llama_cpp: threads.  [default: all cores]"),
+    click.option("--threads", type=int, help="llama_cpp, transformers_serve: threads.  [default: all cores]"),
     click.option("--ubatch-size", type=int, help="llama_cpp: prompt tokens per pass.  [default: 512]"),
 )
 LLAMA_CPP_FLAGS = ("weight_format", "threads", "ubatch_size")
@@ -72,7 +73,7 @@ def run_llama_cpp(given: dict[str, Any], hostfile: str | None, as_json: bool) ->
     return 0
 
 
-RUNNERS = {LLAMA_CPP: run_llama_cpp}
+RUNNERS = {LLAMA_CPP: run_llama_cpp, TRANSFORMERS_SERVE: run_transformers_serve}
 """How a system is run that is no mode of the usual run, by its name."""
 
 

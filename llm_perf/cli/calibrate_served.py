@@ -64,6 +64,10 @@ class Words(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """The context of the word's command, or of this one."""
+        if args[:1] == ["observe"]:
+            from llm_perf.cli.calibrate_observe import observe
+
+            return observe.make_context(f"{info_name} observe", args[1:], parent, **extra)
         if args and args[0] in COMMANDS:
             return COMMANDS[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)

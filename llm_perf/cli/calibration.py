@@ -82,10 +82,13 @@ def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: 
     from pathlib import Path
 
     from calibrate.fit import Calibrator, read_runs
+    from calibrate.fit.observe.store import is_session
     from calibrate.fit.profile_file import check_target, write_profile
     from calibrate.fit.report import fit_lines, fit_object
 
     check_target(out)
+    if runs and all(map(is_session, runs)):
+        return _fit_sessions(runs, out, given, as_json)
     inputs = read_runs(runs, given.get("gpu"), given.get("host"))
     if not inputs.observations:
         rejected = "; ".join(f"{one.source}: {one.reason}" for one in inputs.rejected)
@@ -98,5 +101,33 @@ def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: 
         click.echo(json.dumps(found, allow_nan=False))
     else:
         click.echo("\n".join(fit_lines(found)))
+        click.echo(f"profile written to {path}", err=True)
+    return 0
+
+
+def _fit_sessions(folders: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: bool) -> int:
+    """Sessions of ``calibrate observe``, several models on one stack: one profile."""
+    from pathlib import Path
+
+    from calibrate.fit.observe.report import fit_lines, fit_object
+    from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
+    from calibrate.fit.observe.store import stored
+    from calibrate.fit.profile_file import write_profile
+
+    misplaced = next((name for name, value in given.items() if value is not None), None)
+    if misplaced is not None:
+        raise SpecError(f"--{misplaced} says nothing about sessions of calibrate observe, which know theirs")
+    sessions = [stored(folder) for folder in folders]
+    fitted = fit_sessions(sessions)
+    name = sessions[0].scenario.system if out is None else Path(out).stem
+    path = write_profile(profile_of(fitted, name, sessions[0].facts.get("server") or {}), out)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"schema_version": 1, "profile": str(path), "fit": fit_object(fitted)}, allow_nan=False
+            )
+        )
+    else:
+        click.echo("\n".join(fit_lines(fitted)))
         click.echo(f"profile written to {path}", err=True)
     return 0

@@ -77,6 +77,7 @@ class Engine:
         self._blocks = Blocks(limits.kv_blocks, rules.prefix_cache)
         self._taken = 0  # of the next decode step's blocks
         self._reserves = rules.admits == "whole"
+        self._gathers_s = rules.gathers_ms * 1e-3
         self._beside = rules.prompts == "beside decodes"
         ratio = rules.new_token_ratio
         self._ratio = self._first_ratio = (
@@ -112,7 +113,7 @@ class Engine:
         """When its next step begins; infinite where it has nothing to do."""
         if self._running or self._waiting:
             return self.now
-        return max(self._inbox[0][0], self.now) if self._inbox else _FOREVER
+        return max(self._inbox[0][0] + self._gathers_s, self.now) if self._inbox else _FOREVER
 
     @property
     def next_end_s(self) -> float:

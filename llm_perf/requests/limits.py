@@ -64,6 +64,8 @@ class Limits:
         sequences = min(asked or rules.max_num_seqs or _UNLIMITED, blocks)
         step = (None if budget is None else budget.batched_tokens) or rules.max_num_batched_tokens
         step = step or max(longest, 1)
+        if scenario.workload.max_num_batched_tokens is not None:
+            sequences = min(sequences, step)  # each running sequence is a token of a step at least
         if rules.divides_cache:
             positions = min(positions, blocks * block // sequences)
         if not rules.chunked:  # a prompt is read whole, and so is what a preempted sequence computes anew

@@ -282,6 +282,8 @@ class _Dispatch:
         self.records, self.engines, self.routing = records, engines, routing
         requests = records.requests
         self.frontend_s = engines[0].times.frontend_s
+        self.one_frontend = rules.one_frontend
+        self.frontend_free = [0.0] * len(engines)
         self.rejected: list[bool] = rejected(requests, limits, rules).tolist()
         self.followers: dict[int, list[int]] = {}
         previous = records.previous
@@ -369,7 +371,10 @@ class _Dispatch:
             self.records.reject(request, index)
             self._follow(request, arrival)
             return
-        self.engines[index].submit(request, arrival + self.frontend_s)
+        ready = arrival + self.frontend_s
+        if self.one_frontend:
+            ready = self.frontend_free[index] = max(arrival, self.frontend_free[index]) + self.frontend_s
+        self.engines[index].submit(request, ready)
 
     def _replica(self, request: int) -> int:
         """Which engine a request goes to."""

@@ -55,11 +55,13 @@ class Calibration(Spec):
         times: Constants that are times of its framework.
         copies: Whether its copies out of host memory have rates of their own.
         shared_with: The system that the same runs stand for as well.
+        served: Constants that its version has at 0 and times of its server may find, with where a fit starts.
     """
 
     times: tuple[str, ...] = ()
     copies: bool = False
     shared_with: str | None = None
+    served: dict[str, float] = Field(default_factory=dict)
 
 
 class StartCommand(Spec):

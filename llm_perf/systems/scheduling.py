@@ -84,6 +84,8 @@ class SchedulerRules(Spec):
         max_num_batched_tokens: Tokens of a step at most, likewise.
         micro_batches: How several pipeline stages are kept busy; None where that is not known.
         divides_cache: Each sequence has an equal part of the cache, and none may be longer.
+        gathers_ms: How long an idle engine lets requests come in before its first step: who comes within it shares that step.
+        one_frontend: Requests are read one after another by one process, not each beside the others.
     """
 
     since: str
@@ -104,6 +106,8 @@ class SchedulerRules(Spec):
     max_num_batched_tokens: PositiveInt | None = None
     micro_batches: MicroBatches | None = None
     divides_cache: bool = False
+    gathers_ms: NonNegativeFloat = 0.0
+    one_frontend: bool = False
     provenance: Provenance
     source: str = Field(min_length=1)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.request_runs import request_run
+from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.stated import stated_run
 

@@ -17,8 +17,8 @@ Kind = Literal["step", "first"]
 WAITED = "waited_share"
 """Share of a point's time that the server's threads waited for a core, in `BenchmarkRun.environment`."""
 
-QUIET = 0.05
-"""Waited share up to which a point counts as undisturbed."""
+QUIET = 0.25
+"""Waited share up to which a point counts as undisturbed: threads that wake one another wait for up to 0.2 of their time."""
 
 _LEAST_STEPS = 4
 
@@ -44,7 +44,7 @@ class Row:
         model: Name of the model.
         kind: ``step``: a decode step of ``batch`` sequences of a mean ``context``. ``first``: the mean time to the first
             token over ``arrivals``.
-        seconds: Measured: the median of the undisturbed repeats.
+        seconds: Measured: the lower quartile of the undisturbed repeats, since whatever disturbs only adds time.
         spread: Standard deviation of their logarithms; None of a single one.
         repeats: How many.
         batch, context: Of a step.
@@ -104,12 +104,12 @@ def _of_point(model: str, point: tuple[int, int, int], repeats: Sequence[Benchma
     steps = [found for run in repeats if (found := step_of(_good(run))) is not None]
     rows: list[Row] = []
     if steps:
-        seconds, spread = _middle([one[0] for one in steps])
+        seconds, spread = _quiet([one[0] for one in steps])
         context = median(one[1] for one in steps)
         rows.append(Row(model, "step", seconds, spread, len(steps), point, batch=point[0], context=context))
     first = [_mean_first(_good(run)) for run in repeats]
     if first:
-        seconds, spread = _middle(first)
+        seconds, spread = _quiet(first)
         nearest = min(repeats, key=lambda run: abs(_mean_first(_good(run)) - seconds))
         rows.append(
             Row(model, "first", seconds, spread, len(first), point, arrivals=_arrivals(_good(nearest)))
@@ -152,7 +152,7 @@ def _arrivals(requests: Sequence[RequestTimes]) -> Arrivals:
     )
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float | None]:
+def _quiet(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return values[0], None
-    return median(values), float(np.std(np.log(values), ddof=1))
+    return float(np.quantile(values, 0.25)), float(np.std(np.log(values), ddof=1))

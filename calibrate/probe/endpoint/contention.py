@@ -6,7 +6,6 @@ Linux counts that for every thread (``/proc/PID/task/TID/schedstat``: seconds on
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -25,7 +24,7 @@ def listener(port: int) -> int | None:
     for folder in _PROC.iterdir() if inodes else ():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                if any(os.readlink(link) in inodes for link in (folder / "fd").iterdir()):
+                if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
                     return int(folder.name)
     return None
 

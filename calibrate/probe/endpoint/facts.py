@@ -75,13 +75,14 @@ def served_name(facts: ServerFacts, model: str, given: str | None) -> str | None
     """
     if given is not None:
         return given
-    wanted = _plain(model)
-    matches = [name for name in facts.models if _plain(name) == wanted]
+    wanted = plain_name(model)
+    matches = [name for name in facts.models if plain_name(name) == wanted]
     return matches[0] if len(matches) == 1 else next((name for name in matches if name == model), None)
 
 
-def _plain(name: str) -> str:
-    last = name.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+def plain_name(name: str) -> str:
+    """A model's name without organisation, folder and revision, as names are compared."""
+    last = name.rstrip("/").rpartition("/")[2].partition("@")[0].removesuffix(".gguf")
     return normalise(last)
 
 

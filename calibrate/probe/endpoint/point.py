@@ -17,6 +17,7 @@ from calibrate.evidence.benchmark_run import (
     Engine,
     Figure,
     LoadPattern,
+    Quantity,
     RequestTimes,
     TokenLengths,
 )
@@ -116,7 +117,10 @@ def _figures(good: Sequence[RequestTimes]) -> list[Figure]:
         for one in good
         for early, late in zip(one.token_s or (), (one.token_s or ())[1:], strict=False)
     ]
-    for quantity, values in (("ttft_s", ttft), ("tpot_s", tpot), ("itl_s", gaps), ("e2e_s", e2e)):
+    times: tuple[tuple[Quantity, list[float]], ...] = (
+        ("ttft_s", ttft), ("tpot_s", tpot), ("itl_s", gaps), ("e2e_s", e2e)
+    )  # fmt: skip
+    for quantity, values in times:
         if values:
             found += [
                 Figure(quantity=quantity, statistic="mean", value=mean(values), samples=len(values)),

@@ -107,7 +107,8 @@ async def ask(asking: Asking, prompt: str, prompt_tokens: int, output: int) -> S
             else:
                 await _streamed(sample, answer)
     except EndpointError as error:
-        sample.kind, sample.text = error.kind, str(error)
+        cut = f"the stream was cut after {len(sample.token_s)} of {output} tokens"
+        sample.kind, sample.text = error.kind, cut if error.kind == "cut" and sample.token_s else str(error)
     sample.finished_s = max(time.perf_counter(), sample.sent_s)
     return sample
 
@@ -142,9 +143,7 @@ async def _streamed(sample: Sample, answer: Answer) -> None:
             raise EndpointError("foreign", f"the stream holds {data[:40]!r}, which is no JSON") from None
         finished = _take(sample, event, at) or finished
     if not finished:
-        raise EndpointError(
-            "cut", f"the stream was cut after {len(sample.token_s)} of {sample.asked_output} tokens"
-        )
+        raise EndpointError("cut", "the stream was cut before it began")
     if not sample.token_s:
         raise EndpointError("foreign", "the stream holds no token")
 
@@ -171,7 +170,8 @@ def _take(sample: Sample, event: Any, at: float) -> bool:
     for choice in event.get("choices") or ():
         if not isinstance(choice, dict):
             raise EndpointError("foreign", "a choice of the stream is no object")
-        delta = choice.get("delta") if isinstance(choice.get("delta"), dict) else choice
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, dict) else choice
         if any(delta.get(name) for name in ("text", "content", "reasoning_content", "reasoning")):
             sample.token_s.append(at)
         finished = finished or choice.get("finish_reason") is not None

@@ -24,10 +24,12 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 14, "num_attention_heads": 20,
         "num_key_value_heads": 4, "head_dim": 64,
     },
+    "served-370m": {
+        "hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 15, "num_attention_heads": 24,
+        "num_key_value_heads": 4, "head_dim": 64,
+    },
 }  # fmt: skip
 
-OBSERVED = ("served-31m", "served-260m")
-PREDICTED = "served-110m"
 SAMPLES = tuple(_CONFIGS)
 """Llamas with grouped queries: layers, widths and shares of keys differ, so that no size is a multiple of another."""
 

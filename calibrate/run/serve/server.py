@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,12 +86,18 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path, name: str) -> 
             raise EnvironmentFailure(
                 f"{name} ended before it answered: {said or f'exit code {process.returncode}'}"
             )
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2.0) as answer:
-                if answer.status == 200:
-                    return
+        if _answers(f"http://127.0.0.1:{port}/health"):
+            return
         time.sleep(_POLL_S)
     raise EnvironmentFailure(f"{name} does not answer within {START_S:.0f} s")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # of which URLError is one
+        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

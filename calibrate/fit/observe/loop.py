@@ -1,0 +1,240 @@
+"""Two models of random weights served and observed, a third predicted and then measured: what a calibration is worth here.
+
+``python -m calibrate.fit.observe.loop SYSTEM [FOLDER]`` (``make observe``) takes about eight minutes per engine on two cores.
+Finished stages leave their files, so that an interrupted loop goes on where it stopped. One thread computes: with two, a
+machine that is shared by others says more of these than of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrate.evidence.benchmark_run import BenchmarkRun, Engine, read_runs, runs_text
+from calibrate.fit.observe.compare import compare, summary
+from calibrate.fit.observe.rows import WAITED
+from calibrate.fit.observe.session import ObserveSettings, deployment_of, observe
+from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
+from calibrate.fit.observe.store import stored
+from calibrate.fit.profile_file import write_profile
+from calibrate.probe.endpoint.contention import Contention, listener
+from calibrate.probe.endpoint.http import Address, Client
+from calibrate.probe.endpoint.load import Account
+from calibrate.probe.endpoint.opening import opened
+from calibrate.probe.endpoint.point import About, LoadPoint, measure_point
+from calibrate.probe.endpoint.prompts import Prompts
+from calibrate.probe.endpoint.request import Asking
+from calibrate.probe.process import signals_interrupt
+from calibrate.run.serve.models import hf_config_dict, sample
+from calibrate.run.serve.server import Served
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
+
+DEFAULT_FOLDER = "runs/observe"
+THREADS = 1
+BUDGET_S = 115.0
+"""Of each of the two sessions."""
+
+REPEATS = 3
+CONCURRENCIES = (1, 2, 4, 8)
+LENGTHS = ((96, 32), (384, 48))
+"""(prompt, output) of the closed loops: other lengths than any observed burst has."""
+
+ROUNDS = 3
+"""Requests of a closed loop, per request in flight."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How one engine is served, and with which sizes.
+
+    Attributes:
+        system: Its family.
+        observed: Models whose times are fitted.
+        predicted: The model that is predicted.
+        flags: Of the deployment, beside the model and the machine.
+        served: Starts a model in a folder.
+        model_of: The model as ``--model`` takes it.
+    """
+
+    system: str
+    observed: tuple[str, ...]
+    predicted: str
+    flags: dict[str, Any]
+    served: Callable[[str, Path], contextlib.AbstractContextManager[Served]]
+    model_of: Callable[[str, Path], str]
+
+    def inputs(self, name: str, folder: Path, profile: str | None = None) -> InferenceInputs:
+        """The deployment of a model."""
+        return InferenceInputs(
+            model=self.model_of(name, folder), gpu="none", host="here", system=self.system, threads=THREADS,
+            profile=profile, **self.flags,
+        )  # fmt: skip
+
+
+def loops() -> dict[str, Loop]:
+    """Both engines, by their families."""
+    from calibrate.run.serve import llama_server, transformers_serve
+
+    @contextlib.contextmanager
+    def of_llama(name: str, folder: Path) -> Iterator[Served]:
+        path = llama_server.write_served_gguf(sample(name), folder)
+        with llama_server.llama_server(path, threads=THREADS) as served:
+            yield served
+
+    @contextlib.contextmanager
+    def of_transformers(name: str, folder: Path) -> Iterator[Served]:
+        transformers_serve.write_checkpoint(hf_config_dict(name), folder / name)
+        with transformers_serve.transformers_serve(folder / name, threads=THREADS) as served:
+            yield served
+
+    return {
+        "llama_cpp": Loop(
+            "llama_cpp", ("served-110m", "served-370m"), "served-260m", {"max_num_seqs": llama_server.SLOTS}, of_llama,
+            lambda name, folder: str(folder / f"{name}-q8_0.gguf"),
+        ),
+        "transformers_serve": Loop(
+            "transformers_serve", ("served-31m", "served-260m"), "served-110m",
+            {"max_num_batched_tokens": transformers_serve.STEP_TOKENS}, of_transformers,
+            lambda name, folder: str(folder / name),
+        ),
+    }  # fmt: skip
+
+
+def run_loop(loop: Loop, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
+    """Observe, fit, measure and compare; the figures as one object.
+
+    Raises:
+        LLMPerfError: an engine cannot be served, or a session ended early.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    for name in loop.observed:
+        _observed(loop, name, models, folder / name, say)
+    sessions = [stored(folder / name) for name in loop.observed]
+    fitted = fit_sessions(sessions)
+    server = sessions[0].facts.get("server") or {}
+    profile = write_profile(profile_of(fitted, loop.system, server), str(folder / f"{loop.system}.yaml"))
+    runs = _measured(loop, models, folder / "measured.jsonl", say)
+    rows = compare(runs, loop.inputs(loop.predicted, models), str(profile))
+    found = {
+        "schema_version": 1, "system": loop.system, "observed": list(loop.observed), "predicted": loop.predicted,
+        "observed_s": sum(float(session.facts.get("spent_s") or 0.0) for session in sessions),
+        "load": list(os.getloadavg()), "rows": [row.as_dict() for row in rows], "summary": summary(rows),
+        "profile": str(profile),
+    }  # fmt: skip
+    (folder / "table.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _observed(loop: Loop, name: str, models: Path, out: Path, say: Callable[[str], object]) -> None:
+    """One session, unless it is there."""
+    if out.is_dir() and float(stored(out).facts.get("spent_s") or 0.0) >= 0.9 * BUDGET_S:
+        return
+    say(f"{loop.system}: serving {name}")
+    with loop.served(name, models) as served:
+        settings = ObserveSettings(
+            url=served.url,
+            inputs=loop.inputs(name, models),
+            out=out,
+            budget_s=BUDGET_S,
+            served_name=served.model,
+            seed=1,
+        )
+        found = observe(settings, lambda text: say(f"{name}: {text}"))
+    if found.ended is not None:
+        raise EnvironmentFailure(f"{name}: the session ended: {found.ended}")
+
+
+def _measured(loop: Loop, models: Path, path: Path, say: Callable[[str], object]) -> list[BenchmarkRun]:
+    """Closed loops of the model that is predicted, interleaved, unless they are there."""
+    if path.exists():
+        return read_runs(path)
+    say(f"{loop.system}: serving {loop.predicted}")
+    with loop.served(loop.predicted, models) as served:
+        runs = asyncio.run(_closed_loops(loop, models, served, say))
+    path.write_text(runs_text(runs), encoding="utf-8")
+    return runs
+
+
+async def _closed_loops(
+    loop: Loop, models: Path, served: Served, say: Callable[[str], object]
+) -> list[BenchmarkRun]:
+    address = Address.of(served.url)
+    client, account, prompts = Client(address), Account(), Prompts(2)
+    inputs = loop.inputs(loop.predicted, models)
+    about = About(Engine(name=loop.system), deployment_of(inputs, build_scenario(inputs)), str(address), {})
+    asking, law = await opened(Asking(client, served.model), prompts, account)
+    points = [LoadPoint(count, *lengths, ROUNDS) for lengths in LENGTHS for count in CONCURRENCIES]
+    await measure_point(LoadPoint(8, 32, 8), asking, prompts, law, account, about)
+    contention, runs = Contention(listener(address.port)), []
+    for repeat in range(REPEATS):
+        for point in points if repeat % 2 == 0 else points[::-1]:
+            say(f"{loop.predicted}: {point} (repeat {repeat + 1} of {REPEATS})")
+            contention.share()
+            run, _ = await measure_point(point, asking, prompts, law, account, about)
+            runs.append(run.replace(environment={WAITED: contention.share(), "load": os.getloadavg()[0]}))
+    await client.close()
+    if account.failed > 1:
+        raise EnvironmentFailure(f"{loop.predicted}: {account.sentence()}: {account.first_failure}")
+    return runs
+
+
+def table_lines(found: dict[str, Any]) -> list[str]:
+    """The table for people."""
+    lines = [
+        f"{found['system']}: {' and '.join(found['observed'])} observed in {found['observed_s']:.0f} s, "
+        f"{found['predicted']} predicted; load {found['load'][0]:.1f}",
+        f"{'in flight':>9}{'prompt':>8}{'output':>8}  {'':<14}{'measured':>10}{'before':>9}{'after':>8}  90% interval",
+    ]
+    for row in found["rows"]:
+        for quantity, one in row["quantities"].items():
+            low, high = one["interval"]
+            inside = "" if one["inside"] else "  outside"
+            lines.append(
+                f"{row['concurrency']:>9}{row['prompt']:>8}{row['output']:>8}  {quantity:<14}{one['measured']:>10.4g}"
+                f"{one['error_before']:>+9.0%}{one['error_after']:>+8.1%}  {low:.4g} to {high:.4g}{inside}"
+            )
+    for quantity, one in found["summary"].items():
+        lines.append(
+            f"{quantity}: {one['median_after']:.1%} off in the middle with the profile, {one['largest_after']:.1%} at most, "
+            f"{one['median_before']:.0%} without it; {one['inside']} of {one['count']} inside their interval"
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the loop of one engine, or of both. Returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    known = loops()
+    names = given[:1] or list(known)
+    folder = Path(given[1] if len(given) > 1 else DEFAULT_FOLDER)
+    start = time.perf_counter()
+    try:
+        for name in names:
+            if name not in known:
+                raise SpecError(f"{name!r}: expected {' or '.join(known)}")
+            with signals_interrupt():
+                found = run_loop(known[name], folder / name, lambda text: sys.stderr.write(f"{text}\n"))
+            sys.stdout.write("\n".join([*table_lines(found), ""]) + "\n")
+    except LLMPerfError as error:
+        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("llm-perf: interrupted; call it again to go on\n")
+        return 130
+    sys.stdout.write(f"{time.perf_counter() - start:.0f} s in this call\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
