@@ -192,8 +192,8 @@ def widths_text() -> str:
     """llm_perf/analysis/tuning_widths.yaml."""
     lines = [
         "# Half-widths of 90 % intervals of memory in training and of steps in fine-tuning as log ratios, written by",
-        "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants that were",
-        "# not set in view of their framework. Of `tested` rows the widths of the other frameworks held `held`.",
+        "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants",
+        "# that were not set in view of their framework. Of `tested` rows the widths of the others held `held`.",
     ]
     for name, entry in widths().items():
         frameworks = ", ".join(entry["frameworks"])
@@ -203,13 +203,13 @@ def widths_text() -> str:
     return "\n".join(lines) + "\n"
 
 
-# -- the page -----------------------------------------------------------------------------------------------------------------
+# -- the page ------------------------------------------------------------------------------------------------------------
 
 _HEAD = """# Fine-tuning and memory in training
 
 Written by `python bench/tuning_figures.py`; `llm-perf validate --tuning` shows the same. Errors are of peak GPU memory as the
 source counts it (allocated, reserved, or all that the driver shows) and of an iteration's time. "Left out" has none of the
-constants that were set in view of the framework's rows, each at its prior; no constant of a GPU was set in view of these rows.
+constants that were set in view of the framework's rows, each at its prior; none of a GPU was set in view of these rows.
 What was counted or documented of a framework (which copies its loss makes, which gradients it keeps) was found with some of
 these residuals in sight: a framework of which nothing is known is worth less than "left out" says.
 """

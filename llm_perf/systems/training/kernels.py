@@ -8,7 +8,7 @@ from functools import cached_property
 
 from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.config.parallelism import ActivationRecomputation
-from llm_perf.config.training import TrainingScenario, matrix_format
+from llm_perf.config.training import KEPT_SHARES, TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import Linear
@@ -119,7 +119,7 @@ class Kernels:
 
     def _not_kept(self, part: str) -> float:
         """Share of a part that recomputation repeats where outputs of products are kept; attention's is then kept whole."""
-        kept = {"none": 0.0, "half": 0.5, "all": 1.0}[self.plan.kept_products]
+        kept = KEPT_SHARES[self.plan.kept_products]
         if part in ("attention_projections", "mlp"):
             return 1.0 - kept
         return 0.0 if part == "attention" and kept else 1.0
@@ -233,7 +233,7 @@ class Kernels:
         return found
 
     def _adapter(self, rows: Number, n: float, k: float, copies: float) -> tuple[Number, Number]:
-        """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of the sum of both weights."""
+        """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of both weights' sum."""
         gemm, rank, c = self.rates.wide_gemm, self.plan.lora_rank, self.c
         moved = c["adapter_output_passes"] * n + c["adapter_input_passes"] * k
         added = copies * rows * moved * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
