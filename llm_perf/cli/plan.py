@@ -25,7 +25,16 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
 )
-@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8]")
+@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8; 1024 with --train]")
+@click.option("--train", "training", is_flag=True, help="Plan a training run: --tokens before --deadline.")
+@click.option("--tokens", help="With --train: tokens of the whole run, such as 100e9.")
+@click.option("--deadline", help="With --train: 30d, 12h, 2w or 90m.")
+@click.option("--framework", help="With --train: megatron, fsdp, deepspeed, …  [default: megatron]")
+@click.option("--seq-len", type=int, help="With --train: tokens per sequence.")
+@click.option(
+    "--global-batch-size", type=int, help="With --train: sequences per step.  [default: 4 Mi tokens]"
+)
+@click.option("--precision", help="With --train: bf16, fp8, mxfp8, …  [default: bf16]")
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
 @click.option("--concurrency", type=int, help="Requests that are to be in flight.")
@@ -56,13 +65,15 @@ EXIT_NOTHING_MEETS = 3
 @click.option("--top", type=int, default=5, show_default=True, help="GPU types to show.")
 @click.option("--plot", "plot_file", help="Draw the front into this .png or .svg (extra: plot).")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
+def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags: Any) -> int:
     """Find the best machines for a model under targets: GPUs, how many, how divided, batch, format, offload.
 
     With --rate, --requests or --concurrency the requests are simulated, and targets may name a percentile: "p95 ttft<1s".
     Without, TTFT and TPOT are those of a request while a batch is kept full; with --batching static the prefill of a whole
     batch and a decode step of it. The best of each GPU type is shown, and of batches the front of time per token against the
     objective over everything that fits.
+
+    With --train the cheapest machines for so many --tokens before a --deadline are found, with the model's division.
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
@@ -80,6 +91,11 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     if "gpus" in given:
         names = axes.names("--gpus", given["gpus"])
         given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))
+    if training:
+        return _train(given, top, plot_file, as_json)
+    for name in _TRAINING:
+        if name in given:
+            raise SpecError(f"--{name.replace('_', '-')} is of a training run: give --train")
     if "quant_bits" in given:
         given["quant_bits"] = axes.whole_numbers("--quant-bits", given["quant_bits"])
         for bits in given["quant_bits"]:
@@ -117,6 +133,32 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         from llm_perf.report.plan_text import plan_report
 
         print_report(plan_report(answer))
+    return 0 if answer.best else EXIT_NOTHING_MEETS
+
+
+_TRAINING = ("tokens", "deadline", "framework", "seq_len", "global_batch_size", "precision")
+_OF_BOTH = ("model", "gpus", "max_gpus", "prices", "allow_long_context")
+
+
+def _train(given: dict[str, Any], top: int, plot_file: str | None, as_json: bool) -> int:
+    """Plan a training run."""
+    from llm_perf.report.plan_training import training_plan_lines, training_plan_object
+    from llm_perf.search.plan_training import TrainingPlanQuestion, plan_training
+
+    for name in given:
+        if name not in (*_TRAINING, *_OF_BOTH):
+            raise SpecError(f"--{name.replace('_', '-')} is of a deployment and means nothing with --train")
+    if plot_file is not None:
+        raise SpecError("--plot draws the front of a deployment and means nothing with --train")
+    for name in ("tokens", "deadline"):
+        if name not in given:
+            raise SpecError(f"--{name} is required with --train")
+    answer = plan_training(TrainingPlanQuestion(**given), top)
+    if as_json:
+        click.echo(json.dumps(training_plan_object(answer), allow_nan=False))
+    else:
+        for line in training_plan_lines(answer):
+            click.echo(line)
     return 0 if answer.best else EXIT_NOTHING_MEETS
 
 
