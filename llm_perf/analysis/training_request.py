@@ -155,20 +155,24 @@ class TrainingInputs(Spec):
         default=None, description="Bits of frozen weights (QLoRA: 4)."
     )
     overlap_grad_reduce: Flag | None = Field(
-        default=None, description="Gradients are reduced beside the backward pass.  [default: the framework's]"
+        default=None,
+        description="Gradients are reduced beside the backward pass.  [default: the framework's]",
     )
     overlap_param_gather: Flag | None = Field(
-        default=None, description="Weights are gathered beside the pass that uses them.  [default: the framework's]"
+        default=None,
+        description="Weights are gathered beside the pass that uses them.  [default: the framework's]",
     )
     tp_comm_overlap: Flag | None = Field(
         default=None,
         description="Tensor parallelism's messages run beside its products.  [default: the framework's]",
     )
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(
-        default=None, description="Context parallelism: p2p (ring), all_gather or a2a (tokens for heads).  [default: p2p]"
+        default=None,
+        description="Context parallelism: p2p (ring), all_gather or a2a (tokens for heads).  [default: p2p]",
     )
     moe_dispatcher: Literal["alltoall", "flex"] | None = Field(
-        default=None, description="alltoall, or flex (DeepEP, HybridEP): one copy per rank.  [default: alltoall]"
+        default=None,
+        description="alltoall, or flex (DeepEP, HybridEP): one copy per rank.  [default: alltoall]",
     )
     mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] | None = Field(
         default=None, description="Tokens that multi-token prediction adds.  [default: 0]"

@@ -134,7 +134,11 @@ class Exchange:
         if stage >= DSZeRO.STAGE_2:
             return 0.0
         scattered = self.reduce_scatter_s(params)
-        return scattered if stage is DSZeRO.STAGE_1 else scattered + self._gathered(params, self.c["reduce_bytes"])
+        return (
+            scattered
+            if stage is DSZeRO.STAGE_1
+            else scattered + self._gathered(params, self.c["reduce_bytes"])
+        )
 
     def updated_s(self, params: HeldParams) -> Number:
         """Once per step for stages 1 and 2: a gather of the new weights; stage 3 gathers them where they are used."""
@@ -151,7 +155,7 @@ class Exchange:
 
 
 def _blocks(group: LayerGroup) -> int:
-    """Blocks of a layer with a sum over tensor-parallel ranks: a mixer and a feed-forward block that read one input are one."""
+    """Blocks of a layer with a sum over tensor-parallel ranks: a mixer and an MLP that read one input are one."""
     if group.parallel_attention:
         return 1
     return len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)

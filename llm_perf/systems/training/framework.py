@@ -36,7 +36,6 @@ class Framework(ConstantsFile):
     defaults: dict[str, bool | int | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | str] = Field(default_factory=dict)
 
-
     def defaults_at(self, stage: int) -> dict[str, bool | int | str]:
         """Fields that it sets at a ZeRO stage."""
         return self.defaults | (self.stage_3_defaults if stage == _FULL_SHARDING else {})
@@ -67,7 +66,9 @@ def load_framework(name: str) -> Framework:
         return own
     parent = load_framework(own.extends)
     return own.extended(
-        parent, attention=own.attention or parent.attention, defaults=parent.defaults | own.defaults,
+        parent,
+        attention=own.attention or parent.attention,
+        defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )
 

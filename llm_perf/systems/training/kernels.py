@@ -111,7 +111,9 @@ class Kernels:
     def _passes_of(self, group: LayerGroup, load: TrainingLoad) -> dict[str, KernelPass]:
         """What each part of a layer takes and draws."""
         tokens = self.rank_tokens(load)
-        found: dict[str, KernelPass] = dict.fromkeys(("attention_projections", "mlp"), KernelPass(0.0, 0.0, 0.0, 0.0))
+        found: dict[str, KernelPass] = dict.fromkeys(
+            ("attention_projections", "mlp"), KernelPass(0.0, 0.0, 0.0, 0.0)
+        )
         for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
             part = "attention_projections" if _is_projection(product) else "mlp"
             found[part] = found[part] + self._product(product, tokens)
@@ -160,9 +162,7 @@ class Kernels:
             forward, backward = forward + there, backward + back
         unpacked = self._unpacked_s(copies * n * k)
         joules = 2.0 * rows * n * k * copies * self._flop_j(wide)
-        return KernelPass(
-            forward + unpacked, backward + unpacked, joules, joules * (2.0 if trained else 1.0)
-        )
+        return KernelPass(forward + unpacked, backward + unpacked, joules, joules * (2.0 if trained else 1.0))
 
     def _grouped(
         self,
@@ -211,7 +211,9 @@ class Kernels:
         forward = gemm.product_s(rows, rank, k) + gemm.product_s(rows, n, rank) + added
         backward = added
         for outputs, inputs in ((rank, k), (n, rank)):
-            backward = backward + gemm.product_s(rows, inputs, outputs) + gemm.transposed_s(rows, outputs, inputs)
+            backward = (
+                backward + gemm.product_s(rows, inputs, outputs) + gemm.transposed_s(rows, outputs, inputs)
+            )
         return forward, backward
 
     # -- attention ---------------------------------------------------------------------------------------------
@@ -241,9 +243,7 @@ class Kernels:
             seconds, _FUSED_BACKWARD_PRODUCTS * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
         )
         moved = tokens * part.live_elements_per_token(tp) * self.plan.wide_bytes
-        return products + self._moved(
-            moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"]
-        )
+        return products + self._moved(moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"])
 
     def _fused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak."""
@@ -267,7 +267,10 @@ class Kernels:
         tp, gemm = self.p.tp_size, self.rates.wide_gemm
         scores = load.micro_batch * load.seq_len * load.seq_len / self.p.cp_size
         flops = scores * score_flops_per_pair(attention, tp)
-        seconds, joules = flops / (gemm.flops_per_s * self.c["unfused_product_scale"]), flops * self._flop_j(True)
+        seconds, joules = (
+            flops / (gemm.flops_per_s * self.c["unfused_product_scale"]),
+            flops * self._flop_j(True),
+        )
         products = KernelPass(
             seconds, _UNFUSED_BACKWARD_PRODUCTS * seconds, joules, _UNFUSED_BACKWARD_PRODUCTS * joules
         )
@@ -296,7 +299,8 @@ class Kernels:
         found["activation_function"] = (there * inner, back * inner)
         assembled = group.attention.assembled_elements(self.p.tp_size)
         if assembled:
-            found["norms"] = tuple(each + assembled for each in found["norms"])
+            there, back = found["norms"]
+            found["norms"] = (there + assembled, back + assembled)
         if mlp.routed_experts:
             copied = (
                 c["permutation_vectors"]
