@@ -79,10 +79,10 @@ _RECIPES: Final[Mapping[str, dict[str, object]]] = MappingProxyType(
         "Nemotron_3_Ultra": {"moe_dispatcher": "flex", "mtp_depth": 2, "ds_zero": 3, "shard_size": 64},
     }
 )
-"""What the performance recipes of a model set beside what the tables print (NVIDIA-NeMo/Megatron-Bridge,
-src/megatron/bridge/perf_recipes/nemotronh): the dispatcher, graphs, multi-token prediction, Ultra's sharding inside a domain."""
+"""What the performance recipes of a model set beside what the tables print: the dispatcher, graphs, multi-token prediction,
+Ultra's sharding inside a domain (NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/perf_recipes/nemotronh)."""
 _NVFP4_WIDE_SHARE: Final = 15 / 88
-"""Blocks of Nemotron 3 Super that its NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
+"""Blocks that Nemotron 3 Super's NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
 _NOT_GRAPHED: Final = ("Nemotron_3_Super", "B200-180GB", "mxfp8")
 """The one recipe of these without graphs."""
 

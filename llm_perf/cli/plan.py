@@ -25,8 +25,21 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
 )
-@click.option("--max-gpus", type=int, help="GPUs of the whole deployment.  [default: 8; 1 with --host]")
+@click.option(
+    "--max-gpus",
+    type=int,
+    help="GPUs of the whole deployment.  [default: 8; 1 with --host, 1024 with --train]",
+)
 @click.option("--host", help="A machine that there is, by name, file, or here: which card to add to it.")
+@click.option("--train", "training", is_flag=True, help="Plan a training run: --tokens before --deadline.")
+@click.option("--tokens", help="With --train: tokens of the whole run, such as 100e9.")
+@click.option("--deadline", help="With --train: 30d, 12h, 2w or 90m.")
+@click.option("--framework", help="With --train: megatron, fsdp, deepspeed, …  [default: megatron]")
+@click.option("--seq-len", type=int, help="With --train: tokens per sequence.")
+@click.option(
+    "--global-batch-size", type=int, help="With --train: sequences per step.  [default: 4 Mi tokens]"
+)
+@click.option("--precision", help="With --train: bf16, fp8, mxfp8, …  [default: bf16]")
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
 @click.option("--concurrency", type=int, help="Requests that are to be in flight.")
@@ -62,7 +75,7 @@ EXIT_NOTHING_MEETS = 3
 @click.option("--top", type=int, default=5, show_default=True, help="GPU types to show.")
 @click.option("--plot", "plot_file", help="Draw the front into this .png or .svg (extra: plot).")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
+def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags: Any) -> int:
     """Find the best machines for a model under targets: GPUs, how many, how divided, batch, format, offload.
 
     With --rate, --requests or --concurrency the requests are simulated, and targets may name a percentile: "p95 ttft<1s".
@@ -72,6 +85,8 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
 
     With --host the question is which card to add to that machine, whose CPU computes what the card does not hold (--system
     auto, llama_cpp or ktransformers): each card with its best division, one sequence at a time.
+
+    With --train the cheapest machines for so many --tokens before a --deadline are found, with the model's division.
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
@@ -93,6 +108,11 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
     if "gpus" in given:
         names = axes.names("--gpus", given["gpus"])
         given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))
+    if training:
+        return _train(given, top, plot_file, as_json)
+    for name in _TRAINING:
+        if name in given:
+            raise SpecError(f"--{name.replace('_', '-')} is of a training run: give --train")
     if "host" in given:
         return _cards(given, top, plot_file, as_json)
     if "quant_bits" in given:
@@ -132,6 +152,32 @@ def plan(top: int, plot_file: str | None, as_json: bool, **flags: Any) -> int:
         from llm_perf.report.plan_text import plan_report
 
         print_report(plan_report(answer))
+    return 0 if answer.best else EXIT_NOTHING_MEETS
+
+
+_TRAINING = ("tokens", "deadline", "framework", "seq_len", "global_batch_size", "precision")
+_OF_BOTH = ("model", "gpus", "max_gpus", "prices", "allow_long_context")
+
+
+def _train(given: dict[str, Any], top: int, plot_file: str | None, as_json: bool) -> int:
+    """Plan a training run."""
+    from llm_perf.report.plan_training import training_plan_lines, training_plan_object
+    from llm_perf.search.plan_training import TrainingPlanQuestion, plan_training
+
+    for name in given:
+        if name not in (*_TRAINING, *_OF_BOTH):
+            raise SpecError(f"--{name.replace('_', '-')} is of a deployment and means nothing with --train")
+    if plot_file is not None:
+        raise SpecError("--plot draws the front of a deployment and means nothing with --train")
+    for name in ("tokens", "deadline"):
+        if name not in given:
+            raise SpecError(f"--{name} is required with --train")
+    answer = plan_training(TrainingPlanQuestion(**given), top)
+    if as_json:
+        click.echo(json.dumps(training_plan_object(answer), allow_nan=False))
+    else:
+        for line in training_plan_lines(answer):
+            click.echo(line)
     return 0 if answer.best else EXIT_NOTHING_MEETS
 
 

@@ -155,7 +155,7 @@ class Exchange:
 
 
 def _blocks(group: LayerGroup) -> int:
-    """Blocks of a layer with a sum over tensor-parallel ranks: a mixer and a feed-forward block that read one input are one."""
+    """Blocks of a layer with a sum over tensor-parallel ranks: a mixer and an MLP that read one input are one."""
     if group.parallel_attention:
         return 1
     return len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)

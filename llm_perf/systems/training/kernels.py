@@ -333,7 +333,8 @@ class Kernels:
         found["activation_function"] = (there * inner, back * inner)
         assembled = group.attention.assembled_elements(self.p.tp_size)
         if assembled:
-            found["norms"] = tuple(each + assembled for each in found["norms"])
+            there, back = found["norms"]
+            found["norms"] = (there + assembled, back + assembled)
         if mlp.routed_experts:
             copied = (
                 c["permutation_vectors"]

@@ -16,7 +16,7 @@ from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number, maximum, where
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.trained import HeldParams, adapted_linears
+from llm_perf.counts.trained import HeldParams, adapted_linears, ends_held_params
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.hardware.streams import COMPUTE, HOST
 from llm_perf.systems.base import PhaseCost
@@ -278,33 +278,58 @@ class TrainingStep:
         return (together, apart)
 
     def _gather(self, index: int) -> list[Work]:
-        if self.plan.ds_zero is not DSZeRO.STAGE_3 or self.exchange.shards.ranks == 1:
+        return self._gathered(self.footprint.layers[index])
+
+    def _gathered(self, held: HeldParams) -> list[Work]:
+        """Weights that stage 3 collects for one pass: from other ranks, or one rank's own out of its flat shard."""
+        if self.plan.ds_zero is not DSZeRO.STAGE_3:
             return []
-        return [
-            Work(
-                self.exchange.state_stream,
-                "weight_gather",
-                self.exchange.gather_weights_s(self.footprint.layers[index]),
-            )
-        ]
+        if self.exchange.shards.ranks == 1:
+            return self._own_copies("weight_gather", held, self.c["own_gather_passes"])
+        seconds = self.exchange.gather_weights_s(held)
+        return [Work(self.exchange.state_stream, "weight_gather", seconds)]
 
     def _reduction(self, index: int) -> list[Work]:
-        if self.plan.ds_zero < DSZeRO.STAGE_2 or self.exchange.shards.ranks == 1:
-            return []
         held = self.footprint.layers[index]
         if self.plan.lora_rank:
             held = HeldParams(self.footprint.adapters(index), 0.0)
-        return [Work(self.exchange.state_stream, "gradient_reduction", self.exchange.reduce_scatter_s(held))]
+        return self._reduced(held)
+
+    def _reduced(self, held: HeldParams) -> list[Work]:
+        """Gradients that stages 2 and 3 hand on with each micro-batch; one rank copies them through buckets."""
+        if self.plan.ds_zero < DSZeRO.STAGE_2:
+            return []
+        if self.exchange.shards.ranks == 1:
+            passes = self.c["own_reduction_passes"] if self.plan.ds_zero is DSZeRO.STAGE_3 else 0.0
+            return self._own_copies("gradient_reduction", held, passes)
+        seconds = self.exchange.reduce_scatter_s(held)
+        return [Work(self.exchange.state_stream, "gradient_reduction", seconds)]
+
+    def _own_copies(self, label: str, held: HeldParams, passes: float) -> list[Work]:
+        """So many copies of parameters or gradients inside one device's memory, each read and written."""
+        moved = 2.0 * passes * held.total * self.plan.wide_bytes
+        return [Work(COMPUTE, label, moved / self.kernels.rates.elementwise_bytes_per_s)] if moved else []
+
+    def _ends_cost(self) -> PhaseCost:
+        """What one rank copies of embedding and head in both passes under stage 3."""
+        if self.exchange.shards.ranks > 1:
+            return PhaseCost(0.0, {}, {})
+        embedding, head = ends_held_params(self.model, self.p)
+        works = [*self._gathered(embedding + head) * 2, *self._reduced(embedding + head)]
+        return sum_costs([(_part(work.label, work.seconds, work.stream), 1.0) for work in works])
 
     def _head(self, load: TrainingLoad, parts: bool) -> PhaseCost:
         """The head with its loss, and for each further token that is predicted a block and the head again."""
-        head = self._kernels_cost("head", self.kernels.head(load))
+        head = sum_costs(
+            [(self._kernels_cost("head", self.kernels.head(load)), 1.0), (self._ends_cost(), 1.0)]
+        )
         depth = self.plan.mtp_depth
         if not depth:
             return head
         block = self._layer(self._last_attention, load, parts, self.wide_kernels)
         joined = self._kernels_cost("head", self.wide_kernels.joined(load))
-        return sum_costs([(head, 1.0 + depth), (joined, depth), (block, depth)])
+        again = self._kernels_cost("head", self.kernels.head(load))
+        return sum_costs([(head, 1.0), (again, depth), (joined, depth), (block, depth)])
 
     def _kernels_cost(self, label: str, kernels: KernelPass) -> PhaseCost:
         seconds = kernels.forward + kernels.backward
@@ -344,6 +369,8 @@ class TrainingStep:
         footprint, plan = self.footprint, self.plan
         own = footprint.sharded(footprint.trained, "optimizer")
         moved = 2 * footprint.gradient_element_bytes + 2 * footprint.optimizer_element_bytes + plan.wide_bytes
+        if plan.wide_bytes == 2:
+            moved += self.c["update_copy_bytes"]
         rates = self.kernels.rates
         update = own * moved / rates.elementwise_bytes_per_s
         # Newton-Schulz: products of a matrix with squares of its smaller side, 2 x side FLOPs per parameter each.
