@@ -20,7 +20,7 @@ from calibrate.probe.endpoint.prompts import Prompts
 from calibrate.probe.endpoint.request import Asking
 from calibrate.probe.environment import cpu_name, describe_machine, usable_cores
 from calibrate.probe.process import signals_interrupt
-from calibrate.probe.records import SCHEMA_VERSION, RunRecord, finite, measuring
+from calibrate.probe.records import SCHEMA_VERSION, RunRecord, finite, measuring, writable_folder
 from calibrate.run.serve.models import SAMPLES, hf_config_dict
 from calibrate.run.serve.server import Served
 from calibrate.run.serve.transformers_serve import (
@@ -31,7 +31,7 @@ from calibrate.run.serve.transformers_serve import (
     transformers_serve,
     write_checkpoint,
 )
-from calibrate.run.session import plain_errors, writable_folder
+from calibrate.run.session import plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, Simulation, simulation_of
