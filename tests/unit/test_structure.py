@@ -200,6 +200,10 @@ NAMES_SYSTEMS = {
     "calibrate/fit/llama_cpp.py": RUNNER,
     "calibrate/fit/llama_cpp_profile.py": RUNNER,
     "calibrate/evidence/readers": "what benchmark tools call an engine",
+    "calibrate/evidence/contributed.py": "packages whose versions an environment states",
+    "calibrate/evidence/tuning_rows.py": "what tables of fine-tuning call a framework",
+    "calibrate/probe/endpoint": "what servers say of themselves",
+    "calibrate/fit/observe/loop.py": RUNNER,
     "calibrate/evidence/published/names.py": "what tables of published runs call a system",
     "llm_perf/explore/controls.py": "the question that the page opens with",
 }
