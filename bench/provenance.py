@@ -6,22 +6,28 @@
 To be run where measured rows were added or a constant became a fitted one. A number changes a row where its prediction, of
 time or of memory, moves between the ends of the number's range (half and twice a host's rate). What a file states for all
 machines is counted as refits see it (`calibrate.validate.transfer`): without any machine's own fitted numbers in its place. A
-condition is a host, a GPU, a model and a width of weights.
+condition is a host, a GPU, a model and a width of weights. Versions of stacks that ``bench/fit_stacks.py`` fits say what it
+counted, a model and a GPU being a condition; other numbers of stacks and those of CPUs are counted on the tables of serving
+stacks and of divided models as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+from fit_stacks import PLANS, by_release  # noqa: E402
+
+from calibrate.evidence import hybrid_rows, serving_rows  # noqa: E402
 from calibrate.evidence.published import load_measurements  # noqa: E402
 from calibrate.evidence.settings import peak_memory_bytes, run_of, scenario_of  # noqa: E402
 from calibrate.evidence.training_runs import training_run_of, training_scenario_of  # noqa: E402
@@ -117,6 +123,38 @@ def training_rows(shipped: Validation) -> Iterator[Row]:
         yield Row(scenario, bare, lambda one: (step_time_s(one),), owners)
 
 
+def serving_table_rows() -> Iterator[Row]:
+    """Every run of a serving stack that is predicted: its main quantity as one batch."""
+    for case in serving_rows.load_cases():
+        yield Row(case.scenario, case.scenario, prediction_of_case(case), owners_of(file_of(case.scenario)))
+
+
+def prediction_of_case(case: serving_rows.Case) -> Callable[[Scenario], tuple[float, ...]]:
+    """The time or rate of a run of a serving stack under another scenario."""
+
+    def predict(scenario: Scenario) -> tuple[float, ...]:
+        one = serving_rows.Cases([replace(case, scenario=scenario, closed=False)])
+        return (math.exp(float(one.log_ratios({})[0])),)
+
+    return predict
+
+
+def hybrid_table_rows() -> Iterator[Row]:
+    """Every rate of a divided model that is predicted."""
+    for case in hybrid_rows.load_cases():
+        scenario = case.run.scenario
+        yield Row(scenario, scenario, prediction_of_rate(case), owners_of(file_of(scenario)))
+
+
+def prediction_of_rate(case: hybrid_rows.HybridCase) -> Callable[[Scenario], tuple[float, ...]]:
+    """The rate of a divided model under another scenario."""
+
+    def predict(scenario: Scenario) -> tuple[float, ...]:
+        return (math.exp(hybrid_rows.log_ratio(replace(case, run=replace(case.run, scenario=scenario)))),)
+
+    return predict
+
+
 def owners_of(file: ConstantsFile) -> dict[str, Path]:
     """For each constant of a system or framework the file that states it."""
     own, path = own_file(file.name, file.release)
@@ -152,8 +190,9 @@ def own_files() -> Iterator[tuple[ConstantsFile, Path]]:
 def numbers_of_systems(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
     """Fitted constants of systems and frameworks, for all machines and for single ones, with the rows that each changes."""
     for file, path in own_files():
+        plan = PLANS.get(f"{file.name}@{file.release}")
         for name, constant in file.constants.items():
-            if constant.fitted:
+            if constant.fitted and (plan is None or name not in plan.free):
                 mine = [row for row in rows if row.owners.get(name) == path]
                 yield (
                     (path, ("constants", name)),
@@ -165,6 +204,18 @@ def numbers_of_systems(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
                 if constant.fitted:
                     changed = [row for row in mine if set_changes(row, row.scenario, name, constant)]
                     yield (path, ("hosts", host, name)), changed
+
+
+def counted_by_fits() -> Iterator[tuple[Number, tuple[int, int]]]:
+    """Constants of serving stacks with the rows that their fits counted, and models on GPUs among these."""
+    cases = by_release()
+    for release, plan in PLANS.items():
+        file, path = own_file(*release.split("@"))
+        counted = [case for case in cases.get(release, []) if plan.fits(case)]
+        counts = len(counted), len({case.group for case in counted})
+        for name, constant in file.constants.items():
+            if constant.fitted and name in plan.free:
+                yield (path, ("constants", name)), counts
 
 
 def set_changes(row: Row, base: Any, name: str, constant: Any) -> bool:
@@ -208,28 +259,28 @@ def host_changes(row: Row, field: str, disk: bool = False) -> bool:
 
 def numbers_of_efficiencies(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
     """Fitted efficiencies of GPU families, with the training rows that each changes."""
+    families = {row.scenario.gpu.efficiency.name: row.scenario.gpu.efficiency for row in rows}
     files = {name_in(path): path for path in (ROOT / "hardware_specs" / "efficiency").glob("*.yaml")}
-    by_file: dict[Path, list[Row]] = {}
-    for row in rows:
-        by_file.setdefault(stating_training(files[row.scenario.gpu.efficiency.name]), []).append(row)
-    for file, mine in by_file.items():
-        for path, one in mine[0].scenario.gpu.efficiency.training.fitted.items():
+    found: dict[Number, list[Row]] = {}
+    for name, family in families.items():
+        for path, one in family.training.fitted.items():
             ends = (one.prior / one.factor, min(one.prior * one.factor, 1.0 if one.prior <= 1 else 1e9))
-            changed = [
+            mine = [row for row in rows if row.scenario.gpu.efficiency.name == name]
+            found.setdefault((stating(files[name], path), ("training", "fitted", path)), []).extend(
                 row
                 for row in mine
                 if row.moves(row.bare, [with_efficiency(row.bare, path, end) for end in ends])
-            ]
-            yield (file, ("training", "fitted", path)), changed
+            )
+    yield from found.items()
 
 
-def stating_training(path: Path) -> Path:
-    """The file that states a family's training efficiencies: its own, or that of the family it extends."""
+def stating(path: Path, name: str) -> Path:
+    """The file of a GPU family, or of the one that it extends, that states a fitted number."""
     text = path.read_text("utf-8")
     extended = re.search(r"^extends: (.*)$", text, re.MULTILINE)
-    if extended is None or re.search(r"^training:", text, re.MULTILINE):
+    if extended is None or re.search(rf"^ +{re.escape(name)}:", text, re.MULTILINE):
         return path
-    return stating_training(path.with_name(f"{extended[1].strip()}.yaml"))
+    return stating(path.with_name(f"{extended[1].strip()}.yaml"), name)
 
 
 def name_in(path: Path) -> str:
@@ -279,8 +330,9 @@ def main() -> int:
     shipped = validate()
     inference, training = list(inference_rows(shipped)), list(training_rows(shipped))
     stale, counts = False, dict[Path, dict[tuple[str, ...], tuple[int, int]]]()
+    tables = [*inference, *training, *serving_table_rows(), *hybrid_table_rows()]
     sources = (
-        numbers_of_systems([*inference, *training]),
+        numbers_of_systems(tables),
         numbers_of_hosts(inference),
         numbers_of_efficiencies(training),
     )
@@ -293,6 +345,8 @@ def main() -> int:
             print(
                 f"{path.relative_to(ROOT)}: {'.'.join(place)} changes no measured row, so it cannot be fitted"
             )
+    for (path, place), (rows_counted, groups) in counted_by_fits():
+        counts.setdefault(path, {})[place] = rows_counted, groups
     for path, of_file in counts.items():
         before = path.read_text("utf-8")
         after = with_counts(before, of_file)

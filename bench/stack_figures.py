@@ -2,7 +2,8 @@
 
     python bench/stack_figures.py                        all versions; an hour
     python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay
-    python bench/stack_figures.py --quick                what ships and its neighbours alone; a minute
+    python bench/stack_figures.py --quick                what ships, its neighbours and the roofline alone; a minute
+    python bench/stack_figures.py --first-tokens         times to first token of single requests alone; minutes
 
 It writes ``calibrate/measurements/serving/left_out.csv.gz``: the log ratio of every row by fits that never saw its model or
 GPU, by fits to 20 rows of another group, and by the nearest version. ``make accuracy`` makes ``docs/accuracy_stacks.md`` and
@@ -24,9 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fit_stacks import PLANS, ROOT, by_release, fit_once
+from fit_stacks import PLANS, ROOT, by_release, fit_first_tokens, fit_once, start_of
 
-from calibrate.evidence.serving_rows import Case, Cases
+from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
+from calibrate.validate.baselines import ROOFLINE, inference_roofline
+from calibrate.validate.stacks import FIRST_TOKEN
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import folder_of, numbers
 
@@ -36,6 +39,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "model": lambda case: case.run.model,
     "gpu": lambda case: case.run.gpu,
 }
+FIRST, QUICK = FIRST_TOKEN, ("shipped", "neighbour", ROOFLINE)
 DRAWS, DRAWN = 50, 20
 TRANSFER_S = 120.0
 """Draws end after so many seconds; the page says how many there were."""
@@ -48,11 +52,18 @@ def main() -> int:
     )
     parser.add_argument("stacks", nargs="*")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--first-tokens", action="store_true")
     arguments = parser.parse_args()
     cases = by_release()
-    lines = [line for line in read() if line["how"] not in ("shipped", "neighbour")]
+    if arguments.first_tokens:
+        lines = [line for line in read() if line["how"] != FIRST]
+        store(lines + [line for release, own in cases.items() for line in first_tokens(release, own)])
+        return 0
+    lines = [line for line in read() if line["how"] not in QUICK]
     for release, own in cases.items():
         lines += lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
+        at_once = [case for case in own if not case.closed]
+        lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
         near = neighbour(release)
         if near is not None:
             lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
@@ -62,9 +73,7 @@ def main() -> int:
         if release not in PLANS or not own:
             continue
         start = time.perf_counter()
-        lines = [
-            line for line in read() if line["release"] != release or line["how"] in ("shipped", "neighbour")
-        ]
+        lines = [line for line in read() if line["release"] != release or line["how"] in (*QUICK, FIRST)]
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
             if len(set(names)) > 1:
@@ -72,6 +81,26 @@ def main() -> int:
         store(lines + transferred(release, own))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return 0
+
+
+def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
+    """Log ratios of times to first token of single requests: by a fit without their model where the version's fit has them.
+
+    Of a single model, by what the version inherits. Where no fit has them, by the constants that ship.
+    """
+    single = [case for case, alone in zip(own, Cases(own).single_requests, strict=True) if alone]
+    plan = PLANS.get(release)
+    if not single:
+        return []
+    names = [case.run.model for case in single]
+    ratios = Cases(single).first_tokens_alone({})
+    if plan is not None and plan.first_tokens:
+        for name in sorted(set(names)):
+            inside = [index for index, other in enumerate(names) if other == name]
+            rest = [case for case in own if case.run.model != name and not case.closed and plan.fits(case)]
+            constants = fit_first_tokens(release, Cases(rest)) if rest else start_of(release) | plan.given
+            ratios[inside] = Cases([single[index] for index in inside]).first_tokens_alone(constants)
+    return lines_of(release, single, FIRST, names, ratios, "ttft_s")
 
 
 def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
@@ -126,6 +155,16 @@ def neighbour(release: str) -> str | None:
     return f"{family}@{min(others, key=distance)}"
 
 
+def by_roofline(own: list[Case]) -> np.ndarray:
+    """Log ratios by the plain roofline that stands beside all published runs."""
+    found = []
+    for case in own:
+        said = inference_roofline(case.run)
+        times = (said["latency_per_token_s"], said["prefill_latency_s"], said["total_latency_s"])
+        found.append(log_ratio_of(case, *times))
+    return np.array(found)
+
+
 def by_other(own: list[Case], release: str) -> np.ndarray:
     """Log ratios by the constants of another version."""
     file, known = load_constants(release), load_constants(own[0].release).constants
@@ -133,13 +172,13 @@ def by_other(own: list[Case], release: str) -> np.ndarray:
 
 
 def lines_of(
-    release: str, own: list[Case], how: str, groups: list[str], ratios: np.ndarray
+    release: str, own: list[Case], how: str, groups: list[str], ratios: np.ndarray, quantity: str = ""
 ) -> list[dict[str, str]]:
     """One line per row."""
     return [
         {
             "release": release, "row_id": case.row_id, "model": case.run.model, "gpu": case.run.gpu,
-            "closed": str(int(case.closed)), "quantity": case.quantity, "how": how, "group": group,
+            "closed": str(int(case.closed)), "quantity": quantity or case.quantity, "how": how, "group": group,
             "log_ratio": f"{ratio:.4f}",
         }
         for case, group, ratio in zip(own, groups, ratios, strict=True)

@@ -33,7 +33,7 @@ from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.families import scheduler_rules
 
-__all__ = ["Case", "Cases", "gm", "load_cases", "load_rows"]
+__all__ = ["Case", "Cases", "gm", "load_cases", "load_rows", "log_ratio_of"]
 
 _TABLES: Final = ("serving.csv.gz", "llm_inference_bench.csv.gz")
 _TIMES: Final = (
@@ -43,6 +43,7 @@ _TIMES: Final = (
 
 _WIDEST: Final = 10**9
 
+_FIRSTS: Final = ("ttft_s", "prefill_throughput_tok_s")
 _CLOSED: Final = ("closed loop", "in flight")
 
 
@@ -134,6 +135,28 @@ class Cases:
         self.keys = tuple(grouped)
         self.loops = np.zeros((2, len(self.cases)))
         """Log of what a simulation gives over the steady state, for the main quantity and for the first token."""
+
+    @property
+    def single_requests(self) -> np.ndarray:
+        """Which cases say when the first token of one request that ran alone was there."""
+        return np.array(
+            [
+                not (case.closed or case.run.shared_prefix or case.run.batch_size > 1)
+                and (
+                    case.run.gen_len == 1
+                    or case.quantity in _FIRSTS
+                    or positive_number(case.row.get("ttft_s")) is not None
+                )
+                for case in self.cases
+            ],
+            dtype=bool,
+        )
+
+    def first_tokens_alone(self, constants: Mapping[str, float]) -> np.ndarray:
+        """log(predicted / measured) of times to first token of `single_requests`, NaN for the others."""
+        main = np.array([case.run.gen_len == 1 or case.quantity in _FIRSTS for case in self.cases])
+        found = np.where(main, self.log_ratios(constants), self.first_tokens(constants))
+        return np.where(self.single_requests, found, math.nan)
 
     def log_ratios(self, constants: Mapping[str, float], keys: Container[Run] | None = None) -> np.ndarray:
         """log(predicted / measured) of times; of rates the negative, so that positive is too slow everywhere.
@@ -232,7 +255,7 @@ class Cases:
             steady = _steady([case for case in cases if case.closed], constants)
             if steady is not None:
                 tpot[closed], total[closed], ttft[closed] = steady.tpot_s, steady.e2e_s, steady.ttft_s
-        found = [_log_ratio(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
+        found = [log_ratio_of(case, tpot[i], ttft[i], total[i]) for i, case in enumerate(cases)]
         return np.array(found)
 
 
@@ -306,7 +329,8 @@ def _with(scenario: Scenario, constants: Mapping[str, float]) -> Scenario:
     return replace(scenario, constants=tuple(sorted({**constants, **dict(scenario.constants)}.items())))
 
 
-def _log_ratio(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> float:
+def log_ratio_of(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> float:
+    """log(predicted / measured) of a case's main quantity by predicted times; of rates the negative."""
     batch, prompt, gen = case.run.batch_size, case.run.prompt_len, case.run.gen_len
     times = {"tpot_s": tpot_s, "ttft_s": ttft_s, "total_latency_s": total_s}
     if case.quantity in times:

@@ -31,9 +31,11 @@ from calibrate.validate.figures import statistics_of
 from calibrate.validate.inference import Change, accuracy_class, compare
 from calibrate.validate.left_out import load_left_out
 from calibrate.validate.row import Compared, LeftOut
+from calibrate.validate.stack_summary import stacks_summary
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.names import resolve
 from llm_perf.errors import SpecError
+from llm_perf.systems.families import find
 from llm_perf.systems.registry import system_names
 
 __all__ = ["CLASSES", "Compared", "Validation", "accuracy_class", "compare", "statistics_of", "validate"]
@@ -57,6 +59,7 @@ class Validation:
 
     rows: tuple[Compared, ...]
     excluded: Mapping[str, int]
+    stacks: Mapping[str, Any] | None = None
 
     def classes(self) -> dict[str, dict[str, Any]]:
         """Statistics by accuracy class; classes without rows are left out."""
@@ -84,6 +87,7 @@ class Validation:
                 },
                 LLM_ANALYSIS: {"version": llm_analysis_version()},
             },
+            "stacks": self.stacks,
             "excluded": dict(self.excluded),
             "rows": [row.as_dict() for row in self.rows],
         }
@@ -102,7 +106,12 @@ def validate(system: str | None = None, gpu: str | None = None, change: Change |
     more_rows, more_excluded = training.compare_all(trainings)
     counted = Counter([*excluded, *more_excluded])
     found = (*rows, *more_rows)
-    return Validation(found if change else with_left_out(found), dict(counted.most_common()))
+    stacks = (
+        None
+        if change
+        else stacks_summary(system and _family(system), gpu and get_gpu_config_by_name(gpu).name.lower())
+    )
+    return Validation(found if change else with_left_out(found), dict(counted.most_common()), stacks)
 
 
 def with_left_out(rows: Iterable[Compared]) -> tuple[Compared, ...]:
@@ -134,7 +143,7 @@ def _selected(
         wanted = _system_name(system, runs)
         runs = [run for run in runs if run.system == wanted]
         trainings = trainings if wanted == training.TRAINING else []
-        if not (runs or trainings):
+        if not (runs or trainings) and stacks_summary(_family(system)) is None:
             raise SpecError(f"no published run of system {wanted} ships")
     if gpu is not None:
         spec = get_gpu_config_by_name(gpu).name
@@ -150,6 +159,13 @@ def _system_name(system: str, runs: Iterable[Measurement]) -> str:
     known = dict.fromkeys((*system_names(), *(run.system for run in runs), training.TRAINING))
     aliases = {alias.replace(" ", "-"): name for alias, name in SYSTEM_ALIASES.items()}
     return resolve("system", system, known, aliases)
+
+
+def _family(system: str) -> str | None:
+    try:
+        return find(system)[0]
+    except SpecError:  # a name of the tables alone
+        return system
 
 
 def _gpu_name(name: str) -> str:

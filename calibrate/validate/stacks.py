@@ -16,14 +16,18 @@ from typing import Final
 
 from llm_perf.systems.families import folder_of
 
-__all__ = ["PAGE", "WIDTHS", "page", "read_left_out", "widths_text"]
+__all__ = ["FIRST_TOKEN", "PAGE", "WIDTHS", "gm_of", "page", "place_of", "read_left_out", "widths_text"]
 
 PAGE: Final = "docs/accuracy_stacks.md"
 WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
 _LEVEL: Final = 0.9
 _LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
+FIRST_TOKEN: Final = "first token"
 _FEWEST: Final = 3
 """Groups below which a version's own rows say nothing of others, and its family's are taken."""
+
+_ENOUGH: Final = 10
+"""Groups of first tokens below which a version's own say nothing of nine tenths."""
 
 Line = Mapping[str, str]
 
@@ -50,7 +54,7 @@ def page(lines: Sequence[Line]) -> str:
         by[line["release"]][line["how"]].append(line)
     whole = [_HEAD]
     for name, closed in (("Static batches, single requests and decode windows", "0"), ("Closed loops", "1")):
-        rows = [text for release in sorted(by, key=_place) if (text := _row(release, by[release], closed))]
+        rows = [text for release in sorted(by, key=place_of) if (text := _row(release, by[release], closed))]
         whole += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
     families: dict[str, list[Line]] = defaultdict(list)
     for release, found in by.items():
@@ -111,7 +115,8 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
 """
 
 
-def _place(release: str) -> tuple[str, list[int], str]:
+def place_of(release: str) -> tuple[str, list[int], str]:
+    """Where a version stands in a list: by family, then by its numbers."""
     family, _, version = release.partition("@")
     numbers = [int(part) for part in version.replace("-", ".").split(".") if part.isdigit()]
     return family, numbers, version
@@ -153,14 +158,14 @@ def _at(ordered: Sequence[float], share: float) -> float:
 # -- intervals ------------------------------------------------------------------------------------------------
 
 
-Groups = Mapping[tuple[str, str], Sequence[float]]
+Groups = Mapping[tuple[str, ...], Sequence[float]]
 
 
 def _groups(lines: Iterable[Line]) -> dict[tuple[str, str], list[float]]:
     """Errors by model and GPU: they come by whole groups."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in lines:
-        found[line["model"], line["gpu"]].append(abs(float(line["log_ratio"])))
+        found[_key(line)].append(abs(float(line["log_ratio"])))
     return found
 
 
@@ -204,13 +209,13 @@ def widths_text(lines: Sequence[Line]) -> str:
     """llm_perf/analysis/stack_widths.yaml."""
     by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        if line["how"] != "transfer":
+        if line["how"] in ("shipped", "model", "gpu", "neighbour"):
             by[line["release"]][line["how"]].append(line)
     pooled = {
         how: [line for found in by.values() for line in found[how]] for how in ("model", "gpu", "neighbour")
     }
     text = [_WIDTHS_HEAD, "releases:"]
-    for release in sorted(by, key=_place):
+    for release in sorted(by, key=place_of):
         found, parts = by[release], []
         if _has_rows_elsewhere(release):
             continue
@@ -230,7 +235,7 @@ def widths_text(lines: Sequence[Line]) -> str:
             continue
         gpus = sorted({line["gpu"] for line in found["shipped"]})
         text += [f"  {release}:", f"    gpus: [{', '.join(gpus)}]", *parts]
-    text.append("families:")
+    text += ["first_tokens:", *_first_token_widths(lines), "families:"]
     for family in sorted({release.partition("@")[0] for release in by}):
         own_lines = [
             line
@@ -248,6 +253,47 @@ def widths_text(lines: Sequence[Line]) -> str:
     return "\n".join(text) + "\n"
 
 
+def _first_token_widths(lines: Sequence[Line]) -> list[str]:
+    """Half-widths of times to first token: of a version's own groups, and of all versions, each held against the others."""
+    first = [line for line in lines if line["how"] == FIRST_TOKEN]
+    found = []
+    for release in sorted({line["release"] for line in first}, key=place_of):
+        own = [line for line in first if line["release"] == release]
+        width = width_of(own)
+        if width is not None and len(_groups(own)) >= _ENOUGH:
+            found.append(_first_token_entry(release, *width, len(_groups(own))))
+    pooled = width_of_versions(first)
+    return [*found, *([] if pooled is None else [_first_token_entry("any", *pooled)])]
+
+
+def _first_token_entry(name: str, width: float, held: int, tested: int, groups: int) -> str:
+    return f"  {name}: {{width: {width:.4f}, groups: {groups}, held: {held}, tested: {tested}}}"
+
+
+def width_of_versions(lines: Sequence[Line]) -> tuple[float, int, int, int] | None:
+    """Half-width with (rows inside, rows, groups) where each version's rows are held against those of the other versions."""
+    by: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for line in lines:
+        by[(line["release"], *_key(line))].append(abs(float(line["log_ratio"])))
+    releases = {key[0] for key in by}
+    if len(releases) < _FEWEST:
+        return None
+    held = tested = 0
+    for level in _LEVELS:
+        held = tested = 0
+        for release in releases:
+            width = _quantile({key: rows for key, rows in by.items() if key[0] != release}, level)
+            own = [ratio for key, rows in by.items() if key[0] == release for ratio in rows]
+            held, tested = held + sum(ratio <= width for ratio in own), tested + len(own)
+        if held >= _LEVEL * tested:
+            break
+    return _quantile(by, level), held, tested, len(by)
+
+
+def _key(line: Line) -> tuple[str, str]:
+    return line["model"], line["gpu"]
+
+
 def _has_rows_elsewhere(release: str) -> bool:
     """Whether the older table of published runs says how far a version is off: the first of a family that is in it."""
     family, _, version = release.partition("@")
@@ -258,4 +304,4 @@ def _has_rows_elsewhere(release: str) -> bool:
 _WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratios, written by `make accuracy` from
 # calibrate/measurements/serving/left_out.csv.gz: what a version's rows were off by when their model, or their GPU, was in no
 # fit (of all versions together where its own groups are fewer than three), and by family what a version's rows were off by
-# under another version."""
+# under another version. Times to first token of single requests: of a version's own models and GPUs, and of any version."""

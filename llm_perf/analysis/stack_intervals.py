@@ -52,24 +52,26 @@ def knows(scenario: Scenario) -> bool:
 def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInterval | None, str | None]:
     """The interval around predicted prefill, decode (None without steps) and total; or why there is none.
 
-    Times to first token have none: too few rows state them for one request at a time.
+    That of times to first token is of single requests, whose rows are fewer: of the version's own where they are enough, else
+    of all versions.
     """
     if scenario.num_nodes > 1:
         return None, f"no published run of {scenario.system} has more than one node"
     found = _width(scenario)
     if found is None:
         return None, f"no published run says how far this version of {scenario.system} is off"
-    _, decode_s, total_s = seconds
+    prefill_s, decode_s, total_s = seconds
     least = _least_s(scenario)
+    first = _first_token_width(scenario)
     interval = PredictionInterval(
         level=INTERVAL_LEVEL,
         profile=None,
         method=f"published runs of serving stacks, {found.what}",
         groups=found.groups,
         outside=1.0,
-        prefill_s=None,
-        decode_s=_above(around(decode_s, found.value), least[0], decode_s),
-        total_s=_above(around(total_s, found.value), least[1], total_s),
+        prefill_s=None if first is None else _above(around(prefill_s, first), least[0], prefill_s),
+        decode_s=_above(around(decode_s, found.value), least[1], decode_s),
+        total_s=_above(around(total_s, found.value), least[2], total_s),
         coverage=found.coverage,
     )
     return interval, None
@@ -96,10 +98,19 @@ def _width(scenario: Scenario) -> _Width | None:
     return _Width(float(widest["width"]), int(widest["groups"]), what, share)
 
 
-def _least_s(scenario: Scenario) -> tuple[float, float]:
-    """(decode, total) at the peaks of the data sheet."""
+def _first_token_width(scenario: Scenario) -> float | None:
+    """Half-width of times to first token: the version's own where it ships and has enough rows, else that of all versions."""
+    stated, file = _widths().get("first_tokens") or {}, system_of(scenario).file
+    ships = version_note(full_name(scenario), scenario.gpu.device) is None
+    entry = stated.get(f"{file.name}@{file.release}") if ships else None
+    entry = entry or stated.get("any")
+    return None if entry is None else float(entry["width"])
+
+
+def _least_s(scenario: Scenario) -> tuple[float, float, float]:
+    """(prefill, decode, total) at the peaks of the data sheet."""
     prefill, decode = peak_times(scenario, Load.of(scenario.workload))
-    return decode, decode + prefill
+    return prefill, decode, prefill + decode
 
 
 def peak_times(scenario: Scenario, load: Load) -> tuple[float, float]:

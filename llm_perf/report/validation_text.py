@@ -27,7 +27,8 @@ def validation_report(found: Mapping[str, Any], every_row: bool) -> str:
     parts += [
         summary_table("class", found["classes"]),
         summary_table("system", found["systems"]),
-        _legend(found["baselines"]),
+        _legend(found["baselines"]) if found["classes"] else "",
+        stacks_table(found["stacks"]),
         _caveats(found["systems"]) if every_row else "",
         "" if every_row else _worst(found),
         _counted("Not predicted", _refusals(found["rows"])),
@@ -81,6 +82,44 @@ def _legend(baselines: Mapping[str, Mapping[str, Any]]) -> str:
         f"l-a: the same for {baselines['llm_analysis']['version']}.\n"
         "~ marks a value printed with one digit, which stands for its rounding interval."
     )
+
+
+def stacks_table(stacks: Mapping[str, Any] | None) -> str:
+    """Serving stacks by version: gm of what is left out first, then as fitted and by the roofline, and what peers print."""
+    if stacks is None:
+        return ""
+    columns = (
+        "without_model",
+        "without_gpu",
+        "by_neighbour",
+        "first_token_left_out",
+        "fitted",
+        "roofline",
+        "llm_analysis",
+    )
+    heads = ("model", "gpu", "next", "ttft", "fitted", "roof", "l-a")
+    lines = [f"{'serving stack':<24}{'rows':>6}" + "".join(f"{head:>7}" for head in heads)]
+    for name, figures in (*stacks["versions"].items(), ("all", stacks["all"])):
+        cells = "".join(f"{_number(figures[column]):>7}" for column in columns)
+        lines.append(f"{name:<24}{figures['rows']:>6}{cells}")
+    said = (
+        "gm of static batches, single requests and decode windows. model, gpu: refitted without the row's; next: by "
+        "the nearest other version; ttft: first tokens of single requests that the fit did not see; fitted: as it "
+        "ships; roof, l-a: as above. Closed loops: --requests and docs/accuracy_stacks.md. Peers print of "
+        "themselves, on runs of their own choice: "
+        + "; ".join(_peer(name, peer) for name, peer in stacks["peers"].items())
+        + f". Median error here, as fitted: {stacks['all']['fitted_median_error']:.1%}."
+    )
+    return "\n".join([*lines, *textwrap.wrap(said, WIDTH)])
+
+
+def _peer(name: str, peer: Mapping[str, Any]) -> str:
+    figures = (
+        f"{key.removesuffix('_median_error').upper()} {value:.1%}"
+        for key, value in peer.items()
+        if key != "source"
+    )
+    return f"{name} {', '.join(figures)}"
 
 
 def _worst(found: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ from llm_perf.systems.footprint import (
 from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.speculation import draft_scenario
 
+_NEXT_TO_NOTHING = 1e-6
+"""Bytes of a sequence that caches nothing, where an array of lengths has some that do."""
+
 
 def budget_for(scenario: Scenario) -> Budget | None:
     """The memory rule of a scenario's stack; None where it has none and none is asked for."""
@@ -46,7 +49,7 @@ class SequenceCache:
         """The same before it is rounded down."""
         if not is_array(self.each) and self.each == 0:
             return math.inf
-        return maximum((room_bytes - self.once) / self.each, 0.0)
+        return maximum((room_bytes - self.once) / maximum(self.each, _NEXT_TO_NOTHING), 0.0)
 
 
 def sequence_cache(

@@ -120,6 +120,21 @@ def test_what_is_no_measurement_is_left_out_and_counted(everything):
     assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912 + 288
 
 
+def test_serving_stacks_stand_by_version_with_what_is_left_out_and_what_others_say(everything, llm_perf):
+    stacks = everything["stacks"]
+    known = stacks["versions"]["vllm@0.5"]
+    assert known["fitted"] <= known["without_model"] < 1.12
+    assert known["roofline"] > known["without_gpu"]
+    assert stacks["all"]["rows"] == sum(one["rows"] for one in stacks["versions"].values())
+    assert stacks["peers"]["aiconfigurator"]["tpot_median_error"] == 0.127
+    shown = llm_perf("validate", "--system", "sglang")
+    assert shown.code == 0
+    assert "sglang@0.4" in shown.out
+    assert "vllm@" not in shown.out
+    assert all(len(line) <= 80 for line in shown.out.splitlines())
+    assert "aiconfigurator TPOT 12.7%, TTFT 46.7%" in " ".join(shown.out.split())
+
+
 def test_one_printed_digit_stands_for_its_rounding_interval(everything):
     """0.01 token/s is anything from 0.005 to 0.015: FlexGen paper, Table 2, OPT-175B."""
     row = next(row for row in everything["rows"] if row["row_id"] == 6)

@@ -235,6 +235,18 @@ def test_the_bound_of_the_data_sheet_is_below_the_prediction(system, flags):
     assert interval.total_s[0] <= result.total_latency_s <= interval.total_s[1]
 
 
+@pytest.mark.parametrize("system", ["vllm@0.6", "vllm@0.7", "sglang@0.5", "tensorrt_llm@0.9", "lmdeploy"])
+@pytest.mark.parametrize("gpu", ["a100-sxm-80gb", "rtx-4090", "mi300x"])
+def test_first_tokens_of_serving_stacks_have_an_interval_above_the_roof(system, gpu):
+    asked = {"model": "llama-3-8b", "gpu": gpu, "prompt_len": 2000, "gen_len": 2, "system": system}
+    result = predict_inference(build_scenario(InferenceInputs(**asked)))
+    low, high = result.interval.prefill_s
+    assert low <= result.ttft_s <= high
+    parameters, peak = 7.5e9, max(result.scenario.gpu.peak_tflops.values()) * 1e12
+    assert low >= min(2 * parameters * 2000 / peak, result.ttft_s)
+    assert 1.1 < math.sqrt(high / low) < 2.5
+
+
 def test_it_widens_with_the_distance_from_what_the_runs_cover():
     near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
     assert near.interval.outside == 1
