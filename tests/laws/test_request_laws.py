@@ -218,6 +218,23 @@ def test_the_same_twice(system: str) -> None:
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
 
 
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "lmdeploy", "deepspeed_mii"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_other_chunks_give_the_same_tokens(system: str, stages: int) -> None:
+    if stages > 1 and system in ("lmdeploy", "deepspeed_mii"):
+        system = "vllm@0.9"
+    requests = poisson(300, 8.0, (1, 6000), (1, 200))
+    small, large = (
+        simulate(scenario(system=system, max_num_batched_tokens=tokens, pp_size=stages), requests)
+        for tokens in (1024, 8192)
+    )
+    for found in (small, large):
+        assert (found.status == COMPLETED).all()
+        assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
+        assert found.steps.prefill_tokens.sum() == requests.prompt_tokens.sum()
+    assert small.steps.prefill_tokens.max() <= 1024 < large.steps.prefill_tokens.max()
+
+
 @pytest.mark.parametrize("system", ["vllm@0.19", "vllm@0.6", "tensorrt_llm@1.0"])
 def test_more_sequences_at_once_serve_more(system: str) -> None:
     """Saturated throughput grows with max_num_seqs until memory binds."""
