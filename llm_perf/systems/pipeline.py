@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.terms import scaled
 
@@ -76,6 +76,33 @@ class Pipeline:
             stages_busy=self.micro_batches * way / maximum(latency, way),
             slowest_stage_s=self.micro_batches * slowest_s,
             terms=scaled(phase.terms, "all micro-batches over one way through the stages", factor),
+        )
+
+    def followed(
+        self, phase: PhaseCost, passes: Number, slowest_s: Number, last_s: Number, once_s: Number
+    ) -> PhaseCost:
+        """The phase of so many passes one after the other as that of passes of which each begins behind the one before.
+
+        The slowest stage works on all of them, and the last has the rest of its way to go then.
+
+        Args:
+            phase: Of passes one by one.
+            passes: How many they are.
+            slowest_s: What the slowest stage takes for one of them on average.
+            last_s: The way of the last one.
+            once_s: What comes before all.
+        """
+        way = maximum((phase.latency_s - once_s) / passes, _TINY_S)
+        share = minimum(slowest_s / way, 1.0)
+        latency = once_s + share * passes * way + (1.0 - share) * last_s
+        factor = latency / (once_s + passes * way)
+        return PhaseCost(
+            latency,
+            {name: factor * seconds for name, seconds in phase.parts_s.items()},
+            phase.busy_s,
+            stages_busy=1.0 / factor,
+            slowest_stage_s=passes * slowest_s,
+            terms=scaled(phase.terms, "passes behind one another over passes one by one", factor),
         )
 
 

@@ -456,6 +456,25 @@ def test_with_stages_a_request_alone_takes_what_infer_says(system: str, stages: 
     np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
 
 
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_chunks_of_a_prompt_follow_one_another_through_the_stages(
+    system: str, model: str, stages: int
+) -> None:
+    asked = scenario(model, system, pp_size=stages, prompt_len=20_000, gen_len=2, max_num_batched_tokens=2048)
+    found = simulate(asked, Requests.of([0.0], 20_000, 2))
+    assert found.steps.prefill_tokens.sum() == 20_000
+    assert len(set(found.steps.replica[found.steps.prefill_tokens > 0].tolist())) > 1
+    # infer takes the chunks as equally long.
+    assert found.first_token_s[0] == pytest.approx(predict_inference(asked).ttft_s, rel=0.03)
+    whole = simulate(
+        asked.replace(workload=asked.workload.replace(max_num_batched_tokens=20_000)),
+        Requests.of([0.0], 20_000, 2),
+    )
+    assert found.first_token_s[0] < 0.85 * whole.first_token_s[0]
+
+
 @pytest.mark.parametrize("system", STACKS)
 @pytest.mark.parametrize("stages", [2, 4])
 @pytest.mark.parametrize("batch", [2, 48])
