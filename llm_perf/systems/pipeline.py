@@ -79,22 +79,23 @@ class Pipeline:
         )
 
     def followed(
-        self, phase: PhaseCost, passes: Number, slowest_s: Number, last_s: Number, once_s: Number
+        self, phase: PhaseCost, passes: Number, slowest_s: Number, longest_s: Number, once_s: Number
     ) -> PhaseCost:
         """The phase of so many passes one after the other as that of passes of which each begins behind the one before.
 
-        The slowest stage works on all of them, and the last has the rest of its way to go then.
+        The slowest stage works on all of them, and the longest has the rest of its way to go beside that: the others are
+        behind it, or ahead of it.
 
         Args:
             phase: Of passes one by one.
             passes: How many they are.
             slowest_s: What the slowest stage takes for one of them on average.
-            last_s: The way of the last one.
+            longest_s: The way of the longest one.
             once_s: What comes before all.
         """
         way = maximum((phase.latency_s - once_s) / passes, _TINY_S)
         share = minimum(slowest_s / way, 1.0)
-        latency = once_s + share * passes * way + (1.0 - share) * last_s
+        latency = once_s + share * passes * way + (1.0 - share) * longest_s
         factor = latency / (once_s + passes * way)
         return PhaseCost(
             latency,

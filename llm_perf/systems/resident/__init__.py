@@ -223,7 +223,7 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
     """
     pipeline = Pipeline.of(forward.scenario)
     part = batch / pipeline.micro_batches
-    costs, passes, sequences, last_s = prompt_passes(forward, part, prompt_len)
+    costs, passes, sequences, longest_s = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
     once, each = (
         (prefill_overhead_s(forward), step_overhead_s(forward, sequences)) if scheduled else (0.0, 0.0)
@@ -256,8 +256,8 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
         last = (last_stage_s(costs.parts_s) + passes * each) / passes
         way = (phase.latency_s - once) / passes
         slowest = pipeline.slowest_stage_s(way, transfers / passes, last)
-        final = last_s + exposed_host_s(forward, last_s, prefill=True) + each
-        return pipeline.followed(phase, passes, slowest, final, once)
+        longest = longest_s + exposed_host_s(forward, longest_s, prefill=True) + each
+        return pipeline.followed(phase, passes, slowest, longest, once)
     slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
     return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
 
