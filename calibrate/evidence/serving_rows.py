@@ -240,7 +240,7 @@ class Cases:
             steady = _steady(cases, constants)
             if steady is not None:
                 times = zip(steady.tpot_s, steady.ttft_s, steady.e2e_s, strict=True)
-                return np.array([_log_ratio(case, *one) for case, one in zip(cases, times, strict=True)])
+                return np.array([log_ratio_of(case, *one) for case, one in zip(cases, times, strict=True)])
         lengths = np.array(
             [[c.run.batch_size, c.run.prompt_len, c.run.gen_len] for c in cases], dtype=float
         ).T

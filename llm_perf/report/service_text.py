@@ -121,7 +121,10 @@ def _answer(answer: ServicePlan, best: ServiceCandidate) -> Text:
     )
     for target in answer.question.targets:
         value = best.figure(target)
-        text.append(f"\n{_limit(target)}: {_amount(target, value)}, {target.used(value):.0%} of the limit")
+        used = f"{_amount(target, value)}, {target.used(value):.0%} of the limit"
+        text.append(
+            f"\n{_limit(target)}: {used if math.isfinite(value) else 'none of these requests has one'}"
+        )
     return text
 
 
@@ -177,6 +180,8 @@ _TOO_FAST: Final = "requests would come faster than they are served; one engine 
 def _range(found: TimeInterval, name: str) -> str:
     """Both ends of a 95th percentile."""
     low, high = found.ends(name, "p95")
+    if not math.isfinite(low):
+        return "-"
     return f"{_time(low)} or more" if high is None else f"{_time(low)} to {_time(high)}"
 
 

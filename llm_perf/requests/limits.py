@@ -73,7 +73,8 @@ class Limits:
         return cls(
             block_tokens=block,
             kv_blocks=blocks,
-            step_tokens=max(step, sequences),
+            # Each running sequence has a token of a step that it shares with prompts.
+            step_tokens=step if rules.prompts == "before decodes" else max(step, sequences),
             max_sequences=sequences,
             max_context=positions,
             watermark_blocks=int((rules.watermark or 0.0) * blocks),

@@ -52,6 +52,19 @@ class Slot(Engine):
             self.beside.append(one)
         self.bounded_together = rules.micro_batches == "together"
 
+    def takes_over(self, other: Slot) -> None:
+        """Go on with the prompt that another micro-batch is in the middle of: its next chunk follows the one on its way."""
+        request = other._partial
+        self._partial, self._partial_read = request, other._partial_read
+        other._partial = -1
+        del other._running[request]
+        self._running[request] = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is in the middle of a prompt."""
+        return self._partial >= 0
+
     @property
     def idle(self) -> bool:
         """Whether it has nothing that runs."""
@@ -165,6 +178,8 @@ class Pipelined:
             if self._in_flight[index]:
                 continue
             ready = slot.next_arrival_s if self._stuck[index] else slot.next_step_s
+            if ready == _FOREVER and not self._own_queues and any(one.partial for one in self._slots):
+                ready = self._now
             if ready < _FOREVER:
                 best = min(best, (max(ready, self._free[0], self._now), self._began[index], index))
         return best[0], best[2]
@@ -180,6 +195,9 @@ class Pipelined:
     def _begin(self, index: int, until: float) -> None:
         slot, start = self._slots[index], self._now
         slot.now = start
+        half_read = next((one for one in self._slots if one.partial), None)
+        if half_read is not None and half_read is not slot and not self._own_queues:
+            slot.takes_over(half_read)
         step = slot.begin()
         self._stuck[index] = not step.tokens
         if not step.tokens:

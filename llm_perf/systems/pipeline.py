@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, where
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.terms import scaled
 
@@ -114,6 +114,34 @@ class Pipeline:
             slowest_stage_s=self.micro_batches * slowest_s,
             micro_batches=self.micro_batches,
             terms=scaled(phase.terms, "all micro-batches over one way through the stages", factor),
+        )
+
+    def followed(
+        self, phase: PhaseCost, passes: Number, slowest_s: Number, longest_s: Number, once_s: Number
+    ) -> PhaseCost:
+        """The phase of so many passes one after the other as that of passes of which each begins behind the one before.
+
+        The slowest stage works on all of them, and the longest has the rest of its way to go beside that: the others are
+        behind it, or ahead of it.
+
+        Args:
+            phase: Of passes one by one.
+            passes: How many they are.
+            slowest_s: What the slowest stage takes for one of them on average.
+            longest_s: The way of the longest one.
+            once_s: What comes before all.
+        """
+        way = maximum((phase.latency_s - once_s) / passes, _TINY_S)
+        share = minimum(slowest_s / way, 1.0)
+        latency = once_s + share * passes * way + (1.0 - share) * longest_s
+        factor = latency / (once_s + passes * way)
+        return PhaseCost(
+            latency,
+            {name: factor * seconds for name, seconds in phase.parts_s.items()},
+            phase.busy_s,
+            stages_busy=1.0 / factor,
+            slowest_stage_s=passes * slowest_s,
+            terms=scaled(phase.terms, "passes behind one another over passes one by one", factor),
         )
 
 

@@ -44,11 +44,12 @@ def engine_step_tokens(scenario: Scenario) -> int | None:
 
 
 class PromptPasses(NamedTuple):
-    """Device seconds of reading prompts, the passes that takes, and the sequences that each of them works on."""
+    """Device seconds of reading prompts, the passes that takes, the sequences that each works on, and the longest pass."""
 
     costs: Costs
     passes: Number
     sequences: Number
+    longest_s: Number
 
 
 def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> PromptPasses:
@@ -60,21 +61,26 @@ def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> Prompt
     workload = forward.scenario.workload
     new = prompt_len - cached_tokens(workload, prompt_len)
     if workload.prefill_chunk is not None:
-        costs, passes = _in_chunks(forward, batch, prompt_len, minimum(workload.prefill_chunk, new))
-        return PromptPasses(costs, passes, batch)
+        costs, passes, longest_s = _in_chunks(
+            forward, batch, prompt_len, minimum(workload.prefill_chunk, new)
+        )
+        return PromptPasses(costs, passes, batch, longest_s)
     step = engine_step_tokens(forward.scenario)
     if step is None or not np.any(np.asarray(new) > step):
-        return PromptPasses(forward.prefill(batch, new, prompt_len - new), 1, batch)
+        whole = forward.prefill(batch, new, prompt_len - new)
+        return PromptPasses(whole, 1, batch, whole.total_s)
     together = where(new > step, minimum(batch, 1.0), batch)
-    one, passes = _in_chunks(forward, together, prompt_len, minimum(step, new))
+    one, passes, longest_s = _in_chunks(forward, together, prompt_len, minimum(step, new))
     turns = batch / together
     costs = Costs()
     costs.add(one, turns)
-    return PromptPasses(costs, passes * turns, together)
+    return PromptPasses(costs, passes * turns, together, longest_s)
 
 
-def _in_chunks(forward: Forward, batch: Number, prompt_len: Number, chunk: Number) -> tuple[Costs, Number]:
-    """Device seconds of prompts that are read ``chunk`` tokens at a time, and the passes of that.
+def _in_chunks(
+    forward: Forward, batch: Number, prompt_len: Number, chunk: Number
+) -> tuple[Costs, Number, Number]:
+    """Device seconds of prompts that are read ``chunk`` tokens at a time, the passes of that, and the longest pass.
 
     Pass i works on a chunk, with i chunks and the cached prefix as its context; every pass reads the weights again
     (Sarathi, arXiv 2308.16369). Only the last one ends in logits. The full chunks are summed without visiting each, as
@@ -90,5 +96,13 @@ def _in_chunks(forward: Forward, batch: Number, prompt_len: Number, chunk: Numbe
             start = cached + maximum(index, 0.0) * chunk
             costs.add(forward.prefill(batch, chunk, start, with_head=False), weight)
     last = new - before_last * chunk
-    costs.add(forward.prefill(batch, last, prompt_len - last), 1.0)
-    return costs, before_last + 1
+    final = forward.prefill(batch, last, prompt_len - last)
+    costs.add(final, 1.0)
+    longest_s = final.total_s
+    if forward.pp > 1 and (
+        is_array(before_last) or before_last > 0
+    ):  # the last full one has the longest context
+        start = cached + maximum(before_last - 1, 0) * chunk
+        full = forward.prefill(batch, chunk, start, with_head=False)
+        longest_s = maximum(longest_s, full.total_s)
+    return costs, before_last + 1, longest_s

@@ -197,6 +197,29 @@ def test_requests_of_a_file_within_a_nanosecond_come_at_once(llm_perf, folder):
     assert found["capacity"]["offered_requests_per_s"] is None
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("arrival_s,prompt_tokens,output_tokens\n", "has no requests"),
+        ("arrival_s,prompt_tokens,output_tokens\n-1,10,5\n", "r.csv:2: arrival_s '-1'"),
+        ("arrival_s,prompt_tokens,output_tokens\n2,10,5\n1,10,5\n", "earlier than the row's before it"),
+        ("arrival_s,prompt_tokens,output_tokens\nnan,10,5\n", "arrival_s 'nan'"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,0,5\n", "prompt_tokens '0'"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,10,-5\n", "output_tokens '-5'"),
+        ("arrival_s,prompt_tokens\n0,10\n", "no column 'output_tokens'"),
+        ("arrival_s,prompt_tokens,output_tokens\n0,10\n", "has 2 cells"),
+        ("{}\n", "has no field"),
+        ("{\n", "malformed JSON"),
+    ],
+)
+@pytest.mark.parametrize("command", [BASE, ("plan", "--model", "llama-3.1-8b", "--gpus", "l4")])
+def test_a_bad_file_of_requests_is_one_line(llm_perf, folder, command, content, said):
+    Path("r.csv").write_text(content)
+    assert said in llm_perf(*command, "--requests", "r.csv").error
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 @pytest.mark.parametrize("rate", ["10", "10,20"])
 def test_plots(llm_perf, folder, ending, rate):

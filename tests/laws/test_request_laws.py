@@ -218,6 +218,23 @@ def test_the_same_twice(system: str) -> None:
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
 
 
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "lmdeploy", "deepspeed_mii"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_other_chunks_give_the_same_tokens(system: str, stages: int) -> None:
+    if stages > 1 and system in ("lmdeploy", "deepspeed_mii"):
+        system = "vllm@0.9"
+    requests = poisson(300, 8.0, (1, 6000), (1, 200))
+    small, large = (
+        simulate(scenario(system=system, max_num_batched_tokens=tokens, pp_size=stages), requests)
+        for tokens in (1024, 8192)
+    )
+    for found in (small, large):
+        assert (found.status == COMPLETED).all()
+        assert tokens_emitted(found) == (requests.output_tokens - 1).sum()
+        assert found.steps.prefill_tokens.sum() == requests.prompt_tokens.sum()
+    assert small.steps.prefill_tokens.max() <= 1024 < large.steps.prefill_tokens.max()
+
+
 @pytest.mark.parametrize("system", ["vllm@0.19", "vllm@0.6", "tensorrt_llm@1.0"])
 def test_more_sequences_at_once_serve_more(system: str) -> None:
     """Saturated throughput grows with max_num_seqs until memory binds."""
@@ -437,6 +454,25 @@ def test_with_stages_a_request_alone_takes_what_infer_says(system: str, stages: 
     found = simulate(asked, Requests.of(np.zeros(4), 700, 300, concurrency=1))
     np.testing.assert_allclose(found.first_token_s - found.arrival_s, one.ttft_s, rtol=1e-9)
     np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_chunks_of_a_prompt_follow_one_another_through_the_stages(
+    system: str, model: str, stages: int
+) -> None:
+    asked = scenario(model, system, pp_size=stages, prompt_len=20_000, gen_len=2, max_num_batched_tokens=2048)
+    found = simulate(asked, Requests.of([0.0], 20_000, 2))
+    assert found.steps.prefill_tokens.sum() == 20_000
+    assert len(set(found.steps.replica[found.steps.prefill_tokens > 0].tolist())) > 1
+    # infer takes the chunks as equally long.
+    assert found.first_token_s[0] == pytest.approx(predict_inference(asked).ttft_s, rel=0.03)
+    whole = simulate(
+        asked.replace(workload=asked.workload.replace(max_num_batched_tokens=20_000)),
+        Requests.of([0.0], 20_000, 2),
+    )
+    assert found.first_token_s[0] < 0.95 * whole.first_token_s[0]
 
 
 @pytest.mark.parametrize("system", STACKS)

@@ -154,7 +154,7 @@ def test_an_uneven_load_of_experts_is_never_faster(more, batch):
 def test_chunks_are_summed_as_if_each_were_visited(chunk, hit, length):
     case = scenario(prompt_len=length, prefill_chunk=chunk, prefix_hit_rate=hit)
     forward = Forward(case, get_system(case.system).constants(case))
-    summed, passes, _ = prompt_passes(forward, 2.0, float(length))
+    summed, passes, *_ = prompt_passes(forward, 2.0, float(length))
     each, start, count = Costs(), min(hit * length, length - 1), 0
     while start < length - 1e-9:
         end = min(start + min(chunk, length), length)

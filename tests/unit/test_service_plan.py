@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 
 import pytest
+from rich.text import Text
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.report.service_json import service_object
+from llm_perf.report.service_text import service_sections
 from llm_perf.report.start_command import start_command
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.search.service import plan_service
@@ -174,6 +176,13 @@ def test_what_meets_nothing_names_the_nearest():
     assert answer.best == ()
     assert answer.nearest is not None
     assert not answer.nearest.meets
+
+
+def test_requests_of_one_token_have_no_tpot_and_no_nan():
+    answer = plan_service(RATE.replace(gpus=("l4-24gb",), gen_len=1, target="tpot<1us"))
+    words = "\n".join(part.plain for part in service_sections(answer).values() if isinstance(part, Text))
+    assert "none of these requests has one" in words
+    assert "nan" not in words
 
 
 def test_a_file_is_planned_for_as_it_comes(tmp_path):

@@ -228,7 +228,7 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
     tokens = tokens_per_pass(forward.scenario.workload, prompt_len)
     pipeline = Pipeline.of(forward.scenario, forward.constants, batch, tokens)
     part = batch / pipeline.micro_batches
-    costs, passes, sequences = prompt_passes(forward, part, prompt_len)
+    costs, passes, sequences, longest_s = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
     once, each = (
         (prefill_overhead_s(forward), step_overhead_s(forward, sequences)) if scheduled else (0.0, 0.0)
@@ -255,6 +255,14 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
     if pipeline.stages == 1:
         return phase
     transfers = costs.parts_s.get("pipeline_transfer", 0.0)
+    several = is_array(passes) or passes > 1
+    if several and pipeline.micro_batches == 1 and forward.scenario.workload.prefill_chunk is None:
+        # Steps of an engine follow one another through the stages; what the host does once comes before them.
+        last = (last_stage_s(costs.parts_s) + passes * each) / passes
+        way = (phase.latency_s - once) / passes
+        slowest = pipeline.slowest_stage_s(way, transfers / passes, last)
+        longest = longest_s + exposed_host_s(forward, longest_s, prefill=True) + each
+        return pipeline.followed(phase, passes, slowest, longest, once)
     slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
     return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
 
