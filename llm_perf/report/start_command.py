@@ -124,7 +124,10 @@ def _tensor_split(scenario: Scenario) -> list[str]:
 
 
 def kt_kernel(result: InferenceResult, context: int) -> list[str]:
-    """SGLang with kt-kernel, which computes the experts that the GPU does not hold."""
+    """SGLang with kt-kernel, which computes the experts that the GPU does not hold.
+
+    Its own chunks of prompts, 2,048 tokens on small cards, would move weights once for each: they are as long as predicted.
+    """
     scenario = result.scenario
     asked, work, host = scenario.offload, scenario.workload, scenario.host
     threads = asked.threads or host.sockets * (host.cores_per_socket or 1)
@@ -135,6 +138,7 @@ def kt_kernel(result: InferenceResult, context: int) -> list[str]:
         f"--kt-threadpool-count {host.sockets}",
         f"--kt-num-gpu-experts {asked.kt_num_gpu_experts or 0}",
         f"--context-length {context}",
+        f"--chunked-prefill-size {work.prefill_chunk or work.prompt_len}",
         f"--max-running-requests {work.batch_size}",
     ]
     tp = scenario.parallelism.tp_size
