@@ -96,7 +96,9 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
     for bits, name in _smaller_formats(system):
         if bits < scenario.dtype.weight_bits:
             plain = {"quant_bits": bits} if name is None else {"weight_format": name}
-            change = _change(inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain))
+            change = _change(
+                inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain)
+            )
             yield [Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))]
     yield _divided(inputs, result)
     for fields in system.smaller(dict(inputs), scenario):

@@ -32,9 +32,6 @@ from llm_perf.systems.hybrid import (
     missing_share,
 )
 
-_HOST_RESERVE_BYTES = 1.0 * GIB
-"""Process, tokenizer and buffers of the CPU's backend; an estimate."""
-
 
 def check(scenario: Scenario) -> None:
     """Refuse settings that mean nothing for the model or the machine.
@@ -203,14 +200,15 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
     if shared_memory(scenario):
         capacity = maximum(capacity - gpu.total_bytes, 0.0)
     weights = host_weight_bytes(one_stage, division)
-    room = maximum(capacity - _HOST_RESERVE_BYTES - cache * (1 - share), 0.0)
+    reserve = constants["host_reserve_gib"] * GIB
+    room = maximum(capacity - reserve - cache * (1 - share), 0.0)
     kept = minimum(weights, room) if scenario.host.disk is not None else weights
     cpu = MemoryParts(
         weights_bytes=kept,
         kv_cache_bytes=cache * (1 - share),
         activations_bytes=0.0,
         buffers_bytes=0.0,
-        reserved_bytes=_HOST_RESERVE_BYTES,
+        reserved_bytes=reserve,
         capacity_bytes=capacity,
     )
     disk = scenario.host.disk
