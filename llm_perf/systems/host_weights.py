@@ -16,6 +16,7 @@ from llm_perf.systems.families import Family
 from llm_perf.systems.footprint import layers_weight_bytes, stage_weight_bytes
 from llm_perf.systems.terms import Factor, joined, one_term
 
+
 def check_host_weights(scenario: Scenario, family: Family) -> None:
     """Refuse the option where the stack has none.
 
