@@ -117,7 +117,7 @@ def _tensor_split(scenario: Scenario) -> list[str]:
     gpus = scenario.parallelism.pp_size
     if gpus == 1 or scenario.gpu.absent:
         return []
-    one = scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1))
+    one = offload.of_one_gpu(scenario)
     division = offload.division_of(one, system_of(one).constants(one))
     dealt = offload.layers_per_gpu(one, division, gpus)
     return ["--tensor-split " + ",".join(str(part.layers) for part in dealt)]

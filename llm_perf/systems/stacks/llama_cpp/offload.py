@@ -74,6 +74,13 @@ def division_of(scenario: Scenario, constants: dict[str, float]) -> Division:
     return Division(parts, head, cache_on_gpu=cache is None or cache.gpu > 0)
 
 
+def of_one_gpu(scenario: Scenario) -> Scenario:
+    """The scenario with everything on one GPU of one machine."""
+    if scenario.parallelism.pp_size == 1:
+        return scenario
+    return scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1), num_nodes=1)
+
+
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
@@ -177,9 +184,7 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
     from llm_perf.systems.stacks.llama_cpp import compute_buffer_bytes
 
     batch, stages = replica_batch(scenario, load), scenario.parallelism.pp_size
-    one_stage = (
-        scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1)) if stages > 1 else scenario
-    )
+    one_stage = of_one_gpu(scenario)
     cache = stage_kv_bytes(one_stage, batch, load.context_len, int(constants["ubatch_tokens"]))
     share = cache_on_gpu_share(scenario, division)
     gpu = NO_MEMORY
