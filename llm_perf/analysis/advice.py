@@ -61,14 +61,15 @@ def _divided(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Chang
     if scenario.speculation is not None or inputs.cpu_offload or inputs.disk_offload:
         return
     own = system.name in dividing_systems()
-    base = inputs if own else inputs.replace(**_one_gpu(get_system(WITHOUT_GPU)))
-    base = base.replace(n_gpu_layers=None, n_cpu_moe=None, kv_offload=False)
+    other = {} if own else _one_gpu(get_system(WITHOUT_GPU))
+    other |= {"n_gpu_layers": None, "n_cpu_moe": None, "kv_offload": False}
+    base = inputs.replace(**other)
     for form in ({}, {"quant_bits": None, "weight_bits": None, "weight_format": "q4_k_m"}):
         asked = base.replace(**form)
         found = best(divisions(asked, [system.name if own else WITHOUT_GPU], lossless=True), "mixed")
         if found is None:
             continue
-        flags = form | found.flags
+        flags = other | form | found.flags
         change = _change(inputs, **flags)
         if "nvme" in _used_tiers(inputs, change):  # read from the file for every token: 4 bits first
             continue

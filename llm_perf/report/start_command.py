@@ -125,14 +125,17 @@ def _tensor_split(scenario: Scenario) -> list[str]:
     gpus = scenario.parallelism.pp_size
     if gpus == 1 or scenario.gpu.absent:
         return []
-    one = scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1))
+    one = offload.of_one_gpu(scenario)
     division = offload.division_of(one, system_of(one).constants(one))
     dealt = offload.layers_per_gpu(one, division, gpus)
     return ["--tensor-split " + ",".join(str(part.layers) for part in dealt)]
 
 
 def kt_kernel(result: InferenceResult, context: int) -> list[str]:
-    """SGLang with kt-kernel, which computes the experts that the GPU does not hold."""
+    """SGLang with kt-kernel, which computes the experts that the GPU does not hold.
+
+    Its own chunks of prompts, 2,048 tokens on small cards, would move weights once for each: they are as long as predicted.
+    """
     scenario = result.scenario
     asked, work, host = scenario.offload, scenario.workload, scenario.host
     threads = asked.threads or host.sockets * (host.cores_per_socket or 1)
@@ -143,6 +146,7 @@ def kt_kernel(result: InferenceResult, context: int) -> list[str]:
         f"--kt-threadpool-count {host.sockets}",
         f"--kt-num-gpu-experts {asked.kt_num_gpu_experts or 0}",
         f"--context-length {context}",
+        f"--chunked-prefill-size {work.prefill_chunk or work.prompt_len}",
         f"--max-running-requests {work.batch_size}",
     ]
     tp = scenario.parallelism.tp_size

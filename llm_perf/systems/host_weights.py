@@ -18,9 +18,6 @@ from llm_perf.systems.families import Family
 from llm_perf.systems.footprint import layers_weight_bytes, stage_weight_bytes
 from llm_perf.systems.terms import Factor, joined, one_term
 
-_LINK_SHARE = 0.8
-"""What page-locked copies reach of a link's raw rate, as elsewhere."""
-
 
 def check_host_weights(scenario: Scenario, family: Family) -> None:
     """Refuse the option where the stack has none.
@@ -59,9 +56,9 @@ def host_weights_memory(scenario: Scenario) -> MemoryParts:
     return MemoryParts(each * scenario.gpus_per_node, 0.0, 0.0, 0.0, 0.0, scenario.host.usable_memory_bytes)
 
 
-def with_host_weights(phase: PhaseCost, scenario: Scenario, passes: Number) -> PhaseCost:
-    """A phase of so many passes, each of which reads the weights in host memory."""
-    link = host_link_bytes_per_s(scenario.gpu, scenario.host) * _LINK_SHARE
+def with_host_weights(phase: PhaseCost, scenario: Scenario, passes: Number, link_share: float) -> PhaseCost:
+    """A phase of so many passes, each of which reads the weights in host memory at a share of the link's raw rate."""
+    link = host_link_bytes_per_s(scenario.gpu, scenario.host) * link_share
     rate = link / link_sharers(scenario.host, scenario.gpus_per_node)
     moved = host_weight_bytes(scenario)
     seconds = passes * moved / rate

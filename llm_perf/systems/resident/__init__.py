@@ -131,9 +131,10 @@ class Resident(System):
             decode = waves.whole(decode_phase(forward, batch, load, rounds))
             decode = waves.with_computed_anew(decode, prefill)
         if scenario.offload.cpu_offload_gb:
-            prefill = with_host_weights(prefill, scenario, 1.0)
+            share = forward.constants["host_weights_link_share"]
+            prefill = with_host_weights(prefill, scenario, 1.0, share)
             steps = decode_steps(load)
-            decode = None if decode is None else with_host_weights(decode, scenario, steps)
+            decode = None if decode is None else with_host_weights(decode, scenario, steps, share)
         waiting = waves.note(scenario.parallelism.dp_size)
         said = () if waiting is None else (waiting,)
         memory = MemoryUse(used, host_weights_memory(scenario), NO_MEMORY)

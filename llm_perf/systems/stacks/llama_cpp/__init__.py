@@ -25,12 +25,6 @@ from llm_perf.systems.terms import joined, one_term
 _SCORE_BYTES = 4
 """Scores and logits are kept in 32 bits, and the softmax overwrites its scores."""
 
-_FUSED_HIDDEN_STATES = 24
-"""Hidden states of one pass where attention is fused, beside its mask of 16 bits: what it prints for models of 2025."""
-
-_HIDDEN_STATES = 4
-"""Hidden states beside the scores of one layer, counted from the 560 MiB that it prints for 8,192 tokens of an 8B model."""
-
 
 _UBATCHES = (512, 1024, 2048, 4096)
 """Passes over prompts that a search tries; the first is the default."""
@@ -206,11 +200,11 @@ def compute_buffer_bytes(
     model, cached = scenario.model, batch * context
     tokens = minimum(constants["ubatch_tokens"], cached)
     if not constants["unfused_attention"]:
-        states = tokens * (_FUSED_HIDDEN_STATES * model.hidden_size + cached / 2)
+        states = tokens * (constants["fused_hidden_states"] * model.hidden_size + cached / 2)
         return maximum(tokens * (model.vocab_size + model.hidden_size), states) * _SCORE_BYTES
     heads = max(group.attention.num_heads for group in model.layer_groups)
     logits = tokens * (model.vocab_size + model.hidden_size)
-    scores = tokens * ((heads + 1) * cached + _HIDDEN_STATES * model.hidden_size)
+    scores = tokens * ((heads + 1) * cached + constants["unfused_hidden_states"] * model.hidden_size)
     return maximum(logits, scores) * _SCORE_BYTES
 
 

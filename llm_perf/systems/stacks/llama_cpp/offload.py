@@ -32,9 +32,6 @@ from llm_perf.systems.hybrid import (
     missing_share,
 )
 
-_HOST_RESERVE_BYTES = 1.0 * GIB
-"""Process, tokenizer and buffers of the CPU's backend; an estimate."""
-
 
 def check(scenario: Scenario) -> None:
     """Refuse settings that mean nothing for the model or the machine.
@@ -75,6 +72,13 @@ def division_of(scenario: Scenario, constants: dict[str, float]) -> Division:
     )
     cache = asked.kv_cache
     return Division(parts, head, cache_on_gpu=cache is None or cache.gpu > 0)
+
+
+def of_one_gpu(scenario: Scenario) -> Scenario:
+    """The scenario with everything on one GPU of one machine."""
+    if scenario.parallelism.pp_size == 1:
+        return scenario
+    return scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1), num_nodes=1)
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
@@ -180,9 +184,7 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
     from llm_perf.systems.stacks.llama_cpp import compute_buffer_bytes
 
     batch, stages = replica_batch(scenario, load), scenario.parallelism.pp_size
-    one_stage = (
-        scenario.replace(parallelism=scenario.parallelism.replace(pp_size=1)) if stages > 1 else scenario
-    )
+    one_stage = of_one_gpu(scenario)
     cache = stage_kv_bytes(one_stage, batch, load.context_len, int(constants["ubatch_tokens"]))
     share = cache_on_gpu_share(scenario, division)
     gpu = NO_MEMORY
@@ -203,14 +205,15 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
     if shared_memory(scenario):
         capacity = maximum(capacity - gpu.total_bytes, 0.0)
     weights = host_weight_bytes(one_stage, division)
-    room = maximum(capacity - _HOST_RESERVE_BYTES - cache * (1 - share), 0.0)
+    reserve = constants["host_reserve_gib"] * GIB
+    room = maximum(capacity - reserve - cache * (1 - share), 0.0)
     kept = minimum(weights, room) if scenario.host.disk is not None else weights
     cpu = MemoryParts(
         weights_bytes=kept,
         kv_cache_bytes=cache * (1 - share),
         activations_bytes=0.0,
         buffers_bytes=0.0,
-        reserved_bytes=_HOST_RESERVE_BYTES,
+        reserved_bytes=reserve,
         capacity_bytes=capacity,
     )
     disk = scenario.host.disk
