@@ -63,9 +63,14 @@ class Words(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """The context of the word's command, or of this one."""
-        if args and args[0] in COMMANDS:
+        """The context of the word's command, or of this one, which says what is wrong with a flag of its own."""
+        if not args or args[0] not in COMMANDS:
+            return super().make_context(info_name, args, parent, **extra)
+        try:
             return COMMANDS[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        except click.NoSuchOption as error:
+            if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
+                raise
         return super().make_context(info_name, args, parent, **extra)
 
 

@@ -199,6 +199,7 @@ NAMES_SYSTEMS = {
     "calibrate/run": RUNNER,
     "calibrate/fit/llama_cpp.py": RUNNER,
     "calibrate/fit/llama_cpp_profile.py": RUNNER,
+    "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/readers": "what benchmark tools call an engine",
     "calibrate/evidence/published/names.py": "what tables of published runs call a system",
     "llm_perf/explore/controls.py": "the question that the page opens with",
