@@ -10,10 +10,9 @@ from typing import Any
 from calibrate.evidence.benchmark_run import BenchmarkRun
 from calibrate.evidence.contributed import contributed_runs
 from calibrate.fit.served.points import MAIN, gm
-from calibrate.fit.served.report import Compared, compare, read_lines, read_object
+from calibrate.fit.served.report import Compared, compare, read_lines, read_object, version_named
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import find
-from llm_perf.systems.registry import full_name
 
 __all__ = ["compared_runs", "contributed_lines", "contributed_object"]
 
@@ -63,7 +62,7 @@ def _by_version(found: Sequence[Compared]) -> dict[str, dict[str, Any]]:
     ratios: dict[str, list[float]] = defaultdict(list)
     counts: dict[str, int] = defaultdict(int)
     for one in found:
-        name = str(one.run.engine.name) if one.served is None else full_name(one.served.scenario)
+        name = str(one.run.engine.name) if one.served is None else version_named(one.served)
         counts[name] += 1
         main = next((ratio for quantity in MAIN if (ratio := _ratio(one, quantity)) is not None), None)
         if main is not None:

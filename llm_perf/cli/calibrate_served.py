@@ -58,7 +58,12 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print exactly one 
 
 
 class Words(click.Command):
-    """A command whose first argument may be one of `COMMANDS`, which then takes the others with flags of its own."""
+    """A command whose first argument may be one of ``words``, which then takes the others with flags of its own."""
+
+    @property
+    def words(self) -> dict[str, click.Command]:
+        """The commands that stand as a first word."""
+        return COMMANDS
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
