@@ -245,7 +245,12 @@ class BenchmarkRun(Spec):
     @property
     def unknown(self) -> tuple[str, ...]:
         """What the source does not say of what a prediction asks, as ``deployment.gpu``."""
-        return tuple(f"{part}.{name}" for part, name in _ASKED if getattr(getattr(self, part), name) is None)
+        ranks = self.deployment.num_gpus != 1  # one GPU is one rank
+        return tuple(
+            f"{part}.{name}"
+            for part, name in _ASKED
+            if getattr(getattr(self, part), name) is None and (ranks or name != "tp")
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types: every key, null where nothing is known; ``unknown`` says so by name."""

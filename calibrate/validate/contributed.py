@@ -10,10 +10,9 @@ from typing import Any
 from calibrate.evidence.benchmark_run import BenchmarkRun
 from calibrate.evidence.contributed import contributed_runs
 from calibrate.fit.served.points import MAIN, gm
-from calibrate.fit.served.report import Compared, compare, read_lines, read_object
-from llm_perf.config.names import normalise
+from calibrate.fit.served.report import Compared, compare, read_lines, read_object, version_named
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import find
-from llm_perf.systems.registry import full_name
 
 __all__ = ["compared_runs", "contributed_lines", "contributed_object"]
 
@@ -27,16 +26,17 @@ def compared_runs(
     """Contributed runs, of one system and GPU where these are named.
 
     Raises:
-        SpecError: a file is no contribution, or the system is unknown.
+        SpecError: a file is no contribution, or the system or the GPU is unknown.
     """
     family = None if system is None else find(system)[0]
+    device = None if gpu is None else get_gpu_config_by_name(gpu).name
     found = []
     for run in contributed_runs() if runs is None else runs:
         if family is not None and find(str(run.engine.name))[0] != family:
             continue
         one = compare(run, profile)
         name = one.served.scenario.gpu.name if one.served is not None else str(run.deployment.gpu)
-        if gpu is None or normalise(name) == normalise(gpu):
+        if device is None or name == device:
             found.append(one)
     return found
 
@@ -62,7 +62,7 @@ def _by_version(found: Sequence[Compared]) -> dict[str, dict[str, Any]]:
     ratios: dict[str, list[float]] = defaultdict(list)
     counts: dict[str, int] = defaultdict(int)
     for one in found:
-        name = str(one.run.engine.name) if one.served is None else full_name(one.served.scenario)
+        name = str(one.run.engine.name) if one.served is None else version_named(one.served)
         counts[name] += 1
         main = next((ratio for quantity in MAIN if (ratio := _ratio(one, quantity)) is not None), None)
         if main is not None:

@@ -58,18 +58,28 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print exactly one 
 
 
 class Words(click.Command):
-    """A command whose first argument may be one of `COMMANDS`, which then takes the others with flags of its own."""
+    """A command whose first argument may be one of ``words``, which then takes the others with flags of its own."""
+
+    @property
+    def words(self) -> dict[str, click.Command]:
+        """The commands that stand as a first word."""
+        return COMMANDS
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """The context of the word's command, or of this one."""
+        """The context of the word's command, or of this one, which says what is wrong with a flag of its own."""
         if args[:1] == ["observe"]:
             from llm_perf.cli.calibrate_observe import observe
 
             return observe.make_context(f"{info_name} observe", args[1:], parent, **extra)
-        if args and args[0] in COMMANDS:
+        if not args or args[0] not in COMMANDS:
+            return super().make_context(info_name, args, parent, **extra)
+        try:
             return COMMANDS[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        except click.NoSuchOption as error:
+            if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
+                raise
         return super().make_context(info_name, args, parent, **extra)
 
 

@@ -1,5 +1,6 @@
 """Every reader: a small file of its tool's form, the same cut off, an empty one, and other tools' files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -353,3 +354,49 @@ def test_the_projects_tables_are_read_too():
     assert run.deployment.model
     assert run.load.kind == "batch"
     assert run.figures
+
+
+WRONG = (None, -1, 0, 1e308, "", "x", "nan", [], {}, True, [1, "a"], {"a": 1}, 10**30, "1e400", 3.7)
+
+
+def mutated(value, path, wrong):
+    """A copy of JSON with one value replaced."""
+    if not path:
+        return wrong
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = mutated(value[path[0]], path[1:], wrong)
+    return copy
+
+
+def places(value, path=()):
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    )
+    for key, inside in items:
+        yield (*path, key)
+        yield from places(inside, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.suffix in (".json", ".jsonl")], ids=lambda file: file.name
+)
+def test_a_value_of_another_kind_is_read_or_one_line(file):
+    """Every field in turn becomes something else: what is refused is refused in one line."""
+    lines = [file.read_text()] if file.suffix == ".json" else file.read_text().splitlines()
+    first = json.loads(lines[0])
+    for number, path in enumerate(places(first)):
+        wrong = WRONG[number % len(WRONG)]
+        text = "\n".join([json.dumps(mutated(first, path, wrong)), *lines[1:]])
+        refused = refusal(text)
+        assert refused is None or "\n" not in refused
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.suffix not in (".json", ".jsonl")], ids=lambda file: file.name
+)
+def test_a_damaged_text_is_read_or_one_line(file):
+    text = file.read_text()
+    for number, letter in enumerate(["", "\n", "9", ",", "-", "x", '"', "{", ".", " ", "|", "é"] * 4):
+        at = (number * 7919) % len(text)
+        refused = refusal(text[:at] + letter + text[at + 1 :])
+        assert refused is None or "\n" not in refused

@@ -187,6 +187,8 @@ def _all_flags() -> frozenset[str]:
                 sub = command.get_command(click.Context(command), name)
                 assert sub is not None
                 collect(sub)
+        for sub in getattr(command, "words", {}).values():
+            collect(sub)
 
     collect(cli)
     for source in ("calibrate/gpu_session.py", "calibrate/run/worker.py"):
@@ -200,6 +202,8 @@ def _resolved(words: list[str]) -> tuple[click.Command, list[str]]:
         sub = command.get_command(click.Context(command), words[0])
         assert sub is not None, f"no command {words[0]}"
         command, words = sub, words[1:]
+    if words and words[0] in getattr(command, "words", {}):
+        command, words = command.words[words[0]], words[1:]
     return command, words
 
 

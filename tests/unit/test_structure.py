@@ -199,6 +199,7 @@ NAMES_SYSTEMS = {
     "calibrate/run": RUNNER,
     "calibrate/fit/llama_cpp.py": RUNNER,
     "calibrate/fit/llama_cpp_profile.py": RUNNER,
+    "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/readers": "what benchmark tools call an engine",
     "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/tuning_rows.py": "what tables of fine-tuning call a framework",

@@ -85,7 +85,8 @@ def read_sql(source: Source) -> list[BenchmarkRun]:
     for one in found:
         line = source.text.count("\n", 0, one.start()) + 1
         names = [name.strip() for name in one[1].split(",")]
-        values = next(csv.reader([one[2].strip()], quotechar="'", skipinitialspace=True))
+        line_of_values = " ".join(one[2].split())
+        values = next(csv.reader([line_of_values], quotechar="'", skipinitialspace=True))
         runs += [_test(fields) for fields in _rows(source, names, [(line, values)])]
     return runs
 
@@ -120,11 +121,10 @@ def _test(fields: Fields) -> BenchmarkRun:
     figures = _figures(prompt, generated, rate, sd, samples)
     if size is not None:
         figures.append(Figure(quantity="weight_bytes", value=size, stated=f"model_size {size:.0f}"))
-    layers = fields.values.get("n_gpu_layers")
     return BenchmarkRun(
         tool="llama-bench",
         engine=_engine(fields),
-        deployment=_deployment(fields, layers),
+        deployment=_deployment(fields),
         load=LoadPattern(kind="batch", concurrency=1, num_requests=samples),
         **_lengths(prompt, generated, fields.integer("n_depth") or 0),
         figures=tuple(figures),
@@ -183,14 +183,13 @@ def _engine(fields: Fields) -> Engine:
     )
 
 
-def _deployment(fields: Fields, layers: Any) -> Deployment:
+def _deployment(fields: Fields) -> Deployment:
     backend = fields.text("backends") or fields.text("backend") or ""
     gpus = [name.strip() for name in (fields.text("gpu_info") or "").split(",") if name.strip()]
     on_cpu = not gpus and set(re.split(r"[,+ ]+", backend)) <= {"CPU", "BLAS", ""} and backend != ""
-    on_cpu = on_cpu or (str(layers) == "0")
+    number = fields.signed("n_gpu_layers")
+    on_cpu = on_cpu or number == 0
     kind = fields.text("model_type")
-    on_gpu = fields.known("n_gpu_layers").values.get("n_gpu_layers")
-    number = int(on_gpu) if on_gpu not in (None, "") else None
     cache = fields.text("type_k")
     return Deployment(
         model=_model(fields.text("model_filename")),

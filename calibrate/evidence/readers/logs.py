@@ -34,7 +34,7 @@ _PART: Final = re.compile(
     r"[ \t]+(\S+)",
     re.MULTILINE,
 )
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)(s|ms|µs|us))?")
+_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d*)?)(s|ms|µs|us))?")
 
 
 def is_evaluation(source: Source) -> bool:

@@ -192,7 +192,10 @@ class _Metrics:
         self.asked.add(f"{name}_bucket")
         below: dict[float, float] = defaultdict(float)
         for labels, value in self.samples.get(f"{name}_bucket", ()):
-            below[float(labels.get("le", "inf"))] += value
+            try:
+                below[float(labels.get("le", "inf"))] += value
+            except ValueError:
+                raise SpecError(f"{name}_bucket: le={labels['le']!r} is no bound: it was cut off") from None
         return sorted(below.items())
 
     def lengths(self, which: str) -> TokenLengths:

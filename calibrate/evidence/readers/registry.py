@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,12 @@ def read_text(text: str, name: str) -> list[BenchmarkRun]:
     Raises:
         SpecError: it is empty, of no form that is known, cut off, or holds a value that no result has; one line.
     """
-    runs = reader_of(text, name).read(Source(name, text))
+    reader = reader_of(text, name)
+    try:
+        runs = reader.read(Source(name, text))
+    except (TypeError, ValueError, LookupError, ArithmeticError, csv.Error) as error:
+        said = " ".join(str(error).split())[:120]
+        raise SpecError(f"{name}: is no whole result of {reader.tool}: {said}") from None
     if not runs:
         raise SpecError(f"{name}: holds no result")
     return runs

@@ -183,6 +183,29 @@ class Fields:
             raise SpecError(f"{self.where}: {name} is no list")
         return value
 
+    def numbers(self, name: str) -> list[float]:
+        """The numbers under a name, empty where it is absent.
+
+        Raises:
+            SpecError: one is something else, or below 0.
+        """
+        found = self.values_of(name)
+        return [Fields({name: one}, self.where).number(name) or 0.0 for one in found]
+
+    def signed(self, name: str) -> int | None:
+        """A whole number that may be below 0; None where it is absent.
+
+        Raises:
+            SpecError: it is something else.
+        """
+        self._asked.add(name)
+        value = self.values.get(name)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, (int, str)) or re.fullmatch(r"\s*[+-]?\d{1,12}\s*", str(value)) is None:
+            raise SpecError(f"{self.where}: {name} is {value!r}, which is no whole number")
+        return int(value)
+
     def known(self, *names: str) -> Fields:
         """Say of fields that they are known and not kept."""
         self._asked.update(names)

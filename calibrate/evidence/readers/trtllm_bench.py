@@ -188,6 +188,6 @@ def read_text(source: Source) -> list[BenchmarkRun]:
         raise SpecError(f"{source.name}: ends before its throughput per GPU: it was cut off")
     gpu = re.search(r"= MACHINE DETAILS\s*\n=+\s*\n(.+?), memory ", text)
     world = found.setdefault("world_info", {})
-    sizes = [int(world.get(name, 1)) for name in ("tp_size", "pp_size")]
-    world.setdefault("world_size", sizes[0] * sizes[1])
+    sizes = Fields(world, source.name)
+    world.setdefault("world_size", (sizes.count("tp_size") or 1) * (sizes.count("pp_size") or 1))
     return [_report(Fields(found | ({"machine": {"name": gpu[1]}} if gpu else {}), source.name))]

@@ -236,20 +236,19 @@ def closed_or_open(
 
 def requests_of(fields: Fields) -> tuple[RequestTimes, ...] | None:
     """Each request, where ``--save-detailed`` kept them and says when they were sent."""
-    ttfts, gaps = fields.values_of("ttfts"), fields.values_of("itls")
-    starts = fields.values_of("start_times")
-    prompts, outputs = fields.values_of("input_lens"), fields.values_of("output_lens")
+    starts, ttfts, gaps = fields.numbers("start_times"), fields.numbers("ttfts"), fields.values_of("itls")
+    prompts, outputs = fields.numbers("input_lens"), fields.numbers("output_lens")
     if not starts or not len(starts) == len(ttfts) == len(gaps) == len(prompts) == len(outputs):
         return None
     first, found = min(starts), []
-    for start, ttft, gap, prompt, output in zip(starts, ttfts, gaps, prompts, outputs, strict=True):
+    for start, ttft, own, prompt, output in zip(starts, ttfts, gaps, prompts, outputs, strict=True):
         done, at = bool(output) and ttft > 0, start - first
-        end = at + ttft + sum(gap or ())
+        end = at + ttft + sum(Fields({"itls": own}, fields.where).numbers("itls"))
         found.append(
             RequestTimes(
                 arrival_s=at,
-                prompt_tokens=prompt or None,
-                output_tokens=output,
+                prompt_tokens=round(prompt) or None,
+                output_tokens=round(output),
                 first_token_s=at + ttft if done else None,
                 finished_s=end if done else None,
             )

@@ -44,8 +44,8 @@ _SOFT: Final = 1.5
 """Standard deviations beyond which a residual counts by its size and not by its square."""
 
 _STEP: Final = 1e-3
-_ROUNDS: Final = 7
-_AGAIN: Final = 4
+_ROUNDS: Final = 5
+_AGAIN: Final = 3
 """Evaluations with derivatives at most, of a first solution and of one that begins at another."""
 _MOVES: Final = 1e-5
 

@@ -18,9 +18,9 @@ from calibrate.fit.served.points import gm
 from calibrate.fit.stack_priors import SHOWN_BY
 from llm_perf.config.profiles import Profile
 from llm_perf.errors import LLMPerfError
-from llm_perf.systems.registry import full_name
+from llm_perf.systems.registry import full_name, system_of
 
-__all__ = ["Compared", "compare", "fit_lines", "fit_object", "read_lines", "read_object"]
+__all__ = ["Compared", "compare", "fit_lines", "fit_object", "read_lines", "read_object", "version_named"]
 
 _WIDTH: Final = 100
 _SHOWN: Final = ("mean", "p50", "p95", "p99")
@@ -68,6 +68,14 @@ def compare(run: BenchmarkRun, profile: str | None = None) -> Compared:
     return Compared(run, served, tuple(answer.figure(figure) for figure in run.figures))
 
 
+def version_named(served: Served) -> str:
+    """The engine with the version that was asked for, else with the file that predicts it."""
+    if served.scenario.system_version is not None:
+        return full_name(served.scenario)
+    file = system_of(served.scenario).file
+    return file.name if file.stands_for is None else f"{file.name}@{file.release}"
+
+
 # -- read-log --------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +91,7 @@ def read_object(files: Sequence[str], compared: Sequence[Compared]) -> dict[str,
 
 def _entry(one: Compared) -> dict[str, Any]:
     return one.run.as_dict() | {
-        "system": None if one.served is None else full_name(one.served.scenario),
+        "system": None if one.served is None else version_named(one.served),
         "predicted": [
             {
                 "quantity": figure.quantity,
@@ -127,7 +135,7 @@ def _headline(one: Compared) -> str:
     run, d = one.run, one.run.deployment
     gpus = "" if d.num_gpus in (None, 1) else f"{d.num_gpus} x "
     machine = "?" if d.gpu is None else f"{gpus}{d.gpu}"
-    engine = full_name(one.served.scenario) if one.served is not None else run.engine.name or "?"
+    engine = version_named(one.served) if one.served is not None else run.engine.name or "?"
     return f"{run.source}: {run.tool}; {d.model or '?'} on {machine}, {engine}; {_asked_load(run)}"
 
 
