@@ -30,6 +30,8 @@ from llm_perf.systems.footprint import model_weight_bytes
 
 _LEAST_ROWS = 4
 _STEP = 0.01
+_WIDEST = 5.0
+"""Log ratio from which on an interval is none: a factor of 150."""
 
 
 def fit_rows(model: ServedModel, rows: Sequence[Row], begin: dict[str, float] | None = None) -> Fit:
@@ -91,7 +93,11 @@ def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
                 f"{session.folder}: is of {scenario.system} on {scenario.gpu.name}, the others of {first.system} on "
                 f"{first.gpu.name}: a fit is of one stack on one machine"
             )
-        scenarios[scenario.model.name] = scenario
+        known_model = scenarios.setdefault(scenario.model.name, scenario).model
+        if known_model != scenario.model:
+            raise SpecError(
+                f"{session.folder}: is of another model than {scenario.model.name} of the sessions before it"
+            )
     rows = tuple(rows_of([run for session in sessions for run in session.runs]))
     if len(rows) < _LEAST_ROWS:
         raise SpecError(
@@ -183,7 +189,8 @@ def _interval(found: StackFit) -> IntervalWidths:
         sizes = [
             abs(off) for off, row in zip(found.left_out, found.rows, strict=True) if kind in (None, row.kind)
         ]
-        return round(conformal_quantile(sizes), 4) if sizes else None
+        found_width = conformal_quantile(sizes) if sizes else math.inf
+        return round(found_width, 4) if found_width <= _WIDEST else None  # wider than any says nothing
 
     return IntervalWidths(
         method="conformal quantile over observed times, each load on each model left out in turn",
