@@ -29,8 +29,8 @@ def run_transformers_serve(given: dict[str, Any], hostfile: str | None, as_json:
     for name, value in fields.items():
         if name not in _FLAGS and _IMPLIED.get(name) != value:
             raise SpecError(
-                f"--{_NAMES.get(name, name.replace('_', '-'))} means nothing with --system {TRANSFORMERS_SERVE}, which serves "
-                "random weights in 16 bits on this machine's CPU"
+                f"--{_NAMES.get(name, name.replace('_', '-'))} means nothing with --system {TRANSFORMERS_SERVE}, which "
+                "serves random weights in 16 bits on this machine's CPU"
             )
     if hostfile is not None:
         raise SpecError(

@@ -16,7 +16,7 @@ from llm_perf.config.base import GB
 from llm_perf.config.cpu import CpuFacts, Kernels, cpu_facts
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.host import HostConfig
-from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.products import Product
 from llm_perf.hardware.roofline import p_norm
 
@@ -134,7 +134,9 @@ class CpuRates:
         )
         if kind == "k":
             wide = wide / c["cpu_wide_k"]
-        return p_norm(read, minimum(plain, wide), c["cpu_product_knee"])
+        few = c["cpu_plain_rows"]
+        used = where(rows <= few * copies, plain, wide) if few > 0 else minimum(plain, wide)
+        return p_norm(read, used, c["cpu_product_knee"])
 
     @property
     def expert_bytes_per_s(self) -> float:

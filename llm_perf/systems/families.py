@@ -108,6 +108,7 @@ class Family(Spec):
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
         cpu_offload: Whether it keeps weights in host memory for ``--cpu-offload-gb``.
         server: The program that serves it, by the name that reports know a start command by; None for none.
+        announces: Names by which its servers say what they are: ``owned_by`` of /v1/models, or what its metrics begin with.
         runs_without_gpu: Whether it computes on a host without a GPU.
         prefill_seen_by_decode: Share of another request's prefill that a running one waits for, where a
             plan counts in batches.
@@ -152,6 +153,7 @@ class Family(Spec):
     scheduling: tuple[SchedulerRules, ...] = ()
     cpu_offload: bool = False
     server: str | None = None
+    announces: tuple[str, ...] = ()
     runs_without_gpu: bool = False
     start: StartCommand | None = None
     builds: dict[str, PositiveInt] = Field(default_factory=dict)

@@ -2,18 +2,16 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from calibrate.fit.observe.loop import loops
 from calibrate.fit.observe.session import ObserveSettings, observe
 from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
 from calibrate.fit.observe.store import stored
 from calibrate.fit.profile_file import write_profile
 from calibrate.run.llama_cpp.build import built
+from calibrate.run.serve.engines import engines
 from calibrate.run.serve.vocabulary import words
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
 from llm_perf.cli.main import run
@@ -24,14 +22,13 @@ NAME = "served-31m"
 
 @pytest.fixture(scope="module", autouse=True)
 def _llama_cpp() -> None:
-    """Built where it is not: minutes, once; make test has done so."""
     if built() is None:
-        subprocess.run([sys.executable, "-m", "calibrate.run.llama_cpp.build"], check=True)
+        pytest.fail("llama.cpp is not built: make llama-cpp")
 
 
 @pytest.mark.parametrize("system", ["llama_cpp", "transformers_serve"])
 def test_a_real_engine_is_observed_fitted_and_predicted(system: str, tmp_path: Path) -> None:
-    loop = loops()[system]
+    loop = engines()[system]
     with loop.served(NAME, tmp_path) as served:
         inputs = loop.inputs(NAME, tmp_path)
         found = observe(

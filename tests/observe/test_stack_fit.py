@@ -1,5 +1,6 @@
 """Known parameters are given back by served times, and the plan asks for what tells them apart."""
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any
@@ -108,7 +109,7 @@ def test_the_plan_prefers_what_tells_more_and_ends() -> None:
         assert 0 < chosen.seconds <= 60.0
         done[chosen.point] = done.get(chosen.point, 0.0) + 1
         spread.append(sum(math.log(size) for size in design.deviations(values, done).values()))
-    assert all(later < earlier + 1e-9 for earlier, later in zip(spread, spread[1:], strict=False))
+    assert all(later < earlier + 1e-9 for earlier, later in itertools.pairwise(spread))
     assert len({point.concurrency for point in done}) >= 3
     assert len({point.prompt for point in done}) >= 3
     assert design.best(values, done, 1e-4) is None  # no time is left for any

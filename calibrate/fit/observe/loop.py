@@ -8,13 +8,11 @@ machine that is shared by others says more of these than of the engine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +31,12 @@ from calibrate.probe.endpoint.point import About, LoadPoint, measure_point
 from calibrate.probe.endpoint.prompts import Prompts
 from calibrate.probe.endpoint.request import Asking
 from calibrate.probe.process import signals_interrupt
-from calibrate.run.serve.models import hf_config_dict, sample
+from calibrate.run.serve.engines import ServedEngine, engines
 from calibrate.run.serve.server import Served
-from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.request import build_scenario
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
 
 DEFAULT_FOLDER = "runs/observe"
-THREADS = 1
 BUDGET_S = 115.0
 """Of each of the two sessions."""
 
@@ -52,64 +49,7 @@ ROUNDS = 3
 """Requests of a closed loop, per request in flight."""
 
 
-@dataclass(frozen=True)
-class Loop:
-    """How one engine is served, and with which sizes.
-
-    Attributes:
-        system: Its family.
-        observed: Models whose times are fitted.
-        predicted: The model that is predicted.
-        flags: Of the deployment, beside the model and the machine.
-        served: Starts a model in a folder.
-        model_of: The model as ``--model`` takes it.
-    """
-
-    system: str
-    observed: tuple[str, ...]
-    predicted: str
-    flags: dict[str, Any]
-    served: Callable[[str, Path], contextlib.AbstractContextManager[Served]]
-    model_of: Callable[[str, Path], str]
-
-    def inputs(self, name: str, folder: Path, profile: str | None = None) -> InferenceInputs:
-        """The deployment of a model."""
-        return InferenceInputs(
-            model=self.model_of(name, folder), gpu="none", host="here", system=self.system, threads=THREADS,
-            profile=profile, **self.flags,
-        )  # fmt: skip
-
-
-def loops() -> dict[str, Loop]:
-    """Both engines, by their families."""
-    from calibrate.run.serve import llama_server, transformers_serve
-
-    @contextlib.contextmanager
-    def of_llama(name: str, folder: Path) -> Iterator[Served]:
-        path = llama_server.write_served_gguf(sample(name), folder)
-        with llama_server.llama_server(path, threads=THREADS) as served:
-            yield served
-
-    @contextlib.contextmanager
-    def of_transformers(name: str, folder: Path) -> Iterator[Served]:
-        transformers_serve.write_checkpoint(hf_config_dict(name), folder / name)
-        with transformers_serve.transformers_serve(folder / name, threads=THREADS) as served:
-            yield served
-
-    return {
-        "llama_cpp": Loop(
-            "llama_cpp", ("served-110m", "served-370m"), "served-260m", {"max_num_seqs": llama_server.SLOTS}, of_llama,
-            lambda name, folder: str(folder / f"{name}-q8_0.gguf"),
-        ),
-        "transformers_serve": Loop(
-            "transformers_serve", ("served-31m", "served-260m"), "served-110m",
-            {"max_num_batched_tokens": transformers_serve.STEP_TOKENS}, of_transformers,
-            lambda name, folder: str(folder / name),
-        ),
-    }  # fmt: skip
-
-
-def run_loop(loop: Loop, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
+def run_loop(loop: ServedEngine, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
     """Observe, fit, measure and compare; the figures as one object.
 
     Raises:
@@ -136,7 +76,7 @@ def run_loop(loop: Loop, folder: Path, say: Callable[[str], object]) -> dict[str
     return found
 
 
-def _observed(loop: Loop, name: str, models: Path, out: Path, say: Callable[[str], object]) -> None:
+def _observed(loop: ServedEngine, name: str, models: Path, out: Path, say: Callable[[str], object]) -> None:
     """One session, unless it is there."""
     if out.is_dir() and float(stored(out).facts.get("spent_s") or 0.0) >= 0.9 * BUDGET_S:
         return
@@ -155,7 +95,9 @@ def _observed(loop: Loop, name: str, models: Path, out: Path, say: Callable[[str
         raise EnvironmentFailure(f"{name}: the session ended: {found.ended}")
 
 
-def _measured(loop: Loop, models: Path, path: Path, say: Callable[[str], object]) -> list[BenchmarkRun]:
+def _measured(
+    loop: ServedEngine, models: Path, path: Path, say: Callable[[str], object]
+) -> list[BenchmarkRun]:
     """Closed loops of the model that is predicted, interleaved, unless they are there."""
     if path.exists():
         return read_runs(path)
@@ -167,7 +109,7 @@ def _measured(loop: Loop, models: Path, path: Path, say: Callable[[str], object]
 
 
 async def _closed_loops(
-    loop: Loop, models: Path, served: Served, say: Callable[[str], object]
+    loop: ServedEngine, models: Path, served: Served, say: Callable[[str], object]
 ) -> list[BenchmarkRun]:
     address = Address.of(served.url)
     client, account, prompts = Client(address), Account(), Prompts(2)
@@ -215,7 +157,7 @@ def table_lines(found: dict[str, Any]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loop of one engine, or of both. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    known = loops()
+    known = engines()
     names = given[:1] or list(known)
     folder = Path(given[1] if len(given) > 1 else DEFAULT_FOLDER)
     start = time.perf_counter()

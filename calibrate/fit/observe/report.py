@@ -47,7 +47,7 @@ def fit_lines(fitted: StackFit) -> list[str]:
         outside = residuals(_of_kind(fitted, kind, fitted.left_out))
         lines.append(
             f"{title}: {inside['median_abs_error']:.1%} off in the middle, {inside['max_abs_error']:.1%} at most; with its "
-            f"concurrency left out {outside['median_abs_error']:.1%}, {outside['max_abs_error']:.1%} at most"
+            f"load left out {outside['median_abs_error']:.1%}, {outside['max_abs_error']:.1%} at most"
         )
     lines += [f"not told apart: {sentence}" for _, sentence in fitted.refusals]
     if len(fitted.scenarios) == 1:

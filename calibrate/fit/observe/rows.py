@@ -17,6 +17,9 @@ Kind = Literal["step", "first"]
 WAITED = "waited_share"
 """Share of a point's time that the server's threads waited for a core, in `BenchmarkRun.environment`."""
 
+PLANNED = "planned"
+"""(concurrency, prompt, output) of a point as it was planned, likewise."""
+
 QUIET = 0.25
 """Waited share up to which a point counts as undisturbed: threads that wake one another wait for up to 0.2 of their time."""
 
@@ -89,6 +92,10 @@ def undisturbed(repeats: Sequence[BenchmarkRun]) -> list[BenchmarkRun]:
 
 
 def _asked(run: BenchmarkRun) -> tuple[int, int]:
+    """Tokens that were planned: those that came differ from prompt to prompt, by what a tokenizer makes of random letters."""
+    planned = run.environment.get(PLANNED)
+    if isinstance(planned, list) and len(planned) == 3:
+        return int(str(planned[1])), int(str(planned[2]))
     return round(run.prompt.mean or 1), round(run.output.mean or 1)
 
 

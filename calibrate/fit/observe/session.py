@@ -16,7 +16,7 @@ from calibrate.evidence.benchmark_run import Deployment, Engine
 from calibrate.fit.observe.design import Design, Planned, candidates, planned_rows
 from calibrate.fit.observe.model import ServedModel
 from calibrate.fit.observe.parameters import parameters_of
-from calibrate.fit.observe.rows import QUIET, WAITED, rows_of
+from calibrate.fit.observe.rows import PLANNED, QUIET, WAITED, rows_of
 from calibrate.fit.observe.stack_fit import fit_rows
 from calibrate.fit.observe.store import Store
 from calibrate.fit.refit import require_scipy
@@ -263,8 +263,8 @@ class _Session:
         """Points of earlier calls."""
         done: dict[LoadPoint, float] = {}
         for run in self.store.runs:
-            if run.environment.get("planned") and not run.counts.failed:
-                point = LoadPoint(*run.environment["planned"])  # type: ignore[misc]
+            if run.environment.get(PLANNED) and not run.counts.failed:
+                point = LoadPoint(*run.environment[PLANNED])  # type: ignore[misc]
                 done[point] = done.get(point, 0.0) + _worth(run.environment.get(WAITED))
         return done
 
@@ -292,7 +292,7 @@ class _Session:
             contention.share()
             run, samples = await measure_point(point, asking, self.prompts, law, self.account, about)
             share = contention.share()
-            environment = {WAITED: share, "planned": [point.concurrency, point.prompt, point.output]}
+            environment = {WAITED: share, PLANNED: [point.concurrency, point.prompt, point.output]}
             failed = [sample for sample in samples if not sample.ok]
             said = objection([sample for sample in samples if sample.ok], asking.model, law)
             if said is not None:

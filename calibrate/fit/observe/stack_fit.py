@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median
@@ -29,6 +29,9 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.footprint import model_weight_bytes
 
 _LEAST_ROWS = 4
+_STEP = 0.01
+_WIDEST = 5.0
+"""Log ratio from which on an interval is none: a factor of 150."""
 
 
 def fit_rows(model: ServedModel, rows: Sequence[Row], begin: dict[str, float] | None = None) -> Fit:
@@ -54,7 +57,7 @@ class StackFit:
         rows: What was measured.
         fitted: The fit of all rows.
         known: What the rows tell apart.
-        left_out: log(predicted / measured) of each row by a fit without its concurrency of its model.
+        left_out: log(predicted / measured) of each row by a fit without its load on its model.
         noise: Standard deviation of a row, the larger of the assumed one and of what the fit leaves.
     """
 
@@ -90,7 +93,11 @@ def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
                 f"{session.folder}: is of {scenario.system} on {scenario.gpu.name}, the others of {first.system} on "
                 f"{first.gpu.name}: a fit is of one stack on one machine"
             )
-        scenarios[scenario.model.name] = scenario
+        known_model = scenarios.setdefault(scenario.model.name, scenario).model
+        if known_model != scenario.model:
+            raise SpecError(
+                f"{session.folder}: is of another model than {scenario.model.name} of the sessions before it"
+            )
     rows = tuple(rows_of([run for session in sessions for run in session.runs]))
     if len(rows) < _LEAST_ROWS:
         raise SpecError(
@@ -107,20 +114,35 @@ def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
         return np.array([math.log(model(row, fitted.values | dict(values)) / row.seconds) for row in rows])
 
     known = identification(moving, fitted.values, log_ratios, noise)
-    return StackFit(scenarios, parameters, rows, fitted, known, _left_out(model, rows, fitted), noise)
+    left_out = _left_out(rows, fitted, moving, log_ratios, noise)
+    return StackFit(scenarios, parameters, rows, fitted, known, left_out, noise)
 
 
-def _left_out(model: ServedModel, rows: Sequence[Row], whole: Fit) -> tuple[float, ...]:
-    """Each row by a fit without all that was measured of its model at its concurrency."""
-    groups = sorted({(row.model, row.point[0]) for row in rows})
-    found = [0.0] * len(rows)
-    for group in groups:
-        kept = [row for row in rows if (row.model, row.point[0]) != group]
-        values = fit_rows(model, kept, whole.values).values if len(kept) >= _LEAST_ROWS else whole.values
-        for index, row in enumerate(rows):
-            if (row.model, row.point[0]) == group:
-                found[index] = math.log(model(row, values) / row.seconds)
-    return tuple(found)
+def _left_out(
+    rows: Sequence[Row],
+    fitted: Fit,
+    moving: Sequence[Parameter],
+    log_ratios: Callable[[Any], np.ndarray],
+    noise: float,
+) -> tuple[float, ...]:
+    """log(predicted / measured) of each row by a fit without all that was measured of its load on its model.
+
+    By the fit's own curvature instead of as many fits: with J the derivatives by the parameters, in units of the noise and of
+    half their ranges, H = J (J'J + 1)^-1 J', and the rows g of one load, their residuals without them are (1 - H_gg)^-1 r_g.
+    """
+    base, columns = np.array(fitted.log_ratios), []
+    for one in moving:
+        position = one.position(fitted.values[one.name])
+        step = _STEP if position + _STEP <= one.bounds[1] else -_STEP
+        moved = log_ratios({one.name: one.at(position + step)})
+        columns.append((moved - base) / step / noise)
+    slopes = np.stack(columns, axis=1)
+    hat = slopes @ np.linalg.solve(slopes.T @ slopes + np.eye(len(moving)), slopes.T)
+    found = np.zeros(len(rows))
+    for load in {(row.model, row.point) for row in rows}:
+        at = [index for index, row in enumerate(rows) if (row.model, row.point) == load]
+        found[at] = np.linalg.solve(np.eye(len(at)) - hat[np.ix_(at, at)], base[at])
+    return tuple(float(one) for one in found)
 
 
 def profile_of(found: StackFit, name: str, server: dict[str, Any]) -> Profile:
@@ -161,16 +183,17 @@ def profile_of(found: StackFit, name: str, server: dict[str, Any]) -> Profile:
 
 
 def _interval(found: StackFit) -> IntervalWidths:
-    groups = {(row.model, row.point[0]) for row in found.rows}
+    groups = {(row.model, row.point) for row in found.rows}
 
     def width(kind: str | None) -> float | None:
         sizes = [
             abs(off) for off, row in zip(found.left_out, found.rows, strict=True) if kind in (None, row.kind)
         ]
-        return round(conformal_quantile(sizes), 4) if sizes else None
+        found_width = conformal_quantile(sizes) if sizes else math.inf
+        return round(found_width, 4) if found_width <= _WIDEST else None  # wider than any says nothing
 
     return IntervalWidths(
-        method="conformal quantile over observed times, each concurrency of each model left out in turn",
+        method="conformal quantile over observed times, each load on each model left out in turn",
         groups=len(groups),
         prefill=width("first"),
         decode=width("step"),

@@ -115,7 +115,9 @@ def stored(folder: str | Path) -> Stored:
     path = files.expanded(str(folder))
     facts = _session(path / SESSION)
     try:
-        inputs = InferenceInputs(**facts["asked"]["deployment"])
+        inputs = InferenceInputs(
+            **facts["asked"]["deployment"] | {"batch_size": 1, "prompt_len": 1, "gen_len": 1}
+        )
         known = RunFacts(model=ModelConfig(**facts["model"]), host=HostConfig(**facts["host"]))
     except (KeyError, TypeError):
         raise SpecError(f"{path / SESSION}: is no session of calibrate observe") from None

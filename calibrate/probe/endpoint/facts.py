@@ -8,17 +8,9 @@ from typing import Any
 
 from calibrate.probe.endpoint.http import Client, EndpointError
 from llm_perf.config.names import normalise
+from llm_perf.systems.families import families
 
 Setting = str | int | float | bool | None
-
-_OWNERS = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "llamacpp": "llama_cpp",
-    "tensorrt_llm": "tensorrt_llm",
-    "lmdeploy": "lmdeploy",
-}
-"""``owned_by`` of /v1/models, and the first part of the names of /metrics, with the family that says so."""
 
 _LABELS = re.compile(r'(\w+)="([^"]*)"')
 
@@ -86,12 +78,17 @@ def plain_name(name: str) -> str:
     return normalise(last)
 
 
+def family_announced(name: str) -> str | None:
+    """The family whose servers call themselves so; None for none."""
+    return next((one.name for one in families() if name.lower() in one.announces), None)
+
+
 def _models(facts: ServerFacts, found: Any) -> None:
     data = found.get("data") if isinstance(found, dict) else None
     entries = [one for one in data or () if isinstance(one, dict) and isinstance(one.get("id"), str)]
     facts.models = tuple(one["id"] for one in entries)
     for one in entries:
-        facts.system = facts.system or _OWNERS.get(str(one.get("owned_by", "")).lower())
+        facts.system = facts.system or family_announced(str(one.get("owned_by", "")))
         if isinstance(one.get("max_model_len"), int):
             facts.settings["max_model_len"] = one["max_model_len"]
 
@@ -105,7 +102,7 @@ def _props(facts: ServerFacts, found: Any) -> None:
     """llama.cpp's server."""
     if not isinstance(found, dict) or "total_slots" not in found:
         return
-    facts.system = "llama_cpp"
+    facts.system = family_announced("llamacpp")
     defaults = found.get("default_generation_settings")
     facts.settings |= {"total_slots": _plain_setting(found["total_slots"])}
     if isinstance(defaults, dict) and isinstance(defaults.get("n_ctx"), int):
@@ -124,7 +121,7 @@ def _server_info(facts: ServerFacts, found: Any) -> None:
     """SGLang's."""
     if not isinstance(found, dict):
         return
-    facts.system = facts.system or "sglang"
+    facts.system = facts.system or family_announced("sglang")
     facts.version = facts.version or (found["version"] if isinstance(found.get("version"), str) else None)
     facts.settings |= {name: _plain_setting(found[name]) for name in _SERVER_INFO if name in found}
 
@@ -135,7 +132,7 @@ def _metrics(facts: ServerFacts, found: Any) -> None:
         return
     for line in found.splitlines():
         name, _, rest = line.partition("{")
-        family = _OWNERS.get(name.partition(":")[0].strip())
+        family = family_announced(name.partition(":")[0].strip())
         if line.startswith("#") or family is None:
             continue
         facts.system = facts.system or family

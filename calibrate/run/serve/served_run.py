@@ -192,8 +192,8 @@ def print_served(found: dict[str, Any]) -> None:
         f"generate {run['gen_len']}",
         f"{'':<22}{'measured':>12}{'predicted':>12}{'error':>9}",
     ]
-    for name in QUANTITIES:
-        lines.append(
-            f"{name:<22}{found['measured'][name]:>12.4g}{found['predicted'][name]:>12.4g}{found['error'][name]:>+9.1%}"
-        )
+    told = found["predicted"], found["error"]
+    lines += [
+        f"{name:<22}{found['measured'][name]:>12.4g}{told[0][name]:>12.4g}{told[1][name]:>+9.1%}" for name in QUANTITIES
+    ]
     sys.stdout.write("\n".join([*lines, "", f"run: {found['run_file']}", ""]))
