@@ -17,7 +17,6 @@ MOVED: Final = {
     "calibrate.nearest": "calibrate.evidence.nearest",
     "calibrate.traces": "calibrate.evidence.traces",
     "calibrate.microbench": "calibrate.probe",
-    "calibrate.microbench.suite": "calibrate.run.microbench",
     "calibrate.run_train": "calibrate.run.train",
     "calibrate.run_llama_cpp": "calibrate.run.llama_cpp",
     "calibrate.compare": "calibrate.fit.compare",
@@ -30,6 +29,8 @@ MOVED: Final = {
 
 def new_name(name: str) -> str | None:
     """Where a module stands now; None for what never moved."""
+    if not name.startswith("calibrate."):
+        return None
     for old in sorted(MOVED, key=len, reverse=True):
         if name == old or name.startswith(f"{old}."):
             return MOVED[old] + name[len(old) :]
@@ -37,7 +38,7 @@ def new_name(name: str) -> str | None:
 
 
 class OldNames(MetaPathFinder, Loader):
-    """Asked last, so that it costs nothing until a name is not found otherwise."""
+    """Asked first: a package under its old name would else find its modules a second time, as others of that name."""
 
     def find_spec(
         self,
@@ -67,4 +68,4 @@ class OldNames(MetaPathFinder, Loader):
 def install() -> None:
     """Let `import` ask for old names, once per process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
-        sys.meta_path.append(OldNames())
+        sys.meta_path.insert(0, OldNames())
