@@ -11,7 +11,7 @@ from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, nodes_of
-from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
+from llm_perf.config.training import LoraTargets, LossKind, Precision, TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
 from llm_perf.systems.profiles import checked_profile
@@ -125,7 +125,9 @@ class TrainingInputs(Spec):
     optimizer_state_bytes: NonNegativeQuantity | None = Field(
         default=None, description="Bytes per parameter beside master weights, instead of the optimizer's."
     )
-    master_weights_dtype_bytes: Literal[0, 2, 4] = Field(default=4, description="0, 2 or 4.  [default: 4]")
+    master_weights_dtype_bytes: Literal[0, 2, 4] | None = Field(
+        default=None, description="0, 2 or 4.  [default: 4, or the framework's]"
+    )
     gradient_dtype_bytes: Literal[2, 4] | None = Field(
         default=None, description="2 or 4; the framework's if not given."
     )
@@ -148,11 +150,37 @@ class TrainingInputs(Spec):
     lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = Field(
         default=0, description="Train adapters of this rank instead of the weights.  [default: 0, off]"
     )
-    lora_targets: Literal["all", "attention"] = Field(
-        default="all", description="all or attention.  [default: all]"
+    lora_targets: LoraTargets | None = Field(
+        default=None, description="all, attention, qkv, qv or none.  [default: all, or the framework's]"
+    )
+    adapter: Literal["lora", "dora"] | None = Field(default=None, description="lora or dora.  [default: lora]")
+    lora_ends: Flag | None = Field(
+        default=None, description="Train whole copies of embedding and head beside the adapters."
     )
     base_weight_bits: Literal[4, 8, 16] | None = Field(
         default=None, description="Bits of frozen weights (QLoRA: 4)."
+    )
+    base_double_quant: Flag | None = Field(
+        default=None, description="Scales of frozen weights are quantised too; the framework's if not given."
+    )
+    loss: LossKind | None = Field(
+        default=None, description="plain, chunked, fused or vocab-parallel.  [default: the framework's]"
+    )
+    kept_products: Literal["none", "half", "all"] = Field(
+        default="none",
+        description="Outputs of products that full recomputation keeps: none, half or all.  [default: none]",
+    )
+    compile: Flag | None = Field(
+        default=None, description="torch.compile: fused elementwise kernels.  [default: the framework's]"
+    )
+    optimizer_in_backward: Flag | None = Field(
+        default=None, description="Update each parameter in the backward pass, and drop its gradient."
+    )
+    reduce_bucket_size: NonNegativeQuantity | None = Field(
+        default=None, description="Parameters of one bucket of ZeRO; the framework's if not given."
+    )
+    weights_dtype_bytes: Literal[2, 4] | None = Field(
+        default=None, description="2 or 4: width of the weights themselves.  [default: the framework's]"
     )
     flops_efficiency: Efficiency | None = Field(
         default=None, description="Share of peak FLOP/s, instead of the GPU's table."

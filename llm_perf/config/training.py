@@ -28,6 +28,12 @@ _ALTERNATIVES = {
     "fp32": ("fp32",),
 }
 
+LossKind = Literal["plain", "chunked", "fused", "vocab-parallel"]
+"""How loss and logits are computed: over all logits, chunk by chunk, in one kernel with the head, or over tp's slices."""
+LoraTargets = Literal["all", "attention", "qkv", "qv", "none"]
+"""Matrices with adapters: all of a layer's, those of attention, its input's, query and value, or none: the pass through
+frozen weights alone."""
+
 Level = Annotated[ActivationRecomputation, BeforeValidator(ActivationRecomputation.of)]
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
 
@@ -61,7 +67,17 @@ class TrainingPlan(Spec):
             the weights, and of what the backward pass needs.
         lora_rank: rank of the adapters that are trained instead of the weights; 0 trains the weights.
         lora_targets: matrices with adapters.
+        adapter: lora, or dora with a trained magnitude per output (arXiv 2402.09353).
+        lora_ends: the embedding and the head are trained beside the adapters, as whole copies.
         base_weight_bits: width of frozen weights (QLoRA: 4).
+        base_double_quant: scales of frozen weights are quantised too (arXiv 2305.14314); None is what the framework does.
+        loss: how the loss is computed; None is what the framework does.
+        kept_products: with full recomputation, outputs of matrix products that are kept all the same (checkpointing by
+            operation): all, or every second one; both keep what attention's kernel returns.
+        compile: torch.compile: elementwise kernels are fused and keep no copies.
+        optimizer_in_backward: a parameter is updated as soon as its gradient is complete, which is then dropped.
+        reduce_bucket_size: parameters of one bucket of ZeRO's reduction; None is the framework's.
+        weights_dtype_bytes: width of the weights themselves where it is not that of the products (4: cast on use).
     """
 
     _label: ClassVar[str | None] = ""  # messages name the field alone
@@ -91,8 +107,17 @@ class TrainingPlan(Spec):
     weights_device: Tier = "gpu"
     activations_device: Literal["gpu", "cpu"] = "gpu"
     lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
-    lora_targets: Literal["all", "attention"] = "all"
+    lora_targets: LoraTargets = "all"
+    adapter: Literal["lora", "dora"] = "lora"
+    lora_ends: bool = False
     base_weight_bits: Literal[4, 8, 16] | None = None
+    base_double_quant: bool | None = None
+    loss: LossKind | None = None
+    kept_products: Literal["none", "half", "all"] = "none"
+    compile: bool = False
+    optimizer_in_backward: bool = False
+    reduce_bucket_size: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    weights_dtype_bytes: Literal[2, 4] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:
@@ -111,8 +136,14 @@ class TrainingPlan(Spec):
             )
         if self.base_weight_bits is not None and not self.lora_rank:
             raise ValueError("base_weight_bits is for frozen weights: give lora_rank too")
-        if self.lora_rank and self.weights_device != "gpu":
-            raise ValueError("weights_device is modelled for full training only, without lora_rank")
+        if (self.lora_ends or self.adapter != "lora") and not self.lora_rank:
+            raise ValueError("adapter and lora_ends are for adapters: give lora_rank too")
+        if self.kept_products != "none" and self.activation_recomputation is not ActivationRecomputation.FULL:
+            raise ValueError("kept_products says what full recomputation keeps: give activation_recomputation full")
+        if self.optimizer_in_backward and (self.gradient_accumulation_steps or 1) > 1:
+            raise ValueError("optimizer_in_backward updates with every micro-batch: no gradient_accumulation_steps")
+        if self.optimizer_in_backward and self.optimizer_device != "gpu":
+            raise ValueError("optimizer_in_backward updates on the GPU: no optimizer_device")
         return self
 
     @property

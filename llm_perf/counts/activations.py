@@ -126,6 +126,7 @@ def mlp_kept_bytes(
     recompute_activation: bool = False,
     gated: bool = False,
     dropout: bool = False,
+    routed_copies: float = 2.0,
 ) -> Number:
     """Bytes of a feed-forward block that are kept for the backward pass.
 
@@ -135,19 +136,25 @@ def mlp_kept_bytes(
     multiplied = 2 if gated else 1
     inner = element.activation * multiplied + (0 if recompute_activation else element.second_linear)
     mask = tokens * widths.hidden / sp if dropout else 0
-    inputs = _mlp_input_bytes(widths, tokens, element_bytes, element.first_linear, sp)
+    inputs = _mlp_input_bytes(widths, tokens, element_bytes, element.first_linear, sp, routed_copies)
     return inputs + inner * tokens * widths.ffn + mask
 
 
 def _mlp_input_bytes(
-    widths: ActivationWidths, tokens: Number, element_bytes: float, routed_bytes: float, sp: int
+    widths: ActivationWidths,
+    tokens: Number,
+    element_bytes: float,
+    routed_bytes: float,
+    sp: int,
+    routed_copies: float,
 ) -> Number:
-    """Inputs of the first product; with experts those of router and softmax, and the routed copies twice."""
+    """Inputs of the first product; with experts those of router and softmax, and the routed copies, once or twice."""
     hidden = tokens * widths.hidden
     if not widths.experts:
         return element_bytes * hidden / sp
     gathered = routed_bytes * tokens * widths.experts * (widths.hidden + 1)
-    return 2 * element_bytes * hidden / sp + gathered + routed_bytes * hidden * widths.experts / sp
+    again = (routed_copies - 1) * routed_bytes * hidden * widths.experts / sp
+    return 2 * element_bytes * hidden / sp + gathered + again
 
 
 def norm_kept_bytes(hidden: Number, tokens: Number, element_bytes: float, sp: int = 1) -> Number:
@@ -157,7 +164,12 @@ def norm_kept_bytes(hidden: Number, tokens: Number, element_bytes: float, sp: in
 
 @dataclass(frozen=True, slots=True)
 class KeptOptions:
-    """What decides how much of a layer is kept for the backward pass; widths in bytes."""
+    """What decides how much of a layer is kept for the backward pass; widths in bytes.
+
+    ``hidden_vectors`` and ``ffn_vectors`` are values of the hidden and of the inner width per token that the modules keep
+    beyond the paper's count (eager ones keep what each small kernel needs). ``routed_copies`` are the copies of a routed
+    token's hidden state that are kept: before and after its experts, or before them only.
+    """
 
     element_bytes: float = 2
     norm_bytes: float = 2
@@ -166,6 +178,9 @@ class KeptOptions:
     dropout: bool = False
     recompute_activation: bool = False
     mlp_bytes: float | None = None
+    hidden_vectors: float = 0.0
+    ffn_vectors: float = 0.0
+    routed_copies: float = 2.0
 
 
 def layer_kept_bytes(
@@ -195,9 +210,24 @@ def layer_kept_bytes(
     attention = attention_kept_bytes(widths, tokens, element, core, sp, recompute, options.dropout)
     feed_forward = mlp_kept_bytes(
         widths, tokens, element, MLPBytes(mlp, mlp, mlp), sp,
-        options.recompute_activation, group.mlp.gated, options.dropout,
+        options.recompute_activation, group.mlp.gated, options.dropout, options.routed_copies,
     )  # fmt: skip
     norms = 1 if recompute is ActivationRecomputation.NORM_ATTN_NORM else group.norms
-    return (
-        attention + feed_forward + norms * norm_kept_bytes(model.hidden_size, tokens, options.norm_bytes, sp)
-    )
+    kept_norms = norms * norm_kept_bytes(model.hidden_size, tokens, options.norm_bytes, sp)
+    more = options.hidden_vectors * model.hidden_size / sp + options.ffn_vectors * widths.ffn
+    return attention + feed_forward + kept_norms + tokens * more * element
+
+
+def product_output_bytes(
+    model: ModelConfig, group: LayerGroup, tokens: Number, element_bytes: float, tp: int = 1, sp: int = 1
+) -> tuple[Number, Number]:
+    """Bytes of (outputs of a layer's matrix products, output of attention's kernel with its statistics).
+
+    What checkpointing by operation keeps: all of the former or every second one, and the latter.
+    """
+    widths = activation_widths(model, group, tp)
+    inner = (2 if widths.gated else 1) * widths.ffn
+    hidden = widths.hidden * (1 + max(widths.experts, 1)) / sp
+    products = tokens * (widths.query + widths.key_value + hidden + inner) * element_bytes
+    core = tokens * (widths.context * element_bytes + 4 * widths.heads)
+    return products, core

@@ -18,7 +18,8 @@ class Optimizer:
     """Bytes per trained parameter that an optimizer keeps beside the master weights, and its arithmetic.
 
     ``flops`` per parameter and step count multiplies and adds of one update, which memory traffic hides except on a
-    CPU. ``matrix_products``: products of five Newton-Schulz iterations on every matrix (Muon).
+    CPU. ``matrix_products``: products of five Newton-Schulz iterations on every matrix (Muon). ``paged``: the state is
+    unified memory, which moves to the host where the GPU has no room for it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Optimizer:
     flops: float
     source: str
     matrix_products: int = 0
+    paged: bool = False
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -34,6 +36,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("adam", ADAM_MOMENTS_BYTES, 18, "two 32-bit moments (Kingma and Ba, arXiv 1412.6980)"),
         Optimizer("adamw", ADAM_MOMENTS_BYTES, 20, "two 32-bit moments (Loshchilov and Hutter, arXiv 1711.05101)"),
         Optimizer("adam8bit", 2 + 2 * 4 / 256, 20, "two 8-bit moments, a 32-bit scale per block of 256 (bitsandbytes)"),
+        Optimizer("adam4bit", 1 + 2 * 4 / 128, 20, "two 4-bit moments, a 32-bit scale per block of 128 (torchao)"),
+        Optimizer("paged_adamw", ADAM_MOMENTS_BYTES, 20, "as adamw, in unified memory (bitsandbytes)", paged=True),
+        Optimizer("paged_adam8bit", 2 + 2 * 4 / 256, 20, "as adam8bit, in unified memory (bitsandbytes)", paged=True),
         Optimizer("lion", 4, 9, "one 32-bit moment (Chen et al., arXiv 2302.06675)"),
         Optimizer("lion8bit", 1 + 4 / 256, 9, "one 8-bit moment, a 32-bit scale per block of 256 (bitsandbytes)"),
         Optimizer("adafactor", 0.004, 12, "a row and a column of 32-bit factors per matrix of some 2,000 rows, no "
@@ -46,9 +51,20 @@ OPTIMIZERS: dict[str, Optimizer] = {
 """Optimizers by name. Muon's embeddings and vectors use AdamW in practice: a small share, counted as momentum."""
 
 _OPTIMIZER_ALIASES = {
-    "adamw8bit": "adam8bit",
     "8bitadam": "adam8bit",
     "adamw_8bit": "adam8bit",
+    "adamw4bit": "adam4bit",
+    "adamw_4bit": "adam4bit",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "fused_adam": "adam",
+    "adamw_bnb_8bit": "adam8bit",
+    "adamw8bit": "adam8bit",
+    "pagedadamw8bit": "paged_adam8bit",
+    "paged_adamw_8bit": "paged_adam8bit",
+    "pagedadamw": "paged_adamw",
+    "paged_adamw_32bit": "paged_adamw",
     "momentum": "sgd_momentum",
 }
 

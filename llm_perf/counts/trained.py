@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import LayerGroup, ModelConfig
 from llm_perf.config.parallelism import ParallelismConfig
-from llm_perf.counts.linears import attention_linears, layer_linears
+from llm_perf.counts.linears import Linear, attention_linears, layer_linears
 from llm_perf.counts.modules import layer_rank_modules
 from llm_perf.counts.parameters import ends_rank_params, expert_tensor_shards, token_table_params
 
@@ -43,22 +43,45 @@ def ends_held_params(model: ModelConfig, p: ParallelismConfig) -> tuple[HeldPara
     return HeldParams(embedding.total, 0.0), HeldParams(head.total + copied, 0.0)
 
 
+def adapted_linears(model: ModelConfig, group: LayerGroup, targets: str) -> tuple[Linear, ...]:
+    """The matrices of one layer that have adapters: all but the router, those of attention, its inputs', or none."""
+    hidden = model.hidden_size
+    if targets == "none":
+        return ()
+    if targets == "all":
+        return tuple(linear for linear in layer_linears(group, hidden) if linear.op != "router")
+    found = attention_linears(group.attention, hidden)
+    if targets == "attention":
+        return found
+    first = tuple(linear for linear in found if linear.op in _INPUT_PROJECTIONS)
+    # Query first, value last: the order in which attention describes its matrices.
+    return first if targets == "qkv" or len(first) < 2 else (first[0], first[-1])
+
+
+_INPUT_PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up"})
+
+
 def adapter_params(
-    model: ModelConfig, group: LayerGroup, rank: int, attention_only: bool, tp: int = 1
+    model: ModelConfig, group: LayerGroup, rank: int, targets: str, tp: int = 1, magnitudes: bool = False
 ) -> float:
     """Parameters of one layer's low-rank adapters on one rank: r x (in + out) per matrix (arXiv 2106.09685).
 
-    Of the two factors tensor parallelism divides the one that its matrix divides.
+    Of the two factors tensor parallelism divides the one that its matrix divides. ``magnitudes``: one more per output
+    (DoRA, arXiv 2402.09353).
     """
-    hidden = model.hidden_size
-    linears = attention_linears(group.attention, hidden) if attention_only else layer_linears(group, hidden)
     total = 0.0
-    for linear in linears:
-        if linear.op == "router":
-            continue
+    for linear in adapted_linears(model, group, targets):
         outputs, inputs = linear.shard_shape(tp)
-        total += linear.copies * rank * (outputs + inputs)
+        total += linear.copies * (rank * (outputs + inputs) + (outputs if magnitudes else 0))
     return total
+
+
+def adapter_input_elements(model: ModelConfig, group: LayerGroup, targets: str, tp: int = 1) -> float:
+    """Elements per token that enter the adapters of one layer, each matrix for itself, experts as a token uses them."""
+    return sum(
+        (linear.active if linear.copies > 1 else 1) * linear.shard_shape(tp)[1]
+        for linear in adapted_linears(model, group, targets)
+    )
 
 
 def expert_replicas(p: ParallelismConfig) -> float:

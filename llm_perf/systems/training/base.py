@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
 
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.systems.base import PhaseCost
+
+LOAD, FORWARD, BACKWARD, BACKWARD_END, STEP = PHASES = (
+    "load",
+    "forward",
+    "backward",
+    "end of backward",
+    "step",
+)
+"""Moments of a step at which memory is counted: weights loaded; forward pass done and the loss with its gradient computed;
+the backward pass of the last layer, which comes first; that of the first layer, with all gradients; the optimizer."""
+PASSES = frozenset({FORWARD, BACKWARD, BACKWARD_END})
+TRAINING = PASSES | {STEP}
+ALWAYS = TRAINING | {LOAD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +34,24 @@ class TrainingLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryTerm:
+    """Bytes that one thing takes during some phases. ``part`` is the field of `TrainingMemoryParts` that it belongs to."""
+
+    name: str
+    part: str
+    size_bytes: Number
+    phases: frozenset[str]
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingMemoryParts:
-    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated."""
+    """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated.
+
+    ``temporaries_bytes`` are what an optimizer step, a gradient's norm or a layer's backward pass needs for a moment;
+    ``fragmentation_bytes`` what the allocator has reserved and cannot use; ``reserved_bytes`` is outside of it: context,
+    libraries, communicators.
+    """
 
     weights_bytes: Number = 0.0
     gradients_bytes: Number = 0.0
@@ -27,6 +59,8 @@ class TrainingMemoryParts:
     activations_bytes: Number = 0.0
     logits_bytes: Number = 0.0
     buffers_bytes: Number = 0.0
+    temporaries_bytes: Number = 0.0
+    fragmentation_bytes: Number = 0.0
     reserved_bytes: Number = 0.0
     capacity_bytes: float = 0.0
 
@@ -36,10 +70,20 @@ class TrainingMemoryParts:
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
 
     @property
+    def allocated_bytes(self) -> Number:
+        """What the framework's allocator has given out."""
+        live = self.activations_bytes + self.logits_bytes + self.buffers_bytes + self.temporaries_bytes
+        return self.state_bytes + live
+
+    @property
+    def allocator_bytes(self) -> Number:
+        """What the framework's allocator has reserved."""
+        return self.allocated_bytes + self.fragmentation_bytes
+
+    @property
     def total_bytes(self) -> Number:
         """Sum of the parts."""
-        live = self.activations_bytes + self.logits_bytes + self.buffers_bytes + self.reserved_bytes
-        return self.state_bytes + live
+        return self.allocator_bytes + self.reserved_bytes
 
     @property
     def shortfall_bytes(self) -> Number:
@@ -52,18 +96,92 @@ class TrainingMemoryParts:
         return self.total_bytes <= self.capacity_bytes
 
 
+PARTS = tuple(one.name for one in fields(TrainingMemoryParts) if one.name != "capacity_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The terms of one pipeline stage in one phase, and their sums by use."""
+
+    stage: int
+    phase: str
+    terms: tuple[MemoryTerm, ...]
+    parts: TrainingMemoryParts
+
+
+def moments_of(
+    terms: Sequence[MemoryTerm], stage: int, capacity_bytes: float, fragmentation: float = 0.0
+) -> tuple[Moment, ...]:
+    """A stage's memory phase by phase. ``fragmentation`` is a share of what comes and goes within a step."""
+    found = []
+    for phase in PHASES:
+        here = [term for term in terms if phase in term.phases]
+        if fragmentation:
+            moving = sum((term.size_bytes for term in here if term.part in _MOVING), 0.0)
+            unused = MemoryTerm(
+                "blocks that the allocator cannot use",
+                "fragmentation_bytes",
+                fragmentation * moving,
+                ALWAYS,
+                "a share of what comes and goes within a step",
+            )
+            here.append(unused)
+        sums: dict[str, Number] = {}
+        for term in here:
+            sums[term.part] = sums.get(term.part, 0.0) + term.size_bytes
+        parts = TrainingMemoryParts(**sums, capacity_bytes=capacity_bytes)
+        found.append(Moment(stage, phase, tuple(here), parts))
+    return tuple(found)
+
+
+_MOVING = frozenset({"activations_bytes", "logits_bytes", "buffers_bytes", "temporaries_bytes"})
+
+
+def fullest(moments: Iterable[Moment]) -> TrainingMemoryParts:
+    """The parts at the moment that takes most; of arrays, for each configuration its own moment."""
+    every = list(moments)
+    totals = [moment.parts.total_bytes for moment in every]
+    if not any(isinstance(total, np.ndarray) for total in totals):
+        return binding(every).parts
+    stacked = np.stack([np.broadcast_to(np.asarray(t), np.broadcast_shapes(*map(np.shape, totals))) for t in totals])
+    chosen = stacked.argmax(axis=0)
+
+    def picked(name: str) -> Number:
+        columns = [np.broadcast_to(np.asarray(getattr(m.parts, name)), stacked.shape[1:]) for m in every]
+        return np.take_along_axis(np.stack(columns), chosen[None], axis=0)[0]
+
+    return TrainingMemoryParts(
+        **{name: picked(name) for name in PARTS}, capacity_bytes=every[0].parts.capacity_bytes
+    )
+
+
+def binding(moments: Iterable[Moment]) -> Moment:
+    """The moment that takes most; of equal ones the first."""
+    return max(moments, key=lambda moment: float(moment.parts.total_bytes))
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """Memory per tier: of the fullest GPU, of one host, of one host's disks."""
+    """Memory per tier: of the fullest GPU, of one host, of one host's disks, each at its fullest moment.
+
+    ``moments`` are the GPU's, of every pipeline stage that can be the fullest.
+    """
 
     gpu: TrainingMemoryParts
     cpu: TrainingMemoryParts
     nvme: TrainingMemoryParts
+    moments: tuple[Moment, ...] = ()
+    host_moments: tuple[Moment, ...] = ()
 
     @property
     def fits(self) -> Number:
         """Whether every tier fits."""
         return self.gpu.fits & self.cpu.fits & self.nvme.fits
+
+    @property
+    def binding(self) -> Moment:
+        """The moment at which a GPU holds most; for a single configuration."""
+        return binding(self.moments)
 
 
 @dataclass(frozen=True, slots=True)

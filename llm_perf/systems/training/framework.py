@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from typing import cast
 
 from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
-from llm_perf.config.training import TrainingScenario
+from llm_perf.config.training import LossKind, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
 
@@ -29,7 +30,12 @@ class Framework(ConstantsFile):
     """
 
     attention: tuple[str, ...] = ()
-    defaults: dict[str, bool | int | str] = Field(default_factory=dict)
+    defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @property
+    def loss(self) -> LossKind:
+        """How it computes the loss unless told otherwise."""
+        return cast(LossKind, self.defaults.get("loss", "vocab-parallel"))
 
 
 def own_framework(name: str) -> Framework:

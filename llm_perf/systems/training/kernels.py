@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +11,14 @@ from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
+from llm_perf.counts.linears import Linear
 from llm_perf.counts.parameters import expert_tensor_shards
 from llm_perf.counts.products import Product, layer_products, lm_head_products
+from llm_perf.counts.trained import adapted_linears
 from llm_perf.hardware.training_time import TrainingRates, training_rates
 from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.loss import Loss
 
 _PROJECTIONS = frozenset({"qkv", "q", "kv_down", "kv_up", "attention_output"})
 _UNFUSED_BACKWARD_PRODUCTS = 2.0
@@ -47,9 +51,14 @@ class Kernels:
     """Kernel times of one scenario under a framework's constants."""
 
     def __init__(
-        self, scenario: TrainingScenario, constants: dict[str, float], attention_kernels: tuple[str, ...]
+        self,
+        scenario: TrainingScenario,
+        constants: dict[str, float],
+        attention_kernels: tuple[str, ...],
+        loss: Loss | None = None,
     ) -> None:
         self.scenario, self.c = scenario, constants
+        self.loss = loss or Loss(scenario, constants)
         self.model, self.plan, self.p = scenario.model, scenario.plan, scenario.parallelism
         self.dtype = matrix_format(scenario.gpu, self.plan.compute_dtype)
         wide = {4: "tf32", 2: "bf16"}[self.plan.wide_bytes] if self.plan.precision != "fp32" else "fp32"
@@ -75,9 +84,10 @@ class Kernels:
         tokens = self.rank_tokens(load)
         forward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
         backward: dict[str, Number] = {"attention_projections": 0.0, "mlp": 0.0}
+        adapted = self.adapted(group)
         for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
             part = "attention_projections" if product.op in _PROJECTIONS else "mlp"
-            there, back = self._product(product, tokens)
+            there, back = self._product(product, tokens, adapted)
             forward[part] = forward[part] + there
             backward[part] = backward[part] + back
         forward["attention"], backward["attention"] = self._attention(group, load)
@@ -87,7 +97,15 @@ class Kernels:
                 for vectors in passes
             )
         again = _LEVELS[self.plan.activation_recomputation]
-        return LayerTimes(forward, backward, {part: forward[part] for part in forward if part in again})
+        repeated = {part: self._not_kept(part) * forward[part] for part in forward if part in again}
+        return LayerTimes(forward, backward, repeated)
+
+    def _not_kept(self, part: str) -> float:
+        """Share of a part that recomputation repeats where outputs of products are kept; attention's is then kept whole."""
+        kept = {"none": 0.0, "half": 0.5, "all": 1.0}[self.plan.kept_products]
+        if part in ("attention_projections", "mlp"):
+            return 1.0 - kept
+        return 0.0 if part == "attention" and kept else 1.0
 
     @property
     def _replicas(self) -> int:
@@ -101,7 +119,9 @@ class Kernels:
         tp = self.p.tp_size
         return expert_tensor_shards(tp, self._replicas, self.p.ep_size) / tp
 
-    def _product(self, product: Product, tokens: Number) -> tuple[Number, Number]:
+    def _product(
+        self, product: Product, tokens: Number, adapted: Mapping[str, list[Linear]]
+    ) -> tuple[Number, Number]:
         """(forward, backward) seconds of one product with its quantisation and adapters."""
         c, n, k = self.c, product.out_features, product.in_features
         wide = product.op == "router"
@@ -117,9 +137,11 @@ class Kernels:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
             backward = backward + copies * rows * n * per_byte
-        if not trained and not wide and (self.plan.lora_targets == "all" or product.op in _PROJECTIONS):
-            there, back = self._adapter(rows, n, k)
-            forward, backward = forward + there, backward + back
+        if not trained and not wide:
+            for linear in adapted.get(product.op, ()):
+                outputs, inputs = linear.shard_shape(self.p.tp_size)
+                there, back = self._adapter(rows, outputs, inputs, copies)
+                forward, backward = forward + there, backward + back
         return forward + self._unpacked_s(copies * n * k), backward + self._unpacked_s(copies * n * k)
 
     @property
@@ -127,18 +149,32 @@ class Kernels:
         return self.c["quantisation_bytes_fp4" if self.dtype == "fp4" else "quantisation_bytes"]
 
     def _unpacked_s(self, weights: float) -> Number:
-        """Frozen weights of 4 or 8 bits are unpacked for each pass: read, written in 16 bit, read by the product."""
+        """Frozen weights of 4 or 8 bits are unpacked for each pass: read, and written in 16 bit as often as kernels need."""
         bits = self.plan.base_weight_bits
         if not self.plan.lora_rank or bits is None or bits == 16:
             return 0.0
-        return weights * (bits / 8 + self.plan.wide_bytes) / self.rates.elementwise_bytes_per_s
+        moved = bits / 8 + self.plan.wide_bytes * self.c["unpacking_passes"]
+        return weights * moved / self.rates.elementwise_bytes_per_s
 
-    def _adapter(self, rows: Number, n: float, k: float) -> tuple[Number, Number]:
-        """Both products of a low-rank adapter and the sum with its matrix's output."""
-        gemm, rank = self.rates.wide_gemm, self.plan.lora_rank
-        added = 3.0 * rows * n * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
-        forward = gemm.product_s(rows, rank, k) + gemm.product_s(rows, n, rank) + added
-        backward = gemm.backward_s(rows, rank, k) + gemm.backward_s(rows, n, rank) + added
+    def adapted(self, group: LayerGroup) -> dict[str, list[Linear]]:
+        """The matrices of a layer with adapters, by the product that they are part of."""
+        found: dict[str, list[Linear]] = {}
+        if self.plan.lora_rank:
+            for linear in adapted_linears(self.model, group, self.plan.lora_targets):
+                found.setdefault(linear.op, []).append(linear)
+        return found
+
+    def _adapter(self, rows: Number, n: float, k: float, copies: float) -> tuple[Number, Number]:
+        """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of the sum of both weights."""
+        gemm, rank, c = self.rates.wide_gemm, self.plan.lora_rank, self.c
+        moved = c["adapter_output_passes"] * n + c["adapter_input_passes"] * k
+        added = copies * rows * moved * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
+        forward = gemm.product_s(rows, rank, k, copies) + gemm.product_s(rows, n, rank, copies) + added
+        backward = gemm.backward_s(rows, rank, k, copies) + gemm.backward_s(rows, n, rank, copies) + added
+        if self.plan.adapter == "dora":
+            # The weight and its update, added and squared in 32 bits, row by row (arXiv 2402.09353, section 4.3).
+            normed = copies * n * k * (2 * self.plan.wide_bytes + 8) / self.rates.elementwise_bytes_per_s
+            forward = forward + gemm.product_s(n, k, rank, copies) + normed
         return forward, backward
 
     # -- attention ---------------------------------------------------------------------------------------------
@@ -209,7 +245,8 @@ class Kernels:
             n, k = product.out_features, product.in_features
             forward = forward + gemm.product_s(tokens, n, k)
             backward = backward + gemm.backward_s(
-                tokens, n, k, scale=c["backward_gemm_scale"], weights=not self.plan.lora_rank
+                tokens, n, k, scale=c["backward_gemm_scale"], weights=not self.plan.lora_rank or self.plan.lora_ends
             )
-        logits = tokens * products[-1].out_features * c["logit_bytes"] / self.rates.elementwise_bytes_per_s
+        moved = self.loss.traffic_per_logit
+        logits = tokens * products[-1].out_features * moved / self.rates.elementwise_bytes_per_s
         return forward + logits / 2, backward + logits / 2

@@ -1,135 +1,60 @@
-"""Bytes of a training job: state by ZeRO stage and tier, activations in flight of a pipeline, logits, buffers."""
+"""Bytes of a training job term by term: state by ZeRO stage and tier, activations in flight, logits, buffers, temporaries.
+
+Every term says during which phases of a step it exists; what a GPU needs is the sum at its fullest moment.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
-from llm_perf.config.training import TrainingScenario
-from llm_perf.counts.activations import KeptOptions, layer_kept_bytes
-from llm_perf.counts.arrays import Number, maximum, minimum
-from llm_perf.counts.optimizer import Sharded, optimizer_by_name, zero_shards
-from llm_perf.counts.products import lm_head_products
-from llm_perf.counts.trained import (
-    HeldParams,
-    adapter_params,
-    ends_held_params,
-    expert_replicas,
-    layer_held_params,
-)
+from llm_perf.config.training import LossKind, TrainingScenario
+from llm_perf.counts.activations import KeptOptions, activation_widths, layer_kept_bytes, product_output_bytes
+from llm_perf.counts.arrays import Number, maximum, minimum, where
+from llm_perf.counts.trained import adapter_input_elements
 from llm_perf.systems.terms import Factor, Quantity
-from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
+from llm_perf.systems.training.base import (
+    ALWAYS,
+    BACKWARD,
+    BACKWARD_END,
+    FORWARD,
+    PASSES,
+    STEP,
+    TRAINING,
+    MemoryTerm,
+    TrainingLoad,
+    TrainingMemory,
+    TrainingMemoryParts,
+    fullest,
+    moments_of,
+)
+from llm_perf.systems.training.loss import Loss
+from llm_perf.systems.training.state import Stage, StageParams, State
 
 _GIB = 2**30
+_HALF_OF_PRODUCTS = {"none": 0.0, "half": 0.5, "all": 1.0}
+_ZERO = "arXiv 1910.02054, section 5"
+_KEPT = "arXiv 2205.05198, sections 4 and 4.2.3"
 
 
-class Footprint:
+class Footprint(State):
     """Memory of one scenario under a framework's constants. What does not depend on the load is counted once."""
 
-    def __init__(self, scenario: TrainingScenario, constants: dict[str, float]) -> None:
-        self.scenario, self.constants = scenario, constants
-        self.plan, self.p, self.model = scenario.plan, scenario.parallelism, scenario.model
-        self.optimizer = optimizer_by_name(self.plan.optimizer)
-        self.layers = [layer_held_params(self.model, group, self.p) for group in self.model.layer_groups]
-        self.held = self._fullest()
-        self.trained = self._trained()
-
-    # -- parameters --------------------------------------------------------------------------------------------
-
-    def _fullest(self) -> HeldParams:
-        """What the fullest stage holds: its layers, and the larger one of both ends (both without a pipeline)."""
-        embedding, head = ends_held_params(self.model, self.p)
-        ends = embedding + head if self.p.pp_size == 1 else max(embedding, head, key=lambda end: end.total)
-        return ends + self.stage_params()
-
-    def stage_params(self) -> HeldParams:
-        """Parameters of the fullest stage's layers."""
-        return sum((self.layers[index] * count for index, count in self.stage_layers()), HeldParams(0.0, 0.0))
-
-    def stage_layers(self) -> list[tuple[int, float]]:
-        """(group, layers) of the fullest pipeline stage: the heaviest layers first where groups differ in their blocks.
-
-        Groups that differ in attention only alternate, so a stage has its share of each.
-        """
-        groups = self.model.layer_groups
-        total = self.model.num_layers
-        stage = -(-total // self.p.pp_size)
-        if all(group.mlp == groups[0].mlp for group in groups):
-            return [(index, stage * group.count / total) for index, group in enumerate(groups)]
-        found, left = [], stage
-        for index in sorted(range(len(groups)), key=lambda index: -self.layers[index].total):
-            taken = min(left, groups[index].count)
-            found.append((index, float(taken)))
-            left -= taken
-        return found
-
-    def _trained(self) -> HeldParams:
-        """Parameters of the fullest rank that gradients and optimizer state exist for."""
-        if not self.plan.lora_rank:
-            return self.held
-        total = sum(count * self.adapters(index) for index, count in self.stage_layers())
-        return HeldParams(total, 0.0)
-
-    def adapters(self, index: int) -> float:
-        """Adapter parameters of one layer of a group on one rank."""
-        plan, group = self.plan, self.model.layer_groups[index]
-        return adapter_params(
-            self.model, group, plan.lora_rank, plan.lora_targets == "attention", self.p.tp_size
-        )
-
-    def sharded(self, params: HeldParams, what: Sharded) -> float:
-        """Parameters of one rank's shard of one kind of state under the ZeRO stage."""
-        ranks = self.scenario.shard_ranks
-        replicas = expert_replicas(self.p)
-        stage = self.plan.ds_zero
-        dense = params.dense / zero_shards(what, stage, ranks)
-        return dense + params.experts / zero_shards(what, stage, min(ranks, replicas))
-
-    # -- state -------------------------------------------------------------------------------------------------
-
-    @property
-    def weight_bytes(self) -> float:
-        """Bytes of one rank's weights, adapters included. Quantised base weights are those of layers."""
-        plan = self.plan
-        if not plan.lora_rank:
-            return self.sharded(self.held, "weights") * plan.wide_bytes
-        bits = plan.base_weight_bits
-        base = plan.wide_bytes if bits in (None, 16) else bits / 8 * self.constants["quantised_base_scale"]
-        layers = self.sharded(self.stage_params(), "weights")
-        ends = self.sharded(self.held, "weights") - layers
-        adapters = self.sharded(self.trained, "weights")
-        return layers * base + (ends + adapters) * plan.wide_bytes
-
-    @property
-    def gradient_element_bytes(self) -> float:
-        """Width of a gradient where it is accumulated."""
-        return self.plan.gradient_dtype_bytes or self.constants["gradient_bytes"]
-
-    @property
-    def gradient_bytes(self) -> float:
-        """Bytes of one rank's gradients."""
-        return self.sharded(self.trained, "gradients") * self.gradient_element_bytes
-
-    @property
-    def optimizer_element_bytes(self) -> float:
-        """Bytes per trained parameter of master weights and optimizer state."""
-        own, master = self.plan.optimizer_state_bytes, self.plan.master_weights_dtype_bytes
-        if self.plan.wide_bytes == 4 and master == 4:
-            master = 0  # the weights themselves have 32 bits
-        return master + (self.optimizer.state_bytes if own is None else own)
-
-    @property
-    def optimizer_bytes(self) -> float:
-        """Bytes of one rank's optimizer state."""
-        return self.sharded(self.trained, "optimizer") * self.optimizer_element_bytes
+    def __init__(
+        self, scenario: TrainingScenario, constants: dict[str, float], loss: LossKind = "vocab-parallel"
+    ) -> None:
+        super().__init__(scenario, constants)
+        self.loss = Loss(scenario, constants, loss)
 
     # -- activations -------------------------------------------------------------------------------------------
 
     def kept_options(self) -> KeptOptions:
         """How much of a layer is kept."""
-        plan = self.plan
+        plan, c = self.plan, self.constants
         quant = plan.mlp_activation_quant_bits
+        eager = 0.0 if plan.compile else 1.0
         return KeptOptions(
             element_bytes=plan.wide_bytes,
             norm_bytes=max(plan.layernorm_dtype_bytes, plan.wide_bytes),
@@ -138,6 +63,9 @@ class Footprint:
             dropout=plan.dropout,
             recompute_activation=plan.mlp_recompute_gelu,
             mlp_bytes=None if quant is None else quant / 8,
+            hidden_vectors=eager * c["kept_hidden_vectors"],
+            ffn_vectors=eager * c["kept_ffn_vectors"],
+            routed_copies=c["kept_routed_copies"],
         )
 
     def layer_bytes(
@@ -145,10 +73,32 @@ class Footprint:
     ) -> Number:
         """Bytes of one layer that one micro-batch keeps."""
         level = self.plan.activation_recomputation if recompute is None else recompute
-        return layer_kept_bytes(
+        kept = layer_kept_bytes(
             self.model, group, load.micro_batch, load.seq_len, self.kept_options(), level,
             self.p.tp_size, self.p.sp_size, self.p.cp_size,
         )  # fmt: skip
+        tokens = self._tokens(load)
+        if level is not ActivationRecomputation.FULL:
+            return kept + tokens * self._adapter_bytes_per_token(group)
+        products, core = product_output_bytes(
+            self.model, group, tokens, self.plan.wide_bytes, self.p.tp_size, self.p.sp_size
+        )
+        share = _HALF_OF_PRODUCTS[self.plan.kept_products]
+        return kept + share * products + (core if share else 0.0)
+
+    def _adapter_bytes_per_token(self, group: LayerGroup) -> float:
+        """Copies and masks of what enters adapters under dropout; less what frozen matrices alone do not keep."""
+        plan = self.plan
+        if not plan.lora_rank:
+            return 0.0
+        more = self.constants["adapter_input_bytes"] * adapter_input_elements(
+            self.model, group, plan.lora_targets, self.p.tp_size
+        )
+        if plan.lora_targets == "all" or group.mlp.routed_experts:
+            return more
+        # A frozen matrix needs no input for its gradient: neither the block's input nor the product before its last one.
+        widths = activation_widths(self.model, group, self.p.tp_size)
+        return more - plan.wide_bytes * (widths.hidden / self.p.sp_size + widths.ffn)
 
     def mean_layer_bytes(self, group: LayerGroup, load: TrainingLoad) -> Number:
         """Bytes that one micro-batch keeps of a layer, the mean over those that recompute and the others."""
@@ -165,107 +115,264 @@ class Footprint:
             (count * self.mean_layer_bytes(groups[index], load) for index, count in self.stage_layers()), 0.0
         )
 
-    def in_flight(self, load: TrainingLoad) -> Number:
-        """Micro-batches whose activations the first stage holds at once (arXiv 2205.05198, section 4.2.3)."""
+    def in_flight(self, load: TrainingLoad, stage: int = 0) -> Number:
+        """Micro-batches whose activations a stage holds at once: one fewer with each stage (arXiv 2205.05198, 4.2.3)."""
         pp, chunks = self.p.pp_size, self.plan.virtual_stages
-        most = pp * (1 + (pp - 1) / (pp * chunks)) if chunks > 1 else pp
+        most = pp - stage + (pp * (pp - 1) / (pp * chunks) if chunks > 1 else 0)
         return minimum(load.accumulation, most) if pp > 1 else 1.0
 
     def working_bytes(self, load: TrainingLoad) -> Number:
-        """The layer that is being recomputed: all that its backward pass needs exists at once."""
-        level = self.plan.activation_recomputation
-        if level is ActivationRecomputation.NONE:
-            return 0.0
+        """The layer whose backward pass runs: what is recomputed of it, and gradients of its activations."""
         most: Number = 0.0
+        c, wide = self.constants, self.plan.wide_bytes
         for group in self.model.layer_groups:
             whole = self.layer_bytes(group, load, ActivationRecomputation.NONE)
-            most = maximum(most, whole - self.layer_bytes(group, load))
+            again = whole - self.layer_bytes(group, load) if recomputing_share(self.scenario) else 0.0
+            widths = activation_widths(self.model, group, self.p.tp_size)
+            per_token = c["backward_ffn_vectors"] * widths.ffn
+            per_token += c["backward_hidden_vectors"] * widths.hidden / self.p.sp_size
+            most = maximum(most, maximum(again, 0.0) + self._tokens(load) * per_token * wide)
         return most
 
     def logit_bytes(self, load: TrainingLoad) -> Number:
-        """Logits and their gradient on the last stage."""
-        width = lm_head_products(self.model, self.p.tp_size)[-1].out_features
-        tokens = load.micro_batch * load.seq_len / self.p.cp_size
-        return tokens * width * self.constants["live_logit_bytes"] * self.plan.wide_bytes / 2
+        """Logits, loss and their gradient at their fullest moment on the last stage."""
+        return self.loss.live(self._tokens(load)).peak
 
-    # -- all together ------------------------------------------------------------------------------------------
+    def _tokens(self, load: TrainingLoad) -> Number:
+        return load.micro_batch * load.seq_len / self.p.cp_size
+
+    # -- terms of a GPU ------------------------------------------------------------------------------------------
+
+    def gpu_terms(self, load: TrainingLoad, stage: Stage) -> list[MemoryTerm]:
+        """All that one GPU of a pipeline stage holds, with the phases in which it does."""
+        params = self.params_of(stage)
+        found = [*self._state_terms(params, load), *self._activation_terms(load, stage)]
+        found += [*self._gathered_terms(params), *self._temporary_terms(params, load), *self._fixed_terms()]
+        return [term for term in found if _any(term.size_bytes)]
+
+    def _state_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
+        plan = self.plan
+        trained = self.trained_of(params)
+        if plan.weights_device == "gpu":
+            name = f"weights, {self.base_element_bytes:.3g} bytes each"
+            yield MemoryTerm(name, "weights_bytes", self.weight_bytes_of(params), ALWAYS, _ZERO)
+        if plan.lora_rank and plan.weights_device == "gpu":
+            adapters = self.adapter_bytes_of(params)
+            yield MemoryTerm("adapters", "weights_bytes", adapters, ALWAYS, "arXiv 2106.09685")
+        if plan.optimizer_device == "gpu":
+            own = self.sharded(trained, "optimizer")
+            master = own * self.master_element_bytes
+            yield MemoryTerm("master weights", "optimizer_bytes", master, TRAINING, _ZERO)
+            if not self.optimizer.paged:
+                state = own * self.moment_element_bytes
+                name = f"state of {plan.optimizer}"
+                yield MemoryTerm(name, "optimizer_bytes", state, TRAINING, self.optimizer.source)
+        yield from self._gradient_terms(params, load)
+
+    def _gradient_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
+        plan, trained = self.plan, self.trained_of(params)
+        if plan.optimizer_in_backward:
+            largest = max(self.largest_matrix, params.ends.total / (2 if self.p.pp_size == 1 else 1))
+            size = min(largest, trained.total) * self.gradient_element_bytes
+            passes = frozenset({BACKWARD, BACKWARD_END})
+            yield MemoryTerm("gradient of the matrix that is updated", "gradients_bytes", size, passes)
+            return
+        if self._gradients_leave:
+            return
+        size = self.sharded(trained, "gradients") * self.gradient_element_bytes
+        name = f"gradients, {self.gradient_element_bytes:.3g} bytes each"
+        yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
+        if self.constants["persistent_gradients"]:
+            earlier: Number = size
+        else:  # dropped after each step, so that only micro-batches after the first one begin with them
+            earlier = where(load.accumulation > 1, size, 0.0)
+        yield MemoryTerm(name, "gradients_bytes", earlier, frozenset({FORWARD, BACKWARD}), _ZERO)
+
+    @property
+    def _gradients_leave(self) -> bool:
+        """ZeRO-Offload updates on the CPU: stages 2 and 3 pass on a shard's gradients as they are reduced; stage 1 adds up
+
+        whole ones on the GPU and copies its shard when the step ends.
+        """
+        return self.plan.optimizer_device != "gpu" and self.plan.ds_zero >= DSZeRO.STAGE_2
+
+    def _activation_terms(self, load: TrainingLoad, stage: Stage) -> Iterator[MemoryTerm]:
+        groups = self.model.layer_groups
+        one = sum((count * self.mean_layer_bytes(groups[index], load) for index, count in stage.layers), 0.0)
+        kept = one * self.in_flight(load, stage.index)
+        passes = frozenset({FORWARD, BACKWARD})
+        if self.plan.activations_device == "gpu":
+            yield MemoryTerm("activations kept", "activations_bytes", kept, passes, _KEPT)
+        else:
+            staged = 2 * self.layer_bytes(groups[0], load)
+            yield MemoryTerm("activations on their way to the host", "buffers_bytes", staged, PASSES)
+        name = "the layer whose backward pass runs: recomputed, and gradients of activations"
+        both = frozenset({BACKWARD, BACKWARD_END})
+        yield MemoryTerm(name, "temporaries_bytes", self.working_bytes(load), both)
+        if stage.last:
+            loss = self.loss.live(self._tokens(load))
+            name = f"logits and loss ({self.loss.kind})"
+            yield MemoryTerm(name, "logits_bytes", loss.peak, frozenset({FORWARD}))
+            yield MemoryTerm("logits that are still held", "logits_bytes", loss.retained, both)
+
+    def _gathered_terms(self, params: StageParams) -> Iterator[MemoryTerm]:
+        """Layers and ends that ZeRO-3 has gathered, in their stored format, and whole gradients before their reduction."""
+        c, plan = self.constants, self.plan
+        if self.quantised:
+            matrix = self.largest_matrix * plan.wide_bytes * c["unpacked_matrices"]
+            yield MemoryTerm("matrix unpacked to the format of products", "buffers_bytes", matrix, PASSES)
+        if not self.gathers:
+            return
+        element = min(self.base_element_bytes, plan.wide_bytes)
+        layer = max(held.total for held in self.layers) * element
+        stage = params.layers.total * element
+        gathered = min(max(c["gathered_layers"] * layer, c["gathered_params"] * element), stage)
+        yield MemoryTerm("layers gathered", "buffers_bytes", gathered, PASSES)
+        ends = c["gathered_ends"] * params.ends.total * plan.wide_bytes
+        yield MemoryTerm("embedding and head gathered", "buffers_bytes", ends, PASSES)
+        if plan.lora_rank:
+            return
+        reduced = c["unsharded_gradient_layers"] * max(held.total for held in self.layers) * c["reduce_bytes"]
+        both = frozenset({BACKWARD, BACKWARD_END})
+        yield MemoryTerm("gradients of a layer before their reduction", "buffers_bytes", reduced, both)
+        whole = c["gathered_ends"] * params.ends.total * c["reduce_bytes"]
+        yield MemoryTerm("gradients of embedding and head before it", "buffers_bytes", whole, both)
+
+    def _temporary_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
+        """What an optimizer step makes for a moment, and what its gradient's norm does, whichever is more."""
+        c, plan = self.constants, self.plan
+        buckets = self._bucket_params * plan.wide_bytes
+        if plan.ds_zero.value:
+            yield MemoryTerm("buckets of reduction and gathering", "buffers_bytes", buckets, TRAINING)
+        if plan.optimizer_in_backward or plan.optimizer_device != "gpu":
+            return
+        own = self.sharded(self.trained_of(params), "optimizer")
+        group = c["step_group_params"]
+        if plan.ds_zero is DSZeRO.STAGE_3 and group:
+            step = min(own, group) * c["step_temporary_bytes_stage3"]
+        else:
+            step = own * c["step_temporary_bytes"]
+        step += own * c["step_temporary_moments"] * self.moment_element_bytes
+        yield MemoryTerm("temporaries of the optimizer's step", "temporaries_bytes", step, frozenset({STEP}))
+
+    @property
+    def _bucket_params(self) -> float:
+        own = self.plan.reduce_bucket_size
+        return self.constants["bucket_params"] if own is None else own * self.constants["buckets"]
+
+    def _fixed_terms(self) -> Iterator[MemoryTerm]:
+        c = self.constants
+        sizes = (self.p.tp_size, self.p.pp_size, self.p.dp_size, self.p.ep_size, self.p.cp_size)
+        communicators = sum(size > 1 for size in sizes) * c["communicator_gib"] * _GIB
+        yield MemoryTerm("communicators", "reserved_bytes", communicators, ALWAYS)
+        context = c["process_reserve_gib"] * _GIB
+        yield MemoryTerm("context and libraries", "reserved_bytes", context, ALWAYS)
+
+    # -- host and disks ----------------------------------------------------------------------------------------------
+
+    def host_terms(self, params: StageParams, load: TrainingLoad, stage: Stage) -> list[MemoryTerm]:
+        """What all ranks of a node hold on their host."""
+        plan, c, ranks = self.plan, self.constants, self.scenario.gpus_per_node
+        own = self.sharded(self.trained_of(params), "optimizer")
+        found = []
+        if plan.weights_device == "cpu":
+            size = self._pinned(self.weight_bytes_of(params) + self.adapter_bytes_if_any(params))
+            found.append(MemoryTerm("weights", "weights_bytes", size, ALWAYS, _ZERO))
+        if plan.optimizer_device == "cpu":
+            master = self._pinned(own * self.master_element_bytes)
+            found.append(MemoryTerm("master weights", "optimizer_bytes", master, TRAINING, _ZERO))
+            state = own * self.moment_element_bytes
+            name = f"state of {plan.optimizer}"
+            found.append(MemoryTerm(name, "optimizer_bytes", state, TRAINING, self.optimizer.source))
+        elif self.optimizer.paged:
+            state = own * self.moment_element_bytes
+            found.append(MemoryTerm("paged state", "optimizer_bytes", state, TRAINING, self.optimizer.source))
+        if self._gradients_leave and not plan.optimizer_in_backward:
+            element = c["host_gradient_bytes"] or self.gradient_element_bytes
+            size = self._pinned(self.sharded(self.trained_of(params), "gradients") * element)
+            found.append(MemoryTerm("gradients", "gradients_bytes", size, TRAINING, _ZERO))
+        if plan.activations_device == "cpu":
+            groups = self.model.layer_groups
+            one = sum((n * self.mean_layer_bytes(groups[index], load) for index, n in stage.layers), 0.0)
+            kept = one * self.in_flight(load, stage.index)
+            found.append(MemoryTerm("activations kept", "activations_bytes", kept, PASSES, _KEPT))
+        if plan.optimizer_device == "nvme" or plan.weights_device == "nvme":
+            buffers = c["nvme_buffer_gib"] * _GIB
+            found.append(MemoryTerm("pinned buffers to NVMe", "buffers_bytes", buffers, ALWAYS))
+        return [
+            MemoryTerm(term.name, term.part, term.size_bytes * ranks, term.phases, term.source)
+            for term in found
+        ]
+
+    def adapter_bytes_if_any(self, params: StageParams) -> float:
+        """Bytes of one rank's adapters; none where the weights are trained."""
+        return self.adapter_bytes_of(params) if self.plan.lora_rank else 0.0
+
+    def _pinned(self, size_bytes: float) -> float:
+        """Pinned buffers, which the caching host allocator rounds up to a power of two each."""
+        piece = self.constants["pinned_piece_bytes"]
+        if not piece or size_bytes <= 0:
+            return size_bytes
+        whole, rest = divmod(size_bytes, piece)
+        rounded = 2.0 ** math.ceil(math.log2(piece))
+        return whole * rounded + (2.0 ** math.ceil(math.log2(rest)) if rest >= 1 else 0.0)
+
+    def _disk(self, params: StageParams) -> TrainingMemoryParts:
+        plan, disk, ranks = self.plan, self.scenario.host.disk, self.scenario.gpus_per_node
+        weights = self.weight_bytes_of(params) + self.adapter_bytes_if_any(params)
+        state = self.sharded(self.trained_of(params), "optimizer") * self.optimizer_element_bytes
+        return TrainingMemoryParts(
+            weights_bytes=ranks * weights if plan.weights_device == "nvme" else 0.0,
+            optimizer_bytes=ranks * state if plan.optimizer_device == "nvme" else 0.0,
+            capacity_bytes=0.0 if disk is None else disk.capacity_bytes,
+        )
+
+    # -- all together ------------------------------------------------------------------------------------------------
 
     def memory(self, load: TrainingLoad) -> TrainingMemory:
         """Memory of the fullest GPU, and of a host and its disks where something is kept there."""
-        plan = self.plan
-        tiers: dict[str, dict[str, Number]] = {"gpu": {}, "cpu": {}, "nvme": {}}
-        tiers[plan.weights_device]["weights_bytes"] = self.weight_bytes
-        tiers[plan.optimizer_device]["optimizer_bytes"] = self.optimizer_bytes
-        # ZeRO-Offload updates on the CPU: stages 2 and 3 pass on a shard's gradients as they are reduced; stage 1 adds up
-        # whole ones on the GPU and copies its shard when the step ends.
-        leaves = plan.optimizer_device != "gpu" and plan.ds_zero >= DSZeRO.STAGE_2
-        gradients = "cpu" if leaves else "gpu"
-        tiers[gradients]["gradients_bytes"] = self.gradient_bytes
-        activations, logits = self._live(load)
-        tiers["gpu"] |= {"logits_bytes": logits, "buffers_bytes": self._buffers(load)}
-        tiers[plan.activations_device]["activations_bytes"] = activations
-        gpu = TrainingMemoryParts(
-            **tiers["gpu"],
-            reserved_bytes=self.constants["process_reserve_gib"] * _GIB,
-            capacity_bytes=self.scenario.gpu.usable_memory_bytes,
-        )
-        return TrainingMemory(gpu, self._host(tiers["cpu"]), self._disk(tiers["nvme"]))
+        share = self.constants["fragmentation_share"]
+        stages = self.stages()
+        moments = [
+            moment
+            for stage in stages
+            for moment in moments_of(
+                self.gpu_terms(load, stage), stage.index, self.scenario.gpu.usable_memory_bytes, share
+            )
+        ]
+        capacity = self.scenario.host.usable_memory_bytes
+        host = [
+            moment
+            for stage in stages
+            for moment in moments_of(
+                self.host_terms(self.params_of(stage), load, stage), stage.index, capacity
+            )
+        ]
+        disk = max((self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes)
+        return TrainingMemory(fullest(moments), fullest(host), disk, tuple(moments), tuple(host))
 
     def quantities(self, load: TrainingLoad) -> Iterator[Quantity]:
         """State and activations of one GPU with what they follow from; for a single configuration."""
-        plan, trained = self.plan, self.trained
+        plan = self.plan
+        stage = self.memory(load).binding.stage
+        params = self.params_of(next(one for one in self.stages() if one.index == stage))
+        trained = self.trained_of(params)
         if not plan.lora_rank:
-            kept = Factor("parameters of the fullest stage that it keeps", self.sharded(self.held, "weights"))
-            yield Quantity("weights of one GPU", ((kept, Factor("bytes", plan.wide_bytes)),), "bytes")
+            kept = Factor("parameters of the fullest stage that it keeps", self.sharded(params.held, "weights"))
+            yield Quantity(
+                "weights of one GPU", ((kept, Factor("bytes", self.weight_element_bytes)),), "bytes"
+            )
         reduced = Factor(
             f"parameters that it reduces under ZeRO {plan.ds_zero.value}", self.sharded(trained, "gradients")
         )
         size = Factor("bytes", self.gradient_element_bytes)
-        yield Quantity("gradients of one GPU", ((reduced, size),), "bytes", "arXiv 1910.02054, section 5")
+        yield Quantity("gradients of one GPU", ((reduced, size),), "bytes", _ZERO)
         updated = Factor("parameters that it updates", self.sharded(trained, "optimizer"))
         state = Factor(f"bytes of master weights and state of {plan.optimizer}", self.optimizer_element_bytes)
         yield Quantity("optimizer state of one GPU", ((updated, state),), "bytes", self.optimizer.source)
-        stage = Factor("bytes of one micro-batch over the fullest stage", self.stage_activation_bytes(load))
+        one = Factor("bytes of one micro-batch over the fullest stage", self.stage_activation_bytes(load))
         flight = Factor("micro-batches in flight on the first one", self.in_flight(load))
-        source = "arXiv 2205.05198, sections 4 and 4.2.3"
-        yield Quantity("activations of one GPU", ((stage, flight),), "bytes", source)
-
-    def _live(self, load: TrainingLoad) -> tuple[Number, Number]:
-        """(activations, logits) of the stage that holds more: the first with all in flight, or the last with the logits."""
-        stage, logits = self.stage_activation_bytes(load), self.logit_bytes(load)
-        if self.p.pp_size == 1:
-            return stage, logits
-        first = stage * self.in_flight(load)
-        return first, maximum(stage + logits - first, 0.0)
-
-    def _buffers(self, load: TrainingLoad) -> Number:
-        """Gathered layers of ZeRO-3, what is recomputed, communication buffers; copies on their way to the host."""
-        plan, constants = self.plan, self.constants
-        layer = max(held.total for held in self.layers) * plan.wide_bytes
-        gathered = constants["gathered_layers"] * layer if plan.ds_zero.value == 3 else 0.0
-        staged = (
-            2 * self.layer_bytes(self.model.layer_groups[0], load)
-            if plan.activations_device == "cpu"
-            else 0.0
-        )
-        sizes = (self.p.tp_size, self.p.pp_size, self.p.dp_size, self.p.ep_size, self.p.cp_size)
-        communicators = sum(size > 1 for size in sizes) * constants["communicator_gib"] * _GIB
-        return gathered + self.working_bytes(load) + communicators + staged
-
-    def _host(self, parts: dict[str, Number]) -> TrainingMemoryParts:
-        ranks = self.scenario.gpus_per_node
-        buffers = 0.0
-        if self.plan.optimizer_device == "nvme" or self.plan.weights_device == "nvme":
-            buffers = self.constants["nvme_buffer_gib"] * _GIB * ranks
-        scaled = {name: size * ranks for name, size in parts.items()}
-        return TrainingMemoryParts(
-            **scaled, buffers_bytes=buffers, capacity_bytes=self.scenario.host.usable_memory_bytes
-        )
-
-    def _disk(self, parts: dict[str, Number]) -> TrainingMemoryParts:
-        disk = self.scenario.host.disk
-        scaled = {name: size * self.scenario.gpus_per_node for name, size in parts.items()}
-        return TrainingMemoryParts(**scaled, capacity_bytes=0.0 if disk is None else disk.capacity_bytes)
+        yield Quantity("activations of one GPU", ((one, flight),), "bytes", _KEPT)
 
 
 def recomputing_share(scenario: TrainingScenario) -> float:
@@ -279,3 +386,7 @@ def recomputing_share(scenario: TrainingScenario) -> float:
 def is_mixture(group: LayerGroup) -> bool:
     """Whether a layer has routed experts."""
     return group.mlp.routed_experts > 0
+
+
+def _any(size: Number) -> bool:
+    return bool(size.any()) if hasattr(size, "any") else size != 0

@@ -15,7 +15,8 @@ from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number, maximum, where
-from llm_perf.counts.trained import HeldParams
+from llm_perf.counts.linears import layer_linears
+from llm_perf.counts.trained import HeldParams, adapted_linears
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.hardware.streams import COMPUTE, HOST
 from llm_perf.systems.base import PhaseCost
@@ -66,8 +67,8 @@ class TrainingStep:
         self.scenario, self.framework = scenario, framework
         self.c = framework_constants(scenario, framework)
         self.plan, self.model, self.p = scenario.plan, scenario.model, scenario.parallelism
-        self.footprint = Footprint(scenario, self.c)
-        self.kernels = Kernels(scenario, self.c, framework.attention)
+        self.footprint = Footprint(scenario, self.c, framework.loss)
+        self.kernels = Kernels(scenario, self.c, framework.attention, self.footprint.loss)
         self.exchange = Exchange(scenario, self.kernels.rates.efficiency, self.c)
         self.offload = Offload(scenario, self.c, self.footprint)
 
@@ -138,6 +139,12 @@ class TrainingStep:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
         c = self.c
         milliseconds = c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"]
+        if self.plan.lora_rank:
+            matrices = adapted_linears(self.model, group, self.plan.lora_targets)
+            milliseconds += c["host_ms_per_adapter"] * len(matrices)
+        if self.footprint.quantised:
+            matrices = layer_linears(group, self.model.hidden_size)
+            milliseconds += c["host_ms_per_unpacking"] * sum(one.op != "router" for one in matrices)
         full = self.plan.activation_recomputation is ActivationRecomputation.FULL
         again = recomputing_share(self.scenario) / 3 if full else 0.0
         grace = c["grace_host_scale"] if "grace" in (self.scenario.host.cpu or "").lower() else 1.0
