@@ -18,7 +18,7 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import Framework, get_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = ["TrainingRun", "framework_of", "model_of", "training_run_of", "training_scenario_of"]
+__all__ = ["TrainingRun", "framework_of", "model_of", "recomputation_of", "training_run_of", "training_scenario_of"]
 
 MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -38,6 +38,9 @@ MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "LLaMA-65B": "huggyllama/llama-65b",
         "Megatron-22B": "nvidia/megatron-gpt-22B",
         "GPT3-175B": "nvidia/megatron-gpt-175B",
+        "Qwen/Qwen-1_8B": "Qwen/Qwen1.5-1.8B",
+        "Qwen/Qwen-7B": "Qwen/Qwen1.5-7B",
+        "mistralai/Mistral-7B-v0.2": "mistralai/Mistral-7B-v0.1",
         "MT-NLG-530B": "nvidia/megatron-gpt-530B",
         "Megatron-1T": "nvidia/megatron-gpt-1T",
         "GPT-529.6B": "nvidia/megatron-gpt-530B",
@@ -237,12 +240,13 @@ def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
             "micro_batch_size": run.micro_batch,
             "virtual_stages": run.vp,
             "precision": _PRECISIONS.get(precision, precision),
-            "activation_recomputation": _recomputation(run.recompute),
+            "activation_recomputation": recomputation_of(run.recompute),
         }  # type: ignore[arg-type]
     )
 
 
-def _recomputation(stated: str) -> ActivationRecomputation:
+def recomputation_of(stated: str) -> ActivationRecomputation:
+    """The level that a source's words mean; nothing stated is none."""
     if "selective" in stated:
         return ActivationRecomputation.ATTN_COMPUTE
     return ActivationRecomputation.FULL if stated.startswith("full") else ActivationRecomputation.NONE

@@ -27,6 +27,8 @@ _LEVELS = {level.name.lower(): level.value for level in ActivationRecomputation}
 
 
 def _level_number(value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(value, str):
         text = value.strip().lower().replace("-", "_")
         if text.isdigit():
@@ -101,8 +103,9 @@ class TrainingInputs(Spec):
     precision: Precision | None = Field(
         default=None, description="fp32, tf32, fp16, bf16, fp8, mxfp8 or nvfp4.  [default: bf16]"
     )
-    activation_recomputation: Annotated[int, BeforeValidator(_level_number), AsText] = Field(
-        default=0, description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0]"
+    activation_recomputation: Annotated[int | None, BeforeValidator(_level_number), AsText] = Field(
+        default=None,
+        description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0, or the framework's]",
     )
     recompute_layers: PositiveInt | None = Field(
         default=None, description="Layers that recompute; all if not given."

@@ -132,7 +132,9 @@ class Kernels:
             rows = tokens * product.active * self._expert_share * self.p.expert_imbalance / copies
         trained = not self.plan.lora_rank
         forward = gemm.product_s(rows, n, k, copies, scale)
-        backward = gemm.backward_s(rows, n, k, copies, scale * c["backward_gemm_scale"], trained)
+        # What slows a backward pass is the gradient of the weights, which frozen ones have none of.
+        slowed = c["backward_gemm_scale"] if trained else 1.0
+        backward = gemm.backward_s(rows, n, k, copies, scale * slowed, trained)
         if self.dtype in _QUANTISED and not wide:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
             forward = forward + copies * (rows * k + n * k) * per_byte
@@ -218,7 +220,9 @@ class Kernels:
         found = {"norms": (norms * c["hidden_vectors_forward"], norms * c["hidden_vectors_backward"])}
         # Forward: the input (two where gated) is read, the output written. Backward: both are read again with the
         # gradient, and the gradients of the inputs written.
-        there, back = (3, 5) if mlp.gated else (2, 3)
+        there, back = (3.0, 5.0) if mlp.gated else (2.0, 3.0)
+        if not self.plan.compile:
+            there, back = there + c["inner_vectors_forward"], back + c["inner_vectors_backward"]
         width, routed = mlp.dense_width / self.p.tp_size, mlp.routed_width / self.p.tp_size
         unfused = c["biased_expert_passes"] if mlp.routed_experts and mlp.bias else 1.0
         inner = width + routed * unfused * c["expert_traffic_scale"]

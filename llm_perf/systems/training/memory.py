@@ -20,6 +20,7 @@ from llm_perf.systems.training.base import (
     BACKWARD,
     BACKWARD_END,
     FORWARD,
+    LOAD,
     PASSES,
     STEP,
     TRAINING,
@@ -94,7 +95,8 @@ class Footprint(State):
         more = self.constants["adapter_input_bytes"] * adapter_input_elements(
             self.model, group, plan.lora_targets, self.p.tp_size
         )
-        if plan.lora_targets == "all" or group.mlp.routed_experts:
+        kept_anyway = self.quantised and self.constants["frozen_inputs_kept"]
+        if plan.lora_targets == "all" or group.mlp.routed_experts or kept_anyway:
             return more
         # A frozen matrix needs no input for its gradient: neither the block's input nor the product before its last one.
         widths = activation_widths(self.model, group, self.p.tp_size)
@@ -159,6 +161,8 @@ class Footprint(State):
         if plan.lora_rank and plan.weights_device == "gpu":
             adapters = self.adapter_bytes_of(params)
             yield MemoryTerm("adapters", "weights_bytes", adapters, ALWAYS, "arXiv 2106.09685")
+        loaded = self.constants["load_copies"] * params.held.total * plan.wide_bytes
+        yield MemoryTerm("whole weights while loading", "buffers_bytes", loaded, frozenset({LOAD}))
         if plan.optimizer_device == "gpu":
             own = self.sharded(trained, "optimizer")
             master = own * self.master_element_bytes

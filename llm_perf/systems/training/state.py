@@ -151,7 +151,15 @@ class State:
         if not self.plan.lora_rank:
             return StageParams(layers, ends, _NONE, _NONE)
         adapters = sum(count * self.adapters(index) for index, count in stage.layers)
-        return StageParams(layers, ends, HeldParams(adapters, 0.0), ends if self.plan.lora_ends else _NONE)
+        trained = ends * self._end_width if self.plan.lora_ends else _NONE
+        return StageParams(layers, ends, HeldParams(adapters, 0.0), trained)
+
+    @property
+    def _end_width(self) -> float:
+        """Width of whole matrices trained beside adapters over theirs: copies of the base, with moments as wide."""
+        if self.master_element_bytes or not self.constants["moments_as_weights"]:
+            return 1.0
+        return self.plan.wide_bytes / self.trained_element_bytes
 
     def sharded(self, params: HeldParams, what: Sharded) -> float:
         """Parameters of one rank's shard of one kind of state under the ZeRO stage."""

@@ -139,6 +139,8 @@ class TrainingStep:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
         c = self.c
         milliseconds = c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"]
+        if self.footprint.gathers:
+            milliseconds += c["host_ms_per_gather"]
         if self.plan.lora_rank:
             matrices = adapted_linears(self.model, group, self.plan.lora_targets)
             milliseconds += c["host_ms_per_adapter"] * len(matrices)
