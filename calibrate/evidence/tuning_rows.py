@@ -234,7 +234,14 @@ def _scenario(
         parallelism=parallelism,
         num_nodes=fewest_nodes(gpus, host.gpus_per_node),
         allow_long_context=True,
+        constants=_OWN_CODE.get(cells.required("model"), ()) if framework_name == "hf_trainer" else (),
     )
+
+
+_OWN_CODE: Final[Mapping[str, tuple[tuple[str, float], ...]]] = dict.fromkeys(
+    ("Qwen/Qwen-1_8B", "Qwen/Qwen-7B"), (("plain_logit_bytes", 14.0), ("retained_logit_bytes", 2.0))
+)
+"""Models whose own code (trust_remote_code) computes the loss on 16-bit logits, which autocast widens for the softmax only."""
 
 
 def _recompute(cells: Row, framework: str) -> dict[str, object]:
@@ -255,6 +262,8 @@ def _sharding(cells: Row, framework: str) -> dict[str, object]:
         found["ds_zero"] = 0
     if framework == "hf_gptq":
         found["ds_zero"] = 2
+    if framework == "deepspeed" and cells.text("framework").startswith("transformers"):
+        found["reduce_bucket_size"] = 2e8  # of the configuration that its source ships
     if off == "optimizer":
         found["optimizer_device"] = "cpu"
     elif off in ("true", "weights+activations"):

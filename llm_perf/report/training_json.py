@@ -13,7 +13,7 @@ from llm_perf.systems.training.base import TrainingMemoryParts
 
 _MEMORY = (
     "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "logits_bytes", "buffers_bytes",
-    "reserved_bytes",
+    "temporaries_bytes", "fragmentation_bytes", "reserved_bytes",
 )  # fmt: skip
 
 

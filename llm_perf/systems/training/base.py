@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.systems.base import PhaseCost
 
 LOAD, FORWARD, BACKWARD, BACKWARD_END, STEP = PHASES = (
@@ -110,18 +110,25 @@ class Moment:
 
 
 def moments_of(
-    terms: Sequence[MemoryTerm], stage: int, capacity_bytes: float, fragmentation: float = 0.0
+    terms: Sequence[MemoryTerm], stage: int, capacity_bytes: float, fragmentation: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[Moment, ...]:
-    """A stage's memory phase by phase. ``fragmentation`` is a share of what comes and goes within a step."""
+    """A stage's memory phase by phase.
+
+    ``fragmentation`` are shares of what comes and goes within a step: what an allocator usually has reserved in vain, and
+    what of it cannot be given back. An allocator that runs out of memory first returns the blocks that it does not use, so
+    the former shrinks to the latter where the device is full.
+    """
     found = []
     for phase in PHASES:
         here = [term for term in terms if phase in term.phases]
-        if fragmentation:
+        usual, least = fragmentation
+        if usual:
             moving = sum((term.size_bytes for term in here if term.part in _MOVING), 0.0)
+            room = capacity_bytes - _ROUNDING - sum((term.size_bytes for term in here), 0.0)
             unused = MemoryTerm(
                 "blocks that the allocator cannot use",
                 "fragmentation_bytes",
-                fragmentation * moving,
+                minimum(usual * moving, maximum(room, min(usual, least) * moving)),
                 ALWAYS,
                 "a share of what comes and goes within a step",
             )
@@ -134,6 +141,8 @@ def moments_of(
     return tuple(found)
 
 
+_ROUNDING = 4096.0
+"""Bytes by which blocks that fill a device stay below its size, so that sums of floats do not exceed it."""
 _MOVING = frozenset({"activations_bytes", "logits_bytes", "buffers_bytes", "temporaries_bytes"})
 
 

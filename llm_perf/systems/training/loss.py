@@ -42,7 +42,8 @@ class Loss:
         """Bytes per logit of a micro-batch at the fullest moment, those of a chunk spread over all."""
         c, plain = self.c, self.c["plain_logit_bytes"]
         if self.kind == "chunked":
-            return min(c["chunked_logit_bytes"] + plain / c["loss_chunks"], plain)
+            kept = c["compiled_chunked_logit_bytes" if self.scenario.plan.compile else "chunked_logit_bytes"]
+            return min(kept + plain / c["loss_chunks"], plain)
         return {
             "plain": plain,
             "fused": c["fused_logit_bytes"],

@@ -55,7 +55,6 @@ class Footprint(State):
         """How much of a layer is kept."""
         plan, c = self.plan, self.constants
         quant = plan.mlp_activation_quant_bits
-        eager = 0.0 if plan.compile else 1.0
         return KeptOptions(
             element_bytes=plan.wide_bytes,
             norm_bytes=max(plan.layernorm_dtype_bytes, plan.wide_bytes),
@@ -64,8 +63,8 @@ class Footprint(State):
             dropout=plan.dropout,
             recompute_activation=plan.mlp_recompute_gelu,
             mlp_bytes=None if quant is None else quant / 8,
-            hidden_vectors=eager * c["kept_hidden_vectors"],
-            ffn_vectors=eager * c["kept_ffn_vectors"],
+            hidden_vectors=c["compiled_hidden_vectors" if plan.compile else "kept_hidden_vectors"],
+            ffn_vectors=0.0 if plan.compile else c["kept_ffn_vectors"],
             routed_copies=c["kept_routed_copies"],
         )
 
@@ -174,23 +173,38 @@ class Footprint(State):
         yield from self._gradient_terms(params, load)
 
     def _gradient_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
-        plan, trained = self.plan, self.trained_of(params)
+        plan, trained, element = self.plan, self.trained_of(params), self.gradient_element_bytes
+        if self._gradients_leave and not plan.optimizer_in_backward:
+            return
+        size = self.sharded(trained, "gradients") * element
+        # The head's gradient comes first: chunk by chunk while others' logits still exist, else when they are gone.
+        split = self.loss.kind in ("chunked", "fused")
+        first = min(self._head_params(params), trained.total) * element
+        at_first = frozenset({FORWARD, BACKWARD} if split else {BACKWARD})
         if plan.optimizer_in_backward:
-            largest = max(self.largest_matrix, params.ends.total / (2 if self.p.pp_size == 1 else 1))
-            size = min(largest, trained.total) * self.gradient_element_bytes
-            passes = frozenset({BACKWARD, BACKWARD_END})
-            yield MemoryTerm("gradient of the matrix that is updated", "gradients_bytes", size, passes)
+            tied = first if self.model.tied_embeddings else 0.0
+            largest = min(self.largest_matrix, trained.total) * element + tied
+            name = "gradient of the matrix that is updated"
+            yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}) | at_first)
             return
-        if self._gradients_leave:
-            return
-        size = self.sharded(trained, "gradients") * self.gradient_element_bytes
-        name = f"gradients, {self.gradient_element_bytes:.3g} bytes each"
+        name = f"gradients, {element:.3g} bytes each"
         yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
         if self.constants["persistent_gradients"]:
-            earlier: Number = size
-        else:  # dropped after each step, so that only micro-batches after the first one begin with them
-            earlier = where(load.accumulation > 1, size, 0.0)
-        yield MemoryTerm(name, "gradients_bytes", earlier, frozenset({FORWARD, BACKWARD}), _ZERO)
+            yield MemoryTerm(name, "gradients_bytes", size, frozenset({FORWARD, BACKWARD}), _ZERO)
+            return
+        # Dropped after each step, so that only micro-batches after the first one begin with them.
+        more = load.accumulation > 1
+        name = "gradients of earlier micro-batches, or of the head"
+        alone = 0.0 if plan.lora_rank or self.gathers else first
+        for phase in (FORWARD, BACKWARD):
+            begun = where(more, size, alone if phase in at_first else 0.0)
+            yield MemoryTerm(name, "gradients_bytes", begun, frozenset({phase}), _ZERO)
+
+    def _head_params(self, params: StageParams) -> float:
+        """Parameters of the head; of tied ones those of the table."""
+        if params.ends.total and self.p.pp_size == 1 and not self.model.tied_embeddings:
+            return params.ends.total / 2
+        return params.ends.total
 
     @property
     def _gradients_leave(self) -> bool:
@@ -231,13 +245,13 @@ class Footprint(State):
         layer = max(held.total for held in self.layers) * element
         stage = params.layers.total * element
         gathered = min(max(c["gathered_layers"] * layer, c["gathered_params"] * element), stage)
-        yield MemoryTerm("layers gathered", "buffers_bytes", gathered, PASSES)
+        both = frozenset({BACKWARD, BACKWARD_END})  # once the forward pass is done its layers are released
+        yield MemoryTerm("layers gathered", "buffers_bytes", gathered, both)
         ends = c["gathered_ends"] * params.ends.total * plan.wide_bytes
         yield MemoryTerm("embedding and head gathered", "buffers_bytes", ends, PASSES)
         if plan.lora_rank:
             return
         reduced = c["unsharded_gradient_layers"] * max(held.total for held in self.layers) * c["reduce_bytes"]
-        both = frozenset({BACKWARD, BACKWARD_END})
         yield MemoryTerm("gradients of a layer before their reduction", "buffers_bytes", reduced, both)
         whole = c["gathered_ends"] * params.ends.total * c["reduce_bytes"]
         yield MemoryTerm("gradients of embedding and head before it", "buffers_bytes", whole, both)
@@ -335,7 +349,7 @@ class Footprint(State):
 
     def memory(self, load: TrainingLoad) -> TrainingMemory:
         """Memory of the fullest GPU, and of a host and its disks where something is kept there."""
-        share = self.constants["fragmentation_share"]
+        share = self.constants["fragmentation_share"], self.constants["fragmentation_least"]
         stages = self.stages()
         moments = [
             moment

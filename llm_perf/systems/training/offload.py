@@ -79,7 +79,8 @@ class Offload:
     def _weights(self, index: int) -> dict[str, list[Work]]:
         if not self.weights_off:
             return {}
-        size = self.footprint.sharded(self.footprint.layers[index], "weights") * self.plan.wide_bytes
+        element = min(self.footprint.base_element_bytes, self.plan.wide_bytes)
+        size = self.footprint.sharded(self.footprint.layers[index], "weights") * element
         found = {"in": [self._work(H2D, size)]}
         if self.plan.weights_device == "nvme":
             found["disk"] = [self._work(DISK_READ, size)]
