@@ -167,7 +167,7 @@ class KeptOptions:
     """What decides how much of a layer is kept for the backward pass; widths in bytes.
 
     ``hidden_vectors`` and ``ffn_vectors`` are values of the hidden and of the inner width per token that the modules keep
-    beyond the paper's count (eager ones keep what each small kernel needs). ``routed_copies`` are the copies of a routed
+    beyond the paper's count (eager ones keep what each small kernel needs; the latter of gated blocks). ``routed_copies`` are the copies of a routed
     token's hidden state that are kept: before and after its experts, or before them only.
     """
 
@@ -214,7 +214,8 @@ def layer_kept_bytes(
     )  # fmt: skip
     norms = 1 if recompute is ActivationRecomputation.NORM_ATTN_NORM else group.norms
     kept_norms = norms * norm_kept_bytes(model.hidden_size, tokens, options.norm_bytes, sp)
-    more = options.hidden_vectors * model.hidden_size / sp + options.ffn_vectors * widths.ffn
+    inner = options.ffn_vectors * widths.ffn if group.mlp.gated else 0.0
+    more = options.hidden_vectors * model.hidden_size / sp + inner
     return attention + feed_forward + kept_norms + tokens * more * element
 
 

@@ -24,7 +24,7 @@ from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.counts.parameters import active_params, embedding_params, total_params
 from llm_perf.errors import SpecError
-from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.base import BACKWARD, PHASES, STEP, TrainingLoad
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
 from llm_perf.systems.training.step import TrainingStep, stage_sizes
 
@@ -89,7 +89,7 @@ SCENARIOS = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(base=SCENARIOS)
 def test_zero_stages_only_ever_reduce_the_state_of_a_gpu(base):
-    parts = [predict_training(with_plan(base, ds_zero=stage)).memory.gpu for stage in range(4)]
+    parts = [predict_training(with_plan(base, ds_zero=stage)).memory.at(STEP).parts for stage in range(4)]
     states = [float(part.state_bytes) for part in parts]
     assert states == sorted(states, reverse=True)
     if base.parallelism.dp_size > 1:
@@ -105,7 +105,7 @@ def test_recomputation_trades_time_for_memory_level_by_level(base, flash):
         predict_training(with_plan(base, activation_recomputation=level, flash_attn=flash))
         for level in range(5)
     ]
-    kept = [float(result.memory.gpu.activations_bytes) for result in results]
+    kept = [float(result.memory.at(BACKWARD).parts.activations_bytes) for result in results]
     times = [result.step_time_s for result in results]
     flops = [result.hardware_flops_per_step for result in results]
     assert kept == sorted(kept, reverse=True)
@@ -128,8 +128,8 @@ def test_full_recomputation_keeps_one_input_per_layer():
     }
     base = scenario("mpt-1b", plan=plan).replace(model=model)
     tokens, wide = 3 * 2048, 2048
-    full = predict_training(with_plan(base, activation_recomputation=4)).memory.gpu.activations_bytes
-    none = predict_training(base).memory.gpu.activations_bytes
+    full = predict_training(with_plan(base, activation_recomputation=4)).memory.at(BACKWARD).parts.activations_bytes
+    none = predict_training(base).memory.at(BACKWARD).parts.activations_bytes
     assert full == 4 * 2 * tokens * wide
     assert none == 4 * (34 * tokens * wide + 5 * 16 * 2048 * tokens)
 
@@ -137,14 +137,20 @@ def test_full_recomputation_keeps_one_input_per_layer():
 @settings(max_examples=30, deadline=None)
 @given(base=SCENARIOS, more=st.integers(2, 8))
 def test_memory_grows_with_the_micro_batch_and_not_with_accumulation(base, more):
-    once = predict_training(base).memory.gpu
-    larger = predict_training(with_plan(base, micro_batch_size=base.plan.micro_batch_size * more)).memory.gpu
+    """But for gradients, which frameworks that drop them after a step hold from the second micro-batch on."""
+    base = with_plan(base, gradient_accumulation_steps=base.plan.gradient_accumulation_steps + 1)
+    once = predict_training(base).memory
+    larger = predict_training(with_plan(base, micro_batch_size=base.plan.micro_batch_size * more)).memory
     longer = predict_training(
         with_plan(base, gradient_accumulation_steps=base.plan.gradient_accumulation_steps * more)
-    ).memory.gpu
-    assert larger.activations_bytes == pytest.approx(more * once.activations_bytes)
-    assert larger.state_bytes == once.state_bytes
-    assert longer.total_bytes == once.total_bytes
+    ).memory
+    for phase in PHASES:
+        small, large = once.at(phase).parts, larger.at(phase).parts
+        assert large.activations_bytes == pytest.approx(more * small.activations_bytes)
+        assert large.state_bytes == small.state_bytes
+    assert longer.gpu.total_bytes == once.gpu.total_bytes
+    alone = predict_training(with_plan(base, gradient_accumulation_steps=1)).memory
+    assert alone.gpu.total_bytes <= once.gpu.total_bytes
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -184,7 +190,8 @@ def test_stage_1_adds_up_whole_gradients_on_the_gpu_until_the_step_ends():
         ).memory
         for stage in (1, 2)
     )
-    assert first.gpu.gradients_bytes == pytest.approx(second.cpu.gradients_bytes)  # eight shards
+    # Eight shards, on the host in 32 bits.
+    assert 2 * first.at(STEP).parts.gradients_bytes == pytest.approx(second.cpu.gradients_bytes)
     assert first.cpu.gradients_bytes == second.gpu.gradients_bytes == 0
     assert first.gpu.optimizer_bytes == second.gpu.optimizer_bytes == 0
 

@@ -187,6 +187,10 @@ class TrainingMemory:
         """Whether every tier fits."""
         return self.gpu.fits & self.cpu.fits & self.nvme.fits
 
+    def at(self, phase: str) -> Moment:
+        """A GPU's fullest stage in one phase; for a single configuration."""
+        return binding(moment for moment in self.moments if moment.phase == phase)
+
     @property
     def binding(self) -> Moment:
         """The moment at which a GPU holds most; for a single configuration."""

@@ -350,7 +350,7 @@ class Footprint(State):
     def memory(self, load: TrainingLoad) -> TrainingMemory:
         """Memory of the fullest GPU, and of a host and its disks where something is kept there."""
         share = self.constants["fragmentation_share"], self.constants["fragmentation_least"]
-        stages = self.stages()
+        stages = self.stages
         moments = [
             moment
             for stage in stages
@@ -359,6 +359,10 @@ class Footprint(State):
             )
         ]
         capacity = self.scenario.host.usable_memory_bytes
+        if not self._leaves_gpu:
+            empty = TrainingMemoryParts(capacity_bytes=capacity)
+            disk = self._disk(self.params_of(stages[0]))
+            return TrainingMemory(fullest(moments), empty, disk, tuple(moments))
         host = [
             moment
             for stage in stages
@@ -369,11 +373,17 @@ class Footprint(State):
         disk = max((self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes)
         return TrainingMemory(fullest(moments), fullest(host), disk, tuple(moments), tuple(host))
 
+    @property
+    def _leaves_gpu(self) -> bool:
+        plan = self.plan
+        devices = (plan.weights_device, plan.optimizer_device, plan.activations_device)
+        return self.optimizer.paged or any(device != "gpu" for device in devices)
+
     def quantities(self, load: TrainingLoad) -> Iterator[Quantity]:
         """State and activations of one GPU with what they follow from; for a single configuration."""
         plan = self.plan
         stage = self.memory(load).binding.stage
-        params = self.params_of(next(one for one in self.stages() if one.index == stage))
+        params = self.params_of(next(one for one in self.stages if one.index == stage))
         trained = self.trained_of(params)
         if not plan.lora_rank:
             kept = Factor("parameters of the fullest stage that it keeps", self.sharded(params.held, "weights"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.training import TrainingScenario
@@ -108,6 +109,7 @@ class State:
 
     # -- parameters stage by stage --------------------------------------------------------------------------------------
 
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The pipeline stages that can hold most: all of them where layers differ, else the first and the last."""
         pp, total = self.p.pp_size, self.model.num_layers
@@ -145,6 +147,16 @@ class State:
 
     def params_of(self, stage: Stage) -> StageParams:
         """Parameters of one rank of a stage."""
+        known = self._params.get(stage.index)
+        if known is None:
+            known = self._params[stage.index] = self._counted(stage)
+        return known
+
+    @cached_property
+    def _params(self) -> dict[int, StageParams]:
+        return {}
+
+    def _counted(self, stage: Stage) -> StageParams:
         embedding, head = ends_held_params(self.model, self.p)
         ends = (embedding if stage.first else _NONE) + (head if stage.last else _NONE)
         layers = sum((self.layers[index] * count for index, count in stage.layers), _NONE)
@@ -247,7 +259,7 @@ class State:
         """Bytes of one rank's adapters, and of whole matrices that are trained beside them."""
         return self.sharded(self.trained_of(params), "weights") * self.trained_element_bytes
 
-    @property
+    @cached_property
     def largest_matrix(self) -> float:
         """Elements of the largest matrix of a layer on one rank."""
         return max(
