@@ -1,0 +1,247 @@
+"""Fine-tuning and memory in training against the prediction of each run, and what of it holds where nothing was fitted.
+
+A row's left-out prediction has none of the constants that were set in view of its framework's rows: each has its prior. No
+constant of a GPU was set in view of these tables, so that leaving a row's GPU out asks the same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Literal
+
+from calibrate.evidence.tuning_rows import TuningCase, TuningRun, load_table, memory_of
+from llm_perf.analysis.training import predict_training
+from llm_perf.config.training import TrainingScenario
+from llm_perf.systems.training.framework import own_framework
+
+__all__ = ["PAGE", "WIDTHS", "Compared", "compared", "page", "summary", "widths_text"]
+
+PAGE: Final = "docs/accuracy_tuning.md"
+WIDTHS: Final = "llm_perf/analysis/tuning_widths.yaml"
+LEVEL: Final = 0.9
+_LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
+_NEAR: Final = 0.15
+Quantity = Literal["memory", "time"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One measured quantity of a row with what is predicted, as it ships and by constants that never saw its framework."""
+
+    row_id: str
+    framework: str
+    gpu: str
+    quantity: Quantity
+    measured: float
+    predicted: float
+    left_out: float
+
+    @property
+    def error(self) -> float:
+        """Signed fraction of what was measured."""
+        return self.predicted / self.measured - 1
+
+
+@cache
+def compared(table: Literal["finetuning", "b200"] = "finetuning") -> tuple[Compared, ...]:
+    """Every measured quantity of a table's rows that a prediction exists for."""
+    found = []
+    for case in load_table(table):
+        if case.run is not None and case.row.get("status", "ok") == "ok":
+            found += _quantities(case, case.run)
+    return tuple(found)
+
+
+def _quantities(case: TuningCase, run: TuningRun) -> list[Compared]:
+    row, found = case.row, []
+    gpu, framework = run.full.gpu.name, run.full.framework
+    memory = _number(row.get("peak_gpu_mem_GB") or row.get("peak_alloc_GiB"))
+    if memory is not None:
+        ends = [memory_of(run, predict_training(one).memory.gpu) for one in (run.full, unseen(run.full))]
+        found.append(Compared(case.row_id, framework, gpu, "memory", memory, ends[0], ends[1]))
+    seconds = _number(row.get("iter_time_s"))
+    rate = _number(row.get("throughput_tok_s"))
+    if run.timed is not None and (seconds is not None or rate is not None):
+        measured = seconds if seconds is not None else run.tokens / (rate or 1.0)
+        times = [predict_training(one).step_time_s for one in (run.timed, unseen(run.timed))]
+        found.append(Compared(case.row_id, framework, gpu, "time", measured, times[0], times[1]))
+    return found
+
+
+def unseen(scenario: TrainingScenario) -> TrainingScenario:
+    """The scenario without what was fitted to runs of its framework alone."""
+    own = own_framework(scenario.framework).constants
+    priors = tuple((name, one.unfitted) for name, one in own.items() if one.fitted)
+    return scenario.replace(constants=(*priors, *scenario.constants))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+# -- figures ------------------------------------------------------------------------------------------------------------
+
+
+def gm_of(rows: Iterable[Compared], value: Callable[[Compared], float]) -> float:
+    """Geometric mean of max(p / m, m / p)."""
+    logs = [abs(math.log(value(row) / row.measured)) for row in rows]
+    return math.exp(statistics.fmean(logs)) if logs else math.nan
+
+
+def _figures(rows: Sequence[Compared]) -> dict[str, Any]:
+    errors = [abs(row.error) for row in rows]
+    unseen_errors = [abs(row.left_out / row.measured - 1) for row in rows]
+    return {
+        "rows": len(rows),
+        "median_error": statistics.median(errors),
+        "mean_error": statistics.fmean(errors),
+        "near_share": sum(error <= _NEAR for error in errors) / len(errors),
+        "gm": gm_of(rows, lambda row: row.predicted),
+        "left_out_median_error": statistics.median(unseen_errors),
+        "left_out_near_share": sum(error <= _NEAR for error in unseen_errors) / len(errors),
+        "left_out_gm": gm_of(rows, lambda row: row.left_out),
+    }
+
+
+def summary(table: Literal["finetuning", "b200"] = "finetuning") -> dict[str, Any]:
+    """Figures by quantity: all rows, by framework, by GPU; rows that are refused by reason; out-of-memory verdicts."""
+    found: dict[str, Any] = {}
+    for quantity in ("memory", "time"):
+        rows = [row for row in compared(table) if row.quantity == quantity]
+        by: dict[str, dict[str, list[Compared]]] = {"framework": defaultdict(list), "gpu": defaultdict(list)}
+        for row in rows:
+            by["framework"][row.framework].append(row)
+            by["gpu"][row.gpu].append(row)
+        found[quantity] = {"all": _figures(rows)} | {
+            key: {name: _figures(some) for name, some in sorted(groups.items())} for key, groups in by.items()
+        }
+    refused = Counter(case.reason for case in load_table(table) if case.reason)
+    found["refused"] = dict(refused.most_common())
+    found["verdicts"] = verdicts(table)
+    return found
+
+
+def verdicts(table: Literal["finetuning", "b200"] = "finetuning") -> dict[str, int]:
+    """How many runs that ran are said to fit and not to, and of those that ran out of memory."""
+    found: Counter[str] = Counter()
+    for case in load_table(table):
+        if case.run is not None:
+            fits = predict_training(case.run.full).feasible
+            ran = case.row["status"] != "OOM" if "status" in case.row else True
+            found[f"{'ran' if ran else 'out of memory'}, said {'to fit' if fits else 'not to fit'}"] += 1
+    return dict(sorted(found.items()))
+
+
+# -- widths of intervals ---------------------------------------------------------------------------------------------------
+
+
+def width_of(logs: Sequence[float], level: float = LEVEL) -> float:
+    """The half-width that holds a share of errors, one more row counted outside (split conformal prediction)."""
+    ordered = sorted(logs)
+    return ordered[min(math.ceil(level * (len(ordered) + 1)), len(ordered)) - 1]
+
+
+def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
+    """The width of all groups, at the level at which each group falls into what the others say in nine of ten rows."""
+    tested = sum(len(rows) for rows in groups.values())
+    for level in _LEVELS:
+        held = sum(
+            sum(error <= width_of([x for o, other in groups.items() if o != name for x in other], level) for error in rows)
+            for name, rows in groups.items()
+        )
+        if held / tested >= LEVEL:
+            break
+    whole = width_of([error for rows in groups.values() for error in rows], level)
+    return {
+        "width": round(whole, 4),
+        "groups": len(groups),
+        "rows": tested,
+        "held": held,
+        "tested": tested,
+        "frameworks": sorted(groups),
+    }
+
+
+def widths() -> dict[str, dict[str, Any]]:
+    """Widths of memory and time, each framework left out in turn."""
+    found = {}
+    for quantity in ("memory", "time"):
+        groups: dict[str, list[float]] = defaultdict(list)
+        tables = ("finetuning", "b200") if quantity == "memory" else ("finetuning",)
+        for table in tables:
+            for row in compared(table):
+                if row.quantity == quantity:
+                    groups[row.framework].append(abs(math.log(row.left_out / row.measured)))
+        found[quantity] = width_by_groups(groups)
+    return found
+
+
+def widths_text() -> str:
+    """llm_perf/analysis/tuning_widths.yaml."""
+    lines = [
+        "# Half-widths of 90 % intervals of memory in training and of steps in fine-tuning as log ratios, written by",
+        "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants that were",
+        "# not set in view of their framework. Of `tested` rows the widths of the other frameworks held `held`.",
+    ]
+    for name, entry in widths().items():
+        frameworks = ", ".join(entry["frameworks"])
+        lines.append(f"{name}:")
+        lines += [f"  {key}: {entry[key]}" for key in ("width", "groups", "rows", "held", "tested")]
+        lines.append(f"  frameworks: [{frameworks}]")
+    return "\n".join(lines) + "\n"
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------------
+
+_HEAD = """# Fine-tuning and memory in training
+
+Written by `python bench/tuning_figures.py`; `llm-perf validate --tuning` shows the same. Errors are of peak GPU memory as the
+source counts it (allocated, reserved, or all that the driver shows) and of an iteration's time. "Left out" has none of the
+constants that were set in view of the framework's rows, each at its prior; no constant of a GPU was set in view of these rows.
+What was counted or documented of a framework (which copies its loss makes, which gradients it keeps) was found with some of
+these residuals in sight: a framework of which nothing is known is worth less than "left out" says.
+"""
+
+
+def page() -> str:
+    """docs/accuracy_tuning.md."""
+    parts = [_HEAD]
+    for table, title in (("finetuning", "Fine-tuning"), ("b200", "Megatron-LM on eight B200")):
+        found = summary(table)  # type: ignore[arg-type]
+        parts.append(f"\n## {title}\n")
+        for quantity, name in (("memory", "Peak GPU memory"), ("time", "Time of an iteration")):
+            parts.append(f"\n### {name}\n")
+            parts.append("| rows of | rows | median error | within 15 % | gm | left out: median | within 15 % | gm |")
+            parts.append("| --- | --: | --: | --: | --: | --: | --: | --: |")
+            parts.append(_line("all", found[quantity]["all"]))
+            for key in ("framework", "gpu"):
+                parts += [_line(name, one) for name, one in found[quantity][key].items()]
+        if found["refused"]:
+            parts.append("\nRows that are refused:\n")
+            parts += [f"- {count}: {reason}" for reason, count in found["refused"].items()]
+        parts.append("\nVerdicts: " + "; ".join(f"{name}: {count}" for name, count in found["verdicts"].items()) + ".")
+    parts.append("\n## Intervals of 90 %\n")
+    parts.append("| of | frameworks | rows | factor | held by the others' width |")
+    parts.append("| --- | --: | --: | --: | --: |")
+    for name, entry in widths().items():
+        share = entry["held"] / entry["tested"]
+        parts.append(
+            f"| {name} | {entry['groups']} | {entry['rows']} | {math.exp(entry['width']):.2f} | {share:.0%} |"
+        )
+    return "\n".join(parts) + "\n"
+
+
+def _line(name: str, one: dict[str, Any]) -> str:
+    return (
+        f"| {name} | {one['rows']} | {one['median_error']:.1%} | {one['near_share']:.0%} | {one['gm']:.2f} | "
+        f"{one['left_out_median_error']:.1%} | {one['left_out_near_share']:.0%} | {one['left_out_gm']:.2f} |"
+    )
