@@ -40,6 +40,8 @@ MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "GPT3-175B": "nvidia/megatron-gpt-175B",
         "Qwen/Qwen-1_8B": "Qwen/Qwen1.5-1.8B",
         "Qwen/Qwen-7B": "Qwen/Qwen1.5-7B",
+        "Qwen/Qwen-14B": "Qwen/Qwen1.5-14B",
+        "Qwen/Qwen-72B": "Qwen/Qwen1.5-72B",
         "mistralai/Mistral-7B-v0.2": "mistralai/Mistral-7B-v0.1",
         "MT-NLG-530B": "nvidia/megatron-gpt-530B",
         "Megatron-1T": "nvidia/megatron-gpt-1T",

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from calibrate.evidence.stated import cells_of
 from calibrate.evidence.training_runs import TrainingRun, model_of, recomputation_of, training_scenario_of
 from llm_perf.config.base import GIB
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
-from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
@@ -36,11 +34,13 @@ _COLUMNS: Final = dict.fromkeys(
     (
         "framework", "model", "gpu", "gpu_count", "seq_len", "micro_batch", "grad_accum", "global_batch_seqs", "tp", "pp",
         "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "base_weight_bits", "mem_scope",
-        "host_cpu", "notes",
+        "host_cpu", "notes", "source_table",
     ),
     "",
 )  # fmt: skip
 
+_SLOW_SLOT_GB_PER_S: Final = 3.94
+"""The source's words are "older motherboard and slow PCI lanes": taken as a second slot with four lanes of PCIe 3."""
 ALPACA_MEAN, ALPACA_LONGEST = 115, 1304
 """Tokens of Alpaca's samples as the source describes them: "mean about 110 to 120", "longest 1304"."""
 
@@ -215,8 +215,13 @@ def _scenario(
     gpu = get_gpu_config_by_name(re.sub(r" \(assumed\)$", "", cells.required("gpu")))
     slow = "slow motherboard" in cells.text("notes")
     host = get_host_config_by_name("desktop-gen3" if slow else gpu.default_host or "")
+    if "no NVLink" in cells.text("notes"):
+        gpu = gpu.replace(link=gpu.link.replace(name="none", gb_per_s_per_direction=None, topology="none"))
+    if slow:
+        host = host.replace(pcie_lanes=4, pcie_gb_per_s=_SLOW_SLOT_GB_PER_S)
     gpus = cells.count("gpu_count")
     parallelism = ParallelismConfig(dp_size=gpus)
+    own_code = cells.required("model") in _OWN_CODE
     return TrainingScenario(
         model=model_of(cells.required("model")),
         gpu=gpu,
@@ -230,18 +235,16 @@ def _scenario(
             | _precision(cells)
             | _method(cells)
             | ({"flash_attn": False} if cells.text("framework") == "LLaMA-Factory HF" else {})
+            | ({"logit_bytes": 14.0} if own_code and framework_name == "hf_trainer" else {})
         ),  # type: ignore[arg-type]
         parallelism=parallelism,
         num_nodes=fewest_nodes(gpus, host.gpus_per_node),
         allow_long_context=True,
-        constants=_OWN_CODE.get(cells.required("model"), ()) if framework_name == "hf_trainer" else (),
     )
 
 
-_OWN_CODE: Final[Mapping[str, tuple[tuple[str, float], ...]]] = dict.fromkeys(
-    ("Qwen/Qwen-1_8B", "Qwen/Qwen-7B"), (("plain_logit_bytes", 14.0), ("retained_logit_bytes", 2.0))
-)
-"""Models whose own code (trust_remote_code) computes the loss on 16-bit logits, which autocast widens for the softmax only."""
+_OWN_CODE: Final = frozenset({"Qwen/Qwen-1_8B", "Qwen/Qwen-7B", "Qwen/Qwen-14B", "Qwen/Qwen-72B"})
+"""Models whose own code (trust_remote_code) has 16-bit logits, which autocast widens for the softmax only."""
 
 
 def _recompute(cells: Row, framework: str) -> dict[str, object]:
@@ -292,13 +295,3 @@ def _method(cells: Row) -> dict[str, object]:
     if "(emb)" in method:
         found["lora_ends"] = True
     return found
-
-
-def log_ratio(predicted: float, measured: float) -> float:
-    """The error of a prediction on a logarithmic scale."""
-    return math.log(predicted / measured)
-
-
-def normalised(name: str) -> str:
-    """A framework's name in the spelling in which names are compared."""
-    return normalise(name)

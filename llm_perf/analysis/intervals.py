@@ -36,6 +36,7 @@ from llm_perf.analysis.evidence import (
 )
 from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
 from llm_perf.analysis.stack_intervals import knows, stack_interval
+from llm_perf.analysis.tuning_intervals import knows_steps_of, tuning_width
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import INTERVAL_LEVEL, Range
 from llm_perf.config.gpu import GPUConfig, format_bits
@@ -208,6 +209,19 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
     shipped = _as_shipped(scenario.gpu) and _as_shipped(scenario.host)
     if not shipped or scenario.constants or scenario.flops_efficiency or scenario.hbm_memory_efficiency:
         return None, "its constants are not the ones that published runs were held against"
+    if knows_steps_of(scenario.framework):
+        known = tuning_width("time")
+        return PredictionInterval(
+            level=INTERVAL_LEVEL,
+            profile=None,
+            method="published runs of fine-tuning, each framework left out in turn",
+            groups=known.groups,
+            outside=1.0,
+            prefill_s=None,
+            decode_s=None,
+            total_s=around(step_s, known.width),
+            coverage=known.coverage,
+        ), None
     question = _Question(
         scenario.framework,
         TRAINING,

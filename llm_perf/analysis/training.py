@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llm_perf.analysis.inference import largest_fitting
 from llm_perf.analysis.intervals import Found, WithInterval, training_interval
+from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.arrays import Number
@@ -85,6 +86,11 @@ class TrainingResult(WithInterval):
 
     def _find_interval(self) -> Found:
         return training_interval(self.scenario, self.step_time_s)
+
+    @property
+    def memory_interval_bytes(self) -> tuple[float, float]:
+        """Where the peak of a GPU lies in nine of ten runs, whatever the framework."""
+        return memory_interval(float(self.memory.gpu.total_bytes))
 
     @property
     def framework_version(self) -> str | None:

@@ -169,6 +169,9 @@ class TrainingInputs(Spec):
     loss: LossKind | None = Field(
         default=None, description="plain, chunked, fused or vocab-parallel.  [default: the framework's]"
     )
+    logit_bytes: NonNegativeQuantity | None = Field(
+        default=None, description="Bytes per logit of a plain loss, instead of the framework's."
+    )
     kept_products: Literal["none", "half", "all"] = Field(
         default="none",
         description="Outputs of products that full recomputation keeps: none, half or all.  [default: none]",

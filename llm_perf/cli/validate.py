@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import click
 
@@ -22,6 +23,11 @@ from llm_perf.errors import SpecError
     is_flag=True,
     help="Requests over time: traces that ship, simulated now, and tables of servers.",
 )
+@click.option(
+    "--tuning",
+    is_flag=True,
+    help="Fine-tuning and memory in training: errors by framework and GPU, frameworks left out.",
+)
 @click.option("--trace", "trace_file", help="A trace of your own (CSV), with --inputs.")
 @click.option("--inputs", "inputs_file", help="YAML or JSON of what --trace was measured on.")
 @click.option(
@@ -36,6 +42,7 @@ def validate(
     gpu: str | None,
     leave_out: str | None,
     requests: bool,
+    tuning: bool,
     trace_file: str | None,
     inputs_file: str | None,
     profile: str | None,
@@ -43,6 +50,12 @@ def validate(
     as_json: bool,
 ) -> int:
     """Compare the published runs that ship with predictions at exactly their settings."""
+    if tuning:
+        others = {
+            "--system": system, "--gpu": gpu, "--leave-out": leave_out, "--trace": trace_file, "--inputs": inputs_file,
+            "--profile": profile, "--plot": plot_folder, "--requests": requests or None,
+        }  # fmt: skip
+        return _tuning(others, as_json)
     if requests or trace_file is not None:
         for flag, value in (("--system", system), ("--gpu", gpu), ("--leave-out", leave_out)):
             if value is not None:
@@ -70,6 +83,22 @@ def validate(
         click.echo(json.dumps(found, allow_nan=False))
     else:
         click.echo(validation_report(found, every_row=system is not None or gpu is not None))
+    return 0
+
+
+def _tuning(others: Mapping[str, object], as_json: bool) -> int:
+    for flag, value in others.items():
+        if value is not None:
+            raise SpecError(f"--tuning takes whole tables: leave {flag} out")
+    from calibrate.validate.tuning import summary, widths
+    from llm_perf.report.tuning_text import tuning_report
+
+    found = {
+        "schema_version": 1,
+        "tables": {"finetuning": summary("finetuning"), "b200": summary("b200")},
+        "intervals": widths(),
+    }
+    click.echo(json.dumps(found, allow_nan=False) if as_json else tuning_report(found))
     return 0
 
 

@@ -72,6 +72,7 @@ class TrainingPlan(Spec):
         base_weight_bits: width of frozen weights (QLoRA: 4).
         base_double_quant: scales of frozen weights are quantised too (arXiv 2305.14314); None is what the framework does.
         loss: how the loss is computed; None is what the framework does.
+        logit_bytes: bytes per logit of a plain loss at its fullest moment; None is the framework's.
         kept_products: with full recomputation, outputs of matrix products that are kept all the same (checkpointing by
             operation): all, or every second one; both keep what attention's kernel returns.
         compile: torch.compile: elementwise kernels are fused and keep no copies.
@@ -113,6 +114,7 @@ class TrainingPlan(Spec):
     base_weight_bits: Literal[4, 8, 16] | None = None
     base_double_quant: bool | None = None
     loss: LossKind | None = None
+    logit_bytes: Annotated[float, Field(ge=0, le=100)] | None = None
     kept_products: Literal["none", "half", "all"] = "none"
     compile: bool = False
     optimizer_in_backward: bool = False

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from llm_perf.analysis.training import TrainingResult
+from llm_perf.config.base import GIB
 from llm_perf.counts.flops import attention_core_flops
 from llm_perf.counts.parameters import total_params
 from llm_perf.report.explain import Explanation, explained, explained_terms
+from llm_perf.systems.training.base import PHASES
 
 
 def training_explanations(result: TrainingResult) -> list[Explanation]:
     """The numbers of a prediction in the order in which they follow from one another."""
     memory = [explained(quantity) for quantity in result.quantities]
-    return [*_counts(result), *memory, *explained_terms({"step": result.terms}, _title), *_times(result)]
+    return [*_counts(result), *memory, *_phases(result), *explained_terms({"step": result.terms}, _title), *_times(result)]
+
+
+def _phases(result: TrainingResult) -> list[Explanation]:
+    """One GPU's bytes in every phase as the sum of its terms."""
+    found = []
+    for phase in PHASES:
+        moment = result.memory.at(phase)
+        terms = [(term.name, float(term.size_bytes)) for term in moment.terms]
+        names = " + ".join(f"{name} ({size / GIB:,.2f} GiB)" for name, size in terms)
+        whole = sum(size for _, size in terms)
+        expression = " + ".join(repr(size) for _, size in terms) or "0.0"
+        name = f"one GPU, {phase}" + (f", stage {moment.stage + 1}" if result.scenario.parallelism.pp_size > 1 else "")
+        found.append(Explanation(name, names, expression, whole, "bytes"))
+    return found
 
 
 def _counts(result: TrainingResult) -> list[Explanation]:

@@ -7,9 +7,10 @@ from typing import Any
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
+from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite
-from llm_perf.systems.training.base import TrainingMemoryParts
+from llm_perf.systems.training.base import PHASES, TrainingMemoryParts
 
 _MEMORY = (
     "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "logits_bytes", "buffers_bytes",
@@ -43,7 +44,8 @@ def training_object(
             "tokens_per_step": batch.global_batch_size * result.scenario.plan.seq_len,
         },
         "max_micro_batch_size": result.max_micro_batch_size,
-        "memory": {tier: _memory(getattr(memory, tier)) for tier in ("gpu", "cpu", "nvme")},
+        "memory": {tier: _memory(getattr(memory, tier)) for tier in ("gpu", "cpu", "nvme")}
+        | {"peak": _peak(result), "phases": _phases(result)},
         "step": {
             "latency_s": result.step_time_s,
             "throughput_tokens_per_s": result.throughput_tokens_per_s,
@@ -75,6 +77,35 @@ def training_object(
 def _memory(parts: TrainingMemoryParts) -> dict[str, int]:
     sizes = {name: round(float(getattr(parts, name))) for name in _MEMORY}
     return sizes | {"total_bytes": sum(sizes.values()), "capacity_bytes": round(parts.capacity_bytes)}
+
+
+def _peak(result: TrainingResult) -> dict[str, Any]:
+    """When and on which pipeline stage a GPU holds most, and where a measured peak is to be expected."""
+    binding = result.memory.binding
+    low, high = result.memory_interval_bytes
+    return {
+        "phase": binding.phase,
+        "pipeline_stage": binding.stage,
+        "interval_bytes": [round(low), round(high)],
+        "level": LEVEL,
+    }
+
+
+def _phases(result: TrainingResult) -> dict[str, Any]:
+    """By phase the fullest stage's bytes, term by term: they sum to the phase's total."""
+    found = {}
+    for phase in PHASES:
+        moment = result.memory.at(phase)
+        terms = [
+            {"name": term.name, "use": term.part, "bytes": round(float(term.size_bytes))}
+            for term in moment.terms
+        ]
+        found[phase] = {
+            "pipeline_stage": moment.stage,
+            "total_bytes": sum(term["bytes"] for term in terms),
+            "terms": terms,
+        }
+    return found
 
 
 def _run(result: TrainingResult) -> dict[str, float] | None:

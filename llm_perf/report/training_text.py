@@ -10,11 +10,12 @@ from rich.text import Text
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
+from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.report.units import count, gib, rate, seconds
-from llm_perf.systems.training.base import TrainingMemoryParts
+from llm_perf.systems.training.base import PHASES, TrainingMemoryParts
 
 TRAINING_PARTS = {
     "forward": "forward pass",
@@ -40,7 +41,9 @@ _MEMORY_ROWS = (
     ("activations", "activations_bytes"),
     ("logits", "logits_bytes"),
     ("buffers", "buffers_bytes"),
-    ("context, reserve", "reserved_bytes"),
+    ("temporaries", "temporaries_bytes"),
+    ("allocator's unused", "fragmentation_bytes"),
+    ("context, communicators", "reserved_bytes"),
     ("total", "total_bytes"),
     ("usable", "capacity_bytes"),
 )
@@ -59,6 +62,7 @@ def training_report(
         _figures(result),
         *([] if interval is None else [interval]),
         _memory(result),
+        _phases(result),
         _breakdown(result),
         _run(result),
     ]
@@ -91,7 +95,11 @@ def _title(result: TrainingResult) -> Text:
         text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     level = plan.activation_recomputation
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
-    kinds += [f"LoRA rank {plan.lora_rank}"] if plan.lora_rank else []
+    name = "DoRA" if plan.adapter == "dora" else "LoRA"
+    kinds += [f"{name} rank {plan.lora_rank} on {plan.lora_targets}"] if plan.lora_rank else []
+    kinds += [f"{plan.loss} loss"] if plan.loss else []
+    kinds += ["compiled"] if plan.compile else []
+    kinds += ["optimizer in the backward pass"] if plan.optimizer_in_backward else []
     kinds += [f"base weights {plan.base_weight_bits} bit"] if plan.base_weight_bits else []
     moved = (
         ("optimizer", plan.optimizer_device),
@@ -140,6 +148,20 @@ def _memory(result: TrainingResult) -> Table:
             cells = [_memory_cell(parts, field) for _, parts in shown]
             table.add_row(label, *cells, style="bold" if field == "total_bytes" else None)
     return table
+
+
+def _phases(result: TrainingResult) -> Text:
+    """When a GPU holds how much, which moment decides, and how far a measured peak may be off."""
+    sizes = [f"{phase} {gib(float(result.memory.at(phase).parts.total_bytes))}" for phase in PHASES]
+    binding = result.memory.binding
+    where = f" on pipeline stage {binding.stage + 1}" if result.scenario.parallelism.pp_size > 1 else ""
+    low, high = result.memory_interval_bytes
+    text = Text("memory by phase: " + ", ".join(sizes))
+    text.append(f"\nfullest: {binding.phase}{where}; {LEVEL:.0%} interval of the peak {gib(low)} to {gib(high)}")
+    capacity = result.memory.gpu.capacity_bytes
+    if result.feasible and high > capacity:
+        text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")
+    return text
 
 
 def _memory_cell(parts: TrainingMemoryParts, field: str) -> Text:

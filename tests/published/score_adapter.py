@@ -16,9 +16,11 @@ from calibrate.evidence.request_runs import answer_of, is_closed_loop, request_r
 from calibrate.evidence.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run, stated_training_run
 from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
+from calibrate.evidence.tuning_rows import is_tuning, memory_of, tuning_run
 from calibrate.evidence.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.config import ModelConfig
 from llm_perf.config.base import GIB
 from llm_perf.config.dtype import QUANT_META_BITS
@@ -53,7 +55,7 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
     """
     try:
         if row.get("framework"):
-            return training_quantities(row)
+            return tuning_quantities(row) if is_tuning(row) else training_quantities(row)
         if is_hybrid(row):
             return hybrid_quantities(row)
         if row.get("request_rate"):
@@ -198,12 +200,36 @@ def training_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     run = stated_training_run(row)
     result = predict_training(training_scenario_of(run))
     tokens = run.global_batch * run.seq_len
+    ends = None if result.interval is None else result.interval.total_s
     return {
         "iter_time_s": result.step_time_s,
         "throughput_tok_s": tokens / result.step_time_s,
         "throughput_tok_s_per_gpu": tokens / result.step_time_s / run.num_gpus,
-        "peak_alloc_GiB": float(result.memory.gpu.total_bytes - result.memory.gpu.reserved_bytes) / GIB,
+        "peak_alloc_GiB": float(result.memory.gpu.allocated_bytes) / GIB,
+        "interval": {
+            "peak_alloc_GiB": memory_interval(float(result.memory.gpu.allocated_bytes) / GIB),
+            **({} if ends is None else {"iter_time_s": ends}),
+        },
     }
+
+
+def tuning_quantities(row: Mapping[str, str]) -> dict[str, Any]:
+    """Time, rate and memory of a row of fine-tuning, as its source counts them."""
+    run = tuning_run({**row, "notes": row.get("notes") or row.get("notes_for_prediction", "")})
+    peak = memory_of(run, predict_training(run.full).memory.gpu)
+    found: dict[str, Any] = {"peak_gpu_mem_GB": peak}
+    ends = {"peak_gpu_mem_GB": memory_interval(peak)}
+    if run.timed is not None:
+        result = predict_training(run.timed)
+        rate = run.tokens / result.step_time_s
+        found |= {"iter_time_s": result.step_time_s, "throughput_tok_s": rate}
+        found["throughput_tok_s_per_gpu"] = rate / run.timed.num_gpus
+        known = result.interval
+        if known is not None and known.total_s is not None:
+            low, high = known.total_s
+            ends["iter_time_s"] = low, high
+            ends["throughput_tok_s"] = run.tokens / high, run.tokens / low
+    return found | {"interval": ends}
 
 
 # -- a row as values, with the entries of a program's own tables -----------------------------------------------

@@ -40,7 +40,8 @@ class Loss:
     @property
     def bytes_per_logit(self) -> float:
         """Bytes per logit of a micro-batch at the fullest moment, those of a chunk spread over all."""
-        c, plain = self.c, self.c["plain_logit_bytes"]
+        c, own = self.c, self.scenario.plan.logit_bytes
+        plain = c["plain_logit_bytes"] if own is None else own
         if self.kind == "chunked":
             kept = c["compiled_chunked_logit_bytes" if self.scenario.plan.compile else "chunked_logit_bytes"]
             return min(kept + plain / c["loss_chunks"], plain)

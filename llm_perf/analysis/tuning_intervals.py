@@ -1,0 +1,63 @@
+"""Intervals of memory in training and of fine-tuning's steps: how far runs were off whose framework nothing was set for.
+
+`tuning_widths.yaml` has the widths, which `bench/tuning_figures.py` writes (docs/accuracy_tuning.md).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from pydantic import Field
+
+from llm_perf.config import files
+from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.calibration import INTERVAL_LEVEL, HalfWidth
+
+__all__ = ["LEVEL", "TuningWidth", "knows_steps_of", "memory_interval", "tuning_width"]
+
+LEVEL = INTERVAL_LEVEL
+_FILE = "tuning_widths.yaml"
+
+
+class TuningWidth(Spec):
+    """Half-width of 90 % intervals as a log ratio, from ``rows`` runs of ``frameworks``, each left out in turn.
+
+    Of ``tested`` runs, intervals as wide as the other frameworks say held ``held``.
+    """
+
+    width: HalfWidth
+    groups: PositiveInt
+    rows: PositiveInt
+    held: int = Field(ge=0)
+    tested: PositiveInt
+    frameworks: tuple[str, ...]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tested runs that was held."""
+        return self.held / self.tested
+
+
+@cache
+def tuning_width(quantity: Literal["memory", "time"]) -> TuningWidth:
+    """What the published runs say of a quantity.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    text = (resources.files("llm_perf.analysis") / _FILE).read_text("utf-8")
+    return files.build(TuningWidth, files.parse_mapping(text, _FILE)[quantity], text, _FILE)
+
+
+def knows_steps_of(framework: str) -> bool:
+    """Whether runs of fine-tuning say how far a framework's steps are off."""
+    return framework in tuning_width("time").frameworks
+
+
+def memory_interval(predicted_bytes: float) -> tuple[float, float]:
+    """Where a GPU's measured peak lies in nine of ten runs."""
+    factor = math.exp(tuning_width("memory").width)
+    return predicted_bytes / factor, predicted_bytes * factor

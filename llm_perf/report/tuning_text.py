@@ -1,0 +1,50 @@
+"""Fine-tuning and memory in training, predicted beside measured, as tables of 80 columns. Reads ``validate --tuning``'s JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+__all__ = ["tuning_report"]
+
+_TITLES: Final = {"finetuning": "Fine-tuning", "b200": "Megatron-LM on eight B200"}
+_QUANTITIES: Final = {"memory": "peak GPU memory", "time": "time of an iteration"}
+
+
+def tuning_report(found: Mapping[str, Any]) -> str:
+    """Each table with its quantities by framework and GPU, then what intervals hold."""
+    parts = []
+    for name, table in found["tables"].items():
+        for quantity, title in _QUANTITIES.items():
+            parts.append("\n".join(_rows(f"{_TITLES[name]}: {title}", table[quantity])))
+        parts.append("\n".join(_rest(table)))
+    parts.append("\n".join(_intervals(found["intervals"])))
+    return "\n\n".join(parts)
+
+
+def _rows(title: str, table: Mapping[str, Any]) -> Iterator[str]:
+    yield title
+    yield f"{'':<20}{'rows':>5}{'median':>9}{'in 15 %':>9}{'gm':>7}{'left out:':>12}{'in 15 %':>9}{'gm':>7}"
+    groups = {"all": table["all"]} | table["framework"] | table["gpu"]
+    for name, one in groups.items():
+        yield (
+            f"{name:<20}{one['rows']:>5}{one['median_error']:>9.1%}{one['near_share']:>9.0%}{one['gm']:>7.2f}"
+            f"{one['left_out_median_error']:>12.1%}{one['left_out_near_share']:>9.0%}{one['left_out_gm']:>7.2f}"
+        )
+
+
+def _rest(table: Mapping[str, Any]) -> Iterator[str]:
+    for reason, count in table["refused"].items():
+        yield f"not predicted, {count}: {reason}"
+    for name, count in table["verdicts"].items():
+        yield f"{name}: {count}"
+
+
+def _intervals(widths: Mapping[str, Any]) -> Iterator[str]:
+    for name, one in widths.items():
+        held = one["held"] / one["tested"]
+        yield (
+            f"90 % interval of {name}: a factor of {math.exp(one['width']):.2f} either way; of the others' width "
+            f"{held:.0%} of {one['tested']} rows were held"
+        )
