@@ -11,12 +11,13 @@ import click
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import gpu_price
+from llm_perf.analysis.trainer_files import TrainerFile, read_trainer_file
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
-from llm_perf.errors import OutputError
+from llm_perf.errors import OutputError, SpecError
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -26,12 +27,18 @@ EXIT_DOES_NOT_FIT = 3
 @click.option(
     "--config", "config_file", help="YAML or JSON of inputs, or an earlier --json output, to replay."
 )
+@click.option(
+    "--trainer-config",
+    help="A trainer's own file: DeepSpeed JSON, Hugging Face TrainingArguments, axolotl or LLaMA-Factory YAML, "
+    "a torchtune recipe, Megatron-LM arguments. Flags win over it.",
+)
 @click.option("--output-dir", help="Write the JSON result into this folder.")
 @click.option("--explain", is_flag=True, help="Show each number's formula with the values in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 def train(
     gpus: tuple[str, ...],
     config_file: str | None,
+    trainer_config: str | None,
     output_dir: str | None,
     explain: bool,
     as_json: bool,
@@ -43,7 +50,12 @@ def train(
     Exits with 0, with 2 for bad input, with 3 where it does not fit (on none of the GPUs).
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    answers = [_Answer(question) for question in questions(gpus, config_file, given, TrainingInputs)]
+    trainer = None if trainer_config is None else read_trainer_file(trainer_config)
+    if trainer is not None:
+        if config_file is not None:
+            raise SpecError("--trainer-config and --config are two files of inputs: give one")
+        given = _beside(trainer.inputs, given)
+    answers = [_Answer(question, trainer) for question in questions(gpus, config_file, given, TrainingInputs)]
     if output_dir is not None:
         _write(answers, output_dir)
     if as_json:
@@ -56,8 +68,8 @@ def train(
 class _Answer:
     """A question, its prediction, and what the reports add to it."""
 
-    def __init__(self, question: TrainingInputs) -> None:
-        self.question = question
+    def __init__(self, question: TrainingInputs, trainer: TrainerFile | None = None) -> None:
+        self.question, self.trainer = question, trainer
         self.result = predict_training(build_training_scenario(question))
         self.price = gpu_price(self.result.scenario.gpu.name, question.cost_per_gpu_hour, question.prices)
 
@@ -71,7 +83,19 @@ class _Answer:
         """The whole answer as plain JSON types."""
         from llm_perf.report.training_json import training_object
 
-        return training_object(self.result, self.question.model_dump(), self.changes, self.price)
+        found = training_object(self.result, self.question.model_dump(), self.changes, self.price)
+        if self.trainer is not None:
+            found["trainer_config"] = {"kind": self.trainer.kind, "unused": list(self.trainer.unused)}
+        return found
+
+
+def _beside(read: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """A trainer file's inputs with the flags, which win: also over what they would contradict."""
+    kept = {name: value for name, value in read.items() if name not in flags}
+    batch = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
+    if sum(name in flags for name in batch) == 2:
+        kept = {name: value for name, value in kept.items() if name not in batch}
+    return kept | flags
 
 
 def _write(answers: list[_Answer], output_dir: str) -> None:
@@ -113,6 +137,8 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         print_report(text.training_report(answer.result, answer.changes, answer.price))
     else:
         print_report(text.training_comparison([answer.result for answer in answers]))
+    if answers[0].trainer is not None:
+        click.echo(f"trainer file: {answers[0].trainer.note}")
     if explain:
         for answer in answers:
             print_report(text.training_explanation(answer.result))
