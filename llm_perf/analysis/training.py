@@ -8,7 +8,7 @@ from llm_perf.analysis.inference import largest_fitting
 from llm_perf.analysis.intervals import Found, WithInterval, training_interval
 from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.config.gpu import format_bits
-from llm_perf.config.training import TrainingScenario
+from llm_perf.config.training import KEPT_SHARES, TrainingScenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
@@ -152,7 +152,11 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         )
     )
     again = recomputed_flops(
-        scenario.model, batch.global_batch_size, scenario.plan.seq_len, scenario.plan.activation_recomputation
+        scenario.model,
+        batch.global_batch_size,
+        scenario.plan.seq_len,
+        scenario.plan.activation_recomputation,
+        KEPT_SHARES[scenario.plan.kept_products],
     )
     return TrainingResult(
         scenario=scenario,

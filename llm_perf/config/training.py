@@ -30,6 +30,8 @@ _ALTERNATIVES = {
 
 LossKind = Literal["plain", "chunked", "fused", "vocab-parallel"]
 """How loss and logits are computed: over all logits, chunk by chunk, in one kernel with the head, or over tp's slices."""
+KEPT_SHARES: dict[str, float] = {"none": 0.0, "half": 0.5, "all": 1.0}
+"""Shares of matrix products whose outputs full recomputation keeps."""
 LoraTargets = Literal["all", "attention", "qkv", "qv", "none"]
 """Matrices with adapters: all of a layer's, those of attention, its input's, query and value, or none: the pass through
 frozen weights alone."""

@@ -74,9 +74,12 @@ def _linears_flops(model: ModelConfig, tokens: Number) -> Number:
 
 
 def recomputed_flops(
-    model: ModelConfig, sequences: Number, seq_len: Number, level: ActivationRecomputation
+    model: ModelConfig, sequences: Number, seq_len: Number, level: ActivationRecomputation, kept: float = 0.0
 ) -> Number:
-    """FLOPs of the forward pass that a recomputation level runs again in every layer (arXiv 2205.05198, appendix A)."""
+    """FLOPs of the forward pass that a recomputation level runs again in every layer (arXiv 2205.05198, appendix A).
+
+    ``kept`` is the share of products whose outputs full recomputation keeps; attention's is then kept whole.
+    """
     if level is ActivationRecomputation.NONE:
         return 0.0 * sequences
     core = attention_core_flops(model, sequences, seq_len)
@@ -84,7 +87,8 @@ def recomputed_flops(
         return core
     tokens = sequences * seq_len
     if level is ActivationRecomputation.FULL:
-        return core + _linears_flops(model, tokens) - lm_head_flops(model, tokens)
+        products = _linears_flops(model, tokens) - lm_head_flops(model, tokens)
+        return (1.0 - kept) * products + (0.0 if kept else core)
     for group in model.layer_groups:
         core = core + group.count * attention_projection_flops(model, group, tokens)
     return core

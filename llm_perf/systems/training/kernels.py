@@ -8,7 +8,7 @@ from functools import cached_property
 
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation
-from llm_perf.config.training import TrainingScenario, matrix_format
+from llm_perf.config.training import KEPT_SHARES, TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.attention import prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import Linear
@@ -102,7 +102,7 @@ class Kernels:
 
     def _not_kept(self, part: str) -> float:
         """Share of a part that recomputation repeats where outputs of products are kept; attention's is then kept whole."""
-        kept = {"none": 0.0, "half": 0.5, "all": 1.0}[self.plan.kept_products]
+        kept = KEPT_SHARES[self.plan.kept_products]
         if part in ("attention_projections", "mlp"):
             return 1.0 - kept
         return 0.0 if part == "attention" and kept else 1.0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
-from llm_perf.config.training import LossKind, TrainingScenario
+from llm_perf.config.training import KEPT_SHARES, LossKind, TrainingScenario
 from llm_perf.counts.activations import KeptOptions, activation_widths, layer_kept_bytes, product_output_bytes
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.trained import adapter_input_elements
@@ -35,7 +35,6 @@ from llm_perf.systems.training.loss import Loss
 from llm_perf.systems.training.state import Stage, StageParams, State
 
 _GIB = 2**30
-_HALF_OF_PRODUCTS = {"none": 0.0, "half": 0.5, "all": 1.0}
 _ZERO = "arXiv 1910.02054, section 5"
 _KEPT = "arXiv 2205.05198, sections 4 and 4.2.3"
 
@@ -83,7 +82,7 @@ class Footprint(State):
         products, core = product_output_bytes(
             self.model, group, tokens, self.plan.wide_bytes, self.p.tp_size, self.p.sp_size
         )
-        share = _HALF_OF_PRODUCTS[self.plan.kept_products]
+        share = KEPT_SHARES[self.plan.kept_products]
         return kept + share * products + (core if share else 0.0)
 
     def _adapter_bytes_per_token(self, group: LayerGroup) -> float:
