@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from calibrate.evidence.published.cells import Row
 from calibrate.evidence.stated import cells_of
@@ -236,7 +236,7 @@ def _scenario(
             | _method(cells)
             | ({"flash_attn": False} if cells.text("framework") == "LLaMA-Factory HF" else {})
             | ({"logit_bytes": 14.0} if own_code and framework_name == "hf_trainer" else {})
-        ),  # type: ignore[arg-type]
+        ),
         parallelism=parallelism,
         num_nodes=fewest_nodes(gpus, host.gpus_per_node),
         allow_long_context=True,
@@ -247,16 +247,16 @@ _OWN_CODE: Final = frozenset({"Qwen/Qwen-1_8B", "Qwen/Qwen-7B", "Qwen/Qwen-14B",
 """Models whose own code (trust_remote_code) has 16-bit logits, which autocast widens for the softmax only."""
 
 
-def _recompute(cells: Row, framework: str) -> dict[str, object]:
+def _recompute(cells: Row, framework: str) -> dict[str, Any]:
     stated = cells.text("recompute")
     if framework == "litgpt" and cells.text("sharding"):
         return {"activation_recomputation": 4}  # its FSDP strategy checkpoints every block
     return {"activation_recomputation": recomputation_of(stated)} if stated else {}
 
 
-def _sharding(cells: Row, framework: str) -> dict[str, object]:
+def _sharding(cells: Row, framework: str) -> dict[str, Any]:
     stated, off = cells.text("sharding").lower(), cells.text("cpu_offload").lower()
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     if stage := re.search(r"zero-(\d)", stated):
         found["ds_zero"] = int(stage[1])
     elif stated == "full_shard":
@@ -275,18 +275,18 @@ def _sharding(cells: Row, framework: str) -> dict[str, object]:
     return found
 
 
-def _precision(cells: Row) -> dict[str, object]:
+def _precision(cells: Row) -> dict[str, Any]:
     precision = cells.text("precision").lower().split("-")[0].split(" ")[0]
     return {"precision": precision} if precision in ("bf16", "fp16", "fp32") else {}
 
 
-def _method(cells: Row) -> dict[str, object]:
+def _method(cells: Row) -> dict[str, Any]:
     method = cells.text("method").lower()
     rank = cells.integer("lora_rank")
     if not rank:
         named = re.search(r"(?:bnb|ao) ([48])-bit adamw", method)
         return {"optimizer": optimizer_by_name(f"adam{named[1]}bit").name} if named else {}
-    found: dict[str, object] = {"lora_rank": rank}
+    found: dict[str, Any] = {"lora_rank": rank}
     bits = cells.integer("base_weight_bits")
     if bits is not None and bits < 16:
         found["base_weight_bits"] = bits

@@ -155,7 +155,10 @@ def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
     tested = sum(len(rows) for rows in groups.values())
     for level in _LEVELS:
         held = sum(
-            sum(error <= width_of([x for o, other in groups.items() if o != name for x in other], level) for error in rows)
+            sum(
+                error <= width_of([x for o, other in groups.items() if o != name for x in other], level)
+                for error in rows
+            )
             for name, rows in groups.items()
         )
         if held / tested >= LEVEL:
@@ -189,8 +192,8 @@ def widths_text() -> str:
     """llm_perf/analysis/tuning_widths.yaml."""
     lines = [
         "# Half-widths of 90 % intervals of memory in training and of steps in fine-tuning as log ratios, written by",
-        "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants that were",
-        "# not set in view of their framework. Of `tested` rows the widths of the other frameworks held `held`.",
+        "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants",
+        "# that were not set in view of their framework. Of `tested` rows the widths of the others held `held`.",
     ]
     for name, entry in widths().items():
         frameworks = ", ".join(entry["frameworks"])
@@ -200,13 +203,13 @@ def widths_text() -> str:
     return "\n".join(lines) + "\n"
 
 
-# -- the page -----------------------------------------------------------------------------------------------------------------
+# -- the page ------------------------------------------------------------------------------------------------------------
 
 _HEAD = """# Fine-tuning and memory in training
 
 Written by `python bench/tuning_figures.py`; `llm-perf validate --tuning` shows the same. Errors are of peak GPU memory as the
 source counts it (allocated, reserved, or all that the driver shows) and of an iteration's time. "Left out" has none of the
-constants that were set in view of the framework's rows, each at its prior; no constant of a GPU was set in view of these rows.
+constants that were set in view of the framework's rows, each at its prior; none of a GPU was set in view of these rows.
 What was counted or documented of a framework (which copies its loss makes, which gradients it keeps) was found with some of
 these residuals in sight: a framework of which nothing is known is worth less than "left out" says.
 """
@@ -220,7 +223,9 @@ def page() -> str:
         parts.append(f"\n## {title}\n")
         for quantity, name in (("memory", "Peak GPU memory"), ("time", "Time of an iteration")):
             parts.append(f"\n### {name}\n")
-            parts.append("| rows of | rows | median error | within 15 % | gm | left out: median | within 15 % | gm |")
+            parts.append(
+                "| rows of | rows | median error | within 15 % | gm | left out: median | within 15 % | gm |"
+            )
             parts.append("| --- | --: | --: | --: | --: | --: | --: | --: |")
             parts.append(_line("all", found[quantity]["all"]))
             for key in ("framework", "gpu"):
@@ -228,7 +233,9 @@ def page() -> str:
         if found["refused"]:
             parts.append("\nRows that are refused:\n")
             parts += [f"- {count}: {reason}" for reason, count in found["refused"].items()]
-        parts.append("\nVerdicts: " + "; ".join(f"{name}: {count}" for name, count in found["verdicts"].items()) + ".")
+        parts.append(
+            "\nVerdicts: " + "; ".join(f"{name}: {count}" for name, count in found["verdicts"].items()) + "."
+        )
     parts.append("\n## Intervals of 90 %\n")
     parts.append("| of | frameworks | rows | factor | held by the others' width |")
     parts.append("| --- | --: | --: | --: | --: |")

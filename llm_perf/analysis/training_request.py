@@ -156,7 +156,9 @@ class TrainingInputs(Spec):
     lora_targets: LoraTargets | None = Field(
         default=None, description="all, attention, qkv, qv or none.  [default: all, or the framework's]"
     )
-    adapter: Literal["lora", "dora"] | None = Field(default=None, description="lora or dora.  [default: lora]")
+    adapter: Literal["lora", "dora"] | None = Field(
+        default=None, description="lora or dora.  [default: lora]"
+    )
     lora_ends: Flag | None = Field(
         default=None, description="Train whole copies of embedding and head beside the adapters."
     )

@@ -143,9 +143,13 @@ class TrainingPlan(Spec):
         if (self.lora_ends or self.adapter != "lora") and not self.lora_rank:
             raise ValueError("adapter and lora_ends are for adapters: give lora_rank too")
         if self.kept_products != "none" and self.activation_recomputation is not ActivationRecomputation.FULL:
-            raise ValueError("kept_products says what full recomputation keeps: give activation_recomputation full")
+            raise ValueError(
+                "kept_products says what full recomputation keeps: give activation_recomputation full"
+            )
         if self.optimizer_in_backward and (self.gradient_accumulation_steps or 1) > 1:
-            raise ValueError("optimizer_in_backward updates with every micro-batch: no gradient_accumulation_steps")
+            raise ValueError(
+                "optimizer_in_backward updates with every micro-batch: no gradient_accumulation_steps"
+            )
         if self.optimizer_in_backward and self.optimizer_device != "gpu":
             raise ValueError("optimizer_in_backward updates on the GPU: no optimizer_device")
         return self

@@ -166,9 +166,9 @@ def norm_kept_bytes(hidden: Number, tokens: Number, element_bytes: float, sp: in
 class KeptOptions:
     """What decides how much of a layer is kept for the backward pass; widths in bytes.
 
-    ``hidden_vectors`` and ``ffn_vectors`` are values of the hidden and of the inner width per token that the modules keep
-    beyond the paper's count (eager ones keep what each small kernel needs; the latter of gated blocks). ``routed_copies`` are the copies of a routed
-    token's hidden state that are kept: before and after its experts, or before them only.
+    ``hidden_vectors`` and ``ffn_vectors`` are values of the hidden and, in gated blocks, of the inner width per token that
+    the modules keep beyond the paper's count (eager ones keep what each small kernel needs). ``routed_copies`` are the
+    copies of a routed token's hidden state that are kept: before and after its experts, or before them only.
     """
 
     element_bytes: float = 2

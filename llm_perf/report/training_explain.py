@@ -13,7 +13,13 @@ from llm_perf.systems.training.base import PHASES
 def training_explanations(result: TrainingResult) -> list[Explanation]:
     """The numbers of a prediction in the order in which they follow from one another."""
     memory = [explained(quantity) for quantity in result.quantities]
-    return [*_counts(result), *memory, *_phases(result), *explained_terms({"step": result.terms}, _title), *_times(result)]
+    return [
+        *_counts(result),
+        *memory,
+        *_phases(result),
+        *explained_terms({"step": result.terms}, _title),
+        *_times(result),
+    ]
 
 
 def _phases(result: TrainingResult) -> list[Explanation]:
@@ -25,7 +31,9 @@ def _phases(result: TrainingResult) -> list[Explanation]:
         names = " + ".join(f"{name} ({size / GIB:,.2f} GiB)" for name, size in terms)
         whole = sum(size for _, size in terms)
         expression = " + ".join(repr(size) for _, size in terms) or "0.0"
-        name = f"one GPU, {phase}" + (f", stage {moment.stage + 1}" if result.scenario.parallelism.pp_size > 1 else "")
+        name = f"one GPU, {phase}" + (
+            f", stage {moment.stage + 1}" if result.scenario.parallelism.pp_size > 1 else ""
+        )
         found.append(Explanation(name, names, expression, whole, "bytes"))
     return found
 

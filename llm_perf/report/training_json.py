@@ -96,7 +96,7 @@ def _phases(result: TrainingResult) -> dict[str, Any]:
     found = {}
     for phase in PHASES:
         moment = result.memory.at(phase)
-        terms = [
+        terms: list[dict[str, Any]] = [
             {"name": term.name, "use": term.part, "bytes": round(float(term.size_bytes))}
             for term in moment.terms
         ]

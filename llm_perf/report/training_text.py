@@ -157,7 +157,9 @@ def _phases(result: TrainingResult) -> Text:
     where = f" on pipeline stage {binding.stage + 1}" if result.scenario.parallelism.pp_size > 1 else ""
     low, high = result.memory_interval_bytes
     text = Text("memory by phase: " + ", ".join(sizes))
-    text.append(f"\nfullest: {binding.phase}{where}; {LEVEL:.0%} interval of the peak {gib(low)} to {gib(high)}")
+    text.append(
+        f"\nfullest: {binding.phase}{where}; {LEVEL:.0%} interval of the peak {gib(low)} to {gib(high)}"
+    )
     capacity = result.memory.gpu.capacity_bytes
     if result.feasible and high > capacity:
         text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")

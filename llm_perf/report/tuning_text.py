@@ -1,4 +1,4 @@
-"""Fine-tuning and memory in training, predicted beside measured, as tables of 80 columns. Reads ``validate --tuning``'s JSON."""
+"""Fine-tuning and memory in training, predicted beside measured, as tables. Reads ``validate --tuning``'s JSON."""
 
 from __future__ import annotations
 

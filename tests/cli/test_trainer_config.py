@@ -146,7 +146,12 @@ def test_flags_win_over_a_trainers_file(llm_perf, folder):
     found = asked(llm_perf, "--trainer-config", "axolotl.yaml", "--lora-rank", "8", "--seq-len", "512")
     assert (found["inputs"]["lora_rank"], found["inputs"]["seq_len"]) == (8, 512)
     batch = ("--micro-batch-size", "2", "--gradient-accumulation-steps", "3")
-    assert asked(llm_perf, "--model", "llama-3-8b", "--trainer-config", "megatron.sh", *batch)["batch"]["global_batch_size"] == 12
+    assert (
+        asked(llm_perf, "--model", "llama-3-8b", "--trainer-config", "megatron.sh", *batch)["batch"][
+            "global_batch_size"
+        ]
+        == 12
+    )
 
 
 def test_every_key_is_used_or_said(llm_perf, folder):

@@ -128,7 +128,11 @@ def test_full_recomputation_keeps_one_input_per_layer():
     }
     base = scenario("mpt-1b", plan=plan).replace(model=model)
     tokens, wide = 3 * 2048, 2048
-    full = predict_training(with_plan(base, activation_recomputation=4)).memory.at(BACKWARD).parts.activations_bytes
+    full = (
+        predict_training(with_plan(base, activation_recomputation=4))
+        .memory.at(BACKWARD)
+        .parts.activations_bytes
+    )
     none = predict_training(base).memory.at(BACKWARD).parts.activations_bytes
     assert full == 4 * 2 * tokens * wide
     assert none == 4 * (34 * tokens * wide + 5 * 16 * 2048 * tokens)

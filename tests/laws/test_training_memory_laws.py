@@ -47,7 +47,8 @@ def test_terms_sum_to_the_total_in_every_phase_and_the_fullest_one_counts(base):
 @given(base=BASES, recompute=st.sampled_from((0, 4)))
 def test_losses_are_ordered_in_memory_and_change_no_flops(base, recompute):
     results = {
-        loss: predict_training(with_plan(base, loss=loss, activation_recomputation=recompute)) for loss in LOSSES
+        loss: predict_training(with_plan(base, loss=loss, activation_recomputation=recompute))
+        for loss in LOSSES
     }
     sizes = {loss: float(result.memory.gpu.total_bytes) for loss, result in results.items()}
     assert sizes["chunked"] <= sizes["plain"]
@@ -105,7 +106,9 @@ def test_adapters_on_nothing_are_the_pass_through_frozen_weights(model):
     load = TrainingLoad(1.0, 1.0, 1024.0)
     group = base.model.layer_groups[0]
     alone = kernels.layer(group, load)
-    full = TrainingStep(scenario(model, "a100-sxm-80gb", "hf_trainer"), get_framework("hf_trainer")).kernels.layer(group, load)
+    full = TrainingStep(
+        scenario(model, "a100-sxm-80gb", "hf_trainer"), get_framework("hf_trainer")
+    ).kernels.layer(group, load)
     assert alone.forward == full.forward
     for part in ("attention_projections", "mlp"):
         assert alone.backward[part] < full.backward[part]
@@ -113,19 +116,24 @@ def test_adapters_on_nothing_are_the_pass_through_frozen_weights(model):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    model=st.sampled_from(DENSE), rank=st.integers(1, 64), framework=st.sampled_from(("hf_trainer", "unsloth", "fsdp_qlora"))
+    model=st.sampled_from(DENSE),
+    rank=st.integers(1, 64),
+    framework=st.sampled_from(("hf_trainer", "unsloth", "fsdp_qlora")),
 )
 def test_more_adapters_cost_more(model, rank, framework):
     plan = {"lora_rank": rank}
     times, sizes = [], []
     for targets in ("none", "qv", "qkv", "attention", "all"):
-        result = predict_training(scenario(model, "a100-sxm-80gb", framework, plan | {"lora_targets": targets}))
+        result = predict_training(
+            scenario(model, "a100-sxm-80gb", framework, plan | {"lora_targets": targets})
+        )
         times.append(result.step_time_s)
         sizes.append(float(result.memory.at(STEP).parts.total_bytes))
     assert times == sorted(times)
     assert sizes == sorted(sizes)
     lora, dora = (
-        predict_training(scenario(model, "a100-sxm-80gb", framework, plan | {"adapter": kind})) for kind in ("lora", "dora")
+        predict_training(scenario(model, "a100-sxm-80gb", framework, plan | {"adapter": kind}))
+        for kind in ("lora", "dora")
     )
     assert dora.step_time_s > lora.step_time_s
     assert dora.memory.at(STEP).parts.weights_bytes > lora.memory.at(STEP).parts.weights_bytes
@@ -165,7 +173,9 @@ def test_offloaded_adapters_take_the_weights_off_the_gpu():
         )
     )  # fmt: skip
     assert moved.memory.gpu.weights_bytes == 0
-    assert float(moved.memory.cpu.weights_bytes) == pytest.approx(2 * float(kept.memory.at(STEP).parts.weights_bytes))
+    assert float(moved.memory.cpu.weights_bytes) == pytest.approx(
+        2 * float(kept.memory.at(STEP).parts.weights_bytes)
+    )
     assert moved.memory.gpu.total_bytes < kept.memory.gpu.total_bytes
     assert moved.step_time_s > kept.step_time_s
 

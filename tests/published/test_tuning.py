@@ -10,7 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from calibrate.evidence.tuning_rows import load_table, memory_of, tuning_run
-from calibrate.validate.tuning import PAGE, WIDTHS, compared, page, summary, verdicts, width_by_groups, widths, widths_text
+from calibrate.validate.tuning import (
+    PAGE,
+    WIDTHS,
+    compared,
+    page,
+    summary,
+    verdicts,
+    width_by_groups,
+    widths,
+    widths_text,
+)
 from llm_perf.analysis.training import predict_training
 from llm_perf.cli.train import train
 from llm_perf.errors import SpecError
@@ -212,7 +222,7 @@ def test_verdicts_of_public_questions(name):
 
 
 def test_deepspeeds_own_estimates_of_model_states():
-    """C23: 29.0 GiB under ZeRO-3 on 4 GPUs, 74.3 under ZeRO-2 on 2, for 6.7 B parameters; C25: host memory of 94 GB is short."""
+    """C23: 29.0 GiB under ZeRO-3 on 4 GPUs, 74.3 under ZeRO-2 on 2, for 6.7 B parameters; C25: a host of 94 GB is short."""
     for gpus, stage, stated in ((4, 3, 29.0), (2, 2, 74.3)):
         found = asked(A100, ("--model", "huggyllama/llama-7b", "--framework", "deepspeed", "--num-gpus", str(gpus),
                                        "--ds-zero", str(stage), "--seq-len", "512", *ONE, "--precision", "fp16"))  # fmt: skip

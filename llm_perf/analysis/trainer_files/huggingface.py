@@ -10,7 +10,13 @@ from llm_perf.analysis.trainer_files.keys import Keys
 from llm_perf.analysis.trainer_files.native import FULL_RECOMPUTATION, deepspeed, optimizer_of, precision_of
 from llm_perf.config import files
 
-_OF_DEEPSPEED: Final = ("ds_zero", "optimizer_device", "weights_device", "activations_device", "reduce_bucket_size")
+_OF_DEEPSPEED: Final = (
+    "ds_zero",
+    "optimizer_device",
+    "weights_device",
+    "activations_device",
+    "reduce_bucket_size",
+)
 """What a DeepSpeed configuration beside a Trainer decides; batch and precision are the Trainer's."""
 _FIRST: Final = frozenset({"q_proj", "k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})
 _ENDS: Final = frozenset({"embed_tokens", "lm_head", "wte", "tok_embeddings", "output"})
@@ -20,7 +26,9 @@ def hf_arguments(keys: Keys) -> dict[str, Any]:
     """TrainingArguments of Hugging Face's Trainer or TRL, as JSON or YAML; DeepSpeed's configuration in or beside it."""
     found = _shared(keys)
     found["framework"] = "trl" if "max_length" in keys or "max_seq_length" in keys else "hf_trainer"
-    found["seq_len"] = keys.integer("max_length") or keys.integer("max_seq_length") or keys.integer("model_max_length")
+    found["seq_len"] = (
+        keys.integer("max_length") or keys.integer("max_seq_length") or keys.integer("model_max_length")
+    )
     found["lora_rank"] = keys.integer("lora_r") or keys.integer("lora_rank")
     if found["lora_rank"]:
         found["lora_targets"] = targets_of(keys.words("lora_target_modules"))
@@ -61,7 +69,10 @@ def axolotl(keys: Keys) -> dict[str, Any]:
 def llama_factory(keys: Keys) -> dict[str, Any]:
     """A configuration of LLaMA-Factory (YAML or JSON)."""
     found = _shared(keys)
-    found |= {"framework": "unsloth" if keys.flag("use_unsloth") else "llama_factory", "seq_len": keys.integer("cutoff_len")}
+    found |= {
+        "framework": "unsloth" if keys.flag("use_unsloth") else "llama_factory",
+        "seq_len": keys.integer("cutoff_len"),
+    }
     if keys.flag("disable_gradient_checkpointing"):
         found["activation_recomputation"] = 0
     elif found["activation_recomputation"] is None:
@@ -139,7 +150,18 @@ def targets_of(modules: list[str] | None) -> str | None:
     names = {name.rpartition(".")[2] for name in modules}
     if names & {"all-linear", "all_linear", "all"}:
         return "all"
-    if names & {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "fc1", "fc2", "gate_up_proj", "dense_h_to_4h"}:
+    if names & {
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "w1",
+        "w2",
+        "w3",
+        "fc1",
+        "fc2",
+        "gate_up_proj",
+        "dense_h_to_4h",
+    }:
         return "all"
     if names - _FIRST:
         return "attention"
@@ -153,7 +175,9 @@ def _sharding(keys: Keys) -> dict[str, Any]:
         inside = stated if isinstance(stated, Mapping) else _beside(keys, str(stated))
         own = Keys(inside, keys.where, "deepspeed.")
         read = deepspeed(own)
-        return {"framework": "deepspeed"} | {name: read[name] for name in _OF_DEEPSPEED if read.get(name) is not None}
+        return {"framework": "deepspeed"} | {
+            name: read[name] for name in _OF_DEEPSPEED if read.get(name) is not None
+        }
     fsdp = keys.words("fsdp")
     config = keys.part("fsdp_config") if "fsdp_config" in keys else None
     if not fsdp and config is None:
@@ -164,7 +188,11 @@ def _sharding(keys: Keys) -> dict[str, Any]:
     found: dict[str, Any] = {"ds_zero": 2 if "shard_grad_op" in (fsdp or ()) else 3}
     if offloaded:
         found |= {"weights_device": "cpu", "optimizer_device": "cpu", "ds_zero": 3}
-    if config is not None and "activation_checkpointing" in config and config.flag("activation_checkpointing"):
+    if (
+        config is not None
+        and "activation_checkpointing" in config
+        and config.flag("activation_checkpointing")
+    ):
         found["activation_recomputation"] = FULL_RECOMPUTATION
     return found
 

@@ -15,7 +15,11 @@ class Keys:
     """The keys of one mapping of a file; ``prefix`` names the mapping in messages and among what was not used."""
 
     def __init__(self, data: Mapping[Any, Any], where: str, prefix: str = "") -> None:
-        self._data, self.where, self._prefix = {str(name): value for name, value in data.items()}, where, prefix
+        self._data, self.where, self._prefix = (
+            {str(name): value for name, value in data.items()},
+            where,
+            prefix,
+        )
         self._used: set[str] = set()
         self._parts: list[Keys] = []
 

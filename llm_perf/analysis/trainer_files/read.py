@@ -78,7 +78,10 @@ def _parsed(text: str, name: str) -> tuple[Keys, str]:
     Raises:
         SpecError: it is of no trainer that is known.
     """
-    if re.search(r"(?m)^\s*(?:[\w.]+=\(?\s*)?[\"']?--[a-z][\w-]+", text) or Path(name).suffix in (".sh", ".args"):
+    if re.search(r"(?m)^\s*(?:[\w.]+=\(?\s*)?[\"']?--[a-z][\w-]+", text) or Path(name).suffix in (
+        ".sh",
+        ".args",
+    ):
         return Keys(_arguments(text, name), name), "Megatron-LM"
     data = files.parse_mapping(text, name)
     if any(isinstance(value, dict) and "_component_" in value for value in data.values()):

@@ -110,7 +110,10 @@ class Moment:
 
 
 def moments_of(
-    terms: Sequence[MemoryTerm], stage: int, capacity_bytes: float, fragmentation: tuple[float, float] = (0.0, 0.0)
+    terms: Sequence[MemoryTerm],
+    stage: int,
+    capacity_bytes: float,
+    fragmentation: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Moment, ...]:
     """A stage's memory phase by phase.
 
@@ -152,7 +155,9 @@ def fullest(moments: Iterable[Moment]) -> TrainingMemoryParts:
     totals = [moment.parts.total_bytes for moment in every]
     if not any(isinstance(total, np.ndarray) for total in totals):
         return binding(every).parts
-    stacked = np.stack([np.broadcast_to(np.asarray(t), np.broadcast_shapes(*map(np.shape, totals))) for t in totals])
+    stacked = np.stack(
+        [np.broadcast_to(np.asarray(t), np.broadcast_shapes(*map(np.shape, totals))) for t in totals]
+    )
     chosen = stacked.argmax(axis=0)
 
     def picked(name: str) -> Number:

@@ -167,7 +167,7 @@ class Kernels:
         return found
 
     def _adapter(self, rows: Number, n: float, k: float, copies: float) -> tuple[Number, Number]:
-        """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of the sum of both weights."""
+        """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of both weights' sum."""
         gemm, rank, c = self.rates.wide_gemm, self.plan.lora_rank, self.c
         moved = c["adapter_output_passes"] * n + c["adapter_input_passes"] * k
         added = copies * rows * moved * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
@@ -249,7 +249,11 @@ class Kernels:
             n, k = product.out_features, product.in_features
             forward = forward + gemm.product_s(tokens, n, k)
             backward = backward + gemm.backward_s(
-                tokens, n, k, scale=c["backward_gemm_scale"], weights=not self.plan.lora_rank or self.plan.lora_ends
+                tokens,
+                n,
+                k,
+                scale=c["backward_gemm_scale"],
+                weights=not self.plan.lora_rank or self.plan.lora_ends,
             )
         moved = self.loss.traffic_per_logit
         logits = tokens * products[-1].out_features * moved / self.rates.elementwise_bytes_per_s

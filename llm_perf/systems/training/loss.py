@@ -55,7 +55,10 @@ class Loss:
         """Bytes of ``tokens`` tokens of one rank: logits by kind, and the hidden-wide tensors around the head."""
         logits = tokens * self.logits_per_token
         around = (
-            tokens * self.scenario.model.hidden_size * self.c["head_hidden_vectors"] * self.scenario.plan.wide_bytes
+            tokens
+            * self.scenario.model.hidden_size
+            * self.c["head_hidden_vectors"]
+            * self.scenario.plan.wide_bytes
         )
         retained = logits * self.c["retained_logit_bytes"] if self.kind == "plain" else 0.0
         return LossBytes(logits * self.bytes_per_logit + around, retained)

@@ -207,9 +207,9 @@ class Footprint(State):
 
     @property
     def _gradients_leave(self) -> bool:
-        """ZeRO-Offload updates on the CPU: stages 2 and 3 pass on a shard's gradients as they are reduced; stage 1 adds up
+        """Whether gradients leave the GPU as they are reduced, as under ZeRO-Offload's stages 2 and 3.
 
-        whole ones on the GPU and copies its shard when the step ends.
+        Stage 1 adds up whole ones on the GPU and copies its shard when the step ends.
         """
         return self.plan.optimizer_device != "gpu" and self.plan.ds_zero >= DSZeRO.STAGE_2
 
@@ -369,7 +369,9 @@ class Footprint(State):
                 self.host_terms(self.params_of(stage), load, stage), stage.index, capacity
             )
         ]
-        disk = max((self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes)
+        disk = max(
+            (self._disk(self.params_of(stage)) for stage in stages), key=lambda parts: parts.total_bytes
+        )
         return TrainingMemory(fullest(moments), fullest(host), disk, tuple(moments), tuple(host))
 
     @property
@@ -385,7 +387,9 @@ class Footprint(State):
         params = self.params_of(next(one for one in self.stages if one.index == stage))
         trained = self.trained_of(params)
         if not plan.lora_rank:
-            kept = Factor("parameters of the fullest stage that it keeps", self.sharded(params.held, "weights"))
+            kept = Factor(
+                "parameters of the fullest stage that it keeps", self.sharded(params.held, "weights")
+            )
             yield Quantity(
                 "weights of one GPU", ((kept, Factor("bytes", self.weight_element_bytes)),), "bytes"
             )
