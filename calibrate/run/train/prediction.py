@@ -24,6 +24,8 @@ from llm_perf.report.training_json import training_object
 _PLAIN_LOGIT_BYTES = {"bf16": 14.0, "fp16": 14.0, "fp32": 12.0}
 """Bytes per logit at the peak: transformers' loss keeps 16-bit logits, a 32-bit copy, its log-softmax and the gradient of
 that; of 32-bit logits there is no copy."""
+_BUCKET_PARAMS = 5e8
+"""Parameters of a bucket of reduction, DeepSpeed's default: one, since these runs do not overlap their messages."""
 _SOURCE = "measured on this machine before the run"
 
 
@@ -154,7 +156,9 @@ def _constants(
         return tuple(sorted(values.items()))
     # A CPU launches and computes one after the other, and the process is there already.
     values |= {"host_exponent": 1.0, "copy_overlap": 0.0, "gradient_overlap": 0.0}
-    values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0}
+    # Of buffers that are larger than what fills them only the pages that are written count.
+    written = min(_BUCKET_PARAMS, float(total_params(model)))
+    values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "bucket_params": written}
     if probe.backward_scale is not None:
         values["backward_gemm_scale"] = probe.backward_scale
     if probe.adam_s_per_param is not None and not settings.optimizer_offload:

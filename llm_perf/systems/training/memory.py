@@ -264,11 +264,11 @@ class Footprint(State):
         if plan.optimizer_in_backward or plan.optimizer_device != "gpu":
             return
         own = self.sharded(self.trained_of(params), "optimizer")
-        group = c["step_group_params"]
-        if plan.ds_zero is DSZeRO.STAGE_3 and group:
-            step = min(own, group) * c["step_temporary_bytes_stage3"]
-        else:
-            step = own * c["step_temporary_bytes"]
+        group = c["step_group_params"] if plan.ds_zero is DSZeRO.STAGE_3 else 0.0
+        element = c["step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"]
+        if plan.wide_bytes == 4:  # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are
+            element = min(element, 4.0) if plan.ds_zero.value else 0.0
+        step = min(own, group or own) * element
         step += own * c["step_temporary_moments"] * self.moment_element_bytes
         yield MemoryTerm("temporaries of the optimizer's step", "temporaries_bytes", step, frozenset({STEP}))
 
