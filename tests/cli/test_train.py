@@ -193,3 +193,61 @@ def test_what_fits_is_said_first(llm_perf):
     verdict = llm_perf(*RUN).out.split("\n\n")[1]
     assert verdict.startswith("Fits: ")
     assert verdict.endswith("of GPU memory.")
+
+
+def test_memory_is_told_by_phase_and_term(llm_perf):
+    asked = ("train", "--model", "llama-3-8b", "--gpu", "a100-sxm-80gb", "--framework", "deepspeed", "--num-gpus", "8",
+             "--ds-zero", "2", "--activation-recomputation", "full", "--micro-batch-size", "1",
+             "--gradient-accumulation-steps", "1", "--seq-len", "512")  # fmt: skip
+    memory = json_of(llm_perf, *asked)["memory"]
+    phases = memory["phases"]
+    assert list(phases) == ["load", "forward", "backward", "end of backward", "step"]
+    for phase in phases.values():
+        assert phase["total_bytes"] == sum(term["bytes"] for term in phase["terms"])
+    fullest = phases[memory["peak"]["phase"]]["total_bytes"]
+    assert fullest == max(phase["total_bytes"] for phase in phases.values())
+    assert fullest == pytest.approx(memory["gpu"]["total_bytes"], abs=20)
+    low, high = memory["peak"]["interval_bytes"]
+    assert low < fullest < high
+    assert any("temporaries" in term["name"] for term in phases["step"]["terms"])
+    text = " ".join(llm_perf(*asked, "--explain").out.split())
+    assert f"fullest: {memory['peak']['phase']}" in text
+    assert "one GPU, step =" in text
+
+
+def test_a_job_that_may_not_fit_is_told_so(llm_perf):
+    asked = ("train", "--model", "gemma-3-12b", "--gpu", "h100-sxm-80gb", "--framework", "hf_trainer", "--seq-len", "14000",
+             "--micro-batch-size", "1", "--gradient-accumulation-steps", "1", "--activation-recomputation", "full",
+             "--lora-rank", "8", "--base-weight-bits", "8")  # fmt: skip
+    assert "It may not fit: the interval reaches past what is usable." in llm_perf(*asked).out
+    assert "may not fit" not in llm_perf(*asked, "--seq-len", "4000").out
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--loss", "quick"), "loss"),
+        (("--adapter", "dora"), "lora_rank"),
+        (("--lora-ends",), "lora_rank"),
+        (("--kept-products", "half"), "activation_recomputation full"),
+        (("--optimizer-in-backward", "--gradient-accumulation-steps", "2"), "optimizer_in_backward"),
+        (("--optimizer-in-backward", "--ds-zero", "2", "--optimizer-device", "cpu"), "optimizer_in_backward"),
+        (("--logit-bytes", "-1"), "logit_bytes"),
+        (("--weights-dtype-bytes", "3"), "weights_dtype_bytes"),
+    ],
+)
+def test_wrong_settings_of_memory_are_one_line(llm_perf, more, words):
+    result = llm_perf(*SMALL, *more)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert words in result.err
+
+
+def test_validate_shows_fine_tuning(llm_perf):
+    found = json_of(llm_perf, "validate", "--tuning")
+    assert set(found["tables"]) == {"finetuning", "b200"}
+    assert found["tables"]["finetuning"]["memory"]["all"]["rows"] == 93
+    text = llm_perf("validate", "--tuning")
+    assert text.code == 0
+    assert "Fine-tuning: peak GPU memory" in text.out
+    wrong = llm_perf("validate", "--tuning", "--gpu", "t4")
+    assert (wrong.code, wrong.out, wrong.err.count("\n")) == (2, "", 1)
