@@ -1,6 +1,8 @@
-"""Laws of a training step's time: overlap switches, a board's power, context and expert parallelism, hybrids, further tokens."""
+"""Laws of a training step's time: overlap, a board's power, context and expert parallelism, hybrids, further tokens."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -170,7 +172,7 @@ def test_a_long_sequence_hides_its_ring():
 
 def test_heads_that_do_not_divide_refuse_the_exchange_of_heads():
     with pytest.raises(
-        SpecError, match="cp_comm_type a2a gives each of .* 16 ranks whole heads, and .* has 8"
+        SpecError, match=r"cp_comm_type a2a gives each of .* 16 ranks whole heads, and .* has 8"
     ):
         scenario(plan={"cp_comm_type": "a2a"}, cp_size=16, nodes=2)
 
@@ -233,7 +235,7 @@ def test_each_further_token_takes_as_long_as_the_first(model):
     times = [step_s(base, mtp_depth=depth) for depth in range(4)]
     first = times[1] - times[0]
     assert first > 0
-    for earlier, later in zip(times[1:], times[2:], strict=False):
+    for earlier, later in pairwise(times[1:]):
         assert later - earlier == pytest.approx(first, rel=1e-9)
 
 
