@@ -12,7 +12,7 @@ _DAY_S = 86400
 
 
 def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
-    """The table, at most 100 columns wide, and what was left out."""
+    """The table, and what was left out."""
     question = answer.question
     lines = [
         f"{question.model}: {question.tokens:.4g} tokens within {question.deadline / _DAY_S:g} days, "

@@ -1,8 +1,7 @@
 """The cheapest machines for a training run: so many tokens before a deadline, parallelism searched.
 
-More GPUs never make a run cheaper by themselves: they spend more time on exchanges. So for each GPU type the counts are
-tried from the fewest that could possibly do it, and the search of a type ends at the first count that meets the deadline
-and one beyond it, where the memory of the first may have asked for a slower division.
+All counts of a GPU type are tried that could do it at all: more GPUs spend more time on exchanges, but leave each more
+memory, so that the cheapest count is not always the smallest one.
 """
 
 from __future__ import annotations
@@ -200,8 +199,6 @@ class _GPUType:
                 continue
             if found.run_s <= self.question.deadline:
                 met.append(found)
-                if len(met) > 1:
-                    break
             elif fastest is None or found.run_s < fastest.run_s:
                 fastest = found
         return min(met, key=lambda one: one.cost, default=None), fastest

@@ -113,26 +113,8 @@ def _attention_backward_flops_per_s(dtype: str) -> float:
     return 2.5 * 2.0 * heads * length * length * width / seconds
 
 
-UNPOOLED_PARAMS = 8 << 20
-"""32-bit tensors from this size on (32 MiB, the most that glibc's allocator keeps) are given back to the system, so that each
-temporary of AdamW, which makes two as large as what it updates, comes as fresh pages in every step."""
-_POOLED_SIZE, _UNPOOLED_SIZE = 4 << 20, 24 << 20
-
-
-def update_s_per_param(config_params: float, largest_params: float, stage: int, ranks: int) -> float:
-    """Seconds per parameter of the update: of one flat shard under ZeRO, else of each tensor, the largest one apart."""
-    if stage:
-        shard = config_params / ranks
-        return adam_s_per_param(_UNPOOLED_SIZE if shard >= UNPOOLED_PARAMS else _POOLED_SIZE)
-    small = adam_s_per_param(_POOLED_SIZE)
-    if largest_params < UNPOOLED_PARAMS:
-        return small
-    share = largest_params / config_params
-    return share * adam_s_per_param(_UNPOOLED_SIZE) + (1 - share) * small
-
-
-def adam_s_per_param(size: int = _POOLED_SIZE) -> float:
-    """Seconds of torch's AdamW per 32-bit parameter of a tensor of ``size`` on the CPU."""
+def adam_s_per_param(size: int = 4 << 20) -> float:
+    """Seconds of torch's AdamW per 32-bit parameter on the CPU."""
     import torch
 
     parameter = torch.nn.Parameter(torch.zeros(size))

@@ -91,8 +91,7 @@ def prepare(settings: TrainRunSettings, rank: Rank, progress: Progress) -> Train
     from calibrate.probe.usage import rss_bytes
     from calibrate.run.model_config import get_model_config, spec_of
     from calibrate.run.train.prediction import build_train_scenario, check_fit, predict_run
-    from calibrate.run.train.probes import TrainProbe, update_s_per_param
-    from llm_perf.counts.parameters import token_table_params, total_params
+    from calibrate.run.train.probes import TrainProbe, adam_s_per_param
 
     device = choose_device(settings.device, rank.local_rank, rank.local_world_size)
     dtype = training_dtype(settings.dtype, device)
@@ -102,10 +101,7 @@ def prepare(settings: TrainRunSettings, rank: Rank, progress: Progress) -> Train
     folder = Path(settings.runs_dir)
     machine = describe_local_machine(device, dtype, rank.local_world_size, existing(folder), False)
     on_cpu = device.kind == "cpu" or settings.optimizer_offload
-    adam = None
-    if on_cpu:
-        whole, largest = total_params(model), token_table_params(model)
-        adam = update_s_per_param(whole, largest, settings.ds_zero, rank.world_size)
+    adam = adam_s_per_param() if on_cpu else None
     probe = TrainProbe(adam_s_per_param=adam)
     scenario = build_train_scenario(settings, model, machine, dtype, device.kind, probe)
     prediction = predict_run(scenario, device.kind, rss_bytes())

@@ -1,0 +1,109 @@
+"""``llm-perf plan --train`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import build_training_scenario
+from llm_perf.search.plan_training import TrainingPlanQuestion, plan_training
+
+ASKED = (
+    "plan",
+    "--train",
+    "--model",
+    "llama-3-8b",
+    "--tokens",
+    "10e9",
+    "--gpus",
+    "h100-sxm-80gb,a100-sxm-80gb",
+)
+
+
+def test_the_cheapest_comes_first_and_says_how_to_see_it(llm_perf):
+    found = llm_perf(*ASKED, "--deadline", "10d")
+    assert found.code == 0, found.out
+    lines = found.out.splitlines()
+    assert lines[0] == "llama-3-8b: 1e+10 tokens within 10 days, megatron, cheapest first"
+    assert "the first one again: llm-perf train --model llama-3-8b --gpu" in found.out
+
+
+def test_json_is_one_object_in_order_of_cost(llm_perf):
+    found = llm_perf(*ASKED, "--deadline", "10d", "--json")
+    answer = json.loads(found.out)
+    costs = [one["cost"] for one in answer["best"]]
+    assert costs == sorted(costs)
+    assert all(one["run_s"] <= answer["question"]["deadline"] == 864000 for one in answer["best"])
+    assert answer["nearest"] is None
+
+
+def test_what_no_machine_can_do_exits_with_3_and_shows_the_fastest(llm_perf):
+    found = llm_perf(*ASKED, "--deadline", "1m", "--max-gpus", "16")
+    assert found.code == 3
+    assert "nothing meets the deadline; the fastest that fits:" in found.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--tokens", "many", "--deadline", "3d"), "tokens: must be a number of tokens such as 100e9, got 'many'"),
+        (("--tokens", "1.5", "--deadline", "3d"), "tokens: must be a whole number of tokens from 1 to 1e18, got '1.5'"),
+        (("--tokens", "1e9", "--deadline", "soon"), "deadline: must be a time such as 30d, 12h, 2w or 90m, got 'soon'"),
+        (("--tokens", "1e9", "--deadline", "0d"), "deadline: must be a time such as 30d, 12h, 2w or 90m, got '0d'"),
+        (("--tokens", "1e9"), "--deadline is required with --train"),
+        (("--deadline", "3d"), "--tokens is required with --train"),
+        (("--tokens", "1e9", "--deadline", "3d", "--framework", "colossal"), "unknown framework 'colossal'"),
+        (("--tokens", "1e9", "--deadline", "3d", "--gen-len", "5"), "--gen-len is of a deployment and means nothing"),
+        (("--tokens", "1e9", "--deadline", "3d", "--gpus", "nothing"), "nothing"),
+        (("--tokens", "1e9", "--deadline", "3d", "--max-gpus", "0"), "max_gpus"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(llm_perf, flags, said):
+    found = llm_perf("plan", "--train", "--model", "llama-3-8b", *flags)
+    assert found.code == 2
+    assert found.out == ""
+    assert found.err.count("\n") == 1
+    assert said in found.err
+
+
+def test_flags_of_a_run_need_train(llm_perf):
+    found = llm_perf("plan", "--model", "llama-3-8b", "--tokens", "1e9")
+    assert (found.code, found.err) == (2, "llm-perf: --tokens is of a training run: give --train\n")
+
+
+# -- laws -------------------------------------------------------------------------------------------------------------
+
+
+def question(**changes) -> TrainingPlanQuestion:
+    fields = {
+        "model": "llama-3-8b",
+        "tokens": "20e9",
+        "deadline": "5d",
+        "gpus": ("h100-sxm-80gb",),
+        "max_gpus": 256,
+    }
+    return TrainingPlanQuestion(**fields | changes)
+
+
+def test_a_candidate_is_what_train_says_of_its_inputs():
+    best = plan_training(question()).best[0]
+    result = predict_training(build_training_scenario(best.inputs))
+    assert result.feasible
+    assert result.run.time_s == pytest.approx(best.run_s, rel=1e-9)
+    assert result.run.gpu_hours == pytest.approx(best.gpu_hours, rel=1e-9)
+    assert result.mfu == pytest.approx(best.mfu, rel=1e-9)
+
+
+def test_a_later_deadline_is_never_dearer():
+    costs = [plan_training(question(deadline=deadline)).best[0].cost for deadline in ("1d", "5d", "30d")]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_twice_the_tokens_cost_twice_as_much_where_time_does_not_matter():
+    once, twice = (
+        plan_training(question(tokens=tokens, deadline="500w")).best[0] for tokens in ("20e9", "40e9")
+    )
+    assert twice.num_gpus == once.num_gpus
+    assert twice.cost == pytest.approx(2 * once.cost, rel=1e-12)

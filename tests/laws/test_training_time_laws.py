@@ -1,0 +1,268 @@
+"""Laws of a training step's time: overlap, a board's power, context and expert parallelism, hybrids, further tokens."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_perf.analysis.training import predict_training
+from llm_perf.config import (
+    ParallelismConfig,
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+)
+from llm_perf.config.training import TrainingPlan, TrainingScenario
+from llm_perf.counts.attention import score_flops_per_pair
+from llm_perf.errors import SpecError
+from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.step import TrainingStep
+
+NANO = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"
+SUPER = "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B"
+
+
+def scenario(
+    model="llama-3-8b", gpu="b200-180gb", framework="megatron", nodes=1, plan=None, **sizes
+) -> TrainingScenario:
+    spec = get_gpu_config_by_name(gpu)
+    fields = {"seq_len": 4096, "micro_batch_size": 1, "gradient_accumulation_steps": 4}
+    return TrainingScenario(
+        model=get_model_config_by_name(model),
+        gpu=spec,
+        host=get_host_config_by_name(spec.default_host),
+        framework=framework,
+        plan=TrainingPlan(**fields | (plan or {})),
+        parallelism=ParallelismConfig(**sizes),
+        num_nodes=nodes,
+        allow_long_context=True,
+    )
+
+
+def step_s(base: TrainingScenario, **changes) -> float:
+    return predict_training(base.replace(plan=base.plan.replace(**changes))).step_time_s
+
+
+# -- overlap --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    switch=st.sampled_from(("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap")),
+    framework=st.sampled_from(("megatron", "fsdp", "deepspeed", "megatron_bridge")),
+    stage=st.integers(0, 3),
+    tp=st.sampled_from((1, 2, 4)),
+    steps=st.sampled_from((1, 2, 16)),
+    others=st.booleans(),
+)
+def test_an_overlap_never_makes_a_step_slower(switch, framework, stage, tp, steps, others):
+    plan = {
+        "ds_zero": stage,
+        "gradient_accumulation_steps": steps,
+        "overlap_grad_reduce": others,
+        "overlap_param_gather": others,
+    }
+    base = scenario(framework=framework, plan=plan, tp_size=tp, sp_size=tp, dp_size=8 // tp)
+    assert step_s(base, **{switch: True}) <= step_s(base, **{switch: False}) * (1 + 1e-12)
+
+
+def test_switches_change_nothing_where_there_is_nothing_to_overlap():
+    alone = scenario(plan={"ds_zero": 1})
+    times = {
+        step_s(alone, overlap_grad_reduce=a, overlap_param_gather=b, tp_comm_overlap=c)
+        for a in (False, True)
+        for b in (False, True)
+        for c in (False, True)
+    }
+    assert len(times) == 1
+
+
+def test_without_overlap_a_reduction_is_waited_for_whole_and_once_per_step():
+    few = scenario(plan={"ds_zero": 1, "gradient_accumulation_steps": 1}, dp_size=8)
+    waits = []
+    for steps in (1, 8):
+        plan = few.plan.replace(
+            gradient_accumulation_steps=steps, overlap_grad_reduce=False, overlap_param_gather=False
+        )
+        waits.append(predict_training(few.replace(plan=plan)).breakdown_s["gradient_reduction"])
+    assert waits[0] == waits[1]
+    model = TrainingStep(few, get_framework("megatron"))
+    whole = model.exchange.reduced_s(model.footprint.trained) + model.exchange.updated_s(
+        model.footprint.trained
+    )
+    assert waits[0] == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("framework", "stage", "overlaps"),
+    [("megatron", 1, (False, False)), ("megatron_bridge", 1, (True, True)), ("fsdp", 3, (True, True)),
+     ("deepspeed", 2, (False, False)), ("deepspeed", 3, (True, True))],
+)  # fmt: skip
+def test_each_framework_has_its_documented_defaults(framework, stage, overlaps):
+    found = get_framework(framework).defaults_at(stage)
+    assert (found["overlap_grad_reduce"], found["overlap_param_gather"]) == overlaps
+    assert not found["tp_comm_overlap"]
+
+
+# -- power ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    model=st.sampled_from(("llama-3-8b", "qwen3-30b-a3b", NANO)),
+    low=st.floats(300, 900),
+    more=st.floats(1, 800),
+)
+def test_more_power_never_makes_a_step_slower(model, low, more):
+    base = scenario(model, plan={"seq_len": 2048})
+    assert step_s(base, power_limit_w=low + more) <= step_s(base, power_limit_w=low) * (1 + 1e-12)
+
+
+def test_a_board_without_a_limit_is_one_whose_energies_are_not_known():
+    base = scenario()
+    own = base.gpu.efficiency
+    fitted = {path: one for path, one in own.training.fitted.items() if not path.startswith("power")}
+    assumed = tuple(path for path in own.training.assumed if not path.startswith("power"))
+    training = own.training.replace(power=None, fitted=fitted, assumed=assumed)
+    unknown = base.replace(gpu=base.gpu.replace(efficiency=own.replace(training=training)))
+    assert step_s(base, power_limit_w=1e9) == pytest.approx(step_s(unknown), rel=1e-12)
+
+
+def test_a_products_share_of_a_boards_watts_is_what_it_sustains():
+    """16-bit products of seconds on a B200 at 1000 W: (1 - static share) x 1000 W over the energy of a FLOP."""
+    rates = TrainingStep(scenario(), get_framework("megatron")).kernels.rates
+    power = rates.efficiency.power
+    sustained = 1.0 / rates.board.least_s(rates.board.product_j)
+    assert sustained == pytest.approx(
+        1000 * (1 - power.static_share) / (power.pj_per_flop * 1e-12), rel=1e-12
+    )
+    assert 0.85e15 < sustained < 1.1e15
+
+
+def test_half_the_bits_take_half_the_energy():
+    power = get_gpu_config_by_name("b200-180gb").efficiency.training.power
+    assert power.flop_j("bf16") == 2 * power.flop_j("fp8") == 4 * power.flop_j("fp4")
+
+
+# -- context and expert parallelism ---------------------------------------------------------------------------------
+
+
+def test_one_context_rank_exchanges_nothing_however():
+    times = {step_s(scenario(), cp_comm_type=kind) for kind in ("p2p", "all_gather", "a2a")}
+    assert len(times) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(cp=st.sampled_from((2, 4, 8)), seq_len=st.sampled_from((8192, 32768, 131072)))
+def test_a_ring_waits_for_no_more_than_a_gather_and_its_starts(cp, seq_len):
+    base = scenario(plan={"seq_len": seq_len}, cp_size=cp)
+    ring, gather = step_s(base, cp_comm_type="p2p"), step_s(base, cp_comm_type="all_gather")
+    starts = 4 * base.model.num_layers * 3 * (cp - 2) * 30e-6
+    assert ring <= gather + starts
+
+
+def test_a_long_sequence_hides_its_ring():
+    base = scenario(plan={"seq_len": 131072}, cp_size=4)
+    assert "context_parallel" not in predict_training(base).breakdown_s
+
+
+def test_heads_that_do_not_divide_refuse_the_exchange_of_heads():
+    with pytest.raises(
+        SpecError, match=r"cp_comm_type a2a gives each of .* 16 ranks whole heads, and .* has 8"
+    ):
+        scenario(plan={"cp_comm_type": "a2a"}, cp_size=16, nodes=2)
+
+
+def test_one_expert_rank_sends_nothing_however():
+    base = scenario("qwen3-30b-a3b")
+    assert step_s(base, moe_dispatcher="flex") == step_s(base)
+
+
+@settings(max_examples=12, deadline=None)
+@given(model=st.sampled_from(("qwen3-30b-a3b", "gpt-oss-20b", SUPER)), ep=st.sampled_from((2, 4, 8)))
+def test_one_copy_per_rank_is_never_slower_than_one_per_expert(model, ep):
+    base = scenario(model, dp_size=8, ep_size=ep)
+    assert step_s(base, moe_dispatcher="flex") <= step_s(base) * (1 + 1e-12)
+
+
+def test_a_dispatcher_needs_experts():
+    with pytest.raises(SpecError, match="moe_dispatcher flex sends tokens to experts"):
+        scenario(plan={"moe_dispatcher": "flex"})
+
+
+# -- hybrids, further tokens, 16-bit layers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [NANO, SUPER, "qwen3-next-80b-a3b"])
+def test_hybrids_are_predicted(model):
+    """Mamba-2 beside attention, latent experts, gated delta rules."""
+    result = predict_training(scenario(model, plan={"seq_len": 8192}, dp_size=8))
+    assert result.step_time_s > 0
+    assert result.memory.gpu.activations_bytes > 0
+
+
+def test_a_scan_takes_its_tokens_whatever_their_sequences():
+    """Unlike attention: two sequences of half the length take as long."""
+    step = TrainingStep(scenario(NANO), get_framework("megatron"))
+    part = step.model.layer_groups[0].attention
+    one = step.kernels._scan(part, TrainingLoad(1.0, 1.0, 8192.0))
+    two = step.kernels._scan(part, TrainingLoad(2.0, 1.0, 4096.0))
+    assert one == two
+    rates, c = step.kernels.rates, step.c
+    products = 8192 * score_flops_per_pair(part) / (rates.wide_peak_flops_per_s * c["scan_efficiency"])
+    moved = (
+        8192 * part.live_elements_per_token() * 2 * c["scan_vectors_forward"] / rates.elementwise_bytes_per_s
+    )
+    assert one.forward == pytest.approx(products + moved, rel=1e-12)
+
+
+def test_experts_on_latents_exchange_latents():
+    step = TrainingStep(scenario(SUPER, dp_size=8, ep_size=8), get_framework("megatron"))
+    group = step.model.layer_groups[0]
+    assert group.mlp.routed_input_width(4096) == 1024
+    whole = step.exchange.expert_s(group.replace(mlp=group.mlp.replace(latent_size=None)), 8192.0)
+    start = 2 * step.exchange.expert.latency_s
+    assert (whole - start) == pytest.approx(4 * (step.exchange.expert_s(group, 8192.0) - start), rel=1e-9)
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", NANO])
+def test_each_further_token_takes_as_long_as_the_first(model):
+    base = scenario(model)
+    times = [step_s(base, mtp_depth=depth) for depth in range(4)]
+    first = times[1] - times[0]
+    assert first > 0
+    for earlier, later in pairwise(times[1:]):
+        assert later - earlier == pytest.approx(first, rel=1e-9)
+
+
+def test_all_layers_in_16_bit_are_a_16_bit_step():
+    base = scenario(plan={"precision": "mxfp8"})
+    wide = step_s(base, wide_layers=base.model.num_layers)
+    assert wide == pytest.approx(step_s(base, precision="bf16"), rel=1e-12)
+    assert step_s(base) < wide
+    with pytest.raises(SpecError, match="wide_layers 99 is more than the 32 layers"):
+        scenario(plan={"wide_layers": 99})
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "qwen3-30b-a3b"])
+def test_graphs_only_take_host_time(model):
+    base = scenario(model, plan={"seq_len": 512})
+    assert step_s(base, cuda_graphs=True) < step_s(base)
+
+
+# -- one rank of ZeRO-3 -----------------------------------------------------------------------------------------------
+
+
+def test_one_rank_of_zero_3_copies_what_it_shares_with_nobody():
+    """Each parameter in both passes, each gradient five times; elsewhere stage 3 of one rank is stage 0."""
+    times = [step_s(scenario(framework="deepspeed"), ds_zero=stage) for stage in (0, 3)]
+    step = TrainingStep(scenario(framework="deepspeed"), get_framework("deepspeed"))
+    params = step.footprint.held.total
+    copies = 2 * step.c["own_gather_passes"] + step.c["own_reduction_passes"]
+    copied = 4 * 2 * copies * params * 2 / step.kernels.rates.elementwise_bytes_per_s
+    assert 0 < times[1] - times[0] <= copied * (1 + 1e-9)
+    assert step_s(scenario(), ds_zero=0) == step_s(scenario(), ds_zero=3)
