@@ -156,7 +156,17 @@ def test_an_objective_of_other_searches_is_refused(llm_perf: Any) -> None:
 
 
 def test_advice_leaves_out_what_the_dividing_system_does_not_know(llm_perf: Any) -> None:
-    asked = ("infer", "--model", "llama-3-70b", "--gpu", "h100-sxm-80gb", "--system", "vllm", "--cpu-offload-gb", "40")
+    asked = (
+        "infer",
+        "--model",
+        "llama-3-70b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--system",
+        "vllm",
+        "--cpu-offload-gb",
+        "40",
+    )
     result = llm_perf(*asked, "--json")
     assert result.code == 3
     divided = next(one for one in json.loads(result.out)["suggestions"] if "n_gpu_layers" in one["inputs"])

@@ -265,8 +265,12 @@ class Footprint(State):
             return
         own = self.sharded(self.trained_of(params), "optimizer")
         group = c["step_group_params"] if plan.ds_zero is DSZeRO.STAGE_3 else 0.0
-        element = c["step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"]
-        if plan.wide_bytes == 4:  # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are
+        element = c[
+            "step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"
+        ]
+        if (
+            plan.wide_bytes == 4
+        ):  # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are
             element = min(element, 4.0) if plan.ds_zero.value else 0.0
         step = min(own, group or own) * element
         step += own * c["step_temporary_moments"] * self.moment_element_bytes
