@@ -114,7 +114,9 @@ def _title(result: InferenceResult) -> Text:
         if size > 1
     )
     text = Text.assemble((scenario.model.name, "bold"), " on ", (machine_name(scenario), "bold"), host)
-    named = scenario.system if result.system_version is not None else result.system_name  # a profile says of which it is
+    named = (
+        scenario.system if result.system_version is not None else result.system_name
+    )  # a profile says of which it is
     text.append(f"\nsystem {named}" + (f", {sizes}" if sizes else ""))
     text.append(
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
