@@ -149,6 +149,7 @@ def test_what_is_no_result_is_one_line(text, said):
         read_text(text, "x")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert "no whole result" not in str(error.value)
 
 
 # -- units and meanings, tool by tool ------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from calibrate.evidence.readers import (
 )
 from calibrate.evidence.readers.source import Source
 from llm_perf.config import files
-from llm_perf.errors import SpecError
+from llm_perf.errors import LLMPerfError, SpecError
 
 __all__ = ["READERS", "Reader", "read_file", "read_text", "reader_of"]
 
@@ -123,6 +123,8 @@ def read_text(text: str, name: str) -> list[BenchmarkRun]:
     reader = reader_of(text, name)
     try:
         runs = reader.read(Source(name, text))
+    except LLMPerfError:
+        raise
     except (TypeError, ValueError, LookupError, ArithmeticError, csv.Error) as error:
         said = " ".join(str(error).split())[:120]
         raise SpecError(f"{name}: is no whole result of {reader.tool}: {said}") from None
