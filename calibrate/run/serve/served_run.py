@@ -194,6 +194,7 @@ def print_served(found: dict[str, Any]) -> None:
     ]
     told = found["predicted"], found["error"]
     lines += [
-        f"{name:<22}{found['measured'][name]:>12.4g}{told[0][name]:>12.4g}{told[1][name]:>+9.1%}" for name in QUANTITIES
+        f"{name:<22}{found['measured'][name]:>12.4g}{told[0][name]:>12.4g}{told[1][name]:>+9.1%}"
+        for name in QUANTITIES
     ]
     sys.stdout.write("\n".join([*lines, "", f"run: {found['run_file']}", ""]))
