@@ -56,14 +56,14 @@ calibrate: $(VENV)/.dev
 
 # Says what it does and how long it takes; at once where it is done. TORCH_EXTENSIONS_DIR moves it out of ~/.cache.
 ops: $(VENV)/.dev | $(LIBAIO)
-	@$(BIN)/python -m calibrate.run.ops
+	@$(BIN)/python -m calibrate.probe.ops
 
 # The same for llama.cpp (docs/calibrate_llama_cpp.md). LLM_PERF_LLAMA_CPP names a folder with programs of one's own.
 llama-cpp: $(VENV)/.dev
-	@$(BIN)/python -m calibrate.run_llama_cpp.build
+	@$(BIN)/python -m calibrate.run.llama_cpp.build
 
 run-llama-cpp: llama-cpp
-	@$(BIN)/python -m calibrate.run_llama_cpp.table
+	@$(BIN)/python -m calibrate.validate.llama_cpp_table
 
 $(LIBAIO):
 	$(SUDO) apt-get update -qq

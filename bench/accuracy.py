@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.validate import validate  # noqa: E402
-from calibrate.validation.snapshot import PREDICTIONS, accuracy_files  # noqa: E402
+from calibrate.validate.scoreboard import validate  # noqa: E402
+from calibrate.validate.snapshot import PREDICTIONS, accuracy_files  # noqa: E402
 
 SHOWN = 20
 

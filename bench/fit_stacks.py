@@ -26,9 +26,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.published.names import version_of  # noqa: E402
-from calibrate.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
-from calibrate.settings import Run  # noqa: E402
+from calibrate.evidence.published.names import version_of  # noqa: E402
+from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
+from calibrate.evidence.settings import Run  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
 

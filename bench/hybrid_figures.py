@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate.hybrid_rows import HybridCase, load_cases, log_ratio
+from calibrate.evidence.hybrid_rows import HybridCase, load_cases, log_ratio
 from llm_perf.config.cpu import cpu_facts
 from llm_perf.systems import system_of
 from llm_perf.systems.constants import load_constants

@@ -31,8 +31,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.validation.left_out import LEFT_OUT_ROWS, LeftOutRow, as_csv, lines_of, parse_left_out  # noqa: E402
-from calibrate.validation.snapshot import LEAVE_OUT  # noqa: E402
+from calibrate.validate.left_out import LEFT_OUT_ROWS, LeftOutRow, as_csv, lines_of, parse_left_out  # noqa: E402
+from calibrate.validate.snapshot import LEAVE_OUT  # noqa: E402
 from llm_perf.errors import SpecError  # noqa: E402
 from llm_perf.systems.registry import get_system, system_names  # noqa: E402
 from llm_perf.systems.resident import Resident  # noqa: E402
@@ -78,9 +78,9 @@ def main() -> int:
 
 def write_without_fits(systems: Sequence[str]) -> None:
     """Write what needs no fit: the constants as they ship, and every fitted one replaced (``--profile none``)."""
-    from calibrate.training_transfer import training_without_fits
-    from calibrate.transfer import without_fits
-    from calibrate.validate import statistics_of, validate
+    from calibrate.validate.scoreboard import statistics_of, validate
+    from calibrate.validate.training_transfer import training_without_fits
+    from calibrate.validate.transfer import without_fits
 
     lines = list(csv.DictReader(io.StringIO((ROOT / LEAVE_OUT).read_text("utf-8"))))
     for system in systems:
@@ -100,8 +100,8 @@ def write_without_fits(systems: Sequence[str]) -> None:
 
 def fitted(system: str, leave: str) -> Any:
     """The refits of one system without each group."""
-    from calibrate.training_transfer import training_transfer
-    from calibrate.transfer import transfer
+    from calibrate.validate.training_transfer import training_transfer
+    from calibrate.validate.transfer import transfer
 
     return training_transfer(leave) if system == TRAINING else transfer(system, leave)
 
@@ -121,7 +121,7 @@ def class_lines(transfer: Any) -> list[dict[str, Any]]:
 
 def row_lines(transfer: Any) -> list[LeftOutRow]:
     """One line per row and quantity."""
-    from calibrate.training_transfer import training_cases
+    from calibrate.validate.training_transfer import training_cases
 
     systems: Any = transfer.system
     if transfer.system == TRAINING:
@@ -139,9 +139,9 @@ def generic_lines() -> list[LeftOutRow]:
 
     Each row is in the class in which a question to ``resident`` is: ``edge`` is one of named systems alone.
     """
-    from calibrate.published import load_measurements
-    from calibrate.settings import run_of
-    from calibrate.validate import Compared, accuracy_class, validate
+    from calibrate.evidence.published import load_measurements
+    from calibrate.evidence.settings import run_of
+    from calibrate.validate.scoreboard import Compared, accuracy_class, validate
     from llm_perf.config.scenario import Scenario
 
     stacks = {name for name in system_names() if isinstance(get_system(name), Resident)}

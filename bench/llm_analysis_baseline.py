@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from bench import THEIR_VERSION, CannotInstallError, their_python  # noqa: E402
-from calibrate.published import Measurement, TrainingMeasurement, load_measurements  # noqa: E402
-from calibrate.settings import Run, dtype_of, run_of  # noqa: E402
-from calibrate.training_runs import training_run_of, training_scenario_of  # noqa: E402
-from calibrate.validation.inference import accuracy_class  # noqa: E402
-from calibrate.validation.row import Compared  # noqa: E402
+from calibrate.evidence.published import Measurement, TrainingMeasurement, load_measurements  # noqa: E402
+from calibrate.evidence.settings import Run, dtype_of, run_of  # noqa: E402
+from calibrate.evidence.training_runs import training_run_of, training_scenario_of  # noqa: E402
+from calibrate.validate.inference import accuracy_class  # noqa: E402
+from calibrate.validate.row import Compared  # noqa: E402
 from llm_perf.config.gpu import GPUConfig  # noqa: E402
 from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name  # noqa: E402
 from llm_perf.config.model import ModelConfig  # noqa: E402
@@ -93,7 +93,7 @@ class NotAskedError(Exception):
 
 def main() -> int:
     """Ask all runs, or those of one table, and write the file."""
-    from calibrate.validate import validate
+    from calibrate.validate.scoreboard import validate
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

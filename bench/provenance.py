@@ -5,7 +5,7 @@
 
 To be run where measured rows were added or a constant became a fitted one. A number changes a row where its prediction, of
 time or of memory, moves between the ends of the number's range (half and twice a host's rate). What a file states for all
-machines is counted as refits see it (`calibrate.transfer`): without any machine's own fitted numbers in its place. A
+machines is counted as refits see it (`calibrate.validate.transfer`): without any machine's own fitted numbers in its place. A
 condition is a host, a GPU, a model and a width of weights.
 """
 
@@ -22,12 +22,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.published import load_measurements  # noqa: E402
-from calibrate.settings import peak_memory_bytes, run_of, scenario_of  # noqa: E402
-from calibrate.training_fit import step_time_s  # noqa: E402
-from calibrate.training_runs import training_run_of, training_scenario_of  # noqa: E402
-from calibrate.transfer import predicted, unfitted  # noqa: E402
-from calibrate.validate import Validation, validate  # noqa: E402
+from calibrate.evidence.published import load_measurements  # noqa: E402
+from calibrate.evidence.settings import peak_memory_bytes, run_of, scenario_of  # noqa: E402
+from calibrate.evidence.training_runs import training_run_of, training_scenario_of  # noqa: E402
+from calibrate.fit.training import step_time_s  # noqa: E402
+from calibrate.validate.scoreboard import Validation, validate  # noqa: E402
+from calibrate.validate.transfer import predicted, unfitted  # noqa: E402
 from llm_perf.analysis.inference import predict_inference  # noqa: E402
 from llm_perf.config.host import Rate  # noqa: E402
 from llm_perf.config.loading import get_host_config_by_name, known_names  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.validation.requests import PREDICTED, gm_of, line_of, rows, table_text  # noqa: E402
+from calibrate.validate.requests import PREDICTED, gm_of, line_of, rows, table_text  # noqa: E402
 
 
 def main() -> int:

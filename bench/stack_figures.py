@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fit_stacks import PLANS, ROOT, by_release, fit_once
 
-from calibrate.serving_rows import Case, Cases
+from calibrate.evidence.serving_rows import Case, Cases
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import folder_of, numbers
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from calibrate.old_names import install
+
 if TYPE_CHECKING:
     from calibrate.run.generation import measure_generation, run_generation
 
 __all__ = ["measure_generation", "run_generation"]
+
+install()
 
 _HOME = dict.fromkeys(__all__, "calibrate.run.generation")
 

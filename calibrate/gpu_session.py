@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
+from calibrate.probe.own_process import run_cli
 from calibrate.run.default_model import SECONDS_PER_GIB
-from calibrate.run.own_process import run_cli
 from llm_perf.errors import EnvironmentFailure, LLMPerfError
 
 START_S = 20.0
@@ -202,8 +202,8 @@ def _percent(value: float | None) -> str:
 
 def this_gpu() -> tuple[str | None, str]:
     """(name of the bundled GPU that is in this machine, name for the folder of its results)."""
-    from calibrate.run.environment import cpu_name, nvidia_smi
-    from calibrate.run.local_machine import known_gpu
+    from calibrate.probe.environment import cpu_name, nvidia_smi
+    from calibrate.probe.local_machine import known_gpu
 
     found = nvidia_smi("name", "memory.total")
     if found is None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibrate.probe.extras import require_extra
+from calibrate.probe.progress import Progress
 from calibrate.run.cases import measure_in_process
-from calibrate.run.extras import require_extra
-from calibrate.run.progress import Progress
 from calibrate.run.settings import RunSettings
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
 
@@ -91,7 +91,7 @@ def _microbench(target: Path) -> None:
     import subprocess
 
     script = (
-        "import sys; from calibrate.microbench.suite import microbench; "
+        "import sys; from calibrate.run.microbench import microbench; "
         f"microbench(budget_s={MICROBENCH_S}, out=sys.argv[1])"
     )
     done = subprocess.run(

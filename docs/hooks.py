@@ -172,7 +172,7 @@ def _statistics(rows: list[dict[str, str]]) -> tuple[str, ...]:
 
 
 def _predictions() -> Iterable[dict[str, str]]:
-    from calibrate.published import load_measurements
+    from calibrate.evidence.published import load_measurements
 
     systems_of = {("inference", run.row_id): run.system for run in load_measurements()}
     with (ROOT / "calibrate" / "measurements" / "predictions.csv").open(encoding="utf-8", newline="") as file:

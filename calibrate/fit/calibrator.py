@@ -14,10 +14,10 @@ from calibrate.fit import intervals, kernels
 from calibrate.fit.candidates import candidates
 from calibrate.fit.identify import Identification, identification
 from calibrate.fit.observation import PHASES, Observation
+from calibrate.fit.overrides import Overrides
 from calibrate.fit.profile_file import build_profile
+from calibrate.fit.refit import Parameter, Target, fit
 from calibrate.fit.start import start_from_runs
-from calibrate.overrides import Overrides
-from calibrate.refit import Parameter, Target, fit
 from llm_perf.analysis.measures import latencies
 from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from calibrate.fit.observation import Observation
-from calibrate.refit import Parameter
+from calibrate.fit.refit import Parameter
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
 from llm_perf.systems.constants import machine_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibrate.refit import Parameter
+from calibrate.fit.refit import Parameter
 
 LARGEST_ERROR = 0.5
 LARGEST_ERROR_AT_AN_END = LARGEST_ERROR / 2

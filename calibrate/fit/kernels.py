@@ -149,7 +149,7 @@ def _fit_logs(
     high: Sequence[float],
 ) -> tuple[np.ndarray, float]:
     """Positive parameters of a law by robust least squares on log ratios, and the geometric-mean ratio that is left."""
-    from calibrate.refit import require_scipy
+    from calibrate.fit.refit import require_scipy
 
     require_scipy("a fit")
     from scipy.optimize import least_squares
@@ -242,7 +242,7 @@ def _cpu_fields(record: Record, laws: dict[str, GemmLaw], copy: float) -> dict[s
 
 
 def machine_name(environment: dict[str, Any]) -> str:
-    """The name of a run's device as a GPU spec; a CPU's is that of `calibrate.run.local_machine`."""
+    """The name of a run's device as a GPU spec; a CPU's is that of `calibrate.probe.local_machine`."""
     if environment["device"]["kind"] == "cuda":
         known = _known(environment)
         return environment["device"]["name"] if known is None else known.name
@@ -250,7 +250,7 @@ def machine_name(environment: dict[str, Any]) -> str:
 
 
 def _known(environment: dict[str, Any]) -> GPUConfig | None:
-    from calibrate.run.local_machine import known_gpu
+    from calibrate.probe.local_machine import known_gpu
 
     device = environment["device"]
     found = known_gpu(device["name"], device["memory_bytes"] / GIB)

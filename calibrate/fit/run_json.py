@@ -106,11 +106,11 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
     Raises:
         SpecError: a part of it is missing or cannot be.
     """
+    from calibrate.probe.local_machine import LocalMachine
     from calibrate.run.layer_overhead import LayerOverhead
-    from calibrate.run.local_machine import LocalMachine
+    from calibrate.run.llama_cpp import SYSTEM as LLAMA_CPP
     from calibrate.run.prediction import build_run_scenario
     from calibrate.run.settings import RunSettings
-    from calibrate.run_llama_cpp import SYSTEM as LLAMA_CPP
     from llm_perf.config.gpu import GPUConfig
     from llm_perf.config.host import HostConfig
     from llm_perf.config.loading import get_model_config_by_name
@@ -122,7 +122,7 @@ def scenario_of_record(record: Mapping[str, Any], source: str, own_overhead: boo
         raise SpecError(f"{source}: run = {run!r}: expected the settings of a run")
     try:
         if run.get("system") == LLAMA_CPP:
-            from calibrate.run_llama_cpp.prediction import scenario_of_run
+            from calibrate.run.llama_cpp.prediction import scenario_of_run
 
             return scenario_of_run(run, machine)
         known = {name: value for name, value in run.items() if name in RunSettings.model_fields}

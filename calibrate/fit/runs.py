@@ -2,7 +2,7 @@
 
 A file is a run's JSON (`llm-perf calibrate --run`), a microbenchmark's JSON, a benchmark log (``*.log``, llm-perf's,
 DeepSpeed's or FlexGen's, recognised by the name that it was given) or a CSV whose columns are the fields of
-`calibrate.settings.Run` and ``prefill_latency_s``, ``decode_latency_s``, ``total_latency_s`` or
+`calibrate.evidence.settings.Run` and ``prefill_latency_s``, ``decode_latency_s``, ``total_latency_s`` or
 ``throughput_tokens_per_s``. A folder stands for the files in it. Whatever is wrong is one line with file and field.
 """
 

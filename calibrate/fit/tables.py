@@ -12,8 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from calibrate.evidence.settings import Run, scenario_of
 from calibrate.fit.observation import Observation, positive
-from calibrate.settings import Run, scenario_of
 from llm_perf.config import files
 from llm_perf.config.calibration import CalibratedMachine
 from llm_perf.config.scenario import Scenario

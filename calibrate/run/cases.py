@@ -65,8 +65,8 @@ def measure_in_process(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cases of a request; their results are one line of JSON on stdout. Returns the exit code."""
-    from calibrate.run.extras import require_extra
-    from calibrate.run.ranks import this_rank
+    from calibrate.probe.extras import require_extra
+    from calibrate.probe.ranks import this_rank
     from calibrate.run.session import run_cases
 
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -34,7 +34,7 @@ def choose_model(settings: RunSettings, device: Any) -> str:
         return TINY_MODEL
     import torch
 
-    from calibrate.run.local_machine import known_gpu
+    from calibrate.probe.local_machine import known_gpu
     from llm_perf.config.base import GIB
 
     properties = torch.cuda.get_device_properties(device.index)

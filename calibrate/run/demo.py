@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from calibrate.run.extras import require_extra
-from calibrate.run.own_process import run_cli
-from calibrate.run.progress import Progress
+from calibrate.probe.extras import require_extra
+from calibrate.probe.own_process import run_cli
+from calibrate.probe.progress import Progress
 from llm_perf.errors import EnvironmentFailure, LLMPerfError
 
 MODEL = "opt-125m"

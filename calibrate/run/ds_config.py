@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from calibrate.probe.tensors import BYTES
 from calibrate.run.quantisation import get_quant_config
 from calibrate.run.settings import RunSettings
-from calibrate.run.tensors import BYTES
 
 NVME_BUFFER_COUNT = 5
 _LARGEST_BLOCK = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibrate.run.process import signals_interrupt
+from calibrate.probe.process import signals_interrupt
 from calibrate.run.settings import RunSettings
 from llm_perf.errors import SpecError
 
@@ -87,8 +87,8 @@ def measure(settings: RunSettings) -> dict[str, Any] | None:
     Raises:
         LLMPerfError: as ``run_generation``.
     """
+    from calibrate.probe.extras import require_extra
     from calibrate.run.default_model import AUTO
-    from calibrate.run.extras import require_extra
     from calibrate.run.model_config import is_embedded
 
     require_extra("llm-perf calibrate --run")
@@ -106,7 +106,7 @@ def measure_fields(fields: dict[str, Any], hostfile: str | None = None) -> dict[
     """
     if hostfile is None:
         return measure(RunSettings(**fields))
-    from calibrate.run.extras import require_extra
+    from calibrate.probe.extras import require_extra
     from calibrate.run.hosts import measure_on_hosts
 
     require_extra("llm-perf calibrate --run")
@@ -115,7 +115,7 @@ def measure_fields(fields: dict[str, Any], hostfile: str | None = None) -> dict[
 
 
 def _measure(settings: RunSettings) -> dict[str, Any] | None:
-    from calibrate.run.ranks import launched, this_rank
+    from calibrate.probe.ranks import launched, this_rank
 
     if not launched() and settings.ranks > 1:
         from calibrate.run.launch import launch_ranks

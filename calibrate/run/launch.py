@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from calibrate.run.ranks import free_port
+from calibrate.probe.ranks import free_port
 from calibrate.run.settings import RunSettings
 from llm_perf.config.base import Spec
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError, SpecError
 
 if TYPE_CHECKING:
-    from calibrate.run_train.settings import TrainRunSettings
+    from calibrate.run.train.settings import TrainRunSettings
 
 Settings = TypeVar("Settings", bound=Spec)
 

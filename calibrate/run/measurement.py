@@ -9,18 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calibrate.run.fetches import Fetches
-from calibrate.run.greedy import generate_arguments
-from calibrate.run.hooks import PREFILL, add_model_hooks, set_model_stage
-from calibrate.run.kv_offload import Traffic, make_cache
-from calibrate.run.model_config import model_folder
-from calibrate.run.prompts import encode_prompts, get_tokenizer
-from calibrate.run.quantisation import quantisation_report
-from calibrate.run.session import Session, checkpoint_folder, has_room_for_checkpoint
-from calibrate.run.settings import RunSettings
-from calibrate.run.tensors import torch_dtype
-from calibrate.run.timer import timers
-from calibrate.run.usage import (
+from calibrate.probe.tensors import torch_dtype
+from calibrate.probe.usage import (
     DeviceMeter,
     Repeat,
     folder_bytes,
@@ -31,6 +21,16 @@ from calibrate.run.usage import (
     reset_peak_rss,
     rss_bytes,
 )
+from calibrate.run.fetches import Fetches
+from calibrate.run.greedy import generate_arguments
+from calibrate.run.hooks import PREFILL, add_model_hooks, set_model_stage
+from calibrate.run.kv_offload import Traffic, make_cache
+from calibrate.run.model_config import model_folder
+from calibrate.run.prompts import encode_prompts, get_tokenizer
+from calibrate.run.quantisation import quantisation_report
+from calibrate.run.session import Session, checkpoint_folder, has_room_for_checkpoint
+from calibrate.run.settings import RunSettings
+from calibrate.run.timer import timers
 
 _TIMER = "generate-forward"
 
@@ -100,11 +100,11 @@ def _joined(session: Session) -> Iterator[Any]:
     if session.settings.system == "transformers":
         yield None
         return
-    from calibrate.run.ranks import process_group
+    from calibrate.probe.ranks import process_group
 
     with process_group(session.rank, session.device.backend) as group:
         if session.rank.world_size > 1:
-            from calibrate.run.local_machine import with_gather_rate
+            from calibrate.probe.local_machine import with_gather_rate
 
             session.machine = with_gather_rate(session.machine, _gather_bytes_per_s(session))
         yield group
@@ -135,8 +135,8 @@ def _gather_bytes_per_s(session: Session) -> float:
 
 def _probe(session: Session) -> tuple[Any, float | None]:
     """Measured host time per layer, and on a CPU the cost of unpacking a weight."""
+    from calibrate.probe.local_machine import dequantisation_s_per_weight
     from calibrate.run.layer_overhead import measure_layer_overhead
-    from calibrate.run.local_machine import dequantisation_s_per_weight
 
     s = session.settings
     overhead = measure_layer_overhead(session.config, s, torch_dtype(session.dtype), session.device)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from calibrate.probe.local_machine import LocalMachine
+from calibrate.probe.tensors import BYTES
 from calibrate.run.ds_config import NVME_BUFFER_COUNT, nvme_buffer_elements
 from calibrate.run.layer_overhead import LayerOverhead
-from calibrate.run.local_machine import LocalMachine
 from calibrate.run.settings import RunSettings
-from calibrate.run.tensors import BYTES
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts

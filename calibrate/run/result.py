@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibrate.run.environment import describe_environment
+from calibrate.probe.environment import describe_environment
+from calibrate.probe.records import SCHEMA_VERSION, finite
+from calibrate.probe.tensors import BYTES
 from calibrate.run.measurement import Measured, run_object
 from calibrate.run.metrics import phases, utilisation
 from calibrate.run.prediction import Prediction, build_run_scenario, errors, predict_run
-from calibrate.run.records import SCHEMA_VERSION, finite
 from calibrate.run.session import Session
-from calibrate.run.tensors import BYTES
 from llm_perf.report.benchmark_log import cache_bytes, hidden_bytes, model_bytes, write_benchmark_log
 from llm_perf.systems.footprint import model_weight_bytes
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calibrate.run.progress import Progress
-from calibrate.run.ranks import Rank
-from calibrate.run.records import RunRecord, measuring
+from calibrate.probe.progress import Progress
+from calibrate.probe.ranks import Rank
+from calibrate.probe.records import RunRecord, measuring, writable_folder
 from calibrate.run.settings import RunSettings
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError
 from llm_perf.report.benchmark_log import get_filename
@@ -86,7 +86,7 @@ def run_cases(cases: Sequence[RunSettings], rank: Rank, spare_loops: int = 0) ->
     Raises:
         LLMPerfError: as ``run_session``.
     """
-    from calibrate.run.process import prepare_process, quiet_libraries
+    from calibrate.probe.process import prepare_process, quiet_libraries
 
     prepare_process(rank.local_world_size)
     lock = measuring(cases[0].allow_concurrent or rank.local_rank != 0)
@@ -154,13 +154,13 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
     Raises:
         LLMPerfError: it will not work, with the reason.
     """
+    from calibrate.probe.devices import choose_device, choose_dtype
+    from calibrate.probe.local_machine import describe_local_machine
+    from calibrate.probe.usage import DeviceMeter, Repeat, rss_bytes
     from calibrate.run.default_model import AUTO, choose_model
-    from calibrate.run.devices import choose_device, choose_dtype
-    from calibrate.run.local_machine import describe_local_machine
     from calibrate.run.model_config import get_model_config, spec_of
     from calibrate.run.prediction import build_run_scenario
     from calibrate.run.quantisation import check_group_size
-    from calibrate.run.usage import DeviceMeter, Repeat, rss_bytes
     from calibrate.run.weights import empty_model
 
     if rank.first:
@@ -206,7 +206,7 @@ def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:
 
 
 def _refuse_what_does_not_fit(session: Session, scenario: Any) -> None:
-    from calibrate.run.environment import disk_bytes
+    from calibrate.probe.environment import disk_bytes
     from calibrate.run.prediction import check_fit, predict_run
 
     prediction = predict_run(scenario, session.device.kind, session.baseline_bytes)
@@ -240,7 +240,7 @@ def _unwritten_checkpoint_bytes(session: Session) -> float:
 
 def has_room_for_checkpoint(session: Session) -> bool:
     """Whether dummy weights may go through a checkpoint: it is there, or memory and disk have room for it."""
-    from calibrate.run.environment import disk_bytes, memory_bytes
+    from calibrate.probe.environment import disk_bytes, memory_bytes
     from calibrate.run.weights import is_complete
 
     if is_complete(checkpoint_folder(session)):
@@ -252,7 +252,7 @@ def has_room_for_checkpoint(session: Session) -> bool:
 
 def checkpoint_bytes(session: Session) -> float:
     """Bytes of the whole model as a checkpoint."""
-    from calibrate.run.tensors import BYTES
+    from calibrate.probe.tensors import BYTES
     from llm_perf.counts.parameters import total_params
 
     return float(total_params(session.model) * BYTES[session.dtype])
@@ -286,7 +286,7 @@ def load_ops(settings: RunSettings, device: Any, dtype: str, progress: Progress)
     Raises:
         EnvironmentFailure: one cannot be had.
     """
-    from calibrate.run import ops
+    from calibrate.probe import ops
     from calibrate.run.quantisation import needs_kernel
 
     if settings.disk_offload:
@@ -321,20 +321,3 @@ def _check_log(log: Path) -> None:
         raise OutputError(f"--log-file {log}: there is no folder {log.parent}")
     if log.is_dir() or not os.access(log if log.exists() else log.parent, os.W_OK):
         raise OutputError(f"--log-file {log}: cannot be written")
-
-
-def writable_folder(name: str, flag: str) -> Path:
-    """Make a folder, if need be, and write to it.
-
-    Raises:
-        EnvironmentFailure: it cannot be made or written; the message names the flag.
-    """
-    folder = Path(name).expanduser()
-    probe = folder / f".llm-perf-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise EnvironmentFailure(f"{flag} {folder}: cannot be written: {error.strerror or error}") from None
-    return folder

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from calibrate.probe.process import end_with_parent
 from calibrate.run.generation import measure
 from calibrate.run.hosts import SETTINGS_FLAG, result_lines, unpack_settings
 from calibrate.run.launch import EXIT_INTERRUPTED, hand_back, hand_back_error, settings_from_environment
-from calibrate.run.process import end_with_parent
 from calibrate.run.settings import RunSettings
 from llm_perf.errors import DoesNotFitError, LLMPerfError
 

@@ -214,7 +214,7 @@ def _check_mode(modes: list[str], given: list[str]) -> None:
 
 
 def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
-    from calibrate.run.extras import require_extra
+    from calibrate.probe.extras import require_extra
 
     require_extra("llm-perf calibrate --run")
     from calibrate.run.generation import measure_fields

@@ -51,8 +51,8 @@ def run_llama_cpp(given: dict[str, Any], hostfile: str | None, as_json: bool) ->
             )
     if hostfile is not None:
         raise SpecError("--hostfile means nothing with --system llama_cpp, which runs on this machine")
-    from calibrate.run_llama_cpp.session import measure_llama_cpp
-    from calibrate.run_llama_cpp.settings import LlamaCppSettings
+    from calibrate.run.llama_cpp.session import measure_llama_cpp
+    from calibrate.run.llama_cpp.settings import LlamaCppSettings
 
     known = {name: value for name, value in fields.items() if name in (*LLAMA_CPP_FLAGS, *_SHARED)}
     settings = LlamaCppSettings(**known)
@@ -66,7 +66,7 @@ def run_llama_cpp(given: dict[str, Any], hostfile: str | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:
-        from calibrate.run_llama_cpp.report import print_llama_cpp
+        from calibrate.run.llama_cpp.report import print_llama_cpp
 
         print_llama_cpp(result, settings.verbose)
     return 0

@@ -66,12 +66,12 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
             raise SpecError(f"--{_flag(name)} is for a generation and means nothing with --train")
     if hostfile is not None:
         raise SpecError("--hostfile is for a generation: a training run has all its ranks on one machine")
-    from calibrate.run.extras import require_extra
+    from calibrate.probe.extras import require_extra
 
     require_extra("llm-perf calibrate --run --train")
     from calibrate.run.model_config import TINY_MODEL
-    from calibrate.run_train.settings import TrainRunSettings
-    from calibrate.run_train.training import measure_training
+    from calibrate.run.train.settings import TrainRunSettings
+    from calibrate.run.train.training import measure_training
 
     fields = {name: value for name, value in given.items() if name in known}
     settings = TrainRunSettings(**({"model_name": TINY_MODEL} | fields))
@@ -87,7 +87,7 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     elif settings.verbose:
-        from calibrate.run_train.report import print_training
+        from calibrate.run.train.report import print_training
 
         print_training(result)
     return 0

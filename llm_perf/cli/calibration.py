@@ -31,9 +31,9 @@ def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_js
         return _microbench_of(budget, out, given, as_json)
     if "runs_dir" in given:
         raise SpecError("--runs-dir says nothing about --microbench: --out names its file")
-    from calibrate.microbench.report import print_microbench
-    from calibrate.microbench.suite import DEFAULT_BUDGET_S
-    from calibrate.microbench.suite import microbench as measure
+    from calibrate.probe.report import print_microbench
+    from calibrate.probe.suite import DEFAULT_BUDGET_S
+    from calibrate.run.microbench import microbench as measure
 
     budget_s = DEFAULT_BUDGET_S if budget is None else seconds_of(budget)
     flags = {
@@ -65,7 +65,7 @@ def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], a
     misplaced = next((name for name in ("device", "dtype") if name in given), "budget" if budget else None)
     if misplaced is not None:
         raise SpecError(f"--{misplaced} says nothing about --microbench --system llama_cpp")
-    from calibrate.run_llama_cpp.microbench import microbench_llama_cpp, probe_lines
+    from calibrate.fit.llama_cpp_profile import microbench_llama_cpp, probe_lines
 
     asked = {name: given[name] for name in ("offload_dir", "runs_dir", "allow_concurrent") if name in given}
     found = microbench_llama_cpp(out, **asked)

@@ -40,8 +40,8 @@ def compare(
     RUNS are files or folders: the JSON of llm-perf calibrate --run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
     with a row per run. GPUs side by side are another question: llm-perf infer --model M --gpu A --gpu B.
     """
-    from calibrate.compare.inputs import read_measured
-    from calibrate.compare.runs import compare_runs
+    from calibrate.fit.compare.inputs import read_measured
+    from calibrate.fit.compare.runs import compare_runs
     from llm_perf.report.compare_text import compare_report
     from llm_perf.systems.profiles import checked_profile
 

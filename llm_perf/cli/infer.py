@@ -72,7 +72,7 @@ class _Answer:
     @cached_property
     def nearest(self) -> dict[str, Any] | None:
         """The nearest measured run."""
-        from calibrate.nearest import nearest_run
+        from calibrate.evidence.nearest import nearest_run
 
         return nearest_run(self.result)
 

@@ -56,7 +56,7 @@ def _same_file(name: str, target: Path) -> bool:
 
 def accuracy() -> dict[str, Any] | None:
     """The figure of the published runs beside their committed predictions."""
-    from calibrate.validation.committed import committed_rows
+    from calibrate.validate.committed import committed_rows
     from llm_perf.explore.accuracy import accuracy_figure
 
     return accuracy_figure(committed_rows())
@@ -68,7 +68,7 @@ def prediction_of(inputs: InferenceInputs) -> Prediction:
     Raises:
         SpecError: what was asked contradicts itself.
     """
-    from calibrate.nearest import nearest_run
+    from calibrate.evidence.nearest import nearest_run
     from llm_perf.analysis.inference import predict_inference
     from llm_perf.analysis.request import build_scenario
     from llm_perf.explore.view import Prediction
@@ -147,9 +147,9 @@ def _plan_views(data: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def _measured_views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
-    from calibrate.compare.inputs import read_measured
-    from calibrate.compare.runs import compare_runs
-    from calibrate.nearest import nearest_run
+    from calibrate.evidence.nearest import nearest_run
+    from calibrate.fit.compare.inputs import read_measured
+    from calibrate.fit.compare.runs import compare_runs
     from llm_perf.explore.view import Measured, Prediction, prediction_view
     from llm_perf.systems.profiles import checked_profile
 

@@ -108,7 +108,7 @@ def _backing(file: ConstantsFile) -> dict[str, Any]:
 
 def _hybrid_backing(file: ConstantsFile) -> dict[str, Any]:
     """Published rates of machines whose CPU computes, likewise: without each host."""
-    from calibrate.hybrid_rows import left_out_ratios
+    from calibrate.evidence.hybrid_rows import left_out_ratios
 
     found = left_out_ratios(file.name)
     left_out = {"host": _gm([left for _, left in found])} if found else {}
@@ -118,8 +118,8 @@ def _hybrid_backing(file: ConstantsFile) -> dict[str, Any]:
 @cache
 def _published() -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
     """Rows predicted without their GPU, family or model, and as it ships; read once for all that a list names."""
-    from calibrate.validation.committed import committed_rows
-    from calibrate.validation.left_out import load_left_out
+    from calibrate.validate.committed import committed_rows
+    from calibrate.validate.left_out import load_left_out
 
     return load_left_out(), committed_rows()
 

@@ -52,7 +52,7 @@ def validate(
         raise SpecError("--inputs says what a trace was measured on: give it with --trace")
     if leave_out is not None:
         return _leave_out(system, gpu, leave_out, as_json)
-    from calibrate.validate import validate as compare_all
+    from calibrate.validate.scoreboard import validate as compare_all
     from llm_perf.cli.compare import check_folder, draw
     from llm_perf.config.profiles import NO_PROFILE
     from llm_perf.report.validation_text import validation_report
@@ -74,7 +74,7 @@ def validate(
 
 
 def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: bool) -> int:
-    from calibrate.transfer import transfer
+    from calibrate.validate.transfer import transfer
     from llm_perf.report.transfer_text import transfer_report
 
     if system is None:
@@ -82,7 +82,7 @@ def _leave_out(system: str | None, gpu: str | None, leave_out: str, as_json: boo
     if gpu is not None:
         raise SpecError("--leave-out takes all rows of a system: leave --gpu out")
     if system.lower() == "training":
-        from calibrate.training_transfer import training_transfer
+        from calibrate.validate.training_transfer import training_transfer
 
         found = training_transfer(leave_out).as_dict()
     else:
@@ -99,8 +99,8 @@ def _requests(
     as_json: bool,
 ) -> int:
     """Traces beside their simulation, those that ship or one of the user's; with the former the tables' figures."""
-    from calibrate.traces import as_dict, compare, read_trace, traces
-    from calibrate.validation.requests import read_predicted, table_figures
+    from calibrate.evidence.traces import as_dict, compare, read_trace, traces
+    from calibrate.validate.requests import read_predicted, table_figures
     from llm_perf.analysis.request import InferenceInputs
     from llm_perf.cli.compare import check_folder, draw
     from llm_perf.config import files

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.run_llama_cpp.gguf_file import write_random_gguf
+from calibrate.run.llama_cpp.gguf_file import write_random_gguf
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.report.benchmark_log import parse_benchmark_log
 

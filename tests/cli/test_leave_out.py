@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="module")
 def shown():
     """Accelerate, whose rows are the quickest to fit."""
-    from calibrate.transfer import transfer
+    from calibrate.validate.transfer import transfer
 
     return transfer("accelerate", "model").as_dict()
 

@@ -28,7 +28,7 @@ def test_every_version_is_listed(llm_perf: Any) -> None:
 
 
 def test_what_was_published_is_read_once_for_a_list(llm_perf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from calibrate.validation import left_out
+    from calibrate.validate import left_out
     from llm_perf.cli import systems
 
     systems._published.cache_clear()

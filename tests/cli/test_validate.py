@@ -33,7 +33,7 @@ CLASSES = [
 
 @pytest.fixture(scope="module")
 def everything():
-    from calibrate.validate import validate
+    from calibrate.validate.scoreboard import validate
 
     return validate().as_dict()
 

@@ -15,9 +15,9 @@ from calibrate.fit.calibrator import Compared, median_absolute_error, predicted_
 from calibrate.fit.candidates import candidates
 from calibrate.fit.intervals import conformal_quantile, widths
 from calibrate.fit.profile_file import write_profile
+from calibrate.fit.refit import Parameter
 from calibrate.fit.report import roofline
 from calibrate.fit.runs import Inputs
-from calibrate.refit import Parameter
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.profiles import load_profile

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.fit import kernels
-from calibrate.microbench import disk
-from calibrate.microbench.sampler import Clock, Samples, median_uncertainty, sample
-from calibrate.run.devices import Device
+from calibrate.probe import disk
+from calibrate.probe.devices import Device
+from calibrate.probe.sampler import Clock, Samples, median_uncertainty, sample
 from llm_perf.errors import OutputError, SpecError
 
 
@@ -136,10 +136,9 @@ def test_few_values_are_not_known() -> None:
 
 def test_disturbed_sizes_are_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Others are at work during the first window only; what they disturbed is measured anew, the rest is not."""
-    from calibrate.microbench import suite
-    from calibrate.microbench.sampler import Item
-    from calibrate.run import usage
-    from calibrate.run.progress import Progress
+    from calibrate.probe import suite, usage
+    from calibrate.probe.progress import Progress
+    from calibrate.probe.sampler import Item
 
     windows: list[int] = []
     calls: list[int] = []
@@ -172,7 +171,7 @@ def test_disturbed_sizes_are_measured_again(monkeypatch: pytest.MonkeyPatch, tmp
 def test_the_suite_measures_within_its_budget_and_keeps_its_samples(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("deepspeed")
-    from calibrate.microbench.suite import microbench
+    from calibrate.run.microbench import microbench
 
     target = tmp_path / "bench.json"
     wanted = {"launch", "copy", "gemm", "layer"}
@@ -198,7 +197,7 @@ def test_the_suite_measures_within_its_budget_and_keeps_its_samples(tmp_path: Pa
 def test_what_the_suite_refuses(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("deepspeed")
-    from calibrate.microbench.suite import microbench
+    from calibrate.run.microbench import microbench
 
     with pytest.raises(OutputError, match="there is no folder"):
         microbench("cpu", out=str(tmp_path / "no" / "bench.json"))
@@ -210,7 +209,7 @@ def test_what_the_suite_refuses(tmp_path: Path) -> None:
 
 
 def test_ranks_that_end_early_give_no_collectives_whatever_they_printed() -> None:
-    from calibrate.microbench.collective import _records_of
+    from calibrate.probe.collective import _records_of
 
     assert _records_of("") == []
     assert _records_of("a library says hello\n") == []

@@ -2,21 +2,21 @@
 
 One calls ``predict_row(row)`` with the strings of a table's row and reads each quantity that the row measures. The other
 calls ``predict(row, model, gpu, host)`` with a row's inputs and the entries of its own tables, and reads seconds and
-bytes from what comes back. A row becomes a ``calibrate.settings.Run``, as the rows that ship do: nothing is decided
+bytes from what comes back. A row becomes a ``calibrate.evidence.settings.Run``, as the rows that ship do: nothing is decided
 here, and every number comes from llm_perf.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from calibrate.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
-from calibrate.published.inference_rows import memory_unit_of
-from calibrate.published.names import version_of
-from calibrate.request_runs import answer_of, is_closed_loop, request_run, throughput_of
-from calibrate.settings import Run, peak_memory_bytes, scenario_of, versioned
-from calibrate.stated import cells_of, rate_kind, stated_run, stated_training_run
-from calibrate.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
-from calibrate.training_runs import TrainingRun, model_of, training_scenario_of
+from calibrate.evidence.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
+from calibrate.evidence.published.inference_rows import memory_unit_of
+from calibrate.evidence.published.names import version_of
+from calibrate.evidence.request_runs import answer_of, is_closed_loop, request_run, throughput_of
+from calibrate.evidence.settings import Run, peak_memory_bytes, scenario_of, versioned
+from calibrate.evidence.stated import cells_of, rate_kind, stated_run, stated_training_run
+from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
+from calibrate.evidence.training_runs import TrainingRun, model_of, training_scenario_of
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
 from llm_perf.config import ModelConfig

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from calibrate.published import Measurement, load_measurements
-from calibrate.settings import run_of, scenario_of
+from calibrate.evidence.published import Measurement, load_measurements
+from calibrate.evidence.settings import run_of, scenario_of
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 

@@ -11,9 +11,9 @@ import math
 import numpy as np
 import pytest
 
-from calibrate.published import load_measurements
-from calibrate.settings import run_of, scenario_of
-from calibrate.validate import validate
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.settings import run_of, scenario_of
+from calibrate.validate.scoreboard import validate
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.systems import Load
@@ -241,7 +241,7 @@ def test_prefill_is_bound_by_compute_and_decode_is_not_as_the_reproduction_saw_i
 
 def test_pipelines_on_four_gpus_reach_the_throughput_of_table_3() -> None:
     """FlexGen's paper, table 3: 201.12, 23.61 and 2.33 token/s for OPT-6.7B, 30B and 175B on four T4 of four nodes."""
-    from calibrate.validate import validate
+    from calibrate.validate.scoreboard import validate
 
     rows = {row.run.row_id: row for row in validate("flexgen").rows}
     for row_id, measured, within in ((38, 201.12, 0.2), (39, 23.61, 0.1), (40, 2.33, 0.2)):

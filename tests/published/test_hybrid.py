@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibrate.hybrid_rows import kind_of, load_cases, load_rows, log_ratio
-from calibrate.stated_hybrid import hybrid_cells, hybrid_run
+from calibrate.evidence.hybrid_rows import kind_of, load_cases, load_rows, log_ratio
+from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import LLMPerfError

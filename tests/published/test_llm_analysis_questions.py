@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.published import load_measurements
-from calibrate.validation.baselines import llm_analysis
+from calibrate.evidence.published import load_measurements
+from calibrate.validate.baselines import llm_analysis
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "llm_analysis_baseline.py"
 

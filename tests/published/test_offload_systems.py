@@ -7,9 +7,9 @@ sources in calibrate/measurements.
 
 import pytest
 
-from calibrate.published import load_measurements
-from calibrate.settings import run_of, scenario_of
-from calibrate.validate import compare, validate
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.settings import run_of, scenario_of
+from calibrate.validate.scoreboard import compare, validate
 from llm_perf.analysis.inference import predict_inference
 
 ROWS = {row.row_id: row for row in load_measurements()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calibrate.settings import peak_memory_bytes
+from calibrate.evidence.settings import peak_memory_bytes
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import GIB

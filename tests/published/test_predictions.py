@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.validate import Validation, validate
-from calibrate.validation.snapshot import (
+from calibrate.validate.scoreboard import Validation, validate
+from calibrate.validate.snapshot import (
     LEAVE_OUT,
     PREDICTIONS,
     accuracy_files,

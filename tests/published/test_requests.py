@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrate.request_runs import MOST_OUTPUT, is_closed_loop, request_run
-from calibrate.traces import Compared, compare, figures, read_trace, traces
-from calibrate.validation.requests import PREDICTED, line_of, page, read_predicted, rows
+from calibrate.evidence.request_runs import MOST_OUTPUT, is_closed_loop, request_run
+from calibrate.evidence.traces import Compared, compare, figures, read_trace, traces
+from calibrate.validate.requests import PREDICTED, line_of, page, read_predicted, rows
 from llm_perf.errors import SpecError
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calibrate.stated import rate_kind, stated_run
+from calibrate.evidence.stated import rate_kind, stated_run
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError

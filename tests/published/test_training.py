@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from calibrate.published import TrainingMeasurement, load_measurements
-from calibrate.training_runs import framework_of, training_run_of, training_scenario_of
+from calibrate.evidence.published import TrainingMeasurement, load_measurements
+from calibrate.evidence.training_runs import framework_of, training_run_of, training_scenario_of
 from llm_perf.analysis.training import predict_training
 from llm_perf.errors import SpecError
 from llm_perf.systems.training.base import TrainingLoad
@@ -39,7 +39,7 @@ def comparable() -> dict[int, float]:
         except SpecError:
             continue
         found[row.row_id] = predict_training(scenario).step_time_s / row.iteration_time_s
-    assert len(found) == 215  # what is refused besides: calibrate/training_runs.py
+    assert len(found) == 215  # what is refused besides: calibrate/evidence/training_runs.py
     return found
 
 

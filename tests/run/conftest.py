@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from calibrate.run.extras import require_extra
+from calibrate.probe.extras import require_extra
 from llm_perf.errors import MissingExtraError
 
 # Two workers of pytest share two cores. Set before torch is imported.

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from calibrate.probe.devices import Device, choose_device, choose_dtype
+from calibrate.probe.environment import describe_environment
+from calibrate.probe.local_machine import LocalMachine
+from calibrate.probe.ops import wanted
+from calibrate.probe.usage import DeviceMeter, Repeat
 from calibrate.run.default_model import CANDIDATES, model_for_gpu
-from calibrate.run.devices import Device, choose_device, choose_dtype
 from calibrate.run.ds_config import get_ds_config
-from calibrate.run.environment import describe_environment
 from calibrate.run.fetches import Fetches
-from calibrate.run.local_machine import LocalMachine
-from calibrate.run.ops import wanted
 from calibrate.run.prediction import build_run_scenario, check_fit, predict_run
 from calibrate.run.quantisation import needs_kernel
 from calibrate.run.settings import RunSettings
-from calibrate.run.usage import DeviceMeter, Repeat
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure
 
@@ -96,7 +96,7 @@ def test_without_nvml_there_is_no_figure(monkeypatch):
 
 
 def test_the_environment_asks_the_driver_about_the_same_device(driver, monkeypatch, tmp_path):
-    import calibrate.run.environment as environment
+    import calibrate.probe.environment as environment
 
     commands = []
     monkeypatch.setattr(environment, "_run", lambda *command: commands.append(command) or "H200, 580.1")
@@ -129,7 +129,7 @@ def test_a_device_that_is_asked_for_is_the_ranks_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr("calibrate.run.devices._tell_deepspeed", lambda _kind: None)
+    monkeypatch.setattr("calibrate.probe.devices._tell_deepspeed", lambda _kind: None)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert choose_device("auto", 1, 2) == CUDA
     assert chosen == [1]

@@ -19,8 +19,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from calibrate.run import hub, ops
-from calibrate.run.records import measuring
+from calibrate.probe import ops
+from calibrate.probe.records import measuring
+from calibrate.run import hub
 from llm_perf.cli import main as entry
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, OutputError, SpecError
 from tests.run.conftest import command
@@ -425,7 +426,8 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, capsys):
 
 
 def test_a_checkpoint_that_memory_cannot_hold_is_not_begun(run, monkeypatch):
-    from calibrate.run import environment, session
+    from calibrate.probe import environment
+    from calibrate.run import session
 
     monkeypatch.setattr(session, "checkpoint_bytes", lambda _session: 1e15)
     with pytest.raises(DoesNotFitError, match=r"memory for writing the dummy checkpoint.*--no-dummy-on-disk"):
@@ -470,7 +472,7 @@ def test_a_kernel_that_cannot_be_compiled_is_said_before_loading(monkeypatch):
 
 def test_rates_that_were_measured_while_others_worked_are_said_to_be(run, monkeypatch):
     """What is probed before the run decides the prediction beside it."""
-    from calibrate.run import local_machine, usage
+    from calibrate.probe import local_machine, usage
 
     for probe in vars(
         local_machine

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrate.probe.ranks import free_port
 from calibrate.run.hosts import find_result, read_hostfile, result_lines, settings_for_hosts
-from calibrate.run.ranks import free_port
 from llm_perf.errors import SpecError
 
 SMALL = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.run_llama_cpp.build import built
+from calibrate.run.llama_cpp.build import built
 
 CONFIG = {
     "model_type": "qwen3_moe", "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
@@ -49,8 +49,9 @@ def test_random_weights_are_made_run_and_removed(weights, cli, tmp_path):
 
 def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatch):
     """With models of the probe's kinds that are so small that their times say little of the machine, but come in seconds."""
-    from calibrate.run_llama_cpp import microbench, probe
-    from calibrate.run_llama_cpp.build import required
+    from calibrate.fit import llama_cpp_profile as microbench
+    from calibrate.run.llama_cpp import probe
+    from calibrate.run.llama_cpp.build import required
     from llm_perf.config.profiles import load_profile
 
     small = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}

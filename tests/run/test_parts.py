@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calibrate.probe.local_machine import disk_rates, known_gpu
+from calibrate.probe.records import RunRecord, finite
 from calibrate.run import kv_offload
 from calibrate.run.ds_config import aio_block_bytes, get_ds_config, nvme_buffer_elements
 from calibrate.run.hooks import add_model_hooks, set_model_stage
 from calibrate.run.kv_offload import CopyLane, Traffic, make_cache
-from calibrate.run.local_machine import disk_rates, known_gpu
 from calibrate.run.metrics import phases
 from calibrate.run.model_config import get_model_config, spec_of
 from calibrate.run.prediction import signed_error
 from calibrate.run.quantisation import get_quant_config
-from calibrate.run.records import RunRecord, finite
 from calibrate.run.report import comparison_lines
 from calibrate.run.settings import RunSettings
 from calibrate.run.timer import Timers

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from calibrate.run_train import measure_training
-from calibrate.run_train.report import training_lines
-from calibrate.run_train.settings import TrainRunSettings
+from calibrate.run.train import measure_training
+from calibrate.run.train.report import training_lines
+from calibrate.run.train.settings import TrainRunSettings
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, SpecError
 
 ERRORS = {"step_time", "throughput", "peak_gpu_memory"}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from calibrate.request_runs import answer_of, request_run, throughput_of
-from calibrate.serving_rows import Cases, load_cases
+from calibrate.evidence.request_runs import answer_of, request_run, throughput_of
+from calibrate.evidence.serving_rows import Cases, load_cases
 
 
 @pytest.fixture(scope="module")

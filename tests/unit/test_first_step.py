@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from calibrate.run.local_machine import LocalMachine
+from calibrate.evidence.settings import Run, dtype_of, scenario_of
+from calibrate.evidence.stated import stated_run
+from calibrate.probe.local_machine import LocalMachine
 from calibrate.run.prediction import build_run_scenario
 from calibrate.run.settings import RunSettings
-from calibrate.settings import Run, dtype_of, scenario_of
-from calibrate.stated import stated_run
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.validate import validate
-from calibrate.validation.evidence import Residuals, evidence_files
-from calibrate.validation.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
+from calibrate.validate.evidence import Residuals, evidence_files
+from calibrate.validate.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
+from calibrate.validate.scoreboard import validate
 from llm_perf.analysis.evidence import ANY, RESIDENT, accuracy_class, entries_of, evidence_of, pool_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.run_llama_cpp import build
-from calibrate.run_llama_cpp.bench import parse_bench
-from calibrate.run_llama_cpp.child import run_program, started
-from calibrate.run_llama_cpp.gguf_file import architecture_of, write_random_gguf
-from calibrate.run_llama_cpp.models import SAMPLES, sample
+from calibrate.run.llama_cpp import build
+from calibrate.run.llama_cpp.bench import parse_bench
+from calibrate.run.llama_cpp.child import run_program, started
+from calibrate.run.llama_cpp.gguf_file import architecture_of, write_random_gguf
+from calibrate.run.llama_cpp.models import SAMPLES, sample
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.loading import get_model_config_by_name
@@ -309,7 +309,8 @@ def _truth(scenario):
 
 def _probe_rows():
     """The rows of a probe on a machine whose constants are known."""
-    from calibrate.run_llama_cpp import fit, probe
+    from calibrate.fit import llama_cpp as fit
+    from calibrate.run.llama_cpp import probe
 
     rows = []
     for name, weights, depths in probe._PLAN:
@@ -329,8 +330,8 @@ def _probe_rows():
 
 
 def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_host, tmp_path):
+    from calibrate.fit import llama_cpp as fit
     from calibrate.fit.profile_file import write_profile
-    from calibrate.run_llama_cpp import fit
 
     found = fit.fit_rows(_probe_rows())
     assert max(abs(ratio) for ratio in found.log_ratios) < 0.03
@@ -355,8 +356,8 @@ def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_hos
 
 
 def test_the_recorded_table_holds_its_own_figures_and_the_page_shows_them():
-    from calibrate.run_llama_cpp.probe import quiet_s
-    from calibrate.run_llama_cpp.table import summary
+    from calibrate.run.llama_cpp.probe import quiet_s
+    from calibrate.validate.llama_cpp_table import summary
 
     root = HERE.parents[1]
     table = json.loads(

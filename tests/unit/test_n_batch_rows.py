@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibrate.serving_rows import Cases, gm, load_cases, load_rows
-from calibrate.settings import scenario_of
-from calibrate.stated import stated_run
+from calibrate.evidence.serving_rows import Cases, gm, load_cases, load_rows
+from calibrate.evidence.settings import scenario_of
+from calibrate.evidence.stated import stated_run
 from llm_perf.analysis.inference import predict_inference
 
 ROW = {

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from calibrate.validation.operators import load_operators, operator_residuals, predicted_s, residual
-from calibrate.validation.relatives import relatives, with_relatives_efficiency
+from calibrate.validate.operators import load_operators, operator_residuals, predicted_s, residual
+from calibrate.validate.relatives import relatives, with_relatives_efficiency
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 
 RESIDUALS = operator_residuals()

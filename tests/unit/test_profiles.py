@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from calibrate.overrides import Overrides
-from calibrate.refit import Parameter
+from calibrate.fit.overrides import Overrides
+from calibrate.fit.refit import Parameter
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate import hybrid_rows, serving_rows
-from calibrate.published import (
+from calibrate.evidence import hybrid_rows, serving_rows
+from calibrate.evidence.published import (
     GPU_ALIASES,
     MAX_DISTANCE,
     SYSTEM_ALIASES,
@@ -446,7 +446,7 @@ def test_there_are_two_kinds():
 
 def test_reading_needs_the_standard_library_alone():
     code = (
-        "import sys, calibrate.published as p; p.load_measurements(); "
+        "import sys, calibrate.evidence.published as p; p.load_measurements(); "
         "print(sorted({'numpy', 'pydantic', 'torch', 'deepspeed', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

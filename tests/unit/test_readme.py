@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.published import load_measurements
-from calibrate.settings import run_of, scenario_of
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.settings import run_of, scenario_of
 from llm_perf.analysis.evidence import ANY, RESIDENT, evidence_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.cli.main import run

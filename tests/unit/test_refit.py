@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from calibrate.overrides import Overrides
-from calibrate.published import load_measurements
-from calibrate.refit import Parameter, Target, fit, sensitive
-from calibrate.settings import run_of, scenario_of
-from calibrate.transfer import leave_out, predicted, unfitted
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.settings import run_of, scenario_of
+from calibrate.fit.overrides import Overrides
+from calibrate.fit.refit import Parameter, Target, fit, sensitive
+from calibrate.validate.transfer import leave_out, predicted, unfitted
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.config.profiles import Profile
 from llm_perf.errors import SpecError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibrate.evidence.request_runs import request_run
 from calibrate.evidence.server_settings import Settings, settings_of
-from calibrate.request_runs import request_run
-from calibrate.serving_rows import load_rows
-from calibrate.stated import stated_run
+from calibrate.evidence.serving_rows import load_rows
+from calibrate.evidence.stated import stated_run
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from calibrate.old_names import MOVED
 from llm_perf.systems.families import family_names
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +141,37 @@ def test_calibrate_needs_no_command_line(module: Path) -> None:
         assert all(found.in_function for found in known)
 
 
+CALIBRATE_ROOMS = ("evidence", "probe", "run", "fit", "validate")
+"""In the order of a calibration; the modules beside them are programs that use the rooms, which no room imports."""
+
+
+def test_calibrates_rooms_know_only_those_before_them(module: Path) -> None:
+    """Inside functions too: what loads late is still known."""
+    if not module.is_relative_to(ROOT / "calibrate"):
+        return
+    room = room_of(module)
+    for found in imports(module):
+        if found.package == "calibrate" and room in CALIBRATE_ROOMS:
+            allowed = CALIBRATE_ROOMS[: CALIBRATE_ROOMS.index(room) + 1]
+            assert found.room in allowed, f"{relative(module)}:{found.line} imports {found.name}"
+
+
+def test_calibrate_has_no_other_rooms() -> None:
+    beside = {room_of(path) for path in (ROOT / "calibrate").rglob("*.py")} - set(CALIBRATE_ROOMS)
+    assert beside == {"", "old_names", "gpu_session", "loop", "recorded"}
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_calibrates_old_names_are_the_same_modules(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{new} now"):
+        found = importlib.import_module(old)
+    assert found is importlib.import_module(new)
+    spec = importlib.import_module(new).__spec__
+    assert spec is not None
+    assert spec.name == new
+
+
 def test_heavy_packages_load_inside_functions(module: Path) -> None:
     for found in imports(module):
         if found.package in HEAVY:
@@ -164,8 +197,9 @@ NAMES_SYSTEMS = {
     "calibrate/fit/kernels.py": RUNNER,
     "calibrate/loop.py": RUNNER,
     "calibrate/run": RUNNER,
-    "calibrate/run_llama_cpp": RUNNER,
-    "calibrate/published/names.py": "what tables of published runs call a system",
+    "calibrate/fit/llama_cpp.py": RUNNER,
+    "calibrate/fit/llama_cpp_profile.py": RUNNER,
+    "calibrate/evidence/published/names.py": "what tables of published runs call a system",
     "llm_perf/explore/controls.py": "the question that the page opens with",
 }
 """Modules and folders that ask which system it is, each with its reason; nothing else may."""
@@ -262,7 +296,7 @@ LIGHT = {
     "the specs": "from llm_perf.config import *",
     "the analysis": "import llm_perf.analysis as a; a.LLMAnalysis; a.infer; a.train",
     "the sweep": "import llm_perf.analysis.sweep",
-    "the published measurements": "import calibrate.published, calibrate.nearest",
+    "the published measurements": "import calibrate.evidence.published, calibrate.evidence.nearest",
     "infer --json": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--json']}) == 0",
     "infer --json --explain": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--json', '--explain']}) == 0",
     "two GPUs --json": f"from llm_perf.cli.main import run; assert run({[*DEMO, '--gpu', 'l4', '--json']}) == 0",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from calibrate.published import load_measurements
-from calibrate.refit import Target, fit, sensitive
-from calibrate.training_fit import TrainingFit, step_time_s, training_parameters
-from calibrate.training_runs import training_run_of, training_scenario_of
-from calibrate.training_transfer import TRAINING_GROUPINGS, training_transfer
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.training_runs import training_run_of, training_scenario_of
+from calibrate.fit.refit import Target, fit, sensitive
+from calibrate.fit.training import TrainingFit, step_time_s, training_parameters
+from calibrate.validate.training_transfer import TRAINING_GROUPINGS, training_transfer
 from llm_perf.analysis.training import predict_training
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.errors import SpecError

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.published import load_measurements
-from calibrate.settings import run_of
-from calibrate.validation.baselines import BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY, inference_roofline
-from calibrate.validation.evidence import with_intervals
-from calibrate.validation.figures import statistics_of
-from calibrate.validation.row import Compared, Interval, Run
+from calibrate.evidence.published import load_measurements
+from calibrate.evidence.settings import run_of
+from calibrate.validate.baselines import BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY, inference_roofline
+from calibrate.validate.evidence import with_intervals
+from calibrate.validate.figures import statistics_of
+from calibrate.validate.row import Compared, Interval, Run
 
 RUN = Run(1, "inference", "vllm", "opt-13b", "T4-16GB", 1, 1, 512, 32, None, "gpu", "a table", "A: log")
 ROWS = {measurement.row_id: measurement for measurement in load_measurements()}

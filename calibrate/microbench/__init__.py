@@ -1,5 +1,0 @@
-"""Microbenchmarks: how long one thing takes on this machine, measured until it is known or the budget ends.
-
-One module per kind of thing. Each lists items; `calibrate.microbench.suite` gives every item its share of the budget and
-writes all samples, with the environment, into one JSON file. `calibrate.fit.kernels` makes rates of them.
-"""

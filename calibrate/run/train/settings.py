@@ -1,0 +1,90 @@
+"""What a real training run is asked to do, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
+from llm_perf.config.base import NonNegativeInt, PositiveInt, Spec
+from llm_perf.config.parallelism import DSZeRO
+
+
+def _stage_number(value: object) -> int:
+    return DSZeRO.of(value).value
+
+
+class TrainRunSettings(Spec):
+    """The settings of one training run, under the names of the flags of ``llm-perf calibrate --run --train``.
+
+    Weights and data are always random: time and memory do not depend on them.
+
+    Attributes:
+        model_name: A bundled model, a Hugging Face ``config.json`` or folder, or a hub id.
+        ds_zero: ZeRO stage.
+        micro_batch_size: Sequences of one rank per pass.
+        gradient_accumulation_steps: Passes per step of the optimizer.
+        seq_len: Tokens per sequence.
+        steps: Timed steps of the optimizer.
+        warmup: Steps before them, thrown away.
+        optimizer_offload: Optimizer state and update on the CPU (ZeRO-Offload; stages 1 to 3).
+        recompute: Each layer keeps its input only and is computed again in the backward pass.
+        num_gpus_per_node: Ranks; all on this machine.
+        dtype: Number format of weights and activations; "auto" is bf16, or fp16 where the device refuses that.
+        device: "auto" is CUDA where there is one.
+        allow_long_context: Beyond the model's positions.
+        allow_concurrent: Measure although another run measures on this machine.
+        runs_dir: Folder for the JSON of each run.
+        verbose: 0 nothing, 1 the metrics.
+        seed: Of weights and data.
+    """
+
+    _positional: ClassVar[tuple[str, ...]] = ("model_name",)
+    _label: ClassVar[str | None] = ""
+    worker_module: ClassVar[str] = "calibrate.run.train.worker"
+    offload_dir: ClassVar[str] = DEFAULT_OFFLOAD_DIR  # no file is swapped: where the disk is described
+
+    model_name: str = Field(min_length=1)
+    ds_zero: Annotated[int, BeforeValidator(_stage_number)] = 2
+    micro_batch_size: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
+    seq_len: PositiveInt = 128
+    steps: PositiveInt = 5
+    warmup: NonNegativeInt = 1
+    optimizer_offload: bool = False
+    recompute: bool = False
+    num_gpus_per_node: PositiveInt = 1
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    allow_long_context: bool = False
+    allow_concurrent: bool = False
+    runs_dir: str = Field(default="runs", min_length=1)
+    verbose: Literal[0, 1, 2] = 1
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainRunSettings:
+        if self.optimizer_offload and self.ds_zero == 0:
+            raise ValueError("optimizer_offload is ZeRO-Offload: give ds_zero 1, 2 or 3")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the run."""
+        return self.num_gpus_per_node
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of all ranks that one step of the optimizer learns from."""
+        return self.micro_batch_size * self.gradient_accumulation_steps * self.ranks * self.seq_len
+
+    @property
+    def stem(self) -> str:
+        """Name of the configuration, part of the run file's name."""
+        offload = "-cpu-optimizer" if self.optimizer_offload else ""
+        recompute = "-recompute" if self.recompute else ""
+        return (
+            f"train-{self.model_name.replace('/', '_').strip('._') or 'model'}-zero{self.ds_zero}-mb{self.micro_batch_size}"
+            f"-ga{self.gradient_accumulation_steps}-s{self.seq_len}-n{self.ranks}{offload}{recompute}"
+        )

@@ -1,0 +1,284 @@
+"""Requests over time, predicted beside measured: the lines of tables, traces, and the page of figures.
+
+``bench/request_figures.py`` simulates every row and writes ``calibrate/measurements/requests/predicted.csv.gz``;
+``make accuracy`` makes docs/accuracy_requests.md of it and of the traces, which are simulated then.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from textwrap import fill
+from typing import Any, Final
+
+from calibrate.evidence import serving_rows
+from calibrate.evidence.request_runs import (
+    Answer,
+    RequestRun,
+    answer_of,
+    is_closed_loop,
+    request_run,
+    throughput_of,
+)
+from calibrate.evidence.serving_rows import positive_number
+from calibrate.evidence.traces import QUANTITIES, Compared, compare, figures, traces
+from llm_perf.errors import LLMPerfError
+from llm_perf.systems import system_of
+
+__all__ = [
+    "COLUMNS",
+    "PAGE",
+    "PREDICTED",
+    "line_of",
+    "page",
+    "read_predicted",
+    "rows",
+    "table_figures",
+    "table_text",
+]
+
+PAGE: Final = "docs/accuracy_requests.md"
+PREDICTED: Final = "calibrate/measurements/requests/predicted.csv.gz"
+COLUMNS: Final = (
+    "row_id", "load", "release", "model", "gpu", "quantity", "measured", "predicted", "reason",
+)  # fmt: skip
+_MEASURED: Final = ("tpot_s", "ttft_s", "throughput_tok_s")
+_CLOSED, _OPEN, _DRAIN = "closed loop", "rate", "all at once"
+_AIMS: Final = (
+    ((_CLOSED,), "tpot_s", 1.15),
+    ((_CLOSED,), "ttft_s", 1.35),
+    ((_CLOSED,), "throughput_tok_s", 1.15),
+    ((_OPEN, _DRAIN), "ttft_s", 1.5),
+    ((_OPEN, _DRAIN), "throughput_tok_s", 1.25),
+)
+"""Loads, quantity, and the geometric mean that was to be reached, set before anything was simulated."""
+_AIMED_SHARE: Final = 0.95
+
+Line = Mapping[str, str]
+
+
+@cache
+def rows() -> tuple[Mapping[str, str], ...]:
+    """Rows of the tables whose requests come and go: closed loops of serving stacks, and the table of requests."""
+    data = (resources.files("calibrate") / "measurements" / "requests" / "requests.csv.gz").read_bytes()
+    requests = list(csv.DictReader(gzip.decompress(data).decode("utf-8").splitlines()))
+    closed = [row for row in serving_rows.load_rows() if is_closed_loop(row)]
+    return (*closed, *(row for row in requests if row["status"].startswith("ok")))
+
+
+def line_of(row: Mapping[str, str]) -> Iterator[Line]:
+    """The lines of a row: one per measured quantity, or one with the reason for which it is not predicted."""
+    measured = {name: value for name in _MEASURED if (value := positive_number(row.get(name))) is not None}
+    common = {"row_id": row["row_id"], "load": _load(row), "model": row["model"], "gpu": row["gpu"]}
+    try:
+        run = request_run(row)
+        answer = answer_of(run)
+        if not answer.completed:
+            raise _refused(answer)
+    except LLMPerfError as error:
+        name = row["system"] if "@" in row["system"] else f"{row['system']} {row['system_version']}".strip()
+        yield common | dict.fromkeys(COLUMNS[5:], "") | {"release": name, "reason": str(error)}
+        return
+    file = system_of(run.scenario).file
+    predicted = _predicted(answer, row, run)
+    for quantity, value in measured.items():
+        if math.isfinite(predicted[quantity]):
+            yield common | {
+                "release": f"{file.name}@{file.release}",
+                "quantity": quantity,
+                "measured": repr(value),
+                "predicted": f"{predicted[quantity]:.6g}",
+                "reason": "",
+            }
+
+
+def _refused(answer: Answer) -> LLMPerfError:
+    return LLMPerfError(f"the engine refuses all {answer.rejected} requests of these lengths")
+
+
+def _predicted(answer: Answer, row: Mapping[str, str], run: RequestRun) -> dict[str, float]:
+    rate = throughput_of(answer, row, run.run.num_gpus)
+    return {"tpot_s": answer.tpot_s, "ttft_s": answer.ttft_s, "throughput_tok_s": rate}
+
+
+def _load(row: Mapping[str, str]) -> str:
+    when = row.get("request_rate") or ""
+    if not when or "closed loop" in when:
+        return _CLOSED
+    return _DRAIN if when.startswith(("inf", "offline")) else _OPEN
+
+
+def table_text(lines: Iterable[Line]) -> str:
+    """The lines as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def read_predicted() -> list[Line]:
+    """The lines that are committed."""
+    data = (resources.files("calibrate") / "measurements" / "requests" / "predicted.csv.gz").read_bytes()
+    return list(csv.DictReader(io.StringIO(gzip.decompress(data).decode("utf-8"))))
+
+
+def table_figures(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """By kind of load: rows, those that are predicted, and of each quantity how many there are, gm and bias."""
+    found = []
+    for load in (_CLOSED, _OPEN, _DRAIN):
+        own = [line for line in lines if line["load"] == load]
+        one: dict[str, Any] = {
+            "load": load,
+            "rows": len({line["row_id"] for line in own}),
+            "predicted": len({line["row_id"] for line in own if not line["reason"]}),
+        }
+        for quantity in _MEASURED:
+            ratios = _log_ratios(own, quantity)
+            one[quantity] = (
+                {"rows": len(ratios), "gm": gm_of(ratios), "bias": _bias(ratios)} if ratios else None
+            )
+        found.append(one)
+    return found
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def page(lines: Sequence[Line]) -> str:
+    """docs/accuracy_requests.md."""
+    return "\n".join([_HEAD, *_trace_tables(), _TABLES, *_by(lines, "load"), "", *_aims(lines), "",
+                      _STACKS, *_by(lines, "release"), "", _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
+
+
+def _trace_tables() -> Iterator[str]:
+    for trace in traces():
+        yield f"### {trace.name}\n"
+        yield f"{len(trace.measured.ttft_s)} requests; {trace.source}.\n"
+        yield from _trace_table(compare(trace))
+        if trace.inputs is not None and trace.inputs.host is not None:
+            text = _USUAL_HOST.format(host=trace.inputs.host, why=trace.host_reason)
+            yield fill(text, 120, break_long_words=False) + "\n"
+            yield from _trace_table(compare(trace, trace.inputs.model_copy(update={"host": None})))
+
+
+def _trace_table(compared: Compared) -> Iterator[str]:
+    found = figures(compared)
+    yield "| | measured mean | predicted | error | measured p95 | predicted | error | single requests, median |"
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: |"
+    for name in QUANTITIES:
+        one = found[name]
+        cells = [name.removesuffix("_s").upper()]
+        for figure in ("mean", "p95"):
+            cells += [
+                _seconds(one["measured"][figure]),
+                _seconds(one["predicted"][figure]),
+                f"{one['error'][figure]:+.1%}",
+            ]
+        yield "| " + " | ".join([*cells, f"{one['median_abs_error']:.1%}"]) + " |"
+    yield ""
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _by(lines: Sequence[Line], column: str) -> Iterator[str]:
+    title = {"load": "requests", "release": "version"}[column]
+    yield f"| {title} | rows | predicted | TPOT gm | bias | TTFT gm | bias | throughput gm | bias |"
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: |"
+    groups: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        if column == "load" or not line["reason"]:
+            groups[line[column]].append(line)
+    order = [_CLOSED, _OPEN, _DRAIN] if column == "load" else sorted(groups)
+    for name in order:
+        found = groups.get(name, [])
+        there = {line["row_id"] for line in found}
+        done = {line["row_id"] for line in found if not line["reason"]}
+        cells = [name, str(len(there)), str(len(done))]
+        for quantity in _MEASURED:
+            ratios = _log_ratios(found, quantity)
+            cells += (
+                [f"{gm_of(ratios):.3f} ({len(ratios)})", f"{_bias(ratios):+.0%}"] if ratios else ["-", "-"]
+            )
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _aims(lines: Sequence[Line]) -> Iterator[str]:
+    """What the project set out to reach with these rows, and whether it does."""
+    yield "What was aimed at, and what is reached:\n"
+    yield "| requests | quantity | aim | reached | |"
+    yield "| --- | --- | --: | --: | --- |"
+    for loads, quantity, aim in _AIMS:
+        ratios = [
+            ratio
+            for load in loads
+            for ratio in _log_ratios([line for line in lines if line["load"] == load], quantity)
+        ]
+        gm, name = gm_of(ratios), quantity.split("_")[0]
+        title = name if name == "throughput" else name.upper()
+        yield f"| {', '.join(loads)} | {title} gm | {aim:.2f} | {gm:.2f} | {'met' if gm <= aim else '**missed**'} |"
+    closed = next(one for one in table_figures(lines) if one["load"] == _CLOSED)
+    share = closed["predicted"] / closed["rows"]
+    met = "met" if share >= _AIMED_SHARE else "**missed**"
+    yield f"| {_CLOSED} | rows predicted | {_AIMED_SHARE:.0%} | {share:.0%} | {met} |"
+
+
+def _log_ratios(lines: Iterable[Line], quantity: str) -> list[float]:
+    return [
+        math.log(float(line["predicted"]) / float(line["measured"]))
+        for line in lines
+        if line["quantity"] == quantity
+    ]
+
+
+def gm_of(log_ratios: Sequence[float]) -> float:
+    """Geometric mean of max(p / m, m / p)."""
+    return math.exp(sum(map(abs, log_ratios)) / len(log_ratios)) if log_ratios else math.nan
+
+
+def _bias(log_ratios: Sequence[float]) -> float:
+    ordered = sorted(log_ratios)
+    return math.exp(ordered[len(ordered) // 2]) - 1
+
+
+def _refusals(lines: Sequence[Line]) -> Iterator[str]:
+    counted = Counter(line["reason"] for line in lines if line["reason"])
+    for reason, number in counted.most_common():
+        yield f"- {number}: {reason}"
+
+
+_HEAD: Final = """# Requests over time
+
+What `llm-perf simulate` is worth on requests that really came and went. No constant was fitted to any of these runs as
+requests over time. But constants of the stacks are those of [the serving stacks](accuracy_stacks.md), and of versions that
+were measured in closed loops only, most rows of the tables below were in that fit, as batches of one size: their TPOT is not
+unseen. `python bench/request_figures.py` simulates the tables, `make accuracy` writes this page.
+
+gm is the geometric mean of max(predicted / measured, measured / predicted), in brackets of how many rows; bias is the
+median of predicted / measured - 1.
+
+## Traces, request by request
+
+Means of TPOT and E2E were to be within 10 %, the mean of TTFT and all 95th percentiles within 20 %.
+"""
+_USUAL_HOST: Final = """That is with the host `{host}`, which was described with this trace in view. {why} With the
+GPU's usual host instead, of which nothing was chosen for a trace:"""
+_TABLES: Final = """## Tables
+
+Closed loops keep a number of requests in flight; a rate is Poisson; all at once is a queue that drains. What a row does not
+state is assumed once for all: ten requests per place of a closed loop, lengths that "vary" spread as widely as they are long,
+and answers to real conversations end at 512 tokens.
+"""
+_STACKS: Final = "By version:\n"
+_REFUSED: Final = """## Not predicted
+
+Each row that is not predicted, by its reason:
+"""
