@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from llm_perf.config.base import Efficiency, PositiveInt, Spec
-from llm_perf.systems.scheduling import Waits
+from llm_perf.systems.scheduling import Prompts, Waits
 
 __all__ = ["Settings", "settings_of"]
 
@@ -49,7 +49,7 @@ class Settings(Spec):
 
     Attributes:
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
-        prefix_cache, looks_every, waits, stream_interval: As of `llm_perf.systems.scheduling.SchedulerRules`.
+        prefix_cache, looks_every, waits, stream_interval, prompts: As of `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
     kv_format: str | None = None
@@ -61,12 +61,14 @@ class Settings(Spec):
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
     stream_interval: PositiveInt | None = None
+    prompts: Prompts | None = None
 
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
         found = {
-            name: getattr(self, name) for name in ("prefix_cache", "looks_every", "waits", "stream_interval")
+            name: getattr(self, name)
+            for name in ("prefix_cache", "looks_every", "waits", "stream_interval", "prompts")
         }
         return {name: value for name, value in found.items() if value is not None}
 
