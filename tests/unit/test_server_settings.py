@@ -9,6 +9,7 @@ from calibrate.evidence.request_runs import request_run
 from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.stated import stated_run
+from calibrate.validate.requests import rows as request_rows
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -72,7 +73,7 @@ def test_every_rule_holds_for_rows_of_the_tables() -> None:
     """A rule that no row is of is a slip in a name."""
     from calibrate.evidence.server_settings import _sources
 
-    rows = load_rows()
+    rows = request_rows()
     for source in _sources():
         own = [one for one in rows if source.notes in one["notes"]]
         for rule in source.rules:
