@@ -75,9 +75,9 @@ def test_every_rule_holds_for_rows_of_the_tables() -> None:
 
     rows = request_rows()
     for source in _sources():
-        own = [one for one in rows if source.notes in one["notes"]]
+        own = [one for one in rows if source.phrase in one["notes"]]
         for rule in source.rules:
-            assert any(rule.for_.holds(one) for one in own), (source.notes, rule.for_)
+            assert any(rule.for_.holds(one) for one in own), (source.phrase, rule.for_)
 
 
 def test_what_was_set_reaches_the_run_and_the_engine() -> None:
