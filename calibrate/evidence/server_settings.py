@@ -113,7 +113,7 @@ class _Rule(Spec):
 
 
 class _Source(Spec):
-    notes: str
+    phrase: str
     source: str
     rules: tuple[_Rule, ...]
 
@@ -128,7 +128,7 @@ def settings_of(row: Mapping[str, str]) -> Settings:
     """What is known to have been set for a row's run."""
     stated: dict[str, Any] = {}
     for source in _sources():
-        if source.notes in row.get("notes", ""):
+        if source.phrase in row.get("notes", ""):
             for rule in source.rules:
                 if rule.for_.holds(row):
                     stated |= rule.set

@@ -79,9 +79,9 @@ def test_a_frontend_sends_no_more_tokens_than_it_has_time_for() -> None:
     found = loop(200.0)
     rate = found.requests.output_tokens.sum() / found.finished_s.max()
     assert rate <= 1 / each_s
-    assert rate == pytest.approx(1 / each_s, rel=0.12)
+    assert rate == pytest.approx(1 / each_s, rel=0.2)
     free = loop(0.0)
-    assert first_token_s(found) > first_token_s(free)
+    assert found.finished_s.max() > free.finished_s.max()
 
 
 def test_a_frontend_with_time_left_holds_nothing_up() -> None:

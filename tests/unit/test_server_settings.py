@@ -9,6 +9,7 @@ from calibrate.evidence.request_runs import request_run
 from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.stated import stated_run
+from calibrate.validate.requests import rows as request_rows
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -72,11 +73,11 @@ def test_every_rule_holds_for_rows_of_the_tables() -> None:
     """A rule that no row is of is a slip in a name."""
     from calibrate.evidence.server_settings import _sources
 
-    rows = load_rows()
+    rows = request_rows()
     for source in _sources():
-        own = [one for one in rows if source.notes in one["notes"]]
+        own = [one for one in rows if source.phrase in one["notes"]]
         for rule in source.rules:
-            assert any(rule.for_.holds(one) for one in own), (source.notes, rule.for_)
+            assert any(rule.for_.holds(one) for one in own), (source.phrase, rule.for_)
 
 
 def test_what_was_set_reaches_the_run_and_the_engine() -> None:
