@@ -21,7 +21,6 @@ from llm_perf.systems.footprint import (
 from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.speculation import draft_scenario
 
-
 _NEXT_TO_NOTHING = 1e-6
 """Bytes of a sequence that caches nothing, where an array of lengths has some that do."""
 
