@@ -16,8 +16,8 @@ from calibrate.evidence.request_runs import answer_of, is_closed_loop, request_r
 from calibrate.evidence.settings import Run, peak_memory_bytes, scenario_of, versioned
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run, stated_training_run
 from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run, is_hybrid
-from calibrate.evidence.tuning_rows import is_tuning, memory_of, tuning_run
 from calibrate.evidence.training_runs import TrainingRun, model_of, training_scenario_of
+from calibrate.evidence.tuning_rows import is_tuning, memory_of, tuning_run
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.tuning_intervals import memory_interval

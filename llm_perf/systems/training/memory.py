@@ -147,7 +147,7 @@ class Footprint(State):
         """All that one GPU of a pipeline stage holds, with the phases in which it does."""
         params = self.params_of(stage)
         found = [*self._state_terms(params, load), *self._activation_terms(load, stage)]
-        found += [*self._gathered_terms(params), *self._temporary_terms(params, load), *self._fixed_terms()]
+        found += [*self._gathered_terms(params), *self._temporary_terms(params), *self._fixed_terms()]
         return [term for term in found if _any(term.size_bytes)]
 
     def _state_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
@@ -255,7 +255,7 @@ class Footprint(State):
         whole = c["gathered_ends"] * params.ends.total * c["reduce_bytes"]
         yield MemoryTerm("gradients of embedding and head before it", "buffers_bytes", whole, both)
 
-    def _temporary_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
+    def _temporary_terms(self, params: StageParams) -> Iterator[MemoryTerm]:
         """What an optimizer step makes for a moment, and what its gradient's norm does, whichever is more."""
         c, plan = self.constants, self.plan
         buckets = self._bucket_params * plan.wide_bytes
@@ -265,8 +265,11 @@ class Footprint(State):
             return
         own = self.sharded(self.trained_of(params), "optimizer")
         group = c["step_group_params"] if plan.ds_zero is DSZeRO.STAGE_3 else 0.0
-        element = c["step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"]
-        if plan.wide_bytes == 4:  # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are
+        element = c[
+            "step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"
+        ]
+        if plan.wide_bytes == 4:
+            # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are.
             element = min(element, 4.0) if plan.ds_zero.value else 0.0
         step = min(own, group or own) * element
         step += own * c["step_temporary_moments"] * self.moment_element_bytes
