@@ -181,10 +181,12 @@ class Footprint(State):
         first = min(self._head_params(params), trained.total) * element
         at_first = frozenset({FORWARD, BACKWARD} if split else {BACKWARD})
         if plan.optimizer_in_backward:
+            # A tied table's gradient waits for the embedding's; what comes first is the head's either way.
             tied = first if self.model.tied_embeddings else 0.0
-            largest = min(self.largest_matrix, trained.total) * element + tied
+            largest = min(self.largest_matrix * element + tied, trained.total * element)
             name = "gradient of the matrix that is updated"
-            yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}) | at_first)
+            yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}))
+            yield MemoryTerm(name, "gradients_bytes", first, at_first)
             return
         name = f"gradients, {element:.3g} bytes each"
         yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
