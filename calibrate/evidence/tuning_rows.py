@@ -40,8 +40,8 @@ _GB: Final = 1e9
 _COLUMNS: Final = dict.fromkeys(
     (
         "framework", "model", "gpu", "gpu_count", "seq_len", "micro_batch", "grad_accum", "global_batch_seqs", "tp", "pp",
-        "cp", "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "base_weight_bits", "mem_scope",
-        "host_cpu", "notes", "source_table",
+        "cp", "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "base_weight_bits",
+        "mem_scope", "host_cpu", "notes", "source_table",
     ),
     "",
 )  # fmt: skip
