@@ -158,7 +158,7 @@ RESERVED_GIB = {
                      "4096", "--micro-batch-size", "2", "--gradient-accumulation-steps", "1", "--activation-recomputation",
                      "full", "--lora-rank", "16", "--lora-targets", "attention")),
 }  # fmt: skip
-"""What public runs say that they reserved, in GiB: shared/cases of this project's open questions about training."""
+"""What public runs say that they reserved, in GiB."""
 
 
 LOOSER = {"C11: 8B on one 4090, paged": 0.12}
