@@ -14,9 +14,16 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final, Literal
 
+from calibrate.evidence.published import GPU_ALIASES
 from calibrate.evidence.published.cells import Row
 from calibrate.evidence.stated import cells_of
-from calibrate.evidence.training_runs import TrainingRun, model_of, recomputation_of, training_scenario_of
+from calibrate.evidence.training_runs import (
+    TrainingRun,
+    framework_of,
+    model_of,
+    recomputation_of,
+    training_scenario_of,
+)
 from llm_perf.config.base import GIB
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
@@ -33,8 +40,8 @@ _GB: Final = 1e9
 _COLUMNS: Final = dict.fromkeys(
     (
         "framework", "model", "gpu", "gpu_count", "seq_len", "micro_batch", "grad_accum", "global_batch_seqs", "tp", "pp",
-        "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "base_weight_bits", "mem_scope",
-        "host_cpu", "notes", "source_table",
+        "cp", "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "base_weight_bits",
+        "mem_scope", "host_cpu", "notes", "source_table",
     ),
     "",
 )  # fmt: skip
@@ -182,7 +189,7 @@ def _framework(cells: Row) -> str:
     ):  # fmt: skip
         if stated.startswith(start):
             return name
-    return get_framework(cells.required("framework")).name
+    return framework_of(cells.required("framework"))
 
 
 def _lengths(cells: Row) -> tuple[int, int]:
@@ -212,7 +219,8 @@ def _scenario(
     cells: Row, framework_name: str, seq_len: int, micro: int, accumulation: int
 ) -> TrainingScenario:
     framework = get_framework(framework_name)
-    gpu = get_gpu_config_by_name(re.sub(r" \(assumed\)$", "", cells.required("gpu")))
+    stated_gpu = re.sub(r" \(assumed\)$", "", cells.required("gpu"))
+    gpu = get_gpu_config_by_name(GPU_ALIASES.get(stated_gpu, stated_gpu))
     slow = "slow motherboard" in cells.text("notes")
     host = get_host_config_by_name("desktop-gen3" if slow else gpu.default_host or "")
     if "no NVLink" in cells.text("notes"):
@@ -220,7 +228,12 @@ def _scenario(
     if slow:
         host = host.replace(pcie_lanes=4, pcie_gb_per_s=_SLOW_SLOT_GB_PER_S)
     gpus = cells.count("gpu_count")
-    parallelism = ParallelismConfig(dp_size=gpus)
+    tp, pp, cp, ep = (cells.integer(name) or 1 for name in ("tp", "pp", "cp", "ep"))
+    if gpus % (tp * pp * cp):
+        raise SpecError(f"tp x pp x cp = {tp * pp * cp} does not divide {gpus} GPUs")
+    parallelism = ParallelismConfig(
+        tp_size=tp, sp_size=tp, pp_size=pp, cp_size=cp, ep_size=ep, dp_size=gpus // (tp * pp * cp)
+    )
     own_code = cells.required("model") in _OWN_CODE
     return TrainingScenario(
         model=model_of(cells.required("model")),

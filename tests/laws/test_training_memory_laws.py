@@ -167,11 +167,8 @@ def test_offloaded_adapters_take_the_weights_off_the_gpu():
     """FSDP-QLoRA with CPU offload: shards wait on the host as they are stored."""
     plan = {"lora_rank": 16, "base_weight_bits": 4, "ds_zero": 3, "micro_batch_size": 1}
     kept = predict_training(scenario("llama-3-70b", "rtx-3090-24gb", "fsdp_qlora", plan, dp_size=2))
-    moved = predict_training(
-        scenario(
-            "llama-3-70b", "rtx-3090-24gb", "fsdp_qlora", plan | {"weights_device": "cpu", "optimizer_device": "cpu"}, dp_size=2
-        )
-    )  # fmt: skip
+    plan |= {"weights_device": "cpu", "optimizer_device": "cpu"}
+    moved = predict_training(scenario("llama-3-70b", "rtx-3090-24gb", "fsdp_qlora", plan, dp_size=2))
     assert moved.memory.gpu.weights_bytes == 0
     assert float(moved.memory.cpu.weights_bytes) == pytest.approx(
         2 * float(kept.memory.at(STEP).parts.weights_bytes)

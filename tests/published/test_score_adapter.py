@@ -301,8 +301,11 @@ def test_a_training_row_gives_its_step_and_the_rate_that_follows():
     assert found["throughput_tok_s_per_gpu"] * found["iter_time_s"] * 8 == pytest.approx(128 * 8192)
     derived = adapter.predict_row(TRAINED | {"global_batch_seqs": "", "grad_accum": "32"})
     assert derived == found  # 32 accumulation steps of 4 replicas
-    with pytest.raises(Exception, match="LoRA"):
-        adapter.predict_row(TRAINED | {"method": "QLoRA", "lora_rank": "64"})
+    tuned = adapter.predict_row(TRAINED | {"grad_accum": "32", "method": "LoRA", "lora_rank": "64"})
+    assert tuned["iter_time_s"] < found["iter_time_s"]
+    assert tuned["throughput_tok_s_per_gpu"] * tuned["iter_time_s"] * 8 == pytest.approx(128 * 8192)
+    with pytest.raises(Exception, match="KTransformers"):
+        adapter.predict_row(TRAINED | {"framework": "KTransformers", "method": "LoRA", "lora_rank": "8"})
 
 
 def test_a_model_of_fewer_layers_takes_its_share_of_the_step():

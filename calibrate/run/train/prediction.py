@@ -159,6 +159,10 @@ def _constants(
     # Of buffers that are larger than what fills them only the pages that are written count.
     written = min(_BUCKET_PARAMS, float(total_params(model)))
     values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "bucket_params": written}
+    if settings.ds_zero:
+        # torch's AdamW on a CPU makes the root of the second moment and its quotient, of a partition that is one tensor:
+        # 8 bytes, when the flattened gradients are gone, so 4 more than the moment before it.
+        values["step_temporary_moments"] = 0.5
     if probe.backward_scale is not None:
         values["backward_gemm_scale"] = probe.backward_scale
     if probe.adam_s_per_param is not None and not settings.optimizer_offload:

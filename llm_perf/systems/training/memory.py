@@ -147,7 +147,7 @@ class Footprint(State):
         """All that one GPU of a pipeline stage holds, with the phases in which it does."""
         params = self.params_of(stage)
         found = [*self._state_terms(params, load), *self._activation_terms(load, stage)]
-        found += [*self._gathered_terms(params), *self._temporary_terms(params, load), *self._fixed_terms()]
+        found += [*self._gathered_terms(params), *self._temporary_terms(params), *self._fixed_terms()]
         return [term for term in found if _any(term.size_bytes)]
 
     def _state_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
@@ -181,10 +181,12 @@ class Footprint(State):
         first = min(self._head_params(params), trained.total) * element
         at_first = frozenset({FORWARD, BACKWARD} if split else {BACKWARD})
         if plan.optimizer_in_backward:
+            # A tied table's gradient waits for the embedding's; what comes first is the head's either way.
             tied = first if self.model.tied_embeddings else 0.0
-            largest = min(self.largest_matrix, trained.total) * element + tied
+            largest = min(self.largest_matrix * element + tied, trained.total * element)
             name = "gradient of the matrix that is updated"
-            yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}) | at_first)
+            yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}))
+            yield MemoryTerm(name, "gradients_bytes", first, at_first)
             return
         name = f"gradients, {element:.3g} bytes each"
         yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
@@ -255,7 +257,7 @@ class Footprint(State):
         whole = c["gathered_ends"] * params.ends.total * c["reduce_bytes"]
         yield MemoryTerm("gradients of embedding and head before it", "buffers_bytes", whole, both)
 
-    def _temporary_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
+    def _temporary_terms(self, params: StageParams) -> Iterator[MemoryTerm]:
         """What an optimizer step makes for a moment, and what its gradient's norm does, whichever is more."""
         c, plan = self.constants, self.plan
         buckets = self._bucket_params * plan.wide_bytes
@@ -268,9 +270,8 @@ class Footprint(State):
         element = c[
             "step_temporary_bytes_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else "step_temporary_bytes"
         ]
-        if (
-            plan.wide_bytes == 4
-        ):  # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are
+        if plan.wide_bytes == 4:
+            # 32-bit gradients are flattened and not widened; without ZeRO they stay where they are.
             element = min(element, 4.0) if plan.ds_zero.value else 0.0
         step = min(own, group or own) * element
         step += own * c["step_temporary_moments"] * self.moment_element_bytes
