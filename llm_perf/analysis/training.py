@@ -287,4 +287,8 @@ def _warnings(
         found.append(
             f"the training efficiencies of {gpu.name} are assumed from its inference kernels, not measured"
         )
+    if scenario.plan.mtp_depth:
+        found.append(
+            "blocks of multi-token prediction are in the time, neither in the memory nor in the model's FLOPs"
+        )
     return tuple(found)

@@ -219,6 +219,11 @@ class TrainingScenario:
                 f"{self.num_gpus} GPUs (tp x pp x cp x dp) do not spread evenly over {self.num_nodes} nodes"
             )
         _check_plan(self.model, self.plan, self.parallelism)
+        training = self.gpu.efficiency.training
+        if self.plan.power_limit_w is not None and (training is None or training.power is None):
+            raise SpecError(
+                f"power_limit_w: what a FLOP takes is not known of {self.gpu.name}, so a limit would change nothing"
+            )
         limit = self.model.max_position_embeddings
         if limit is not None and self.plan.seq_len > limit and not self.allow_long_context:
             raise SpecError(

@@ -33,6 +33,7 @@ TRAINING_PARTS = {
     "optimizer": "optimizer",
     "framework": "framework (exposed)",
     "stragglers": "waiting for stragglers",
+    "power_limit": "slowed by the power limit",
 }
 _MEMORY_ROWS = (
     ("weights", "weights_bytes"),

@@ -117,7 +117,7 @@ def test_rows_and_statistics_agree(everything):
 def test_what_is_no_measurement_is_left_out_and_counted(everything):
     assert everything["excluded"]["status OOM"] == 15
     assert everything["excluded"]["status doubtful"] == 21
-    assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912 + 288
+    assert sum(everything["excluded"].values()) + len(everything["rows"]) == 912 + 306
 
 
 def test_serving_stacks_stand_by_version_with_what_is_left_out_and_what_others_say(everything, llm_perf):

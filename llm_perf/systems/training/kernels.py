@@ -333,8 +333,8 @@ class Kernels:
         found["activation_function"] = (there * inner, back * inner)
         assembled = group.attention.assembled_elements(self.p.tp_size)
         if assembled:
-            there, back = found["norms"]
-            found["norms"] = (there + assembled, back + assembled)
+            forward, backward = found["norms"]
+            found["norms"] = (forward + assembled, backward + assembled)
         if mlp.routed_experts:
             copied = (
                 c["permutation_vectors"]
