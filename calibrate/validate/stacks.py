@@ -102,8 +102,8 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
   too fast. Its steps take 52 ms on two GPUs and 34 ms on four, whether 4 or 20 sequences decode and however experts are
   divided: as long as reading every expert takes, which SGLang on the same machines does not do. What made it is not stated.
 - **transformers 4.47**: attention of AWQ and GPTQ checkpoints over 30,000 tokens takes a third to a half of what it takes
-  with bf16 ones in the one table that there is, and Qwen3-0.6B in bf16 2.4 times as long per step as Qwen3-1.7B, whose attention
-  is the same; one constant stands between them.
+  with bf16 ones in the one table that there is, and Qwen3-0.6B in bf16 2.4 times as long per step as Qwen3-1.7B, whose
+  attention is the same; one constant stands between them.
 - **torchao under vLLM 0.13**: every format, bf16 too, 1.25 to 1.5 times slower than predicted; 8-bit weights alone
   2.4.
 - **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source

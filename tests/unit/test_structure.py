@@ -201,7 +201,6 @@ NAMES_SYSTEMS = {
     "calibrate/fit/llama_cpp_profile.py": RUNNER,
     "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/readers": "what benchmark tools call an engine",
-    "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/tuning_rows.py": "what tables of fine-tuning call a framework",
     "calibrate/probe/endpoint": "what servers say of themselves",
     "calibrate/fit/observe/loop.py": RUNNER,
