@@ -71,16 +71,12 @@ class Forward:
         self._floor_share = constants["floor_scale"] * constants["graph_floor_scale"]
         self.floor_s = self.rates.gemm.floor_s * self._floor_share
         self._gemms = {"": self.rates.gemm} | self._gemms_of_formats()
-        self.groups = tuple(
-            (group, layer_products(self.model, group, self.tp, self.ep, self.dp, row))
-            for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
+        self._take_groups(
+            tuple(
+                (group, layer_products(self.model, group, self.tp, self.ep, self.dp, row))
+                for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
+            )
         )
-        self._unpacking_experts = tuple(
-            group
-            for group, products in self.groups
-            if any(product.is_expert and self._narrow(product) for product in products)
-        )
-        self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in self.groups)
         self.head = lm_head_products(self.model, self.tp, self._head_format)
         topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
         self.tp_fabric: Fabric = with_pcie_share(
@@ -91,6 +87,16 @@ class Forward:
         self.hop_in_node: Fabric = topology.hop_in_node
         self.hop_between_nodes: Fabric = topology.hop_between_nodes
         self.attention = Attention(scenario, constants, self.rates, topology.context)
+
+    def _take_groups(self, groups: tuple[tuple[LayerGroup, tuple[Product, ...]], ...]) -> None:
+        """The layers that run here, with their products, and what follows from these."""
+        self.groups = groups
+        self._unpacking_experts = tuple(
+            group
+            for group, products in groups
+            if any(product.is_expert and self._narrow(product) for product in products)
+        )
+        self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in groups)
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 

@@ -196,12 +196,7 @@ class HybridForward(Forward):
                 gpu.append((group.replace(count=with_experts), products))
             if part.on_gpu > with_experts:
                 gpu.append((group.replace(count=part.on_gpu - with_experts), dense))
-        self.groups = tuple(gpu)
-        self._unpacking_experts = tuple(
-            group
-            for group, products in self.groups
-            if any(product.is_expert and self._narrow(product) for product in products)
-        )
+        self._take_groups(tuple(gpu))
         if not division.head_on_gpu:
             self.head = ()
 
