@@ -132,7 +132,7 @@ def test_a_prompt_longer_than_a_step_takes_what_infer_says(system: str, model: s
     )
     found, one = simulate(asked, Requests.of([0.0], 9000, 20)), predict_inference(asked)
     # llama.cpp's passes are taken as equally long.
-    close = 3e-3 if system == "llama_cpp" else 1e-4
+    close = 5e-3 if system == "llama_cpp" else 1e-4
     assert found.first_token_s[0] == pytest.approx(one.ttft_s, rel=close)
     assert (found.finished_s - found.first_token_s)[0] / 19 == pytest.approx(one.tpot_s, rel=1e-6)
 

@@ -12,6 +12,10 @@ SPLIT_OVER_TENSOR_RANKS: frozenset[str] = frozenset({"vocab-parallel", "fused"})
 """Ways that leave each tensor-parallel rank its slice of the vocabulary; the others gather whole logits."""
 
 
+_WHOLE = ("plain", "chunked")
+"""Ways that write every logit; in pieces or at once, they move the same bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class LossBytes:
     """Bytes at the loss' fullest moment, and what of the logits is still held during the backward pass."""
@@ -69,6 +73,6 @@ class Loss:
         own = self.c["logit_bytes"]
         if self.kind == self.own:
             return own
-        if self.kind in ("plain", "chunked"):
-            return max(own, self.c["plain_logit_traffic"])
+        if self.kind in _WHOLE:
+            return own if self.own in _WHOLE else max(own, self.c["plain_logit_traffic"])
         return min(own, self.c["fused_logit_traffic"])
