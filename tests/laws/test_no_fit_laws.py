@@ -17,7 +17,7 @@ from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_n
 from llm_perf.systems import constants as constants_room
 from llm_perf.systems import system_names
 from llm_perf.systems.constants import ConstantsFile, load_constants
-from llm_perf.systems.training.framework import FRAMEWORKS, load_framework
+from llm_perf.systems.training.framework import FRAMEWORKS, load_framework, own_framework
 
 OFFLOADS = {
     "zero_inference": [
@@ -107,8 +107,10 @@ def infer(system: str, extra: dict[str, Any], profile: str | None) -> tuple[floa
 
 
 def train(framework: str, gpu: str, profile: str | None) -> tuple[float, ...]:
+    # Frozen weights of 4 bits are trained by adapters alone.
+    rank = 8 if own_framework(framework).defaults.get("base_weight_bits") else 0
     inputs = TrainingInputs(
-        model="mpt-7b", gpu=gpu, num_gpus=8, framework=framework, micro_batch_size=1, profile=profile
+        model="mpt-7b", gpu=gpu, num_gpus=8, framework=framework, micro_batch_size=1, lora_rank=rank, profile=profile
     )
     found = predict_training(build_training_scenario(inputs))
     return found.step_time_s, found.memory.gpu.total_bytes
