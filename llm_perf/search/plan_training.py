@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
@@ -87,13 +88,19 @@ class TrainingPlanQuestion(Spec):
 
 @dataclass(frozen=True)
 class TrainingCandidate:
-    """One way to do it: the inputs of ``llm-perf train``, and what it takes. ``cost`` is in US dollars."""
+    """One way to do it: the inputs of ``llm-perf train``, and what it takes. ``cost`` is in US dollars.
+
+    Of what is answered, ``run_interval_s`` is where a real run's time lies in nine of ten cases, None where no published
+    run says so, and ``may_not_fit`` whether the interval of the peak of memory reaches past what is usable.
+    """
 
     inputs: TrainingInputs
     num_gpus: int
     run_s: float
     cost: float
     mfu: float
+    run_interval_s: tuple[float, float] | None = None
+    may_not_fit: bool = False
 
     @property
     def gpu_hours(self) -> float:
@@ -144,14 +151,27 @@ def plan_training(question: TrainingPlanQuestion, top: int = 5) -> TrainingPlanA
         missed += [fastest] if fastest else []
     if not met and not missed and refused:
         raise SpecError(next(iter(refused.values())))
+    nearest = None if met else min(missed, key=lambda one: one.run_s, default=None)
     return TrainingPlanAnswer(
         question=question,
-        best=tuple(sorted(met, key=lambda one: one.cost)[:top]),
-        nearest=None if met else min(missed, key=lambda one: one.run_s, default=None),
+        best=tuple(_with_interval(one) for one in sorted(met, key=lambda one: one.cost)[:top]),
+        nearest=None if nearest is None else _with_interval(nearest),
         evaluated=evaluated,
         unpriced=tuple(name for name in names if name not in hourly),
         refused=refused,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _with_interval(one: TrainingCandidate) -> TrainingCandidate:
+    """The candidate with what `llm-perf train` says of its certainty."""
+    result = predict_training(build_training_scenario(one.inputs))
+    low, high = (None, None) if result.interval is None else result.interval.total_s or (None, None)
+    scale = one.run_s / result.step_time_s
+    return replace(
+        one,
+        run_interval_s=None if low is None or high is None else (low * scale, high * scale),
+        may_not_fit=result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes,
     )
 
 
