@@ -277,11 +277,19 @@ class _GPUType:
         stages = (1,) if parallelism.pp_size > 1 else (1, 3)
         for stage in stages if parallelism.dp_size > 1 else (0,):
             for level in (0, 4):
-                plan = self.base.plan.replace(ds_zero=stage, activation_recomputation=level)
+                plan = self.base.plan.replace(
+                    ds_zero=stage, activation_recomputation=level, **self._defaults_at(stage)
+                )
                 try:
                     yield self.base.replace(plan=plan, parallelism=parallelism, num_nodes=nodes)
                 except SpecError:
                     return
+
+    def _defaults_at(self, stage: int) -> dict[str, Any]:
+        """What the framework does otherwise at a ZeRO stage than at others."""
+        framework = get_framework(self.base.framework)
+        found = framework.defaults_at(stage)
+        return {name: found[name] for name in framework.stage_3_defaults if name in found}
 
     def _candidate(self, step_s: float, scenario: TrainingScenario, micro: int) -> TrainingCandidate:
         p, plan = scenario.parallelism, scenario.plan

@@ -54,6 +54,20 @@ def test_its_certainty_is_that_of_the_run_it_names(llm_perf):
     assert "may miss the deadline" in text
 
 
+def test_a_candidate_is_timed_with_the_defaults_of_its_stage():
+    asked = {
+        "model": "llama-3-70b",
+        "tokens": "1e9",
+        "deadline": "30d",
+        "gpus": ["h100-sxm-80gb"],
+        "max_gpus": 64,
+    }
+    found = plan_training(TrainingPlanQuestion(**asked, framework="deepspeed")).best[0]
+    result = predict_training(build_training_scenario(found.inputs))
+    assert found.inputs.ds_zero == 3
+    assert found.run_s == pytest.approx(1e9 / result.throughput_tokens_per_s, rel=1e-6)
+
+
 def test_what_no_machine_can_do_exits_with_3_and_shows_the_fastest(llm_perf):
     found = llm_perf(*ASKED, "--deadline", "1m", "--max-gpus", "16")
     assert found.code == 3
