@@ -204,6 +204,18 @@ def test_a_fit_becomes_a_profile_that_predictions_take(llm_perf, folder):
     assert swept.code == 0, swept.err
 
 
+def test_what_a_flag_overrules_is_said(llm_perf, samples):
+    told = llm_perf(
+        "calibrate", "read-log", "llama_bench.json", "--model", "llama-3.1-8b", "--gpu", "h100-sxm"
+    )
+    assert "note: its source says model Qwen2.5-7B-Instruct; --model llama-3.1-8b goes before" in told.out
+    assert "--gpu h100-sxm goes before" in told.out
+    same = llm_perf(
+        "calibrate", "read-log", "llama_bench.json", "--model", "qwen2.5-7b-instruct", "--gpu", "rtx-4080"
+    )
+    assert "goes before" not in same.out
+
+
 def test_a_profile_of_a_build_holds_for_its_release(llm_perf, samples):
     assert (
         llm_perf("calibrate", "fit", "llama_bench.json", "--gpu", "rtx-4090", "--out", "mine.yaml").code == 0
