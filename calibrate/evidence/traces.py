@@ -7,6 +7,7 @@ A trace that ships stands in ``measurements/traces``; one of your own is a CSV w
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -166,10 +167,27 @@ def _figures(measured: Floats, predicted: Floats) -> dict[str, Any]:
 
 
 def as_dict(compared: Compared) -> Mapping[str, Any]:
-    """The comparison as plain JSON types."""
+    """The comparison as plain JSON types; a figure that nothing tells, as TPOT of single tokens, is None.
+
+    Raises:
+        SpecError: no request was served both in the trace and in its simulation.
+    """
+    found = figures(compared)
+    if not any(one["requests"] for one in found.values()):
+        raise SpecError(
+            f"{compared.trace.name}: none of its requests was served both there and in the simulation: a longer cache or "
+            "context than --inputs gives, or no times of tokens"
+        )
     return {
         "trace": compared.trace.name,
         "source": compared.trace.source or None,
         "inputs": compared.simulation.inputs,
-        **figures(compared),
+        **_finite(found),
     }
+
+
+def _finite(value: Any) -> Any:
+    """The figures with None for what is no number."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

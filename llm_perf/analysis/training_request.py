@@ -278,12 +278,14 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
     """The plan that inputs describe; where they say nothing the framework's defaults hold, then the plan's own."""
     given = {name: getattr(inputs, name) for name in _PLAN_FIELDS}
     stated = {name: value for name, value in given.items() if value is not None}
-    fields = framework.defaults | stated
+    stage = (
+        _default_stage(inputs, framework.defaults.get("ds_zero", 0))
+        if inputs.ds_zero is None
+        else inputs.ds_zero
+    )
+    fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
-    if inputs.ds_zero is None:
-        fields["ds_zero"] = _default_stage(inputs, fields.get("ds_zero", 0))
-    fields = framework.defaults_at(fields["ds_zero"]) | fields | stated
     if "optimizer" in fields:
         fields["optimizer"] = optimizer_by_name(str(fields["optimizer"])).name
     return TrainingPlan(**fields)

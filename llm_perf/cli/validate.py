@@ -184,12 +184,12 @@ def requests_beside(
         compare(trace, one if one is None or profile is None else one.replace(profile=profile))
         for trace, one in asked
     ]
+    whole = {"schema_version": 1, "traces": [as_dict(one) for one in found]}
     if plot_folder is not None:
         from llm_perf.report.requests_plot import traces_figures
 
         named = {one.trace.name: (one.trace.measured, one.predicted) for one in found}
         draw(traces_figures(named), plot_folder)
-    whole = {"schema_version": 1, "traces": [as_dict(one) for one in found]}
     if trace_file is None:
         whole["tables"] = table_figures(read_predicted())
     click.echo(json.dumps(whole, allow_nan=False) if as_json else requests_report(whole, shares=shares))

@@ -153,9 +153,9 @@ class AttentionKernel(Spec):
 class TrainingPower(Spec):
     """What the parts of a step draw of a board's power limit: it is what bounds products that run for seconds.
 
-    ``static_share`` of the limit goes into clocks, leakage and links whatever runs. ``pj_per_flop`` is the energy of one FLOP
-    of a 16-bit product, in picojoules; that of other formats is taken to be in proportion to their bits. ``pj_per_byte`` is
-    that of one byte of device memory.
+    ``static_share`` of the rated power goes into clocks, leakage and links whatever runs. ``pj_per_flop`` is the energy of
+    one FLOP of a 16-bit product, in picojoules; that of other formats is taken to be in proportion to their bits.
+    ``pj_per_byte`` is that of one byte of device memory.
     """
 
     static_share: Annotated[float, Field(ge=0, lt=1)]

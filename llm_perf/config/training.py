@@ -219,11 +219,8 @@ class TrainingScenario:
                 f"{self.num_gpus} GPUs (tp x pp x cp x dp) do not spread evenly over {self.num_nodes} nodes"
             )
         _check_plan(self.model, self.plan, self.parallelism)
-        training = self.gpu.efficiency.training
-        if self.plan.power_limit_w is not None and (training is None or training.power is None):
-            raise SpecError(
-                f"power_limit_w: what a FLOP takes is not known of {self.gpu.name}, so a limit would change nothing"
-            )
+        if self.plan.power_limit_w is not None:
+            _check_power(self.gpu, self.plan.power_limit_w)
         limit = self.model.max_position_embeddings
         if limit is not None and self.plan.seq_len > limit and not self.allow_long_context:
             raise SpecError(
@@ -250,6 +247,21 @@ class TrainingScenario:
     def replace(self, **changes: Any) -> TrainingScenario:
         """A copy with some parts changed, checked again."""
         return replace(self, **changes)
+
+
+def _check_power(gpu: GPUConfig, limit_w: float) -> None:
+    """A limit says something only where the energy of a FLOP is known, and above what the board draws at rest."""
+    training = gpu.efficiency.training
+    if training is None or training.power is None or gpu.tdp_w is None:
+        raise SpecError(
+            f"power_limit_w: what a FLOP takes is not known of {gpu.name}, so a limit would change nothing"
+        )
+    static_w = training.power.static_share * gpu.tdp_w
+    if limit_w <= static_w:
+        raise SpecError(
+            f"power_limit_w {limit_w:g}: {gpu.name} draws {static_w:g} W before it computes; give more than that, its "
+            f"rated power is {gpu.tdp_w:g} W"
+        )
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:

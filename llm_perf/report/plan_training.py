@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer
@@ -15,7 +16,7 @@ def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
     """The table, and what was left out."""
     question = answer.question
     lines = [
-        f"{question.model}: {question.tokens:.4g} tokens within {question.deadline / _DAY_S:g} days, "
+        f"{question.model}: {question.tokens:.4g} tokens within {question.deadline / _DAY_S:.4g} days, "
         f"{question.framework}, cheapest first"
     ]
     shown = answer.best or ((answer.nearest,) if answer.nearest else ())
@@ -29,11 +30,30 @@ def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
         )
     lines += [_row(one) for one in shown]
     if shown:
+        lines += _certainty(shown, question.deadline)
         lines.append(f"the first one again: llm-perf train {_flags(shown[0])}")
     lines.append(f"{answer.evaluated} configurations in {answer.seconds:.1f} s")
     if answer.unpriced:
         lines.append(f"no price is known of {len(answer.unpriced)} GPU types, which were left out")
     return lines
+
+
+def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[str]:
+    """Where real runs may end, and which of the rows may not keep the deadline or fit."""
+    first = shown[0]
+    if first.run_interval_s is None:
+        yield "90% interval of the first: none; llm-perf train says why"
+    else:
+        low, high = (f"{end / _DAY_S:.2f}" for end in first.run_interval_s)
+        yield f"90% interval of the first: {low} to {high} days"
+    late = [
+        str(one.inputs.gpu) for one in shown if one.run_s <= deadline < (one.run_interval_s or (0.0, 0.0))[1]
+    ]
+    if late:
+        yield f"may miss the deadline within its 90% interval: {', '.join(late)}"
+    large = [str(one.inputs.gpu) for one in shown if one.may_not_fit]
+    if large:
+        yield f"may not fit, as the 90% interval of its memory has it: {', '.join(large)}"
 
 
 def _row(one: TrainingCandidate) -> str:
@@ -82,4 +102,6 @@ def _object(one: TrainingCandidate) -> dict[str, Any]:
         "gpu_hours": one.gpu_hours,
         "cost": one.cost,
         "mfu": one.mfu,
+        "run_interval_s": None if one.run_interval_s is None else list(one.run_interval_s),
+        "may_not_fit": one.may_not_fit,
     }

@@ -30,9 +30,9 @@ def _trace(one: Mapping[str, Any]) -> Iterator[str]:
     for name, title in _QUANTITIES.items():
         cells = f"{title:<6}"
         for figure, width in (("mean", 10), ("p95", 11)):
-            cells += f"{seconds(one[name]['measured'][figure]):>{width}}{seconds(one[name]['predicted'][figure]):>11}"
-            cells += f"{one[name]['error'][figure]:>+8.1%}"
-        yield f"{cells}{one[name]['median_abs_error']:>8.1%}"
+            cells += f"{_seconds(one[name]['measured'][figure]):>{width}}{_seconds(one[name]['predicted'][figure]):>11}"
+            cells += f"{_share(one[name]['error'][figure]):>8}"
+        yield f"{cells}{_share(one[name]['median_abs_error'], sign=''):>8}"
     yield "single: median error of single requests, either way"
 
 
@@ -46,16 +46,16 @@ def _shares(one: Mapping[str, Any]) -> Iterator[str]:
                 f"{value:>11}" for value in values
             )
         off = (f"{_share(one[name]['error'][figure]):>11}" for figure in _FIGURES)
-        yield f"{'':<6}{'error':<10}" + "".join(off) + f"{_share(one[name]['median_abs_error']):>9}"
+        yield f"{'':<6}{'error':<10}" + "".join(off) + f"{_share(one[name]['median_abs_error'], sign=''):>9}"
     yield "single: median error of single requests, either way; --plot DIR draws the shares"
 
 
-def _seconds(value: float) -> str:
-    return seconds(value) if math.isfinite(value) else "-"
+def _seconds(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else seconds(value)
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:+.1%}"
+def _share(value: float | None, sign: str = "+") -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:{sign}.1%}"
 
 
 def _tables(tables: list[Mapping[str, Any]]) -> Iterator[str]:

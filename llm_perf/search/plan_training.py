@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
@@ -87,13 +88,19 @@ class TrainingPlanQuestion(Spec):
 
 @dataclass(frozen=True)
 class TrainingCandidate:
-    """One way to do it: the inputs of ``llm-perf train``, and what it takes. ``cost`` is in US dollars."""
+    """One way to do it: the inputs of ``llm-perf train``, and what it takes. ``cost`` is in US dollars.
+
+    Of what is answered, ``run_interval_s`` is where a real run's time lies in nine of ten cases, None where no published
+    run says so, and ``may_not_fit`` whether the interval of the peak of memory reaches past what is usable.
+    """
 
     inputs: TrainingInputs
     num_gpus: int
     run_s: float
     cost: float
     mfu: float
+    run_interval_s: tuple[float, float] | None = None
+    may_not_fit: bool = False
 
     @property
     def gpu_hours(self) -> float:
@@ -144,14 +151,27 @@ def plan_training(question: TrainingPlanQuestion, top: int = 5) -> TrainingPlanA
         missed += [fastest] if fastest else []
     if not met and not missed and refused:
         raise SpecError(next(iter(refused.values())))
+    nearest = None if met else min(missed, key=lambda one: one.run_s, default=None)
     return TrainingPlanAnswer(
         question=question,
-        best=tuple(sorted(met, key=lambda one: one.cost)[:top]),
-        nearest=None if met else min(missed, key=lambda one: one.run_s, default=None),
+        best=tuple(_with_interval(one) for one in sorted(met, key=lambda one: one.cost)[:top]),
+        nearest=None if nearest is None else _with_interval(nearest),
         evaluated=evaluated,
         unpriced=tuple(name for name in names if name not in hourly),
         refused=refused,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _with_interval(one: TrainingCandidate) -> TrainingCandidate:
+    """The candidate with what `llm-perf train` says of its certainty."""
+    result = predict_training(build_training_scenario(one.inputs))
+    low, high = (None, None) if result.interval is None else result.interval.total_s or (None, None)
+    scale = one.run_s / result.step_time_s
+    return replace(
+        one,
+        run_interval_s=None if low is None or high is None else (low * scale, high * scale),
+        may_not_fit=result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes,
     )
 
 
@@ -257,11 +277,19 @@ class _GPUType:
         stages = (1,) if parallelism.pp_size > 1 else (1, 3)
         for stage in stages if parallelism.dp_size > 1 else (0,):
             for level in (0, 4):
-                plan = self.base.plan.replace(ds_zero=stage, activation_recomputation=level)
+                plan = self.base.plan.replace(
+                    ds_zero=stage, activation_recomputation=level, **self._defaults_at(stage)
+                )
                 try:
                     yield self.base.replace(plan=plan, parallelism=parallelism, num_nodes=nodes)
                 except SpecError:
                     return
+
+    def _defaults_at(self, stage: int) -> dict[str, Any]:
+        """What the framework does otherwise at a ZeRO stage than at others."""
+        framework = get_framework(self.base.framework)
+        found = framework.defaults_at(stage)
+        return {name: found[name] for name in framework.stage_3_defaults if name in found}
 
     def _candidate(self, step_s: float, scenario: TrainingScenario, micro: int) -> TrainingCandidate:
         p, plan = scenario.parallelism, scenario.plan

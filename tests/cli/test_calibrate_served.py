@@ -204,6 +204,38 @@ def test_a_fit_becomes_a_profile_that_predictions_take(llm_perf, folder):
     assert swept.code == 0, swept.err
 
 
+def test_what_a_flag_overrules_is_said(llm_perf, samples):
+    told = llm_perf(
+        "calibrate", "read-log", "llama_bench.json", "--model", "llama-3.1-8b", "--gpu", "h100-sxm"
+    )
+    assert "note: its source says model Qwen2.5-7B-Instruct; --model llama-3.1-8b goes before" in told.out
+    assert "--gpu h100-sxm goes before" in told.out
+    same = llm_perf(
+        "calibrate", "read-log", "llama_bench.json", "--model", "qwen2.5-7b-instruct", "--gpu", "rtx-4080"
+    )
+    assert "goes before" not in same.out
+
+
+def test_a_profile_of_a_build_holds_for_its_release(llm_perf, samples):
+    assert (
+        llm_perf("calibrate", "fit", "llama_bench.json", "--gpu", "rtx-4090", "--out", "mine.yaml").code == 0
+    )
+    asked = (
+        "--model",
+        "qwen2.5-7b",
+        "--gpu",
+        "rtx-4090",
+        "--system",
+        "llama_cpp",
+        "--weight-format",
+        "q4_k_m",
+    )
+    found = llm_perf("infer", *asked, "--profile", "mine.yaml")
+    assert (found.code, found.err) == (0, "")
+    assert "llama_cpp@2025" in found.out
+    assert "profile mine" in found.out
+
+
 def test_the_text_of_a_fit_says_what_it_tells_and_what_not(llm_perf, folder):
     found = llm_perf("calibrate", "fit", batch_file(folder).name, *TOLD, "--out", "mine.yaml")
     assert found.code == 0, found.err

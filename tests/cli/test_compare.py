@@ -238,6 +238,30 @@ def test_a_trace_of_requests_is_laid_beside_its_simulation(llm_perf, trace):
     assert same == found
 
 
+ONE = "arrival_s,prompt_tokens,output_tokens,first_token_s,last_token_s\n0,{prompt},1,0.1,0.1\n"
+
+
+def test_a_trace_of_single_tokens_has_no_tpot(llm_perf, trace):
+    Path("one.csv").write_text(ONE.format(prompt=100))
+    found = llm_perf("compare", "one.csv", "--inputs", "on.yaml", "--json").json["traces"][0]
+    assert found["tpot_s"]["requests"] == 0
+    assert found["tpot_s"]["measured"]["mean"] is found["tpot_s"]["error"]["mean"] is None
+    assert found["ttft_s"]["measured"]["mean"] == 0.1
+    for asked in (("compare", "one.csv"), ("validate", "--trace", "one.csv")):
+        outcome = llm_perf(*asked, "--inputs", "on.yaml")
+        assert outcome.code == 0
+        assert "nan" not in outcome.out
+
+
+def test_a_trace_that_nothing_serves_is_refused_whole(llm_perf, trace):
+    Path("long.csv").write_text(ONE.format(prompt=10_000_000))
+    outcome = llm_perf("compare", "long.csv", "--inputs", "on.yaml", "--plot", "drawn")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1
+    assert "none of its requests was served" in outcome.err
+    assert not Path("drawn").exists()
+
+
 def test_the_shares_of_a_trace_are_drawn(llm_perf, trace):
     pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
     assert llm_perf("compare", trace, "--inputs", "on.yaml", "--plot", "figures").code == 0

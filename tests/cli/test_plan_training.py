@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llm_perf.analysis.training import predict_training
-from llm_perf.analysis.training_request import build_training_scenario
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.search.plan_training import TrainingPlanQuestion, plan_training
 
 ASKED = (
@@ -37,6 +37,35 @@ def test_json_is_one_object_in_order_of_cost(llm_perf):
     assert costs == sorted(costs)
     assert all(one["run_s"] <= answer["question"]["deadline"] == 864000 for one in answer["best"])
     assert answer["nearest"] is None
+
+
+def test_its_certainty_is_that_of_the_run_it_names(llm_perf):
+    answer = json.loads(llm_perf(*ASKED, "--deadline", "10d", "--json").out)
+    for one in answer["best"]:
+        result = predict_training(build_training_scenario(TrainingInputs(**one["inputs"])))
+        low, high = result.interval.total_s
+        scale = one["run_s"] / result.step_time_s
+        assert one["run_interval_s"] == pytest.approx([low * scale, high * scale])
+        assert low < result.step_time_s < high
+        assert one["may_not_fit"] == (result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes)
+    slowest = max(one["run_s"] for one in answer["best"])
+    text = llm_perf(*ASKED, "--deadline", f"{int(slowest / 3600) + 1}h").out
+    assert "90% interval of the first: " in text
+    assert "may miss the deadline" in text
+
+
+def test_a_candidate_is_timed_with_the_defaults_of_its_stage():
+    asked = {
+        "model": "llama-3-70b",
+        "tokens": "1e9",
+        "deadline": "30d",
+        "gpus": ["h100-sxm-80gb"],
+        "max_gpus": 64,
+    }
+    found = plan_training(TrainingPlanQuestion(**asked, framework="deepspeed")).best[0]
+    result = predict_training(build_training_scenario(found.inputs))
+    assert found.inputs.ds_zero == 3
+    assert found.run_s == pytest.approx(1e9 / result.throughput_tokens_per_s, rel=1e-6)
 
 
 def test_what_no_machine_can_do_exits_with_3_and_shows_the_fastest(llm_perf):

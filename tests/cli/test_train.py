@@ -141,6 +141,10 @@ BAD = {
     "quantised without adapters": ((*SMALL, "--base-weight-bits", "4"), "lora_rank"),
     "no tokens": ((*SMALL, "--total-num-tokens", "0"), "total_num_tokens"),
     "efficiency": ((*SMALL, "--flops-efficiency", "0"), "flops_efficiency"),
+    "a board at rest": (
+        ("train", "--model", "opt-1.3b", "--gpu", "b200", "--power-limit-w", "200"),
+        "more than that",
+    ),
     "no file": ((*SMALL, "--config", "nowhere.yaml"), "nowhere.yaml"),
     "an infer input": ((*SMALL, "--config", "infer.yaml"), "prompt_len"),
 }

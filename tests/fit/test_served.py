@@ -109,6 +109,13 @@ def test_a_run_that_drafted_tokens_is_not_predicted():
         served_of(drafted)
 
 
+def test_a_row_keeps_the_limits_that_its_engine_had():
+    case = next(case for case in load_cases() if case.row_id == "102230")
+    stated = run_of_row(case.row, case.row_id).deployment
+    assert stated.max_num_batched_tokens == case.run.max_num_batched_tokens == 16384
+    assert stated.gpu_memory_utilization == case.run.gpu_memory_utilization == 0.85
+
+
 @pytest.mark.parametrize("release", ["vllm@0.5", "sglang@0.5"])
 def test_rows_of_tables_are_predicted_as_the_tables_predict_them(release):
     """Equality: a published row read as a user's file is the question that the accuracy pages ask."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config import (
     ParallelismConfig,
     get_gpu_config_by_name,
@@ -106,6 +107,17 @@ def test_each_framework_has_its_documented_defaults(framework, stage, overlaps):
     found = get_framework(framework).defaults_at(stage)
     assert (found["overlap_grad_reduce"], found["overlap_param_gather"]) == overlaps
     assert not found["tp_comm_overlap"]
+
+
+@pytest.mark.parametrize(("stage", "overlaps"), [(None, False), (2, False), (3, True)])
+def test_a_question_has_the_defaults_of_its_stage(stage, overlaps):
+    asked = TrainingInputs(
+        model="llama-3-8b", gpu="h100-sxm-80gb", framework="deepspeed", num_gpus=8, ds_zero=stage
+    )
+    plan = build_training_scenario(asked).plan
+    assert (plan.overlap_grad_reduce, plan.overlap_param_gather) == (overlaps, overlaps)
+    plan = build_training_scenario(asked.replace(overlap_grad_reduce=not overlaps)).plan
+    assert (plan.overlap_grad_reduce, plan.overlap_param_gather) == (not overlaps, overlaps)
 
 
 # -- power ----------------------------------------------------------------------------------------------------------

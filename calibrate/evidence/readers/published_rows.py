@@ -127,6 +127,9 @@ def _deployment(run: Run) -> Deployment:
         kv_format=run.kv_format or {16: "fp16", 8: "fp8"}.get(run.kv_bits),
         ubatch_size=run.ubatch_tokens,
         prefix_hit_rate=run.prefix_hit_rate,
+        max_num_seqs=run.max_num_seqs,
+        max_num_batched_tokens=run.max_num_batched_tokens,
+        gpu_memory_utilization=run.gpu_memory_utilization,
     )
 
 

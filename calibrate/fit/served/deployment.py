@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -141,8 +141,21 @@ def told_run(run: BenchmarkRun, told: Told) -> BenchmarkRun:
         engine=engine,
         deployment=run.deployment.replace(**deployment) if deployment else run.deployment,
         load=load,
+        notes=(*run.notes, *_overruled(run.deployment, deployment)),
         **lengths,
     )
+
+
+def _overruled(stated: Deployment, told: Mapping[str, Any]) -> Iterator[str]:
+    """What a source says of the model or the GPU where its user says otherwise."""
+    for name, spec in (("model", _model), ("gpu", lambda gpu: get_gpu_config_by_name(gpu).name)):
+        said, now = getattr(stated, name), told.get(name)
+        if said is None or now is None or said == now:
+            continue
+        with suppress(SpecError):
+            if spec(now) == spec(said):
+                continue
+        yield f"its source says {name} {said}; --{name} {now} goes before"
 
 
 def served_of(run: BenchmarkRun, profile: str | None = None) -> Served:

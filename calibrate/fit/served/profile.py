@@ -19,6 +19,7 @@ from llm_perf import __version__
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import CalibratedMachine, Calibration, Coverage, IntervalWidths, Range
 from llm_perf.config.profiles import Profile
+from llm_perf.systems.families import declaration
 from llm_perf.systems.footprint import model_weight_bytes
 
 __all__ = ["profile_of", "widths_of"]
@@ -33,7 +34,12 @@ def profile_of(found: StackFit, name: str, warnings: Sequence[str] = ()) -> Prof
     served = [one for i, one in enumerate(found.points.served) if i not in found.points.left_out]
     first = served[0]
     family = found.release.partition("@")[0]
-    versions = sorted({one.run.engine.version or "" for one in served} - {""})
+    # As --system takes it: a build, which is none, is named by the release that it was resolved to.
+    known = declaration(family).version_of_build
+    stated = sorted({one.run.engine.version or "" for one in served} - {""})
+    version = stated[-1] if stated else None
+    if version is not None and known(version) != version:
+        version = found.release.partition("@")[2] or None
     return Profile(
         name=name,
         system_constants={found.release: {key: _digits(value) for key, value in found.values.items()}},
@@ -56,9 +62,7 @@ def profile_of(found: StackFit, name: str, warnings: Sequence[str] = ()) -> Prof
             **({"warnings": list(warnings)} if warnings else {}),
         },
         calibration=Calibration(
-            machine=CalibratedMachine(
-                gpu=first.scenario.gpu.name, versions={family: versions[-1] if versions else None}
-            ),
+            machine=CalibratedMachine(gpu=first.scenario.gpu.name, versions={family: version}),
             covers=_coverage(found.release, served),
             interval=widths_of(found),
             not_identified=tuple(f"{found.release}.{key}" for key in found.untold),
