@@ -110,7 +110,13 @@ def train(framework: str, gpu: str, profile: str | None) -> tuple[float, ...]:
     # Frozen weights of 4 bits are trained by adapters alone.
     rank = 8 if own_framework(framework).defaults.get("base_weight_bits") else 0
     inputs = TrainingInputs(
-        model="mpt-7b", gpu=gpu, num_gpus=8, framework=framework, micro_batch_size=1, lora_rank=rank, profile=profile
+        model="mpt-7b",
+        gpu=gpu,
+        num_gpus=8,
+        framework=framework,
+        micro_batch_size=1,
+        lora_rank=rank,
+        profile=profile,
     )
     found = predict_training(build_training_scenario(inputs))
     return found.step_time_s, found.memory.gpu.total_bytes

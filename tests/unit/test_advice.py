@@ -28,20 +28,20 @@ def test_what_fits_needs_no_change() -> None:
 
 
 ORDER = (
-    "n_gpu_layers",
-    "n_cpu_moe",
     "batch_size",
     "prompt_len",
     "quant_bits",
     "weight_format",
+    "n_gpu_layers",
+    "n_cpu_moe",
     "kv_offload",
     "disk_offload",
     "dp_size",
     "tp_size",
     "ds_zero",
 )
-"""The division between GPU and CPU before all; then least intrusive first: the workload, the number format, the system's own
-placement, more GPUs, then to stream weights."""
+"""Least intrusive first: the workload, the number format, the division between GPU and CPU, the system's own placement, more
+GPUs, then to stream weights."""
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_errors_come_back_from_a_worker_process(error: LLMPerfError) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: " + "[" * 100_000, "a: " + "{a: " * 100_000, "a:\n  " + "- " * 100_000 + "1", "? " * 100_000]
+    "text", ["a: " + "[" * 100_000, "a: " + "{a: " * 50_000, "a:\n  " + "- " * 100_000 + "1", "? " * 100_000]
 )
 def test_yaml_that_is_nested_without_end_is_one_line(text: str, tmp_path: Path) -> None:
     """The parser in C would run out of stack, and end the process."""
@@ -147,7 +147,7 @@ def test_yaml_that_is_nested_without_end_is_one_line(text: str, tmp_path: Path) 
 
 def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(SpecError, match="expected a mapping of fields, found nothing"):
+    with pytest.raises(SpecError, match="is a pipe, and nothing was written to it"):
         get_model_config_by_name(str(tmp_path / "fifo"))
     with pytest.raises(SpecError, match="/dev/zero: is no plain file"):
         get_model_config_by_name("/dev/zero")

@@ -91,7 +91,14 @@ def test_figures_of_stacks_are_those_of_their_page() -> None:
     """The README shows some versions; every number of a line stands in that version's line of docs/accuracy_stacks.md."""
     text = README.read_text("utf-8")
     page = (README.parent / "docs" / "accuracy_stacks.md").read_text("utf-8").replace("**", "").splitlines()
-    names = ("vllm@0.5", "vllm@0.6", "tensorrt_llm@0.9", "sglang@0.4", "deepspeed_mii@0.15", "vllm@0.15")
+    names = (
+        "vllm@0.5",
+        "vllm@0.6",
+        "tensorrt_llm@0.9",
+        "sglang@0.4",
+        "deepspeed_mii@0.15",
+        "vllm@0.15-gddr7",
+    )
     shown = text[text.index("| stack | rows") :].partition("\n\n")[0].splitlines()[2:]
     for name, line in zip(names, shown, strict=True):
         of_page = next(one for one in page if one.startswith(f"| {name} |"))

@@ -177,8 +177,10 @@ def test_llama_server_has_slots_with_a_part_of_the_cache_each() -> None:
     asked = {"system": "llama_cpp", "gpu": "rtx-4090", "weight_format": "q4_k_m"}
     one = predict_inference(scenario(**asked, prompt_len=512, gen_len=50))
     found = simulate(scenario(**asked), Requests.of([0.0], 512, 50))
-    assert found.first_token_s[0] == pytest.approx(one.ttft_s, rel=1e-9)
-    assert found.finished_s[0] == pytest.approx(one.total_latency_s, rel=1e-9)
+    # An idle server waits a moment for others before its first step.
+    waits = 1e-3
+    assert found.first_token_s[0] == pytest.approx(one.ttft_s + waits, rel=1e-9)
+    assert found.finished_s[0] == pytest.approx(one.total_latency_s + waits, rel=1e-9)
     assert simulate(scenario(**asked), busy()).steps.decode_sequences.max() == 4
     slots = scenario(**asked, max_num_seqs=8)
     part = simulate(slots, Requests.of([0.0], 1, 1)).kv_capacity_tokens // 8

@@ -24,6 +24,7 @@ CODE = "\n".join(
     for path in (
         *FOLDER.rglob("*.py"),
         FOLDER.parent / "hardware" / "cpu_time.py",
+        FOLDER.parent / "analysis" / "hybrid_intervals.py",
         FOLDER.parent / "hardware" / "gpu_time.py",
         FOLDER.parent / "report" / "explain.py",
     )
