@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -88,10 +88,10 @@ def _cpu_facts() -> str:
     return " ".join((platform.machine(), *dict.fromkeys(kept)))
 
 
-def built() -> LlamaCpp | None:
+def built(programs: Sequence[str] = PROGRAMS) -> LlamaCpp | None:
     """The programs, if they are there."""
     folder = build_dir()
-    if not all(os.access(folder / name, os.X_OK) for name in PROGRAMS):
+    if not all(os.access(folder / name, os.X_OK) for name in programs):
         return None
     try:
         facts = json.loads((folder / _STAMP).read_text("utf-8"))
@@ -100,21 +100,21 @@ def built() -> LlamaCpp | None:
     return LlamaCpp(folder, facts if isinstance(facts, dict) else {})
 
 
-def required() -> LlamaCpp:
-    """The programs.
+def required(programs: Sequence[str] = PROGRAMS[:2]) -> LlamaCpp:
+    """The programs; those that run a benchmark, unless a server is asked for too.
 
     Raises:
         EnvironmentFailure: they are not built; the message says how they are.
     """
-    found = built()
+    found = built(programs)
     if found is not None:
         return found
     given = os.environ.get(DIRECTORY_VARIABLE)
     if given:
-        raise EnvironmentFailure(f"{DIRECTORY_VARIABLE}={given}: has no {' and '.join(PROGRAMS)}")
+        raise EnvironmentFailure(f"{DIRECTORY_VARIABLE}={given}: has no {' and '.join(programs)}")
     raise EnvironmentFailure(
         "llama.cpp is not built yet: make llama-cpp, or python -m calibrate.run.llama_cpp.build "
-        f"(minutes, once), or {DIRECTORY_VARIABLE}=FOLDER with a {' and '.join(PROGRAMS)} of your own"
+        f"(minutes, once), or {DIRECTORY_VARIABLE}=FOLDER with a {' and '.join(programs)} of your own"
     )
 
 

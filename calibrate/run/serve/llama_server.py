@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calibrate.probe.environment import usable_cores
-from calibrate.run.llama_cpp.build import required
+from calibrate.run.llama_cpp.build import PROGRAMS, required
 from calibrate.run.llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run.serve.server import Served, serving, some_port
 from calibrate.run.serve.vocabulary import add_to_gguf
@@ -37,7 +37,7 @@ def write_served_gguf(model: ModelConfig, folder: Path, weight_format: str = "q8
     wide = folder / f"{name}-fp16.gguf"
     write_random_gguf(model, wide, seed, add_to_gguf)
     if weight_format != "fp16":
-        quantise(required(), wide, path, weight_format, usable_cores())
+        quantise(required(PROGRAMS), wide, path, weight_format, usable_cores())
         wide.unlink()
     return path
 
@@ -59,7 +59,8 @@ def llama_server(
     """
     port, count = some_port(), str(threads or usable_cores())
     command = [
-        str(required().server), "--model", str(path), "--alias", path.stem, "--host", "127.0.0.1", "--port", str(port),
+        str(required(PROGRAMS).server), "--model", str(path),
+        "--alias", path.stem, "--host", "127.0.0.1", "--port", str(port),
         "--threads", count, "--threads-batch", count, "--parallel", str(slots), "--ctx-size", str(slots * context),
         "--no-webui", "--metrics", "--n-gpu-layers", "0",
     ]  # fmt: skip
