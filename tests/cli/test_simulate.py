@@ -234,7 +234,7 @@ def test_plots(llm_perf, folder, ending, rate):
         ((), "say when requests are sent"),
         (("--rate", "0"), "--rate '0'"),
         (("--rate", "fast"), "--rate"),
-        (("--rate", "1:2"), "--rate"),
+        (("--rate", "1:2:"), "--rate"),
         (("--rate", "5:1:1"), "--rate"),
         (("--rate", "1:1000:1"), "at most 200"),
         (("--rate", "1", "--concurrency", "2"), "exclude each other"),

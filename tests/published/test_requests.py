@@ -149,7 +149,7 @@ def test_lengths_are_drawn_as_a_row_says():
         ({"prompt_len_tok": ""}, "lengths"),
         ({"request_rate": "Server (Poisson at the highest passing rate)"}, "what was measured"),
         ({"notes": ""}, "one batch"),
-        ({"system": "vllm (disaggregated)"}, "engines of their own"),
+        ({"system": "vllm (disaggregated)"}, "does not state .* of its pools"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused_with_its_reason(changes, said):

@@ -202,8 +202,6 @@ NAMES_SYSTEMS = {
     "calibrate/evidence/contributed.py": "packages whose versions an environment states",
     "calibrate/evidence/readers": "what benchmark tools call an engine",
     "calibrate/evidence/tuning_rows.py": "what tables of fine-tuning call a framework",
-    "calibrate/probe/endpoint": "what servers say of themselves",
-    "calibrate/fit/observe/loop.py": RUNNER,
     "calibrate/evidence/published/names.py": "what tables of published runs call a system",
     "llm_perf/explore/controls.py": "the question that the page opens with",
 }

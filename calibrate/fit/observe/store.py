@@ -103,7 +103,7 @@ class Store:
 
 def is_session(folder: str | Path) -> bool:
     """Whether a folder is one of a session."""
-    return (files.expanded(str(folder)) / SESSION).is_file()
+    return files.is_file(files.expanded(str(folder)) / SESSION)
 
 
 def stored(folder: str | Path) -> Stored:
