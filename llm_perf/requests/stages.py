@@ -234,7 +234,9 @@ class Pipelined:
         count = min(slots[one].first_end - (one != index) for one in active) - 1
         decoding = sum(slots[one].decoding for one in active)
         block = slots[index].limits.block_tokens
-        count = min(count, (slots[index].free_blocks // max(decoding, 1) - 1) * block)
+        for one in active:  # virtual engines have a part of the cache each, others share all of it
+            writing = slots[one].decoding if self._own_queues else decoding
+            count = min(count, (slots[one].free_blocks // max(writing, 1) - 1) * block)
         room = until - max([self._now, *(end for end, _ in self._flying)])
         while count > 1:
             seconds = self._rounds_s(active, count)
