@@ -344,7 +344,7 @@ def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_hos
                 after = fit.scenario_of(*asked, weight_format=weights, profile=written)
                 truth = _truth(fit.scenario_of(*asked, weight_format=weights))
                 one, other = (fit.latencies(scenario) for scenario in (after, truth))
-                # The probe runs no mixture in 16 bits: what of its rate is experts' is the class's.
+                # Was .03 for mixtures too until rooms were merged; why it grew is not examined yet.
                 close = 0.1 if name == "sample-moe" else 0.03
                 assert one.decode_latency_s == pytest.approx(other.decode_latency_s, rel=close), (
                     name,
