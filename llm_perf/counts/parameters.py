@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from llm_perf.config.model import LayerGroup, ModelConfig
+from llm_perf.counts.arrays import Number
 from llm_perf.counts.linears import Linear, attention_linears, layer_linears
 
 
@@ -67,9 +68,15 @@ def embedding_params(model: ModelConfig) -> int:
     )
 
 
-def layer_matrices(model: ModelConfig, group: LayerGroup) -> int:
-    """Matrices that one layer stores, each expert's apart: what a system that moves tensors copies one by one."""
-    return sum(linear.copies for linear in layer_linears(group, model.hidden_size))
+def layer_matrices(model: ModelConfig, group: LayerGroup, experts: Number = 1.0) -> Number:
+    """Matrices that one layer stores, each expert's apart: what a system that moves tensors copies one by one.
+
+    ``experts`` is the share of its experts that counts.
+    """
+    found: Number = 0.0
+    for linear in layer_linears(group, model.hidden_size):
+        found = found + (linear.copies * experts if linear.copies > 1 else linear.copies)
+    return found
 
 
 def layer_vectors(model: ModelConfig, group: LayerGroup) -> int:

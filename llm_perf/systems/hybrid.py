@@ -21,7 +21,7 @@ from llm_perf.counts.products import Product
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
 from llm_perf.systems.attention import Attention, Chunk, DecodeAttention
 from llm_perf.systems.costs import Costs
-from llm_perf.systems.footprint import layer_weight_bytes
+from llm_perf.systems.footprint import layer_weight_bytes, layers_weight_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.terms import no_terms, one_term
 
@@ -132,24 +132,29 @@ def layers_on_gpu_bytes(scenario: Scenario, division: Division) -> float:
     return total
 
 
-def used_share(scenario: Scenario, tokens: Number) -> Number:
-    """Share of the layers' bytes that a pass over so many tokens uses: all that is dense, and the experts they are sent to.
+def touched_share(group: LayerGroup, tokens: Number) -> Number:
+    """Share of a layer's routed experts that so many tokens are sent to; 1 where there are none."""
+    if not group.mlp.routed_experts:
+        return 1.0
+    expert = Product("expert", 1.0, 1.0, 1.0, 1.0, group.mlp.experts_per_token, group.mlp.routed_experts)
+    return expert.touched(tokens)
 
-    Programs that fetch a module when it runs fetch no more than that, since the experts of Hugging Face's mixtures are
-    modules of their own.
+
+def unused_bytes(scenario: Scenario, tokens: Number) -> Number:
+    """Bytes of experts that no token of a pass over so many is sent to.
+
+    Programs that fetch a module when it runs leave them where they are, since the experts of Hugging Face's mixtures
+    are modules of their own.
     """
-    used: Number = 0.0
-    total = 0.0
-    layers, experts = layer_weight_bytes(scenario), expert_layer_bytes(scenario)
-    for group, layer, routed in zip(scenario.model.layer_groups, layers, experts, strict=True):
-        total += group.count * layer
-        used = used + group.count * (layer - routed)
-        if routed:
-            product = Product(
-                "expert", 1.0, 1.0, 1.0, 1.0, group.mlp.experts_per_token, group.mlp.routed_experts
-            )
-            used = used + group.count * routed * product.touched(tokens)
-    return used / total
+    unused: Number = 0.0
+    for group, routed in zip(scenario.model.layer_groups, expert_layer_bytes(scenario), strict=True):
+        unused = unused + group.count * routed * (1.0 - touched_share(group, tokens))
+    return unused
+
+
+def used_share(scenario: Scenario, tokens: Number) -> Number:
+    """Share of the layers' bytes that a pass over so many tokens uses: all but experts that none is sent to."""
+    return 1.0 - unused_bytes(scenario, tokens) / layers_weight_bytes(scenario)
 
 
 class _OnTheCPU(Attention):

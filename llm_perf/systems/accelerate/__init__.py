@@ -31,7 +31,7 @@ from llm_perf.systems.base import (
 from llm_perf.systems.constants import machine_of
 from llm_perf.systems.footprint import layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
-from llm_perf.systems.hybrid import used_share
+from llm_perf.systems.hybrid import touched_share, unused_bytes
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
 from llm_perf.systems.stacks.transformers import with_int8_products
 from llm_perf.systems.terms import Factor, Term, Terms, copies, joined, no_terms, scaled, waited
@@ -139,16 +139,19 @@ def module_stream(
     scenario: Scenario, placement: Placement, constants: dict[str, float], tokens: Number
 ) -> ModuleStream:
     """Copies, disk reads and hooks of one pass; all layers once, of a mixture the experts that so many tokens use."""
-    used = 1.0 if constants["fetches_all_experts"] else used_share(scenario, tokens)
-    weights, tiers = layers_weight_bytes(scenario) * used, placement.weights
+    everything = bool(constants["fetches_all_experts"])
+    unused = 0.0 if everything else unused_bytes(scenario, tokens)
+    weights, tiers = layers_weight_bytes(scenario) - unused, placement.weights
     off = tiers.cpu + tiers.nvme
     if not _any(off):
         return ModuleStream(0.0, 0.0, 0.0)
     model = scenario.model
-    tensors = used * sum(
-        group.count * (layer_matrices(model, group) + layer_vectors(model, group))
-        for group in model.layer_groups
-    )
+    tensors: Number = 0.0
+    for group in model.layer_groups:
+        experts = 1.0 if everything else touched_share(group, tokens)
+        tensors = tensors + group.count * (
+            layer_matrices(model, group, experts) + layer_vectors(model, group)
+        )
     path = module_copies(scenario, constants)
     copy_s = path.seconds(weights * off, tensors * off)
     disk: Number = 0.0 * off

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import layer_matrices, layer_vector_params, token_table_params
+from llm_perf.systems.hybrid import touched_share
 
 
 def kept_param_bytes(scenario: Scenario) -> float:
@@ -21,22 +23,27 @@ def kept_param_bytes(scenario: Scenario) -> float:
     return kept * scenario.dtype.activation_bits / 8
 
 
-def streamed_parameters(scenario: Scenario) -> float:
+def streamed_parameters(scenario: Scenario, tokens: Number | None = None) -> Number:
     """Parameters that a pass copies to each GPU one by one, its part of each: matrices, biases of more than h, tables.
 
-    Quantised matrices have scales beside them, in a copy of their own. Source: DeepSpeed,
-    runtime/zero/partition_parameters.py (each parameter of a module is copied and gathered by itself).
+    Of a mixture's experts those that ``tokens`` are sent to, all if None. Quantised matrices have scales beside them,
+    in a copy of their own. Source: DeepSpeed, runtime/zero/partition_parameters.py (each parameter of a
+    module is copied and gathered by itself).
     """
     model, hidden = scenario.model, scenario.model.hidden_size
     pieces = 1.0 if scenario.dtype.weight_bits >= 16 else 2.0
-    found = pieces * (1.0 if model.tied_embeddings else 2.0) + (1.0 if model.learned_positions else 0.0)
+    found: Number = pieces * (1.0 if model.tied_embeddings else 2.0) + (
+        1.0 if model.learned_positions else 0.0
+    )
     for group in model.layer_groups:
-        wide_biases = sum(
-            linear.copies
-            for linear in layer_linears(group, hidden)
-            if linear.bias and (linear.copies > 1 or linear.out_features > hidden)
-        )
-        found += group.count * (pieces * layer_matrices(model, group) + wide_biases)
+        experts = 1.0 if tokens is None else touched_share(group, tokens)
+        wide_biases: Number = 0.0
+        for linear in layer_linears(group, hidden):
+            if linear.bias and linear.copies > 1:
+                wide_biases = wide_biases + linear.copies * experts
+            elif linear.bias and linear.out_features > hidden:
+                wide_biases = wide_biases + 1
+        found = found + group.count * (pieces * layer_matrices(model, group, experts) + wide_biases)
     return found
 
 

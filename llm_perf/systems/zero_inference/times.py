@@ -20,7 +20,7 @@ from llm_perf.systems.constants import machine_of, stated_for_host
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 from llm_perf.systems.forward import Forward, decode_steps
-from llm_perf.systems.hybrid import used_share
+from llm_perf.systems.hybrid import unused_bytes
 from llm_perf.systems.resident import add_attention_busy
 from llm_perf.systems.schedule import Block, Lane, Schedule, Step, Work, total
 from llm_perf.systems.terms import Factor, Quantity, Term, Terms, copies, joined, scaled, waited
@@ -49,13 +49,6 @@ class StreamRates:
     layer_overhead_source: str
 
 
-def _used_experts(scenario: Scenario, tokens: Number | None, ranks: int) -> Number:
-    """Share of the weights that a pass fetches: experts that no token is sent to stay where they are."""
-    if tokens is None or not any(group.mlp.routed_experts for group in scenario.model.layer_groups):
-        return 1.0
-    return used_share(scenario, tokens * ranks)
-
-
 class ZeroPasses:
     """Times of one scenario at one placement."""
 
@@ -73,10 +66,12 @@ class ZeroPasses:
         self.scenario, self.constants, self.forward = scenario, constants, forward
         self.placement, self.rates, self.batch = placement, rates, batch
         ranks = scenario.parallelism.dp_size
-        used = 1.0 if constants["fetches_all_experts"] else _used_experts(scenario, tokens, ranks)
-        weights = (model_weight_bytes(scenario) - kept_param_bytes(scenario)) * used
+        # Every rank gathers the experts that any rank's tokens are sent to.
+        sent = None if constants["fetches_all_experts"] or tokens is None else tokens * ranks
+        unused = 0.0 if sent is None else unused_bytes(scenario, sent)
+        weights = model_weight_bytes(scenario) - kept_param_bytes(scenario) - unused
         tiers = placement.weights
-        parameters = streamed_parameters(scenario) * used
+        parameters = streamed_parameters(scenario, sent)
         self.copies = (
             (rates.host_to_gpu, tiers.cpu, weights, ranks, parameters),
             (rates.buffers_to_gpu, tiers.nvme, weights, ranks, parameters),
