@@ -29,8 +29,8 @@ _AGREES = 1e-9
 def report(results: tuple[str, ...], html_file: str, profile: str | None) -> int:
     """Show results as one HTML page that needs nothing else: no network, no server.
 
-    RESULTs are files of llm-perf infer --json (one or several GPUs), simulate --json, plan --json and calibrate --run
-    (JSON, benchmark log). What a file asked is predicted anew; where its own figures differ, the page says so.
+    RESULTs are files of --json of llm-perf infer, train, simulate, plan and policy (one or several GPUs), and of calibrate
+    --run (JSON, benchmark log). What a file asked is predicted anew; where its own figures differ, the page says so.
     """
     from llm_perf.cli import output
     from llm_perf.explore.page import plotly_js, report_page
@@ -87,8 +87,13 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
     if not name.endswith(".json"):
         yield from _measured_views(name, profile)
         return
+    from llm_perf.cli.report_answers import answer_view
+
     data = _read(name)
-    if "scheduler" in data or "rates" in data or {"inputs", "requests", "throughput"} <= data.keys():
+    view = answer_view(data, name)
+    if view is not None:
+        yield view
+    elif "scheduler" in data or "rates" in data or {"inputs", "requests", "throughput"} <= data.keys():
         yield _simulation(data, name)
     elif "comparison" in data or {"inputs", "prefill"} <= data.keys():
         yield from _prediction_views(data, name)
@@ -96,13 +101,11 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
         yield _service_plan(data, name)
     elif "best" in data and "front" in data:
         yield from _plan_views(data, name)
-    elif {"inputs", "step"} <= data.keys():
-        raise SpecError(f"{name}: is a prediction of llm-perf train, which has no page")
     elif "run" in data or "raw" in data or "status" in data:
         yield from _measured_views(name, profile)
     else:
         raise SpecError(
-            f"{name}: is no result of llm-perf infer --json, simulate --json, plan --json or calibrate --run"
+            f"{name}: is no result of --json of llm-perf infer, train, simulate, plan or policy, nor of calibrate --run"
         )
 
 

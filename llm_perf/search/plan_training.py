@@ -6,6 +6,7 @@ memory, so that the cheapest count is not always the smallest one.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -51,7 +52,9 @@ def _tokens(value: Any) -> Any:
 
 
 def _seconds(value: Any) -> Any:
-    """Seconds of what is written as 30d, 12h, 2w or 90m."""
+    """Seconds of what is written as 30d, 12h, 2w or 90m; a number is seconds already, as an answer's JSON has them."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([mhdw])\s*", str(value))
     if found is None or float(found[1]) <= 0:
         raise ValueError(f"must be a time such as 30d, 12h, 2w or 90m, got {value!r}")

@@ -206,7 +206,7 @@ def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
     [
         ("", "malformed JSON"),
         ("[1]", "expected one JSON object"),
-        ("{}", "is no result of llm-perf infer --json, simulate --json, plan --json or calibrate --run"),
+        ("{}", "is no result of --json of llm-perf infer, train, simulate, plan or policy, nor of calibrate"),
         ('{"inputs": {"model": "opt-1.3b", "gpu": "nope"}, "prefill": {}}', "unknown GPU 'nope'"),
         ('{"inputs": {"model": "opt-1.3b", "gpu": "t4", "batch_size": 0}, "prefill": {}}', "batch_size"),
         ('{"best": [], "front": []}', "is no complete plan"),
@@ -216,7 +216,18 @@ def test_text_cannot_end_its_element(llm_perf: Any, folder: Path) -> None:
         ),
         ('{"comparison": []}', "'comparison' must be a list of results"),
         ('{"run": {}, "status": "running"}', "bad.json"),
-        ('{"inputs": {}, "step": {}, "run": null}', "is a prediction of llm-perf train, which has no page"),
+        ('{"inputs": {}, "step": {}, "run": null}', "--model is required"),
+        (
+            '{"comparison": [{"inputs": {"model": "opt-1.3b", "gpu": "nope"}, "step": {}}]}',
+            "unknown GPU 'nope'",
+        ),
+        (
+            '{"question": {"model": "opt-1.3b", "gpu": "nope"}, "policy": {}, "searched": 1}',
+            "unknown GPU 'nope'",
+        ),
+        ('{"question": {"host": "nope"}, "without_card": null, "cards": []}', "model"),
+        ('{"question": {"model": "opt-1.3b", "tokens": 1, "deadline": 0}, "best": []}', "a time such as 30d"),
+        ('{"question": {"model": "opt-1.3b", "tokens": 1, "deadline": 9}, "best": 3}', "is no complete plan"),
     ],
 )
 def test_wrong_files(llm_perf: Any, folder: Path, content: str, message: str) -> None:
@@ -251,6 +262,50 @@ def test_a_page_written_again_is_replaced_as_a_whole(llm_perf: Any, stored: Any,
     (folder / "page.html").write_text("earlier")
     assert llm_perf("report", stored("one.json", "infer", *DEMO), "--html", "page.html").code == 0
     assert (folder / "page.html").read_text().startswith("<!doctype html>")
+
+
+# -- training, policies, cards --------------------------------------------------------------------------------------
+
+TRAINED = ("train", "--model", "opt-1.3b", "--gpu", "a100-sxm-80gb", "--num-gpus", "8")
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        (TRAINED, ("Training opt-1.3b on A100-SXM-80GB", "forward pass", "llm-perf train")),
+        ((*TRAINED, "--gpu", "h100-sxm-80gb"), ("Training opt-1.3b", "A100-SXM-80GB", "H100-SXM-80GB", "token/s")),
+        (
+            ("policy", "--model", "opt-6.7b", "--gpu", "t4", "--system", "zero_inference"),
+            ("Best policy for opt-6.7b on t4", "llm-perf infer"),
+        ),
+        (
+            ("plan", "--model", "qwen3-8b", "--host", "ryzen-9-7950x", "--gpus", "rtx-4090"),
+            ("A card for ryzen-9-7950x", "RTX 4090-24GB", "llama-server"),
+        ),
+        (
+            ("plan", "--train", "--model", "llama-3-8b", "--tokens", "1e9", "--deadline", "30d", "--gpus", "h100-sxm-80gb", "--max-gpus", "8"),
+            ("Machines to train llama-3-8b", "H100-SXM-80GB", "GPU-hours"),
+        ),
+    ],
+)  # fmt: skip
+def test_an_answer_of_each_command_has_a_page_that_says_what_the_command_says(
+    llm_perf: Any, stored: Any, folder: Path, question: tuple[str, ...], shown: tuple[str, ...]
+) -> None:
+    name = stored("one.json", *question)
+    assert llm_perf("report", name, "--html", "page.html").code == 0
+    view = data_of(folder / "page.html")["views"][0]
+    for words in shown:
+        assert words in view["label"] + words_of(view)
+    assert "shown here" not in words_of(view)  # asked anew, it is the same answer
+
+
+def test_an_answer_that_is_another_today_is_said(llm_perf: Any, stored: Any, folder: Path) -> None:
+    name = stored("one.json", "plan", "--model", "qwen3-8b", "--host", "ryzen-9-7950x", "--gpus", "rtx-4090")
+    found = json.loads((folder / name).read_text())
+    found["cards"][0]["gpu"] = "RTX-9090"
+    (folder / name).write_text(json.dumps(found))
+    assert llm_perf("report", name, "--html", "page.html").code == 0
+    assert "one.json names other cards" in words_of(data_of(folder / "page.html")["views"][0])
 
 
 # -- requests -------------------------------------------------------------------------------------------------------
