@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from llm_perf.analysis.compat import latency
-from llm_perf.analysis.compat.checks import flag, positive, positive_int, recomputation
-from llm_perf.analysis.compat.latency import LayerTimes, Pass
-from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.base import GB
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
+from llm_perf.llm_analysis import latency
+from llm_perf.llm_analysis.checks import flag, positive, positive_int, recomputation
+from llm_perf.llm_analysis.latency import LayerTimes, Pass
+from llm_perf.llm_analysis.setup import Setup
 
 
 class LatencyMethods:

@@ -6,8 +6,6 @@ import logging
 import os
 from typing import Any
 
-from llm_perf.analysis.compat.llm_analysis import LLMAnalysis
-from llm_perf.analysis.compat.training_request import replicas_of
 from llm_perf.config.loading import (
     get_dtype_config_by_name,
     get_gpu_config_by_name,
@@ -15,6 +13,9 @@ from llm_perf.config.loading import (
 )
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.errors import bad_value
+from llm_perf.llm_analysis import LOGGER
+from llm_perf.llm_analysis.llm_analysis import LLMAnalysis
+from llm_perf.llm_analysis.training_request import replicas_of
 
 
 def infer(
@@ -250,4 +251,4 @@ def _set_log_level(level: str) -> None:
     names = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     if not isinstance(level, str) or level.upper() not in names:
         raise bad_value("log_level", level, f"one of {', '.join(names)}")
-    logging.getLogger("llm_perf.analysis").setLevel(level.upper())
+    logging.getLogger(LOGGER).setLevel(level.upper())

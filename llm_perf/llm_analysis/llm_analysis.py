@@ -9,25 +9,25 @@ from collections.abc import Mapping
 from pprint import pformat
 from typing import Any
 
-from llm_perf.analysis.compat import checks, output
-from llm_perf.analysis.compat.batching import complete_batching
-from llm_perf.analysis.compat.count_methods import CountMethods
-from llm_perf.analysis.compat.latency_methods import LatencyMethods
-from llm_perf.analysis.compat.memory import ActivationOptions
-from llm_perf.analysis.compat.memory_methods import MemoryMethods
-from llm_perf.analysis.compat.setting_methods import SettingMethods
-from llm_perf.analysis.compat.setup import GPUS_PER_NODE, Efficiencies, Setup
-from llm_perf.analysis.compat.summary import Request, inference_summary
-from llm_perf.analysis.compat.training import training_summary
-from llm_perf.analysis.compat.training_request import TrainingRequest, checked_seq_len
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import check_context
 from llm_perf.errors import SpecError
+from llm_perf.llm_analysis import LOGGER, checks, output
+from llm_perf.llm_analysis.batching import complete_batching
+from llm_perf.llm_analysis.count_methods import CountMethods
+from llm_perf.llm_analysis.latency_methods import LatencyMethods
+from llm_perf.llm_analysis.memory import ActivationOptions
+from llm_perf.llm_analysis.memory_methods import MemoryMethods
+from llm_perf.llm_analysis.setting_methods import SettingMethods
+from llm_perf.llm_analysis.setup import GPUS_PER_NODE, Efficiencies, Setup
+from llm_perf.llm_analysis.summary import Request, inference_summary
+from llm_perf.llm_analysis.training import training_summary
+from llm_perf.llm_analysis.training_request import TrainingRequest, checked_seq_len
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(LOGGER)
 
 
 class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):

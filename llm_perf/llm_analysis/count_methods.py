@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from llm_perf.analysis.compat.checks import flag, positive_int
-from llm_perf.analysis.compat.latency import (
+from llm_perf.llm_analysis.checks import flag, positive_int
+from llm_perf.llm_analysis.latency import (
     attention_core_flops,
     attention_flops,
     forward_flops,
     mlp_flops,
     whole_pass,
 )
-from llm_perf.analysis.compat.parameters import embedding_elements, parameter_totals
-from llm_perf.analysis.compat.setup import Setup
+from llm_perf.llm_analysis.parameters import embedding_elements, parameter_totals
+from llm_perf.llm_analysis.setup import Setup
 
 
 class CountMethods:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_perf.analysis.compat import memory
-from llm_perf.analysis.compat.checks import (
+from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
+from llm_perf.llm_analysis import memory
+from llm_perf.llm_analysis.checks import (
     bits,
     flag,
     not_negative,
@@ -13,9 +14,8 @@ from llm_perf.analysis.compat.checks import (
     positive_int,
     recomputation,
 )
-from llm_perf.analysis.compat.memory import ActivationOptions
-from llm_perf.analysis.compat.setup import Setup
-from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
+from llm_perf.llm_analysis.memory import ActivationOptions
+from llm_perf.llm_analysis.setup import Setup
 
 
 class MemoryMethods:
