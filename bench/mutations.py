@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +60,18 @@ def run_tests(folder: Path, tests: Sequence[str], keyword: str | None) -> int:
     """Run tests until one fails; pytest's exit code."""
     # The same examples on every run, and no bytecode: a module of the same second and size would be taken for the old one.
     environment = {**os.environ, "CI": "true", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-profile=faults",
+    ]
     command += [f"tests/{test}" for test in tests] + (["-k", keyword] if keyword else [])
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
@@ -78,13 +91,71 @@ def caught(folder: Path, fault: Mapping[str, Any]) -> str:
     return {_FAILED: "caught", 0: "NOT CAUGHT"}.get(code, f"pytest could not run: exit code {code}")
 
 
+# -- drawing new ones ---------------------------------------------------------------------------------------------
+
+_DRAWN_FROM = ("counts", "hardware", "systems", "requests")
+_OPERATORS = re.compile(
+    r"core/(ReplaceBinaryOperator_(Add|Sub|Mul|Div|FloorDiv|Pow)_(Add|Sub|Mul|Div|FloorDiv)"
+    r"|ReplaceComparisonOperator_(Eq|NotEq|Lt|LtE|Gt|GtE)_(Eq|NotEq|Lt|LtE|Gt|GtE)"
+    r"|AddNot|ReplaceUnaryOperator_Delete_(Not|USub)|ReplaceAndWithOr|ReplaceOrWithAnd|ReplaceBreakWithContinue"
+    r"|ReplaceContinueWithBreak|NumberReplacer|ZeroIterationForLoop)"
+)
+"""Of cosmic-ray: those that change what a program does. Bitwise operators are types here, True and False nearly always the
+slots of a class or the strictness of a zip."""
+
+
+def drawn(count: int, seed: int) -> list[dict[str, str]]:
+    """Faults drawn by cosmic-ray's operators: first a place, all alike, then what is done to it.
+
+    Needs the package cosmic-ray, which nothing else does.
+    """
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    places: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
+    for path in sorted(path for room in _DRAWN_FROM for path in (ROOT / "llm_perf" / room).rglob("*.py")):
+        tree, name = get_ast(path.read_text("utf-8")), path.relative_to(ROOT).as_posix()
+        for operator in filter(_OPERATORS.fullmatch, operator_names()):
+            changed = get_operator(operator)()
+            spans = (start for node in ast_nodes(tree) for start, _ in changed.mutation_positions(node))
+            for occurrence, start in enumerate(spans):
+                places.setdefault((name, start), []).append((operator, occurrence))
+    draw, found = random.Random(seed), []
+    for name, start in draw.sample(sorted(places), count):
+        operator, occurrence = draw.choice(places[name, start])
+        whole = (ROOT / name).read_bytes()
+        changed_text = mutate_code(whole, get_operator(operator)(), occurrence)
+        old, new = whole.decode().splitlines(True), changed_text.splitlines(True)
+        first = last = start[0] - 1
+        while "".join(old).count("".join(old[first : last + 1])) > 1:
+            first -= 1
+        shorter = len(old) - len(new)
+        find, put = "".join(old[first : last + 1]), "".join(new[first : last + 1 - shorter])
+        found.append(
+            {
+                "says": f"{operator.removeprefix('core/')} at line {start[0]}",
+                "file": name,
+                "find": find,
+                "put": put,
+            }
+        )
+    return found
+
+
 def main() -> int:
     """Try all, print what became of each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="one part of the register: review or drawn")
-    faults, missed = mutations(parser.parse_args().only), 0
+    parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    asked = parser.parse_args()
+    if asked.draw:
+        yaml.safe_dump(drawn(asked.draw, asked.seed), sys.stdout, sort_keys=False, width=120)
+        return 0
+    faults, missed = mutations(asked.only), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_of_the_project(folder)
