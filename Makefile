@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo fuzz test run-demo calibrate ops llama-cpp run-llama-cpp observe wheels bench accuracy pictures docs lint format clean
+.PHONY: help demo fuzz mutations test run-demo calibrate ops llama-cpp run-llama-cpp observe wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -35,6 +35,7 @@ help:
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make fuzz    ask what nobody would for an hour (MINUTES, SEED, ONLY)"
+	@echo "make mutations put faults into a copy of the code, each of which a test must find (20 minutes; ONLY=review or drawn)"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
 	@echo "make pictures make the pictures in docs/images anew, from the commands below them (a minute)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
@@ -100,6 +101,9 @@ bench: $(VENV)/.base
 MINUTES ?= 60
 fuzz: $(VENV)/.dev
 	$(BIN)/python bench/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+mutations: $(VENV)/.dev
+	$(BIN)/python bench/mutations.py $(if $(ONLY),--only $(ONLY))
 
 accuracy: $(VENV)/.base
 	$(BIN)/python bench/accuracy.py

@@ -3,11 +3,14 @@
 import os
 import signal
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # No deadline: an example that waits for another worker, or is the first to import NumPy, is not a failure.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+# For bench/mutations.py: whether a fault is found, not the smallest example of it.
+found = (Phase.explicit, Phase.generate)
+settings.register_profile("faults", deadline=None, derandomize=True, database=None, phases=found)
 settings.load_profile("ci" if os.environ.get("CI", "").lower() in {"1", "true"} else "default")
 
 # A shell starts what it runs in the background with interrupts ignored, and so do all its children: the commands that

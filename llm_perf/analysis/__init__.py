@@ -1,7 +1,7 @@
 """Analyses: specs, counts and hardware times together, as one typed result or as llm-analysis' summaries.
 
 `llm_perf.analysis.inference` is llm-perf's own predictor. What is importable from here is the API of llm-analysis,
-kept in `llm_perf.analysis.compat`; each name is loaded when it is first asked for.
+which is a wing of its own, `llm_perf.llm_analysis`; each name is loaded when it is first asked for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from functools import total_ordering
     from pprint import pformat
 
-    from llm_perf.analysis.compat.checks import within_range
-    from llm_perf.analysis.compat.entry import infer, train
-    from llm_perf.analysis.compat.llm_analysis import LLMAnalysis
     from llm_perf.config import (
         ActivationRecomputation,
         DSZeRO,
@@ -28,6 +25,9 @@ if TYPE_CHECKING:
         get_gpu_config_by_name,
         get_model_config_by_name,
     )
+    from llm_perf.llm_analysis.checks import within_range
+    from llm_perf.llm_analysis.entry import infer, train
+    from llm_perf.llm_analysis.llm_analysis import LLMAnalysis
 
 __all__ = [
     "ActivationRecomputation",
@@ -50,12 +50,12 @@ __all__ = [
 
 _HOME = {
     "Enum": "enum",
-    "LLMAnalysis": "llm_perf.analysis.compat.llm_analysis",
-    "infer": "llm_perf.analysis.compat.entry",
+    "LLMAnalysis": "llm_perf.llm_analysis.llm_analysis",
+    "infer": "llm_perf.llm_analysis.entry",
     "pformat": "pprint",
     "total_ordering": "functools",
-    "train": "llm_perf.analysis.compat.entry",
-    "within_range": "llm_perf.analysis.compat.checks",
+    "train": "llm_perf.llm_analysis.entry",
+    "within_range": "llm_perf.llm_analysis.checks",
 }
 """Where a name lives; the others are specs and live in `llm_perf.config`."""
 

@@ -11,10 +11,11 @@ from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.counts.flops import prefill_flops
+from llm_perf.counts.parameters import total_params
 from llm_perf.counts.products import layer_products
 from llm_perf.errors import SpecError
 from llm_perf.hardware.gpu_time import kernel_rates
-from llm_perf.hardware.transfer import link_sharers
+from llm_perf.hardware.transfer import Path, link_sharers
 from llm_perf.report.explain import explanations
 from llm_perf.report.trace import schedule_spans
 from llm_perf.report.training_explain import training_explanations
@@ -23,6 +24,10 @@ from llm_perf.systems.base import Load, PhaseCost
 from llm_perf.systems.footprint import prefill_activation_bytes
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.passes import mean_pass, passes
+from llm_perf.systems.speculation import Rounds
+from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.step import TrainingStep
+from llm_perf.systems.zero_inference.memory import live_param_bytes
 
 
 def scenario_of(**inputs):
@@ -172,6 +177,110 @@ def test_logits_stand_beside_two_vectors_of_hidden_states_per_token(batch, promp
     tokens = batch * prompt
     expected = tokens * (model.vocab_size * constants["logit_bytes"] + 2 * model.hidden_size * 2)
     assert prefill_activation_bytes(scenario, batch, prompt, constants) == pytest.approx(expected, rel=1e-12)
+
+
+# -- copies and what is kept for them ---------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1e12), st.integers(0, 10**6), st.floats(1e6, 1e12), st.floats(0, 1e-2))
+def test_copies_take_their_bytes_and_a_start_each(moved, copies, rate, latency):
+    """bytes / rate + copies x latency; of users that share a path each waits for the bytes of all, not for their starts."""
+    path = Path("h2d", rate, latency)
+    assert path.seconds(moved, copies) == pytest.approx(moved / rate + copies * latency, rel=1e-12)
+    shared = path.shared_by(4).seconds(moved, copies)
+    assert shared == pytest.approx(4 * moved / rate + copies * latency, rel=1e-12)
+
+
+@given(st.sampled_from(["opt-6.7b", "opt-66b", "mixtral-8x7b"]), st.floats(0, 20), st.floats(0, 20))
+def test_a_bucket_is_fetched_beside_the_parameters_that_live(model, live, bucket):
+    """Elements of both as multiples of hidden^2, but the largest parameter at least, which no gather can divide."""
+    scenario = scenario_of(model=model, gpu="a100-sxm-80gb", ds_zero=3, cpu_offload=True)
+    constants = system_of(scenario).constants(scenario)
+    constants |= {"max_live_hidden_squares": live, "prefetch_bucket_hidden_squares": bucket}
+    square = scenario.model.hidden_size**2
+    largest = max(
+        scenario.model.vocab_size * scenario.model.hidden_size,
+        scenario.model.hidden_size * scenario.model.layer_groups[0].mlp.ffn_size,
+    )
+    expected = 2 * (max(live * square, largest) + bucket * square)
+    assert live_param_bytes(scenario, constants) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.integers(1, 16), st.integers(1, 1024))
+def test_flexgen_packs_every_new_key_and_value(batch, prompt):
+    """2 x hidden elements per token and layer at so many bytes each, over the GPU's memory; nothing hides in one stream."""
+    scenario = scenario_of(
+        model="opt-30b", gpu="t4", system="flexgen", percent="20 80 100 0 100 0", compress_cache=True,
+        batch_size=batch, prompt_len=prompt, gen_len=2, overlap=False,
+    )  # fmt: skip
+    model, constants = scenario.model, system_of(scenario).constants(scenario)
+    new = batch * prompt * 2 * model.hidden_size * model.num_layers
+    moved = new * constants["pack_bytes_per_element"]
+    packing = predict_inference(scenario).prefill.breakdown_s["quantisation"]
+    assert packing == pytest.approx(moved / kernel_rates(scenario.gpu, 16).elementwise_bytes_per_s, rel=1e-9)
+
+
+# -- speculation ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 8), st.integers(1, 64))
+def test_a_round_checks_one_query_more_than_it_drafted(drafted, batch):
+    """The drafted tokens, and the last one before them, whose successor is the first that the model itself gives."""
+    scenario = scenario_of(
+        model="opt-13b",
+        gpu="a100-sxm-80gb",
+        draft_model="opt-125m",
+        draft_tokens=drafted,
+        token_acceptance=0.7,
+        batch_size=batch,
+    )
+    rounds = Rounds(scenario, system_of(scenario).constants(scenario))
+    assert rounds.queries == drafted + 1
+    alone = Rounds(scenario.replace(speculation=None), system_of(scenario).constants(scenario))
+    assert (alone.queries, alone.drafted, alone.tokens) == (1, 0, 1.0)
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(1, 4), st.sampled_from([1, 2]))
+def test_a_stage_sends_hidden_states_on_and_their_gradients_back(stages, micro_batch, chunks):
+    """One micro-batch crosses a border twice, each time with its hidden states' bytes, and so for each chunk of a rank."""
+    scenario = build_training_scenario(
+        TrainingInputs(
+            model="opt-13b", gpu="a100-sxm-80gb", host="dgx-a100", pp_size=stages, seq_len=2048,
+            micro_batch_size=micro_batch, virtual_stages=chunks if 40 % (stages * chunks) == 0 else 1,
+            gradient_accumulation_steps=stages,
+        )
+    )  # fmt: skip
+    step = TrainingStep(scenario, get_framework(scenario.framework))
+    sent = step.exchange.pipeline.send_s(micro_batch * 2048 * 5120 * 2)
+    expected = 2 * scenario.plan.virtual_stages * sent
+    assert step.exchange.stage_transfer_s(micro_batch * 2048) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.sampled_from(["opt-1.3b", "opt-6.7b"]), st.sampled_from([0, 1, 2]), st.sampled_from([1, 2, 8]))
+def test_an_update_reads_and_writes_the_state_of_every_parameter(model, stage, replicas):
+    """Mixed precision with Adam on an own share of the parameters: gradients are read and once more for their norm,
+    12 bytes of state are read and written, the 2 of the weights are written (arXiv 1910.02054, section 3.1).
+    """
+    scenario = build_training_scenario(
+        TrainingInputs(
+            model=model,
+            gpu="h100-sxm-80gb",
+            host="dgx-h100",
+            dp_size=replicas,
+            ds_zero=stage,
+            micro_batch_size=1,
+        )
+    )
+    step = TrainingStep(scenario, get_framework(scenario.framework))
+    own = total_params(scenario.model) / (replicas if stage else 1)
+    gradients = step.footprint.gradient_element_bytes
+    moved = 2 * gradients + 2 * 12 + 2 + step.c["update_copy_bytes"]
+    expected = own * moved / step.kernels.rates.elementwise_bytes_per_s
+    parts = predict_training(scenario).breakdown_s
+    assert parts["optimizer"] == pytest.approx(expected, rel=1e-9)
 
 
 # -- terms ------------------------------------------------------------------------------------------------------

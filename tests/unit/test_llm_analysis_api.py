@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import logging
@@ -453,3 +454,9 @@ def test_batching_is_completed(arguments: tuple[Any, ...], expected: tuple[int, 
 def test_no_negative_batch_is_chosen(max_batch: int) -> None:
     with pytest.raises(DoesNotFitError, match="not even one sequence fits"):
         LLMAnalysis(OPT, A100).config_batch_size_and_gradient_accumulation_steps(max_batch)
+
+
+def test_the_wing_is_found_under_its_old_name() -> None:
+    old = importlib.import_module("llm_perf.analysis.compat.llm_analysis")
+    assert old is importlib.import_module("llm_perf.llm_analysis.llm_analysis")
+    assert old.LLMAnalysis is LLMAnalysis

@@ -22,6 +22,7 @@ ROOMS = (
     "config",
     "counts",
     "hardware",
+    "llm_analysis",
     "systems",
     "requests",
     "analysis",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llm_perf.analysis.compat import checks
-from llm_perf.analysis.compat.parameters import parameter_totals
-from llm_perf.analysis.compat.setup import Setup
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.llm_analysis import checks
+from llm_perf.llm_analysis.parameters import parameter_totals
+from llm_perf.llm_analysis.setup import Setup
 
 
 class SettingMethods:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from llm_perf.analysis.compat.checks import flag, positive_int
-from llm_perf.analysis.compat.latency import (
+from llm_perf.llm_analysis.arguments import checked
+from llm_perf.llm_analysis.latency import (
     attention_core_flops,
     attention_flops,
     forward_flops,
     mlp_flops,
     whole_pass,
 )
-from llm_perf.analysis.compat.parameters import embedding_elements, parameter_totals
-from llm_perf.analysis.compat.setup import Setup
+from llm_perf.llm_analysis.parameters import embedding_elements, parameter_totals
+from llm_perf.llm_analysis.setup import Setup
 
 
 class CountMethods:
@@ -25,13 +25,10 @@ class CountMethods:
 
     # -- parameters -----------------------------------------------------------------------------------------
 
+    @checked
     def get_num_params_embedding(self, shared_embedding: bool = True) -> int:
-        """Elements of token table, positions and LM head.
-
-        Args:
-            shared_embedding: Whether the head is the token table; a model with a head of its own counts it anyway.
-        """
-        return embedding_elements(self._setup, flag("shared_embedding", shared_embedding))
+        """Elements of token table, positions and LM head."""
+        return embedding_elements(self._setup, shared_embedding)
 
     def get_num_params_per_layer_attn(self) -> float:
         """Elements of one layer's query, key, value and output projections."""
@@ -71,68 +68,42 @@ class CountMethods:
 
     # -- FLOPs ----------------------------------------------------------------------------------------------
 
+    @checked
     def get_num_flops_fwd_per_layer_attn(self, batch_size: int, seq_len: int) -> float:
         """FLOPs of one layer's attention in a forward pass: projections, scores and weighted sums.
 
         Every query is multiplied with every key (4 b s^2 h for multi-head attention): the mask saves nothing.
-
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
         """
-        step = whole_pass(self._setup, *_sizes(batch_size, seq_len))
+        step = whole_pass(self._setup, batch_size, seq_len)
         return float(self._setup.mean(lambda layer: attention_flops(layer, step)))
 
+    @checked
     def get_num_flops_fwd_per_layer_mlp(self, batch_size: int, seq_len: int) -> float:
-        """FLOPs of one layer's feed-forward block in a forward pass: matrices that a token uses, and router.
-
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
-        """
-        step = whole_pass(self._setup, *_sizes(batch_size, seq_len))
+        """FLOPs of one layer's feed-forward block in a forward pass: matrices that a token uses, and router."""
+        step = whole_pass(self._setup, batch_size, seq_len)
         return float(self._setup.mean(lambda layer: mlp_flops(layer, step)))
 
+    @checked
     def get_num_flops_fwd_per_layer(self, batch_size: int, seq_len: int) -> float:
-        """FLOPs of one layer in a forward pass.
-
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
-        """
+        """FLOPs of one layer in a forward pass."""
         attention = self.get_num_flops_fwd_per_layer_attn(batch_size, seq_len)
         return attention + self.get_num_flops_fwd_per_layer_mlp(batch_size, seq_len)
 
+    @checked
     def get_num_flops_fwd_total(self, batch_size: int, seq_len: int) -> float:
-        """FLOPs of the whole model in a forward pass (Narayanan et al., arXiv 2104.04473, appendix).
+        """FLOPs of the whole model in a forward pass (Narayanan et al., arXiv 2104.04473, appendix)."""
+        return forward_flops(self._setup, whole_pass(self._setup, batch_size, seq_len))
 
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
-        """
-        return forward_flops(self._setup, whole_pass(self._setup, *_sizes(batch_size, seq_len)))
-
+    @checked
     def get_num_flops_bwd_total(self, batch_size: int, seq_len: int) -> float:
-        """FLOPs of the backward pass: twice those of the forward pass, for inputs and for weights.
-
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
-        """
+        """FLOPs of the backward pass: twice those of the forward pass, for inputs and for weights."""
         return 2 * self.get_num_flops_fwd_total(batch_size, seq_len)
 
+    @checked
     def get_num_flops_total_attn_compute(self, batch_size: int, seq_len: int) -> float:
         """FLOPs of all layers' scores and weighted sums: what selective recomputation does again.
 
         Source: Korthikanti et al., arXiv 2205.05198, section 5.
-
-        Args:
-            batch_size: Sequences.
-            seq_len: Tokens per sequence.
         """
-        step = whole_pass(self._setup, *_sizes(batch_size, seq_len))
+        step = whole_pass(self._setup, batch_size, seq_len)
         return float(self._setup.total(lambda layer: attention_core_flops(layer, step)))
-
-
-def _sizes(batch_size: int, seq_len: int) -> tuple[int, int]:
-    return positive_int("batch_size", batch_size), positive_int("seq_len", seq_len)

@@ -9,25 +9,26 @@ from collections.abc import Mapping
 from pprint import pformat
 from typing import Any
 
-from llm_perf.analysis.compat import checks, output
-from llm_perf.analysis.compat.batching import complete_batching
-from llm_perf.analysis.compat.count_methods import CountMethods
-from llm_perf.analysis.compat.latency_methods import LatencyMethods
-from llm_perf.analysis.compat.memory import ActivationOptions
-from llm_perf.analysis.compat.memory_methods import MemoryMethods
-from llm_perf.analysis.compat.setting_methods import SettingMethods
-from llm_perf.analysis.compat.setup import GPUS_PER_NODE, Efficiencies, Setup
-from llm_perf.analysis.compat.summary import Request, inference_summary
-from llm_perf.analysis.compat.training import training_summary
-from llm_perf.analysis.compat.training_request import TrainingRequest, checked_seq_len
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.scenario import check_context
 from llm_perf.errors import SpecError
+from llm_perf.llm_analysis import LOGGER, output
+from llm_perf.llm_analysis.arguments import checked, described
+from llm_perf.llm_analysis.batching import complete_batching
+from llm_perf.llm_analysis.count_methods import CountMethods
+from llm_perf.llm_analysis.latency_methods import LatencyMethods
+from llm_perf.llm_analysis.memory import ActivationOptions
+from llm_perf.llm_analysis.memory_methods import MemoryMethods
+from llm_perf.llm_analysis.setting_methods import SettingMethods
+from llm_perf.llm_analysis.setup import GPUS_PER_NODE, Efficiencies, Setup
+from llm_perf.llm_analysis.summary import Request, inference_summary
+from llm_perf.llm_analysis.training import training_summary
+from llm_perf.llm_analysis.training_request import TrainingRequest, checked_seq_len
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(LOGGER)
 
 
 class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
@@ -88,6 +89,7 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
 
     # -- analyses ----------------------------------------------------------------------------------------------
 
+    @checked
     def inference(
         self,
         batch_size_per_gpu: int = 1,
@@ -109,19 +111,6 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         pipeline stages, one batch at a time. What does not exist is None: the decode phase of one token or of an
         encoder.
 
-        Args:
-            batch_size_per_gpu: Sequences per GPU (per replica of tp x pp GPUs).
-            seq_len: Tokens of each prompt.
-            num_tokens_to_generate: Tokens to generate for each prompt.
-            use_kv_cache: Whether keys and values are kept; else each step computes the whole sequence again.
-            ds_zero: ZeRO stage as a member or its number; stage 3 shards and gathers weights.
-            layernorm_dtype_bytes: Bytes per element of the norms' inputs.
-            kv_cache_dtype_bytes: Bytes per cache element; None for those of the number format.
-            cost_per_gpu_hour: Price of one GPU for one hour; adds the cost of 1000 tokens.
-            output_dir: Folder for the summary as JSON and as text.
-            output_file_suffix: What the files' names have after the configuration.
-            allow_long_context: Whether prompt and generation may exceed the model's positions.
-
         Returns:
             The summary: seconds, bytes, FLOPs, elements, tokens/s.
 
@@ -131,23 +120,20 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
             OutputError: the files cannot be written.
         """
         request = Request(
-            batch=checks.positive_int("batch_size_per_gpu", batch_size_per_gpu),
-            prompt_len=checks.positive_int("seq_len", seq_len),
-            gen_len=checks.positive_int("num_tokens_to_generate", num_tokens_to_generate),
-            use_kv_cache=checks.flag("use_kv_cache", use_kv_cache),
-            stage=DSZeRO.of(ds_zero),
-            layernorm_dtype_bytes=checks.positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
-            kv_cache_dtype_bytes=None
-            if kv_cache_dtype_bytes is None
-            else checks.positive("kv_cache_dtype_bytes", kv_cache_dtype_bytes),
-            cost_per_gpu_hour=None
-            if cost_per_gpu_hour is None
-            else checks.not_negative("cost_per_gpu_hour", cost_per_gpu_hour),
+            batch=batch_size_per_gpu,
+            prompt_len=seq_len,
+            gen_len=num_tokens_to_generate,
+            use_kv_cache=use_kv_cache,
+            stage=ds_zero,
+            layernorm_dtype_bytes=layernorm_dtype_bytes,
+            kv_cache_dtype_bytes=kv_cache_dtype_bytes,
+            cost_per_gpu_hour=cost_per_gpu_hour,
         )
         check_context(self.model_config, request.prompt_len, request.gen_len, allow_long_context)
         output.file_stem("", output_file_suffix)
         return self._published(inference_summary(self._setup, request), output_dir, output_file_suffix)
 
+    @checked
     def training(
         self,
         batch_size_per_gpu: int | None = None,
@@ -178,28 +164,6 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         alone, the largest micro-batch that fits is taken. What does not exist is None: totals without
         ``total_num_tokens``. Latencies are seconds, memory is in bytes of the fullest GPU.
 
-        Args:
-            batch_size_per_gpu: Sequences of one micro-batch of one replica.
-            gradient_accumulation_steps: Micro-batches per step of the optimizer.
-            global_batch_size: Sequences per step over all replicas.
-            seq_len: Tokens per sequence; None for the model's positions.
-            total_num_tokens: Tokens of the whole training; None for one step's numbers only.
-            activation_recomputation: What is not kept for the backward pass, a member or its number.
-            ds_zero: ZeRO stage as a member or its number.
-            layernorm_dtype_bytes: Bytes per element of the norms' inputs.
-            master_weights_dtype_bytes: Bytes of a master weight and of a gradient.
-            other_op_bytes: What else the optimizer keeps per parameter; None for Adam's two moments, 8 bytes.
-            flash_attn: Whether a fused kernel keeps softmax statistics in place of scores.
-            softmax_dropout: Whether scores have a dropout mask.
-            mlp_activation_quant_bits: Bits of all kept inputs of the feed-forward block.
-            mlp_1linear_quant_bits: Bits of the first product's input.
-            mlp_gelu_input_quant_bits: Bits of the activation function's input.
-            mlp_2linear_quant_bits: Bits of the second product's input.
-            mlp_recompute_gelu: Whether the activation function is computed again in the backward pass.
-            output_dir: Folder for the summary as JSON and as text.
-            output_file_suffix: What the files' names have after the configuration.
-            allow_long_context: Whether ``seq_len`` may exceed the model's positions.
-
         Returns:
             The summary: seconds, bytes, FLOPs, elements.
 
@@ -209,30 +173,28 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
             OutputError: the files cannot be written.
         """
         request = TrainingRequest(
-            batch=checks.optional(checks.positive_int, "batch_size_per_gpu", batch_size_per_gpu),
-            accumulation=checks.optional(
-                checks.positive_int, "gradient_accumulation_steps", gradient_accumulation_steps
-            ),
-            global_batch=checks.optional(checks.positive_int, "global_batch_size", global_batch_size),
+            batch=batch_size_per_gpu,
+            accumulation=gradient_accumulation_steps,
+            global_batch=global_batch_size,
             seq_len=checked_seq_len(
                 self.model_config,
-                checks.optional(checks.positive_int, "seq_len", seq_len),
-                checks.flag("allow_long_context", allow_long_context),
+                seq_len,
+                allow_long_context,
             ),
-            total_num_tokens=checks.optional(checks.positive, "total_num_tokens", total_num_tokens),
-            stage=DSZeRO.of(ds_zero),
-            master_weights_bytes=checks.positive("master_weights_dtype_bytes", master_weights_dtype_bytes),
-            other_op_bytes=checks.optional(checks.not_negative, "other_op_bytes", other_op_bytes),
+            total_num_tokens=total_num_tokens,
+            stage=ds_zero,
+            master_weights_bytes=master_weights_dtype_bytes,
+            other_op_bytes=other_op_bytes,
             options=ActivationOptions(
-                recompute=ActivationRecomputation.of(activation_recomputation),
-                layernorm_dtype_bytes=checks.positive("layernorm_dtype_bytes", layernorm_dtype_bytes),
-                flash_attn=checks.flag("flash_attn", flash_attn),
-                softmax_dropout=checks.flag("softmax_dropout", softmax_dropout),
-                mlp_activation_quant_bits=checks.bits("mlp_activation_quant_bits", mlp_activation_quant_bits),
-                mlp_1linear_quant_bits=checks.bits("mlp_1linear_quant_bits", mlp_1linear_quant_bits),
-                mlp_gelu_input_quant_bits=checks.bits("mlp_gelu_input_quant_bits", mlp_gelu_input_quant_bits),
-                mlp_2linear_quant_bits=checks.bits("mlp_2linear_quant_bits", mlp_2linear_quant_bits),
-                mlp_recompute_gelu=checks.flag("mlp_recompute_gelu", mlp_recompute_gelu),
+                recompute=activation_recomputation,
+                layernorm_dtype_bytes=layernorm_dtype_bytes,
+                flash_attn=flash_attn,
+                softmax_dropout=softmax_dropout,
+                mlp_activation_quant_bits=mlp_activation_quant_bits,
+                mlp_1linear_quant_bits=mlp_1linear_quant_bits,
+                mlp_gelu_input_quant_bits=mlp_gelu_input_quant_bits,
+                mlp_2linear_quant_bits=mlp_2linear_quant_bits,
+                mlp_recompute_gelu=mlp_recompute_gelu,
             ),
         )
         output.file_stem("", output_file_suffix)
@@ -261,6 +223,7 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
             self.output_summary_dict(summary, output_dir, output_file_suffix=suffix)
         return summary
 
+    @described
     def config_batch_size_and_gradient_accumulation_steps(
         self,
         max_batch_size_per_gpu: int,
@@ -269,12 +232,6 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         global_batch_size: int | None = None,
     ) -> tuple[int, int, int]:
         """(batch per GPU, accumulation steps, global batch), what is not given derived from the others.
-
-        Args:
-            max_batch_size_per_gpu: Sequences that fit on a GPU.
-            batch_size_per_gpu: Sequences of one micro-batch.
-            gradient_accumulation_steps: Micro-batches per step of the optimizer.
-            global_batch_size: Sequences per step of the optimizer over all replicas.
 
         Raises:
             SpecError: they do not multiply to the global batch.
@@ -300,12 +257,7 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         )
 
     def get_readable_summary_dict(self, summary_dict: Mapping[str, Any], title: str = "Summary") -> str:
-        """A summary as lines of text with units.
-
-        Args:
-            summary_dict: What `inference` or `training` returned.
-            title: The first line.
-        """
+        """A summary as lines of text with units."""
         return output.readable(summary_dict, title)
 
     def output_summary_dict(
@@ -316,12 +268,6 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         output_file_suffix: str = "",
     ) -> None:
         """Write a summary as ``<configuration><suffix>-summary.json``, and as text beside it.
-
-        Args:
-            summary_dict: What `inference` or `training` returned.
-            output_dir: The folder; it is made where there is none.
-            print_human_readable: Whether to write ``<configuration><suffix>-summary-readable.txt`` too.
-            output_file_suffix: What the names have after the configuration.
 
         Raises:
             SpecError: the suffix cannot be part of a file name.
@@ -334,11 +280,7 @@ class LLMAnalysis(SettingMethods, CountMethods, MemoryMethods, LatencyMethods):
         output.write_all(output_dir, texts)
 
     def print_config(self, name: str = "Training Configs") -> None:
-        """Print model, GPU, number formats and layout on stderr.
-
-        Args:
-            name: The first line.
-        """
+        """Print model, GPU, number formats and layout on stderr."""
         parts = (self.model_config, self.gpu_config, self.dtype_config, self.parallelism_config)
         lines = [name.center(output.LINE_WIDTH, "-"), *(pformat(part) for part in parts)]
         sys.stderr.write("\n".join(["", *lines, ""]))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from llm_perf.analysis.compat import checks
 from llm_perf.config.base import GB
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig, format_bits
@@ -33,11 +32,12 @@ from llm_perf.counts.parameters import (
 )
 from llm_perf.counts.products import Product, layer_products, routed_experts
 from llm_perf.errors import SpecError
+from llm_perf.llm_analysis import LOGGER, checks
 
 GPUS_PER_NODE = 8
 """GPUs that one node's links join: the default of llm-analysis' ``num_gpus_per_node``."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(LOGGER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm_perf.analysis.compat.setup import Layer, Setup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.counts.activations import (
     MLPBytes,
@@ -17,6 +16,7 @@ from llm_perf.counts.activations import (
 )
 from llm_perf.counts.attention import cached_tokens
 from llm_perf.counts.optimizer import Sharded, gradient_bytes, optimizer_state_bytes, zero_shards
+from llm_perf.llm_analysis.setup import Layer, Setup
 
 # -- weights ------------------------------------------------------------------------------------------------
 

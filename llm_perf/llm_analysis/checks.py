@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.errors import bad_value
-
-Number = TypeVar("Number", int, float)
 
 
 def positive_int(field: str, value: Any) -> int:
@@ -58,24 +54,6 @@ def fraction(field: str, value: Any) -> float:
     return number  # type: ignore[no-any-return]
 
 
-def optional(check: Callable[[str, Any], Number], field: str, value: Any) -> Number | None:
-    """None, or what a check of a number returns.
-
-    Raises:
-        SpecError: as the check does.
-    """
-    return None if value is None else check(field, value)
-
-
-def bits(field: str, value: Any) -> int | None:
-    """A width in bits, or None.
-
-    Raises:
-        SpecError: neither of them.
-    """
-    return optional(positive_int, field, value)
-
-
 def flag(field: str, value: Any) -> bool:
     """True or False.
 
@@ -96,18 +74,6 @@ def instance(field: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise bad_value(field, value, f"a {kind.__name__}")
     return value
-
-
-def recomputation(level: Any, is_inference: Any) -> ActivationRecomputation:
-    """A level of activation recomputation as a member; there is nothing to recompute in inference.
-
-    Raises:
-        SpecError: no such level, or one other than NONE in inference.
-    """
-    found = ActivationRecomputation.of(level)
-    if flag("is_inference", is_inference) and found is not ActivationRecomputation.NONE:
-        raise bad_value("activation_recomputation", found.name, "NONE with is_inference=True")
-    return found
 
 
 def _python_number(value: Any) -> Any:

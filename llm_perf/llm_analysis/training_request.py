@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from llm_perf.analysis.compat.batching import complete_batching
-from llm_perf.analysis.compat.checks import positive_int
-from llm_perf.analysis.compat.memory import ActivationOptions
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
+from llm_perf.llm_analysis.batching import complete_batching
+from llm_perf.llm_analysis.checks import positive_int
+from llm_perf.llm_analysis.memory import ActivationOptions
 
 
 @dataclass(frozen=True, slots=True)

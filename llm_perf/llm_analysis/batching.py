@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from llm_perf.analysis.compat.checks import positive_int
 from llm_perf.errors import DoesNotFitError, SpecError
+from llm_perf.llm_analysis import LOGGER
+from llm_perf.llm_analysis.checks import positive_int
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(LOGGER)
 
 
 def complete_batching(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from llm_perf.analysis.compat import memory
-from llm_perf.analysis.compat.memory import LayerBytes, TrainingBytes
-from llm_perf.analysis.compat.setup import Setup
-from llm_perf.analysis.compat.training_request import Training, TrainingRequest
 from llm_perf.config.base import GIB
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.errors import DoesNotFitError
+from llm_perf.llm_analysis import memory
+from llm_perf.llm_analysis.memory import LayerBytes, TrainingBytes
+from llm_perf.llm_analysis.setup import Setup
+from llm_perf.llm_analysis.training_request import Training, TrainingRequest
 
 
 class ModelStates(NamedTuple):

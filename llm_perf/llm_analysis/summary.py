@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llm_perf.analysis.compat import memory
-from llm_perf.analysis.compat.latency import (
+from llm_perf.config.base import GIB
+from llm_perf.config.parallelism import DSZeRO
+from llm_perf.errors import DoesNotFitError
+from llm_perf.llm_analysis import memory
+from llm_perf.llm_analysis.latency import (
     Pass,
     PassTimes,
     decode_pass,
@@ -16,11 +19,8 @@ from llm_perf.analysis.compat.latency import (
     pass_times,
     whole_pass,
 )
-from llm_perf.analysis.compat.parameters import parameter_totals
-from llm_perf.analysis.compat.setup import Setup
-from llm_perf.config.base import GIB
-from llm_perf.config.parallelism import DSZeRO
-from llm_perf.errors import DoesNotFitError
+from llm_perf.llm_analysis.parameters import parameter_totals
+from llm_perf.llm_analysis.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)

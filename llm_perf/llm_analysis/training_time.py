@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.analysis.compat import latency, memory
-from llm_perf.analysis.compat.latency import Pass, PassTimes
-from llm_perf.analysis.compat.setup import Layer, Setup
-from llm_perf.analysis.compat.training_request import Training, TrainingRequest
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.counts.flops import lm_head_flops
 from llm_perf.counts.optimizer import ADAM_MOMENTS_BYTES, zero_shards
 from llm_perf.hardware.collective import Fabric
+from llm_perf.llm_analysis import latency, memory
+from llm_perf.llm_analysis.latency import Pass, PassTimes
+from llm_perf.llm_analysis.setup import Layer, Setup
+from llm_perf.llm_analysis.training_request import Training, TrainingRequest
 
 Level = ActivationRecomputation
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_perf.analysis.compat import latency
-from llm_perf.analysis.compat.parameters import parameter_totals
-from llm_perf.analysis.compat.setup import Setup
-from llm_perf.analysis.compat.training_memory import (
+from llm_perf.llm_analysis import latency
+from llm_perf.llm_analysis.parameters import parameter_totals
+from llm_perf.llm_analysis.setup import Setup
+from llm_perf.llm_analysis.training_memory import (
     Activations,
     ModelStates,
     activations,
@@ -16,8 +16,8 @@ from llm_perf.analysis.compat.training_memory import (
     model_states,
     shortfall,
 )
-from llm_perf.analysis.compat.training_request import Training, TrainingRequest
-from llm_perf.analysis.compat.training_time import StepTimes, recompute_flops, step_times
+from llm_perf.llm_analysis.training_request import Training, TrainingRequest
+from llm_perf.llm_analysis.training_time import StepTimes, recompute_flops, step_times
 
 
 def training_summary(setup: Setup, request: TrainingRequest) -> dict[str, Any]:

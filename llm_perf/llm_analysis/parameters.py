@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.analysis.compat.setup import Setup
 from llm_perf.counts.parameters import embedding_params, lm_head_params, token_table_params
+from llm_perf.llm_analysis.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)

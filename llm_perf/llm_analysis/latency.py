@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_perf.analysis.compat.memory import (
-    attention_activation_bytes,
-    layer_weight_bytes,
-    mlp_activation_bytes,
-    norm_activation_bytes,
-)
-from llm_perf.analysis.compat.setup import Layer, Setup
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.counts.attention import attended, cached_tokens
 from llm_perf.counts.flops import lm_head_flops
 from llm_perf.counts.quadrature import sum_over_context
 from llm_perf.hardware.collective import Fabric
 from llm_perf.hardware.roofline import roofline_time
+from llm_perf.llm_analysis.memory import (
+    attention_activation_bytes,
+    layer_weight_bytes,
+    mlp_activation_bytes,
+    norm_activation_bytes,
+)
+from llm_perf.llm_analysis.setup import Layer, Setup
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,198 @@
+"""Laws that faults drawn at random asked for: where requests go, parts of a batch, prompts in pieces, means of nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.counts.products import layer_products
+from llm_perf.hardware.cpu_time import CpuRates
+from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.requests.outcome import COMPLETED, REJECTED
+from llm_perf.requests.simulate import simulate
+from llm_perf.requests.steady import SteadyState
+from llm_perf.requests.summary import summary_of
+from llm_perf.requests.workload import Requests
+from llm_perf.systems import Load, system_of
+from llm_perf.systems.accounting import BySize, MemoryRules
+from llm_perf.systems.format_kernels import read_factor
+from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.step import TrainingStep
+
+
+@given(st.integers(2, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_requests_of_one_prefix_go_where_its_first_one_went(replicas, prefixes, seed):
+    """Under prefix-aware routing, whatever number a prefix has: its blocks are in one replica's cache."""
+    rng = np.random.default_rng(seed)
+    prefix = rng.integers(0, prefixes, 30)
+    requests = Requests.of(np.arange(30) * 0.01, 300, 20, prefix_id=prefix, prefix_tokens=np.full(30, 200))
+    scenario = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm", system="vllm@0.19"))
+    found = simulate(scenario, requests, replicas=replicas, routing="prefix-aware")
+    homes = [set(found.replica[prefix == one].tolist()) for one in set(prefix.tolist())]
+    assert all(len(home) == 1 for home in homes)
+    # New prefixes take turns among equally loaded replicas, so that none stays without work.
+    assert len(set.union(*homes)) == min(replicas, len(homes))
+
+
+@pytest.mark.parametrize("model", ["opt-6.7b", "opt-30b"])
+def test_flexgen_cuts_a_batch_into_as_few_parts_as_the_gpu_holds(model):
+    """Unless it is told how: the parts fit, and the next smaller number of parts does not."""
+
+    def asked(**how):
+        return build_scenario(
+            InferenceInputs(
+                model=model, gpu="t4", system="flexgen", percent="0 100 0 100 0 100", batch_size=512, prompt_len=512,
+                gen_len=8, **how,
+            )
+        )  # fmt: skip
+
+    scenario = asked()
+    parts = system_of(scenario).place(scenario, Load(512.0, 512.0, 8.0)).policy.num_gpu_batches
+    fewer = 2 ** int(math.log2(parts - 1))
+    coarser = asked(gpu_batch_size=512 // fewer, num_gpu_batches=fewer)
+    held, more = (predict_inference(one).memory.gpu.total_bytes for one in (scenario, coarser))
+    assert parts > 1
+    assert held <= scenario.gpu.usable_memory_bytes < more
+
+
+@pytest.mark.parametrize("tokens", [512, 1024])
+def test_a_prompt_in_pieces_with_nobody_beside_it_takes_what_infer_says(tokens):
+    """In the closed form too: there is no step of others that its pieces would be added to."""
+    asked = build_scenario(
+        InferenceInputs(
+            model="llama-3.1-8b", gpu="h100-sxm", system="vllm@0.19", prompt_len=6000, gen_len=64,
+            max_num_batched_tokens=tokens,
+        )
+    )  # fmt: skip
+    found = SteadyState(asked, 8000).at(6000, 64, concurrency=1)
+    assert float(found.ttft_s) == pytest.approx(predict_inference(asked).ttft_s, rel=0.03)
+
+
+def test_where_nothing_is_generated_there_is_no_mean_batch():
+    """Requests of one token end with their prompts: no step decodes, and the mean of no steps is not a number."""
+    scenario = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm", system="vllm@0.19"))
+    found = summary_of(simulate(scenario, Requests.of(np.arange(5.0), 300, 1)))
+    assert math.isnan(found.mean_batch)
+    assert found.completed == 5
+
+
+def test_what_was_never_admitted_found_nothing_in_a_cache():
+    """A request that no cache could hold, beside one that is served."""
+    scenario = build_scenario(
+        InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm", system="vllm@0.19", gpu_memory_utilization=0.27)
+    )
+    found = simulate(scenario, Requests.of([0.0, 1.0], [100, 120_000], [5, 5]))
+    assert found.status.tolist() == [COMPLETED, REJECTED]
+    assert found.cached_tokens.tolist() == [0, 0]
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.01, 1), st.integers(1, 64), st.integers(1, 8))
+def test_matrix_vector_kernels_read_4_bit_weights_again_for_each_further_row(again, rows, copies):
+    """Of each copy: rows / copies - 1 further ones, none fewer than none; other widths read once."""
+    scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system="vllm"))
+    constants = system_of(scenario).constants(scenario) | {"reread_per_row": again, "expert_bandwidth": 1.0}
+    gemm = kernel_rates(scenario.gpu, 16).gemm
+    found = read_factor(constants, "weight-only 4-bit", gemm, False, rows, copies)
+    assert found == pytest.approx(1 + again * (max(rows / copies, 1) - 1), rel=1e-12)
+    assert read_factor(constants, "weight-only 8-bit", gemm, False, rows, copies) == 1.0
+
+
+@given(st.integers(1, 4096), st.floats(1e10, 1e13), st.floats(1e10, 1e13))
+def test_a_program_without_a_border_takes_the_quicker_kernels(rows, plain_per_s, wide_per_s):
+    """Kernels that unpack for every row, or once for many: where neither is bound to a number of rows, the quicker ones."""
+    inputs = InferenceInputs(model="llama-3.1-8b", gpu="none", host="xeon-6960p", system="llama_cpp")
+    constants = system_of(scenario := build_scenario(inputs)).constants(scenario)
+    product = layer_products(scenario.model, scenario.model.layer_groups[0], 1, 1, 1)[0]
+
+    def seconds(few, **rates):
+        speeds = {"plain_per_s": plain_per_s, "wide_per_s": wide_per_s, **rates}
+        return CpuRates(constants | {"cpu_plain_rows": few}, 8, 1e15, **speeds).product_s(
+            product, rows, 1, 4.5
+        )
+
+    plain, wide = seconds(rows), seconds(1 if rows > 1 else 1e-9)
+    assert seconds(0) == pytest.approx(min(plain, wide), rel=1e-9)
+
+
+# -- pipelines --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_of_a_batch_in_one_piece_one_stage_works_at_a_time(stages, batch):
+    """A request passes the stages one after the other, so that the energy of the phase is one stage's at a time."""
+    scenario = build_scenario(
+        InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system="vllm", pp_size=stages, batch_size=batch)
+    )
+    found = predict_inference(scenario)
+    assert found.decode is not None
+    assert found.prefill.cost.stages_busy == found.decode.cost.stages_busy == 1.0
+
+
+# -- memory of engines ------------------------------------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(st.sampled_from([1, 2, 4, 8]), st.floats(0.5, 1), min_size=1),
+    st.sampled_from([1, 2, 4, 8]),
+)
+def test_the_share_of_memory_is_that_of_the_most_ranks_not_above(shares, ranks):
+    """As engines state it by tensor-parallel ranks; below the first entry that one holds."""
+    scenario = build_scenario(
+        InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system="vllm", tp_size=ranks)
+    )
+    rules = MemoryRules(
+        since="0", utilization_by_ranks=shares, of="total", max_num_batched_tokens=BySize(steps={0: 1}),
+        provenance="assumed", source="a law",
+    )  # fmt: skip
+    known = [count for count in shares if count <= ranks] or [min(shares)]
+    assert rules.utilization(scenario, 1) == shares[max(known)]
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+def kernels_of(**inputs):
+    asked = {
+        "model": "opt-6.7b",
+        "gpu": "b200-180gb",
+        "host": "dgx-b200",
+        "micro_batch_size": 1,
+        "seq_len": 2048,
+        **inputs,
+    }
+    scenario = build_training_scenario(TrainingInputs(**asked))
+    step = TrainingStep(scenario, get_framework(scenario.framework))
+    load = TrainingLoad(1.0, 1.0, 2048.0)
+    return step, step.kernels.layer(scenario.model.layer_groups[0], load), load
+
+
+def test_a_product_draws_at_least_three_times_its_forward_pass():
+    """Gradients of the inputs and of the weights are a product each, and what attends and moves comes on top."""
+    step, layer, load = kernels_of()
+    products = layer_products(step.model, step.model.layer_groups[0], 1, 1, 1)
+    flops = 2.0 * load.micro_batch * load.seq_len * sum(product.weights for product in products)
+    board = step.kernels.rates.board
+    assert board is not None
+    assert 3 * flops * board.product_j < layer.joules < 6 * flops * board.product_j
+
+
+def test_a_plain_activation_function_moves_two_vectors_forward_and_three_backward():
+    """Read and written; read again with the gradient, and the gradient of the input written. Gated: 3 and 5."""
+    for model, there, back in (("opt-6.7b", 2, 3), ("llama-2-7b", 3, 5)):
+        step, layer, load = kernels_of(model=model, compile=True)
+        width = step.model.layer_groups[0].mlp.ffn_size
+        each = load.micro_batch * load.seq_len * width * 2 / step.kernels.rates.elementwise_bytes_per_s
+        assert layer.forward["activation_function"] == pytest.approx(there * each, rel=1e-9)
+        assert layer.backward["activation_function"] == pytest.approx(back * each, rel=1e-9)
