@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from llm_perf.config.loading import known_names  # noqa: E402
 
 _MAIN: Final = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
-_LONGEST_S: Final = 300.0
+_LONGEST_S: Final = 1800.0
 _GROWTH: Final = 1.10
 _QUEUE: Final = 2.0
 _ABANDONED_S: Final = 0.05
@@ -52,9 +52,9 @@ def question(draw: random.Random) -> str:
 
 
 def request(draw: random.Random) -> str:
-    """What a page asks for: in ten, three new questions, two that others ask too, two that are refused, three files."""
+    """What a page asks for: in ten, two new questions, three that others ask too, two that are refused, three files."""
     kind = draw.randrange(10)
-    if kind < 3:
+    if kind < 2:
         return question(draw)
     if kind < 5:
         return question(random.Random(draw.randrange(50)))
@@ -208,7 +208,7 @@ def main() -> int:
         return 1
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
     for figure, target, met in found:
         print(f"{figure}\n    {target}: {'ok' if met else 'MISSED'}")
     return 0 if all(met for _, _, met in found) else 1
