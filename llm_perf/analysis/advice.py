@@ -120,7 +120,9 @@ def _decode_tokens_per_s(inputs: InferenceInputs, change: Change) -> float | Non
     except SpecError:
         return None
     steps = load.steps(encoder=scenario.model.encoder)
-    return None if decode is None else float(load.batch * steps / decode.latency_s)
+    if decode is None or not steps:  # one token is the prompt's
+        return None
+    return float(load.batch * steps / decode.latency_s)
 
 
 def _smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:

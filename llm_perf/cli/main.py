@@ -75,8 +75,27 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
+def _install_completion(context: click.Context, parameter: click.Parameter, shell: str | None) -> None:  # noqa: ARG001 - click's
+    if shell is None or context.resilient_parsing:
+        return
+    from llm_perf.cli.completion import install_completion
+
+    click.echo(install_completion(shell))
+    context.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llm-perf")
+@click.option(
+    "--install-completion",
+    is_flag=False,
+    flag_value="",
+    metavar="[SHELL]",
+    is_eager=True,
+    expose_value=False,
+    callback=_install_completion,
+    help="Let TAB complete in bash, zsh or fish, and exit.",
+)
 def cli() -> None:
     """Predict how long a large language model takes, and how much memory it needs.
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from llm_perf.cli.completion import names_of
 from llm_perf.config.base import AsText, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,10 +33,19 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     flag = name.replace("_", "-")
     kind = str if AsText in field.metadata else _kind(field.annotation)
     if name == _REPEATED:
-        return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description, hidden=hidden)
+        return click.option(
+            f"--{flag}",
+            f"{name}s",
+            multiple=True,
+            help=field.description,
+            hidden=hidden,
+            shell_complete=names_of(name),
+        )
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
-    return click.option(f"--{flag}", type=kind, help=field.description, hidden=hidden)
+    return click.option(
+        f"--{flag}", type=kind, help=field.description, hidden=hidden, shell_complete=names_of(name)
+    )
 
 
 def _kind(annotation: Any) -> type:

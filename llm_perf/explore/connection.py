@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from typing import Final
 
 REQUEST_S: Final = 5.0
@@ -10,6 +13,12 @@ REQUEST_S: Final = 5.0
 
 READ_S: Final = 10.0
 """Seconds within which a client must have read what waits for it."""
+
+ANSWER_S: Final = 120.0
+"""Seconds within which an answer must have been read whole, however steadily little of it is."""
+
+SEND_BUFFER: Final = 128 * 1024
+"""Bytes for which the system is asked to hold what a client has not read; by itself it would hold megabytes for each."""
 
 _ARRIVING: Final = ("IDLE", "SEND_BODY")
 """States of a client, as h11 names them, in which more of its request is to come. A whole request that will be the last
@@ -26,12 +35,15 @@ def patient_connection() -> type[asyncio.Protocol]:
     class PatientConnection(H11Protocol):  # type: ignore[misc]  # uvicorn's types are not read
         _deadline: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
+        _unread_since: float | None = None
         _head_bytes = 0
         _line_ended = False
         _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            with contextlib.suppress(OSError):
+                _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._wait()
 
         def data_received(self, data: bytes) -> None:
@@ -60,6 +72,7 @@ def patient_connection() -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self._unread_since = None
             # What the system could not take yet would stay with a connection that is closed, for as long as nobody reads.
             if self.transport.get_write_buffer_size():
                 self._watch_reading()
@@ -105,7 +118,10 @@ def patient_connection() -> type[asyncio.Protocol]:
 
         def _watch_reading(self) -> None:
             if self._unread is None:
-                self._unread = self.loop.call_later(READ_S, self._give_up_writing)
+                now = self.loop.time()
+                self._unread_since = now if self._unread_since is None else self._unread_since
+                left = max(0.0, min(READ_S, self._unread_since + ANSWER_S - now))
+                self._unread = self.loop.call_later(left, self._give_up_writing)
 
         def _read(self) -> None:
             if self._unread is not None:
@@ -115,6 +131,17 @@ def patient_connection() -> type[asyncio.Protocol]:
         def _give_up_writing(self) -> None:
             self._unread = None
             if self.transport.get_write_buffer_size():
+                # Closed as usual, the system would go on holding, and sending, what it has: by the byte, where the client
+                # reads so. Reset, both are free at once.
+                with contextlib.suppress(OSError):
+                    _socket(self.transport).setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
                 self.transport.abort()
 
     return PatientConnection
+
+
+def _socket(transport: asyncio.BaseTransport) -> socket.socket:
+    found: socket.socket = transport.get_extra_info("socket")
+    return found

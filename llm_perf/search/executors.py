@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from typing import Any, Final, TypeAlias
 
@@ -146,41 +146,80 @@ def _evaluate(chunk: int) -> Result:
 def dask(sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
     """On the workers of a Dask cluster, which must have this version of llm-perf installed.
 
+    Workers may go and come while it runs: neither the sweep nor a chunk is at one of them only.
+
     Raises:
-        EnvironmentFailure: no scheduler answers, there are no workers, or a chunk failed on several of them.
+        EnvironmentFailure: no scheduler answers, or it is lost; there are no workers, or a chunk failed on several of them.
     """
-    from distributed import Client, as_completed
+    from distributed import Client
 
-    client = _client(Client, address)
-    with closing(client):
-        _check_workers(client)
-        workers = sum(
-            worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()
-        )
-        shared = client.scatter(sweep, broadcast=True, hash=False)
-        waiting = iter(chunks)
-
-        def submit(chunk: int) -> Any:
-            return client.submit(_evaluate_with, shared, chunk, pure=False, retries=RETRIES)
-
-        first = [submit(chunk) for chunk in islice(waiting, workers * IN_FLIGHT_PER_WORKER)]
-        running = as_completed(first, loop=client.loop)
-        for future in running:
-            # A finished chunk may be lost again with its worker until it is fetched: result() waits for the next try.
-            if future.status == "error":
-                raise EnvironmentFailure(f"a chunk of the sweep failed on the cluster: {future.exception()}")
-            try:
-                result = future.result()
-            except Exception as error:  # noqa: BLE001 - whatever a lost worker makes of its results
-                raise EnvironmentFailure(f"a result of the cluster is lost: {error}") from None
-            future.release()
-            for chunk in islice(waiting, 1):
-                running.add(submit(chunk))
-            yield result
+    with _quiet(), closing(_client(Client, address)) as client:
+        try:
+            yield from _on_cluster(client, sweep, chunks)
+        except EnvironmentFailure:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a lost scheduler makes of questions and results
+            said = " ".join(str(error).split())
+            raise EnvironmentFailure(
+                f"the Dask cluster at {address} is lost ({said}); with --out, what is finished is kept"
+            ) from None
 
 
-def _evaluate_with(sweep: Sweep, chunk: int) -> Result:
+def _on_cluster(client: Any, sweep: Sweep, chunks: Iterable[int]) -> Iterator[Result]:
+    from distributed import as_completed
+
+    from llm_perf import __version__
+
+    _check_workers(client)
+    workers = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    # A task and no scattered data: whoever loses it makes it again, scattered data are gone with their last worker.
+    shared = client.submit(_itself, sweep, pure=False, retries=RETRIES)
+    waiting = iter(chunks)
+
+    def submit(chunk: int) -> Any:
+        return client.submit(_evaluate_with, shared, chunk, __version__, pure=False, retries=RETRIES)
+
+    first = [submit(chunk) for chunk in islice(waiting, workers * IN_FLIGHT_PER_WORKER)]
+    running = as_completed(first, loop=client.loop)
+    for future in running:
+        # A finished chunk may be lost again with its worker until it is fetched: result() waits for the next try.
+        if future.status == "error":
+            raise EnvironmentFailure(f"a chunk of the sweep failed on the cluster: {future.exception()}")
+        result = future.result()
+        future.release()
+        for chunk in islice(waiting, 1):
+            running.add(submit(chunk))
+        yield result
+
+
+def _itself(sweep: Sweep) -> Sweep:
+    return sweep
+
+
+def _evaluate_with(sweep: Sweep, chunk: int, version: str) -> Result:
+    """On a worker, which may have come after all were asked for their version."""
+    if _version() != version:
+        raise EnvironmentFailure(f"a worker has llm-perf {_version()}, and the sweep's is {version}")
     return chunk, sweep.evaluate(chunk)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that a cluster's client logs of connections that it loses: a sweep says what that means."""
+    import logging
+    import warnings
+
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _client(client: Any, address: str) -> Any:
@@ -198,10 +237,14 @@ def _check_workers(client: Any) -> None:
     """
     from llm_perf import __version__
 
-    found = client.run(_version)
+    # One that ends while it is asked is none: its chunks go elsewhere, and another that comes is asked with each chunk.
+    answers = client.run(_version, on_error="return")
+    found = {worker: said for worker, said in answers.items() if not isinstance(said, OSError | TimeoutError)}
     if not found:
         raise EnvironmentFailure("the Dask cluster has no workers")
     for worker, version in found.items():
+        if isinstance(version, Exception):
+            raise EnvironmentFailure(f"worker {worker} cannot say which llm-perf it has: {version}")
         if version != __version__:
             raise EnvironmentFailure(f"worker {worker} has llm-perf {version}, and here is {__version__}")
 

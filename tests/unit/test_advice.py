@@ -27,6 +27,15 @@ def test_what_fits_needs_no_change() -> None:
     assert changes(model="opt-1.3b", gpu="t4")[1] == ()
 
 
+@pytest.mark.parametrize(
+    ("model", "gpu"), [("opt-30b", "a100-sxm-40gb"), ("llama-65b", "v100-sxm2-32gb"), ("kimi-k2", "h200")]
+)
+def test_who_generates_one_token_has_no_decode_speed(model: str, gpu: str) -> None:
+    found = changes(model=model, gpu=gpu, gen_len=1)[1]
+    assert found
+    assert {change.tokens_per_s for change in found} == {None}
+
+
 ORDER = (
     "batch_size",
     "prompt_len",

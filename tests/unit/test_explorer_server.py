@@ -169,25 +169,71 @@ def test_what_is_too_long_is_told_so() -> None:
         assert raw(port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_who_does_not_read_costs_little() -> None:
+def reader(port: int, path: str, *heads: str) -> socket.socket:
+    """A client that asks and holds little of what it does not read: its window is small from its first packet on."""
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    client.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *heads, "", ""]).encode())
+    return client
+
+
+def read_to_the_end(client: socket.socket, pause_s: float = 0.0) -> tuple[int, bool]:
+    """Bytes that still come, and whether the connection was reset: a close would look like the end of an answer."""
+    client.settimeout(10)
+    read = 0
+    try:
+        while part := client.recv(1 << 12 if pause_s else 1 << 16):
+            read += len(part)
+            time.sleep(pause_s)
+    except ConnectionResetError:
+        return read, True
+    return read, False
+
+
+def test_who_does_not_read_is_dropped_and_costs_little() -> None:
     import resource
 
     page = "x" * 6_000_000
     with served(lambda _: {"text": "y" * 2_000_000}, page) as port:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        clients = []
-        for n in range(60):
-            client = socket.create_connection(("127.0.0.1", port))
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            path = "/" if n % 2 else "/api/view"
-            client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            clients.append(client)
+        asked = [("/", ()), ("/api/view", ()), ("/", ("Connection: close",))]
+        clients = [reader(port, path, *heads) for path, heads in asked * 20]
         time.sleep(4 * SHORT_S)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert grown < 60_000  # KiB; whole bodies for each would be 240,000
         for client in clients:
+            read, reset = read_to_the_end(client)
+            assert reset
+            assert read < 1_000_000
             client.close()
         assert len(get(port, "/")[1]) == len(page)  # and who reads gets all of it
+
+
+def test_the_end_of_an_answer_that_nobody_reads_is_dropped_too() -> None:
+    """The last piece is written, nothing is paused any more: the connection would stay until its client leaves."""
+    size = (
+        connection.SEND_BUFFER * 2 + 60_000
+    )  # fits into what the server hands over, not into what the system takes
+    with served(lambda _: {}, "x" * size) as port:
+        clients = [reader(port, "/", *heads) for heads in ((), ("Connection: close",))]
+        time.sleep(3 * SHORT_S)
+        for client in clients:
+            read, reset = read_to_the_end(client)
+            assert reset
+            assert read < size
+            client.close()
+
+
+def test_who_reads_a_little_at_a_time_is_dropped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pause is short enough, all of them together are not."""
+    monkeypatch.setattr(connection, "ANSWER_S", 2 * SHORT_S)
+    with served(lambda _: {}, "x" * 6_000_000) as port, reader(port, "/") as client:
+        start = time.monotonic()
+        read, reset = read_to_the_end(client, pause_s=0.01)
+        assert reset
+        assert read < 6_000_000
+        assert time.monotonic() < start + 10
 
 
 def test_what_is_wrong_and_what_is_a_defect() -> None:

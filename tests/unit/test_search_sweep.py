@@ -357,16 +357,13 @@ class FakeClient:
     def __init__(self, status: str) -> None:
         self.status = status
 
-    def run(self, function: Any) -> dict[str, Any]:
+    def run(self, function: Any, on_error: str) -> dict[str, Any]:
         return {"one": function()}
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         return {"workers": {"one": {"nthreads": 1}}}
 
-    def scatter(self, sweep: Sweep, **_: Any) -> Sweep:
-        return sweep
-
-    def submit(self, _function: Any, _sweep: Sweep, chunk: int, **_: Any) -> FakeFuture:
+    def submit(self, _function: Any, _sweep: Sweep, chunk: int = -1, *_: Any, **__: Any) -> FakeFuture:
         return FakeFuture(chunk, self.status)
 
     def close(self) -> None:
@@ -402,13 +399,50 @@ def test_a_cluster_that_does_not_answer_is_one_clear_failure(monkeypatch):
         list(get_executor("dask://127.0.0.1:9")(Sweep(SMALL), [0]))
 
 
-def test_workers_with_another_version_are_refused(cut):
-    class Client:
-        def run(self, function):
-            return {"one": function(), "two": "0.0.1"}
+class Asked:
+    """A cluster whose workers answer so."""
 
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def run(self, function: Any, on_error: str) -> dict[str, Any]:
+        assert on_error == "return"
+        return {name: function() if said is None else said for name, said in self.answers.items()}
+
+
+def test_workers_with_another_version_are_refused():
     with pytest.raises(EnvironmentFailure, match=r"worker two has llm-perf 0\.0\.1"):
-        executors._check_workers(Client())
+        executors._check_workers(Asked(one=None, two="0.0.1"))
+    with pytest.raises(EnvironmentFailure, match="worker two cannot say"):
+        executors._check_workers(Asked(one=None, two=ModuleNotFoundError("No module named 'llm_perf'")))
+
+
+def test_a_worker_that_comes_later_is_asked_with_its_chunk(cut):
+    with pytest.raises(EnvironmentFailure, match="and the sweep's is 0"):
+        executors._evaluate_with(cut, 0, "0")
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_none():
+    executors._check_workers(Asked(one=None, two=ConnectionResetError("reset")))
+    with pytest.raises(EnvironmentFailure, match="no workers"):
+        executors._check_workers(Asked(two=ConnectionResetError("reset")))
+
+
+def test_a_lost_scheduler_is_one_clear_failure(cut, monkeypatch):
+    from concurrent.futures import CancelledError
+
+    distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    monkeypatch.setattr(distributed, "as_completed", FakeCompleted)
+    monkeypatch.setattr(executors, "_client", lambda *_: FakeClient("cancelled"))
+
+    def lost(_: FakeFuture) -> None:
+        raise CancelledError("scheduler-connection-lost.\nClient lost the connection")
+
+    monkeypatch.setattr(FakeFuture, "result", lost)
+    with pytest.raises(
+        EnvironmentFailure, match=r"at tcp://one is lost \(scheduler-connection-lost\. Client"
+    ):
+        list(executors.dask(cut, range(cut.chunks), "tcp://one"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""`--install-completion`, and what the shell is then told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASKED = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
+FILES = {
+    "bash": ".local/share/bash-completion/completions/llm-perf",
+    "zsh": ".zfunc/_llm-perf",
+    "fish": ".config/fish/completions/llm-perf.fish",
+}
+
+
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.mark.parametrize("shell", FILES)
+def test_it_is_written_where_the_shell_looks(llm_perf, home, monkeypatch, shell):
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    outcome = llm_perf("--install-completion")
+    assert outcome.code == 0
+    assert str(home / FILES[shell]) in outcome.out
+    assert "_LLM_PERF_COMPLETE" in (home / FILES[shell]).read_text()
+    first = (home / FILES[shell]).read_bytes()
+    monkeypatch.setenv("SHELL", "")
+    assert llm_perf("--install-completion", shell).code == 0
+    assert (home / FILES[shell]).read_bytes() == first
+    program = shutil.which(shell)
+    if program is not None and shell == "bash":
+        subprocess.run([program, "-n", home / FILES[shell]], check=True)
+
+
+def test_another_shell_is_one_line(llm_perf, home, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert "bash, zsh or fish: SHELL is '/bin/tcsh'" in llm_perf("--install-completion").error
+    assert "bash, zsh or fish" in llm_perf("--install-completion", "csh").error
+    assert list(home.iterdir()) == []
+
+
+def test_a_home_that_is_a_file_is_one_line(llm_perf, home, monkeypatch):
+    (home / "file").write_text("")
+    monkeypatch.setenv("HOME", str(home / "file"))
+    outcome = llm_perf("--install-completion", "bash")
+    assert outcome.code == 4
+    assert outcome.err.count("\n") == 1
+    assert "cannot be written" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("llm-perf inf", "infer"),
+        ("llm-perf infer --prompt", "--prompt-len"),
+        ("llm-perf infer --gpu t", "t4-16gb"),
+        ("llm-perf infer --system vl", "vllm"),
+        ("llm-perf infer --model facebook_opt-1", "facebook_opt-13b"),
+        ("llm-perf infer --model opt-1", "opt-13b"),
+    ],
+)
+def test_what_the_shell_is_told(words, found):
+    told = subprocess.run(
+        [sys.executable, "-c", ASKED],
+        env=os.environ
+        | {
+            "_LLM_PERF_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    assert found in {line.partition(",")[2] for line in told.stdout.splitlines()}
