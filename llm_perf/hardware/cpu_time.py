@@ -42,6 +42,9 @@ _UNPACKING: dict[str, str] = {
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
 
+_ROUNDING = 1.0 + 1e-9
+"""Experts that one token touches come out of a power, a rounding below the rows that they multiply."""
+
 TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
 of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
@@ -134,7 +137,7 @@ class CpuRates:
         )
         if kind == "k":
             wide = wide / c["cpu_wide_k"]
-        few = c["cpu_plain_rows"]
+        few = c["cpu_plain_rows"] * _ROUNDING
         used = where(rows <= few * copies, plain, wide) if few > 0 else minimum(plain, wide)
         return p_norm(read, used, c["cpu_product_knee"])
 
