@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.forward import Forward
@@ -114,3 +116,28 @@ def test_rates_are_those_that_were_measured(gpu, num_gpus, model, bits, prefill,
     text = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=1, gen_len=512)))
     assert 512 / prompt.prefill.latency_s == pytest.approx(prefill, rel=0.2)
     assert 1 / text.decode.latency_per_token_s == pytest.approx(decode, rel=0.1)
+
+
+@pytest.mark.parametrize("gpu", ["none", "rtx-4080"])
+def test_a_prompt_leaves_out_the_mlp_of_the_last_layer_and_a_token_does_not(gpu):
+    """Logits are asked for of one token: behind the last attention no other goes further, whatever the number of layers."""
+    saved = []
+    for layers in (4, 9):
+        model = get_model_config_by_name("llama-3-8b")
+        facts = RunFacts(model=model.replace(layer_groups=(model.layer_groups[0].replace(count=layers),)))
+        asked = build_scenario(
+            InferenceInputs(
+                model="llama-3-8b", gpu=gpu, host="ryzen-9-7950x", system="llama_cpp", weight_format="q8_0"
+            ),
+            facts,
+        )
+        found = {}
+        for value in (0.0, 1.0):
+            evaluated = get_system("llama_cpp").evaluate(
+                asked.replace(constants=(("last_mlp_of_logits", value),)), Load(1.0, 512.0, 9.0)
+            )
+            found[value] = evaluated
+        assert found[0.0].decode.latency_s == pytest.approx(found[1.0].decode.latency_s, rel=1e-9)
+        saved.append(found[0.0].prefill.latency_s - found[1.0].prefill.latency_s)
+        assert 0 < saved[-1] < found[0.0].prefill.latency_s / layers
+    assert saved[0] == pytest.approx(saved[1], rel=1e-6)
