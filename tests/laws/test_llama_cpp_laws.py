@@ -141,3 +141,46 @@ def test_a_prompt_leaves_out_the_mlp_of_the_last_layer_and_a_token_does_not(gpu)
         saved.append(found[0.0].prefill.latency_s - found[1.0].prefill.latency_s)
         assert 0 < saved[-1] < found[0.0].prefill.latency_s / layers
     assert saved[0] == pytest.approx(saved[1], rel=1e-6)
+
+
+def test_experts_of_wide_formats_are_multiplied_row_by_row():
+    """`mul_mat_id` has tiles for K-types and none for 8 and 16 bits: a faster tile helps the former's experts alone."""
+
+    def experts_s(weight_format: str, factor: float) -> float:
+        asked = build_scenario(
+            InferenceInputs(
+                model="mixtral-8x7b",
+                gpu="none",
+                host="epyc-9654",
+                system="llama_cpp",
+                weight_format=weight_format,
+            )
+        )
+        constants = get_system("llama_cpp").constants(asked)
+        asked = asked.replace(constants=(("cpu_wide_kernels", factor * constants["cpu_wide_kernels"]),))
+        found = get_system("llama_cpp").evaluate(asked, Load(1.0, 512.0, 1.0))
+        return float(found.prefill.parts_s["cpu_experts"])
+
+    assert experts_s("q8_0", 2.0) == experts_s("q8_0", 1.0)
+    assert experts_s("q4_k_m", 2.0) < 0.8 * experts_s("q4_k_m", 1.0)
+
+
+def test_tiles_are_of_x86_alone():
+    times = [
+        predict_inference(
+            build_scenario(
+                InferenceInputs(
+                    model="llama-3-8b",
+                    gpu="none",
+                    host=host,
+                    system=system,
+                    weight_format="q4_k_m",
+                    gen_len=1,
+                )
+            )
+        ).prefill.latency_s
+        for host in ("ryzen-9-7950x", "apple-m2-max")
+        for system in ("llama_cpp@2025", "llama_cpp@2026")
+    ]
+    assert times[1] < times[0]
+    assert times[3] == times[2]
