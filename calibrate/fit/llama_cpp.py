@@ -38,7 +38,7 @@ _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
 _OFF: dict[str, float] = {"cpu_one_row_flops_per_cycle": 0.0}
 """What class constants say of kernels that a probe times itself."""
 _OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
-    ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 8.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
+    ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 32.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
     ("cpu_score_share", 0.1, 0.002, 2.0), ("cpu_wide_k", 1.0, 0.3, 5.0),
 )  # fmt: skip
 """What prompts show: products of many rows, with where they start, since constants that know no such kernels say 0."""

@@ -39,8 +39,22 @@ _UNPACKING: dict[str, str] = {
 }
 """The constant of each class of number formats."""
 
+_WIDE: dict[str, str] = {
+    "8bit": "cpu_wide_8bit",
+    "16bit": "cpu_wide_16bit",
+    "k": "cpu_wide_k",
+    "planes": "cpu_wide_planes",
+    "iq4": "cpu_wide_iq4",
+    "iq3": "cpu_wide_iq3",
+    "iq2": "cpu_wide_iq2",
+}
+"""The constant of each class of number formats in kernels that unpack once for many rows."""
+
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
+
+_ROUNDING = 1.0 + 1e-9
+"""Experts that one token touches come out of a power, a rounding below the rows that they multiply."""
 
 TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
@@ -125,16 +139,16 @@ class CpuRates:
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / self.one_row_per_s)
-        if self.wide_per_s <= 0 or widened:
+        row_by_row = product.is_expert and kind in ("8bit", "16bit") and not c["cpu_wide_experts"]
+        if self.wide_per_s <= 0 or widened or row_by_row:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, c["cpu_product_knee"])
         wide = (
             product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
         )
-        if kind == "k":
-            wide = wide / c["cpu_wide_k"]
-        few = c["cpu_plain_rows"]
+        wide = wide / c[_WIDE[kind]]
+        few = c["cpu_plain_rows"] * _ROUNDING
         used = where(rows <= few * copies, plain, wide) if few > 0 else minimum(plain, wide)
         return p_norm(read, used, c["cpu_product_knee"])
 
@@ -177,13 +191,14 @@ def cpu_rates(
     # A weight times a row is two operations.
     hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
     giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
+    wide = constants["cpu_wide_kernels"] if facts.kernels != "neon" or constants["cpu_wide_neon"] else 0.0
     one_row = constants["cpu_one_row_flops_per_cycle"] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
     return CpuRates(
         constants=constants,
         threads=used,
         read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
         plain_per_s=giga * used,
-        wide_per_s=giga * used * constants["cpu_wide_kernels"],
+        wide_per_s=giga * used * wide,
         one_row_per_s=one_row * hertz / 2 * used if one_row else math.inf,
         native_16bit=facts.native_16bit,
     )

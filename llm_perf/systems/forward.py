@@ -97,6 +97,7 @@ class Forward:
             if any(product.is_expert and self._narrow(product) for product in products)
         )
         self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in groups)
+        self.last_mlp = mlp_of(groups[-1][1]) if groups and self.constants["last_mlp_of_logits"] else ()
 
     # -- a whole pass -----------------------------------------------------------------------------------------
 
@@ -171,9 +172,19 @@ class Forward:
         sequences: Number,
         attend: Callable[[Mixer, int], None] = lambda mixer, count: None,  # noqa: ARG005
     ) -> None:
-        """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers."""
+        """All layers on ``tokens`` tokens of ``sequences`` sequences; ``attend`` adds the attention of equal mixers.
+
+        A stack may leave out the MLP of the last layer, which then belongs to the tokens whose logits are asked for.
+        """
         routed = tokens * self._distinct_share(sequences)
-        for (group, products), vectors in zip(self.groups, self._expert_vectors, strict=True):
+        last = len(self.groups) - 1
+        for index, ((group, products), vectors) in enumerate(
+            zip(self.groups, self._expert_vectors, strict=True)
+        ):
+            left = self.last_mlp if index == last else ()
+            if left:
+                self._products(costs, left, tokens, group.count - 1, routed)
+                products = tuple(product for product in products if product not in left)
             self._products(costs, products, tokens, group.count, routed)
             for mixer in group.attention.parts:
                 attend(mixer, group.count)
@@ -368,7 +379,8 @@ class Forward:
         costs.busy("hbm", seconds)
 
     def head_of(self, costs: Costs, positions: Number) -> None:
-        """The head on so many positions."""
+        """The head on so many positions, and the MLP of the last layer where it belongs to them."""
+        self._products(costs, self.last_mlp, positions, 1)
         self._products(costs, self.head, positions, 1)
         self._unpack_tables(costs)
         if self.tp > 1:
@@ -483,6 +495,11 @@ class Forward:
             hops = hops + (self.pp - 1 - between) * self.hop_in_node.send_s(size)
             extra = (self.pp - 1) * self.constants["hop_us"] * 1e-6
             costs.collective("pipeline_transfer", 1, hops + extra)
+
+
+def mlp_of(products: Sequence[Product]) -> tuple[Product, ...]:
+    """The products of a layer behind its attention."""
+    return tuple(product for product in products if part_of(product.op) == "mlp")
 
 
 def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bool) -> float:

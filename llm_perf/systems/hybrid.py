@@ -22,7 +22,7 @@ from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
 from llm_perf.systems.attention import Attention, Chunk, DecodeAttention
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.footprint import layer_weight_bytes, layers_weight_bytes
-from llm_perf.systems.forward import Forward
+from llm_perf.systems.forward import Forward, mlp_of
 from llm_perf.systems.terms import no_terms, one_term
 
 
@@ -204,6 +204,11 @@ class HybridForward(Forward):
         self._take_groups(tuple(gpu))
         if not division.head_on_gpu:
             self.head = ()
+        # The last layers are those on the GPU, and of these the last have their experts there.
+        ends_on_cpu = bool(constants["last_mlp_of_logits"]) and not division.parts[-1].on_gpu
+        self.mlp_after_cpu = mlp_of(self.whole_groups[-1][1]) if ends_on_cpu else ()
+        if ends_on_cpu:
+            self.last_mlp = ()
 
     # -- whole passes -------------------------------------------------------------------------------------------
 
@@ -237,7 +242,7 @@ class HybridForward(Forward):
         return self._with_all_parts(costs), attention
 
     def head_of(self, costs: Costs, positions: Number) -> None:
-        """The head on so many positions, where it is."""
+        """The head on so many positions, where it is, and the MLP of the last layer likewise."""
         super().head_of(costs, positions)
         self._head_on_cpu(costs, positions)
 
@@ -272,9 +277,11 @@ class HybridForward(Forward):
             dense = tuple(product for product in products if not product.is_expert)
             experts = tuple(product for product in products if product.is_expert)
             if on_cpu:
-                self._dense(costs, dense, on_cpu, tokens, prompt)
-                if experts:
-                    self._experts(costs, group, experts, on_cpu, tokens, routed, prompt)
+                left = self.mlp_after_cpu if group is self.model.layer_groups[-1] else ()
+                self._dense(costs, dense, on_cpu, tokens, prompt, left)
+                inner = on_cpu - bool(left)
+                if experts and inner:
+                    self._experts(costs, group, experts, inner, tokens, routed, prompt)
             away = part.on_gpu - part.experts_on_gpu if experts else 0
             if away:
                 self._experts(costs, group, experts, away, tokens, routed, prompt)
@@ -283,14 +290,22 @@ class HybridForward(Forward):
                 self._hops(costs, 1, tokens)
 
     def _dense(
-        self, costs: Costs, products: tuple[Product, ...], layers: int, tokens: Number, prompt: bool
+        self,
+        costs: Costs,
+        products: tuple[Product, ...],
+        layers: int,
+        tokens: Number,
+        prompt: bool,
+        left: tuple[Product, ...] = (),
     ) -> None:
+        """Layers without their experts; of the last, products that are ``left`` for the positions with logits."""
         on_cpu, copy_s, on_gpu, moved = 0.0, 0.0, 0.0, 0.0
         for product in products:
+            share = 1.0 - 1.0 / layers if product in left else 1.0
             size = product.weights * self._bits(product) / 8
-            on_cpu = on_cpu + self.cpu.product_s(product, tokens, 1.0, self._bits(product))
-            on_gpu = on_gpu + self.product_s(product, tokens).seconds
-            moved = moved + size
+            on_cpu = on_cpu + share * self.cpu.product_s(product, tokens, 1.0, self._bits(product))
+            on_gpu = on_gpu + share * self.product_s(product, tokens).seconds
+            moved = moved + share * size
         copy_s = moved / self.link_bytes_per_s
         copied = self._copies(tokens, None, prompt)
         name = "cpu_layers"
@@ -400,12 +415,27 @@ class HybridForward(Forward):
         costs.busy("pcie", layers * each)
 
     def _head_on_cpu(self, costs: Costs, positions: Number) -> None:
+        self._last_mlp(costs, positions)
         if self.division.head_on_gpu:
             return
         for product in self.whole_head:
             seconds = self.cpu.product_s(product, positions, 1.0, self._bits(product))
             costs.part("lm_head", seconds, one_term("lm_head", "head on the CPU", ("seconds", seconds)))
             costs.busy("cpu", seconds)
+
+    def _last_mlp(self, costs: Costs, positions: Number) -> None:
+        """The MLP of the last layer on the positions whose logits are asked for: too few to copy its weights for."""
+        dense = tuple(product for product in self.mlp_after_cpu if not product.is_expert)
+        experts = tuple(product for product in self.mlp_after_cpu if product.is_expert)
+        if dense:
+            seconds = sum(
+                self.cpu.product_s(product, positions, 1.0, self._bits(product)) for product in dense
+            )
+            title = "MLP of the last layer, of tokens with logits"
+            costs.part("cpu_layers", seconds, one_term("cpu_layers", title, ("seconds", seconds)))
+            costs.busy("cpu", seconds)
+        if experts:
+            self._experts(costs, self.model.layer_groups[-1], experts, 1, positions, positions, prompt=False)
 
     def _bits(self, product: Product) -> float:
         return self._stored_bytes(product) * 8

@@ -273,3 +273,29 @@ def test_terms_sum_to_the_latency(changes: dict[str, Any]) -> None:
         assert phase is not None
         assert sum(term.value for term in phase.terms) == pytest.approx(phase.latency_s, rel=1e-6)
         assert sum(phase.breakdown_s.values()) == pytest.approx(phase.latency_s, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "model", ["qwen3-30b-a3b", "gpt-oss-20b", "mixtral-8x7b", "deepseek-v2-lite", "qwen3-235b-a22b"]
+)
+def test_a_token_of_a_mixture_runs_the_kernels_of_one_row(model: str) -> None:
+    """Each expert that one token asks multiplies one row: kernels of many rows change nothing, whatever E and k are.
+
+    A power that rounds below k experts once made them look as if they had more rows, and a probe's profile decode mixtures
+    with the wrong kernels.
+    """
+    scenario = build_scenario(
+        InferenceInputs(
+            model=model, gpu="none", host="ryzen-9-7950x", system="llama_cpp", weight_format="q8_0"
+        )
+    )
+    token, prompt = [], []
+    for wide in (0.0, 3.0):
+        evaluated = system_of(scenario).evaluate(
+            scenario.replace(constants=(("cpu_wide_kernels", wide), ("cpu_wide_lost_rows", 6.0))),
+            Load(1.0, 64.0, 8.0),
+        )
+        token.append(evaluated.decode.latency_s)
+        prompt.append(evaluated.prefill.latency_s)
+    assert token[0] == token[1]
+    assert prompt[0] != prompt[1], "the constant is read"

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.forward import Forward
@@ -114,3 +116,71 @@ def test_rates_are_those_that_were_measured(gpu, num_gpus, model, bits, prefill,
     text = predict_inference(asked.replace(workload=asked.workload.replace(prompt_len=1, gen_len=512)))
     assert 512 / prompt.prefill.latency_s == pytest.approx(prefill, rel=0.2)
     assert 1 / text.decode.latency_per_token_s == pytest.approx(decode, rel=0.1)
+
+
+@pytest.mark.parametrize("gpu", ["none", "rtx-4080"])
+def test_a_prompt_leaves_out_the_mlp_of_the_last_layer_and_a_token_does_not(gpu):
+    """Logits are asked for of one token: behind the last attention no other goes further, whatever the number of layers."""
+    saved = []
+    for layers in (4, 9):
+        model = get_model_config_by_name("llama-3-8b")
+        facts = RunFacts(model=model.replace(layer_groups=(model.layer_groups[0].replace(count=layers),)))
+        asked = build_scenario(
+            InferenceInputs(
+                model="llama-3-8b", gpu=gpu, host="ryzen-9-7950x", system="llama_cpp", weight_format="q8_0"
+            ),
+            facts,
+        )
+        found = {}
+        for value in (0.0, 1.0):
+            evaluated = get_system("llama_cpp").evaluate(
+                asked.replace(constants=(("last_mlp_of_logits", value),)), Load(1.0, 512.0, 9.0)
+            )
+            found[value] = evaluated
+        assert found[0.0].decode.latency_s == pytest.approx(found[1.0].decode.latency_s, rel=1e-9)
+        saved.append(found[0.0].prefill.latency_s - found[1.0].prefill.latency_s)
+        assert 0 < saved[-1] < found[0.0].prefill.latency_s / layers
+    assert saved[0] == pytest.approx(saved[1], rel=1e-6)
+
+
+def test_experts_of_wide_formats_are_multiplied_row_by_row():
+    """`mul_mat_id` has tiles for K-types and none for 8 and 16 bits: a faster tile helps the former's experts alone."""
+
+    def experts_s(weight_format: str, factor: float) -> float:
+        asked = build_scenario(
+            InferenceInputs(
+                model="mixtral-8x7b",
+                gpu="none",
+                host="epyc-9654",
+                system="llama_cpp",
+                weight_format=weight_format,
+            )
+        )
+        constants = get_system("llama_cpp").constants(asked)
+        asked = asked.replace(constants=(("cpu_wide_kernels", factor * constants["cpu_wide_kernels"]),))
+        found = get_system("llama_cpp").evaluate(asked, Load(1.0, 512.0, 1.0))
+        return float(found.prefill.parts_s["cpu_experts"])
+
+    assert experts_s("q8_0", 2.0) == experts_s("q8_0", 1.0)
+    assert experts_s("q4_k_m", 2.0) < 0.8 * experts_s("q4_k_m", 1.0)
+
+
+def test_tiles_are_of_x86_alone():
+    times = [
+        predict_inference(
+            build_scenario(
+                InferenceInputs(
+                    model="llama-3-8b",
+                    gpu="none",
+                    host=host,
+                    system=system,
+                    weight_format="q4_k_m",
+                    gen_len=1,
+                )
+            )
+        ).prefill.latency_s
+        for host in ("ryzen-9-7950x", "apple-m2-max")
+        for system in ("llama_cpp@2025", "llama_cpp@2026")
+    ]
+    assert times[1] < times[0]
+    assert times[3] == times[2]

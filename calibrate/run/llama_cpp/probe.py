@@ -54,7 +54,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 _PLAN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("wide", "fp16", (0,)), ("wide", "q8_0", (0,)), ("wide", "q4_k_m", (0,)),
     ("deep", "fp16", (0, DEEP)), ("deep", "q8_0", (0,)), ("deep", "q4_k_m", (0,)),
-    ("experts", "fp16", (0,)),
+    ("experts", "fp16", (0,)), ("experts", "q4_k_m", (0,)),
 )  # fmt: skip
 """Model, format, and how full the cache is when tokens are generated."""
 
