@@ -63,8 +63,13 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
             plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
             yield change_of(inputs, **(fields | plain)), "as fast"
-    if system.family.more_gpus == "tensor ranks" and not scenario.gpu.absent:
-        yield change_of(inputs, tp_size=2 * scenario.parallelism.tp_size, num_gpus=None), "as fast"
+    ranks = 2 * scenario.parallelism.tp_size
+    if (
+        system.family.more_gpus == "tensor ranks"
+        and ranks <= scenario.host.gpus_per_node
+        and not scenario.gpu.absent
+    ):
+        yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
 
 
 def _total_s(inputs: InferenceInputs, change: Change) -> float | None:

@@ -72,7 +72,7 @@ def plan_answer(answer: PlanAnswer) -> Answer:
         risky = [t.name for t in answer.question.targets if not t.met(_off_by(factor, t, m[t.measure]))]
         sure = [f"90% interval x/{factor:.2f}" + (f": may miss {', '.join(risky)}" if risky else "")]
         if (best.inputs.system or DEFAULT) == DEFAULT:
-            sure.append("narrower if you name the stack (--system vllm, …)")
+            sure.append("for no stack by name (--system)")
     how = f"{best.num_gpus} x {gpu_name(best)} {deployment(best)}".strip()
     cost = _number(m["cost_per_million_tokens"])
     larger = best.stops.startswith("a larger")
