@@ -61,23 +61,31 @@ def training_report(
     gains: tuple[Gain, ...] = (),
 ) -> RenderableType:
     """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on."""
-    interval = interval_text(result.interval, result.no_interval, "step")
-    blocks: list[RenderableType] = [
+    blocks = [
         training_answer(result, changes, gains).text,
-        _title(result),
-        *([] if result.feasible else [_does_not_fit(result, changes)]),
-        _figures(result),
-        *([] if interval is None else [interval]),
-        _memory(result),
-        _phases(result),
-        _breakdown(result),
-        _run(result),
+        *training_sections(result, changes, price).values(),
     ]
-    money = _money(result, price)
-    if money is not None:
-        blocks.append(money)
-    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def training_sections(
+    result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
+) -> dict[str, Text | Table]:
+    """The report's parts by name, in its order, below the answer. A part that a prediction has nothing for is left out."""
+    found: dict[str, Text | Table | None] = {
+        "title": _title(result),
+        "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
+        "figures": _figures(result),
+        "interval": interval_text(result.interval, result.no_interval, "step"),
+        "memory": _memory(result),
+        "phases": _phases(result),
+        "breakdown": _breakdown(result),
+        "run": _run(result),
+        "money": _money(result, price),
+    }
+    for number, warning in enumerate(result.warnings, start=1):
+        found[f"note {number}"] = Text.assemble(("note: ", "yellow"), warning)
+    return {name: part for name, part in found.items() if part is not None}
 
 
 def training_answer(
