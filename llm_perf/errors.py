@@ -44,6 +44,10 @@ class SpecError(LLMPerfError, ValueError):
     """An input is wrong: the message names the field, its value and what is accepted (see `bad_value`)."""
 
 
+_LISTED = {"model": "models", "GPU": "gpus", "host": "hosts", "system": "systems", "framework": "systems"}
+"""Kinds of names and the command that lists them."""
+
+
 class UnknownNameError(SpecError, KeyError):
     """A spec was asked for by a name that nothing has.
 
@@ -70,7 +74,8 @@ class UnknownNameError(SpecError, KeyError):
             return f"unknown {self.kind} {self.name!r}; there is none"
         if len(self.known) <= _FEW:
             return f"unknown {self.kind} {self.name!r}; known: {', '.join(self.known)}"
-        return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it"
+        shown = f" (llm-perf {_LISTED[self.kind]} list shows them)" if self.kind in _LISTED else ""
+        return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it{shown}"
 
 
 class AmbiguousNameError(SpecError):

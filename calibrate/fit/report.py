@@ -15,6 +15,7 @@ from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig
+from llm_perf.report.answer import Answer
 
 _PHASES = ("prefill", "decode", "total")
 _WIDTH = 80
@@ -133,6 +134,8 @@ def _errors(compared: Sequence[Compared], phase: str) -> dict[str, float] | None
 def fit_lines(found: dict[str, Any]) -> list[str]:
     """A fit for people, at 80 columns."""
     lines = [
+        *fit_answer(found).text.plain.splitlines(),
+        "",
         *_wrapped(
             f"Fitted to {found['runs']} runs of {', '.join(_short(model) for model in found['models'])} on "
             f"{found['machine']['gpu']}"
@@ -168,6 +171,35 @@ def fit_lines(found: dict[str, Any]) -> list[str]:
     for text in found["warnings"]:
         lines += _wrapped(f"warning: {text}")
     return lines
+
+
+def fit_answer(found: Mapping[str, Any]) -> Answer:
+    """What a fit found, in five lines: the figure of models that it was not fitted to before that of its own runs."""
+    interval, left_out = found["interval"], found["left_out"]["total"]
+    sure = ["not known: that takes runs of two models or more"]
+    if left_out is not None:
+        sure = [
+            f"each model left out: total {left_out['median_abs_error']:.1%} off, {left_out['max_abs_error']:.0%} at most"
+        ]
+    if interval is not None and interval["total"] is not None:
+        sure.append(f"90% interval x/{math.exp(interval['total']):.2f}")
+    own = found["residuals"]["total"]
+    unknown = [sentence.split(" is ")[0] for sentence in found["not_identified"]]
+    return Answer(
+        fits=[f"yes. {found['runs']} runs of {len(found['models'])} models", found["machine"]["gpu"]],
+        speed=[
+            "-"
+            if own is None
+            else f"total {own['median_abs_error']:.1%} in the middle, {own['max_abs_error']:.0%} at most"
+        ],
+        sure=sure,
+        bound=[f"{len(unknown)} constants these runs do not tell apart: {unknown[0]}", *unknown[1:]]
+        if unknown
+        else ["all constants were told apart"],
+        change=[f"llm-perf infer --profile {found['profile']} predicts with it"],
+        good=True,
+        labels=("Fitted:", "Off by:", "How sure:", "Not known:", "Next:"),
+    )
 
 
 def _rejected(runs: Sequence[Mapping[str, Any]]) -> list[str]:

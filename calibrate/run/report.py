@@ -5,18 +5,52 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from llm_perf.report.answer import Answer
+from llm_perf.report.units import rate, seconds
+
 _PHASES = ("prefill", "decode", "total")
 
 
 def result_text(result: dict[str, Any], verbose: int = 1) -> str:
     """Both benchmark logs, the errors side by side, and what else was measured."""
     measured = result["measured"]
-    lines = ["measured:", result["benchmark_log"], "", "predicted:", result["predicted_benchmark_log"], ""]
+    lines = [*run_answer(result).text.plain.splitlines(), ""]
+    lines += ["measured:", result["benchmark_log"], "", "predicted:", result["predicted_benchmark_log"], ""]
     lines += [*comparison_lines(result), "", *_other_lines(measured)]
     if verbose > 1:
         lines += ["", "generated:", *_generated(result["raw"])]
     lines += ["", f"log: {result['log_file']}", f"run: {result['run_file']}"]
     return "\n".join(lines)
+
+
+def run_answer(result: dict[str, Any]) -> Answer:
+    """What was measured and how far the prediction was off, in five lines."""
+    measured, predicted = result["measured"], result["predicted"]
+    interval = predicted.get("interval")
+    ends = None if interval is None else interval["total_latency_s"]
+    total = (measured["total"]["latency_s"], predicted["total"]["latency_s"])
+    sure = [
+        f"predicted {seconds(total[1])}, measured {seconds(total[0])} ({_error(result, 'total_latency')})"
+    ]
+    sure += [] if ends is None else [f"90% interval {seconds(ends[0])} to {seconds(ends[1])}"]
+    decode = measured["decode"]["throughput_tokens_per_s"]
+    waits = [
+        f"{phase} {name.replace('_', ' ')}"
+        for phase in ("decode", "prefill")
+        if (name := (predicted.get("bottlenecks") or {}).get(phase)) is not None
+    ]
+    return Answer(
+        fits=[f"yes. It ran; host memory {_gib(measured['host_rss_bytes'])}"],
+        speed=[
+            *([] if decode is None else [f"decode {rate(decode)}"]),
+            f"first token {seconds(measured['prefill']['latency_s'])}",
+            f"all {seconds(total[0])}",
+        ],
+        sure=sure,
+        bound=waits or ["see llm-perf infer of the same run"],
+        change=["llm-perf calibrate fit RUNS makes a profile of runs like this one"],
+        good=True,
+    )
 
 
 def print_result(result: dict[str, Any], verbose: int = 1) -> None:

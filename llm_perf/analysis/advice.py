@@ -70,7 +70,7 @@ def _divided(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Chang
         if found is None:
             continue
         flags = other | form | found.flags
-        change = _change(inputs, **flags)
+        change = change_of(inputs, **flags)
         if "nvme" in _used_tiers(inputs, change):  # read from the file for every token: 4 bits first
             continue
         steps = Load.of(scenario.workload).steps(encoder=False)
@@ -89,26 +89,26 @@ def _used_tiers(inputs: InferenceInputs, change: Change) -> set[str]:
 def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Iterable[Change]]:
     scenario = result.scenario
     if 0 < result.max_batch_size < inputs.batch_size:
-        yield [_change(inputs, batch_size=result.max_batch_size)]
+        yield [change_of(inputs, batch_size=result.max_batch_size)]
     room = result.max_context_len - inputs.gen_len
     if 0 < room < inputs.prompt_len:
-        yield [_change(inputs, prompt_len=room)]
+        yield [change_of(inputs, prompt_len=room)]
     system = system_of(scenario)
-    for bits, name in _smaller_formats(system):
+    for bits, name in smaller_formats(system):
         if bits < scenario.dtype.weight_bits:
             plain = {"quant_bits": bits} if name is None else {"weight_format": name}
-            change = _change(
+            change = change_of(
                 inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain)
             )
             yield [Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))]
     yield _divided(inputs, result)
     for fields in system.smaller(dict(inputs), scenario):
-        yield [_change(inputs, **fields)]
+        yield [change_of(inputs, **fields)]
     size = _SIZE_OF[system.family.more_gpus]
     yield _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     streaming = system_of_stage(DSZeRO.STAGE_3.value)
     if streaming is not None and streaming != system.name:
-        yield [_change(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]
+        yield [change_of(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]
 
 
 def _decode_tokens_per_s(inputs: InferenceInputs, change: Change) -> float | None:
@@ -125,7 +125,7 @@ def _decode_tokens_per_s(inputs: InferenceInputs, change: Change) -> float | Non
     return float(load.batch * steps / decode.latency_s)
 
 
-def _smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:
+def smaller_formats(system: System) -> tuple[tuple[int, str | None], ...]:
     """Widths that are tried and the formats in which such checkpoints are usually had; None where it quantises itself."""
     if not system.family.serves_checkpoints:
         return (8, None), (4, None)
@@ -158,10 +158,10 @@ def _more_gpus(inputs: InferenceInputs, field: str, now: int) -> Iterator[Change
             changes: dict[str, Any] = {field: size, "num_gpus": None}
             if field == "dp_size" and inputs.batch_size % size:
                 changes["batch_size"] = -(-inputs.batch_size // size) * size
-            yield _change(inputs, **changes)
+            yield change_of(inputs, **changes)
 
 
-def _change(inputs: InferenceInputs, **fields: Any) -> Change:
+def change_of(inputs: InferenceInputs, **fields: Any) -> Change:
     """The fields that really change, as flags to add; a flag that was given and has to go is named too."""
     changed = {name: value for name, value in fields.items() if value != getattr(inputs, name)}
     added = " ".join(_flag(name, value) for name, value in changed.items() if value is not None)

@@ -171,8 +171,8 @@ class TrainingInputs(Spec):
     loss: LossKind | None = Field(
         default=None, description="plain, chunked, fused or vocab-parallel.  [default: the framework's]"
     )
-    logit_bytes: NonNegativeQuantity | None = Field(
-        default=None, description="Bytes per logit of a plain loss, instead of the framework's."
+    logit_bytes: Annotated[float, Field(ge=1, le=100)] | None = Field(
+        default=None, description="Bytes per logit of a plain loss, 1 to 100, instead of the framework's."
     )
     kept_products: Literal["none", "half", "all"] = Field(
         default="none",
@@ -284,6 +284,11 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
         else inputs.ds_zero
     )
     fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
+    if fields.get("base_weight_bits") and inputs.base_weight_bits is None and not inputs.lora_rank:
+        raise SpecError(
+            f"framework {framework.name} trains adapters over frozen weights of {fields['base_weight_bits']} bits: give "
+            "--lora-rank, such as 16, or another --framework"
+        )
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
     if "optimizer" in fields:

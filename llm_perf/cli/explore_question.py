@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -11,9 +11,17 @@ from llm_perf.analysis.request import InferenceInputs, request_limit
 from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import questions
 from llm_perf.config import files
+from llm_perf.config.base import Spec
 from llm_perf.config.loading import resolve_name
 from llm_perf.errors import SpecError, bad_value
 
+if TYPE_CHECKING:
+    from llm_perf.analysis.training_request import TrainingInputs
+
+S = TypeVar("S", bound=Spec)
+TASK: Final = "task"
+"""Parameter that says what is asked about: ``train``; inference without it."""
+TASKS: Final = ("infer", "train")
 _NAMES: Final = {"model": "model", "gpu": "GPU", "host": "host", "draft_model": "model"}
 """Inputs that are names of specs, with the kind of spec."""
 _REFUSED: Final = ("prices", "profile")
@@ -61,7 +69,7 @@ def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:
     for name in given:
         if name not in KNOWN:
             raise SpecError(f"unknown parameter {name[:80]!r}; known are {', '.join(KNOWN)}")
-    question = _parsed(given)
+    question = _parsed(given, infer, KNOWN, InferenceInputs)
     for name, kind in _NAMES.items():
         if name in given:
             _check_bundled(kind, given[name])
@@ -70,6 +78,38 @@ def question_of(parameters: Sequence[tuple[str, str]]) -> InferenceInputs:
         if value is not None and value > most:
             raise bad_value(name, value, f"at most {most} in a request")
     return question
+
+
+def training_question_of(parameters: Sequence[tuple[str, str]]) -> TrainingInputs:
+    """The question about training that a query with ``task=train`` asks: names of `TrainingInputs`.
+
+    Raises:
+        SpecError: with the message that ``llm-perf train`` has for the same flags; or for what only a request can have
+            wrong, as `question_of`.
+    """
+    from llm_perf.analysis.training_request import TrainingInputs
+    from llm_perf.cli.train import train
+
+    given = {name: value for name, value in parameters if name != TASK}
+    if len(given) + 1 < len(parameters):
+        raise SpecError("each parameter of a question about training is given once")
+    if sum(len(name) + len(value) for name, value in parameters) > _LONGEST:
+        raise SpecError(f"the query is longer than {_LONGEST} characters")
+    known = tuple(name for name in TrainingInputs.model_fields if name not in _REFUSED)
+    for name, value in given.items():
+        if name not in known:
+            raise SpecError(f"unknown parameter {name[:80]!r}; known are {', '.join(known)}")
+        if value.isdigit() and name != "total_num_tokens" and int(value) > _MOST:
+            raise bad_value(name, value, f"at most {_MOST} in a request")
+    question = _parsed(given, train, known, TrainingInputs)
+    for name, kind in _NAMES.items():
+        if name in given:
+            _check_bundled(kind, given[name])
+    return question
+
+
+_MOST: Final = 1_000_000
+"""Largest whole number in a question about training: more GPUs, or longer sequences, than anybody has."""
 
 
 def _check_bundled(kind: str, name: str) -> None:
@@ -85,10 +125,11 @@ def _check_bundled(kind: str, name: str) -> None:
     resolve_name(kind, name)
 
 
-def _parsed(given: dict[str, str]) -> InferenceInputs:
+def _parsed(given: dict[str, str], command: click.Command, known: Sequence[str], kind: type[S]) -> S:
+    """Inputs of a ``kind`` as the command's own flags are parsed and refused."""
     switches = {
         parameter.name
-        for parameter in infer.params
+        for parameter in command.params
         if isinstance(parameter, click.Option) and parameter.is_flag
     }
     words = [
@@ -96,11 +137,11 @@ def _parsed(given: dict[str, str]) -> InferenceInputs:
         for name, value in given.items()
     ]
     try:
-        flags = infer.make_context("llm-perf infer", words).params
+        flags = command.make_context(f"llm-perf {command.name}", words).params
     except click.ClickException as error:
         raise SpecError(" ".join(error.format_message().split())) from None
-    named = {name: value for name, value in flags.items() if name in KNOWN and value is not None}
-    return questions(flags["gpus"], None, named, InferenceInputs)[0]
+    named = {name: value for name, value in flags.items() if name in known and value is not None}
+    return questions(flags["gpus"], None, named, kind)[0]
 
 
 def _switch(name: str, value: str) -> str:

@@ -13,6 +13,7 @@ from llm_perf.analysis.advice import Change, changes_that_fit
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.speedups import faster
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
 from llm_perf.errors import OutputError, SpecError
@@ -141,7 +142,10 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
     results = [answer.result for answer in answers]
     if len(answers) == 1:
         answer = answers[0]
-        text.print_report(text.inference_report(answer.result, answer.changes, answer.nearest, answer.price))
+        gains = faster(answer.question, answer.result)
+        text.print_report(
+            text.inference_report(answer.result, answer.changes, answer.nearest, answer.price, gains)
+        )
         click.echo(text.log_section(answer.result))
     else:
         text.print_report(text.comparison_report(results))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeVar, get_args
+from decimal import Decimal
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
@@ -15,6 +17,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 _REPEATED = "gpu"
 """The input that may be given several times, to compare."""
 _KINDS = (bool, int, float, str)
+
+
+class _WholeNumber(click.ParamType):
+    """Whole numbers as people write large ones: 1e11, 100_000; refused with what is accepted."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = _NUMBER.fullmatch(str(value).strip())
+        if found is not None:
+            number = Decimal(found[0].replace("_", ""))
+            if abs(number) < _MOST and number == int(number):
+                return int(number)
+        raise click.BadParameter(f"{value!r} is no whole number such as 512 or 1e9", ctx, param)
+
+
+_NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?", re.ASCII)
+_MOST: Final = Decimal(10) ** 30
+WHOLE: Final = _WholeNumber()
+"""The type of options that take a whole number."""
 
 
 def with_options(inputs: type[Spec], hidden: Collection[str] = ()) -> Callable[[F], F]:
@@ -44,7 +68,11 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
     return click.option(
-        f"--{flag}", type=kind, help=field.description, hidden=hidden, shell_complete=names_of(name)
+        f"--{flag}",
+        type=WHOLE if kind is int else kind,
+        help=field.description,
+        hidden=hidden,
+        shell_complete=names_of(name),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import SpecError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ EXIT_NOTHING_MEETS = 3
 )
 @click.option(
     "--max-gpus",
-    type=int,
+    type=WHOLE,
     help="GPUs of the whole deployment.  [default: 8; 1 with --host, 1024 with --train]",
 )
 @click.option("--host", help="A machine that there is, by name, file, or here: which card to add to it.")
@@ -35,21 +36,21 @@ EXIT_NOTHING_MEETS = 3
 @click.option("--tokens", help="With --train: tokens of the whole run, such as 100e9.")
 @click.option("--deadline", help="With --train: 30d, 12h, 2w or 90m.")
 @click.option("--framework", help="With --train: megatron, fsdp, deepspeed, …  [default: megatron]")
-@click.option("--seq-len", type=int, help="With --train: tokens per sequence.")
+@click.option("--seq-len", type=WHOLE, help="With --train: tokens per sequence.")
 @click.option(
-    "--global-batch-size", type=int, help="With --train: sequences per step.  [default: 4 Mi tokens]"
+    "--global-batch-size", type=WHOLE, help="With --train: sequences per step.  [default: 4 Mi tokens]"
 )
 @click.option("--precision", help="With --train: bf16, fp8, mxfp8, …  [default: bf16]")
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
-@click.option("--concurrency", type=int, help="Requests that are to be in flight.")
+@click.option("--concurrency", type=WHOLE, help="Requests that are to be in flight.")
 @click.option("--burstiness", type=float, help="Of --rate: below 1 bursts, above 1 more even.  [default: 1]")
-@click.option("--seed", type=int, help="Of what is drawn by chance.  [default: 0]")
+@click.option("--seed", type=WHOLE, help="Of what is drawn by chance.  [default: 0]")
 @click.option(
     "--batching", help="continuous, or static: a batch that starts and ends together.  [default: continuous]"
 )
-@click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
-@click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 128]")
+@click.option("--prompt-len", type=WHOLE, help="Prompt tokens per sequence.  [default: 512]")
+@click.option("--gen-len", type=WHOLE, help="Tokens to generate per sequence.  [default: 128]")
 @click.option(
     "--system", help="Stack that holds its weights: resident, vllm, …  [default: resident; vllm of requests]"
 )
@@ -58,7 +59,7 @@ EXIT_NOTHING_MEETS = 3
 )
 @click.option("--kv-format", help="Format of the KV cache.")
 @click.option("--quant-bits", help='Widths of weights to choose from, such as "16,8,4".  [default: 16]')
-@click.option("--max-batch-size", type=int, help="Largest batch to consider.  [default: 1024]")
+@click.option("--max-batch-size", type=WHOLE, help="Largest batch to consider.  [default: 1024]")
 @click.option(
     "--offload/--no-offload", default=None, help="Consider one GPU that streams weights.  [default: on]"
 )

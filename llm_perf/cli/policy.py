@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import SpecError
 
 EXIT_NO_POLICY = 3
@@ -16,14 +17,16 @@ EXIT_NO_POLICY = 3
 @click.option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
 @click.option("--gpu", help="Name or file.")
 @click.option("--host", help="Name or file; the GPU's usual host if not given.")
-@click.option("--num-gpus", type=int, help="GPUs per node: pipeline stages (FlexGen) or ranks.  [default: 1]")
-@click.option("--num-nodes", type=int, help="Nodes of so many GPUs each.  [default: 1]")
+@click.option(
+    "--num-gpus", type=WHOLE, help="GPUs per node: pipeline stages (FlexGen) or ranks.  [default: 1]"
+)
+@click.option("--num-nodes", type=WHOLE, help="Nodes of so many GPUs each.  [default: 1]")
 @click.option("--system", help="One whose policies are searched, all, or auto.  [default: all]")
-@click.option("--context", type=int, help="Tokens that the cache has room for (divided models).")
-@click.option("--batch-size", type=int, help="Sequences at once (divided models).  [default: 1]")
+@click.option("--context", type=WHOLE, help="Tokens that the cache has room for (divided models).")
+@click.option("--batch-size", type=WHOLE, help="Sequences at once (divided models).  [default: 1]")
 @click.option("--weight-format", help="Format of the weights (divided models); llama.cpp: q4_k_m.")
-@click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]")
-@click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
+@click.option("--prompt-len", type=WHOLE, help="Prompt tokens per sequence.  [default: 512]")
+@click.option("--gen-len", type=WHOLE, help="Tokens to generate per sequence.  [default: 32]")
 @click.option("--objective", help="throughput, latency or cost; decode, ttft or mixed where a CPU computes.")
 @click.option("--max-latency", type=float, help="Seconds that one batch may take, prefill and decode.")
 @click.option("--cost-per-gpu-hour", type=float, help="US dollars, instead of the list's.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from llm_perf.errors import bad_value
+
 _PORT = 8765
 
 
@@ -36,13 +38,20 @@ def view_of(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The view that a request asks for, with the other GPUs beside it where ``gpu`` is given several times.
 
     Raises:
-        SpecError: as ``llm-perf infer`` refuses the same flags.
+        SpecError: as ``llm-perf infer``, or with ``task=train`` ``llm-perf train``, refuses the same flags.
     """
     from dataclasses import replace
 
-    from llm_perf.cli.explore_question import questions_of
+    from llm_perf.cli.explore_question import TASK, TASKS, questions_of, training_question_of
     from llm_perf.cli.report import prediction_of
+    from llm_perf.explore.training_view import training_view
     from llm_perf.explore.view import prediction_view
 
+    task = dict(parameters).get(TASK, TASKS[0])
+    if task not in TASKS:
+        raise bad_value(TASK, task[:80], " or ".join(TASKS))
+    if task == "train":
+        return training_view(training_question_of(parameters))
+    parameters = [(name, value) for name, value in parameters if name != TASK]
     first, *others = [prediction_of(question) for question in questions_of(parameters)]
     return prediction_view(replace(first, others=tuple(others)))

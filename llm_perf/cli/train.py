@@ -11,6 +11,7 @@ import click
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import gpu_price
+from llm_perf.analysis.speedups import faster_training
 from llm_perf.analysis.trainer_files import TrainerFile, read_trainer_file
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
@@ -134,7 +135,8 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
 
     if len(answers) == 1:
         answer = answers[0]
-        print_report(text.training_report(answer.result, answer.changes, answer.price))
+        gains = faster_training(answer.question, answer.result)
+        print_report(text.training_report(answer.result, answer.changes, answer.price, gains))
     else:
         print_report(text.training_comparison([answer.result for answer in answers]))
     if answers[0].trainer is not None:

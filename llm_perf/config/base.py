@@ -77,27 +77,41 @@ class Spec(BaseModel):
 
     _positional: ClassVar[tuple[str, ...]] = ()
     _label: ClassVar[str | None] = None
-    """What error messages call the spec; None for its class name, "" for nothing."""
+    """What error messages call the spec; None for its class's name in plain words, "" for nothing."""
+
+    @classmethod
+    def label(cls) -> str:
+        """What error messages call the spec."""
+        return plain_words(cls.__name__) if cls._label is None else cls._label
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(self._positional):
             raise SpecError(
-                f"{type(self).__name__} takes at most {len(self._positional)} positional arguments, got {len(args)}"
+                f"{self.label() or 'this'} takes at most {len(self._positional)} positional arguments, got {len(args)}"
             )
         for field, value in zip(self._positional, args, strict=False):
             if field in kwargs:
-                raise SpecError(f"{type(self).__name__}: {field} is given twice")
+                raise SpecError(f"{self.label() or 'a call'}: {field} is given twice")
             kwargs[field] = value
         try:
             super().__init__(**kwargs)
         except ValidationError as error:
-            label = type(self).__name__ if self._label is None else self._label
-            raise SpecError(describe_validation_error(error, label, kwargs.get("name"))) from None
+            raise SpecError(describe_validation_error(error, self.label(), kwargs.get("name"))) from None
 
     def replace(self: SpecT, **changes: Any) -> SpecT:
         """Return a copy with some fields changed, validated again."""
         fields = {field: getattr(self, field) for field in type(self).model_fields}
         return type(self)(**(fields | changes))
+
+
+_SUFFIX = re.compile("(?<=.)(?:Config|Spec|Inputs|Question|File)$")
+_WORDS = re.compile("[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+
+
+def plain_words(name: str) -> str:
+    """A class's name as people say it: ``GPUConfig`` is "GPU", ``LayerGroup`` "layer group"."""
+    words = _WORDS.findall(_SUFFIX.sub("", name)) or [name]
+    return " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 class ServingOption:

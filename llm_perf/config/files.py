@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from llm_perf.config.base import Spec, describe_validation_error
+from llm_perf.config.base import Spec, describe_validation_error, plain_words
 from llm_perf.errors import SpecError
 
 _PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -237,7 +237,7 @@ def build(spec: type[S], data: dict[str, Any], text: str, where: str, under: tup
     except ValidationError as error:
         location, fault = _innermost(error)
         own = fault.title == spec.__name__
-        label = spec._label if own and spec._label is not None else fault.title
+        label = spec.label() if own else plain_words(fault.title)
         message = describe_validation_error(fault, label, data.get("name") if own else None)
         raise SpecError(f"{where}:{line_of(text, under + location)}: {message}") from None
     except SpecError as error:

@@ -63,7 +63,8 @@ def _member(kind: Any, value: Any, field: str) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and value in [member.value for member in kind]:
         return kind(value)
     accepted = ", ".join(str(member.value) for member in kind)
-    raise SpecError(f"{field} must be one of {accepted} or a {kind.__name__}, got {value!r}")
+    names = ", ".join(member.name.lower() for member in kind)
+    raise SpecError(f"{field} must be one of {accepted} ({names}), got {value!r}")
 
 
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]

@@ -127,7 +127,7 @@ class TrainingPlan(Spec):
     base_weight_bits: Literal[4, 8, 16] | None = None
     base_double_quant: bool | None = None
     loss: LossKind | None = None
-    logit_bytes: Annotated[float, Field(ge=0, le=100)] | None = None
+    logit_bytes: Annotated[float, Field(ge=1, le=100)] | None = None
     kept_products: Literal["none", "half", "all"] = "none"
     compile: bool = False
     optimizer_in_backward: bool = False
@@ -159,9 +159,9 @@ class TrainingPlan(Spec):
                 "recompute_layers says how many layers recompute: give activation_recomputation too"
             )
         if self.base_weight_bits is not None and not self.lora_rank:
-            raise ValueError("base_weight_bits is for frozen weights: give lora_rank too")
+            raise ValueError("base_weight_bits is for frozen weights: give --lora-rank too")
         if (self.lora_ends or self.adapter != "lora") and not self.lora_rank:
-            raise ValueError("adapter and lora_ends are for adapters: give lora_rank too")
+            raise ValueError("adapter and lora_ends are for adapters: give --lora-rank too")
         if self.kept_products != "none" and self.activation_recomputation is not ActivationRecomputation.FULL:
             raise ValueError(
                 "kept_products says what full recomputation keeps: give activation_recomputation full"
@@ -262,6 +262,15 @@ def _check_power(gpu: GPUConfig, limit_w: float) -> None:
             f"power_limit_w {limit_w:g}: {gpu.name} draws {static_w:g} W before it computes; give more than that, its "
             f"rated power is {gpu.tdp_w:g} W"
         )
+    if limit_w > _MOST_OF_RATED * gpu.tdp_w:
+        raise SpecError(
+            f"power_limit_w {limit_w:g}: no {gpu.name} draws that; give at most {_MOST_OF_RATED * gpu.tdp_w:g} W, its "
+            f"rated power is {gpu.tdp_w:g} W"
+        )
+
+
+_MOST_OF_RATED = 1.5
+"""Share of its rated power above which nobody lets a board draw: the same chip's variants differ by less."""
 
 
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:

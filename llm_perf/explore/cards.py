@@ -1,12 +1,14 @@
 """The parts that a page is made of, as plain JSON: a card has a title and parts; the page draws each kind of part.
 
-Kinds: ``text``, ``table``, ``tiles``, ``figure``, ``code``.
+Kinds: ``text``, ``lines``, ``table``, ``tiles``, ``figure``, ``code``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from llm_perf.report.answer import Answer
 
 
 def card(name: str, title: str, found: Sequence[dict[str, Any]], wide: bool = False) -> dict[str, Any]:
@@ -27,6 +29,16 @@ def parts(sections: Mapping[str, dict[str, Any]], *names: str) -> list[dict[str,
 def text(words: str, alarm: bool = False) -> dict[str, Any]:
     """Words, line by line."""
     return {"kind": "text", "name": "text", "text": words, "alarm": alarm}
+
+
+def lines(answer: Answer) -> dict[str, Any]:
+    """The five lines that a report begins with, each under its name; a page has room for all of their pieces."""
+    said = (answer.fits, answer.speed, answer.sure, answer.bound, answer.change)
+    rows = [
+        {"name": label.rstrip(":"), "text": "; ".join(pieces), "alarm": number == 0 and not answer.good}
+        for number, (label, pieces) in enumerate(zip(answer.labels, said, strict=True))
+    ]
+    return {"kind": "lines", "name": "lines", "lines": rows}
 
 
 def code(words: str) -> dict[str, Any]:

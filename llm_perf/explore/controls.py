@@ -1,12 +1,15 @@
-"""What the page lets people choose: the inputs of ``llm-perf infer``, with the bundled names."""
+"""What the page lets people choose: inputs of ``llm-perf infer`` and ``train``, with the bundled names."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.training_request import TrainingInputs
+from llm_perf.config.formats import KV_FORMATS
 from llm_perf.config.loading import known_names
 from llm_perf.systems.registry import system_names
+from llm_perf.systems.training.framework import FRAMEWORKS
 
 START: Final = {"model": "facebook/opt-175b", "gpu": "t4-16gb", "system": "zero_inference"}
 """The question that the page opens with."""
@@ -22,35 +25,103 @@ EXAMPLES: Final = (
 )
 """Questions that people come with, as queries."""
 
+TRAINING_EXAMPLES: Final = (
+    (
+        "Llama-3-8B on eight A100, FSDP",
+        "task=train&model=meta-llama/Meta-Llama-3-8B&gpu=a100-sxm-80gb&framework=fsdp&num_gpus=8",
+    ),
+    (
+        "QLoRA of 8B on one RTX 4090",
+        "task=train&model=meta-llama/Llama-3.1-8B&gpu=rtx-4090-24gb&framework=hf_trainer&lora_rank=16&base_weight_bits=4"
+        "&seq_len=2048&activation_recomputation=full",
+    ),
+)
+"""Questions about training."""
+
 _ON: Final = [{"value": "", "text": "automatic"}, {"value": "on", "text": "on"}]
+_WEIGHTS: Final = (
+    "fp16",
+    "fp8",
+    "int8_weight_only",
+    "awq",
+    "gptq",
+    "nf4",
+    "mxfp4",
+    "nvfp4",
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q4_k_m",
+    "q3_k_m",
+)
+"""Formats that checkpoints are mostly had in; the address takes every other."""
+_LEVELS: Final = ("none", "attn_compute", "attn", "norm_attn_norm", "full")
 
 
 def options() -> dict[str, Any]:
-    """The controls in their order, the question that the page begins with, and others to begin with."""
+    """The controls of each task in their order, the question that the page begins with, and others to begin with."""
+    examples = (*EXAMPLES, *TRAINING_EXAMPLES)
     return {
         "start": START,
-        "examples": [{"text": text, "query": query} for text, query in EXAMPLES],
-        "controls": _controls(),
+        "examples": [{"text": text, "query": query} for text, query in examples],
+        "tasks": [
+            {"value": "", "text": "Inference", "controls": _controls()},
+            {"value": TRAIN, "text": "Training", "controls": _training_controls()},
+        ],
     }
+
+
+TRAIN: Final = "train"
+"""Value of ``task`` in a query about training."""
+
+
+def _models() -> list[str]:
+    return [name.replace("_", "/", 1) for name in known_names("model")]
 
 
 def _controls() -> list[dict[str, Any]]:
     return [
-        _choice("model", "Model", [name.replace("_", "/", 1) for name in known_names("model")], None),
+        _choice("model", "Model", _models(), None),
         _choice("gpu", "GPU", known_names("GPU"), None),
         _choice("system", "System", system_names(), "resident"),
         _number("batch_size", "Batch size", InferenceInputs.model_fields["batch_size"].default),
         _number("prompt_len", "Prompt tokens", InferenceInputs.model_fields["prompt_len"].default),
         _number("gen_len", "Tokens to generate", InferenceInputs.model_fields["gen_len"].default),
-        _choice("quant_bits", "Weights", ["8", "4"], "as released", " bit"),
-        _choice("kv_bits", "KV cache", ["8", "4"], "16 bit", " bit"),
+        _choice("weight_format", "Weights", _WEIGHTS, "as released"),
+        _choice("kv_format", "KV cache", [name for name in KV_FORMATS if name != "bf16"], "16 bit"),
+        _choice("host", "Host", known_names("host"), "the GPU's usual one"),
+        _number("n_gpu_layers", "Layers on the GPU", "all", least=0),
+        _number("n_cpu_moe", "Layers with experts on the CPU", "none", least=0),
         _number("tp_size", "Tensor-parallel ranks", 1),
         _number("pp_size", "Pipeline stages", 1),
         _number("dp_size", "Replicas", 1),
-        _choice("host", "Host", known_names("host"), "the GPU's usual one"),
         _flag("cpu_offload", "Weights in host memory"),
         _flag("disk_offload", "Weights on NVMe"),
         _flag("kv_offload", "KV cache in host memory"),
+    ]
+
+
+def _training_controls() -> list[dict[str, Any]]:
+    return [
+        _choice("model", "Model", _models(), None),
+        _choice("gpu", "GPU", known_names("GPU"), None),
+        _choice(
+            "framework", "Framework", sorted(FRAMEWORKS), TrainingInputs.model_fields["framework"].default
+        ),
+        _number("num_gpus", "GPUs of a node", 1),
+        _number("num_nodes", "Nodes", 1),
+        _number("seq_len", "Tokens of a sequence", "4096 or the model's"),
+        _number("micro_batch_size", "Micro-batch", "the largest that fits"),
+        _number("global_batch_size", "Sequences per step", "as many as run at once"),
+        _choice("precision", "Precision", ["fp16", "fp32", "fp8", "mxfp8"], "bf16"),
+        _choice("activation_recomputation", "Recomputation", _LEVELS, "the framework's"),
+        _choice("ds_zero", "ZeRO stage", ["0", "1", "2", "3"], "the framework's"),
+        _number("lora_rank", "LoRA rank", "full training"),
+        _choice("base_weight_bits", "Frozen weights", ["8", "4"], "16 bit", " bit"),
+        _choice("optimizer_device", "Optimizer state on", ["cpu", "nvme"], "gpu"),
+        _number("tp_size", "Tensor-parallel ranks", 1),
+        _number("pp_size", "Pipeline stages", 1),
+        _number("total_num_tokens", "Tokens of the run", "one step"),
     ]
 
 
@@ -61,8 +132,9 @@ def _choice(name: str, label: str, values: Any, automatic: str | None, unit: str
     return {"name": name, "label": label, "kind": "choice", "choices": none + given}
 
 
-def _number(name: str, label: str, default: int) -> dict[str, Any]:
-    return {"name": name, "label": label, "kind": "number", "default": default}
+def _number(name: str, label: str, default: int | str, least: int = 1) -> dict[str, Any]:
+    """A whole number; ``default`` says what stands where none is given."""
+    return {"name": name, "label": label, "kind": "number", "default": default, "least": least}
 
 
 def _flag(name: str, label: str) -> dict[str, Any]:

@@ -6,14 +6,14 @@ functions that the command line prints with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.explore.axes import amount_axis, share_axis
 from llm_perf.explore.cards import table
 from llm_perf.explore.front import front_figure
-from llm_perf.explore.looks import bar_looks, part_colour
+from llm_perf.explore.looks import bar_looks, part_colour, step_looks
 from llm_perf.explore.schedule import schedule_figures
 from llm_perf.report.inference_text import TIERS
 from llm_perf.report.plots.style import COLOURS
@@ -22,6 +22,7 @@ from llm_perf.systems import system_of
 from llm_perf.systems.base import COMMON_PARTS, MemoryParts
 from llm_perf.systems.costs import part_of
 from llm_perf.systems.operations import Operation, operations
+from llm_perf.systems.training.base import TrainingMemoryParts
 
 _MEMORY: Final = (
     ("weights", "weights_bytes", COLOURS[0]),
@@ -48,17 +49,17 @@ def all_figures(result: InferenceResult) -> dict[str, Any]:
 
 def memory_figure(result: InferenceResult) -> dict[str, Any]:
     """Each tier as a bar of its parts, in per cent of what is usable there."""
-    tiers = [
-        (TIERS[name], parts)
-        for name, parts in (
-            ("nvme", result.memory.nvme),
-            ("cpu", result.memory.cpu),
-            ("gpu", result.memory.gpu),
-        )
-        if parts.capacity_bytes > 0
-    ]
+    memory = result.memory
+    return tiers_figure((("nvme", memory.nvme), ("cpu", memory.cpu), ("gpu", memory.gpu)), _MEMORY)
+
+
+def tiers_figure(
+    named: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fields: Sequence[tuple[str, str, str]]
+) -> dict[str, Any]:
+    """Tiers as bars of their parts; ``fields`` are name, attribute and colour of each part."""
+    tiers = [(TIERS[name], parts) for name, parts in named if parts.capacity_bytes > 0]
     data = []
-    for name, field, colour in _MEMORY:
+    for name, field, colour in fields:
         sizes = [float(getattr(parts, field)) for _, parts in tiers]
         if any(sizes):
             data.append(_memory_part(name, colour, tiers, sizes))
@@ -88,7 +89,7 @@ def memory_figure(result: InferenceResult) -> dict[str, Any]:
 
 
 def _memory_part(
-    name: str, colour: str, tiers: list[tuple[str, MemoryParts]], sizes: list[float]
+    name: str, colour: str, tiers: Sequence[tuple[str, MemoryParts | TrainingMemoryParts]], sizes: list[float]
 ) -> dict[str, Any]:
     return _bar(
         name,
@@ -161,6 +162,33 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
             f"{name} {seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
             for name, phase in reversed(phases)
         ),
+    }
+
+
+def step_figure(parts_s: Mapping[str, float], titles: Mapping[str, str], step_s: float) -> dict[str, Any]:
+    """One training step as a bar of its parts, in per cent."""
+    order = sorted((part for part in parts_s if parts_s[part] > 0), key=lambda part: -parts_s[part])
+    looks = step_looks(order)
+    return {
+        "data": [
+            _bar(
+                titles[part],
+                looks[part],
+                ["step"],
+                [100 * parts_s[part] / step_s],
+                [f"{titles[part]}: {seconds(parts_s[part])}"],
+            )
+            for part in order
+        ],
+        "layout": {
+            "barmode": "stack",
+            "height": 72,
+            "xaxis": share_axis("% of the step", 100.0),
+            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, 0.65]},
+            "annotations": [_over_bar(0, seconds(step_s))],
+        },
+        "alt": f"step {seconds(step_s)}: "
+        + ", ".join(f"{titles[part]} {parts_s[part] / step_s:.0%}" for part in order[:4]),
     }
 
 

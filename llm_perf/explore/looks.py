@@ -39,3 +39,11 @@ def bar_looks(parts: Iterable[str]) -> dict[str, dict[str, Any]]:
             }
             plain += 1
     return found
+
+
+def step_looks(parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Plotly's marker of each part of a training step, the largest first: the project's colours in turn."""
+    return {
+        part: {"color": COLOURS[number % len(COLOURS)].replace("#000000", "@ink")}
+        for number, part in enumerate(parts)
+    }

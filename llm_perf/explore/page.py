@@ -64,8 +64,8 @@ def served_page(options: Mapping[str, Any], accuracy: Mapping[str, Any] | None) 
     data = {"mode": "serve", "version": __version__, "options": options, "accuracy": accuracy}
     scripts = [
         f'<script type="application/json" id="data">{_safe(json.dumps(data, allow_nan=False))}</script>',
-        '<script src="plotly.js" defer></script>',
-        '<script src="explorer.js" defer></script>',
+        '<script src="explorer.js" defer></script>',  # the words first: figures come when their program has
+        '<script src="plotly.js" id="plotly" defer></script>',
     ]
     return _page('<link rel="stylesheet" href="explorer.css">', scripts, served=True)
 

@@ -33,7 +33,10 @@ def simulation_view(found: Simulation, notes: Sequence[str] = ()) -> dict[str, A
     sections = {name: block(part) for name, part in simulation_sections(found).items()}
     parts = [
         cards.card(
-            "answer", label(found), [*_notes(notes), *cards.parts(sections, "title", "answer")], wide=True
+            "answer",
+            label(found),
+            [*_notes(notes), *cards.parts(sections, "title", "answer", "verdict")],
+            wide=True,
         )
     ]
     if found.summary.completed:

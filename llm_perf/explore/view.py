@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from llm_perf.analysis.advice import changes_that_fit
+from llm_perf.analysis.advice import Change, changes_that_fit
 from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.speedups import faster
 from llm_perf.config.economics import Price
 from llm_perf.explore import cards, figures
 from llm_perf.explore.blocks import block
@@ -20,7 +21,7 @@ from llm_perf.explore.comparison import comparison_card
 from llm_perf.explore.service import service_card
 from llm_perf.report.command import infer_command
 from llm_perf.report.inference_json import finite, result_object
-from llm_perf.report.inference_text import dollars, machine_name, report_sections
+from llm_perf.report.inference_text import dollars, inference_answer, machine_name, report_sections
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems import system_of
 
@@ -85,7 +86,9 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "kind": "prediction" if prediction.measured is None else "measured run",
         "label": label(result),
-        "cards": _cards(prediction, {name: block(part) for name, part in sections.items()}, measured),
+        "cards": _cards(
+            prediction, {name: block(part) for name, part in sections.items()}, measured, changes
+        ),
         "near": _near(prediction),
         "result": None
         if inputs is None
@@ -95,10 +98,14 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
 
 
 def _cards(
-    prediction: Prediction, sections: dict[str, dict[str, Any]], measured: dict[str, Any] | None
+    prediction: Prediction,
+    sections: dict[str, dict[str, Any]],
+    measured: dict[str, Any] | None,
+    changes: tuple[Change, ...],
 ) -> list[dict[str, Any]]:
     """What the page shows, in its order."""
     result, inputs = prediction.result, prediction.inputs
+    gains = () if inputs is None else faster(inputs, result)
     drawn = figures.all_figures(result)
     alarm = [part | {"alarm": True} for part in cards.parts(sections, "does_not_fit")]
     notes = [cards.text(f"note: {note}", alarm=True) for note in prediction.notes]
@@ -111,6 +118,7 @@ def _cards(
             label(result),
             [
                 *notes,
+                cards.lines(inference_answer(result, changes, gains)),
                 cards.tiles(tiles(result, prediction.price)),
                 *alarm,
                 *cards.parts(sections, "title", "placement", "interval", "note"),

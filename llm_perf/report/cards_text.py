@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.config.economics import Price
+from llm_perf.report.answer import Answer, interval_pieces
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite, interval_object
-from llm_perf.report.inference_text import interval_text
+from llm_perf.report.inference_text import bound_pieces, interval_text
 from llm_perf.report.policy_text import describe
 from llm_perf.report.start_command import divided_start_command
 from llm_perf.report.units import count, rate, seconds
@@ -22,16 +23,45 @@ from llm_perf.search.targets import QUANTITIES
 
 def cards_report(answer: CardsAnswer) -> RenderableType:
     """The whole report, readable at 80 columns."""
-    blocks: list[RenderableType] = [_title(answer)]
+    blocks: list[RenderableType] = [cards_answer(answer).text, _title(answer)]
     if answer.best:
         blocks.append(_table(answer))
         blocks.append(_first(answer.best[0]))
     else:
         blocks.append(Text("No card runs this model with this host: not even one sequence fits.", "red"))
     if answer.best and not answer.met:
-        blocks.insert(1, Text("No card meets the targets; the nearest:", "yellow"))
+        blocks.insert(2, Text("No card meets the targets; the nearest:", "yellow"))
     blocks.append(Text(_counted(answer), "dim"))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def cards_answer(answer: CardsAnswer) -> Answer:
+    """Which card, in five lines."""
+    none = ["-"]
+    result = answer.best[0].answer.result if answer.best else None
+    if result is None:
+        said = "no. No card runs this model with this host, not even one sequence"
+        return Answer(
+            [said], none, none, none, ["a smaller --weight-format, or a host with more memory"], good=False
+        )
+    card, *others = answer.best
+    name = card.gpu.name if card.count == 1 else f"{card.count} x {card.gpu.name}"
+    price = _per_hour(card)
+    cost = [] if price is None else [f"${price:.2f} an hour"]
+    change = ["no other card was found that runs it"]
+    if others and others[0].tpot_s:
+        change = [f"next best: {others[0].gpu.name}, {rate(1 / others[0].tpot_s)}"]
+    return Answer(
+        fits=[f"yes. {name}" if answer.met else f"no. No card meets the targets; the nearest: {name}", *cost],
+        speed=[
+            *([f"decode {rate(1 / card.tpot_s)}"] if card.tpot_s else []),
+            f"first token {seconds(card.ttft_s)}",
+        ],
+        sure=interval_pieces(result.interval, result.no_interval),
+        bound=bound_pieces(result),
+        change=change,
+        good=answer.met,
+    )
 
 
 def _counted(answer: CardsAnswer) -> str:

@@ -23,6 +23,11 @@ def infer_command_in_lines(inputs: InferenceInputs) -> str:
     return command_in_lines("llm-perf infer", inputs.model_dump(exclude_defaults=True))
 
 
+def command_of(command: str, inputs: Mapping[str, Any]) -> str:
+    """A command with inputs as its flags, in one line."""
+    return " ".join(_words(command, inputs))
+
+
 def command_in_lines(command: str, inputs: Mapping[str, Any]) -> str:
     """A command with inputs as its flags, in lines of less than 80 characters that a shell takes for one command."""
     return in_lines(_words(command, inputs))

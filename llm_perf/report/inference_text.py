@@ -15,9 +15,11 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
+from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
 from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
 from llm_perf.report.prediction_log import prediction_log
@@ -44,10 +46,57 @@ def inference_report(
     changes: tuple[Change, ...] = (),
     nearest: dict[str, Any] | None = None,
     price: Price | float | None = None,
+    gains: tuple[Gain, ...] = (),
 ) -> RenderableType:
-    """The whole report of one prediction, readable at 80 columns."""
-    blocks = report_sections(result, changes, nearest, price).values()
+    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on."""
+    sections = report_sections(result, changes, nearest, price)
+    sections.pop("fits", None)  # the first line says it
+    blocks = [inference_answer(result, changes, gains).text, *sections.values()]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def inference_answer(
+    result: InferenceResult, changes: tuple[Change, ...] = (), gains: tuple[Gain, ...] = ()
+) -> Answer:
+    """What a prediction says, in five lines."""
+    return Answer(
+        fits=memory_pieces(result) if result.feasible else [f"no. {result.reason}"],
+        speed=_speed(result),
+        sure=interval_pieces(result.interval, result.no_interval),
+        bound=bound_pieces(result),
+        change=gain_pieces(gains, "smaller format, GPUs, batch") if result.feasible else change_line(changes),
+        good=result.feasible,
+    )
+
+
+def memory_pieces(result: InferenceResult) -> list[str]:
+    """What is taken of each memory, the GPU's first."""
+    memory = result.memory
+    pieces = [used_of((("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme)))]
+    batch = result.scenario.workload.batch_size
+    if float(memory.gpu.waiting_bytes) > 0 and result.max_batch_size < batch:
+        pieces.append(f"{count(result.max_batch_size)} of {count(batch)} sequences at once")
+    return pieces
+
+
+def _speed(result: InferenceResult) -> list[str]:
+    """Tokens per second while decoding, the time to the first and for each of the others, and of all of it."""
+    were = "" if result.feasible else "if it did: "
+    first = f"first token {_brief(result.prefill.latency_s)}"
+    if result.decode is None:
+        return [f"{were}{rate(result.prefill.throughput_tokens_per_s)} read", first]
+    return [
+        f"{were}decode {rate(result.decode.throughput_tokens_per_s)}",
+        f"{first}, then {_brief(result.tpot_s)} each",
+        f"all {_brief(result.total_latency_s)}",
+    ]
+
+
+def bound_pieces(result: InferenceResult) -> list[str]:
+    """What each phase waits for."""
+    system = system_of(result.scenario)
+    phases = [("prefill", result.prefill)] + ([("decode", result.decode)] if result.decode else [])
+    return [f"{name} {_phase_cells(system, phase)[2]}" for name, phase in reversed(phases)]
 
 
 def report_sections(

@@ -15,6 +15,7 @@ from rich.text import Text
 from llm_perf.config.files import looks_like_path
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.profiles import NO_FIT, NO_FIT_USED, load_profile
+from llm_perf.report.answer import Answer
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds
@@ -40,7 +41,7 @@ def plan_report(answer: PlanAnswer) -> RenderableType:
 
 def plan_sections(answer: PlanAnswer) -> dict[str, Text | Table]:
     """The report's parts by name, in its order."""
-    found: dict[str, Text | Table] = {"title": _title(answer)}
+    found: dict[str, Text | Table] = {"answer": plan_answer(answer).text, "title": _title(answer)}
     if answer.best:
         found["best"] = _table("Best of each GPU", answer.best)
         found["reasons"] = _reasons(answer)
@@ -51,6 +52,69 @@ def plan_sections(answer: PlanAnswer) -> dict[str, Text | Table]:
         found["front"] = _front(answer)
     found["counts"] = _counts(answer)
     return found
+
+
+def plan_answer(answer: PlanAnswer) -> Answer:
+    """What a plan found, in five lines."""
+    if not answer.best:
+        none = ["-"]
+        said = _nothing(answer).plain.splitlines()
+        change = ["more GPUs (--max-gpus), fewer bits (--quant-bits 4), other GPUs, looser targets"]
+        return Answer([f"no. {said[0]}"], said[1:] or none, none, none, change, good=False)
+    best, *others = answer.best
+    m, predicted = best.measures, prediction_of(best)
+    system = get_system(best.inputs.system or DEFAULT)
+    waits = predicted["bottlenecks"].get("decode") or predicted["bottlenecks"].get("prefill")
+    ends = predicted["interval"] and predicted["interval"]["total_latency_s"]
+    sure = ["not known: no published run is near enough"]
+    if ends:
+        factor = math.sqrt(ends[1] / ends[0])
+        risky = [t.name for t in answer.question.targets if not t.met(_off_by(factor, t, m[t.measure]))]
+        sure = [f"90% interval x/{factor:.2f}" + (f": may miss {', '.join(risky)}" if risky else "")]
+        if (best.inputs.system or DEFAULT) == DEFAULT:
+            sure.append("for no stack by name (--system)")
+    how = f"{best.num_gpus} x {gpu_name(best)} {deployment(best)}".strip()
+    cost = _number(m["cost_per_million_tokens"])
+    larger = best.stops.startswith("a larger")
+    change = ["nothing else meets the targets"]
+    if others:
+        change = [
+            f"next best: {other.num_gpus} x {gpu_name(other)}, ${_number(other.measures['cost_per_million_tokens'])}/M, "
+            f"{rate(other.measures['throughput_tokens_per_s'])}"
+            for other in others[:1]
+        ]
+    return Answer(
+        fits=[f"yes. {how}, batch {count(best.inputs.batch_size)}", f"${cost} per million tokens"],
+        speed=[
+            ", ".join(
+                f"{name.upper()} {amount(name, m[f'{name}_s'])}{_of_limit(answer, name, m)}"
+                for name in ("tpot", "ttft")
+            ),
+            rate(m["throughput_tokens_per_s"]),
+        ],
+        sure=sure,
+        bound=[
+            *([system.resource_title(waits)] if waits else []),
+            best.stops if larger else f"the batch ends at {best.stops}",
+        ],
+        change=change,
+        good=True,
+    )
+
+
+def _of_limit(answer: PlanAnswer, name: str, measures: Mapping[str, float]) -> str:
+    """How much of its limit is used, where it has one."""
+    used = [
+        f" ({measures[t.measure] / t.limit:.0%} of the limit)"
+        for t in answer.question.targets
+        if t.name == name
+    ]
+    return used[0] if used else ""
+
+
+def _off_by(factor: float, target: Target, value: float) -> float:
+    """A value as bad as the interval allows."""
+    return value * factor if target.at_most else value / factor
 
 
 def _title(answer: PlanAnswer) -> Text:

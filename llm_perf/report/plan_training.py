@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llm_perf.report.answer import Answer
+from llm_perf.report.command import in_lines
 from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer
 
 __all__ = ["training_plan_lines", "training_plan_object"]
 
 _DAY_S = 86400
+_WIDTH = 80
+_DIVISION = 60
+"""Column at which a row says how the model is divided."""
 
 
 def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
     """The table, and what was left out."""
     question = answer.question
-    lines = [
+    lines = [*_answer(answer).text.plain.splitlines(), ""]
+    lines += [
         f"{question.model}: {question.tokens:.4g} tokens within {question.deadline / _DAY_S:.4g} days, "
         f"{question.framework}, cheapest first"
     ]
@@ -25,17 +32,48 @@ def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
             "nothing meets the deadline" + ("; the fastest that fits:" if shown else ", and nothing fits")
         )
     if shown:
-        lines.append(
-            f"{'GPU':<22}{'GPUs':>6}{'days':>9}{'GPU-hours':>12}{'US dollars':>13}{'MFU':>7}  division"
-        )
-    lines += [_row(one) for one in shown]
+        lines.append(f"{'GPU':<19}{'GPUs':>5}{'days':>8}{'GPU-hours':>10}{'dollars':>9}{'MFU':>7}  division")
+    lines += [line for one in shown for line in _row(one)]
     if shown:
-        lines += _certainty(shown, question.deadline)
-        lines.append(f"the first one again: llm-perf train {_flags(shown[0])}")
+        for said in _certainty(shown, question.deadline):
+            lines += textwrap.wrap(said, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        lines += ["the first one again:", in_lines(["llm-perf train", *_flags(shown[0])])]
     lines.append(f"{answer.evaluated} configurations in {answer.seconds:.1f} s")
     if answer.unpriced:
         lines.append(f"no price is known of {len(answer.unpriced)} GPU types, which were left out")
     return lines
+
+
+def _answer(answer: TrainingPlanAnswer) -> Answer:
+    """Whether the run is done in time, and on what, in five lines."""
+    none = ["-"]
+    first = answer.best[0] if answer.best else answer.nearest
+    if first is None:
+        return Answer(["no. Nothing fits"], none, none, none, ["more GPUs (--max-gpus)"], good=False)
+    days = f"{first.run_s / _DAY_S:.3g} of {answer.question.deadline / _DAY_S:.4g} days"
+    fits = f"{first.num_gpus} x {first.inputs.gpu}, ${first.cost:,.0f}"
+    sure = ["not known: llm-perf train says why"]
+    if first.run_interval_s is not None:
+        low, high = (end / _DAY_S for end in first.run_interval_s)
+        late = high > answer.question.deadline / _DAY_S
+        sure = [f"90% interval: {low:.3g} to {high:.3g} days" + (", may miss the deadline" if late else "")]
+    verdict = "no. Nothing is done in time; the fastest:"
+    if answer.best:
+        verdict = "likely." if first.may_not_fit else "yes."
+    change = ["more GPUs (--max-gpus), a later deadline, --precision fp8"]
+    if len(answer.best) > 1:
+        other = answer.best[1]
+        change = [
+            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${other.cost:,.0f}, {other.run_s / _DAY_S:.3g} days"
+        ]
+    return Answer(
+        fits=[f"{verdict} {fits}"],
+        speed=[f"{days}, {first.gpu_hours:,.0f} GPU-hours"],
+        sure=sure,
+        bound=[f"arithmetic, {first.mfu:.0%} of the peak; llm-perf train shows each part"],
+        change=change,
+        good=bool(answer.best),
+    )
 
 
 def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[str]:
@@ -56,28 +94,29 @@ def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[
         yield f"may not fit, as the 90% interval of its memory has it: {', '.join(large)}"
 
 
-def _row(one: TrainingCandidate) -> str:
+def _row(one: TrainingCandidate) -> list[str]:
     i = one.inputs
     division = " ".join(
         f"{name} {size}"
         for name, size in (("tp", i.tp_size), ("pp", i.pp_size), ("dp", i.dp_size), ("ep", i.ep_size))
         if (size or 1) > 1
     )
-    extras = f"zero {i.ds_zero}, micro-batch {i.micro_batch_size}" + (
-        ", recomputed" if i.activation_recomputation else ""
+    extras = f"zero {i.ds_zero}, micro-batch {i.micro_batch_size}"
+    how = f"{division or 'one GPU'}, {extras}" + (", recomputed" if i.activation_recomputation else "")
+    name, figures = (
+        str(i.gpu),
+        f"{one.num_gpus:>5}{one.run_s / _DAY_S:>8.2f}{one.gpu_hours:>10,.0f}{one.cost:>9,.0f}",
     )
-    return (
-        f"{i.gpu!s:<22}{one.num_gpus:>6}{one.run_s / _DAY_S:>9.2f}{one.gpu_hours:>12,.0f}{one.cost:>13,.0f}"
-        f"{one.mfu:>7.1%}  {division or 'one GPU'}, {extras}"
-    )
+    first, *more = textwrap.wrap(how, _WIDTH - _DIVISION)
+    return [f"{name:<19}{figures}{one.mfu:>7.1%}  {first}", *(" " * _DIVISION + line for line in more)]
 
 
-def _flags(one: TrainingCandidate) -> str:
+def _flags(one: TrainingCandidate) -> list[str]:
     """What to type for the candidate's own page."""
     given = one.inputs.model_dump(exclude_none=True, exclude_defaults=True)
     names = ("model", "gpu", "framework", "seq_len", "precision", "num_nodes", "num_gpus", "tp_size", "pp_size", "ep_size",
              "ds_zero", "activation_recomputation", "micro_batch_size", "global_batch_size", "total_num_tokens")  # fmt: skip
-    return " ".join(f"--{name.replace('_', '-')} {given[name]}" for name in names if name in given)
+    return [f"--{name.replace('_', '-')} {given[name]}" for name in names if name in given]
 
 
 def training_plan_object(answer: TrainingPlanAnswer) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.report.answer import Answer, interval_pieces
 from llm_perf.report.command import infer_command_in_lines
-from llm_perf.report.inference_text import TIERS, interval_text, memory_table
+from llm_perf.report.inference_text import TIERS, bound_pieces, interval_text, memory_pieces, memory_table
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.start_command import divided_start_command
 from llm_perf.report.units import count, rate, seconds
@@ -21,6 +22,9 @@ from llm_perf.systems import get_system, system_of
 
 _SHOWN = 12
 """Points of the front in the table; the JSON has them all."""
+
+_QUICKER = 0.95
+"""Share of the best policy's latency below which another one is worth naming."""
 
 _NAMES = {
     "throughput": "most tokens per second",
@@ -34,7 +38,7 @@ _NAMES = {
 
 def policy_report(answer: PolicyAnswer) -> RenderableType:
     """The whole report of one search, readable at 80 columns."""
-    blocks: list[RenderableType] = [_title(answer)]
+    blocks: list[RenderableType] = [policy_answer(answer).text, _title(answer)]
     if answer.best is None or answer.result is None:
         blocks.append(_nothing(answer))
     else:
@@ -49,6 +53,45 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
         blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in answer.result.warnings]
     blocks.append(Text(f"{count(answer.searched)} policies searched in {seconds(answer.seconds)}.", "dim"))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def policy_answer(answer: PolicyAnswer) -> Answer:
+    """What a search found, in five lines."""
+    best, result = answer.best, answer.result
+    if best is None or result is None:
+        none = ["-"]
+        change = ["nothing that was searched fits; fewer bits, a smaller model or another machine"]
+        if answer.nearest is not None:
+            change = [f"a limit of {answer.nearest.latency_s:.3g} s or more: that is the fastest policy"]
+        return Answer(
+            [f"no. {str(answer.reason)[:1].upper()}{str(answer.reason)[1:]}"],
+            none,
+            none,
+            none,
+            change,
+            good=False,
+        )
+    first = [] if best.ttft_s is None else [f"first token {seconds(best.ttft_s)}"]
+    others = [point for point in answer.front if point != best]
+    quick = min(others, key=lambda point: point.latency_s, default=None)
+    change = ["nothing: no policy that was searched beats it"]
+    if quick is not None and quick.latency_s < _QUICKER * best.latency_s:
+        change = [
+            f"for less latency, {seconds(quick.latency_s).split(' (')[0]} at {rate(quick.throughput_tokens_per_s)}: "
+            f"{describe(quick.flags)}"
+        ]
+    return Answer(
+        fits=memory_pieces(result),
+        speed=[
+            rate(best.throughput_tokens_per_s),
+            f"{seconds(best.latency_s).split(' (')[0]} for a batch of {count(result.scenario.workload.batch_size)}",
+            *first,
+        ],
+        sure=interval_pieces(result.interval, result.no_interval),
+        bound=bound_pieces(result),
+        change=change,
+        good=True,
+    )
 
 
 def describe(flags: dict[str, Any]) -> str:

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.simulation import TimeInterval
+from llm_perf.report.answer import Answer
 from llm_perf.report.command import command_in_lines
+from llm_perf.report.simulate_text import bound_pieces, certainty_pieces
 from llm_perf.report.start_command import start_command
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.service import ServiceCandidate, ServicePlan
@@ -34,7 +36,7 @@ def service_report(answer: ServicePlan) -> RenderableType:
 
 def service_sections(answer: ServicePlan) -> dict[str, Text | Table]:
     """The report's parts by name, in its order."""
-    found: dict[str, Text | Table] = {"title": _title(answer)}
+    found: dict[str, Text | Table] = {"lines": service_answer(answer).text, "title": _title(answer)}
     if answer.best:
         best = answer.best[0]
         found["answer"] = _answer(answer, best)
@@ -49,6 +51,35 @@ def service_sections(answer: ServicePlan) -> dict[str, Text | Table]:
         + (f"; {len(answer.unpriced)} GPUs have no price (--prices FILE)." if answer.unpriced else ".")
     )
     return found
+
+
+def service_answer(answer: ServicePlan) -> Answer:
+    """What a plan found, in five lines."""
+    if not answer.best:
+        none, said = ["-"], _nothing(answer).plain.splitlines()
+        change = ["more GPUs (--max-gpus), fewer bits (--quant-bits 4), looser targets"]
+        return Answer([f"no. {said[0]}"], said[1:2] or none, none, none, change, good=False)
+    best, *others = answer.best
+    found, summary = best.simulation, best.simulation.summary
+    how = f"{best.num_gpus} x {found.scenario.gpu.name} {_how(best)}".strip()
+    change = ["nothing else meets the targets"]
+    if others:
+        other = others[0]
+        change = [
+            f"next best: {other.num_gpus} x {other.simulation.scenario.gpu.name} {_how(other)}".rstrip(),
+            f"${_number(other.values['cost_per_million_tokens'])} per million tokens",
+        ]
+    return Answer(
+        fits=[f"yes. {how}", f"${_number(best.values['cost_per_million_tokens'])} per million tokens"],
+        speed=[
+            f"TTFT p95 {_time(summary.ttft_s.p95)}, TPOT p95 {_time(summary.tpot_s.p95)}",
+            rate(best.values["throughput_tokens_per_s"]),
+        ],
+        sure=certainty_pieces(found),
+        bound=bound_pieces(found),
+        change=change,
+        good=True,
+    )
 
 
 def _title(answer: ServicePlan) -> Text:

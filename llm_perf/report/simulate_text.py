@@ -12,11 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.simulation import Simulation, TimeInterval
+from llm_perf.report.answer import Answer
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
+from llm_perf.requests.capacity import Capacity
 from llm_perf.requests.summary import Distribution, Summary
+from llm_perf.systems import system_of
 
-__all__ = ["rates_report", "rates_sections", "simulation_report", "simulation_sections"]
+__all__ = [
+    "bound_pieces",
+    "certainty_pieces",
+    "rates_report",
+    "rates_sections",
+    "simulation_report",
+    "simulation_sections",
+]
 
 _TITLES: Final = {
     "ttft_s": "TTFT",
@@ -35,9 +45,11 @@ def simulation_report(found: Simulation) -> RenderableType:
 def simulation_sections(found: Simulation) -> dict[str, Text | Table]:
     """The report's parts by name, in its order."""
     parts: dict[str, Text | Table] = {
+        "answer": simulation_answer(found).text,
         "title": _title(found),
-        "answer": _answer(found),
     }
+    if (found.capacity is not None and found.capacity.keeps_up is False) or found.outcome.rejections:
+        parts["verdict"] = _verdict_text(found)
     if found.summary.completed:  # else there is nothing that could have figures
         parts |= {"times": _times(found.summary), "engines": _engine(found), "interval": _interval(found)}
     money = _money(found)
@@ -99,24 +111,98 @@ def _asked(found: Simulation, swept: bool) -> str:
 # -- the answer -------------------------------------------------------------------------------------------------
 
 
-def _answer(found: Simulation) -> Text:
+def simulation_answer(found: Simulation) -> Answer:
+    """What a simulation says, in five lines."""
+    known, summary = found.capacity, found.summary
+    if known is None:
+        none = ["-"]
+        return Answer(["no request ran"], none, none, none, ["see below why they were rejected"], good=False)
+    return Answer(
+        fits=_served(found, known),
+        speed=[
+            f"TTFT {_time(summary.ttft_s.p50)} (p95 {_time(summary.ttft_s.p95)}), "
+            f"TPOT {_time(summary.tpot_s.p50)} (p95 {_time(summary.tpot_s.p95)})",
+            rate(summary.output_tokens_per_s),
+        ],
+        sure=certainty_pieces(found),
+        bound=bound_pieces(found),
+        change=_more(found, known),
+        good=known.keeps_up is not False and not found.outcome.rejections,
+    )
+
+
+def _served(found: Simulation, known: Capacity) -> list[str]:
+    """Whether the engine keeps up, and how near it is to what it can serve."""
+    most = f"{known.requests_per_s:.3g} requests/s"
+    if known.keeps_up is None:
+        return [f"yes. {count(found.summary.completed)} requests completed", f"at most {most} can be served"]
+    if known.keeps_up:
+        return [f"The engine keeps up: {known.offered_per_s:.3g} of at most {most} ({known.load:.0%})"]
+    return [
+        f"The engine does not keep up: {known.offered_per_s:.3g} requests/s, at most {known.requests_per_s:.3g} served"
+    ]
+
+
+def certainty_pieces(found: Simulation) -> list[str]:
+    """How far off the slowest requests may be, and whether the engine may not keep up at all."""
+    interval = found.interval
+    if interval is None:
+        return [f"not known: {found.no_interval}"]
+    ranges = [_named_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
+    known = found.capacity
+    if interval.high is None and known is not None and known.keeps_up:
+        may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
+        return [f"{may} ({interval.level:.0%})", *ranges]
+    return [f"{interval.level:.0%} interval: {', '.join(ranges)}"]
+
+
+def bound_pieces(found: Simulation) -> list[str]:
+    """What the engine's steps wait for at the batch that they have, and what else is scarce."""
     summary = found.summary
+    pieces = []
+    decode = found.typical.decode
+    if decode is not None:
+        busy = min(decode.busy_s[decode.bottleneck] / decode.latency_s, 1.0)
+        waits = f"{system_of(found.scenario).resource_title(decode.bottleneck)} (busy {busy:.0%})"
+        pieces.append(f"{waits}, {summary.mean_running:.3g} requests run on average")
+    if summary.preempted > _OFTEN * summary.completed:
+        pieces.insert(0, f"the KV cache ({count(summary.preempted)} preemptions)")
+    return [
+        *pieces,
+        f"engine busy {min(summary.busy, 1):.0%}",
+        f"cache {summary.peak_kv_utilization:.0%} at most",
+    ]
+
+
+_OFTEN: Final = 0.05
+"""Preemptions per request from which on the cache is what binds."""
+
+_COMFORTABLE: Final = 0.8
+"""Share of what an engine serves at most that is planned for; nearer to it queues grow long."""
+
+
+def _more(found: Simulation, known: Capacity) -> list[str]:
+    """How many replicas the rate takes, or how much more rate there is room for."""
+    replicas = found.traffic.replicas
+    if known.load is None or known.offered_per_s is None:
+        return ["give --rate: how many requests per second are served, and where queues begin"]
+    each = known.requests_per_s / replicas
+    needed = math.ceil(known.load * replicas / _COMFORTABLE)
+    if known.load > _COMFORTABLE:
+        return [
+            f"--replicas {needed}: {needed * each:.3g} requests/s at most, {known.load * replicas / needed:.0%} loaded"
+        ]
+    room = _COMFORTABLE * known.requests_per_s
+    return [f"nothing has to; up to {room:.3g} requests/s it stays below {_COMFORTABLE:.0%} load"]
+
+
+def _verdict_text(found: Simulation) -> Text:
     text = Text()
     for words, style in _verdict(found):
         text.append(words, style)
-    if summary.completed:
-        text.append(_figures(summary))
     if found.outcome.rejections:
         text.append(f"\n{found.outcome.rejections}.", "red")
     return text
-
-
-def _figures(summary: Summary) -> str:
-    return (
-        f"\nTTFT {seconds(summary.ttft_s.p50)} (p95 {seconds(summary.ttft_s.p95)}), "
-        f"TPOT {_time(summary.tpot_s.p50)} (p95 {_time(summary.tpot_s.p95)}); "
-        f"{rate(summary.output_tokens_per_s)} generated, {summary.requests_per_s:.3g} requests/s."
-    )
 
 
 def _verdict(found: Simulation) -> Iterator[tuple[str, str]]:
@@ -208,11 +294,15 @@ def _interval(found: Simulation) -> Text:
 
 def _ranges(interval: TimeInterval) -> Iterator[str]:
     for name, figure in (("ttft_s", "p50"), ("ttft_s", "p95"), ("tpot_s", "p50"), ("tpot_s", "p95")):
-        low, high = interval.ends(name, figure)
-        if not math.isfinite(low):
-            continue
-        upto = "or more" if high is None else f"to {seconds(high)}"
-        yield f"{_TITLES[name]} {figure} {seconds(low)} {upto}"
+        if math.isfinite(interval.ends(name, figure)[0]):
+            yield _named_range(interval, name, figure)
+
+
+def _named_range(interval: TimeInterval, name: str, figure: str) -> str:
+    low, high = interval.ends(name, figure)
+    if not math.isfinite(low):
+        return f"{_TITLES[name]} -"
+    return f"{_TITLES[name]} {figure} {seconds(low)} {'or more' if high is None else f'to {seconds(high)}'}"
 
 
 def _money(found: Simulation) -> Text | None:
@@ -249,29 +339,38 @@ def rates_sections(found: Sequence[Simulation], knee: Simulation | None) -> dict
             f"{summary.mean_batch:.3g}" if math.isfinite(summary.mean_batch) else "-",
             f"{summary.kv_utilization:.0%}" if math.isfinite(summary.kv_utilization) else "-",
         )
-    answer = Text()
-    known = found[0].capacity
-    if knee is None:
-        answer.append("None of these rates can be served.", "bold red")
-    else:
-        answer.append(f"The engine keeps up to {knee.traffic.rate:g} requests/s of these rates", "bold")
-        answer.append(
-            f": TTFT p95 {_time(knee.summary.ttft_s.p95)}, TPOT p95 {_time(knee.summary.tpot_s.p95)}, "
-            f"{rate(knee.summary.output_tokens_per_s)} generated."
-        )
-    if known is not None:
-        answer.append(f"\nIt can serve {known.requests_per_s:.3g} requests/s of these lengths at most.")
-    beyond = found[-1].capacity
-    if beyond is not None and beyond.keeps_up is False:
-        answer.append(
-            f" At {beyond.offered_per_s:g} requests/s the queue grows by {beyond.growth_per_s:.3g} requests/s without end."
-        )
     parts: dict[str, Text | Table] = {
+        "answer": _rates_answer(found, knee).text,
         "title": _title(found[0], swept=True),
-        "answer": answer,
         "rates": table,
         "interval": _interval(knee or found[0]),
     }
     for number, warning in enumerate(found[0].warnings, start=1):
         parts[f"note {number}"] = Text.assemble(("note: ", "yellow"), warning)
     return parts
+
+
+def _rates_answer(found: Sequence[Simulation], knee: Simulation | None) -> Answer:
+    """Up to which rate the engine keeps up, in five lines."""
+    shown, known, beyond = knee or found[0], found[0].capacity, found[-1].capacity
+    most = [] if known is None else [f"at most {known.requests_per_s:.3g}"]
+    change = ["give higher rates: it keeps up with all of these"]
+    if beyond is not None and beyond.keeps_up is False:
+        needed = math.ceil((beyond.load or 1) * shown.traffic.replicas / _COMFORTABLE)
+        change = [
+            f"--replicas {needed} for {beyond.offered_per_s:g} requests/s",
+            f"one lets the queue grow by {beyond.growth_per_s:.3g} a second",
+        ]
+    fits = f"The engine keeps up to {shown.traffic.rate:g} requests/s of these rates"
+    return Answer(
+        fits=[fits if knee is not None else "no. None of these rates can be served", *most],
+        speed=[
+            f"at {shown.traffic.rate:g}/s TTFT p95 {_time(shown.summary.ttft_s.p95)}, "
+            f"TPOT p95 {_time(shown.summary.tpot_s.p95)}",
+            rate(shown.summary.output_tokens_per_s),
+        ],
+        sure=certainty_pieces(shown),
+        bound=["no request ran"] if shown.capacity is None else bound_pieces(shown),
+        change=change,
+        good=knee is not None,
+    )

@@ -8,10 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.advice import Change
+from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
 from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
+from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.report.units import count, gib, rate, seconds
@@ -53,25 +55,70 @@ _SHOWN_SHARE = 5e-4
 
 
 def training_report(
-    result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
+    result: TrainingResult,
+    changes: tuple[Change, ...] = (),
+    price: Price | float | None = None,
+    gains: tuple[Gain, ...] = (),
 ) -> RenderableType:
-    """The whole report of one prediction, readable at 80 columns."""
-    interval = interval_text(result.interval, result.no_interval, "step")
-    blocks: list[RenderableType] = [
-        _title(result),
-        _fits(result) if result.feasible else _does_not_fit(result, changes),
-        _figures(result),
-        *([] if interval is None else [interval]),
-        _memory(result),
-        _phases(result),
-        _breakdown(result),
-        _run(result),
+    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on."""
+    blocks = [
+        training_answer(result, changes, gains).text,
+        *training_sections(result, changes, price).values(),
     ]
-    money = _money(result, price)
-    if money is not None:
-        blocks.append(money)
-    blocks += [Text.assemble(("note: ", "yellow"), warning) for warning in result.warnings]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def training_sections(
+    result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
+) -> dict[str, Text | Table]:
+    """The report's parts by name, in its order, below the answer. A part that a prediction has nothing for is left out."""
+    found: dict[str, Text | Table | None] = {
+        "title": _title(result),
+        "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
+        "figures": _figures(result),
+        "interval": interval_text(result.interval, result.no_interval, "step"),
+        "memory": _memory(result),
+        "phases": _phases(result),
+        "breakdown": _breakdown(result),
+        "run": _run(result),
+        "money": _money(result, price),
+    }
+    for number, warning in enumerate(result.warnings, start=1):
+        found[f"note {number}"] = Text.assemble(("note: ", "yellow"), warning)
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def training_answer(
+    result: TrainingResult, changes: tuple[Change, ...] = (), gains: tuple[Gain, ...] = ()
+) -> Answer:
+    """What a prediction says, in five lines."""
+    memory, parts = result.memory, sorted(result.breakdown_s.items(), key=lambda item: -item[1])
+    fits = [f"no. {result.reason}"]
+    if result.feasible:
+        high = result.memory_interval_bytes[1]
+        tiers = (("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme))
+        fits = [used_of(tiers, "likely" if high > memory.gpu.capacity_bytes else "yes")]
+        fits.append(f"the {LEVEL:.0%} interval reaches {gib(high)}")
+    were = "" if result.feasible else "if it did: "
+    run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {result.run.days:,.1f} days"]
+    return Answer(
+        fits=fits,
+        speed=[
+            f"{were}{rate(result.throughput_tokens_per_s)}",
+            *run,
+            f"{seconds(result.step_time_s).split(' (')[0]} a step",
+            f"MFU {result.mfu:.1%}",
+        ],
+        sure=interval_pieces(result.interval, result.no_interval, "step"),
+        bound=[
+            f"{TRAINING_PARTS[part]} {spent / result.step_time_s:.0%} of the step"
+            for part, spent in parts[:3]
+        ],
+        change=gain_pieces(gains, "recomputation, sharding, precision")
+        if result.feasible
+        else change_line(changes),
+        good=result.feasible,
+    )
 
 
 def _title(result: TrainingResult) -> Text:
@@ -213,24 +260,6 @@ def _money(result: TrainingResult, price: Price | float | None) -> Text | None:
             f"one GPU draws {energy.power_w:.0f} W (from TDP and utilisation)."
         )
     return Text("\n".join(lines)) if lines else None
-
-
-def _fits(result: TrainingResult) -> Text:
-    """What is taken of each memory."""
-    tiers = (
-        ("GPU memory", result.memory.gpu),
-        ("host memory", result.memory.cpu),
-        ("NVMe", result.memory.nvme),
-    )
-    used = [
-        f"{float(parts.total_bytes) / _GIB:,.1f} of {float(parts.capacity_bytes) / _GIB:,.1f} GiB of {where}"
-        for where, parts in tiers
-        if float(parts.total_bytes) > 0
-    ]
-    return Text.assemble(("Fits: ", "bold green"), "; ".join(used), ".")
-
-
-_GIB = 2**30
 
 
 def _does_not_fit(result: TrainingResult, changes: tuple[Change, ...]) -> Text:

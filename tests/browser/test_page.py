@@ -18,6 +18,8 @@ import pytest
 from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.cli.main import run
 from llm_perf.explore.controls import EXAMPLES
 from llm_perf.report.inference_text import dollars
@@ -148,9 +150,9 @@ def _cost(result: Any) -> str:
 
 STEPS = [
     ("model", "meta-llama/Llama-2-7b-hf"), ("gpu", "l4-24gb"), ("system", ""), ("batch_size", "4"), ("prompt_len", "256"),
-    ("gen_len", "64"), ("gpu", "h200-sxm-141gb"), ("kv_bits", "8"), ("quant_bits", "8"), ("batch_size", "32"),
-    ("system", "vllm"), ("tp_size", "2"), ("quant_bits", ""), ("kv_bits", ""), ("tp_size", ""), ("system", "zero_inference"),
-    ("kv_offload", "on"), ("cpu_offload", "on"), ("gpu", "t4-16gb"), ("gen_len", "8"), ("cpu_offload", ""),
+    ("gen_len", "64"), ("gpu", "h200-sxm-141gb"), ("kv_format", "fp8"), ("weight_format", "fp8"), ("batch_size", "32"),
+    ("system", "vllm"), ("tp_size", "2"), ("weight_format", ""), ("kv_format", ""), ("tp_size", ""),
+    ("system", "zero_inference"), ("kv_offload", "on"), ("cpu_offload", "on"), ("gpu", "t4-16gb"), ("gen_len", "8"), ("cpu_offload", ""),
     ("disk_offload", "on"),
 ]  # fmt: skip
 
@@ -225,7 +227,7 @@ def test_the_keyboard_reaches_everything(tab: Tab, address: str) -> None:
         names.append(tab.page.evaluate("document.activeElement.name"))
         assert tab.page.evaluate("document.activeElement.labels.length") == 1
         assert tab.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert names[:6] == ["model", "gpu", "system", "batch_size", "prompt_len", "gen_len"]
+    assert names[:7] == ["task", "model", "gpu", "system", "batch_size", "prompt_len", "gen_len"]
     tab.page.locator("#control-batch_size").focus()
     with tab.page.expect_response("**/api/view*"):
         tab.page.keyboard.type("2")
@@ -454,3 +456,100 @@ FRAMED = """(address) => new Promise((done) => {
   frame.onload = () => { try { done(frame.contentDocument ? 'read' : 'empty'); } catch { done('empty'); } };
   document.body.append(frame);
 })"""
+
+
+SHIFTS = """window.shifted = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
+}).observe({ type: "layout-shift", buffered: true });"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1400])
+def test_nothing_moves_while_the_page_comes(browser: Any, address: str, width: int) -> None:
+    """Web Vitals call up to 0.1 good."""
+    tab = Tab(browser, width)
+    tab.page.add_init_script(SHIFTS)
+    tab.open(address)
+    assert tab.page.evaluate("window.shifted") < 0.05
+    tab.close()
+
+
+def test_on_a_phone_the_answer_stands_before_the_controls(browser: Any, address: str) -> None:
+    """In the document as well, so that the keyboard and a reader's voice go the same way; a link leads to the controls."""
+    tab = Tab(browser, 390)
+    tab.open(address)
+    before = "document.getElementById('result').compareDocumentPosition(document.getElementById('question'))"
+    assert tab.page.evaluate(before) == 4  # follows
+    assert tab.page.locator("#card-answer .lines dd").first.bounding_box()["y"] < 900
+    tab.page.locator("#jump").click()
+    assert tab.page.locator("#question").bounding_box()["y"] < 900
+    tab.page.set_viewport_size({"width": 1280, "height": 900})
+    tab.page.wait_for_function(f"() => {before} === 2")  # precedes
+    tab.close()
+
+
+def test_the_answer_is_that_of_the_command_line(
+    tab: Tab, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    assert run(["infer", "--model", "opt-1.3b", "--gpu", "T4-16GB"]) == 0
+    lines = capsys.readouterr().out.splitlines()[:5]
+    shown = tab.page.locator("#card-answer .lines dd").all_text_contents()
+    for line, text in zip(lines, shown, strict=True):
+        assert text.startswith(line.partition(":")[2].strip())
+
+
+def test_training_has_a_page(tab: Tab, address: str) -> None:
+    question = TrainingInputs(model="llama-3-8b", gpu="a100-sxm-80gb", num_gpus=8, framework="fsdp")
+    result = predict_training(build_training_scenario(question))
+    tab.open(f"{address}?task=train&model=llama-3-8b&gpu=a100-sxm-80gb&num_gpus=8&framework=fsdp")
+    assert tab.tiles()[1:3] == [seconds(result.step_time_s), rate(result.throughput_tokens_per_s)]
+    tab.choose("lora_rank", "16")
+    tuned = predict_training(build_training_scenario(question.replace(lora_rank=16)))
+    assert tab.tiles()[1:3] == [seconds(tuned.step_time_s), rate(tuned.throughput_tokens_per_s)]
+    with tab.page.expect_response(lambda answer: "/api/view" in answer.url and "task" not in answer.url):
+        tab.page.locator("#control-task").select_option("")
+    tab.page.wait_for_function(
+        "() => !document.getElementById('status').textContent.startsWith('Predicting')"
+    )
+    assert tab.page.locator("#control-gen_len").is_visible()
+    assert tab.page.locator("#control-lora_rank").count() == 0
+    assert tab.complaints == []
+
+
+def test_a_divided_model_has_controls(tab: Tab, address: str) -> None:
+    tab.open(f"{address}?model=qwen3-30b-a3b&gpu=rtx-4090-24gb&system=llama_cpp&weight_format=q4_k_m")
+    tab.choose("n_cpu_moe", "all")
+    wanted = {
+        "model": "qwen3-30b-a3b",
+        "gpu": "rtx-4090-24gb",
+        "system": "llama_cpp",
+        "weight_format": "q4_k_m",
+    }
+    assert tab.tiles() == expected(**wanted, n_cpu_moe="all")
+
+
+def test_up_to_four_answers_stand_side_by_side(tab: Tab, address: str) -> None:
+    """They are part of the address, and each leads back to itself."""
+    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
+    first = tab.tiles()
+    for batch in ("2", "4", "8"):
+        tab.page.locator("#keep").click()
+        tab.choose("batch_size", batch)
+    tab.page.wait_for_function("() => document.querySelectorAll('#kept thead th').length === 4")
+    assert tab.page.locator("#keep").is_disabled()
+    columns = (
+        "column => [...document.querySelectorAll('#kept tbody tr')].map(row => row.cells[column].textContent)"
+    )
+    assert tab.page.evaluate(columns, 1) == tab.tiles()
+    assert tab.page.evaluate(columns, 2) == first
+    other = Tab(tab.context.browser)
+    other.open(tab.page.url)
+    other.page.wait_for_function("() => document.querySelectorAll('#kept thead th').length === 4")
+    assert other.page.evaluate(columns, 2) == first
+    other.close()
+    tab.page.locator("#kept thead button").first.click()
+    tab.page.wait_for_function("() => document.querySelectorAll('#kept thead th').length === 3")
+    tab.page.locator("#kept thead a").first.click()
+    tab.page.wait_for_function("() => document.getElementById('control-batch_size').value === '2'")
+    assert tab.complaints == []

@@ -33,6 +33,7 @@ def _made() -> ModuleType:
 
 MADE = _made()
 README = (ROOT / "README.md").read_text("utf-8")
+GALLERY = (ROOT / "docs" / "gallery.md").read_text("utf-8")
 PAGES = {
     path: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
@@ -75,13 +76,13 @@ def test_a_picture_is_small_and_made_by_a_command_that_exists(picture: Any) -> N
 
 
 @pytest.mark.parametrize("picture", MADE.PICTURES, ids=lambda picture: picture.file)
-def test_the_readme_shows_one_of_each_command_with_the_command(picture: Any) -> None:
-    assert f"`{picture.command}`" in README
+def test_the_gallery_shows_one_of_each_command_with_the_command(picture: Any) -> None:
+    assert f"`{picture.command}`" in GALLERY
     of_command = [other.file for other in MADE.PICTURES if other.command == picture.command]
-    assert any(f"(docs/images/{file})" in README for file in of_command)
+    assert any(f"(images/{file})" in GALLERY for file in of_command)
 
 
-def test_the_readme_has_a_picture_of_every_command_that_makes_one() -> None:
+def test_there_is_a_picture_of_every_command_that_makes_one() -> None:
     context = click.Context(cli)
     commands = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
     drawing = {

@@ -32,15 +32,35 @@ def test_the_demo_comes_first() -> None:
 
 @pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command for command, _ in BLOCKS])
 def test_shown_output_is_printed(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An excerpt (marked by a line of one ellipsis) is printed somewhere, everything else as a whole."""
+    """A line of one ellipsis first or last says that more is printed there; everything else is as a whole."""
     run(shlex.split(command))
     printed = _lines(capsys.readouterr().out)
     wanted = _lines(shown)
-    if wanted[0] != "…":
-        assert wanted == printed
-        return
-    excerpt = wanted[1:]
-    assert any(printed[at : at + len(excerpt)] == excerpt for at in range(len(printed)))
+    before, after = wanted[0] == "…", wanted[-1] == "…"
+    excerpt = wanted[before : len(wanted) - after]
+    starts = range(len(printed)) if before else (0,)
+    ends = [at + len(excerpt) for at in starts if printed[at : at + len(excerpt)] == excerpt]
+    assert ends
+    assert before or after or ends == [len(printed)]
+
+
+def test_it_is_short_and_what_was_left_out_stands_before_what_was_fitted() -> None:
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= 140
+    first_picture = next(number for number, line in enumerate(lines) if line.startswith("!["))
+    assert first_picture <= 80  # two screens
+    text = "\n".join(lines)
+    assert text.index("without the model") < text.index("$ llm-perf validate")
+
+
+def test_it_asks_one_thing_of_each_kind() -> None:
+    assert [command.split()[0] for command, _ in BLOCKS] == [
+        "infer",
+        "infer",
+        "simulate",
+        "train",
+        "validate",
+    ]
 
 
 def test_the_intervals_that_are_quoted_are_those_of_today() -> None:
@@ -61,7 +81,7 @@ def test_the_intervals_that_are_quoted_are_those_of_today() -> None:
 
 
 def test_runs_that_are_held_against_predictions_are_predicted_so_today() -> None:
-    text = README.read_text("utf-8")
+    text = (README.parent / "docs" / "questions" / "sure.md").read_text("utf-8")
     rows = {row.row_id: row for row in load_measurements()}
     wanted = (
         (1507, "total", 202.0, 1), (1508, "total", 204.0, 1), (1509, "total", 205.0, 1), (1504, "total", 5008.0, 1),

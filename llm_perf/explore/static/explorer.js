@@ -64,6 +64,7 @@
     if (layout.yaxis.title) layout.yaxis.title = { standoff: 8, ...layout.yaxis.title, font: { size: 12 } };
     if (layout.title) Object.assign(layout.title, { x: 0, xanchor: "left", xref: "paper", font: { size: narrow.matches ? 10.5 : 13 } });
     if (layout.tracks && narrow.matches) nameTracksInside(layout, colours);
+    place.style.minHeight = "";
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", figure.alt);
     window.Plotly.react(place, data, layout, { displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
@@ -93,6 +94,11 @@
 
   const makers = {
     text: (part) => element("p", { className: `text${part.alarm ? " alarm" : ""}`, textContent: part.text }),
+    lines: (part) =>
+      element("dl", { className: "lines" }, part.lines.flatMap((line) => [
+        element("dt", { textContent: line.name }),
+        element("dd", { textContent: line.text, className: line.alarm ? "alarm" : "" }),
+      ])),
     code: codePart,
     tiles: (part) =>
       element("dl", { className: "tiles" }, part.tiles.map((tile) =>
@@ -121,7 +127,9 @@
 
   function table(part) {
     const heads = part.columns.map((column) =>
-      element("th", { scope: "col", textContent: column.name, className: column.right ? "right" : "" }));
+      element(column.name ? "th" : "td", {
+        textContent: column.name, className: column.right ? "right" : "", ...(column.name ? { scope: "col" } : {}),
+      }));
     const rows = part.rows.map((row) =>
       element("tr", { className: row.strong ? "strong" : "" }, row.cells.map((cell, index) =>
         element(index ? "td" : "th", {
@@ -135,6 +143,7 @@
 
   function figurePart(part) {
     const place = element("div", { className: "figure", id: `figure-${part.name}` });
+    if (!window.Plotly) place.style.minHeight = `${part.figure.layout.height + 92}px`; // its room, until it is drawn
     const parts = part.figure.name ? [element("p", { className: "figure-title", textContent: part.figure.name })] : [];
     parts.push(place);
     if (part.figure.table) {
@@ -159,7 +168,7 @@
     const open = [...$("result").querySelectorAll("details[open]")].map((one) => one.id);
     const place = window.scrollY;
     $("result").style.minHeight = `${$("result").offsetHeight}px`; // the page keeps its place until all is drawn
-    for (const old of $("result").querySelectorAll(".figure")) window.Plotly.purge(old);
+    if (window.Plotly) for (const old of $("result").querySelectorAll(".figure")) window.Plotly.purge(old);
     $("result").replaceChildren(...view.cards.map(card));
     for (const id of open) if ($(id)) $(id).open = true;
     $("result").classList.remove("stale");
@@ -169,6 +178,7 @@
   }
 
   function paint() {
+    if (!window.Plotly) return; // it comes after the words, and everything is painted then
     if (shown) {
       for (const entry of shown.cards) {
         for (const part of entry.parts) {
@@ -194,7 +204,8 @@
     return `${window.location.pathname}${query ? `?${query}` : ""}${window.location.hash}`;
   }
 
-  function remember(query, replace) {
+  function remember(question, replace) {
+    const query = withKept(question);
     if (`?${query}` === window.location.search) return;
     try {
       if (replace) window.history.replaceState(null, "", address(query));
@@ -228,10 +239,46 @@
 
   // -- live: questions to the server --------------------------------------------------------------------------
 
+  const MOST_KEPT = 3; // with the answer that is shown, four stand side by side
+  let task = null; // whose controls are shown
+  let kept = []; // questions whose answers stand beside this one, as queries
+  const answers = new Map(); // what the server said to kept questions
+
+  function controls() {
+    return page.options.tasks.find((one) => one.value === (task || "")).controls;
+  }
+
+  function withKept(question) {
+    return [question, ...kept.map((one) => `keep=${encodeURIComponent(one)}`)].filter(Boolean).join("&");
+  }
+
+  function taskControl() {
+    const select = element("select", { id: "control-task", name: "task" }, page.options.tasks.map((one) =>
+      element("option", { value: one.value, textContent: one.text })));
+    select.addEventListener("change", (event) => {
+      event.stopPropagation();
+      const given = new URLSearchParams(select.value ? { task: select.value } : {});
+      for (const name of ["model", "gpu"]) given.set(name, $(`control-${name}`).value);
+      go(given);
+      $("control-task").focus();
+    });
+    return element("div", { className: "field" }, [element("label", { textContent: "Task" }, [select])]);
+  }
+
+  // The controls of a task; others' are taken away.
+  function build(wanted) {
+    if (task === wanted) return;
+    task = wanted;
+    const also = task ? [] : [alsoControl()]; // other GPUs stand beside an inference
+    $("question").replaceChildren(taskControl(), ...controls().map(control), ...also, element("div", { className: "other", id: "others" }));
+    $("control-task").value = task;
+  }
+
   function control(entry) {
     const attributes = { id: `control-${entry.name}`, name: entry.name };
+    const number = entry.least === 0 ? { type: "text" } : { type: "number", min: "1", step: "1" }; // of layers "all" is one, too
     const made = entry.kind === "number"
-      ? element("input", { ...attributes, type: "number", min: "1", step: "1", inputMode: "numeric", placeholder: String(entry.default), autocomplete: "off" })
+      ? element("input", { ...attributes, ...number, inputMode: "numeric", placeholder: String(entry.default), autocomplete: "off" })
       : element("select", attributes, entry.choices.map((one) => element("option", { value: one.value, textContent: one.text })));
     made.setAttribute("aria-describedby", `wrong-${entry.name}`);
     const label = element("label", { textContent: entry.label }, [made]);
@@ -239,7 +286,7 @@
   }
 
   function alsoControl() {
-    const gpus = page.options.controls.find((entry) => entry.name === "gpu").choices;
+    const gpus = controls().find((entry) => entry.name === "gpu").choices;
     const select = element("select", { id: "also" }, [
       element("option", { value: "", textContent: "add a GPU" }),
       ...gpus.map((one) => element("option", { value: one.value, textContent: one.text })),
@@ -267,12 +314,16 @@
 
   function query() {
     const given = new URLSearchParams(window.location.search);
+    kept = given.getAll("keep").slice(0, MOST_KEPT);
+    given.delete("keep");
     return [...given].length ? given : new URLSearchParams(page.options.start);
   }
 
   function fill(given) {
-    const known = new Set(page.options.controls.map((entry) => entry.name));
-    for (const entry of page.options.controls) {
+    const named = given.get("task") || "";
+    build(page.options.tasks.some((one) => one.value === named) ? named : "");
+    const known = new Set(["task", ...controls().map((entry) => entry.name)]);
+    for (const entry of controls()) {
       const field = $(`control-${entry.name}`);
       const value = given.get(entry.name) || "";
       if (entry.kind === "choice" && ![...field.options].some((option) => option.value === value)) {
@@ -283,7 +334,7 @@
     const others = [...given].filter(([name]) => !known.has(name));
     const compared = given.getAll("gpu").slice(1).map((value) => ["gpu", value]);
     $("others").replaceChildren(...[...compared, ...others].map(([name, value]) => chip(name, value, given)));
-    $("also").value = "";
+    if ($("also")) $("also").value = "";
   }
 
   // A part of the question that has no control: what it says, and a way to take it back.
@@ -294,7 +345,7 @@
       const pairs = [...given];
       pairs.splice(pairs.findLastIndex(([one, its]) => one === name && its === value), 1);
       go(new URLSearchParams(pairs));
-      $("also").focus();
+      ($("also") || $("control-task")).focus();
     });
     return remove;
   }
@@ -308,7 +359,7 @@
   function entered() {
     const given = query();
     const compared = given.getAll("gpu").slice(1);
-    for (const entry of page.options.controls) {
+    for (const entry of controls()) {
       const value = $(`control-${entry.name}`).value.trim();
       if (value) given.set(entry.name, value);
       else given.delete(entry.name);
@@ -337,8 +388,10 @@
       const found = await answer.json();
       if (own.signal.aborted) return;
       if (answer.ok) {
+        answers.set(given.toString(), found);
         show(found);
         tell(found.label, null);
+        showKept();
       } else {
         tell("", found.error);
       }
@@ -354,7 +407,7 @@
     $("error").textContent = error || "";
     $("error").hidden = !error;
     $("result").classList.toggle("stale", Boolean(error));
-    for (const entry of page.options.controls) {
+    for (const entry of controls()) {
       const wrong = Boolean(error) && names(error, entry.name);
       const field = $(`control-${entry.name}`);
       field.setAttribute("aria-invalid", String(wrong));
@@ -368,17 +421,109 @@
     return new RegExp(`^(--|unknown |ambiguous )?${name}\\b`, "i").test(error);
   }
 
+  // -- up to four answers side by side ----------------------------------------------------------------------------
+
+  function tilesOf(view) {
+    const parts = view.cards.flatMap((entry) => entry.parts);
+    return new Map((parts.find((part) => part.kind === "tiles") || { tiles: [] }).tiles.map((tile) => [tile.name, tile]));
+  }
+
+  async function answered(question) {
+    if (!answers.has(question)) {
+      const answer = await fetch(`api/view?${question}`, { headers: { Accept: "application/json" } });
+      const found = await answer.json();
+      answers.set(question, answer.ok ? found : { label: found.error, cards: [] });
+    }
+    return answers.get(question);
+  }
+
+  function keep() {
+    kept = [...kept, asked].slice(-MOST_KEPT);
+    remember(asked, false);
+    showKept();
+  }
+
+  function drop(question) {
+    kept = kept.filter((one) => one !== question);
+    remember(asked, false);
+    showKept();
+    $("keep").focus();
+  }
+
+  async function showKept() {
+    $("keep").disabled = kept.length >= MOST_KEPT || kept.includes(asked);
+    const now = asked;
+    const questions = kept.filter((one) => one !== now);
+    if (!questions.length) {
+      $("kept").hidden = true;
+      return;
+    }
+    let views = [];
+    try {
+      views = await Promise.all([now, ...questions].map(answered));
+    } catch {
+      return; // the server is gone, which the answer above says already
+    }
+    if (now !== asked) return;
+    const tiles = views.map(tilesOf);
+    const names = [...new Set(tiles.flatMap((one) => [...one.keys()]))];
+    const heads = views.map((view, number) => keptHead(view, number ? questions[number - 1] : null));
+    const rows = names.map((name) => element("tr", {}, [
+      element("th", { scope: "row", textContent: name }),
+      ...tiles.map((one) => {
+        const tile = one.get(name) || { value: "-" };
+        return element("td", { textContent: tile.value, className: `right${tile.alarm ? " alarm" : ""}` });
+      }),
+    ]));
+    const head = element("thead", {}, [element("tr", {}, [element("td"), ...heads])]);
+    const scroll = element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of the answers" },
+      [element("table", {}, [head, element("tbody", {}, rows)])]);
+    $("kept-table").replaceChildren(scroll);
+    $("kept").hidden = false;
+  }
+
+  function keptHead(view, question) {
+    const cell = element("th", { scope: "col", className: "right" });
+    if (question === null) {
+      cell.append(view.label);
+      return cell;
+    }
+    const link = element("a", { href: `?${withKept(question)}`, textContent: view.label });
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      go(new URLSearchParams(question));
+    });
+    const remove = element("button", { type: "button", textContent: "\u2715", "aria-label": `Remove ${view.label}` });
+    remove.addEventListener("click", () => drop(question));
+    cell.append(link, " ", remove);
+    return cell;
+  }
+
+  // On a phone the answer stands before the controls, in the document too: the order of the keyboard is that of the eye.
+  function arrange() {
+    const bar = document.querySelector(".bar");
+    if (narrow.matches) $("kept").after($("question"), $("examples"));
+    else bar.before($("question"), $("examples"));
+    $("jump").hidden = !narrow.matches;
+  }
+
   function serve() {
     const form = $("question");
-    form.append(...page.options.controls.map(control), alsoControl(), element("div", { className: "other", id: "others" }));
+    form.tabIndex = -1; // the link to it leads there
+    arrange();
+    narrow.addEventListener("change", arrange);
+    $("keep").hidden = false;
+    $("keep").disabled = true; // until there is an answer
+    $("keep").addEventListener("click", keep);
     form.hidden = false;
     $("examples").append("For example: ", ...examples());
     $("examples").hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("change", (event) => changed(event.target.type === "number" ? event.target : null));
+    form.addEventListener("change", (event) => changed(event.target.tagName === "INPUT" ? event.target : null));
     form.addEventListener("focusout", () => { typed = null; });
     form.addEventListener("input", (event) => {
-      if (event.target.type !== "number") return;
+      if (event.target.tagName !== "INPUT") return;
       clearTimeout(timer);
       timer = setTimeout(() => changed(event.target), DELAY_MS);
     });
@@ -401,6 +546,9 @@
     resized = setTimeout(paint, DELAY_MS);
   });
   $("footer").textContent = `llm-perf ${page.version}. Predictions; the published runs beside them are measurements with a source each.`;
+  document.body.classList.remove("waiting");
+  const plotly = $("plotly");
+  if (plotly && !window.Plotly) plotly.addEventListener("load", paint);
   if (page.mode === "serve") serve();
   else report();
 })();

@@ -1,0 +1,121 @@
+"""What would make a prediction faster: one change at a time, each predicted, so that its gain is a figure and no advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llm_perf.analysis.advice import Change, change_of, smaller_formats
+from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.training import TrainingResult, predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.errors import LLMPerfError, SpecError
+from llm_perf.systems import Load, system_of
+
+__all__ = ["Gain", "faster", "faster_training"]
+
+_LEAST: Final = 1.05
+"""A smaller gain than this is not worth a change, and often below what the model knows."""
+
+_BATCH: Final = 4
+"""How many times as many sequences at once are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A change: ``text`` as flags to add, by which ``factor`` it is faster, and ``of`` what."""
+
+    text: str
+    factor: float
+    of: str
+
+
+def faster(inputs: InferenceInputs, result: InferenceResult, most: int = 2) -> tuple[Gain, ...]:
+    """Single changes that fit and make the whole batch, or its throughput, at least 5 % faster: the largest gain first.
+
+    A smaller number format, twice the GPUs where the system divides over them, and more sequences at once, whose gain is
+    one of throughput: each of them waits longer.
+    """
+    if not result.feasible:
+        return ()
+    found = []
+    for change, of in _candidates(inputs, result):
+        total_s = _total_s(inputs, change)
+        if total_s is None:
+            continue
+        sequences = change.inputs.get("batch_size", inputs.batch_size) / inputs.batch_size
+        factor = result.total_latency_s / total_s * sequences
+        if factor >= _LEAST:
+            found.append(Gain(change.text, factor, of))
+    return tuple(sorted(found, key=lambda gain: -gain.factor)[:most])
+
+
+def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tuple[Change, str]]:
+    scenario = result.scenario
+    system = system_of(scenario)
+    larger = min(inputs.batch_size * _BATCH, result.max_batch_size)
+    if larger > inputs.batch_size:
+        yield change_of(inputs, batch_size=larger), "the throughput"
+    for bits, name in smaller_formats(system):
+        if bits < scenario.dtype.weight_bits:
+            plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
+            fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
+            yield change_of(inputs, **(fields | plain)), "as fast"
+    ranks = 2 * scenario.parallelism.tp_size
+    if (
+        system.family.more_gpus == "tensor ranks"
+        and ranks <= scenario.host.gpus_per_node
+        and not scenario.gpu.absent
+    ):
+        yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
+
+
+def _total_s(inputs: InferenceInputs, change: Change) -> float | None:
+    """Seconds of the changed batch; None where it is not valid or does not fit."""
+    try:
+        scenario = build_scenario(inputs.replace(**change.inputs))
+        system, load = system_of(scenario), Load.of(scenario.workload)
+        if not system.memory(scenario, load, system.place(scenario, load)).fits:
+            return None
+        cost = system.evaluate(scenario, load)
+    except SpecError:
+        return None
+    decode_s = 0.0 if cost.decode is None else float(cost.decode.latency_s)
+    return float(cost.prefill.latency_s) + decode_s
+
+
+def faster_training(question: TrainingInputs, result: TrainingResult, most: int = 2) -> tuple[Gain, ...]:
+    """Single changes that fit and train at least 5 % more tokens per second: the largest gain first."""
+    if not result.feasible:
+        return ()
+    found = []
+    for text, inputs in _training_candidates(result):
+        try:
+            changed = predict_training(build_training_scenario(question.replace(**inputs)))
+        except LLMPerfError:
+            continue
+        factor = changed.throughput_tokens_per_s / result.throughput_tokens_per_s
+        if changed.feasible and factor >= _LEAST:
+            found.append(Gain(text, factor, "as fast"))
+    return tuple(sorted(found, key=lambda gain: -gain.factor)[:most])
+
+
+def _training_candidates(result: TrainingResult) -> Iterator[tuple[str, dict[str, Any]]]:
+    plan = result.scenario.plan
+    levels = plan.activation_recomputation.value
+    for level in sorted({0, 1, levels - 1} & set(range(levels))):
+        yield f"--activation-recomputation {level}", {"activation_recomputation": level}
+    for stage in sorted({0, 1, 2} & set(range(plan.ds_zero.value))):
+        yield f"--ds-zero {stage}", {"ds_zero": stage}
+    if plan.precision == "bf16":
+        yield "--precision fp8", {"precision": "fp8"}
+    if plan.optimizer_device != "gpu":
+        yield "--optimizer-device gpu", {"optimizer_device": "gpu"}
+    batch = result.batch
+    if batch.gradient_accumulation_steps > 1 and result.max_micro_batch_size >= 2 * batch.micro_batch_size:
+        yield (
+            f"--micro-batch-size {2 * batch.micro_batch_size}",
+            {"micro_batch_size": 2 * batch.micro_batch_size, "gradient_accumulation_steps": None},
+        )

@@ -1,0 +1,119 @@
+"""The first five lines of every report: whether it fits, how fast, how sure, what binds, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from llm_perf.analysis.advice import Change
+from llm_perf.analysis.calibrated import PredictionInterval
+from llm_perf.analysis.speedups import Gain
+from llm_perf.report.units import GIB, count, rate, seconds
+from llm_perf.systems.base import MemoryParts
+from llm_perf.systems.training.base import TrainingMemoryParts
+
+__all__ = ["Answer", "change_line", "gain_pieces", "in_width", "interval_pieces", "used_of"]
+
+WIDTH: Final = 80
+LABELS: Final = ("Fits:", "Speed:", "How sure:", "Bound by:", "Change:")
+_INDENT: Final = 11
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Five lines, each in pieces with what matters first: pieces that 80 columns have no room for are left to the details.
+
+    Attributes:
+        fits: Whether it can be had, and how tight.
+        speed: How fast.
+        sure: How far off that may be, or why nobody knows.
+        bound: What it waits for.
+        change: What would make it fit, or faster.
+        good: Whether the question is answered with yes.
+        labels: What the lines are called, where they are of something else than a prediction.
+    """
+
+    fits: Sequence[str]
+    speed: Sequence[str]
+    sure: Sequence[str]
+    bound: Sequence[str]
+    change: Sequence[str]
+    good: bool
+    labels: tuple[str, str, str, str, str] = LABELS
+
+    @property
+    def text(self) -> Text:
+        """The five lines."""
+        text = Text()
+        lines = (self.fits, self.speed, self.sure, self.bound, self.change)
+        for number, (label, pieces) in enumerate(zip(self.labels, lines, strict=True)):
+            style = "bold" if number else "bold green" if self.good else "bold red"
+            text.append(f"{label:<{_INDENT}}", style)
+            text.append(in_width(pieces) + "\n")
+        text.rstrip()
+        return text
+
+
+def in_width(pieces: Iterable[str], width: int = WIDTH - _INDENT) -> str:
+    """As many pieces, in their order, as a line has room for; a first one that is too long ends in an ellipsis."""
+    line = ""
+    for piece in pieces:
+        longer = f"{line}; {piece}" if line else piece
+        if len(longer) > width and line:
+            break
+        line = longer
+    if len(line) <= width:
+        return line or "-"
+    return line[: width - 1].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+
+
+def interval_pieces(
+    interval: PredictionInterval | None, missing: str | None, total: str = "total"
+) -> Sequence[str]:
+    """How far to trust the total, and on what that rests; or why nothing is known of it."""
+    if interval is None or interval.total_s is None or interval.total_factor is None:
+        return [f"not known: {missing or 'no interval of the total'}"]
+    low, high = (seconds(end).split(" (")[0] for end in interval.total_s)
+    from_where = (
+        f"profile {interval.profile}"
+        if interval.profile is not None
+        else "from " + interval.method.split(",")[0]
+    )
+    return [
+        f"{interval.level:.0%} interval: {total} {low} to {high} (x/{interval.total_factor:.2f})",
+        from_where,
+    ]
+
+
+def change_line(changes: Sequence[Change]) -> Sequence[str]:
+    """The smallest change that fits, and what else does."""
+    if not changes:
+        return ["nothing of one step was found: not batch, lengths, format, offload or GPUs"]
+    first = changes[0]
+    speed = "" if first.tokens_per_s is None else f" ({rate(first.tokens_per_s)} in decode)"
+    return [f"{first.text} fits{speed}", *(f"or {change.text}" for change in changes[1:])]
+
+
+def gain_pieces(gains: Sequence[Gain], tried: str) -> Sequence[str]:
+    """What would be faster, by how much."""
+    found = [f"{gain.text}: {gain.factor:.2g}x {gain.of}" for gain in gains]
+    return found or [f"nothing tried is 5% faster ({tried})"]
+
+
+def used_of(tiers: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fits: str = "yes") -> str:
+    """What is taken of each memory that is used, behind a word that says whether it fits."""
+    used = [
+        f"{name} {_gib(float(parts.total_bytes))} of {_gib(float(parts.capacity_bytes))}"
+        for name, parts in tiers
+        if float(parts.total_bytes) > 0
+    ]
+    return f"{fits}. {', '.join(used)} GiB"
+
+
+def _gib(value_bytes: float) -> str:
+    """GiB with one decimal below a thousand."""
+    value = value_bytes / GIB
+    return f"{value:,.1f}" if value < 1000 else count(value)

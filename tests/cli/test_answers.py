@@ -1,0 +1,89 @@
+"""Every report begins with five lines: whether it fits, how fast, how sure, what binds, what to change."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.speedups import faster, faster_training
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.cli.main import run
+from llm_perf.report.answer import LABELS, in_width
+
+WIDTH = 80
+ANSWERS = (
+    "infer --model opt-175b --gpu t4 --ds-zero 3",
+    "infer --model llama-3.1-70b --gpu h100-sxm-80gb",
+    "infer --model llama-3.1-8b --gpu none --host ryzen-9-7950x --weight-format q4_k_m",
+    "train --model llama-3-8b --framework fsdp --num-gpus 8 --gpu a100-sxm-80gb",
+    "train --model llama-3-8b --gpu a100-sxm-80gb",
+    "plan --model llama-2-13b --target tpot<50ms --gpus h100*,l4* --max-gpus 2",
+    "plan --model llama-2-13b --target tpot<1ms --gpus l4* --max-gpus 1",
+    "simulate --model llama-3.1-8b --gpu h100-sxm-80gb --rate 5 --num-requests 50",
+    "simulate --model llama-3.1-8b --gpu t4 --weight-format int8_weight_only --rate 50 --num-requests 50",
+    "simulate --model llama-3.1-8b --gpu h100-sxm-80gb --rate 5,10 --num-requests 50",
+    "policy --model opt-6.7b --gpu t4 --max-latency 1",
+    "policy --system llama_cpp --model llama-3.1-8b --gpu rtx-3060 --host ryzen-9-7950x",
+)
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_the_first_five_lines_are_the_answer(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(shlex.split(command))
+    out, err = capsys.readouterr()
+    assert code in (0, 3), err
+    lines = out.splitlines()
+    assert [line.split(":")[0] + ":" for line in lines[:5]] == list(LABELS)
+    assert lines[5] == ""
+    assert all(line.partition(":")[2].strip() for line in lines[:5])
+    report = out.partition("Benchmark log")[0]  # the log is the real run's, byte for byte
+    assert [line for line in report.splitlines() if len(line) > WIDTH] == []
+    assert "\x1b" not in out
+    negative = re.match(r"Fits: +(no\.|The engine does not)", lines[0]) is not None
+    assert negative == (code == 3)
+
+
+def test_a_gain_is_what_the_changed_question_is_predicted_to_take() -> None:
+    """The figure beside a change is the ratio of two predictions that a reader can ask for."""
+    question = InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm-80gb", batch_size=4)
+    result = predict_inference(build_scenario(question))
+    gains = {gain.text: gain.factor for gain in faster(question, result, most=9)}
+    changed = predict_inference(build_scenario(question.replace(weight_format="fp8")))
+    assert gains["--weight-format fp8"] == pytest.approx(result.total_latency_s / changed.total_latency_s)
+    more = predict_inference(build_scenario(question.replace(batch_size=16)))
+    assert gains["--batch-size 16"] == pytest.approx(
+        more.total_throughput_tokens_per_s / result.total_throughput_tokens_per_s
+    )
+
+
+def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> None:
+    question = TrainingInputs(
+        model="llama-3-8b", gpu="h100-sxm-80gb", num_gpus=8, framework="fsdp", activation_recomputation="full"
+    )
+    result = predict_training(build_training_scenario(question))
+    gains = [gain for gain in faster_training(question, result, most=9) if "recomputation" in gain.text]
+    assert gains
+    for gain in gains:
+        level = gain.text.removeprefix("--activation-recomputation ")
+        changed = predict_training(
+            build_training_scenario(question.replace(activation_recomputation=int(level)))
+        )
+        assert changed.feasible
+        assert gain.factor == pytest.approx(changed.throughput_tokens_per_s / result.throughput_tokens_per_s)
+
+
+def test_nothing_is_advised_for_what_does_not_fit() -> None:
+    question = InferenceInputs(model="llama-3.1-70b", gpu="t4")
+    assert faster(question, predict_inference(build_scenario(question))) == ()
+
+
+def test_a_line_holds_as_many_pieces_as_it_has_room_for() -> None:
+    assert in_width(["one", "two"], 8) == "one; two"
+    assert in_width(["one", "two"], 7) == "one"
+    assert in_width(["a long sentence"], 10) == "a long …"
+    assert in_width([]) == "-"

@@ -1,0 +1,99 @@
+"""What is refused is refused in one line that says what would be accepted, in the user's words."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import calibrate
+import llm_perf
+from llm_perf.cli.main import run
+from llm_perf.config.base import Spec, plain_words
+
+CLASS = re.compile(r"\b[A-Z][a-z]+[A-Z]\w*(?:Config|Spec|Inputs|Plan|Level|Recomputation)\b|\b\w+Config\b")
+GPT = "--model llama-3-8b --gpu a100-sxm-80gb"
+REFUSED = (
+    (f"train {GPT} --framework hf_gptq", "--lora-rank"),
+    (f"train {GPT} --base-weight-bits 4", "--lora-rank"),
+    (f"train {GPT} --adapter dora", "--lora-rank"),
+    (f"train {GPT} --logit-bytes 0", "greater than or equal to 1"),
+    (
+        f"train {GPT} --activation-recomputation 9",
+        "0, 1, 2, 3, 4 (none, attn_compute, attn, norm_attn_norm, full)",
+    ),
+    (f"train {GPT} --framework zzz", "llm-perf systems list"),
+    (f"train {GPT} --total-num-tokens many", "such as 512 or 1e9"),
+    ("train --model llama-3-8b --gpu b200 --power-limit-w 5000", "at most 1500 W"),
+    ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
+    ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
+    (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9"),
+    (f"infer {GPT} --host zzz", "llm-perf hosts list"),
+    (f"infer {GPT} --tp-size 3", "possible: 1, 2, 4"),
+    ('plan --model llama-3-8b --target "tpot<0ms"', "positive number"),
+    ("plan --model llama-3-8b --max-gpus no", "such as 512 or 1e9"),
+    ("policy --model opt-30b --gpu t4 --max-latency 0", "greater than 0"),
+)
+
+
+@pytest.mark.parametrize(("command", "accepted"), REFUSED)
+def test_a_refusal_says_what_would_be_accepted(
+    command: str, accepted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shlex.split(command)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert accepted in err
+    assert not CLASS.search(err)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("name: mine\nmemory_gib: -3\n", "GPU mine: "), ("name: mine\nmemory: 3\n", "GPU mine: ")],
+)
+def test_a_fault_of_a_file_is_said_in_words(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpu.yaml").write_text(text)
+    assert run(["infer", "--model", "opt-1.3b", "--gpu", str(tmp_path / "gpu.yaml")]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert not CLASS.search(err)
+
+
+def test_whole_numbers_are_read_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for tokens in ("100000000000", "1e11", "100_000_000_000"):
+        assert (
+            run([*f"train {GPT} --num-gpus 8 --framework fsdp --json".split(), "--total-num-tokens", tokens])
+            == 0
+        )
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def _specs() -> Iterator[type[Spec]]:
+    for package in (llm_perf, calibrate):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name.startswith("llm_perf.config"):
+                importlib.import_module(module.name)
+    waiting = [Spec]
+    while waiting:
+        one = waiting.pop()
+        waiting += one.__subclasses__()
+        yield one
+
+
+def test_no_spec_is_called_by_its_class() -> None:
+    """Every message begins with the label; an abbreviation in it is one that people use."""
+    labels = [one.label() for one in _specs()]
+    assert len(labels) > 30
+    assert not [label for label in labels if re.search("[a-z][A-Z]|_", label)]
+    assert plain_words("GPUConfig") == "GPU"
+    assert plain_words("LayerGroup") == "layer group"
