@@ -18,6 +18,7 @@ from textwrap import fill
 from typing import Any, Final
 
 from calibrate.evidence import serving_rows
+from calibrate.evidence.errata import as_meant
 from calibrate.evidence.request_runs import (
     Answer,
     RequestRun,
@@ -69,7 +70,7 @@ def rows() -> tuple[Mapping[str, str], ...]:
     data = (resources.files("calibrate") / "measurements" / "requests" / "requests.csv.gz").read_bytes()
     requests = list(csv.DictReader(gzip.decompress(data).decode("utf-8").splitlines()))
     closed = [row for row in serving_rows.load_rows() if is_closed_loop(row)]
-    return (*closed, *(row for row in requests if row["status"].startswith("ok")))
+    return (*closed, *(as_meant(row) for row in requests if row["status"].startswith("ok")))
 
 
 def line_of(row: Mapping[str, str]) -> Iterator[Line]:
