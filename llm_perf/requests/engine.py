@@ -214,7 +214,8 @@ class Engine:
             self._advance(count)
         self._since_look = self.rules.looks_every if step.chunks else self._since_look + count
         self._held = self._held + count if self._holding else 0
-        self._note(start, seconds, count, step.batch, step.read)
+        kv_tokens = (self._blocks.capacity - self._blocks.free) * self.limits.block_tokens
+        row = (start, seconds, count, step.batch, step.read, kv_tokens, len(self._waiting), self.replica)
         if self._stream_s:
             work = (count * step.batch + len(step.ends)) * self._stream_s
             self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
@@ -223,6 +224,7 @@ class Engine:
             self._first(request, end)
         if step.batch:
             self._finish()
+        self.records.note((*row, self._decoding))
 
     def _next_look(self, count: int) -> int:
         """The fewest decode steps, so many at least, after which what has arrived is looked at."""
@@ -502,7 +504,7 @@ class Engine:
         records = self.records
         held = records.length(request)
         left = records.left(request) - 1
-        records.emits(request, end + self._backlog_s)
+        records.emits(request, end, self._backlog_s)
         if left == 0:
             self._end(request, held, end)
         else:
@@ -536,10 +538,5 @@ class Engine:
 
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)
-        self.records.finish(request, end + self._backlog_s)
+        self.records.finish(request, end, self._backlog_s)
         self.finished.append(request)
-
-    def _note(self, start: float, seconds: float, count: int, batch: int, read: int) -> None:
-        used = self._blocks.capacity - self._blocks.free
-        kv_tokens = used * self.limits.block_tokens
-        self.records.note((start, seconds, count, batch, read, kv_tokens, len(self._waiting), self.replica))
