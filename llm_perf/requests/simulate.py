@@ -72,7 +72,7 @@ def simulate(
     scenario = of_mean_lengths(deployment, requests)
     longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
     limits = Limits.of(scenario, rules, longest)
-    times = step_times(scenario, limits)
+    times = step_times(scenario, limits, rules=rules)
     return serve(
         requests,
         rules,
@@ -195,13 +195,18 @@ def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
     return scenario.replace(workload=asked)
 
 
-def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> StepTimes:
-    """Tables of the deployment's step times, with every count up to ``dense``."""
+def step_times(
+    scenario: Scenario, limits: Limits, dense: int | None = None, rules: SchedulerRules | None = None
+) -> StepTimes:
+    """Tables of the deployment's step times, with every count up to ``dense``; ``rules`` are the engine's own if None."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
     forward = CpuForward(scenario, constants) if scenario.gpu.absent else Forward(scenario, constants)
-    sizes = (limits.max_sequences, limits.step_tokens)
-    return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
+    more: dict[str, Any] = {} if dense is None else {"dense": dense}
+    one_process = (rules or rules_of(scenario)).one_process
+    return StepTimes(
+        forward, limits.max_sequences, limits.step_tokens, rounds, one_process=one_process, **more
+    )
 
 
 def places(scenario: Scenario, requests: Requests, scheduler: str | None = None) -> float:

@@ -18,6 +18,7 @@ from llm_perf.requests.simulate import rules_of, simulate
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.forward import Chunk, Forward
+from llm_perf.systems.host_time import prefill_overhead_s
 from llm_perf.systems.mixed_steps import step_s
 from llm_perf.systems.registry import system_of
 
@@ -576,3 +577,15 @@ def test_engines_with_stages_share_a_closed_loop(routing: str) -> None:
     events = np.concatenate([found.arrival_s, found.finished_s])
     changes = np.concatenate([np.ones(300), -np.ones(300)])
     assert np.cumsum(changes[np.lexsort((changes, events))]).max() == 24
+
+
+def test_in_one_process_a_prompt_holds_up_those_that_decode() -> None:
+    """vLLM V0 prepares prompts where it decodes; V1 in a process of its own. Alone a request takes the same either way."""
+    asked = scenario(system="vllm@0.6", prompt_len=200, gen_len=100)
+    requests = Requests.of([0.0, 0.3], [200, 200], [100, 2])
+    together, apart = (simulate(asked, requests, settings={"one_process": flag}) for flag in (True, False))
+    once = prefill_overhead_s(Forward(asked, system_of(asked).constants(asked)))
+    waits = (together.finished_s - together.first_token_s)[0] - (apart.finished_s - apart.first_token_s)[0]
+    assert once > 5e-3
+    assert waits == pytest.approx(once, rel=1e-3)
+    assert together.first_token_s[0] == pytest.approx(apart.first_token_s[0], rel=1e-9)
