@@ -589,3 +589,13 @@ def test_in_one_process_a_prompt_holds_up_those_that_decode() -> None:
     assert once > 5e-3
     assert waits == pytest.approx(once, rel=1e-3)
     assert together.first_token_s[0] == pytest.approx(apart.first_token_s[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("system", ["vllm@0.19", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_rounds_of_full_stages_are_taken_at_once_though_others_wait(system: str) -> None:
+    """Who waits for a slot changes nothing before one is free: rows are those of requests, not of tokens."""
+    asked = scenario(system=system, pp_size=4, max_num_seqs=4)
+    found = simulate(asked, Requests.of(np.zeros(40), 100, 300))
+    assert (found.status == COMPLETED).all()
+    assert tokens_emitted(found) == 40 * 299
+    assert len(found.steps.count) < 40 * 20
