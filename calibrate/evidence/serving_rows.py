@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibrate.evidence.errata import as_meant
 from calibrate.evidence.request_runs import answer_of, request_run, throughput_of
 from calibrate.evidence.settings import Run, scenario_of
 from calibrate.evidence.stated import rate_kind, stated_run
@@ -75,7 +76,9 @@ def load_rows() -> tuple[Mapping[str, str], ...]:
     for name in _TABLES:
         text = gzip.decompress((folder / name).read_bytes()).decode("utf-8")
         found += [
-            row for row in csv.DictReader(text.splitlines()) if (row["status"] or "ok").startswith("ok")
+            as_meant(row)
+            for row in csv.DictReader(text.splitlines())
+            if (row["status"] or "ok").startswith("ok")
         ]
     return tuple(found)
 

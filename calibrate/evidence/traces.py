@@ -22,10 +22,21 @@ from llm_perf.analysis.simulation import ServiceInputs, Simulation, simulation_o
 from llm_perf.config import files
 from llm_perf.errors import SpecError
 from llm_perf.requests.request_file import read_requests
+from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import Distribution, tpot_of
 from llm_perf.requests.workload import Floats
 
-__all__ = ["QUANTITIES", "Compared", "Times", "Trace", "compare", "figures", "read_trace", "traces"]
+__all__ = [
+    "QUANTITIES",
+    "Compared",
+    "Times",
+    "Trace",
+    "compare",
+    "figures",
+    "read_trace",
+    "traces",
+    "with_longer_steps",
+]
 
 QUANTITIES: Final = ("ttft_s", "tpot_s", "e2e_s")
 
@@ -139,6 +150,24 @@ def compare(trace: Trace, inputs: InferenceInputs | None = None) -> Compared:
         outcome.first_token_s - outcome.arrival_s, tpot_of(outcome), outcome.finished_s - outcome.arrival_s
     )
     return Compared(trace, found, predicted)
+
+
+def with_longer_steps(compared: Compared, factor: float) -> Compared:
+    """The same with every step so many times as long.
+
+    No other time is in a simulation: steps that are f times as long are the same steps under arrivals that are f times
+    as near to one another, all times of which are f times as long.
+    """
+    simulation = compared.simulation
+    requests = simulation.outcome.requests
+    nearer = replace(requests, arrival_s=requests.arrival_s / factor)
+    outcome = simulate(simulation.scenario, nearer)
+    times = (
+        outcome.first_token_s - outcome.arrival_s,
+        tpot_of(outcome),
+        outcome.finished_s - outcome.arrival_s,
+    )
+    return Compared(compared.trace, simulation, Times(*(factor * one for one in times)))
 
 
 def figures(compared: Compared) -> dict[str, dict[str, Any]]:

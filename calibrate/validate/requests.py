@@ -18,6 +18,7 @@ from textwrap import fill
 from typing import Any, Final
 
 from calibrate.evidence import serving_rows
+from calibrate.evidence.errata import as_meant
 from calibrate.evidence.request_runs import (
     Answer,
     RequestRun,
@@ -27,7 +28,8 @@ from calibrate.evidence.request_runs import (
     throughput_of,
 )
 from calibrate.evidence.serving_rows import positive_number
-from calibrate.evidence.traces import QUANTITIES, Compared, compare, figures, traces
+from calibrate.evidence.traces import QUANTITIES, Compared, compare, figures, traces, with_longer_steps
+from calibrate.validate.request_noise import floor_table, twice
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of
 
@@ -69,7 +71,7 @@ def rows() -> tuple[Mapping[str, str], ...]:
     data = (resources.files("calibrate") / "measurements" / "requests" / "requests.csv.gz").read_bytes()
     requests = list(csv.DictReader(gzip.decompress(data).decode("utf-8").splitlines()))
     closed = [row for row in serving_rows.load_rows() if is_closed_loop(row)]
-    return (*closed, *(row for row in requests if row["status"].startswith("ok")))
+    return (*closed, *(as_meant(row) for row in requests if row["status"].startswith("ok")))
 
 
 def line_of(row: Mapping[str, str]) -> Iterator[Line]:
@@ -154,6 +156,7 @@ def table_figures(lines: Sequence[Line]) -> list[dict[str, Any]]:
 def page(lines: Sequence[Line]) -> str:
     """docs/accuracy_requests.md."""
     return "\n".join([_HEAD, *_trace_tables(), _TABLES, *_by(lines, "load"), "", *_aims(lines), "",
+                      _FLOOR, *floor_table(rows(), lines), _twice(lines), "",
                       _STACKS, *_by(lines, "release"), "", _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
 
 
@@ -161,11 +164,23 @@ def _trace_tables() -> Iterator[str]:
     for trace in traces():
         yield f"### {trace.name}\n"
         yield f"{len(trace.measured.ttft_s)} requests; {trace.source}.\n"
-        yield from _trace_table(compare(trace))
+        found = compare(trace)
+        yield from _trace_table(found)
+        yield fill(_of_the_steps(found), 120, break_long_words=False) + "\n"
         if trace.inputs is not None and trace.inputs.host is not None:
             text = _USUAL_HOST.format(host=trace.inputs.host, why=trace.host_reason)
             yield fill(text, 120, break_long_words=False) + "\n"
             yield from _trace_table(compare(trace, trace.inputs.model_copy(update={"host": None})))
+
+
+def _of_the_steps(compared: Compared) -> str:
+    """What of a trace's errors one factor on all steps takes away; the rest is the scheduler's."""
+    tpot = figures(compared)["tpot_s"]["error"]["mean"]
+    factor = 1 / (1 + tpot)
+    errors = {
+        name: one["error"]["mean"] for name, one in figures(with_longer_steps(compared, factor)).items()
+    }
+    return _LONGER.format(factor=factor, ttft=errors["ttft_s"], tpot=errors["tpot_s"], e2e=errors["e2e_s"])
 
 
 def _trace_table(compared: Compared) -> Iterator[str]:
@@ -249,6 +264,19 @@ def _bias(log_ratios: Sequence[float]) -> float:
     return math.exp(ordered[len(ordered) // 2]) - 1
 
 
+def _twice(lines: Sequence[Line]) -> str:
+    """Runs that stand in the table twice, with other lengths: what is predicted of the two."""
+    known = {
+        line["row_id"]: line
+        for line in lines
+        if line["quantity"] == "throughput_tok_s" and not line["reason"]
+    }
+    both = [(known[one["row_id"]], known[two["row_id"]]) for one, two in twice(rows())
+            if one["row_id"] in known and two["row_id"] in known]  # fmt: skip
+    ratios = [math.log(float(one["predicted"]) / float(two["predicted"])) for one, two in both]
+    return fill(_TWICE.format(pairs=len(both), gm=gm_of(ratios)), 120, break_long_words=False)
+
+
 def _refusals(lines: Sequence[Line]) -> Iterator[str]:
     counted = Counter(line["reason"] for line in lines if line["reason"])
     for reason, number in counted.most_common():
@@ -269,6 +297,8 @@ median of predicted / measured - 1.
 
 Means of TPOT and E2E were to be within 10 %, the mean of TTFT and all 95th percentiles within 20 %.
 """
+_LONGER: Final = """With every step {factor:.3f} times as long the means are off by {ttft:+.1%} (TTFT), {tpot:+.1%} (TPOT) and
+{e2e:+.1%} (E2E): requests come faster than they are served, and what a step takes is taken by all that wait."""
 _USUAL_HOST: Final = """That is with the host `{host}`, which was described with this trace in view. {why} With the
 GPU's usual host instead, of which nothing was chosen for a trace:"""
 _TABLES: Final = """## Tables
@@ -277,6 +307,16 @@ Closed loops keep a number of requests in flight; a rate is Poisson; all at once
 state is assumed once for all: ten requests per place of a closed loop, lengths that "vary" spread as widely as they are long,
 and answers to real conversations end at 512 tokens.
 """
+_FLOOR: Final = """## How near the tables let one come
+
+No part of this is in a prediction. Runs of one source with all settings equal, of another day or another patch, say what a
+row is worth. A closed loop between two others that differ in concurrency alone is held against the line through them, with
+what is predicted of all three taken off: noise, and what the prediction gets wrong of the shape. And a factor fitted to
+the very rows for each version, model, format and GPU shows what is left to schedulers, lengths and noise once all kernels
+and hosts were right.
+"""
+_TWICE: Final = """{pairs} rates stand in the table twice, to the last digit, with other lengths and numbers of requests;
+what is predicted of the two differs by {gm:.2f}."""
 _STACKS: Final = "By version:\n"
 _REFUSED: Final = """## Not predicted
 

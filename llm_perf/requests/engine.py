@@ -1,7 +1,7 @@
 """One replica's engine: its queue, its scheduler, its cache, and its steps one after the other.
 
-Steps in which nothing enters or leaves are one row of the timeline and are taken at once. Tokens of decoding sequences are
-counted by ``_steps``, the decode steps so far: a sequence knows at which count it ends, so that none is touched in between.
+Steps in which nothing enters or leaves are one row of the timeline and are taken at once: decoding sequences are counted, not
+visited (`llm_perf.requests.decoding`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from llm_perf.requests.blocks import Blocks
+from llm_perf.requests.decoding import Decoding
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.records import Records
 from llm_perf.requests.step_times import StepTimes
@@ -69,11 +70,7 @@ class Engine:
         self._running: dict[int, None] = {}
         self._partial = -1
         self._partial_read = 0
-        self._ends: list[tuple[int, int]] = []
-        self._steps = 0
-        self._decoding = 0
-        self._context = 0  # sum over decoding sequences of (context of the next step - steps so far)
-        self._residues = [0] * limits.block_tokens
+        self._decodes = Decoding(records, limits.block_tokens, self._running)
         self._blocks = Blocks(limits.kv_blocks, rules.prefix_cache)
         self._taken = 0  # of the next decode step's blocks
         self._reserves = rules.admits == "whole"
@@ -95,7 +92,6 @@ class Engine:
         self._held = 0  # decode steps for which what waits has been held back
         self._holding = False
         self._ahead = 0.0  # tokens of steps that were no whole ones
-        self._unspent = 0  # sum over decoding sequences of the step count at which they end
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
@@ -118,12 +114,14 @@ class Engine:
     @property
     def next_end_s(self) -> float:
         """A time before which no request ends, whatever enters; infinite where there is none."""
-        if not self._decoding:
+        decodes = self._decodes
+        if not decodes.count:
             return self.next_step_s
-        context = self._context / self._decoding + self._steps
         # What is read in the next step may end with it.
         soon = self._waiting or self._inbox or self._partial >= 0
-        return self.now + self.times.decode_steps_s(self._decoding, context, 1 if soon else self.most_steps())
+        return self.now + self.times.decode_steps_s(
+            decodes.count, decodes.mean_context, 1 if soon else self.most_steps()
+        )
 
     @property
     def next_arrival_s(self) -> float:
@@ -157,17 +155,17 @@ class Engine:
                 waiting.append(heappop(inbox)[1])
         self._holding = self._holds()
         if self._beside:
-            preempted = self._make_room() if self._decoding else False
+            preempted = self._make_room() if self._decodes.count else False
             self._take_next()
             chunks, ends = self._plan(self._room_beside(), not preempted and not self._holding)
-            batch = self._decoding
+            batch = self._decodes.count
         else:
             chunks, ends = self._plan(self.limits.step_tokens, not self._holding)
             if not chunks:
                 self._make_room()
                 self._take_next()
-            batch = 0 if chunks else self._decoding
-        context = self._context / batch + self._steps if batch else 0.0
+            batch = 0 if chunks else self._decodes.count
+        context = self._decodes.mean_context if batch else 0.0
         self._step = Step(chunks, ends, batch, context)
         return self._step
 
@@ -180,17 +178,14 @@ class Engine:
     @property
     def first_end(self) -> int:
         """Decode steps until a sequence ends."""
-        ends = self._ends
-        while not self._ends_at(*ends[0]):
-            heappop(ends)
-        return ends[0][0] - self._steps
+        return self._decodes.first_end
 
     def most_steps(self) -> int:
         """Decode steps until a sequence ends or the cache is full, whatever arrives."""
         most = self.first_end
         if self._holding and self.rules.waits is not None:
             most = min(most, self.rules.waits.steps - self._held)
-        return most if self._reserves else self._until_full(most)
+        return most if self._reserves else self._decodes.steps_within(self._blocks.free + self._taken, most)
 
     def decode_steps(self, most: int, until: float) -> tuple[int, float]:
         """(decode steps until something may enter, their seconds), at most so many."""
@@ -214,7 +209,8 @@ class Engine:
             self._advance(count)
         self._since_look = self.rules.looks_every if step.chunks else self._since_look + count
         self._held = self._held + count if self._holding else 0
-        self._note(start, seconds, count, step.batch, step.read)
+        kv_tokens = (self._blocks.capacity - self._blocks.free) * self.limits.block_tokens
+        row = (start, seconds, count, step.batch, step.read, kv_tokens, len(self._waiting), self.replica)
         if self._stream_s:
             work = (count * step.batch + len(step.ends)) * self._stream_s
             self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
@@ -223,6 +219,7 @@ class Engine:
             self._first(request, end)
         if step.batch:
             self._finish()
+        self.records.note((*row, self._decodes.count))
 
     def _next_look(self, count: int) -> int:
         """The fewest decode steps, so many at least, after which what has arrived is looked at."""
@@ -233,9 +230,9 @@ class Engine:
     def _holds(self) -> bool:
         """Whether waiting prompts are held back for one more step, since others generate."""
         waits = self.rules.waits
-        if waits is None or not self._waiting or not self._decoding or self._held >= waits.steps:
+        if waits is None or not self._waiting or not self._decodes.count or self._held >= waits.steps:
             return False
-        enough, tokens = waits.tokens_share * self.limits.step_tokens, self._decoding
+        enough, tokens = waits.tokens_share * self.limits.step_tokens, self._decodes.count
         for request in self._waiting:
             tokens += self.records.length(request)
             if tokens >= enough:
@@ -244,7 +241,7 @@ class Engine:
 
     def _room_beside(self) -> int:
         """Tokens of a step that running sequences leave; with a draft model each has several to check."""
-        return self.limits.step_tokens - self._decoding * self.times.queries
+        return self.limits.step_tokens - self._decodes.count * self.times.queries
 
     def _tokens_of_a_step(self) -> int:
         """Whole tokens that one step gives each decoding sequence: with a draft model what its rounds give on average."""
@@ -367,7 +364,7 @@ class Engine:
             return 0
         if rules.admits == "expected":
             block = self.limits.block_tokens
-            left = sum(one._unspent - one._steps * one._decoding for one in (self, *self.beside))
+            left = sum(one._decodes.left for one in (self, *self.beside))
             # Those that were admitted to this step, and the request itself, count in full.
             expected = self._ratio * left + self._admitted_left + self.records.left(request)
             return -(-int(expected) // block)
@@ -375,23 +372,21 @@ class Engine:
 
     # -- room in the cache ------------------------------------------------------------------------------------------
 
-    def _needed(self) -> int:
-        """Blocks that the next decode step takes: one for each sequence whose last block is full."""
-        return self._residues[-self._steps % self.limits.block_tokens]
-
     def _make_room(self) -> bool:
         """Preempt until the next decode step has its blocks; whether anything was."""
-        if self._reserves or self._needed() <= self._blocks.free:
+        if self._reserves or self._decodes.blocks_of_next() <= self._blocks.free:
             return False
         ratio = self.rules.new_token_ratio
         if ratio is None:
-            while self._needed() > self._blocks.free:
+            while self._decodes.blocks_of_next() > self._blocks.free:
                 self._preempt(self._victim())
             return True
         block = self.limits.block_tokens
-        while len(self._running) > 1 and self._blocks.free * block < ratio.room_steps * self._decoding:
+        while len(self._running) > 1 and self._blocks.free * block < ratio.room_steps * self._decodes.count:
             self._preempt(self._victim())
-        while self.beside and self._needed() > self._blocks.free:  # the others hold what one alone would find
+        while (
+            self.beside and self._decodes.blocks_of_next() > self._blocks.free
+        ):  # the others hold what one alone would find
             self._preempt(self._victim())
         self._ratio = self._raised_ratio(ratio.room_steps)
         return True
@@ -399,19 +394,15 @@ class Engine:
     def _take_next(self) -> None:
         """Running sequences take the blocks of their next step before others are admitted."""
         if not self._reserves:
-            self._taken = self._needed()
+            self._taken = self._decodes.blocks_of_next()
             self._blocks.take(self._taken)
 
     def _victim(self) -> int:
         if self.rules.preempts == "least generated":
-            return min(self._running, key=lambda one: (self._generated(one), -self.records.prompt[one]))
+            return min(
+                self._running, key=lambda one: (self._decodes.generated(one), -self.records.prompt[one])
+            )
         return next(reversed(self._running))
-
-    def _generated(self, request: int) -> int:
-        records = self.records
-        if records.ends_at[request] < 0:
-            return records.generated[request]
-        return records.output[request] - (records.ends_at[request] - self._steps)
 
     def _preempt(self, request: int) -> None:
         """A running sequence loses its blocks and waits before all others, to be computed anew."""
@@ -419,7 +410,7 @@ class Engine:
         if request == self._partial:
             held, self._partial = self._partial_read, -1
         else:
-            generated = self._generated(request)
+            generated = self._decodes.generated(request)
             records.generated[request] = generated
             held = records.length(request) - 1
             self._leave_decoding(request, held)
@@ -430,15 +421,9 @@ class Engine:
 
     def _leave_decoding(self, request: int, held: int) -> None:
         """A sequence of ``held`` tokens of cache decodes no more."""
-        records = self.records
-        self._decoding -= 1
-        # What it entered with, also where a step gave it more tokens than it had left.
-        entered = records.prompt[request] + records.output[request] - records.ends_at[request]
-        self._context -= entered
-        self._residues[(entered - 1) % self.limits.block_tokens] -= 1
-        self._unspent -= records.ends_at[request]
-        records.ends_at[request] = -1
+        self._decodes.leave(request)
         if not self._reserves:
+            records = self.records
             records.own_blocks[request] = (
                 -(-held // self.limits.block_tokens) - records.prefix_blocks[request]
             )
@@ -457,34 +442,14 @@ class Engine:
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
-    def _until_full(self, most: int) -> int:
-        """Steps for which the cache has blocks, at least one and at most ``most``."""
-        block, residues = self.limits.block_tokens, self._residues
-        left = self._blocks.free + self._taken
-        if (-(-most // block)) * self._decoding <= left:
-            return most
-        cycles, steps = left // self._decoding, self._steps
-        count = min(cycles * block, most)
-        left -= cycles * self._decoding
-        while count < most:
-            left -= residues[-(steps + count) % block]
-            if left < 0:
-                break
-            count += 1
-        return max(count, 1)
-
     def _advance(self, count: int) -> None:
         """Decoding sequences have ``count`` tokens more, and the blocks for them."""
         if not self._reserves:
-            block, residues, steps = self.limits.block_tokens, self._residues, self._steps
-            cycles, rest = divmod(count, block)
-            needed = cycles * self._decoding
-            for step in range(steps, steps + rest):
-                needed += residues[-step % block]
+            needed = self._decodes.blocks_of(count)
             if needed:
                 self._blocks.take(needed - self._taken)
                 self._taken = 0
-        self._steps += count
+        self._decodes.steps += count
         ratio = self.rules.new_token_ratio
         if ratio is not None:
             sinks = self._first_ratio * (1 - ratio.least_factor) / ratio.steps
@@ -493,7 +458,7 @@ class Engine:
     def _raised_ratio(self, room_steps: int) -> float:
         """After a preemption: the share that running sequences have generated of what they may generate."""
         records = self.records
-        made = sum(self._generated(one) for one in self._running)
+        made = sum(self._decodes.generated(one) for one in self._running)
         may = sum(records.output[one] for one in self._running)
         return min((made + room_steps * len(self._running)) / max(may, 1), 1.0)
 
@@ -502,44 +467,21 @@ class Engine:
         records = self.records
         held = records.length(request)
         left = records.left(request) - 1
-        records.emits(request, end + self._backlog_s)
+        records.emits(request, end, self._backlog_s)
         if left == 0:
             self._end(request, held, end)
         else:
-            self._enter_decoding(request, held, left)
-
-    def _enter_decoding(self, request: int, held: int, left: int) -> None:
-        """A sequence of ``held`` tokens of cache decodes from the next step on, until it has ``left`` tokens more."""
-        records = self.records
-        ends_at = self._steps + left
-        records.ends_at[request] = ends_at
-        heappush(self._ends, (ends_at, request))
-        self._unspent += ends_at
-        self._decoding += 1
-        self._context += held + 1 - self._steps
-        self._residues[(held - self._steps) % self.limits.block_tokens] += 1
+            self._decodes.enter(request, held, left)
 
     def _finish(self) -> None:
         """Sequences that have all their tokens leave."""
-        ends, records, steps = self._ends, self.records, self._steps
-        while ends and ends[0][0] <= steps:
-            ends_at, request = heappop(ends)
-            if not self._ends_at(ends_at, request):
-                continue
+        records = self.records
+        for request in self._decodes.ended():
             held = records.prompt[request] + records.output[request] - 1
             self._leave_decoding(request, held)
             self._end(request, held, self.now)
 
-    def _ends_at(self, ends_at: int, request: int) -> bool:
-        """Whether a sequence still ends at that count of steps: it may have been preempted, and be elsewhere since."""
-        return self.records.ends_at[request] == ends_at and request in self._running
-
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)
-        self.records.finish(request, end + self._backlog_s)
+        self.records.finish(request, end, self._backlog_s)
         self.finished.append(request)
-
-    def _note(self, start: float, seconds: float, count: int, batch: int, read: int) -> None:
-        used = self._blocks.capacity - self._blocks.free
-        kv_tokens = used * self.limits.block_tokens
-        self.records.note((start, seconds, count, batch, read, kv_tokens, len(self._waiting), self.replica))

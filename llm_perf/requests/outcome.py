@@ -28,6 +28,7 @@ class Steps:
         kv_tokens: Tokens of cache that are in use at the end, in whole blocks.
         waiting: Requests that have arrived and do not run.
         replica: Whose steps they are; micro-batches of an engine with pipeline stages are numbered through.
+        going_on: Sequences that have a token and are to have more when the row ends.
     """
 
     start_s: Floats
@@ -38,6 +39,7 @@ class Steps:
     kv_tokens: Ints
     waiting: Ints
     replica: Ints
+    going_on: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Outcome:
         arrival_s: When each request arrived, that of closed loops and later turns included.
         scheduled_s: When the first step with its tokens began.
         first_token_s, finished_s: When its first and its last token were there.
+        held_s: What of the time between them a frontend that fell behind the engine adds; less than 0 where it caught up.
         status: COMPLETED, REJECTED or RUNNING.
         preemptions: Times that it lost its cache and was computed anew.
         cached_tokens: Tokens of its prompt that were found in the prefix cache.
@@ -65,6 +68,7 @@ class Outcome:
     scheduled_s: Floats
     first_token_s: Floats
     finished_s: Floats
+    held_s: Floats
     status: Status
     preemptions: Ints
     cached_tokens: Ints

@@ -154,7 +154,7 @@ class Writer(Engine):
         records.start(request, self.now, 0, self.replica)
         records.emits(request, self.now)
         self._running[request] = None
-        self._enter_decoding(request, held, left)
+        self._decodes.enter(request, held, left)
         return 0
 
 

@@ -36,6 +36,7 @@ class Records:
         self.scheduled: list[float] = [_NAN] * count
         self.first_token: list[float] = [_NAN] * count
         self.finished: list[float] = [_NAN] * count
+        self.held = [0.0] * count
         self.status = [RUNNING] * count
         self.preemptions = [0] * count
         self.cached = [0] * count
@@ -50,7 +51,7 @@ class Records:
             if before >= 0 and self.prompt[turn] >= self.prompt[before] + self.output[before]:
                 self.key[turn] = self.key[before]
                 self.computed[turn] = self.prompt[before] + self.output[before] - 1
-        self._rows: list[tuple[float, float, int, int, int, int, int, int]] = []
+        self._rows: list[tuple[float, float, int, int, int, int, int, int, int]] = []
         self.note = self._rows.append
 
     def length(self, request: int) -> int:
@@ -68,15 +69,17 @@ class Records:
             self.cached[request] = cached
             self.replica[request] = replica
 
-    def emits(self, request: int, now: float) -> None:
-        """A prompt was read to its end, which gives a token."""
+    def emits(self, request: int, now: float, late_s: float = 0.0) -> None:
+        """A prompt was read to its end, which gives a token; a frontend that is behind sends it so much later."""
         if not self.generated[request]:
-            self.first_token[request] = now
+            self.first_token[request] = now + late_s
+            self.held[request] = -late_s
         self.generated[request] += 1
 
-    def finish(self, request: int, now: float) -> None:
-        """All its tokens are there."""
-        self.finished[request] = now
+    def finish(self, request: int, now: float, late_s: float = 0.0) -> None:
+        """All its tokens are there, and sent so much later."""
+        self.finished[request] = now + late_s
+        self.held[request] += late_s
         self.generated[request] = self.output[request]
         self.status[request] = COMPLETED
 
@@ -97,7 +100,7 @@ class Records:
     def outcome(self, kv_capacity_tokens: int, rejections: str, scheduler: str, engines: int = 0) -> Outcome:
         """All of it as arrays."""
         rows = sorted(self._rows)  # replicas were simulated one after the other
-        columns = list(zip(*rows, strict=True)) or [()] * 8
+        columns = list(zip(*rows, strict=True)) or [()] * 9
         times = [np.array(column, float) for column in columns[:2]]
         numbers = [np.array(column, np.int64) for column in columns[2:]]
         return Outcome(
@@ -106,6 +109,7 @@ class Records:
             scheduled_s=np.array(self.scheduled),
             first_token_s=np.array(self.first_token),
             finished_s=np.array(self.finished),
+            held_s=np.array(self.held),
             status=np.array(self.status, np.int8),
             preemptions=np.array(self.preemptions, np.int64),
             cached_tokens=np.array(self.cached, np.int64),

@@ -72,7 +72,7 @@ def simulate(
     scenario = of_mean_lengths(deployment, requests)
     longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
     limits = Limits.of(scenario, rules, longest)
-    times = step_times(scenario, limits)
+    times = step_times(scenario, limits, rules=rules)
     return serve(
         requests,
         rules,
@@ -195,13 +195,18 @@ def of_lengths(scenario: Scenario, prompt: int, output: int) -> Scenario:
     return scenario.replace(workload=asked)
 
 
-def step_times(scenario: Scenario, limits: Limits, dense: int | None = None) -> StepTimes:
-    """Tables of the deployment's step times, with every count up to ``dense``."""
+def step_times(
+    scenario: Scenario, limits: Limits, dense: int | None = None, rules: SchedulerRules | None = None
+) -> StepTimes:
+    """Tables of the deployment's step times, with every count up to ``dense``; ``rules`` are the engine's own if None."""
     constants = system_of(scenario).constants(scenario)
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
     forward = CpuForward(scenario, constants) if scenario.gpu.absent else Forward(scenario, constants)
-    sizes = (limits.max_sequences, limits.step_tokens)
-    return StepTimes(forward, *sizes, rounds) if dense is None else StepTimes(forward, *sizes, rounds, dense)
+    more: dict[str, Any] = {} if dense is None else {"dense": dense}
+    one_process = (rules or rules_of(scenario)).one_process
+    return StepTimes(
+        forward, limits.max_sequences, limits.step_tokens, rounds, one_process=one_process, **more
+    )
 
 
 def places(scenario: Scenario, requests: Requests, scheduler: str | None = None) -> float:
@@ -304,6 +309,7 @@ class _Dispatch:
                 self.arrivals.append((arrival[index], index))
         heapify(self.arrivals)
         self.turn = 0
+        self.touched: set[int] = set()
         self.homes: dict[int, int] = {}
 
     @property
@@ -336,21 +342,27 @@ class _Dispatch:
     def _together(self) -> None:
         """Engines in the order of their clocks, none beyond the next arrival or the next end of another."""
         engines = self.engines
+        starts, ends = [_FOREVER] * len(engines), [_FOREVER] * len(engines)
         while True:
-            engine = min(engines, key=lambda one: one.next_step_s)
+            for index in self.touched:  # another's clock and its next end are as they were
+                starts[index], ends[index] = engines[index].next_step_s, engines[index].next_end_s
+            self.touched.clear()
+            start = min(starts)
             arrival = self.arrivals[0][0] if self.arrivals else _FOREVER
-            if engine.next_step_s == _FOREVER and arrival == _FOREVER:
+            if start == _FOREVER and arrival == _FOREVER:
                 return
-            if arrival <= engine.next_step_s:
+            if arrival <= start:
                 self._send(*heappop(self.arrivals))
                 continue
+            index = starts.index(start)
             until = arrival - self.frontend_s if arrival < _FOREVER else _FOREVER
             if self.queue or self.followers:
-                ends = (other.next_end_s for other in engines if other is not engine)
-                until = min(until, min(ends, default=_FOREVER))
-            engine.row(max(until, engine.next_step_s))
-            if engine.finished:
-                self._after(engine)
+                ends[index] = _FOREVER
+                until = min(until, min(ends))
+            engines[index].row(max(until, start))
+            self.touched.add(index)
+            if engines[index].finished:
+                self._after(engines[index])
 
     def _after(self, engine: AnyEngine) -> None:
         """What the ends of requests bring: the next of a closed loop, and the session's next turn."""
@@ -374,6 +386,7 @@ class _Dispatch:
         ready = arrival + self.frontend_s
         if self.one_frontend:
             ready = self.frontend_free[index] = max(arrival, self.frontend_free[index]) + self.frontend_s
+        self.touched.add(index)
         self.engines[index].submit(request, ready)
 
     def _replica(self, request: int) -> int:

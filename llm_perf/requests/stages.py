@@ -72,8 +72,16 @@ class Slot(Engine):
 
     @property
     def reads(self) -> bool:
-        """Whether it is in the middle of a prompt, or one waits."""
-        return self._partial >= 0 or bool(self._waiting)
+        """Whether it is in the middle of a prompt, or one waits that might enter."""
+        return self._partial >= 0 or (bool(self._waiting) and not self._full)
+
+    @property
+    def _full(self) -> bool:
+        """Whether nothing enters before something ends."""
+        running = len(self._running)
+        if self.bounded_together:
+            running += sum(len(one._running) for one in self.beside)
+        return running >= self.limits.max_sequences
 
     @property
     def own_load(self) -> int:
@@ -88,12 +96,12 @@ class Slot(Engine):
     @property
     def mean_context(self) -> float:
         """Of its decoding sequences, in the next step."""
-        return self._context / self._decoding + self._steps
+        return self._decodes.mean_context
 
     @property
     def decoding(self) -> int:
         """Sequences that decode in it."""
-        return self._decoding
+        return self._decodes.count
 
     @property
     def free_blocks(self) -> int:

@@ -68,14 +68,16 @@ class StaticEngine:
             self._fill()
             seconds = self.times.equal_prompts_s(len(self._batch), self._read)
             self.now += seconds
-            self._note(start, seconds, 1, 0, self._read * len(self._batch))
+            self._note(
+                start, seconds, 1, 0, self._read * len(self._batch), len(self._batch) if self._left else 0
+            )
             for request in self._batch:
                 records.emits(request, self.now)
         else:
             seconds = self._decode_s()
             self.now += seconds
             self._read += self._left
-            self._note(start, seconds, self._left, len(self._batch), 0)
+            self._note(start, seconds, self._left, len(self._batch), 0, 0)
             self._left = 0
         if not self._left:
             for request in self._batch:
@@ -96,7 +98,8 @@ class StaticEngine:
             self.records.start(request, self.now, 0, self.replica)
         self._read, self._left = read, most - 1
 
-    def _note(self, start: float, seconds: float, count: int, batch: int, read: int) -> None:
+    def _note(self, start: float, seconds: float, count: int, batch: int, read: int, going_on: int) -> None:
         held = self._read * len(self._batch)
-        row = (start, seconds, count, batch, read, held, len(self._waiting), self.replica)
-        self.records.note(row)
+        self.records.note(
+            (start, seconds, count, batch, read, held, len(self._waiting), self.replica, going_on)
+        )

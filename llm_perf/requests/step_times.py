@@ -107,6 +107,7 @@ class StepTimes:
         max_tokens: Tokens of a step, at most.
         rounds: What a decode step becomes where a model drafts for another; a step if None.
         dense: Up to so many the tables have every count.
+        one_process: What the host does once per prefill is part of a step that reads prompts.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class StepTimes:
         max_tokens: int,
         rounds: Rounds | None = None,
         dense: int = _DENSE,
+        one_process: bool = False,
     ) -> None:
         self.forward = forward
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
@@ -151,7 +153,8 @@ class StepTimes:
         self._once = float(step_overhead_s(forward, 0.0))
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
         self.stream_s = float(stream_s(forward))
-        self.frontend_s = float(prefill_overhead_s(forward))
+        per_prefill = float(prefill_overhead_s(forward))
+        self.frontend_s, self._reading = (0.0, per_prefill) if one_process else (per_prefill, 0.0)
 
     def _decode_tables(self, batch: Floats) -> None:
         """What decoding sequences add to a step: floors of their kernels, and attention per token of context."""
@@ -265,15 +268,15 @@ class StepTimes:
         """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here."""
         if self._slow_chunks:
             named = [Chunk(1.0, new, before) for new, before in chunks]
-            return float(step_s(self.forward, named, batch, context, ends))
-        seconds = self._once + self._each * (batch + len(chunks))
+            return float(step_s(self.forward, named, batch, context, ends)) + self._reading
+        seconds = self._once + self._reading + self._each * (batch + len(chunks))
         if self._pass_tokens:
             return seconds + self._passes_s(chunks, batch, context, ends)
         return seconds + self._mixed_pass_s(chunks, batch, context, ends)
 
     def chunks_s(self, chunks: ChunkLengths, ends: int) -> float:
         """Seconds of reading ``chunks`` in a step that another model's part is scheduled in."""
-        return self.mixed_s(chunks, 0, 0.0, ends) - self._once - self._each * len(chunks)
+        return self.mixed_s(chunks, 0, 0.0, ends) - self._once - self._reading - self._each * len(chunks)
 
     def _passes_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
         """Passes of a bounded number of tokens that follow one another: decoding sequences first, then prompts in order."""
@@ -314,7 +317,7 @@ class StepTimes:
     def equal_prompts_s(self, sequences: int, new_tokens: int, cached: int = 0) -> float:
         """Seconds of a step that reads equally long prompts, to their ends and nothing else, as a static batch does."""
         chunk = Chunk(float(sequences), float(new_tokens), float(cached))
-        return float(step_s(self.forward, (chunk,), 0.0, 0.0, float(sequences)))
+        return float(step_s(self.forward, (chunk,), 0.0, 0.0, float(sequences))) + self._reading
 
     # -- means, for the steady state --------------------------------------------------------------------------------
 
@@ -351,7 +354,8 @@ class StepTimes:
             memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
             device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
         host = np.full_like(device, self._host_prefill)
-        seconds = np.asarray(self._mean_beside(device, host) + self._once + self._each * (batch + prompts))
+        once = self._once + self._reading
+        seconds = np.asarray(self._mean_beside(device, host) + once + self._each * (batch + prompts))
         if self._draft is None:
             return seconds
         drafting = np.where(batch > 0, self._drafted * self._draft._mean_pass_s(batch, context), 0.0)

@@ -117,22 +117,29 @@ def gaps_of(steps: Steps) -> tuple[Floats, NDArray[np.int64]]:
     """Gaps between tokens in seconds, and how many there are of each.
 
     In a row of equal steps every decoding sequence gets a token per step. The first step of a row also ends the wait of
-    sequences that could not go on while prompts were read alone: what passed since the last row that decoded.
+    those that could not go on before it, each since the row in which it got the token before: it decoded there, or its
+    prompt ended there. Gaps across a preemption are not among them.
     """
     values: list[Floats] = []
     counts: list[NDArray[np.int64]] = []
     for replica in np.unique(steps.replica):
-        mine = (steps.replica == replica) & (steps.decode_sequences > 0)
-        start, duration, count = steps.start_s[mine], steps.duration_s[mine], steps.count[mine]
-        batch = steps.decode_sequences[mine]
-        each = duration / count
-        idle = np.zeros(len(start))
-        idle[1:] = np.maximum(start[1:] - (start + duration)[:-1], 0.0)
-        held = np.zeros(len(start), np.int64)
-        # Who joined in between was reading its own prompt; no more than decoded before can have waited.
-        held[1:] = np.where(idle[1:] > 0, np.minimum(batch[1:], batch[:-1]), 0)
-        values += [each, each + idle]
-        counts += [batch * count - held, held]
+        mine = steps.replica == replica
+        ends, batch = steps.start_s[mine] + steps.duration_s[mine], steps.decode_sequences[mine]
+        going_on, each = steps.going_on[mine], steps.duration_s[mine] / steps.count[mine]
+        before = np.concatenate([np.zeros(1, np.int64), going_on[:-1]])
+        waits = np.where(batch > 0, going_on, np.maximum(going_on - before, 0))
+        decodes = np.flatnonzero(batch > 0)
+        # The next row with decodes after each row, and who waits for it there since then, the longest first.
+        following = np.searchsorted(decodes, np.arange(len(batch)), side="right")
+        rows = np.flatnonzero((following < len(decodes)) & (waits > 0))
+        targets, waiting = decodes[following[rows]], waits[rows]
+        earlier = np.cumsum(waiting) - waiting
+        earlier -= earlier[np.searchsorted(targets, targets)]
+        waiting = np.clip(batch[targets] - earlier, 0, waiting)
+        gap = np.maximum(steps.start_s[mine][targets] - ends[rows], 0.0)
+        waited = np.bincount(targets, waiting, len(batch)).astype(np.int64)
+        values += [each[decodes], each[targets] + gap]
+        counts += [(batch * steps.count[mine] - waited)[decodes], waiting]
     if not values:
         return np.empty(0), np.empty(0, np.int64)
     return np.concatenate(values), np.concatenate(counts)

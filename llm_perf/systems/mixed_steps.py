@@ -16,7 +16,8 @@ def step_s(
     """Seconds of a step, from one scheduling to the next.
 
     The host launches a step with chunks as it launches a prefill, whose shapes were not captured. What it does once per
-    prompt (`prefill_overhead_s`) is no part of a step: frontends read prompts in a process of their own.
+    prompt (`prefill_overhead_s`) is no part of it: frontends read prompts in a process of their own, mostly
+    (`SchedulerRules.one_process`).
 
     Args:
         forward: The pass of one rank.

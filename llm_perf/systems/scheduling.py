@@ -86,6 +86,8 @@ class SchedulerRules(Spec):
         divides_cache: Each sequence has an equal part of the cache, and none may be longer.
         gathers_ms: How long an idle engine lets requests come in before its first step: who comes within it shares that step.
         one_frontend: Requests are read one after another by one process, not each beside the others.
+        one_process: What the host does once per prefill is done in the engine's own process: it is part of a step that reads
+            prompts, and decoding sequences wait for it.
     """
 
     since: str
@@ -108,6 +110,7 @@ class SchedulerRules(Spec):
     divides_cache: bool = False
     gathers_ms: NonNegativeFloat = 0.0
     one_frontend: bool = False
+    one_process: bool = False
     provenance: Provenance
     source: str = Field(min_length=1)
 

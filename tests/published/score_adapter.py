@@ -9,6 +9,7 @@ here, and every number comes from llm_perf.
 from collections.abc import Mapping
 from typing import Any
 
+from calibrate.evidence.errata import as_meant
 from calibrate.evidence.published import GPU_ALIASES, SYSTEM_ALIASES, Machine
 from calibrate.evidence.published.inference_rows import memory_unit_of
 from calibrate.evidence.published.names import version_of
@@ -53,6 +54,7 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         Unsupported: the row's system, machine or setting is not modelled, or the row does not state what it takes.
     """
+    row = as_meant(row)
     try:
         if row.get("framework"):
             return tuning_quantities(row) if is_tuning(row) else training_quantities(row)

@@ -41,23 +41,30 @@ def test_nothing_has_no_figures():
         assert all(math.isnan(found.percentile(name)) for name in Distribution.__slots__)
 
 
-def steps_of(rows: list[tuple[float, float, int, int, int]]) -> Steps:
-    """(start, duration, count, decoding, prefill tokens) of one replica."""
-    start, duration, count, decoding, prefill = (np.array(column) for column in zip(*rows, strict=True))
+def steps_of(rows: list[tuple[float, float, int, int, int, int]]) -> Steps:
+    """(start, duration, count, decoding, prefill tokens, going on) of one replica."""
+    start, duration, count, decoding, prefill, going_on = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
     zero = np.zeros(len(rows), np.int64)
-    return Steps(start.astype(float), duration.astype(float), count, decoding, prefill, zero + 10, zero, zero)
+    return Steps(
+        start.astype(float), duration.astype(float), count, decoding, prefill, zero + 10, zero, zero, going_on
+    )
 
 
 def outcome_of() -> Outcome:
     """Two requests by hand: read at 0 and at 1, three tokens each; a third that is rejected."""
     nan = math.nan
-    steps = steps_of([(0.0, 1.0, 1, 0, 8), (1.0, 2.0, 1, 1, 8), (3.0, 1.0, 1, 2, 0), (4.0, 1.0, 1, 1, 0)])
+    steps = steps_of(
+        [(0.0, 1.0, 1, 0, 8, 1), (1.0, 2.0, 1, 1, 8, 2), (3.0, 1.0, 1, 2, 0, 1), (4.0, 1.0, 1, 1, 0, 0)]
+    )
     return Outcome(
         requests=Requests.of([0.0, 0.5, 0.6], [8, 8, 99], [3, 3, 3]),
         arrival_s=np.array([0.0, 0.5, 0.6]),
         scheduled_s=np.array([0.0, 1.0, nan]),
         first_token_s=np.array([1.0, 3.0, nan]),
         finished_s=np.array([4.0, 5.0, nan]),
+        held_s=np.zeros(3),
         status=np.array([COMPLETED, COMPLETED, REJECTED], np.int8),
         preemptions=np.zeros(3, np.int64),
         cached_tokens=np.array([0, 4, 0]),
@@ -95,10 +102,23 @@ def test_the_first_requests_may_be_left_out_of_times():
 
 
 def test_a_wait_while_prompts_are_read_alone_is_part_of_the_gap():
-    values, counts = gaps_of(steps_of([(0.0, 1.0, 2, 1, 0), (1.0, 0.5, 1, 0, 9), (1.5, 1.0, 2, 2, 0)]))
+    values, counts = gaps_of(
+        steps_of([(0.0, 1.0, 2, 1, 0, 1), (1.0, 0.5, 1, 0, 9, 2), (1.5, 1.0, 2, 2, 0, 0)])
+    )
     found = {gap: int(counts[values == gap].sum()) for gap in (0.5, 1.0)}
     assert found == {0.5: 2 + 3, 1.0: 1}
     assert counts.sum() == 6
+
+
+def test_who_ended_before_prompts_were_read_alone_has_no_gap():
+    """The one that decoded before is through; the two that follow waited from the ends of their own prompts."""
+    values, counts = gaps_of(
+        steps_of(
+            [(0.0, 1.0, 2, 1, 0, 0), (1.0, 0.5, 1, 0, 9, 1), (1.5, 0.25, 1, 0, 9, 2), (1.75, 1.0, 2, 2, 0, 0)]
+        )
+    )
+    assert float((values * counts).sum()) == pytest.approx(1.0 + 0.25 + 2 * 1.0)
+    assert counts.sum() == 2 + 4
 
 
 # -- laws on simulated outcomes -----------------------------------------------------------------------------------
@@ -132,18 +152,32 @@ def test_littles_law(name):
     assert mean == pytest.approx(found.mean_running + found.mean_waiting, rel=1e-3)
 
 
+@pytest.mark.parametrize("system", ["vllm", "vllm@0.6", "sglang", "tensorrt_llm", "transformers"])
 @pytest.mark.parametrize("name", TRAFFIC)
-def test_the_timeline_and_the_requests_tell_the_same(name):
+def test_the_timeline_and_the_requests_tell_the_same(name, system):
     """Nothing is preempted here, so gaps between tokens add up to what passes from first tokens to last ones."""
-    outcome = simulated(name)
+    outcome = simulated(name, system)
     assert not outcome.preemptions.any()
     values, counts = gaps_of(outcome.steps)
     assert counts.sum() == (outcome.requests.output_tokens - 1).sum()
     spent = float((outcome.finished_s - outcome.first_token_s).sum())
-    # A frontend that is behind sends tokens a little later than the engine's steps give them.
-    assert float((values * counts).sum()) == pytest.approx(spent, rel=1e-3)
+    # A frontend that is behind sends tokens later than the engine's steps give them: by as much as it says.
+    assert float((values * counts).sum()) == pytest.approx(spent - outcome.held_s.sum(), rel=1e-9)
     gaps = outcome.requests.output_tokens - 1
     assert np.nansum(tpot_of(outcome) * gaps) == pytest.approx(spent, rel=1e-9)
+
+
+@pytest.mark.parametrize("concurrency", [4, 400])
+def test_a_frontend_that_keeps_up_holds_nothing(concurrency):
+    """TensorRT-LLM's sends 9,000 tokens a second; clients of an engine that gives more wait for it, and only then."""
+    scenario = build_scenario(
+        InferenceInputs(model="llama-3.2-1b", gpu="h100-sxm-80gb", system="tensorrt_llm@1.0")
+    )
+    outcome = simulate(scenario, Requests.of(np.zeros(400), 32, 60, concurrency=concurrency))
+    held, spent = np.abs(outcome.held_s).sum(), (outcome.finished_s - outcome.first_token_s).sum()
+    assert held > 0.05 * spent if concurrency == 400 else held < 0.01 * spent
+    values, counts = gaps_of(outcome.steps)
+    assert float((values * counts).sum()) == pytest.approx(spent - outcome.held_s.sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", TRAFFIC)

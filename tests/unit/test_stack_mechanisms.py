@@ -304,7 +304,7 @@ def test_versions_are_chosen_by_the_device() -> None:
     assert get_system("vllm", amd) is get_system("vllm", nvidia)
     assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"
     mi300x = build_scenario(InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.6"))
-    assert predict_inference(mi300x).system_name == "vllm@0.6-rocm"
+    assert predict_inference(mi300x).system_name == "vllm@0.8.4-rocm"
 
 
 @pytest.mark.parametrize("model", ["llama-2-7b", "gpt-oss-20b"])
