@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from llm_perf.errors import MissingExtraError, SpecError
 
 __all__ = [
+    "Batch",
     "Fit",
     "Parameter",
     "Prediction",
@@ -50,6 +52,9 @@ Row = TypeVar("Row")
 
 Prediction: TypeAlias = Callable[[Row, Mapping[str, float]], float]
 """What a fit asks of a model of time: the quantity of a row, a positive number, given values by parameter name."""
+
+Batch: TypeAlias = Callable[[Row, Mapping[str, Any]], Any]
+"""The same of many values at once: some are arrays of one length, and so is what comes back, one quantity for each place."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +167,15 @@ def sensitive(
     rows: Sequence[Row],
     predict: Prediction[Row],
     candidates: Sequence[Iterable[int]] | None = None,
+    batch: Batch[Row] | None = None,
 ) -> tuple[frozenset[int], ...]:
     """For each parameter the rows whose prediction it changes between the ends of its range.
 
-    ``candidates`` are the rows that are tried for each parameter, all of them where it is None.
+    ``candidates`` are the rows that are tried for each parameter, all of them where it is None. ``batch`` is ``predict`` for
+    many values at once, where there is such a model.
     """
+    if batch is not None:
+        return _sensitive_at_once(parameters, rows, batch, candidates)
     starts = {parameter.name: parameter.value for parameter in parameters}
     logs = [math.log(predict(row, starts)) for row in rows]
     found = []
@@ -183,6 +192,42 @@ def sensitive(
     return tuple(found)
 
 
+def _sensitive_at_once(
+    parameters: Sequence[Parameter],
+    rows: Sequence[Row],
+    batch: Batch[Row],
+    candidates: Sequence[Iterable[int]] | None,
+) -> tuple[frozenset[int], ...]:
+    """`sensitive` with one question for all parameters of a row, at both ends of each."""
+    starts = {parameter.name: parameter.value for parameter in parameters}
+    tried = [range(len(rows))] * len(parameters) if candidates is None else [set(c) for c in candidates]
+    found: list[set[int]] = [set() for _ in parameters]
+    for row in range(len(rows)):
+        mine = [index for index, those in enumerate(tried) if row in those]
+        moved = [(parameters[index].name, end) for index in mine for end in _ends(parameters[index])]
+        logs = np.log(_each_moved(batch, rows[row], starts, moved))
+        for place, index in enumerate(mine):
+            if np.abs(logs[2 * place : 2 * place + 2] - logs[-1]).max() > _MOVES:
+                found[index].add(row)
+    return tuple(map(frozenset, found))
+
+
+def _ends(parameter: Parameter) -> tuple[float, float]:
+    return parameter.low, parameter.high
+
+
+def _each_moved(
+    batch: Batch[Row], row: Row, values: Mapping[str, float], moved: Sequence[tuple[str, float]]
+) -> np.ndarray:
+    """The quantity of a row with each of ``moved`` in turn in its parameter's place, and last with ``values`` themselves."""
+    asked: dict[str, Any] = {}
+    for place, (name, value) in enumerate(moved):
+        if name not in asked:
+            asked[name] = np.full(len(moved) + 1, values[name])
+        asked[name][place] = value
+    return np.array(np.broadcast_to(batch(row, {**values, **asked}), len(moved) + 1), dtype=float)
+
+
 def fit(
     parameters: Sequence[Parameter],
     rows: Sequence[Row],
@@ -192,6 +237,7 @@ def fit(
     depends: Sequence[frozenset[int]] | None = None,
     noise: float = NOISE,
     begin: Mapping[str, float] | None = None,
+    batch: Batch[Row] | None = None,
 ) -> Fit:
     """Fit parameters to rows.
 
@@ -204,6 +250,7 @@ def fit(
         noise: Log ratio that counts as one standard deviation of a row.
         begin: Values by name from which the solver sets out, such as those of a fit to more rows: fewer rounds. The
             starts, which a parameter's own residual pulls towards, stay where they are.
+        batch: ``predict`` for many values at once, where the model has such a form: derivatives then cost one question a row.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -215,10 +262,10 @@ def fit(
         raise SpecError(f"a fit needs rows with a measured value each, got {len(rows)} and {len(targets)}")
     if len({parameter.name for parameter in parameters}) < len(parameters):
         raise SpecError("two parameters of a fit have the same name")
-    touched = sensitive(parameters, rows, predict) if depends is None else depends
+    touched = sensitive(parameters, rows, predict, batch=batch) if depends is None else depends
     moving = [index for index, found in enumerate(touched) if found]
     problem = _Problem(
-        parameters, rows, targets, predict, noise, moving, [sorted(touched[i]) for i in moving]
+        parameters, rows, targets, predict, noise, moving, [sorted(touched[i]) for i in moving], batch
     )
     positions = problem.solve(begin or {})
     values = problem.values(positions)
@@ -243,8 +290,10 @@ class _Problem:
         noise: float,
         moving: Sequence[int],
         depends: Sequence[Sequence[int]],
+        batch: Batch[Any] | None = None,
     ) -> None:
         self.rows, self.targets, self.predict, self.noise = rows, targets, predict, noise
+        self.batch = batch
         self.starts = {parameter.name: parameter.value for parameter in parameters}
         self.chosen = [parameters[index] for index in moving]
         self.depends = depends
@@ -291,14 +340,49 @@ class _Problem:
         here = self._last[1]
         slopes = np.zeros((len(self.rows) + len(positions), len(positions)))
         slopes[len(self.rows) :] = np.eye(len(positions))
-        for column, (parameter, rows) in enumerate(zip(self.chosen, self.depends, strict=True)):
-            step = _STEP if positions[column] + _STEP <= parameter.bounds[1] else -_STEP
+        steps = [
+            _STEP if position + _STEP <= parameter.bounds[1] else -_STEP
+            for position, parameter in zip(positions, self.chosen, strict=True)
+        ]
+        if self.batch is not None:
+            for row, columns in enumerate(self._columns):
+                self._slopes_at_once(self.batch, slopes, positions, steps, row, columns)
+            return slopes
+        for column, (step, rows) in enumerate(zip(steps, self.depends, strict=True)):
             moved = positions.copy()
             moved[column] += step
             values = self.values(moved)
             for row in rows:
                 slopes[row, column] = (self.log_ratio(row, values) / self.noise - here[row]) / step
         return slopes
+
+    @cached_property
+    def _columns(self) -> list[list[int]]:
+        """For each row the parameters that it depends on."""
+        found: list[list[int]] = [[] for _ in self.rows]
+        for column, rows in enumerate(self.depends):
+            for row in rows:
+                found[row].append(column)
+        return found
+
+    def _slopes_at_once(
+        self,
+        batch: Batch[Any],
+        slopes: np.ndarray,
+        positions: np.ndarray,
+        steps: Sequence[float],
+        row: int,
+        columns: Sequence[int],
+    ) -> None:
+        """One row's difference quotients in all parameters, of one question."""
+        if not columns:
+            return
+        self.evaluations += len(columns)
+        moved = [(self.chosen[c].name, self.chosen[c].at(positions[c] + steps[c])) for c in columns]
+        found = _each_moved(batch, self.rows[row], self.values(positions), moved)
+        ratios = [self.targets[row].log_ratio(value) for value in found]
+        for column, ratio in zip(columns, ratios[:-1], strict=True):
+            slopes[row, column] = (ratio - ratios[-1]) / self.noise / steps[column]
 
     def at_bound(self, positions: np.ndarray) -> tuple[str, ...]:
         """Parameters that ended at an end of their range."""

@@ -8,6 +8,7 @@ its file says (`llm_perf.config.gpu.TrainingEfficiency.fitted`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -97,11 +98,7 @@ class TrainingFit:
 
     def scenario(self, scenario: TrainingScenario, values: Mapping[str, float]) -> TrainingScenario:
         """The scenario with the values of all parameters that concern it."""
-        constants = tuple(
-            (constant, values[f"{owner.name}.{constant}"])
-            for constant, owner in _owners(scenario.framework).items()
-            if constant in self._constants.get(owner.name, ())
-        )
+        constants = self._own(scenario, values)
         return scenario.replace(gpu=self._with(scenario.gpu, values), constants=constants, fits=False)
 
     @staticmethod
@@ -116,6 +113,29 @@ class TrainingFit:
     def step_time_s(self, scenario: TrainingScenario, values: Mapping[str, float]) -> float:
         """Seconds of one optimizer step."""
         return step_time_s(self.scenario(scenario, values))
+
+    def step_times_s(self, scenario: TrainingScenario, values: Mapping[str, Any]) -> Any:
+        """The same for many values at once: some are arrays of one length, and so is what comes back.
+
+        The formulas mean the same for arrays; specs hold single numbers, so here they are put in unchecked. What they stand
+        for was checked when the parameters' ranges were.
+        """
+        own = training_efficiency(scenario.gpu)
+        for change in self._gpu.get(_family(scenario.gpu), []):
+            own = _unchecked(own, change.path, values[change.name])
+        gpu = _unchecked(scenario.gpu, "efficiency.training", own)
+        changed = copy(scenario)
+        for name, value in (("gpu", gpu), ("constants", self._own(scenario, values)), ("fits", False)):
+            object.__setattr__(changed, name, value)
+        return _step_time_s(changed)
+
+    def _own(self, scenario: TrainingScenario, values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """The framework's constants among the values."""
+        return tuple(
+            (constant, values[f"{owner.name}.{constant}"])
+            for constant, owner in _owners(scenario.framework).items()
+            if constant in self._constants.get(owner.name, ())
+        )
 
     def _with(self, gpu: GPUConfig, values: Mapping[str, float]) -> GPUConfig:
         changes = self._gpu.get(_family(gpu), [])
@@ -140,11 +160,21 @@ def step_time_s(scenario: TrainingScenario) -> float:
     Raises:
         SpecError: micro-batch or global batch is left open.
     """
+    return float(_step_time_s(scenario))
+
+
+def _step_time_s(scenario: TrainingScenario) -> Any:
     plan = scenario.plan
     if plan.micro_batch_size is None or plan.global_batch_size is None:
         raise SpecError("a fit needs the micro-batch and the global batch of a run")
     steps = plan.global_batch_size / scenario.parallelism.dp_size / plan.micro_batch_size
     load = TrainingLoad(float(plan.micro_batch_size), steps, float(plan.seq_len))
-    return float(
-        TrainingStep(scenario, get_framework(scenario.framework)).step_cost(load, parts=False).latency_s
-    )
+    return TrainingStep(scenario, get_framework(scenario.framework)).step_cost(load, parts=False).latency_s
+
+
+def _unchecked(spec: Any, path: str, value: Any) -> Any:
+    """A copy of a spec, or of a mapping, with another value at a path with dots."""
+    name, _, rest = path.partition(".")
+    if isinstance(spec, Mapping):
+        return {**spec, name: _unchecked(spec[name], rest, value) if rest else value}
+    return spec.model_copy(update={name: _unchecked(getattr(spec, name), rest, value) if rest else value})

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.training_runs import training_run_of, training_scenario_of
@@ -109,10 +109,14 @@ def training_transfer(leave: str) -> Transfer:
     def predict(case: TrainingCase, values: Mapping[str, float]) -> float:
         return model.step_time_s(case.scenario, values)
 
+    def batch(case: TrainingCase, values: Mapping[str, Any]) -> Any:
+        return model.step_times_s(case.scenario, values)
+
     targets = [case.target for case in cases]
-    depends = sensitive(parameters, cases, predict, [_concerned(p, cases, model) for p in parameters])
-    refit = fit(parameters, cases, targets, predict, depends=depends)
-    found = leave_out(parameters, cases, targets, groups, predict, depends, refit.values)
+    concerned = [_concerned(p, cases, model) for p in parameters]
+    depends = sensitive(parameters, cases, predict, concerned, batch)
+    refit = fit(parameters, cases, targets, predict, depends=depends, batch=batch)
+    found = leave_out(parameters, cases, targets, groups, predict, depends, refit.values, batch)
     values = {index: value for _, rows in found.values() for index, value in rows.items()}
 
     def with_predictions(predictions: Sequence[float]) -> Validation:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.settings import run_of, scenario_of
 from calibrate.fit.overrides import Overrides, concerns
-from calibrate.fit.refit import Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
+from calibrate.fit.refit import Batch, Fit, Parameter, Prediction, Target, fit, require_scipy, sensitive
 from calibrate.validate.evidence import with_intervals
 from calibrate.validate.left_out import PHASES
 from calibrate.validate.scoreboard import Compared, Validation, statistics_of, validate
@@ -263,10 +263,11 @@ def leave_out(
     predict: Prediction[Any],
     depends: Sequence[frozenset[int]] | None = None,
     begin: Mapping[str, float] | None = None,
+    batch: Batch[Any] | None = None,
 ) -> dict[str, tuple[Fit, dict[int, float]]]:
     """For each group a fit to the rows of all others, and its own rows predicted by it: ``{group: (fit, {row: p})}``.
 
-    ``begin`` is where the solver sets out, as for `calibrate.fit.refit.fit`.
+    ``begin`` is where the solver sets out and ``batch`` the model of many values, as for `calibrate.fit.refit.fit`.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -275,7 +276,7 @@ def leave_out(
     names = list(dict.fromkeys(groups))
     if len(names) < 2:
         raise SpecError(f"all rows are of {names[0] if names else 'no group'}: nothing would be left to fit")
-    touched = sensitive(parameters, rows, predict) if depends is None else depends
+    touched = sensitive(parameters, rows, predict, batch=batch) if depends is None else depends
     found = {}
     for name in names:
         kept = [index for index, group in enumerate(groups) if group != name]
@@ -283,6 +284,7 @@ def leave_out(
         fitted = fit(
             parameters, [rows[i] for i in kept], [targets[i] for i in kept], predict,
             depends=[frozenset(place[i] for i in rows_of if i in place) for rows_of in touched], begin=begin,
+            batch=batch,
         )  # fmt: skip
         left = [index for index, group in enumerate(groups) if group == name]
         found[name] = (fitted, {index: predict(rows[index], fitted.values) for index in left})

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 
-from llm_perf.counts.arrays import Number, maximum, minimum, power, root, where
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, power, root, where
 
 _PLAIN_EXPONENTS = (2, 4, 8)
 """Exponents whose powers of a time (1e-38 to 1e38 s) neither vanish nor overflow, and that square roots undo."""
 
 
-def p_norm(left: Number, right: Number, exponent: float) -> Number:
+def p_norm(left: Number, right: Number, exponent: Number) -> Number:
     """(left^p + right^p)^(1/p): the larger one for p = infinity, the sum for p = 1.
 
     Two resources that work at once take at least the larger time; measured GEMMs follow about p = 4 (at the
-    knee, where both are equal, 1.19 times either).
+    knee, where both are equal, 1.19 times either). An array of exponents is one of finite ones.
     """
-    if exponent == math.inf:
-        return maximum(left, right)
-    if exponent == 1:
-        return left + right
-    if exponent in _PLAIN_EXPONENTS:
-        return root(power(left, exponent) + power(right, exponent), exponent)
+    if not is_array(exponent):
+        if exponent == math.inf:
+            return maximum(left, right)
+        if exponent == 1:
+            return left + right
+        if exponent in _PLAIN_EXPONENTS:
+            return root(power(left, exponent) + power(right, exponent), exponent)
     larger = maximum(left, right)
     share = minimum(left, right) / where(larger > 0, larger, 1.0)
     return larger * (1.0 + share**exponent) ** (1.0 / exponent)

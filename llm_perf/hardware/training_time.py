@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_perf.config.gpu import AttentionKernel, GPUConfig, TrainingEfficiency, TrainingGemm
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, minimum
 from llm_perf.hardware.roofline import p_norm
 
 _ASSUMED_HALF = 100.0
@@ -166,7 +166,7 @@ def _gemm_rates(
         entry, scale = TrainingGemm(flops_efficiency=flops_efficiency), 1.0
     moving = own.memory_efficiency if memory_efficiency is None else memory_efficiency
     return TrainingGemmRates(
-        flops_per_s=gpu.peak_flops_per_s(dtype) * min(entry.flops_efficiency * scale, 1.0),
+        flops_per_s=gpu.peak_flops_per_s(dtype) * minimum(entry.flops_efficiency * scale, 1.0),
         bytes_per_s=gpu.hbm_bandwidth_bytes_per_s * moving,
         half_m=entry.half_m,
         half_n=entry.half_n,
