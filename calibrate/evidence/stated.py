@@ -17,7 +17,7 @@ from calibrate.evidence.published.inference_rows import policy_of, weight_tier_o
 from calibrate.evidence.published.names import DIES, version_of
 from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run
-from calibrate.evidence.stated_formats import named_format
+from calibrate.evidence.stated_formats import served_format
 from calibrate.evidence.training_runs import TrainingRun
 from llm_perf.config.loading import resolve_name
 from llm_perf.config.names import normalise
@@ -113,7 +113,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
-        weight_format=named_format(cells.text("weight_dtype")) if served else None,
+        weight_format=served_format(cells.text("model"), cells.text("weight_dtype"), notes) if served else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,

@@ -29,6 +29,21 @@ def named_format(stated: str) -> str | None:
         return None
 
 
+_BLOCK_SCALED_BY: Final = ("qwen", "deepseek-ai", "minimaxai", "moonshotai", "xiaomimimo")
+"""Makers whose own checkpoints in 8 bits have scales of 128 x 128 weights; conversions by others have one per matrix or row."""
+
+
+def served_format(model: str, stated: str, notes: str) -> str | None:
+    """The format of a served checkpoint: ``fp8`` is that of block scales where notes, or the maker of the checkpoint, say so."""
+    found = named_format(stated)
+    if found != "fp8":
+        return found
+    maker, _, name = model.lower().partition("/")
+    if "gemm=fp8_block" in notes or (maker in _BLOCK_SCALED_BY and ("gemm=" not in notes or name.endswith("-fp8"))):
+        return "fp8_block"
+    return found
+
+
 def checkpoint(model: ModelConfig, name: str) -> ModelConfig:
     """The model as a conversion to a format leaves it, where that is not one format for all matrices."""
     found = named_quantization(name)
