@@ -42,6 +42,21 @@ _GROUPED: Mapping[Kind, str] = {
 """Constants of kernels that are grouped over experts: shares of the data sheet's peak; 0 is as plain products."""
 
 
+def unpacked_share(
+    constants: Mapping[str, float], kind: Kind, expert: bool, gemm: GemmRates, sm_ghz: float
+) -> float:
+    """Share of the 16-bit kernels' bandwidth at which a kernel reads weights that it unpacks.
+
+    Grouped kernels unpack in the multiprocessors, which hold them up where the memory is faster (``sm_ghz``: how many there
+    are times their clock, 0 where that is not known).
+    """
+    share, rate = constants[WEIGHT_ONLY[kind]], constants["expert_unpack_gb_per_s_per_sm_ghz"]
+    if not expert or rate <= 0:
+        return share
+    share = constants["expert_bandwidth"]
+    return min(share, rate * sm_ghz * 1e9 / gemm.bytes_per_s) if sm_ghz else share
+
+
 def read_factor(
     constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool, rows: Number, copies: Number
 ) -> Number:
@@ -49,7 +64,9 @@ def read_factor(
 
     Matrix-vector kernels read weights again for each further row that a copy gets (``reread_per_row``).
     """
-    if expert and kind == BLOCK_SCALED:  # grouped kernels read blocks with their scales as fast as other weights
+    if expert and kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0:
+        share = 1.0  # what is unpacked is counted with its share already
+    elif expert and kind == BLOCK_SCALED:  # grouped kernels read blocks with their scales as fast as other weights
         share = constants["expert_bandwidth"]
     else:
         share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0

@@ -22,7 +22,14 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
-from llm_perf.systems.format_kernels import BLOCK_SCALED, WEIGHT_ONLY, Kind, compute_factor, read_factor
+from llm_perf.systems.format_kernels import (
+    BLOCK_SCALED,
+    WEIGHT_ONLY,
+    Kind,
+    compute_factor,
+    read_factor,
+    unpacked_share,
+)
 from llm_perf.systems.products import (
     ProductTime,
     elementwise,
@@ -96,6 +103,8 @@ class Forward:
             for group, products in groups
             if any(product.is_expert and self._narrow(product) for product in products)
         )
+        gpu = self.scenario.gpu
+        self._sm_ghz = (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) / 1000
         self._block_scaled_experts = tuple(
             group
             for group, products in groups
@@ -264,8 +273,9 @@ class Forward:
             return self.activation_bytes
         if kind not in WEIGHT_ONLY:
             return stored
-        # Weight-only kernels reach a share of the 16-bit kernels' bandwidth.
-        share = self.constants[WEIGHT_ONLY[kind]]
+        share = unpacked_share(
+            self.constants, kind, product.is_expert, self._gemm(product), self._sm_ghz
+        )
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
     def _stored_bytes(self, product: Product) -> float:
