@@ -113,7 +113,9 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
-        weight_format=served_format(cells.text("model"), cells.text("weight_dtype"), notes) if served else None,
+        weight_format=served_format(cells.text("model"), cells.text("weight_dtype"), notes)
+        if served
+        else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,

@@ -66,7 +66,9 @@ def read_factor(
     """
     if expert and kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0:
         share = 1.0  # what is unpacked is counted with its share already
-    elif expert and kind == BLOCK_SCALED:  # grouped kernels read blocks with their scales as fast as other weights
+    elif (
+        expert and kind == BLOCK_SCALED
+    ):  # grouped kernels read blocks with their scales as fast as other weights
         share = constants["expert_bandwidth"]
     else:
         share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0

@@ -273,9 +273,7 @@ class Forward:
             return self.activation_bytes
         if kind not in WEIGHT_ONLY:
             return stored
-        share = unpacked_share(
-            self.constants, kind, product.is_expert, self._gemm(product), self._sm_ghz
-        )
+        share = unpacked_share(self.constants, kind, product.is_expert, self._gemm(product), self._sm_ghz)
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
     def _stored_bytes(self, product: Product) -> float:
@@ -335,8 +333,10 @@ class Forward:
         )
 
     def _scales_s(self, product: Product, kind: Kind) -> float:
-        """What scales of blocks add to a kernel's floor: activations are scaled by block first; of experts in their routing."""
-        return self.constants["block_8bit_us"] * 1e-6 if kind == BLOCK_SCALED and not product.is_expert else 0.0
+        """What scales of blocks add to a kernel's floor: activations are scaled first. Experts' are, in their routing."""
+        return (
+            self.constants["block_8bit_us"] * 1e-6 if kind == BLOCK_SCALED and not product.is_expert else 0.0
+        )
 
     def _kernel_kind(self, product: Product) -> Kind:
         """What the kernel of a product multiplies; where one width stands for all matrices, heads and routers stay wide."""
@@ -445,7 +445,7 @@ class Forward:
         costs.busy("hbm", group.count * traffic)
 
     def _extra_kernels_s(self, group: LayerGroup) -> float:
-        """Kernels of one layer that its products and norms do not cover: routing and sorting for experts, scans, bookkeeping."""
+        """Kernels of one layer beside products and norms: routing and sorting for experts, scans, bookkeeping."""
         c = self.constants
         microseconds = c["layer_us"]
         if routed_experts(group):
