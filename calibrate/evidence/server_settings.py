@@ -96,7 +96,7 @@ class _For(Spec):
         )
         if any(wanted is not None and wanted not in text for wanted, text in texts):
             return False
-        measured = _DATE.search(row.get("notes", ""))
+        measured = _DATE.search(_notes(row))
         if self.since is not None and (measured is None or measured[1] < self.since):
             return False
         numbers = (
@@ -128,7 +128,7 @@ def settings_of(row: Mapping[str, str]) -> Settings:
     """What is known to have been set for a row's run."""
     stated: dict[str, Any] = {}
     for source in _sources():
-        if source.phrase in row.get("notes", ""):
+        if source.phrase in _notes(row):
             for rule in source.rules:
                 if rule.for_.holds(row):
                     stated |= rule.set
@@ -137,6 +137,11 @@ def settings_of(row: Mapping[str, str]) -> Settings:
     return settings.replace(
         **{name: count.of(row) for name, count in counts.items() if isinstance(count, Amount)}
     )
+
+
+def _notes(row: Mapping[str, str]) -> str:
+    """What a row's notes say, or what of them a predictor is shown."""
+    return f"{row.get('notes_for_prediction') or ''} {row.get('notes') or ''}"
 
 
 def _number(row: Mapping[str, str], column: str) -> int:

@@ -17,7 +17,7 @@ from calibrate.evidence.published.inference_rows import policy_of, weight_tier_o
 from calibrate.evidence.published.names import DIES, version_of
 from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run
-from calibrate.evidence.stated_formats import named_format
+from calibrate.evidence.stated_formats import served_format
 from calibrate.evidence.training_runs import TrainingRun
 from llm_perf.config.loading import resolve_name
 from llm_perf.config.names import normalise
@@ -38,7 +38,8 @@ _NAMED_WIDTHS: Final = {"awq": 4, "gptq": 4, "bfloat": 16, "float": 16}
 """Formats whose names have no digits, by how they are defined."""
 
 _FORMAT_OF_NAME: Final = re.compile(
-    r"[-.](?:fp8(?:-kv)?|fp8-dynamic|nvfp4|mxfp4|fp4|awq|gptq(?:-int[48])?|bf16|quantized\.w\d+a\d+)$",
+    r"[-.](?:fp8(?:-kv)?|fp8-(?:dynamic|block|static-pertensor)|(?:nv|mx)?fp4(?:-(?:v2|preview|mtp))?|bf16|mtp"
+    r"|(?:awq|gptq|bnb)(?:-(?:int[48]|[48]bit))?|int[48]|[48]bit|quantized\.w\d+a\d+|w-?\w+-a-?\w+)$",
     re.IGNORECASE,
 )
 """What the name of a converted checkpoint ends in; its shapes are the original's."""
@@ -112,7 +113,9 @@ def stated_run(row: Mapping[str, str]) -> Run:
         machine=Machine(
             cells.optional("host_cpu"), cells.number("host_ram_GB"), cells.number("disk_read_GBps")
         ),
-        weight_format=named_format(cells.text("weight_dtype")) if served else None,
+        weight_format=served_format(cells.text("model"), cells.text("weight_dtype"), notes)
+        if served
+        else None,
         prefix_hit_rate=1.0 if cached else 0.0,
         shared_prefix=cached,
         ubatch_tokens=pieces,
@@ -206,8 +209,10 @@ def _model(stated: str) -> str:
     Raises:
         SpecError: no such spec ships.
     """
-    original = _FORMAT_OF_NAME.sub("", stated)
-    for name in dict.fromkeys((stated, original, original.partition("/")[2])):
+    names = [stated]
+    while (original := _FORMAT_OF_NAME.sub("", names[-1])) != names[-1]:
+        names.append(original)
+    for name in dict.fromkeys((*names, *(one.partition("/")[2] for one in names))):
         with contextlib.suppress(UnknownNameError):
             return resolve_name("model", name)
     raise SpecError(f"model {stated}: no such spec ships")

@@ -6,6 +6,7 @@ attention as well where the experts are in 4 bits of floating point (NVIDIA Mode
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from llm_perf.config.formats import WEIGHT_FORMATS, format_name
@@ -27,6 +28,22 @@ def named_format(stated: str) -> str | None:
         return format_name(_NAMES.get(stated, stated), WEIGHT_FORMATS, "weight_dtype")
     except SpecError:
         return None
+
+
+_BLOCK_SCALED_BY: Final = ("qwen", "deepseek-ai", "minimaxai", "moonshotai", "xiaomimimo")
+"""Makers whose own checkpoints in 8 bits have scales of 128 x 128 weights; those of others have one per matrix or row."""
+
+
+def served_format(model: str, stated: str, notes: str) -> str | None:
+    """The format of a served checkpoint: ``fp8`` has scales of blocks where notes, or who made the checkpoint, say so."""
+    found = named_format(stated)
+    if found != "fp8":
+        return found
+    maker, _, name = model.lower().partition("/")
+    own = maker in _BLOCK_SCALED_BY and ("gemm=" not in notes or name.endswith("-fp8"))
+    if own or re.search(r"gemm=fp[8#]_block", notes):
+        return "fp8_block"
+    return found
 
 
 def checkpoint(model: ModelConfig, name: str) -> ModelConfig:

@@ -13,11 +13,17 @@ from typing import Literal
 from llm_perf.counts.arrays import Number, maximum
 from llm_perf.hardware.gpu_time import GemmRates
 
-Kind = Literal["16-bit", "native 8-bit", "native 4-bit", "weight-only 8-bit", "weight-only 4-bit"]
+Kind = Literal[
+    "16-bit", "native 8-bit", "block-scaled 8-bit", "native 4-bit", "weight-only 8-bit", "weight-only 4-bit"
+]
 """What a product's kernel multiplies: what is stored, or what it unpacks."""
+
+BLOCK_SCALED: Kind = "block-scaled 8-bit"
+"""Both operands have scales per block, which the kernel applies while it adds up: another one than for one scale."""
 
 _NATIVE: Mapping[Kind, tuple[str, str]] = {
     "native 8-bit": ("native_8bit_bandwidth", "native_8bit_flops"),
+    BLOCK_SCALED: ("block_8bit_bandwidth", "block_8bit_flops"),
     "native 4-bit": ("native_4bit_bandwidth", "native_4bit_flops"),
 }
 WEIGHT_ONLY: Mapping[Kind, str] = {
@@ -28,11 +34,27 @@ WEIGHT_ONLY: Mapping[Kind, str] = {
 _GROUPED: Mapping[Kind, str] = {
     "16-bit": "expert_16bit_flops",
     "native 8-bit": "expert_8bit_flops",
+    BLOCK_SCALED: "expert_8bit_flops",
     "native 4-bit": "expert_4bit_flops",
     "weight-only 8-bit": "expert_weight_only_flops",
     "weight-only 4-bit": "expert_weight_only_flops",
 }
 """Constants of kernels that are grouped over experts: shares of the data sheet's peak; 0 is as plain products."""
+
+
+def unpacked_share(
+    constants: Mapping[str, float], kind: Kind, expert: bool, gemm: GemmRates, sm_ghz: float
+) -> float:
+    """Share of the 16-bit kernels' bandwidth at which a kernel reads weights that it unpacks.
+
+    Grouped kernels unpack in the multiprocessors, which hold them up where the memory is faster (``sm_ghz``: how many there
+    are times their clock, 0 where that is not known).
+    """
+    share, rate = constants[WEIGHT_ONLY[kind]], constants["expert_unpack_gb_per_s_per_sm_ghz"]
+    if not expert or rate <= 0:
+        return share
+    share = constants["expert_bandwidth"]
+    return min(share, rate * sm_ghz * 1e9 / gemm.bytes_per_s) if sm_ghz else share
 
 
 def read_factor(
@@ -42,8 +64,15 @@ def read_factor(
 
     Matrix-vector kernels read weights again for each further row that a copy gets (``reread_per_row``).
     """
-    share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0
-    share *= constants["expert_bandwidth"] if expert else 1.0
+    if expert and kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0:
+        share = 1.0  # what is unpacked is counted with its share already
+    elif (
+        expert and kind == BLOCK_SCALED
+    ):  # grouped kernels read blocks with their scales as fast as other weights
+        share = constants["expert_bandwidth"]
+    else:
+        share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0
+        share *= constants["expert_bandwidth"] if expert else 1.0
     factor: Number = 1.0 / min(share, gemm.peak_bytes_per_s / gemm.bytes_per_s) if share != 1.0 else 1.0
     again = constants["reread_per_row"]
     if again > 0 and kind == "weight-only 4-bit":

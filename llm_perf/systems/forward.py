@@ -22,7 +22,14 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
-from llm_perf.systems.format_kernels import WEIGHT_ONLY, Kind, compute_factor, read_factor
+from llm_perf.systems.format_kernels import (
+    BLOCK_SCALED,
+    WEIGHT_ONLY,
+    Kind,
+    compute_factor,
+    read_factor,
+    unpacked_share,
+)
 from llm_perf.systems.products import (
     ProductTime,
     elementwise,
@@ -95,6 +102,13 @@ class Forward:
             group
             for group, products in groups
             if any(product.is_expert and self._narrow(product) for product in products)
+        )
+        gpu = self.scenario.gpu
+        self._sm_ghz = (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) / 1000
+        self._block_scaled_experts = tuple(
+            group
+            for group, products in groups
+            if any(product.is_expert and self._kernel_kind(product) == BLOCK_SCALED for product in products)
         )
         self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in groups)
         self.last_mlp = mlp_of(groups[-1][1]) if groups and self.constants["last_mlp_of_logits"] else ()
@@ -270,8 +284,7 @@ class Forward:
             return self.activation_bytes
         if kind not in WEIGHT_ONLY:
             return stored
-        # Weight-only kernels reach a share of the 16-bit kernels' bandwidth.
-        share = self.constants[WEIGHT_ONLY[kind]]
+        share = unpacked_share(self.constants, kind, product.is_expert, self._gemm(product), self._sm_ghz)
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
     def _stored_bytes(self, product: Product) -> float:
@@ -325,9 +338,15 @@ class Forward:
             copies,
             bytes_per_weight(rows),
             self.activation_bytes,
-            gemm.floor_s * self._floor_share,
+            gemm.floor_s * self._floor_share + self._scales_s(product, kind),
             compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
             bytes_per_weight(minimum(rows, most)) if most else None,
+        )
+
+    def _scales_s(self, product: Product, kind: Kind) -> float:
+        """What scales of blocks add to a kernel's floor: activations are scaled first. Experts' are, in their routing."""
+        return (
+            self.constants["block_8bit_us"] * 1e-6 if kind == BLOCK_SCALED and not product.is_expert else 0.0
         )
 
     def _kernel_kind(self, product: Product) -> Kind:
@@ -341,6 +360,8 @@ class Forward:
             return _NATIVE_KINDS.get(dtype.compute_bits, "16-bit")
         if self._narrow(product):
             return "weight-only 8-bit" if stored.bits >= _LEAST_8BIT else "weight-only 4-bit"
+        if stored.name == "fp8_block" and self.constants["block_8bit_flops"] > 0:
+            return BLOCK_SCALED
         return _NATIVE_KINDS[{"16-bit": 16, "fp4": 4}.get(stored.kernels, 8)]
 
     def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number) -> None:
@@ -421,7 +442,7 @@ class Forward:
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
         floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
-        floors = floors + _extra_kernels_s(c, group, group in self._unpacking_experts)
+        floors = floors + self._extra_kernels_s(group)
         whole = traffic + floors
 
         def each() -> Quantity:
@@ -435,10 +456,22 @@ class Forward:
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
 
+    def _extra_kernels_s(self, group: LayerGroup) -> float:
+        """Kernels of one layer beside products and norms: routing and sorting for experts, scans, bookkeeping."""
+        c = self.constants
+        microseconds = c["layer_us"]
+        if routed_experts(group):
+            microseconds += c["moe_us"]
+            microseconds += c["expert_weight_only_us"] if group in self._unpacking_experts else 0.0
+            microseconds += c["expert_block_us"] if group in self._block_scaled_experts else 0.0
+        if any(part.recurrent for part in group.attention.parts):
+            microseconds += c["state_space_us"]
+        return microseconds * 1e-6
+
     def _vectors_of_experts(self, products: Sequence[Product]) -> float:
         """Hidden vectors that each row of experts moves beside its products: copied to its expert, quantised, added up."""
         kinds = {self._kernel_kind(product) for product in products if product.is_expert}
-        more = self.constants["expert_8bit_vectors"] if "native 8-bit" in kinds else 0.0
+        more = self.constants["expert_8bit_vectors"] if kinds & {"native 8-bit", BLOCK_SCALED} else 0.0
         return self.constants["expert_hidden_vectors"] + more if kinds else 0.0
 
     def _routed_rows(self, costs: Costs, group: LayerGroup, tokens: Number, vectors: float) -> None:
@@ -500,16 +533,6 @@ class Forward:
 def mlp_of(products: Sequence[Product]) -> tuple[Product, ...]:
     """The products of a layer behind its attention."""
     return tuple(product for product in products if part_of(product.op) == "mlp")
-
-
-def _extra_kernels_s(c: dict[str, float], group: LayerGroup, unpacks_experts: bool) -> float:
-    """Kernels of one layer that its products and norms do not cover: routing and sorting for experts, scans, bookkeeping."""
-    microseconds = c["layer_us"]
-    if routed_experts(group):
-        microseconds += c["moe_us"] + (c["expert_weight_only_us"] if unpacks_experts else 0.0)
-    if any(part.recurrent for part in group.attention.parts):
-        microseconds += c["state_space_us"]
-    return microseconds * 1e-6
 
 
 def replica_batch(scenario: Scenario, load: Load) -> Number:

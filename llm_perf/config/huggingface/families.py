@@ -318,6 +318,7 @@ FAMILIES: dict[str, Family] = {
             "moe_intermediate_size": 768,
         },
         facts={**FLAGGED, "qk_norm": both_heads},
+        shapeless=("use_qk_norm",),  # it says what the class does
         pattern=always(SLIDING),
         experts=Experts(ffn=("moe_intermediate_size",), layers=sparse_steps),
     ),

@@ -242,6 +242,7 @@ GATED: Mapping[str, Family] = {
     "minimax_m2": Family(
         defaults={**_UNTIED, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 196_608},
         facts={"qk_norm": all_heads},
+        shapeless=("use_qk_norm", "use_routing_bias", "qk_norm_type"),  # they say what the class does
         experts=Experts(facts={"router_bias": True}),
     ),
     "youtu": Family(

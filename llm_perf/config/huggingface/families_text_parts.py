@@ -150,6 +150,7 @@ TEXT_PARTS: Mapping[str, Family] = {
     "minimax_m3_vl_text": Family(
         defaults=None,
         facts={"qk_norm": both_heads},
+        shapeless=("use_qk_norm",),  # it says what the class does
         experts=Experts(
             facts={"shared_ffn_size": _minimax_shared, "router_bias": True},
             layers=listed(after(0)),
