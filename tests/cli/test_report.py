@@ -283,7 +283,8 @@ TRAINED = ("train", "--model", "opt-1.3b", "--gpu", "a100-sxm-80gb", "--num-gpus
             ("A card for ryzen-9-7950x", "RTX 4090-24GB", "llama-server"),
         ),
         (
-            ("plan", "--train", "--model", "llama-3-8b", "--tokens", "1e9", "--deadline", "30d", "--gpus", "h100-sxm-80gb", "--max-gpus", "8"),
+            ("plan", "--train", "--model", "llama-3-8b", "--tokens", "1e9", "--deadline", "30d",
+             "--gpus", "h100-sxm-80gb", "--max-gpus", "8"),
             ("Machines to train llama-3-8b", "H100-SXM-80GB", "GPU-hours"),
         ),
     ],
