@@ -18,7 +18,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
-from llm_perf.systems.base import MemoryParts, MemoryUse
+from llm_perf.systems.base import MemoryUse
 from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.kv_cache import KVCapacity, engine_capacity, kv_capacity, scheduler_limit
 from llm_perf.systems.registry import full_name, version_note
@@ -27,7 +27,6 @@ from llm_perf.systems.terms import Term
 Limit = Literal["memory", "model positions", "scheduler"]
 """What bounds a batch or a context."""
 
-_GIB = 2**30
 _LARGEST_SEARCH = 2**40
 
 
@@ -162,7 +161,7 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
-        reason=_reason(evaluation.memory),
+        reason=evaluation.memory.missing,
         placement=evaluation.placement,
         memory=evaluation.memory,
         prefill=_phase(system, evaluation.prefill, float(measures.prefill_throughput_tokens_per_s)),
@@ -227,25 +226,6 @@ def _bottleneck(system: System, parts_s: dict[str, float], busy_s: dict[str, flo
             waiting[candidates] = max(seconds, *(busy_s[resource] for resource in candidates))
     longest = max(waiting, key=lambda candidates: waiting[candidates])
     return max(longest, key=lambda resource: busy_s[resource])
-
-
-def _reason(memory: MemoryUse) -> str | None:
-    """What is missing on each tier that does not fit; None where all fit."""
-    named = (("GPU memory", memory.gpu), ("host memory", memory.cpu), ("NVMe", memory.nvme))
-    missing = [_shortfall(name, parts) for name, parts in named if not parts.fits]
-    return "; ".join(missing) if missing else None
-
-
-def _shortfall(name: str, parts: MemoryParts) -> str:
-    missing = float(parts.shortfall_bytes)
-    # A digit of a GiB where that shows what is missing, else MiB: "0.0 GiB missing" would contradict itself.
-    short = (
-        f"{missing / _GIB:,.1f} GiB" if missing >= 0.05 * _GIB else f"{max(missing / 2**20, 0.1):,.1f} MiB"
-    )
-    return (
-        f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
-        f"{short} missing"
-    )
 
 
 def _warnings(scenario: Scenario, *said: str | None) -> tuple[str, ...]:

@@ -15,12 +15,11 @@ from llm_perf.errors import SpecError
 from llm_perf.systems import PhaseCost
 from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.terms import Quantity, Term
-from llm_perf.systems.training.base import TrainingLoad, TrainingMemory, TrainingMemoryParts
+from llm_perf.systems.training.base import TrainingLoad, TrainingMemory
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.memory import recomputing_share
 from llm_perf.systems.training.step import TrainingStep
 
-_GIB = 2**30
 _LARGEST_SEARCH = 2**24
 _HOUR_S, _DAY_S = 3600, 86400
 
@@ -162,7 +161,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         scenario=scenario,
         batch=batch,
         feasible=bool(evaluation.memory.fits),
-        reason=shortfall_reason(evaluation.memory),
+        reason=evaluation.memory.missing,
         memory=evaluation.memory,
         step_time_s=latency,
         breakdown_s=breakdown,
@@ -251,20 +250,6 @@ def _largest_micro_batch(model: TrainingStep, accumulation: float) -> int:
 
 
 # -- the rest -------------------------------------------------------------------------------------------------
-
-
-def shortfall_reason(memory: TrainingMemory) -> str | None:
-    """What is missing on each tier that does not fit; None where all fit."""
-    named = (("GPU memory", memory.gpu), ("host memory", memory.cpu), ("NVMe", memory.nvme))
-    missing = [_shortfall(name, parts) for name, parts in named if not parts.fits]
-    return "; ".join(missing) if missing else None
-
-
-def _shortfall(name: str, parts: TrainingMemoryParts) -> str:
-    return (
-        f"{name}: {parts.total_bytes / _GIB:,.1f} GiB needed, {parts.capacity_bytes / _GIB:,.1f} GiB usable, "
-        f"{parts.shortfall_bytes / _GIB:,.1f} GiB missing"
-    )
 
 
 def _whole_run(scenario: TrainingScenario, tokens_per_step: int, step_s: float) -> WholeRun | None:

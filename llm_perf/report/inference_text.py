@@ -22,10 +22,11 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
 from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
+from llm_perf.report.memory_text import explanation, fits_text, memory_table
 from llm_perf.report.prediction_log import prediction_log
 from llm_perf.report.units import count, gib, percent, rate, seconds
 from llm_perf.systems import System, system_of
-from llm_perf.systems.base import MemoryParts, TierShares
+from llm_perf.systems.base import TierShares
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.pipeline import stage_layers
 
@@ -36,8 +37,6 @@ _MEMORY_ROWS = (
     ("activations", "activations_bytes"),
     ("buffers", "buffers_bytes"),
     ("context, reserve", "reserved_bytes"),
-    ("total", "total_bytes"),
-    ("usable", "capacity_bytes"),
 )
 
 
@@ -113,7 +112,7 @@ def report_sections(
         "placement": _placement(result),
         "phases": _phases(result),
         "interval": interval_text(result.interval, result.no_interval),
-        "memory": memory_table(result),
+        "memory": memory_of(result),
         "breakdown": _breakdown(result),
         "limits": _limits(result),
         "thresholds": _thresholds(result),
@@ -321,30 +320,9 @@ def _phase_cells(system: System, phase: Phase) -> tuple[str, str, str]:
     return seconds(phase.latency_s), rate(phase.throughput_tokens_per_s), bound
 
 
-def memory_table(result: InferenceResult) -> Table:
+def memory_of(result: InferenceResult) -> Table:
     """Bytes by use on each tier that the machine has, beside what is usable."""
-    tiers = [
-        ("one GPU", result.memory.gpu),
-        ("one host", result.memory.cpu),
-        ("its NVMe", result.memory.nvme),
-    ]
-    shown = [(name, parts) for name, parts in tiers if parts.capacity_bytes > 0]
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("memory")
-    for name, _ in shown:
-        table.add_column(name, justify="right")
-    for label, field in _MEMORY_ROWS:
-        values = [getattr(parts, field) for _, parts in shown]
-        if field in ("total_bytes", "capacity_bytes") or any(values):
-            cells = [_memory_cell(parts, field) for _, parts in shown]
-            table.add_row(label, *cells, style="bold" if field == "total_bytes" else None)
-    return table
-
-
-def _memory_cell(parts: MemoryParts, field: str) -> Text:
-    value = float(getattr(parts, field))
-    over = field == "total_bytes" and not parts.fits
-    return Text(gib(value) if value else "-", style="red" if over else "")
+    return memory_table(result.memory, _MEMORY_ROWS, empty=True)
 
 
 def _breakdown(result: InferenceResult) -> Table:
@@ -445,27 +423,10 @@ def _joules(value: float) -> str:
 
 def _fits(result: InferenceResult) -> Text:
     """What is taken of each memory, and how much of a batch runs at once where the rest of it waits."""
-    used = [
-        f"{float(parts.total_bytes) / _GIB:,.1f} of {float(parts.capacity_bytes) / _GIB:,.1f} GiB {where}"
-        for where, parts in (
-            ("of GPU memory", result.memory.gpu),
-            ("of host memory", result.memory.cpu),
-            ("of NVMe", result.memory.nvme),
-        )
-        if float(parts.total_bytes) > 0
-    ]
-    batch, text = (
-        result.scenario.workload.batch_size,
-        Text.assemble(("Fits: ", "bold green"), "; ".join(used)),
-    )
-    if float(result.memory.gpu.waiting_bytes) > 0 and result.max_batch_size < batch:
-        text.append(
-            f"; {count(result.max_batch_size)} of the {count(batch)} sequences at once, the others wait"
-        )
-    return text.append(".")
-
-
-_GIB = 2**30
+    batch, most = result.scenario.workload.batch_size, result.max_batch_size
+    waits = float(result.memory.gpu.waiting_bytes) > 0 and most < batch
+    beside = f"; {count(most)} of the {count(batch)} sequences at once, the others wait" if waits else ""
+    return fits_text(result.memory, beside)
 
 
 def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:
@@ -551,11 +512,4 @@ def _brief(value_s: float | None) -> str:
 
 def explanation_report(result: InferenceResult) -> RenderableType:
     """Each number with its formula, the values in it, and where they come from."""
-    blocks = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
-    for entry in explanations(result):
-        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
-        text.append(f"  {entry.expression}", "cyan")
-        if entry.source:
-            text.append(f"\n  {entry.source}", "dim")
-        blocks.append(text)
-    return Group(*blocks)
+    return explanation(result.scenario.gpu.name, explanations(result))

@@ -13,7 +13,7 @@ from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.report.answer import Answer, interval_pieces
 from llm_perf.report.command import infer_command_in_lines
-from llm_perf.report.inference_text import TIERS, bound_pieces, interval_text, memory_pieces, memory_table
+from llm_perf.report.inference_text import TIERS, bound_pieces, interval_text, memory_of, memory_pieces
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.start_command import divided_start_command
 from llm_perf.report.units import count, rate, seconds
@@ -46,7 +46,7 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
         blocks.append(_best(answer.best, result, answer))
         certainty = interval_text(result.interval, result.no_interval)
         blocks += [] if certainty is None else [certainty]
-        blocks += [memory_table(result), _binding(answer, result)]
+        blocks += [memory_of(result), _binding(answer, result)]
     if answer.front:
         blocks.append(_front(answer))
     if answer.result is not None:

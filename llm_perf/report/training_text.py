@@ -15,9 +15,10 @@ from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
 from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
+from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
 from llm_perf.report.units import count, gib, rate, seconds
-from llm_perf.systems.training.base import PHASES, TrainingMemoryParts
+from llm_perf.systems.training.base import PHASES
 
 TRAINING_PARTS = {
     "forward": "forward pass",
@@ -47,8 +48,6 @@ _MEMORY_ROWS = (
     ("temporaries", "temporaries_bytes"),
     ("allocator's unused", "fragmentation_bytes"),
     ("context, communicators", "reserved_bytes"),
-    ("total", "total_bytes"),
-    ("usable", "capacity_bytes"),
 )
 _SHOWN_SHARE = 5e-4
 """Parts that round to 0.0 % are left out of the text (the JSON has them)."""
@@ -77,7 +76,7 @@ def training_sections(
         "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "figures": _figures(result),
         "interval": interval_text(result.interval, result.no_interval, "step"),
-        "memory": _memory(result),
+        "memory": memory_table(result.memory, _MEMORY_ROWS, empty=False),
         "phases": _phases(result),
         "breakdown": _breakdown(result),
         "run": _run(result),
@@ -179,25 +178,6 @@ def _figures(result: TrainingResult) -> Table:
     return table
 
 
-def _memory(result: TrainingResult) -> Table:
-    """Bytes by use on each tier that is used, beside what is usable."""
-    tiers = [
-        ("one GPU", result.memory.gpu),
-        ("one host", result.memory.cpu),
-        ("its NVMe", result.memory.nvme),
-    ]
-    shown = [(name, parts) for name, parts in tiers if float(parts.total_bytes) > 0]
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("memory")
-    for name, _ in shown:
-        table.add_column(name, justify="right")
-    for label, field in _MEMORY_ROWS:
-        if any(float(getattr(parts, field)) for _, parts in shown):
-            cells = [_memory_cell(parts, field) for _, parts in shown]
-            table.add_row(label, *cells, style="bold" if field == "total_bytes" else None)
-    return table
-
-
 def _phases(result: TrainingResult) -> Text:
     """When a GPU holds how much, which moment decides, and how far a measured peak may be off."""
     sizes = [f"{phase} {gib(float(result.memory.at(phase).parts.total_bytes))}" for phase in PHASES]
@@ -212,12 +192,6 @@ def _phases(result: TrainingResult) -> Text:
     if result.feasible and high > capacity:
         text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")
     return text
-
-
-def _memory_cell(parts: TrainingMemoryParts, field: str) -> Text:
-    value = float(getattr(parts, field))
-    over = field == "total_bytes" and not parts.fits
-    return Text(gib(value) if value else "-", style="red" if over else "")
 
 
 def _breakdown(result: TrainingResult) -> Table:
@@ -297,11 +271,4 @@ def training_comparison(results: list[TrainingResult]) -> RenderableType:
 
 def training_explanation(result: TrainingResult) -> RenderableType:
     """Each number with its formula, the values in it, and where they come from."""
-    blocks = [Text(f"How each number comes about: {result.scenario.gpu.name}", "bold")]
-    for entry in training_explanations(result):
-        text = Text.assemble((entry.name, "bold"), f" = {entry.value:,.6g} {entry.unit}\n  {entry.formula}\n")
-        text.append(f"  {entry.expression}", "cyan")
-        if entry.source:
-            text.append(f"\n  {entry.source}", "dim")
-        blocks.append(text)
-    return Group(*blocks)
+    return explanation(result.scenario.gpu.name, training_explanations(result))

@@ -12,11 +12,12 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Workload
-from llm_perf.counts.arrays import Number, is_array, where
+from llm_perf.counts.arrays import Number, is_array
 from llm_perf.hardware.streams import STREAMS
 from llm_perf.systems.constants import WithConstants
 from llm_perf.systems.families import Family, Part, declaration
 from llm_perf.systems.terms import Factor, Term, Terms, no_terms
+from llm_perf.systems.tiers import Tier, Tiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,7 @@ ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryParts:
+class MemoryParts(Tier):
     """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated.
 
     ``waiting_bytes`` is cache of sequences that wait for room: it is not part of what is used.
@@ -105,36 +106,17 @@ class MemoryParts:
             + self.reserved_bytes
         )
 
-    @property
-    def shortfall_bytes(self) -> Number:
-        """Bytes missing, 0 where it fits."""
-        return where(self.fits, 0.0, self.total_bytes - self.capacity_bytes)
-
-    @property
-    def fits(self) -> Number:
-        """Whether the parts fit: memory comes in whole bytes, so less than one missing is a sum's rounding.
-
-        A placement that fills what is free (Accelerate's) ends at the capacity, where sums of floats differ in their last
-        digits.
-        """
-        return self.total_bytes - self.capacity_bytes < 1.0
-
 
 NO_MEMORY = MemoryParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryUse:
+class MemoryUse(Tiers):
     """Memory per tier: of the fullest GPU, of one host, of one host's disks."""
 
     gpu: MemoryParts
     cpu: MemoryParts
     nvme: MemoryParts
-
-    @property
-    def fits(self) -> Number:
-        """Whether every tier fits."""
-        return self.gpu.fits & self.cpu.fits & self.nvme.fits
 
     @property
     def at_once(self) -> Number:

@@ -23,6 +23,8 @@ from llm_perf.requests.workload import Requests
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.accounting import BySize, MemoryRules
 from llm_perf.systems.format_kernels import read_factor
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.stacks.llama_cpp import offload, pipelined_s, queue_room
 from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.step import TrainingStep
@@ -138,6 +140,41 @@ def test_of_a_batch_in_one_piece_one_stage_works_at_a_time(stages, batch):
     found = predict_inference(scenario)
     assert found.decode is not None
     assert found.prefill.cost.stages_busy == found.decode.cost.stages_busy == 1.0
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "llama-2-70b"])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_many_passes_over_stages_follow_one_another_as_the_launch_queue_lets_them(model, stages):
+    """k + 1 passes per pp + k - f turns of the fullest stage, one turn each at least; the head is dealt out as a layer."""
+    scenario = build_scenario(
+        InferenceInputs(model=model, gpu="a100-sxm-80gb", system="llama_cpp", pp_size=stages)
+    )
+    forward, layers = Forward(scenario, system_of(scenario).constants(scenario)), scenario.model.num_layers
+    room = queue_room(forward)
+    ahead = int(room)
+    turns = max(stages + ahead - room, ahead + 1) / (ahead + 1)
+    fullest = math.ceil((layers + 1) / stages) / layers
+    found = pipelined_s(forward, 1e6, 1.0, 1.0) / 1e6
+    assert found == pytest.approx(min(turns * fullest, 1.0), rel=1e-4)
+    assert found < 0.8  # a queue has room for some passes of half a model
+
+
+@pytest.mark.parametrize("experts_on_cpu", [0, 13, 26])
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4])
+def test_layers_are_dealt_out_to_the_gpus_that_there_are(experts_on_cpu, gpus):
+    """One part for each GPU, all layers in them, and no GPU above an equal share by more than a layer."""
+    inputs = InferenceInputs(
+        model="gpt-oss-120b", gpu="rtx-3090-24gb", host="ryzen-9-7950x", system="llama_cpp",
+        weight_format="q4_k_m", n_cpu_moe=experts_on_cpu,
+    )  # fmt: skip
+    scenario = build_scenario(inputs)
+    division = offload.division_of(scenario, system_of(scenario).constants(scenario))
+    dealt = offload.layers_per_gpu(scenario, division, gpus)
+    assert len(dealt) == gpus
+    assert sum(part.layers for part in dealt) == scenario.model.num_layers
+    whole = offload.gpu_weight_bytes(scenario, division)
+    layer = whole / (scenario.model.num_layers - experts_on_cpu)
+    assert max(part.weight_bytes for part in dealt) <= whole / gpus + 2 * layer
 
 
 # -- memory of engines ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.systems.base import PhaseCost
+from llm_perf.systems.tiers import Tier, Tiers
 
 LOAD, FORWARD, BACKWARD, BACKWARD_END, STEP = PHASES = (
     "load",
@@ -45,7 +46,7 @@ class MemoryTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingMemoryParts:
+class TrainingMemoryParts(Tier):
     """Bytes of one GPU, of one host or of its disks, by use. ``capacity_bytes`` is what can be allocated.
 
     ``temporaries_bytes`` are what an optimizer step, a gradient's norm or a layer's backward pass needs for a moment;
@@ -84,16 +85,6 @@ class TrainingMemoryParts:
     def total_bytes(self) -> Number:
         """Sum of the parts."""
         return self.allocator_bytes + self.reserved_bytes
-
-    @property
-    def shortfall_bytes(self) -> Number:
-        """Bytes missing, 0 where it fits."""
-        return maximum(self.total_bytes - self.capacity_bytes, 0.0)
-
-    @property
-    def fits(self) -> Number:
-        """Whether the parts fit."""
-        return self.total_bytes <= self.capacity_bytes
 
 
 PARTS = tuple(one.name for one in fields(TrainingMemoryParts) if one.name != "capacity_bytes")
@@ -175,7 +166,7 @@ def binding(moments: Iterable[Moment]) -> Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingMemory:
+class TrainingMemory(Tiers):
     """Memory per tier: of the fullest GPU, of one host, of one host's disks, each at its fullest moment.
 
     ``moments`` are the GPU's, of every pipeline stage that can be the fullest.
@@ -186,11 +177,6 @@ class TrainingMemory:
     nvme: TrainingMemoryParts
     moments: tuple[Moment, ...] = ()
     host_moments: tuple[Moment, ...] = ()
-
-    @property
-    def fits(self) -> Number:
-        """Whether every tier fits."""
-        return self.gpu.fits & self.cpu.fits & self.nvme.fits
 
     def at(self, phase: str) -> Moment:
         """A GPU's fullest stage in one phase; for a single configuration."""
