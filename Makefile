@@ -113,7 +113,7 @@ kills: $(VENV)/.dev
 
 # Needs a package index; what it cannot try here it says.
 packaging: $(VENV)/.dev
-	$(BIN)/python bench/packaging.py
+	$(BIN)/python bench/installed.py
 
 # Each part says what it found; the first that fails ends it.
 nightly: packaging soak kills fuzz run-demo run-llama-cpp observe calibrate
