@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo fuzz mutations test run-demo calibrate ops llama-cpp run-llama-cpp observe wheels bench accuracy pictures docs lint format clean
+.PHONY: help demo fuzz mutations soak kills packaging nightly test run-demo calibrate ops llama-cpp run-llama-cpp observe wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -36,6 +36,10 @@ help:
 	@echo "make bench   time the simulator itself"
 	@echo "make fuzz    ask what nobody would for an hour (MINUTES, SEED, ONLY)"
 	@echo "make mutations put faults into a copy of the code, each of which a test must find (20 minutes; ONLY=review or drawn)"
+	@echo "make soak    20,000 questions to a server of the page by 500 clients (20 minutes)"
+	@echo "make kills   kill a Dask cluster under a sweep 40 times, the same bytes come out (20 minutes)"
+	@echo "make packaging install what is shipped for every Python found here, and ask it there (5 minutes)"
+	@echo "make nightly what takes too long for make test: all of the above, real engines and make calibrate"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
 	@echo "make pictures make the pictures in docs/images anew, from the commands below them (a minute)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
@@ -104,6 +108,19 @@ fuzz: $(VENV)/.dev
 
 mutations: $(VENV)/.dev
 	$(BIN)/python bench/mutations.py $(if $(ONLY),--only $(ONLY))
+
+soak: $(VENV)/.dev
+	$(BIN)/python bench/soak.py $(if $(SEED),--seed $(SEED))
+
+kills: $(VENV)/.dev
+	$(BIN)/python bench/kills.py $(if $(SEED),--seed $(SEED))
+
+# Needs a package index; what it cannot try here it says.
+packaging: $(VENV)/.dev
+	$(BIN)/python bench/installed.py
+
+# Each part says what it found; the first that fails ends it.
+nightly: packaging soak kills fuzz mutations run-demo run-llama-cpp observe calibrate
 
 accuracy: $(VENV)/.base
 	$(BIN)/python bench/accuracy.py

@@ -481,6 +481,7 @@ def main() -> int:
     failed = 0
     for target, seed in cases(list(counts), first, given.minutes):
         folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        os.chdir(folder)  # what a flag writes goes there
         try:
             TARGETS[target][0](random.Random(f"{target} {seed}"), folder)
         except Failure as failure:
@@ -489,6 +490,7 @@ def main() -> int:
             with (ROOT / "fuzz_failures.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"target": target, "seed": seed, "failure": str(failure)}) + "\n")
         finally:
+            os.chdir(ROOT)
             shutil.rmtree(folder, ignore_errors=True)
         counts[target] += 1
     for process, _ in _SERVER:

@@ -133,10 +133,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
     except click.ClickException as error:
+        if (
+            type(error).__name__ == "NoArgsIsHelpError"
+        ):  # from click 8.2 on; before, help is printed by itself
+            click.echo(error.format_message(), err=True)
+            return 2
         return _fail(error.format_message(), 2)
     except LLMPerfError as error:
         return _fail(str(error), error.exit_code)

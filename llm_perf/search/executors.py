@@ -209,7 +209,12 @@ def _quiet() -> Iterator[None]:
     import logging
     import warnings
 
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    # distributed gives some of its loggers a level of their own.
+    loggers = [
+        logging.getLogger(name)
+        for name in ("asyncio", *logging.root.manager.loggerDict)
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio")
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph")
