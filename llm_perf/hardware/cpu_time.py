@@ -87,7 +87,7 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     """Bytes per second that reads of host memory reach with so many threads.
 
     The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
-    take in, and what each core loads: less the more cores a socket joins, since each miss takes longer. A second socket
+    take in, and what each core loads: less the more of a socket's cores load at once, since each miss takes longer. A second socket
     adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
     once. Where reads were measured, the same measurement says what a core loads.
     """
@@ -100,8 +100,8 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
         one = facts.measured_bytes_per_s / sockets
     more = 1.0 if copies else constants["cpu_second_socket_share"]
     used = 1.0 + (sockets - 1) * more
-    per_socket = facts.cores / sockets
-    per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + per_socket / constants["cpu_core_half_cores"])
+    at_once = threads / sockets
+    per_core = constants["cpu_core_gb_per_s"] * GB / (1.0 + at_once / constants["cpu_core_half_cores"])
     if facts.core_bytes_per_s is not None and facts.measured_bytes_per_s is None:
         per_core = min(per_core, facts.core_bytes_per_s)
     return min(one * used, threads * per_core)

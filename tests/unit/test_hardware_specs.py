@@ -976,7 +976,9 @@ def test_a_whole_processor_is_as_its_file_says():
     text = CPUINFO.format(name="AMD EPYC 9654 96-Core Processor")
     kind = here.ProcessorId("AuthenticAMD", 25, 17, virtual=False, last_level_caches=12)
     facts = here.processor(text, MEMINFO) | {"cores_per_socket": 96}
-    assert host_of_processor(facts, kind).core_read_gb_per_s is None
+    host = host_of_processor(facts, kind)
+    assert host.cores_read_gb_per_s_per_socket is None
+    assert host.core_read_gb_per_s == get_host_config_by_name("epyc-9654").core_read_gb_per_s
 
 
 def test_generations_name_hosts_that_ship():
