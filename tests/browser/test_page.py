@@ -152,8 +152,8 @@ STEPS = [
     ("model", "meta-llama/Llama-2-7b-hf"), ("gpu", "l4-24gb"), ("system", ""), ("batch_size", "4"), ("prompt_len", "256"),
     ("gen_len", "64"), ("gpu", "h200-sxm-141gb"), ("kv_format", "fp8"), ("weight_format", "fp8"), ("batch_size", "32"),
     ("system", "vllm"), ("tp_size", "2"), ("weight_format", ""), ("kv_format", ""), ("tp_size", ""),
-    ("system", "zero_inference"), ("kv_offload", "on"), ("cpu_offload", "on"), ("gpu", "t4-16gb"), ("gen_len", "8"), ("cpu_offload", ""),
-    ("disk_offload", "on"),
+    ("system", "zero_inference"), ("kv_offload", "on"), ("cpu_offload", "on"), ("gpu", "t4-16gb"), ("gen_len", "8"),
+    ("cpu_offload", ""), ("disk_offload", "on"),
 ]  # fmt: skip
 
 
