@@ -36,7 +36,7 @@ help:
 	@echo "make bench   time the simulator itself"
 	@echo "make fuzz    ask what nobody would for an hour (MINUTES, SEED, ONLY)"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
-	@echo "make pictures make the pictures in docs/images anew, from the commands below them (a minute)"
+	@echo "make pictures make the pictures in docs/images, from the commands below them, and the notebook anew (a minute)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
@@ -106,6 +106,7 @@ accuracy: $(VENV)/.base
 
 pictures: $(VENV)/.dev | $(CHROMIUM)
 	$(BIN)/python bench/pictures.py
+	$(BIN)/python bench/notebook.py
 
 # Needs no network, and neither does looking at it.
 docs: $(VENV)/.dev
