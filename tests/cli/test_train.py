@@ -140,7 +140,7 @@ BAD = {
     "chunks without a pipeline": ((*SMALL, "--virtual-stages", "2"), "needs a pipeline"),
     "sharded pipeline": ((*SMALL, "--pp-size", "2", "--ds-zero", "3"), "only stages 0 and 1"),
     "weights off without stage 3": ((*SMALL, "--weights-device", "cpu", "--ds-zero", "1"), "ds_zero 3"),
-    "quantised without adapters": ((*SMALL, "--base-weight-bits", "4"), "lora_rank"),
+    "quantised without adapters": ((*SMALL, "--base-weight-bits", "4"), "--lora-rank"),
     "no tokens": ((*SMALL, "--total-num-tokens", "0"), "total_num_tokens"),
     "efficiency": ((*SMALL, "--flops-efficiency", "0"), "flops_efficiency"),
     "a board at rest": (
@@ -232,8 +232,8 @@ def test_a_job_that_may_not_fit_is_told_so(llm_perf):
     ("more", "words"),
     [
         (("--loss", "quick"), "loss"),
-        (("--adapter", "dora"), "lora_rank"),
-        (("--lora-ends",), "lora_rank"),
+        (("--adapter", "dora"), "--lora-rank"),
+        (("--lora-ends",), "--lora-rank"),
         (("--kept-products", "half"), "activation_recomputation full"),
         (("--optimizer-in-backward", "--gradient-accumulation-steps", "2"), "optimizer_in_backward"),
         (("--optimizer-in-backward", "--ds-zero", "2", "--optimizer-device", "cpu"), "optimizer_in_backward"),
