@@ -95,7 +95,7 @@ def _controls() -> list[dict[str, Any]]:
         _number("prompt_len", "Prompt tokens", InferenceInputs.model_fields["prompt_len"].default),
         _number("gen_len", "Tokens to generate", InferenceInputs.model_fields["gen_len"].default),
         _choice("weight_format", "Weights", _WEIGHTS, "as released"),
-        _choice("kv_format", "KV cache", [name for name in KV_FORMATS if name != "bf16"], "16 bit"),
+        _choice("kv_format", "KV cache", [name for name in KV_FORMATS if name != "bf16"], "automatic"),
         _choice("host", "Host", known_names("host"), "the GPU's usual one"),
         _number("n_gpu_layers", "Layers on the GPU", "all", least=0),
         _number("n_cpu_moe", "Experts on the CPU", "none", least=0),
