@@ -41,7 +41,7 @@ help:
 	@echo "make packaging install what is shipped for every Python found here, and ask it there (5 minutes)"
 	@echo "make nightly what takes too long for make test: all of the above, real engines and make calibrate"
 	@echo "make accuracy write what is predicted of the published runs anew (README, calibrate/measurements; seconds)"
-	@echo "make pictures make the pictures in docs/images anew, from the commands below them (a minute)"
+	@echo "make pictures make the pictures in docs/images, from the commands below them, and the notebook anew (a minute)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
 	@echo "make lint    lint and type check only"
 	@echo "make format  put the code into the project's format"
@@ -127,6 +127,7 @@ accuracy: $(VENV)/.base
 
 pictures: $(VENV)/.dev | $(CHROMIUM)
 	$(BIN)/python bench/pictures.py
+	$(BIN)/python bench/notebook.py
 
 # Needs no network, and neither does looking at it.
 docs: $(VENV)/.dev

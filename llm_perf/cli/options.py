@@ -19,7 +19,7 @@ _REPEATED = "gpu"
 _KINDS = (bool, int, float, str)
 
 
-class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
     """Whole numbers as people write large ones: 1e11, 100_000; refused with what is accepted."""
 
     name = "integer"

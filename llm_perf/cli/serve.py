@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +32,17 @@ def serve(port: int) -> int:
     app = build_app(served_page(options(), accuracy()), view_of)
     with bound_socket(port) as on:
         click.echo(f"llm-perf answers on http://{HOST}:{on.getsockname()[1]}/ until Ctrl-C", err=True)
+        threading.Thread(target=_load, daemon=True).start()
         answer(app, on)
     return 0
+
+
+def _load() -> None:
+    """Load what a first answer needs while the browser opens: half a second that nobody has to wait for."""
+    from llm_perf.explore.controls import START
+
+    with contextlib.suppress(Exception):  # whoever asks gets the message
+        view_of(tuple(START.items()))
 
 
 def view_of(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:

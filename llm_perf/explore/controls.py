@@ -20,7 +20,14 @@ EXAMPLES: Final = (
         "Llama-3.1-8B: L4, A100 or H200?",
         "model=meta-llama/Llama-3.1-8B&gpu=l4-24gb&gpu=a100-sxm-80gb&gpu=h200-sxm-141gb&batch_size=16",
     ),
-    ("Mixtral 8x7B in 4 bits on one L40S", "model=mistralai/Mixtral-8x7B-v0.1&gpu=l40s-48gb&quant_bits=4"),
+    (
+        "Mixtral 8x7B in 4 bits on one L40S",
+        "model=mistralai/Mixtral-8x7B-v0.1&gpu=l40s-48gb&weight_format=awq",
+    ),
+    (
+        "Qwen3-30B on an RTX 4090 and its CPU",
+        "model=Qwen/Qwen3-30B-A3B&gpu=rtx-4090-24gb&system=llama_cpp&weight_format=q4_k_m&host=ryzen-9-7950x&n_cpu_moe=all",
+    ),
     ("OPT-30B beyond a T4, with FlexGen", "model=facebook/opt-30b&gpu=t4-16gb&system=flexgen&batch_size=32"),
 )
 """Questions that people come with, as queries."""
@@ -88,10 +95,10 @@ def _controls() -> list[dict[str, Any]]:
         _number("prompt_len", "Prompt tokens", InferenceInputs.model_fields["prompt_len"].default),
         _number("gen_len", "Tokens to generate", InferenceInputs.model_fields["gen_len"].default),
         _choice("weight_format", "Weights", _WEIGHTS, "as released"),
-        _choice("kv_format", "KV cache", [name for name in KV_FORMATS if name != "bf16"], "16 bit"),
+        _choice("kv_format", "KV cache", [name for name in KV_FORMATS if name != "bf16"], "automatic"),
         _choice("host", "Host", known_names("host"), "the GPU's usual one"),
         _number("n_gpu_layers", "Layers on the GPU", "all", least=0),
-        _number("n_cpu_moe", "Layers with experts on the CPU", "none", least=0),
+        _number("n_cpu_moe", "Experts on the CPU", "none", least=0),
         _number("tp_size", "Tensor-parallel ranks", 1),
         _number("pp_size", "Pipeline stages", 1),
         _number("dp_size", "Replicas", 1),

@@ -15,7 +15,7 @@ from llm_perf.explore.looks import series_look
 from llm_perf.explore.view import SCHEMA_VERSION
 from llm_perf.report.inference_json import finite
 from llm_perf.report.plan_plot import LABELS
-from llm_perf.report.plan_text import amount, deployment, plan_sections
+from llm_perf.report.plan_text import amount, deployment, plan_answer, plan_sections
 from llm_perf.report.units import count, rate
 from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer, PlanQuestion
 
@@ -76,7 +76,12 @@ def plan_view(answer: PlanAnswer) -> dict[str, Any]:
     title = f"Plan for {question.model.rpartition('/')[2]}, {question.prompt_len} + {question.gen_len}"
     drawn = [cards.figure("plan-front", front_figure(answer))] if answer.front else []
     found = [
-        cards.card("answer", title, cards.parts(sections, "title", "nothing", "counts"), wide=True),
+        cards.card(
+            "answer",
+            title,
+            [cards.lines(plan_answer(answer)), *cards.parts(sections, "title", "nothing", "counts")],
+            wide=True,
+        ),
         cards.card("best", "Best of each GPU", cards.parts(sections, "best", "reasons"), wide=True),
         cards.card(
             "front",

@@ -14,9 +14,9 @@ from llm_perf.explore.blocks import block
 from llm_perf.explore.view import SCHEMA_VERSION
 from llm_perf.report.inference_json import finite
 from llm_perf.report.plots.style import COLOURS
-from llm_perf.report.service_text import service_sections
+from llm_perf.report.service_text import service_answer, service_sections
 from llm_perf.report.simulate_plot import cumulative, in_engines, mean_over_time
-from llm_perf.report.simulate_text import rates_sections, simulation_sections
+from llm_perf.report.simulate_text import rates_answer, rates_sections, simulation_answer, simulation_sections
 from llm_perf.report.units import rate, seconds
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats
@@ -35,7 +35,11 @@ def simulation_view(found: Simulation, notes: Sequence[str] = ()) -> dict[str, A
         cards.card(
             "answer",
             label(found),
-            [*_notes(notes), *cards.parts(sections, "title", "answer", "verdict")],
+            [
+                *_notes(notes),
+                cards.lines(simulation_answer(found)),
+                *cards.parts(sections, "title", "verdict"),
+            ],
             wide=True,
         )
     ]
@@ -61,7 +65,7 @@ def rates_view(
     """A sweep over rates: the knee."""
     sections = {name: block(part) for name, part in rates_sections(found, knee).items()}
     title = f"{label(found[0])}, up to {found[-1].traffic.rate:g} requests/s"
-    answer = [*_notes(notes), *cards.parts(sections, "title", "answer")]
+    answer = [*_notes(notes), cards.lines(rates_answer(found, knee)), *cards.parts(sections, "title")]
     parts = [
         cards.card("answer", title, answer, wide=True),
         cards.card(
@@ -83,7 +87,11 @@ def service_plan_view(answer: ServicePlan, notes: Sequence[str] = ()) -> dict[st
         cards.card(
             "answer",
             title,
-            [*_notes(notes), *cards.parts(sections, "title", "answer", "nothing", "counts")],
+            [
+                *_notes(notes),
+                cards.lines(service_answer(answer)),
+                *cards.parts(sections, "title", "answer", "nothing", "counts"),
+            ],
             wide=True,
         ),
         cards.card("best", "Best of each GPU", cards.parts(sections, "best", "interval"), wide=True),

@@ -22,8 +22,10 @@ from llm_perf.systems import system_of
 __all__ = [
     "bound_pieces",
     "certainty_pieces",
+    "rates_answer",
     "rates_report",
     "rates_sections",
+    "simulation_answer",
     "simulation_report",
     "simulation_sections",
 ]
@@ -340,7 +342,7 @@ def rates_sections(found: Sequence[Simulation], knee: Simulation | None) -> dict
             f"{summary.kv_utilization:.0%}" if math.isfinite(summary.kv_utilization) else "-",
         )
     parts: dict[str, Text | Table] = {
-        "answer": _rates_answer(found, knee).text,
+        "answer": rates_answer(found, knee).text,
         "title": _title(found[0], swept=True),
         "rates": table,
         "interval": _interval(knee or found[0]),
@@ -350,7 +352,7 @@ def rates_sections(found: Sequence[Simulation], knee: Simulation | None) -> dict
     return parts
 
 
-def _rates_answer(found: Sequence[Simulation], knee: Simulation | None) -> Answer:
+def rates_answer(found: Sequence[Simulation], knee: Simulation | None) -> Answer:
     """Up to which rate the engine keeps up, in five lines."""
     shown, known, beyond = knee or found[0], found[0].capacity, found[-1].capacity
     most = [] if known is None else [f"at most {known.requests_per_s:.3g}"]

@@ -548,6 +548,8 @@ def test_up_to_four_answers_stand_side_by_side(tab: Tab, address: str) -> None:
     other.page.wait_for_function("() => document.querySelectorAll('#kept thead th').length === 4")
     assert other.page.evaluate(columns, 2) == first
     other.close()
+    tab.choose("weight_format", "fp8")
+    assert tab.page.locator("#kept thead th").first.text_content().endswith(", weight format fp8")
     tab.page.locator("#kept thead button").first.click()
     tab.page.wait_for_function("() => document.querySelectorAll('#kept thead th').length === 3")
     tab.page.locator("#kept thead a").first.click()

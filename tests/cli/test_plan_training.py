@@ -25,9 +25,11 @@ ASKED = (
 def test_the_cheapest_comes_first_and_says_how_to_see_it(llm_perf):
     found = llm_perf(*ASKED, "--deadline", "10d")
     assert found.code == 0, found.out
-    lines = found.out.splitlines()
-    assert lines[0] == "llama-3-8b: 1e+10 tokens within 10 days, megatron, cheapest first"
-    assert "the first one again: llm-perf train --model llama-3-8b --gpu" in found.out
+    answer, details = found.out.split("\n\n", 1)
+    assert answer.startswith("Fits: ")
+    assert details.startswith("llama-3-8b: 1e+10 tokens within 10 days, megatron, cheapest first\n")
+    assert "the first one again:\nllm-perf train --model llama-3-8b --gpu" in details
+    assert all(len(line) <= 80 for line in found.out.splitlines())
 
 
 def test_json_is_one_object_in_order_of_cost(llm_perf):

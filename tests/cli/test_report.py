@@ -37,6 +37,7 @@ def words_of(view: dict[str, Any]) -> str:
             found += part.get("text", "").splitlines()
             found += [cell["text"] for row in part.get("rows", ()) for cell in row["cells"]]
             found += [tile["value"] for tile in part.get("tiles", ())]
+            found += [line["text"] for line in part.get("lines", ())]
     return "\n".join(found)
 
 
@@ -139,7 +140,7 @@ def test_many_gpus_stand_below_each_other(llm_perf: Any, stored: Any, folder: Pa
     assert len(views) == len(gpus)
     (part,) = views[0]["cards"][1]["parts"]
     assert [column["name"] for column in part["columns"]][:2] == ["GPU", "Fits"]
-    tiles = [view["cards"][0]["parts"][0]["tiles"] for view in views]
+    tiles = [next(part["tiles"] for part in view["cards"][0]["parts"] if "tiles" in part) for view in views]
     cells = [[cell["text"] for cell in row["cells"][1:]] for row in part["rows"]]
     assert [row[:-1] for row in cells] == [[tile["value"] for tile in own] for own in tiles]
     assert part["columns"][-1]["name"] == "90% interval of the whole batch"

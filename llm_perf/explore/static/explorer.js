@@ -467,7 +467,8 @@
     if (now !== asked) return;
     const tiles = views.map(tilesOf);
     const names = [...new Set(tiles.flatMap((one) => [...one.keys()]))];
-    const heads = views.map((view, number) => keptHead(view, number ? questions[number - 1] : null));
+    const all = [now, ...questions];
+    const heads = views.map((view, number) => keptHead(`${view.label}${told(all, number)}`, number ? all[number] : null));
     const rows = names.map((name) => element("tr", {}, [
       element("th", { scope: "row", textContent: name }),
       ...tiles.map((one) => {
@@ -482,19 +483,29 @@
     $("kept").hidden = false;
   }
 
-  function keptHead(view, question) {
+  const IN_LABEL = new Set(["task", "model", "gpu", "system", "framework", "batch_size", "prompt_len", "gen_len", "num_gpus"]);
+
+  // What one of several questions asks that another does not, where the label is silent about it.
+  function told(all, number) {
+    const others = all.filter((_, other) => other !== number).map((one) => new URLSearchParams(one));
+    const own = [...new URLSearchParams(all[number])].filter(([name, value]) =>
+      !IN_LABEL.has(name) && others.some((other) => other.get(name) !== value));
+    return own.map(([name, value]) => `, ${name.replaceAll("_", " ")} ${value}`).join("");
+  }
+
+  function keptHead(label, question) {
     const cell = element("th", { scope: "col", className: "right" });
     if (question === null) {
-      cell.append(view.label);
+      cell.append(label);
       return cell;
     }
-    const link = element("a", { href: `?${withKept(question)}`, textContent: view.label });
+    const link = element("a", { href: `?${withKept(question)}`, textContent: label });
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       go(new URLSearchParams(question));
     });
-    const remove = element("button", { type: "button", textContent: "\u2715", "aria-label": `Remove ${view.label}` });
+    const remove = element("button", { type: "button", textContent: "\u2715", "aria-label": `Remove ${label}` });
     remove.addEventListener("click", () => drop(question));
     cell.append(link, " ", remove);
     return cell;
