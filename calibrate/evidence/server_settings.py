@@ -49,6 +49,7 @@ class Settings(Spec):
 
     Attributes:
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
+        eager: Whether steps ran without captured graphs.
         prefix_cache, looks_every, waits, stream_interval, prompts: As of `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
@@ -57,6 +58,7 @@ class Settings(Spec):
     max_num_seqs: Count | None = None
     gpu_memory_utilization: Efficiency | None = None
     distinct_prompts: PositiveInt | None = None
+    eager: bool = False
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
@@ -77,6 +79,7 @@ class _For(Spec):
     """Rows that a rule is for; what is not stated is any."""
 
     system: str | None = None
+    version: str | None = None
     model: str | None = None
     gpu: str | None = None
     weights: str | None = None
@@ -90,6 +93,7 @@ class _For(Spec):
         """Whether a row is one of them."""
         texts = (
             (self.system, row.get("system", "")),
+            (self.version, row.get("system_version", "")),
             (self.model, row.get("model", "")),
             (self.gpu, row.get("gpu", "")),
             (self.weights, row.get("weight_dtype", "")),
