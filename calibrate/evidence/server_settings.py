@@ -1,6 +1,6 @@
-"""What authors of measured rows set on their servers and load generators, which their tables do not say.
+"""What authors of measured rows set on their servers and load generators: what a row's command says, or their scripts.
 
-Facts of the scripts in their public repositories, as data: ``calibrate/measurements/serving/settings.yaml``.
+Facts of the scripts in their public repositories are data: ``calibrate/measurements/serving/settings.yaml``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,25 @@ __all__ = ["Settings", "settings_of"]
 
 _FILE: Final = "measurements/serving/settings.yaml"
 _DATE: Final = re.compile(r"measured (\d{4}-\d{2}-\d{2})")
+
+_COMMAND: Final = re.compile(r"\bcmd: ([^;]*)")
+_NUMBERS: Final = {
+    "max_num_batched_tokens": ("--max-num-batched-tokens", "--chunked-prefill-size", "--max_num_tokens"),
+    "max_num_seqs": ("--max-num-seqs", "--max-running-requests", "--max_batch_size"),
+    "gpu_memory_utilization": (
+        "--gpu-memory-utilization", "--mem-fraction-static", "--kv_cache_free_gpu_memory_fraction",
+    ),
+}  # fmt: skip
+"""Flags of vLLM, SGLang and TensorRT-LLM that are followed by a number."""
+_SWITCHES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "--async-scheduling": {"ahead": True},
+    "--disable-overlap-schedule": {"ahead": False},
+    "--no-enable-prefix-caching": {"prefix_cache": False},
+    "--disable-radix-cache": {"prefix_cache": False},
+    "--enable-mixed-chunk": {"prompts": "beside decodes"},
+    "--enable_chunked_prefill": {"chunked": True},
+    "--enforce-eager": {"eager": True},
+}
 
 Range = tuple[int, int]
 
@@ -49,7 +68,9 @@ class Settings(Spec):
 
     Attributes:
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
-        prefix_cache, looks_every, waits, stream_interval, prompts: As of `llm_perf.systems.scheduling.SchedulerRules`.
+        eager: Whether steps ran without captured graphs.
+        prefix_cache, looks_every, waits, stream_interval, prompts, ahead, chunked: As of
+            `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
     kv_format: str | None = None
@@ -57,19 +78,20 @@ class Settings(Spec):
     max_num_seqs: Count | None = None
     gpu_memory_utilization: Efficiency | None = None
     distinct_prompts: PositiveInt | None = None
+    eager: bool = False
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
     stream_interval: PositiveInt | None = None
     prompts: Prompts | None = None
+    ahead: bool | None = None
+    chunked: bool | None = None
 
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
-        found = {
-            name: getattr(self, name)
-            for name in ("prefix_cache", "looks_every", "waits", "stream_interval", "prompts")
-        }
+        names = ("prefix_cache", "looks_every", "waits", "stream_interval", "prompts", "ahead", "chunked")
+        found = {name: getattr(self, name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -77,6 +99,7 @@ class _For(Spec):
     """Rows that a rule is for; what is not stated is any."""
 
     system: str | None = None
+    version: str | None = None
     model: str | None = None
     gpu: str | None = None
     weights: str | None = None
@@ -90,6 +113,7 @@ class _For(Spec):
         """Whether a row is one of them."""
         texts = (
             (self.system, row.get("system", "")),
+            (self.version, row.get("system_version", "")),
             (self.model, row.get("model", "")),
             (self.gpu, row.get("gpu", "")),
             (self.weights, row.get("weight_dtype", "")),
@@ -132,6 +156,7 @@ def settings_of(row: Mapping[str, str]) -> Settings:
             for rule in source.rules:
                 if rule.for_.holds(row):
                     stated |= rule.set
+    stated |= _of_command(row.get("notes", ""))
     settings = Settings.model_validate(stated)
     counts = {name: getattr(settings, name) for name in ("max_num_batched_tokens", "max_num_seqs")}
     return settings.replace(
@@ -142,6 +167,21 @@ def settings_of(row: Mapping[str, str]) -> Settings:
 def _notes(row: Mapping[str, str]) -> str:
     """What a row's notes say, or what of them a predictor is shown."""
     return f"{row.get('notes_for_prediction') or ''} {row.get('notes') or ''}"
+
+
+def _of_command(notes: str) -> dict[str, Any]:
+    """What the command that notes quote sets."""
+    command = _COMMAND.search(notes)
+    if command is None:
+        return {}
+    words = re.split(r"[\s=]+", command[1].strip())
+    found: dict[str, Any] = {}
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        found |= _SWITCHES.get(word, {})
+        for name, flags in _NUMBERS.items():
+            if word in flags and re.fullmatch(r"\d+|0?\.\d+", value):
+                found[name] = int(value) if value.isdigit() else float(value)
+    return found
 
 
 def _number(row: Mapping[str, str], column: str) -> int:

@@ -10,6 +10,7 @@ from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.stated import stated_run
 from calibrate.validate.requests import rows as request_rows
+from llm_perf.errors import SpecError
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -94,3 +95,28 @@ def test_a_generator_s_prompts_come_round_again() -> None:
     assert distinct == min(len(run.requests), 100)
     assert (run.requests.prefix_tokens == run.requests.prompt_tokens).all()
     assert run.warm_up == 2 * (run.requests.concurrency or 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("vllm serve m --async-scheduling --max-num-batched-tokens 4096", {"max_num_batched_tokens": 4096, "ahead": True}),
+        ("trtllm-serve m --max_num_tokens=16384", {"max_num_batched_tokens": 16384}),
+        ("trtllm-serve m --enable_chunked_prefill", {"chunked": True}),
+        ("sglang.launch_server --mem-fraction-static .8 --disable-radix-cache", {"gpu_memory_utilization": 0.8}),
+        ("sglang.launch_server --mem-fraction-static .8 --disable-radix-cache", {"prefix_cache": False}),
+        ("vllm serve m --max-num-seqs", {"max_num_seqs": None}),
+        ("vllm serve m --max-num-seqs many", {"max_num_seqs": None}),
+    ],
+)  # fmt: skip
+def test_a_quoted_command_says_what_was_set(command: str, said: dict[str, object]) -> None:
+    found = settings_of({"notes": f"medians; cmd: {command}; duration 3 s", "system": "any"})
+    assert {name: getattr(found, name) for name in said} == said
+
+
+def test_runs_without_captured_graphs_are_refused_with_that_reason() -> None:
+    eager = [one for one in load_rows() if settings_of(one).eager]
+    assert len(eager) == 3
+    for one in eager:
+        with pytest.raises(SpecError, match="enforce-eager"):
+            stated_run(one)

@@ -122,6 +122,26 @@ def test_no_fewer_gpus_do_in_any_division_nor_as_pools(gpu, target, rate):
     assert serves(best.inputs, best.simulation.traffic, question)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "target", "rate"),
+    [
+        ("rtx-4090", "p95 ttft<300ms, p95 tpot<20ms", 1.0),
+        ("rtx-4090", "p50 tpot<30ms, p99 ttft<1000ms", 10.0),
+        ("l4-24gb", "tpot<60ms", 4.0),
+        ("a100-sxm-80gb", "p50 tpot<15ms, p99 ttft<4000ms", 10.0),
+    ],
+)  # fmt: skip
+def test_no_number_of_sequences_at_once_makes_one_gpu_do(gpu, target, rate):
+    """Drawn at random: of 30 questions whose answers were compared so, none had one that the plan missed."""
+    question = RATE.replace(gpus=(gpu,), target=target, rate=rate, max_gpus=2)
+    (best,) = plan_service(question).best
+    assert best.num_gpus == 2
+    traffic = ServiceInputs(rate=rate, num_requests=600, prompt_len="512", gen_len="128")
+    inputs = InferenceInputs(model=question.model, gpu=gpu, system="vllm")
+    for cap in (None, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4):
+        assert not serves(inputs.replace(max_num_seqs=cap), traffic, question)
+
+
 def test_pools_are_chosen_where_they_take_fewer_gpus():
     """Prompts read elsewhere leave decoding alone: two and two engines instead of many that do both."""
     question = RATE.replace(
