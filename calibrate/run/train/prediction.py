@@ -26,6 +26,7 @@ _PLAIN_LOGIT_BYTES = {"bf16": 14.0, "fp16": 14.0, "fp32": 12.0}
 that; of 32-bit logits there is no copy."""
 _BUCKET_PARAMS = 5e8
 """Parameters of a bucket of reduction, DeepSpeed's default: one, since these runs do not overlap their messages."""
+_FRAMEWORKS = {"deepspeed": "deepspeed", "fsdp": "fsdp", "torch": "hf_trainer"}
 _SOURCE = "measured on this machine before the run"
 
 
@@ -76,14 +77,15 @@ def build_train_scenario(
         if settings.recompute
         else ActivationRecomputation.NONE,
         optimizer="adamw",
-        ds_zero=DSZeRO.of(settings.ds_zero),
+        ds_zero=DSZeRO.of(settings.stage),
+        lora_rank=settings.lora_rank,
         optimizer_device="cpu" if settings.optimizer_offload else "gpu",
     )
     return TrainingScenario(
         model=model,
         gpu=gpu,
         host=_host(machine.host, probe, plan, settings.ranks),
-        framework="deepspeed",
+        framework=_FRAMEWORKS[settings.framework],
         plan=plan,
         parallelism=ParallelismConfig(dp_size=settings.ranks),
         allow_long_context=settings.allow_long_context,
@@ -159,7 +161,7 @@ def _constants(
     # Of buffers that are larger than what fills them only the pages that are written count.
     written = min(_BUCKET_PARAMS, float(total_params(model)))
     values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "bucket_params": written}
-    if settings.ds_zero:
+    if settings.stage:
         # torch's AdamW on a CPU makes the root of the second moment and its quotient, of a partition that is one tensor:
         # 8 bytes, when the flattened gradients are gone, so 4 more than the moment before it.
         values["step_temporary_moments"] = 0.5
@@ -167,7 +169,7 @@ def _constants(
         values["backward_gemm_scale"] = probe.backward_scale
     if probe.adam_s_per_param is not None and not settings.optimizer_offload:
         # torch's AdamW passes over memory more often than an update has to: the step takes that much longer.
-        shards = settings.ranks if settings.ds_zero else 1
+        shards = settings.ranks if settings.stage else 1
         rate = gpu.hbm_bandwidth_bytes_per_s * gpu.efficiency.elementwise.memory_efficiency
         wide = 2 * element + 2 * (8 if element == 4 else 12)
         more = max(0.0, probe.adam_s_per_param - wide / rate)
