@@ -2,7 +2,8 @@
 
     python bench/accuracy_training.py      # three minutes on one core; needs the extra search
 
-Between the two marker lines stand the tables; what is around them is written by hand.
+Between the two marker lines stand the tables; what is around them is written by hand. The same fits go into the files of
+``bench/leave_out.py``, as ``python bench/leave_out.py training --by gpu --by family`` would write them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from leave_out import TRAINING, class_lines, row_lines, write
 from calibrate.validate.training_transfer import training_transfer  # noqa: E402
 
 PAGE = ROOT / "docs" / "accuracy_training.md"
@@ -26,10 +28,14 @@ def main() -> int:
     """Fit, and replace the tables."""
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    found = {leave: training_transfer(leave).as_dict() for leave in LEFT_OUT}
+    found = {}
+    for leave in LEFT_OUT:
+        transfer = training_transfer(leave)
+        write(TRAINING, (leave,), class_lines(transfer), row_lines(transfer))
+        found[leave] = transfer.as_dict()
     PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(tables(found)) + f"\n\n{END}{after}", "utf-8")
-    for leave, transfer in found.items():
-        print(f"each {leave}: {transfer['seconds']:.0f} s", file=sys.stderr)
+    for leave, figures in found.items():
+        print(f"each {leave}: {figures['seconds']:.0f} s", file=sys.stderr)
     return 0
 
 

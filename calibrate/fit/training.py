@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from calibrate.fit.refit import Parameter
+from llm_perf.config import get_gpu_config_by_name
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import SpecError
@@ -22,7 +23,7 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import Framework, get_framework, load_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = ["TrainingFit", "step_time_s", "training_parameters"]
+__all__ = ["TrainingFit", "shipped_values", "step_time_s", "training_parameters"]
 
 
 def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Parameter, ...]:
@@ -38,6 +39,28 @@ def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Paramete
         for parameter in _gpu_parameters(scenario.gpu):
             found.setdefault(parameter.name, parameter)
     return tuple(found.values())
+
+
+def shipped_values(scenarios: Sequence[TrainingScenario]) -> dict[str, float]:
+    """What ships of `training_parameters`, by their names: the constants of the files, the efficiencies of the GPUs.
+
+    Scenarios of a fit are without what was fitted; GPUs are looked up again by their name.
+    """
+    found: dict[str, float] = {}
+    for scenario in scenarios:
+        for constant, owner in _owners(scenario.framework).items():
+            found[f"{owner.name}.{constant}"] = owner.constants[constant].value
+        own = training_efficiency(get_gpu_config_by_name(scenario.gpu.name))
+        for path in own.fitted:
+            found[f"gpu.{path}@{_family(scenario.gpu)}"] = _at(own, path)
+    return found
+
+
+def _at(spec: Any, path: str) -> float:
+    """The number at a path with dots."""
+    for name in path.split("."):
+        spec = spec[name] if isinstance(spec, Mapping) else getattr(spec, name)
+    return float(spec)
 
 
 @cache

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from calibrate.probe.clock import now
 from calibrate.probe.environment import cpu_name, disk_bytes, memory_bytes, usable_cores
 from calibrate.probe.tensors import BYTES, torch_dtype
 from llm_perf.config.base import GB, GIB
@@ -418,10 +419,10 @@ def _quiet_s(call: Callable[[int], object], repeats: int, sync: Callable[[], obj
     for turn in range(-2, repeats):
         if sync is not None:
             sync()
-        start = time.perf_counter()
+        start = now()
         call(turn)
         if sync is not None:
             sync()
         if turn >= 0:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
     return sorted(seconds)[len(seconds) // 4]

@@ -18,17 +18,20 @@ from calibrate.probe.environment import usable_cores
 from calibrate.probe.ops import extensions_dir
 
 _MALLOC_THRESHOLD = 1 << 30
+_MALLOC_DEFAULT = 128 << 10
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def prepare_process(ranks_here: int) -> None:
-    """Threads, waiting, memory and caches as a measurement wants them. What the user has set stays.
+def prepare_process(ranks_here: int, one_thread: bool = False) -> None:
+    """Threads, waiting, memory and caches as a measurement wants them. What the user has set stays, but for ``one_thread``.
 
     OpenMP threads that spin while others compute turn a busy machine's factor of 2 into 4 to 40; large temporaries that
     go back to the kernel on every free cost up to a third of a prefill.
     """
     threads = max(1, usable_cores() // ranks_here)
+    if one_thread:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(extensions_dir()))
@@ -39,10 +42,28 @@ def prepare_process(ranks_here: int) -> None:
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", "")
+    keep_freed_memory(True)
+
+
+def keep_freed_memory(kept: bool) -> None:
+    """Whether this process keeps freed memory for later, which makes steps faster, or gives it back at once (glibc).
+
+    What is kept hides what each part of a step holds.
+    """
+    threshold = _MALLOC_THRESHOLD if kept else _MALLOC_DEFAULT
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
+        libc.mallopt(_M_MMAP_THRESHOLD, threshold)
+        libc.mallopt(_M_TRIM_THRESHOLD, threshold)
+
+
+def give_memory_back() -> None:
+    """Give what was freed and kept back to the system, where it can (glibc).
+
+    What probes have freed would otherwise count as there before a run, and be used by it again.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,10 @@ def release_unused(device: Any) -> None:
     """Give memory that probes have used back to the device: else the allocator's reserve would count as the run's."""
     import gc
 
+    from calibrate.probe.process import give_memory_back
+
     gc.collect()
+    give_memory_back()
     if device.kind == "cuda":
         import torch
 

@@ -4,8 +4,8 @@ The same as `calibrate.validate.transfer` for one system: constants that were fi
 their range, efficiencies of GPUs from operator timings. A micro-batch that a source does not print stays what the shipped
 constants choose.
 
-The fits without a group set out from the fit to all rows, which takes them a fraction of the rounds; what pulls a constant
-about which the rows say little is its start, as in any fit.
+The fit to all rows sets out from the constants that ship, and those without a group from that fit, which takes them a
+fraction of the rounds; what pulls a constant about which the rows say little is its start, as in any fit.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.training_runs import training_run_of, training_scenario_of
-from calibrate.fit.refit import Parameter, Target, fit, require_scipy, sensitive
-from calibrate.fit.training import TrainingFit, step_time_s, training_parameters
+from calibrate.fit.refit import Fit, Parameter, Target, fit, require_scipy, sensitive
+from calibrate.fit.training import TrainingFit, shipped_values, step_time_s, training_parameters
 from calibrate.validate.scoreboard import Compared, Validation, validate
 from calibrate.validate.transfer import LeftOut, Transfer, leave_out
 from llm_perf.config.training import TrainingScenario
@@ -89,6 +90,46 @@ def training_without_fits(shipped: Validation) -> Validation:
     return Validation(tuple(found), {})
 
 
+@dataclass(frozen=True)
+class _ToAll:
+    """What every grouping shares: the rows, the model of their times, and its fit to all of them."""
+
+    shipped: Validation
+    cases: tuple[TrainingCase, ...]
+    parameters: tuple[Parameter, ...]
+    model: TrainingFit
+    depends: tuple[frozenset[int], ...]
+    refit: Fit
+
+    @property
+    def targets(self) -> list[Target]:
+        """The measured steps."""
+        return [case.target for case in self.cases]
+
+    def predict(self, case: TrainingCase, values: Mapping[str, float]) -> float:
+        """Seconds of a row's step under values by parameter name."""
+        return self.model.step_time_s(case.scenario, values)
+
+    def batch(self, case: TrainingCase, values: Mapping[str, Any]) -> Any:
+        """The same of many values at once."""
+        return self.model.step_times_s(case.scenario, values)
+
+
+@cache
+def _fitted_to_all() -> _ToAll:
+    """Fit all parameters to all rows, setting out from the constants that ship: far fewer rounds than from their starts."""
+    shipped = validate("training")
+    cases = training_cases(shipped)
+    parameters = training_parameters([case.scenario for case in cases])
+    model = TrainingFit(parameters)
+    concerned = [_concerned(p, cases, model) for p in parameters]
+    bare = _ToAll(shipped, cases, parameters, model, (), Fit({}, (), (), (), 0))
+    depends = sensitive(parameters, cases, bare.predict, concerned, bare.batch)
+    begin = shipped_values([row.scenario for row in cases])
+    refit = fit(parameters, cases, bare.targets, bare.predict, depends=depends, begin=begin, batch=bare.batch)
+    return replace(bare, depends=depends, refit=refit)
+
+
 def training_transfer(leave: str) -> Transfer:
     """Refit all training constants without each group in turn, and predict its rows.
 
@@ -100,23 +141,19 @@ def training_transfer(leave: str) -> Transfer:
         raise bad_value("leave_out", leave, f"one of {', '.join(TRAINING_GROUPINGS)}")
     require_scipy("--leave-out")
     begin = time.perf_counter()
-    shipped = validate("training")
-    cases = training_cases(shipped)
-    parameters = training_parameters([case.scenario for case in cases])
-    model = TrainingFit(parameters)
+    known = _fitted_to_all()
+    cases, shipped, refit = known.cases, known.shipped, known.refit
     groups = [TRAINING_GROUPINGS[leave](case) for case in cases]
-
-    def predict(case: TrainingCase, values: Mapping[str, float]) -> float:
-        return model.step_time_s(case.scenario, values)
-
-    def batch(case: TrainingCase, values: Mapping[str, Any]) -> Any:
-        return model.step_times_s(case.scenario, values)
-
-    targets = [case.target for case in cases]
-    concerned = [_concerned(p, cases, model) for p in parameters]
-    depends = sensitive(parameters, cases, predict, concerned, batch)
-    refit = fit(parameters, cases, targets, predict, depends=depends, batch=batch)
-    found = leave_out(parameters, cases, targets, groups, predict, depends, refit.values, batch)
+    found = leave_out(
+        known.parameters,
+        cases,
+        known.targets,
+        groups,
+        known.predict,
+        known.depends,
+        refit.values,
+        known.batch,
+    )
     values = {index: value for _, rows in found.values() for index, value in rows.items()}
 
     def with_predictions(predictions: Sequence[float]) -> Validation:
@@ -127,7 +164,7 @@ def training_transfer(leave: str) -> Transfer:
     return Transfer(
         system="training",
         leave_out=leave,
-        parameters=parameters,
+        parameters=known.parameters,
         groups=tuple(
             LeftOut(group, fitted, tuple(left.rows[index] for index in rows))
             for group, (fitted, rows) in found.items()
@@ -135,7 +172,7 @@ def training_transfer(leave: str) -> Transfer:
         refit=refit,
         shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
         no_fit=training_without_fits(shipped),
-        refitted=with_predictions([predict(case, refit.values) for case in cases]),
+        refitted=with_predictions([known.predict(case, refit.values) for case in cases]),
         left_out=left,
         seconds=time.perf_counter() - begin,
     )

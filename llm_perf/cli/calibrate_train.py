@@ -12,6 +12,19 @@ from llm_perf.errors import DoesNotFitError, SpecError
 _OPTIONS = (
     click.option("--train", is_flag=True, help="With --run: train for a few steps instead of generating."),
     click.option("--ds-zero", type=int, help="ZeRO stage of --train, 0 to 3.  [default: 2]"),
+    click.option(
+        "--framework",
+        type=click.Choice(("deepspeed", "fsdp", "torch")),
+        help="What trains: DeepSpeed, FSDP2, or torch alone.  [default: deepspeed]",
+    ),
+    click.option(
+        "--lora-rank", type=int, help="Rank of adapters (peft) that are trained instead of the weights."
+    ),
+    click.option(
+        "--clock",
+        type=click.Choice(("wall", "cpu")),
+        help="cpu: one thread per rank, CPU seconds, for a machine that others use too.  [default: wall]",
+    ),
     click.option("--micro-batch-size", type=int, help="Sequences per rank and pass.  [default: 1]"),
     click.option("--gradient-accumulation-steps", type=int, help="Passes per step.  [default: 1]"),
     click.option("--seq-len", type=int, help="Tokens per sequence of --train.  [default: 128]"),
@@ -23,6 +36,9 @@ _OPTIONS = (
 )
 TRAIN_FLAGS = (
     "ds_zero",
+    "framework",
+    "lora_rank",
+    "clock",
     "micro_batch_size",
     "gradient_accumulation_steps",
     "seq_len",
@@ -66,6 +82,8 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
             raise SpecError(f"--{_flag(name)} is for a generation and means nothing with --train")
     if hostfile is not None:
         raise SpecError("--hostfile is for a generation: a training run has all its ranks on one machine")
+    if "ds_zero" in given and given.get("framework", "deepspeed") != "deepspeed":
+        raise SpecError(f"--ds-zero is DeepSpeed's: --framework {given['framework']} has no stages")
     from calibrate.probe.extras import require_extra
 
     require_extra("llm-perf calibrate --run --train")

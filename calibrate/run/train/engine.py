@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from calibrate.probe.clock import now
+from calibrate.probe.usage import peak_rss_bytes, reset_peak_rss, rss_bytes
 from calibrate.run.train.settings import TrainRunSettings
+from llm_perf.errors import MissingExtraError
 
 LEARNING_RATE = 1e-4
 
@@ -46,7 +48,6 @@ def training_engine(config: Any, settings: TrainRunSettings, dtype: str, device:
         dtype: "bf16", "fp16" or "fp32".
         device: The run's device.
     """
-    import deepspeed
     import torch
 
     from calibrate.probe.tensors import torch_dtype
@@ -55,16 +56,106 @@ def training_engine(config: Any, settings: TrainRunSettings, dtype: str, device:
     model = _model(without_dropout(config), torch_dtype(dtype))
     if settings.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if settings.lora_rank:
+        model = _with_adapters(model, settings.lora_rank)
     model.to(device.torch_device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=get_train_config(settings, dtype))[
-        0
-    ]
+    engine = _ENGINES[settings.framework](model, settings, dtype)
     engine.train()
     try:
         yield engine
     finally:
         engine.destroy()
+
+
+def _optimizer(model: Any) -> Any:
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=LEARNING_RATE)
+
+
+def _deepspeed(model: Any, settings: TrainRunSettings, dtype: str) -> Any:
+    import deepspeed
+
+    config = get_train_config(settings, dtype)
+    return deepspeed.initialize(model=model, optimizer=_optimizer(model), config=config)[0]
+
+
+def _fsdp(model: Any, settings: TrainRunSettings, dtype: str) -> Any:  # noqa: ARG001 - one interface
+    """FSDP2: every layer is a group of parameters that is gathered and reduced at once, what is left another."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(next(model.parameters()).device.type, (settings.ranks,))
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for module in model.modules():  # gloo sums; it has no mean
+        if hasattr(module, "set_force_sum_reduction_for_comms"):
+            module.set_force_sum_reduction_for_comms(True)
+    return PlainEngine(model, settings.gradient_accumulation_steps)
+
+
+def _torch(model: Any, settings: TrainRunSettings, dtype: str) -> Any:  # noqa: ARG001 - one interface
+    return PlainEngine(model, settings.gradient_accumulation_steps)
+
+
+_ENGINES: dict[str, Callable[[Any, TrainRunSettings, str], Any]] = {
+    "deepspeed": _deepspeed, "fsdp": _fsdp, "torch": _torch,
+}  # fmt: skip
+
+
+class PlainEngine:
+    """A training loop of torch alone, with the methods of DeepSpeed's engine that a step calls."""
+
+    def __init__(self, model: Any, passes: int) -> None:
+        self.model, self.passes, self.optimizer = model, passes, _optimizer(model)
+        self._done = 0
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's forward pass."""
+        return self.model(**inputs)
+
+    def train(self) -> None:
+        """Put the model into training mode."""
+        self.model.train()
+
+    def backward(self, loss: Any) -> None:
+        """The backward pass of one of the step's passes."""
+        (loss / self.passes).backward()
+
+    def step(self) -> None:
+        """Update after the last of a step's passes, and drop the gradients."""
+        self._done += 1
+        if self._done % self.passes == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def destroy(self) -> None:
+        """Let go of everything."""
+        self.model = self.optimizer = None
+
+
+def _layers(model: Any) -> list[Any]:
+    """The layers of a transformers model: the members of its longest list of modules."""
+    import torch
+
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len))
+
+
+def _with_adapters(model: Any, rank: int) -> Any:
+    """The model with peft's adapters on every matrix but the head.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise MissingExtraError("calibrate", "calibrate --run --train --lora-rank") from None
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    return get_peft_model(model, config)
 
 
 def _model(config: Any, dtype: Any) -> Any:
@@ -96,12 +187,35 @@ def random_batches(settings: TrainRunSettings, vocab_size: int, device: Any, ran
     ]
 
 
+def peaks_of_a_step(engine: Any, batches: list[Any]) -> dict[str, int]:
+    """Largest resident memory of this process in each part of one step, bytes; on Linux, where it can be counted anew.
+
+    Freed memory has to leave the process at once, so that each part shows what it holds itself.
+    """
+    found: dict[str, int] = {}
+
+    def ended(part: str) -> None:
+        found[part] = max(found.get(part, 0), peak_rss_bytes(), rss_bytes())
+        reset_peak_rss()
+
+    reset_peak_rss()
+    for tokens in batches:
+        output = engine(input_ids=tokens, labels=tokens, use_cache=False)
+        ended("forward")
+        engine.backward(output.loss)
+        ended("backward")
+        engine.step()
+        ended("step")
+        del output
+    return found
+
+
 def step_s(engine: Any, batches: list[Any], synchronize: Any) -> tuple[float, float]:
     """(seconds, mean loss) of one step: all passes over the batches, and the update that follows the last of them."""
     losses = []
     if synchronize is not None:
         synchronize()
-    start = time.perf_counter()
+    start = now()
     for tokens in batches:
         output = engine(input_ids=tokens, labels=tokens, use_cache=False)
         engine.backward(output.loss)
@@ -109,5 +223,5 @@ def step_s(engine: Any, batches: list[Any], synchronize: Any) -> tuple[float, fl
         losses.append(output.loss.detach())
     if synchronize is not None:
         synchronize()
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     return seconds, sum(float(loss) for loss in losses) / len(losses)

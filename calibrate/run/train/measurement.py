@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from calibrate.probe.process import keep_freed_memory
 from calibrate.probe.records import SCHEMA_VERSION, finite
 from calibrate.probe.usage import (
     DeviceMeter,
@@ -18,9 +19,9 @@ from calibrate.probe.usage import (
     rss_bytes,
 )
 from calibrate.run.metrics import spread
-from calibrate.run.train.engine import random_batches, step_s, training_engine
+from calibrate.run.train.engine import peaks_of_a_step, random_batches, step_s, training_engine
 from calibrate.run.train.prediction import build_train_scenario, errors, predict_run
-from calibrate.run.train.probes import TrainProbe, gather_bytes_per_s, probe_training
+from calibrate.run.train.probes import TrainProbe, gather_bytes_per_s, probe_training, warm_up
 from calibrate.run.train.session import TrainSession, existing
 from llm_perf.counts.flops import training_flops
 
@@ -36,15 +37,39 @@ def measure(session: TrainSession) -> dict[str, Any] | None:
 
             rate = gather_bytes_per_s(session.rank.world_size, device)
             session.machine = with_gather_rate(session.machine, rate)
+        held = _memory(session) if device.kind == "cpu" else {}
         session.progress.say("probing")
         probe = probe_training(session.config, s, session.dtype, device, session.adam_s_per_param)
         session.progress.say("making the model")
         release_unused(device)
-        session.baseline_bytes = rss_bytes()
         steps, warmup, peak = _train(session)
+        if held:  # where what stands for a GPU's memory is that of the process
+            peak |= {"allocated_bytes": max(held.values()), "phases": held}
     if not session.rank.first:
         return None
     return _result(session, probe, steps, warmup, peak)
+
+
+def _memory(session: TrainSession) -> dict[str, int]:
+    """Largest resident memory of this process in each part of a step, and before the model is made; bytes.
+
+    Apart from the timed steps and before the probes, while nothing that was freed is kept: what a step holds is seen as it
+    is. A tiny model comes first, so that what libraries load when they are first used is there before.
+    """
+    s, device = session.settings, session.device
+    session.progress.say("measuring memory")
+    keep_freed_memory(False)
+    warm_up(session.config, s, session.dtype, device)
+    release_unused(device)
+    session.baseline_bytes = rss_bytes()
+    with training_engine(session.config, s, session.dtype, device) as engine:
+        batches = random_batches(s, session.config.vocab_size, device, session.rank.rank)
+        step_s(engine, batches, device.synchronize)  # makes the optimizer's state
+        _barrier(session)
+        found = peaks_of_a_step(engine, batches)
+    release_unused(device)
+    keep_freed_memory(True)
+    return {"before": session.baseline_bytes} | found
 
 
 def _train(session: TrainSession) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
@@ -68,8 +93,6 @@ def _train(session: TrainSession) -> tuple[list[dict[str, Any]], list[dict[str, 
             if session.rank.first:
                 session.record.save(run=_run_object(session), raw={"steps": timed, "warmup": before})
         peak = peak_memory(device)
-        if device.kind == "cpu":  # where what stands for a GPU's memory is that of the process
-            peak["allocated_bytes"] = max(peak_rss_bytes(), rss_bytes())
     return timed, before, peak
 
 
@@ -142,6 +165,7 @@ def _measured(session: TrainSession, steps: list[dict[str, Any]], peak: dict[str
         "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
         "peak_gpu_memory_bytes": peak["allocated_bytes"],
         "peak_gpu_memory_reserved_bytes": peak["reserved_bytes"],
+        "peak_by_phase_bytes": peak.get("phases"),
         "host_rss_bytes": peak_rss_bytes(),
     }
 

@@ -17,7 +17,9 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig
 from llm_perf.config.training import Precision, TrainingPlan, TrainingScenario
+from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import total_params
+from llm_perf.counts.trained import adapter_params
 from llm_perf.errors import DoesNotFitError
 from llm_perf.report.training_json import training_object
 
@@ -26,6 +28,7 @@ _PLAIN_LOGIT_BYTES = {"bf16": 14.0, "fp16": 14.0, "fp32": 12.0}
 that; of 32-bit logits there is no copy."""
 _BUCKET_PARAMS = 5e8
 """Parameters of a bucket of reduction, DeepSpeed's default: one, since these runs do not overlap their messages."""
+_FRAMEWORKS = {"deepspeed": "deepspeed", "fsdp": "fsdp", "torch": "hf_trainer"}
 _SOURCE = "measured on this machine before the run"
 
 
@@ -76,14 +79,15 @@ def build_train_scenario(
         if settings.recompute
         else ActivationRecomputation.NONE,
         optimizer="adamw",
-        ds_zero=DSZeRO.of(settings.ds_zero),
+        ds_zero=DSZeRO.of(settings.stage),
+        lora_rank=settings.lora_rank,
         optimizer_device="cpu" if settings.optimizer_offload else "gpu",
     )
     return TrainingScenario(
         model=model,
         gpu=gpu,
         host=_host(machine.host, probe, plan, settings.ranks),
-        framework="deepspeed",
+        framework=_FRAMEWORKS[settings.framework],
         plan=plan,
         parallelism=ParallelismConfig(dp_size=settings.ranks),
         allow_long_context=settings.allow_long_context,
@@ -156,23 +160,44 @@ def _constants(
         return tuple(sorted(values.items()))
     # A CPU launches and computes one after the other, and the process is there already.
     values |= {"host_exponent": 1.0, "copy_overlap": 0.0, "gradient_overlap": 0.0}
-    # Of buffers that are larger than what fills them only the pages that are written count.
-    written = min(_BUCKET_PARAMS, float(total_params(model)))
-    values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "bucket_params": written}
-    if settings.ds_zero:
+    values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "retained_logit_bytes": element}
+    if settings.framework == "deepspeed" and settings.ds_zero:
+        # Of buffers that are larger than what fills them only the pages that are written count.
+        values["bucket_params"] = min(_BUCKET_PARAMS, _trained_share(settings, model) * total_params(model))
         # torch's AdamW on a CPU makes the root of the second moment and its quotient, of a partition that is one tensor:
         # 8 bytes, when the flattened gradients are gone, so 4 more than the moment before it.
         values["step_temporary_moments"] = 0.5
+    else:  # the same of one parameter after the other
+        values["step_temporary_moments"] = _largest_share(model)
     if probe.backward_scale is not None:
         values["backward_gemm_scale"] = probe.backward_scale
     if probe.adam_s_per_param is not None and not settings.optimizer_offload:
         # torch's AdamW passes over memory more often than an update has to: the step takes that much longer.
-        shards = settings.ranks if settings.ds_zero else 1
+        shards = settings.ranks if settings.stage else 1
         rate = gpu.hbm_bandwidth_bytes_per_s * gpu.efficiency.elementwise.memory_efficiency
         wide = 2 * element + 2 * (8 if element == 4 else 12)
         more = max(0.0, probe.adam_s_per_param - wide / rate)
-        values["step_ms"] = values.get("step_ms", 0.0) + more * total_params(model) / shards * 1e3
+        updated = _trained_share(settings, model) * total_params(model) / shards
+        values["step_ms"] = values.get("step_ms", 0.0) + more * updated * 1e3
     return tuple(sorted(values.items()))
+
+
+def _trained_share(settings: TrainRunSettings, model: ModelConfig) -> float:
+    """Trained parameters over the model's: adapters of every matrix, or all of them."""
+    if not settings.lora_rank:
+        return 1.0
+    return sum(
+        group.count * adapter_params(model, group, settings.lora_rank, "all") for group in model.layer_groups
+    ) / total_params(model)
+
+
+def _largest_share(model: ModelConfig) -> float:
+    """Elements of the largest matrix, the embedding among them, over the parameters."""
+    shapes = [
+        one.shard_shape(1) for group in model.layer_groups for one in layer_linears(group, model.hidden_size)
+    ]
+    matrices = [outputs * inputs for outputs, inputs in shapes]
+    return max(model.vocab_size * model.hidden_size, *matrices) / total_params(model)
 
 
 def predict_run(scenario: TrainingScenario, device_kind: str, baseline_bytes: int) -> TrainPrediction:

@@ -6,11 +6,12 @@ and the optimizer's update.
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from calibrate.probe.clock import now
 from calibrate.run.layer_overhead import small_config
 from calibrate.run.train.engine import random_batches, step_s, training_engine
 from calibrate.run.train.settings import TrainRunSettings
@@ -65,6 +66,12 @@ def _host_times(
         return None, None
     per_layer = max(0.0, (seconds[1] - seconds[0]) / (_DEPTHS[1] - _DEPTHS[0]))
     return per_layer, max(0.0, seconds[0] - _DEPTHS[0] * per_layer)
+
+
+def warm_up(config: Any, settings: TrainRunSettings, dtype: str, device: Any) -> None:
+    """Train a tiny model of the same kind, where one can be made: libraries load what they need."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RuntimeError):
+        _tiny_step_s(small_config(config, _DEPTHS[0]), settings, dtype, device)
 
 
 def _tiny_step_s(config: Any, settings: TrainRunSettings, dtype: str, device: Any) -> float:
@@ -129,9 +136,9 @@ def quietest_s(call: Callable[[], object], repeats: int = 7) -> float:
     call()
     found = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         call()
-        found.append(time.perf_counter() - start)
+        found.append(now() - start)
     return min(found)
 
 

@@ -26,7 +26,7 @@ def training_lines(result: dict[str, Any]) -> list[str]:
     """The lines of the report, at most 80 columns wide."""
     run, measured = result["run"], result["measured"]
     lines = [
-        f"{run['model_name']}, ZeRO stage {run['ds_zero']}, {run['ranks']} x {run['device']}, {run['dtype']}",
+        f"{run['model_name']}, {_how(run)}, {run['ranks']} x {run['device']}, {run['dtype']}",
         f"{run['micro_batch_size']} sequences of {run['seq_len']} tokens x {run['gradient_accumulation_steps']} passes "
         f"x {run['ranks']} ranks = {run['global_batch_size']} per step",
     ]
@@ -51,6 +51,13 @@ def training_lines(result: dict[str, Any]) -> list[str]:
     ]
     lines += ["", *_wrapped(told), f"run file {result['run_file']}"]
     return lines + _wrapped([f"warning: {warning}" for warning in result["warnings"]])
+
+
+def _how(run: dict[str, Any]) -> str:
+    """What trains, and what of the model."""
+    names = {"fsdp": "FSDP2", "torch": "torch alone"}
+    how = names.get(run["framework"], f"ZeRO stage {run['ds_zero']}")
+    return how + (f", adapters of rank {run['lora_rank']}" if run["lora_rank"] else "")
 
 
 def _wrapped(lines: list[str]) -> list[str]:

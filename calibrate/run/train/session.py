@@ -41,9 +41,11 @@ def run_session(settings: TrainRunSettings, rank: Rank) -> dict[str, Any] | None
     Raises:
         LLMPerfError: something is wrong with the input, the machine, or the run.
     """
+    from calibrate.probe.clock import choose_clock
     from calibrate.probe.process import prepare_process, quiet_libraries
 
-    prepare_process(rank.local_world_size)
+    prepare_process(rank.local_world_size, settings.clock == "cpu")
+    choose_clock(settings.clock)
     lock = measuring(settings.allow_concurrent or rank.local_rank != 0)
     progress = Progress(None if rank.first else False)
     with (

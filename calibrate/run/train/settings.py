@@ -22,7 +22,9 @@ class TrainRunSettings(Spec):
 
     Attributes:
         model_name: A bundled model, a Hugging Face ``config.json`` or folder, or a hub id.
-        ds_zero: ZeRO stage.
+        framework: deepspeed; fsdp (FSDP2, torch.distributed.fsdp.fully_shard); torch (a loop of torch alone, one rank).
+        ds_zero: ZeRO stage of deepspeed.
+        lora_rank: Rank of peft's adapters on every matrix but the head, the only thing that is trained; 0: the weights are.
         micro_batch_size: Sequences of one rank per pass.
         gradient_accumulation_steps: Passes per step of the optimizer.
         seq_len: Tokens per sequence.
@@ -34,6 +36,7 @@ class TrainRunSettings(Spec):
         dtype: Number format of weights and activations; "auto" is bf16, or fp16 where the device refuses that.
         device: "auto" is CUDA where there is one.
         allow_long_context: Beyond the model's positions.
+        clock: "cpu" measures with one thread per rank and counts CPU seconds, which a busy machine changes little.
         allow_concurrent: Measure although another run measures on this machine.
         runs_dir: Folder for the JSON of each run.
         verbose: 0 nothing, 1 the metrics.
@@ -46,7 +49,9 @@ class TrainRunSettings(Spec):
     offload_dir: ClassVar[str] = DEFAULT_OFFLOAD_DIR  # no file is swapped: where the disk is described
 
     model_name: str = Field(min_length=1)
+    framework: Literal["deepspeed", "fsdp", "torch"] = "deepspeed"
     ds_zero: Annotated[int, BeforeValidator(_stage_number)] = 2
+    lora_rank: NonNegativeInt = 0
     micro_batch_size: PositiveInt = 1
     gradient_accumulation_steps: PositiveInt = 1
     seq_len: PositiveInt = 128
@@ -58,6 +63,7 @@ class TrainRunSettings(Spec):
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"
     allow_long_context: bool = False
+    clock: Literal["wall", "cpu"] = "wall"
     allow_concurrent: bool = False
     runs_dir: str = Field(default="runs", min_length=1)
     verbose: Literal[0, 1, 2] = 1
@@ -67,7 +73,18 @@ class TrainRunSettings(Spec):
     def _goes_together(self) -> TrainRunSettings:
         if self.optimizer_offload and self.ds_zero == 0:
             raise ValueError("optimizer_offload is ZeRO-Offload: give ds_zero 1, 2 or 3")
+        if self.framework != "deepspeed" and self.optimizer_offload:
+            raise ValueError(f"optimizer_offload is DeepSpeed's: not with framework {self.framework}")
+        if self.framework == "torch" and self.num_gpus_per_node > 1:
+            raise ValueError(
+                "framework torch trains with one rank: deepspeed or fsdp share the work of several"
+            )
         return self
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage that the run amounts to: FSDP shares everything, torch alone nothing."""
+        return {"deepspeed": self.ds_zero, "fsdp": 3, "torch": 0}[self.framework]
 
     @property
     def ranks(self) -> int:
@@ -82,9 +99,11 @@ class TrainRunSettings(Spec):
     @property
     def stem(self) -> str:
         """Name of the configuration, part of the run file's name."""
+        how = f"zero{self.ds_zero}" if self.framework == "deepspeed" else self.framework
+        how += f"-lora{self.lora_rank}" if self.lora_rank else ""
         offload = "-cpu-optimizer" if self.optimizer_offload else ""
         recompute = "-recompute" if self.recompute else ""
         return (
-            f"train-{self.model_name.replace('/', '_').strip('._') or 'model'}-zero{self.ds_zero}-mb{self.micro_batch_size}"
+            f"train-{self.model_name.replace('/', '_').strip('._') or 'model'}-{how}-mb{self.micro_batch_size}"
             f"-ga{self.gradient_accumulation_steps}-s{self.seq_len}-n{self.ranks}{offload}{recompute}"
         )

@@ -190,7 +190,8 @@ class Footprint(State):
             return
         name = f"gradients, {element:.3g} bytes each"
         yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
-        if self.constants["persistent_gradients"]:
+        stage = "" if plan.ds_zero.value else "_stage0"
+        if self.constants[f"persistent_gradients{stage}"]:
             yield MemoryTerm(name, "gradients_bytes", size, frozenset({FORWARD, BACKWARD}), _ZERO)
             return
         # Dropped after each step, so that only micro-batches after the first one begin with them.
@@ -240,7 +241,7 @@ class Footprint(State):
         if self.quantised:
             matrix = self.largest_matrix * plan.wide_bytes * c["unpacked_matrices"]
             yield MemoryTerm("matrix unpacked to the format of products", "buffers_bytes", matrix, PASSES)
-        if not self.gathers:
+        if not (self.gathers or self.copies_own):
             return
         element = min(self.base_element_bytes, plan.wide_bytes)
         layer = max(held.total for held in self.layers) * element
@@ -263,6 +264,10 @@ class Footprint(State):
         buckets = self._bucket_params * plan.wide_bytes
         if plan.ds_zero.value:
             yield MemoryTerm("buckets of reduction and gathering", "buffers_bytes", buckets, TRAINING)
+        else:
+            whole = min(c["whole_bucket_params"], self.trained_of(params).total) * self.gradient_element_bytes
+            name = "gradients copied together for their reduction"
+            yield MemoryTerm(name, "buffers_bytes", whole, frozenset({BACKWARD_END}))
         if plan.optimizer_in_backward or plan.optimizer_device != "gpu":
             return
         own = self.sharded(self.trained_of(params), "optimizer")

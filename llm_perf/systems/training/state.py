@@ -239,7 +239,8 @@ class State:
     def master_element_bytes(self) -> float:
         """Bytes per trained parameter of master weights; none where the weights themselves have 32 bits."""
         master = self.plan.master_weights_dtype_bytes
-        return 0 if self.trained_element_bytes == 4 and master == 4 else master
+        cloned = self.plan.ds_zero.value and self.constants["master_beside_fp32"]
+        return 0 if self.trained_element_bytes == 4 and master == 4 and not cloned else master
 
     @property
     def optimizer_element_bytes(self) -> float:
@@ -269,6 +270,11 @@ class State:
                 linear.shard_shape(self.p.tp_size) for linear in layer_linears(group, self.model.hidden_size)
             )
         )
+
+    @property
+    def copies_own(self) -> bool:
+        """Whether one rank that shares with nobody copies what it would gather all the same."""
+        return self.plan.ds_zero is DSZeRO.STAGE_3 and self.constants["own_gather_passes"] > 0
 
     @property
     def gathers(self) -> bool:

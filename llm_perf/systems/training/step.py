@@ -371,6 +371,8 @@ class TrainingStep:
         moved = 2 * footprint.gradient_element_bytes + 2 * footprint.optimizer_element_bytes + plan.wide_bytes
         if plan.wide_bytes == 2:
             moved += self.c["update_copy_bytes"]
+        elif plan.ds_zero.value:
+            moved += self.c["update_copy_bytes_fp32"]
         rates = self.kernels.rates
         update = own * moved / rates.elementwise_bytes_per_s
         # Newton-Schulz: products of a matrix with squares of its smaller side, 2 x side FLOPs per parameter each.
