@@ -1,7 +1,8 @@
 """What constants of serving stacks are worth on runs that no fit saw.
 
     python bench/stack_figures.py                        all versions; an hour
-    python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay
+    python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay; may run beside another
+    python bench/stack_figures.py --no-draws vllm@0.6    fits without a model or GPU alone; draws of 20 rows stay as they are
     python bench/stack_figures.py --quick                what ships, its neighbours and the roofline alone; a minute
     python bench/stack_figures.py --first-tokens         times to first token of single requests alone; minutes
 
@@ -18,7 +19,8 @@ import gzip
 import io
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "gpu": lambda case: case.run.gpu,
 }
 FIRST, QUICK = FIRST_TOKEN, ("shipped", "neighbour", ROOFLINE)
-DRAWS, DRAWN = 50, 20
+DRAWS, DRAWN, FEW = 50, 20, 6
 TRANSFER_S = 120.0
 """Draws end after so many seconds; the page says how many there were."""
 
@@ -53,34 +55,46 @@ def main() -> int:
     parser.add_argument("stacks", nargs="*")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--first-tokens", action="store_true")
+    parser.add_argument("--no-draws", action="store_true")
     arguments = parser.parse_args()
     cases = by_release()
     if arguments.first_tokens:
         lines = [line for line in read() if line["how"] != FIRST]
         store(lines + [line for release, own in cases.items() for line in first_tokens(release, own)])
         return 0
-    lines = [line for line in read() if line["how"] not in QUICK]
-    for release, own in cases.items():
-        lines += lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
-        at_once = [case for case in own if not case.closed]
-        lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
-        near = neighbour(release)
-        if near is not None:
-            lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
-    store(lines)
-    for release in () if arguments.quick else arguments.stacks or PLANS:
-        own = cases.get(release, [])
-        if release not in PLANS or not own:
+    asked = [release for release in arguments.stacks or cases if release in cases]
+    for release in asked:
+        update(release, QUICK, quick(release, cases[release]))
+    for release in () if arguments.quick else asked:
+        if release not in PLANS:
             continue
-        start = time.perf_counter()
-        lines = [line for line in read() if line["release"] != release or line["how"] in (*QUICK, FIRST)]
+        start, own = time.perf_counter(), cases[release]
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
             if len(set(names)) > 1:
-                lines += lines_of(release, own, how, names, left_out(release, own, names))
-        store(lines + transferred(release, own))
+                found = lines_of(release, own, how, names, left_out(release, own, names))
+                update(release, (how,), found)
+        if not arguments.no_draws:
+            update(release, ("transfer",), transferred(release, own))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return 0
+
+
+def quick(release: str, own: list[Case]) -> list[dict[str, str]]:
+    """What needs no fit: the constants that ship, the roofline, the nearest version's constants."""
+    lines = lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
+    at_once = [case for case in own if not case.closed]
+    lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
+    near = neighbour(release)
+    if near is not None:
+        lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
+    return lines
+
+
+def update(release: str, hows: Sequence[str], lines: list[dict[str, str]]) -> None:
+    """Put a version's lines of some kinds in the place of those that the file has now."""
+    others = [line for line in read() if line["release"] != release or line["how"] not in hows]
+    store(others + lines)
 
 
 def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
@@ -104,13 +118,21 @@ def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
 
 
 def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
-    """Log ratios of rows by fits without their group."""
+    """Log ratios of rows by fits without their group. Groups of a few rows are left out together, which asks more.
+
+    Groups whose rows are in no fit (of versions that a plan leaves out) share one.
+    """
+    fitted = [PLANS[release].fits(case) for case in own]
+    counts = Counter(name for name, counts in zip(names, fitted, strict=True) if counts)
+    folds = ["" if 0 < counts[name] < FEW else name for name in names]
+    fits: dict[frozenset[int], dict[str, float]] = {}
     found = np.zeros(len(own))
-    for name in sorted(set(names)):
-        inside = [index for index, other in enumerate(names) if other == name]
-        rest = [case for case, other in zip(own, names, strict=True) if other != name]
-        constants = fit_once(release, Cases([case for case in rest if PLANS[release].fits(case)]))
-        found[inside] = Cases([own[index] for index in inside]).simulated(constants)
+    for fold in sorted(set(folds)):
+        inside = [index for index, other in enumerate(folds) if other == fold]
+        rest = frozenset(index for index, other in enumerate(folds) if other != fold and fitted[index])
+        if rest not in fits:
+            fits[rest] = fit_once(release, Cases([own[index] for index in sorted(rest)]))
+        found[inside] = Cases([own[index] for index in inside]).simulated(fits[rest])
     return found
 
 

@@ -186,7 +186,7 @@ def _system(cells: Row) -> str:
         raise SpecError(f"system {stated}: prefill and decode on engines of their own are not modelled")
     bare = re.sub(r"\s*\(.*?\)", "", stated)
     names = {normalise(name) for family in families() for name in (family.name, *family.aliases)}
-    for name in (stated, bare):
+    for name in (stated, bare, bare.partition(" + ")[0], bare.rpartition("/")[2]):
         known = SYSTEM_ALIASES.get(name, name)
         if normalise(known) in names or normalise(known).replace("-", "_") in names:
             break

@@ -158,8 +158,9 @@ def inference_interval(
         scenario.parallelism.pp_size,
     )
     if name is not None and not name.startswith("offload") and knows(scenario):
-        # Benchmarks of serving stacks repeat prompts and cache them.
+        # Benchmarks of serving stacks repeat prompts and cache them, and limit what runs at once: so did published runs.
         plain = {"distinct_prompts": None, "prefix_hit_rate": 0.0, "shared_prefix": False}
+        plain |= dict.fromkeys(("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs"))
         changed = _changed(scenario.replace(workload=scenario.workload.replace(**plain)))
         return (None, changed) if changed else stack_interval(scenario, seconds)
     changed = _changed(scenario)

@@ -13,6 +13,8 @@ RESIDUALS = operator_residuals()
 OTHER_KERNELS = {
     ("gemm", "L40S-48GB", "fp8"): 1.6,
     ("gemm", "MI210-64GB", "fp16"): 1.6,
+    ("gemm", "B200-180GB", "fp8"): 1.4,
+    ("gemm", "GB200-192GB", "fp8"): 1.4,
     ("attention_decode", "A100-SXM-80GB", "bf16"): 1.7,
     ("attention_decode", "L40S-48GB", "bf16"): 1.5,
 }

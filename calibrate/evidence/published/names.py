@@ -60,7 +60,9 @@ _WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType({"llama.cpp": "2024"})
 
 _MONTH = re.compile(r"[A-Z][a-z]+ (20\d\d)")
 _VERSION = re.compile(r"\S*?\d[^\s,(+]*")
-_BUILD = re.compile(r"build \d+ \(\d+-\d+, about (\d[\d.]*)\)")
+_BUILD = re.compile(r"(?:build|commit) \w+ \((?:\d+-\d+, )?about (\d[\d.]*)")
+_NAMED_BUILDS: Mapping[str, str] = MappingProxyType({"gpt-oss-dev": "1.1"})
+"""Images that are no release: TensorRT-LLM's of August 2025 lies between 1.0 and 1.1's release candidates."""
 
 
 def version_of(name: str, printed: str | None) -> str | None:
@@ -69,6 +71,9 @@ def version_of(name: str, printed: str | None) -> str | None:
     if meant:
         return meant
     text = (printed or "").removeprefix("about ").removeprefix("vllm ")
+    named = next((version for build, version in _NAMED_BUILDS.items() if text.startswith(build)), None)
+    if named is not None:
+        return named
     build = _BUILD.match(text)
     if build is not None:
         return build[1]
