@@ -7,8 +7,6 @@ from typing import Any
 
 from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer
 
-__all__ = ["training_plan_lines", "training_plan_object"]
-
 _DAY_S = 86400
 
 

@@ -16,8 +16,6 @@ from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.summary import Distribution, Summary
 
-__all__ = ["rates_report", "rates_sections", "simulation_report", "simulation_sections"]
-
 _TITLES: Final = {
     "ttft_s": "TTFT",
     "tpot_s": "TPOT",
