@@ -18,23 +18,6 @@ from llm_perf.config import files
 from llm_perf.config.base import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from llm_perf.errors import SpecError
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "BenchmarkRun",
-    "Counts",
-    "Deployment",
-    "Engine",
-    "Figure",
-    "LoadPattern",
-    "Quantity",
-    "RequestTimes",
-    "Statistic",
-    "TokenLengths",
-    "parsed_runs",
-    "read_runs",
-    "runs_text",
-]
-
 SCHEMA_VERSION: Final = 1
 
 Setting = str | int | float | bool | None

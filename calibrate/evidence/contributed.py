@@ -17,8 +17,6 @@ from calibrate.evidence.benchmark_run import BenchmarkRun, TokenLengths
 from llm_perf import __version__
 from llm_perf.errors import SpecError
 
-__all__ = ["KIND", "contributed_runs", "contribution_text", "parsed_contribution", "scrubbed"]
-
 KIND: Final = "llm-perf contributed runs"
 SCHEMA_VERSION: Final = 1
 _FOLDER: Final = "measurements/contributed"

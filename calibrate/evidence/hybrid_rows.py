@@ -20,8 +20,6 @@ from llm_perf.systems import Load, system_of
 from llm_perf.systems.families import find
 from llm_perf.systems.registry import full_name
 
-__all__ = ["HybridCase", "Phase", "kind_of", "left_out_ratios", "load_cases", "load_rows", "log_ratio"]
-
 Phase = Literal["prefill", "decode"]
 _COLUMNS: Mapping[Phase, str] = {"prefill": "prefill_throughput_tok_s", "decode": "decode_throughput_tok_s"}
 

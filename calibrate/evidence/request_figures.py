@@ -9,8 +9,6 @@ import numpy as np
 
 from calibrate.evidence.benchmark_run import Figure, Quantity, RequestTimes, Statistic
 
-__all__ = ["figures_of_requests"]
-
 _STATISTICS: Final[tuple[tuple[Statistic, float], ...]] = (
     ("p50", 50.0),
     ("p90", 90.0),

@@ -27,8 +27,6 @@ from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats, Ints, Requests
 
-__all__ = ["Answer", "RequestRun", "answer_of", "capped_outputs", "is_closed_loop", "request_run"]
-
 Statistic = Literal["mean", "median"]
 
 LOOP_ROUNDS: Final = 10

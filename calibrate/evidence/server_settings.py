@@ -18,8 +18,6 @@ from pydantic import Field
 from llm_perf.config.base import Efficiency, PositiveInt, Spec
 from llm_perf.systems.scheduling import Prompts, Waits
 
-__all__ = ["Settings", "settings_of"]
-
 _FILE: Final = "measurements/serving/settings.yaml"
 _DATE: Final = re.compile(r"measured (\d{4}-\d{2}-\d{2})")
 

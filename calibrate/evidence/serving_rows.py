@@ -34,8 +34,6 @@ from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.families import scheduler_rules
 
-__all__ = ["Case", "Cases", "gm", "load_cases", "load_rows", "log_ratio_of"]
-
 _TABLES: Final = ("serving.csv.gz", "llm_inference_bench.csv.gz")
 _TIMES: Final = (
     "tpot_s", "decode_throughput_tok_s", "throughput_tok_s", "total_latency_s", "prefill_throughput_tok_s", "ttft_s",

@@ -36,17 +36,6 @@ from llm_perf.systems.families import numbers, release_of
 from llm_perf.systems.registry import family_of
 from llm_perf.systems.stack_memory import budget_for
 
-__all__ = [
-    "NotStatedError",
-    "Run",
-    "dtype_of",
-    "host_of",
-    "inputs_of",
-    "peak_memory_bytes",
-    "run_of",
-    "scenario_of",
-]
-
 
 class NotStatedError(SpecError):
     """A source leaves out something without which no predictor could be asked about its run.

@@ -12,8 +12,6 @@ from llm_perf.config.loading import get_host_config_by_name, resolve_name
 from llm_perf.config.names import sockets_and_name
 from llm_perf.errors import SpecError
 
-__all__ = ["stated_host"]
-
 _NEAREST: Final = {
     "Intel Xeon (56 cores, W790 class)": "xeon-w9-3495x",
     "Cascade Lake ES": "2x xeon-platinum-8280",

@@ -32,8 +32,6 @@ from llm_perf.systems.base import MemoryUse
 from llm_perf.systems.families import find
 from llm_perf.systems.registry import get_system
 
-__all__ = ["HybridRun", "hybrid_cells", "hybrid_run", "is_hybrid"]
-
 _USUAL_GEN: Final = 128
 _USUAL_PROMPT: Final = 512
 _MODEL_OF_FILE: Final = re.compile(r"[-.](?:UD-)?(?:I?Q\d\w*|BF16|F16|mxfp4|MXFP4)$")

@@ -26,18 +26,6 @@ from llm_perf.requests.simulate import simulate
 from llm_perf.requests.summary import Distribution, tpot_of
 from llm_perf.requests.workload import Floats
 
-__all__ = [
-    "QUANTITIES",
-    "Compared",
-    "Times",
-    "Trace",
-    "compare",
-    "figures",
-    "read_trace",
-    "traces",
-    "with_longer_steps",
-]
-
 QUANTITIES: Final = ("ttft_s", "tpot_s", "e2e_s")
 
 _FOLDER: Final = "measurements/traces"

@@ -18,15 +18,6 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import Framework, get_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = [
-    "TrainingRun",
-    "framework_of",
-    "model_of",
-    "recomputation_of",
-    "training_run_of",
-    "training_scenario_of",
-]
-
 MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "GPT OSS 120B": "openai/gpt-oss-120b",

@@ -33,8 +33,6 @@ from llm_perf.errors import LLMPerfError, SpecError
 from llm_perf.systems.training.base import TrainingMemoryParts
 from llm_perf.systems.training.framework import get_framework
 
-__all__ = ["TuningCase", "is_tuning", "load_table", "memory_of", "tuning_run"]
-
 Table = Literal["finetuning", "b200"]
 _GB: Final = 1e9
 _COLUMNS: Final = dict.fromkeys(

@@ -23,8 +23,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import system_of
 
-__all__ = ["Overrides"]
-
 _TABLES_WITH_DOTS = ("copies",)
 """Tables whose keys contain dots themselves."""
 

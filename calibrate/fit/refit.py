@@ -21,18 +21,6 @@ import numpy as np
 
 from llm_perf.errors import MissingExtraError, SpecError
 
-__all__ = [
-    "Batch",
-    "Fit",
-    "Parameter",
-    "Prediction",
-    "Target",
-    "fit",
-    "geometric_mean_ratio",
-    "require_scipy",
-    "sensitive",
-]
-
 NOISE: Final = 0.1
 """Log ratio that counts as one standard deviation of a row: what predictions of the offloading systems are off by."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FUSED", "SHOWN_BY", "SPREAD"]
-
 SPREAD: Final = {
     "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
     "graph_floor_scale": 0.25, "memory_scale": 0.04, "all_reduce_extra_us": 0.6, "flops_scale": 0.08,

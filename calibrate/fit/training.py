@@ -23,8 +23,6 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import Framework, get_framework, load_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = ["TrainingFit", "shipped_values", "step_time_s", "training_parameters"]
-
 
 def training_parameters(scenarios: Sequence[TrainingScenario]) -> tuple[Parameter, ...]:
     """Every ranged constant of the scenarios' frameworks, then the efficiencies of their GPU families."""

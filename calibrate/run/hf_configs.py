@@ -1,9 +1,10 @@
-"""transformers configs made of llm-perf's own specs, with no network: one converter per family."""
+"""transformers configs made of llm-perf's own specs, with no network: one row of a table per family."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.model import LatentAttention, ModelConfig, MoEMLP
@@ -16,20 +17,20 @@ def hf_config_of(spec: ModelConfig) -> Any:
     Raises:
         SpecError: the architecture has no converter; a folder with a ``config.json`` always works.
     """
-    build = _FAMILIES.get(spec.family or "")
-    if build is None or any(isinstance(group.attention, LatentAttention) for group in spec.layer_groups):
+    form = _FAMILIES.get(spec.family or "")
+    if form is None or any(isinstance(group.attention, LatentAttention) for group in spec.layer_groups):
         raise SpecError(
             f"{spec.name}: no transformers config can be made from the bundled spec of family {spec.family!r} "
             f"(known: {', '.join(sorted(_FAMILIES))}); give --model a folder with its config.json"
         )
-    return build(spec)
+    facts = {form.names.get(name, name): value for name, value in _facts(spec, form.positions).items()}
+    kept = {name: value for name, value in facts.items() if name not in form.without}
+    return _built(form.config, kept | form.more(spec))
 
 
 def opt_config(**shapes: Any) -> Any:
     """An OPT of these shapes."""
-    from transformers import OPTConfig
-
-    return OPTConfig(**shapes)
+    return _built("OPTConfig", shapes)
 
 
 def opt_175b_config() -> Any:
@@ -42,34 +43,14 @@ def opt_175b_config() -> Any:
     return config
 
 
-def _opt(spec: ModelConfig) -> Any:
-    return opt_config(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        word_embed_proj_dim=spec.embedding_size or spec.hidden_size,
-        ffn_dim=spec.ffn_embed_dim,
-        num_hidden_layers=spec.num_layers,
-        num_attention_heads=spec.n_head,
-        max_position_embeddings=spec.max_position_embeddings or 2048,
-        # OPT-350m is the one that normalises after each block, and has no final norm.
-        do_layer_norm_before=spec.final_norm,
-    )
+def _built(config: str, fields: Mapping[str, Any]) -> Any:
+    import transformers
+
+    return getattr(transformers, config)(**fields)
 
 
-def _bloom(spec: ModelConfig) -> Any:
-    from transformers import BloomConfig
-
-    return BloomConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        n_layer=spec.num_layers,
-        n_head=spec.n_head,
-        seq_length=spec.max_position_embeddings or 2048,
-    )
-
-
-def _llama_like(spec: ModelConfig) -> dict[str, Any]:
-    attention = spec.layer_groups[0].attention
+def _facts(spec: ModelConfig, positions: int) -> dict[str, Any]:
+    """What configs state of a model, by the names of Llama's."""
     return {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
@@ -77,167 +58,100 @@ def _llama_like(spec: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": spec.num_layers,
         "num_attention_heads": spec.n_head,
         "num_key_value_heads": spec.num_key_value_heads,
-        "head_dim": getattr(attention, "head_dim", None),
-        "max_position_embeddings": spec.max_position_embeddings or 4096,
+        "head_dim": getattr(spec.layer_groups[0].attention, "head_dim", None),
+        "max_position_embeddings": spec.max_position_embeddings or positions,
         "tie_word_embeddings": spec.tied_embeddings,
     }
 
 
-def _llama(spec: ModelConfig) -> Any:
-    from transformers import LlamaConfig
+@dataclass(frozen=True)
+class _Form:
+    """A family's config: its class, other names of its fields, those it does not have, and what it states beside them."""
 
-    return LlamaConfig(**_llama_like(spec))
-
-
-def _mistral(spec: ModelConfig) -> Any:
-    from transformers import MistralConfig
-
-    window = getattr(spec.layer_groups[0].attention, "window", None)
-    return MistralConfig(**_llama_like(spec), sliding_window=window)
+    config: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    more: Callable[[ModelConfig], dict[str, Any]] = lambda spec: {}  # noqa: ARG005
+    positions: int = 4096
 
 
-def _mixtral(spec: ModelConfig) -> Any:
-    from transformers import MixtralConfig
+def _window(spec: ModelConfig) -> Any:
+    return getattr(spec.layer_groups[0].attention, "window", None)
 
+
+def _experts(spec: ModelConfig) -> MoEMLP:
     mlp = spec.layer_groups[-1].mlp
     if not isinstance(mlp, MoEMLP):
-        raise SpecError(f"{spec.name}: family mixtral needs a mixture of experts")
-    return MixtralConfig(
-        **_llama_like(spec),
-        num_local_experts=mlp.num_experts,
-        num_experts_per_tok=mlp.top_k,
-        sliding_window=getattr(spec.layer_groups[0].attention, "window", None),
-    )
+        raise SpecError(f"{spec.name}: family {spec.family} needs a mixture of experts")
+    return mlp
 
 
-def _qwen2(spec: ModelConfig) -> Any:
-    from transformers import Qwen2Config
-
-    fields = _llama_like(spec)
-    fields.pop("head_dim")
-    return Qwen2Config(**fields, use_sliding_window=False)
-
-
-def _gpt_neox(spec: ModelConfig) -> Any:
-    from transformers import GPTNeoXConfig
-
-    return GPTNeoXConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        intermediate_size=spec.ffn_embed_dim,
-        num_hidden_layers=spec.num_layers,
-        num_attention_heads=spec.n_head,
-        max_position_embeddings=spec.max_position_embeddings or 2048,
-        tie_word_embeddings=spec.tied_embeddings,
-    )
+def _opt(spec: ModelConfig) -> dict[str, Any]:
+    # OPT-350m is the one that normalises after each block, and has no final norm.
+    return {
+        "word_embed_proj_dim": spec.embedding_size or spec.hidden_size,
+        "do_layer_norm_before": spec.final_norm,
+    }
 
 
-def _gpt2(spec: ModelConfig) -> Any:
-    from transformers import GPT2Config
-
-    return GPT2Config(
-        vocab_size=spec.vocab_size,
-        n_embd=spec.hidden_size,
-        n_layer=spec.num_layers,
-        n_head=spec.n_head,
-        n_inner=spec.ffn_embed_dim,
-        n_positions=spec.max_position_embeddings or 1024,
-        tie_word_embeddings=spec.tied_embeddings,
-    )
+def _mixtral(spec: ModelConfig) -> dict[str, Any]:
+    mlp = _experts(spec)
+    return {
+        "num_local_experts": mlp.num_experts,
+        "num_experts_per_tok": mlp.top_k,
+        "sliding_window": _window(spec),
+    }
 
 
-def _gptj(spec: ModelConfig) -> Any:
-    from transformers import GPTJConfig
-
-    return GPTJConfig(
-        vocab_size=spec.vocab_size,
-        n_embd=spec.hidden_size,
-        n_layer=spec.num_layers,
-        n_head=spec.n_head,
-        n_inner=spec.ffn_embed_dim,
-        n_positions=spec.max_position_embeddings or 2048,
-    )
+def _qwen3_moe(spec: ModelConfig) -> dict[str, Any]:
+    mlp = _experts(spec)
+    sizes = {"moe_intermediate_size": mlp.ffn_size, "num_experts": mlp.num_experts}
+    return {**sizes, "num_experts_per_tok": mlp.top_k, "use_sliding_window": False}
 
 
-def _falcon(spec: ModelConfig) -> Any:
-    from transformers import FalconConfig
-
+def _falcon(spec: ModelConfig) -> dict[str, Any]:
     heads = spec.num_key_value_heads
-    return FalconConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        num_hidden_layers=spec.num_layers,
-        num_attention_heads=spec.n_head,
-        num_kv_heads=heads,
-        multi_query=heads == 1,
-        new_decoder_architecture=heads > 1,
-        parallel_attn=True,
-        bias=False,
-        ffn_hidden_size=spec.ffn_embed_dim,
-        max_position_embeddings=spec.max_position_embeddings or 2048,
-        tie_word_embeddings=spec.tied_embeddings,
-    )
+    kinds = {"multi_query": heads == 1, "new_decoder_architecture": heads > 1}
+    return {**kinds, "parallel_attn": True, "bias": False}
 
 
-def _qwen3(spec: ModelConfig) -> Any:
-    from transformers import Qwen3Config
-
-    return Qwen3Config(**_llama_like(spec), use_sliding_window=False)
-
-
-def _qwen3_moe(spec: ModelConfig) -> Any:
-    from transformers import Qwen3MoeConfig
-
-    mlp = spec.layer_groups[-1].mlp
-    if not isinstance(mlp, MoEMLP):
-        raise SpecError(f"{spec.name}: family qwen3_moe needs a mixture of experts")
-    return Qwen3MoeConfig(
-        **_llama_like(spec),
-        moe_intermediate_size=mlp.ffn_size,
-        num_experts=mlp.num_experts,
-        num_experts_per_tok=mlp.top_k,
-        use_sliding_window=False,
-    )
-
-
-def _gemma(spec: ModelConfig) -> Any:
-    from transformers import GemmaConfig
-
-    return GemmaConfig(**_llama_like(spec))
-
-
-def _gemma2(spec: ModelConfig) -> Any:
-    from transformers import Gemma2Config
-
+def _gemma2(spec: ModelConfig) -> dict[str, Any]:
     windows = [getattr(group.attention, "window", None) for group in spec.layer_groups]
-    return Gemma2Config(**_llama_like(spec), sliding_window=next(filter(None, windows), 4096))
+    return {"sliding_window": next(filter(None, windows), 4096)}
 
 
-def _phi3(spec: ModelConfig) -> Any:
-    from transformers import Phi3Config
-
-    fields = _llama_like(spec)
-    fields.pop("head_dim")
-    window = getattr(spec.layer_groups[0].attention, "window", None)
-    return Phi3Config(**fields, sliding_window=window, pad_token_id=0)
-
-
-_FAMILIES: dict[str, Callable[[ModelConfig], Any]] = {
-    "opt": _opt,
-    "bloom": _bloom,
-    "llama": _llama,
-    "mistral": _mistral,
-    "mixtral": _mixtral,
-    "qwen2": _qwen2,
-    "gpt_neox": _gpt_neox,
-    "gpt2": _gpt2,
-    "gpt": _gpt2,
-    "gpt3": _gpt2,
-    "gptj": _gptj,
-    "falcon": _falcon,
-    "qwen3": _qwen3,
-    "qwen3_moe": _qwen3_moe,
-    "gemma": _gemma,
-    "gemma2": _gemma2,
-    "phi3": _phi3,
+_HEADS = ("num_key_value_heads", "head_dim")
+_TIED = "tie_word_embeddings"
+_GPT: Final = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+}
+_BLOOM: Final = _GPT | {"hidden_size": "hidden_size", "max_position_embeddings": "seq_length"}
+_GPT2 = _Form("GPT2Config", _GPT, _HEADS, positions=1024)
+_FALCON: Final = {"num_key_value_heads": "num_kv_heads", "intermediate_size": "ffn_hidden_size"}
+_FAMILIES: Final[dict[str, _Form]] = {
+    "opt": _Form("OPTConfig", {"intermediate_size": "ffn_dim"}, (*_HEADS, _TIED), _opt, 2048),
+    "bloom": _Form("BloomConfig", _BLOOM, (*_HEADS, _TIED, "n_inner"), positions=2048),
+    "llama": _Form("LlamaConfig"),
+    "mistral": _Form("MistralConfig", more=lambda spec: {"sliding_window": _window(spec)}),
+    "mixtral": _Form("MixtralConfig", more=_mixtral),
+    "qwen2": _Form("Qwen2Config", without=("head_dim",), more=lambda _: {"use_sliding_window": False}),
+    "gpt_neox": _Form("GPTNeoXConfig", without=_HEADS, positions=2048),
+    "gpt2": _GPT2,
+    "gpt": _GPT2,
+    "gpt3": _GPT2,
+    "gptj": _Form("GPTJConfig", _GPT, (*_HEADS, _TIED), positions=2048),
+    "falcon": _Form("FalconConfig", _FALCON, ("head_dim",), _falcon, 2048),
+    "qwen3": _Form("Qwen3Config", more=lambda _: {"use_sliding_window": False}),
+    "qwen3_moe": _Form("Qwen3MoeConfig", more=_qwen3_moe),
+    "gemma": _Form("GemmaConfig"),
+    "gemma2": _Form("Gemma2Config", more=_gemma2),
+    "phi3": _Form(
+        "Phi3Config",
+        without=("head_dim",),
+        more=lambda spec: {"sliding_window": _window(spec), "pad_token_id": 0},
+    ),
 }

@@ -52,12 +52,6 @@ class Measured:
     ranks: list[dict[str, Any]] = field(default_factory=list)
 
 
-def measure_model(session: Session) -> dict[str, Any] | None:
-    """Load and measure; the first rank returns the result, the others None."""
-    results = measure_cases(session, [session.settings])
-    return results[0] if results else None
-
-
 def measure_cases(session: Session, cases: Sequence[RunSettings]) -> list[dict[str, Any]]:
     """Load once and measure several workloads, each with a record of its own; empty in all ranks but the first.
 

@@ -26,19 +26,6 @@ from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import embedding_params, token_table_params, total_params
 from llm_perf.errors import LLMPerfError
 
-__all__ = [
-    "BANDWIDTH_EFFICIENCY",
-    "FLOPS_EFFICIENCY",
-    "LLM_ANALYSIS",
-    "ROOFLINE",
-    "inference_baselines",
-    "inference_roofline",
-    "llm_analysis",
-    "llm_analysis_version",
-    "training_baselines",
-    "training_roofline",
-]
-
 ROOFLINE: Final = "roofline"
 LLM_ANALYSIS: Final = "llm_analysis"
 FLOPS_EFFICIENCY: Final = 0.6

@@ -12,8 +12,6 @@ from typing import Any
 
 from calibrate.evidence.published import Measurement, TrainingMeasurement, load_measurements
 
-__all__ = ["committed_rows"]
-
 
 def committed_rows() -> list[dict[str, Any]]:
     """Every run that is predicted, as plain JSON types.

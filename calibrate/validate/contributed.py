@@ -14,8 +14,6 @@ from calibrate.fit.served.report import Compared, compare, read_lines, read_obje
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import find
 
-__all__ = ["compared_runs", "contributed_lines", "contributed_object"]
-
 
 def compared_runs(
     system: str | None = None,

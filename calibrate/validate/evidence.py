@@ -33,8 +33,6 @@ from llm_perf.config.calibration import ENOUGH, INTERVAL_LEVEL
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.loading import get_gpu_config_by_name
 
-__all__ = ["Key", "Residuals", "evidence_files", "with_intervals"]
-
 _PHASES: Final = {
     "prefill_latency_s": "prefill",
     "latency_per_token_s": "decode",

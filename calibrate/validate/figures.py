@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from calibrate.validate.row import Compared
 
-__all__ = ["UNPREDICTED_RATIO", "WORST", "rank_correlation", "statistics_of"]
-
 UNPREDICTED_RATIO: Final = 10.0
 """What a row without a prediction counts in ``gm_all``."""
 

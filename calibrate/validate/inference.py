@@ -21,8 +21,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import LLMPerfError, SpecError
 from llm_perf.systems.footprint import model_weight_bytes, stage_kv_bytes
 
-__all__ = ["Change", "accuracy_class", "compare", "compare_all"]
-
 Change: TypeAlias = Callable[[Scenario], Scenario]
 
 _OVERCOMMITTED: Final = "the stated batch cannot be in GPU memory at once, so the engine queued or paged"

@@ -19,8 +19,6 @@ from calibrate.validate.row import Compared
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 
-__all__ = ["LEFT_OUT_ROWS", "PHASES", "LeftOutRow", "as_csv", "lines_of", "load_left_out", "parse_left_out"]
-
 LEFT_OUT_ROWS: Final = "calibrate/measurements/left_out.csv"
 PHASES: Final = ("prefill_latency_s", "latency_per_token_s")
 """Quantities of one phase, which rows may state beside their main quantity."""

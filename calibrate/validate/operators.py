@@ -20,8 +20,6 @@ from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.hardware.gpu_time import KernelRates, kernel_rates
 
-__all__ = ["Operator", "load_operators", "operator_residuals", "predicted_s", "residual"]
-
 _BITS: Final[Mapping[str, int]] = {"fp16": 16, "bf16": 16, "fp8": 8}
 SIZES: Final[Mapping[str, tuple[float, ...]]] = {
     "gemm": (64, 256, 1024),

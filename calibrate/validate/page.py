@@ -16,8 +16,6 @@ from llm_perf.analysis.evidence import ANY, pool_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems.families import declaration, family_names
 
-__all__ = ["accuracy_page", "resident_table"]
-
 _OPERATIONS: Final[Mapping[str, tuple[str, str, float]]] = {
     "gemm": ("matrix products", "rows", 1),
     "attention_prefill": ("attention, prefill", "tokens", 1),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 
-__all__ = ["relatives", "with_relatives_efficiency"]
-
 
 def relatives() -> dict[str, str]:
     """Name of an efficiency family -> a GPU of its nearest relative, for the families that have one."""

@@ -33,18 +33,6 @@ from calibrate.validate.request_noise import floor_table, twice
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of
 
-__all__ = [
-    "COLUMNS",
-    "PAGE",
-    "PREDICTED",
-    "line_of",
-    "page",
-    "read_predicted",
-    "rows",
-    "table_figures",
-    "table_text",
-]
-
 PAGE: Final = "docs/accuracy_requests.md"
 PREDICTED: Final = "calibrate/measurements/requests/predicted.csv.gz"
 COLUMNS: Final = (

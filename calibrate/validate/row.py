@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["Compared", "Interval", "LeftOut", "Run"]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -22,18 +22,6 @@ from llm_perf.analysis.evidence import FOLDER
 from llm_perf.errors import SpecError
 from llm_perf.report.validation_text import summary_table
 
-__all__ = [
-    "EVIDENCE",
-    "LEAVE_OUT",
-    "PAGE",
-    "PREDICTIONS",
-    "README",
-    "RESIDENT",
-    "accuracy_files",
-    "predictions_csv",
-    "with_table",
-]
-
 PREDICTIONS: Final = "calibrate/measurements/predictions.csv"
 README: Final = "README.md"
 PAGE: Final = "docs/accuracy.md"

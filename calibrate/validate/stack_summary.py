@@ -14,8 +14,6 @@ from typing import Any, Final
 from calibrate.validate.baselines import LLM_ANALYSIS, ROOFLINE
 from calibrate.validate.stacks import FIRST_TOKEN, Line, gm_of, place_of, read_left_out
 
-__all__ = ["PEERS", "stacks_summary"]
-
 PEERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "aiconfigurator": {
         "tpot_median_error": 0.127,

@@ -16,8 +16,6 @@ from typing import Final
 
 from llm_perf.systems.families import folder_of
 
-__all__ = ["FIRST_TOKEN", "PAGE", "WIDTHS", "gm_of", "page", "place_of", "read_left_out", "widths_text"]
-
 PAGE: Final = "docs/accuracy_stacks.md"
 WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
 _LEVEL: Final = 0.9

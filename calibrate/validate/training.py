@@ -12,8 +12,6 @@ from calibrate.validate.row import Compared
 from llm_perf.analysis.training import predict_training
 from llm_perf.errors import LLMPerfError, SpecError
 
-__all__ = ["TRAINING", "compare_all"]
-
 TRAINING = "training"
 _STEP = "iteration_time_s"
 

@@ -26,14 +26,6 @@ from calibrate.validate.transfer import LeftOut, Transfer, leave_out
 from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import bad_value
 
-__all__ = [
-    "TRAINING_GROUPINGS",
-    "TrainingCase",
-    "training_cases",
-    "training_transfer",
-    "training_without_fits",
-]
-
 
 @dataclass(frozen=True)
 class TrainingCase:

@@ -33,20 +33,6 @@ from llm_perf.errors import SpecError, bad_value
 from llm_perf.systems import get_system
 from llm_perf.systems.registry import family_of
 
-__all__ = [
-    "GROUPINGS",
-    "Case",
-    "LeftOut",
-    "Transfer",
-    "cases_of",
-    "leave_out",
-    "parameters_of",
-    "predicted",
-    "transfer",
-    "unfitted",
-    "without_fits",
-]
-
 _TIMES: Final = ("total_latency_s", "prefill_latency_s", "latency_per_token_s", "throughput_tokens_per_s")
 """Quantities of a row that times alone give."""
 

@@ -19,8 +19,6 @@ from llm_perf.analysis.training import predict_training
 from llm_perf.config.training import TrainingScenario
 from llm_perf.systems.training.framework import own_framework
 
-__all__ = ["PAGE", "WIDTHS", "Compared", "compared", "page", "summary", "widths_text"]
-
 PAGE: Final = "docs/accuracy_tuning.md"
 WIDTHS: Final = "llm_perf/analysis/tuning_widths.yaml"
 LEVEL: Final = 0.9

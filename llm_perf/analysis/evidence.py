@@ -20,22 +20,6 @@ from llm_perf.config.model import ModelConfig
 from llm_perf.errors import UnknownNameError
 from llm_perf.systems.registry import family_of
 
-__all__ = [
-    "ANY",
-    "FOLDER",
-    "RESIDENT",
-    "Evidence",
-    "EvidenceFile",
-    "LeaveOut",
-    "LeftOutWidths",
-    "accuracy_class",
-    "entries_of",
-    "evidence_of",
-    "kind_of",
-    "pool_of",
-    "vendors_of",
-]
-
 FOLDER: Final = "left_out"
 ANY: Final = "any"
 """Stands for all systems of a class together."""

@@ -12,8 +12,6 @@ from llm_perf.counts.flops import decode_step_flops, prefill_flops
 from llm_perf.counts.parameters import active_params, token_table_params
 from llm_perf.systems.base import Evaluation, Placement
 
-__all__ = ["below_the_roof", "least_decode_step_s", "least_prefill_s"]
-
 _ROUNDING: Final = 1e-6
 _CACHED: Final = 4.0
 """Times the GPUs' L2 that weights must exceed for their reads to need device memory: a part of less may stay in it."""

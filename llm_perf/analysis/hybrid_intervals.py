@@ -12,8 +12,6 @@ from llm_perf.config.calibration import INTERVAL_LEVEL
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Placement, system_of
 
-__all__ = ["hybrid_interval", "is_divided", "shared_processor_note"]
-
 _FILE = "hybrid_widths.yaml"
 
 

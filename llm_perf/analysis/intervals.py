@@ -49,17 +49,6 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.base import Placement
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
-__all__ = [
-    "TRAINING",
-    "Found",
-    "WithInterval",
-    "inference_interval",
-    "inference_options",
-    "training_interval",
-    "training_options",
-    "training_sizes",
-]
-
 TRAINING: Final = "training"
 _GENERIC: Final = DEFAULT
 """The system that names no stack."""

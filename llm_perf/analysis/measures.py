@@ -18,8 +18,6 @@ from llm_perf.counts.arrays import Number, is_array, where
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.base import Evaluation, MemoryUse
 
-__all__ = ["Measures", "Quick", "latencies", "measure"]
-
 
 @dataclass(frozen=True, slots=True)
 class Measures:

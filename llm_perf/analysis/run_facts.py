@@ -10,8 +10,6 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.workload import Shares
 
-__all__ = ["NO_FACTS", "RunFacts"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:

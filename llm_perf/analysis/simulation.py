@@ -28,16 +28,6 @@ from llm_perf.requests.summary import Summary, summary_of
 from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import Requests
 
-__all__ = [
-    "DEFAULT_ENGINE",
-    "NOT_OF_REQUESTS",
-    "ServiceInputs",
-    "Simulation",
-    "TimeInterval",
-    "inputs_of",
-    "simulation_of",
-]
-
 DEFAULT_ENGINE: Final = "vllm"
 """The engine where none is named: most measured requests are of it."""
 

@@ -21,8 +21,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
-__all__ = ["knows", "peak_times", "stack_interval"]
-
 _FILE = "stack_widths.yaml"
 Seconds = tuple[float, float | None, float]
 

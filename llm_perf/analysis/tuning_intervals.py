@@ -16,8 +16,6 @@ from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.calibration import INTERVAL_LEVEL, HalfWidth
 
-__all__ = ["LEVEL", "TuningWidth", "knows_steps_of", "memory_interval", "tuning_width"]
-
 LEVEL = INTERVAL_LEVEL
 _FILE = "tuning_widths.yaml"
 

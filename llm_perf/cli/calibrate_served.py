@@ -11,8 +11,6 @@ import click
 
 from llm_perf.errors import OutputError, SpecError
 
-__all__ = ["COMMANDS", "Words"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TELLING: tuple[tuple[str, str, Any, str], ...] = (

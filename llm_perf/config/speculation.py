@@ -11,8 +11,6 @@ from llm_perf.config.layers.joined import Joined
 from llm_perf.config.model import DenseMLP, ModelConfig
 from llm_perf.errors import SpecError
 
-__all__ = ["MODULES", "Speculation", "draft_module"]
-
 Module = Literal["mtp", "eagle"]
 
 MODULES: Final[tuple[Module, ...]] = ("mtp", "eagle")

@@ -59,12 +59,6 @@ class Fabric:
         wire = 2.0 * (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
         return self.latency_s + self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
 
-    def tree_all_reduce_s(self, size_bytes: Number) -> Number:
-        """Double binary tree: 2 log2 N exchanges, and all bytes up and down once (Sanders et al., 2009; NCCL 2.4)."""
-        if self.ranks == 1:
-            return 0.0 * size_bytes
-        return 2 * math.log2(self.ranks) * self.exchange_latency_s + 2 * size_bytes / self.bytes_per_s
-
     def one_shot_all_reduce_s(self, size_bytes: Number) -> Number:
         """Every rank reads what all others hold and adds it up itself: one exchange, (N-1) times the bytes."""
         if self.ranks == 1:

@@ -26,22 +26,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "GB",
-    "KB",
-    "MB",
-    "BenchmarkLogRecord",
-    "ModelShape",
-    "T",
-    "cache_bytes",
-    "format_benchmark_log",
-    "get_filename",
-    "hidden_bytes",
-    "model_bytes",
-    "parse_benchmark_log",
-    "write_benchmark_log",
-]
-
 KB: Final = 1 << 10
 MB: Final = 1 << 20
 GB: Final = 1 << 30

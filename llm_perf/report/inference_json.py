@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,10 +13,12 @@ from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.analysis.thresholds import thresholds_by_gpus, thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.report.prediction_log import prediction_log
-from llm_perf.systems.base import MemoryParts, TierShares
+from llm_perf.systems.base import TierShares
 from llm_perf.systems.pipeline import stage_layers
+from llm_perf.systems.tiers import Tier
 
 SCHEMA_VERSION = 1
+_USES = ("weights_bytes", "kv_cache_bytes", "activations_bytes", "buffers_bytes", "reserved_bytes")
 
 
 def result_object(
@@ -170,26 +173,10 @@ def memory_objects(result: InferenceResult) -> dict[str, Any]:
     }
 
 
-def memory_object(parts: MemoryParts) -> dict[str, float]:
+def memory_object(tier: Tier, uses: Iterable[str] = _USES) -> dict[str, int]:
     """Bytes by use, their sum and what can be allocated."""
-    return {
-        "weights_bytes": round(parts.weights_bytes),
-        "kv_cache_bytes": round(parts.kv_cache_bytes),
-        "activations_bytes": round(parts.activations_bytes),
-        "buffers_bytes": round(parts.buffers_bytes),
-        "reserved_bytes": round(parts.reserved_bytes),
-        "total_bytes": sum(
-            round(part)
-            for part in (
-                parts.weights_bytes,
-                parts.kv_cache_bytes,
-                parts.activations_bytes,
-                parts.buffers_bytes,
-                parts.reserved_bytes,
-            )
-        ),
-        "capacity_bytes": round(parts.capacity_bytes),
-    }
+    sizes = {name: round(float(getattr(tier, name))) for name in uses}
+    return sizes | {"total_bytes": sum(sizes.values()), "capacity_bytes": round(tier.capacity_bytes)}
 
 
 def _phase(phase: Phase) -> dict[str, Any]:

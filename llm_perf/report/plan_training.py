@@ -10,8 +10,6 @@ from llm_perf.report.answer import Answer
 from llm_perf.report.command import in_lines
 from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer
 
-__all__ = ["training_plan_lines", "training_plan_object"]
-
 _DAY_S = 86400
 _WIDTH = 80
 _DIVISION = 60

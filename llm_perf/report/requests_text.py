@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from llm_perf.report.units import seconds
 
-__all__ = ["requests_report"]
-
 _QUANTITIES: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
 
 

@@ -9,8 +9,6 @@ from llm_perf.report.simulate_json import interval_object, summary_object
 from llm_perf.report.start_command import start_command
 from llm_perf.search.service import ServiceCandidate, ServicePlan
 
-__all__ = ["service_object"]
-
 
 def service_object(answer: ServicePlan) -> dict[str, Any]:
     """Everything about a plan as plain JSON types. ``inputs`` of a candidate can be fed to ``llm-perf simulate``."""

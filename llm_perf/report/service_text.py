@@ -19,8 +19,6 @@ from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.service import ServiceCandidate, ServicePlan
 from llm_perf.search.targets import QUANTITIES, Target
 
-__all__ = ["service_report", "service_sections"]
-
 _OBJECTIVES: Final = {
     "cost": "least US dollars per token",
     "energy": "least joules per token",

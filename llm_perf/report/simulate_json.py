@@ -17,16 +17,6 @@ from llm_perf.report.inference_json import SCHEMA_VERSION, finite
 from llm_perf.requests.outcome import COMPLETED, REJECTED, RUNNING, Outcome
 from llm_perf.requests.summary import Distribution, Summary, tpot_of
 
-__all__ = [
-    "TIMES",
-    "rates_object",
-    "simulation_object",
-    "summary_object",
-    "timeline_text",
-    "trace_text",
-    "unfit_object",
-]
-
 TIMES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 """Quantities that have percentiles, in the order in which they are shown."""
 

@@ -15,8 +15,6 @@ from llm_perf.requests.outcome import Steps
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats
 
-__all__ = ["cumulative", "write_rates_plot", "write_simulation_plot"]
-
 _PARTS = 400
 """Intervals of time over which batch and cache are averaged: more are finer than a picture."""
 

@@ -19,17 +19,6 @@ from llm_perf.requests.capacity import Capacity
 from llm_perf.requests.summary import Distribution, Summary
 from llm_perf.systems import system_of
 
-__all__ = [
-    "bound_pieces",
-    "certainty_pieces",
-    "rates_answer",
-    "rates_report",
-    "rates_sections",
-    "simulation_answer",
-    "simulation_report",
-    "simulation_sections",
-]
-
 _TITLES: Final = {
     "ttft_s": "TTFT",
     "tpot_s": "TPOT",

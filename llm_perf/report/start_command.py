@@ -19,8 +19,6 @@ from llm_perf.report.command import in_lines
 from llm_perf.systems.families import declaration, find
 from llm_perf.systems.registry import family_of, full_name
 
-__all__ = ["divided_start_command", "start_command"]
-
 Starter = Callable[[InferenceResult, int], list[str]]
 """Makes the words of a command."""
 

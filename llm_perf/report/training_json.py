@@ -9,10 +9,10 @@ from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
 from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
-from llm_perf.report.inference_json import SCHEMA_VERSION, finite
-from llm_perf.systems.training.base import PHASES, TrainingMemoryParts
+from llm_perf.report.inference_json import SCHEMA_VERSION, finite, memory_object
+from llm_perf.systems.training.base import PHASES
 
-_MEMORY = (
+_USES = (
     "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "logits_bytes", "buffers_bytes",
     "temporaries_bytes", "fragmentation_bytes", "reserved_bytes",
 )  # fmt: skip
@@ -44,7 +44,7 @@ def training_object(
             "tokens_per_step": batch.global_batch_size * result.scenario.plan.seq_len,
         },
         "max_micro_batch_size": result.max_micro_batch_size,
-        "memory": {tier: _memory(getattr(memory, tier)) for tier in ("gpu", "cpu", "nvme")}
+        "memory": {tier: memory_object(getattr(memory, tier), _USES) for tier in ("gpu", "cpu", "nvme")}
         | {"peak": _peak(result), "phases": _phases(result)},
         "step": {
             "latency_s": result.step_time_s,
@@ -72,11 +72,6 @@ def training_object(
         "warnings": list(result.warnings),
     }
     return finite(found)  # type: ignore[no-any-return]
-
-
-def _memory(parts: TrainingMemoryParts) -> dict[str, int]:
-    sizes = {name: round(float(getattr(parts, name))) for name in _MEMORY}
-    return sizes | {"total_bytes": sum(sizes.values()), "capacity_bytes": round(parts.capacity_bytes)}
 
 
 def _peak(result: TrainingResult) -> dict[str, Any]:

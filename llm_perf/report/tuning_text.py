@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["tuning_report"]
-
 _TITLES: Final = {"finetuning": "Fine-tuning", "b200": "Megatron-LM on eight B200"}
 _QUANTITIES: Final = {"memory": "peak GPU memory", "time": "time of an iteration"}
 

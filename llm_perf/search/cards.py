@@ -25,8 +25,6 @@ from llm_perf.errors import SpecError
 from llm_perf.search.policy import AUTO, Objective, PolicyAnswer, PolicyQuestion, search_policy
 from llm_perf.search.targets import Target, parse_targets
 
-__all__ = ["Card", "CardsAnswer", "CardsQuestion", "cards", "find_cards"]
-
 _GENERAL_HOSTS: Final = ("desktop-", "workstation-", "server-")
 _LIMITED: Final = ("ttft", "tpot", "latency", "throughput")
 """What a target may limit here: one sequence on a machine of one's own."""

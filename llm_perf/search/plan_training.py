@@ -30,8 +30,6 @@ from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.step import TrainingStep
 
-__all__ = ["TrainingCandidate", "TrainingPlanAnswer", "TrainingPlanQuestion", "plan_training"]
-
 _UNITS_S: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _HOUR_S: Final = 3600.0
 _USUAL_STEP_TOKENS: Final = 4 * 2**20

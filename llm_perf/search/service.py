@@ -33,8 +33,6 @@ from llm_perf.search.targets import Target
 from llm_perf.systems.families import declaration
 from llm_perf.systems.registry import DEFAULT
 
-__all__ = ["ServiceCandidate", "ServicePlan", "asks_for_service", "plan_service"]
-
 _MARGIN: Final = 1.25
 """By how much an engine may serve more than the closed form says, at the most."""
 _SENT: Final = 600

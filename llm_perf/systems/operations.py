@@ -11,8 +11,6 @@ from llm_perf.counts.attention import decode_score_flops, kv_cache_bytes, prefil
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.forward import Forward
 
-__all__ = ["Operation", "operations"]
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:

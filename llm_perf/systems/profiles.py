@@ -8,8 +8,6 @@ from llm_perf.systems.constants import ConstantsFile, load_constants, load_relea
 from llm_perf.systems.families import folder_of
 from llm_perf.systems.registry import system_names
 
-__all__ = ["checked_profile"]
-
 
 def checked_profile(name: str | None) -> Profile:
     """A profile by name or path, of which every value could be applied; None changes nothing, "none" takes away fits.

@@ -18,7 +18,6 @@ GPUS = st.sampled_from(
 )
 COLLECTIVES = (
     "all_reduce_s",
-    "tree_all_reduce_s",
     "one_shot_all_reduce_s",
     "all_gather_s",
     "reduce_scatter_s",

@@ -177,6 +177,26 @@ def test_layers_are_dealt_out_to_the_gpus_that_there_are(experts_on_cpu, gpus):
     assert max(part.weight_bytes for part in dealt) <= whole / gpus + 2 * layer
 
 
+def test_a_cache_that_is_copied_is_attended_to_as_one_on_the_gpu():
+    """ZeRO-Inference without attention on the CPU: the same kernels over the same tokens, once the copy is there."""
+    asked = {
+        "model": "opt-6.7b",
+        "gpu": "a6000",
+        "host": "a6000-workstation",
+        "ds_zero": 3,
+        "cpu_offload": True,
+    }
+    own, away = (
+        build_scenario(InferenceInputs(**asked, batch_size=8, prompt_len=256, kv_offload=moved))
+        for moved in (False, True)
+    )
+    copied = away.replace(offload=away.offload.replace(attention_device="gpu"))
+    there, here, on_cpu = (predict_inference(one).decode for one in (copied, own, away))
+    assert there is not None
+    assert there.breakdown_s["attention"] == pytest.approx(here.breakdown_s["attention"], rel=1e-12)
+    assert there.busy_s["cpu"] == 0 < on_cpu.busy_s["cpu"]
+
+
 # -- memory of engines ------------------------------------------------------------------------------------------
 
 

@@ -349,7 +349,7 @@ def test_a_log_that_can_no_longer_be_written_costs_no_finished_loop(run, tmp_pat
 def test_outputs_that_cannot_be_written_are_found_before_anything_is_loaded(run, monkeypatch, flags, says):
     import calibrate.run.measurement as measurement
 
-    monkeypatch.setattr(measurement, "measure_model", lambda _session: pytest.fail("it was loaded"))
+    monkeypatch.setattr(measurement, "measure_cases", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(OutputError, match=says):
         run(**flags)
 

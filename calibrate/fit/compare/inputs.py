@@ -17,8 +17,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.report.benchmark_log import parse_benchmark_log
 
-__all__ = ["MeasuredRun", "read_measured"]
-
 
 @dataclass(frozen=True)
 class MeasuredRun:

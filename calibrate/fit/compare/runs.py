@@ -19,8 +19,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.operations import operations
 
-__all__ = ["Comparison", "RunBesidePrediction", "compare_runs"]
-
 _PHASES = ("prefill", "decode", "total")
 
 

@@ -19,8 +19,6 @@ from llm_perf.requests.summary import gaps_of, tpot_of
 from llm_perf.requests.workload import Floats
 from llm_perf.systems import Load, system_of
 
-__all__ = ["Answer", "answer_of", "load_of", "of_batch"]
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -38,8 +38,6 @@ from llm_perf.requests.workload import Ints, Requests
 from llm_perf.systems import get_system
 from llm_perf.systems.families import declaration, find
 
-__all__ = ["FLAGS", "Served", "Told", "served_of", "told_run"]
-
 FLAGS: Final = {
     "model": "--model", "gpu": "--gpu", "num_gpus": "--num-gpus", "tp": "--tp-size", "pp": "--pp-size", "dp": "--dp-size",
     "ep": "--ep-size", "machine": "--host", "weight_format": "--weight-format", "kv_format": "--kv-format",

@@ -15,8 +15,6 @@ from calibrate.fit.served.fit import INTERVAL, StackFit
 from calibrate.fit.served.points import Points
 from llm_perf.errors import LLMPerfError
 
-__all__ = ["Advice", "next_run"]
-
 _CONCURRENCIES: Final = (1, 4, 16, 64, 256)
 _LENGTHS: Final = ((128, 128), (1024, 256), (4096, 128), (256, 1024))
 _STEP: Final = 1e-3

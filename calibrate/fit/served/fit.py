@@ -24,8 +24,6 @@ from llm_perf.config.names import normalise
 from llm_perf.errors import SpecError
 from llm_perf.systems import system_of
 
-__all__ = ["INTERVAL", "StackFit", "fit_stack", "release_of_runs"]
-
 INTERVAL: Final = 1.645
 """Standard deviations of a 90 % interval."""
 

@@ -17,8 +17,6 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load
 
-__all__ = ["check", "check_figures", "least_times"]
-
 _FIXED: Final = 1.3
 """How far figures of equal requests may be from what others of the same run say, as a factor."""
 

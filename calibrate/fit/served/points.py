@@ -25,8 +25,6 @@ from llm_perf.errors import LLMPerfError
 from llm_perf.requests.steady import SteadyState
 from llm_perf.systems import Load, system_of
 
-__all__ = ["MAIN", "Points", "Target", "targets_of"]
-
 MAIN: Final[tuple[Quantity, ...]] = (
     "tpot_s", "step_s", "itl_s", "decode_tokens_per_s", "decode_s", "output_tokens_per_s", "total_tokens_per_s", "batch_s",
     "e2e_s", "requests_per_s",

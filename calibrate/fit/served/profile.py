@@ -22,8 +22,6 @@ from llm_perf.config.profiles import Profile
 from llm_perf.systems.families import declaration
 from llm_perf.systems.footprint import model_weight_bytes
 
-__all__ = ["profile_of", "widths_of"]
-
 _DIGITS = 5
 _FEWEST = 3
 """Runs of each model that make leaving one model out worth a fit."""

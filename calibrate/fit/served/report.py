@@ -20,8 +20,6 @@ from llm_perf.config.profiles import Profile
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems.registry import full_name, system_of
 
-__all__ = ["Compared", "compare", "fit_lines", "fit_object", "read_lines", "read_object", "version_named"]
-
 _WIDTH: Final = 100
 _SHOWN: Final = ("mean", "p50", "p95", "p99")
 _TITLES: Final = {

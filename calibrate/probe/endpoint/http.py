@@ -110,19 +110,6 @@ class Client:
         except ValueError:
             return body.decode("utf-8", "replace")
 
-    async def post_json(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """(status, JSON or text) of a POST.
-
-        Raises:
-            EndpointError: no answer.
-        """
-        async with self.request("POST", path, body) as answer:
-            found = await _whole(answer)
-        try:
-            return answer.status, json.loads(found)
-        except ValueError:
-            return answer.status, found.decode("utf-8", "replace")
-
     def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> _Exchange:
         """An exchange for ``async with``, which gives the answer as soon as its head is there."""
         return _Exchange(self, method, path, body)

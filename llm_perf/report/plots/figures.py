@@ -10,8 +10,6 @@ from llm_perf.report.plots.memory import memory_figure
 from llm_perf.report.plots.phases import breakdown_figure, context_figure
 from llm_perf.report.plots.roofline import roofline_figure
 
-__all__ = ["comparison_figures", "validation_figures"]
-
 
 def comparison_figures(found: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of ``llm-perf compare --json``; one that the runs have nothing for is left out."""
