@@ -1,18 +1,20 @@
 """A session on a GPU machine that is lent for minutes: one command drives a whole step and keeps all raw results.
 
-``python -m calibrate.gpu_session STEP`` with STEP ``resident``, ``offload`` or ``nvme``. Every case is a process of its
-own. Its time is estimated from the prediction, put right by the cases that have been run, and a case that would not end
-within the budget is dropped and said so. Results are appended to ``OUT/STEP.jsonl`` as soon as there are some.
+``python -m calibrate.gpu_session STEP`` with STEP ``resident``, ``offload``, ``nvme`` or ``all`` of them in one budget. Every
+case is a process of its own. Its time is estimated from the prediction, put right by the cases that have been run, and a case
+that would not end within the budget is dropped and said so. Results are appended to ``OUT/STEP.jsonl`` as soon as there are
+some.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,18 @@ import click
 
 from calibrate.probe.own_process import run_cli
 from calibrate.run.default_model import SECONDS_PER_GIB
-from llm_perf.errors import EnvironmentFailure, LLMPerfError
+from llm_perf.config.loading import get_gpu_config_by_name
+from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
 
 START_S = 20.0
 """Imports, probes and CUDA's start before a case's own work; a cautious round figure."""
 MARGIN_S = 20.0
 """What a case may take beyond the budget that is left before it is interrupted."""
+
+STEPS = {"resident": 0.3, "offload": 0.45, "nvme": 0.25}
+"""The steps, and which share of a budget for all of them each may take; what one leaves the next ones have."""
+ALL_S = 840.0
+"""Seconds for all steps: a machine that is lent for a quarter of an hour, less its start."""
 
 MODELS = ("opt-1.3b", "opt-6.7b", "opt-13b")
 LARGE = "opt-30b"
@@ -200,6 +208,59 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:+.0%}"
 
 
+def budgets(step: str, budget_s: float) -> dict[str, float]:
+    """Seconds of each step that ``step`` stands for."""
+    shares = STEPS if step == "all" else {step: 1.0}
+    return {name: share * budget_s for name, share in shares.items()}
+
+
+def in_turn(planned: Sequence[Case]) -> list[Case]:
+    """The first case of each kind, then the second of each: what a short budget cuts off are sizes and not kinds."""
+    kinds: dict[str, list[Case]] = {}
+    for case in planned:
+        kinds.setdefault(case.label, []).append(case)
+    rounds = itertools.zip_longest(*kinds.values())
+    return [case for one in rounds for case in one if case is not None]
+
+
+def rehearsed(
+    step: str, planned: Sequence[Case], budget_s: float, gpu: str | None, prompt_len: int, loops: int
+) -> tuple[list[str], float]:
+    """What a step would run and what it would drop, by prediction alone; and the seconds that it would take."""
+    lines, spent = [f"{step}: {budget_s:.0f} s"], 0.0
+    for case in planned:
+        seconds = predicted_s(case, gpu, prompt_len, loops)
+        fits = spent + seconds <= budget_s
+        said = (
+            f"about {seconds:.0f} s"
+            if fits
+            else f"dropped: {seconds:.0f} s by estimate, {budget_s - spent:.0f} s left"
+        )
+        lines.append(f"  {case.label:<15}{case.model:<10}{case.batch:>5}  {said}")
+        spent += seconds * fits
+    return lines, spent
+
+
+def not_run() -> list[str]:
+    """What a session on a GPU would measure beside these steps or in them, and why it does not here."""
+    from importlib.util import find_spec
+
+    lines = [
+        f"not run: {what}: {package} is not installed"
+        for package, what in (
+            ("torch", "every case"), ("transformers", "plain transformers"), ("deepspeed", "ZeRO-3, offload and NVMe"),
+        )
+        if find_spec(package) is None
+    ]  # fmt: skip
+    served = [name for name in ("vllm", "sglang") if find_spec(name) is not None]
+    if served:
+        return [
+            *lines,
+            f"not run: a served engine: start {served[0]} yourself and watch it with calibrate observe",
+        ]
+    return [*lines, "not run: a served engine: neither vllm nor sglang is installed"]
+
+
 def this_gpu() -> tuple[str | None, str]:
     """(name of the bundled GPU that is in this machine, name for the folder of its results)."""
     from calibrate.probe.environment import cpu_name, nvidia_smi
@@ -219,43 +280,98 @@ def _slug(name: str) -> str:
 
 
 @click.command()
-@click.argument("step", type=click.Choice(("resident", "offload", "nvme")))
+@click.argument("step", type=click.Choice((*STEPS, "all")))
 @click.option("--out", help="Folder of the results.  [default: calibrate/measurements/<this machine>]")
-@click.option("--budget-s", type=float, default=540.0, show_default=True, help="Seconds for the whole step.")
+@click.option(
+    "--budget-s", type=float, help=f"Seconds for the whole step.  [default: 540; of all: {ALL_S:.0f}]"
+)
 @click.option("--models", default=",".join(MODELS), show_default=True, help="From small to large.")
 @click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True)
 @click.option("--prompt-len", type=int, default=512, show_default=True)
 @click.option("--gen-len", type=int, help="Instead of the step's own.")
 @click.option("--loops", type=int, default=3, show_default=True)
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be run and dropped, by prediction, and run nothing."
+)
+@click.option("--gpu", "asked_gpu", help="GPU of a dry run, where this machine has none.")
 def main(
     step: str,
     out: str | None,
-    budget_s: float,
+    budget_s: float | None,
     models: str,
     batches: str,
     prompt_len: int,
     gen_len: int | None,
     loops: int,
+    dry_run: bool,
+    asked_gpu: str | None,
 ) -> None:
-    """Measure one STEP of a session on this machine."""
-    gpu, machine = this_gpu()
-    folder = Path(out) if out is not None else Path(__file__).parent / "measurements" / machine
+    """Measure one STEP of a session on this machine, or all of them."""
     try:
+        if asked_gpu is not None and not dry_run:
+            raise SpecError("--gpu is of a --dry-run: a session measures the GPU that is here")
+        gpu, machine = this_gpu() if asked_gpu is None else (get_gpu_config_by_name(asked_gpu).name, "")
+        whole = budget_s if budget_s is not None else ALL_S if step == "all" else 540.0
+        planned = {
+            name: list(cases(name, tuple(models.split(",")), tuple(map(int, batches.split(","))), gen_len))
+            for name in budgets(step, whole)
+        }
+        if step == "all":
+            planned = {name: in_turn(one) for name, one in planned.items()}
+        if dry_run:
+            _rehearse(step, planned, whole, gpu, prompt_len, loops)
+            return
+        folder = Path(out) if out is not None else Path(__file__).parent / "measurements" / machine
         folder.mkdir(parents=True, exist_ok=True)
-        session = Session(folder, step, budget_s, gpu, prompt_len, loops)
-        try:
-            for case in cases(step, tuple(models.split(",")), tuple(map(int, batches.split(","))), gen_len):
-                session.run(case)
-        finally:
-            sys.stdout.write("\n".join([*session.table(), f"raw results: {session.file}"]) + "\n")
-        if not any(found["status"] == "done" for _, found in session.done):
-            raise EnvironmentFailure("no case was measured")
+        _measure(step, planned, whole, folder, gpu, prompt_len, loops)
     except (LLMPerfError, OSError, ValueError) as error:
         sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         sys.stderr.write("llm-perf: interrupted\n")
         sys.exit(130)
+
+
+def _rehearse(
+    step: str, planned: dict[str, list[Case]], whole_s: float, gpu: str | None, prompt_len: int, loops: int
+) -> None:
+    """Print the plan of a budget."""
+    lines, saved = [f"on {gpu or 'a GPU that is not bundled: starts alone are counted'}, nothing is run"], 0.0
+    for name, budget_s in budgets(step, whole_s).items():
+        shown, spent = rehearsed(name, planned[name], budget_s + saved, gpu, prompt_len, loops)
+        saved += budget_s - spent
+        lines += shown
+    lines += [*not_run(), f"in all: {whole_s - saved:.0f} of {whole_s:.0f} s"]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _measure(
+    step: str,
+    planned: dict[str, list[Case]],
+    whole_s: float,
+    folder: Path,
+    gpu: str | None,
+    prompt_len: int,
+    loops: int,
+) -> None:
+    """Run the steps one after another; what one leaves of its budget the next ones have.
+
+    Raises:
+        EnvironmentFailure: no case was measured.
+    """
+    saved, done = 0.0, 0
+    for name, budget_s in budgets(step, whole_s).items():
+        session = Session(folder, name, budget_s + saved, gpu, prompt_len, loops)
+        try:
+            for case in planned[name]:
+                session.run(case)
+        finally:
+            sys.stdout.write("\n".join([*session.table(), f"raw results: {session.file}"]) + "\n")
+        saved = session.left_s
+        done += sum(found["status"] == "done" for _, found in session.done)
+    sys.stdout.write("\n".join(not_run()) + "\n")
+    if not done:
+        raise EnvironmentFailure("no case was measured")
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def _refuse_no_single_gpu(name: str) -> None:
         raise SpecError(
             f"gpu {name!r}: this needs a GPU; without one there is llm-perf infer --gpu none --host CPU"
         )
-    if re.search(r"\w \+ *\w", name):
+    if re.search(r"\w \+ *\w|\w *, *[a-zA-Z]", name):
         raise SpecError(
             f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"
         )

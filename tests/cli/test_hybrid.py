@@ -51,6 +51,10 @@ def test_the_cpu_alone(llm_perf: Any, name: str) -> None:
         ((*SMALL_CARD, "--system", "vllm", "--n-gpu-layers", "4"), "does not know --n-gpu-layers"),
         ((*SMALL_CARD, "--system", "llama_cpp", "--n-gpu-layers", "many"), "n_gpu_layers"),
         (("--gpu", "none", "--system", "llama_cpp"), "here for this machine"),
+        (
+            ("--gpu", "rtx-4090,rtx-3090"),
+            "GPUs of several kinds in one machine are not modelled yet; give one kind",
+        ),
         (("--gpu", "rtx-4090 + rtx-3090"), "GPUs of several kinds in one machine are not modelled yet"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -73,10 +74,11 @@ def fake_clock(monkeypatch, session: Session, seconds_per_case: float, outcome=N
 
 
 def test_a_case_that_would_not_end_in_time_is_dropped_and_said_so(tmp_path, monkeypatch):
-    session = Session(tmp_path, "offload", 200.0, "H200-SXM-141GB", 512, 3)
     case = Case("cpu pinned", "opt-1.3b", 1, 8, ("--cpu-offload",))
     predicted = predicted_s(case, "H200-SXM-141GB", 512, 3)
     assert 20 < predicted < 100
+    # After what takes time itself: the clock stands still from the next line on.
+    session = Session(tmp_path, "offload", 200.0, "H200-SXM-141GB", 512, 3)
     calls = fake_clock(monkeypatch, session, 90.0)
     for _ in range(4):
         session.run(case)
@@ -101,3 +103,64 @@ def test_larger_cases_are_predicted_to_take_longer(step):
         for model in MODELS
     ]
     assert seconds[0] < seconds[1] < seconds[2]
+
+
+def rehearse(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "calibrate.gpu_session", *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_quarter_of_an_hour_is_rehearsed_without_a_gpu(tmp_path):
+    done = rehearse("all", "--dry-run", "--gpu", "h200-sxm-141gb", "--out", str(tmp_path / "none"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.endswith(" s") and line[0] in "ron"][:3] == [
+        "resident", "offload", "nvme",
+    ]  # fmt: skip
+    spent, whole = map(float, re.findall(r"(\d+) of (\d+) s", lines[-1])[0])
+    assert whole == 840
+    assert 0.5 * whole < spent <= whole
+    assert any("dropped: " in line for line in lines), "18 + 41 + 6 cases are more than a quarter of an hour"
+    run = {line[2:17].strip() for line in lines if "about" in line}
+    assert run == {
+        "transformers",
+        "zero-3",
+        "cpu pinned",
+        "cpu, KV pinned",
+        "cpu, 4 bit",
+        "cpu pageable",
+        "nvme",
+    }
+    assert any(line.startswith("not run: a served engine: ") for line in lines)
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_a_step_leaves_of_its_budget_the_next_has(tmp_path, monkeypatch):
+    import calibrate.gpu_session as module
+
+    given = []
+
+    def session(folder, name, budget_s, *rest):
+        given.append((name, budget_s))
+        made = Session(folder, name, budget_s, *rest)
+        monkeypatch.setattr(
+            type(made),
+            "run",
+            lambda self, case: self.done.append((case, {"status": "dropped", "reason": ""})),
+        )
+        monkeypatch.setattr(type(made), "left_s", 50.0)
+        return made
+
+    monkeypatch.setattr(module, "Session", session)
+    planned = {name: [] for name in module.STEPS}
+    with pytest.raises(EnvironmentFailure, match="no case was measured"):
+        module._measure("all", planned, 840.0, tmp_path, None, 8, 1)
+    assert given == [("resident", 252.0), ("offload", 428.0), ("nvme", 260.0)]
+
+
+def test_a_gpu_is_named_for_a_rehearsal_alone():
+    done = rehearse("resident", "--gpu", "t4")
+    assert done.returncode == 2
+    assert done.stderr == "llm-perf: --gpu is of a --dry-run: a session measures the GPU that is here\n"
