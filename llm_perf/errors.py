@@ -26,6 +26,7 @@ __all__ = [
 
 _MAX_SUGGESTIONS = 5
 _FEW = 3  # so few names are all said
+_SOME = 14  # as many are said where no command lists them
 _CLOSE_ENOUGH = 0.6  # difflib's own default: lower values suggest names that share nothing but a suffix
 
 
@@ -72,7 +73,7 @@ class UnknownNameError(SpecError, KeyError):
             return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
         if not self.known:
             return f"unknown {self.kind} {self.name!r}; there is none"
-        if len(self.known) <= _FEW:
+        if len(self.known) <= (_FEW if self.kind in _LISTED else _SOME):
             return f"unknown {self.kind} {self.name!r}; known: {', '.join(self.known)}"
         shown = f" (llm-perf {_LISTED[self.kind]} list shows them)" if self.kind in _LISTED else ""
         return f"unknown {self.kind} {self.name!r}; none of the {len(self.known)} known is close to it{shown}"

@@ -196,7 +196,7 @@ def fit_answer(found: Mapping[str, Any]) -> Answer:
         bound=[f"{len(unknown)} constants these runs do not tell apart: {unknown[0]}", *unknown[1:]]
         if unknown
         else ["all constants were told apart"],
-        change=[f"llm-perf infer --profile {found['profile']} predicts with it"],
+        change=["llm-perf infer --profile FILE predicts with it"],
         good=True,
         labels=("Fitted:", "Off by:", "How sure:", "Not known:", "Next:"),
     )

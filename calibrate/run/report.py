@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_perf.report.answer import Answer
 from llm_perf.report.units import rate, seconds
+from llm_perf.systems import get_system
 
 _PHASES = ("prefill", "decode", "total")
 
@@ -35,9 +36,9 @@ def run_answer(result: dict[str, Any]) -> Answer:
     sure += [] if ends is None else [f"90% interval {seconds(ends[0])} to {seconds(ends[1])}"]
     decode = measured["decode"]["throughput_tokens_per_s"]
     waits = [
-        f"{phase} {name.replace('_', ' ')}"
+        _waits(result, phase)
         for phase in ("decode", "prefill")
-        if (name := (predicted.get("bottlenecks") or {}).get(phase)) is not None
+        if (predicted.get(phase) or {}).get("bottleneck")
     ]
     return Answer(
         fits=[f"yes. It ran; host memory {_gib(measured['host_rss_bytes'])}"],
@@ -51,6 +52,13 @@ def run_answer(result: dict[str, Any]) -> Answer:
         change=["llm-perf calibrate fit RUNS makes a profile of runs like this one"],
         good=True,
     )
+
+
+def _waits(result: dict[str, Any], phase: str) -> str:
+    """What a phase is predicted to wait for, and for which share of its time."""
+    found = result["predicted"][phase]
+    system = get_system(str(result["run"].get("system") or "zero_inference"))
+    return f"{phase} {system.resource_title(found['bottleneck'])} as predicted"
 
 
 def print_result(result: dict[str, Any], verbose: int = 1) -> None:

@@ -166,7 +166,7 @@ def change_of(inputs: InferenceInputs, **fields: Any) -> Change:
     changed = {name: value for name, value in fields.items() if value != getattr(inputs, name)}
     added = " ".join(_flag(name, value) for name, value in changed.items() if value is not None)
     dropped = [f"--{name.replace('_', '-')}" for name, value in changed.items() if value is None]
-    return Change(f"{added} without {', '.join(dropped)}" if dropped else added, changed)
+    return Change(f"{added} without {', '.join(dropped)}".strip() if dropped else added, changed)
 
 
 def _flag(name: str, value: Any) -> str:

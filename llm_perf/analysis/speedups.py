@@ -35,8 +35,8 @@ class Gain:
 def faster(inputs: InferenceInputs, result: InferenceResult, most: int = 2) -> tuple[Gain, ...]:
     """Single changes that fit and make the whole batch, or its throughput, at least 5 % faster: the largest gain first.
 
-    A smaller number format, twice the GPUs where the system divides over them, and more sequences at once, whose gain is
-    one of throughput: each of them waits longer.
+    A smaller number format, nothing left to the CPU, twice the GPUs where the system divides over them, and more sequences
+    at once, whose gain is one of throughput: each of them waits longer.
     """
     if not result.feasible:
         return ()
@@ -63,6 +63,9 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
             plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
             yield change_of(inputs, **(fields | plain)), "as fast"
+    for field in ("n_cpu_moe", "n_gpu_layers"):
+        if getattr(inputs, field) is not None:
+            yield change_of(inputs, **{field: None}), "as fast"
     ranks = 2 * scenario.parallelism.tp_size
     if (
         system.family.more_gpus == "tensor ranks"

@@ -61,6 +61,17 @@ def test_a_gain_is_what_the_changed_question_is_predicted_to_take() -> None:
     )
 
 
+def test_a_model_that_is_divided_without_need_is_told_so() -> None:
+    question = InferenceInputs(
+        model="qwen3-30b-a3b", gpu="rtx-4090", system="llama_cpp", n_cpu_moe=48, host="ryzen-9-7950x",
+        weight_format="q4_k_m",
+    )  # fmt: skip
+    gains = faster(question, predict_inference(build_scenario(question)))
+    whole = predict_inference(build_scenario(question.replace(n_cpu_moe=None)))
+    assert gains[0].text == "without --n-cpu-moe"
+    assert whole.feasible
+
+
 def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> None:
     question = TrainingInputs(
         model="llama-3-8b", gpu="h100-sxm-80gb", num_gpus=8, framework="fsdp", activation_recomputation="full"

@@ -171,7 +171,8 @@ def test_run_generation_takes_seed_001s_arguments_and_returns_nothing(models, of
     assert "total throughput" in log.read_text()
     printed = capfd.readouterr().out
     assert "generated:" in printed
-    assert printed.startswith("measured:")
+    assert printed.startswith("Fits: ")  # the answer in five lines, then both logs
+    assert printed.index("\nmeasured:\n") < printed.index("\npredicted:\n")
 
 
 def test_real_weights_with_a_tokenizer_get_the_original_prompt(run, models, tmp_path):

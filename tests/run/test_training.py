@@ -65,6 +65,7 @@ def test_offload_and_recomputation_learn_the_same_too(train):
     assert other["predicted"]["step"]["breakdown_s"]["recompute"] > 0
     assert other["machine"]["probe"]["adam_s_per_param"] > 0
     lines = training_lines(other)
+    assert [line.split(":")[0] for line in lines[:5]] == ["Fits", "Speed", "How sure", "Bound by", "Change"]
     assert "optimizer on the CPU, layers recomputed" in lines
     # Paths are as long as they are.
     assert all(len(line) <= 80 or "run file" in line or other["run"]["model_name"] in line for line in lines)

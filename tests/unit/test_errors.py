@@ -104,7 +104,10 @@ def test_at_most_five_suggestions() -> None:
 def test_no_suggestion_where_nothing_is_close() -> None:
     error = UnknownNameError("model", "zzzz", KNOWN_MODELS)
     assert error.suggestions == ()
-    assert str(error) == "unknown model 'zzzz'; none of the 5 known is close to it"
+    assert (
+        str(error)
+        == "unknown model 'zzzz'; none of the 5 known is close to it (llm-perf models list shows them)"
+    )
 
 
 def test_no_suggestion_for_an_empty_name() -> None:

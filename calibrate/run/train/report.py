@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from llm_perf.report.answer import Answer
+from llm_perf.report.units import rate, seconds
+
 _WIDTH = 80
 
 _ROWS = (
@@ -25,7 +28,8 @@ def print_training(result: dict[str, Any]) -> None:
 def training_lines(result: dict[str, Any]) -> list[str]:
     """The lines of the report, at most 80 columns wide."""
     run, measured = result["run"], result["measured"]
-    lines = [
+    lines = [*training_answer(result).text.plain.splitlines(), ""]
+    lines += [
         f"{run['model_name']}, {_how(run)}, {run['ranks']} x {run['device']}, {run['dtype']}",
         f"{run['micro_batch_size']} sequences of {run['seq_len']} tokens x {run['gradient_accumulation_steps']} passes "
         f"x {run['ranks']} ranks = {run['global_batch_size']} per step",
@@ -58,6 +62,30 @@ def _how(run: dict[str, Any]) -> str:
     names = {"fsdp": "FSDP2", "torch": "torch alone"}
     how = names.get(run["framework"], f"ZeRO stage {run['ds_zero']}")
     return how + (f", adapters of rank {run['lora_rank']}" if run["lora_rank"] else "")
+
+
+def training_answer(result: dict[str, Any]) -> Answer:
+    """What was measured and how far the prediction was off, in five lines."""
+    measured, predicted, run = result["measured"], result["predicted"], result["run"]
+    step = (measured["step"]["latency_s"], predicted["step"]["latency_s"])
+    parts = sorted(predicted["step"]["breakdown_s"].items(), key=lambda part: -part[1])
+    return Answer(
+        fits=[f"yes. {run['steps']} steps of {run['model_name']} ran"],
+        speed=[
+            rate(measured["step"]["throughput_tokens_per_s"]),
+            f"{seconds(step[0])} a step",
+            f"MFU {measured['mfu']:.1%}",
+        ],
+        sure=[
+            f"predicted {seconds(step[1])}, measured {seconds(step[0])} ({_share(result['error']['step_time'])})"
+        ],
+        bound=[
+            f"{name.replace('_', ' ')} {spent / step[1]:.0%} of the predicted step"
+            for name, spent in parts[:2]
+        ],
+        change=["llm-perf calibrate fit RUNS makes a profile of runs like this one"],
+        good=True,
+    )
 
 
 def _wrapped(lines: list[str]) -> list[str]:
