@@ -231,7 +231,7 @@ def _aims(lines: Sequence[Line]) -> Iterator[str]:
     closed = next(one for one in table_figures(lines) if one["load"] == _CLOSED)
     share = closed["predicted"] / closed["rows"]
     met = "met" if share >= _AIMED_SHARE else "**missed**"
-    yield f"| {_CLOSED} | rows predicted | {_AIMED_SHARE:.0%} | {share:.0%} | {met} |"
+    yield f"| {_CLOSED} | rows predicted | {_AIMED_SHARE:.0%} | {share:.1%} | {met} |"
 
 
 def _log_ratios(lines: Iterable[Line], quantity: str) -> list[float]:

@@ -187,8 +187,11 @@ class _Loop:
         each = np.minimum(each, first)
         return plain, base, (first - each) * chunks, each * chunks
 
-    def _step(self, others: Floats) -> tuple[Floats, Floats]:
-        """(mean seconds between two tokens, seconds from arrival to the first token)."""
+    def _step(self, others: Floats, follows: bool = False) -> tuple[Floats, Floats]:
+        """(mean seconds between two tokens, seconds from arrival to the first token).
+
+        A request that ``follows`` on the end of another arrives where a step ends, if no frontend delays it.
+        """
         plain, base, first, each = self._reading(others)
         arrivals = others / np.maximum(self.gaps, _LEAST)
         some = -np.expm1(-arrivals)
@@ -198,6 +201,8 @@ class _Loop:
         square = (1 - some) * plain**2 + some * reading**2
         left = square / (2 * mean)
         together = arrivals * np.minimum(2 * left / mean, 1.0)
+        if follows and self.times.frontend_s == 0:
+            left, together = np.zeros_like(left), arrivals
         own = base + first + each * (1.0 + together)
         # Where steps are scheduled ahead, one more is on its way already.
         beside = self.rules.prompts == "beside decodes"
@@ -221,11 +226,11 @@ class _Loop:
         running = np.minimum(concurrency, self.most)
 
         def missing(others: Floats) -> Floats:
-            mean, first = self._step(others)
+            mean, first = self._step(others, follows=True)
             decoding = self.gaps * mean
             return np.asarray((running - 1.0) * decoding / (first + decoding) - others)
 
-        mean, first = self._step(_root(missing, np.maximum(running - 1.0, 0.0)))
+        mean, first = self._step(_root(missing, np.maximum(running - 1.0, 0.0)), follows=True)
         served = running / (first + self.gaps * mean)
         waits = concurrency / served - running / served
         return self._found(mean, first + waits, served, concurrency > self.most)
