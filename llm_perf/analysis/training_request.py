@@ -256,6 +256,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     profile = checked_profile(inputs.profile)
     host = profile.apply_to_host(get_host_config_by_name(host_name), framework.name)
     parallelism = training_parallelism(inputs)
+    framework.check_divisions(parallelism)
     return TrainingScenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
@@ -284,6 +285,10 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
         else inputs.ds_zero
     )
     fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
+    if fields.get("base_weight_bits") and "base_weight_bits" not in stated and not inputs.lora_rank:
+        raise SpecError(
+            f"framework {framework.name} trains adapters on frozen weights of {fields['base_weight_bits']} bits: give lora_rank"
+        )
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
     if "optimizer" in fields:
