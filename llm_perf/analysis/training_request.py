@@ -256,6 +256,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     profile = checked_profile(inputs.profile)
     host = profile.apply_to_host(get_host_config_by_name(host_name), framework.name)
     parallelism = training_parallelism(inputs)
+    framework.check_divisions(parallelism)
     return TrainingScenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),

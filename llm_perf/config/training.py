@@ -276,6 +276,11 @@ _MOST_OF_RATED = 1.5
 def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: ParallelismConfig) -> None:
     if plan.wide_layers and plan.wide_layers > model.num_layers:
         raise SpecError(f"wide_layers {plan.wide_layers} is more than the {model.num_layers} layers")
+    if plan.lora_rank > model.hidden_size:
+        raise SpecError(
+            f"lora_rank {plan.lora_rank} is above {model.name}'s hidden size {model.hidden_size}: such adapters are larger "
+            "than what they adapt"
+        )
     if plan.moe_dispatcher == "flex" and not any(group.mlp.routed_experts for group in model.layer_groups):
         raise SpecError(f"moe_dispatcher flex sends tokens to experts, and {model.name} has none")
     if plan.cp_comm_type == "a2a" and parallelism.cp_size > 1:

@@ -275,6 +275,10 @@ class _GPUType:
 
     def _variants(self, parallelism: ParallelismConfig, nodes: int) -> Iterator[TrainingScenario]:
         """The division with the optimizer's state shared, or all of it; without recomputation, or with all of it."""
+        try:
+            get_framework(self.base.framework).check_divisions(parallelism)
+        except SpecError:
+            return
         stages = (1,) if parallelism.pp_size > 1 else (1, 3)
         for stage in stages if parallelism.dp_size > 1 else (0,):
             for level in (0, 4):

@@ -140,8 +140,8 @@ def _layers(model: Any) -> list[Any]:
     """The layers of a transformers model: the members of its longest list of modules."""
     import torch
 
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len))
+    lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(lists, key=len)
 
 
 def _with_adapters(model: Any, rank: int) -> Any:

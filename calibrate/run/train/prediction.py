@@ -161,12 +161,12 @@ def _constants(
     # A CPU launches and computes one after the other, and the process is there already.
     values |= {"host_exponent": 1.0, "copy_overlap": 0.0, "gradient_overlap": 0.0}
     values |= {"process_reserve_gib": 0.0, "communicator_gib": 0.0, "retained_logit_bytes": element}
-    if settings.framework == "deepspeed" and settings.ds_zero:
+    if settings.updates_partition:
         # Of buffers that are larger than what fills them only the pages that are written count.
         values["bucket_params"] = min(_BUCKET_PARAMS, _trained_share(settings, model) * total_params(model))
         # torch's AdamW on a CPU makes the root of the second moment and its quotient, of a partition that is one tensor:
-        # 8 bytes, when the flattened gradients are gone, so 4 more than the moment before it.
-        values["step_temporary_moments"] = 0.5
+        # 8 bytes. Stages 1 and 2 have dropped what they flattened by then, so that it is 4 more than the moment before.
+        values["step_temporary_moments"] = 1.0 if settings.ds_zero == 3 else 0.5
     else:  # the same of one parameter after the other
         values["step_temporary_moments"] = _largest_share(model)
     if probe.backward_scale is not None:

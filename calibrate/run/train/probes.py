@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibrate.probe.clock import now
+from calibrate.probe.process import keep_freed_memory
 from calibrate.run.layer_overhead import small_config
 from calibrate.run.train.engine import random_batches, step_s, training_engine
 from calibrate.run.train.settings import TrainRunSettings
@@ -120,15 +121,24 @@ def _attention_backward_flops_per_s(dtype: str) -> float:
     return 2.5 * 2.0 * heads * length * length * width / seconds
 
 
-def adam_s_per_param(size: int = 4 << 20) -> float:
-    """Seconds of torch's AdamW per 32-bit parameter on the CPU."""
+def adam_s_per_param(size: int = 4 << 20, fresh: bool = False) -> float:
+    """Seconds of torch's AdamW per 32-bit parameter on the CPU.
+
+    ``fresh``: of one tensor so large that its temporaries find no place in what the process keeps of freed memory, as the
+    flat partitions of ZeRO: their pages are new in each step, which takes longer than the update itself.
+    """
     import torch
 
+    size = size << 2 if fresh else size
     parameter = torch.nn.Parameter(torch.zeros(size))
     parameter.grad = torch.full((size,), 1e-3)
     optimizer = torch.optim.AdamW([parameter], lr=1e-4)
     optimizer.step()  # makes the moments
-    return quietest_s(optimizer.step) / size
+    keep_freed_memory(not fresh)
+    try:
+        return quietest_s(optimizer.step) / size
+    finally:
+        keep_freed_memory(True)
 
 
 def quietest_s(call: Callable[[], object], repeats: int = 7) -> float:

@@ -103,7 +103,7 @@ def prepare(settings: TrainRunSettings, rank: Rank, progress: Progress) -> Train
     folder = Path(settings.runs_dir)
     machine = describe_local_machine(device, dtype, rank.local_world_size, existing(folder), False)
     on_cpu = device.kind == "cpu" or settings.optimizer_offload
-    adam = adam_s_per_param() if on_cpu else None
+    adam = adam_s_per_param(fresh=settings.updates_partition) if on_cpu else None
     probe = TrainProbe(adam_s_per_param=adam)
     scenario = build_train_scenario(settings, model, machine, dtype, device.kind, probe)
     prediction = predict_run(scenario, device.kind, rss_bytes())

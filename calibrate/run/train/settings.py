@@ -87,6 +87,11 @@ class TrainRunSettings(Spec):
         return {"deepspeed": self.ds_zero, "fsdp": 3, "torch": 0}[self.framework]
 
     @property
+    def updates_partition(self) -> bool:
+        """Whether the optimizer updates a rank's partition as one tensor, as under ZeRO, and not parameter by parameter."""
+        return self.framework == "deepspeed" and self.ds_zero > 0
+
+    @property
     def ranks(self) -> int:
         """Processes of the run."""
         return self.num_gpus_per_node

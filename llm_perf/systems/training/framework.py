@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.training import LossKind, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
@@ -22,6 +23,7 @@ FRAMEWORKS = tuple(
 
 
 _FULL_SHARDING = 3
+_DIVISIONS = ("tp", "pp", "cp", "ep")
 
 
 class Framework(ConstantsFile):
@@ -29,13 +31,30 @@ class Framework(ConstantsFile):
 
     Attributes:
         attention: fused attention kernels that it may use, best first.
+        divisions: ways of dividing a model that it has beside data-parallel replicas; None: those of what it extends.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
     """
 
     attention: tuple[str, ...] = ()
+    divisions: tuple[Literal["tp", "pp", "cp", "ep"], ...] | None = None
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    def check_divisions(self, parallelism: ParallelismConfig) -> None:
+        """Make sure that it can divide a model so.
+
+        Raises:
+            SpecError: it cannot, with what it can.
+        """
+        known = self.divisions or ()
+        for name in _DIVISIONS:
+            size = getattr(parallelism, f"{name}_size")
+            if size > 1 and name not in known:
+                has = ", ".join(f"{one}_size" for one in ("dp", *known))
+                raise SpecError(
+                    f"{name}_size {size}: framework {self.name} does not divide a model so; it has {has}"
+                )
 
     @property
     def loss(self) -> LossKind:
@@ -74,6 +93,7 @@ def load_framework(name: str) -> Framework:
     return own.extended(
         parent,
         attention=own.attention or parent.attention,
+        divisions=parent.divisions if own.divisions is None else own.divisions,
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )
