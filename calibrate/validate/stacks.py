@@ -83,8 +83,8 @@ and 1.25 in closed loops. What is above its aim stands in **bold**.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
-`llm-perf infer` predicts the batch without others' prompts. Columns without a model or GPU and from 20 rows are older: there
-each running sequence waited for the prefills of the others.
+`llm-perf infer` predicts the batch without others' prompts. Of vLLM 0.7 and TensorRT-LLM 1.0 the columns without a model or
+GPU are older: there each running sequence waited for the prefills of the others. So are all columns from 20 rows.
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25
@@ -96,9 +96,9 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
 
 ## Known to be off
 
-- **Qwen3-235B-A22B in FP8 under vLLM 0.12 on H200** (closed loops, predicted by 0.10's file and in no fit): 1.5 to 3 times
-  too fast. Its steps take 52 ms on two GPUs and 34 ms on four, whether 4 or 20 sequences decode and however experts are
-  divided: as long as reading every expert takes, which SGLang on the same machines does not do. What made it is not stated.
+- **Qwen3-235B-A22B in FP8 under vLLM 0.12 on H200** (closed loops, predicted by 0.10's file and in no fit): 1.4 times too
+  fast on two GPUs, 1.1 on four. Kernels of block scales without tuned shapes, as vLLM 0.14 was timed with, explain half of
+  what it was; its steps take 52 ms on two GPUs whether 4 or 20 sequences decode, as long as reading every expert takes.
 - **transformers 4.47**: attention of AWQ and GPTQ checkpoints over 30,000 tokens takes a third to a half of what it takes
   with bf16 ones in the one table that there is, and Qwen3-0.6B in bf16 2.4 times as long per step as Qwen3-1.7B, whose
   attention is the same; one constant stands between them.
@@ -106,8 +106,8 @@ scales of hosts were chosen on all rows and not refitted within a fold, so what 
   2.4.
 - **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source
   shows them slower than bf16 (3 rows).
-- **Mixtures of many experts, 16 to 128 sequences** (Qwen3.5-397B under vLLM 0.17): 1.1 to 1.25 times too slow with AWQ, since
-  even routing touches more experts than traffic does.
+- **Mixtures of many experts, 16 to 128 sequences** (Qwen3.5-397B under vLLM 0.17, gpt-oss on one or two GPUs): 1.1 to 1.3
+  times too slow, since even routing touches more experts than traffic does.
 - **Prompts of 64,000 tokens and more on RTX PRO 6000**: 1.25 to 1.5 times too slow.
 - **Time to first token** of one request at a time: a factor of 1.2 with vLLM, 1.09 with TensorRT-LLM 0.9, by fits that did
   not see its model; of closed loops, where requests wait: not predicted.

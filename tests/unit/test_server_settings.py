@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibrate.evidence.published.names import version_of
 from calibrate.evidence.request_runs import request_run
 from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.stated import stated_run
+from calibrate.evidence.stated_formats import served_format
 from calibrate.validate.requests import rows as request_rows
 from llm_perf.errors import SpecError
 
@@ -120,3 +122,54 @@ def test_runs_without_captured_graphs_are_refused_with_that_reason() -> None:
     for one in eager:
         with pytest.raises(SpecError, match="enforce-eager"):
             stated_run(one)
+
+
+def test_settings_are_read_from_the_notes_that_a_score_program_shows() -> None:
+    shown = row("") | {"notes_for_prediction": INFERENCEX}
+    assert settings_of(shown) == settings_of(row())
+    assert settings_of(shown) != Settings()
+
+
+@pytest.mark.parametrize(
+    ("model", "stated", "notes", "found"),
+    [
+        ("Qwen/Qwen3-8B-FP8", "fp8", "", "fp8_block"),
+        ("Qwen/Qwen3-32B", "fp8", "gemm=fp8 moe=fp8", "fp8"),
+        ("Qwen/Qwen3-235B-A22B-FP8", "fp8", "gemm=fp8 moe=fp8", "fp8_block"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "fp8", "gemm=fp#_block", "fp8_block"),
+        ("nvidia/Llama-3.1-8B-Instruct-FP8", "fp8", "", "fp8"),
+        ("deepseek-ai/DeepSeek-R1", "nvfp4", "", "nvfp4"),
+        ("deepseek-ai/DeepSeek-R1", "", "", None),
+    ],
+)
+def test_who_made_a_checkpoint_says_what_its_scales_are_of(
+    model: str, stated: str, notes: str, found: str | None
+) -> None:
+    assert served_format(model, stated, notes) == found
+
+
+@pytest.mark.parametrize(
+    ("stated", "spec"),
+    [
+        ("nvidia/DeepSeek-R1-0528-FP4-v2", "deepseek-ai_DeepSeek-V3"),
+        ("amd/Llama-3.3-70B-Instruct-MXFP4-Preview", "meta-llama_Llama-3.1-70B"),
+        ("cpatonn/Qwen3-30B-A3B-Instruct-2507-AWQ-4bit", "Qwen_Qwen3-30B-A3B-Instruct-2507"),
+        ("amd/gpt-oss-120b-w-mxfp4-a-fp8", "openai_gpt-oss-120b"),
+    ],
+)
+def test_a_converted_checkpoint_has_the_shapes_of_its_original(stated: str, spec: str) -> None:
+    found = stated_run(row(model=stated, system="sglang + ATOM", system_version="0.5.9"))
+    assert found.model == spec
+    assert found.system == "sglang@0.5.9"
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("gpt-oss-dev image (inferred)", "1.1"),
+        ("commit b6261862 (about 1.0.0rc, 2025-07)", "1.0.0"),
+        ("build 9515 (2024-11, about 0.6.4)", "0.6.4"),
+    ],
+)
+def test_a_build_is_of_the_version_that_it_lies_at(printed: str, version: str) -> None:
+    assert version_of("tensorrt-llm", printed) == version

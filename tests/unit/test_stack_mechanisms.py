@@ -295,6 +295,51 @@ def test_kernels_of_a_format_reach_a_share_and_never_more_than_the_sheet() -> No
     )
 
 
+def test_scales_of_blocks_have_a_kernel_of_their_own_where_a_stack_says_so() -> None:
+    asked: dict[str, Any] = {"gpu": "h100-sxm-80gb", "system": "engine", "weight_format": "fp8_block"}
+    share = {"block_8bit_flops": 0.5, "block_8bit_bandwidth": 1.0, "block_8bit_us": 10.0}
+    as_one, own = forward(scenario(**asked)), forward(scenario(share, **asked))
+    product = as_one.groups[0][1][0]
+    one, block = as_one.product_s(product, 4096.0), own.product_s(product, 4096.0)
+    assert block.compute_s == pytest.approx(2 * one.compute_s)
+    assert block.memory_s == pytest.approx(one.memory_s)
+    assert block.floor_s == pytest.approx(one.floor_s + 10e-6)
+    single = {**asked, "weight_format": "fp8"}
+    assert times(scenario(share, **single)) == times(scenario(**single))
+
+
+def test_experts_with_scales_of_blocks_pay_for_their_routing_alone() -> None:
+    asked: dict[str, Any] = {
+        "model": "qwen3-30b-a3b", "gpu": "h100-sxm-80gb", "tp_size": 1, "system": "engine", "weight_format": "fp8_block",
+    }  # fmt: skip
+    less, more = (
+        times(scenario({"block_8bit_flops": 1.0, "expert_block_us": us}, gen_len=2, **asked))[1]
+        for us in (0.0, 30.0)
+    )
+    assert more - less == pytest.approx(48 * 30e-6)
+
+
+def test_experts_are_unpacked_no_faster_than_the_multiprocessors_do() -> None:
+    asked: dict[str, Any] = {
+        "model": "qwen3-30b-a3b", "gpu": "h200-sxm-141gb", "tp_size": 1, "system": "engine", "weight_format": "int4",
+    }  # fmt: skip
+    slow, fast, twice = (
+        forward(scenario({"expert_unpack_gb_per_s_per_sm_ghz": rate}, **asked)) for rate in (2.0, 1000.0, 4.0)
+    )
+    product = next(one for one in slow.groups[0][1] if one.is_expert)
+    gpu = slow.scenario.gpu
+    assert gpu.sm_count is not None
+    assert gpu.sm_clock_mhz is not None
+    per_s = 2.0 * gpu.sm_count * gpu.sm_clock_mhz * 1e6
+    moved = slow.product_s(product, 64.0).memory_s - twice.product_s(product, 64.0).memory_s
+    weights = slow.product_s(product, 64.0).copies * product.weights * slow._stored_bytes(product)
+    assert moved == pytest.approx(weights / per_s / 2)
+    free = fast.product_s(product, 64.0).memory_s
+    assert free * fast._gemm(product).bytes_per_s == pytest.approx(
+        weights + 64.0 * product.active * (product.in_features + product.out_features) * 2
+    )
+
+
 def test_versions_are_chosen_by_the_device() -> None:
     amd, nvidia = ("amd", "cdna3"), ("nvidia", "hopper")
     assert get_system("vllm@0.5", amd).file.release == "0.5-cdna3"
