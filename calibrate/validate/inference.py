@@ -36,7 +36,7 @@ def compare_all(
     """All rows that can be compared, and for each of the others the reason why it is left out."""
     rows, excluded = [], []
     for measurement in measurements:
-        reason = _unusable(measurement) or _not_stated(measurement)
+        reason = row.unusable(measurement, _main_quantity(measurement)) or _not_stated(measurement)
         if reason is None:
             compared = compare(measurement, change)
             if compared.reason != _OVERCOMMITTED:
@@ -45,17 +45,6 @@ def compare_all(
             reason = _OVERCOMMITTED
         excluded.append(reason)
     return rows, excluded
-
-
-def _unusable(measurement: Measurement) -> str | None:
-    """Why a row is no measurement to compare with."""
-    if measurement.status != "ok":
-        return f"status {measurement.status}"
-    if measurement.suspect:
-        return "suspect: contradicts other rows or itself"
-    if _main_quantity(measurement) is None:
-        return "no quantity in the project's sense"
-    return None
 
 
 def _not_stated(measurement: Measurement) -> str | None:

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from calibrate.evidence.published import Measurement, TrainingMeasurement
+
+
+def unusable(measurement: Measurement | TrainingMeasurement, quantity: object) -> str | None:
+    """Why a row is no measurement to compare with; ``quantity`` is what of it would be compared."""
+    if measurement.status != "ok":
+        return f"status {measurement.status}"
+    if measurement.suspect:
+        return "suspect: contradicts other rows or itself"
+    return "no quantity in the project's sense" if quantity is None else None
+
 
 @dataclass(frozen=True)
 class Run:

@@ -18,25 +18,10 @@ _STEP = "iteration_time_s"
 
 def compare_all(measurements: Iterable[TrainingMeasurement]) -> tuple[list[Compared], list[str]]:
     """All rows that can be compared, and for each of the others the reason why it is left out."""
-    rows, excluded = [], []
-    for measurement in measurements:
-        reason = _unusable(measurement)
-        if reason is None:
-            rows.append(compare(measurement))
-        else:
-            excluded.append(reason)
-    return rows, excluded
-
-
-def _unusable(measurement: TrainingMeasurement) -> str | None:
-    """Why a row is no measurement to compare with."""
-    if measurement.status != "ok":
-        return f"status {measurement.status}"
-    if measurement.suspect:
-        return "suspect: contradicts other rows or itself"
-    if measurement.iteration_time_s is None:
-        return "no quantity in the project's sense"
-    return None
+    every = list(measurements)
+    reasons = [row.unusable(one, one.iteration_time_s) for one in every]
+    rows = [compare(one) for one, reason in zip(every, reasons, strict=True) if reason is None]
+    return rows, [reason for reason in reasons if reason is not None]
 
 
 def compare(measurement: TrainingMeasurement) -> Compared:

@@ -40,6 +40,8 @@ HEAVY = {
     "sklearn", "starlette", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 PACKAGES = ("llm_perf", "calibrate")
+LONGEST = 600
+"""Lines of a file."""
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -188,6 +190,85 @@ def test_specs_are_data(module: Path) -> None:
         for path in (ROOT / folder).rglob("*.py"):
             code = ast.parse(path.read_text("utf-8")).body
             assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in code)
+
+
+def test_no_file_is_longer_than_one_can_read(module: Path) -> None:
+    assert len(module.read_text("utf-8").splitlines()) <= LONGEST
+
+
+def known_at_import(paths: list[Path], root: Path) -> dict[str, set[str]]:
+    """Module to the modules that it loads when it is imported; a package stands for what its ``__init__`` loads."""
+    names = {
+        path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__").replace("/", "."): path
+        for path in paths
+    }
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        late = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or _is_type_checking(node)
+            for inner in ast.walk(node)
+        }
+        asked: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in late:
+                asked |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            elif isinstance(node, ast.Import) and id(node) not in late:
+                asked |= {alias.name for alias in node.names}
+        # `from package import module` needs the module; `from package import name` needs the package.
+        modules = {one for one in asked if one in names}
+        packages = {one.rpartition(".")[0] for one in modules} & modules
+        whole = {one for one in packages if _takes_a_name(tree, one, names)}
+        found[name] = (modules - packages | whole) - {name}
+    return found
+
+
+def _takes_a_name(tree: ast.AST, package: str, modules: dict[str, Path]) -> bool:
+    return any(
+        isinstance(node, ast.ImportFrom)
+        and node.module == package
+        and any(f"{package}.{alias.name}" not in modules for alias in node.names)
+        for node in ast.walk(tree)
+    )
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if circle := visit(other, [*way, name]):
+                return circle
+        done.add(name)
+        return []
+
+    return next((circle for name in sorted(graph) if (circle := visit(name, []))), [])
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert circle_of(known_at_import(MODULES, ROOT)) == []
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    for name, text in (
+        ("a", "from p import b\n"),
+        ("b", "from p.c import x\n"),
+        ("c", "import p.a\nx = 1\n"),
+    ):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    (tmp_path / "p" / "__init__.py").write_text("")
+    paths = sorted(tmp_path.rglob("*.py"))
+    assert circle_of(known_at_import(paths, tmp_path)) == ["p.a", "p.b", "p.c"]
+    (tmp_path / "p" / "c.py").write_text("def later():\n    import p.a\nx = 1\n")
+    assert circle_of(known_at_import(paths, tmp_path)) == []
 
 
 # -- what a system is called is its own business --------------------------------------------------------------
