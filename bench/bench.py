@@ -1,5 +1,8 @@
 """How fast the simulator is, as ratios measured in one run: a machine that is slow or busy is slow for both sides.
 
+The other side of each ratio is timed in turns with it: a Python that imports NumPy and PyYAML, llm-analysis, `llm-perf infer`
+as a process, a NumPy pass over as many numbers, a Python loop. Only memory is absolute.
+
     make bench                      the table
     python bench/bench.py --json    one JSON object, raw samples and environment included
 
@@ -16,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,8 +62,25 @@ for _ in range(500):
     times.append(time.perf_counter() - start)
 print(sorted(times)[len(times) // 2])
 """
-SWEEP_CODE = """
-import os, sys, time
+# Seconds of one pass over a number (an exponential, a product, a sum) that is in memory, and of a turn of a Python loop.
+PASS_CODE = """
+import time
+import numpy as np
+def pass_s(clock):
+    numbers = np.linspace(0, 1, 4_000_000)
+    start = clock()
+    (np.exp(numbers) * numbers + numbers).sum()
+    return (clock() - start) / len(numbers)
+def loop_s():
+    start, held = time.process_time(), {}
+    for turn in range(1_000_000):
+        held[turn & 1023] = turn
+    return (time.process_time() - start) / 1_000_000
+"""
+SWEEP_CODE = (
+    PASS_CODE
+    + """
+import os, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import numpy as np
@@ -72,13 +91,18 @@ scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-40gb", 
 random = np.random.default_rng(1)
 axes = random.integers(1, 257, points), random.integers(1, 1537, points), random.integers(1, 513, points)
 sweep_inference(scenario, *(axis[:1000] for axis in axes))
-start = time.perf_counter()
+before = pass_s(time.process_time)
+start = time.process_time()
 assert len(sweep_inference(scenario, *axes)) == points
-print(time.perf_counter() - start)
+seconds = time.process_time() - start
+print(seconds / points / min(before, pass_s(time.process_time)))
 """
+)
 
-LARGE_CODE = '''
-import os, sys, time
+LARGE_CODE = (
+    PASS_CODE
+    + '''
+import os, sys
 from llm_perf.search.executors import get_executor
 from llm_perf.search.sweep import MEASURES, Sweep
 
@@ -104,6 +128,7 @@ def main():
     sweep = Sweep({"model": ("opt-13b",), "gpu": gpus, "system": (system,), "batch_size": tuple(range(1, 251)),
                    "prompt_len": tuple(range(8, 808, 8)), "gen_len": tuple(range(1, gen + 1))})
     assert len(sweep) == points, len(sweep)
+    before = pass_s(time.perf_counter)
     start, done, fit, peak = time.perf_counter(), 0, 0, 0
     for chunk, columns in get_executor(f"processes:{cores}")(sweep, range(sweep.chunks)):
         assert set(MEASURES) < set(columns)
@@ -113,10 +138,12 @@ def main():
     assert done == points and fit > 0
     print(peak)
     print(seconds)
+    print(min(before, pass_s(time.perf_counter)))
 
 if __name__ == "__main__":
     main()
 '''
+)
 SERVICE_PLAN = (
     "plan", "--model", "llama-3.1-70b", "--rate", "6", "--target", "p95 ttft<1s, p95 tpot<50ms", "--weight-format", "fp8",
 )  # fmt: skip
@@ -133,9 +160,17 @@ PLAN = (
     "--json",
 )
 
+# A point in passes of NumPy over a number, a request in turns of a Python loop: twice what was measured on a busy machine.
+# On two cores a point may take what it takes on one, processes included.
+SWEEP_PASSES = {"resident": 350, "zero_inference": 480}
+LARGE_PASSES = {"resident": 350, "zero_inference": 480, "flexgen": 15 * 350}
+REQUEST_TURNS, STEADY_PASSES = 1200, 950
+
 REQUESTS = 100_000
-REQUESTS_CODE = """
-import os, resource, sys, time
+REQUESTS_CODE = (
+    PASS_CODE
+    + """
+import os, resource, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import numpy as np
@@ -157,8 +192,10 @@ start = time.process_time()
 found = simulate(scenario, requests)
 seconds = time.process_time() - start
 assert (found.status == 0).all()
-print(closed_form, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(1 / closed_form / pass_s(time.process_time), peak, seconds / count / loop_s())
 """
+)
 SIMULATE = (
     "simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--rate", "10", "--num-requests", "300",
     "--json",
@@ -199,15 +236,20 @@ def main() -> int:
     arguments = parser.parse_args()
     figures = [start_up(arguments.rounds), prediction(arguments.rounds)]
     figures += [sweep(system, arguments.rounds) for system in ("resident", "zero_inference")]
-    for system, points, target in (
-        ("resident", LARGE_POINTS, 1_000_000),
-        ("zero_inference", LARGE_POINTS // 10, 100_000),
-        ("flexgen", LARGE_POINTS // 10, 100_000),
+    rates: dict[str, float] = {}
+    for system, points in (
+        ("resident", LARGE_POINTS),
+        ("zero_inference", LARGE_POINTS // 10),
+        ("flexgen", LARGE_POINTS // 10),
     ):
-        figures += large_sweep(system, points, target, figures[1])
-    figures.append(planning(arguments.rounds))
-    figures.append(service_planning(arguments.rounds))
-    figures += requests(arguments.rounds)
+        figures += large_sweep(system, points, figures[1], rates)
+    for name, command, target in (
+        ("llm-perf plan over all GPUs", PLAN, 6.0),
+        ("llm-perf plan over all GPUs for a rate", SERVICE_PLAN, 6.0),
+        ("llm-perf simulate of 300 requests", SIMULATE, 3.0),
+    ):
+        figures.append(beside_infer(name, command, target, arguments.rounds))
+    figures += requests()
     if arguments.json:
         shown = [asdict(figure) | {"met": figure.met} for figure in figures]
         print(json.dumps({"schema_version": 1, "environment": environment(), "figures": shown}))
@@ -226,7 +268,7 @@ def start_up(rounds: int) -> Figure:
     program = Path(sys.executable).with_name("llm-perf")
     ours = [str(program), *COMMAND]
     theirs = [sys.executable, "-c", "import numpy, yaml"]
-    samples = interleaved(rounds, {"llm_perf_s": lambda: wall_s(ours), "imports_s": lambda: wall_s(theirs)})
+    samples = interleaved(rounds, {"llm_perf_s": lambda: spent_s(ours), "imports_s": lambda: spent_s(theirs)})
     value = statistics.median(samples["llm_perf_s"]) / statistics.median(samples["imports_s"])
     return Figure("llm-perf infer --json / python -c 'import numpy, yaml'", value, "x", 4.0, True, samples)
 
@@ -250,83 +292,71 @@ def prediction(rounds: int) -> Figure:
 
 
 def sweep(system: str, rounds: int) -> Figure:
-    """Workloads of one model on one GPU as arrays, on one core."""
+    """Workloads of one model on one GPU as arrays, on one core: how many NumPy passes a point costs."""
     command = [sys.executable, "-c", SWEEP_CODE, system, str(POINTS)]
-    samples = interleaved(max(rounds // 3, 1), {"sweep_s": lambda: printed(command)})
-    value = POINTS / statistics.median(samples["sweep_s"])
-    return Figure(
-        f"sweep of {POINTS:,} points, {system}, one core", value, "points/s", 300_000, False, samples
-    )
+    samples = interleaved(max(rounds // 3, 1), {"passes": lambda: printed(command)})
+    name = f"sweep of {POINTS:,} points, {system}, one core"
+    return Figure(name, statistics.median(samples["passes"]), "passes", SWEEP_PASSES[system], True, samples)
 
 
-def large_sweep(system: str, points: int, target: float, call: Figure) -> list[Figure]:
-    """A sweep over GPUs and all workloads on two cores: its rate, its memory, and how many calls of llm-analysis it is.
+def large_sweep(system: str, points: int, call: Figure, rates: dict[str, float]) -> list[Figure]:
+    """A sweep over GPUs and all workloads on two cores: what a point costs, its memory, how many calls of llm-analysis it is.
 
-    The rate is of whole predictions that arrive in this process: memory, both phases, feasibility.
+    A point is a whole prediction that arrives in this process: memory, both phases, feasibility. ``rates`` takes points/s.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "large.py"  # worker processes import it
         script.write_text(LARGE_CODE, encoding="utf-8")
         command = [sys.executable, str(script), system, str(points), "2"]
-        peaks, rates = [], []
+        peaks, per_s, passes = [], [], []
         for _ in range(3):
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
-            peak, seconds = map(float, done.stdout.split()[-2:])
+            peak, seconds, pass_s = map(float, done.stdout.split()[-3:])
             peaks.append(peak)
-            rates.append(points / seconds)
-    rate = statistics.median(rates)
+            per_s.append(points / seconds)
+            passes.append(seconds / points / pass_s)
+    rates[system] = statistics.median(per_s)
     name = f"sweep of {points:,} points, {system}, two cores"
-    found = [Figure(name, rate, "points/s", target, False, {"points_per_s": rates})]
+    samples = {"passes": passes, "points_per_s": per_s}
+    found = [Figure(name, statistics.median(passes), "passes", LARGE_PASSES[system], True, samples)]
     if system == "resident":
         found.append(
             Figure("  its memory, all processes", max(peaks) / 2**30, "GiB", 2.0, True, {"bytes": peaks})
         )
         theirs = call.samples.get("llm_analysis_s")
-        ratio = rate * statistics.median(theirs) if theirs else None
+        ratio = rates[system] * statistics.median(theirs) if theirs else None
         note = "" if theirs else call.note
         found.append(Figure("  its points / LLMAnalysis.inference calls", ratio, "x", 200, False, note=note))
+    else:
+        share = rates[system] / rates["resident"]
+        found.append(Figure("  its points/s / resident's", share, "x", 1 / 15, False))
     return found
 
 
-def planning(rounds: int) -> Figure:
-    """A plan over all GPUs as a process, in seconds: the only figure that is no ratio, since its target is a wait."""
-    command = [str(Path(sys.executable).with_name("llm-perf")), *PLAN]
-    samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
-    return Figure(
-        "llm-perf plan over all GPUs", statistics.median(samples), "s", 2.0, True, {"plan_s": samples}
-    )
+def beside_infer(name: str, words: tuple[str, ...], target: float, rounds: int) -> Figure:
+    """A command as a process beside one prediction as a process."""
+    program = str(Path(sys.executable).with_name("llm-perf"))
+    both = {"command_s": lambda: spent_s([program, *words]), "infer_s": lambda: spent_s([program, *COMMAND])}
+    samples = interleaved(max(rounds // 3, 1), both)
+    value = statistics.median(samples["command_s"]) / statistics.median(samples["infer_s"])
+    return Figure(f"{name} / infer", value, "x", target, True, samples)
 
 
-def service_planning(rounds: int) -> Figure:
-    """A plan over all GPUs for requests at a rate, as a process, in seconds."""
-    command = [str(Path(sys.executable).with_name("llm-perf")), *SERVICE_PLAN]
-    samples = [wall_s(command) for _ in range(max(rounds // 3, 1) + 1)][1:]
-    return Figure(
-        "llm-perf plan over all GPUs for a rate",
-        statistics.median(samples),
-        "s",
-        5.0,
-        True,
-        {"plan_s": samples},
-    )
-
-
-def requests(rounds: int) -> list[Figure]:
-    """Requests through an engine, 512 + 128 tokens at 90 % of what it serves, and the closed form, in seconds of one core."""
+def requests() -> list[Figure]:
+    """Requests through an engine, 512 + 128 tokens at 90 % of what it serves, and the closed form, on one core."""
     command = [sys.executable, "-c", REQUESTS_CODE, str(REQUESTS)]
-    rates, peaks, seconds = [], [], []
+    passes, peaks, turns = [], [], []
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
-        for samples, value in zip((rates, peaks, seconds), done.stdout.split()[-3:], strict=True):
+        for samples, value in zip((passes, peaks, turns), done.stdout.split()[-3:], strict=True):
             samples.append(float(value))
-    process = [str(Path(sys.executable).with_name("llm-perf")), *SIMULATE]
-    walls = [wall_s(process) for _ in range(max(rounds // 3, 1) + 1)][1:]
-    name, rate = f"simulation of {REQUESTS:,} requests, one core", statistics.median(rates)
+    name = f"simulation of {REQUESTS:,} requests, one core"
     return [
-        Figure(name, statistics.median(seconds), "s", 20.0, True, {"seconds": seconds}),
+        Figure(name, statistics.median(turns), "turns", REQUEST_TURNS, True, {"turns": turns}),
         Figure("  its memory", max(peaks) / 2**30, "GiB", 1.0, True, {"bytes": peaks}),
-        Figure("  its steady state in closed form", rate, "points/s", 50_000, False, {"points_per_s": rates}),
-        Figure("llm-perf simulate of 300 requests", statistics.median(walls), "s", 2.0, True, {"s": walls}),
+        Figure(
+            "  its steady state", statistics.median(passes), "passes", STEADY_PASSES, True, {"passes": passes}
+        ),
     ]
 
 
@@ -341,11 +371,12 @@ def interleaved(rounds: int, measurements: dict[str, Callable[[], float]]) -> di
     return samples
 
 
-def wall_s(command: list[str]) -> float:
-    """Seconds from starting a process to its end."""
-    start = time.perf_counter()
+def spent_s(command: list[str]) -> float:
+    """Seconds of the processor that a process takes, its start included: what waits for a busy machine is not counted."""
+    before = os.times()
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
-    return time.perf_counter() - start
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def printed(command: list[str]) -> float:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13", "3.14")
 PACKAGES: Final = ("llm_perf", "calibrate", "hardware_specs", "model_specs")
-OLDEST: Final = ("numpy==1.26.*", "pyyaml==6.0.*", "pydantic==2.6.*", "click==8.1.*", "rich==13.0.*")
+OLDEST: Final = ("numpy==1.26.*", "pyyaml==6.0.*", "pydantic==2.10.*", "click==8.1.*", "rich==13.0.*")
 """The oldest dependencies that pyproject.toml allows, as far as there are wheels of them; on the oldest Python."""
 PEERS: Final = {"llm-analysis": ("llm-analysis==0.2.2",)}
 """What is installed beside it, with the versions that it pins."""
