@@ -27,7 +27,7 @@ help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
 	@echo "make test    lint, type check and run all tests"
 	@echo "make run-demo run a real model here in all variants, predicted beside measured (3 minutes, and make ops once)"
-	@echo "make calibrate  measure this machine, fit a profile, predict a model that was left out (under 10 minutes)"
+	@echo "make calibrate  measure this machine, fit a profile, predict a model that was left out (12 minutes)"
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make llama-cpp build llama.cpp's llama-bench, llama-quantize and llama-server, once (7 minutes on two cores)"
 	@echo "make run-llama-cpp probe this CPU, run llama.cpp in 18 settings, predicted beside measured (5 minutes)"

@@ -1,5 +1,7 @@
 """``make calibrate``: microbenchmarks, short real runs, a profile, and a model that was left out predicted with it.
 
+Where llama.cpp is built (``make llama-cpp``) its server is observed too, for two short sessions.
+
 Every finished stage leaves its files in the folder, so that an interrupted loop goes on where it stopped.
 """
 
@@ -162,6 +164,31 @@ def _plots(folder: Path, found: dict[str, Any]) -> list[str]:
     return [] if code else [f"Plots: {target}"]
 
 
+SERVED = "llama_cpp"
+"""The engine whose server is observed: the one that needs no packages beside its own programs."""
+
+
+def observed_lines(folder: Path, say: Any = None) -> list[str]:
+    """A served engine, two models of it observed shortly and a third predicted: the table, or why there is none.
+
+    Args:
+        folder: Of its files, ``served`` in that of the loop.
+        say: Takes a line on what begins.
+
+    Raises:
+        LLMPerfError: a server that is there fails.
+    """
+    from calibrate.run.llama_cpp.build import built
+
+    if built() is None:
+        return ["No served engine was observed: llama.cpp is not built here (make llama-cpp)"]
+    from calibrate.fit.observe.loop import SHORT, run_loop, table_lines
+    from calibrate.run.serve.engines import engines
+
+    found = run_loop(engines()[SERVED], folder / "served", say or (lambda _text: None), SHORT)
+    return ["A served engine, observed for a minute:", *table_lines(found)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loop in a folder (``runs/calibration``). Returns an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -172,6 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         with Progress().shown() as progress:
             whole = run_stages(folder, stop_after_s, progress.say)
+            left_s = None if stop_after_s is None else stop_after_s - (time.perf_counter() - start)
+            served = observed_lines(folder, progress.say) if whole and (left_s is None or left_s > 0) else []
         if not whole:
             sys.stderr.write("llm-perf: stopped; call it again to go on\n")
             return 0
@@ -179,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         found = conclude(folder)
         lines = held_out_lines(found) + _plots(folder, found)
+        lines += ["", *served] if served else []
         sys.stdout.write("\n".join([*lines, "", f"{time.perf_counter() - start:.0f} s in this call"]) + "\n")
     except LLMPerfError as error:
         sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")

@@ -139,7 +139,7 @@ class CpuRates:
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / self.one_row_per_s)
-        row_by_row = product.is_expert and kind in ("8bit", "16bit") and not c["cpu_wide_experts"]
+        row_by_row = product.is_expert and kind in ("8bit", "16bit", "k") and not c["cpu_wide_experts"]
         if self.wide_per_s <= 0 or widened or row_by_row:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)

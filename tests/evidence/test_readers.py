@@ -401,3 +401,27 @@ def test_a_damaged_text_is_read_or_one_line(file):
         at = (number * 7919) % len(text)
         refused = refusal(text[:at] + letter + text[at + 1 :])
         assert refused is None or "\n" not in refused
+
+
+def test_every_field_that_vllm_writes_today_is_known(tmp_path: Path) -> None:
+    """Names as public results of 2026 have them: per-second peaks, real-time factors and percentiles beside means."""
+    record = {
+        "date": "20260826-064255", "backend": "openai", "endpoint_type": "vllm", "label": None, "model_id": "Qwen/Qwen3-0.6B",
+        "tokenizer_id": "Qwen/Qwen3-0.6B", "num_prompts": 32, "request_rate": "inf", "burstiness": 1.0, "max_concurrency": 8,
+        "duration": 1.14, "completed": 32, "failed": 0, "total_input_tokens": 16384, "total_output_tokens": 4096,
+        "request_throughput": 28.07, "request_goodput": None, "output_throughput": 3593.0, "total_token_throughput": 17965.0,
+        "max_output_tokens_per_s": 3570.0, "max_concurrent_requests": 16, "rtfx": 0.0, "start_times": [1.0],
+        **{
+            f"{of}_{what}_ms": value
+            for what, value in (("ttft", 47.0), ("tpot", 1.81), ("itl", 1.81), ("e2el", 277.0))
+            for of in ("mean", "median", "p50", "p90", "p99")
+        },
+        **{f"std_{what}_ms": 0.1 for what in ("ttft", "tpot", "itl", "e2el")},
+    }  # fmt: skip
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(record))
+    (run,) = read_file(path)
+    assert run.tool == "vllm-bench-serve"
+    assert run.unread == ()
+    assert run.figure("ttft_s").value == pytest.approx(0.047)
+    assert run.load.concurrency == 8

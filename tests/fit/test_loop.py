@@ -64,3 +64,30 @@ def test_nothing_is_concluded_from_half_a_loop(tmp_path: Path) -> None:
     synthetic.write_microbench(tmp_path)
     with pytest.raises(SpecError, match=r"no run of opt-1.3b"):
         loop.conclude(tmp_path)
+
+
+def test_a_served_engine_is_observed_where_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calibrate.fit.observe import loop as observed
+    from calibrate.run.llama_cpp import build
+
+    asked = []
+
+    def run_loop(engine, folder, say, size):
+        asked.append((engine.system, folder, size))
+        return {
+            "system": engine.system, "observed": ["a", "b"], "predicted": "c", "observed_s": 60.0, "load": [0.5], "rows": [],
+            "summary": {},
+        }  # fmt: skip
+
+    monkeypatch.setattr(observed, "run_loop", run_loop)
+    monkeypatch.setattr(build, "built", lambda: object())
+    assert loop.observed_lines(tmp_path)[1] == "llama_cpp: a and b observed in 60 s, c predicted; load 0.5"
+    assert asked == [("llama_cpp", tmp_path / "served", observed.SHORT)]
+    assert 2 * observed.SHORT.budget_s <= 60, "two sessions of a minute in all"
+    monkeypatch.setattr(build, "built", lambda: None)
+    assert loop.observed_lines(tmp_path) == [
+        "No served engine was observed: llama.cpp is not built here (make llama-cpp)"
+    ]
+    assert len(asked) == 1

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,44 @@ ROUNDS = 3
 """Requests of a closed loop, per request in flight."""
 
 
-def run_loop(loop: ServedEngine, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """How long a loop takes: seconds of each session, repeats of the closed loops, and how many are in flight."""
+
+    budget_s: float = BUDGET_S
+    repeats: int = REPEATS
+    concurrencies: tuple[int, ...] = CONCURRENCIES
+
+
+SHORT = Size(budget_s=30.0, repeats=1, concurrencies=(1, 4))
+"""What ``make calibrate`` adds: about two minutes on two cores of its own."""
+
+
+def run_loop(
+    loop: ServedEngine, folder: Path, say: Callable[[str], object], size: Size | None = None
+) -> dict[str, Any]:
     """Observe, fit, measure and compare; the figures as one object.
+
+    Args:
+        loop: The engine.
+        folder: Of all files.
+        say: Is told what goes on.
+        size: How long it takes; that of ``make observe`` if None.
 
     Raises:
         LLMPerfError: an engine cannot be served, or a session ended early.
     """
+    size = size or Size()
     folder.mkdir(parents=True, exist_ok=True)
     models = folder / "models"
     models.mkdir(exist_ok=True)
     for name in loop.observed:
-        _observed(loop, name, models, folder / name, say)
+        _observed(loop, name, models, folder / name, say, size.budget_s)
     sessions = [stored(folder / name) for name in loop.observed]
     fitted = fit_sessions(sessions)
     server = sessions[0].facts.get("server") or {}
     profile = write_profile(profile_of(fitted, loop.system, server), str(folder / f"{loop.system}.yaml"))
-    runs = _measured(loop, models, folder / "measured.jsonl", say)
+    runs = _measured(loop, models, folder / "measured.jsonl", say, size)
     rows = compare(runs, loop.inputs(loop.predicted, models), str(profile))
     found = {
         "schema_version": 1, "system": loop.system, "observed": list(loop.observed), "predicted": loop.predicted,
@@ -76,9 +99,11 @@ def run_loop(loop: ServedEngine, folder: Path, say: Callable[[str], object]) -> 
     return found
 
 
-def _observed(loop: ServedEngine, name: str, models: Path, out: Path, say: Callable[[str], object]) -> None:
+def _observed(
+    loop: ServedEngine, name: str, models: Path, out: Path, say: Callable[[str], object], budget_s: float
+) -> None:
     """One session, unless it is there."""
-    if out.is_dir() and float(stored(out).facts.get("spent_s") or 0.0) >= 0.9 * BUDGET_S:
+    if out.is_dir() and float(stored(out).facts.get("spent_s") or 0.0) >= 0.9 * budget_s:
         return
     say(f"{loop.system}: serving {name}")
     with loop.served(name, models) as served:
@@ -86,7 +111,7 @@ def _observed(loop: ServedEngine, name: str, models: Path, out: Path, say: Calla
             url=served.url,
             inputs=loop.inputs(name, models),
             out=out,
-            budget_s=BUDGET_S,
+            budget_s=budget_s,
             served_name=served.model,
             seed=1,
         )
@@ -96,32 +121,32 @@ def _observed(loop: ServedEngine, name: str, models: Path, out: Path, say: Calla
 
 
 def _measured(
-    loop: ServedEngine, models: Path, path: Path, say: Callable[[str], object]
+    loop: ServedEngine, models: Path, path: Path, say: Callable[[str], object], size: Size
 ) -> list[BenchmarkRun]:
     """Closed loops of the model that is predicted, interleaved, unless they are there."""
     if path.exists():
         return read_runs(path)
     say(f"{loop.system}: serving {loop.predicted}")
     with loop.served(loop.predicted, models) as served:
-        runs = asyncio.run(_closed_loops(loop, models, served, say))
+        runs = asyncio.run(_closed_loops(loop, models, served, say, size))
     path.write_text(runs_text(runs), encoding="utf-8")
     return runs
 
 
 async def _closed_loops(
-    loop: ServedEngine, models: Path, served: Served, say: Callable[[str], object]
+    loop: ServedEngine, models: Path, served: Served, say: Callable[[str], object], size: Size
 ) -> list[BenchmarkRun]:
     address = Address.of(served.url)
     client, account, prompts = Client(address), Account(), Prompts(2)
     inputs = loop.inputs(loop.predicted, models)
     about = About(Engine(name=loop.system), deployment_of(inputs, build_scenario(inputs)), str(address), {})
     asking, law = await opened(Asking(client, served.model), prompts, account)
-    points = [LoadPoint(count, *lengths, ROUNDS) for lengths in LENGTHS for count in CONCURRENCIES]
+    points = [LoadPoint(count, *lengths, ROUNDS) for lengths in LENGTHS for count in size.concurrencies]
     await measure_point(LoadPoint(8, 32, 8), asking, prompts, law, account, about)
     contention, runs = Contention(listener(address.port)), []
-    for repeat in range(REPEATS):
+    for repeat in range(size.repeats):
         for point in points if repeat % 2 == 0 else points[::-1]:
-            say(f"{loop.predicted}: {point} (repeat {repeat + 1} of {REPEATS})")
+            say(f"{loop.predicted}: {point} (repeat {repeat + 1} of {size.repeats})")
             contention.share()
             run, _ = await measure_point(point, asking, prompts, law, account, about)
             runs.append(run.replace(environment={WAITED: contention.share(), "load": os.getloadavg()[0]}))
