@@ -286,8 +286,9 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
     )
     fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
     if fields.get("base_weight_bits") and "base_weight_bits" not in stated and not inputs.lora_rank:
+        bits = fields["base_weight_bits"]
         raise SpecError(
-            f"framework {framework.name} trains adapters on frozen weights of {fields['base_weight_bits']} bits: give lora_rank"
+            f"framework {framework.name} trains adapters on frozen weights of {bits} bits: give lora_rank"
         )
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
