@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo fuzz mutations soak kills packaging nightly test run-demo calibrate ops llama-cpp run-llama-cpp observe wheels bench accuracy pictures docs lint format clean
+.PHONY: help demo fuzz mutations soak kills packaging nightly test run-demo calibrate ops llama-cpp run-llama-cpp run-train observe wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -31,6 +31,7 @@ help:
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make llama-cpp build llama.cpp's llama-bench, llama-quantize and llama-server, once (7 minutes on two cores)"
 	@echo "make run-llama-cpp probe this CPU, run llama.cpp in 18 settings, predicted beside measured (5 minutes)"
+	@echo "make run-train train three small models here in six ways, predicted beside measured (10 minutes)"
 	@echo "make observe serve llama.cpp and transformers here, observe two models each, predict a third (20 minutes)"
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
@@ -71,6 +72,10 @@ llama-cpp: $(VENV)/.dev
 
 run-llama-cpp: llama-cpp
 	@$(BIN)/python -m calibrate.validate.llama_cpp_table
+
+# Goes on where it was interrupted; memory and CPU seconds, so that a machine that others use will do.
+run-train: $(VENV)/.dev
+	@$(BIN)/python -m calibrate.run.train.table
 
 # Goes on where it was interrupted (docs/calibrate_observe.md). ENGINE names one of them.
 observe: llama-cpp

@@ -1,7 +1,7 @@
 """Runs of fine-tuning and of memory in training, as two whole tables: each row with the scenario that predicts it.
 
 `measurements/training/finetuning.csv` has speed and peak memory of adapters, full fine-tuning and offloaded optimizers,
-`b200.csv` step time and allocated peak of Megatron-LM.
+`measurements/published_training_b200.csv` step time and allocated peak of Megatron-LM.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from llm_perf.systems.training.base import TrainingMemoryParts
 from llm_perf.systems.training.framework import get_framework
 
 Table = Literal["finetuning", "b200"]
+_FILES: Final[dict[Table, str]] = {
+    "finetuning": "training/finetuning.csv", "b200": "published_training_b200.csv",
+}  # fmt: skip
 _GB: Final = 1e9
 _COLUMNS: Final = dict.fromkeys(
     (
@@ -89,7 +92,7 @@ class TuningCase:
 @cache
 def load_table(name: Table) -> tuple[TuningCase, ...]:
     """All rows of a table that ship."""
-    file = resources.files("calibrate") / "measurements" / "training" / f"{name}.csv"
+    file = resources.files("calibrate") / "measurements" / _FILES[name]
     rows = csv.DictReader(file.read_text("utf-8").splitlines())
     return tuple(_case(row) for row in rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -190,8 +191,10 @@ def random_batches(settings: TrainRunSettings, vocab_size: int, device: Any, ran
 def peaks_of_a_step(engine: Any, batches: list[Any]) -> dict[str, int]:
     """Largest resident memory of this process in each part of one step, bytes; on Linux, where it can be counted anew.
 
-    Freed memory has to leave the process at once, so that each part shows what it holds itself.
+    Freed memory has to leave the process at once, so that each part shows what it holds itself. What earlier steps left in
+    cycles is collected before: when Python does so by itself is chance.
     """
+    gc.collect()
     found: dict[str, int] = {}
 
     def ended(part: str) -> None:

@@ -169,6 +169,10 @@ def _constants(
         values["step_temporary_moments"] = 1.0 if settings.ds_zero == 3 else 0.5
     else:  # the same of one parameter after the other
         values["step_temporary_moments"] = _largest_share(model)
+    if settings.framework == "fsdp":
+        # Trainers leave FSDP out where there is one rank. Here fully_shard copies each shard into the buffer of its gather
+        # and out of it, each gradient into that of its reduction and through it (torch, _fsdp_collectives.py).
+        values |= {"own_gather_passes": 2.0, "own_reduction_passes": 2.0}
     if probe.backward_scale is not None:
         values["backward_gemm_scale"] = probe.backward_scale
     if probe.adam_s_per_param is not None and not settings.optimizer_offload:
