@@ -282,9 +282,10 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
     for name, value in found.given.items():
         if name in PLANS[release].measured:
             one = PLANS[release].measured[name]
+            low, high = one["range"]
             lines += [
-                f"  {name}:", f"    value: {value:.3g}", f"    range: {one['range']}", "    provenance: measured",
-                f"    source: {one['source']}",
+                f"  {name}:", f"    value: {value:.3g}", *([f"    range: {one['range']}"] if low < high else []),
+                "    provenance: measured", f"    source: {one['source']}",
             ]  # fmt: skip
             continue
         lines += [

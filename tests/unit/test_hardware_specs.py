@@ -907,7 +907,7 @@ def test_measured_rates_are_of_the_architecture_that_was_measured() -> None:
         ("Hopper", "hopper"),
         ("H20", "hopper"),
         ("Blackwell", "blackwell"),
-        ("Blackwell", "blackwell-ultra"),
+        ("Blackwell Ultra", "blackwell-ultra"),
         ("RTX PRO Blackwell", "blackwell"),
     }
 
