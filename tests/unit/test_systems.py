@@ -230,4 +230,7 @@ def test_each_system_answers_every_width_or_says_why_not(name: str) -> None:
                 except SpecError:
                     continue
                 answered += 1
-    assert answered or name in ("airllm", "lia")  # they need a disk, or a processor, that the usual host has not
+    assert answered or name in (
+        "airllm",
+        "lia",
+    )  # they need a disk, or a processor, that the usual host has not
