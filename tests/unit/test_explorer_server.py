@@ -247,3 +247,28 @@ def test_what_is_wrong_and_what_is_a_defect() -> None:
         status, body = get(port, "/api/view")
         assert status == 500
         assert "oops" in json.loads(body)["error"]
+
+
+def test_a_short_soak_leaves_nobody_without_an_answer() -> None:
+    """`make soak` asks the real thing so, 20,000 times."""
+    import asyncio
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "bench" / "soak.py")
+    assert spec is not None
+    assert spec.loader is not None
+    soak = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(soak)
+
+    def answer(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        if len(parameters) < 5:
+            raise SpecError("refused")
+        return dict(parameters)
+
+    with served(answer) as port:
+        statuses = asyncio.run(soak.kept_alive(port, 20, 300, 1, lambda _: None))
+        waits = asyncio.run(soak.at_once(port, [f"/api/view?n={n}" for n in range(100)]))
+    assert statuses.total() == 300
+    assert set(statuses) == {200, 400, 404}
+    assert len(waits) == 100
