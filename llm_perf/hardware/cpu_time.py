@@ -87,8 +87,8 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     """Bytes per second that reads of host memory reach with so many threads.
 
     The least of what the channels deliver (measured, else a share of channels x transfers), what the links of the cores
-    take in, and what each core loads: less the more of a socket's cores load at once, since each miss takes longer. A second socket
-    adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
+    take in, and what each core loads: less the more of a socket's cores load at once, since each miss takes longer. A second
+    socket adds little where a tensor lies on one of them: only with ``copies`` of the weights on every socket do all read at
     once. Where reads were measured, the same measurement says what a core loads.
     """
     sockets = facts.sockets
