@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from leave_out import TRAINING, class_lines, row_lines, write
+from leave_out import TRAINING, class_lines, row_lines, write  # noqa: E402
+
 from calibrate.validate.training_transfer import training_transfer  # noqa: E402
 
 PAGE = ROOT / "docs" / "accuracy_training.md"
