@@ -190,8 +190,7 @@ class Footprint(State):
             return
         name = f"gradients, {element:.3g} bytes each"
         yield MemoryTerm(name, "gradients_bytes", size, frozenset({BACKWARD_END, STEP}), _ZERO)
-        stage = "" if plan.ds_zero.value else "_stage0"
-        if self.constants[f"persistent_gradients{stage}"]:
+        if self.constants["persistent_gradients" if plan.ds_zero.value else "persistent_gradients_stage0"]:
             yield MemoryTerm(name, "gradients_bytes", size, frozenset({FORWARD, BACKWARD}), _ZERO)
             return
         # Dropped after each step, so that only micro-batches after the first one begin with them.

@@ -372,8 +372,8 @@ class TrainingStep:
         if plan.wide_bytes == 2:
             moved += self.c["update_copy_bytes"]
         elif plan.ds_zero.value:
-            stage = "_stage3" if plan.ds_zero is DSZeRO.STAGE_3 else ""
-            moved += self.c[f"update_copy_bytes_fp32{stage}"]
+            whole = plan.ds_zero is DSZeRO.STAGE_3
+            moved += self.c["update_copy_bytes_fp32_stage3" if whole else "update_copy_bytes_fp32"]
         rates = self.kernels.rates
         update = own * moved / rates.elementwise_bytes_per_s
         # Newton-Schulz: products of a matrix with squares of its smaller side, 2 x side FLOPs per parameter each.
