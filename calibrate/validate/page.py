@@ -266,8 +266,8 @@ What the residuals say: large products and long prompts are within 10 %; the law
 one floor stands for kernels of several kinds. Decode attention of the A100's sample (vLLM 0.14) has a floor of 17 µs where
 other stacks' kernels have 9, which is what ships. The fp8 products of the L40S sample reach .28 of the peak, while whole
 prefills of TensorRT-LLM reach .44 and more, so .50 ships. Those of B200 and GB200 are vLLM 0.19's, at .31; SGLang's and
-TensorRT-LLM's reach .47 to .52 and so do whole runs of all three, so .50 ships. MI210's small products come from a
-library of 2023 with a floor of 32 µs, launch included; a floor of 8 is assumed."""
+TensorRT-LLM's reach .47 to .52 and so do whole runs of all three, so .50 ships. MI210's small products come from a library of
+2023 with a floor of 32 µs, launch included; a floor of 8 is assumed."""
 
 
 def _compared(name: str, count: int, own: float, other: float) -> str:
