@@ -35,7 +35,7 @@ class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in new
         raise click.BadParameter(f"{value!r} is no whole number such as 512 or 1e9", ctx, param)
 
 
-_NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?", re.ASCII)
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?", re.ASCII)
 _MOST: Final = Decimal(10) ** 30
 WHOLE: Final = _WholeNumber()
 """The type of options that take a whole number."""

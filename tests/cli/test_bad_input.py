@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from llm_perf.cli.infer import infer as infer_command
+from llm_perf.cli.options import WHOLE
 from llm_perf.config import files
 
 SMALL = {"--model": "opt-1.3b", "--gpu": "t4"}  # 24 layers, 32 heads, 2048 positions
@@ -73,7 +74,7 @@ def refused(infer: Any, flags: dict[str, str] | list[str]) -> str:
 
 # -- every number, on its own ---------------------------------------------------------------------------------
 
-COUNTS = [option for option in infer_command.params if option.type is click.INT]
+COUNTS = [option for option in infer_command.params if option.type is WHOLE]
 FRACTIONS = [option for option in infer_command.params if option.type is click.FLOAT]
 NO_COUNTS = [
     "-1",
@@ -82,7 +83,9 @@ NO_COUNTS = [
     "nan",
     "inf",
     "-inf",
-    "1e3",
+    "1.5e0",
+    "1e-3",
+    "1__000",
     "",
     " ",
     "four",

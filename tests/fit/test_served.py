@@ -96,7 +96,9 @@ def test_names_of_tools_are_understood_and_unknown_ones_ask_for_theirs():
 
 def test_builds_of_llama_cpp_are_its_versions():
     prompt, _ = read_file(FOLDER / "llama_bench.json")
-    assert served_of(prompt).scenario.system_version is None  # of the newest
+    assert served_of(prompt).scenario.system_version == "2025"  # b5163
+    new = prompt.replace(engine=prompt.engine.replace(version="b9000"))
+    assert served_of(new).scenario.system_version is None  # of the newest
     old = prompt.replace(engine=prompt.engine.replace(version="b3000"))
     assert served_of(old).scenario.system_version == "2024"
     commit = prompt.replace(engine=prompt.engine.replace(version="8cf427ff"))

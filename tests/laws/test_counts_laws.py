@@ -390,7 +390,7 @@ def test_bundled_models_obey_the_same_laws(name: str) -> None:
     )
     cache = kv_cache_elements(model, contexts)
     assert (np.diff(cache) >= 0).all()
-    heads = min(group.attention.num_kv_heads for group in model.layer_groups)
+    heads = min(heads for group in model.layer_groups if (heads := group.attention.num_kv_heads))
     for group in model.layer_groups:
         rank = layer_rank_params(model, group, heads)
         assert rank.sharded * heads + rank.replicated == pytest.approx(layer_params(model, group))

@@ -133,7 +133,7 @@ def test_nine_rows_take_at_least_what_eight_take_in_llama_cpp(version, gpu):
 
 
 def test_4_bit_decode_of_one_sequence_on_an_rtx_3090_is_bound_by_its_bytes():
-    """Qwen3-32B with AWQ: the layers' 17.3 GB take 18.5 ms at 936 GB/s, of which kernels reach three quarters."""
+    """Qwen3-32B with AWQ: the layers' 17.3 GB take 18.5 ms at 936 GB/s, of which kernels reach three fifths and more."""
     asked = build_scenario(
         InferenceInputs(
             model="qwen3-32b", gpu="rtx-3090-24gb", system="vllm", weight_bits=4, prompt_len=128, gen_len=32
@@ -149,7 +149,7 @@ def test_4_bit_decode_of_one_sequence_on_an_rtx_3090_is_bound_by_its_bytes():
         group.count * sum(product.weights * forward._stored_bytes(product) for product in products)
         for group, products in forward.groups
     )
-    assert 1.0 < layers / (stored / 936e9) < 1.6
+    assert 1.0 < layers / (stored / 936e9) < 1 / 0.6
 
 
 def test_the_knee_of_one_tile_is_what_the_two_roofs_make_of_it():
