@@ -62,6 +62,7 @@ def main() -> int:
         lines = [line for line in read() if line["how"] != FIRST]
         store(lines + [line for release, own in cases.items() for line in first_tokens(release, own)])
         return 0
+    store([line for line in read() if line["release"] in cases])  # versions that are no more
     asked = [release for release in arguments.stacks or cases if release in cases]
     for release in asked:
         update(release, QUICK, quick(release, cases[release]))

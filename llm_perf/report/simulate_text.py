@@ -144,7 +144,7 @@ def certainty_pieces(found: Simulation) -> list[str]:
     if interval.high is None and known is not None and known.keeps_up:
         may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
         return [f"{may} ({interval.level:.0%})", *ranges]
-    return [f"{interval.level:.0%} interval: {', '.join(ranges)}"]
+    return [f"{interval.level:.0%} interval: {ranges[0]}", *ranges[1:]]
 
 
 def bound_pieces(found: Simulation) -> list[str]:

@@ -113,17 +113,20 @@ def test_figures_of_stacks_are_those_of_their_page() -> None:
     page = (README.parent / "docs" / "accuracy_stacks.md").read_text("utf-8").replace("**", "").splitlines()
     names = (
         "vllm@0.5",
-        "vllm@0.6",
-        "tensorrt_llm@0.9",
-        "sglang@0.4",
-        "deepspeed_mii@0.15",
+        "vllm@0.10",
+        "vllm@0.15",
         "vllm@0.15-gddr7",
+        "tensorrt_llm@0.9",
+        "tensorrt_llm@1.1",
+        "sglang@0.5",
+        "deepspeed_mii@0.15",
     )
     shown = text[text.index("| stack | rows") :].partition("\n\n")[0].splitlines()[2:]
     for name, line in zip(names, shown, strict=True):
-        of_page = next(one for one in page if one.startswith(f"| {name} |"))
-        for figure in re.findall(r"(?<=\| )[\d.]+(?= \|)", line):
-            assert figure in of_page.split() or f"{figure} |" in of_page, (name, figure)
+        of_page = [one.split() for one in page if one.startswith(f"| {name} |")]  # batches and closed loops
+        figures = re.findall(r"(?<=\| )[\d.]+(?= \|)", line)
+        assert len(figures) >= 3
+        assert any(set(figures) <= set(one) for one in of_page), name
 
 
 def test_figures_of_requests_are_those_of_their_page() -> None:
