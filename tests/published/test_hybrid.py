@@ -94,7 +94,8 @@ QUESTIONS: list[tuple[dict[str, Any], float | None, float | None]] = [
     ({"model": "qwen3-30b-a3b", "gpu": "rtx-4080", **DESKTOP, "n_cpu_moe": "all", "weight_format": "iq4_k",
       "system": "ik_llama.cpp", "prompt_len": 2048, "ubatch_size": 2048}, None, 34.3),
     # Qwen3-30B on a CPU alone, by a build of 2025, when experts had no tiles of their own
-    ({"model": "qwen3-30b-a3b", "gpu": "none", **DESKTOP, "weight_format": "q4_k_m", "system": "llama_cpp@2025"}, 210.0, 27.2),
+    ({"model": "qwen3-30b-a3b", "gpu": "none", **DESKTOP, "weight_format": "q4_k_m",
+      "system": "llama_cpp@2025"}, 210.0, 27.2),
     # DeepSeek-R1 on one socket of a server
     ({"model": "deepseek-r1", "gpu": "none", "host": "xeon-6980p", "threads": 64, "weight_format": "q4_k_m",
       "system": "ik_llama.cpp"}, 93.0, 10.0),
