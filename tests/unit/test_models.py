@@ -274,7 +274,7 @@ def test_a_file_in_our_schema_and_a_flat_one_describe_the_same_shapes(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ffn_size: 256", "ffn_size: -256", ":8: DenseMLP: ffn_size"),
+        ("ffn_size: 256", "ffn_size: -256", ":8: dense MLP: ffn_size"),
         ("ffn_size: 256", "ffn_size: .nan", "got NaN"),
         ("count: 2", "count: true", ":5: "),
         ("count: 2", "count: two", ":5: "),
