@@ -104,7 +104,7 @@ class InferenceInputs(Spec):
     )
     system: Text | None = Field(
         default=None,
-        description="resident, zero_inference, fastertransformer or another; as --ds-zero says if not given.",
+        description="resident, vllm, sglang, llama_cpp or another of llm-perf systems list; as --ds-zero says if not given.",
     )
     num_gpus: RankCount | None = Field(default=None, description="GPUs per node.")
     num_nodes: RankCount | None = Field(default=None, description="Nodes.  [default: 1]")

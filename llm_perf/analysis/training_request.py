@@ -67,7 +67,7 @@ class TrainingInputs(Spec):
     host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
     framework: Text = Field(
         default=DEFAULT_FRAMEWORK,
-        description="megatron, megatron_bridge, fsdp, deepspeed, composer, axolotl or another.  [default: megatron]",
+        description="megatron, fsdp, deepspeed, hf_trainer, unsloth or another: llm-perf systems list.  [default: megatron]",
     )
     num_gpus: PositiveInt | None = Field(default=None, description="GPUs per node.")
     num_nodes: PositiveInt | None = Field(default=None, description="Nodes.  [default: 1]")

@@ -74,7 +74,8 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
         *_wrapped(
             "", "rows: published runs of all versions together that are predicted; the other two: how far these "
             "predictions are off, as a factor (geometric mean), with constants as they ship and with constants that never "
-            "saw the run's GPU, family or model, whichever is worst.",
+            "saw the run's GPU, family or model, whichever is worst. Tables of serving stacks, each version by itself: "
+            "llm-perf validate, docs/accuracy_stacks.md; fine-tuning: validate --tuning.",
         ),
     ]  # fmt: skip
 
