@@ -48,21 +48,25 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
     first = answer.best[0] if answer.best else answer.nearest
     if first is None:
         return Answer(["no. Nothing fits"], none, none, none, ["more GPUs (--max-gpus)"], good=False)
-    days = f"{first.run_s / _DAY_S:.3g} of {answer.question.deadline / _DAY_S:.4g} days"
+    days = f"{_days(first.run_s)} of {_days(answer.question.deadline)} days"
     fits = f"{first.num_gpus} x {first.inputs.gpu}, ${first.cost:,.0f}"
     sure = ["not known: llm-perf train says why"]
     if first.run_interval_s is not None:
-        low, high = (end / _DAY_S for end in first.run_interval_s)
-        late = high > answer.question.deadline / _DAY_S
-        sure = [f"90% interval: {low:.3g} to {high:.3g} days" + (", may miss the deadline" if late else "")]
+        low, high = first.run_interval_s
+        late = high > answer.question.deadline
+        sure = [
+            f"90% interval: {_days(low)} to {_days(high)} days" + (", may miss the deadline" if late else "")
+        ]
     verdict = "no. Nothing is done in time; the fastest:"
     if answer.best:
         verdict = "likely." if first.may_not_fit else "yes."
-    change = ["more GPUs (--max-gpus), a later deadline, --precision fp8"]
-    if len(answer.best) > 1:
+    change = ["more GPUs (--max-gpus), a later deadline"]
+    if len(answer.best) == 1:
+        change = ["nothing has to; a shorter --deadline asks for faster machines"]
+    elif answer.best:
         other = answer.best[1]
         change = [
-            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${other.cost:,.0f}, {other.run_s / _DAY_S:.3g} days"
+            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${other.cost:,.0f}, {_days(other.run_s)} days"
         ]
     return Answer(
         fits=[f"{verdict} {fits}"],
@@ -72,6 +76,12 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
         change=change,
         good=bool(answer.best),
     )
+
+
+def _days(value_s: float) -> str:
+    """Days with three digits, without powers of ten where a run takes years."""
+    value = value_s / _DAY_S
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[str]:

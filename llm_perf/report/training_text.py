@@ -17,7 +17,7 @@ from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pi
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
-from llm_perf.report.units import count, gib, rate, seconds
+from llm_perf.report.units import count, days, gib, rate, seconds
 from llm_perf.systems.training.base import PHASES
 
 TRAINING_PARTS = {
@@ -99,7 +99,7 @@ def training_answer(
         fits = [used_of(tiers, "likely" if high > memory.gpu.capacity_bytes else "yes")]
         fits.append(f"the {LEVEL:.0%} interval reaches {gib(high)}")
     were = "" if result.feasible else "if it did: "
-    run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {result.run.days:,.1f} days"]
+    run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {days(result.run.days)}"]
     return Answer(
         fits=fits,
         speed=[
@@ -212,7 +212,7 @@ def _run(result: TrainingResult) -> Text:
     run = result.run
     if run is not None:
         text.append(f"\n{run.num_tokens:.4g} tokens: {count(run.num_steps)} steps, ")
-        text.append(f"{run.days:,.1f} days", "bold")
+        text.append(days(run.days), "bold")
         text.append(f", {count(run.gpu_hours)} GPU-hours.")
     return text
 

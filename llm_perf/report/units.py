@@ -31,6 +31,13 @@ def seconds(value_s: float) -> str:
     return f"{value_s:,.0f} s ({value_s / 3600:,.1f} h)"
 
 
+def days(value_days: float) -> str:
+    """Days with one decimal; short runs with two digits, and below a tenth of a day in seconds or hours."""
+    if value_days < 0.1:
+        return seconds(value_days * 86400).split(" (")[0]
+    return f"{value_days:,.1f} days" if value_days >= 1 else f"{value_days:.2g} days"
+
+
 def rate(tokens_per_s: float) -> str:
     """Tokens per second with three significant digits."""
     text = f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"

@@ -99,6 +99,24 @@ def test_bad_input_is_one_line(llm_perf, flags, said):
     assert said in found.err
 
 
+@pytest.mark.parametrize("more", [("--precision", "fp8"), ()])
+def test_a_run_in_time_needs_no_change_that_its_gpu_cannot_make(llm_perf, more):
+    """A T4 has no 8-bit arithmetic, and what is asked for already changes nothing."""
+    asked = ("plan", "--train", "--model", "llama-3-8b", "--tokens", "1e9", "--gpus", "t4", *more)
+    found = llm_perf(*asked, "--deadline", "30d", "--framework", "torchtune")
+    assert found.code == 0, found.out
+    assert "\nChange:    nothing has to; a shorter --deadline" in found.out
+
+
+def test_a_run_of_years_is_told_without_powers_of_ten(llm_perf):
+    found = llm_perf(*ASKED, "--tokens", "1e15", "--deadline", "3m", "--max-gpus", "64")
+    assert found.code == 3
+    speed, change = (found.out.splitlines()[line] for line in (1, 4))
+    assert "e+" not in speed
+    assert float(speed.split()[1].replace(",", "")) > 1000
+    assert change == "Change:    more GPUs (--max-gpus), a later deadline"
+
+
 def test_flags_of_a_run_need_train(llm_perf):
     found = llm_perf("plan", "--model", "llama-3-8b", "--tokens", "1e9")
     assert (found.code, found.err) == (2, "llm-perf: --tokens is of a training run: give --train\n")

@@ -256,3 +256,13 @@ def test_validate_shows_fine_tuning(llm_perf):
     assert "Fine-tuning: peak GPU memory" in text.out
     wrong = llm_perf("validate", "--tuning", "--gpu", "t4")
     assert (wrong.code, wrong.out, wrong.err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("tokens", [100_000, 10**8, 10**9, 10**11])
+def test_a_short_run_does_not_take_no_days(llm_perf, tokens):
+    asked = (*SMALL, "--total-num-tokens", str(tokens))
+    took = json_of(llm_perf, *asked)["run"]["days"] * 86400
+    said = re.search(r"tokens in ([0-9.e,-]+) (ms|s|days)", llm_perf(*asked).out)
+    assert said is not None
+    read = float(said[1].replace(",", "")) * {"ms": 1e-3, "s": 1, "days": 86400}[said[2]]
+    assert read == pytest.approx(took, rel=0.05)
