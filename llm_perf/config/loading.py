@@ -143,8 +143,22 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
         text = (_folder(kind) / f"{stem}.yaml").read_text("utf-8")
         base = _completed(kind, files.parse_mapping(text, stem), f"{stem}.yaml", (*above, stem))
         own = {field: value for field, value in data.items() if field != "extends"}
-        data = {field: value for field, value in base.items() if field != "aliases"} | own
+        data = (
+            {field: value for field, value in base.items() if field != "aliases"} | _usable(base, own) | own
+        )
     return _with_efficiency(data) if kind == "GPU" else data
+
+
+def _usable(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What programs can have of another amount of memory: the same share, where a file gives the amount alone."""
+    now, before, usable = own.get("memory_gib"), base.get("memory_gib"), base.get("usable_memory_gib")
+    if (
+        isinstance(now, (int, float))
+        and isinstance(before, (int, float))
+        and isinstance(usable, (int, float))
+    ):
+        return {"usable_memory_gib": usable * now / before}
+    return {}
 
 
 def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:

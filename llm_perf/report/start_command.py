@@ -50,6 +50,8 @@ def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | Non
             return None
         words.append(start.pools[pool])
     notes = []
+    if inputs.weight_format is None and (inputs.quant_bits or 16) < 16:
+        notes.append(f"# weights in {inputs.quant_bits} bits: give a checkpoint that has them so")
     for stated, known, what in (
         (inputs.weight_format, start.weight_formats, "weights"),
         (inputs.kv_format, start.kv_formats, "cache"),

@@ -685,12 +685,24 @@ def test_own_aliases_hide_nothing_and_are_reached(kind: str, folder: str) -> Non
             assert spelled.setdefault(normalise(alias), stem) == stem, alias
 
 
+@pytest.mark.parametrize("own", [{}, {"usable_memory_gib": 100}])
+def test_other_memory_of_a_host_is_usable_by_the_same_share(tmp_path: Path, own: dict[str, float]) -> None:
+    base = get_host_config_by_name("core-i9-13900k")
+    path = write(
+        tmp_path / "mine.yaml", {"extends": "core-i9-13900k", "name": "Mine", "memory_gib": 128} | own
+    )
+    share = base.usable_memory_gib / base.memory_gib
+    wanted = own.get("usable_memory_gib", 128 * share)
+    assert get_host_config_by_name(str(path)).usable_memory_gib == pytest.approx(wanted, rel=1e-12)
+
+
 def test_a_file_that_extends_a_bundled_gpu_says_only_what_differs(tmp_path: Path) -> None:
     path = write(
         tmp_path / "mine.yaml", {"extends": "h100-sxm-80gb", "name": "Mine", "memory_gib": 96, "tdp_w": 500}
     )
     mine, base = get_gpu_config_by_name(str(path)), get_gpu_config_by_name("h100-sxm-80gb")
-    assert mine == base.replace(name="Mine", memory_gib=96, tdp_w=500)
+    usable = None if base.usable_memory_gib is None else base.usable_memory_gib * 96 / base.memory_gib
+    assert mine == base.replace(name="Mine", memory_gib=96, usable_memory_gib=usable, tdp_w=500)
     assert mine.aliases == ()
     host = write(
         tmp_path / "host.yaml",

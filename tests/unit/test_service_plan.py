@@ -307,5 +307,12 @@ def test_engines_are_started_in_their_own_words(system, words):
     assert all(len(line) < 80 for line in found.splitlines())
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weights_of_fewer_bits_are_asked_for_by_the_command(bits):
+    found = start_command(InferenceInputs(model="llama-3.1-8b", gpu="l4", system="vllm", quant_bits=bits))
+    assert found is not None
+    assert (f"# weights in {bits} bits: give a checkpoint" in found) == (bits < 16)
+
+
 def test_an_engine_that_nobody_starts_has_no_command():
     assert start_command(InferenceInputs(model="llama-3.1-8b", gpu="l4", system="gpt_fast")) is None

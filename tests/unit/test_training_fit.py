@@ -18,9 +18,8 @@ FAMILIES = {
     efficiency.name
     for efficiency in (get_gpu_config_by_name(name).efficiency for name in known_names("GPU"))
     if efficiency.training is not None and efficiency.training.fitted
-} - {"A100 40 GB"}
-"""Families whose training efficiencies were fitted; those of an A100 with 40 GB are the other's, by ``extends``."""
-"""GPU families whose training efficiencies were fitted."""
+} - {"A100 40 GB", "Blackwell Ultra"}
+"""GPU families whose training efficiencies were fitted; these two have those of another, by ``extends``."""
 
 ROWS = {row.row_id: row for row in load_measurements("training")}
 
