@@ -29,12 +29,11 @@ def install_completion(shell: str | None) -> str:
 
     from llm_perf.cli.main import cli
 
+    asked = f"SHELL is {os.environ.get('SHELL', '')!r}" if not shell else f"got {shell!r}"
     shell = shell or Path(os.environ.get("SHELL", "")).name
     made = get_completion_class(shell) if shell in SHELLS else None
     if made is None:
-        raise SpecError(
-            f"--install-completion needs bash, zsh or fish: SHELL is {os.environ.get('SHELL', '')!r}"
-        )
+        raise SpecError(f"--install-completion needs bash, zsh or fish: {asked}")
     try:
         file = _file(shell)
         file.parent.mkdir(parents=True, exist_ok=True)

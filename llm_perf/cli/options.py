@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
-from decimal import Decimal
 from typing import Any, Final, TypeVar, get_args
 
 import click
 
 from llm_perf.cli.completion import names_of
 from llm_perf.config.base import AsText, Spec
+from llm_perf.search.axes import whole_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,16 +26,12 @@ class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in new
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = _NUMBER.fullmatch(str(value).strip())
-        if found is not None:
-            number = Decimal(found[0].replace("_", ""))
-            if abs(number) < _MOST and number == int(number):
-                return int(number)
-        raise click.BadParameter(f"{value!r} is no whole number such as 512 or 1e9", ctx, param)
+        found = whole_number(str(value))
+        if found is None:
+            raise click.BadParameter(f"{value!r} is no whole number such as 512 or 1e9", ctx, param)
+        return found
 
 
-_NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?", re.ASCII)
-_MOST: Final = Decimal(10) ** 30
 WHOLE: Final = _WholeNumber()
 """The type of options that take a whole number."""
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 
 from llm_perf.errors import SpecError
 
 _RANGE = re.compile(r"(?P<first>[^:]+):(?P<last>[^:]+)(?::(?P<step>[^:]+))?")
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?", re.ASCII)
+_MOST = Decimal(10) ** 30
 _LONGEST = 10_000_000
 _SWITCH = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False}
 
 WRITTEN = 'a list such as "1,2,8", a range "first:last" or "first:last:step", or a geometric one "first:last:xfactor"'
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number as people write large ones, ``1e11`` or ``100_000``; None where it is none."""
+    found = _NUMBER.fullmatch(text.strip())
+    number = _MOST if found is None else Decimal(found[0].replace("_", ""))
+    return int(number) if abs(number) < _MOST and number == int(number) else None
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
@@ -109,10 +119,10 @@ def _parts(flag: str, text: str) -> list[str]:
 
 
 def _whole(flag: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise SpecError(f"{flag} {text!r} is no whole number; expected {WRITTEN}") from None
+    number = whole_number(text)
+    if number is None:
+        raise SpecError(f"{flag} {text!r} is no whole number; expected {WRITTEN}")
+    return number
 
 
 def _ranged(flag: str, text: str, match: re.Match[str]) -> list[int]:

@@ -45,7 +45,7 @@ def test_it_is_written_where_the_shell_looks(llm_perf, home, monkeypatch, shell)
 def test_another_shell_is_one_line(llm_perf, home, monkeypatch):
     monkeypatch.setenv("SHELL", "/bin/tcsh")
     assert "bash, zsh or fish: SHELL is '/bin/tcsh'" in llm_perf("--install-completion").error
-    assert "bash, zsh or fish" in llm_perf("--install-completion", "csh").error
+    assert "bash, zsh or fish: got 'csh'" in llm_perf("--install-completion", "csh").error
     assert list(home.iterdir()) == []
 
 

@@ -85,6 +85,8 @@ def test_prompts_that_differ_are_counted_against_the_batch_of_each_point():
         ("128:512:128", (128, 256, 384, 512)),
         ("1:6:4", (1, 5)),
         ("4,1:4:x2, 9", (4, 1, 2, 9)),
+        ("1e1,1_000", (10, 1000)),
+        ("1e3:4e3:1_000", (1000, 2000, 3000, 4000)),
     ],
 )
 def test_whole_numbers(text, values):
@@ -93,7 +95,7 @@ def test_whole_numbers(text, values):
 
 @pytest.mark.parametrize(
     "text", ["", ",", "1,", "a", "1.5", "1:2:3:4", "5:1:1", "1:5:0", "1:5:-1", "1:5:x1", "0:8:x2", "1:9:x",
-             "1:9:xa", "1:100000000:1", "1:9:xnan"],
+             "1:9:xa", "1:100000000:1", "1:9:xnan", "1e-1", "1e99", "nan"],
 )  # fmt: skip
 def test_bad_axes_are_refused_with_their_flag(text):
     with pytest.raises(SpecError, match="--batch-size"):
