@@ -48,8 +48,10 @@ def cards_answer(answer: CardsAnswer) -> Answer:
     name = card.gpu.name if card.count == 1 else f"{card.count} x {card.gpu.name}"
     price = _per_hour(card)
     cost = [] if price is None else [f"${price:.2f} an hour"]
-    change = ["no other card was found that runs it"]
-    if others and others[0].tpot_s:
+    change = ["no other card is shown that runs it (--top)"]
+    if not answer.met:
+        change = ["a looser target: no card that was looked at meets it"]
+    elif others and others[0].tpot_s:
         change = [f"next best: {others[0].gpu.name}, {rate(1 / others[0].tpot_s)}"]
     return Answer(
         fits=[f"yes. {name}" if answer.met else f"no. No card meets the targets; the nearest: {name}", *cost],

@@ -213,6 +213,10 @@ def test_cards_without_a_target_are_the_fastest_first(llm_perf: Any) -> None:
     assert [row.split()[1].split("-")[0] for row in rows] == ["5090", "3090", "5060"]
     assert "To start it:" in result.out
     assert "without a card:" in result.out
+    alone = llm_perf(*CARDS, "--top", "1").out.splitlines()[
+        4
+    ]  # others run it, so nothing may say that none does
+    assert alone == "Change:    no other card is shown that runs it (--top)"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +233,7 @@ def test_what_no_card_can_do_is_said(llm_perf: Any, arguments: tuple[str, ...], 
     result = llm_perf(*CARDS, *arguments)
     assert result.code == code
     assert said in (result.out if code == 3 else result.err)
+    assert "next best" not in result.out  # one that misses the targets too is no change for the better
     assert "Traceback" not in result.err
 
 

@@ -187,3 +187,11 @@ def test_the_plot_names_the_best_and_tells_what_misses_a_target(llm_perf, folder
 def test_bad_input_is_one_line(llm_perf, folder, arguments, said):
     assert said in llm_perf("plan", *arguments).error
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("service", [(), ("--rate", "2")])
+def test_a_list_cut_at_one_does_not_say_that_nothing_else_does(llm_perf, service):
+    asked = ("plan", "--model", "llama-3.1-8b", "--gpus", "h100-sxm-80gb,l4", "--top", "1", *service)
+    found = llm_perf(*asked)
+    assert found.code == 0
+    assert found.out.splitlines()[4] == "Change:    no other GPU is shown that meets the targets (--top)"
