@@ -84,7 +84,8 @@ and 1.25 in closed loops. What is above its aim stands in **bold**.
 _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
 `llm-perf infer` predicts the batch without others' prompts. Of TensorRT-LLM 1.0 the columns without a model or GPU
-are older: there each running sequence waited for the prefills of the others. So are all columns from 20 rows.
+are older: there each running sequence waited for the prefills of the others. So are
+columns from 20 rows, but those of SGLang 0.5, vLLM 0.10 and vLLM 0.15.
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_perf.config.base import GIB
@@ -37,7 +37,7 @@ class PredictionInterval:
     ``profile`` is the profile whose runs it rests on, None where these are the published ones. ``groups`` were left out
     of the fits in turn. ``outside`` is how far the question is outside the covered range, as a factor of 1 or more; the
     interval is widened by it. ``coverage`` is the share of runs inside that was measured by leaving out once more, None where
-    it was not.
+    it was not. ``lowered`` is by which factor the total's lower end would lie lower if hardware had no limit.
     """
 
     level: float
@@ -49,11 +49,26 @@ class PredictionInterval:
     decode_s: tuple[float, float] | None
     total_s: tuple[float, float] | None
     coverage: float | None = None
+    lowered: float = 1.0
 
     @property
     def total_factor(self) -> float | None:
-        """By which factor a measured total may be off either way; None where the total has no interval."""
-        return None if self.total_s is None else math.sqrt(self.total_s[1] / self.total_s[0])
+        """By which factor a measured total may be longer, and shorter where hardware allows it; None without an interval."""
+        if self.total_s is None:
+            return None
+        return math.sqrt(self.total_s[1] / self.total_s[0] * self.lowered)
+
+    def above(self, prefill_s: float, decode_s: float | None) -> PredictionInterval:
+        """The interval without what the hardware does not allow: phases that are quicker than these."""
+        total_s = prefill_s + (decode_s or 0.0)
+        total = _above(self.total_s, total_s)
+        return replace(
+            self,
+            prefill_s=_above(self.prefill_s, prefill_s),
+            decode_s=_above(self.decode_s, decode_s or 0.0),
+            total_s=total,
+            lowered=1.0 if total is None or self.total_s is None else total[0] / self.total_s[0],
+        )
 
     def as_json(self, tokens: float) -> dict[str, Any]:
         """Plain JSON types, the throughput of ``tokens`` in all included."""
@@ -70,6 +85,10 @@ class PredictionInterval:
             "total_latency_s": _listed(self.total_s),
             "total_throughput_tokens_per_s": throughput,
         }
+
+
+def _above(ends: tuple[float, float] | None, least_s: float) -> tuple[float, float] | None:
+    return None if ends is None else (min(max(ends[0], least_s), ends[1]), ends[1])
 
 
 def _listed(ends: tuple[float, float] | None) -> list[float] | None:

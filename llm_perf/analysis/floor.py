@@ -5,6 +5,7 @@ Every single prediction is held against it. One that falls below is a defect of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from llm_perf.config.scenario import Scenario
@@ -51,20 +52,27 @@ def _flops_per_s(scenario: Scenario) -> float:
     return max(scenario.gpu.peak_tflops.values()) * 1e12 * scenario.parallelism.num_gpus
 
 
-def below_the_roof(scenario: Scenario, evaluation: Evaluation, step_s: float | None) -> str | None:
-    """What to say of an evaluation that is quicker than the GPUs could be; None where it is not.
+def floor_s(scenario: Scenario, placement: Placement, resources: Iterable[str]) -> tuple[float, float] | None:
+    """Seconds that the prefill and a token of decode take at least; None where nothing is known of that.
 
-    Where a CPU computes a part, or a part of the cache is not read, nothing is known that holds for every system.
+    Where a CPU computes a part (it is among the ``resources``), or a part of the cache is not read, nothing is known that
+    holds for every system.
     """
-    elsewhere = "cpu" in evaluation.prefill.busy_s or (
-        evaluation.decode is not None and "cpu" in evaluation.decode.busy_s
-    )
-    if scenario.gpu.absent or elsewhere or scenario.offload.attn_sparsity < 1:
+    if scenario.gpu.absent or "cpu" in resources or scenario.offload.attn_sparsity < 1:
         return None
-    found = [("prefill", float(evaluation.prefill.latency_s), least_prefill_s(scenario))]
+    rounds = 1.0 if scenario.speculation is None else scenario.speculation.tokens_per_round
+    return least_prefill_s(scenario), least_decode_step_s(scenario, placement) / rounds
+
+
+def below_the_roof(scenario: Scenario, evaluation: Evaluation, step_s: float | None) -> str | None:
+    """What to say of an evaluation that is quicker than the GPUs could be; None where it is not."""
+    decode = {} if evaluation.decode is None else evaluation.decode.busy_s
+    floor = floor_s(scenario, evaluation.placement, (*evaluation.prefill.busy_s, *decode))
+    if floor is None:
+        return None
+    found = [("prefill", float(evaluation.prefill.latency_s), floor[0])]
     if step_s is not None:
-        rounds = 1.0 if scenario.speculation is None else scenario.speculation.tokens_per_round
-        found.append(("decode step", step_s, least_decode_step_s(scenario, evaluation.placement) / rounds))
+        found.append(("decode step", step_s, floor[1]))
     for name, seconds, least in found:
         if seconds < least * (1 - _ROUNDING):
             return (

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from llm_perf.analysis.calibrated import asked_of, profile_warnings
-from llm_perf.analysis.floor import below_the_roof
+from llm_perf.analysis.floor import below_the_roof, floor_s
 from llm_perf.analysis.hybrid_intervals import shared_processor_note
 from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
 from llm_perf.analysis.measures import Measures
@@ -84,12 +84,18 @@ class InferenceResult(WithInterval):
 
     def _find_interval(self) -> Found:
         decode_s = None if self.decode is None else self.decode.latency_s
-        return inference_interval(
+        interval, missing = inference_interval(
             self.scenario,
             self.placement,
             asked_of(self.scenario, self.placement),
             (self.prefill.latency_s, decode_s, self.total_latency_s),
         )
+        busy = {} if self.decode is None else self.decode.busy_s
+        floor = floor_s(self.scenario, self.placement, (*self.prefill.busy_s, *busy))
+        if interval is not None and floor is not None:
+            steps = 0.0 if decode_s is None or not self.tpot_s else decode_s / self.tpot_s
+            interval = interval.above(floor[0], steps * floor[1])
+        return interval, missing
 
     @property
     def measures(self) -> Measures:

@@ -45,6 +45,30 @@ def test_no_answer_is_below_the_roof() -> None:
     assert len(answered) >= len(system_names()) - 3  # some run on a few machines alone
 
 
+@pytest.mark.parametrize("system", ["vllm", "resident", "zero_inference", "llama_cpp"])
+def test_no_interval_reaches_below_the_roof(system: str) -> None:
+    """Wide intervals of large steps would: the lower end stops at the floor, the upper end and the factor stay."""
+    stopped, draw = 0, random.Random(f"interval of {system}")
+    for _ in range(60):
+        question = {name: draw.choice(values) for name, values in CHOICES.items()}
+        try:
+            result = of(question | {"model": draw.choice(MODELS), "gpu": draw.choice(GPUS), "system": system})
+        except LLMPerfError:
+            continue
+        interval = result.interval
+        resources = (*result.prefill.busy_s, *(result.decode.busy_s if result.decode else ()))
+        least = floor.floor_s(result.scenario, result.placement, resources)
+        if interval is None or interval.total_s is None or least is None:
+            continue
+        steps = result.decode.latency_s / result.tpot_s if result.decode else 0.0
+        low, high = interval.total_s
+        assert low >= (least[0] + steps * least[1]) * (1 - 1e-6)
+        assert low <= result.total_latency_s * (1 + 1e-6) <= high * (1 + 1e-6)
+        assert interval.total_factor == pytest.approx((high / low * interval.lowered) ** 0.5)
+        stopped += interval.lowered > 1
+    assert stopped or system != "resident"
+
+
 def test_one_that_is_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     question = {"model": "llama-3.1-8b", "gpu": "h100-sxm-80gb"}
     result = of(question)
