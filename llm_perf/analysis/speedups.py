@@ -9,14 +9,12 @@ from typing import Any, Final
 from llm_perf.analysis.advice import Change, change_of, smaller_formats
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.analysis.training import TrainingResult, predict_training
-from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
-from llm_perf.errors import LLMPerfError, SpecError
+from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 
-__all__ = ["Gain", "faster", "faster_training"]
+__all__ = ["LEAST_GAIN", "Gain", "faster"]
 
-_LEAST: Final = 1.05
+LEAST_GAIN: Final = 1.05
 """A smaller gain than this is not worth a change, and often below what the model knows."""
 
 _BATCH: Final = 4
@@ -47,7 +45,7 @@ def faster(inputs: InferenceInputs, result: InferenceResult, most: int = 2) -> t
             continue
         sequences = change.inputs.get("batch_size", inputs.batch_size) / inputs.batch_size
         factor = result.total_latency_s / total_s * sequences
-        if factor >= _LEAST:
+        if factor >= LEAST_GAIN:
             found.append(Gain(change.text, factor, of))
     return tuple(sorted(found, key=lambda gain: -gain.factor)[:most])
 
@@ -87,38 +85,3 @@ def _total_s(inputs: InferenceInputs, change: Change) -> float | None:
         return None
     decode_s = 0.0 if cost.decode is None else float(cost.decode.latency_s)
     return float(cost.prefill.latency_s) + decode_s
-
-
-def faster_training(question: TrainingInputs, result: TrainingResult, most: int = 2) -> tuple[Gain, ...]:
-    """Single changes that fit and train at least 5 % more tokens per second: the largest gain first."""
-    if not result.feasible:
-        return ()
-    found = []
-    for text, inputs in _training_candidates(result):
-        try:
-            changed = predict_training(build_training_scenario(question.replace(**inputs)))
-        except LLMPerfError:
-            continue
-        factor = changed.throughput_tokens_per_s / result.throughput_tokens_per_s
-        if changed.feasible and factor >= _LEAST:
-            found.append(Gain(text, factor, "as fast"))
-    return tuple(sorted(found, key=lambda gain: -gain.factor)[:most])
-
-
-def _training_candidates(result: TrainingResult) -> Iterator[tuple[str, dict[str, Any]]]:
-    plan = result.scenario.plan
-    levels = plan.activation_recomputation.value
-    for level in sorted({0, 1, levels - 1} & set(range(levels))):
-        yield f"--activation-recomputation {level}", {"activation_recomputation": level}
-    for stage in sorted({0, 1, 2} & set(range(plan.ds_zero.value))):
-        yield f"--ds-zero {stage}", {"ds_zero": stage}
-    if plan.precision == "bf16":
-        yield "--precision fp8", {"precision": "fp8"}
-    if plan.optimizer_device != "gpu":
-        yield "--optimizer-device gpu", {"optimizer_device": "gpu"}
-    batch = result.batch
-    if batch.gradient_accumulation_steps > 1 and result.max_micro_batch_size >= 2 * batch.micro_batch_size:
-        yield (
-            f"--micro-batch-size {2 * batch.micro_batch_size}",
-            {"micro_batch_size": 2 * batch.micro_batch_size, "gradient_accumulation_steps": None},
-        )

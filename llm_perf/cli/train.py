@@ -11,11 +11,11 @@ import click
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import gpu_price
-from llm_perf.analysis.speedups import faster_training
 from llm_perf.analysis.trainer_files import TrainerFile, read_trainer_file
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.analysis.training_speedups import faster_training
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
 from llm_perf.errors import OutputError, SpecError

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llm_perf.analysis.economics import gpu_price
-from llm_perf.analysis.speedups import faster_training
 from llm_perf.analysis.training import TrainingResult, predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_economics import training_cost
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.analysis.training_speedups import faster_training
 from llm_perf.explore import cards
 from llm_perf.explore.blocks import block
 from llm_perf.explore.figures import step_figure, tiers_figure

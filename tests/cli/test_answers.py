@@ -9,9 +9,10 @@ import pytest
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.analysis.speedups import faster, faster_training
+from llm_perf.analysis.speedups import faster
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.analysis.training_speedups import faster_training
 from llm_perf.cli.main import run
 from llm_perf.report.answer import LABELS, in_width
 
