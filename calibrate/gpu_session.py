@@ -13,7 +13,6 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import Any
 
 import click
 
-from calibrate.probe.own_process import run_cli
+from calibrate.probe.own_process import exit_code_of, run_cli
+from calibrate.run.campaign import Campaign
 from calibrate.run.default_model import SECONDS_PER_GIB
 from llm_perf.config.loading import get_gpu_config_by_name
-from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError
 
 START_S = 20.0
 """Imports, probes and CUDA's start before a case's own work; a cautious round figure."""
@@ -123,63 +123,40 @@ def predicted_s(case: Case, gpu: str | None, prompt_len: int, loops: int) -> flo
     return START_S + loading + (loops + 1) * predict_inference(scenario).total_latency_s
 
 
-class Session:
+class Session(Campaign[Case]):
     """One step: its budget, how estimates have turned out, and where results go."""
 
     def __init__(
         self, out: Path, step: str, budget_s: float, gpu: str | None, prompt_len: int, loops: int
     ) -> None:
         self.file = out / f"{step}.jsonl"
-        self.deadline = time.monotonic() + budget_s
-        self.gpu, self.prompt_len, self.loops = gpu, prompt_len, loops
-        self.predicted_s = self.taken_s = 0.0
-        self.done: list[tuple[Case, dict[str, Any]]] = []
 
-    @property
-    def left_s(self) -> float:
-        """Seconds of the budget."""
-        return self.deadline - time.monotonic()
-
-    def run(self, case: Case) -> None:
-        """Run a case, or drop it for want of time; the file knows either."""
-        predicted = predicted_s(case, self.gpu, self.prompt_len, self.loops)
-        estimate = predicted * (self.taken_s / self.predicted_s if self.predicted_s else 1.0)
-        if estimate > self.left_s:
-            self._keep(
-                case,
-                {"status": "dropped", "reason": f"{estimate:.0f} s by estimate, {self.left_s:.0f} s left"},
-            )
-            return
-        sys.stderr.write(f"{case.label}, {case.model}, batch {case.batch}: about {estimate:.0f} s\n")
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="llm-perf-") as folder:
-            places = (
-                "--runs-dir",
-                folder,
-                "--log-file",
-                str(Path(folder) / "log"),
-                "--offload-dir",
-                f"{folder}/offload",
-            )
-            try:
-                found = run_cli(
-                    *case.arguments(self.prompt_len, self.loops), *places, timeout_s=self.left_s + MARGIN_S
+        def measured(case: Case, left_s: float) -> dict[str, Any]:
+            with tempfile.TemporaryDirectory(prefix="llm-perf-") as folder:
+                places = (
+                    "--runs-dir",
+                    folder,
+                    "--log-file",
+                    f"{folder}/log",
+                    "--offload-dir",
+                    f"{folder}/offload",
                 )
-            except LLMPerfError as error:
-                self._keep(case, {"status": "failed", "reason": str(error)})
-                return
-        self.taken_s += time.monotonic() - start
-        self.predicted_s += predicted
-        self._keep(case, found)
+                return run_cli(*case.arguments(prompt_len, loops), *places, timeout_s=left_s + MARGIN_S)
 
-    def _keep(self, case: Case, found: dict[str, Any]) -> None:
-        self.done.append((case, found))
-        named = {
-            "case": {"label": case.label, "arguments": case.arguments(self.prompt_len, self.loops)},
-            **found,
-        }
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(named, allow_nan=False) + "\n")
+        def keep(case: Case, found: dict[str, Any]) -> None:
+            named = {"label": case.label, "arguments": case.arguments(prompt_len, loops)}
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"case": named, **found}, allow_nan=False) + "\n")
+
+        super().__init__(
+            measured,
+            name=lambda case: f"{case.label}, {case.model}, batch {case.batch}",
+            say=lambda text: sys.stderr.write(f"{text}\n"),
+            keep=keep,
+            estimate_s=lambda case: predicted_s(case, gpu, prompt_len, loops),
+            budget_s=budget_s,
+            goes_on=True,
+        )
 
     def table(self) -> list[str]:
         """One line per case: seconds and GiB, measured and the error of the prediction."""
@@ -307,13 +284,14 @@ def main(
     asked_gpu: str | None,
 ) -> None:
     """Measure one STEP of a session on this machine, or all of them."""
-    try:
+
+    def work() -> None:
         if asked_gpu is not None and not dry_run:
             raise SpecError("--gpu is of a --dry-run: a session measures the GPU that is here")
         gpu, machine = this_gpu() if asked_gpu is None else (get_gpu_config_by_name(asked_gpu).name, "")
         whole = budget_s if budget_s is not None else ALL_S if step == "all" else 540.0
         planned = {
-            name: list(cases(name, tuple(models.split(",")), tuple(map(int, batches.split(","))), gen_len))
+            name: list(cases(name, tuple(models.split(",")), _batches(batches), gen_len))
             for name in budgets(step, whole)
         }
         if step == "all":
@@ -324,12 +302,15 @@ def main(
         folder = Path(out) if out is not None else Path(__file__).parent / "measurements" / machine
         folder.mkdir(parents=True, exist_ok=True)
         _measure(step, planned, whole, folder, gpu, prompt_len, loops)
-    except (LLMPerfError, OSError, ValueError) as error:
-        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
-        sys.exit(getattr(error, "exit_code", 2))
-    except KeyboardInterrupt:
-        sys.stderr.write("llm-perf: interrupted\n")
-        sys.exit(130)
+
+    sys.exit(exit_code_of(work))
+
+
+def _batches(listed: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, listed.split(",")))
+    except ValueError:
+        raise SpecError(f"--batches {listed!r}: expected whole numbers with commas between them") from None
 
 
 def _rehearse(
@@ -363,8 +344,7 @@ def _measure(
     for name, budget_s in budgets(step, whole_s).items():
         session = Session(folder, name, budget_s + saved, gpu, prompt_len, loops)
         try:
-            for case in planned[name]:
-                session.run(case)
+            session.run_all(planned[name])
         finally:
             sys.stdout.write("\n".join([*session.table(), f"raw results: {session.file}"]) + "\n")
         saved = session.left_s

@@ -8,6 +8,7 @@ Every finished stage leaves its files in the folder, so that an interrupted loop
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.probe.extras import require_extra
+from calibrate.probe.own_process import exit_code_of, run_python
 from calibrate.probe.progress import Progress
+from calibrate.run.campaign import Campaign
 from calibrate.run.cases import measure_in_process
 from calibrate.run.settings import RunSettings
-from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
+from llm_perf.errors import SpecError
 
 FIT_MODELS = ("opt-125m", "opt-350m")
 LEFT_OUT = "opt-1.3b"
@@ -74,37 +77,30 @@ def run_stages(folder: Path, stop_after_s: float | None = None, say: Any = None)
         LLMPerfError: a run failed.
     """
     say = say or (lambda _text: None)
-    start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    stages = [process for process in processes() if not (folder / process.name / "done").exists()]
+    campaign = Campaign[Process](
+        measure=lambda process, _left_s: _measure(process, folder / process.name),
+        name=lambda process: f"{process.model}, {process.mode}",
+        say=say,
+        is_there=lambda process: (folder / process.name / "done").exists(),
+        budget_s=math.inf if stop_after_s is None else stop_after_s,
+    )
     if not (folder / "microbench.json").exists():
         say(f"microbenchmarks ({MICROBENCH_S:.0f} s)")
         _microbench(folder / "microbench.json")
-    for number, process in enumerate(stages, 1):
-        if stop_after_s is not None and time.perf_counter() - start > stop_after_s:
-            return False
-        say(f"{process.model}, {process.mode} ({number} of {len(stages)})")
-        _measure(process, folder / process.name)
-    return True
+    return campaign.run_all(processes())
 
 
 def _microbench(target: Path) -> None:
     """In a process of its own, as the runs are: threads and memory settings are made before torch is imported."""
-    import subprocess
-
     script = (
         "import sys; from calibrate.run.microbench import microbench; "
         f"microbench(budget_s={MICROBENCH_S}, out=sys.argv[1])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EnvironmentFailure(f"microbenchmarks: {last}")
+    run_python(("-c", script, str(target)), "microbenchmarks")
 
 
-def _measure(process: Process, folder: Path) -> None:
+def _measure(process: Process, folder: Path) -> dict[str, Any]:
     cases = [
         RunSettings(
             model_name=process.model, batch_size=batch, prompt_len=prompt, gen_len=GEN_LEN, dummy=True, loops=LOOPS,
@@ -117,6 +113,7 @@ def _measure(process: Process, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     measure_in_process(cases, SPARE_LOOPS)
     (folder / "done").write_text("")
+    return {}
 
 
 def conclude(folder: Path) -> dict[str, Any]:
@@ -194,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     folder = Path(given[0] if given else "runs/calibration")
     stop_after_s = float(given[1]) if len(given) > 1 else None
-    try:
+
+    def work() -> None:
         require_extra("make calibrate")
         start = time.perf_counter()
         with Progress().shown() as progress:
@@ -203,20 +201,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             served = observed_lines(folder, progress.say) if whole and (left_s is None or left_s > 0) else []
         if not whole:
             sys.stderr.write("llm-perf: stopped; call it again to go on\n")
-            return 0
+            return
         from calibrate.fit.report import held_out_lines
 
         found = conclude(folder)
         lines = held_out_lines(found) + _plots(folder, found)
         lines += ["", *served] if served else []
         sys.stdout.write("\n".join([*lines, "", f"{time.perf_counter() - start:.0f} s in this call"]) + "\n")
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("llm-perf: interrupted; call it again to go on\n")
-        return 130
-    return 0
+
+    return exit_code_of(work, "interrupted; call it again to go on")
 
 
 if __name__ == "__main__":

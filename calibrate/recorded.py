@@ -17,7 +17,8 @@ from typing import Any
 from calibrate.fit.calibrator import Calibrator
 from calibrate.fit.report import held_out_object
 from calibrate.fit.runs import Inputs, read_runs
-from llm_perf.errors import LLMPerfError, SpecError
+from calibrate.probe.own_process import exit_code_of
+from llm_perf.errors import SpecError
 
 FOLDER = Path(__file__).parent / "measurements" / "cpu_loop"
 
@@ -78,14 +79,13 @@ def _short(model: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table. Returns an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work() -> None:
         inputs = read_runs(given or [FOLDER])
         lines = [table_line(left_out(inputs, model)) for model in models(inputs)]
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    sys.stdout.write("\n".join((*HEADER, *lines)) + "\n")
-    return 0
+        sys.stdout.write("\n".join((*HEADER, *lines)) + "\n")
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

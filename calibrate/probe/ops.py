@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llm_perf.errors import EnvironmentFailure, LLMPerfError
+from calibrate.probe.own_process import exit_code_of
+from llm_perf.errors import EnvironmentFailure
 
 DIRECTORY_VARIABLE = "TORCH_EXTENSIONS_DIR"
 USUAL_SECONDS = 210
@@ -137,13 +138,12 @@ def main() -> int:
         sys.stderr.write(
             f"Compiling DeepSpeed's async_io and pin_memory, once: about {USUAL_SECONDS} seconds on two cores.\n"
         )
-    try:
+
+    def work() -> None:
         seconds = build_ops()
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {error}\n")
-        return error.exit_code
-    sys.stderr.write(f"Compiled or found in {seconds:.0f} seconds: {extensions_dir()}\n")
-    return 0
+        sys.stderr.write(f"Compiled or found in {seconds:.0f} seconds: {extensions_dir()}\n")
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

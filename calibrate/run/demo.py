@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibrate.probe.extras import require_extra
-from calibrate.probe.own_process import run_cli
+from calibrate.probe.own_process import exit_code_of, run_cli
 from calibrate.probe.progress import Progress
-from llm_perf.errors import EnvironmentFailure, LLMPerfError
+from calibrate.run.campaign import Campaign
+from llm_perf.errors import EnvironmentFailure
 
 MODEL = "opt-125m"
 _COMMON = (
@@ -52,33 +53,27 @@ VARIANTS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run all variants and print the table. Returns an exit code."""
-    model = (sys.argv[1:] if arguments is None else arguments)[:1] or [MODEL]
-    try:
+    model = [*(sys.argv[1:] if arguments is None else arguments), MODEL][0]
+
+    def work() -> None:
         require_extra("make run-demo")
-        results = _run_all(model[0])
-        sys.stdout.write("\n".join(_table(model[0], results)) + "\n")
+        results = _run_all(model)
+        sys.stdout.write("\n".join(_table(model, results)) + "\n")
         _check(results)
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("llm-perf: interrupted\n")
-        return 130
-    return 0
+
+    return exit_code_of(work)
 
 
 def _run_all(model: str) -> list[tuple[Variant, dict[str, Any]]]:
-    dtype = _dtype()
-    done: list[tuple[Variant, dict[str, Any]]] = []
+    common = ("--model", model, "--dtype", _dtype(), *_COMMON)
     with Progress().shown() as progress:
-        for variant in VARIANTS:
-            progress.say(f"{variant.label.strip()} ({len(done) + 1} of {len(VARIANTS)})")
-            done.append((variant, _run(model, dtype, variant)))
-    return done
-
-
-def _run(model: str, dtype: str, variant: Variant) -> dict[str, Any]:
-    return run_cli("--model", model, "--dtype", dtype, *_COMMON, *variant.flags, timeout_s=_TIMEOUT_S)
+        campaign = Campaign[Variant](
+            measure=lambda variant, _left_s: run_cli(*common, *variant.flags, timeout_s=_TIMEOUT_S),
+            name=lambda variant: variant.label.strip(),
+            say=progress.say,
+        )
+        campaign.run_all(VARIANTS)
+    return campaign.done
 
 
 def _dtype() -> str:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from calibrate.probe.own_process import EXIT_INTERRUPTED, error_of_exit_code
 from calibrate.probe.ranks import free_port
-from calibrate.run.launch import EXIT_INTERRUPTED, GRACE_S, error_of_exit_code, with_report
+from calibrate.run.launch import GRACE_S, with_report
 from calibrate.run.settings import RunSettings
 from llm_perf.config import files
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from calibrate.probe.own_process import EXIT_INTERRUPTED, error_of_exit_code, exit_code_of
 from calibrate.probe.ranks import free_port
 from calibrate.run.settings import RunSettings
 from llm_perf.config.base import Spec
-from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError, SpecError
+from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError
 
 if TYPE_CHECKING:
     from calibrate.run.train.settings import TrainRunSettings
@@ -28,11 +30,9 @@ GRACE_S = 15.0
 """Seconds that the other ranks have to end by themselves after one has died or the user has interrupted."""
 
 _POLL_S = 0.1
-EXIT_INTERRUPTED = 130
 _SETTINGS_VARIABLE = "LLM_PERF_RUN_SETTINGS"
 _RESULT_VARIABLE = "LLM_PERF_RUN_RESULT"
 _ERROR_VARIABLE = "LLM_PERF_RUN_ERROR"
-_ERRORS: dict[int, type[LLMPerfError]] = {2: SpecError, 3: DoesNotFitError, 4: EnvironmentFailure}
 
 
 def launch_ranks(settings: RunSettings | TrainRunSettings) -> dict[str, Any] | None:
@@ -164,11 +164,6 @@ def with_report(error: BaseException, handed_back: dict[str, Any] | None) -> Bas
     return error
 
 
-def error_of_exit_code(code: int) -> type[LLMPerfError]:
-    """The kind of error that a rank ended with."""
-    return _ERRORS.get(code, EnvironmentFailure)
-
-
 def _last_message(one: _Process, ranks: int) -> str:
     texts = [file.read_text("utf-8", "replace") for file in (one.error, one.output) if file.is_file()]
     lines = [line for text in texts for line in text.strip().splitlines()[-1:]]
@@ -203,11 +198,32 @@ def hand_back(result: dict[str, Any] | None) -> bool:
     return True
 
 
-def hand_back_error(message: str) -> bool:
-    """Tell the process that launched this rank why it ends. False where there is none that waits for it."""
+def run_rank(
+    work: Callable[[], dict[str, Any] | None], give: Callable[[dict[str, Any] | None], object]
+) -> int:
+    """Do the work of one rank; the code that it exits with.
+
+    Args:
+        work: Measures; its result is that of the first rank, None of the others.
+        give: Hands the result, or the prediction that says why it does not fit, to whoever launched this rank.
+    """
+
+    def given() -> None:
+        try:
+            give(work())
+        except DoesNotFitError as error:
+            if error.report is not None:
+                give({"status": "does not fit", "predicted": error.report})
+            raise
+
+    return exit_code_of(given, tell=_tell)
+
+
+def _tell(message: str) -> None:
+    """Why this rank ends, to the process that launched it; on stderr where none waits for it."""
     target = os.environ.get(_ERROR_VARIABLE)
     if target is None:
-        return False
+        sys.stderr.write(f"llm-perf: {message}\n")
+        return
     with contextlib.suppress(OSError):
         Path(target).write_text(message, encoding="utf-8")
-    return True

@@ -19,6 +19,7 @@ from typing import Any
 
 from calibrate.fit.llama_cpp_profile import probe_lines, probed
 from calibrate.probe.environment import usable_cores
+from calibrate.probe.own_process import exit_code_of
 from calibrate.probe.process import signals_interrupt
 from calibrate.probe.records import SCHEMA_VERSION, RunRecord, finite, measuring, writable_folder
 from calibrate.run.llama_cpp.bench import BenchTest, run_bench
@@ -33,7 +34,6 @@ from calibrate.run.session import plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.model import ModelConfig
-from llm_perf.errors import LLMPerfError
 
 FORMATS = ("fp16", "q8_0", "q4_k_m")
 PROMPT, GENERATED = 128, 24
@@ -41,7 +41,6 @@ REPETITIONS = 3
 BEFORE, AFTER = 0.20, 0.10
 """What decode may be off by: with the constants that ship, and with a profile of the machine."""
 DEFAULT_FOLDER = "runs/llama_cpp"
-EXIT_INTERRUPTED = 130
 
 
 def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
@@ -208,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
-    try:
+    def work() -> None:
         with signals_interrupt(), plain_errors():
             programs = required()
             folder = writable_folder(given[0] if given else DEFAULT_FOLDER, "the folder")
@@ -217,13 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (folder / "table.json").write_text(
                 json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8"
             )
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    sys.stdout.write("\n".join([*probe_lines(found["probe"]), "", *table_lines(found)]) + "\n")
-    return 0
+        sys.stdout.write("\n".join([*probe_lines(found["probe"]), "", *table_lines(found)]) + "\n")
+
+    return exit_code_of(work, interrupted="")
 
 
 if __name__ == "__main__":

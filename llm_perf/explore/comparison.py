@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.sweep import InferenceSweep
 from llm_perf.explore import cards
-from llm_perf.explore.axes import amount_axis, time_axis
-from llm_perf.explore.front import front, front_times
-from llm_perf.explore.looks import series_look
+from llm_perf.explore.drawn import view_of
+from llm_perf.explore.front import batch_series, front, front_times
+from llm_perf.report.figure import Panel, Series, amount_axis, time_axis
 from llm_perf.report.inference_text import factor_text, machine_name
-from llm_perf.report.units import count, rate, seconds
+from llm_perf.report.looks import series_look
 
 MOST_LINES: Final = 8
 """GPUs that people tell apart in one figure, and side by side in one table."""
@@ -51,51 +53,23 @@ def comparison_figure(results: Sequence[InferenceResult]) -> dict[str, Any] | No
     fronts = [front(result) for result in results]
     times = [front_times(result, found)[1] for result, found in zip(results, fronts, strict=True)]
     what = front_times(results[0], fronts[0])[0]
-    data = [
-        _line(number, result, found, found_times)
-        for number, (result, found, found_times) in enumerate(zip(results, fronts, times, strict=True))
-    ]
     rates = np.concatenate([found.throughput_tokens_per_s for found in fronts])
     shown = np.concatenate([found.feasible for found in fronts])
     if not shown.any():
         return None
-    return {
-        "data": data,
-        "layout": {
-            "height": 320,
-            "xaxis": time_axis(what, np.concatenate(times)[shown]),
-            "yaxis": amount_axis("tokens per second", rates[shown]),
-        },
-        "alt": f"throughput over {what} by batch for {', '.join(map(_name, results))}; batches that fit",
-    }
+    series = [_line(number, *one) for number, one in enumerate(zip(results, fronts, times, strict=True))]
+    panel = Panel(
+        time_axis(what, np.concatenate(times)[shown]), amount_axis("tokens per second", rates[shown]), series, height=320,
+        alt=f"throughput over {what} by batch for {', '.join(map(_name, results))}; batches that fit",
+    )  # fmt: skip
+    return view_of(panel)
 
 
-def _line(number: int, result: InferenceResult, found: Any, times: Any) -> dict[str, Any]:
-    places = np.flatnonzero(found.feasible)
+def _line(
+    number: int, result: InferenceResult, found: InferenceSweep, times: npt.NDArray[np.float64]
+) -> Series:
     asked = found.batch_size == result.scenario.workload.batch_size
     colour, symbol = series_look(number)
-    name = _name(result)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name if len(places) else f"{name}: no batch fits",
-        "x": [float(times[i]) for i in places],
-        "y": [float(found.throughput_tokens_per_s[i]) for i in places],
-        "customdata": [
-            [
-                count(found.batch_size[i]),
-                rate(float(found.throughput_tokens_per_s[i])),
-                seconds(float(times[i])),
-            ]
-            for i in places
-        ],
-        "hovertemplate": "batch %{customdata[0]}: %{customdata[1]}, %{customdata[2]}<extra>"
-        + name
-        + "</extra>",
-        "line": {"color": colour},
-        "marker": {
-            "color": colour,
-            "symbol": symbol,
-            "size": [14 if asked[i] else 7 for i in places],
-        },
-    }
+    name = _name(result) if found.feasible.any() else f"{_name(result)}: no batch fits"
+    size = [9.0 if one else 4.5 for one in asked[found.feasible]]
+    return batch_series(name, found, times, found.feasible, colour, symbol=symbol, line="solid", size=size)

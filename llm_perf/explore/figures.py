@@ -1,27 +1,27 @@
-"""The figures of one prediction as Plotly figures: plain dictionaries, drawn in the browser.
+"""The figures of one prediction: memory, breakdown, roofline, front and schedule.
 
-A colour may be ``@ink``, ``@muted`` or ``@paper``: the page puts in what its light or dark style has. Labels are made by the
-functions that the command line prints with.
+Labels are made by the functions that the command line prints with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.explore.axes import amount_axis, share_axis
 from llm_perf.explore.cards import table
+from llm_perf.explore.drawn import view_of
 from llm_perf.explore.front import front_figure
-from llm_perf.explore.looks import bar_looks, part_colour, step_looks
 from llm_perf.explore.schedule import schedule_figures
+from llm_perf.report.figure import BAR, MUTED, Axis, Limit, Mark, Note, Panel, share_axis, stacked
 from llm_perf.report.inference_text import TIERS
-from llm_perf.report.plots.style import COLOURS
+from llm_perf.report.looks import COLOURS, bar_looks, colour_of
+from llm_perf.report.plots.roofline import part_of_operation, roof_title, roofline_panel
 from llm_perf.report.units import gib, seconds
 from llm_perf.systems import system_of
 from llm_perf.systems.base import COMMON_PARTS, MemoryParts
-from llm_perf.systems.costs import part_of
-from llm_perf.systems.operations import Operation, operations
+from llm_perf.systems.operations import operations
 from llm_perf.systems.training.base import TrainingMemoryParts
 
 _MEMORY: Final = (
@@ -29,11 +29,10 @@ _MEMORY: Final = (
     ("KV cache", "kv_cache_bytes", COLOURS[1]),
     ("activations", "activations_bytes", COLOURS[2]),
     ("buffers", "buffers_bytes", COLOURS[4]),
-    ("context, reserve", "reserved_bytes", "@muted"),
+    ("context, reserve", "reserved_bytes", MUTED),
 )
-_BAR: Final = 0.42
-"""Height of a bar, as a share of the distance between two."""
-_SYMBOLS: Final = {"prefill": "circle", "decode": "circle-open"}
+_ROW: Final = 72
+"""Height of a bar and its words, in pixels."""
 
 
 def all_figures(result: InferenceResult) -> dict[str, Any]:
@@ -58,70 +57,44 @@ def tiers_figure(
 ) -> dict[str, Any]:
     """Tiers as bars of their parts; ``fields`` are name, attribute and colour of each part."""
     tiers = [(TIERS[name], parts) for name, parts in named if parts.capacity_bytes > 0]
-    data = []
+    said = [f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}" for _, parts in tiers]
+    filled = []
     for name, field, colour in fields:
         sizes = [float(getattr(parts, field)) for _, parts in tiers]
-        if any(sizes):
-            data.append(_memory_part(name, colour, tiers, sizes))
+        shares = [
+            100 * size / float(parts.capacity_bytes) for size, (_, parts) in zip(sizes, tiers, strict=True)
+        ]
+        filled.append((name, colour, "", shares, [f"{name}: {gib(size)}" for size in sizes]))
     fullest = max(float(parts.total_bytes / parts.capacity_bytes) for _, parts in tiers)
-    end = 100 * max(1.0, fullest)
-    return {
-        "data": data,
-        "layout": {
-            "barmode": "stack",
-            "height": 72 * len(tiers),
-            "xaxis": share_axis("% of what is usable", end),
-            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(tiers) - 0.35]},
-            "shapes": [
-                {"type": "line", "x0": 100, "x1": 100, "y0": 0, "y1": 1, "yref": "paper",
-                 "line": {"color": "@ink", "width": 2, "dash": "dot"}}
-            ],
-            "annotations": [
-                _over_bar(number, f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}")
-                for number, (_, parts) in enumerate(tiers)
-            ],
-        },
-        "alt": "; ".join(
-            f"{name}: {gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))} usable"
-            for name, parts in reversed(tiers)
-        ),
-    }  # fmt: skip
+    return _bars_figure(
+        filled, [name for name, _ in tiers], said, share_axis("% of what is usable", 100 * max(1.0, fullest)),
+        "; ".join(f"{name}: {text} usable" for (name, _), text in reversed(list(zip(tiers, said, strict=True)))),
+        [Limit(100, line="dot")],
+    )  # fmt: skip
 
 
-def _memory_part(
-    name: str, colour: str, tiers: Sequence[tuple[str, MemoryParts | TrainingMemoryParts]], sizes: list[float]
+def _bars_figure(
+    filled: Sequence[tuple[str, str, str, list[float], list[str]]],
+    rows: Sequence[str],
+    said: Sequence[str],
+    axis: Axis,
+    alt: str,
+    limits: Sequence[Limit] = (),
 ) -> dict[str, Any]:
-    return _bar(
-        name,
-        {"color": colour},
-        [tier for tier, _ in tiers],
-        [100 * size / float(parts.capacity_bytes) for size, (_, parts) in zip(sizes, tiers, strict=True)],
-        [f"{name}: {gib(size)}" for size in sizes],
-    )
-
-
-def _bar(
-    name: str, marker: dict[str, Any], places: list[str], shares: list[float], hover: list[str]
-) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": places,
-        "x": shares,
-        "customdata": hover,
-        "hovertemplate": "%{y}: %{customdata} (%{x:.1f} %)<extra></extra>",
-        "marker": marker | {"line": {"width": 0.5, "color": "@paper"}},
-        "width": _BAR,
-    }
-
-
-def _over_bar(number: int, text: str) -> dict[str, Any]:
-    """Words above the bar at a place, counted from below."""
-    return {
-        "x": 0, "y": number + _BAR / 2 + 0.02, "xanchor": "left", "yanchor": "bottom", "text": text,
-        "showarrow": False, "font": {"color": "@ink"},
-    }  # fmt: skip
+    """Rows from below as bars of parts (name, colour, pattern, per cent, words), with words above each bar."""
+    parts = [
+        (
+            name,
+            colour,
+            pattern,
+            shares,
+            [f"{row}: {text} ({share:.1f} %)" for row, text, share in zip(rows, words, shares, strict=True)],
+        )
+        for name, colour, pattern, shares, words in filled
+    ]
+    above = [Note(0, row + BAR / 2 + 0.02, text) for row, text in enumerate(said)]
+    marks: list[Mark] = [*stacked(parts, range(len(rows))), *limits, *above]
+    return view_of(Panel(axis, None, marks, rows=rows, height=_ROW * len(rows), alt=alt))
 
 
 def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
@@ -131,72 +104,43 @@ def breakdown_figure(result: InferenceResult) -> dict[str, Any]:
         phases.insert(0, ("decode", result.decode))
     parts = dict.fromkeys(part for _, phase in reversed(phases) for part in phase.breakdown_s)
     order = sorted(parts, key=lambda part: -max(_share(phase, part) for _, phase in phases))
-    looks = bar_looks(order)
-    data = []
-    system = system_of(result.scenario)
-    for part in order:
-        spent = [phase.breakdown_s.get(part, 0.0) for _, phase in phases]
-        bar = _bar(
-            system.part_title(part),
-            looks[part],
-            [name for name, _ in phases],
-            [100 * _share(phase, part) for _, phase in phases],
-            [f"{system.part_title(part)}: {seconds(value)}" for value in spent],
+    looks, system = bar_looks(order), system_of(result.scenario)
+    filled = [
+        (
+            system.part_title(part), *looks[part], [100 * _share(phase, part) for _, phase in phases],
+            [f"{system.part_title(part)}: {seconds(phase.breakdown_s.get(part, 0.0))}" for _, phase in phases],
         )
-        data.append(bar)
-    return {
-        "data": data,
-        "layout": {
-            "barmode": "stack",
-            "height": 72 * len(phases),
-            "xaxis": share_axis("% of the phase", 100.0),
-            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, len(phases) - 0.35]},
-            "annotations": [
-                _over_bar(
-                    number, f"{seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
-                )
-                for number, (_, phase) in enumerate(phases)
-            ],
-        },
-        "alt": "; ".join(
-            f"{name} {seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
-            for name, phase in reversed(phases)
-        ),
-    }
+        for part in order
+    ]  # fmt: skip
+    said = [
+        f"{seconds(phase.latency_s)}, bound by {system.resource_title(phase.bottleneck)}"
+        for _, phase in phases
+    ]
+    alt = "; ".join(f"{name} {text}" for (name, _), text in reversed(list(zip(phases, said, strict=True))))
+    return _bars_figure(filled, [name for name, _ in phases], said, share_axis("% of the phase", 100.0), alt)
 
 
 def step_figure(parts_s: Mapping[str, float], titles: Mapping[str, str], step_s: float) -> dict[str, Any]:
     """One training step as a bar of its parts, in per cent."""
     order = sorted((part for part in parts_s if parts_s[part] > 0), key=lambda part: -parts_s[part])
-    looks = step_looks(order)
-    return {
-        "data": [
-            _bar(
-                titles[part],
-                looks[part],
-                ["step"],
-                [100 * parts_s[part] / step_s],
-                [f"{titles[part]}: {seconds(parts_s[part])}"],
-            )
-            for part in order
-        ],
-        "layout": {
-            "barmode": "stack",
-            "height": 72,
-            "xaxis": share_axis("% of the step", 100.0),
-            "yaxis": {"automargin": True, "ticksuffix": " ", "range": [-0.4, 0.65]},
-            "annotations": [_over_bar(0, seconds(step_s))],
-        },
-        "alt": f"step {seconds(step_s)}: "
-        + ", ".join(f"{titles[part]} {parts_s[part] / step_s:.0%}" for part in order[:4]),
-    }
+    filled = [
+        (
+            titles[part],
+            colour_of(number),
+            "",
+            [100 * parts_s[part] / step_s],
+            [f"{titles[part]}: {seconds(parts_s[part])}"],
+        )
+        for number, part in enumerate(order)
+    ]
+    alt = f"step {seconds(step_s)}: " + ", ".join(
+        f"{titles[part]} {parts_s[part] / step_s:.0%}" for part in order[:4]
+    )
+    return _bars_figure(filled, ["step"], [seconds(step_s)], share_axis("% of the step", 100.0), alt)
 
 
 def _share(phase: Phase, part: str) -> float:
     return phase.breakdown_s.get(part, 0.0) / phase.latency_s
-
-
-# -- roofline -------------------------------------------------------------------------------------------------
 
 
 def roofline_figure(result: InferenceResult) -> dict[str, Any]:
@@ -213,71 +157,16 @@ def roofline_figure(result: InferenceResult) -> dict[str, Any]:
         workload.prompt_len + workload.gen_len / 2,
     )
     points = [one for one in found if one.flops > 0 and (one.phase == "prefill" or result.decode is not None)]
-    phases = [one.phase for one in points]
-    knee = peak / bandwidth
-    low = min([knee / 4, *(one.intensity for one in points)]) / 2
-    high = max([knee * 4, *(one.intensity for one in points)]) * 2
-    roofs = [low * bandwidth / 1e12, peak / 1e12, peak / 1e12]
-    roof = {
-        "type": "scatter", "mode": "lines", "name": "roof", "line": {"color": "@ink", "width": 2},
-        "x": [low, knee, high], "y": roofs, "hoverinfo": "skip",
-    }  # fmt: skip
-    heights = [*roofs, *(one.flops_per_s / 1e12 for one in points)]
-    title = f"{gpu.name}: {peak / 1e12:,.4g} TFLOP/s in {dtype}, {bandwidth / 1e9:,.4g} GB/s"
-    return {
-        "data": [roof, *_operations(points), *(_phase_key(phase) for phase in dict.fromkeys(phases))],
-        "layout": {
-            "height": 400,
-            "title": {"text": title, "font": {"size": 13}},
-            "xaxis": amount_axis("arithmetic intensity (FLOP per byte)", [low, high], log=True),
-            "yaxis": amount_axis("reached (TFLOP/s)", heights, log=True),
-        },
-        "alt": f"{title}; each operation of both phases below these roofs",
-        "table": table(
-            ("phase", "operation", "time", "FLOP", "bytes", "TFLOP/s"),
-            [
-                (
-                    one.phase,
-                    one.op.replace("_", " "),
-                    seconds(one.seconds),
-                    f"{one.flops:.4g}",
-                    f"{one.moved_bytes:.4g}",
-                    f"{one.flops_per_s / 1e12:.3g}",
-                )
-                for one in points
-            ],
-        ),
-    }
-
-
-def _operations(points: list[Operation]) -> Iterator[dict[str, Any]]:
-    """A colour per part of the breakdown; operations of the prefill filled, of decode open."""
-    parts = ["attention" if one.op == "attention" else part_of(one.op) for one in points]
-    for part in dict.fromkeys(parts):
-        own = [one for one, its_part in zip(points, parts, strict=True) if its_part == part]
-        colour = part_colour(part)
-        yield {
-            "type": "scatter", "mode": "markers", "name": COMMON_PARTS[part].title,
-            "x": [one.intensity for one in own],
-            "y": [one.flops_per_s / 1e12 for one in own],
-            "customdata": [
-                [f"{one.phase}, {one.op.replace('_', ' ')}", seconds(one.seconds),
-                 f"{one.flops:.4g}", f"{one.moved_bytes:.4g}"]
-                for one in own
-            ],
-            "hovertemplate": "%{customdata[0]}: %{customdata[1]}<br>%{customdata[2]} FLOP, "
-            "%{customdata[3]} bytes<br>%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<extra></extra>",
-            "marker": {"size": 11, "color": colour, "symbol": [_SYMBOLS[one.phase] for one in own],
-                       "line": {"width": 2, "color": colour}},
-        }  # fmt: skip
-
-
-def _phase_key(phase: str) -> dict[str, Any]:
-    """An entry of the legend without points: which look is which phase."""
-    marker = {
-        "size": 11,
-        "color": "@muted",
-        "symbol": _SYMBOLS[phase],
-        "line": {"width": 2, "color": "@muted"},
-    }
-    return {"type": "scatter", "mode": "markers", "name": phase, "x": [None], "y": [None], "marker": marker}
+    title = roof_title(gpu.name, dtype, peak, bandwidth)
+    panel = roofline_panel(
+        title, peak, bandwidth, points, lambda op: (COMMON_PARTS[part_of_operation(op)].title, "circle")
+    )
+    drawn = view_of(replace(panel, alt=f"{title}; each operation of both phases below these roofs"))
+    rows = [
+        (
+            one.phase, one.op.replace("_", " "), seconds(one.seconds), f"{one.flops:.4g}", f"{one.moved_bytes:.4g}",
+            f"{one.flops_per_s / 1e12:.3g}",
+        )
+        for one in points
+    ]  # fmt: skip
+    return drawn | {"table": table(("phase", "operation", "time", "FLOP", "bytes", "TFLOP/s"), rows)}

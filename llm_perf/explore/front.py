@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.sweep import InferenceSweep, refusals, sweep_inference
-from llm_perf.explore.axes import amount_axis, time_axis
 from llm_perf.explore.cards import table
-from llm_perf.report.plots.style import COLOURS
+from llm_perf.explore.drawn import view_of
+from llm_perf.report.figure import MUTED, Panel, Series, amount_axis, time_axis
+from llm_perf.report.looks import COLOURS
 from llm_perf.report.units import count, gib, rate, seconds
 
 _LARGEST: Final = 2**16
@@ -50,30 +51,22 @@ def front_figure(result: InferenceResult) -> dict[str, Any]:
     found = front(result)
     what, times = front_times(result, found)
     fits = found.feasible
-    data = [
-        _points("fits", found, times, fits, {"color": COLOURS[0], "size": 9}, lines=True),
-        _points("does not fit", found, times, ~fits, {"color": "@muted", "size": 9, "symbol": "x"}),
-        _points(
-            "this batch",
-            found,
-            times,
-            found.batch_size == result.scenario.workload.batch_size,
-            {"color": COLOURS[3], "size": 17, "symbol": "circle-open", "line": {"width": 3}},
-        ),
-    ]
-    return {
-        "data": [trace for trace in data if trace["x"]],
-        "layout": {
-            "height": 320,
-            "xaxis": time_axis(what, times),
-            "yaxis": amount_axis("tokens per second", found.throughput_tokens_per_s),
-        },
-        "table": table(
+    asked = found.batch_size == result.scenario.workload.batch_size
+    series = (
+        batch_series("fits", found, times, fits, COLOURS[0], symbol="circle", line="solid"),
+        batch_series("does not fit", found, times, ~fits, MUTED, symbol="x"),
+        batch_series("this batch", found, times, asked, COLOURS[3], symbol="circle", is_open=True, size=11.0),
+    )
+    panel = Panel(
+        time_axis(what, times), amount_axis("tokens per second", found.throughput_tokens_per_s),
+        [one for one in series if one.x], height=320,
+        alt=f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
+        table=table(
             ("batch", "prefill", what, "throughput", "memory per GPU", "fits"),
             [_row(found, i, float(times[i])) for i in range(len(found))],
         ),
-        "alt": f"throughput over {what} for batches {count(found.batch_size[0])} to {count(found.batch_size[-1])}",
-    }
+    )  # fmt: skip
+    return view_of(panel)
 
 
 def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:
@@ -87,33 +80,20 @@ def _row(found: InferenceSweep, i: int, time_s: float) -> tuple[str, ...]:
     )
 
 
-def _points(
+def batch_series(
     name: str,
     found: InferenceSweep,
     times: npt.NDArray[np.float64],
     chosen: npt.NDArray[np.bool_],
-    marker: dict[str, Any],
-    lines: bool = False,
-) -> dict[str, Any]:
+    colour: str,
+    **look: Any,
+) -> Series:
+    """The chosen batches as points."""
     places = np.flatnonzero(chosen)
-    hover = [
-        [
-            count(found.batch_size[i]),
-            seconds(float(times[i])),
-            rate(float(found.throughput_tokens_per_s[i])),
-            gib(float(found.gpu_memory_bytes[i])),
-        ]
-        for i in places
+    rates = [float(found.throughput_tokens_per_s[i]) for i in places]
+    words = [
+        f"batch {count(found.batch_size[i])}: {rate(tokens)}, {seconds(float(times[i]))}, "
+        f"{gib(float(found.gpu_memory_bytes[i]))} per GPU, {name}"
+        for i, tokens in zip(places, rates, strict=True)
     ]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if lines else "markers",
-        "name": name,
-        "x": [float(times[i]) for i in places],
-        "y": [float(found.throughput_tokens_per_s[i]) for i in places],
-        "customdata": hover,
-        "hovertemplate": "batch %{customdata[0]}: %{customdata[2]}, %{customdata[1]}, "
-        "%{customdata[3]} per GPU<extra>" + name + "</extra>",
-        "marker": marker,
-        "line": {"color": COLOURS[0], "width": 2},
-    }
+    return Series(name, [float(times[i]) for i in places], rates, colour, words=words, **look)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
 from llm_perf.analysis.inference import InferenceResult
-from llm_perf.explore.looks import bar_looks
-from llm_perf.report.plots.style import PARTS as STYLED
+from llm_perf.explore.drawn import view_of
+from llm_perf.report.figure import MUTED, Bars, Panel, time_axis
+from llm_perf.report.looks import PARTS as STYLED
+from llm_perf.report.looks import bar_looks
 from llm_perf.report.trace import STEPS, Span, prediction_passes
 from llm_perf.report.units import seconds
 from llm_perf.systems import System, system_of
 
-_PLAIN: Final[dict[str, Any]] = {"color": "@muted"}
 _MOST: Final = 1200
 """Spans that one picture shows; a whole schedule is what ``--trace`` writes."""
 
@@ -27,32 +29,20 @@ def schedule_figures(result: InferenceResult) -> list[dict[str, Any]]:
 
 
 def _figure(name: str, spans: list[Span], system: System, cut: bool) -> dict[str, Any]:
-    tracks = list(dict.fromkeys(span.track for span in spans))
+    tracks = list(dict.fromkeys(span.track for span in spans))[::-1]
     end = max(span.start_s + span.duration_s for span in spans)
-    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")) if end * s >= 1 or u == "µs")
     kinds = list(dict.fromkeys(_kind(system, span) for span in spans))
-    looks = {"steps": _PLAIN} | bar_looks(kind for kind in kinds if kind != "steps")
+    looks = {"steps": (MUTED, "")} | bar_looks(kind for kind in kinds if kind != "steps")
     part = f", the first {len(spans)} pieces of work" if cut else ""
-    return {
-        "name": name,
-        "data": [
-            _work(system, kind, looks[kind], [span for span in spans if _kind(system, span) == kind], scale)
-            for kind in kinds
-        ],
-        "layout": {
-            "barmode": "overlay",
-            "height": 40 * len(tracks),
-            "xaxis": {"title": {"text": f"{unit} since the pass began{part}"}, "range": [0, end * scale]},
-            "tracks": tracks[::-1],
-            "yaxis": {
-                "automargin": True,
-                "categoryorder": "array",
-                "categoryarray": tracks[::-1],
-                "ticksuffix": " ",
-            },
-        },
-        "alt": f"{name}: {seconds(end)}{part}; tracks {', '.join(tracks)}",
-    }
+    bars = [
+        _work(system, kind, looks[kind], [span for span in spans if _kind(system, span) == kind], tracks)
+        for kind in kinds
+    ]
+    axis = replace(time_axis(f"time since the pass began{part}", [0.0, end], log=False), high=end)
+    alt = f"{name}: {seconds(end)}{part}; tracks {', '.join(tracks[::-1])}"
+    drawn = view_of(Panel(axis, None, bars, rows=tracks, height=40 * len(tracks), alt=alt))
+    drawn["layout"]["tracks"] = tracks
+    return {"name": name, **drawn}
 
 
 def _kind(system: System, span: Span) -> str:
@@ -71,18 +61,10 @@ def _words(system: System, span: Span, kind: str) -> list[str]:
     return [f"{name}{where}", seconds(span.duration_s)]
 
 
-def _work(
-    system: System, kind: str, marker: dict[str, Any], spans: list[Span], scale: float
-) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": _title(system, kind),
-        "y": [span.track for span in spans],
-        "base": [span.start_s * scale for span in spans],
-        "x": [span.duration_s * scale for span in spans],
-        "customdata": [_words(system, span, kind) for span in spans],
-        "hovertemplate": "%{customdata[0]}: %{customdata[1]}<extra></extra>",
-        "marker": marker | {"line": {"width": 0}},
-        "width": 0.6,
-    }
+def _work(system: System, kind: str, look: tuple[str, str], spans: list[Span], tracks: list[str]) -> Bars:
+    colour, pattern = look
+    return Bars(
+        _title(system, kind), [tracks.index(span.track) for span in spans], [span.duration_s for span in spans],
+        [span.start_s for span in spans], colour, pattern, 0.6,
+        [": ".join(_words(system, span, kind)) for span in spans], edged=False,
+    )  # fmt: skip

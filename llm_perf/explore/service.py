@@ -9,8 +9,9 @@ import numpy as np
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.errors import LLMPerfError
 from llm_perf.explore import cards
-from llm_perf.explore.axes import amount_axis, time_axis
-from llm_perf.report.plots.style import COLOURS
+from llm_perf.explore.drawn import view_of
+from llm_perf.report.figure import INK, Panel, Series, amount_axis, time_axis
+from llm_perf.report.looks import COLOURS
 from llm_perf.report.units import rate, seconds
 from llm_perf.requests.capacity import capacity_of, sample_of
 from llm_perf.requests.simulate import places, simulate
@@ -91,27 +92,23 @@ def knee_figure(rates: Floats, found: Steady) -> dict[str, Any]:
         f"{rate(float(tokens[i]))}, batch {batch[i]:.3g}"
         for i in range(len(rates))
     ]
-    data = [_line("TTFT", rates, ttft, hover, COLOURS[0]), _line("TPOT", rates, tpot, hover, COLOURS[3])]
-    marker = {"size": 13, "symbol": "circle-open", "color": "@ink", "line": {"width": 2}}
-    data.append(
-        {"type": "scatter", "mode": "markers", "name": "at this rate", "x": [float(rates[begin])] * 2, "marker": marker,
-         "y": [float(ttft[begin]), float(tpot[begin])], "hoverinfo": "skip"}
-    )  # fmt: skip
+    both = [float(ttft[begin]), float(tpot[begin])]
+    marks = [
+        Series(name, rates.tolist(), values.tolist(), COLOURS[number], line="solid", words=hover)
+        for name, values, number in (("TTFT", ttft, 0), ("TPOT", tpot, 3))
+    ]
+    marks.append(
+        Series("at this rate", [float(rates[begin])] * 2, both, INK, "circle", is_open=True, size=8.0)
+    )
     steps = [
         {"method": "restyle", "label": f"{rates[i]:.3g}/s",
          "args": [{"x": [[float(rates[i])] * 2], "y": [[float(ttft[i]), float(tpot[i])]], "name": [hover[i]]}, [2]]}
         for i in range(len(rates))
     ]  # fmt: skip
-    return {
-        "data": data,
-        "layout": {
-            "height": 420,
-            "xaxis": amount_axis("requests per second", rates, log=False),
-            "yaxis": time_axis("time", [*ttft.tolist(), *tpot.tolist()], log=True),
-            "sliders": [{"active": begin, "steps": steps, "currentvalue": {"prefix": "rate "}, "pad": {"t": 55}}],
-        },
-        "alt": f"TTFT and TPOT from {rates[0]:.3g} to {rates[-1]:.3g} requests per second",
-        "table": cards.table(
+    panel = Panel(
+        amount_axis("requests per second", rates, log=False), time_axis("time", [*ttft, *tpot], log=True), marks, height=420,
+        alt=f"TTFT and TPOT from {rates[0]:.3g} to {rates[-1]:.3g} requests per second",
+        table=cards.table(
             ("requests/s", "TTFT", "TPOT", "token/s", "batch"),
             [
                 (f"{rates[i]:.3g}", seconds(float(ttft[i])), seconds(float(tpot[i])),
@@ -119,11 +116,9 @@ def knee_figure(rates: Floats, found: Steady) -> dict[str, Any]:
                 for i in range(0, len(rates), 3)
             ],
         ),
-    }  # fmt: skip
-
-
-def _line(name: str, rates: Floats, values: Floats, hover: list[str], colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter", "mode": "lines", "name": name, "x": rates.tolist(), "y": values.tolist(), "customdata": hover,
-        "hovertemplate": "%{customdata}<extra></extra>", "line": {"color": colour, "width": 2.5},
-    }  # fmt: skip
+    )  # fmt: skip
+    drawn = view_of(panel)
+    drawn["layout"]["sliders"] = [
+        {"active": begin, "steps": steps, "currentvalue": {"prefix": "rate "}, "pad": {"t": 55}}
+    ]
+    return drawn

@@ -16,7 +16,7 @@ from llm_perf.explore.figures import step_figure, tiers_figure
 from llm_perf.report.command import command_of
 from llm_perf.report.inference_json import finite
 from llm_perf.report.inference_text import dollars
-from llm_perf.report.plots.style import COLOURS
+from llm_perf.report.looks import COLOURS
 from llm_perf.report.training_json import training_object
 from llm_perf.report.training_text import TRAINING_PARTS, training_answer, training_sections
 from llm_perf.report.units import count, gib, rate, seconds

@@ -1,4 +1,4 @@
-"""The front of throughput against latency as a picture. matplotlib is loaded only here."""
+"""The front of throughput against latency as a figure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_perf.report.plots.style import COLOURS, legend_below, log_scale, new_figure, tidy, write_figure
+from llm_perf.report.figure import INK, MUTED, Figure, Limit, Mark, Panel, Series, amount_axis, time_axis
+from llm_perf.report.looks import LIMIT, looks
+from llm_perf.report.plots.draw import write_drawn
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 from llm_perf.systems.registry import family_of, searched_systems
-
-_MARKERS = "osD^v"
 
 
 def write_plot(answer: PolicyAnswer, file: str) -> Path:
@@ -19,61 +19,45 @@ def write_plot(answer: PolicyAnswer, file: str) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    return write_figure(_figure(answer), file)
-
-
-def _figure(answer: PolicyAnswer) -> Any:
-    figure = new_figure(7.2, 5.2)
-    axes = figure.add_subplot()
-    _draw_front(axes, answer)
     question = answer.question
-    axes.set_xlabel("latency of one batch, prefill and all decode steps (s)")
-    axes.set_ylabel("throughput (generated tokens/s)")
-    axes.set_title(
-        f"{question.model} on {question.gpu}, prompt {question.prompt_len}, generate {question.gen_len} (predicted)",
-        fontsize=11,
-    )
-    tidy(axes)
-    legend_below(figure, 3)
-    return figure
+    title = f"{question.model} on {question.gpu}, prompt {question.prompt_len}, generate {question.gen_len} (predicted)"
+    return write_drawn(Figure([front_panel(answer)], title), file)
 
 
-def _draw_front(axes: Any, answer: PolicyAnswer) -> None:
-    """Filled markers keep 16 bits, open ones store weights or cache in fewer: what the model answers may change."""
-    front = answer.front
-    if front:
-        axes.step(_latencies(front), _rates(front), where="post", color="0.6", linewidth=1, zorder=1)
-    for number, system in enumerate(searched_systems()):
-        colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
-        label = family_of(system).title
+def front_panel(answer: PolicyAnswer) -> Panel:
+    """Filled points keep 16 bits, open ones store weights or cache in fewer: what the model answers may change."""
+    front, limit = answer.front, answer.question.max_latency
+    marks: list[Mark] = [_series("", front, MUTED, line="solid", width=1.0, steps=True)]
+    for system, (colour, symbol) in looks(searched_systems()).items():
         for narrow in (False, True):
             points = [p for p in front if p.flags["system"] == system and _is_narrow(p) is narrow]
             if points:
-                axes.plot(
-                    _latencies(points),
-                    _rates(points),
-                    marker,
-                    color=colour,
-                    markerfacecolor="white" if narrow else colour,
-                    markersize=6,
-                    label=f"{label}, {'4 or 8 bits' if narrow else '16 bits'}",
-                )
+                name = f"{family_of(system).title}, {'4 or 8 bits' if narrow else '16 bits'}"
+                marks.append(_series(name, points, colour, symbol=symbol, is_open=narrow))
     if answer.best is not None:
-        axes.plot(
-            [answer.best.latency_s],
-            [answer.best.throughput_tokens_per_s],
-            "*",
-            color="#000000",
-            markersize=13,
-            linestyle="none",
-            label=f"best {answer.question.objective}",
-        )
-    if answer.question.max_latency is not None:
-        limit = answer.question.max_latency
-        axes.axvline(limit, color="#D55E00", linestyle="--", label=f"limit {limit:,g} s")
-    if front and front[-1].latency_s > 20 * front[0].latency_s:
-        log_scale(axes.xaxis, front[-1].latency_s / front[0].latency_s)
-    axes.set_ylim(bottom=0)
+        best = answer.best
+        at = ([best.latency_s], [best.throughput_tokens_per_s])
+        marks.append(Series(f"best {answer.question.searched_for}", *at, INK, "star", size=13.0))
+    if limit is not None:
+        marks.append(Limit(limit, name=f"limit {limit:,g} s", colour=LIMIT))
+    times = [point.latency_s for point in front] + ([limit] if limit is not None else [])
+    return Panel(
+        time_axis("latency of one batch, prefill and all decode steps", times),
+        amount_axis(
+            "throughput (generated tokens/s)", [0.0, *(p.throughput_tokens_per_s for p in front)], log=False
+        ),
+        marks,
+    )
+
+
+def _series(name: str, points: Sequence[FrontPoint], colour: str, **look: Any) -> Series:
+    return Series(
+        name,
+        [point.latency_s for point in points],
+        [point.throughput_tokens_per_s for point in points],
+        colour,
+        **look,
+    )
 
 
 def _is_narrow(point: FrontPoint) -> bool:
@@ -81,11 +65,3 @@ def _is_narrow(point: FrontPoint) -> bool:
     return bool(
         flags.get("compress_weight") or flags.get("compress_cache") or (flags.get("quant_bits") or 16) < 16
     )
-
-
-def _latencies(points: Sequence[FrontPoint]) -> list[float]:
-    return [point.latency_s for point in points]
-
-
-def _rates(points: Sequence[FrontPoint]) -> list[float]:
-    return [point.throughput_tokens_per_s for point in points]

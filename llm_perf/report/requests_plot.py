@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from llm_perf.report.plots import style
-from llm_perf.report.simulate_plot import draw_cumulative, unit_of
+from llm_perf.report.figure import INK, Figure
+from llm_perf.report.looks import COLOURS
+from llm_perf.report.plots.draw import draw
+from llm_perf.report.simulate_plot import shares_panel
 from llm_perf.requests.workload import Floats
 
 __all__ = ["traces_figures"]
@@ -33,13 +35,15 @@ def traces_figures(traces: Mapping[str, tuple[Times, Times]]) -> dict[str, Any]:
 
 
 def _figure(name: str, measured: Times, predicted: Times) -> Any:
-    figure = style.new_figure(10.0, 3.6)
-    for axes, (quantity, title) in zip(figure.subplots(1, 3), _QUANTITIES.items(), strict=True):
-        scale, unit = unit_of(getattr(measured, quantity))
-        draw_cumulative(axes, getattr(measured, quantity), style.COLOURS[6], "measured", "-", scale)
-        draw_cumulative(axes, getattr(predicted, quantity), style.COLOURS[3], "predicted", "--", scale)
-        axes.set_xlabel(f"{title} in {unit}")
-    figure.axes[0].set_ylabel("share of requests")
-    style.legend_below(figure, 2)
-    figure.suptitle(f"{name}: {len(measured.ttft_s):,} requests", fontsize=11)
-    return figure
+    panels = [
+        shares_panel(
+            [
+                ("measured", getattr(measured, quantity), INK),
+                ("predicted", getattr(predicted, quantity), COLOURS[3]),
+            ],
+            title,
+        )
+        for quantity, title in _QUANTITIES.items()
+    ]
+    title = f"{name}: {len(measured.ttft_s):,} requests"
+    return draw(Figure(panels, title, (10.0, 3.6), columns=3, legend_columns=2))

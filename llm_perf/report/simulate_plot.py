@@ -1,22 +1,42 @@
-"""Pictures of simulations: latencies of requests with the engine over time, and throughput against latency over rates."""
+"""Figures of simulations: latencies of requests, the engine over time, latency over rates; of the page and of ``--plot``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llm_perf.analysis.simulation import Simulation
-from llm_perf.report.plots import style
-from llm_perf.requests.outcome import Steps
+from llm_perf.report.figure import (
+    MUTED,
+    Figure,
+    Limit,
+    Line,
+    Mark,
+    Panel,
+    Series,
+    amount_axis,
+    share_axis,
+    time_axis,
+)
+from llm_perf.report.looks import COLOURS
+from llm_perf.report.plots.draw import write_drawn
+from llm_perf.report.plots.style import short_model
+from llm_perf.report.units import rate, seconds
+from llm_perf.requests.outcome import Outcome, Steps
 from llm_perf.requests.summary import tpot_of
 from llm_perf.requests.workload import Floats
 
 _PARTS = 400
-"""Intervals of time over which batch and cache are averaged: more are finer than a picture."""
+"""Intervals of time over which batch and cache are averaged, and points of a line: more are finer than a picture."""
+TIMES = (
+    ("TTFT", "time to first token", 0),
+    ("TPOT", "time per output token", 3),
+    ("E2E", "time to the end", 2),
+)
+"""Times of a request: short name, title, number of its colour."""
 
 
 def write_simulation_plot(found: Simulation, file: str) -> Path:
@@ -25,20 +45,22 @@ def write_simulation_plot(found: Simulation, file: str) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    figure = style.new_figure(9.0, 6.2)
-    (first, token), (batch, cache) = figure.subplots(2, 2)
-    outcome = found.outcome
-    for axes, values, name, colour in (
-        (first, outcome.first_token_s - outcome.arrival_s, "time to first token", style.COLOURS[0]),
-        (token, tpot_of(outcome), "time per output token", style.COLOURS[3]),
-    ):
-        draw_cumulative(axes, values, colour, "")
-        _mark_p95(axes, values)
-        axes.set_xlabel(f"{name} in {unit_of(values)[1]}")
-        axes.set_ylabel("share of requests")
-    _over_time(batch, cache, found)
-    figure.suptitle(f"{_where(found)}, {len(outcome.requests):,} requests", fontsize=11)
-    return style.write_figure(figure, file)
+    times = times_of(found.outcome)
+    shares = [
+        shares_panel([("", times[name], COLOURS[number])], title, marked=True)
+        for name, title, number in TIMES[:2]
+    ]
+    title = f"{_where(found)}, {len(found.outcome.requests):,} requests"
+    return write_drawn(Figure([*shares, *over_time_panels(found)], title, (9.0, 6.2), columns=2), file)
+
+
+def times_of(outcome: Outcome) -> dict[str, Floats]:
+    """Seconds of each request, by the short names of `TIMES`."""
+    return {
+        "TTFT": outcome.first_token_s - outcome.arrival_s,
+        "TPOT": tpot_of(outcome),
+        "E2E": outcome.finished_s - outcome.arrival_s,
+    }
 
 
 def cumulative(values: Floats) -> tuple[Floats, Floats]:
@@ -47,66 +69,77 @@ def cumulative(values: Floats) -> tuple[Floats, Floats]:
     return there, np.arange(1, len(there) + 1) / max(len(there), 1)
 
 
-def draw_cumulative(
-    axes: Any, values: Floats, colour: str, label: str, line: str = "-", scale: float | None = None
-) -> None:
-    """The share of requests within a time, in units of which ``scale`` make a second; what suits the values if None."""
-    found, share = cumulative(values)
-    scale = unit_of(values)[0] if scale is None else scale
-    axes.plot(
-        found * scale, share, line, color=colour, label=label or None, drawstyle="steps-post", linewidth=1.6
-    )
-    axes.set_ylim(0, 1.02)
-    drawn = float(found[-1]) * scale if len(found) else 0.0
-    axes.set_xlim(0, max(axes.get_xlim()[1] if len(axes.lines) > 1 else 0.0, 1.04 * drawn) or 1.0)
-    style.tidy(axes)
+def shares_panel(
+    lines: Iterable[tuple[str, Floats, str]], title: str, marked: bool = False, log: bool | None = False
+) -> Panel:
+    """The share of requests within a time.
 
-
-def unit_of(values: Floats) -> tuple[float, str]:
-    """How many of a unit make a second, and its name."""
-    there = values[np.isfinite(values)]
-    return (1.0, "s") if len(there) and float(there.max()) >= 2 else (1e3, "ms")
-
-
-def _mark_p95(axes: Any, values: Floats) -> None:
-    there = values[np.isfinite(values)]
-    if not len(there):
-        return
-    scale, unit = unit_of(values)
-    at = float(np.percentile(there, 95)) * scale
-    axes.axhline(0.95, color=style.GREY, linewidth=0.8, linestyle=":")
-    axes.axvline(at, color=style.GREY, linewidth=0.8, linestyle=":")
-    late = at > 0.6 * axes.get_xlim()[1]
-    axes.annotate(
-        f"p95 {at:.3g} {unit}", (at, 0.04), xytext=(-4 if late else 4, 0), textcoords="offset points",
-        ha="right" if late else "left", fontsize=8,
+    Args:
+        lines: Name, seconds of each request and colour.
+        title: Of the times.
+        marked: Whether the 95th percentile of the first is marked.
+        log: Whether times are logarithmic.
+    """
+    marks: list[Mark] = []
+    shown: list[float] = []
+    for number, (name, values, colour) in enumerate(lines):
+        there, share = cumulative(values)
+        if not len(there):
+            continue
+        at = np.unique(np.linspace(0, len(there) - 1, min(len(there), _PARTS)).astype(int))
+        words = [f"{name or title}: {100 * share[i]:.3g} % within {seconds(float(there[i]))}" for i in at]
+        line: Line = "dash" if number and not log else "solid"
+        marks.append(
+            Series(
+                name,
+                there[at].tolist(),
+                (100 * share[at]).tolist(),
+                colour,
+                line=line,
+                steps=True,
+                words=words,
+            )
+        )
+        shown += [float(there[0]), float(there[-1])]
+        if marked and not number:
+            late = float(np.percentile(there, 95))
+            marks += [Limit(95.0, "y", colour=MUTED, line="dot")]
+            marks += [Limit(late, text=f"p95 {seconds(late)}", colour=MUTED, line="dot")]
+    positive = [value for value in shown if value > 0]
+    return Panel(
+        time_axis(title, positive if log else shown, log=log), share_axis("share of requests", 100.0), marks,
+        height=360, alt="Shares of requests within a time",
     )  # fmt: skip
 
 
-def _over_time(batch: Any, cache: Any, found: Simulation) -> None:
+def over_time_panels(found: Simulation) -> list[Panel]:
+    """Sequences that decode and requests that wait, and the share of the cache that is in use, over time."""
     steps = found.outcome.steps
     end = float((steps.start_s + steps.duration_s).max())
     edges = np.linspace(0, end, _PARTS + 1)
-    middle = (edges[1:] + edges[:-1]) / 2
+    middle = ((edges[1:] + edges[:-1]) / 2).tolist()
     lines = max(found.outcome.engines, int(steps.replica.max(initial=0)) + 1)
     stages = found.scenario.parallelism.pp_size if lines % found.scenario.parallelism.pp_size == 0 else 1
     engines = lines // stages
-    for name, colour, values in zip(
-        ("decoding", "waiting"), (style.COLOURS[0], style.COLOURS[3]), in_engines(found), strict=True
-    ):
-        batch.plot(middle, mean_over_time(steps, values, edges), color=colour, label=name, linewidth=1.3)
-    batch.set_ylabel("requests" if engines == 1 else f"requests, sum of {engines} engines")
-    batch.legend(frameon=False, fontsize=8)
-    used = mean_over_time(steps, steps.kv_tokens.astype(np.float64), edges) / lines
-    cache.plot(
-        middle, used / max(found.outcome.kv_capacity_tokens, 1) * 100, color=style.COLOURS[2], linewidth=1.3
-    )
-    cache.set_ylabel("KV cache in use, %")
-    for axes in (batch, cache):
-        axes.set_xlabel("time in s")
-        axes.set_xlim(0, end)
-        axes.set_ylim(bottom=0)
-        style.tidy(axes)
+    inside = [mean_over_time(steps, values, edges).tolist() for values in in_engines(found)]
+    tokens = mean_over_time(steps, steps.kv_tokens.astype(np.float64), edges) / lines
+    used = (tokens / max(found.outcome.kv_capacity_tokens, 1) * 100).tolist()
+    batch = [
+        Series(name, middle, values, colour, line="solid")
+        for name, values, colour in zip(
+            ("decoding", "waiting"), inside, (COLOURS[0], COLOURS[3]), strict=True
+        )
+    ]
+    along = time_axis("time", [0.0, end], log=False)
+    requests = "requests" if engines == 1 else f"requests, sum of {engines} engines"
+    cache = [Series("", middle, used, COLOURS[2], line="solid")]
+    return [
+        Panel(along, amount_axis(axis, [0.0, most], log=False), marks, height=300, alt=alt)
+        for axis, most, marks, alt in (
+            (requests, max(map(max, inside)), batch, "Requests in the engine over time"),
+            ("KV cache in use, %", max(used), cache, "Cache in use over time"),
+        )
+    ]
 
 
 def in_engines(found: Simulation) -> tuple[Floats, Floats]:
@@ -133,54 +166,50 @@ def mean_over_time(steps: Steps, values: Floats, edges: Floats) -> Floats:
 
 
 def write_rates_plot(found: Sequence[Simulation], file: str) -> Path:
-    """TTFT and TPOT against the throughput at each rate; what the engine serves at most is a line.
+    """TTFT and TPOT over the rate, and over the throughput at each; what the engine serves at most is a line.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    figure = style.new_figure(9.0, 4.0)
-    left, right = figure.subplots(1, 2)
-    rates = np.array([one.traffic.rate for one in found], dtype=np.float64)
-    served = np.array([one.summary.output_tokens_per_s for one in found])
+    title = f"{_where(found[0])}: latency over the rate of requests"
+    panels = [rates_panel(found), rates_panel(found, over_tokens=True)]
+    return write_drawn(Figure(panels, title, (9.0, 4.0), columns=2, legend_columns=5), file)
+
+
+def rates_panel(found: Sequence[Simulation], over_tokens: bool = False) -> Panel:
+    """Percentiles of TTFT and TPOT over the requests per second that are sent, or over the tokens that are generated."""
+    sent = [float(one.traffic.rate or 0.0) for one in found]
+    served = [float(one.summary.output_tokens_per_s) for one in found]
     known = found[0].capacity
-    for axes, name, title in ((left, "ttft_s", "TTFT in ms"), (right, "tpot_s", "TPOT in ms")):
-        ends: list[float] = []
-        for figure_name, colour, marker in (("p50", style.COLOURS[0], "o"), ("p95", style.COLOURS[3], "s")):
-            values = np.array([getattr(one.summary, name).percentile(figure_name) for one in found]) * 1e3
-            axes.plot(
-                served, values, marker=marker, color=colour, label=figure_name, markersize=4, linewidth=1.3
+    most = float(known.output_tokens_per_s) if over_tokens and known is not None else math.inf
+    along = served if over_tokens else sent
+    marks: list[Mark] = []
+    shown: list[float] = []
+    for field, title, number in (("ttft_s", "TTFT", 0), ("tpot_s", "TPOT", 3)):
+        for figure in ("p50", "p95"):
+            values = [float(getattr(one.summary, field).percentile(figure)) for one in found]
+            if not all(map(math.isfinite, values)):
+                continue
+            words = [
+                f"{one:g} requests/s: {title} {figure} {seconds(value)}, {rate(tokens)}"
+                for one, tokens, value in zip(sent, served, values, strict=True)
+            ]
+            look: tuple[str, Line] = ("square", "dash") if figure == "p95" else ("circle", "solid")
+            symbol, line = look
+            name = f"{title} {figure}"
+            marks.append(
+                Series(name, along, values, COLOURS[number], symbol, line=line, size=4.0, words=words)
             )
-            ends += [float(values.min()), float(values.max())]
-        style.log_scale(axes.yaxis, max(ends) / min(ends))
-        if known is not None and math.isfinite(known.output_tokens_per_s):
-            axes.axvline(
-                known.output_tokens_per_s,
-                color=style.GREY,
-                linestyle="--",
-                linewidth=1,
-                label="most that is served",
-            )
-        axes.set_xlabel("generated tokens per second")
-        axes.set_ylabel(title)
-        axes.set_xlim(left=0)
-        style.tidy(axes)
-    for index in sorted({0, len(found) // 2, len(found) - 1}):
-        top = found[index].summary.ttft_s.p95 * 1e3
-        left.annotate(
-            f"{rates[index]:g}/s",
-            (served[index], top),
-            xytext=(-2, 6),
-            textcoords="offset points",
-            fontsize=8,
-            ha="right",
-        )
-    style.legend_below(figure, 3)
-    figure.suptitle(f"{_where(found[0])}: latency over the rate of requests", fontsize=11)
-    return style.write_figure(figure, file)
+            shown += values
+    if math.isfinite(most):
+        marks.append(Limit(most, name="most that is served", colour=MUTED))
+    title = "generated tokens per second" if over_tokens else "requests per second"
+    xaxis = amount_axis(title, [0.0, *along, most], log=False)
+    return Panel(xaxis, time_axis("time", shown, log=True), marks, alt="TTFT and TPOT over the rate")
 
 
 def _where(found: Simulation) -> str:
     """Model, machine and engine."""
     gpu = found.scenario.gpu.name
     machine = gpu if found.num_gpus == 1 else f"{found.num_gpus} x {gpu}"
-    return f"{style.short_model(found.scenario.model.name)} on {machine}, {found.idle.system_name}"
+    return f"{short_model(found.scenario.model.name)} on {machine}, {found.idle.system_name}"

@@ -53,9 +53,10 @@ def test_each_step_has_the_cases_of_the_plan():
 def fake_clock(monkeypatch, session: Session, seconds_per_case: float, outcome=None) -> list[tuple[str, ...]]:
     """Cases that take so long without anything being run."""
     import calibrate.gpu_session as module
+    from calibrate.run.campaign import time
 
     calls: list[tuple[str, ...]] = []
-    now = [module.time.monotonic()]
+    now = [time.monotonic()]
 
     def run_cli(*flags, timeout_s):
         now[0] += seconds_per_case
@@ -69,7 +70,7 @@ def fake_clock(monkeypatch, session: Session, seconds_per_case: float, outcome=N
         }  # fmt: skip
 
     monkeypatch.setattr(module, "run_cli", run_cli)
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return calls
 
 

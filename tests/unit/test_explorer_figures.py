@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.explore.axes import amount_axis, position, time_axis
 from llm_perf.explore.comparison import comparison_figure
+from llm_perf.explore.drawn import axis_of, position, view_of
 from llm_perf.explore.figures import all_figures, breakdown_figure, memory_figure, roofline_figure
-from llm_perf.explore.plan_view import front_figure
 from llm_perf.explore.schedule import schedule_figures
+from llm_perf.report.figure import amount_axis, time_axis
+from llm_perf.report.plan_plot import front_panel
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.systems.expert_offload import ExpertOffload
 from llm_perf.systems.registry import get_system, system_names
@@ -87,15 +88,16 @@ def test_a_plan_shows_what_misses_a_target_open(met: bool) -> None:
     """The front is of what meets the targets; where nothing does, of all that fits."""
     target = f"tpot<50ms, ttft<{'1s' if met else '1us'}"
     answer = plan(PlanQuestion(model="llama-2-70b", target=target, quant_bits=(16, 4)))
-    figure = front_figure(answer)
-    symbols = [symbol for trace in figure["data"] for symbol in _listed(trace["marker"]["symbol"])]
+    figure = view_of(front_panel(answer))
+    drawn = [trace for trace in figure["data"] if "marker" in trace]
+    symbols = [symbol for trace in drawn for symbol in _listed(trace["marker"]["symbol"])]
     misses = sum(not candidate.meets for candidate in answer.front)
     assert misses == (0 if met else len(answer.front))
     assert sum(symbol.endswith("-open") for symbol in symbols) == (
         0 if met else misses + 1
     )  # and the legend's entry
     assert figure["layout"]["annotations"][0]["text"] == "limit 50 ms"
-    assert all("misses a target" in words for trace in figure["data"] for words in _open_words(trace))
+    assert all("misses a target" in words for trace in drawn for words in _open_words(trace))
 
 
 def _listed(symbol: str | list[str]) -> list[str]:
@@ -113,7 +115,7 @@ def _open_words(trace: dict[str, Any]) -> list[str]:
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=6))
 def test_ticks_lie_on_the_axis_and_are_written_once(values: list[float]) -> None:
-    for axis in (time_axis("time", values), amount_axis("amount", values)):
+    for axis in map(axis_of, (time_axis("time", values), amount_axis("amount", values))):
         ticks = axis["tickvals"]
         assert 2 <= len(ticks) <= 9
         low, high = axis["range"]
@@ -138,22 +140,22 @@ def test_gpus_that_nothing_fits_are_not_drawn() -> None:
 
 
 def test_ticks_have_the_reports_numbers() -> None:
-    assert time_axis("time", [0.011, 0.05])["ticktext"] == ["0", "10 ms", "20 ms", "30 ms", "40 ms", "50 ms"]
-    assert time_axis("time", [0.01, 5000.0])["ticktext"] == [
+    assert time_axis("time", [0.011, 0.05]).texts == ("0", "10 ms", "20 ms", "30 ms", "40 ms", "50 ms")
+    assert time_axis("time", [0.01, 5000.0]).texts == (
         "10 ms",
         "100 ms",
         "1 s",
         "10 s",
         "100 s",
         "1,000 s",
-    ]
-    assert amount_axis("tokens per second", [800.0, 2200.0])["ticktext"] == [
+    )
+    assert amount_axis("tokens per second", [800.0, 2200.0]).texts == (
         "0",
         "500",
         "1,000",
         "1,500",
         "2,000",
-    ]
+    )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -31,11 +31,12 @@ from calibrate.probe.endpoint.opening import opened
 from calibrate.probe.endpoint.point import About, LoadPoint, measure_point
 from calibrate.probe.endpoint.prompts import Prompts
 from calibrate.probe.endpoint.request import Asking
+from calibrate.probe.own_process import exit_code_of
 from calibrate.probe.process import signals_interrupt
 from calibrate.run.serve.engines import ServedEngine, engines
 from calibrate.run.serve.server import Served
 from llm_perf.analysis.request import build_scenario
-from llm_perf.errors import EnvironmentFailure, LLMPerfError, SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError
 
 DEFAULT_FOLDER = "runs/observe"
 BUDGET_S = 115.0
@@ -186,21 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given[:1] or list(known)
     folder = Path(given[1] if len(given) > 1 else DEFAULT_FOLDER)
     start = time.perf_counter()
-    try:
+
+    def work() -> None:
         for name in names:
             if name not in known:
                 raise SpecError(f"{name!r}: expected {' or '.join(known)}")
             with signals_interrupt():
                 found = run_loop(known[name], folder / name, lambda text: sys.stderr.write(f"{text}\n"))
             sys.stdout.write("\n".join([*table_lines(found), ""]) + "\n")
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("llm-perf: interrupted; call it again to go on\n")
-        return 130
-    sys.stdout.write(f"{time.perf_counter() - start:.0f} s in this call\n")
-    return 0
+        sys.stdout.write(f"{time.perf_counter() - start:.0f} s in this call\n")
+
+    return exit_code_of(work, "interrupted; call it again to go on")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.probe.environment import usable_cores
-from llm_perf.errors import EnvironmentFailure, LLMPerfError
+from calibrate.probe.own_process import exit_code_of
+from llm_perf.errors import EnvironmentFailure
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, whose source package holds all of llama.cpp; constraints.txt has the same."""
@@ -287,13 +288,12 @@ def main() -> int:
     sys.stderr.write(
         f"Building llama.cpp's {', '.join(PROGRAMS)}, once: about {USUAL_SECONDS} seconds on two cores.\n"
     )
-    try:
+
+    def work() -> None:
         made = build(lambda text: sys.stderr.write(f"{text}\n"))
-    except LLMPerfError as error:
-        sys.stderr.write(f"llm-perf: {error}\n")
-        return error.exit_code
-    sys.stderr.write(f"Built in {made.facts['seconds']:.0f} seconds: {made.folder}\n")
-    return 0
+        sys.stderr.write(f"Built in {made.facts['seconds']:.0f} seconds: {made.folder}\n")
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ own and in FILE before the next begins, so that what was interrupted goes on. On
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import click
+
+from calibrate.probe.own_process import exit_code_of, run_cli
+from calibrate.run.campaign import Campaign
 
 LLAMA: Final = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
@@ -52,43 +54,47 @@ WAYS: Final[dict[str, tuple[str, ...]]] = {
 """What trains them, as flags."""
 
 
-_COMMAND: Final = "import sys; from llm_perf.cli.main import main; sys.exit(main())"
-
-
 def main(arguments: list[str]) -> int:
-    """Make the runs that FILE does not have, and print all of them."""
+    """Make the runs that FILE does not have, and print all of them. Returns the exit code."""
     path = Path(arguments[0] if arguments else "runs/train/cpu_runs.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    for shape in SHAPES:
-        for way, flags in WAYS.items():
-            name = f"{shape} {way}"
-            if name not in found:
-                found[name] = summary(run(shape, flags))
-                path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-            click.echo(line(name, found[name]))
-    return 0
+
+    def work() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+        def keep(case: tuple[str, str], result: dict[str, Any]) -> None:
+            found[" ".join(case)] = summary(result)
+            path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+        cases = [(shape, way) for shape in SHAPES for way in WAYS]
+        Campaign[tuple[str, str]](
+            measure=lambda case, _left_s: run(case[0], WAYS[case[1]]),
+            name=" ".join,
+            say=lambda text: click.echo(text, err=True),
+            keep=keep,
+            is_there=lambda case: " ".join(case) in found,
+        ).run_all(cases)
+        click.echo("\n".join(line(name, found[name]) for name in map(" ".join, cases)))
+
+    return exit_code_of(work, "interrupted; call it again to go on")
 
 
 def run(shape: str, flags: tuple[str, ...]) -> dict[str, Any]:
     """One run of ``llm-perf calibrate train``, its JSON object.
 
     Raises:
-        subprocess.CalledProcessError: it failed; what it said went to stderr.
+        LLMPerfError: it failed, with what it said.
     """
     length, sequences = LENGTHS[shape]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / shape
         model.mkdir()
         (model / "config.json").write_text(json.dumps(SHAPES[shape]), "utf-8")
-        command = [
-            sys.executable, "-c", _COMMAND, "calibrate", "--run", "--train", "--model", str(model), "--dtype", "fp32",
-            "--device", "cpu", "--clock", "cpu", "--seq-len", str(length), "--micro-batch-size", str(sequences),
-            "--steps", "3", "--allow-concurrent", "--runs-dir", folder, "--json", *flags,
-        ]  # fmt: skip
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+        return run_cli(
+            "--train", "--model", str(model), "--dtype", "fp32", "--device", "cpu", "--clock", "cpu",
+            "--seq-len", str(length), "--micro-batch-size", str(sequences), "--steps", "3", "--allow-concurrent",
+            "--runs-dir", folder, *flags, timeout_s=None,
+        )  # fmt: skip
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Predicted against measured as pictures: PNG to look at, SVG to print. matplotlib is loaded only here.
+"""What the pictures of `compare` and `validate` show: panels of `report.figure`. `draw` and `style` know matplotlib, which loads in them.
 
 `comparison_figures` draws what ``llm-perf compare --json`` prints, `validation_figures` what ``llm-perf validate --json``
 does: nothing is computed here.

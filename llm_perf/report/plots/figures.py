@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_perf.report.plots.accuracy import Point, error_figure, scatter_figure, scatter_grid, shared_title
+from llm_perf.report.plots.draw import draw
 from llm_perf.report.plots.memory import memory_figure
 from llm_perf.report.plots.phases import breakdown_figure, context_figure
 from llm_perf.report.plots.roofline import roofline_figure
@@ -21,7 +22,7 @@ def comparison_figures(found: Mapping[str, Any]) -> dict[str, Any]:
         if measured is not None:
             ends = run["interval"] and run["interval"]["total_latency_s"]
             groups.setdefault(run["system"], []).append(
-                (measured, run["predicted"]["total_latency_s"], ends and (ends[0], ends[1]))
+                Point(measured, run["predicted"]["total_latency_s"], ends and (ends[0], ends[1]))
             )
     common = shared_title(runs)
     heading = f"{common}{profile}" if common else f"{len(runs)} runs{profile}"
@@ -33,7 +34,7 @@ def comparison_figures(found: Mapping[str, Any]) -> dict[str, Any]:
         "decode_context": context_figure(runs),
         "memory": memory_figure(runs),
     }
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    return {name: draw(figure) for name, figure in figures.items() if figure is not None}
 
 
 def validation_figures(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def validation_figures(found: Mapping[str, Any]) -> dict[str, Any]:
     count = sum(len(points) for groups in filled.values() for points in groups.values())
     title = f"{count:,} published runs, predicted without calibration"
     under = {name: _accuracy(found["classes"][name]) for name in filled}
-    return {"predicted_measured": scatter_grid(filled, "time (s)", title, under)} if filled else {}
+    return {"predicted_measured": draw(scatter_grid(filled, "time (s)", title, under))} if filled else {}
 
 
 def _accuracy(figures: Mapping[str, Any]) -> str:
@@ -66,4 +67,4 @@ def _as_time(row: Mapping[str, Any], ends: tuple[float, float] | None) -> Point:
         return float(row["batch_size"] * row["gen_len"] / value)
 
     times = None if ends is None else (min(map(change, ends)), max(map(change, ends)))
-    return change(row["measured"]), change(row["predicted"]), times
+    return Point(change(row["measured"]), change(row["predicted"]), times)

@@ -5,85 +5,63 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_perf.report.figure import FAINT, MUTED, PAPER, Bars, Figure, Mark, Note, Panel, amount_axis, stacked
+from llm_perf.report.looks import COLOURS
 from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
-from llm_perf.report.plots.style import GREY, first_of, legend_below, new_figure, tidy
+from llm_perf.report.plots.style import first_of
+from llm_perf.report.units import GIB
 
-_GIB = 2**30
 _MOST_BARS = 18
 _PARTS = {
-    "process": ("process before the run", GREY),
-    "weights": ("weights", "#0072B2"),
-    "kv_cache": ("KV cache", "#E69F00"),
-    "activations": ("activations", "#009E73"),
-    "buffers": ("buffers", "#CC79A7"),
+    "process": ("process before the run", MUTED),
+    "weights": ("weights", COLOURS[0]),
+    "kv_cache": ("KV cache", COLOURS[1]),
+    "activations": ("activations", COLOURS[2]),
+    "buffers": ("buffers", COLOURS[4]),
 }
 
 
-def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
-    """Predicted parts stacked, allocated and reserved beside them; one run per configuration.
+def memory_figure(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Predicted parts stacked, allocated and reserved below them; one run per configuration.
 
     None where no run states its memory.
     """
     known = distinct([run for run in runs if run["memory_bytes"]["allocated"]])
     if not known:
         return None
-    shown = known[:_MOST_BARS]
-    figure = new_figure(8.0, 1.6 + 0.42 * len(shown))
-    axes = figure.add_subplot()
-    for place, run in enumerate(shown):
-        _bars(axes, place, run["memory_bytes"])
-    axes.set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=9)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(right=1.12 * axes.get_xlim()[1])
-    cpu = all(run["memory_bytes"]["device"] == "cpu" for run in shown)
-    axes.set_xlabel("peak memory of the process (GiB)" if cpu else "peak memory of one GPU (GiB)")
+    shown = known[:_MOST_BARS][::-1]
+    memory = [run["memory_bytes"] for run in shown]
+    parts = (
+        (title, colour, "", [one["predicted_parts"][name] / GIB for one in memory], ())
+        for name, (title, colour) in _PARTS.items()
+    )
+    marks: list[Mark] = [*stacked(parts, [row + 0.25 for row in range(len(shown))], height=0.24)]
+    for name, pattern, colour, below in (("allocated", "", FAINT, 0.0), ("reserved", "/", PAPER, 0.25)):
+        sizes = [(one[name] or 0.0) / GIB for one in memory]
+        rows, starts = [row - below for row in range(len(shown))], [0.0] * len(shown)
+        if any(sizes):
+            marks.append(Bars(f"measured, {name}", rows, sizes, starts, colour, pattern, 0.24))
+    longest = [
+        max(sum(one["predicted_parts"][name] for name in _PARTS), one["allocated"]) / GIB for one in memory
+    ]
+    marks += [
+        Note(end, row + 0.25, f"{100 * (one['predicted'] / one['allocated'] - 1):+.1f} %", centred=True)
+        for row, (end, one) in enumerate(zip(longest, memory, strict=True))
+    ]
+    cpu = all(one["device"] == "cpu" for one in memory)
+    ends = [*longest, *((one["reserved"] or 0.0) / GIB for one in memory)]
     common = shared_title(shown)
-    figure.suptitle(
+    return Figure(
+        [
+            Panel(
+                amount_axis(
+                    "peak memory of the process (GiB)" if cpu else "peak memory of one GPU (GiB)",
+                    [0.0, 1.06 * max(ends)], log=False,
+                ),
+                None, marks, rows=[configuration(run, shown) for run in shown],
+            )
+        ],
         f"Peak memory, predicted (colours) and measured (grey){': ' if common else ''}{common}"
         + first_of(len(shown), len(known), "configurations"),
-        fontsize=11,
-    )
-    tidy(axes)
-    axes.grid(visible=False, axis="y")
-    legend_below(figure, 4)
-    return figure
-
-
-def _bars(axes: Any, place: float, memory: Mapping[str, Any]) -> None:
-    left = 0.0
-    for name, (label, colour) in _PARTS.items():
-        size = memory["predicted_parts"][name] / _GIB
-        if size:
-            axes.barh(
-                place - 0.25,
-                size,
-                0.24,
-                left,
-                color=colour,
-                edgecolor="white",
-                linewidth=0.4,
-                label=label,
-            )
-            left += size
-    error = memory["predicted"] / memory["allocated"] - 1
-    axes.text(
-        max(left, memory["allocated"] / _GIB),
-        place - 0.25,
-        f"  {100 * error:+.1f} %",
-        va="center",
-        fontsize=8,
-    )
-    axes.barh(
-        place,
-        memory["allocated"] / _GIB,
-        0.24,
-        color="0.85",
-        edgecolor="0.4",
-        linewidth=0.8,
-        label="measured, allocated",
-    )
-    if memory["reserved"]:
-        axes.barh(
-            place + 0.25, memory["reserved"] / _GIB, 0.24, color="white", edgecolor="0.4", linewidth=0.8, hatch="////",
-            label="measured, reserved",
-        )  # fmt: skip
+        size=(8.0, 1.6 + 0.42 * len(shown)), legend_columns=4,
+    )  # fmt: skip

@@ -6,25 +6,32 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
-from llm_perf.report.plots.style import (
-    GREY,
-    PARTS,
-    first_of,
-    legend_below,
-    looks,
-    new_figure,
-    seconds_text,
-    tidy,
+from llm_perf.report.figure import (
+    FAINT,
+    MUTED,
+    PAPER,
+    Bars,
+    Figure,
+    Limit,
+    Mark,
+    Note,
+    Panel,
+    Series,
+    amount_axis,
+    stacked,
 )
+from llm_perf.report.looks import PARTS, looks
+from llm_perf.report.plots.accuracy import configuration, distinct, shared_title
+from llm_perf.report.plots.style import first_of
+from llm_perf.report.units import seconds
 
 _MOST_BARS = 18
 _MOST_PANELS = 9
 _PHASES = ("prefill", "decode")
 
 
-def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
-    """Prefill and decode of each run: predicted parts stacked beside the measured time, both over the measured time.
+def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Prefill and decode of each run: predicted parts stacked above the measured time, both over the measured time.
 
     One run per configuration. None where no run states a phase.
     """
@@ -32,66 +39,54 @@ def breakdown_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
     if not known:
         return None
     shown = known[:_MOST_BARS]
-    figure = new_figure(7.6, 1.6 + 0.4 * len(shown))
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, phase in zip(panels, _PHASES, strict=True):
-        _phase_panel(axes, shown, phase)
-    panels[0].set_yticks(range(len(shown)), [configuration(run, shown) for run in shown], fontsize=9)
-    panels[0].set_ylim(len(shown) - 0.45, -0.55)
     left = f" ({len(shown)} of {len(runs)} runs)" if len(shown) < len(runs) else ""
     common = shared_title(shown)
-    figure.suptitle(
+    return Figure(
+        [_phase_panel(shown[::-1], phase) for phase in _PHASES],
         f"Predicted parts (colours) and measured phases (grey){left}"
         + (f"\n{common}" if common else "")
         + first_of(len(shown), len(known), "configurations"),
-        fontsize=11,
+        size=(7.6, 1.6 + 0.4 * len(shown)),
+        columns=2,
+        legend_columns=4,
+        shared=True,
     )
-    legend_below(figure, 4)
-    return figure
 
 
-def _phase_panel(axes: Any, shown: Sequence[Mapping[str, Any]], phase: str) -> None:
-    furthest = 1.0
-    for place, run in enumerate(shown):
-        measured = run["measured"][f"{phase}_latency_s"]
-        if not measured:
-            axes.text(0.02, place, "not measured", va="center", color=GREY, fontsize=8)
-            continue
-        axes.barh(place + 0.2, 1.0, 0.36, color="0.85", edgecolor="0.4", linewidth=0.8, label="measured")
-        axes.text(0.02, place + 0.2, seconds_text(measured), va="center_baseline", fontsize=8)
-        furthest = max(furthest, _stack(axes, place - 0.2, run["breakdown_s"][phase], measured))
-    axes.axvline(1.0, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_xlim(0, 1.08 * furthest)
-    axes.set_title(phase, fontsize=10)
-    axes.set_xlabel("time / measured time")
-    tidy(axes)
-    axes.grid(visible=False, axis="y")
+def _phase_panel(shown: Sequence[Mapping[str, Any]], phase: str) -> Panel:
+    times = [run["measured"][f"{phase}_latency_s"] for run in shown]
+    known = [row for row, measured in enumerate(times) if measured]
+    parts = [shown[row]["breakdown_s"][phase] for row in known]
+
+    def shares(spent: Sequence[float]) -> list[float]:
+        return [value / times[row] for value, row in zip(spent, known, strict=True)]
+
+    named = [
+        (title, colour, "", shares([part.get(name, 0.0) for part in parts]), ())
+        for name, (title, colour) in PARTS.items()
+    ]
+    rest = shares([sum(value for name, value in part.items() if name not in PARTS) for part in parts])
+    bars = stacked([*named, ("other parts", MUTED, "", rest, ())], [row + 0.2 for row in known], height=0.36)
+    marks: list[Mark] = [
+        Bars(
+            "measured",
+            [row - 0.2 for row in known],
+            [1.0] * len(known),
+            [0.0] * len(known),
+            FAINT,
+            height=0.36,
+        ),
+        *bars,
+        *(Note(0, row - 0.2, seconds(times[row]), centred=True) for row in known),
+        *(Note(0, row, "not measured", centred=True) for row in range(len(shown)) if row not in known),
+        Limit(1.0, colour=MUTED, line="dot"),
+    ]
+    ends = [start + length for bar in bars for start, length in zip(bar.starts, bar.lengths, strict=True)]
+    rows = [configuration(run, shown) for run in shown]
+    return Panel(amount_axis("time / measured time", [0.0, 1.0, *ends], log=False), None, marks, phase, rows)
 
 
-def _stack(axes: Any, place: float, parts: Mapping[str, float], measured: float) -> float:
-    """One predicted bar; returns where it ends."""
-    left = 0.0
-    for name, (label, colour) in PARTS.items():
-        if parts.get(name):
-            width = parts[name] / measured
-            axes.barh(
-                place,
-                width,
-                0.36,
-                left,
-                color=colour,
-                edgecolor="white",
-                linewidth=0.4,
-                label=label,
-            )
-            left += width
-    rest = sum(seconds for name, seconds in parts.items() if name not in PARTS) / measured
-    if rest:
-        axes.barh(place, rest, 0.36, left, color=GREY, edgecolor="white", linewidth=0.4, label="other parts")
-    return left + rest
-
-
-def context_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
+def context_figure(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Time of each decode step over the context: measured points, predicted lines; a panel per model and system.
 
     None where no run recorded its steps.
@@ -104,25 +99,14 @@ def context_figure(runs: Sequence[Mapping[str, Any]]) -> Any | None:
         panels.setdefault(f"{run['model'].rpartition('/')[2]}, {run['system']}", []).append(run)
     names = list(panels)[:_MOST_PANELS]
     columns = min(3, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = new_figure(max(5.2, 3.7 * columns), 1.2 + 2.7 * lines)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    style = looks(_case(run) for name in names for run in panels[name])
-    for axes, name in zip(grid.flat, names, strict=False):
-        _context_panel(axes, panels[name], style)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("context of the step (tokens)")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("one decode step (ms)")
-    for axes in list(grid.flat)[len(names) :]:
-        axes.set_visible(False)
-    figure.suptitle(
+    look = looks(_case(run) for name in names for run in panels[name])
+    return Figure(
+        [_context_panel(name, panels[name], look) for name in names],
         "Decode steps: measured (points, median of repeats) and predicted (lines)"
         + first_of(len(names), len(panels), "models and systems"),
-        fontsize=10,
+        size=(max(5.2, 3.7 * columns), 1.2 + 2.7 * math.ceil(len(names) / columns)),
+        columns=columns,
     )
-    legend_below(figure, 3)
-    return figure
 
 
 def _case(run: Mapping[str, Any]) -> str:
@@ -133,15 +117,22 @@ def _case(run: Mapping[str, Any]) -> str:
 
 
 def _context_panel(
-    axes: Any, runs: Sequence[Mapping[str, Any]], style: Mapping[str, tuple[str, str]]
-) -> None:
+    name: str, runs: Sequence[Mapping[str, Any]], look: Mapping[str, tuple[str, str]]
+) -> Panel:
+    marks: list[Mark] = []
     for run in runs:
         steps = run["decode_steps"]
-        colour, marker = style[_case(run)]
-        axes.plot(
-            steps["context"], [1e3 * s for s in steps["measured_s"]], marker, color=colour, markersize=4, alpha=0.8,
-            linestyle="none", label=_case(run), markeredgecolor="white", markeredgewidth=0.3,
-        )  # fmt: skip
-        axes.plot(steps["context"], [1e3 * s for s in steps["predicted_s"]], color=colour, linewidth=1.6)
-    axes.set_ylim(bottom=0)
-    tidy(axes)
+        colour, symbol = look[_case(run)]
+        measured, predicted = ([1e3 * s for s in steps[side]] for side in ("measured_s", "predicted_s"))
+        marks += [
+            Series(_case(run), steps["context"], measured, colour, symbol, size=4.0, edge=PAPER, faint=True),
+            Series("", steps["context"], predicted, colour, line="solid"),
+        ]
+    contexts = [x for mark in marks if isinstance(mark, Series) for x in mark.x]
+    times = [y for mark in marks if isinstance(mark, Series) for y in mark.y]
+    return Panel(
+        amount_axis("context of the step (tokens)", contexts, log=False),
+        amount_axis("one decode step (ms)", [0.0, *times], log=False),
+        marks,
+        name,
+    )

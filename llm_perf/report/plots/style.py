@@ -1,37 +1,18 @@
-"""What all pictures share: colours that colour-blind people tell apart, markers that differ as well, files whole or not."""
+"""What all pictures of matplotlib share: their frame, their legend, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from llm_perf.config import files
 from llm_perf.errors import MissingExtraError, OutputError, SpecError
 
-COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000")
-"""Of Okabe and Ito (jfly.uni-koeln.de/color), the yellow darkened so that it shows on white."""
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-GREY: Final = "0.55"
 BAND: Final = "#56B4E9"
 DPI: Final = 150
 FORMATS: Final = ("png", "svg")
-_ONE_DECADE: Final = 12.0
-_FEW_DECADES: Final = 300.0
-
-PARTS: Final[Mapping[str, tuple[str, str]]] = {
-    "attention_projections": ("attention projections", "#0072B2"),
-    "attention": ("attention", "#56B4E9"),
-    "mlp": ("feed-forward", "#009E73"),
-    "lm_head": ("LM head", "#B8A000"),
-    "elementwise": ("norms and elementwise", "#CC79A7"),
-    "dequantisation": ("dequantisation", "#7B4B94"),
-    "framework": ("framework", "#E69F00"),
-    "weight_streaming": ("weight streaming", "#D55E00"),
-    "all_reduce": ("all-reduce", "#000000"),
-}
-"""Parts of a breakdown that have a colour of their own; others are shown together in grey."""
 
 
 def require_matplotlib() -> None:
@@ -97,24 +78,6 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def log_scale(axis: Any, span: float) -> None:
-    """A logarithmic axis with plain numbers over few decades, powers of ten over many; labels never overlap.
-
-    Args:
-        axis: ``axes.xaxis`` or ``axes.yaxis``.
-        span: Ratio of its ends.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
-    axis.set_minor_formatter(NullFormatter())
-    if span < _FEW_DECADES:
-        axis.set_major_locator(
-            LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if span < _ONE_DECADE else (1.0, 2.0, 5.0))
-        )
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
 def tidy(axes: Any) -> None:
     """A light grid behind the data, no frame above and right of it."""
     axes.grid(visible=True, which="major", color="0.9", linewidth=0.8)
@@ -122,15 +85,12 @@ def tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend_below(figure: Any, columns: int, handles: Sequence[Any] | None = None) -> None:
+def legend_below(figure: Any, columns: int) -> None:
     """One legend for the whole figure, outside the data; each label once."""
     found: dict[str, Any] = {}
-    if handles is None:
-        for axes in figure.axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-    else:
-        found = {handle.get_label(): handle for handle in handles}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
     if found:
         figure.legend(
             list(found.values()),
@@ -140,14 +100,6 @@ def legend_below(figure: Any, columns: int, handles: Sequence[Any] | None = None
             frameon=False,
             fontsize=8,
         )
-
-
-def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """(colour, marker) by name, in the order given; beyond the colours, the pairs differ still."""
-    return {
-        name: (COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)])
-        for index, name in enumerate(dict.fromkeys(names))
-    }
 
 
 def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -176,15 +128,6 @@ def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
 def short_model(name: str) -> str:
     """A model's name without its organisation."""
     return name.rpartition("/")[2]
-
-
-def seconds_text(seconds: float) -> str:
-    """Two or three digits and a unit."""
-    if seconds >= 100:
-        return f"{seconds:.0f} s"
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
 def first_of(shown: int, there_are: int, what: str = "runs") -> str:
