@@ -1,5 +1,7 @@
 """Ask llm-perf what nobody would, for an hour: `make fuzz`, or `make fuzz MINUTES=5 SEED=7 ONLY=cli,files`.
 
+The hour is one of the processor, of all processes together: on a machine that others use it takes longer, and is as much.
+
 Every case comes from a number, so that it can be asked again: a case that fails is printed with it, kept in
 ``fuzz_failures.jsonl``, and belongs into a test. A failure is a traceback, an internal error, a refusal of more than one
 line, a NaN, an answer that takes longer than `_LONGEST_S`, a connection without an answer, or a sweep that was killed and
@@ -37,6 +39,8 @@ from llm_perf.config.loading import known_names  # noqa: E402
 from llm_perf.systems.registry import system_names  # noqa: E402
 
 _LONGEST_S: Final = 30.0
+_TELL_S: Final = 300.0
+"""Seconds of the processor after which a run says how far it is."""
 _COMMANDS: Final = (
     "infer",
     "infer",
@@ -344,6 +348,125 @@ def fuzz_api(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
         raise Failure(f"{numbers}\n  {given}")
 
 
+# -- the hardware's bounds ----------------------------------------------------------------------------------------
+
+
+def fuzz_roof(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
+    """No answer beats the data sheets, by arithmetic of its own: 2 FLOPs per weight that a token meets, at the fastest format."""
+    from llm_perf.errors import LLMPerfError
+
+    kind = draw.choice((_roof_of_inference, _roof_of_inference, _roof_of_training, _roof_of_requests))
+    try:
+        kind(draw)
+    except LLMPerfError:
+        return  # what cannot be, or does not fit
+
+
+def _weights_met(model: Any) -> float:
+    """Matrices' weights that each token of a prompt meets: neither the token table nor the head, which the last one meets."""
+    from llm_perf.counts.parameters import active_params, lm_head_params, norm_params, token_table_params
+
+    return float(active_params(model) - token_table_params(model) - lm_head_params(model) - norm_params(model))
+
+
+def _flops_per_s(gpu: Any, gpus: int) -> float:
+    return float(max(gpu.peak_tflops.values())) * 1e12 * gpus
+
+
+def _not_below(seconds: float, least: float, question: dict[str, Any]) -> None:
+    if not seconds >= least * (1 - 1e-6):
+        raise Failure(f"{seconds:.4g} s is below the data sheets' {least:.4g} s\n  {question}")
+
+
+def _roof_of_inference(draw: random.Random) -> None:
+    from llm_perf import predict
+
+    question: dict[str, Any] = {
+        "model": draw.choice(known_names("model")),
+        "gpu": draw.choice(known_names("GPU")),
+        "system": draw.choice(system_names()),
+        "weight_format": draw.choice(("auto", "auto", "fp8", "awq", "gptq", "q4_k_m", "q8_0", "nf4", "mxfp4", "int8")),
+        "flops_efficiency": draw.choice((None, None, 1.0)),
+        "hbm_memory_efficiency": draw.choice((None, None, 1.0)),
+    }
+    for name, most in (("batch_size", 11), ("prompt_len", 14), ("gen_len", 11), ("tp_size", 3), ("pp_size", 2)):
+        question[name] = draw.randrange(1, 2 ** draw.randrange(1, most)) if "len" in name else 2 ** draw.randrange(most)
+    question = {name: value for name, value in question.items() if value is not None}
+    result = predict(**question).result
+    if any("defect of llm-perf" in said for said in result.warnings):
+        raise Failure(f"{result.warnings}\n  {question}")
+    scenario = result.scenario
+    phases = (result.prefill, *(() if result.decode is None else (result.decode,)))
+    if scenario.gpu.absent or any("cpu" in phase.busy_s for phase in phases):
+        return  # a processor computes a part
+    weights, rate = _weights_met(scenario.model), _flops_per_s(scenario.gpu, scenario.parallelism.num_gpus)
+    a_token = 2 * weights * question["batch_size"] / rate
+    _not_below(result.prefill.latency_s, a_token * question["prompt_len"], question)
+    if result.decode is not None:
+        _not_below(result.decode.latency_s, a_token * (question["gen_len"] - 1), question)
+    for phase in phases if scenario.parallelism.pp_size == 1 else ():  # stages are busy beside one another
+        shares = [phase.busy_s[name] / phase.latency_s for name in phase.busy_s]
+        if max(shares, default=0.0) > 1.0 + 1e-9:
+            raise Failure(f"busy {max(shares)} of the time\n  {question}")
+
+
+def _roof_of_training(draw: random.Random) -> None:
+    from llm_perf.analysis.training import predict_training
+    from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+    from llm_perf.systems.training.framework import FRAMEWORKS
+
+    question: dict[str, Any] = {
+        "model": draw.choice(known_names("model")),
+        "gpu": draw.choice(known_names("GPU")),
+        "framework": draw.choice(FRAMEWORKS),
+        "micro_batch_size": 2 ** draw.randrange(6),
+        "seq_len": draw.randrange(1, 2 ** draw.randrange(1, 14)),
+        "lora_rank": draw.choice((0, 0, 16)),
+        "flops_efficiency": draw.choice((None, None, 1.0)),
+        "precision": draw.choice((None, None, "bf16", "fp8")),
+    }
+    question |= {name: 2 ** draw.randrange(3) for name in ("tp_size", "pp_size", "dp_size")}
+    question = {name: value for name, value in question.items() if value is not None}
+    result = predict_training(build_training_scenario(TrainingInputs(**question)))
+    scenario = result.scenario
+    # Nothing flows back through the first layer of frozen weights; all others turn a gradient of activations each.
+    passes = 3.0 if not question["lora_rank"] else 2.0 - 1.0 / scenario.model.num_layers
+    tokens = result.batch.global_batch_size * question["seq_len"]
+    least = passes * 2 * _weights_met(scenario.model) * tokens / _flops_per_s(scenario.gpu, scenario.num_gpus)
+    _not_below(result.step_time_s, least, question)
+    if any("defect of llm-perf" in said for said in result.warnings):
+        raise Failure(f"{result.warnings}\n  {question}")
+
+
+def _roof_of_requests(draw: random.Random) -> None:
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.analysis.simulation import ServiceInputs, simulation_of
+    from llm_perf.requests.outcome import COMPLETED
+
+    deployment = {"model": draw.choice(known_names("model")), "gpu": draw.choice(known_names("GPU")),
+                  "system": draw.choice(system_names()), "tp_size": 2 ** draw.randrange(4)}  # fmt: skip
+    traffic: dict[str, Any] = {"num_requests": draw.randrange(1, 60), "prompt_len": draw.randrange(1, 3000),
+                               "gen_len": draw.randrange(1, 300), "replicas": draw.choice((1, 1, 2, 3))}  # fmt: skip
+    traffic |= draw.choice(({"rate": 10.0 ** draw.randrange(-1, 4)}, {"concurrency": draw.randrange(1, 40)}))
+    question = deployment | traffic
+    found = simulation_of(InferenceInputs(**deployment), ServiceInputs(**traffic))
+    scenario, outcome = found.scenario, found.outcome
+    if scenario.gpu.absent or "cpu" in found.idle.prefill.busy_s:
+        return
+    done = outcome.status == COMPLETED
+    if not done.any():
+        return
+    a_token = 2 * _weights_met(scenario.model) / _flops_per_s(scenario.gpu, scenario.parallelism.num_gpus)
+    asked = outcome.requests
+    computed = (asked.prompt_tokens - outcome.cached_tokens + asked.output_tokens - 1)[done]
+    first = float(outcome.finished_s[done].max() - outcome.arrival_s.min())
+    _not_below(first, a_token * float(computed.sum()) / traffic["replicas"], question)
+    alone = (outcome.finished_s - outcome.arrival_s)[done] - a_token * computed
+    _not_below(float(alone.min()), 0.0, question)
+    if any("defect of llm-perf" in said for said in found.warnings):
+        raise Failure(f"{found.warnings}\n  {question}")
+
+
 # -- the server -------------------------------------------------------------------------------------------------
 
 _MAIN: Final = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
@@ -449,28 +572,47 @@ TARGETS: Final[dict[str, tuple[Callable[[random.Random, Path], None], float]]] =
     "cli": (fuzz_cli, 0.45),
     "files": (fuzz_files, 0.2),
     "api": (fuzz_api, 0.1),
+    "roof": (fuzz_roof, 0.1),
     "serve": (fuzz_serve, 0.1),
-    "sweep": (fuzz_sweep, 0.15),
+    "sweep": (fuzz_sweep, 0.05),
 }
-"""Each with its share of the time."""
+"""Each with its share of the processor's time; what starts a process for each case spends most of it on imports."""
 
 
-def cases(only: list[str], seed: int, minutes: float) -> Iterator[tuple[str, int]]:
-    """Target and seed of each case, until the time is over: each target gets its share."""
-    spent = dict.fromkeys(only, 0.0)
-    end = time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
-        target = min(only, key=lambda name: spent[name] / TARGETS[name][1])
-        start = time.monotonic()
+def processor_s() -> float:
+    """Seconds of the processor until now: this process, those that have ended, and the server."""
+    own = os.times()
+    spent = own.user + own.system + own.children_user + own.children_system
+    for process, _ in _SERVER:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def cases(
+    spent: dict[str, float], seed: int, minutes: float, *, until: float = float("inf")
+) -> Iterator[tuple[str, int]]:
+    """Target and seed of each case, until so many minutes of the processor are ``spent``: each target gets its share."""
+    while sum(spent.values()) < 60 * minutes and time.monotonic() < until:
+        target = min(spent, key=lambda name: spent[name] / TARGETS[name][1])
+        start = processor_s()
         yield target, seed
-        spent[target] += time.monotonic() - start
+        spent[target] += processor_s() - start
         seed += 1
+
+
+def course(first: int, counts: dict[str, int], spent: dict[str, float], failed: int) -> str:
+    """How many cases of each target, and what they took of the processor."""
+    each = ", ".join(f"{name} {count:,} ({spent[name]:,.0f} s)" for name, count in counts.items())
+    return f"from seed {first}: {sum(counts.values()):,} cases, {sum(spent.values()):,.0f} s of the processor: {each}; {failed} failed"
 
 
 def main() -> int:
     """Run until the time is over; 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="minutes of the processor")
+    parser.add_argument("--wall-minutes", type=float, default=float("inf"), help="minutes after which it ends")
     parser.add_argument("--seed", type=int, default=None, help="first case; one that failed, to see it again")
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, separated by commas")
     given = parser.parse_args()
@@ -478,13 +620,16 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     first = given.seed if given.seed is not None else int(time.time()) % 10**9
     counts = dict.fromkeys(given.only.split(","), 0)
-    failed = 0
-    for target, seed in cases(list(counts), first, given.minutes):
+    spent = dict.fromkeys(counts, 0.0)
+    failed, told = 0, 0.0
+    until = time.monotonic() + 60 * given.wall_minutes
+    for target, seed in cases(spent, first, given.minutes, until=until):
         folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         os.chdir(folder)  # what a flag writes goes there
         try:
             TARGETS[target][0](random.Random(f"{target} {seed}"), folder)
-        except Failure as failure:
+        except Exception as error:  # noqa: BLE001 - whatever comes out of a case is what was looked for
+            failure = error if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
             failed += 1
             print(f"{target} {seed}: {failure}", flush=True)
             with (ROOT / "fuzz_failures.jsonl").open("a", encoding="utf-8") as file:
@@ -493,9 +638,12 @@ def main() -> int:
             os.chdir(ROOT)
             shutil.rmtree(folder, ignore_errors=True)
         counts[target] += 1
+        if sum(spent.values()) > told + _TELL_S:
+            told = sum(spent.values())
+            print(course(first, counts, spent, failed), file=sys.stderr, flush=True)
     for process, _ in _SERVER:
         process.terminate()
-    print(f"from seed {first}: {counts}, {failed} failed")
+    print(course(first, counts, spent, failed))
     return 1 if failed else 0
 
 

@@ -171,14 +171,26 @@ class Quick(Protocol):
         """Prefill and decode."""
 
 
-def measure(scenario: Scenario, load: Load | None = None) -> Measures:
+@runtime_checkable
+class Undivided(Protocol):
+    """A system that is quicker where nobody asks what a phase's seconds consist of."""
+
+    def evaluate_undivided(self, scenario: Scenario, load: Load) -> Evaluation:
+        """As `evaluate`, with phases that have no parts."""
+
+
+def measure(scenario: Scenario, load: Load | None = None, *, parts: bool = True) -> Measures:
     """Evaluate a scenario with its own workload, or with another one of numbers or arrays.
+
+    Without ``parts`` nobody will ask what the phases consist of, and how busy what is.
 
     Raises:
         SpecError: the machine lacks what the system needs.
     """
     load = Load.of(scenario.workload) if load is None else load
-    return Measures.of(system_of(scenario).evaluate(scenario, load), load, scenario.model)
+    system = system_of(scenario)
+    evaluate = system.evaluate_undivided if not parts and isinstance(system, Undivided) else system.evaluate
+    return Measures.of(evaluate(scenario, load), load, scenario.model)
 
 
 def latencies(scenario: Scenario, load: Load | None = None) -> Measures:

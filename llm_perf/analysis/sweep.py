@@ -157,7 +157,7 @@ def _rules(
 
 
 def _evaluate(scenario: Scenario, batch: Floats, prompt: Floats, gen: Floats) -> tuple[npt.NDArray[Any], ...]:
-    return columns_of(measure(scenario, Load(batch, prompt, gen)), _COLUMNS)
+    return columns_of(measure(scenario, Load(batch, prompt, gen), parts=False), _COLUMNS)
 
 
 def columns_of(found: Measures, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:

@@ -166,7 +166,8 @@ def _with_efficiency(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data.get("efficiency"), str):
         return data
     family = load_spec("efficiency", GPUEfficiency, data["efficiency"])
-    if "efficiency" in data.get("assumed", ()):
+    assumed = data.get("assumed")  # as the file has it: nothing has looked at it yet
+    if isinstance(assumed, list) and "efficiency" in assumed:
         family = _borrowed(family)
     return data | {"efficiency": family}
 

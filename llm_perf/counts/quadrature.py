@@ -8,21 +8,24 @@ from llm_perf.counts.arrays import Number, maximum, minimum, sqrt
 
 
 def context_nodes(
-    first: Number, steps: Number, kinks: Sequence[Number] = ()
+    first: Number, steps: Number, kinks: Sequence[Number] = (), *, affine: bool = False
 ) -> Iterator[tuple[Number, Number]]:
     """(context, weight) pairs so that sum of weight x f(context) is the sum of f over the steps.
 
     The steps have contexts first, first + 1, …, first + steps - 1. They are cut into panels after the last context
     that is not above a kink, and each panel is summed by three nodes: exact up to three steps, and where f is a
     polynomial of degree five on each panel, so for every f that is affine between kinks. A kink may be an array and
-    may lie outside the steps.
+    may lie outside the steps. ``affine`` says that f is nothing else: then the middle of a panel is enough.
     """
     done: Number = 0.0
     for kink in [*_ascending(kinks), None]:
         until = steps if kink is None else _steps_up_to(kink, first, done, steps)
         count = until - done
         if kink is None or not _never(count):
-            yield from _panel(first + done, count)
+            if affine:
+                yield first + done + (count - 1) / 2, count
+            else:
+                yield from _panel(first + done, count)
         done = until
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Mutable
 from typing import TYPE_CHECKING, Any, Final
 
 from llm_perf.errors import EnvironmentFailure, LLMPerfError, MissingExtraError
-from llm_perf.explore.connection import patient_connection
+from llm_perf.explore.connection import most_connections, patient_connection
 from llm_perf.explore.desk import Desk, Full
 from llm_perf.explore.page import asset, content_policy, plotly_js
 
@@ -181,7 +181,7 @@ def serve(app: Starlette, on: socket.socket) -> None:
         raise MissingExtraError("explore", "serving the page") from None
     config = uvicorn.Config(
         app,
-        http=patient_connection(),
+        http=patient_connection(most_connections()),
         log_level="error",
         access_log=False,
         server_header=False,

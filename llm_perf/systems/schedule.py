@@ -78,6 +78,11 @@ class Step:
                 yield from element.works()
 
     @property
+    def has_steps(self) -> bool:
+        """Whether a lane contains a step with lanes of its own."""
+        return any(isinstance(element, Step) for lane in self.lanes.values() for element in lane)
+
+    @property
     def serial_s(self) -> Number:
         """Seconds of all lanes in a row."""
         return total(element.seconds for lane in self.lanes.values() for element in lane)
@@ -348,7 +353,8 @@ def sum_linear(first: Schedule, last: Schedule, count: Number, parts: bool = Tru
         if all(old.seconds is new.seconds for old, new in zip(before.works(), after.works(), strict=True)):
             sums.add(before, times * count)
             continue
-        for index, weight in context_nodes(0.0, count, crossings(before, after, count)):
+        cuts = crossings(before, after, count)
+        for index, weight in context_nodes(0.0, count, cuts, affine=not before.has_steps):
             share = index / maximum(count - 1, 1)
             sums.add(_between(before, after, share), times * weight)
     return sums.cost()
@@ -383,11 +389,11 @@ def crossings(before: Step, after: Step, count: Number) -> list[Number]:
     found: list[Number] = []
     for index, (low, high) in enumerate(lines):
         for other_low, other_high in lines[index + 1 :]:
-            gap, closed = low - other_low, (low - other_low) - (high - other_high)
-            share = where(closed != 0, gap / where(closed != 0, closed, 1.0), -1.0)
-            inside = (share > 0) & (share < 1)
+            gap, last_gap = low - other_low, high - other_high
+            inside = ((gap > 0) & (last_gap < 0)) | ((gap < 0) & (last_gap > 0))
             if not _any(inside):
                 continue
+            share = gap / where(inside, gap - last_gap, 1.0)
             height = (low + share * (high - low)) * (1 + 1e-12)
             for lowest, highest in lines:
                 inside = inside & (height >= lowest + share * (highest - lowest))

@@ -28,6 +28,15 @@ def test_affine_functions_are_summed_exactly(first, count, base, slope):
     assert sum_over_context(f, first, count) == pytest.approx(exact, rel=1e-12, abs=1e-300)
 
 
+@given(firsts, st.integers(1, 5000), st.lists(st.floats(0, 1e6), max_size=3), st.floats(0, 1e3))
+def test_the_middle_of_a_panel_is_enough_between_kinks(first, count, kinks, slope):
+    def f(context):
+        return 7.0 + slope * context + sum(max(context - kink, 0.0) for kink in kinks)
+
+    found = sum(weight * f(at) for at, weight in context_nodes(first, count, kinks, affine=True))
+    assert found == pytest.approx(brute_force(f, first, count), rel=1e-9)
+
+
 @given(firsts, st.integers(1, 5000), st.lists(st.floats(0, 1e6), max_size=3))
 def test_kinks_anywhere_change_nothing_for_affine_functions(first, count, kinks):
     exact = count * first + count * (count - 1) / 2

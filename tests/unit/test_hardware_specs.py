@@ -474,6 +474,30 @@ def test_ones_own_files_work_by_path(tmp_path: Path, suffix: str) -> None:
     assert host.disk.read_bytes_per_s("direct") == 5e9
 
 
+ODD: tuple[Any, ...] = (1, -1.5, True, None, "", "x", [], [1], ["x"], [[]], {}, {"x": 1}, {1: [2]}, 10**30)
+"""What a field may hold that somebody wrote by hand, or a program."""
+
+
+@pytest.mark.parametrize(
+    ("own", "get"), [(OWN_GPU, get_gpu_config_by_name), (OWN_HOST, get_host_config_by_name)]
+)
+def test_whatever_a_field_holds_is_taken_or_refused_in_one_line(
+    tmp_path: Path, own: dict[str, Any], get: Any
+) -> None:
+    """Parts of a file are read before it is checked as a whole: ``assumed: 1`` was an error of Python."""
+    spec = GPUConfig if get is get_gpu_config_by_name else HostConfig
+    refused = 0
+    for field in (*spec.model_fields, "extends", "aliases", "mem_per_GPU_in_GB"):
+        for value in ODD:
+            file = write(tmp_path / "odd.json", own | {field: value})
+            try:
+                get(str(file))
+            except SpecError as error:
+                refused += 1
+                assert "\n" not in str(error), (field, value)
+    assert refused > len(spec.model_fields)
+
+
 def test_a_copy_of_a_bundled_file_is_a_start_for_ones_own(tmp_path: Path) -> None:
     for folder, stem, get in (
         ("gpus", "t4-16gb", get_gpu_config_by_name),

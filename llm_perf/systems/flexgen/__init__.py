@@ -202,6 +202,11 @@ class FlexGen(System):
         constants = self.constants(scenario)
         return self._evaluate(scenario, self._policy(scenario, load, constants), load, constants)
 
+    def evaluate_undivided(self, scenario: Scenario, load: Load) -> Evaluation:
+        """The same, of phases without parts, for sweeps."""
+        constants = self.constants(scenario)
+        return self._evaluate(scenario, self._policy(scenario, load, constants), load, constants, parts=False)
+
     def evaluate_policy(self, scenario: Scenario, policy: Policy, load: Load) -> Evaluation:
         """The same for a policy, whose fields may be arrays; the load's batch is the policy's."""
         return self._evaluate(scenario, policy, load, self.constants(scenario))
@@ -217,13 +222,20 @@ class FlexGen(System):
         return _latencies_s(BlockSchedule(scenario, constants, self._policy(scenario, load, constants)), load)
 
     def _evaluate(
-        self, scenario: Scenario, policy: Policy, load: Load, constants: dict[str, float]
+        self,
+        scenario: Scenario,
+        policy: Policy,
+        load: Load,
+        constants: dict[str, float],
+        *,
+        parts: bool = True,
     ) -> Evaluation:
         block = BlockSchedule(scenario, constants, policy)
         memory = memory_use(scenario, load, policy, constants)
         placement = self._placement(scenario, policy)
         remarks = (*notes(scenario), *_remarks(scenario, policy))
-        return Evaluation(placement, memory, prefill_cost(block, load), decode_cost(block, load), remarks)
+        phases = prefill_cost(block, load, parts), decode_cost(block, load, parts)
+        return Evaluation(placement, memory, *phases, remarks)
 
     def schedules(self, scenario: Scenario, load: Load) -> tuple[Schedule, Schedule]:
         """The schedules of the prefill and of the first decode step of one block, as a trace shows them."""
@@ -328,9 +340,17 @@ def _first_that_fits(
     """The first policy whose memory (of one tier, or of all) fits, point by point; ``otherwise`` where none does."""
     if len(policies) == 1:
         return policies[0]
-    tried = []
+    tried, placed, last = [], None, otherwise
     for policy in policies:
-        use = memory_use(scenario, load, policy, constants)
+        # Policies that differ in their batches alone have their weights in the same places.
+        if (
+            placed is None
+            or policy.weights is not last.weights
+            or policy.weight_bytes is not last.weight_bytes
+        ):
+            placed = placed_weights(scenario, policy)
+        last = policy
+        use = memory_use(scenario, load, policy, constants, placed)
         fits = use.fits if tier is None else use.gpu.fits
         tried.append((fits, policy))
         if bool(fits.all()) if is_array(fits) else fits:

@@ -60,9 +60,15 @@ def placed_weights(scenario: Scenario, policy: Policy) -> PlacedWeights:
     return PlacedWeights(phases, weights, layers)
 
 
-def memory_use(scenario: Scenario, load: Load, policy: Policy, constants: dict[str, float]) -> MemoryUse:
-    """Memory per tier under a policy."""
-    placed = placed_weights(scenario, policy)
+def memory_use(
+    scenario: Scenario,
+    load: Load,
+    policy: Policy,
+    constants: dict[str, float],
+    placed: PlacedWeights | None = None,
+) -> MemoryUse:
+    """Memory per tier under a policy, whose weights may be ``placed`` already."""
+    placed = placed_weights(scenario, policy) if placed is None else placed
     cache = place_cache(policy.kv_cache, policy.gpu_batch)
     kept = load.context_len - 1  # the last token is never stored
     kv = kv_bytes(scenario, policy, kept)
