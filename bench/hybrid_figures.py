@@ -30,7 +30,7 @@ LEFT_OUT = ROOT / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
 WIDTHS = ROOT / "llm_perf" / "analysis" / "hybrid_widths.yaml"
 FITTED = (
     "cpu_expert_share", "cpu_expert_share_many_channels", "cpu_core_half_cores", "cpu_unpack_16bit_widened",
-    "cpu_decode_score_share",
+    "cpu_decode_score_share", "cpu_product_half_cores", "cpu_second_socket_products",
     "cpu_dense_share", "cpu_barrier_us", "cpu_layer_us", "cpu_hop_us", "cpu_attention_share",
     "cpu_second_socket_share", "cpu_core_gb_per_s", "cpu_stream_share", "cpu_flops_per_cycle_avx512",
     "cpu_flops_per_cycle_amx", "cpu_flops_per_cycle_avx2", "cpu_flops_per_cycle_neon", "cpu_expert_lost_rows",

@@ -10,6 +10,7 @@ from llm_perf.analysis.division import best, divisions
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.parallelism import DSZeRO
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, System, get_system, system_of
 from llm_perf.systems.base import HYBRID_OPTIONS, POLICY_OPTIONS, SERVING_OPTIONS
@@ -33,7 +34,8 @@ def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int
 
     What changes the workload comes first, then a smaller number format that the GPU holds whole, 8 bits before 4, since
     checkpoints in them answer nearly as well and run many times faster than a divided model; then the division between GPU
-    and CPU, as people run what their GPU does not hold. Both say their speed. Then the system's own placement, more GPUs,
+    and CPU, as people run what their GPU does not hold. Both say their speed. Then the system's own placement, more GPUs
+    (before the division where the GPU is one of several that are joined in a machine),
     and a system that streams weights last. Of several numbers of GPUs the first that fits.
     """
     if result.feasible:
@@ -101,14 +103,30 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
                 inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain)
             )
             yield [Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))]
+    size = _SIZE_OF[system.family.more_gpus]
+    more = _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+    joined = _joined(scenario)
+    if joined:
+        yield _with_speeds(inputs, more)
     yield _divided(inputs, result)
     for fields in system.smaller(dict(inputs), scenario):
         yield [change_of(inputs, **fields)]
-    size = _SIZE_OF[system.family.more_gpus]
-    yield _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+    if not joined:
+        yield more
     streaming = system_of_stage(DSZeRO.STAGE_3.value)
     if streaming is not None and streaming != system.name:
         yield [change_of(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]
+
+
+def _joined(scenario: Scenario) -> bool:
+    """Whether the GPU is one of several that a machine has on a switch or mesh of links: who has one has them all."""
+    several = scenario.host.gpus_per_node > max(scenario.gpus_per_node, 1)
+    return several and scenario.gpu.link.topology in ("switch", "mesh")
+
+
+def _with_speeds(inputs: InferenceInputs, changes: Iterable[Change]) -> Iterator[Change]:
+    for change in changes:
+        yield Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))
 
 
 def _decode_tokens_per_s(inputs: InferenceInputs, change: Change) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llm_perf.analysis.advice import Change, change_of, smaller_formats
+from llm_perf.analysis.division import best, divisions
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError
@@ -61,9 +62,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
             plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
             yield change_of(inputs, **(fields | plain)), "as fast"
-    for field in ("n_cpu_moe", "n_gpu_layers"):
-        if getattr(inputs, field) is not None:
-            yield change_of(inputs, **{field: None}), "as fast"
+    yield from ((change, "as fast") for change in _divisions(inputs, system.name))
     ranks = 2 * scenario.parallelism.tp_size
     if (
         system.family.more_gpus == "tensor ranks"
@@ -71,6 +70,19 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
         and not scenario.gpu.absent
     ):
         yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
+
+
+def _divisions(inputs: InferenceInputs, system: str) -> Iterator[Change]:
+    """Nothing left to the CPU, else the best division of what the GPU does not hold: whole layers, or experts alone."""
+    asked = [name for name in ("n_cpu_moe", "n_gpu_layers") if getattr(inputs, name) is not None]
+    if not asked:
+        return
+    for field in asked:
+        yield change_of(inputs, **{field: None})
+    undivided = inputs.replace(**dict.fromkeys(asked))
+    found = best(divisions(undivided, [system], defaults=True), "mixed")
+    if found is not None:
+        yield change_of(inputs, **(dict.fromkeys(asked) | {k: v for k, v in found.flags.items() if k != "system"}))
 
 
 def _total_s(inputs: InferenceInputs, change: Change) -> float | None:

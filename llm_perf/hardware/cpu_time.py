@@ -50,6 +50,9 @@ _WIDE: dict[str, str] = {
 }
 """The constant of each class of number formats in kernels that unpack once for many rows."""
 
+_WIDE_OF: dict[Kernels, str] = {"avx2": "cpu_wide_avx2", "neon": "cpu_wide_neon"}
+"""The constant by which kernels that unpack once for many rows gain more or less than with AVX-512, by class."""
+
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
 
@@ -122,6 +125,7 @@ class CpuRates:
     plain_per_s: float
     wide_per_s: float
     one_row_per_s: float = math.inf
+    many_rows: float = 1.0
     native_16bit: bool = True
 
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
@@ -170,12 +174,21 @@ class CpuRates:
 
     def scores_s(self, flops: Number) -> Number:
         """Seconds of the scores of a prompt."""
-        return flops / (2.0 * self.plain_per_s * self.constants["cpu_score_share"])
+        return flops / (2.0 * self.plain_per_s * self.constants["cpu_score_share"] * self.many_rows)
 
     @property
     def layer_s(self) -> float:
         """Seconds of one layer beside its bytes and products: all threads meet after every operation."""
         return self.threads * self.constants["cpu_barrier_us"] * 1e-6 + self.constants["cpu_layer_us"] * 1e-6
+
+
+def _cores_that_multiply(at_once: float, sockets: int, constants: Mapping[str, float]) -> float:
+    """Cores at the rate of one that works alone, of ``at_once`` busy cores in each of the sockets.
+
+    Clocks fall the more cores of a socket work, and the cores of a further socket read operands over the link between them.
+    """
+    of_one = at_once / (1.0 + at_once / constants["cpu_product_half_cores"])
+    return of_one * (1.0 + (sockets - 1) * constants["cpu_second_socket_products"])
 
 
 def cpu_rates(
@@ -188,17 +201,19 @@ def cpu_rates(
     """
     facts = cpu_facts(host)
     used = float(min(threads or facts.cores, facts.cores))
+    multiplying = _cores_that_multiply(used / facts.sockets, facts.sockets, constants)
     # A weight times a row is two operations.
     hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
     giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
-    wide = constants["cpu_wide_kernels"] if facts.kernels != "neon" or constants["cpu_wide_neon"] else 0.0
+    wide = constants["cpu_wide_kernels"] * constants.get(_WIDE_OF.get(facts.kernels, ""), 1.0)
     one_row = constants["cpu_one_row_flops_per_cycle"] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
     return CpuRates(
         constants=constants,
         threads=used,
         read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
-        plain_per_s=giga * used,
-        wide_per_s=giga * used * wide,
-        one_row_per_s=one_row * hertz / 2 * used if one_row else math.inf,
+        plain_per_s=giga * multiplying,
+        wide_per_s=giga * multiplying * wide,
+        one_row_per_s=one_row * hertz / 2 * multiplying if one_row else math.inf,
+        many_rows=constants["cpu_wide_avx2"] if facts.kernels == "avx2" else 1.0,
         native_16bit=facts.native_16bit,
     )

@@ -129,8 +129,10 @@ class ExpertOffload(System):
         resident = gpu_memory(scenario, load, constants)
         ranks = scenario.parallelism.tp_size
         away = _all_experts(scenario) / ranks * (1.0 - held)
-        # What is copied needs room for one layer's experts, or for one of them.
+        # What is copied needs room for one layer's experts, or for one of them where each is copied for its own rows.
         passing = max(expert_layer_bytes(scenario)) / ranks if constants["copy_min_tokens"] < _NEVER else 0.0
+        if constants["copy_by_experts"]:
+            passing /= max(group.mlp.routed_experts for group in scenario.model.layer_groups)
         return MemoryParts(
             weights_bytes=maximum(resident.weights_bytes - away, 0.0)
             + constants["latent_up_16bit"] * _widened_bytes(scenario) / ranks,

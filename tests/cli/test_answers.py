@@ -73,6 +73,22 @@ def test_a_model_that_is_divided_without_need_is_told_so() -> None:
     assert whole.feasible
 
 
+def test_layers_on_the_cpu_are_compared_with_experts_there() -> None:
+    """A mixture that does not fit: its experts alone in host memory are faster than whole layers, and by how much is said."""
+    question = InferenceInputs(
+        model="glm-4.5-air", gpu="rtx-4090", system="llama_cpp", n_gpu_layers=12, weight_format="q4_k_m"
+    )
+    gain = faster(question, predict_inference(build_scenario(question)))[0]
+    assert gain.text.startswith("--n-cpu-moe ")
+    assert gain.text.endswith(" without --n-gpu-layers")
+    changed = predict_inference(
+        build_scenario(question.replace(n_gpu_layers=None, n_cpu_moe=int(gain.text.split()[1])))
+    )
+    assert changed.feasible
+    before = predict_inference(build_scenario(question))
+    assert gain.factor == pytest.approx(before.total_latency_s / changed.total_latency_s)
+
+
 def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> None:
     question = TrainingInputs(
         model="llama-3-8b", gpu="h100-sxm-80gb", num_gpus=8, framework="fsdp", activation_recomputation="full"

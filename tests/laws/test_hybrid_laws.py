@@ -299,3 +299,54 @@ def test_a_token_of_a_mixture_runs_the_kernels_of_one_row(model: str) -> None:
         prompt.append(evaluated.prefill.latency_s)
     assert token[0] == token[1]
     assert prompt[0] != prompt[1], "the constant is read"
+
+
+# -- many cores, weights read in place, experts that are copied ------------------------------------------------
+
+
+@pytest.mark.parametrize("system", ["llama_cpp", "ik_llama.cpp", "ktransformers@0.2"])
+@pytest.mark.parametrize("host", ["epyc-9654", "xeon-6980p", "ryzen-9-7950x"])
+def test_each_further_thread_speeds_a_prompt_up_by_less_than_its_share(host: str, system: str) -> None:
+    """Clocks fall under load: twice the threads take less than before, and more than half of it."""
+    gpu = "rtx-4090" if system.startswith("kt") else "none"
+    cores = get_host_config_by_name(host).cores_per_socket
+    assert cores is not None
+    counts = [threads for threads in (2, 4, 8, 16, 32, 64) if threads <= cores]
+    times = [asked(host=host, gpu=gpu, system=system, threads=threads).prefill.latency_s for threads in counts]
+    for slow, fast in itertools.pairwise(times):
+        assert 0.5 * slow < fast < slow
+
+
+def test_a_second_socket_adds_less_than_another_one_like_it() -> None:
+    one, two = (asked(host=host, gpu="none").prefill.latency_s for host in ("epyc-9654", "2x epyc-9654"))
+    assert one / 2 < two < one
+
+
+def test_weights_read_in_place_are_those_that_tokens_ask_for() -> None:
+    """Of a dense model all, of a mixture the routed ones: one token reads few, a batch of many all; copies are always whole."""
+    same = {"gpu": "gh200-144gb", "host": None, "weight_format": None, "prompt_len": 64, "gen_len": 8, "cpu_offload_gb": 20}
+
+    def moved_s(model: str, system: str, batch: int) -> float:
+        decode = asked(model=model, system=system, batch_size=batch, **same).decode
+        assert decode is not None
+        return decode.breakdown_s["weight_streaming"]
+
+    assert moved_s(DENSE, "vllm", 1) == pytest.approx(moved_s(DENSE, "vllm@0.7", 1), rel=1e-9)
+    copied = moved_s(MIXTURE, "vllm@0.7", 1)
+    assert moved_s(MIXTURE, "vllm@0.7", 64) == pytest.approx(copied, rel=1e-9)
+    assert moved_s(MIXTURE, "vllm", 1) < 0.2 * copied
+    assert moved_s(MIXTURE, "vllm", 1) < moved_s(MIXTURE, "vllm", 8) < moved_s(MIXTURE, "vllm", 200) < copied
+    assert moved_s(MIXTURE, "vllm", 200) == pytest.approx(copied, rel=1e-3)
+
+
+def test_fiddler_copies_an_expert_that_many_tokens_ask_for() -> None:
+    """Beyond ten rows for each expert a prompt takes what copies take, however long it is; below, the CPU's time grows with it."""
+    same = {"model": "mixtral-8x7b", "gpu": "rtx-3090", "host": "xeon-gold-6230", "system": "fiddler", "weight_format": None}
+    short, medium, long = (asked(**same, prompt_len=tokens) for tokens in (16, 64, 512))
+    assert "weight_copies" not in short.prefill.breakdown_s
+    assert short.prefill.breakdown_s["cpu_experts"] > 0
+    for result in (medium, long):
+        assert "cpu_experts" not in result.prefill.breakdown_s
+    assert long.prefill.breakdown_s["weight_copies"] == pytest.approx(
+        medium.prefill.breakdown_s["weight_copies"], rel=1e-2
+    )

@@ -131,10 +131,9 @@ class Resident(System):
             decode = waves.whole(decode_phase(forward, batch, load, rounds))
             decode = waves.with_computed_anew(decode, prefill)
         if scenario.offload.cpu_offload_gb:
-            share = forward.constants["host_weights_link_share"]
-            prefill = with_host_weights(prefill, scenario, 1.0, share)
-            steps = decode_steps(load)
-            decode = None if decode is None else with_host_weights(decode, scenario, steps, share)
+            prefill = with_host_weights(prefill, scenario, 1.0, batch * load.prompt_len, constants)
+            if decode is not None:
+                decode = with_host_weights(decode, scenario, decode_steps(load), batch, constants)
         waiting = waves.note(scenario.parallelism.dp_size)
         said = () if waiting is None else (waiting,)
         memory = MemoryUse(used, host_weights_memory(scenario), NO_MEMORY)
