@@ -263,11 +263,9 @@ class Simulation:
         if steps is None:
             return None, self.typical.no_interval
         decode_s = 0.0 if self.typical.decode is None else self.typical.decode.latency_s
-        ends, middle = (
-            (steps.total_s, self.typical.total_latency_s)
-            if steps.decode_s is None
-            else (steps.decode_s, decode_s)
-        )
+        # A profile's runs were whole bursts, so that its total is of steps that read prompts as well.
+        whole = steps.decode_s is None or (steps.profile is not None and steps.total_s is not None)
+        ends, middle = (steps.total_s, self.typical.total_latency_s) if whole else (steps.decode_s, decode_s)
         if ends is None or not middle:
             return None, "no published run says how far steps of this deployment are off"
         if len(self.outcome.requests) > _MOST_FOR_INTERVALS:

@@ -156,7 +156,9 @@ def read_serving_text(source: Source) -> list[BenchmarkRun]:
                 counts=counts,
                 source=fields.where,
                 unread=tuple(
-                    n for n in fields.known("concurrency").unread if not n.startswith(("Total gen", "Accept"))
+                    n
+                    for n in fields.known("concurrency").unread
+                    if not n.startswith(("Total gen", "Total input", "Accept"))
                 ),
             )
         )

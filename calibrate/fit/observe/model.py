@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from calibrate.fit.observe.parameters import off_of
 from calibrate.fit.observe.rows import Row
 from calibrate.fit.overrides import Overrides
 from calibrate.fit.refit import Parameter
@@ -59,7 +60,11 @@ class ServedModel:
             (max(row.batch, len(row.arrivals.prompt) if row.arrivals else 0) for row in rows), default=1
         )
         longest = max((row.point[1] + row.point[2] for row in rows), default=1)
-        return cls(scenarios, parameters, most, longest + 1)
+        own = {
+            name: one.replace(constants=tuple((dict(one.constants) | off_of(one)).items()))
+            for name, one in scenarios.items()
+        }
+        return cls(own, parameters, most, longest + 1)
 
     def __call__(self, row: Row, values: Mapping[str, float]) -> float:
         """Seconds of a row."""
