@@ -169,28 +169,44 @@ def _write(out: str, text: str) -> Path:
 @click.option("--out", help="File of the profile, a .yaml.")
 @_JSON
 def fit(files: tuple[str, ...], out: str | None, as_json: bool, **told: Any) -> int:
-    """Fit a profile to runs: of calibrate run and train, or of any benchmark tool that read-log reads.
+    """Fit a profile to runs: of calibrate run and train, of calibrate observe, or of any tool that read-log reads.
 
     Of a tool's results the constants of the engine's version are fitted, those that the runs tell; the others stay as they
-    ship. What one more run would add is said.
+    ship. What one more run would add is said. Folders of calibrate observe may stand beside results of the same engine on
+    the same machine: one fit of both.
     """
     given = {name: value for name, value in told.items() if value is not None}
     kinds = {file: _is_served(file) for file in files}
     if not any(kinds.values()):
         return _fit_runs(files, out, given, as_json)
-    if not all(kinds.values()):
-        other = next(file for file, served in kinds.items() if not served)
+    from calibrate.fit.observe.store import is_session
+
+    sessions = [file for file in files if is_session(file)]
+    other = next((file for file, served in kinds.items() if not served and file not in sessions), None)
+    if other is not None:
         raise SpecError(
             f"{other}: is a run of llm-perf calibrate, and the others are results of a tool: fit them apart"
         )
-    from calibrate.fit.profile_file import check_target, write_profile
+    from calibrate.fit.profile_file import check_target
+
+    check_target(out)
+    return _fit_results([file for file in files if kinds[file]], sessions, out, given, as_json)
+
+
+def _fit_results(
+    files: Sequence[str], sessions: Sequence[str], out: str | None, given: dict[str, Any], as_json: bool
+) -> int:
+    """Results of tools, and sessions of ``calibrate observe`` beside them, as one fit."""
+    from calibrate.fit.observe.results import check_same, results_of_session
+    from calibrate.fit.observe.store import stored
+    from calibrate.fit.profile_file import write_profile
     from calibrate.fit.served.deployment import served_of
     from calibrate.fit.served.design import next_run
     from calibrate.fit.served.fit import fit_stack
     from calibrate.fit.served.profile import profile_of
     from calibrate.fit.served.report import Compared, compare, fit_lines, fit_object
 
-    check_target(out)
+    observed = [stored(folder) for folder in sessions]
     compared = [compare(run) for run in _runs(files, given)]
     refused = [one for one in compared if one.refused]
     unplaced: list[Compared] = [one for one in compared if one.served is None and not one.refused]
@@ -199,6 +215,13 @@ def fit(files: tuple[str, ...], out: str | None, as_json: bool, **told: Any) -> 
     served = [served_of(one.run) for one in compared if not one.refused]
     if not served:
         raise SpecError(str(refused[0].reason))
+    if observed and observed[0].scenario.gpu.absent:
+        from llm_perf.cli.calibration import fit_sessions_of
+
+        return fit_sessions_of(observed, out, as_json, served)
+    for session in observed:
+        check_same(session.scenario, served)
+        served += results_of_session(session)
     found = fit_stack(served)
     name = Path(out).stem if out is not None else found.release.replace("@", "-")
     profile = profile_of(found, name)
@@ -218,7 +241,7 @@ def _is_served(file: str) -> bool:
     from llm_perf.config import files
 
     path = files.expanded(file)
-    if not files.is_file(path) or path.suffix == ".gz":
+    if not files.is_file(path) or path.suffix == ".gz":  # a folder is one of sessions or of runs
         return path.suffix == ".gz"
     try:
         return reader_of(files.read_text(path), path.name).read is not logs.read_benchmark_log

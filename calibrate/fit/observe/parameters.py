@@ -33,6 +33,11 @@ def off_of(scenario: Scenario) -> dict[str, float]:
     return {name: value for name, value in served.items() if value == 0}
 
 
+def opened(scenario: Scenario) -> Scenario:
+    """A deployment without these constants."""
+    return scenario.replace(constants=tuple((dict(scenario.constants) | off_of(scenario)).items()))
+
+
 def parameters_of(scenario: Scenario) -> list[Parameter]:
     """Parameters of a deployment, each starting at what it would be without the runs."""
     system = system_of(scenario)

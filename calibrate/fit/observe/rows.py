@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, RequestTimes
+from llm_perf.config.scenario import Scenario
 from llm_perf.requests.workload import Requests
 
 Kind = Literal["step", "first"]
@@ -53,6 +54,8 @@ class Row:
         batch, context: Of a step.
         arrivals: Of a first token.
         point: (concurrency, prompt, output) that it is of.
+        result: What predicts a figure of a tool's result, which was measured on no burst; None of a session's own row.
+        source: The file of such a result.
     """
 
     model: str
@@ -64,6 +67,21 @@ class Row:
     batch: int = 0
     context: float = 0.0
     arrivals: Arrivals | None = None
+    result: Result | None = None
+    source: str = ""
+
+    @property
+    def load(self) -> tuple[str, tuple[int, int, int], str]:
+        """What is left out together: all that was measured of one load on one model."""
+        return self.model, self.point, self.source
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure of a tool's result: its deployment, and the seconds that a deployment with other constants takes."""
+
+    scenario: Scenario
+    seconds_of: Callable[[Scenario], float]
 
 
 def rows_of(runs: Iterable[BenchmarkRun]) -> list[Row]:

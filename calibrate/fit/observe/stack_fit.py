@@ -16,9 +16,11 @@ from calibrate.fit.intervals import Scattered, width_beyond_scatter
 from calibrate.fit.observe.design import NOISE
 from calibrate.fit.observe.model import ServedModel
 from calibrate.fit.observe.parameters import off_of, parameters_of
+from calibrate.fit.observe.results import check_same, rows_of_results
 from calibrate.fit.observe.rows import Row, rows_of
 from calibrate.fit.observe.store import Stored
 from calibrate.fit.refit import Fit, Parameter, Target, fit
+from calibrate.fit.served.deployment import Served
 from calibrate.probe.environment import cpu_name, usable_cores
 from llm_perf import __version__
 from llm_perf.config.base import GIB
@@ -77,8 +79,12 @@ class StackFit:
         )
 
 
-def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
-    """Fit all sessions of one stack on one machine together.
+def fit_sessions(sessions: Sequence[Stored], results: Sequence[Served] = ()) -> StackFit:
+    """Fit all sessions of one stack on one machine together, with results of benchmark tools that were run on it.
+
+    Args:
+        sessions: Of ``calibrate observe``.
+        results: Of other tools, each a row per phase; their time takes part as a session's does.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -99,6 +105,10 @@ def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
                 f"{session.folder}: is of another model than {scenario.model.name} of the sessions before it"
             )
     rows = tuple(rows_of([run for session in sessions for run in session.runs]))
+    if results:
+        check_same(next(iter(scenarios.values())), results)
+        rows += rows_of_results(results)
+        scenarios |= {one.model: one.scenario for one in results if one.model not in scenarios}
     if len(rows) < _LEAST_ROWS:
         raise SpecError(
             f"{len(rows)} times were measured in these sessions; a fit needs {_LEAST_ROWS} or more"
@@ -139,8 +149,8 @@ def _left_out(
     slopes = np.stack(columns, axis=1)
     hat = slopes @ np.linalg.solve(slopes.T @ slopes + np.eye(len(moving)), slopes.T)
     found = np.zeros(len(rows))
-    for load in {(row.model, row.point) for row in rows}:
-        at = [index for index, row in enumerate(rows) if (row.model, row.point) == load]
+    for load in {row.load for row in rows}:
+        at = [index for index, row in enumerate(rows) if row.load == load]
         found[at] = np.linalg.solve(np.eye(len(at)) - hat[np.ix_(at, at)], base[at])
     return tuple(float(one) for one in found)
 
@@ -185,10 +195,10 @@ def profile_of(found: StackFit, name: str, server: dict[str, Any]) -> Profile:
 def _interval(found: StackFit) -> IntervalWidths:
     """Half-widths from loads that were left out: of steps, of first tokens, and of whole bursts."""
     of_kind: dict[str, list[Scattered]] = {"step": [], "first": []}
-    loads: dict[tuple[str, tuple[int, int, int]], dict[str, tuple[Row, float]]] = {}
+    loads: dict[Any, dict[str, tuple[Row, float]]] = {}
     for row, off in zip(found.rows, found.left_out, strict=True):
         of_kind[row.kind].append(Scattered(off, row.spread, row.repeats))
-        loads.setdefault((row.model, row.point), {})[row.kind] = (row, off)
+        loads.setdefault(row.load, {})[row.kind] = (row, off)
     whole = [_burst(*load["first"], *load["step"]) for load in loads.values() if len(load) == 2]
 
     def width(values: list[Scattered]) -> float | None:
