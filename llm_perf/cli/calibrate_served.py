@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import OutputError, SpecError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,30 +19,30 @@ _TELLING: tuple[tuple[str, str, Any, str], ...] = (
     ("gpu", "gpu", str, "GPU of the runs; none where a CPU computed."),
     ("system", "system", str, "Engine and version of the runs, such as vllm@0.12."),
     ("host", "machine", str, "Host, where the CPU computed or its speed is known."),
-    ("num-gpus", "num_gpus", int, "GPUs of the whole deployment."),
-    ("tp-size", "tp", int, "Tensor-parallel ranks."),
-    ("pp-size", "pp", int, "Pipeline stages."),
-    ("dp-size", "dp", int, "Data-parallel replicas."),
-    ("ep-size", "ep", int, "Expert-parallel ranks."),
+    ("num-gpus", "num_gpus", WHOLE, "GPUs of the whole deployment."),
+    ("tp-size", "tp", WHOLE, "Tensor-parallel ranks."),
+    ("pp-size", "pp", WHOLE, "Pipeline stages."),
+    ("dp-size", "dp", WHOLE, "Data-parallel replicas."),
+    ("ep-size", "ep", WHOLE, "Expert-parallel ranks."),
     ("weight-format", "weight_format", str, "Number format of the weights; as released if not given."),
     ("kv-format", "kv_format", str, "Number format of the KV cache."),
-    ("max-num-seqs", "max_num_seqs", int, "Sequences that run at once at most."),
-    ("max-num-batched-tokens", "max_num_batched_tokens", int, "Tokens of one step at most."),
+    ("max-num-seqs", "max_num_seqs", WHOLE, "Sequences that run at once at most."),
+    ("max-num-batched-tokens", "max_num_batched_tokens", WHOLE, "Tokens of one step at most."),
     (
         "gpu-memory-utilization",
         "gpu_memory_utilization",
         float,
         "Share of GPU memory that the engine may use.",
     ),
-    ("n-gpu-layers", "n_gpu_layers", int, "llama.cpp: layers on the GPU."),
-    ("threads", "threads", int, "Threads that compute on the CPU."),
+    ("n-gpu-layers", "n_gpu_layers", WHOLE, "llama.cpp: layers on the GPU."),
+    ("threads", "threads", WHOLE, "Threads that compute on the CPU."),
     ("prefix-hit-rate", "prefix_hit_rate", float, "Share of each prompt that was in a prefix cache."),
-    ("distinct-prompts", "distinct_prompts", int, "Prompts of a batch that differ."),
-    ("batch-size", "batch_size", int, "Sequences of a static batch."),
-    ("concurrency", "concurrency", int, "Requests kept in flight."),
+    ("distinct-prompts", "distinct_prompts", WHOLE, "Prompts of a batch that differ."),
+    ("batch-size", "batch_size", WHOLE, "Sequences of a static batch."),
+    ("concurrency", "concurrency", WHOLE, "Requests kept in flight."),
     ("rate", "rate", float, "Requests per second."),
-    ("prompt-len", "prompt_len", int, "Mean prompt tokens."),
-    ("gen-len", "gen_len", int, "Mean output tokens."),
+    ("prompt-len", "prompt_len", WHOLE, "Mean prompt tokens."),
+    ("gen-len", "gen_len", WHOLE, "Mean output tokens."),
 )
 """(flag, what it tells, kind, help) of what files may leave out."""
 
