@@ -19,9 +19,8 @@ from calibrate.evidence.benchmark_run import (
     Figure,
     LoadPattern,
     Quantity,
-    TokenLengths,
 )
-from calibrate.evidence.readers.source import Fields, Source, statistics
+from calibrate.evidence.readers.source import Fields, Source, stated_lengths, statistics
 
 __all__ = ["is_report", "read_report"]
 
@@ -85,8 +84,8 @@ def _report(fields: Fields) -> BenchmarkRun:
             request_rate=None if concurrency else rate,
             num_requests=load.count("count"),
         ),
-        prompt=_lengths(prompt),
-        output=_lengths(output),
+        prompt=stated_lengths(prompt),
+        output=stated_lengths(output),
         figures=tuple(figures),
         counts=Counts(completed=done, failed=bad.integer("count")),
         source=fields.where,
@@ -120,13 +119,4 @@ def _by_requests(figures: list[Figure], output: float | None) -> tuple[str, ...]
     return (
         f"time_per_output_token is {1e3 * means['tpot_s']:.3g} ms by the pieces of the stream, "
         f"{1e3 * by_requests:.3g} ms by the requests' latency and tokens: the latter is taken",
-    )
-
-
-def _lengths(counts: Fields) -> TokenLengths:
-    mean, low, high = counts.positive("mean"), counts.number("min"), counts.number("max")
-    if mean is None:
-        return TokenLengths()
-    return TokenLengths(
-        mean=mean, kind="fixed" if low == high and low is not None else "vary", low=low, high=high
     )
