@@ -31,7 +31,10 @@ _USUAL: Final = 0.05
 """Standard deviation of a repeat's log time where no load was repeated."""
 
 _KNOWN_AS: Final = 3
-"""How many repeats the usual scatter counts against a load's own, and how often a measurement is taken to be repeated."""
+"""How many repeats the usual scatter counts against a load's own."""
+
+_MEASURED: Final = 9
+"""Bursts that a measurement is taken to average: three repeats of a loop of three rounds."""
 
 
 def median_variance(count: int) -> float:
@@ -52,7 +55,7 @@ def width_beyond_scatter(values: Sequence[Scattered], level: float = INTERVAL_LE
     """Half-width from residuals whose measurements scatter themselves; None without any.
 
     Of the residuals' mean square what the repeats' scatter explains is taken off: what is left is how far the model is off.
-    To that comes the scatter of what an interval is to hold, a median of three repeats. Both are taken as normal.
+    To that comes the scatter of what an interval is to hold, which averages nine bursts. Both are taken as normal.
     """
     if not values:
         return None
@@ -67,7 +70,7 @@ def width_beyond_scatter(values: Sequence[Scattered], level: float = INTERVAL_LE
 
     model = max(fmean(one.residual**2 - variance(one) for one in values), 0.0)
     deviations = NormalDist().inv_cdf((1 + level) / 2)
-    return deviations * math.sqrt(model + usual**2 * median_variance(_KNOWN_AS))
+    return deviations * math.sqrt(model + usual**2 * median_variance(_MEASURED))
 
 
 def widths(left_out: Sequence[Compared]) -> IntervalWidths | None:

@@ -205,9 +205,9 @@ def test_an_interval_is_as_wide_as_the_model_is_off_and_a_measurement_scatters(r
     if repeats == 1:  # another load of the session was repeated, which says how far times scatter
         drawn.append(Scattered(0.0, scatter, 5))
     width = width_beyond_scatter(drawn)
-    assert width == pytest.approx(1.645 * math.hypot(off, scatter * math.sqrt(median_variance(3))), rel=0.12)
+    assert width == pytest.approx(1.645 * math.hypot(off, scatter * math.sqrt(median_variance(9))), rel=0.12)
     fresh = off * random.standard_normal(4000) + np.median(
-        scatter * random.standard_normal((4000, 3)), axis=1
+        scatter * random.standard_normal((4000, 9)), axis=1
     )
     assert 0.85 <= np.mean(np.abs(fresh) <= width) <= 0.95
 
@@ -222,5 +222,5 @@ def test_an_interval_of_nothing_is_none_and_of_a_model_that_is_right_is_what_sca
     assert width_beyond_scatter([]) is None
     exact = [Scattered(0.0, 0.03, 3)] * 8
     assert width_beyond_scatter(exact) == pytest.approx(
-        1.645 * 0.03 * math.sqrt(median_variance(3)), rel=1e-3
+        1.645 * 0.03 * math.sqrt(median_variance(9)), rel=1e-3
     )

@@ -206,7 +206,7 @@ def _interval(found: StackFit) -> IntervalWidths:
         return None if found_width is None or found_width > _WIDEST else round(found_width, 4)
 
     return IntervalWidths(
-        method="each load on each model left out in turn; a measurement is taken to be repeated three times",
+        method="each load on each model left out in turn; a measurement is taken to average nine bursts",
         groups=len(loads),
         prefill=width(of_kind["first"]),
         decode=width(of_kind["step"]),
