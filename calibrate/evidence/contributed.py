@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
+
+import yaml
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, TokenLengths
 from llm_perf import __version__
@@ -196,6 +199,31 @@ def parsed_contribution(text: str, name: str) -> list[BenchmarkRun]:
         _complete(run, where)
         _impersonal(run.as_dict(), where)
     return [run.replace(source=f"{name}: {run.source}") for run in runs]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What constants that ship know of a contribution.
+
+    Attributes:
+        quantities: Whose errors are therefore no evidence.
+        by: Which constants, and how.
+        left_out: A version, ``FAMILY@VERSION``, whose constants know nothing of it.
+    """
+
+    quantities: tuple[str, ...]
+    by: str
+    left_out: str
+
+
+def known_contributions() -> dict[str, Known]:
+    """Contributions of which constants that ship know something, by their file."""
+    text = (resources.files("calibrate") / _FOLDER / "known.yaml").read_text("utf-8")
+    found = yaml.safe_load(text) or {}
+    return {
+        name: Known(tuple(one["quantities"]), str(one["by"]), str(one["left_out"]))
+        for name, one in found.items()
+    }
 
 
 def contributed_runs() -> Iterable[BenchmarkRun]:

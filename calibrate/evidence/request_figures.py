@@ -28,7 +28,8 @@ def figures_of_requests(requests: Sequence[RequestTimes]) -> tuple[Figure, ...]:
     output = np.array([one.output_tokens or 0 for one in done], float)
     times: dict[Quantity, np.ndarray] = {
         "ttft_s": first - arrival,
-        "tpot_s": ((end - first) / np.maximum(output - 1, 1))[output > 1],
+        "tpot_s": np.array([value for one in done if (value := tpot_s(one)) is not None]),
+        "itl_s": np.concatenate([np.diff(one.token_s or ()) for one in done]),
         "e2e_s": end - arrival,
     }
     found = []
@@ -46,9 +47,22 @@ def figures_of_requests(requests: Sequence[RequestTimes]) -> tuple[Figure, ...]:
             for name, share in _STATISTICS
         ]
     duration = float(end.max() - arrival.min())
+    if duration > 0:
+        found.append(Figure(quantity="duration_s", value=duration))
     if duration > 0 and output.sum():
         found.append(
             Figure(quantity="output_tokens_per_s", value=float(output.sum()) / duration, scope="system")
         )
         found.append(Figure(quantity="requests_per_s", value=len(done) / duration, scope="system"))
     return tuple(found)
+
+
+def tpot_s(one: RequestTimes) -> float | None:
+    """(last - first) / (tokens - 1) of a request, by its tokens' times where these are known; None of one token."""
+    if one.output_tokens is None or one.output_tokens < 2:
+        return None
+    if one.token_s:
+        return (one.token_s[-1] - one.token_s[0]) / (one.output_tokens - 1)
+    if one.first_token_s is None or one.finished_s is None:
+        return None
+    return (one.finished_s - one.first_token_s) / (one.output_tokens - 1)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, median
+from typing import TYPE_CHECKING, Final
 
 from llm_perf.config.calibration import ENOUGH, INTERVAL_LEVEL, IntervalWidths
 
@@ -23,6 +25,52 @@ def conformal_quantile(values: Sequence[float], level: float = INTERVAL_LEVEL) -
     ordered = sorted(values)
     rank = min(len(ordered), math.ceil((len(ordered) + 1) * level))
     return ordered[rank - 1]
+
+
+_USUAL: Final = 0.05
+"""Standard deviation of a repeat's log time where no load was repeated."""
+
+_KNOWN_AS: Final = 3
+"""How many repeats the usual scatter counts against a load's own."""
+
+_MEASURED: Final = 9
+"""Bursts that a measurement is taken to average: three repeats of a loop of three rounds."""
+
+
+def median_variance(count: int) -> float:
+    """Variance of a median of ``count`` normal values of variance 1: pi / 2 over many, and exact for one."""
+    return math.pi / 2 / (count + math.pi / 2 - 1)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A left-out residual, log(predicted / measured), of a median of ``repeats`` whose logarithms scatter by ``spread``."""
+
+    residual: float
+    spread: float | None
+    repeats: int
+
+
+def width_beyond_scatter(values: Sequence[Scattered], level: float = INTERVAL_LEVEL) -> float | None:
+    """Half-width from residuals whose measurements scatter themselves; None without any.
+
+    Of the residuals' mean square what the repeats' scatter explains is taken off: what is left is how far the model is off.
+    To that comes the scatter of what an interval is to hold, which averages nine bursts. Both are taken as normal.
+    """
+    if not values:
+        return None
+    spreads = [one.spread for one in values if one.spread is not None]
+    usual = median(spreads) if spreads else _USUAL
+
+    def variance(one: Scattered) -> float:
+        own = usual if one.spread is None else one.spread
+        free = one.repeats - 1
+        shrunk = (free * own**2 + _KNOWN_AS * usual**2) / (free + _KNOWN_AS)
+        return shrunk * median_variance(one.repeats)
+
+    model = max(fmean(one.residual**2 - variance(one) for one in values), 0.0)
+    deviations = NormalDist().inv_cdf((1 + level) / 2)
+    return deviations * math.sqrt(model + usual**2 * median_variance(_MEASURED))
 
 
 def widths(left_out: Sequence[Compared]) -> IntervalWidths | None:

@@ -1,14 +1,15 @@
-"""Runs that others added to the project, beside their predictions: no constant that ships knows them."""
+"""Runs that others added to the project, beside their predictions; what constants that ship know of them is said."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from calibrate.evidence.benchmark_run import BenchmarkRun
-from calibrate.evidence.contributed import contributed_runs
+from calibrate.evidence.contributed import Known, contributed_runs, known_contributions
 from calibrate.fit.served.points import MAIN, gm
 from calibrate.fit.served.report import Compared, compare, read_lines, read_object, version_named
 from llm_perf.config.loading import get_gpu_config_by_name
@@ -41,7 +42,7 @@ def compared_runs(
 
 def contributed_object(found: Sequence[Compared]) -> dict[str, Any]:
     """The comparison as plain JSON types, with how far each version is off."""
-    return read_object([], found) | {"by_version": _by_version(found)}
+    return read_object([], found) | {"by_version": _by_version(found), "in_sample": _in_sample(found)}
 
 
 def contributed_lines(found: Sequence[Compared]) -> list[str]:
@@ -53,7 +54,46 @@ def contributed_lines(found: Sequence[Compared]) -> list[str]:
         lines.append(
             f"{name:<30}{one['runs']:>6}{'-' if one['gm'] is None else format(one['gm'], '.3f'):>12}"
         )
+    for one in _in_sample(found):
+        off = "" if one["left_out_gm"] is None else f": off by x/: {one['left_out_gm']:.3f} (geometric mean)"
+        lines += textwrap.wrap(
+            f"in-sample: {', '.join(one['quantities'])} of {one['file']} ({one['runs']} runs): {one['by']}. "
+            f"{one['left_out']} knows nothing of them{off}",
+            100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
     return [*lines, "", *read_lines(found)]
+
+
+def _in_sample(found: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Files of which constants know something, with how far a version is off that does not."""
+    entries = []
+    for file, known in known_contributions().items():
+        runs = [
+            one.run
+            for one in found
+            if one.run.source.startswith(f"{file}:")
+            and any(figure.quantity in known.quantities for figure in one.run.figures)
+        ]
+        if runs:
+            off = [ratio for run in runs if (ratio := _left_out(run, known)) is not None]
+            entries.append(
+                {
+                    "file": file,
+                    "quantities": list(known.quantities),
+                    "by": known.by,
+                    "runs": len(runs),
+                    "left_out": known.left_out,
+                    "left_out_gm": gm(off) if off else None,
+                }
+            )
+    return entries
+
+
+def _left_out(run: BenchmarkRun, known: Known) -> float | None:
+    """log(predicted / measured) of the first quantity that constants know, by a version that does not."""
+    family, _, version = known.left_out.partition("@")
+    other = compare(run.replace(engine=run.engine.replace(name=family, version=version)))
+    return next((ratio for name in known.quantities if (ratio := _ratio(other, name)) is not None), None)
 
 
 def _by_version(found: Sequence[Compared]) -> dict[str, dict[str, Any]]:

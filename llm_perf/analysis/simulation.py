@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import numpy as np
 from pydantic import Field, create_model, model_validator
 
+from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
@@ -117,6 +118,7 @@ class TimeInterval:
         factors: How much shorter and longer steps may be than predicted.
         low, high: The figures that follow; of ``high`` None where requests would then come faster than they are served.
         middle: The figures of the prediction itself.
+        tokens: The same with steps as far off as those between tokens are, where a profile tells these apart.
     """
 
     level: float
@@ -126,9 +128,17 @@ class TimeInterval:
     low: Summary
     high: Summary | None
     middle: Summary
+    tokens: TimeInterval | None = None
+
+    def of(self, name: str) -> TimeInterval:
+        """That of a figure: times between tokens may have one of their own."""
+        return self.tokens if self.tokens is not None and name in ("tpot_s", "itl_s") else self
 
     def ends(self, name: str, figure: str) -> tuple[float, float | None]:
         """Both ends of a figure: of three simulations the least and the greatest, since some are ruled by chance."""
+        own = self.of(name)
+        if own is not self:
+            return own.ends(name, figure)
         found = [
             getattr(one, name).percentile(figure)
             for one in (self.low, self.middle, self.high)
@@ -263,11 +273,10 @@ class Simulation:
         if steps is None:
             return None, self.typical.no_interval
         decode_s = 0.0 if self.typical.decode is None else self.typical.decode.latency_s
-        ends, middle = (
-            (steps.total_s, self.typical.total_latency_s)
-            if steps.decode_s is None
-            else (steps.decode_s, decode_s)
-        )
+        # A profile's runs say apart how far whole requests are off, and how far their tokens are.
+        apart = steps.profile is not None and None not in (steps.decode_s, steps.total_s)
+        whole = steps.decode_s is None or apart
+        ends, middle = (steps.total_s, self.typical.total_latency_s) if whole else (steps.decode_s, decode_s)
         if ends is None or not middle:
             return None, "no published run says how far steps of this deployment are off"
         if len(self.outcome.requests) > _MOST_FOR_INTERVALS:
@@ -275,14 +284,20 @@ class Simulation:
                 None,
                 f"it takes two further simulations, which are made of up to {_MOST_FOR_INTERVALS:,} requests",
             )
-        low, high = ends[0] / middle, ends[1] / middle
+        found = self._of_clocks(steps, ends[0] / middle, ends[1] / middle)
+        if not apart or steps.decode_s is None or not decode_s:
+            return found, None
+        tokens = self._of_clocks(steps, steps.decode_s[0] / decode_s, steps.decode_s[1] / decode_s)
+        return replace(found, tokens=tokens), None
+
+    def _of_clocks(self, steps: PredictionInterval, low: float, high: float) -> TimeInterval:
+        """What comes out where steps take from ``low`` to ``high`` times as long."""
         load = None if self.capacity is None else self.capacity.load
-        bounded = load is None or load * high <= 1
-        slower = self._with_steps(high) if bounded else None
+        slower = self._with_steps(high) if load is None or load * high <= 1 else None
         faster = self._with_steps(low)
         return TimeInterval(
             steps.level, steps.method, steps.groups, (low, high), faster, slower, self.summary
-        ), None
+        )
 
     def _with_steps(self, factor: float) -> Summary:
         """The figures if every step took ``factor`` times as long.

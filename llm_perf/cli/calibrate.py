@@ -12,6 +12,7 @@ import click
 from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, RUNNERS, with_llama_cpp_options
 from llm_perf.cli.calibrate_served import Words
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import DoesNotFitError, SpecError
 
 _FLAG_NAMES = {"model_name": "model", "num_gpus_per_node": "num-gpus", "output_file": "log-file"}
@@ -27,11 +28,11 @@ def _flag(name: str, help_text: str) -> Any:
 _OPTIONS = (
     click.option("--model", "model_name", help="Bundled model, folder with config.json, or hub id."),
     _flag("dummy", "Random weights instead of real ones."),
-    click.option("--loops", type=int, help="Timed repeats.  [default: 3]"),
-    click.option("--warmup", type=int, help="Repeats before them.  [default: 1]"),
-    click.option("--batch-size", type=int, help="Sequences over all ranks.  [default: 1]"),
-    click.option("--prompt-len", type=int, help="Prompt tokens per sequence.  [default: 512]"),
-    click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]"),
+    click.option("--loops", type=WHOLE, help="Timed repeats.  [default: 3]"),
+    click.option("--warmup", type=WHOLE, help="Repeats before them.  [default: 1]"),
+    click.option("--batch-size", type=WHOLE, help="Sequences over all ranks.  [default: 1]"),
+    click.option("--prompt-len", type=WHOLE, help="Prompt tokens per sequence.  [default: 512]"),
+    click.option("--gen-len", type=WHOLE, help="Tokens to generate per sequence.  [default: 32]"),
     _flag("pin-memory", "Page-locked host memory for weights (CUDA).  [default: on]"),
     _flag("cpu-offload", "Weights in CPU memory."),
     _flag("disk-offload", "Weights on NVMe."),
@@ -39,11 +40,11 @@ _OPTIONS = (
     _flag("kv-offload", "KV cache in CPU memory."),
     _flag("pin-kv-cache", "Page-locked KV cache (CUDA).  [default: on]"),
     _flag("async-kv-offload", "Non-blocking KV copies (CUDA)."),
-    click.option("--quant-bits", type=int, help="Quantise weights to 4 or 8 bits.  [default: 16]"),
-    click.option("--quant-group-size", type=int, help="Weights per group.  [default: 64]"),
+    click.option("--quant-bits", type=WHOLE, help="Quantise weights to 4 or 8 bits.  [default: 16]"),
+    click.option("--quant-group-size", type=WHOLE, help="Weights per group.  [default: 64]"),
     _flag("use-gds", "NVMe straight into GPU memory (GPUDirect Storage)."),
-    click.option("--num-gpus", "num_gpus_per_node", type=int, help="Ranks on each machine.  [default: 1]"),
-    click.option("--num-nodes", type=int, help="Machines; needs --hostfile.  [default: 1]"),
+    click.option("--num-gpus", "num_gpus_per_node", type=WHOLE, help="Ranks on each machine.  [default: 1]"),
+    click.option("--num-nodes", type=WHOLE, help="Machines; needs --hostfile.  [default: 1]"),
     click.option("--dtype", type=click.Choice(("auto", "fp16", "bf16", "fp32")), help="[default: auto]"),
     click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), help="[default: auto]"),
     click.option(
@@ -54,8 +55,8 @@ _OPTIONS = (
     _flag("dummy-on-disk", "Dummy weights through a checkpoint.  [default: if the disk has room]"),
     click.option("--log-file", "output_file", help='Benchmark log; "auto" names it.  [default: auto]'),
     click.option("--runs-dir", help="Folder for the JSON of each run.  [default: runs]"),
-    click.option("--verbose", type=int, help="0 nothing, 1 metrics, 2 generated text too.  [default: 1]"),
-    click.option("--seed", type=int, help="Of dummy weights and random prompts.  [default: 0]"),
+    click.option("--verbose", type=WHOLE, help="0 nothing, 1 metrics, 2 generated text too.  [default: 1]"),
+    click.option("--seed", type=WHOLE, help="Of dummy weights and random prompts.  [default: 0]"),
     click.option("--profile", help="Calibrated profile of the prediction: name, file, or none."),
     _flag("allow-long-context", "Beyond the model's positions."),
     _flag("allow-concurrent", "Although another run measures here."),
@@ -85,7 +86,9 @@ def _with_options(function: Any) -> Any:
 @with_llama_cpp_options
 @with_train_options
 @click.option("--hostfile", help="DeepSpeed hostfile, to run on several machines.")
-@click.option("--local_rank", "--local-rank", type=int, hidden=True, help="Passed by launchers; RANK counts.")
+@click.option(
+    "--local_rank", "--local-rank", type=WHOLE, hidden=True, help="Passed by launchers; RANK counts."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 @click.argument("runs", nargs=-1)
 def calibrate(

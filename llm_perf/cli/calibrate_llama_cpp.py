@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from llm_perf.cli.calibrate_serve import TRANSFORMERS_SERVE, run_transformers_serve
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import DoesNotFitError, SpecError
 
 LLAMA_CPP = "llama_cpp"
@@ -16,8 +17,10 @@ _OPTIONS = (
     click.option(
         "--weight-format", help="llama_cpp: of random weights: fp16, q8_0, q4_k_m, …  [default: q4_k_m]"
     ),
-    click.option("--threads", type=int, help="llama_cpp, transformers_serve: threads.  [default: all cores]"),
-    click.option("--ubatch-size", type=int, help="llama_cpp: prompt tokens per pass.  [default: 512]"),
+    click.option(
+        "--threads", type=WHOLE, help="llama_cpp, transformers_serve: threads.  [default: all cores]"
+    ),
+    click.option("--ubatch-size", type=WHOLE, help="llama_cpp: prompt tokens per pass.  [default: 512]"),
 )
 LLAMA_CPP_FLAGS = ("weight_format", "threads", "ubatch_size")
 """Flags that only a run of llama.cpp has."""

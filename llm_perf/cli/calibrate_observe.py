@@ -11,7 +11,7 @@ import click
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.cli.calibration import seconds_of
-from llm_perf.cli.options import with_options
+from llm_perf.cli.options import WHOLE, with_options
 from llm_perf.errors import EnvironmentFailure, SpecError
 
 _NOT_OF_A_SERVER = (
@@ -28,11 +28,11 @@ _BUDGET = "120s"
 @click.option("--out", help="Folder of the session; one that was begun is gone on with.")
 @click.option("--name", help="Of the profile, which is written into the folder.  [default: the system's]")
 @click.option("--served-name", help="The server's name of the model, where it is another.")
-@click.option("--max-concurrency", type=int, default=8, help="Requests at once at most.  [default: 8]")
-@click.option("--max-len", type=int, help="Tokens of prompt and output at most.  [default: 1024]")
+@click.option("--max-concurrency", type=WHOLE, default=8, help="Requests at once at most.  [default: 8]")
+@click.option("--max-len", type=WHOLE, help="Tokens of prompt and output at most.  [default: 1024]")
 @click.option("--timeout", default="30s", help="Silence after which a request is given up.  [default: 30s]")
 @click.option("--remote", is_flag=True, help="The server is on another machine, and may be put under load.")
-@click.option("--seed", type=int, help="Of the random prompts; another one each time if not given.")
+@click.option("--seed", type=WHOLE, help="Of the random prompts; another one each time if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 @with_options(InferenceInputs, hidden=_NOT_OF_A_SERVER)
 def observe(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import OutputError, SpecError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,30 +19,30 @@ _TELLING: tuple[tuple[str, str, Any, str], ...] = (
     ("gpu", "gpu", str, "GPU of the runs; none where a CPU computed."),
     ("system", "system", str, "Engine and version of the runs, such as vllm@0.12."),
     ("host", "machine", str, "Host, where the CPU computed or its speed is known."),
-    ("num-gpus", "num_gpus", int, "GPUs of the whole deployment."),
-    ("tp-size", "tp", int, "Tensor-parallel ranks."),
-    ("pp-size", "pp", int, "Pipeline stages."),
-    ("dp-size", "dp", int, "Data-parallel replicas."),
-    ("ep-size", "ep", int, "Expert-parallel ranks."),
+    ("num-gpus", "num_gpus", WHOLE, "GPUs of the whole deployment."),
+    ("tp-size", "tp", WHOLE, "Tensor-parallel ranks."),
+    ("pp-size", "pp", WHOLE, "Pipeline stages."),
+    ("dp-size", "dp", WHOLE, "Data-parallel replicas."),
+    ("ep-size", "ep", WHOLE, "Expert-parallel ranks."),
     ("weight-format", "weight_format", str, "Number format of the weights; as released if not given."),
     ("kv-format", "kv_format", str, "Number format of the KV cache."),
-    ("max-num-seqs", "max_num_seqs", int, "Sequences that run at once at most."),
-    ("max-num-batched-tokens", "max_num_batched_tokens", int, "Tokens of one step at most."),
+    ("max-num-seqs", "max_num_seqs", WHOLE, "Sequences that run at once at most."),
+    ("max-num-batched-tokens", "max_num_batched_tokens", WHOLE, "Tokens of one step at most."),
     (
         "gpu-memory-utilization",
         "gpu_memory_utilization",
         float,
         "Share of GPU memory that the engine may use.",
     ),
-    ("n-gpu-layers", "n_gpu_layers", int, "llama.cpp: layers on the GPU."),
-    ("threads", "threads", int, "Threads that compute on the CPU."),
+    ("n-gpu-layers", "n_gpu_layers", WHOLE, "llama.cpp: layers on the GPU."),
+    ("threads", "threads", WHOLE, "Threads that compute on the CPU."),
     ("prefix-hit-rate", "prefix_hit_rate", float, "Share of each prompt that was in a prefix cache."),
-    ("distinct-prompts", "distinct_prompts", int, "Prompts of a batch that differ."),
-    ("batch-size", "batch_size", int, "Sequences of a static batch."),
-    ("concurrency", "concurrency", int, "Requests kept in flight."),
+    ("distinct-prompts", "distinct_prompts", WHOLE, "Prompts of a batch that differ."),
+    ("batch-size", "batch_size", WHOLE, "Sequences of a static batch."),
+    ("concurrency", "concurrency", WHOLE, "Requests kept in flight."),
     ("rate", "rate", float, "Requests per second."),
-    ("prompt-len", "prompt_len", int, "Mean prompt tokens."),
-    ("gen-len", "gen_len", int, "Mean output tokens."),
+    ("prompt-len", "prompt_len", WHOLE, "Mean prompt tokens."),
+    ("gen-len", "gen_len", WHOLE, "Mean output tokens."),
 )
 """(flag, what it tells, kind, help) of what files may leave out."""
 
@@ -169,28 +170,44 @@ def _write(out: str, text: str) -> Path:
 @click.option("--out", help="File of the profile, a .yaml.")
 @_JSON
 def fit(files: tuple[str, ...], out: str | None, as_json: bool, **told: Any) -> int:
-    """Fit a profile to runs: of calibrate run and train, or of any benchmark tool that read-log reads.
+    """Fit a profile to runs: of calibrate run and train, of calibrate observe, or of any tool that read-log reads.
 
     Of a tool's results the constants of the engine's version are fitted, those that the runs tell; the others stay as they
-    ship. What one more run would add is said.
+    ship. What one more run would add is said. Folders of calibrate observe may stand beside results of the same engine on
+    the same machine: one fit of both.
     """
     given = {name: value for name, value in told.items() if value is not None}
     kinds = {file: _is_served(file) for file in files}
     if not any(kinds.values()):
         return _fit_runs(files, out, given, as_json)
-    if not all(kinds.values()):
-        other = next(file for file, served in kinds.items() if not served)
+    from calibrate.fit.observe.store import is_session
+
+    sessions = [file for file in files if is_session(file)]
+    other = next((file for file, served in kinds.items() if not served and file not in sessions), None)
+    if other is not None:
         raise SpecError(
             f"{other}: is a run of llm-perf calibrate, and the others are results of a tool: fit them apart"
         )
-    from calibrate.fit.profile_file import check_target, write_profile
+    from calibrate.fit.profile_file import check_target
+
+    check_target(out)
+    return _fit_results([file for file in files if kinds[file]], sessions, out, given, as_json)
+
+
+def _fit_results(
+    files: Sequence[str], sessions: Sequence[str], out: str | None, given: dict[str, Any], as_json: bool
+) -> int:
+    """Results of tools, and sessions of ``calibrate observe`` beside them, as one fit."""
+    from calibrate.fit.observe.results import check_same, results_of_session
+    from calibrate.fit.observe.store import stored
+    from calibrate.fit.profile_file import write_profile
     from calibrate.fit.served.deployment import served_of
     from calibrate.fit.served.design import next_run
     from calibrate.fit.served.fit import fit_stack
     from calibrate.fit.served.profile import profile_of
     from calibrate.fit.served.report import Compared, compare, fit_lines, fit_object
 
-    check_target(out)
+    observed = [stored(folder) for folder in sessions]
     compared = [compare(run) for run in _runs(files, given)]
     refused = [one for one in compared if one.refused]
     unplaced: list[Compared] = [one for one in compared if one.served is None and not one.refused]
@@ -199,6 +216,13 @@ def fit(files: tuple[str, ...], out: str | None, as_json: bool, **told: Any) -> 
     served = [served_of(one.run) for one in compared if not one.refused]
     if not served:
         raise SpecError(str(refused[0].reason))
+    if observed and observed[0].scenario.gpu.absent:
+        from llm_perf.cli.calibration import fit_sessions_of
+
+        return fit_sessions_of(observed, out, as_json, served)
+    for session in observed:
+        check_same(session.scenario, served)
+        served += results_of_session(session)
     found = fit_stack(served)
     name = Path(out).stem if out is not None else found.release.replace("@", "-")
     profile = profile_of(found, name)
@@ -218,7 +242,7 @@ def _is_served(file: str) -> bool:
     from llm_perf.config import files
 
     path = files.expanded(file)
-    if not files.is_file(path) or path.suffix == ".gz":
+    if not files.is_file(path) or path.suffix == ".gz":  # a folder is one of sessions or of runs
         return path.suffix == ".gz"
     try:
         return reader_of(files.read_text(path), path.name).read is not logs.read_benchmark_log

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm_perf.errors import SpecError, bad_value
+
+if TYPE_CHECKING:
+    from calibrate.fit.observe.store import Stored
+    from calibrate.fit.served.deployment import Served
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|min|m)?")
 
@@ -107,18 +112,25 @@ def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: 
 
 def _fit_sessions(folders: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: bool) -> int:
     """Sessions of ``calibrate observe``, several models on one stack: one profile."""
-    from pathlib import Path
-
-    from calibrate.fit.observe.report import fit_lines, fit_object
-    from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
     from calibrate.fit.observe.store import stored
-    from calibrate.fit.profile_file import write_profile
 
     misplaced = next((name for name, value in given.items() if value is not None), None)
     if misplaced is not None:
         raise SpecError(f"--{misplaced} says nothing about sessions of calibrate observe, which know theirs")
-    sessions = [stored(folder) for folder in folders]
-    fitted = fit_sessions(sessions)
+    return fit_sessions_of([stored(folder) for folder in folders], out, as_json)
+
+
+def fit_sessions_of(
+    sessions: Sequence[Stored], out: str | None, as_json: bool, results: Sequence[Served] = ()
+) -> int:
+    """Sessions, with results of tools beside them, as one profile."""
+    from pathlib import Path
+
+    from calibrate.fit.observe.report import fit_lines, fit_object
+    from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
+    from calibrate.fit.profile_file import write_profile
+
+    fitted = fit_sessions(sessions, results)
     name = sessions[0].scenario.system if out is None else Path(out).stem
     path = write_profile(profile_of(fitted, name, sessions[0].facts.get("server") or {}), out)
     if as_json:

@@ -73,7 +73,7 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."
 )
-@click.option("--top", type=int, default=5, show_default=True, help="GPU types to show.")
+@click.option("--top", type=WHOLE, default=5, show_default=True, help="GPU types to show.")
 @click.option("--plot", "plot_file", help="Draw the front into this .png or .svg (extra: plot).")
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_perf.cli.options import WHOLE
 from llm_perf.errors import SpecError
 
 EXIT_NOTHING_FITS = 3
@@ -20,9 +21,9 @@ EXIT_NOTHING_FITS = 3
 @click.option("--tp-sizes", help='Numbers of GPUs, such as "1,2,4".  [default: 1,2,4,8]')
 @click.option("--prompt-lens", help='Prompt lengths, such as "32,512".  [default: 32,128,512]')
 @click.option("--batch-sizes", help="Batches.  [default: powers of two up to 512]")
-@click.option("--gen-len", type=int, help="Tokens to generate per sequence.  [default: 32]")
-@click.option("--quant-bits", type=int, help="Quantise weights to 4 or 8 bits in groups (16: not).")
-@click.option("--kv-bits", type=int, help="Bits per KV cache element.")
+@click.option("--gen-len", type=WHOLE, help="Tokens to generate per sequence.  [default: 32]")
+@click.option("--quant-bits", type=WHOLE, help="Quantise weights to 4 or 8 bits in groups (16: not).")
+@click.option("--kv-bits", type=WHOLE, help="Bits per KV cache element.")
 @click.option("--profile", help="Calibrated profile: name, file, or none.")
 @click.option(
     "--allow-long-context/--no-allow-long-context", default=None, help="Beyond the model's positions."

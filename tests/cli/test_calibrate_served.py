@@ -377,3 +377,31 @@ def test_contributions_that_ship_are_good(llm_perf):
         "says nothing about --contributed"
         in llm_perf("validate", "--contributed", "--leave-out", "gpu").error
     )
+
+
+def test_what_constants_know_of_a_contribution_is_said_with_a_version_that_knows_nothing(llm_perf):
+    from importlib import resources
+
+    from calibrate.evidence.contributed import known_contributions
+
+    folder = resources.files("calibrate") / "measurements" / "contributed"
+    for file in known_contributions():
+        assert (folder / file).is_file()
+    (entry,) = llm_perf("validate", "--contributed", "--json").json["in_sample"]
+    assert entry["quantities"] == ["prefill_tokens_per_s", "prefill_s"]
+    assert (entry["runs"], entry["left_out"]) == (8, "llama_cpp@2025")
+    assert entry["left_out_gm"] > 1.2  # its prompts are no evidence of 2026's constants
+    shown = " ".join(llm_perf("validate", "--contributed").out.split())
+    assert "in-sample: prefill_tokens_per_s" in shown
+    assert "llama_cpp@2025 knows nothing of them: off by x/: 1." in shown
+
+
+def test_whole_numbers_are_read_as_everywhere(llm_perf, samples):
+    told = ("--system", "vllm@0.12", "--gpu", "h100-sxm", "--json")
+    asked = llm_perf(
+        "calibrate", "read-log", "vllm_serve.json", *told, "--concurrency", "1e2", "--prompt-len", "1_000"
+    )
+    run = asked.json["runs"][0]
+    assert (run["load"]["concurrency"], run["prompt"]["mean"]) == (100, 1000)
+    error = llm_perf("calibrate", "read-log", "vllm_serve.json", "--concurrency", "1.5").error
+    assert "'1.5' is no whole number such as 512 or 1e9" in error

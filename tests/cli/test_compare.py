@@ -219,6 +219,20 @@ def test_bad_arguments_end_with_one_line(llm_perf, arguments, mentioned):
 # -- traces of requests -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "tool"),
+    [
+        ("vllm_serve.json", "vllm bench serve"),
+        ("vllm_serve.txt", "vllm bench serve"),
+        ("llama_bench.csv", "llama-bench"),
+        ("aiperf_records.jsonl", "AIPerf"),
+    ],
+)
+def test_a_result_of_a_benchmark_tool_is_sent_to_the_command_that_reads_it(llm_perf, file, tool):
+    error = llm_perf("compare", str(RUNS.parent / "benchmarks" / file)).error
+    assert error.endswith(f"llm-perf calibrate read-log reads it ({tool})")
+
+
 @pytest.fixture
 def trace(llm_perf, folder):
     asked = ("--model", "llama-3.1-8b", "--gpu", "h100-sxm-80gb", "--rate", "10", "--num-requests", "40")

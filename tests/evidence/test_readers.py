@@ -425,3 +425,49 @@ def test_every_field_that_vllm_writes_today_is_known(tmp_path: Path) -> None:
     assert run.unread == ()
     assert run.figure("ttft_s").value == pytest.approx(0.047)
     assert run.load.concurrency == 8
+
+
+def test_a_report_of_inference_perf_of_today_has_other_names_of_lengths():
+    """Since 2026 ``prompt_tokens`` and ``output_tokens`` count, the former with what the server's cache had."""
+    record = json.loads((FOLDER / "inference_perf.json").read_text())
+    good = record["successes"]
+    before = read_text(json.dumps(record), "x")[0]
+    lengths = good.pop("prompt_len")
+    good["prompt_tokens"] = {
+        "total": 200.0 * 2278,
+        "cached": 50.0 * 2278,
+        "uncached": 150.0 * 2278,
+        **lengths,
+    }
+    good["output_tokens"] = {"total": 63.0 * 2278, "mean": 63.0, "min": 17.0, "max": 70.0}
+    run = read_text(json.dumps(record), "x")[0]
+    assert run.prompt == before.prompt
+    assert run.output.mean == 63.0  # the server's count, and not the client's
+    assert (run.deployment.prefix_hit_rate, before.deployment.prefix_hit_rate) == (0.25, None)
+
+
+def test_ranks_of_one_engine_state_its_gauges_once_each():
+    """SGLang's ranks all state the engine's cache and load, and priorities come with their sum."""
+    labels = 'engine_type="unified",model_name="m",pp_rank="0"'
+    lines = ["sglang:prompt_tokens_total 1000.0", "sglang:cached_tokens_total 250.0"]
+    for rank in range(4):
+        own = f'{labels},moe_ep_rank="{rank}",tp_rank="{rank}"'
+        lines += [
+            f"sglang:max_total_num_tokens{{{own}}} 262144.0",
+            f"sglang:token_usage{{{own}}} 0.5",
+            f'sglang:num_running_reqs{{{own},priority=""}} 14.0',
+            f'sglang:num_running_reqs{{{own},priority="0"}} 10.0',
+            f'sglang:num_running_reqs{{{own},priority="1"}} 4.0',
+        ]
+    run = read_text("\n".join(lines) + "\n", "x")[0]
+    stated = {one.quantity: one.value for one in run.figures}
+    assert stated == {"kv_cache_tokens": 262144, "kv_cache_usage": 0.5, "running_requests": 14}
+    assert run.deployment.prefix_hit_rate == 0.25
+    # Two engines behind one server: each has a cache of its own.
+    text = "\n".join(
+        line.replace('model_name="m"', f'model_name="m",dp_rank="{dp}"')
+        for dp in (0, 1)
+        for line in lines[2:]
+    )
+    both = {one.quantity: one.value for one in read_text(text + "\n", "x")[0].figures}
+    assert both == {"kv_cache_tokens": 2 * 262144, "kv_cache_usage": 0.5, "running_requests": 28}

@@ -238,3 +238,39 @@ def test_sessions_of_two_models_are_fitted_together(
     assert told["requests"]["completed"] == 8
     assert run(["calibrate", "fit", str(tmp_path / "one"), "--gpu", "t4", "--out", str(target)]) == 2
     assert "--gpu says nothing about sessions" in capsys.readouterr().err
+
+
+def test_times_between_tokens_have_an_interval_of_their_own(tmp_path: Path, model: str) -> None:
+    """A profile says how far steps are off and how far whole requests: each figure has the width of its own."""
+    import math
+
+    from llm_perf.analysis.request import InferenceInputs
+    from llm_perf.analysis.simulation import ServiceInputs, simulation_of
+
+    ranges = {
+        name: {"low": 1e-3, "high": 1e4} for name in ("model_gib", "batch_size", "prompt_len", "gen_len")
+    }
+    covers = {"systems": ["llama_cpp"], "tiers": ["cpu"], "weight_bits": [16], **ranges}
+    widths = {"method": "of a test", "groups": 9, "prefill": 0.02, "decode": 0.2, "total": 0.05}
+    profile = {
+        "name": "mine", "system_constants": {"llama_cpp": {"cpu_layer_us": 20.0}},
+        "calibration": {"machine": {"gpu": "none"}, "covers": covers, "interval": widths},
+    }  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(profile))
+    inputs = InferenceInputs(
+        model=model,
+        gpu="none",
+        host="dgx-a100",
+        system="llama_cpp",
+        threads=1,
+        max_num_seqs=8,
+        profile=str(path),
+    )
+    traffic = ServiceInputs(concurrency=4, num_requests=12, prompt_len="64", gen_len="16")
+    interval = simulation_of(inputs, traffic).interval
+    assert interval is not None
+    for name, width in (("ttft_s", 0.05), ("e2e_s", 0.05), ("tpot_s", 0.2), ("itl_s", 0.2)):
+        low, high = interval.ends(name, "mean")
+        middle = getattr(interval.middle, name).mean
+        assert (low, high) == pytest.approx((middle * math.exp(-width), middle * math.exp(width)), rel=1e-6)

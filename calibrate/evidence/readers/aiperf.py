@@ -22,7 +22,16 @@ from calibrate.evidence.benchmark_run import (
     RequestTimes,
     TokenLengths,
 )
-from calibrate.evidence.readers.source import MS, NS, Fields, Source, figures_of, last_part, statistics
+from calibrate.evidence.readers.source import (
+    MS,
+    NS,
+    Fields,
+    Source,
+    figures_of,
+    last_part,
+    stated_lengths,
+    statistics,
+)
 from calibrate.evidence.request_figures import figures_of_requests
 from llm_perf.errors import SpecError
 
@@ -84,8 +93,8 @@ def _summary(fields: Fields) -> BenchmarkRun:
         engine=_engine(config),
         deployment=Deployment(model=_model(config)),
         load=_load(config, requests),
-        prompt=_lengths(prompt),
-        output=_lengths(output),
+        prompt=stated_lengths(prompt),
+        output=stated_lengths(output),
         figures=tuple(figures),
         counts=Counts(completed=requests, failed=errors),
         source=fields.where,
@@ -159,15 +168,6 @@ def _load(config: Fields, requests: int | None) -> LoadPattern:
     return LoadPattern(
         kind="closed_loop", concurrency=concurrency, num_requests=sent, warm_up_requests=warm_up
     )
-
-
-def _lengths(metric: Fields) -> TokenLengths:
-    mean, sd = metric.positive("avg"), metric.number("std")
-    low, high = metric.number("min"), metric.number("max")
-    if mean is None:
-        return TokenLengths()
-    fixed = low is not None and low == high
-    return TokenLengths(mean=mean, kind="fixed" if fixed else "vary", sd=sd, low=low, high=high)
 
 
 # -- CSV ------------------------------------------------------------------------------------------------------------

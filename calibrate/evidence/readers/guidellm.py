@@ -17,9 +17,8 @@ from calibrate.evidence.benchmark_run import (
     Figure,
     LoadPattern,
     Quantity,
-    TokenLengths,
 )
-from calibrate.evidence.readers.source import MS, Fields, Source, last_part, statistics
+from calibrate.evidence.readers.source import MS, Fields, Source, last_part, stated_lengths, statistics
 from llm_perf.errors import SpecError
 
 __all__ = ["is_report", "read_report"]
@@ -96,8 +95,8 @@ def _benchmark(fields: Fields, version: str | None, asked: Fields) -> BenchmarkR
         engine=Engine(settings={"backend": backend.text("kind") or backend.text("type_")}),
         deployment=Deployment(model=last_part(backend.text("model") or asked.text("model"))),
         load=_load(config, totals.count("successful")),
-        prompt=_lengths(_good(metrics, "prompt_token_count")),
-        output=_lengths(_good(metrics, "output_token_count")),
+        prompt=stated_lengths(_good(metrics, "prompt_token_count")),
+        output=stated_lengths(_good(metrics, "output_token_count")),
         figures=tuple(figures),
         counts=Counts(completed=totals.integer("successful"), failed=totals.integer("errored")),
         source=fields.where,
@@ -140,12 +139,3 @@ def _load(config: Fields, done: int | None) -> LoadPattern:
             num_requests=done,
         )
     return LoadPattern(num_requests=done)
-
-
-def _lengths(counts: Fields) -> TokenLengths:
-    mean, low, high = counts.positive("mean"), counts.number("min"), counts.number("max")
-    if mean is None:
-        return TokenLengths()
-    return TokenLengths(
-        mean=mean, kind="fixed" if low == high else "vary", sd=counts.number("std_dev"), low=low, high=high
-    )

@@ -3,14 +3,24 @@
 All times are in seconds and all rates the deployment's. Its time per output token and inter-token latency count the pieces of
 a stream, of which a server may send several per token or the other way round: where the mean does not go with the latency of
 requests, it is worked out from that and the time to the first token instead, and a note says so.
+
+Until 2025 a report had the lengths of prompts as ``prompt_len``; since then ``prompt_tokens`` has them, with how many of
+them a prefix cache had, and ``output_tokens`` the server's own count beside the client's ``output_len``.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from calibrate.evidence.benchmark_run import BenchmarkRun, Counts, Figure, LoadPattern, Quantity, TokenLengths
-from calibrate.evidence.readers.source import Fields, Source, statistics
+from calibrate.evidence.benchmark_run import (
+    BenchmarkRun,
+    Counts,
+    Deployment,
+    Figure,
+    LoadPattern,
+    Quantity,
+)
+from calibrate.evidence.readers.source import Fields, Source, stated_lengths, statistics
 
 __all__ = ["is_report", "read_report"]
 
@@ -49,7 +59,11 @@ def _report(fields: Fields) -> BenchmarkRun:
     good.needed("count", "latency", "throughput")
     latency, rates = good.part("latency"), good.part("throughput")
     done = good.integer("count")
-    output = good.part("output_len")
+    prompt, output = good.part("prompt_tokens"), good.part("output_tokens")
+    if prompt.positive("mean") is None:
+        prompt = good.part("prompt_len")
+    if output.positive("mean") is None:
+        output = good.part("output_len")
     figures: list[Figure] = []
     for name, quantity in _TIMES:
         figures += statistics(latency.part(name), quantity, samples=done or None, label=name)
@@ -63,20 +77,27 @@ def _report(fields: Fields) -> BenchmarkRun:
     rate, concurrency = load.positive("requested_rate"), load.count("concurrency")
     return BenchmarkRun(
         tool="inference-perf",
+        deployment=Deployment(prefix_hit_rate=_cached(prompt)),
         load=LoadPattern(
             kind="closed_loop" if concurrency else "rate" if rate else None,
             concurrency=concurrency,
             request_rate=None if concurrency else rate,
             num_requests=load.count("count"),
         ),
-        prompt=_lengths(good.part("prompt_len")),
-        output=_lengths(output),
+        prompt=stated_lengths(prompt),
+        output=stated_lengths(output),
         figures=tuple(figures),
         counts=Counts(completed=done, failed=bad.integer("count")),
         source=fields.where,
         notes=notes,
         unread=(*fields.unread, *latency.known("normalized_time_per_output_token").unread),
     )
+
+
+def _cached(prompt: Fields) -> float | None:
+    """Share of the prompts' tokens that the server's prefix cache had; None where it said of none that it was cached."""
+    total, cached = prompt.positive("total"), prompt.positive("cached")
+    return None if total is None or cached is None else min(cached / total, 1.0)
 
 
 def _by_requests(figures: list[Figure], output: float | None) -> tuple[str, ...]:
@@ -98,13 +119,4 @@ def _by_requests(figures: list[Figure], output: float | None) -> tuple[str, ...]
     return (
         f"time_per_output_token is {1e3 * means['tpot_s']:.3g} ms by the pieces of the stream, "
         f"{1e3 * by_requests:.3g} ms by the requests' latency and tokens: the latter is taken",
-    )
-
-
-def _lengths(counts: Fields) -> TokenLengths:
-    mean, low, high = counts.positive("mean"), counts.number("min"), counts.number("max")
-    if mean is None:
-        return TokenLengths()
-    return TokenLengths(
-        mean=mean, kind="fixed" if low == high and low is not None else "vary", low=low, high=high
     )

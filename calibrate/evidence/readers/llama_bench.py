@@ -264,11 +264,14 @@ def read_markdown(source: Source) -> list[BenchmarkRun]:
         around |= {"build_commit": build[1], "build_number": build[2]}
     names: list[str] = []
     runs = []
-    for number, line in enumerate(source.text.splitlines(), 1):
+    lines = source.text.splitlines()
+    for number, (line, following) in enumerate(zip(lines, [*lines[1:], ""], strict=True), 1):
         if not line.startswith("|"):
             continue
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if "t/s" in cells:
+        if following.startswith("|") and set(following.strip()) <= set("|-: "):
+            names = cells if "t/s" in cells else []  # a table of something else begins
+        elif "t/s" in cells:
             names = cells
         elif names and not set(line) <= set("|-: "):
             runs.append(_test(_row(source, number, names, cells, around)))

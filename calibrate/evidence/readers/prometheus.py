@@ -41,9 +41,16 @@ _LENGTHS: Final = {
     "prompt": ("request_prompt_tokens", "prompt_tokens_histogram"),
     "output": ("request_generation_tokens", "generation_tokens_histogram"),
 }
+_RANKS: Final = ("tp_rank", "pp_rank", "moe_ep_rank")
+"""Labels of ranks of one engine, each of which states the whole engine's gauges."""
+
 _PREEMPTED: Final = ("num_preemptions_total", "num_retracted_requests_total")
 _PROMPTS: Final = ("prompt_tokens_total",)
 _WRITTEN: Final = ("generation_tokens_total",)
+_HITS: Final = (
+    ("prefix_cache_queries_total", "prefix_cache_hits_total"),
+    ("prompt_tokens_total", "cached_tokens_total"),
+)
 _DONE: Final = ("request_success_total", "num_requests_total")
 _GAUGES: Final[tuple[tuple[str, Quantity], ...]] = (
     ("num_requests_running", "running_requests"),
@@ -149,6 +156,21 @@ class _Metrics:
         found = next((value for name in names if (value := self.sum(name)) is not None), None)
         return None if found is None else round(found)
 
+    def gauge(self, name: str, *, share: bool = False) -> float | None:
+        """A gauge of the whole server: engines together, or their mean where it is a share of each one's cache.
+
+        SGLang's ranks of one engine state the same, and a sample with an empty ``priority`` is the sum over priorities.
+        """
+        self.asked.add(name)
+        engines: dict[tuple[tuple[str, str], ...], list[tuple[Labels, float]]] = defaultdict(list)
+        for labels, value in self.samples.get(name, ()):
+            own = tuple(sorted((k, v) for k, v in labels.items() if k not in (*_RANKS, "priority")))
+            engines[own].append((labels, value))
+        values = [_of_engine(samples) for samples in engines.values()]
+        if not values:
+            return None
+        return sum(values) / len(values) if share else sum(values)
+
     def labels_of(self, name: str) -> Labels:
         """The labels of a metric that says nothing else."""
         self.asked.add(name)
@@ -182,7 +204,7 @@ class _Metrics:
                 if (value := _between(buckets, share)) is not None
             ]
         for name, quantity in _GAUGES:
-            value = self.sum(name)
+            value = self.gauge(name, share=quantity == "kv_cache_usage")
             if value is not None and quantity not in found:
                 found[quantity] = [Figure(quantity=quantity, value=value, stated=f"{name} {value:g}")]
         return [one for figures in found.values() for one in figures]
@@ -205,8 +227,11 @@ class _Metrics:
 
     def hit_rate(self) -> float | None:
         """Share of prompt tokens that a prefix cache had."""
-        asked, found = self.sum("prefix_cache_queries_total"), self.sum("prefix_cache_hits_total")
-        return None if not asked or found is None else min(found / asked, 1.0)
+        for of, had in _HITS:
+            asked, found = self.sum(of), self.sum(had)
+            if asked and found is not None:
+                return min(found / asked, 1.0)
+        return None
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -215,6 +240,17 @@ class _Metrics:
         return tuple(
             sorted(n for n in self.samples if n not in known and not n.endswith(("_created", "_bucket")))
         )
+
+
+def _of_engine(samples: list[tuple[Labels, float]]) -> float:
+    """A gauge of one engine from those of its ranks and priorities."""
+    ranks: dict[tuple[str, ...], list[tuple[str | None, float]]] = defaultdict(list)
+    for labels, value in samples:
+        ranks[tuple(labels.get(rank, "") for rank in _RANKS)].append((labels.get("priority"), value))
+    return max(
+        next((value for priority, value in own if not priority), sum(value for _, value in own))
+        for own in ranks.values()
+    )
 
 
 def _between(buckets: list[tuple[float, float]], share: float) -> float | None:

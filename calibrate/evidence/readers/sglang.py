@@ -7,7 +7,7 @@ prompts and outputs over prefill and decode; a decode step's latency is the medi
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from calibrate.evidence.benchmark_run import (
     BenchmarkRun,
@@ -17,17 +17,15 @@ from calibrate.evidence.benchmark_run import (
     LoadPattern,
     TokenLengths,
 )
-from calibrate.evidence.readers.source import Fields, Source, figures_of, last_part
-from calibrate.evidence.readers.vllm import (
-    RATES,
+from calibrate.evidence.readers.bench_serving import (
     closed_or_open,
     engine_of_backend,
-    lengths_of,
+    has_table,
+    measured,
     printed_fields,
     stated_arguments,
-    times_of,
-    tokens_of,
 )
+from calibrate.evidence.readers.source import Fields, Source, figures_of, last_part
 from llm_perf.errors import SpecError
 
 __all__ = [
@@ -61,10 +59,10 @@ def read_serving(source: Source) -> list[BenchmarkRun]:
 
 
 def _serving(fields: Fields) -> BenchmarkRun:
-    fields.needed("total_input_tokens", "total_output_tokens", "duration", "completed")
-    counts = tokens_of(fields)
+    found = measured(fields)
     server = fields.part("server_info")
     drawn = _drawn(fields)
+    lengths: dict[str, Any] = {part: _with_kind(found.pop(part), drawn) for part in ("prompt", "output")}
     return BenchmarkRun(
         tool="sglang-bench-serving",
         engine=_engine(fields, server),
@@ -81,18 +79,11 @@ def _serving(fields: Fields) -> BenchmarkRun:
             fields.values.get("request_rate"),
             fields.count("max_concurrency"),
             None,
-            counts.completed,
+            found["counts"].completed,
         ),
-        prompt=_with_kind(
-            lengths_of(counts.prompt_tokens, counts.completed, fields.values_of("input_lens")), drawn
-        ),
-        output=_with_kind(
-            lengths_of(counts.output_tokens, counts.completed, fields.values_of("output_lens")), drawn
-        ),
-        figures=(*times_of(fields), *figures_of(fields, RATES)),
-        counts=counts,
-        source=fields.where,
         unread=fields.known(*_NOT_KEPT).unread,
+        **lengths,
+        **found,
     )
 
 
@@ -124,7 +115,7 @@ def _with_kind(lengths: TokenLengths, least: float | None) -> TokenLengths:
 
 def is_serving_text(source: Source) -> bool:
     """The table that SGLang's serving benchmark prints: vLLM's, with its backend."""
-    return not source.begins_json and "Serving Benchmark Result" in source.text and "Backend:" in source.text
+    return has_table(source) and "Backend:" in source.text
 
 
 def read_serving_text(source: Source) -> list[BenchmarkRun]:
@@ -136,8 +127,8 @@ def read_serving_text(source: Source) -> list[BenchmarkRun]:
     told = stated_arguments(source.text)
     runs = []
     for fields in printed_fields(source):
-        fields.needed("completed", "duration", "total_input_tokens", "total_output_tokens", "backend")
-        counts = tokens_of(fields)
+        fields.needed("backend")
+        found = measured(fields)
         runs.append(
             BenchmarkRun(
                 tool="sglang-bench-serving",
@@ -148,16 +139,14 @@ def read_serving_text(source: Source) -> list[BenchmarkRun]:
                     fields.values.get("request_rate"),
                     fields.count("max_concurrency"),
                     None,
-                    counts.completed,
+                    found["counts"].completed,
                 ),
-                prompt=lengths_of(counts.prompt_tokens, counts.completed, []),
-                output=lengths_of(counts.output_tokens, counts.completed, []),
-                figures=(*times_of(fields), *figures_of(fields, RATES)),
-                counts=counts,
-                source=fields.where,
                 unread=tuple(
-                    n for n in fields.known("concurrency").unread if not n.startswith(("Total gen", "Accept"))
+                    n
+                    for n in fields.known("concurrency").unread
+                    if not n.startswith(("Total gen", "Total input", "Accept"))
                 ),
+                **found,
             )
         )
     return runs

@@ -10,10 +10,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from calibrate.evidence.benchmark_run import Figure, Quantity, Scope, Setting, Statistic
+from calibrate.evidence.benchmark_run import Figure, Quantity, Scope, Setting, Statistic, TokenLengths
 from llm_perf.errors import SpecError
 
-__all__ = ["MS", "NS", "Fields", "Source", "figures_of", "last_part", "printed", "statistics"]
+__all__ = [
+    "MS",
+    "NS",
+    "Fields",
+    "Source",
+    "figures_of",
+    "last_part",
+    "printed",
+    "stated_lengths",
+    "statistics",
+]
 
 MS: Final = 1e-3
 NS: Final = 1e-9
@@ -273,6 +283,17 @@ def statistics(
                 sd=sd if statistic == "mean" else None,
                 stated=printed(f"{label}.{name}" if label else name, fields.values[name]),
             )
+
+
+def stated_lengths(stated: Fields) -> TokenLengths:
+    """Lengths by the statistics that a tool states of them; unknown without a mean."""
+    mean = stated.positive("mean" if "mean" in stated else "avg")
+    if mean is None:
+        return TokenLengths()
+    sd = stated.number("std_dev" if "std_dev" in stated else "std")
+    low, high = stated.number("min"), stated.number("max")
+    fixed = low is not None and low == high
+    return TokenLengths(mean=mean, kind="fixed" if fixed else "vary", sd=sd, low=low, high=high)
 
 
 def figures_of(

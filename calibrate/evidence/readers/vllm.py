@@ -7,7 +7,6 @@ milliseconds and are in seconds elsewhere; ``tokens_per_second`` counts prompts 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 from calibrate.evidence.benchmark_run import (
@@ -15,70 +14,38 @@ from calibrate.evidence.benchmark_run import (
     Counts,
     Deployment,
     Engine,
-    Figure,
     LoadPattern,
-    Quantity,
     RequestTimes,
-    Statistic,
     TokenLengths,
 )
-from calibrate.evidence.readers.source import MS, Fields, Source, figures_of, last_part
+from calibrate.evidence.readers.bench_serving import (
+    PERCENTILES,
+    closed_or_open,
+    engine_of_backend,
+    has_table,
+    lengths_of,
+    measured,
+    printed_fields,
+    stated_arguments,
+)
+from calibrate.evidence.readers.source import Fields, Source, figures_of, last_part
 from llm_perf.errors import SpecError
 
 __all__ = [
-    "RATES",
-    "TIMES",
-    "closed_or_open",
-    "engine_of_backend",
     "is_latency",
     "is_serve",
     "is_serve_text",
     "is_throughput",
-    "lengths_of",
-    "printed_fields",
     "read_latency",
     "read_serve",
     "read_serve_text",
     "read_throughput",
-    "requests_of",
-    "stated_arguments",
-    "times_of",
-    "tokens_of",
 ]
 
-TIMES: Final[dict[str, Quantity]] = {
-    "ttft": "ttft_s",
-    "tpot": "tpot_s",
-    "itl": "itl_s",
-    "e2el": "e2e_s",
-    "e2e_latency": "e2e_s",
-}
-_WORDS: Final[dict[str, Statistic]] = {"mean": "mean", "median": "p50", "max": "max", "min": "min"}
-_TIME: Final = re.compile(r"(mean|median|max|min|p[\d.]+)_(ttft|tpot|itl|e2el|e2e_latency)_ms")
-RATES: Final[tuple[tuple[str, Quantity, Statistic, float], ...]] = (
-    ("output_throughput", "output_tokens_per_s", "mean", 1.0),
-    ("input_throughput", "input_tokens_per_s", "mean", 1.0),
-    ("total_token_throughput", "total_tokens_per_s", "mean", 1.0),
-    ("total_throughput", "total_tokens_per_s", "mean", 1.0),
-    ("request_throughput", "requests_per_s", "mean", 1.0),
-    ("duration", "duration_s", "mean", 1.0),
-)
 _NOT_KEPT: Final = (
     "generated_texts", "endpoint_type", "label", "tokenizer_id", "request_goodput", "max_output_tokens_per_s",
     "max_concurrent_requests", "rtfx", "queue_times", "errors", "rps_change_events", "latencies", "request_goodput:",
 )  # fmt: skip
-
-_ENGINES: Final = {
-    "vllm": "vllm", "vllm-chat": "vllm", "sglang": "sglang", "sglang-native": "sglang", "sglang-oai": "sglang",
-    "sglang-oai-chat": "sglang", "tensorrt-llm": "tensorrt_llm", "trt": "tensorrt_llm", "lmdeploy": "lmdeploy",
-    "lmdeploy-chat": "lmdeploy", "deepspeed-mii": "deepspeed_mii", "llama.cpp": "llama_cpp",
-}  # fmt: skip
-"""Engines by the name of a load generator's backend. One that speaks OpenAI's protocol names no engine."""
-
-
-def engine_of_backend(backend: str | None) -> str | None:
-    """The engine that a backend's name means; None where it means none in particular."""
-    return None if backend is None else _ENGINES.get(backend)
 
 
 # -- serve --------------------------------------------------------------------------------------------------------
@@ -99,12 +66,11 @@ def read_serve(source: Source) -> list[BenchmarkRun]:
 
 
 def _serve(fields: Fields) -> BenchmarkRun:
-    fields.needed("total_input_tokens", "total_output_tokens", "duration", "completed")
+    found = measured(fields)
     backend = fields.text("backend")
     rate = fields.values.get("request_rate")
-    prompts, counts = fields.count("num_prompts"), tokens_of(fields)
+    prompts = fields.count("num_prompts")
     requests = requests_of(fields)
-    figures = (*times_of(fields), *figures_of(fields, RATES))
     date = fields.text("date")
     acceptance = fields.number("spec_decode_acceptance_rate")
     return BenchmarkRun(
@@ -121,14 +87,10 @@ def _serve(fields: Fields) -> BenchmarkRun:
             fields.number("burstiness"),
             prompts,
         ),
-        prompt=lengths_of(counts.prompt_tokens, counts.completed, fields.values_of("input_lens")),
-        output=lengths_of(counts.output_tokens, counts.completed, fields.values_of("output_lens")),
-        figures=figures,
-        counts=counts,
         requests=requests,
-        source=fields.where,
         date=date,
         unread=_unread(fields.known(*_NOT_KEPT)),
+        **found,
     )
 
 
@@ -142,95 +104,9 @@ def _serve_deployment(fields: Fields) -> Deployment:
     )
 
 
-def times_of(fields: Fields) -> Iterator[Figure]:
-    """Figures of fields such as ``mean_ttft_ms``."""
-    for name in fields.values:
-        found = _TIME.fullmatch(name)
-        if found is None:
-            if name.startswith("std_"):
-                fields.known(name)
-            continue
-        statistic = _WORDS.get(found[1]) or _percentile(found[1])
-        quantity = TIMES[found[2]]
-        value = fields.positive(name, MS)
-        if value is None or statistic is None:
-            continue
-        sd = fields.number(f"std_{found[2]}_ms", MS) if statistic == "mean" else None
-        yield Figure(
-            quantity=quantity,
-            statistic=statistic,
-            value=value,
-            sd=sd,
-            stated=f"{name} {fields.values[name]:.6g}",
-        )
-
-
-_PERCENTILES: Final[dict[str, Statistic]] = {
-    "p1": "p1", "p5": "p5", "p10": "p10", "p25": "p25", "p50": "p50", "p75": "p75", "p90": "p90", "p95": "p95",
-    "p99": "p99", "p99.9": "p99.9",
-}  # fmt: skip
-
-
-def _percentile(name: str) -> Statistic | None:
-    found = _PERCENTILES.get(name)
-    return None if found == "p50" else found  # the median stands already
-
-
 def _unread(fields: Fields) -> tuple[str, ...]:
     return tuple(
         name for name in fields.unread if not name.startswith(("spec_decode_", "probe_", "diffusion_"))
-    )
-
-
-def tokens_of(fields: Fields) -> Counts:
-    """What became of the requests."""
-    return Counts(
-        completed=fields.integer("completed"),
-        failed=fields.integer("failed"),
-        prompt_tokens=fields.integer("total_input_tokens"),
-        output_tokens=fields.integer("total_output_tokens"),
-    )
-
-
-def lengths_of(total: int | None, requests: int | None, each: list[Any]) -> TokenLengths:
-    """Tokens per request from their sum, or from each request's."""
-    values = tuple(int(one) for one in each if isinstance(one, (int, float)) and one >= 0) or None
-    mean = total / requests if total and requests else None
-    if values is None:
-        return TokenLengths(mean=mean)
-    done = [one for one in values if one > 0]
-    return TokenLengths(
-        mean=mean or (sum(done) / len(done) if done else None),
-        kind="fixed" if len(set(values)) == 1 else "vary",
-        values=values,
-    )
-
-
-def closed_or_open(
-    fields: Fields, rate: Any, concurrency: int | None, burstiness: float | None, prompts: int | None
-) -> LoadPattern:
-    """How requests came: with a bound on those in flight and no rate a closed loop, else by the rate.
-
-    A rate and a bound together are a rate: the bound is kept as ``concurrency``.
-
-    Raises:
-        SpecError: the rate is none.
-    """
-    infinite = rate in (None, "inf", "Infinity") or rate != rate or rate == float("inf")
-    if infinite and concurrency is not None:
-        return LoadPattern(kind="closed_loop", concurrency=concurrency, num_requests=prompts)
-    if infinite:
-        return LoadPattern(kind="all_at_once", num_requests=prompts)
-    try:
-        value = float(rate)
-    except (TypeError, ValueError):
-        raise SpecError(f"{fields.where}: request_rate is {rate!r}, which is no rate") from None
-    return LoadPattern(
-        kind="rate",
-        request_rate=value,
-        burstiness=burstiness or 1.0,
-        concurrency=concurrency,
-        num_requests=prompts,
     )
 
 
@@ -258,67 +134,10 @@ def requests_of(fields: Fields) -> tuple[RequestTimes, ...] | None:
 
 # -- as printed ---------------------------------------------------------------------------------------------------
 
-_HEAD: Final = re.compile(r"=+ Serving Benchmark Result =+")
-_LINE: Final = re.compile(r"^([A-Z][^:\n]*?):\s+(\S.*?)\s*$", re.MULTILINE)
-_PRINTED: Final[dict[str, str]] = {
-    "Successful requests": "completed", "Failed requests": "failed", "Benchmark duration (s)": "duration",
-    "Maximum request concurrency": "max_concurrency", "Max request concurrency": "max_concurrency",
-    "Request rate configured (RPS)": "request_rate", "Traffic request rate": "request_rate", "Backend": "backend",
-    "Total input tokens": "total_input_tokens", "Total generated tokens": "total_output_tokens",
-    "Request throughput (req/s)": "request_throughput", "Output token throughput (tok/s)": "output_throughput",
-    "Input token throughput (tok/s)": "input_throughput", "Total Token throughput (tok/s)": "total_token_throughput",
-    "Total token throughput (tok/s)": "total_token_throughput", "Concurrency": "concurrency",
-}  # fmt: skip
-_PRINTED_TIME: Final = re.compile(
-    r"(Mean|Median|Max|Min|P[\d.]+) (TTFT|TPOT|ITL|E2EL|E2E Latency) \((ms|s)\)"
-)
-
 
 def is_serve_text(source: Source) -> bool:
     """The table that vLLM's and SGLang's serving benchmarks print."""
-    return not source.begins_json and _HEAD.search(source.text) is not None and "Backend:" not in source.text
-
-
-def printed_fields(source: Source) -> Iterator[Fields]:
-    """The tables of a log as fields with the names of their JSON.
-
-    Raises:
-        SpecError: a table was cut off before its last line.
-    """
-    starts = [match.end() for match in _HEAD.finditer(source.text)]
-    for number, start in enumerate(starts):
-        end = starts[number + 1] if number + 1 < len(starts) else len(source.text)
-        body = source.text[start:end]
-        close = re.search(r"^={20,}\s*$", body, re.MULTILINE)
-        where = f"{source.name}:{source.text.count(chr(10), 0, start) + 1}"
-        if close is None:
-            raise SpecError(f"{where}: the table has no last line: it was cut off")
-        found: dict[str, Any] = {}
-        for name, value in _LINE.findall(body[: close.start()]):
-            time = _PRINTED_TIME.fullmatch(name)
-            if time is not None:
-                scale = 1.0 if time[3] == "ms" else 1000.0
-                key = f"{time[1].lower()}_{time[2].lower().replace(' ', '_')}_ms"
-                found[key] = Fields({name: value}, where).number(name, scale)
-            elif value != "not set":
-                found[_PRINTED.get(name, name)] = value
-        yield Fields(found, where)
-
-
-_NAMESPACE: Final = re.compile(r"Namespace\((.*)\)\s*$", re.MULTILINE)
-
-
-def stated_arguments(text: str) -> dict[str, str]:
-    """The arguments that a tool printed as ``Namespace(...)`` at its beginning."""
-    found = _NAMESPACE.search(text)
-    return (
-        {}
-        if found is None
-        else {
-            name: value.strip("'\"")
-            for name, value in re.findall(r"(\w+)=('(?:[^']*)'|\"(?:[^\"]*)\"|[^,()\[\]{}]+)", found[1])
-        }
-    )
+    return has_table(source) and "Backend:" not in source.text
 
 
 def _said_rate(text: str) -> str | None:
@@ -336,8 +155,7 @@ def read_serve_text(source: Source) -> list[BenchmarkRun]:
     told = stated_arguments(source.text)
     runs = []
     for fields in printed_fields(source):
-        fields.needed("completed", "duration", "total_input_tokens", "total_output_tokens")
-        counts = tokens_of(fields)
+        found = measured(fields)
         concurrency = fields.count("max_concurrency")
         rate = fields.values.get("request_rate") or _said_rate(source.text) or told.get("request_rate")
         stated = concurrency is not None or rate is not None
@@ -348,14 +166,10 @@ def read_serve_text(source: Source) -> list[BenchmarkRun]:
                 engine=Engine(name=engine_of_backend(told.get("backend"))),
                 deployment=Deployment(model=last_part(told.get("model"))),
                 load=load if stated else LoadPattern(),
-                prompt=lengths_of(counts.prompt_tokens, counts.completed, []),
-                output=lengths_of(counts.output_tokens, counts.completed, []),
-                figures=(*times_of(fields), *figures_of(fields, RATES)),
-                counts=counts,
-                source=fields.where,
                 unread=tuple(
                     name for name in fields.unread if not name.startswith(("Peak", "Request goodput"))
                 ),
+                **found,
             )
         )
     return runs
@@ -404,7 +218,7 @@ def _latency(fields: Fields, told: dict[str, str]) -> BenchmarkRun:
     figures = [
         *figures_of(fields, [("avg_latency", "batch_s", "mean", 1.0)]),
         *figures_of(
-            Fields(named, fields.where), [(name, "batch_s", stat, 1.0) for name, stat in _PERCENTILES.items()]
+            Fields(named, fields.where), [(name, "batch_s", stat, 1.0) for name, stat in PERCENTILES.items()]
         ),
     ]
     return BenchmarkRun(

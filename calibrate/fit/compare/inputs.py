@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from calibrate.evidence.readers import logs, reader_of
 from calibrate.fit import run_json, runs, tables
 from calibrate.fit.observation import Observation, Rejected, positive
 from llm_perf.config import files
@@ -68,7 +69,11 @@ def read_measured(
     found: list[MeasuredRun] = []
     rejected: list[Rejected] = []
     for path in runs.expanded(names):
-        for one in _of_file(path, gpu, host):
+        try:
+            of_file = list(_of_file(path, gpu, host))
+        except SpecError as error:
+            raise SpecError(f"{error}{_other_command(path)}") from None
+        for one in of_file:
             if isinstance(one, Rejected):
                 rejected.append(one)
             else:
@@ -78,6 +83,17 @@ def read_measured(
         why = f"{rejected[0].source}: {rejected[0].reason}" if rejected else f"{names[0]} holds none"
         raise SpecError(f"no run is left to compare: {why}")
     return tuple(found), tuple(rejected)
+
+
+def _other_command(path: Path) -> str:
+    """Which command reads a file that holds no run; nothing of what none reads."""
+    try:
+        found = reader_of(files.read_text(path), path.name)
+    except SpecError:
+        return ""
+    if found.read is logs.read_benchmark_log:
+        return ""
+    return f"; llm-perf calibrate read-log reads it ({found.tool})"
 
 
 def _of_file(path: Path, gpu: str | None, host: str | None) -> Iterable[MeasuredRun | Rejected]:

@@ -107,7 +107,7 @@ def _value(summary: Summary, quantity: Quantity) -> float:
 
 
 def _ends(found: Simulation, quantity: Quantity) -> tuple[float, float] | None:
-    interval = found.interval
+    interval = None if found.interval is None else found.interval.of(quantity)
     if interval is None or interval.high is None:
         return None
     ends = sorted((_value(interval.low, quantity), _value(interval.high, quantity)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from calibrate.fit.observe.parameters import opened
 from calibrate.fit.observe.rows import Row
 from calibrate.fit.overrides import Overrides
 from calibrate.fit.refit import Parameter
@@ -55,14 +56,17 @@ class ServedModel:
         cls, scenarios: Mapping[str, Scenario], parameters: Sequence[Parameter], rows: Sequence[Row]
     ) -> ServedModel:
         """A model whose tables hold all of these rows."""
+        own = [row for row in rows if row.result is None]
         most = max(
-            (max(row.batch, len(row.arrivals.prompt) if row.arrivals else 0) for row in rows), default=1
+            (max(row.batch, len(row.arrivals.prompt) if row.arrivals else 0) for row in own), default=1
         )
-        longest = max((row.point[1] + row.point[2] for row in rows), default=1)
-        return cls(scenarios, parameters, most, longest + 1)
+        longest = max((row.point[1] + row.point[2] for row in own), default=1)
+        return cls({name: opened(one) for name, one in scenarios.items()}, parameters, most, longest + 1)
 
     def __call__(self, row: Row, values: Mapping[str, float]) -> float:
         """Seconds of a row."""
+        if row.result is not None:
+            return row.result.seconds_of(self._overrides.apply(row.result.scenario, values))
         engine = self._engine(row.model, values)
         if row.kind == "step":
             return engine.times.decode_s(row.batch, row.context)

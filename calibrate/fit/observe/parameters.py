@@ -27,6 +27,17 @@ _OF_CPU = (
 _RATE_FACTOR = 6.0
 
 
+def off_of(scenario: Scenario) -> dict[str, float]:
+    """Constants that say of a class of machines what an endpoint's own times say of this one: 0 while these are fitted."""
+    served = system_of(scenario).family.calibration.served
+    return {name: value for name, value in served.items() if value == 0}
+
+
+def opened(scenario: Scenario) -> Scenario:
+    """A deployment without these constants."""
+    return scenario.replace(constants=tuple((dict(scenario.constants) | off_of(scenario)).items()))
+
+
 def parameters_of(scenario: Scenario) -> list[Parameter]:
     """Parameters of a deployment, each starting at what it would be without the runs."""
     system = system_of(scenario)

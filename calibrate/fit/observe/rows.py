@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, RequestTimes
+from llm_perf.config.scenario import Scenario
 from llm_perf.requests.workload import Requests
 
 Kind = Literal["step", "first"]
@@ -47,12 +48,14 @@ class Row:
         model: Name of the model.
         kind: ``step``: a decode step of ``batch`` sequences of a mean ``context``. ``first``: the mean time to the first
             token over ``arrivals``.
-        seconds: Measured: the lower quartile of the undisturbed repeats, since whatever disturbs only adds time.
+        seconds: Measured: the median of the undisturbed repeats, as of every load that is compared with a prediction.
         spread: Standard deviation of their logarithms; None of a single one.
         repeats: How many.
         batch, context: Of a step.
         arrivals: Of a first token.
         point: (concurrency, prompt, output) that it is of.
+        result: What predicts a figure of a tool's result, which was measured on no burst; None of a session's own row.
+        source: The file of such a result.
     """
 
     model: str
@@ -64,6 +67,21 @@ class Row:
     batch: int = 0
     context: float = 0.0
     arrivals: Arrivals | None = None
+    result: Result | None = None
+    source: str = ""
+
+    @property
+    def load(self) -> tuple[str, tuple[int, int, int], str]:
+        """What is left out together: all that was measured of one load on one model."""
+        return self.model, self.point, self.source
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure of a tool's result: its deployment, and the seconds that a deployment with other constants takes."""
+
+    scenario: Scenario
+    seconds_of: Callable[[Scenario], float]
 
 
 def rows_of(runs: Iterable[BenchmarkRun]) -> list[Row]:
@@ -111,16 +129,15 @@ def _of_point(model: str, point: tuple[int, int, int], repeats: Sequence[Benchma
     steps = [found for run in repeats if (found := step_of(_good(run))) is not None]
     rows: list[Row] = []
     if steps:
-        seconds, spread = _quiet([one[0] for one in steps])
+        seconds, spread = _middle([one[0] for one in steps])
         context = median(one[1] for one in steps)
         rows.append(Row(model, "step", seconds, spread, len(steps), point, batch=point[0], context=context))
     first = [_mean_first(_good(run)) for run in repeats]
     if first:
-        seconds, spread = _quiet(first)
-        nearest = min(repeats, key=lambda run: abs(_mean_first(_good(run)) - seconds))
-        rows.append(
-            Row(model, "first", seconds, spread, len(first), point, arrivals=_arrivals(_good(nearest)))
-        )
+        seconds, spread = _middle(first)
+        # As the client sends when nothing holds it up: a delay between two sends would put them into two batches.
+        sent = min((_arrivals(_good(run)) for run in repeats), key=_span)
+        rows.append(Row(model, "first", seconds, spread, len(first), point, arrivals=sent))
     return rows
 
 
@@ -159,7 +176,11 @@ def _arrivals(requests: Sequence[RequestTimes]) -> Arrivals:
     )
 
 
-def _quiet(values: Sequence[float]) -> tuple[float, float | None]:
+def _span(arrivals: Arrivals) -> float:
+    return arrivals.arrival_s[-1] - arrivals.arrival_s[0]
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return values[0], None
-    return float(np.quantile(values, 0.25)), float(np.std(np.log(values), ddof=1))
+    return median(values), float(np.std(np.log(values), ddof=1))

@@ -35,7 +35,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import EnvironmentFailure, SpecError
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.simulate import rules_of
-from llm_perf.systems.families import family_names
+from llm_perf.systems.families import declaration, family_names, find
 
 _FEW, _MORE = 4, 1.5
 """The plan is made anew from a fit of what was measured after so many points, and each time there are so many times more."""
@@ -198,6 +198,7 @@ class _Session:
                     f"the server does not say what it is: give --system ({', '.join(family_names())})"
                 )
             inputs = inputs.replace(system=facts.system)
+        inputs = inputs.replace(system=_in_version(str(inputs.system), facts.version))
         scenario = build_scenario(inputs.replace(batch_size=1, prompt_len=1, gen_len=1))
         if facts.system is not None and facts.system != scenario.system:
             raise SpecError(f"--system {scenario.system}: the server says that it is {facts.system}")
@@ -307,6 +308,14 @@ class _Session:
             await asyncio.sleep(_BUSY_S)
         found.ended = f"{failed[0].text} ({len(failed)} of {point.requests} requests at concurrency {point.concurrency})"
         return False
+
+
+def _in_version(system: str, said: str | None) -> str:
+    """A system in the version that its server says; builds of a family that counts these say no version."""
+    counts_builds = bool(declaration(find(system.partition("@")[0])[0]).builds)
+    if "@" in system or said is None or counts_builds or not any(map(str.isdigit, said)):
+        return system
+    return f"{system}@{said}"
 
 
 def _worth(share: Any) -> float:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from calibrate.fit.identify import Identification, identification
-from calibrate.fit.intervals import conformal_quantile
+from calibrate.fit.intervals import Scattered, width_beyond_scatter
 from calibrate.fit.observe.design import NOISE
 from calibrate.fit.observe.model import ServedModel
-from calibrate.fit.observe.parameters import parameters_of
+from calibrate.fit.observe.parameters import off_of, parameters_of
+from calibrate.fit.observe.results import check_same, rows_of_results
 from calibrate.fit.observe.rows import Row, rows_of
 from calibrate.fit.observe.store import Stored
 from calibrate.fit.refit import Fit, Parameter, Target, fit
+from calibrate.fit.served.deployment import Served
 from calibrate.probe.environment import cpu_name, usable_cores
 from llm_perf import __version__
 from llm_perf.config.base import GIB
@@ -77,8 +79,12 @@ class StackFit:
         )
 
 
-def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
-    """Fit all sessions of one stack on one machine together.
+def fit_sessions(sessions: Sequence[Stored], results: Sequence[Served] = ()) -> StackFit:
+    """Fit all sessions of one stack on one machine together, with results of benchmark tools that were run on it.
+
+    Args:
+        sessions: Of ``calibrate observe``.
+        results: Of other tools, each a row per phase; their time takes part as a session's does.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -99,6 +105,10 @@ def fit_sessions(sessions: Sequence[Stored]) -> StackFit:
                 f"{session.folder}: is of another model than {scenario.model.name} of the sessions before it"
             )
     rows = tuple(rows_of([run for session in sessions for run in session.runs]))
+    if results:
+        check_same(next(iter(scenarios.values())), results)
+        rows += rows_of_results(results)
+        scenarios |= {one.model: one.scenario for one in results if one.model not in scenarios}
     if len(rows) < _LEAST_ROWS:
         raise SpecError(
             f"{len(rows)} times were measured in these sessions; a fit needs {_LEAST_ROWS} or more"
@@ -139,8 +149,8 @@ def _left_out(
     slopes = np.stack(columns, axis=1)
     hat = slopes @ np.linalg.solve(slopes.T @ slopes + np.eye(len(moving)), slopes.T)
     found = np.zeros(len(rows))
-    for load in {(row.model, row.point) for row in rows}:
-        at = [index for index, row in enumerate(rows) if (row.model, row.point) == load]
+    for load in {row.load for row in rows}:
+        at = [index for index, row in enumerate(rows) if row.load == load]
         found[at] = np.linalg.solve(np.eye(len(at)) - hat[np.ix_(at, at)], base[at])
     return tuple(float(one) for one in found)
 
@@ -153,9 +163,9 @@ def profile_of(found: StackFit, name: str, server: dict[str, Any]) -> Profile:
         name: The profile's.
         server: What the servers said of themselves.
     """
-    constants: dict[str, dict[str, float]] = {}
-    host: dict[str, Any] = {}
     scenario = next(iter(found.scenarios.values()))
+    constants: dict[str, dict[str, float]] = {scenario.system: off_of(scenario)}
+    host: dict[str, Any] = {}
     for parameter in found.parameters:
         room, _, path = parameter.name.partition(".")
         value = float(f"{found.fitted.values[parameter.name]:.6g}")
@@ -183,22 +193,36 @@ def profile_of(found: StackFit, name: str, server: dict[str, Any]) -> Profile:
 
 
 def _interval(found: StackFit) -> IntervalWidths:
-    groups = {(row.model, row.point) for row in found.rows}
+    """Half-widths from loads that were left out: of steps, of first tokens, and of whole bursts."""
+    of_kind: dict[str, list[Scattered]] = {"step": [], "first": []}
+    loads: dict[Any, dict[str, tuple[Row, float]]] = {}
+    for row, off in zip(found.rows, found.left_out, strict=True):
+        of_kind[row.kind].append(Scattered(off, row.spread, row.repeats))
+        loads.setdefault(row.load, {})[row.kind] = (row, off)
+    whole = [_burst(*load["first"], *load["step"]) for load in loads.values() if len(load) == 2]
 
-    def width(kind: str | None) -> float | None:
-        sizes = [
-            abs(off) for off, row in zip(found.left_out, found.rows, strict=True) if kind in (None, row.kind)
-        ]
-        found_width = conformal_quantile(sizes) if sizes else math.inf
-        return round(found_width, 4) if found_width <= _WIDEST else None  # wider than any says nothing
+    def width(values: list[Scattered]) -> float | None:
+        found_width = width_beyond_scatter(values)
+        return None if found_width is None or found_width > _WIDEST else round(found_width, 4)
 
     return IntervalWidths(
-        method="conformal quantile over observed times, each load on each model left out in turn",
-        groups=len(groups),
-        prefill=width("first"),
-        decode=width("step"),
-        total=width(None),
+        method="each load on each model left out in turn; a measurement is taken to average nine bursts",
+        groups=len(loads),
+        prefill=width(of_kind["first"]),
+        decode=width(of_kind["step"]),
+        total=width(whole or [one for ones in of_kind.values() for one in ones]),
     )
+
+
+def _burst(first: Row, first_off: float, step: Row, step_off: float) -> Scattered:
+    """A burst's whole time, from its first token's and its steps'."""
+    steps_s = (first.point[2] - 1) * step.seconds
+    measured_s = first.seconds + steps_s
+    off = math.log((first.seconds * math.exp(first_off) + steps_s * math.exp(step_off)) / measured_s)
+    spread = None
+    if first.spread is not None and step.spread is not None:
+        spread = math.hypot(first.seconds * first.spread, steps_s * step.spread) / measured_s
+    return Scattered(off, spread, min(first.repeats, step.repeats))
 
 
 def _coverage(found: StackFit) -> Coverage:

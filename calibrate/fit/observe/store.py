@@ -16,6 +16,7 @@ from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import OutputError, SpecError
+from llm_perf.systems.registry import full_name
 
 SCHEMA_VERSION = 1
 SESSION, RUNS = "session.json", "runs.jsonl"
@@ -23,9 +24,10 @@ SESSION, RUNS = "session.json", "runs.jsonl"
 
 @dataclass(frozen=True)
 class Stored:
-    """A session that was stored: the deployment, and its points."""
+    """A session that was stored: the deployment, and its points. ``inputs`` ask for one sequence of one token."""
 
     folder: Path
+    inputs: InferenceInputs
     scenario: Scenario
     runs: tuple[BenchmarkRun, ...]
     facts: dict[str, Any]
@@ -56,7 +58,7 @@ class Store:
         path = self.folder / SESSION
         facts = {
             "schema_version": SCHEMA_VERSION, "asked": asked, "model": scenario.model.model_dump(mode="json"),
-            "host": scenario.host.model_dump(mode="json"),
+            "host": scenario.host.model_dump(mode="json"), "system": full_name(scenario),
         }  # fmt: skip
         if path.exists():
             known = _session(path)
@@ -115,15 +117,16 @@ def stored(folder: str | Path) -> Stored:
     path = files.expanded(str(folder))
     facts = _session(path / SESSION)
     try:
-        inputs = InferenceInputs(
-            **facts["asked"]["deployment"] | {"batch_size": 1, "prompt_len": 1, "gen_len": 1}
-        )
+        asked = facts["asked"]["deployment"]
+        # Where none was asked for, the server said which it is.
+        system = facts.get("system") or asked.get("system")
+        inputs = InferenceInputs(**asked | {"batch_size": 1, "prompt_len": 1, "gen_len": 1, "system": system})
         known = RunFacts(model=ModelConfig(**facts["model"]), host=HostConfig(**facts["host"]))
     except (KeyError, TypeError):
         raise SpecError(f"{path / SESSION}: is no session of calibrate observe") from None
     if not (path / RUNS).is_file():
         raise SpecError(f"{path}: nothing was measured in this session")
-    return Stored(path, build_scenario(inputs, known), tuple(_whole_runs(path / RUNS)), facts)
+    return Stored(path, inputs, build_scenario(inputs, known), tuple(_whole_runs(path / RUNS)), facts)
 
 
 def _session(path: Path) -> dict[str, Any]:

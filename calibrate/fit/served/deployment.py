@@ -181,6 +181,12 @@ def served_of(run: BenchmarkRun, profile: str | None = None) -> Served:
     return Served(run, inputs, facts, scenario, requests, run.load.warm_up_requests or 0)
 
 
+def served_run(run: BenchmarkRun, inputs: InferenceInputs, scenario: Scenario) -> Served:
+    """A run whose deployment is known already, as that of an observed endpoint is."""
+    requests = None if run.load.kind == "batch" else _requests(run)
+    return Served(run, inputs, RunFacts(), scenario, requests, run.load.warm_up_requests or 0)
+
+
 def _missing(run: BenchmarkRun) -> list[tuple[str, str]]:
     """(what, flag) of what a prediction cannot do without."""
     found = []

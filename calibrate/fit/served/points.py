@@ -155,7 +155,7 @@ class Points:
     def _set(self, index: int, answer: Answer, found: np.ndarray) -> None:
         for n in self._of_run[index]:
             target = self.targets[n]
-            predicted = answer.figure(target.figure) if target.part is None else _of_part(answer, target)
+            predicted = predicted_of(answer, target)
             if predicted is None:
                 self.left_out[index] = f"{target.figure.quantity} is not predicted"
                 continue
@@ -220,8 +220,12 @@ class Points:
                 found[n] = target.sign * math.log(predicted / target.measured) + self.loops[n]
 
 
+def predicted_of(answer: Answer, target: Target) -> float | None:
+    """What an answer says of a target, in the scope of its figure; of a part of a trace the mean over its requests."""
+    return answer.figure(target.figure) if target.part is None else _of_part(answer, target)
+
+
 def _of_part(answer: Answer, target: Target) -> float | None:
-    """The mean over a part's requests."""
     low, high = target.part or (0, None)
     values = answer.times[target.figure.quantity][low:high]
     there = values[np.isfinite(values)]

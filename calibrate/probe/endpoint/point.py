@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import repeat
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from calibrate.evidence.benchmark_run import (
@@ -15,12 +15,10 @@ from calibrate.evidence.benchmark_run import (
     Counts,
     Deployment,
     Engine,
-    Figure,
     LoadPattern,
-    Quantity,
-    RequestTimes,
     TokenLengths,
 )
+from calibrate.evidence.request_figures import figures_of_requests
 from calibrate.probe.endpoint.load import Account, closed_loop
 from calibrate.probe.endpoint.prompts import Prompts, TokenLaw
 from calibrate.probe.endpoint.request import Asking, Sample
@@ -82,7 +80,7 @@ def run_of(point: LoadPoint, samples: Sequence[Sample], start_s: float, about: A
         load=LoadPattern(concurrency=point.concurrency, num_requests=point.requests, **pattern),
         prompt=_lengths([one.prompt_tokens for one in good], point.prompt),
         output=_lengths([one.output_tokens for one in good], point.output),
-        figures=tuple(_figures(good)),
+        figures=figures_of_requests(good),
         counts=Counts(
             completed=len(good),
             failed=len(times) - len(good),
@@ -102,43 +100,3 @@ def _lengths(counts: Sequence[int | None], asked: int) -> TokenLengths:
         return TokenLengths(mean=asked)
     kind: Any = "fixed" if min(known) == max(known) else "vary"
     return TokenLengths(mean=mean(known), kind=kind, low=min(known), high=max(known))
-
-
-def _figures(good: Sequence[RequestTimes]) -> list[Figure]:
-    """Times over requests, and rates over the whole point."""
-    found: list[Figure] = []
-    if not good:
-        return found
-    ttft = [one.first_token_s - one.arrival_s for one in good if one.first_token_s is not None]
-    e2e = [one.finished_s - one.arrival_s for one in good if one.finished_s is not None]
-    tpot = [value for one in good if (value := tpot_s(one)) is not None]
-    gaps = [
-        late - early
-        for one in good
-        for early, late in zip(one.token_s or (), (one.token_s or ())[1:], strict=False)
-    ]
-    times: tuple[tuple[Quantity, list[float]], ...] = (
-        ("ttft_s", ttft), ("tpot_s", tpot), ("itl_s", gaps), ("e2e_s", e2e)
-    )  # fmt: skip
-    for quantity, values in times:
-        if values:
-            found += [
-                Figure(quantity=quantity, statistic="mean", value=mean(values), samples=len(values)),
-                Figure(quantity=quantity, statistic="p50", value=median(values), samples=len(values)),
-            ]
-    whole = max(one.finished_s or 0.0 for one in good) - min(one.arrival_s for one in good)
-    tokens = sum(one.output_tokens or 0 for one in good)
-    if whole > 0:
-        found += [
-            Figure(quantity="duration_s", value=whole),
-            Figure(quantity="output_tokens_per_s", value=tokens / whole, scope="system"),
-            Figure(quantity="requests_per_s", value=len(good) / whole, scope="system"),
-        ]
-    return found
-
-
-def tpot_s(one: RequestTimes) -> float | None:
-    """(last - first) / (tokens - 1) of a request; None of one token."""
-    if not one.token_s or one.output_tokens is None or one.output_tokens < 2:
-        return None
-    return (one.token_s[-1] - one.token_s[0]) / (one.output_tokens - 1)
