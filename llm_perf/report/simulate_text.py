@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.simulation import Simulation, TimeInterval
-from llm_perf.report.answer import Answer
+from llm_perf.report.answer import Answer, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.capacity import Capacity
@@ -138,7 +138,7 @@ def certainty_pieces(found: Simulation) -> list[str]:
     """How far off the slowest requests may be, and whether the engine may not keep up at all."""
     interval = found.interval
     if interval is None:
-        return [f"not known: {found.no_interval}"]
+        return unknown_pieces(found.no_interval or "no interval of the steps")
     ranges = [_named_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
     known = found.capacity
     if interval.high is None and known is not None and known.keeps_up:
@@ -176,7 +176,7 @@ def _more(found: Simulation, known: Capacity) -> list[str]:
     """How many replicas the rate takes, or how much more rate there is room for."""
     replicas = found.traffic.replicas
     if known.load is None or known.offered_per_s is None:
-        return ["give --rate: how many requests per second are served, and where queues begin"]
+        return ["give --rate to see how latency grows up to what it can serve"]
     each = known.requests_per_s / replicas
     needed = math.ceil(known.load * replicas / _COMFORTABLE)
     if known.load > _COMFORTABLE:
