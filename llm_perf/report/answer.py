@@ -16,6 +16,7 @@ from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.training.base import TrainingMemoryParts
 
 __all__ = [
+    "ROOM",
     "Answer",
     "change_line",
     "cheapest",
@@ -71,7 +72,7 @@ class Answer:
 
 
 def in_width(pieces: Iterable[str], width: int = ROOM) -> str:
-    """As many pieces, in their order, as a line has room for; of a first one that is too long, what it says before its end."""
+    """As many pieces, in their order, as a line has room for; of a first one that is too long, what it begins with."""
     line = ""
     for piece in pieces:
         longer = f"{line}; {piece}" if line else shortened(piece, width)

@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.advice import Change
 from llm_perf.analysis.simulation import Simulation, TimeInterval
-from llm_perf.report.answer import Answer, unknown_pieces
+from llm_perf.report.answer import ROOM, Answer, change_line, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.capacity import Capacity
@@ -120,6 +121,15 @@ def simulation_answer(found: Simulation) -> Answer:
         change=_more(found, known),
         good=known.keeps_up is not False and not found.outcome.rejections,
     )
+
+
+def unfit_report(reason: str, changes: Sequence[Change]) -> RenderableType:
+    """The answer where no request can be served: what is missing, and what would do."""
+    none, said = ["-"], f"no. {reason}"
+    fits = said if len(said) <= ROOM else "no. The weights leave no memory for a KV cache"
+    change = change_line(changes) if changes else ["more GPUs (--tp-size)", "fewer bits (--weight-format)"]
+    also = f"\nWhat fits: {'; or '.join(one.text for one in changes)}" if changes else ""
+    return Group(Answer([fits], none, none, none, change, good=False).text, Text(), Text(f"{reason}.{also}"))
 
 
 def _served(found: Simulation, known: Capacity) -> list[str]:

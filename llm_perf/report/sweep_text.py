@@ -66,14 +66,17 @@ def sweep_answer(summary: Summary) -> Answer:
             return Answer([f"yes. {points} points"], none, none, none, none, good=True)
         reason = summary.reasons.most_common(1)[0][0] if summary.reasons else "nothing was asked"
         change = ["smaller models or formats, more GPUs (--tp-size), --ds-zero 3"]
-        return Answer([f"no. None of {count(summary.evaluated)} points", reason], none, none, none, change, good=False)
+        return Answer(
+            [f"no. None of {count(summary.evaluated)} points", reason], none, none, none, change, good=False
+        )
     best = InferenceInputs(**summary.inputs_of(summary.best[0]))
     result = predict_inference(build_scenario(best))
     one = inference_answer(result, (), faster(best, result))
     words = _in_words(summary.best[0], varying(summary.sweep))
     kind = "most" if summary.by in MORE_IS_BETTER else "least"
+    title = _MEASURES[summary.by][0].replace("\n", " ")
     return Answer(
-        fits=[f"yes. {points} points; {kind} {summary.by}", words] if words else [f"yes. {points} points"],
+        fits=[f"yes. {points} points", *([f"{kind} {title}: {words}"] if words else [])],
         speed=one.speed,
         sure=one.sure,
         bound=one.bound,
