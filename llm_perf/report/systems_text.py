@@ -59,16 +59,19 @@ def _constant(one: Constant, inherited: bool) -> dict[str, Any]:
 
 
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """A table of systems; other names of each below it."""
-    lines = [f"{'system':<30}{'covers':<20}{'rows':>5}{'as shipped':>12}{'left out':>10}"]
-    for row in rows:
-        worst = max(row["left_out"].values(), default=None)
-        lines.append(
-            f"{_cut(row['name'], 29):<30}{_cut(_covers(row), 19):<20}{row['rows']:>5}"
-            f"{_factor(row['gm']):>12}{_factor(worst):>10}"
-        )
-        if row["aliases"]:
-            lines += _wrapped("  also", ", ".join(row["aliases"]))
+    """A table of systems: what published runs say of one stands on its own line, its versions and other names below it."""
+    lines = [f"{'system':<31}{'covers':<19}{'rows':>5}{'as shipped':>12}{'left out':>10}"]
+    for family, versions in _by_family(rows):
+        first = versions[0]
+        figures = f"{first['rows']:>5}{_factor(first['gm']):>12}{_factor(_worst(first)):>10}"
+        shared = set.intersection(*(set(row["aliases"]) for row in versions))
+        head, covers = (first["name"], _covers(first)) if len(versions) == 1 else (family, "")
+        lines.append(f"{_cut(head, 30):<31}{_cut(covers, 18):<19}{figures}")
+        lines += _wrapped("  also", ", ".join(sorted(shared))) if shared else []
+        for row in versions if len(versions) > 1 else ():
+            lines.append(f"  {_cut(row['name'], 28):<29}{_cut(_covers(row), 18)}".rstrip())
+            own = sorted({*row["aliases"]} - shared)
+            lines += _wrapped("    also", ", ".join(own)) if own else []
     return [
         *lines,
         *_wrapped(
@@ -123,6 +126,18 @@ def _backing(found: Backing) -> str:
         return "no published run"
     left = ", ".join(f"{_factor(gm)} without its {what}" for what, gm in found["left_out"].items())
     return f"{found['rows']} published runs, off by {_factor(found['gm'])}" + (f"; {left}" if left else "")
+
+
+def _by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Versions by what they are versions of, in their order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["name"].partition("@")[0], []).append(row)
+    return list(found.items())
+
+
+def _worst(row: Mapping[str, Any]) -> float | None:
+    return max(row["left_out"].values(), default=None)
 
 
 def _covers(row: Mapping[str, Any]) -> str:

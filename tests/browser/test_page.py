@@ -498,6 +498,19 @@ def test_nothing_moves_while_the_page_comes(browser: Any, address: str, width: i
     tab.close()
 
 
+def test_the_words_do_not_wait_for_the_program_that_draws(browser: Any, address: str) -> None:
+    tab = Tab(browser)
+    held: list[Any] = []
+    tab.page.route("**/plotly.js", lambda route: held.append(route))
+    tab.page.goto(address, wait_until="commit")
+    tab.page.wait_for_selector(f"{TILES} >> nth=0")
+    assert tab.page.locator(".main-svg").count() == 0
+    held[0].continue_()
+    tab.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
+    assert tab.complaints == []
+    tab.close()
+
+
 def test_on_a_phone_the_answer_stands_before_the_controls(browser: Any, address: str) -> None:
     """In the document as well, so that the keyboard and a reader's voice go the same way; a link leads to the controls."""
     tab = Tab(browser, 390)

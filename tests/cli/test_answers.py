@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.speedups import faster
 from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.analysis.training_speedups import faster_training
 from llm_perf.cli.main import run
@@ -105,6 +107,26 @@ def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> No
         )
         assert changed.feasible
         assert gain.factor == pytest.approx(changed.throughput_tokens_per_s / result.throughput_tokens_per_s)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        ({"framework": "fsdp", "num_gpus": 8, "seq_len": 32768, "micro_batch_size": 1, "activation_recomputation": "full"},
+         ["--loss chunked", "--loss fused", "--seq-len 16384"]),
+        ({"gpu": "rtx-4090", "framework": "hf_trainer", "lora_rank": 16, "base_weight_bits": 4, "seq_len": 8192,
+          "micro_batch_size": 1}, ["--loss chunked --activation-recomputation 4", "--framework unsloth"]),
+    ],
+)  # fmt: skip
+def test_what_makes_training_fit_is_tried_and_fits(inputs: dict[str, Any], wanted: list[str]) -> None:
+    question = TrainingInputs(**({"model": "llama-3.1-8b", "gpu": "a100-sxm-80gb"} | inputs))
+    result = predict_training(build_training_scenario(question))
+    changes = {change.text: change for change in training_changes_that_fit(question, result)}
+    assert not result.feasible
+    assert set(wanted) <= set(changes)
+    for text in wanted:
+        changed = question.replace(**changes[text].inputs)
+        assert predict_training(build_training_scenario(changed)).feasible, text
 
 
 def test_nothing_is_advised_for_what_does_not_fit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def test_every_version_is_listed(llm_perf: Any) -> None:
     for one in listed:
         assert one["name"] in text
         assert one["inherited"] <= one["constants"]
+
+
+def test_figures_of_a_family_stand_once(llm_perf: Any) -> None:
+    """Rows are of all versions together: beside each version they would seem to be its own."""
+    text = llm_perf("systems", "list", "llama_cpp").out
+    lines = [line for line in text.splitlines() if line.split()[:1] == ["llama_cpp"] or "llama_cpp@" in line]
+    assert len(lines) > 3
+    assert re.search(r"\d+ +1\.\d\d +1\.\d\d$", lines[0])
+    assert not any(re.search(r"1\.\d\d$", line) for line in lines[1:])
 
 
 def test_what_was_published_is_read_once_for_a_list(llm_perf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
