@@ -125,10 +125,16 @@ def log_ratio(
 
 
 @cache
+def left_out_lines() -> tuple[dict[str, str], ...]:
+    """Every rate with its log ratios, shipped and refitted without its host; ``bench/hybrid_figures.py`` makes the file."""
+    file = resources.files("calibrate") / "measurements" / "hybrid" / "left_out.csv.gz"
+    return tuple(csv.DictReader(gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()))
+
+
 def left_out_ratios(family: str) -> tuple[tuple[float, float], ...]:
     """(shipped, by a refit without its host) log ratios of all rates that a family predicts."""
-    file = resources.files("calibrate") / "measurements" / "hybrid" / "left_out.csv.gz"
-    lines = csv.DictReader(gzip.decompress(file.read_bytes()).decode("utf-8").splitlines())
     return tuple(
-        (float(line["shipped"]), float(line["left_out"])) for line in lines if line["family"] == family
+        (float(line["shipped"]), float(line["left_out"]))
+        for line in left_out_lines()
+        if line["family"] == family
     )

@@ -30,7 +30,8 @@ def run_observation(record: Mapping[str, Any], source: str) -> Observation | Rej
     status = record.get("status")
     if "run" not in record or "raw" not in record:
         raise SpecError(
-            f"{source}: is no run of llm-perf calibrate: field {'run' if 'run' not in record else 'raw'} is missing"
+            f"{source}: is no run of llm-perf calibrate: field {'run' if 'run' not in record else 'raw'} is missing; "
+            "results of vllm bench and other tools are read by llm-perf calibrate read-log"
         )
     if status != "done":
         raise SpecError(f"{source}: status: the run is not done, it is {status!r}")

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.report.answer import Answer
 from llm_perf.report.inference_text import print_report
 
 _TITLES = {
@@ -54,7 +55,29 @@ def print_microbench(record: dict[str, Any]) -> None:
         f"{record['environment']['device']['name']}, {record['spent_s']:.0f} of {record['budget_s']:.0f} s; "
         f"{disturbed} of {len(record['items'])} sizes while others used more than 0.15 cores"
     )
-    print_report(Group(said, Text(""), table, *failed))
+    print_report(Group(_answer(record, groups).text, Text(""), said, Text(""), table, *failed))
+
+
+def _answer(record: dict[str, Any], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Answer:
+    """What was measured, in five lines."""
+    items = record["items"]
+    good = [item for item in items if _time_s(item) is not None]
+    known = sum(item.get("converged", False) for item in good)
+    disturbed = sum(bool(item.get("disturbed")) for item in items)
+    rates = {
+        kind: _best_rate([item for item in of_kind if _time_s(item) is not None])
+        for (kind, _), of_kind in groups.items()
+    }
+    failed = dict.fromkeys(_TITLES.get(item["kind"], item["kind"]) for item in items if item.get("error"))
+    return Answer(
+        fits=[f"{len(good)} of {len(items)} sizes", str(record["environment"]["device"]["name"])],
+        speed=[f"{_TITLES.get(kind, kind)} {rate}" for kind, rate in rates.items() if rate != "-"],
+        sure=[f"{known} known to 2%", f"{disturbed} while others used the machine"],
+        bound=[f"not measured: {', '.join(failed)}"] if failed else ["every kind was measured"],
+        change=["llm-perf calibrate fit of this file and of runs makes a profile"],
+        good=bool(good),
+        labels=("Measured:", "Best:", "How sure:", "Not known:", "Next:"),
+    )
 
 
 def _time_s(item: dict[str, Any]) -> float | None:

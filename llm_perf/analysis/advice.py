@@ -198,7 +198,7 @@ def _fits(inputs: InferenceInputs, change: Change) -> bool:
     """Whether the changed scenario fits; one that is not valid does not."""
     try:
         scenario = build_scenario(inputs.replace(**change.inputs))
+        system, load = system_of(scenario), Load.of(scenario.workload)
+        return bool(system.memory(scenario, load, system.place(scenario, load)).fits)
     except SpecError:
         return False
-    system, load = system_of(scenario), Load.of(scenario.workload)
-    return bool(system.memory(scenario, load, system.place(scenario, load)).fits)

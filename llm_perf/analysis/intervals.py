@@ -364,7 +364,7 @@ def _too_far(question: _Question, basis: _Basis) -> str | None:
                 f"{covered.low:g}" if covered.low == covered.high else f"{covered.low:g} to {covered.high:g}"
             )
             what = SIZE_TEXTS[name].format(size)
-            return f"{what}: too far from what published runs of {_whose(question, basis)} cover ({ends})"
+            return f"{what}: farther than published runs of {_whose(question, basis)} reach ({ends})"
     return None
 
 
@@ -417,7 +417,7 @@ def _bases(question: _Question, entry: Evidence) -> list[_Basis] | str:
     if "system" in entry.left_out:
         return [_Basis("system", entry.left_out["system"], entry.sizes)]
     if question.system == _GENERIC:  # other systems' runs say what is off where the stack is known
-        return f"the published runs that {question.system} stands for on devices of {question.maker} are of too few stacks"
+        return f"published runs on devices of {question.maker} are of too few stacks; {question.system} stands for them"
     model: LeaveOut = "family" if question.accuracy_class == TRAINING else "model"
     unknown: list[LeaveOut] = [model] if _knows(entry, question) else [model, "gpu"]
     found = []

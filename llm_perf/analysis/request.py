@@ -309,7 +309,19 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         system_version=version,
     )
     checked_system(scenario)
+    _check_threads(inputs.threads, scenario.host)
     return scenario
+
+
+def _check_threads(threads: int | None, host: HostConfig) -> None:
+    """Two threads run on a core at most: more were a slip of the pen, and would change nothing that is predicted."""
+    if threads is None or host.cores_per_socket is None:
+        return
+    most = 2 * host.sockets * host.cores_per_socket
+    if threads > most:
+        raise SpecError(
+            f"threads {threads}: host {host.name} has {most // 2} cores of two threads; possible: 1 to {most}"
+        )
 
 
 def _speculation(inputs: InferenceInputs, model: ModelConfig) -> Speculation | None:

@@ -9,9 +9,12 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.training import TrainingResult, predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.errors import LLMPerfError
+from llm_perf.systems.training.framework import FRAMEWORKS, get_framework
 
 _MOST_GPUS = 4096
-_MOST_CHANGES = 3
+_MOST_CHANGES = 4
+_LEAST_SEQ_LEN = 512
+"""Tokens below which no shorter sequence is advised: hardly anything is trained on less."""
 
 
 def training_changes_that_fit(question: TrainingInputs, result: TrainingResult) -> tuple[Change, ...]:
@@ -41,6 +44,10 @@ def _candidates(result: TrainingResult) -> Iterator[Change]:
         )
     for level in range(plan.activation_recomputation.value + 1, 5):
         yield Change(f"--activation-recomputation {level}", {"activation_recomputation": level})
+    if plan.loss in (None, "plain") and float(result.memory.gpu.logits_bytes) > 0:
+        yield from (Change(f"--loss {loss}", {"loss": loss}) for loss in ("chunked", "fused"))
+        both: dict[str, Any] = {"loss": "chunked", "activation_recomputation": 4}
+        yield Change("--loss chunked --activation-recomputation 4", both)
     if plan.lora_rank and plan.base_weight_bits is None:  # QLoRA (arXiv 2305.14314)
         yield Change("--base-weight-bits 4", {"base_weight_bits": 4})
         yield Change(
@@ -54,7 +61,23 @@ def _candidates(result: TrainingResult) -> Iterator[Change]:
                 f"--ds-zero {stage} --activation-recomputation 4",
                 {"ds_zero": stage, "activation_recomputation": 4},
             )
+    if plan.lora_rank:
+        yield from (Change(f"--framework {name}", {"framework": name}) for name in _sparing())
+    if plan.seq_len // 2 >= _LEAST_SEQ_LEN:
+        full = {"seq_len": plan.seq_len // 2, "activation_recomputation": 4}
+        yield Change(f"--seq-len {plan.seq_len // 2}", {"seq_len": plan.seq_len // 2})
+        yield Change(f"--seq-len {plan.seq_len // 2} --activation-recomputation 4", full)
     yield from _offload(plan.optimizer_device)
+
+
+def _sparing() -> list[str]:
+    """Frameworks that keep neither logits nor activations unless told to."""
+    known = {name: get_framework(name) for name in FRAMEWORKS}
+    return [
+        name
+        for name, one in known.items()
+        if one.loss in ("chunked", "fused") and one.defaults.get("activation_recomputation") == 4
+    ]
 
 
 def _offload(device: str) -> Iterator[Change]:

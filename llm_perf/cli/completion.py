@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,9 @@ SHELLS: Final = ("bash", "zsh", "fish")
 _PROGRAM: Final = "llm-perf"
 _VARIABLE: Final = "_LLM_PERF_COMPLETE"
 """Set by the shell's script when it asks what may follow; click answers, and the command does not run."""
+
+_WHOLE_NAMES: Final = "COMP_WORDBREAKS=${COMP_WORDBREAKS//@/}  # NAME@VERSION is one word\n"
+"""bash takes @ for the end of a word, and would complete what stands behind it as a word of its own."""
 
 
 def install_completion(shell: str | None) -> str:
@@ -37,7 +40,8 @@ def install_completion(shell: str | None) -> str:
     try:
         file = _file(shell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(made(cli, {}, _PROGRAM, _VARIABLE).source() + "\n", encoding="utf-8")
+        script = made(cli, {}, _PROGRAM, _VARIABLE).source() + "\n"
+        file.write_text(script + (_WHOLE_NAMES if shell == "bash" else ""), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # RuntimeError: a home folder cannot be told
         raise EnvironmentFailure(f"the completion cannot be written: {error}") from None
     after = f"; add fpath=({file.parent} $fpath) before compinit in ~/.zshrc" if shell == "zsh" else ""
@@ -56,20 +60,63 @@ def _file(shell: str) -> Path:
     return base / "bash-completion" / "completions" / _PROGRAM
 
 
-def names_of(flag: str) -> Callable[[click.Context, click.Parameter, str], Iterable[str]] | None:
-    """What completes the value of a flag: the names that ship; None where it takes no name."""
-    if flag not in ("model", "gpu", "host", "system"):
-        return None
+def with_names(command: click.Command) -> click.Command:
+    """A command whose flags that take a name of something that ships complete it; groups with the names that they show."""
+    if isinstance(command, click.Group):
+        kind = _KINDS.get(f"--{(command.name or '').removesuffix('s')}")
+        show = command.commands.get("show")
+        if kind is not None and show is not None:
+            _complete(show.params[0], kind)
+        return command
+    for parameter in command.params:
+        kind = next((_KINDS[flag] for flag in parameter.opts if flag in _KINDS), None)
+        if kind is not None:
+            _complete(parameter, kind)
+    return command
 
-    def names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:  # noqa: ARG001 - click's signature
-        from llm_perf.config.loading import known_names
+
+_KINDS: Final = {
+    "--model": "model", "--draft-model": "model", "--gpu": "GPU", "--gpus": "GPU", "--host": "host", "--system": "system",
+    "--framework": "framework",
+}  # fmt: skip
+
+
+def _complete(parameter: click.Parameter, kind: str) -> None:
+    """Complete the value of a parameter, behind commas too."""
+    from click.shell_completion import CompletionItem
+
+    def items(context: click.Context, begun: str) -> list[CompletionItem]:  # noqa: ARG001 - click's signature
+        before, comma, last = begun.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{name}") for name in names_of(kind, last)]
+
+    setattr(parameter, "shell_complete", items)  # noqa: B010 - click has no other way to change it
+
+
+def names_of(kind: str, begun: str) -> list[str]:
+    """Names of a kind that begin so."""
+    known = _known(kind, begun)
+    both = (
+        *known,
+        *(name.partition("_")[2] for name in known if kind == "model"),
+    )  # the organisation is optional
+    return [name for name in both if name and name.lower().startswith(begun.lower())]
+
+
+def _known(kind: str, begun: str) -> Sequence[str]:
+    """Every name of a kind; of a system behind ``NAME@`` its versions."""
+    if kind == "framework":
+        from llm_perf.systems.training.framework import FRAMEWORKS
+
+        return sorted(FRAMEWORKS)
+    if kind == "system":
+        from llm_perf.systems.families import folder_of
         from llm_perf.systems.registry import system_names
 
-        known = system_names() if flag == "system" else known_names("GPU" if flag == "gpu" else flag)
-        both = (
-            *known,
-            *(name.partition("_")[2] for name in known if flag == "model"),
-        )  # the organisation is optional
-        return [name for name in both if name and name.lower().startswith(begun.lower())]
+        names = system_names()
+        family = begun.partition("@")[0].lower()
+        if "@" in begun and family in names:
+            return [f"{family}@{release}" for release in reversed(folder_of(family).all_releases)]
+        return names
+    from llm_perf.config.loading import known_names
 
-    return names
+    return known_names(kind)

@@ -148,7 +148,10 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         )
         click.echo(text.log_section(answer.result))
     else:
-        text.print_report(text.comparison_report(results))
+        best = answers[results.index(text.quickest_of(results))]
+        gains = faster(best.question, best.result)
+        prices = [answer.price for answer in answers]
+        text.print_report(text.comparison_report(results, prices, best.changes, gains))
     if explain:
         for result in results:
             text.print_report(text.explanation_report(result))

@@ -42,6 +42,8 @@ _COMMANDS = {
     "doctor": ("llm_perf.cli.doctor", "Say what is installed here and what each part of llm-perf needs."),
 }
 
+_COMPLETING = "_LLM_PERF_COMPLETE"
+"""Set by the shell where it asks what may follow; no command runs then."""
 EXIT_ENVIRONMENT = 4
 EXIT_INTERRUPTED = 130
 
@@ -55,7 +57,12 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the signature of click
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)  # type: ignore[no-any-return]
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        if _COMPLETING not in os.environ:
+            return command
+        from llm_perf.cli.completion import with_names
+
+        return with_names(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar, get_args
 
 import click
 
-from llm_perf.cli.completion import names_of
 from llm_perf.config.base import AsText, Spec
 from llm_perf.search.axes import whole_number
 
@@ -52,22 +51,11 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     flag = name.replace("_", "-")
     kind = str if AsText in field.metadata else _kind(field.annotation)
     if name == _REPEATED:
-        return click.option(
-            f"--{flag}",
-            f"{name}s",
-            multiple=True,
-            help=field.description,
-            hidden=hidden,
-            shell_complete=names_of(name),
-        )
+        return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description, hidden=hidden)
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
     return click.option(
-        f"--{flag}",
-        type=WHOLE if kind is int else kind,
-        help=field.description,
-        hidden=hidden,
-        shell_complete=names_of(name),
+        f"--{flag}", type=WHOLE if kind is int else kind, help=field.description, hidden=hidden
     )
 
 

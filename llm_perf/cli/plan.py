@@ -106,6 +106,10 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
         raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
     if top < 1:
         raise SpecError(f"--top must be 1 or more, got {top}")
+    if not given.get("target", "any").strip(" ,"):
+        raise SpecError(
+            f'--target {given["target"]!r} limits nothing: expected such as "tpot<50ms", or no --target'
+        )
     if "gpus" in given:
         names = axes.names("--gpus", given["gpus"])
         given["gpus"] = tuple(gpu for name in names for gpu in matching("--gpus", "GPU", name))

@@ -88,6 +88,8 @@ def simulate(
             from llm_perf.report.simulate_json import unfit_object
 
             click.echo(json.dumps(unfit_object(inputs_of(deployment, traffic), str(error)), allow_nan=False))
+        else:
+            _print_unfit(deployment, str(error))
         raise
     if not swept:
         _write_tables(found[0], trace_file, timeline_file)
@@ -186,6 +188,22 @@ def _write_tables(found: Simulation, trace_file: str | None, timeline_file: str 
     for written in write_paths(texts):
         what = "requests" if trace_file is not None and written == Path(trace_file) else "steps"
         click.echo(f"{what} written to {written}", err=True)
+
+
+def _print_unfit(deployment: InferenceInputs, reason: str) -> None:
+    """The five lines of a deployment without room for a cache, with what would give it room."""
+    from llm_perf.analysis.advice import changes_that_fit
+    from llm_perf.analysis.inference import predict_inference
+    from llm_perf.analysis.request import build_scenario
+    from llm_perf.report.inference_text import print_report
+    from llm_perf.report.simulate_text import unfit_report
+
+    changes = changes_that_fit(deployment, predict_inference(build_scenario(deployment)))
+    print_report(unfit_report(reason, [one for one in changes if one.inputs.keys() <= _OF_AN_ENGINE]))
+
+
+_OF_AN_ENGINE: Final = {"weight_format", "weight_bits", "quant_bits", "tp_size", "num_gpus"}
+"""What a change may be of: weights that leave the GPUs are no engine's that serves requests."""
 
 
 def _print(found: list[Simulation], knee: Simulation | None, *, swept: bool, as_json: bool) -> None:

@@ -79,7 +79,8 @@ def _given(name: str) -> ConstantsFile:
 
 
 def _described(file: ConstantsFile) -> tuple[ConstantsFile, Family | None, dict[str, Any]]:
-    return file, None if file.name in FRAMEWORKS else declaration(file.name), _backing(file)
+    found = _backing(file) | {"of_version": _of_version().get(f"{file.name}@{file.release}")}
+    return file, None if file.name in FRAMEWORKS else declaration(file.name), found
 
 
 def _backing(file: ConstantsFile) -> dict[str, Any]:
@@ -122,6 +123,24 @@ def _published() -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
     from calibrate.validate.left_out import load_left_out
 
     return load_left_out(), committed_rows()
+
+
+@cache
+def _of_version() -> dict[str, dict[str, Any]]:
+    """Rows of the tables of serving stacks, each under the version that predicts it, and without each model and GPU."""
+    from calibrate.validate.stacks import read_left_out
+
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for line in read_left_out():
+        ratios.setdefault(line["release"], {}).setdefault(line["how"], []).append(float(line["log_ratio"]))
+    return {
+        release: {
+            "rows": len(found.get("shipped", ())),
+            "gm": _gm(found.get("shipped", [])),
+            "left_out": {how: _gm(found[how]) for how in ("model", "gpu") if how in found},
+        }
+        for release, found in ratios.items()
+    }
 
 
 def _gm(log_ratios: list[float]) -> float | None:

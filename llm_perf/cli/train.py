@@ -138,7 +138,11 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         gains = faster_training(answer.question, answer.result)
         print_report(text.training_report(answer.result, answer.changes, answer.price, gains))
     else:
-        print_report(text.training_comparison([answer.result for answer in answers]))
+        results = [answer.result for answer in answers]
+        best = answers[results.index(text.quickest_of(results))]
+        gains = faster_training(best.question, best.result)
+        prices = [answer.price for answer in answers]
+        print_report(text.training_comparison(results, prices, best.changes, gains))
     if answers[0].trainer is not None:
         click.echo(f"trainer file: {answers[0].trainer.note}")
     if explain:

@@ -142,6 +142,8 @@ def describe_validation_error(error: ValidationError, spec: str, name: Any = Non
         return f"{lead}field {where!r} is required"
     if first["type"] in ("value_error", "assertion_error"):
         return f"{lead}{where}: {message}" if where and not message.startswith(where) else f"{lead}{message}"
+    if first["type"] == "int_parsing_size":
+        message = "must be a whole number of a usual size"
     return f"{lead}{where} {re.sub('^[A-Za-z]+ should', 'must', message)}, got {_short(first['input'])}"
 
 

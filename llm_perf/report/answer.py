@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +15,25 @@ from llm_perf.report.units import GIB, count, rate, seconds
 from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.training.base import TrainingMemoryParts
 
-__all__ = ["Answer", "change_line", "gain_pieces", "in_width", "interval_pieces", "used_of"]
+__all__ = [
+    "ROOM",
+    "Answer",
+    "change_line",
+    "cheapest",
+    "gain_pieces",
+    "in_width",
+    "interval_pieces",
+    "shortened",
+    "unknown_pieces",
+    "used_of",
+    "which_fit",
+]
 
 WIDTH: Final = 80
 LABELS: Final = ("Fits:", "Speed:", "How sure:", "Bound by:", "Change:")
 _INDENT: Final = 11
+ROOM: Final = WIDTH - _INDENT
+"""Characters of a line behind its label."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +71,38 @@ class Answer:
         return text
 
 
-def in_width(pieces: Iterable[str], width: int = WIDTH - _INDENT) -> str:
-    """As many pieces, in their order, as a line has room for; a first one that is too long ends in an ellipsis."""
+def in_width(pieces: Iterable[str], width: int = ROOM) -> str:
+    """As many pieces, in their order, as a line has room for; of a first one that is too long, what it begins with."""
     line = ""
     for piece in pieces:
-        longer = f"{line}; {piece}" if line else piece
+        longer = f"{line}; {piece}" if line else shortened(piece, width)
         if len(longer) > width and line:
             break
         line = longer
-    if len(line) <= width:
-        return line or "-"
-    return line[: width - 1].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+    return line or "-"
+
+
+def shortened(text: str, width: int = ROOM) -> str:
+    """A sentence without what its end adds, in brackets or behind a semicolon, comma or colon; whole where nothing can go.
+
+    What goes stands in the details below; what stays is true without it.
+    """
+    for mark in (" (", "; ", ", ", ": "):
+        head = text
+        while len(head) > width and mark in head:
+            head = head.rpartition(mark)[0]
+        if len(head) <= width:
+            return head
+    return text
+
+
+def unknown_pieces(reason: str) -> list[str]:
+    """That nothing is known of how sure it is, and why where a line has room for that."""
+    for said in (reason, reason.replace("published ", "")):
+        short = shortened(f"not known: {said}")
+        if len(short) <= ROOM and short != "not known":
+            return [short]
+    return ["not known", "the details say why"]
 
 
 def interval_pieces(
@@ -75,7 +110,7 @@ def interval_pieces(
 ) -> Sequence[str]:
     """How far to trust the total, and on what that rests; or why nothing is known of it."""
     if interval is None or interval.total_s is None or interval.total_factor is None:
-        return [f"not known: {missing or 'no interval of the total'}"]
+        return unknown_pieces(missing or "no interval of the total")
     low, high = (seconds(end).split(" (")[0] for end in interval.total_s)
     from_where = (
         f"profile {interval.profile}"
@@ -94,7 +129,23 @@ def change_line(changes: Sequence[Change]) -> Sequence[str]:
         return ["nothing of one step was found: not batch, lengths, format, offload or GPUs"]
     first = changes[0]
     speed = "" if first.tokens_per_s is None else f" ({rate(first.tokens_per_s)} in decode)"
-    return [f"{first.text} fits{speed}", *(f"or {change.text}" for change in changes[1:])]
+    return [
+        f"{_flags_in_width(first.text, ROOM - len(' fits'))} fits{speed}",
+        *(f"or {change.text}" for change in changes[1:]),
+    ]
+
+
+def _flags_in_width(text: str, width: int) -> str:
+    """Flags as they are given, or the first of them and how many more stand in the details."""
+    kept = text.split(" --")
+    total = len(kept)
+    while len(shown := " --".join(kept) + _more_flags(total - len(kept))) > width and len(kept) > 1:
+        kept.pop()
+    return shown
+
+
+def _more_flags(number: int) -> str:
+    return f" with {number} more flag{'s' if number > 1 else ''}, below," if number else ""
 
 
 def gain_pieces(gains: Sequence[Gain], tried: str) -> Sequence[str]:
@@ -111,6 +162,27 @@ def used_of(tiers: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fits
         if float(parts.total_bytes) > 0
     ]
     return f"{fits}. {', '.join(used)} GiB"
+
+
+def which_fit(found: Sequence[tuple[str, bool]]) -> list[str]:
+    """On how many of several machines it fits, and on which not; ``found`` is the name of each and whether."""
+    without = [name for name, fits in found if not fits]
+    if not without:
+        return [f"yes. On all {len(found)}"]
+    if len(without) == len(found):
+        return [f"no. On none of the {len(found)}"]
+    return [f"yes. On {len(found) - len(without)} of {len(found)}", f"not on {', '.join(without)}"]
+
+
+def cheapest(per_million: Mapping[str, float], quickest: str, otherwise: Sequence[str]) -> Sequence[str]:
+    """What a million tokens cost at least, beside the quickest; ``otherwise`` where fewer than two prices are known."""
+    if len(per_million) < 2 or quickest not in per_million:
+        return otherwise
+    name = min(per_million, key=lambda each: per_million[each])
+    least, here = (f"${value:,.4g}" for value in (per_million[name], per_million[quickest]))
+    if name == quickest:
+        return [f"it is the cheapest too, {least} per million tokens", *otherwise]
+    return [f"{name} for least cost: {least} per million tokens", f"{here} on the quickest"]
 
 
 def _gib(value_bytes: float) -> str:

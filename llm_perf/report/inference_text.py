@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +19,15 @@ from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
-from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
+from llm_perf.report.answer import (
+    Answer,
+    change_line,
+    cheapest,
+    gain_pieces,
+    interval_pieces,
+    used_of,
+    which_fit,
+)
 from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
 from llm_perf.report.memory_text import explanation, fits_text, memory_table
@@ -479,8 +487,13 @@ _SAME_SIZE = 0.02
 """Sizes that differ by no more are taken as the same."""
 
 
-def comparison_report(results: list[InferenceResult]) -> RenderableType:
-    """Several GPUs side by side, one row each, and what is missing where it does not fit."""
+def comparison_report(
+    results: list[InferenceResult],
+    prices: Sequence[Price | float | None] = (),
+    changes: tuple[Change, ...] = (),
+    gains: tuple[Gain, ...] = (),
+) -> RenderableType:
+    """Several GPUs side by side, the answer first, then one row each, and what is missing where it does not fit."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("GPU", overflow="fold")
     for heading in ("weights on", "TTFT", "TPOT", "total", "90%", "token/s", "fits"):
@@ -497,7 +510,39 @@ def comparison_report(results: list[InferenceResult]) -> RenderableType:
             "yes" if result.feasible else "no",
         )
     missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
-    return Group(table, *missing)
+    return Group(comparison_answer(results, prices, changes, gains).text, Text(), table, *missing)
+
+
+def comparison_answer(
+    results: Sequence[InferenceResult],
+    prices: Sequence[Price | float | None] = (),
+    changes: tuple[Change, ...] = (),
+    gains: tuple[Gain, ...] = (),
+) -> Answer:
+    """Which of several GPUs hold it, and what the quickest does, in five lines; ``changes`` and ``gains`` are of that one."""
+    quickest = quickest_of(results)
+    one = inference_answer(quickest, changes, gains)
+    costs = {
+        result.scenario.gpu.name: cost_of(result, price).per_million_tokens
+        for result, price in zip(results, prices, strict=False)
+        if price is not None and result.feasible
+    }
+    return Answer(
+        fits=which_fit([(each.scenario.gpu.name, each.feasible) for each in results]),
+        speed=[
+            f"quickest {quickest.scenario.gpu.name}{':' if quickest.feasible else ','} {one.speed[0]}",
+            *one.speed[1:],
+        ],
+        sure=one.sure,
+        bound=one.bound,
+        change=cheapest(costs, quickest.scenario.gpu.name, one.change),
+        good=quickest.feasible,
+    )
+
+
+def quickest_of(results: Sequence[InferenceResult]) -> InferenceResult:
+    """The one with the shortest total, of those that fit where any does."""
+    return min(results, key=lambda one: (not one.feasible, one.total_latency_s))
 
 
 def factor_text(interval: PredictionInterval | None) -> str:

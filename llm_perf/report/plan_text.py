@@ -59,7 +59,7 @@ def plan_answer(answer: PlanAnswer) -> Answer:
     if not answer.best:
         none = ["-"]
         said = _nothing(answer).plain.splitlines()
-        change = ["more GPUs (--max-gpus), fewer bits (--quant-bits 4), other GPUs, looser targets"]
+        change = ["more GPUs (--max-gpus)", "fewer bits (--quant-bits 4)", "other GPUs", "looser targets"]
         return Answer([f"no. {said[0]}"], said[1:] or none, none, none, change, good=False)
     best, *others = answer.best
     m, predicted = best.measures, prediction_of(best)

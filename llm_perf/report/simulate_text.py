@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llm_perf.analysis.advice import Change
 from llm_perf.analysis.simulation import Simulation, TimeInterval
-from llm_perf.report.answer import Answer
+from llm_perf.report.answer import ROOM, Answer, change_line, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.capacity import Capacity
@@ -122,6 +123,15 @@ def simulation_answer(found: Simulation) -> Answer:
     )
 
 
+def unfit_report(reason: str, changes: Sequence[Change]) -> RenderableType:
+    """The answer where no request can be served: what is missing, and what would do."""
+    none, said = ["-"], f"no. {reason}"
+    fits = said if len(said) <= ROOM else "no. The weights leave no memory for a KV cache"
+    change = change_line(changes) if changes else ["more GPUs (--tp-size)", "fewer bits (--weight-format)"]
+    also = f"\nWhat fits: {'; or '.join(one.text for one in changes)}" if changes else ""
+    return Group(Answer([fits], none, none, none, change, good=False).text, Text(), Text(f"{reason}.{also}"))
+
+
 def _served(found: Simulation, known: Capacity) -> list[str]:
     """Whether the engine keeps up, and how near it is to what it can serve."""
     most = f"{known.requests_per_s:.3g} requests/s"
@@ -138,7 +148,7 @@ def certainty_pieces(found: Simulation) -> list[str]:
     """How far off the slowest requests may be, and whether the engine may not keep up at all."""
     interval = found.interval
     if interval is None:
-        return [f"not known: {found.no_interval}"]
+        return unknown_pieces(found.no_interval or "no interval of the steps")
     ranges = [_named_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
     known = found.capacity
     if interval.high is None and known is not None and known.keeps_up:
@@ -176,7 +186,7 @@ def _more(found: Simulation, known: Capacity) -> list[str]:
     """How many replicas the rate takes, or how much more rate there is room for."""
     replicas = found.traffic.replicas
     if known.load is None or known.offered_per_s is None:
-        return ["give --rate: how many requests per second are served, and where queues begin"]
+        return ["give --rate to see how latency grows up to what it can serve"]
     each = known.requests_per_s / replicas
     needed = math.ceil(known.load * replicas / _COMFORTABLE)
     if known.load > _COMFORTABLE:

@@ -10,9 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.speedups import faster
 from llm_perf.config.profiles import NO_FIT, NO_FIT_USED, load_profile
+from llm_perf.report.answer import Answer
 from llm_perf.report.command import infer_command_in_lines
+from llm_perf.report.inference_text import inference_answer
 from llm_perf.report.units import count, gib, rate, seconds
 from llm_perf.search.checks import NUMERIC
 from llm_perf.search.summary import MORE_IS_BETTER, Summary
@@ -41,7 +45,7 @@ _SHORT: Final = {"batch_size": "batch", "prompt_len": "prompt", "gen_len": "gen"
 
 def sweep_report(summary: Summary, out: str | None) -> RenderableType:
     """The whole report, readable at 80 columns."""
-    blocks: list[RenderableType] = [_counts(summary, out)]
+    blocks: list[RenderableType] = [sweep_answer(summary).text, _counts(summary, out)]
     if summary.reasons:
         blocks.append(_reasons(summary))
     if summary.best:
@@ -51,6 +55,34 @@ def sweep_report(summary: Summary, out: str | None) -> RenderableType:
     elif summary.feasible and summary.top:
         blocks.append(Text(f"Nothing that fits has a {summary.by}."))
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
+
+
+def sweep_answer(summary: Summary) -> Answer:
+    """How many points fit, and what the best of them does, in five lines."""
+    points = f"{count(summary.feasible)} of {count(summary.evaluated)}"
+    if not summary.best:
+        none = ["-"]
+        if summary.feasible:
+            return Answer([f"yes. {points} points"], none, none, none, none, good=True)
+        reason = summary.reasons.most_common(1)[0][0] if summary.reasons else "nothing was asked"
+        change = ["smaller models or formats, more GPUs (--tp-size), --ds-zero 3"]
+        return Answer(
+            [f"no. None of {count(summary.evaluated)} points", reason], none, none, none, change, good=False
+        )
+    best = InferenceInputs(**summary.inputs_of(summary.best[0]))
+    result = predict_inference(build_scenario(best))
+    one = inference_answer(result, (), faster(best, result))
+    words = _in_words(summary.best[0], varying(summary.sweep))
+    kind = "most" if summary.by in MORE_IS_BETTER else "least"
+    title = _MEASURES[summary.by][0].replace("\n", " ")
+    return Answer(
+        fits=[f"yes. {points} points", *([f"{kind} {title}: {words}"] if words else [])],
+        speed=one.speed,
+        sure=one.sure,
+        bound=one.bound,
+        change=one.change,
+        good=True,
+    )
 
 
 def _counts(summary: Summary, out: str | None) -> Text:

@@ -11,6 +11,7 @@ from llm_perf.systems.constants import Constant, ConstantsFile
 from llm_perf.systems.families import Family, release_of
 
 _WIDTH = 80
+_GROUPS = {"gpu": "GPU"}
 Backing = Mapping[str, Any]
 """What published runs say of a system: ``rows``, ``gm`` as it ships, and ``left_out`` by what was left out."""
 
@@ -59,23 +60,29 @@ def _constant(one: Constant, inherited: bool) -> dict[str, Any]:
 
 
 def list_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """A table of systems; other names of each below it."""
-    lines = [f"{'system':<30}{'covers':<20}{'rows':>5}{'as shipped':>12}{'left out':>10}"]
-    for row in rows:
-        worst = max(row["left_out"].values(), default=None)
+    """A table of systems: what published runs say of one stands on its own line, its versions and other names below it."""
+    lines = [f"{'system':<31}{'covers':<19}{'rows':>5}{'as shipped':>12}{'left out':>10}"]
+    for family, versions in _by_family(rows):
+        first = versions[0]
+        own = first["of_version"] if len(versions) == 1 else None
+        shared = set.intersection(*(set(row["aliases"]) for row in versions))
+        head, covers = (first["name"], _covers(first)) if len(versions) == 1 else (family, "")
         lines.append(
-            f"{_cut(row['name'], 29):<30}{_cut(_covers(row), 19):<20}{row['rows']:>5}"
-            f"{_factor(row['gm']):>12}{_factor(worst):>10}"
+            f"{_cut(head, 30):<31}{_cut(covers, 18):<19}{_figures(first if first['rows'] else own)}".rstrip()
         )
-        if row["aliases"]:
-            lines += _wrapped("  also", ", ".join(row["aliases"]))
+        lines += _wrapped("  also", ", ".join(sorted(shared))) if shared else []
+        for row in versions if len(versions) > 1 else ():
+            of_version = _figures(row["of_version"])
+            lines.append(f"  {_cut(row['name'], 28):<29}{_cut(_covers(row), 18):<19}{of_version}".rstrip())
+            names = sorted({*row["aliases"]} - shared)
+            lines += _wrapped("    also", ", ".join(names)) if names else []
     return [
         *lines,
         *_wrapped(
-            "", "rows: published runs of all versions together that are predicted; the other two: how far these "
-            "predictions are off, as a factor (geometric mean), with constants as they ship and with constants that never "
-            "saw the run's GPU, family or model, whichever is worst. Tables of serving stacks, each version by itself: "
-            "llm-perf validate, docs/accuracy_stacks.md; fine-tuning: validate --tuning.",
+            "", "rows: published runs of all versions together that are predicted, and beside a version its own rows of the "
+            "tables of serving stacks (docs/accuracy_stacks.md); the other two: how far these predictions are off, as "
+            "a factor (geometric mean), with constants as they ship and with constants that never saw the run's GPU, family "
+            "or model, whichever is worst. Fine-tuning: llm-perf validate --tuning.",
         ),
     ]  # fmt: skip
 
@@ -119,10 +126,36 @@ def _table(constants: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _backing(found: Backing) -> str:
-    if not found["rows"]:
-        return "no published run"
-    left = ", ".join(f"{_factor(gm)} without its {what}" for what, gm in found["left_out"].items())
-    return f"{found['rows']} published runs, off by {_factor(found['gm'])}" + (f"; {left}" if left else "")
+    """What published runs say of a version: its own rows first, then those of all its family's versions together."""
+    own = found["of_version"]
+    said = [
+        *([_off(own, "published runs of this version")] if own is not None and own["rows"] else []),
+        *([_off(found, "published runs of all its versions")] if found["rows"] else []),
+    ]
+    other = "; of fine-tuning: llm-perf validate --tuning" if found["kind"] == "training" else ""
+    return ". ".join(said) or f"no published run{other}"
+
+
+def _off(found: Backing, of: str) -> str:
+    known = {what: gm for what, gm in found["left_out"].items() if gm is not None}
+    left = ", ".join(f"{_factor(gm)} without its {_GROUPS.get(what, what)}" for what, gm in known.items())
+    return f"{found['rows']} {of}, off by {_factor(found['gm'])}" + (f"; {left}" if left else "")
+
+
+def _by_family(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Versions by what they are versions of, in their order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["name"].partition("@")[0], []).append(row)
+    return list(found.items())
+
+
+def _figures(found: Mapping[str, Any] | None) -> str:
+    """Rows, how far they are off, and without what they are of; nothing where no row is known."""
+    if found is None or not found["rows"]:
+        return ""
+    worst = max((value for value in found["left_out"].values() if value is not None), default=None)
+    return f"{found['rows']:>5}{_factor(found['gm']):>12}{_factor(worst):>10}"
 
 
 def _covers(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -13,7 +15,15 @@ from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
 from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
-from llm_perf.report.answer import Answer, change_line, gain_pieces, interval_pieces, used_of
+from llm_perf.report.answer import (
+    Answer,
+    change_line,
+    cheapest,
+    gain_pieces,
+    interval_pieces,
+    used_of,
+    which_fit,
+)
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
@@ -250,8 +260,13 @@ def _does_not_fit(result: TrainingResult, changes: tuple[Change, ...]) -> Text:
     return text
 
 
-def training_comparison(results: list[TrainingResult]) -> RenderableType:
-    """Several GPUs side by side, one row each, and what is missing where it does not fit."""
+def training_comparison(
+    results: list[TrainingResult],
+    prices: Sequence[Price | float | None] = (),
+    changes: tuple[Change, ...] = (),
+    gains: tuple[Gain, ...] = (),
+) -> RenderableType:
+    """Several GPUs side by side, the answer first, then one row each, and what is missing where it does not fit."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("GPU", overflow="fold")
     for heading in ("step", "throughput", "MFU", "memory", "fits"):
@@ -266,7 +281,39 @@ def training_comparison(results: list[TrainingResult]) -> RenderableType:
             "yes" if result.feasible else "no",
         )
     missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
-    return Group(table, *missing)
+    return Group(_comparison_answer(results, prices, changes, gains).text, Text(), table, *missing)
+
+
+def _comparison_answer(
+    results: Sequence[TrainingResult],
+    prices: Sequence[Price | float | None],
+    changes: tuple[Change, ...],
+    gains: tuple[Gain, ...],
+) -> Answer:
+    """On which of several GPUs it fits, and what the quickest of them does, in five lines."""
+    quickest = quickest_of(results)
+    one = training_answer(quickest, changes, gains)
+    costs = {
+        result.scenario.gpu.name: training_cost(result, price).per_million_tokens
+        for result, price in zip(results, prices, strict=False)
+        if price is not None and result.feasible
+    }
+    return Answer(
+        fits=which_fit([(each.scenario.gpu.name, each.feasible) for each in results]),
+        speed=[
+            f"quickest {quickest.scenario.gpu.name}{':' if quickest.feasible else ','} {one.speed[0]}",
+            *one.speed[1:],
+        ],
+        sure=one.sure,
+        bound=one.bound,
+        change=cheapest(costs, quickest.scenario.gpu.name, one.change),
+        good=quickest.feasible,
+    )
+
+
+def quickest_of(results: Sequence[TrainingResult]) -> TrainingResult:
+    """The one with the most tokens per second, of those that fit where any does."""
+    return min(results, key=lambda one: (not one.feasible, -one.throughput_tokens_per_s))
 
 
 def training_explanation(result: TrainingResult) -> RenderableType:

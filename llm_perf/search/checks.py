@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
+from llm_perf.config.economics import load_prices
+from llm_perf.config.formats import KV_FORMATS, WEIGHT_FORMATS, format_name
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.profiles import load_profile
@@ -68,3 +70,9 @@ def _check_names(values_of: Callable[[str], list[Any]]) -> None:
             get_host_config_by_name(name)
     for name in values_of("system"):
         resolve_system(name, DSZeRO.NONE)
+    for field, known in (("weight_format", WEIGHT_FORMATS), ("kv_format", tuple(KV_FORMATS))):
+        for name in values_of(field):
+            if name.strip().lower() != "auto":
+                format_name(name, known, field)
+    for name in values_of("prices"):
+        load_prices(name)

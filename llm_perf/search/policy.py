@@ -216,6 +216,11 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     """
     if question.divides:
         return search_division(question)
+    if question.weight_format is not None:
+        raise SpecError(
+            "--weight-format is of a model that is divided between GPU and CPU (--system llama_cpp, or auto): systems that "
+            "stream weights compress them as the search finds best (--lossless: not)"
+        )
     if question.objective == "cost" and question.price is None:
         raise SpecError(
             f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"

@@ -214,5 +214,5 @@ def _widened_bytes(scenario: Scenario) -> float:
 
 
 def _whole(scenario: Scenario) -> float:
-    one = scenario.replace(parallelism=scenario.parallelism.replace(tp_size=1))
+    one = scenario.replace(parallelism=scenario.parallelism.replace(tp_size=1), num_nodes=1)
     return model_weight_bytes(one)

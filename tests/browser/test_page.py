@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import predict_inference
@@ -241,17 +242,40 @@ def test_the_keyboard_reaches_everything(tab: Tab, address: str) -> None:
         assert figure.get_attribute("aria-label")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_every_width_and_scheme_is_readable(browser: Any, address: str, width: int, scheme: str) -> None:
+LOOKS = {
+    "does not fit": "model=llama-3.1-70b&gpu=H100-SXM-80GB&batch_size=8",
+    "side by side": "model=llama-3.1-8b&gpu=l4-24gb&gpu=t4-16gb&batch_size=4",
+    "divided": "model=qwen3-30b-a3b&gpu=rtx-4090-24gb&system=llama_cpp&weight_format=q4_k_m&n_cpu_moe=all",
+    "training": "task=train&model=llama-3-8b&gpu=a100-sxm-80gb&num_gpus=8&framework=fsdp",
+}
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "look"),
+    [
+        (390, "light", "training"), (390, "dark", "does not fit"), (768, "light", "does not fit"), (768, "dark", "divided"),
+        (1400, "light", "side by side"), (1400, "dark", "training"),
+    ],
+)  # fmt: skip
+def test_every_width_and_scheme_is_readable(
+    browser: Any, address: str, width: int, scheme: str, look: str
+) -> None:
     tab = Tab(browser, width, scheme)
-    tab.open(f"{address}?model=llama-3.1-70b&gpu=H100-SXM-80GB&batch_size=8")
+    tab.page.add_init_script(SHIFTS)
+    tab.open(f"{address}?{LOOKS[look]}")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.page.locator("#card-answer .alarm").first.is_visible()
+    assert (tab.page.locator("#card-answer .alarm").count() > 0) == (look == "does not fit")
     for colour, ground, least in tab.page.evaluate(CONTRASTS):
         assert _contrast(colour, ground) >= least, (colour, ground)
+    assert tab.page.evaluate("window.shifted") < 0.05
     assert tab.complaints == []
+    found = Axe().run(tab.page, context=AXE_CONTEXT).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
     tab.close()
+
+
+AXE_CONTEXT = {"include": [["html"]], "exclude": [[".plot-container"]]}
+"""All but the insides of figures: each is one picture with words of its own, and has its numbers as a table."""
 
 
 CONTRASTS = """() => {
@@ -471,6 +495,19 @@ def test_nothing_moves_while_the_page_comes(browser: Any, address: str, width: i
     tab.page.add_init_script(SHIFTS)
     tab.open(address)
     assert tab.page.evaluate("window.shifted") < 0.05
+    tab.close()
+
+
+def test_the_words_do_not_wait_for_the_program_that_draws(browser: Any, address: str) -> None:
+    tab = Tab(browser)
+    held: list[Any] = []
+    tab.page.route("**/plotly.js", lambda route: held.append(route))
+    tab.page.goto(address, wait_until="commit")
+    tab.page.wait_for_selector(f"{TILES} >> nth=0")
+    assert tab.page.locator(".main-svg").count() == 0
+    held[0].continue_()
+    tab.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
+    assert tab.complaints == []
     tab.close()
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 
+from llm_perf.analysis.advice import Change
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.speedups import faster
 from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.analysis.training_speedups import faster_training
 from llm_perf.cli.main import run
-from llm_perf.report.answer import LABELS, in_width
+from llm_perf.report.answer import LABELS, change_line, in_width, unknown_pieces
 
 WIDTH = 80
 ANSWERS = (
@@ -29,6 +32,22 @@ ANSWERS = (
     "simulate --model llama-3.1-8b --gpu t4 --weight-format int8_weight_only --rate 50 --num-requests 50",
     "simulate --model llama-3.1-8b --gpu h100-sxm-80gb --rate 5,10 --num-requests 50",
     "policy --model opt-6.7b --gpu t4 --max-latency 1",
+    "policy --model opt-175b --gpu t4",
+    "infer --model deepseek-v3 --gpu h200-sxm-141gb",
+    "infer --model opt-175b --gpu t4 --system petals",
+    "infer --model llama-3.1-8b --gpu h100-sxm-80gb --batch-size 100000",
+    "infer --model llama-3.1-70b --gpu h100-sxm-80gb --tp-size 4 --pp-size 2",
+    "infer --model llama-3.1-8b --gpu h100-sxm-80gb --profile none",
+    "infer --model mixtral-8x7b --gpu rtx-3090 --system fiddler",
+    "infer --model llama-3.1-8b --gpu l4 --gpu t4 --gpu h100-sxm-80gb",
+    "infer --model llama-3.1-70b --gpu l4 --gpu t4",
+    "train --model llama-3.1-70b --gpu h100-sxm-80gb --num-gpus 8 --framework fsdp",
+    "train --model llama-3.1-8b --gpu h100-sxm-80gb --gpu a100-sxm-80gb --framework fsdp --num-gpus 8",
+    "train --model llama-3.1-405b --gpu h100-sxm-80gb --num-gpus 8 --num-nodes 4 --framework megatron --tp-size 8",
+    "sweep --model llama-3.1-8b --gpu l4,h100-sxm-80gb --batch-size 1:64:x2",
+    "sweep --model llama-3.1-70b --gpu t4 --batch-size 1:4",
+    "simulate --model llama-3.1-70b --gpu t4 --rate 1",
+    "simulate --model llama-3.1-8b --gpu h100-sxm-80gb --concurrency 8 --num-requests 20",
     "policy --system llama_cpp --model llama-3.1-8b --gpu rtx-3060 --host ryzen-9-7950x",
 )
 
@@ -45,6 +64,7 @@ def test_the_first_five_lines_are_the_answer(command: str, capsys: pytest.Captur
     report = out.partition("Benchmark log")[0]  # the log is the real run's, byte for byte
     assert [line for line in report.splitlines() if len(line) > WIDTH] == []
     assert "\x1b" not in out
+    assert "…" not in "".join(lines[:5])
     negative = re.match(r"Fits: +(no\.|The engine does not)", lines[0]) is not None
     assert negative == (code == 3)
 
@@ -105,6 +125,26 @@ def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> No
         assert gain.factor == pytest.approx(changed.throughput_tokens_per_s / result.throughput_tokens_per_s)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        ({"framework": "fsdp", "num_gpus": 8, "seq_len": 32768, "micro_batch_size": 1, "activation_recomputation": "full"},
+         ["--loss chunked", "--loss fused", "--seq-len 16384"]),
+        ({"gpu": "rtx-4090", "framework": "hf_trainer", "lora_rank": 16, "base_weight_bits": 4, "seq_len": 8192,
+          "micro_batch_size": 1}, ["--loss chunked --activation-recomputation 4", "--framework unsloth"]),
+    ],
+)  # fmt: skip
+def test_what_makes_training_fit_is_tried_and_fits(inputs: dict[str, Any], wanted: list[str]) -> None:
+    question = TrainingInputs(**({"model": "llama-3.1-8b", "gpu": "a100-sxm-80gb"} | inputs))
+    result = predict_training(build_training_scenario(question))
+    changes = {change.text: change for change in training_changes_that_fit(question, result)}
+    assert not result.feasible
+    assert set(wanted) <= set(changes)
+    for text in wanted:
+        changed = question.replace(**changes[text].inputs)
+        assert predict_training(build_training_scenario(changed)).feasible, text
+
+
 def test_nothing_is_advised_for_what_does_not_fit() -> None:
     question = InferenceInputs(model="llama-3.1-70b", gpu="t4")
     assert faster(question, predict_inference(build_scenario(question))) == ()
@@ -113,5 +153,14 @@ def test_nothing_is_advised_for_what_does_not_fit() -> None:
 def test_a_line_holds_as_many_pieces_as_it_has_room_for() -> None:
     assert in_width(["one", "two"], 8) == "one; two"
     assert in_width(["one", "two"], 7) == "one"
-    assert in_width(["a long sentence"], 10) == "a long …"
     assert in_width([]) == "-"
+
+
+def test_what_is_too_long_loses_what_its_end_adds_and_never_ends_in_dots() -> None:
+    assert in_width(["no room: 9 GiB needed, 5 usable, 4 missing"], 31) == "no room: 9 GiB needed, 5 usable"
+    assert in_width(["--a 1 fits (2 token/s)"], 12) == "--a 1 fits"
+    assert in_width(["a long sentence"], 10) == "a long sentence"  # nothing can go: it stays whole
+    many = [Change("--one 1 --two 2 --three 3 --four-is-a-long-flag 4 --five-is-another-long-flag 5", {})]
+    assert change_line(many)[0] == "--one 1 --two 2 --three 3 with 2 more flags, below, fits"
+    assert unknown_pieces("no published run of it ships") == ["not known: no published run of it ships"]
+    assert unknown_pieces("x" * 90) == ["not known", "the details say why"]

@@ -33,6 +33,9 @@ def test_it_is_written_where_the_shell_looks(llm_perf, home, monkeypatch, shell)
     assert outcome.code == 0
     assert str(home / FILES[shell]) in outcome.out
     assert "_LLM_PERF_COMPLETE" in (home / FILES[shell]).read_text()
+    assert ("COMP_WORDBREAKS=${COMP_WORDBREAKS//@/}" in (home / FILES[shell]).read_text()) == (
+        shell == "bash"
+    )
     first = (home / FILES[shell]).read_bytes()
     monkeypatch.setenv("SHELL", "")
     assert llm_perf("--install-completion", shell).code == 0
@@ -67,6 +70,12 @@ def test_a_home_that_is_a_file_is_one_line(llm_perf, home, monkeypatch):
         ("llm-perf infer --system vl", "vllm"),
         ("llm-perf infer --model facebook_opt-1", "facebook_opt-13b"),
         ("llm-perf infer --model opt-1", "opt-13b"),
+        ("llm-perf infer --system vllm@0.1", "vllm@0.10"),
+        ("llm-perf train --framework fs", "fsdp"),
+        ("llm-perf plan --gpus h100-sxm-80gb,l4", "h100-sxm-80gb,l4-24gb"),
+        ("llm-perf policy --system llama_cpp@", "llama_cpp@2026"),
+        ("llm-perf systems show sgl", "sglang"),
+        ("llm-perf gpus show l4", "l4-24gb"),
     ],
 )
 def test_what_the_shell_is_told(words, found):

@@ -38,6 +38,16 @@ REFUSED = (
     ('plan --model llama-3-8b --target "tpot<0ms"', "positive number"),
     ("plan --model llama-3-8b --max-gpus no", "such as 512 or 1e9"),
     ("policy --model opt-30b --gpu t4 --max-latency 0", "greater than 0"),
+    ("policy --model opt-30b --gpu t4 --weight-format q4_k_m", "--system llama_cpp, or auto"),
+    ("policy --system llama_cpp --model opt-6.7b --gpu t4 --weight-format zzz", "use auto or one of"),
+    ("plan --model llama-3-8b --target ,", 'expected such as "tpot<50ms"'),
+    ("sweep --model opt-1.3b --gpu t4 --weight-format fp16,zzz", "use auto or one of"),
+    ("sweep --model opt-1.3b --gpu t4 --prices zzz", "No such file"),
+    (
+        "infer --model opt-1.3b --gpu t4 --quant-bits 99999999999999999999999",
+        "a whole number of a usual size",
+    ),
+    ("infer --model qwen3-30b-a3b --gpu rtx-4090 --system llama_cpp --threads 100000", "possible: 1 to "),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ def test_every_version_is_listed(llm_perf: Any) -> None:
     for one in listed:
         assert one["name"] in text
         assert one["inherited"] <= one["constants"]
+
+
+def test_figures_of_a_family_stand_once(llm_perf: Any) -> None:
+    """Rows are of all versions together: beside each version they would seem to be its own."""
+    text = llm_perf("systems", "list", "llama_cpp").out
+    lines = [line for line in text.splitlines() if line.split()[:1] == ["llama_cpp"] or "llama_cpp@" in line]
+    assert len(lines) > 3
+    figures = [found[1] for line in lines if (found := re.search(r" (\d+) +\d\.\d\d +\d\.\d\d$", line))]
+    assert lines[0].split()[1] == figures[0]
+    assert figures.count(figures[0]) == 1
+
+
+def test_a_version_shows_its_own_rows(llm_perf: Any) -> None:
+    one = llm_perf("systems", "list", "vllm@0.10", "--json").json["systems"][0]["of_version"]
+    line = next(line for line in llm_perf("systems", "list").out.splitlines() if "vllm@0.10 " in line)
+    worst = max(one["left_out"].values())
+    assert (
+        f"backed by: {one['rows']} published runs of this version"
+        in llm_perf("systems", "show", "vllm@0.10").out
+    )
+    assert line.split()[-3:] == [str(one["rows"]), f"{one['gm']:.2f}", f"{worst:.2f}"]
 
 
 def test_what_was_published_is_read_once_for_a_list(llm_perf: Any, monkeypatch: pytest.MonkeyPatch) -> None:

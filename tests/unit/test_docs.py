@@ -302,3 +302,15 @@ def test_pages_show_what_is_printed(
     ends = [at + len(wanted) for at in starts if printed[at : at + len(wanted)] == wanted]
     assert ends
     assert before or after or ends == [len(printed)]
+
+
+def test_the_walk_through_the_code_names_what_there_is() -> None:
+    """Each line of docs/walk.md is a file and something that it defines; the file that is named first is run first."""
+    steps = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| `(\w+)` \|", TEXTS["docs/walk.md"], re.MULTILINE)
+    assert [int(number) for number, _, _ in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) > 15
+    for _, file, name in steps:
+        assert re.search(rf"^(?:def|class) {name}\b", (ROOT / file).read_text("utf-8"), re.MULTILINE), (
+            file,
+            name,
+        )

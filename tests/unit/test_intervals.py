@@ -356,7 +356,7 @@ def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
         ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "h200", "prefix_hit_rate": 0.5},
          "no published run used --prefix-hit-rate"),
         (PLAIN | {"gpu": "h100-sxm", "system": "llama_cpp", "batch_size": 256, "gen_len": 128},
-         "batch 256: too far from what published runs of llama_cpp cover (1)"),
+         "batch 256: farther than published runs of llama_cpp reach (1)"),
         (PLAIN | {"gpu": "a100-sxm-80gb", "system": "fastertransformer", "gen_len": 1},
          "no published run of fastertransformer states the prefill alone"),
         (PLAIN | {"gpu": "a100-sxm-80gb", "system": "fastertransformer", "kv_bits": 8},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from calibrate.evidence.hybrid_rows import left_out_lines
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.settings import run_of, scenario_of
 from llm_perf.analysis.evidence import ANY, RESIDENT, evidence_of
@@ -152,3 +153,39 @@ def test_figures_of_requests_are_those_of_their_page() -> None:
         f"TTFT {second} and {first} %; of the second {abs(round(float(errors['TPOT'][2])))} and {without} %"
         in said
     )
+
+
+def test_figures_of_training_are_those_of_their_pages() -> None:
+    said = " ".join(README.read_text("utf-8").split())
+    text = (README.parent / "docs" / "accuracy_training.md").read_text("utf-8").splitlines()
+    at = next(number for number, line in enumerate(text) if line.startswith("| rows | shipped"))
+    _, _, _, _, gpu, family = [cell.strip() for cell in text[at + 2].strip("|").split("|")]
+    assert (
+        f"off by {float(family):.2f} without the model's family and {float(gpu):.2f} without the GPU" in said
+    )
+    tuning = (README.parent / "docs" / "accuracy_tuning.md").read_text("utf-8").splitlines()
+    memory, time = [line.split("|")[6].strip() for line in tuning if line.startswith("| all |")][:2]
+    assert (
+        f"peak memory {memory.replace('%', ' %')} off in the median, iterations {time.replace('%', ' %')}"
+        in said
+    )
+
+
+def test_figures_of_hosts_are_those_of_the_fits_without_them() -> None:
+    """On the README and on the page of hybrids, from the log ratios that the fits left."""
+    said = " ".join(README.read_text("utf-8").split())
+    page = " ".join((README.parent / "docs" / "systems" / "hybrid.md").read_text("utf-8").split())
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    for line in left_out_lines():
+        ratios.setdefault(line["phase"], []).append((float(line["shipped"]), float(line["left_out"])))
+    found = {
+        phase: [math.exp(sum(abs(one[which]) for one in ones) / len(ones)) for which in (0, 1)]
+        for phase, ones in ratios.items()
+    }
+    (shipped, left), (prompts, prompts_left) = found["decode"], found["prefill"]
+    assert f"fit are off by {left:.2f} and prompts by {prompts_left:.2f}" in said
+    assert (
+        f"decode {shipped:.2f}, prompts {prompts:.2f}; by fits without the host, {left:.2f} and {prompts_left:.2f}"
+        in page
+    )
+    assert f"({len(ratios['decode'])} decode and {len(ratios['prefill'])} prompt rates" in page

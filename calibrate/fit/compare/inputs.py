@@ -107,7 +107,10 @@ def _of_file(path: Path, gpu: str | None, host: str | None) -> Iterable[Measured
         return [MeasuredRun(one) for one in tables.csv_observations(path, gpu, host)]
     if path.suffix == ".log":
         return _of_log(path, gpu, host)
-    raise SpecError(f"{path}: expected a .json of a run, a .jsonl of several, a .log or a .csv")
+    raise SpecError(
+        f"{path}: expected a .json of a run, a .jsonl of several, a .log or a .csv; what other tools wrote is read by "
+        "llm-perf calibrate read-log"
+    )
 
 
 def _one_of_record(record: Mapping[str, Any], source: str) -> MeasuredRun | Rejected:

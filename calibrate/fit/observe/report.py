@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibrate.fit.first_lines import session_answer
 from calibrate.fit.observe.stack_fit import StackFit, residuals
 
 if TYPE_CHECKING:
@@ -20,28 +22,35 @@ def session_lines(found: Observed, fitted: StackFit | None, profile: Path | None
     server = " ".join(part for part in (facts.system or found.scenario.system, facts.version) if part)
     settings = ", ".join(f"{name} {value}" for name, value in sorted(facts.settings.items()))
     lines = [
+        *session_answer(observed_object(found, fitted, profile)).text.plain.splitlines(),
+        "",
         f"{found.scenario.model.name} on {server}" + (f" ({settings})" if settings else ""),
         f"{found.points} points in {found.seconds:.0f} s; {found.account.sentence()}",
     ]
     if fitted is None:
-        return lines
+        return _wrapped(lines)
     lines += ["", *fit_lines(fitted)]
     if profile is not None:
         lines += ["", f"profile written to {profile}: llm-perf simulate --profile {profile} ..."]
-    return lines
+    return _wrapped(lines)
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    """Lines that 80 columns have room for."""
+    return [part for line in lines for part in textwrap.wrap(line, 80, subsequent_indent="  ") or [""]]
 
 
 def fit_lines(fitted: StackFit) -> list[str]:
     """Parameters with their uncertainty, how far the fit is off, and what these runs do not tell."""
-    lines = [f"{'parameter':<48}{'before':>10}{'fitted':>10}{'uncertain by':>14}"]
+    lines = [f"{'parameter':<46}{'before':>10}{'fitted':>10}{'uncertain by':>14}"]
     for one in fitted.parameters:
         name = one.name
         if name in fitted.fitted.unmoved:
-            lines.append(f"{name:<48}{one.value:>10.4g}{'-':>10}{'not seen':>14}")
+            lines.append(f"{name:<46}{one.value:>10.4g}{'-':>10}{'not seen':>14}")
             continue
         error = fitted.known.standard_errors[name]
         spread = f"x {math.exp(error):.2f}" if one.scale == "log" else f"{error:.3g}"
-        lines.append(f"{name:<48}{one.value:>10.4g}{fitted.fitted.values[name]:>10.4g}{spread:>14}")
+        lines.append(f"{name:<46}{one.value:>10.4g}{fitted.fitted.values[name]:>10.4g}{spread:>14}")
     for kind, title in (("step", "decode steps"), ("first", "times to the first token")):
         inside = residuals(_of_kind(fitted, kind, fitted.fitted.log_ratios))
         outside = residuals(_of_kind(fitted, kind, fitted.left_out))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Figure
+from calibrate.fit.first_lines import read_answer, stack_fit_answer
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import FLAGS, Served, served_of
 from calibrate.fit.served.design import Advice
@@ -20,7 +21,7 @@ from llm_perf.config.profiles import Profile
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems.registry import full_name, system_of
 
-_WIDTH: Final = 100
+_WIDTH: Final = 80
 _SHOWN: Final = ("mean", "p50", "p95", "p99")
 _TITLES: Final = {
     "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E", "batch_s": "whole batch", "prefill_s": "prefill",
@@ -107,7 +108,8 @@ def _entry(one: Compared) -> dict[str, Any]:
 
 def read_lines(compared: Sequence[Compared]) -> list[str]:
     """Runs and predictions for people."""
-    lines: list[str] = []
+    answer = read_answer(read_object((), compared), _FLAG_OF)
+    lines: list[str] = [*answer.text.plain.splitlines(), ""]
     for one in compared:
         if one.refused:
             lines += [*_wrapped(f"refused: {one.reason}"), ""]
@@ -160,7 +162,7 @@ def _figure_line(figure: Figure, predicted: float | None) -> str:
     name = _TITLES[figure.quantity] + ("" if figure.statistic == "mean" else f" {figure.statistic}")
     name += " per GPU" if figure.scope == "per_gpu" else ""
     error = "" if predicted is None or not figure.value else f"{predicted / figure.value - 1:+.1%}"
-    return f"  {name:<26}{_value(figure, figure.value):>12}{_value(figure, predicted):>12}{error:>9}"
+    return f"  {name:<26}{_value(figure, figure.value):>12}{_value(figure, predicted):>12}{error:>9}".rstrip()
 
 
 def _value(figure: Figure, value: float | None) -> str:
@@ -258,7 +260,8 @@ def _gm(values: Any, main: Sequence[bool], kind: bool) -> float | None:
 
 def fit_lines(found: dict[str, Any]) -> list[str]:
     """A fit for people."""
-    lines = [f"{found['release']}: {found['runs']} runs of {', '.join(found['models'])}", ""]
+    lines = [*stack_fit_answer(found).text.plain.splitlines(), ""]
+    lines += [*_wrapped(f"{found['release']}: {found['runs']} runs of {', '.join(found['models'])}"), ""]
     lines.append(f"{'constant':<34}{'shipped':>11}{'fitted':>11}   90 % interval")
     for name, one in found["parameters"].items():
         low, high = one["interval"]
@@ -274,7 +277,7 @@ def fit_lines(found: dict[str, Any]) -> list[str]:
     lines.append("")
     for title, one in (("decode", found["gm"]["decode"]), ("first token", found["gm"]["first_token"])):
         if one["fitted"] is not None:
-            lines.append(
+            lines += _wrapped(
                 f"{title}: off by x/: {one['shipped']:.3f} with what ships, x/: {one['fitted']:.3f} fitted (geometric mean)"
             )
     interval = found["interval"]
