@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from calibrate.evidence.engine_tuning import trtllm_bench
 from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run, scenario_of
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run
@@ -43,6 +44,9 @@ MOST_OUTPUT: Final = 512
 
 _MOST: Final = 3000
 """Requests of a row's simulation: more change no figure by a percent."""
+
+_MOST_AT_ONCE: Final = 30_000
+"""The same of a queue that drains: its beginning and its end are as long as what the engine runs at once, 4,096 at the most."""
 
 _CLOSED: Final = re.compile(r"closed loop|in flight")
 _VARY: Final = re.compile(r"lengths vary|variable lengths")
@@ -133,11 +137,13 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
     scenario = _deployment(run, row.get("max_num_seqs", ""))
     concurrency = run.batch_size if closed else None
     count = _count(row, concurrency)
+    settings = settings_of(row)
+    if settings.tuned_by is not None:
+        scenario = tuned(scenario, asked)
     generator = np.random.default_rng(0)
     prompt = _lengths(asked["prompt_len_tok"], notes).tokens(generator, count)
     output = _outputs(asked["gen_len_tok"], notes, generator, count)
     arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
-    settings = settings_of(row)
     warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
     again: dict[str, Ints] = {}
     if settings.distinct_prompts is not None and concurrency is not None:
@@ -245,10 +251,19 @@ def _deployment(run: Run, max_num_seqs: str) -> Scenario:
     return scenario.replace(workload=scenario.workload.replace(max_num_seqs=int(stated[0])))
 
 
+def tuned(scenario: Scenario, row: Mapping[str, str]) -> Scenario:
+    """The scenario with the limits that ``trtllm-bench`` builds an engine with for a row's lengths."""
+    prompt, output = (int(float(row[name])) for name in ("prompt_len_tok", "gen_len_tok"))
+    sequences, tokens = trtllm_bench(scenario, prompt, output)
+    limits = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens}
+    return scenario.replace(workload=scenario.workload.replace(**limits))
+
+
 def _count(row: Mapping[str, str], concurrency: int | None) -> int:
     stated = re.match(r"\d+", row.get("num_prompts", ""))
     if stated is not None:
-        return min(int(stated[0]), _MOST)
+        at_once = row.get("request_rate", "").startswith("inf")
+        return min(int(stated[0]), _MOST_AT_ONCE if at_once else _MOST)
     if concurrency is None:
         return _MOST
     return min(LOOP_ROUNDS * concurrency, max(_MOST, 2 * concurrency))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import Field
@@ -67,6 +67,7 @@ class Settings(Spec):
     Attributes:
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
+        tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
     """
@@ -77,6 +78,7 @@ class Settings(Spec):
     gpu_memory_utilization: Efficiency | None = None
     distinct_prompts: PositiveInt | None = None
     eager: bool = False
+    tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
