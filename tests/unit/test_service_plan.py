@@ -307,6 +307,12 @@ def test_engines_are_started_in_their_own_words(system, words):
     assert all(len(line) < 80 for line in found.splitlines())
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_engine_without_graphs_is_started_so(eager):
+    asked = InferenceInputs(model="llama-3.1-8b", gpu="l4", system="vllm", enforce_eager=eager)
+    assert ("--enforce-eager" in str(start_command(asked)).split()) == eager
+
+
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weights_of_fewer_bits_are_asked_for_by_the_command(bits):
     found = start_command(InferenceInputs(model="llama-3.1-8b", gpu="l4", system="vllm", quant_bits=bits))
