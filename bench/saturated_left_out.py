@@ -3,8 +3,8 @@
     python bench/saturated_left_out.py
 
 It refits every version with such runs (``saturated`` in bench/stack_plans.yaml) without each model and without each GPU in
-turn, simulates what was left out, and writes calibrate/measurements/requests/saturated_left_out.csv, of which ``make accuracy``
-makes a table of docs/accuracy_requests.md.
+turn, simulates what was left out, and writes calibrate/measurements/requests/saturated_left_out.csv, of which ``make
+accuracy`` makes a table of docs/accuracy_requests.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from calibrate.evidence.saturated_rows import load_saturated  # noqa: E402
 from calibrate.evidence.serving_rows import Case, Cases, gm  # noqa: E402
 from calibrate.validate.request_left_out import COLUMNS, LEFT_OUT  # noqa: E402
 
-KINDS: dict[str, Callable[[Case], str]] = {"model": lambda case: case.run.model, "GPU": lambda case: case.run.gpu}
+KINDS: dict[str, Callable[[Case], str]] = {
+    "model": lambda case: case.run.model,
+    "GPU": lambda case: case.run.gpu,
+}
 
 
 def main() -> int:
@@ -43,7 +46,9 @@ def main() -> int:
                 told = {name: round(value, 3) for name, value in constants.items()}
                 print(f"    {told}", flush=True)
                 lines += [
-                    dict(zip(COLUMNS, (release, kind, group, case.row_id, f"{np.exp(ratio):.4f}"), strict=True))
+                    dict(
+                        zip(COLUMNS, (release, kind, group, case.row_id, f"{np.exp(ratio):.4f}"), strict=True)
+                    )
                     for case, ratio in zip(left, ratios, strict=True)
                 ]
     text = io.StringIO()

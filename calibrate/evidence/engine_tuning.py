@@ -1,4 +1,4 @@
-"""What a benchmark program sets of its engine by itself: rules that are counted from its source, from a model and its machine.
+"""What a benchmark program sets of its engine by itself, for a model and a machine: rules that are counted from its source.
 
 ``trtllm-bench build --dataset`` (tensorrt_llm/bench/build/tuning.py, ``calc_engine_setting`` and ``finetune_setting``) sizes
 TensorRT-LLM's engines for the lengths of a data set.

@@ -37,16 +37,17 @@ WARM_UP_ROUNDS: Final = 2
 """Requests over concurrency that are sent before those that are counted, where it matters which were sent before."""
 
 SPREAD: Final = 1.0
-"""Standard deviation over mean of prompts and outputs that are said to vary: of the order of ShareGPT's."""
+"""Standard deviation over mean of prompts and outputs that are said to vary, where nobody says how much: of the order of
+ShareGPT's."""
 
 MOST_OUTPUT: Final = 512
-"""Tokens at which generators that draw real conversations cut answers: output_tokens_max of AccelMark's suites."""
+"""Tokens at which generators that draw real conversations cut answers, where they do not say."""
 
 _MOST: Final = 3000
 """Requests of a row's simulation: more change no figure by a percent."""
 
 _MOST_AT_ONCE: Final = 30_000
-"""The same of a queue that drains: its beginning and its end are as long as what the engine runs at once, 4,096 at the most."""
+"""The same of a queue that drains: its two ends are as long as what the engine runs at once, 4,096 at the most."""
 
 _CLOSED: Final = re.compile(r"closed loop|in flight")
 _VARY: Final = re.compile(r"lengths vary|variable lengths")
@@ -141,8 +142,13 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
     if settings.tuned_by is not None:
         scenario = tuned(scenario, asked)
     generator = np.random.default_rng(0)
-    prompt = _lengths(asked["prompt_len_tok"], notes).tokens(generator, count)
-    output = _outputs(asked["gen_len_tok"], notes, generator, count)
+    prompt = _lengths(asked["prompt_len_tok"], notes, settings.prompt_spread or SPREAD).tokens(
+        generator, count
+    )
+    output = capped_outputs(
+        _lengths(asked["gen_len_tok"], notes), float(asked["gen_len_tok"]), generator, count,
+        settings.most_output or MOST_OUTPUT,
+    )  # fmt: skip
     arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
     warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
     again: dict[str, Ints] = {}
@@ -283,25 +289,22 @@ def _rate(when: str) -> float:
     return float(stated[0])
 
 
-def _outputs(cell: str, notes: str, generator: np.random.Generator, count: int) -> Ints:
-    """Output tokens of a row."""
-    return capped_outputs(_lengths(cell, notes), float(cell), generator, count)
-
-
-def capped_outputs(drawn: Lengths, mean: float, generator: np.random.Generator, count: int) -> Ints:
-    """Output tokens of a distribution. Those that vary end at `MOST_OUTPUT`, and have the stated mean with that end."""
-    if drawn.kind != "lognormal" or mean >= MOST_OUTPUT:
+def capped_outputs(
+    drawn: Lengths, mean: float, generator: np.random.Generator, count: int, most: int = MOST_OUTPUT
+) -> Ints:
+    """Output tokens of a distribution. Those that vary end at ``most``, and have the stated mean with that end."""
+    if drawn.kind != "lognormal" or mean >= most:
         drawn = Lengths("fixed", mean) if drawn.kind == "lognormal" else drawn
         return drawn.tokens(generator, count)
     found = drawn.tokens(generator, count) / mean
     low, high = mean, 100 * mean
     for _ in range(50):  # the uncut mean with which the cut ones have the stated mean
         uncut = (low + high) / 2
-        low, high = (uncut, high) if np.minimum(found * uncut, MOST_OUTPUT).mean() < mean else (low, uncut)
-    return np.maximum(np.minimum(found * low, MOST_OUTPUT).round(), 1).astype(np.int64)
+        low, high = (uncut, high) if np.minimum(found * uncut, most).mean() < mean else (low, uncut)
+    return np.maximum(np.minimum(found * low, most).round(), 1).astype(np.int64)
 
 
-def _lengths(cell: str, notes: str) -> Lengths:
+def _lengths(cell: str, notes: str, spread: float = SPREAD) -> Lengths:
     nominal = float(cell)
     drawn = _UNIFORM.search(notes)
     if drawn is not None:
@@ -309,5 +312,5 @@ def _lengths(cell: str, notes: str) -> Lengths:
             "uniform", max(round(nominal * float(drawn[1])), 1), max(round(nominal * float(drawn[2])), 1)
         )
     if _VARY.search(notes):
-        return Lengths("lognormal", nominal, SPREAD * nominal)
+        return Lengths("lognormal", nominal, spread * nominal)
     return Lengths("fixed", nominal)

@@ -15,7 +15,6 @@ from calibrate.evidence.stated import stated_run
 from calibrate.evidence.stated_formats import served_format
 from calibrate.validate.requests import rows as request_rows
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.errors import SpecError
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -130,9 +129,10 @@ def test_runs_without_captured_graphs_are_asked_for_so() -> None:
 
 def test_trtllm_bench_builds_an_engine_for_the_lengths() -> None:
     """By hand: 141 GiB less 8.03e9 bytes, .95 of it, over 64 KiB per token; tokens as 1 + prompt / output."""
+    formats = {"weight_format": "fp8", "kv_format": "fp8"}
     asked = build_scenario(
-        InferenceInputs(model="llama-3.1-8b", gpu="h200-sxm", system="tensorrt_llm@0.17", weight_format="fp8", kv_format="fp8")
-    )  # fmt: skip
+        InferenceInputs(model="llama-3.1-8b", gpu="h200-sxm", system="tensorrt_llm@0.17", **formats)
+    )
     assert trtllm_bench(asked, 2048, 2048) == (512, 2048)  # 506 sequences; 1,012 tokens, 2,048 at the least
     assert trtllm_bench(asked, 20000, 2000) == (96, 2048)  # 94; 1,037
     assert trtllm_bench(asked, 128, 128) == (4096, 8192)  # 8,098 would be more than it builds for

@@ -98,7 +98,8 @@ def test_an_engine_that_knows_no_windows_attends_to_everything() -> None:
     """TensorRT-LLM's builder has windows off unless asked for; its later runtime takes the model's."""
     asked = {"model": "mistral-7b-v0.1", "gpu": "h100-sxm", "prompt_len": 20000, "gen_len": 100}
     old, new = (
-        build_scenario(InferenceInputs(system=f"tensorrt_llm@{version}", **asked)) for version in ("0.17", "1.0")
+        build_scenario(InferenceInputs(system=f"tensorrt_llm@{version}", **asked))
+        for version in ("0.17", "1.0")
     )
     assert new.model.layer_groups[0].attention.window == 4096
     assert old.model == new.model.without_windows()

@@ -106,8 +106,8 @@ class Resident(System):
         constants = self.constants(scenario)
         if not (constants["eager_python_us_per_layer"] or constants["python_us_per_layer"]):
             raise SpecError(
-                f"--enforce-eager: what a step of {self.name}@{self.release} takes without captured graphs is not known here; it "
-                "is of vllm@0.15"
+                f"--enforce-eager: what a step of {self.name}@{self.release} takes without captured graphs is not known "
+                "here; it is of vllm@0.15"
             )
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
