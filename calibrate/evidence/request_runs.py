@@ -185,6 +185,23 @@ def answer_of(run: RequestRun) -> Answer:
     return _answer(outcome, run)
 
 
+_LONGER: Final = 1.05
+"""Times that steps take where it is asked what they do to the time to the first token."""
+
+
+def amplification(run: RequestRun, answer: Answer) -> float:
+    """What an error of every step makes of the time to the first token, d ln TTFT / d ln step; 1 unless requests keep coming.
+
+    Steps that are f times as long are the same steps under arrivals that are f times as near to one another, all times of
+    which are f times as long.
+    """
+    if run.pools is not None or not run.requests.arrival_s.any():
+        return 1.0
+    nearer = replace(run.requests, arrival_s=run.requests.arrival_s / _LONGER)
+    slower = _LONGER * answer_of(replace(run, requests=nearer)).ttft_s
+    return math.log(slower / answer.ttft_s) / math.log(_LONGER)
+
+
 def _answer(outcome: Outcome, run: RequestRun) -> Answer:
     done = (outcome.status == COMPLETED) & (np.arange(len(outcome.status)) >= run.warm_up)
     of = np.mean if run.statistic == "mean" else np.median

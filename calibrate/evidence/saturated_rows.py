@@ -36,8 +36,10 @@ def load_saturated() -> tuple[Case, ...]:
             continue
         run = stated_run(dict(row) | {"request_rate": "", "batch_size": "1"})
         work = tuned(scenario_of(run), row).workload
-        limits = {"max_num_seqs": work.max_num_seqs, "max_num_batched_tokens": work.max_num_batched_tokens}
-        run = replace(run, batch_size=work.max_num_seqs or 1, **limits)
+        run = replace(
+            run, batch_size=work.max_num_seqs or 1, max_num_seqs=work.max_num_seqs,
+            max_num_batched_tokens=work.max_num_batched_tokens,
+        )  # fmt: skip
         scenario = scenario_of(run)
         file = system_of(scenario).file
         found.append(
