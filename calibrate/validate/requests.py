@@ -340,9 +340,10 @@ def _refusals(lines: Sequence[Line]) -> Iterator[str]:
 _HEAD: Final = """# Requests over time
 
 What `llm-perf simulate` is worth on requests that really came and went. But for
-[`tensorrt_llm@0.14`](#saturated-runs-left-out), no constant was fitted to any of these runs as requests over time. Constants of
-the stacks are those of [the serving stacks](accuracy_stacks.md), and of versions that were measured in closed loops only, most
-rows of the tables below were in that fit, as batches of one size: their TPOT is not unseen. `python bench/request_figures.py` simulates the tables, `make accuracy` writes this page.
+[`tensorrt_llm@0.14`](#saturated-runs-left-out), no constant was fitted to any of these runs as requests over time.
+Constants of the stacks are those of [the serving stacks](accuracy_stacks.md), and of versions that were measured in closed
+loops only, most rows of the tables below were in that fit, as batches of one size: their TPOT is not unseen.
+`python bench/request_figures.py` simulates the tables, `make accuracy` writes this page.
 
 gm is the geometric mean of max(predicted / measured, measured / predicted), in brackets of how many rows; bias is the
 median of predicted / measured - 1.
