@@ -12,7 +12,8 @@ from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.report.service_json import service_object
-from llm_perf.report.service_text import service_sections
+from llm_perf.report.service_text import service_answer, service_sections
+from llm_perf.report.simulate_text import may_not_keep_up
 from llm_perf.report.start_command import start_command
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.search.service import plan_service
@@ -168,6 +169,17 @@ def test_fewer_sequences_at_once_are_chosen_where_decoding_is_too_slow():
     for other, meets in ((most, True), (2 * most, False), (None, False)):
         assert serves(best.inputs.replace(max_num_seqs=other), traffic, question) is meets
     assert f"--max-num-seqs {most}" in service_object(plan_service(question))["best"][0]["start_command"]
+
+
+def test_the_first_line_does_not_hide_that_a_plan_may_not_keep_up():
+    found = plan_service(
+        QUESTION.replace(concurrency=None, rate=5.0, gpus=("b200-180gb",), target="p95 ttft<1s")
+    )
+    answer, shown = service_answer(found), found.best[0].simulation
+    assert answer.fits[0].startswith(
+        "as predicted, but it may not keep up" if may_not_keep_up(shown) else "yes"
+    )
+    assert may_not_keep_up(shown) == ("it may not keep up" in answer.sure[0])
 
 
 def test_what_is_shown_is_what_simulate_says():
