@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from calibrate.evidence.published.names import version_of  # noqa: E402
+from calibrate.evidence.saturated_rows import load_saturated  # noqa: E402
 from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
 from calibrate.evidence.settings import Run  # noqa: E402
 from calibrate.fit.stack_priors import SPREAD  # noqa: E402
@@ -43,6 +44,7 @@ class Plan:
     given: dict[str, float]
     measured: dict[str, dict[str, Any]]
     first_tokens: bool = False
+    saturated: bool = False
     versions: tuple[str, str] | None = None
 
     def fits(self, case: Case) -> bool:
@@ -65,11 +67,15 @@ def plans() -> dict[str, Plan]:
             | {name: float(one["value"]) for name, one in plan.get("measured", {}).items()},
             plan.get("measured", {}),
             plan.get("first_tokens", False),
+            plan.get("saturated", False),
             None if plan.get("versions") is None else tuple(plan["versions"]),
         )
         for release, plan in stated.items()
     }
 
+
+WIDTH = SPREAD | {"expert_16bit_flops": 0.3, "pcie_bus_efficiency": 0.5}
+"""What is known of each constant, and of two that a user's own runs do not move."""
 
 PLANS = plans()
 """One plan per version with runs of its own."""
@@ -102,7 +108,7 @@ class Found:
     def told(self, name: str) -> bool:
         """Whether the runs narrow a constant down, or pull it away from what was known of it."""
         moved = abs(math.log(self.values[name] / self.start[name]))
-        return self.spread[name] < TOLD * SPREAD[name] or moved > MOVED * SPREAD[name]
+        return self.spread[name] < TOLD * WIDTH[name] or moved > MOVED * WIDTH[name]
 
 
 def start_of(release: str) -> dict[str, float]:
@@ -165,7 +171,7 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
     names, start = list(free), {name: every[name] for name in free}
     fixed = plan.given | {name: value for name, value in every.items() if name not in start}
     centre = np.log([start[name] for name in names])
-    spread = np.array([SPREAD[name] for name in names])
+    spread = np.array([WIDTH[name] for name in names])
 
     firsts = plan.first_tokens and first_tokens
 
@@ -300,6 +306,9 @@ def by_release() -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = collections.defaultdict(list)
     for case in load_cases():
         found[ALIASES.get(case.release, case.release)].append(case)
+    for case in load_saturated():
+        if case.release in PLANS and PLANS[case.release].saturated:
+            found[case.release].append(case)
     return dict(found)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from calibrate.evidence.engine_tuning import trtllm_bench
 from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run, scenario_of
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run
@@ -36,13 +37,17 @@ WARM_UP_ROUNDS: Final = 2
 """Requests over concurrency that are sent before those that are counted, where it matters which were sent before."""
 
 SPREAD: Final = 1.0
-"""Standard deviation over mean of prompts and outputs that are said to vary: of the order of ShareGPT's."""
+"""Standard deviation over mean of prompts and outputs that are said to vary, where nobody says how much: of the order of
+ShareGPT's."""
 
 MOST_OUTPUT: Final = 512
-"""Tokens at which generators that draw real conversations cut answers: output_tokens_max of AccelMark's suites."""
+"""Tokens at which generators that draw real conversations cut answers, where they do not say."""
 
 _MOST: Final = 3000
 """Requests of a row's simulation: more change no figure by a percent."""
+
+_MOST_AT_ONCE: Final = 30_000
+"""The same of a queue that drains: its two ends are as long as what the engine runs at once, 4,096 at the most."""
 
 _CLOSED: Final = re.compile(r"closed loop|in flight")
 _VARY: Final = re.compile(r"lengths vary|variable lengths")
@@ -133,11 +138,18 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
     scenario = _deployment(run, row.get("max_num_seqs", ""))
     concurrency = run.batch_size if closed else None
     count = _count(row, concurrency)
-    generator = np.random.default_rng(0)
-    prompt = _lengths(asked["prompt_len_tok"], notes).tokens(generator, count)
-    output = _outputs(asked["gen_len_tok"], notes, generator, count)
-    arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
     settings = settings_of(row)
+    if settings.tuned_by is not None:
+        scenario = tuned(scenario, asked)
+    generator = np.random.default_rng(0)
+    prompt = _lengths(asked["prompt_len_tok"], notes, settings.prompt_spread or SPREAD).tokens(
+        generator, count
+    )
+    output = capped_outputs(
+        _lengths(asked["gen_len_tok"], notes), float(asked["gen_len_tok"]), generator, count,
+        settings.most_output or MOST_OUTPUT,
+    )  # fmt: skip
+    arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
     warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
     again: dict[str, Ints] = {}
     if settings.distinct_prompts is not None and concurrency is not None:
@@ -171,6 +183,23 @@ def answer_of(run: RequestRun) -> Answer:
     else:
         outcome = simulate(run.scenario, run.requests, settings=run.engine)
     return _answer(outcome, run)
+
+
+_LONGER: Final = 1.05
+"""Times that steps take where it is asked what they do to the time to the first token."""
+
+
+def amplification(run: RequestRun, answer: Answer) -> float:
+    """What an error of every step makes of the time to the first token, d ln TTFT / d ln step; 1 unless requests keep coming.
+
+    Steps that are f times as long are the same steps under arrivals that are f times as near to one another, all times of
+    which are f times as long.
+    """
+    if run.pools is not None or not run.requests.arrival_s.any():
+        return 1.0
+    nearer = replace(run.requests, arrival_s=run.requests.arrival_s / _LONGER)
+    slower = _LONGER * answer_of(replace(run, requests=nearer)).ttft_s
+    return math.log(slower / answer.ttft_s) / math.log(_LONGER)
 
 
 def _answer(outcome: Outcome, run: RequestRun) -> Answer:
@@ -245,10 +274,19 @@ def _deployment(run: Run, max_num_seqs: str) -> Scenario:
     return scenario.replace(workload=scenario.workload.replace(max_num_seqs=int(stated[0])))
 
 
+def tuned(scenario: Scenario, row: Mapping[str, str]) -> Scenario:
+    """The scenario with the limits that ``trtllm-bench`` builds an engine with for a row's lengths."""
+    prompt, output = (int(float(row[name])) for name in ("prompt_len_tok", "gen_len_tok"))
+    sequences, tokens = trtllm_bench(scenario, prompt, output)
+    limits = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens}
+    return scenario.replace(workload=scenario.workload.replace(**limits))
+
+
 def _count(row: Mapping[str, str], concurrency: int | None) -> int:
     stated = re.match(r"\d+", row.get("num_prompts", ""))
     if stated is not None:
-        return min(int(stated[0]), _MOST)
+        at_once = row.get("request_rate", "").startswith("inf")
+        return min(int(stated[0]), _MOST_AT_ONCE if at_once else _MOST)
     if concurrency is None:
         return _MOST
     return min(LOOP_ROUNDS * concurrency, max(_MOST, 2 * concurrency))
@@ -268,25 +306,22 @@ def _rate(when: str) -> float:
     return float(stated[0])
 
 
-def _outputs(cell: str, notes: str, generator: np.random.Generator, count: int) -> Ints:
-    """Output tokens of a row."""
-    return capped_outputs(_lengths(cell, notes), float(cell), generator, count)
-
-
-def capped_outputs(drawn: Lengths, mean: float, generator: np.random.Generator, count: int) -> Ints:
-    """Output tokens of a distribution. Those that vary end at `MOST_OUTPUT`, and have the stated mean with that end."""
-    if drawn.kind != "lognormal" or mean >= MOST_OUTPUT:
+def capped_outputs(
+    drawn: Lengths, mean: float, generator: np.random.Generator, count: int, most: int = MOST_OUTPUT
+) -> Ints:
+    """Output tokens of a distribution. Those that vary end at ``most``, and have the stated mean with that end."""
+    if drawn.kind != "lognormal" or mean >= most:
         drawn = Lengths("fixed", mean) if drawn.kind == "lognormal" else drawn
         return drawn.tokens(generator, count)
     found = drawn.tokens(generator, count) / mean
     low, high = mean, 100 * mean
     for _ in range(50):  # the uncut mean with which the cut ones have the stated mean
         uncut = (low + high) / 2
-        low, high = (uncut, high) if np.minimum(found * uncut, MOST_OUTPUT).mean() < mean else (low, uncut)
-    return np.maximum(np.minimum(found * low, MOST_OUTPUT).round(), 1).astype(np.int64)
+        low, high = (uncut, high) if np.minimum(found * uncut, most).mean() < mean else (low, uncut)
+    return np.maximum(np.minimum(found * low, most).round(), 1).astype(np.int64)
 
 
-def _lengths(cell: str, notes: str) -> Lengths:
+def _lengths(cell: str, notes: str, spread: float = SPREAD) -> Lengths:
     nominal = float(cell)
     drawn = _UNIFORM.search(notes)
     if drawn is not None:
@@ -294,5 +329,5 @@ def _lengths(cell: str, notes: str) -> Lengths:
             "uniform", max(round(nominal * float(drawn[1])), 1), max(round(nominal * float(drawn[2])), 1)
         )
     if _VARY.search(notes):
-        return Lengths("lognormal", nominal, SPREAD * nominal)
+        return Lengths("lognormal", nominal, spread * nominal)
     return Lengths("fixed", nominal)

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import Field
 
-from llm_perf.config.base import Efficiency, PositiveInt, Spec
+from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.systems.scheduling import Prompts, Waits
 
 _FILE: Final = "measurements/serving/settings.yaml"
@@ -65,8 +65,11 @@ class Settings(Spec):
     """Settings of a server and its load generator; None is the engine's own default.
 
     Attributes:
+        prompt_spread: Standard deviation over mean of prompts that are said to vary.
+        most_output: Tokens at which the load generator cuts outputs that are said to vary.
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
+        tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
     """
@@ -75,8 +78,11 @@ class Settings(Spec):
     max_num_batched_tokens: Count | None = None
     max_num_seqs: Count | None = None
     gpu_memory_utilization: Efficiency | None = None
+    prompt_spread: PositiveFloat | None = None
+    most_output: PositiveInt | None = None
     distinct_prompts: PositiveInt | None = None
     eager: bool = False
+    tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None

@@ -64,7 +64,7 @@ class Run:
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
     on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
-    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last three are
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last four are
     settings of a serving engine.
     """
 
@@ -102,6 +102,7 @@ class Run:
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
     gpu_memory_utilization: float | None = None
+    enforce_eager: bool = False
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -268,6 +269,7 @@ def inputs_of(run: Run) -> InferenceInputs:
         max_num_batched_tokens=run.max_num_batched_tokens,
         max_num_seqs=run.max_num_seqs,
         gpu_memory_utilization=run.gpu_memory_utilization,
+        enforce_eager=run.enforce_eager,
         pin_memory=_pins(run),
         prefetch=run.overlap if prefetches else None,
         overlap=None if prefetches else run.overlap,

@@ -282,6 +282,8 @@ def _changed(scenario: Scenario) -> str | None:
     replaced = [name for name, _ in scenario.constants if name not in _SETTINGS]
     if replaced or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
         return "a profile took the place of constants that were held against published runs, and has no runs of its own"
+    if scenario.workload.enforce_eager:
+        return "what a step takes without captured graphs (--enforce-eager) is assumed, and not fitted"
     options = [f"--{name.replace('_', '-')}" for name in scenario.serving_options]
     return f"no published run used {' or '.join(options)}" if options else None
 

@@ -143,6 +143,9 @@ class InferenceInputs(Spec):
     max_num_seqs: TokenCount | None = Field(
         default=None, description="Sequences that run at once at most; the stack's default."
     )
+    enforce_eager: Flag = Field(
+        default=False, description="No captured graphs: the host launches every step.  [default: off]"
+    )
     distinct_prompts: TokenCount | None = Field(
         default=None,
         description="Prompts of the batch that differ: equal ones share experts.  [default: all differ]",
@@ -282,7 +285,9 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero), alone=gpu.absent)
     version = asked_version(inputs.system) or profile.version_of(system)
-    release = get_system(system if version is None else f"{system}@{version}", gpu.device).release
+    built = get_system(system if version is None else f"{system}@{version}", gpu.device)
+    release = built.release
+    model = model.without_windows() if built.file.ignores_windows else model
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")

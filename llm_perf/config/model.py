@@ -137,6 +137,16 @@ class ModelConfig(Spec):
             return data | {"norm_bias": False}
         return data
 
+    def without_windows(self) -> ModelConfig:
+        """The model as an engine runs it that knows no sliding window: every layer sees all tokens and keeps them."""
+        groups = tuple(
+            group.replace(attention=group.attention.replace(window=None))
+            if getattr(group.attention, "window", None) is not None
+            else group
+            for group in self.layer_groups
+        )
+        return self if groups == self.layer_groups else self.replace(layer_groups=groups)
+
     def with_beside(self) -> ModelConfig:
         """The model with the parts beside its text counted among its weights; their work is not.
 

@@ -29,7 +29,8 @@ class Workload(Spec):
     ``shared_prefix``: the cached part is one and the same of all sequences, so that a decode step reads it from memory once.
     ``prefill_chunk``: prompts are read in passes of so many tokens each (Sarathi, arXiv 2308.16369); None = at once.
     ``gpu_memory_utilization``: share of the memory that the stack may use, as it counts it; ``max_num_batched_tokens`` and
-    ``max_num_seqs``: tokens and sequences of one step at most. None: the stack's own.
+    ``max_num_seqs``: tokens and sequences of one step at most. None: the stack's own. ``enforce_eager``: the engine captures
+    no graphs, so that the host launches every step anew.
     """
 
     batch_size: PositiveInt = 1
@@ -40,6 +41,7 @@ class Workload(Spec):
     gpu_memory_utilization: Annotated[Efficiency | None, ServingOption] = None
     max_num_batched_tokens: Annotated[PositiveInt | None, ServingOption] = None
     max_num_seqs: Annotated[PositiveInt | None, ServingOption] = None
+    enforce_eager: Annotated[Flag, ServingOption] = False
     distinct_prompts: Annotated[PositiveInt | None, ServingOption] = None
     shared_prefix: Annotated[Flag, ServingOption] = False
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from llm_perf.analysis.simulation import TimeInterval
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import command_in_lines
-from llm_perf.report.simulate_text import bound_pieces, certainty_pieces
+from llm_perf.report.simulate_text import bound_pieces, certainty_pieces, may_not_keep_up
 from llm_perf.report.start_command import start_command
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.search.service import ServiceCandidate, ServicePlan
@@ -67,8 +67,9 @@ def service_answer(answer: ServicePlan) -> Answer:
             f"next best: {other.num_gpus} x {other.simulation.scenario.gpu.name} {_how(other)}".rstrip(),
             f"${_number(other.values['cost_per_million_tokens'])} per million tokens",
         ]
+    fits = "as predicted, but it may not keep up" if may_not_keep_up(found) else "yes"
     return Answer(
-        fits=[f"yes. {how}", f"${_number(best.values['cost_per_million_tokens'])} per million tokens"],
+        fits=[f"{fits}. {how}", f"${_number(best.values['cost_per_million_tokens'])} per million tokens"],
         speed=[
             f"TTFT p95 {_time(summary.ttft_s.p95)}, TPOT p95 {_time(summary.tpot_s.p95)}",
             rate(best.values["throughput_tokens_per_s"]),

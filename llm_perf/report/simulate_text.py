@@ -17,6 +17,7 @@ from llm_perf.report.answer import ROOM, Answer, change_line, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.capacity import Capacity
+from llm_perf.requests.simulate import MOST_ENGINES
 from llm_perf.requests.summary import Distribution, Summary
 from llm_perf.systems import system_of
 
@@ -144,14 +145,24 @@ def _served(found: Simulation, known: Capacity) -> list[str]:
     ]
 
 
+def may_not_keep_up(found: Simulation) -> bool:
+    """Whether the engine keeps up as predicted, and not at the slow end of the interval."""
+    known = found.capacity
+    return (
+        found.interval is not None
+        and found.interval.high is None
+        and known is not None
+        and bool(known.keeps_up)
+    )
+
+
 def certainty_pieces(found: Simulation) -> list[str]:
     """How far off the slowest requests may be, and whether the engine may not keep up at all."""
     interval = found.interval
     if interval is None:
         return unknown_pieces(found.no_interval or "no interval of the steps")
     ranges = [_named_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
-    known = found.capacity
-    if interval.high is None and known is not None and known.keeps_up:
+    if may_not_keep_up(found):
         may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
         return [f"{may} ({interval.level:.0%})", *ranges]
     return [f"{interval.level:.0%} interval: {ranges[0]}", *ranges[1:]]
@@ -189,6 +200,8 @@ def _more(found: Simulation, known: Capacity) -> list[str]:
         return ["give --rate to see how latency grows up to what it can serve"]
     each = known.requests_per_s / replicas
     needed = math.ceil(known.load * replicas / _COMFORTABLE)
+    if needed > MOST_ENGINES:
+        return [f"a lower --rate: this takes {count(needed)} replicas, of at most {MOST_ENGINES:,}"]
     if known.load > _COMFORTABLE:
         return [
             f"--replicas {needed}: {needed * each:.3g} requests/s at most, {known.load * replicas / needed:.0%} loaded"
@@ -358,8 +371,9 @@ def rates_answer(found: Sequence[Simulation], knee: Simulation | None) -> Answer
     change = ["give higher rates: it keeps up with all of these"]
     if beyond is not None and beyond.keeps_up is False:
         needed = math.ceil((beyond.load or 1) * shown.traffic.replicas / _COMFORTABLE)
+        more = f"--replicas {needed}" if needed <= MOST_ENGINES else f"{count(needed)} replicas"
         change = [
-            f"--replicas {needed} for {beyond.offered_per_s:g} requests/s",
+            f"{more} for {beyond.offered_per_s:g} requests/s",
             f"one lets the queue grow by {beyond.growth_per_s:.3g} a second",
         ]
     fits = f"The engine keeps up to {shown.traffic.rate:g} requests/s of these rates"

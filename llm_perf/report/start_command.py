@@ -43,7 +43,9 @@ def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | Non
     words = [start.command.format(model=shlex.quote(_checkpoint(inputs.model)))]
     for name, flag in start.flags.items():
         value = getattr(inputs, name)
-        if value is not None and (name.startswith(("max_", "gpu_")) or value > 1):
+        if value is True:
+            words.append(flag)
+        elif value is not None and (name.startswith(("max_", "gpu_")) or value > 1):
             words.append(f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}")
     if pool is not None:
         if start.pools is None:

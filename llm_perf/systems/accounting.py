@@ -225,4 +225,5 @@ def context_bytes(budget: Budget, scenario: Scenario) -> float:
     """What a process holds outside of the allocator, and its graphs where the engine counts them first."""
     p = scenario.parallelism
     several = p.tp_size * p.cp_size > 1
-    return (budget.rules.context_gib + budget.rules.graph_gib + several * budget.rules.rank_gib) * GIB
+    graphs = 0.0 if scenario.workload.enforce_eager else budget.rules.graph_gib
+    return (budget.rules.context_gib + graphs + several * budget.rules.rank_gib) * GIB

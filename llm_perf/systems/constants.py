@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from llm_perf.config import files
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import Flag, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import get_host_config_by_name
@@ -92,6 +92,8 @@ class ConstantsFile(Spec):
         only_on: Vendors or architectures of the GPUs that it is for, as their files name them; none: all.
         benchmark_prompts: Prompts that differ in a batch of the benchmark by which this version is usually measured: 1 where
             it repeats one. For comparisons with published runs; a question of one's own says ``distinct_prompts``.
+        ignores_windows: The engine attends to everything and keeps all of the cache, whatever window a model has, unless told
+            otherwise.
         aliases: Names of this version in particular; those of the family are in its ``system.yaml``.
         extends: The system whose constants stand where this file says nothing; ``@`` and a version may follow.
         caveat: Why its predictions are to be distrusted, for the report.
@@ -107,6 +109,7 @@ class ConstantsFile(Spec):
     covers: Covers | None = None
     only_on: tuple[str, ...] = ()
     benchmark_prompts: PositiveInt | None = None
+    ignores_windows: Flag = False
     aliases: tuple[str, ...] = ()
     extends: str | None = None
     caveat: str | None = None

@@ -24,12 +24,12 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
     """Seconds that the host needs to launch one pass: kernels, Python, modules of quantised weights, loops over experts.
 
     Beyond ``graph_max_context`` tokens of ``context`` a stack that replays captured graphs runs eagerly, and so it does in
-    ``prefill``, whose lengths are not captured.
+    ``prefill``, whose lengths are not captured, and always with ``enforce_eager``.
     """
     c = forward.constants
     kernels = c["kernels_per_layer"] + _KERNELS_BESIDE_LAYER
     kernels += _KERNELS_OF_TENSOR_RANKS if forward.tp > 1 else 0
-    per_layer = kernels * c["launch_us"] + _python_us_per_layer(c, context, prefill)
+    per_layer = kernels * c["launch_us"] + _python_us_per_layer(forward, context, prefill)
     seconds = forward.model.num_layers * per_layer * 1e-6
     narrow = (
         "quantised_8bit_linear_us" if forward.scenario.dtype.weight_bits == 8 else "quantised_4bit_linear_us"
@@ -38,10 +38,15 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
     return forward.host_time_scale * (seconds + modules * 1e-6)
 
 
-def _python_us_per_layer(c: dict[str, float], context: Number | None, prefill: bool) -> Number:
+def _python_us_per_layer(forward: Forward, context: Number | None, prefill: bool) -> Number:
+    c, always = forward.constants, forward.scenario.workload.enforce_eager
     captured, eager = c["python_us_per_layer"], c["eager_python_us_per_layer"]
     if prefill:
-        return max(captured, eager, c["prefill_python_us_per_layer"])
+        # Engines whose graphs end at a context read prompts without any; others compile what reads them.
+        launched = eager if always or c["graph_max_context"] > 0 else 0.0
+        return max(captured, launched, c["prefill_python_us_per_layer"])
+    if always:
+        return max(captured, eager)
     if context is None or c["graph_max_context"] <= 0:
         return captured
     return where(context > c["graph_max_context"], max(captured, eager), captured)
@@ -50,7 +55,7 @@ def _python_us_per_layer(c: dict[str, float], context: Number | None, prefill: b
 def graph_kinks(forward: Forward) -> tuple[float, ...]:
     """Contexts after which decode steps run in another way on the host."""
     limit = forward.constants["graph_max_context"]
-    return (limit,) if limit > 0 else ()
+    return (limit,) if limit > 0 and not forward.scenario.workload.enforce_eager else ()
 
 
 def host_s_by_regime(forward: Forward) -> tuple[Number, ...]:

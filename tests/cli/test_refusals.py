@@ -33,6 +33,7 @@ REFUSED = (
     ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
     (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9"),
+    ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
     (f"infer {GPT} --host zzz", "llm-perf hosts list"),
     (f"infer {GPT} --tp-size 3", "possible: 1, 2, 4"),
     ('plan --model llama-3-8b --target "tpot<0ms"', "positive number"),

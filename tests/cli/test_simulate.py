@@ -54,6 +54,23 @@ def test_a_rate_above_capacity_is_exit_3_and_says_how_fast_the_queue_grows(llm_p
     assert "or more" in " ".join(outcome.out.split())  # no upper end of what grows without bound
 
 
+def test_more_engines_than_are_simulated_are_no_advice(llm_perf, folder):
+    out = llm_perf(*SMALL, "--rate", "1e9").out
+    assert "--replicas" not in out
+    assert "a lower --rate" in out
+    assert "of at most 1,024" in out
+
+
+def test_an_engine_without_graphs_is_slower_and_its_question_replays(llm_perf, folder):
+    """Python of every layer, 435 us, in steps that take less than that on the device."""
+    asked = (*SMALL, "--rate", "1", "--json")
+    captured, eager = (llm_perf(*asked, *flag) for flag in ((), ("--enforce-eager",)))
+    assert eager.json["tpot_s"]["p50"] > 1.5 * captured.json["tpot_s"]["p50"]
+    assert eager.json["inputs"]["enforce_eager"] is True
+    Path("again.json").write_text(eager.out)
+    assert llm_perf("simulate", "--config", "again.json", "--json").out == eager.out
+
+
 def test_a_closed_loop_of_one_is_infer(llm_perf, folder):
     found = llm_perf(*BASE, "--concurrency", "1", "--num-requests", "3", "--gen-len", "40", "--json").json
     alone = llm_perf("infer", *BASE[1:], "--system", "vllm", "--gen-len", "40", "--json").json

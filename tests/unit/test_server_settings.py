@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibrate.evidence.engine_tuning import trtllm_bench
 from calibrate.evidence.published.names import version_of
 from calibrate.evidence.request_runs import request_run
 from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
+from calibrate.evidence.settings import scenario_of
 from calibrate.evidence.stated import stated_run
 from calibrate.evidence.stated_formats import served_format
 from calibrate.validate.requests import rows as request_rows
-from llm_perf.errors import SpecError
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -116,12 +118,34 @@ def test_a_quoted_command_says_what_was_set(command: str, said: dict[str, object
     assert {name: getattr(found, name) for name in said} == said
 
 
-def test_runs_without_captured_graphs_are_refused_with_that_reason() -> None:
+def test_runs_without_captured_graphs_are_asked_for_so() -> None:
     eager = [one for one in load_rows() if settings_of(one).eager]
     assert len(eager) == 3
     for one in eager:
-        with pytest.raises(SpecError, match="enforce-eager"):
-            stated_run(one)
+        run = stated_run(one)
+        assert run.enforce_eager
+        assert scenario_of(run).workload.enforce_eager
+
+
+def test_trtllm_bench_builds_an_engine_for_the_lengths() -> None:
+    """By hand: 141 GiB less 8.03e9 bytes, .95 of it, over 64 KiB per token; tokens as 1 + prompt / output."""
+    formats = {"weight_format": "fp8", "kv_format": "fp8"}
+    asked = build_scenario(
+        InferenceInputs(model="llama-3.1-8b", gpu="h200-sxm", system="tensorrt_llm@0.17", **formats)
+    )
+    assert trtllm_bench(asked, 2048, 2048) == (512, 2048)  # 506 sequences; 1,012 tokens, 2,048 at the least
+    assert trtllm_bench(asked, 20000, 2000) == (96, 2048)  # 94; 1,037
+    assert trtllm_bench(asked, 128, 128) == (4096, 8192)  # 8,098 would be more than it builds for
+    assert trtllm_bench(asked, 2048, 128) == (1024, 16384)  # 952; 16,191
+
+
+def test_settings_of_a_program_that_builds_engines_reach_the_simulation() -> None:
+    saturated = [one for one in request_rows() if settings_of(one).tuned_by is not None]
+    assert len(saturated) == 225
+    run = request_run(next(one for one in saturated if one["prompt_len_tok"] == "20000"))
+    assert run.scenario.workload.max_num_batched_tokens is not None
+    assert run.scenario.workload.max_num_batched_tokens < 20000
+    assert run.engine["chunked"]
 
 
 def test_settings_are_read_from_the_notes_that_a_score_program_shows() -> None:

@@ -12,7 +12,8 @@ from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.report.service_json import service_object
-from llm_perf.report.service_text import service_sections
+from llm_perf.report.service_text import service_answer, service_sections
+from llm_perf.report.simulate_text import may_not_keep_up
 from llm_perf.report.start_command import start_command
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.search.service import plan_service
@@ -170,6 +171,17 @@ def test_fewer_sequences_at_once_are_chosen_where_decoding_is_too_slow():
     assert f"--max-num-seqs {most}" in service_object(plan_service(question))["best"][0]["start_command"]
 
 
+def test_the_first_line_does_not_hide_that_a_plan_may_not_keep_up():
+    found = plan_service(
+        QUESTION.replace(concurrency=None, rate=5.0, gpus=("b200-180gb",), target="p95 ttft<1s")
+    )
+    answer, shown = service_answer(found), found.best[0].simulation
+    assert answer.fits[0].startswith(
+        "as predicted, but it may not keep up" if may_not_keep_up(shown) else "yes"
+    )
+    assert may_not_keep_up(shown) == ("it may not keep up" in answer.sure[0])
+
+
 def test_what_is_shown_is_what_simulate_says():
     """Load, cost and energy have one number each: that of the command that is printed."""
     (best,) = plan_service(RATE.replace(gpus=("l4-24gb",))).best
@@ -305,6 +317,12 @@ def test_engines_are_started_in_their_own_words(system, words):
     )
     assert plain.startswith(words)
     assert all(len(line) < 80 for line in found.splitlines())
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_engine_without_graphs_is_started_so(eager):
+    asked = InferenceInputs(model="llama-3.1-8b", gpu="l4", system="vllm", enforce_eager=eager)
+    assert ("--enforce-eager" in str(start_command(asked)).split()) == eager
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

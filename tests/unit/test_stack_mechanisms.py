@@ -23,7 +23,7 @@ from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_k
 from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.host_time import host_s_per_pass, step_overhead_s
+from llm_perf.systems.host_time import host_s_by_regime, host_s_per_pass, step_overhead_s
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.stack_memory import budget_for
 from llm_perf.systems.waves import waves_of
@@ -80,6 +80,34 @@ def test_steps_beyond_captured_contexts_wait_for_python() -> None:
     device = captured[1] / 100
     eager = p_norm(device, 80 * 400e-6, 8)
     assert both[1] == pytest.approx(42 * device + 58 * eager, rel=2e-3)
+
+
+def test_without_graphs_every_step_waits_for_python() -> None:
+    own = {"eager_python_us_per_layer": 400.0, "launch_us": 0.0, "python_us_per_layer": 0.0}
+    eager = forward(scenario(own, enforce_eager=True))
+    assert host_s_per_pass(eager) == pytest.approx(80 * 400e-6)
+    assert host_s_per_pass(eager, prefill=True) == pytest.approx(80 * 400e-6)
+    # An engine whose graphs have no end compiles what reads prompts, unless it is told not to.
+    assert host_s_per_pass(forward(scenario(own)), prefill=True) == 0
+    # Where the context of graphs ends the setting leaves nothing to tell apart.
+    ends = own | {"graph_max_context": 8192.0}
+    assert host_s_by_regime(forward(scenario(ends, enforce_eager=True))) == (host_s_per_pass(eager),)
+
+
+def test_an_engine_that_knows_no_windows_attends_to_everything() -> None:
+    """TensorRT-LLM's builder has windows off unless asked for; its later runtime takes the model's."""
+    asked = {"model": "mistral-7b-v0.1", "gpu": "h100-sxm", "prompt_len": 20000, "gen_len": 100}
+    old, new = (
+        build_scenario(InferenceInputs(system=f"tensorrt_llm@{version}", **asked))
+        for version in ("0.17", "1.0")
+    )
+    assert new.model.layer_groups[0].attention.window == 4096
+    assert old.model == new.model.without_windows()
+    assert old.model.layer_groups[0].attention.window is None
+    assert old.model.without_windows() is old.model
+    kept = [float(stage_kv_bytes(one, 1, 20100)) for one in (old, new)]
+    assert kept[0] == pytest.approx(32 * 2 * 1024 * 2 * 20100)
+    assert kept[0] > 3 * kept[1]
 
 
 @pytest.mark.parametrize(("ranks", "start", "wire"), [(2, 1.0, 1.0), (4, 1.3, 1.8), (8, 1.6, 1.8)])

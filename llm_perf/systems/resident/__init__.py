@@ -93,10 +93,21 @@ class Resident(System):
             )
         check_host_weights(scenario, self.family)
         _check_micro_batches(scenario)
+        self._check_eager(scenario)
         check_draft(scenario)
         if scenario.model.encoder and (scenario.workload.prefix_hit_rate or scenario.speculation):
             raise SpecError(
                 f"{scenario.model.name} is an encoder: it has neither a cached prefix nor tokens to draft"
+            )
+
+    def _check_eager(self, scenario: Scenario) -> None:
+        if not scenario.workload.enforce_eager:
+            return
+        constants = self.constants(scenario)
+        if not (constants["eager_python_us_per_layer"] or constants["python_us_per_layer"]):
+            raise SpecError(
+                f"--enforce-eager: what a step of {self.name}@{self.release} takes without captured graphs is not known "
+                "here; it is of vllm@0.15"
             )
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
