@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from calibrate.evidence.published import GPU_ALIASES, TrainingMeasurement
+from calibrate.evidence.training_recipes import recipe_of
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, fewest_nodes
@@ -61,22 +62,6 @@ _NOT_DESCRIBED: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What models of the tables have that cannot be predicted (NVIDIA-NeMo/Megatron-Bridge, docs/models)."""
 
-_HYBRID_EP: Final[dict[str, object]] = {"moe_dispatcher": "flex", "cuda_graphs": True}
-_RECIPES: Final[Mapping[str, dict[str, object]]] = MappingProxyType(
-    {
-        "Nemotron_3_Nano": _HYBRID_EP,
-        "Nemotron_3_5_Lightning": _HYBRID_EP | {"mtp_depth": 2},
-        "Nemotron_3_Super": _HYBRID_EP | {"mtp_depth": 2},
-        "Nemotron_3_Ultra": {"moe_dispatcher": "flex", "mtp_depth": 2, "ds_zero": 3, "shard_size": 64},
-    }
-)
-"""What the performance recipes of a model set beside what the tables print: the dispatcher, graphs, multi-token prediction,
-Ultra's sharding inside a domain (NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/perf_recipes/nemotronh)."""
-_NVFP4_WIDE_SHARE: Final = 15 / 88
-"""Blocks that Nemotron 3 Super's NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
-_NOT_GRAPHED: Final = ("Nemotron_3_Super", "B200-180GB", "mxfp8")
-"""The one recipe of these without graphs."""
-
 _PRECISIONS: Final = MappingProxyType(
     {
         "": "bf16",
@@ -87,7 +72,6 @@ _PRECISIONS: Final = MappingProxyType(
         "fp8-mx": "mxfp8",
     }
 )
-_BRIDGE_RELEASE_WITH_FUSED_EXPERTS: Final = (26, 6)
 _LARGEST_MICRO_BATCH: Final = 64
 
 
@@ -152,9 +136,7 @@ def framework_of(stated: str) -> str:
     """
     name = stated.lower()
     if name.startswith("megatron-bridge"):
-        version = re.search(r"(\d+)\.(\d+)", name)
-        release = (int(version[1]), int(version[2])) if version else _BRIDGE_RELEASE_WITH_FUSED_EXPERTS
-        return "megatron_bridge" if release >= _BRIDGE_RELEASE_WITH_FUSED_EXPERTS else "megatron_bridge_25"
+        return "megatron_bridge"
     if re.match(
         r"megatron-lm\D*\d", name
     ):  # releases are numbered since Megatron Core; the papers state none
@@ -228,7 +210,7 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
         gpu=gpu,
         host=host,
         framework=framework.name,
-        plan=_plan(run, framework, described),
+        plan=_plan(run, framework),
         parallelism=parallelism,
         num_nodes=fewest_nodes(run.num_gpus, host.gpus_per_node),
         allow_long_context=True,  # the tables print what ran
@@ -243,14 +225,14 @@ def _sequence_parallel(run: TrainingRun, framework: Framework) -> int:
     return run.tp
 
 
-def _plan(run: TrainingRun, framework: Framework, model: ModelConfig) -> TrainingPlan:
+def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
     stage = int(framework.defaults.get("ds_zero", 0))
     if run.sharding == "FULL_SHARD" or run.sharding == "FSDP=1":
         stage = 3
     elif stated := re.search(r"zero-(\d)", run.sharding.lower()):
         stage = int(stated[1])
     fields = framework.defaults_at(stage) | {"ds_zero": stage}
-    precision = run.precision.lower()
+    precision = _PRECISIONS.get(run.precision.lower(), run.precision.lower())
     return TrainingPlan(
         **fields
         | {
@@ -258,21 +240,11 @@ def _plan(run: TrainingRun, framework: Framework, model: ModelConfig) -> Trainin
             "global_batch_size": run.global_batch,
             "micro_batch_size": run.micro_batch,
             "virtual_stages": run.vp,
-            "precision": _PRECISIONS.get(precision, precision),
+            "precision": precision,
             "activation_recomputation": recomputation_of(run.recompute),
         }
-        | _of_recipe(run, model)  # type: ignore[arg-type]
+        | recipe_of(run.framework, run.model, run.gpu, precision)
     )
-
-
-def _of_recipe(run: TrainingRun, model: ModelConfig) -> dict[str, object]:
-    """What the source's recipe sets and its table does not print."""
-    found = dict(_RECIPES.get(run.model, {}))
-    if found and run.precision.lower() == "nvfp4":
-        found["wide_layers"] = round(_NVFP4_WIDE_SHARE * model.num_layers)
-    if (run.model, run.gpu, run.precision.lower()) == _NOT_GRAPHED:
-        found["cuda_graphs"] = False
-    return found
 
 
 def recomputation_of(stated: str) -> ActivationRecomputation:

@@ -11,7 +11,15 @@ from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, nodes_of
-from llm_perf.config.training import LoraTargets, LossKind, Precision, TrainingPlan, TrainingScenario
+from llm_perf.config.training import (
+    Graphs,
+    LoraTargets,
+    LossKind,
+    Precision,
+    RecomputedModule,
+    TrainingPlan,
+    TrainingScenario,
+)
 from llm_perf.counts.optimizer import optimizer_by_name
 from llm_perf.errors import SpecError
 from llm_perf.systems.profiles import checked_profile
@@ -39,6 +47,13 @@ def _level_number(value: Any) -> Any:
             )
         return _LEVELS[text]
     return ActivationRecomputation.of(value).value
+
+
+def _names(value: Any) -> Any:
+    """Names by comma as a tuple."""
+    return (
+        tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+    )
 
 
 def _stage_number(value: Any) -> int:
@@ -216,8 +231,22 @@ class TrainingInputs(Spec):
     wide_layers: PositiveInt | None = Field(
         default=None, description="Layers that stay in 16 bit under fp8, mxfp8 or nvfp4.  [default: 0]"
     )
-    cuda_graphs: Flag | None = Field(
-        default=None, description="Attention, scans and routing are launched as CUDA graphs.  [default: off]"
+    cuda_graphs: Graphs | None = Field(
+        default=None,
+        description="none, layers (all but experts' products) or iteration.  [default: none]",
+    )
+    fused_experts: Flag | None = Field(
+        default=None, description="An expert's products and activation are one kernel.  [default: off]"
+    )
+    moe_overlap: Flag | None = Field(
+        default=None,
+        description="Experts' exchange runs beside another micro-batch's kernels.  [default: off]",
+    )
+    recompute_modules: Annotated[tuple[RecomputedModule, ...] | None, BeforeValidator(_names), AsText] = (
+        Field(
+            default=None,
+            description="core_attn, layernorm, moe_act, moe, mlp: parts that recompute, by comma, where no level does.",
+        )
     )
     power_limit_w: PositiveFloat | None = Field(
         default=None, description="Watts that a GPU may draw; its rated power if not given."
@@ -284,6 +313,7 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
         if inputs.ds_zero is None
         else inputs.ds_zero
     )
+    framework.check_stage(stage)
     fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
     if fields.get("base_weight_bits") and inputs.base_weight_bits is None and not inputs.lora_rank:
         raise SpecError(

@@ -36,6 +36,10 @@ LoraTargets = Literal["all", "attention", "qkv", "qv", "none"]
 """Matrices with adapters: all of a layer's, those of attention, its input's, query and value, or none: the pass through
 frozen weights alone."""
 
+Graphs = Literal["none", "layers", "iteration"]
+RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "moe", "mlp"]
+"""Parts of a layer that Megatron Core recomputes by themselves (``--recompute-modules``)."""
+
 Level = Annotated[ActivationRecomputation, BeforeValidator(ActivationRecomputation.of)]
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
 
@@ -90,7 +94,12 @@ class TrainingPlan(Spec):
         mtp_depth: further tokens that multi-token prediction predicts, each by a block and the head again
             (arXiv 2412.19437, section 2.2).
         wide_layers: layers whose products stay in 16 bit under an 8- or 4-bit precision.
-        cuda_graphs: attention, scans and routing are launched as CUDA graphs; experts are not.
+        cuda_graphs: what is launched as CUDA graphs: nothing, attention, scans and routing of each layer but not its experts
+            (``layers``), or a whole iteration.
+        fused_experts: products, bias, activation function and probabilities of experts are one grouped kernel.
+        moe_overlap: experts' exchange runs beside another micro-batch's kernels.
+        recompute_modules: parts that are computed again where no level is given: attention between its projections, norms,
+            experts' activation function, experts with their routing and exchange, or dense feed-forward blocks.
         power_limit_w: watts that a board may draw; None is its rated power.
     """
 
@@ -140,7 +149,10 @@ class TrainingPlan(Spec):
     moe_dispatcher: Literal["alltoall", "flex"] = "alltoall"
     mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] = 0
     wide_layers: NonNegativeInt = 0
-    cuda_graphs: bool = False
+    cuda_graphs: Graphs = "none"
+    fused_experts: bool = False
+    moe_overlap: bool = False
+    recompute_modules: tuple[RecomputedModule, ...] = ()
     power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -162,6 +174,12 @@ class TrainingPlan(Spec):
             raise ValueError("base_weight_bits is for frozen weights: give --lora-rank too")
         if (self.lora_ends or self.adapter != "lora") and not self.lora_rank:
             raise ValueError("adapter and lora_ends are for adapters: give --lora-rank too")
+        if self.recompute_modules and self.activation_recomputation is not ActivationRecomputation.NONE:
+            raise ValueError(
+                "recompute_modules names parts where no level does: give it or activation_recomputation"
+            )
+        if self.recompute_modules and self.recompute_layers is not None:
+            raise ValueError("recompute_modules recompute in all layers: give no recompute_layers")
         if self.kept_products != "none" and self.activation_recomputation is not ActivationRecomputation.FULL:
             raise ValueError(
                 "kept_products says what full recomputation keeps: give activation_recomputation full"
@@ -283,6 +301,14 @@ def _check_plan(model: ModelConfig, plan: TrainingPlan, parallelism: Parallelism
         )
     if plan.moe_dispatcher == "flex" and not any(group.mlp.routed_experts for group in model.layer_groups):
         raise SpecError(f"moe_dispatcher flex sends tokens to experts, and {model.name} has none")
+    experts = any(group.mlp.routed_experts for group in model.layer_groups)
+    for name, asked in (
+        ("fused_experts", plan.fused_experts),
+        ("moe_overlap", plan.moe_overlap),
+        ("recompute_modules", not {"moe", "moe_act"}.isdisjoint(plan.recompute_modules)),
+    ):
+        if asked and not experts:
+            raise SpecError(f"{name} is about experts, and {model.name} has none")
     if plan.cp_comm_type == "a2a" and parallelism.cp_size > 1:
         _check_head_exchange(model, parallelism)
     if plan.seq_len % parallelism.cp_size:

@@ -157,6 +157,45 @@ def _mlp_input_bytes(
     return 2 * element_bytes * hidden / sp + gathered + again
 
 
+def modules_kept_less_bytes(
+    model: ModelConfig,
+    group: LayerGroup,
+    sequences: Number,
+    seq_len: Number,
+    options: KeptOptions,
+    modules: frozenset[str],
+    tp: int = 1,
+    sp: int = 1,
+    cp: int = 1,
+) -> Number:
+    """Bytes of `layer_kept_bytes` without a level that a rank need not keep, since those modules are computed again.
+
+    Megatron Core's modules: attention between its projections; norms, of whose results the next products keep none; the
+    activation function of experts; a whole block of experts or a dense one, of which its input is left.
+    """
+    tokens = sequences * seq_len / cp
+    widths, element = activation_widths(model, group, tp), options.element_bytes
+    mlp = options.mlp_bytes or element
+    less: Number = 0.0
+    if "core_attn" in modules:
+        less = less + attention_core_bytes(
+            widths, sequences / cp, seq_len, element, options.flash, options.softmax_dropout
+        )
+    if "layernorm" in modules:
+        less = less + group.norms * norm_kept_bytes(model.hidden_size, tokens, element, sp)
+    block = mlp_kept_bytes(
+        widths, tokens, element, MLPBytes(mlp, mlp, mlp), sp,
+        options.recompute_activation, group.mlp.gated, options.dropout, options.routed_copies,
+    )  # fmt: skip
+    if ("moe" if group.mlp.routed_experts else "mlp") in modules:
+        inner = options.ffn_vectors * widths.ffn if group.mlp.gated else 0.0
+        kept = 0.0 if "layernorm" in modules else element * tokens * widths.hidden / sp
+        return less + maximum(block + inner * tokens * element - kept, 0.0)
+    if "moe_act" in modules and group.mlp.routed_experts and not options.recompute_activation:
+        less = less + mlp * tokens * widths.ffn
+    return less
+
+
 def norm_kept_bytes(hidden: Number, tokens: Number, element_bytes: float, sp: int = 1) -> Number:
     """Bytes of the input of one normalisation."""
     return tokens * hidden / sp * element_bytes

@@ -83,7 +83,7 @@ class TrainingRates:
     attention_backward_flops_per_s: float
     exp_flops: float
     elementwise_bytes_per_s: float
-    wide_peak_flops_per_s: float
+    scan_flops_per_s: float
     efficiency: TrainingEfficiency
     kernel: str
     board: BoardPower | None
@@ -126,7 +126,7 @@ def training_rates(
         attention_backward_flops_per_s=attention(shares.backward),
         exp_flops=own.exp_flops if flops_efficiency is None else 0.0,
         elementwise_bytes_per_s=bandwidth * moving,
-        wide_peak_flops_per_s=peak,
+        scan_flops_per_s=peak * (own.scan_efficiency if flops_efficiency is None else flops_efficiency),
         efficiency=own,
         kernel=kernel,
         board=None

@@ -97,6 +97,9 @@ def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[
     ]
     if late:
         yield f"may miss the deadline within its 90% interval: {', '.join(late)}"
+    wide = [f"{one.inputs.gpu} ({one.wider_format})" for one in shown if one.wider_format]
+    if wide:
+        yield f"has no {first.inputs.precision} products, so they run wider: {', '.join(wide)}"
     large = [str(one.inputs.gpu) for one in shown if one.may_not_fit]
     if large:
         yield f"may not fit, as the 90% interval of its memory has it: {', '.join(large)}"

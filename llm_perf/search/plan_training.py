@@ -21,6 +21,7 @@ from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
+from llm_perf.config.gpu import format_bits
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.training import Precision, TrainingScenario, matrix_format
@@ -93,6 +94,7 @@ class TrainingCandidate:
 
     Of what is answered, ``run_interval_s`` is where a real run's time lies in nine of ten cases, None where no published
     run says so, and ``may_not_fit`` whether the interval of the peak of memory reaches past what is usable.
+    ``wider_format`` is the one in which a GPU runs products that it has not in the format asked for; None: it has it.
     """
 
     inputs: TrainingInputs
@@ -102,6 +104,7 @@ class TrainingCandidate:
     mfu: float
     run_interval_s: tuple[float, float] | None = None
     may_not_fit: bool = False
+    wider_format: str | None = None
 
     @property
     def gpu_hours(self) -> float:
@@ -280,7 +283,9 @@ class _GPUType:
         except SpecError:
             return
         stages = (1,) if parallelism.pp_size > 1 else (1, 3)
-        for stage in stages if parallelism.dp_size > 1 else (0,):
+        if parallelism.dp_size == 1:
+            stages = (0,)
+        for stage in get_framework(self.base.framework).stages_among(stages):
             for level in (0, 4):
                 plan = self.base.plan.replace(
                     ds_zero=stage, activation_recomputation=level, **self._defaults_at(stage)
@@ -305,11 +310,13 @@ class _GPUType:
             num_nodes=scenario.num_nodes, num_gpus=scenario.gpus_per_node,
         )  # fmt: skip
         run_s = self.question.tokens / (self.sequences * self.seq_len) * step_s
-        peak = scenario.gpu.peak_flops_per_s(matrix_format(scenario.gpu, plan.compute_dtype))
-        count = scenario.num_gpus
+        dtype, count = matrix_format(scenario.gpu, plan.compute_dtype), scenario.num_gpus
+        wider = format_bits(dtype) > format_bits(plan.compute_dtype)
         return TrainingCandidate(
-            inputs, count, run_s, self.price * count * run_s / _HOUR_S, self.flops / (run_s * peak * count)
-        )
+            inputs, count, run_s, self.price * count * run_s / _HOUR_S,
+            self.flops / (run_s * scenario.gpu.peak_flops_per_s(dtype) * count),
+            wider_format=dtype if wider else None,
+        )  # fmt: skip
 
 
 def _powers(most: int) -> Iterator[int]:

@@ -156,3 +156,10 @@ def test_twice_the_tokens_cost_twice_as_much_where_time_does_not_matter():
     )
     assert twice.num_gpus == once.num_gpus
     assert twice.cost == pytest.approx(2 * once.cost, rel=1e-12)
+
+
+def test_a_gpu_without_the_format_says_in_which_it_computes(llm_perf):
+    asked = ("--model", "llama-2-7b", "--gpus", "t4,h100-sxm-80gb", "--tokens", "1e9", "--deadline", "60d")
+    narrow = llm_perf("plan", "--train", *asked, "--precision", "fp8").out
+    assert "has no fp8 products, so they run wider: T4-16GB (fp16)" in " ".join(narrow.split())
+    assert "run wider" not in llm_perf("plan", "--train", *asked, "--precision", "fp16").out

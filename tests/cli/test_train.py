@@ -266,3 +266,40 @@ def test_a_short_run_does_not_take_no_days(llm_perf, tokens):
     assert said is not None
     read = float(said[1].replace(",", "")) * {"ms": 1e-3, "s": 1, "days": 86400}[said[2]]
     assert read == pytest.approx(took, rel=0.05)
+
+
+def test_a_framework_that_shares_no_state_says_so(llm_perf):
+    """Unsloth took ZeRO-3 in silence, and a third of the memory was left out."""
+    asked = ("--model", "llama-3-8b", "--gpu", "a100-sxm-80gb", "--num-gpus", "2", "--lora-rank", "16")
+    done = llm_perf("train", *asked, "--framework", "unsloth", "--ds-zero", "3")
+    assert done.code == 2
+    assert done.err.strip() == (
+        "llm-perf: ds_zero 3: framework unsloth does not share its state so; it has stage 0"
+    )
+
+
+def test_parts_that_recompute_are_named_by_comma(llm_perf):
+    asked = (
+        "--model",
+        "qwen3-30b-a3b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--num-gpus",
+        "8",
+        "--ep-size",
+        "8",
+        "--json",
+    )
+    for flags, said in (
+        (("--recompute-modules", "core_attn,loss"), "recompute_modules.1 must be"),
+        (("--recompute-modules", "moe", "--activation-recomputation", "full"), "where no level does"),
+        (("--recompute-modules", "moe", "--recompute-layers", "2"), "recompute_layers"),
+    ):
+        done = llm_perf("train", *asked, *flags)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert said in done.err
+    kept = [
+        json.loads(llm_perf("train", *asked, "--micro-batch-size", "1", *flags).out)["memory"]["gpu"]
+        for flags in ((), ("--recompute-modules", "core_attn,moe_act"))
+    ]
+    assert kept[1]["activations_bytes"] < kept[0]["activations_bytes"]

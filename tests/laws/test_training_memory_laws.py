@@ -203,3 +203,42 @@ def test_kept_products_trade_memory_for_time():
         f.memory.at("backward").parts.activations_bytes for f in found
     )
     assert [f.step_time_s for f in found] == sorted((f.step_time_s for f in found), reverse=True)
+
+
+# -- parts that are computed again one by one ---------------------------------------------------------------------------
+
+MODULES = ("core_attn", "layernorm", "moe_act", "moe", "mlp")
+
+
+@settings(max_examples=40, deadline=None)
+@given(base=BASES, modules=st.sets(st.sampled_from(MODULES)), more=st.sampled_from(MODULES))
+def test_recomputing_more_parts_keeps_less_and_takes_longer(base, modules, more):
+    if not any(group.mlp.routed_experts for group in base.model.layer_groups):
+        modules, more = modules - {"moe", "moe_act"}, more if more not in ("moe", "moe_act") else "mlp"
+    base = with_plan(base, activation_recomputation=0)
+    load = TrainingLoad(1.0, 1.0, float(base.plan.seq_len))
+
+    def kept_and_s(chosen) -> tuple[float, float]:
+        plan = with_plan(base, recompute_modules=tuple(sorted(chosen)))
+        step = TrainingStep(plan, get_framework(plan.framework))
+        return float(step.footprint.stage_activation_bytes(load)), predict_training(plan).step_time_s
+
+    (fewer, fewer_s), (all_of_them, all_s) = kept_and_s(modules), kept_and_s(modules | {more})
+    assert 0 < all_of_them <= fewer * (1 + 1e-12)
+    assert all_s >= fewer_s * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("model", DENSE)
+def test_attention_alone_as_a_part_is_that_level(model):
+    base = scenario(model, plan={"micro_batch_size": 2})
+    level, part = (
+        with_plan(base, activation_recomputation=1),
+        with_plan(base, recompute_modules=("core_attn",)),
+    )
+    load = TrainingLoad(2.0, 1.0, float(base.plan.seq_len))
+    kept = [
+        float(TrainingStep(one, get_framework(one.framework)).footprint.stage_activation_bytes(load))
+        for one in (level, part)
+    ]
+    assert kept[0] == pytest.approx(kept[1], rel=1e-12)
+    assert predict_training(level).step_time_s == pytest.approx(predict_training(part).step_time_s, rel=1e-12)

@@ -225,7 +225,7 @@ def test_a_scan_takes_its_tokens_whatever_their_sequences():
     two = step.kernels._scan(part, TrainingLoad(2.0, 1.0, 4096.0))
     assert one == two
     rates, c = step.kernels.rates, step.c
-    products = 8192 * score_flops_per_pair(part) / (rates.wide_peak_flops_per_s * c["scan_efficiency"])
+    products = 8192 * score_flops_per_pair(part) / rates.scan_flops_per_s
     moved = (
         8192 * part.live_elements_per_token() * 2 * c["scan_vectors_forward"] / rates.elementwise_bytes_per_s
     )
@@ -262,8 +262,36 @@ def test_all_layers_in_16_bit_are_a_16_bit_step():
 
 @pytest.mark.parametrize("model", ["llama-3-8b", "qwen3-30b-a3b"])
 def test_graphs_only_take_host_time(model):
+    """A graph of layers leaves the launches of experts' products; of an iteration nothing, as if the host took no time."""
     base = scenario(model, plan={"seq_len": 512})
-    assert step_s(base, cuda_graphs=True) < step_s(base)
+    whole, layers, none = (step_s(base, cuda_graphs=name) for name in ("iteration", "layers", "none"))
+    assert whole < layers < none
+    launched = ("host_ms_per_layer", "host_ms_per_moe_layer", "host_ms_per_expert")
+    free = base.replace(constants=tuple((name, 0.0) for name in launched))
+    assert step_s(free) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_rank_with_more_experts_launches_more():
+    """What a rank with twice the experts launches more is their products, and only that."""
+    base = scenario("qwen3-30b-a3b", dp_size=8)
+    steps = [
+        TrainingStep(
+            base.replace(parallelism=ParallelismConfig(dp_size=8, ep_size=ep)), get_framework("megatron")
+        )
+        for ep in (8, 4)
+    ]
+    group = base.model.layer_groups[0]
+    few, many = (step._launching_ms(group) for step in steps)
+    each = steps[0].c["host_ms_per_expert"]
+    assert many - few == pytest.approx(group.mlp.routed_experts / 8 * each, rel=1e-12)
+
+
+def test_an_exchange_beside_other_kernels_is_waited_for_less():
+    base = scenario("qwen3-30b-a3b", plan={"precision": "mxfp8"}, dp_size=8, ep_size=8)
+    assert step_s(base, moe_overlap=True) < step_s(base)
+    assert step_s(base, fused_experts=True) < step_s(base)
+    with pytest.raises(SpecError, match=r"moe_overlap is about experts, and .* has none"):
+        scenario(plan={"moe_overlap": True})
 
 
 # -- one rank of ZeRO-3 -----------------------------------------------------------------------------------------------

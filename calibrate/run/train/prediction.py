@@ -153,7 +153,8 @@ def _constants(
     if probe.host_s_per_layer is not None and probe.host_s_per_step is not None:
         values |= {
             "host_ms_per_layer": probe.host_s_per_layer * 1e3,
-            "host_ms_per_moe_layer": probe.host_s_per_layer * 1e3,
+            "host_ms_per_moe_layer": probe.host_s_per_layer * 1e3 / 2,
+            "host_ms_per_expert": 0.0,
             "step_ms": probe.host_s_per_step * 1e3,
         }
     if device_kind == "cuda":

@@ -32,12 +32,14 @@ class Framework(ConstantsFile):
     Attributes:
         attention: fused attention kernels that it may use, best first.
         divisions: ways of dividing a model that it has beside data-parallel replicas; None: those of what it extends.
+        zero_stages: ZeRO stages (3: full sharding) that it has; None: those of what it extends, all if that says nothing.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
     """
 
     attention: tuple[str, ...] = ()
     divisions: tuple[Literal["tp", "pp", "cp", "ep"], ...] | None = None
+    zero_stages: tuple[int, ...] | None = None
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -55,6 +57,24 @@ class Framework(ConstantsFile):
                 raise SpecError(
                     f"{name}_size {size}: framework {self.name} does not divide a model so; it has {has}"
                 )
+
+    def check_stage(self, stage: int) -> None:
+        """Make sure that it shares the state of training so.
+
+        Raises:
+            SpecError: it does not, with what it has.
+        """
+        if self.zero_stages is not None and stage not in self.zero_stages:
+            has = " and ".join(map(str, self.zero_stages))
+            raise SpecError(
+                f"ds_zero {stage}: framework {self.name} does not share its state so; it has stage {has}"
+            )
+
+    def stages_among(self, asked: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of some ZeRO stages that it has, or all it has if it has none of them."""
+        if self.zero_stages is None:
+            return asked
+        return tuple(stage for stage in asked if stage in self.zero_stages) or self.zero_stages
 
     @property
     def loss(self) -> LossKind:
@@ -94,6 +114,7 @@ def load_framework(name: str) -> Framework:
         parent,
         attention=own.attention or parent.attention,
         divisions=parent.divisions if own.divisions is None else own.divisions,
+        zero_stages=parent.zero_stages if own.zero_stages is None else own.zero_stages,
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )

@@ -37,6 +37,14 @@ _LEVELS: dict[ActivationRecomputation, frozenset[str]] = {
     ),
 }
 """Parts of the forward pass that each level runs again."""
+_MODULES: dict[str, frozenset[str]] = {
+    "core_attn": frozenset({"attention"}),
+    "layernorm": frozenset({"norms"}),
+    "moe_act": frozenset({"activation_function"}),
+    "mlp": frozenset({"mlp", "activation_function"}),
+    "moe": frozenset({"mlp", "activation_function", "experts_routing"}),
+}
+"""The same of the modules that are named one by one; experts' modules concern layers with experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ class Kernels:
     def layer(self, group: LayerGroup, load: TrainingLoad) -> LayerTimes:
         """All kernels of one layer."""
         passes = self._passes_of(group, load)
-        again = _LEVELS[self.plan.activation_recomputation]
+        again = self._recomputed(group)
         forward = {part: one.forward for part, one in passes.items()}
         return LayerTimes(
             forward,
@@ -116,6 +124,13 @@ class Kernels:
             sum(one.forward_j + one.backward_j for one in passes.values()),
             sum((self._not_kept(part) * one.forward_j for part, one in passes.items() if part in again), 0.0),
         )
+
+    def _recomputed(self, group: LayerGroup) -> frozenset[str]:
+        """Parts of a layer's forward pass that run again."""
+        dense_only, experts_only = {"mlp"}, {"moe", "moe_act"}
+        other = dense_only if group.mlp.routed_experts else experts_only
+        named = (_MODULES[name] for name in self.plan.recompute_modules if name not in other)
+        return _LEVELS[self.plan.activation_recomputation].union(*named)
 
     def _not_kept(self, part: str) -> float:
         """Share of a part that recomputation repeats where outputs of products are kept; attention's is then kept whole."""
@@ -132,7 +147,7 @@ class Kernels:
         )
         for product in layer_products(self.model, group, self.p.tp_size, self.p.ep_size, self._replicas):
             part = "attention_projections" if _is_projection(product) else "mlp"
-            found[part] = found[part] + self._product(product, tokens, adapted)
+            found[part] = found[part] + self._product(product, load, adapted)
         found["attention"] = self._attention(group, load)
         for part, vectors in self._traffic(group).items():
             found[part] = self._moved(*(tokens * each * self.plan.wide_bytes for each in vectors))
@@ -158,8 +173,11 @@ class Kernels:
         tp = self.p.tp_size
         return expert_tensor_shards(tp, self._replicas, self.p.ep_size) / tp
 
-    def _product(self, product: Product, tokens: Number, adapted: Mapping[str, list[Linear]]) -> KernelPass:
+    def _product(
+        self, product: Product, load: TrainingLoad, adapted: Mapping[str, list[Linear]]
+    ) -> KernelPass:
         """One product with its quantisation and adapters, both passes."""
+        tokens = self.rank_tokens(load)
         n, k = product.out_features, product.in_features
         wide = product.op in _WIDE
         gemm = self.rates.wide_gemm if wide else self.rates.gemm
@@ -171,7 +189,8 @@ class Kernels:
         forward, backward = self._grouped(gemm, rows, n, k, copies, product.is_expert, trained)
         if self.dtype in _QUANTISED and not wide:
             per_byte = self._quantisation_bytes / self.rates.elementwise_bytes_per_s
-            forward = forward + copies * (rows * k + n * k) * per_byte
+            # Weights are quantised by the first micro-batch of a step and kept so for the others.
+            forward = forward + copies * (rows * k + n * k / load.accumulation) * per_byte
             backward = backward + copies * rows * n * per_byte
         if not trained and not wide:
             for linear in adapted.get(product.op, ()):
@@ -269,7 +288,7 @@ class Kernels:
         """
         c, tokens, tp = self.c, self.rank_tokens(load), self.p.tp_size
         flops = tokens * score_flops_per_pair(part, tp)
-        seconds = flops / (self.rates.wide_peak_flops_per_s * c["scan_efficiency"])
+        seconds = flops / self.rates.scan_flops_per_s
         joules = flops * self._flop_j(wide=True)
         products = KernelPass(
             seconds, _FUSED_BACKWARD_PRODUCTS * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
@@ -328,8 +347,7 @@ class Kernels:
         if not self.plan.compile:
             there, back = there + c["inner_vectors_forward"], back + c["inner_vectors_backward"]
         width, routed = mlp.dense_width / self.p.tp_size, mlp.routed_width / self.p.tp_size
-        unfused = c["biased_expert_passes"] if mlp.routed_experts and mlp.bias else 1.0
-        inner = width + routed * unfused * c["expert_traffic_scale"]
+        inner = width + routed * self._expert_passes(group)
         found["activation_function"] = (there * inner, back * inner)
         assembled = group.attention.assembled_elements(self.p.tp_size)
         if assembled:
@@ -341,16 +359,26 @@ class Kernels:
                 * mlp.experts_per_token
                 * mlp.routed_input_width(hidden)
                 / self.p.tp_size
-                * c["expert_traffic_scale"]
+                * self._expert_traffic
             )
             found["experts_routing"] = (copied, copied)
         return found
 
+    @property
+    def _expert_traffic(self) -> float:
+        """Traffic of routing and of experts' activation functions over what is counted."""
+        return self.c["fused_expert_traffic_scale" if self.plan.fused_experts else "expert_traffic_scale"]
+
+    def _expert_passes(self, group: LayerGroup) -> float:
+        """The same of an activation function, which a bias makes many small kernels unless all of an expert is one."""
+        biased = group.mlp.routed_experts and group.mlp.bias and not self.plan.fused_experts
+        return (self.c["biased_expert_passes"] if biased else 1.0) * self._expert_traffic
+
     def joined(self, load: TrainingLoad) -> KernelPass:
         """Multi-token prediction's projection of a hidden state and the next token's embedding, side by side, to one."""
-        hidden, tokens = self.model.hidden_size, self.rank_tokens(load)
+        hidden = self.model.hidden_size
         product = Product("mtp", 2.0 * hidden * hidden / self.p.tp_size, 2 * hidden, hidden / self.p.tp_size)
-        return self._product(product, tokens, {})
+        return self._product(product, load, {})
 
     def head(self, load: TrainingLoad) -> KernelPass:
         """Logits and loss on the last stage."""

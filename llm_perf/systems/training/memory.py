@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import KEPT_SHARES, LossKind, TrainingScenario
-from llm_perf.counts.activations import KeptOptions, activation_widths, layer_kept_bytes, product_output_bytes
+from llm_perf.counts.activations import (
+    KeptOptions,
+    activation_widths,
+    layer_kept_bytes,
+    modules_kept_less_bytes,
+    product_output_bytes,
+)
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.trained import adapter_input_elements
 from llm_perf.systems.terms import Factor, Quantity
@@ -77,6 +83,11 @@ class Footprint(State):
             self.p.tp_size, self.p.sp_size, self.p.cp_size,
         )  # fmt: skip
         tokens = self._tokens(load)
+        if recompute is None and self.plan.recompute_modules:
+            kept = kept - modules_kept_less_bytes(
+                self.model, group, load.micro_batch, load.seq_len, self.kept_options(),
+                frozenset(self.plan.recompute_modules), self.p.tp_size, self.p.sp_size, self.p.cp_size,
+            )  # fmt: skip
         if level is not ActivationRecomputation.FULL:
             return kept + tokens * self._adapter_bytes_per_token(group)
         products, core = product_output_bytes(
@@ -418,7 +429,7 @@ class Footprint(State):
 def recomputing_share(scenario: TrainingScenario) -> float:
     """Share of the layers that recompute."""
     plan = scenario.plan
-    if plan.activation_recomputation is ActivationRecomputation.NONE:
+    if plan.activation_recomputation is ActivationRecomputation.NONE and not plan.recompute_modules:
         return 0.0
     return 1.0 if plan.recompute_layers is None else plan.recompute_layers / scenario.model.num_layers
 

@@ -175,8 +175,7 @@ class TrainingStep:
     def _host_s(self, group: LayerGroup) -> float:
         """Seconds that the host takes to launch one layer's both passes; a recomputed forward pass launches again."""
         c = self.c
-        blocks = (len(group.attention.parts) + (1 if group.mlp.ffn_size else 0)) / 2
-        milliseconds = blocks * (c["host_ms_per_moe_layer"] if is_mixture(group) else c["host_ms_per_layer"])
+        milliseconds = self._launching_ms(group)
         if self.footprint.gathers:
             milliseconds += c["host_ms_per_gather"]
         if self.plan.lora_rank:
@@ -186,10 +185,26 @@ class TrainingStep:
             matrices = layer_linears(group, self.model.hidden_size)
             milliseconds += c["host_ms_per_unpacking"] * sum(one.op != "router" for one in matrices)
         full = self.plan.activation_recomputation is ActivationRecomputation.FULL
-        again = recomputing_share(self.scenario) / 3 if full else 0.0
+        launched = full or (is_mixture(group) and "moe" in self.plan.recompute_modules)
+        again = recomputing_share(self.scenario) / 3 if launched else 0.0
         grace = c["grace_host_scale"] if "grace" in (self.scenario.host.cpu or "").lower() else 1.0
-        graphed = c["graphed_host_scale"] if self.plan.cuda_graphs else 1.0
-        return milliseconds * 1e-3 * grace * graphed * (1 + again)
+        return milliseconds * 1e-3 * grace * (1 + again)
+
+    def _launching_ms(self, group: LayerGroup) -> float:
+        """Milliseconds in which the host launches a layer's kernels, but for what is a CUDA graph.
+
+        Graphs of layers hold mixers and routing; experts' products are launched one by one, as many as a rank holds
+        experts. A graph of an iteration holds all of them.
+        """
+        c, mlp, graphs = self.c, group.mlp, self.plan.cuda_graphs
+        if graphs == "iteration":
+            return 0.0
+        half = c["host_ms_per_layer"] / 2
+        mixers = 0.0 if graphs == "layers" else half * len(group.attention.parts)
+        if not mlp.routed_experts:
+            return mixers + (half if mlp.ffn_size else 0.0)
+        routing = c["host_ms_per_moe_layer"] * (c["graphed_host_scale"] if graphs == "layers" else 1.0)
+        return mixers + routing + c["host_ms_per_expert"] * mlp.routed_experts / self.p.ep_size
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
@@ -226,8 +241,9 @@ class TrainingStep:
             tensor = tensor + exchange.regather_s(group, tokens)
         share = c["tensor_exposed_overlapped" if self.plan.tp_comm_overlap else "tensor_exposed"]
         add(exchange.tensor.stream, "tensor_parallel", tensor, share * tensor)
-        expert = (1 + again * repeated.expert) * exchange.expert_s(group, tokens)
-        share = c["expert_exposed_in_pipeline" if self.p.pp_size > 1 else "expert_exposed"]
+        repeats = 1.0 if "moe" in self.plan.recompute_modules else repeated.expert
+        expert = (1 + again * repeats) * exchange.expert_s(group, tokens)
+        share = c["expert_exposed_overlapped" if self.plan.moe_overlap else "expert_exposed"]
         add(exchange.expert.stream, "expert_parallel", expert, share * expert)
         context = self._context(group, tokens, times.forward["attention"], backward=False)
         if backward:

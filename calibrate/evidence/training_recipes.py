@@ -1,0 +1,99 @@
+"""What the published performance recipes of NVIDIA-NeMo/Megatron-Bridge set beside what its tables print.
+
+A table of results prints sizes and precision; how experts' tokens are sent, what is launched as CUDA graphs, what is
+recomputed and whether the experts' kernels are fused stands in the recipe of that release: scripts/performance/configs of
+the tags v0.2.0 (container 25.11), v0.3.0 and v0.3.1 (26.02, 26.02.01), v0.4.0 to v0.4.2 (26.04, 26.04.01), v0.5.0 and
+v0.5.1 (26.06, 26.06.01), and src/megatron/bridge/perf_recipes of v0.6.0 (26.08).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_FIRST, _LAST = (0, 0), (99, 0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fields of a training plan that the recipes of a model set, from one release to another; None is all there are."""
+
+    model: str
+    sets: Mapping[str, Any]
+    gpus: frozenset[str] | None = None
+    precisions: frozenset[str] | None = None
+    first: tuple[int, int] = _FIRST
+    last: tuple[int, int] = _LAST
+    source: str = field(default="", compare=False)
+
+    def holds(self, model: str, gpu: str, precision: str, release: tuple[int, int]) -> bool:
+        """Whether a run is one of those."""
+        return (
+            self.model == model
+            and (self.gpus is None or gpu in self.gpus)
+            and (self.precisions is None or precision in self.precisions)
+            and self.first <= release <= self.last
+        )
+
+
+_RACKS: Final = frozenset({"GB200-192GB", "GB300"})
+_GB200, _GB300 = frozenset({"GB200-192GB"}), frozenset({"GB300"})
+_B200, _B300, _H100 = frozenset({"B200-180GB"}), frozenset({"B300-SXM"}), frozenset({"H100-SXM-80GB"})
+_MX, _FP8, _FP4 = frozenset({"mxfp8"}), frozenset({"fp8"}), frozenset({"nvfp4"})
+_FLEX: Final = {"moe_dispatcher": "flex"}
+_GRAPHS: Final = {"cuda_graphs": "layers"}
+_WHOLE: Final = {
+    "cuda_graphs": "iteration",
+    "fused_experts": True,
+    "moe_overlap": True,
+    "recompute_modules": (),
+}
+_QWEN, _OSS, _KIMI = "Qwen3_235B_a22B", "GPT OSS 120B", "Kimi_K2"
+_NANO, _LIGHTNING = "Nemotron_3_Nano", "Nemotron_3_5_Lightning"
+_SUPER, _ULTRA = "Nemotron_3_Super", "Nemotron_3_Ultra"
+_WIDE_OF_SUPER: Final = 15
+"""Blocks that Nemotron 3 Super's NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
+
+RECIPES: Final[tuple[Recipe, ...]] = (
+    Recipe(_QWEN, _FLEX | _GRAPHS, _RACKS),
+    Recipe(_QWEN, {"moe_overlap": True}, _H100),
+    Recipe(_QWEN, {"moe_overlap": True}, _B200, last=(25, 11)),
+    Recipe(_QWEN, {"moe_overlap": True}, _B300, last=(26, 2)),
+    Recipe(_QWEN, _FLEX, _B300, first=(26, 6)),
+    Recipe(_QWEN, _WHOLE, _RACKS, _MX, first=(26, 6)),
+    Recipe(_OSS, _GRAPHS, _GB300, first=(26, 2)),
+    Recipe(_OSS, _GRAPHS, _B300),
+    Recipe(_OSS, {"recompute_modules": ("layernorm", "moe_act")}, _GB200 | _B200 | _H100),
+    Recipe(_OSS, {"moe_overlap": True}, _GB200, first=(26, 4)),
+    Recipe(_OSS, _FLEX, _B300, first=(26, 4)),
+    Recipe(_OSS, _FLEX | _WHOLE, _RACKS, _MX, first=(26, 6)),
+    Recipe(_KIMI, _FLEX | {"optimizer": "muon", "overlap_param_gather": False}),
+    Recipe(_NANO, _FLEX | _GRAPHS),
+    Recipe(_NANO, {"recompute_modules": ("core_attn", "layernorm", "moe")}, _H100, _FP8),
+    Recipe(_LIGHTNING, _FLEX | _GRAPHS | {"mtp_depth": 2}),
+    Recipe(_SUPER, _FLEX | _GRAPHS | {"mtp_depth": 2}),
+    Recipe(_SUPER, {"wide_layers": _WIDE_OF_SUPER}, precisions=_FP4),
+    Recipe(_SUPER, {"cuda_graphs": "none", "recompute_modules": ("layernorm", "moe_act")}, _B200, _MX),
+    Recipe(_SUPER, {"recompute_modules": ("layernorm", "moe_act")}, _B300, _FP4),
+    Recipe(_ULTRA, _FLEX | {"mtp_depth": 2, "ds_zero": 3, "shard_size": 64, "fused_experts": True}),
+)
+"""All of them, later ones over earlier ones."""
+
+
+def release_of(framework: str) -> tuple[int, int] | None:
+    """Year and month of a Megatron-Bridge container; None of any other framework."""
+    version = re.match(r"megatron-bridge\D*(\d+)\.(\d+)", framework.lower())
+    return None if version is None else (int(version[1]), int(version[2]))
+
+
+def recipe_of(framework: str, model: str, gpu: str, precision: str) -> dict[str, Any]:
+    """Fields of a plan that a run's recipe sets; none of a run of another framework or without a known recipe."""
+    release = release_of(framework)
+    found: dict[str, Any] = {}
+    if release is not None:
+        for recipe in RECIPES:
+            if recipe.holds(model, gpu, precision, release):
+                found |= recipe.sets
+    return found
