@@ -81,6 +81,9 @@ STEP = 1e-3
 MANY, DEPLOYMENTS, ROWS = 120, 24, 6
 """Rows beyond which a fit takes some only: of so many deployments, so many rows each at most."""
 
+FIRST, WAITING = 0.5, 16
+"""What a time to first token counts beside one per token, where no more requests are in flight: of more, most is waiting."""
+
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
 
@@ -168,6 +171,7 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
     spread = np.array([SPREAD[name] for name in names])
 
     firsts = plan.first_tokens and first_tokens
+    counted = np.array([FIRST * (case.run.batch_size <= WAITING) for case in data.cases])
 
     def at(x: np.ndarray) -> dict[str, float]:
         return fixed | dict(zip(names, np.exp(x).tolist(), strict=True))
@@ -180,7 +184,7 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
         return known(tuple(x.tolist()))
 
     def _residuals(x: np.ndarray) -> np.ndarray:
-        first = data.first_tokens(at(x)) * 0.5 if firsts else np.zeros(0)
+        first = data.first_tokens(at(x)) * counted if firsts else np.zeros(0)
         return np.concatenate([data.log_ratios(at(x)) / NOISE, first / NOISE, (x - centre) / spread])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
@@ -194,7 +198,7 @@ def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_toke
             )
             first = before[len(data.cases) : -len(names)]
             if firsts:
-                moved = data.first_tokens(at(x + step), keys) * 0.5 / NOISE
+                moved = data.first_tokens(at(x + step), keys) * counted / NOISE
                 first = np.where(rows_of(data, keys), moved - first, 0.0)
             else:
                 first = np.zeros(0)
