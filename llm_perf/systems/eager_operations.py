@@ -15,12 +15,15 @@ from llm_perf.systems.forward import Forward
 
 _ATTENTION: Final = 3
 """Rotary embedding, writing the cache, attention."""
-_LATENT: Final = 7
-"""The same, the norms of both latents, and keys put together of two parts and cast."""
-_RECURRENT: Final = 8
-"""A short convolution, gates, normalised keys and queries, the four kernels of a scan in chunks, a gated norm."""
+_LATENT: Final = 12
+"""The same, the norms of both latents, and what takes queries and latents apart and puts keys together: five copies and splits."""
+_RECURRENT: Final = 18
+"""States are looked up and written back (3), inputs taken apart (4), a convolution, gates, both norms of keys and queries, six kernels
+of a scan in chunks (flash-linear-attention's gated delta rule), a gated norm."""
 _ROUTING: Final = 5
 """Choosing experts, sorting rows by expert, their copies, what stands between both products, adding up."""
+_SHARED: Final = 3
+"""Experts that every token goes through run on a stream of their own: it forks and joins, and both sums are added."""
 
 
 def eager_operations(forward: Forward) -> float:
@@ -32,7 +35,7 @@ def eager_operations(forward: Forward) -> float:
         if routed_experts(group):
             ops += _ROUTING
         if any(_dense(product) for product in products):
-            ops += 1  # the activation function
+            ops += 1 + (_SHARED if routed_experts(group) else 0)  # the activation function
         ops += forward.reductions(group) if forward.tp > 1 else 0
         found += group.count * ops
     return found
