@@ -1,7 +1,7 @@
 """How many operations the host launches one by one in a layer whose pass is not replayed from a captured graph.
 
-Counted from the layers of vLLM, SGLang and TensorRT-LLM (their Python of 2025): one call of a kernel's wrapper each. Prefills run
-that way, since their lengths are not captured, and a short prompt of a model of many small operations waits for the host.
+Counted from the layers of vLLM, SGLang and TensorRT-LLM (their Python of 2025): one call of a kernel's wrapper each. Prefills
+run that way, since their lengths are not captured, and a short prompt of a model of many small operations waits for the host.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from llm_perf.systems.forward import Forward
 _ATTENTION: Final = 3
 """Rotary embedding, writing the cache, attention."""
 _LATENT: Final = 12
-"""The same, the norms of both latents, and what takes queries and latents apart and puts keys together: five copies and splits."""
+"""The same, norms of both latents, and five copies and splits that take queries and latents apart and put keys together."""
 _RECURRENT: Final = 18
-"""States are looked up and written back (3), inputs taken apart (4), a convolution, gates, both norms of keys and queries, six kernels
-of a scan in chunks (flash-linear-attention's gated delta rule), a gated norm."""
+"""States are looked up and written back (3), inputs taken apart (4), a convolution, gates, norms of keys and of queries, six
+kernels of a scan in chunks (flash-linear-attention's gated delta rule), a gated norm."""
 _ROUTING: Final = 5
 """Choosing experts, sorting rows by expert, their copies, what stands between both products, adding up."""
 _SHARED: Final = 3

@@ -44,3 +44,19 @@ def test_a_pass_over_prompts_takes_so_many_times_one_operation(model: str) -> No
 
 def test_steps_that_are_replayed_do_not_ask() -> None:
     assert host_s_per_pass(forward(us=0.0)) == host_s_per_pass(forward(us=900.0))
+
+
+def test_layers_with_experts_take_the_host_more() -> None:
+    none, some = (
+        host_s_per_pass(_with_moe(model, us), prefill=True)
+        for model, us in (("Qwen3-30B-A3B", 0.0), ("Qwen3-30B-A3B", 800.0))
+    )
+    assert float(some - none) == pytest.approx(_with_moe("Qwen3-30B-A3B", 0.0).host_time_scale * 48 * 800e-6)
+    dense = [host_s_per_pass(_with_moe("llama-3.1-8b", us), prefill=True) for us in (0.0, 800.0)]
+    assert dense[0] == dense[1]
+
+
+def _with_moe(model: str, us: float) -> Forward:
+    asked = build_scenario(InferenceInputs(model=model, gpu="h100-sxm", system="vllm@0.10"))
+    changed = asked.replace(constants=(("prefill_moe_us", us),))
+    return Forward(changed, system_of(changed).constants(changed))
