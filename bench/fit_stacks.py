@@ -322,14 +322,14 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
         if found.told(name):
             value, width = found.values[name], math.exp(1.64 * found.spread[name])
             lines += [
-                f"  {name}:", f"    value: {value:.3g}",
-                f"    range: [{value / width:.3g}, {value * width:.3g}]",
+                f"  {name}:", f"    value: {_digits(value)}",
+                f"    range: [{_digits(value / width)}, {_digits(value * width)}]",
                 "    provenance: fitted", f"    rows: {rows}", f"    groups: {groups}",
                 f"    source: runs of {sources}; fitted 2026-11",
             ]  # fmt: skip
         elif name in PLANS[release].prior:
             lines += [
-                f"  {name}:", f"    value: {start[name]:.3g}", "    provenance: assumed",
+                f"  {name}:", f"    value: {_digits(start[name])}", "    provenance: assumed",
                 "    source: what versions of its kind have; its own runs do not tell",
             ]  # fmt: skip
     for name, value in found.given.items():
@@ -337,15 +337,20 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
             one = PLANS[release].measured[name]
             low, high = one["range"]
             lines += [
-                f"  {name}:", f"    value: {value:.3g}", *([f"    range: {one['range']}"] if low < high else []),
+                f"  {name}:", f"    value: {_digits(value)}", *([f"    range: {one['range']}"] if low < high else []),
                 "    provenance: measured", f"    source: {one['source']}",
             ]  # fmt: skip
             continue
         lines += [
-            f"  {name}:", f"    value: {value:.3g}", "    provenance: assumed",
+            f"  {name}:", f"    value: {_digits(value)}", "    provenance: assumed",
             "    source: as its software is documented, or taken from other versions; not fitted",
         ]  # fmt: skip
     path.write_text(head + "\nconstants:\n" + "\n".join(lines) + "\n", "utf-8")
+
+
+def _digits(value: float) -> str:
+    """Three digits, and no exponent where YAML would take it for a word."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def by_release() -> dict[str, list[Case]]:
