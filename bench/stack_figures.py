@@ -32,7 +32,7 @@ from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_on
 
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
-from calibrate.validate.stacks import FIRST_TOKEN
+from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import folder_of, numbers
 
@@ -42,7 +42,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "model": lambda case: case.run.model,
     "gpu": lambda case: case.run.gpu,
 }
-FIRST, QUICK = FIRST_TOKEN, ("shipped", "neighbour", ROOFLINE)
+FIRST, QUICK = FIRST_TOKEN, ("shipped", IN_LOOPS["shipped"], "neighbour", ROOFLINE)
 DRAWS, DRAWN, FEW = 50, 20, 6
 TRANSFER_S = 120.0
 """Draws end after so many seconds; the page says how many there were."""
@@ -76,8 +76,7 @@ def main() -> int:
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
             if len(set(names)) > 1:
-                found = lines_of(release, own, how, names, left_out(release, own, names, around))
-                update(release, (how,), found)
+                update(release, (how, IN_LOOPS[how]), both(release, own, how, names, around))
         if not arguments.no_draws:
             update(release, ("transfer",), transferred(release, own, around))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
@@ -86,7 +85,9 @@ def main() -> int:
 
 def quick(release: str, own: list[Case]) -> list[dict[str, str]]:
     """What needs no fit: the constants that ship, the roofline, the nearest version's constants."""
-    lines = lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
+    main, first = Cases(own).simulated_both({})
+    lines = lines_of(release, own, "shipped", [""] * len(own), main)
+    lines += in_loops(release, own, "shipped", [""] * len(own), first)
     at_once = [case for case in own if not case.closed]
     lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
     near = neighbour(release)
@@ -127,8 +128,29 @@ def shipped(release: str) -> dict[str, float]:
     return {name: one.value for name, one in load_constants(f"{family}@{version}").constants.items()}
 
 
-def left_out(release: str, own: list[Case], names: list[str], around: Around | None = None) -> np.ndarray:
-    """Log ratios of rows by fits without their group. Groups of a few rows are left out together, which asks more.
+def both(
+    release: str, own: list[Case], how: str, names: list[str], around: Around | None
+) -> list[dict[str, str]]:
+    """Lines of the main quantity and of first tokens in closed loops by fits without each row's group."""
+    main, first = left_out(release, own, names, around)
+    return lines_of(release, own, how, names, main) + in_loops(release, own, how, names, first)
+
+
+def in_loops(
+    release: str, own: list[Case], how: str, names: list[str], first: np.ndarray
+) -> list[dict[str, str]]:
+    """Lines of the rows that have a time to first token in a closed loop."""
+    there = np.flatnonzero(np.isfinite(first))
+    cases, groups = [own[index] for index in there], [names[index] for index in there]
+    return lines_of(release, cases, IN_LOOPS[how], groups, first[there], "ttft_s")
+
+
+def left_out(
+    release: str, own: list[Case], names: list[str], around: Around | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log ratios of rows, and of their first tokens in closed loops, by fits without their group.
+
+    Groups of a few rows are left out together, which asks more.
 
     Groups whose rows are in no fit (of versions that a plan leaves out) share one.
     """
@@ -136,14 +158,14 @@ def left_out(release: str, own: list[Case], names: list[str], around: Around | N
     counts = Counter(name for name, counts in zip(names, fitted, strict=True) if counts)
     folds = ["" if 0 < counts[name] < FEW else name for name in names]
     fits: dict[frozenset[int], dict[str, float]] = {}
-    found = np.zeros(len(own))
+    main, first = np.zeros(len(own)), np.zeros(len(own))
     for fold in sorted(set(folds)):
         inside = [index for index, other in enumerate(folds) if other == fold]
         rest = frozenset(index for index, other in enumerate(folds) if other != fold and fitted[index])
         if rest not in fits:
             fits[rest] = fit_to(release, own, sorted(rest), around)
-        found[inside] = Cases([own[index] for index in inside]).simulated(fits[rest])
-    return found
+        main[inside], first[inside] = Cases([own[index] for index in inside]).simulated_both(fits[rest])
+    return main, first
 
 
 def fit_to(release: str, own: list[Case], rows: Sequence[int], around: Around | None) -> dict[str, float]:
