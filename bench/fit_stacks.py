@@ -15,10 +15,10 @@ import collections
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -33,6 +33,9 @@ from calibrate.evidence.settings import Run  # noqa: E402
 from calibrate.fit.stack_priors import SPREAD  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ STEP = 1e-3
 
 MANY, DEPLOYMENTS, ROWS = 120, 24, 6
 """Rows beyond which a fit takes some only: of so many deployments, so many rows each at most."""
+
+FIRST, WAITING = 0.5, 16
+"""What a time to first token counts beside one per token, where no more requests are in flight: of more, most is waiting."""
 
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
@@ -164,68 +170,115 @@ def fit_first_tokens(release: str, data: Cases) -> dict[str, float]:
     return _fit(release, data.with_loops({}), PLANS[release].free, 3).constants
 
 
-def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
-    from scipy.optimize import least_squares
+class Problem:
+    """Residuals of a version's runs under its free constants, as logarithms, and their derivatives; priors come last."""
 
-    plan, every = PLANS[release], start_of(release)
-    names, start = list(free), {name: every[name] for name in free}
-    fixed = plan.given | {name: value for name, value in every.items() if name not in start}
-    centre = np.log([start[name] for name in names])
-    spread = np.array([WIDTH[name] for name in names])
+    def __init__(
+        self,
+        release: str,
+        data: Cases,
+        free: Sequence[str],
+        *,
+        firsts: bool = True,
+        start: dict[str, float] | None = None,
+    ) -> None:
+        plan, every = PLANS[release], start_of(release)
+        self.release, self.data, self.names = release, data, list(free)
+        self.known = plan.given | every
+        self.fixed = plan.given | {name: value for name, value in every.items() if name not in free}
+        self.centre = np.log([every[name] for name in self.names])
+        self.start = np.log([(start or every)[name] for name in self.names])
+        self.spread = np.array([WIDTH[name] for name in self.names])
+        self.firsts = plan.first_tokens and firsts
+        self.counted = np.array([FIRST * (case.run.batch_size <= WAITING) for case in data.cases])
+        self.residuals = functools.lru_cache(maxsize=2)(self._residuals)
 
-    firsts = plan.first_tokens and first_tokens
+    def constants(self, x: np.ndarray) -> dict[str, float]:
+        """All constants where the free ones have these logarithms."""
+        return self.fixed | dict(zip(self.names, np.exp(x).tolist(), strict=True))
 
-    def at(x: np.ndarray) -> dict[str, float]:
-        return fixed | dict(zip(names, np.exp(x).tolist(), strict=True))
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """Residuals: of each row's main quantity, of first tokens if they count, of the priors."""
+        return self.residuals(tuple(x.tolist()))
 
-    @functools.lru_cache(maxsize=2)
-    def known(x: tuple[float, ...]) -> np.ndarray:
-        return _residuals(np.array(x))
+    def _residuals(self, point: tuple[float, ...]) -> np.ndarray:
+        x = np.array(point)
+        at = self.constants(x)
+        first = self.data.first_tokens(at) * self.counted if self.firsts else np.zeros(0)
+        return np.concatenate(
+            [self.data.log_ratios(at) / NOISE, first / NOISE, (x - self.centre) / self.spread]
+        )
 
-    def residuals(x: np.ndarray) -> np.ndarray:
-        return known(tuple(x.tolist()))
-
-    def _residuals(x: np.ndarray) -> np.ndarray:
-        first = data.first_tokens(at(x)) * 0.5 if firsts else np.zeros(0)
-        return np.concatenate([data.log_ratios(at(x)) / NOISE, first / NOISE, (x - centre) / spread])
-
-    def jacobian(x: np.ndarray) -> np.ndarray:
-        before, columns = residuals(x), []
-        for index, name in enumerate(names):
-            step = np.zeros(len(names))
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives, of the groups alone that a constant moves."""
+        before, rows, columns = self.of(x), len(self.data.cases), []
+        for index, name in enumerate(self.names):
+            step = np.zeros(len(self.names))
             step[index] = STEP
-            keys = moving(release, data, name, every[name], plan.given | every)
-            rows = data.log_ratios(at(x + step), keys) - np.where(
-                rows_of(data, keys), before[: len(data.cases)] * NOISE, 0.0
+            keys = moving(self.release, self.data, name, math.exp(self.centre[index]), self.known)
+            inside, at = rows_of(self.data, keys), self.constants(x + step)
+            moved = [self.data.log_ratios(at, keys) / NOISE]
+            if self.firsts:
+                moved.append(self.data.first_tokens(at, keys) * self.counted / NOISE)
+            change = np.concatenate(
+                [
+                    np.where(inside, one - before[k * rows : (k + 1) * rows], 0.0)
+                    for k, one in enumerate(moved)
+                ]
             )
-            first = before[len(data.cases) : -len(names)]
-            if firsts:
-                moved = data.first_tokens(at(x + step), keys) * 0.5 / NOISE
-                first = np.where(rows_of(data, keys), moved - first, 0.0)
-            else:
-                first = np.zeros(0)
-            columns.append(np.concatenate([rows / NOISE, first, step / spread]) / STEP)
+            columns.append(np.concatenate([change, step / self.spread]) / STEP)
         return np.stack(columns, axis=1)
 
-    low, high = centre - 3.5 * spread, centre + 3.5 * spread
-    found = least_squares(
-        residuals,
-        centre,
-        jac=jacobian,
-        loss="soft_l1",
-        f_scale=1.5,
-        max_nfev=rounds,
-        bounds=(low, high),
-        xtol=1e-3,
-        ftol=1e-4,
-    )
+    def solve(
+        self,
+        residuals: Callable[[np.ndarray], np.ndarray],
+        jacobian: Callable[[np.ndarray], np.ndarray],
+        rounds: int,
+    ) -> OptimizeResult:
+        """The point of the least soft_l1 loss, in so many rounds."""
+        from scipy.optimize import least_squares
+
+        return least_squares(
+            residuals, self.start, jac=jacobian, loss="soft_l1", f_scale=1.5, max_nfev=rounds,
+            bounds=(self.centre - 3.5 * self.spread, self.centre + 3.5 * self.spread), xtol=1e-3, ftol=1e-4,
+        )  # fmt: skip
+
+
+def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
+    problem = Problem(release, data, free, firsts=first_tokens)
+    found = problem.solve(problem.of, problem.jacobian, rounds)
     covariance = np.linalg.pinv(found.jac.T @ found.jac)
     return Found(
-        dict(zip(names, np.exp(found.x).tolist(), strict=True)),
-        {name: math.sqrt(max(covariance[i, i], 0.0)) for i, name in enumerate(names)},
-        plan.given,
-        every,
+        dict(zip(problem.names, np.exp(found.x).tolist(), strict=True)),
+        {name: math.sqrt(max(covariance[i, i], 0.0)) for i, name in enumerate(problem.names)},
+        PLANS[release].given,
+        start_of(release),
     )
+
+
+class Around:
+    """Refits without some rows around one fit to all: residuals are taken as straight lines there, which needs no run again.
+
+    What is left out is then predicted by simulations under the constants found, as after a fit from the beginning.
+    """
+
+    def __init__(self, release: str, data: Cases, found: dict[str, float]) -> None:
+        plan = PLANS[release]
+        firsts = any(case.closed for case in data.cases)
+        self.data = data.with_loops(found)
+        self.problem = Problem(release, self.data, plan.free, firsts=firsts, start=start_of(release) | found)
+        self.at = self.problem.of(self.problem.start)
+        self.slopes = self.problem.jacobian(self.problem.start)
+
+    def without(self, rows: Sequence[int]) -> dict[str, float]:
+        """Constants fitted to these rows alone, to as many of them as a fit from the beginning takes."""
+        kept = {id(case) for case in thinned(Cases([self.data.cases[row] for row in rows])).cases}
+        inside = np.array([id(case) in kept for case in self.data.cases])
+        parts = [inside] * (2 if self.problem.firsts else 1)
+        which = np.concatenate([*parts, np.ones(len(self.problem.names), dtype=bool)])
+        at, slopes, start = self.at[which], self.slopes[which], self.problem.start
+        found = self.problem.solve(lambda x: at + slopes @ (x - start), lambda _: slopes, 100)
+        return self.problem.constants(found.x)
 
 
 _MOVES: dict[tuple[str, str], dict[Run, bool]] = collections.defaultdict(dict)
@@ -275,14 +328,14 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
         if found.told(name):
             value, width = found.values[name], math.exp(1.64 * found.spread[name])
             lines += [
-                f"  {name}:", f"    value: {value:.3g}",
-                f"    range: [{value / width:.3g}, {value * width:.3g}]",
+                f"  {name}:", f"    value: {_digits(value)}",
+                f"    range: [{_digits(value / width)}, {_digits(value * width)}]",
                 "    provenance: fitted", f"    rows: {rows}", f"    groups: {groups}",
                 f"    source: runs of {sources}; fitted 2026-11",
             ]  # fmt: skip
         elif name in PLANS[release].prior:
             lines += [
-                f"  {name}:", f"    value: {start[name]:.3g}", "    provenance: assumed",
+                f"  {name}:", f"    value: {_digits(start[name])}", "    provenance: assumed",
                 "    source: what versions of its kind have; its own runs do not tell",
             ]  # fmt: skip
     for name, value in found.given.items():
@@ -290,15 +343,20 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
             one = PLANS[release].measured[name]
             low, high = one["range"]
             lines += [
-                f"  {name}:", f"    value: {value:.3g}", *([f"    range: {one['range']}"] if low < high else []),
+                f"  {name}:", f"    value: {_digits(value)}", *([f"    range: {one['range']}"] if low < high else []),
                 "    provenance: measured", f"    source: {one['source']}",
             ]  # fmt: skip
             continue
         lines += [
-            f"  {name}:", f"    value: {value:.3g}", "    provenance: assumed",
+            f"  {name}:", f"    value: {_digits(value)}", "    provenance: assumed",
             "    source: as its software is documented, or taken from other versions; not fitted",
         ]  # fmt: skip
     path.write_text(head + "\nconstants:\n" + "\n".join(lines) + "\n", "utf-8")
+
+
+def _digits(value: float) -> str:
+    """Three digits, and no exponent where YAML would take it for a word."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def by_release() -> dict[str, list[Case]]:

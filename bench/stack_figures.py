@@ -3,6 +3,7 @@
     python bench/stack_figures.py                        all versions; an hour
     python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay; may run beside another
     python bench/stack_figures.py --no-draws vllm@0.6    fits without a model or GPU alone; draws of 20 rows stay as they are
+    python bench/stack_figures.py --around vllm@0.15     refits along straight lines around what ships: a minute or two
     python bench/stack_figures.py --quick                what ships, its neighbours and the roofline alone; a minute
     python bench/stack_figures.py --first-tokens         times to first token of single requests alone; minutes
 
@@ -27,11 +28,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fit_stacks import PLANS, ROOT, by_release, fit_first_tokens, fit_once, start_of
+from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_once, start_of
 
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
-from calibrate.validate.stacks import FIRST_TOKEN
+from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS
 from llm_perf.systems.constants import load_constants
 from llm_perf.systems.families import folder_of, numbers
 
@@ -41,7 +42,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "model": lambda case: case.run.model,
     "gpu": lambda case: case.run.gpu,
 }
-FIRST, QUICK = FIRST_TOKEN, ("shipped", "neighbour", ROOFLINE)
+FIRST, QUICK = FIRST_TOKEN, ("shipped", IN_LOOPS["shipped"], "neighbour", ROOFLINE)
 DRAWS, DRAWN, FEW = 50, 20, 6
 TRANSFER_S = 120.0
 """Draws end after so many seconds; the page says how many there were."""
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--first-tokens", action="store_true")
     parser.add_argument("--no-draws", action="store_true")
+    parser.add_argument("--around", action="store_true")
     arguments = parser.parse_args()
     cases = by_release()
     if arguments.first_tokens:
@@ -70,20 +72,22 @@ def main() -> int:
         if release not in PLANS:
             continue
         start, own = time.perf_counter(), cases[release]
+        around = Around(release, Cases(own), shipped(release)) if arguments.around else None
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
             if len(set(names)) > 1:
-                found = lines_of(release, own, how, names, left_out(release, own, names))
-                update(release, (how,), found)
+                update(release, (how, IN_LOOPS[how]), both(release, own, how, names, around))
         if not arguments.no_draws:
-            update(release, ("transfer",), transferred(release, own))
+            update(release, ("transfer",), transferred(release, own, around))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return 0
 
 
 def quick(release: str, own: list[Case]) -> list[dict[str, str]]:
     """What needs no fit: the constants that ship, the roofline, the nearest version's constants."""
-    lines = lines_of(release, own, "shipped", [""] * len(own), Cases(own).simulated({}))
+    main, first = Cases(own).simulated_both({})
+    lines = lines_of(release, own, "shipped", [""] * len(own), main)
+    lines += in_loops(release, own, "shipped", [""] * len(own), first)
     at_once = [case for case in own if not case.closed]
     lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
     near = neighbour(release)
@@ -118,8 +122,35 @@ def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
     return lines_of(release, single, FIRST, names, ratios, "ttft_s")
 
 
-def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
-    """Log ratios of rows by fits without their group. Groups of a few rows are left out together, which asks more.
+def shipped(release: str) -> dict[str, float]:
+    """The version's own constants."""
+    family, _, version = release.partition("@")
+    return {name: one.value for name, one in load_constants(f"{family}@{version}").constants.items()}
+
+
+def both(
+    release: str, own: list[Case], how: str, names: list[str], around: Around | None
+) -> list[dict[str, str]]:
+    """Lines of the main quantity and of first tokens in closed loops by fits without each row's group."""
+    main, first = left_out(release, own, names, around)
+    return lines_of(release, own, how, names, main) + in_loops(release, own, how, names, first)
+
+
+def in_loops(
+    release: str, own: list[Case], how: str, names: list[str], first: np.ndarray
+) -> list[dict[str, str]]:
+    """Lines of the rows that have a time to first token in a closed loop."""
+    there = np.flatnonzero(np.isfinite(first))
+    cases, groups = [own[index] for index in there], [names[index] for index in there]
+    return lines_of(release, cases, IN_LOOPS[how], groups, first[there], "ttft_s")
+
+
+def left_out(
+    release: str, own: list[Case], names: list[str], around: Around | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log ratios of rows, and of their first tokens in closed loops, by fits without their group.
+
+    Groups of a few rows are left out together, which asks more.
 
     Groups whose rows are in no fit (of versions that a plan leaves out) share one.
     """
@@ -127,17 +158,24 @@ def left_out(release: str, own: list[Case], names: list[str]) -> np.ndarray:
     counts = Counter(name for name, counts in zip(names, fitted, strict=True) if counts)
     folds = ["" if 0 < counts[name] < FEW else name for name in names]
     fits: dict[frozenset[int], dict[str, float]] = {}
-    found = np.zeros(len(own))
+    main, first = np.zeros(len(own)), np.zeros(len(own))
     for fold in sorted(set(folds)):
         inside = [index for index, other in enumerate(folds) if other == fold]
         rest = frozenset(index for index, other in enumerate(folds) if other != fold and fitted[index])
         if rest not in fits:
-            fits[rest] = fit_once(release, Cases([own[index] for index in sorted(rest)]))
-        found[inside] = Cases([own[index] for index in inside]).simulated(fits[rest])
-    return found
+            fits[rest] = fit_to(release, own, sorted(rest), around)
+        main[inside], first[inside] = Cases([own[index] for index in inside]).simulated_both(fits[rest])
+    return main, first
 
 
-def transferred(release: str, own: list[Case]) -> list[dict[str, str]]:
+def fit_to(release: str, own: list[Case], rows: Sequence[int], around: Around | None) -> dict[str, float]:
+    """Constants fitted to these rows: from the beginning, or around a fit to all."""
+    if around is not None:
+        return around.without(rows)
+    return fit_once(release, Cases([own[index] for index in rows]))
+
+
+def transferred(release: str, own: list[Case], around: Around | None = None) -> list[dict[str, str]]:
     """Fits to 20 rows of one model on one GPU: the log ratios of the others' geometric mean, one line per draw."""
     groups: dict[tuple[str, str], list[int]] = {}
     for index, case in enumerate(own):
@@ -152,7 +190,7 @@ def transferred(release: str, own: list[Case]) -> list[dict[str, str]]:
             break
         group = large[random.integers(len(large))]
         chosen = random.choice(group, DRAWN, replace=False)
-        constants = fit_once(release, Cases([own[index] for index in chosen]))
+        constants = fit_to(release, own, chosen, around)
         others = [case for index, case in enumerate(own) if index not in set(group)]
         mean = float(np.mean(np.abs(Cases(others).simulated(constants))))
         found.append(

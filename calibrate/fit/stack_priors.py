@@ -14,7 +14,7 @@ SPREAD: Final = {
     "split_gb_per_s_per_ghz": 0.2, "expert_loop_us": 0.5, "quantised_8bit_linear_us": 0.7, "quantised_4bit_linear_us": 0.7,
     "gqa_copies": 0.5, "kv_passes": 0.5, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
     "layer_us": 0.7, "expert_4bit_flops": 0.4, "expert_weight_only_flops": 0.4, "expert_hidden_vectors": 0.7,
-    "expert_8bit_flops": 0.3,
+    "expert_8bit_flops": 0.3, "prefill_operation_us": 0.6, "prefill_moe_us": 0.8,
 }  # fmt: skip
 """Constants that a fit may move, and the log standard deviation of what is known of each without runs."""
 
@@ -38,6 +38,8 @@ SHOWN_BY: Final = {
     "flops_scale": "runs with long prompts",
     "prefill_ms": "times to the first token of single requests",
     "prefill_python_us_per_layer": "times to the first token of single requests",
+    "prefill_moe_us": "times to the first token of a mixture of experts",
+    "prefill_operation_us": "times to the first token of short prompts",
     "sequence_us": "runs with many requests in flight",
     "elementwise_hidden_vectors": "runs with many requests in flight",
 }

@@ -21,6 +21,9 @@ WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
 _LEVEL: Final = 0.9
 _LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
 FIRST_TOKEN: Final = "first token"
+IN_LOOPS: Final = {how: f"{how}, {FIRST_TOKEN} in loops" for how in ("shipped", "model", "gpu")}
+"""First tokens of closed loops by the kinds of fits that main quantities have."""
+
 _FEWEST: Final = 3
 """Groups below which a version's own rows say nothing of others, and its family's are taken."""
 
@@ -54,6 +57,7 @@ def page(lines: Sequence[Line]) -> str:
     for name, closed in (("Static batches, single requests and decode windows", "0"), ("Closed loops", "1")):
         rows = [text for release in sorted(by, key=place_of) if (text := _row(release, by[release], closed))]
         whole += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
+    whole += [_LOOP_FIRSTS, *_loop_firsts(by), ""]
     families: dict[str, list[Line]] = defaultdict(list)
     for release, found in by.items():
         families[release.partition("@")[0]] += [line for line in found["shipped"] if line["closed"] == "0"]
@@ -65,6 +69,24 @@ def page(lines: Sequence[Line]) -> str:
     ]
     return "\n".join([*whole, "", _FOOT])
 
+
+def _loop_firsts(by: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
+    """Rows of first tokens in closed loops, of versions whose fits saw some."""
+    rows = []
+    for release in sorted(by, key=place_of):
+        found = {how: by[release].get(name, ()) for how, name in IN_LOOPS.items()}
+        if found["shipped"] and found["model"]:
+            cells = [f"{gm_of(found[how]):.3f}" if found[how] else "-" for how in ("model", "gpu", "shipped")]
+            rows.append(f"| {release} | {len(found['shipped'])} | " + " | ".join(cells) + " |")
+    return rows
+
+
+_LOOP_FIRSTS = """## First tokens in closed loops
+
+These versions' fits count times to first token where at most 16 requests are in flight; all rows are shown.
+
+| version | rows | without a model | without a GPU | fitted |
+| --- | --: | --: | --: | --: |"""
 
 _HEAD = """# Serving stacks by version
 

@@ -14,17 +14,30 @@ from llm_perf.counts.arrays import Number, maximum
 from llm_perf.hardware.gpu_time import GemmRates
 
 Kind = Literal[
-    "16-bit", "native 8-bit", "block-scaled 8-bit", "native 4-bit", "weight-only 8-bit", "weight-only 4-bit"
+    "16-bit",
+    "native 8-bit",
+    "block-scaled 8-bit",
+    "native 4-bit",
+    "4-bit by 8-bit",
+    "weight-only 8-bit",
+    "weight-only 4-bit",
 ]
 """What a product's kernel multiplies: what is stored, or what it unpacks."""
 
 BLOCK_SCALED: Kind = "block-scaled 8-bit"
 """Both operands have scales per block, which the kernel applies while it adds up: another one than for one scale."""
 
+BY_8BIT: Kind = "4-bit by 8-bit"
+"""Weights in mxfp4 by activations in mxfp8, which engines run experts in on Blackwell: at the rate of 8-bit operands."""
+
+QUANTISED: frozenset[Kind] = frozenset({"native 8-bit", BLOCK_SCALED, "native 4-bit", BY_8BIT})
+"""Kinds whose activations are narrowed by a kernel of its own first."""
+
 _NATIVE: Mapping[Kind, tuple[str, str]] = {
     "native 8-bit": ("native_8bit_bandwidth", "native_8bit_flops"),
     BLOCK_SCALED: ("block_8bit_bandwidth", "block_8bit_flops"),
     "native 4-bit": ("native_4bit_bandwidth", "native_4bit_flops"),
+    BY_8BIT: ("native_4bit_bandwidth", "native_8bit_flops"),
 }
 WEIGHT_ONLY: Mapping[Kind, str] = {
     "weight-only 8-bit": "weight_only_8bit_bandwidth",
@@ -36,6 +49,7 @@ _GROUPED: Mapping[Kind, str] = {
     "native 8-bit": "expert_8bit_flops",
     BLOCK_SCALED: "expert_8bit_flops",
     "native 4-bit": "expert_4bit_flops",
+    BY_8BIT: "expert_mxfp4_flops",
     "weight-only 8-bit": "expert_weight_only_flops",
     "weight-only 4-bit": "expert_weight_only_flops",
 }

@@ -24,6 +24,8 @@ from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
 from llm_perf.systems.format_kernels import (
     BLOCK_SCALED,
+    BY_8BIT,
+    QUANTISED,
     WEIGHT_ONLY,
     Kind,
     compute_factor,
@@ -258,7 +260,16 @@ class Forward:
         return found
 
     def _gemm(self, product: Product) -> GemmRates:
+        if self._by_8bit(product):
+            return self._gemms["fp8"]
         return self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+
+    def _by_8bit(self, product: Product) -> bool:
+        """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""
+        stored = product.stored
+        if stored is None or stored.name != "mxfp4" or not product.is_expert:
+            return False
+        return "fp4" in self._gemms and "fp8" in self._gemms and self.scenario.gpu.maker == "nvidia"
 
     def _narrow(self, product: Product) -> bool:
         """Whether the weights of a product are unpacked to run at the activations' width."""
@@ -360,6 +371,8 @@ class Forward:
             return _NATIVE_KINDS.get(dtype.compute_bits, "16-bit")
         if self._narrow(product):
             return "weight-only 8-bit" if stored.bits >= _LEAST_8BIT else "weight-only 4-bit"
+        if self._by_8bit(product):
+            return BY_8BIT
         if stored.name == "fp8_block" and self.constants["block_8bit_flops"] > 0:
             return BLOCK_SCALED
         return _NATIVE_KINDS[{"16-bit": 16, "fp4": 4}.get(stored.kernels, 8)]
@@ -468,10 +481,15 @@ class Forward:
             microseconds += c["state_space_us"]
         return microseconds * 1e-6
 
+    def narrowing_products(self, products: Sequence[Product]) -> int:
+        """How many products narrow their activations first, each by a kernel of its own."""
+        return sum(self._kernel_kind(product) in QUANTISED for product in products)
+
     def _vectors_of_experts(self, products: Sequence[Product]) -> float:
         """Hidden vectors that each row of experts moves beside its products: copied to its expert, quantised, added up."""
         kinds = {self._kernel_kind(product) for product in products if product.is_expert}
-        more = self.constants["expert_8bit_vectors"] if kinds & {"native 8-bit", BLOCK_SCALED} else 0.0
+        narrowed = kinds & {"native 8-bit", BLOCK_SCALED, BY_8BIT}
+        more = self.constants["expert_8bit_vectors"] if narrowed else 0.0
         return self.constants["expert_hidden_vectors"] + more if kinds else 0.0
 
     def _routed_rows(self, costs: Costs, group: LayerGroup, tokens: Number, vectors: float) -> None:
@@ -493,7 +511,7 @@ class Forward:
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         size = tokens * self.model.hidden_size * self.activation_bytes
         if self.tp > 1:
-            count = group.count * self._reductions(group)
+            count = group.count * self.reductions(group)
             extra = self.constants["all_reduce_extra_us"] * 1e-6
             if self.sp > 1:
                 pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
@@ -510,7 +528,7 @@ class Forward:
             routed = size * routed_experts(group) * self.expert_share
             costs.collective("all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
-    def _reductions(self, group: LayerGroup) -> int:
+    def reductions(self, group: LayerGroup) -> int:
         """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""
         split = {
             linear.op for linear in group.attention.linears(self.model.hidden_size) if linear.split == "row"

@@ -91,3 +91,33 @@ def test_rows_that_are_quantised_on_their_way_move_more() -> None:
     )
     assert wide[0] == wide[1]
     assert narrow[1] > narrow[0]
+
+
+def on(gpu: str, **more: float) -> Forward:
+    asked = build_scenario(
+        InferenceInputs(model="gpt-oss-120b", gpu=gpu, system="vllm@0.15", weight_format="mxfp4")
+    )
+    changed = asked.replace(constants=tuple(sorted(more.items())))
+    return Forward(changed, system_of(changed).constants(changed))
+
+
+def test_experts_in_mxfp4_compute_at_the_rate_of_8_bit_operands_on_blackwell() -> None:
+    """Engines multiply them by mxfp8 activations, whose rate is half that of two 4-bit operands."""
+    fast, slow = (on("b200-180gb", expert_mxfp4_flops=share) for share in (0.4, 0.1))
+    flops = sum(
+        2.0 * group.count * product.weights * product.rows(TOKENS)
+        for group, products in slow.groups
+        for product in products
+        if product.is_expert
+    )
+    at_peak = flops / slow.scenario.gpu.peak_flops_per_s("fp8")
+    assert at_peak / 0.1 < experts_s(slow) < 2 * at_peak / 0.1
+    assert experts_s(slow) / experts_s(fast) == pytest.approx(4, rel=0.1)
+    assert experts_s(on("b200-180gb", expert_4bit_flops=0.01)) == experts_s(on("b200-180gb"))
+
+
+def test_without_units_for_4_bits_experts_in_mxfp4_are_unpacked() -> None:
+    one, other = (on("h200-sxm-141gb", expert_mxfp4_flops=share) for share in (0.1, 0.4))
+    assert experts_s(one) == experts_s(other)
+    narrow, wide = (on("mi355x", expert_4bit_flops=share) for share in (0.1, 0.4))
+    assert experts_s(narrow) > 2 * experts_s(wide)

@@ -1,0 +1,52 @@
+"""How many operations the host launches one by one in a layer whose pass is not replayed from a captured graph.
+
+Counted from the layers of vLLM, SGLang and TensorRT-LLM (their Python of 2025): one call of a kernel's wrapper each. Prefills
+run that way, since their lengths are not captured, and a short prompt of a model of many small operations waits for the host.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llm_perf.config.model import Mixer
+from llm_perf.counts.products import Product, routed_experts
+from llm_perf.systems.costs import part_of
+from llm_perf.systems.forward import Forward
+
+_ATTENTION: Final = 3
+"""Rotary embedding, writing the cache, attention."""
+_LATENT: Final = 12
+"""The same, norms of both latents, and five copies and splits that take queries and latents apart and put keys together."""
+_RECURRENT: Final = 18
+"""States are looked up and written back (3), inputs taken apart (4), a convolution, gates, norms of keys and of queries, six
+kernels of a scan in chunks (flash-linear-attention's gated delta rule), a gated norm."""
+_ROUTING: Final = 5
+"""Choosing experts, sorting rows by expert, their copies, what stands between both products, adding up."""
+_SHARED: Final = 3
+"""Experts that every token goes through run on a stream of their own: it forks and joins, and both sums are added."""
+
+
+def eager_operations(forward: Forward) -> float:
+    """Operations of all layers in one pass: products, scaling of what they narrow, mixers, norms, routing, collectives."""
+    found = 0.0
+    for group, products in forward.groups:
+        ops = float(group.norms + len(products) + forward.narrowing_products(products))
+        ops += sum(_of_mixer(mixer) for mixer in group.attention.parts)
+        if routed_experts(group):
+            ops += _ROUTING
+        if any(_dense(product) for product in products):
+            ops += 1 + (_SHARED if routed_experts(group) else 0)  # the activation function
+        ops += forward.reductions(group) if forward.tp > 1 else 0
+        found += group.count * ops
+    return found
+
+
+def _dense(product: Product) -> bool:
+    """Whether it is of an MLP that every token goes through."""
+    return part_of(product.op) == "mlp" and not product.is_expert and product.op != "router"
+
+
+def _of_mixer(mixer: Mixer) -> int:
+    if mixer.recurrent:
+        return _RECURRENT
+    return _LATENT if mixer.assembled_elements() else _ATTENTION

@@ -1,0 +1,62 @@
+"""What the host launches one by one in a prefill: counted from the layers, and what it costs a short prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.systems.eager_operations import eager_operations
+from llm_perf.systems.forward import Forward
+from llm_perf.systems.host_time import host_s_per_pass
+from llm_perf.systems.registry import system_of
+
+
+def forward(model: str = "llama-3.1-8b", us: float = 50.0, **inputs: Any) -> Forward:
+    asked = build_scenario(InferenceInputs(model=model, gpu="h100-sxm", system="vllm@0.10", **inputs))
+    changed = asked.replace(constants=(("prefill_operation_us", us), ("prefill_python_us_per_layer", 0.0)))
+    return Forward(changed, system_of(changed).constants(changed))
+
+
+def test_operations_of_a_dense_layer() -> None:
+    # 2 norms, 4 products, rotary embedding, cache and attention, the activation function.
+    assert eager_operations(forward()) == 32 * 10
+    # Each of the four products narrows its activations first.
+    assert eager_operations(forward(weight_format="fp8")) == 32 * 14
+    # Two sums over the ranks.
+    assert eager_operations(forward(num_gpus=2, tp_size=2)) == 32 * 12
+
+
+def test_operations_of_a_mixture_are_more() -> None:
+    # 2 norms, 2 products of attention, router, 2 grouped ones, attention's 3, routing's 5.
+    assert eager_operations(forward("Qwen3-30B-A3B")) == 48 * 15
+    latent = forward("deepseek-v3", num_gpus=8, tp_size=8, weight_format="fp8")
+    assert eager_operations(latent) / 61 > 30
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "Qwen3-30B-A3B"])
+def test_a_pass_over_prompts_takes_so_many_times_one_operation(model: str) -> None:
+    none, some = forward(model, 0.0), forward(model, 70.0)
+    more = host_s_per_pass(some, prefill=True) - host_s_per_pass(none, prefill=True)
+    assert float(more) == pytest.approx(some.host_time_scale * eager_operations(some) * 70e-6)
+
+
+def test_steps_that_are_replayed_do_not_ask() -> None:
+    assert host_s_per_pass(forward(us=0.0)) == host_s_per_pass(forward(us=900.0))
+
+
+def test_layers_with_experts_take_the_host_more() -> None:
+    none, some = (
+        host_s_per_pass(_with_moe(model, us), prefill=True)
+        for model, us in (("Qwen3-30B-A3B", 0.0), ("Qwen3-30B-A3B", 800.0))
+    )
+    assert float(some - none) == pytest.approx(_with_moe("Qwen3-30B-A3B", 0.0).host_time_scale * 48 * 800e-6)
+    dense = [host_s_per_pass(_with_moe("llama-3.1-8b", us), prefill=True) for us in (0.0, 800.0)]
+    assert dense[0] == dense[1]
+
+
+def _with_moe(model: str, us: float) -> Forward:
+    asked = build_scenario(InferenceInputs(model=model, gpu="h100-sxm", system="vllm@0.10"))
+    changed = asked.replace(constants=(("prefill_moe_us", us),))
+    return Forward(changed, system_of(changed).constants(changed))
