@@ -18,9 +18,12 @@ _FIRST, _LAST = (0, 0), (99, 0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Fields of a training plan that the recipes of a model set, from one release to another; None is all there are."""
+    """Fields of a training plan that the recipes of a model set, from one release to another; None is all there are.
 
-    model: str
+    A model has the names of the tables and of its checkpoint.
+    """
+
+    model: frozenset[str]
     sets: Mapping[str, Any]
     gpus: frozenset[str] | None = None
     precisions: frozenset[str] | None = None
@@ -31,7 +34,7 @@ class Recipe:
     def holds(self, model: str, gpu: str, precision: str, release: tuple[int, int]) -> bool:
         """Whether a run is one of those."""
         return (
-            self.model == model
+            model in self.model
             and (self.gpus is None or gpu in self.gpus)
             and (self.precisions is None or precision in self.precisions)
             and self.first <= release <= self.last
@@ -50,9 +53,13 @@ _WHOLE: Final = {
     "moe_overlap": True,
     "recompute_modules": (),
 }
-_QWEN, _OSS, _KIMI = "Qwen3_235B_a22B", "GPT OSS 120B", "Kimi_K2"
-_NANO, _LIGHTNING = "Nemotron_3_Nano", "Nemotron_3_5_Lightning"
-_SUPER, _ULTRA = "Nemotron_3_Super", "Nemotron_3_Ultra"
+_QWEN = frozenset({"Qwen3_235B_a22B", "Qwen/Qwen3-235B-A22B"})
+_OSS = frozenset({"GPT OSS 120B", "openai/gpt-oss-120b"})
+_KIMI = frozenset({"Kimi_K2", "moonshotai/Kimi-K2-Instruct"})
+_NANO = frozenset({"Nemotron_3_Nano", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"})
+_LIGHTNING = frozenset({"Nemotron_3_5_Lightning"})
+_SUPER = frozenset({"Nemotron_3_Super", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B"})
+_ULTRA = frozenset({"Nemotron_3_Ultra", "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B"})
 _WIDE_OF_SUPER: Final = 15
 """Blocks that Nemotron 3 Super's NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
 

@@ -43,6 +43,18 @@ def comparable() -> dict[int, float]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("table", "checkpoint"),
+    [("Qwen3_235B_a22B", "Qwen/Qwen3-235B-A22B"), ("GPT OSS 120B", "openai/gpt-oss-120b")],
+)
+def test_a_recipe_holds_for_a_model_by_either_name(table: str, checkpoint: str) -> None:
+    runs = [training_run_of(row) for row in ROWS.values() if row.model == table]
+    assert runs
+    for run in runs:
+        both = [training_scenario_of(replace(run, model=name)).plan for name in (table, checkpoint)]
+        assert both[0] == both[1]
+
+
 @pytest.fixture(scope="module")
 def ratios() -> dict[int, float]:
     return comparable()
