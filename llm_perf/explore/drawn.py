@@ -91,7 +91,7 @@ def series_of(mark: Series) -> dict[str, Any]:
 
 def _marker(mark: Series) -> dict[str, Any]:
     plain = "circle-open-dot" if mark.symbol == "ring" else mark.symbol
-    symbols = [f"{plain}-open" if is_open else plain for is_open in mark.opens or [mark.is_open]]
+    symbols = [f"{plain}-open" if is_open else plain for is_open in mark.opens or [mark.is_open is True]]
     size = mark.size if isinstance(mark.size, (int, float)) else list(mark.size)
     return {
         "size": _PIXELS * size if isinstance(size, (int, float)) else [_PIXELS * each for each in size],
