@@ -18,6 +18,7 @@ from calibrate.validate.scoreboard import validate
 from calibrate.validate.transfer import Case, cases_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.config.calibration import CalibratedMachine
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 
 _LEAST_ROWS = 2
@@ -50,7 +51,7 @@ class Carried:
     refused: str | None = None
 
 
-def observations(cases: Iterable[Case]) -> list[Observation]:
+def observations(cases: Iterable[Case[Scenario]]) -> list[Observation]:
     """Published runs as observations; those of which only a step or nothing is known in seconds are left out."""
     found = []
     for case in cases:

@@ -17,7 +17,8 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, Generic, TypeVar
 
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.settings import run_of, scenario_of
@@ -29,6 +30,7 @@ from calibrate.validate.scoreboard import Compared, Validation, statistics_of, v
 from llm_perf.analysis.measures import latencies
 from llm_perf.config.profiles import NO_FIT
 from llm_perf.config.scenario import Scenario
+from llm_perf.config.training import TrainingScenario
 from llm_perf.errors import SpecError, bad_value
 from llm_perf.systems import get_system
 from llm_perf.systems.registry import family_of
@@ -40,12 +42,15 @@ _FACTOR: Final = (0.5, 2.0)
 """How far a machine's own rate may be from what machines have in common."""
 
 
+Described = TypeVar("Described", Scenario, TrainingScenario)
+
+
 @dataclass(frozen=True)
-class Case:
+class Case(Generic[Described]):
     """One row of a fit: what was measured, and the scenario that predicts it without any fitted rate."""
 
     compared: Compared
-    scenario: Scenario
+    scenario: Described
 
     @property
     def target(self) -> Target:
@@ -53,31 +58,31 @@ class Case:
         return Target.of(self.compared.measured, self.compared.rounding)
 
 
-def _machine(case: Case) -> str:
-    return case.scenario.host.name
-
-
-def _gpu(case: Case) -> str:
-    return case.scenario.gpu.name
-
-
-def _model(case: Case) -> str:
-    return case.scenario.model.name
-
-
-def _family(case: Case) -> str:
+def _family(case: Case[Any]) -> str:
     """The name of the model up to its first number."""
     name = case.scenario.model.name.rpartition("/")[2].rpartition("_")[2]
     return re.split(r"[-_.]?\d", name, maxsplit=1)[0]
 
 
-GROUPINGS: Final[dict[str, Callable[[Case], str]]] = {
-    "machine": _machine,
-    "gpu": _gpu,
+GROUPINGS: Final[dict[str, Callable[[Case[Any]], str]]] = {
+    "machine": lambda case: case.scenario.host.name,
+    "gpu": lambda case: case.scenario.gpu.name,
     "family": _family,
-    "model": _model,
+    "model": lambda case: case.scenario.model.name,
 }
 """What may be left out, and the group of a row."""
+
+
+def check_grouping(leave: str) -> None:
+    """Refuse what cannot be left out, or refitted, before anything is computed.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+        SpecError: the grouping is unknown.
+    """
+    if leave not in GROUPINGS:
+        raise bad_value("leave_out", leave, f"one of {', '.join(GROUPINGS)}")
+    require_scipy("--leave-out")
 
 
 @dataclass(frozen=True)
@@ -161,10 +166,99 @@ def _overall(found: Validation) -> dict[str, Any]:
     return statistics_of(found.rows)
 
 
+@dataclass(frozen=True)
+class Refit(Generic[Described]):
+    """The rows of a system or of training, the model of their times, and what of it may change.
+
+    Attributes:
+        system: As the answer names it.
+        shipped: The rows as the constants that ship predict them.
+        no_fit: The same without anything that was fitted.
+        cases: What is fitted to.
+        parameters: What may change.
+        predict: The quantity of a row under values by parameter name.
+        depends: Rows that each parameter changes.
+        batch: ``predict`` for many values at once, where there is such a model.
+        begin: Where the fit to all rows sets out, and those without a group from that one; None: from the starts.
+        others: Further times of a row, measured and predicted under values.
+        finished: Rows of a grouping whose predictions never saw them, as they are shown.
+    """
+
+    system: str
+    shipped: Validation
+    no_fit: Validation
+    cases: tuple[Case[Described], ...]
+    parameters: tuple[Parameter, ...]
+    predict: Prediction[Case[Described]]
+    depends: tuple[frozenset[int], ...]
+    batch: Batch[Case[Described]] | None = None
+    begin: Mapping[str, float] | None = None
+    others: Callable[[Case[Described], Mapping[str, float]], dict[str, tuple[float, float]]] = (
+        lambda _case, _values: {}
+    )
+    finished: Callable[[list[Compared], Sequence[str], str], Sequence[Compared]] = (
+        lambda rows, _groups, _leave: rows
+    )
+
+    @property
+    def targets(self) -> list[Target]:
+        """What was measured."""
+        return [case.target for case in self.cases]
+
+    @cached_property
+    def to_all(self) -> Fit:
+        """Fitted to all rows."""
+        return fit(
+            self.parameters, self.cases, self.targets, self.predict, depends=self.depends, begin=self.begin,
+            batch=self.batch,
+        )  # fmt: skip
+
+    def without(self, leave: str) -> Transfer:
+        """Refit without each group in turn, and predict its rows.
+
+        Raises:
+            SpecError: there is only one group.
+        """
+        started = time.perf_counter()
+        groups = [GROUPINGS[leave](case) for case in self.cases]
+        begin = None if self.begin is None else self.to_all.values
+        found = leave_out(
+            self.parameters, self.cases, self.targets, groups, self.predict, self.depends, begin, self.batch
+        )
+        values = {index: value for _, rows in found.values() for index, value in rows.items()}
+        left = [
+            replace(case.compared, predicted=values[index], others=self.others(case, found[group][0].values))
+            for index, (case, group) in enumerate(zip(self.cases, groups, strict=True))
+        ]
+        rows = tuple(self.finished(left, groups, leave))
+        return Transfer(
+            system=self.system,
+            leave_out=leave,
+            parameters=self.parameters,
+            groups=tuple(
+                LeftOut(group, fitted, tuple(rows[index] for index in own))
+                for group, (fitted, own) in found.items()
+            ),
+            refit=self.to_all,
+            shipped=Validation(tuple(case.compared for case in self.cases), self.shipped.excluded),
+            no_fit=self.no_fit,
+            refitted=with_predictions(self.cases, lambda case: self.predict(case, self.to_all.values)),
+            left_out=Validation(rows, {}),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def with_predictions(
+    cases: Sequence[Case[Described]], predict: Callable[[Case[Described]], float]
+) -> Validation:
+    """The rows with other predictions."""
+    return Validation(tuple(replace(case.compared, predicted=predict(case), others={}) for case in cases), {})
+
+
 # -- rows ---------------------------------------------------------------------------------------------------
 
 
-def cases_of(shipped: Validation) -> tuple[Case, ...]:
+def cases_of(shipped: Validation) -> tuple[Case[Scenario], ...]:
     """The rows that are predicted at all, with scenarios without anything that was fitted to runs."""
     rows = {measurement.row_id: measurement for measurement in load_measurements()}
     return tuple(
@@ -193,7 +287,7 @@ def predicted(scenario: Scenario, quantity: str) -> float:
     return value
 
 
-def _other_times(case: Case, scenario: Scenario) -> dict[str, tuple[float, float]]:
+def _other_times(case: Case[Scenario], scenario: Scenario) -> dict[str, tuple[float, float]]:
     """Prefill and time per token of a row that states them beside its main quantity: (measured, predicted)."""
     return {
         name: (measured, predicted(scenario, name))
@@ -205,7 +299,7 @@ def _other_times(case: Case, scenario: Scenario) -> dict[str, tuple[float, float
 # -- parameters -----------------------------------------------------------------------------------------------
 
 
-def parameters_of(system: str, cases: Sequence[Case]) -> tuple[Parameter, ...]:
+def parameters_of(system: str, cases: Sequence[Case[Scenario]]) -> tuple[Parameter, ...]:
     """Every constant with a plausible range, then factors of machines on what is their own."""
     found = [
         Parameter(f"system.{name}", c.unfitted, *c.range, scale="log" if c.range[0] > 0 else "linear")
@@ -223,8 +317,8 @@ def parameters_of(system: str, cases: Sequence[Case]) -> tuple[Parameter, ...]:
 
 def _depends(
     parameters: Sequence[Parameter],
-    cases: Sequence[Case],
-    predict: Prediction[Case],
+    cases: Sequence[Case[Scenario]],
+    predict: Prediction[Case[Scenario]],
 ) -> tuple[frozenset[int], ...]:
     """Rows that each parameter changes. A factor on a constant changes those of its machine that the constant does."""
     by_name: dict[str, frozenset[int]] = {}
@@ -279,11 +373,7 @@ def leave_out(
 
 def without_fits(shipped: Validation) -> Validation:
     """The rows of a system as ``--profile none`` predicts them: without anything that was fitted to whole runs."""
-    found = [
-        replace(case.compared, predicted=predicted(case.scenario, case.compared.quantity), others={})
-        for case in cases_of(shipped)
-    ]
-    return Validation(tuple(found), {})
+    return with_predictions(cases_of(shipped), lambda case: predicted(case.scenario, case.compared.quantity))
 
 
 def transfer(system: str, leave: str) -> Transfer:
@@ -293,57 +383,26 @@ def transfer(system: str, leave: str) -> Transfer:
         MissingExtraError: SciPy is not installed.
         SpecError: the system or grouping is unknown, nothing was measured, or there is only one group.
     """
-    if leave not in GROUPINGS:
-        raise bad_value("leave_out", leave, f"one of {', '.join(GROUPINGS)}")
-    require_scipy("--leave-out")
-    begin = time.perf_counter()
+    check_grouping(leave)
     shipped = validate(system)
     cases = cases_of(shipped)
     if not cases:
         raise SpecError(f"no published run of system {system} is predicted")
     name = cases[0].scenario.system
-    groups = [GROUPINGS[leave](case) for case in cases]
-    if len(set(groups)) < 2:
+    groups = {GROUPINGS[leave](case) for case in cases}
+    if len(groups) < 2:
         raise SpecError(
-            f"all {len(cases)} rows of {name} are of one {leave}, {groups[0]}: nothing would be left to fit"
+            f"all {len(cases)} rows of {name} are of one {leave}, {min(groups)}: nothing would be left to fit"
         )
     parameters = parameters_of(name, cases)
     overrides = Overrides(parameters)
 
-    def predict(case: Case, values: Mapping[str, float]) -> float:
+    def predict(case: Case[Scenario], values: Mapping[str, float]) -> float:
         return predicted(overrides.apply(case.scenario, values), case.compared.quantity)
 
-    depends = _depends(parameters, cases, predict)
-    targets = [case.target for case in cases]
-    refit = fit(parameters, cases, targets, predict, depends=depends)
-    found = leave_out(parameters, cases, targets, groups, predict, depends)
-    values = {index: value for _, rows in found.values() for index, value in rows.items()}
-
-    def with_predictions(predictions: Sequence[float]) -> Validation:
-        pairs = zip(cases, predictions, strict=True)
-        return Validation(tuple(replace(case.compared, predicted=p, others={}) for case, p in pairs), {})
-
-    left_rows = [
-        replace(
-            case.compared,
-            predicted=values[index],
-            others=_other_times(case, overrides.apply(case.scenario, found[groups[index]][0].values)),
-        )
-        for index, case in enumerate(cases)
-    ]
-    left = Validation(with_intervals(left_rows, groups, leave, name), {})
-    return Transfer(
-        system=name,
-        leave_out=leave,
-        parameters=parameters,
-        groups=tuple(
-            LeftOut(group, fitted, tuple(left.rows[i] for i in rows))
-            for group, (fitted, rows) in found.items()
-        ),
-        refit=refit,
-        shipped=Validation(tuple(case.compared for case in cases), shipped.excluded),
-        no_fit=without_fits(shipped),
-        refitted=with_predictions([predict(case, refit.values) for case in cases]),
-        left_out=left,
-        seconds=time.perf_counter() - begin,
-    )
+    refit = Refit(
+        name, shipped, without_fits(shipped), cases, parameters, predict, _depends(parameters, cases, predict),
+        others=lambda case, values: _other_times(case, overrides.apply(case.scenario, values)),
+        finished=lambda rows, groups, leave: with_intervals(rows, groups, leave, name),
+    )  # fmt: skip
+    return refit.without(leave)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from llm_perf.analysis import asked
+from llm_perf.analysis.asked import MostInRequest, RankCount, Stage, Text, replicas
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.base import (
@@ -37,10 +38,6 @@ from llm_perf.systems.profiles import checked_profile
 from llm_perf.systems.registry import asked_version, check_options, family_of
 
 
-def _stage_number(value: Any) -> int:
-    return DSZeRO.of(value).value
-
-
 def _layers(value: Any) -> Any:
     """A number of layers as text or number; ``all`` is more than any model has."""
     if not isinstance(value, str):
@@ -54,15 +51,6 @@ def _layers(value: Any) -> Any:
 ALL_LAYERS = 10_000
 """What ``all`` means where layers are counted."""
 
-Text = Annotated[str, Field(min_length=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class MostInRequest:
-    """The largest value that a request to the page's server may have, so that none takes long. Flags have no such limit."""
-
-    value: int
-
 
 def _listed(value: Any) -> Any:
     """Shares of a file may be a list of numbers, or a number."""
@@ -73,7 +61,6 @@ def _listed(value: Any) -> Any:
 
 Acceptance = Annotated[str, BeforeValidator(_listed), Field(min_length=1)]
 TokenCount = Annotated[PositiveInt, MostInRequest(2**20)]
-RankCount = Annotated[PositiveInt, MostInRequest(4096)]
 
 
 class InferenceInputs(Spec):
@@ -89,9 +76,7 @@ class InferenceInputs(Spec):
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
     _label: ClassVar[str | None] = ""  # messages name the flag alone
 
-    model: Text = Field(
-        description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."
-    )
+    model: asked.ModelName
     gpu: Text = Field(
         description="Name or file; repeat it to compare several; none for a machine that computes on its CPU. A profile's "
         "machine if not given."
@@ -106,18 +91,16 @@ class InferenceInputs(Spec):
         default=None,
         description="resident, vllm, sglang, llama_cpp or another of llm-perf systems list; as --ds-zero says if not given.",
     )
-    num_gpus: RankCount | None = Field(default=None, description="GPUs per node.")
-    num_nodes: RankCount | None = Field(default=None, description="Nodes.  [default: 1]")
+    num_gpus: asked.GPUsPerNode = None
+    num_nodes: asked.Nodes = None
     batch_size: TokenCount = Field(default=1, description="Sequences over all GPUs.  [default: 1]")
     prompt_len: TokenCount = Field(default=512, description="Prompt tokens per sequence.  [default: 512]")
     gen_len: TokenCount = Field(default=32, description="Tokens to generate per sequence.  [default: 32]")
-    ds_zero: Annotated[int, BeforeValidator(_stage_number)] = Field(
-        default=0, description="DeepSpeed ZeRO stage; 3 is ZeRO-Inference.  [default: 0]"
-    )
-    tp_size: RankCount | None = Field(default=None, description="Tensor-parallel ranks.")
-    pp_size: RankCount | None = Field(default=None, description="Pipeline stages.")
-    dp_size: RankCount | None = Field(default=None, description="Data-parallel replicas.")
-    ep_size: RankCount = Field(default=1, description="Expert-parallel ranks.")
+    ds_zero: Stage = Field(default=0, description="DeepSpeed ZeRO stage; 3 is ZeRO-Inference.  [default: 0]")
+    tp_size: asked.TensorRanks = None
+    pp_size: asked.Stages = None
+    dp_size: asked.Replicas = None
+    ep_size: asked.ExpertRanks = 1
     sp_size: PositiveInt | None = Field(
         default=None, description="Sequence-parallel ranks: 1 or tp-size.  [default: 1]"
     )
@@ -240,20 +223,12 @@ class InferenceInputs(Spec):
         default=None,
         description="Share of routed experts found in an expert cache; the share held if not given.",
     )
-    flops_efficiency: Efficiency | None = Field(
-        default=None, description="Share of peak FLOP/s, instead of the GPU's table."
-    )
-    hbm_memory_efficiency: Efficiency | None = Field(
-        default=None, description="Share of memory bandwidth, instead of the GPU's table."
-    )
-    cost_per_gpu_hour: NonNegativeQuantity | None = Field(
-        default=None, description="US dollars, instead of the list's."
-    )
-    prices: Text | None = Field(
-        default=None, description="Your own list of prices per GPU-hour (YAML); the bundled one if not given."
-    )
-    profile: Text | None = Field(default=None, description="Calibrated profile: name, file, or none.")
-    allow_long_context: Flag = Field(default=False, description="Beyond the model's positions.")
+    flops_efficiency: asked.ShareOfPeak = None
+    hbm_memory_efficiency: asked.ShareOfBandwidth = None
+    cost_per_gpu_hour: asked.Price = None
+    prices: asked.PriceList = None
+    profile: asked.ProfileName = None
+    allow_long_context: asked.LongContext = False
 
     @model_validator(mode="before")
     @classmethod
@@ -420,25 +395,11 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     """
     tp, pp, cp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size, inputs.dp_size
     nodes = inputs.num_nodes or 1
-    sizes = f"tp_size {tp} x pp_size {pp}" + (f" x cp_size {cp}" if cp > 1 else "")
-    if inputs.num_gpus is None:
-        total = tp * pp * cp * (dp or 1)
-        if total % nodes:
-            raise SpecError(f"tp x cp x pp x dp = {total} GPUs do not spread evenly over {nodes} nodes")
-        dp = dp or 1
-    else:
-        gpus = nodes * inputs.num_gpus
-        if dp is None and gpus % (tp * pp * cp) == 0:
-            dp = gpus // (tp * pp * cp)
-        if dp is None or tp * pp * cp * dp != gpus:
-            raise SpecError(
-                f"num_nodes {nodes} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but {sizes}"
-                + (
-                    f" x dp_size {dp} = {tp * pp * cp * dp}"
-                    if dp is not None
-                    else f" = {tp * pp * cp} does not divide that"
-                )
-            )
+    sizes = {"tp_size": tp, "pp_size": pp} | ({"cp_size": cp} if cp > 1 else {})
+    dp = replicas(sizes, dp, nodes, inputs.num_gpus) or 1
+    total = tp * pp * cp * dp
+    if inputs.num_gpus is None and total % nodes:
+        raise SpecError(f"tp x cp x pp x dp = {total} GPUs do not spread evenly over {nodes} nodes")
     # Serving stacks do not share activations by sequence unless told to.
     sp = 1 if inputs.sp_size is None else inputs.sp_size
     return ParallelismConfig(

@@ -6,11 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llm_perf.config.base import AsText, Efficiency, PositiveFloat, PositiveInt, Spec
+from llm_perf.analysis import asked
+from llm_perf.analysis.asked import Stage, Text, replicas
+from llm_perf.config.base import AsText, Flag, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO, ParallelismConfig, nodes_of
+from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, nodes_of
 from llm_perf.config.training import (
     Graphs,
     LoraTargets,
@@ -56,14 +58,6 @@ def _names(value: Any) -> Any:
     )
 
 
-def _stage_number(value: Any) -> int:
-    return DSZeRO.of(value).value
-
-
-Text = Annotated[str, Field(min_length=1)]
-Flag = Annotated[bool, Field(strict=True)]
-
-
 class TrainingInputs(Spec):
     """Everything that ``llm-perf train`` can be asked, under the names of its flags. What is None is chosen.
 
@@ -75,21 +69,19 @@ class TrainingInputs(Spec):
     _positional: ClassVar[tuple[str, ...]] = ("model", "gpu")
     _label: ClassVar[str | None] = ""  # messages name the flag alone
 
-    model: Text = Field(
-        description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id."
-    )
+    model: asked.ModelName
     gpu: Text = Field(description="Name or file; repeat it to compare several.")
     host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
     framework: Text = Field(
         default=DEFAULT_FRAMEWORK,
         description="megatron, fsdp, deepspeed, hf_trainer, unsloth or another: llm-perf systems list.  [default: megatron]",
     )
-    num_gpus: PositiveInt | None = Field(default=None, description="GPUs per node.")
-    num_nodes: PositiveInt | None = Field(default=None, description="Nodes.  [default: 1]")
-    tp_size: PositiveInt | None = Field(default=None, description="Tensor-parallel ranks.")
-    pp_size: PositiveInt | None = Field(default=None, description="Pipeline stages.")
-    dp_size: PositiveInt | None = Field(default=None, description="Data-parallel replicas.")
-    ep_size: PositiveInt = Field(default=1, description="Expert-parallel ranks.")
+    num_gpus: asked.GPUsPerNode = None
+    num_nodes: asked.Nodes = None
+    tp_size: asked.TensorRanks = None
+    pp_size: asked.Stages = None
+    dp_size: asked.Replicas = None
+    ep_size: asked.ExpertRanks = 1
     sp_size: PositiveInt | None = Field(
         default=None, description="Sequence-parallel ranks: 1 or tp-size.  [default: tp-size]"
     )
@@ -149,7 +141,7 @@ class TrainingInputs(Spec):
     gradient_dtype_bytes: Literal[2, 4] | None = Field(
         default=None, description="2 or 4; the framework's if not given."
     )
-    ds_zero: Annotated[int, BeforeValidator(_stage_number)] | None = Field(
+    ds_zero: Stage | None = Field(
         default=None,
         description="DeepSpeed ZeRO stage; 3 is FSDP's full sharding.  [default: the framework's]",
     )
@@ -251,20 +243,12 @@ class TrainingInputs(Spec):
     power_limit_w: PositiveFloat | None = Field(
         default=None, description="Watts that a GPU may draw; its rated power if not given."
     )
-    flops_efficiency: Efficiency | None = Field(
-        default=None, description="Share of peak FLOP/s, instead of the GPU's table."
-    )
-    hbm_memory_efficiency: Efficiency | None = Field(
-        default=None, description="Share of memory bandwidth, instead of the GPU's table."
-    )
-    cost_per_gpu_hour: NonNegativeQuantity | None = Field(
-        default=None, description="US dollars, instead of the list's."
-    )
-    prices: Text | None = Field(
-        default=None, description="Your own list of prices per GPU-hour (YAML); the bundled one if not given."
-    )
-    profile: Text | None = Field(default=None, description="Calibrated profile: name, file, or none.")
-    allow_long_context: Flag = Field(default=False, description="Beyond the model's positions.")
+    flops_efficiency: asked.ShareOfPeak = None
+    hbm_memory_efficiency: asked.ShareOfBandwidth = None
+    cost_per_gpu_hour: asked.Price = None
+    prices: asked.PriceList = None
+    profile: asked.ProfileName = None
+    allow_long_context: asked.LongContext = False
 
 
 _PLAN_FIELDS = tuple(name for name in TrainingPlan.model_fields if name in TrainingInputs.model_fields)
@@ -342,18 +326,9 @@ def training_parallelism(inputs: TrainingInputs) -> ParallelismConfig:
     Raises:
         SpecError: the sizes that are given do not multiply to the GPUs.
     """
-    tp, pp, cp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size, inputs.dp_size
-    fixed = tp * pp * cp
-    if inputs.num_gpus is not None:
-        gpus = (inputs.num_nodes or 1) * inputs.num_gpus
-        if dp is None and gpus % fixed == 0:
-            dp = gpus // fixed
-        if dp is None or fixed * dp != gpus:
-            sizes = f"tp_size {tp} x pp_size {pp} x cp_size {cp}"
-            found = f" = {fixed} does not divide that" if dp is None else f" x dp_size {dp} = {fixed * dp}"
-            raise SpecError(
-                f"num_nodes {inputs.num_nodes or 1} x num_gpus {inputs.num_gpus} = {gpus} GPUs, but {sizes}{found}"
-            )
+    tp, pp, cp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size
+    sizes = {"tp_size": tp, "pp_size": pp, "cp_size": cp}
+    dp = replicas(sizes, inputs.dp_size, inputs.num_nodes, inputs.num_gpus)
     sp = tp if inputs.sp_size is None else inputs.sp_size
     return ParallelismConfig(
         tp_size=tp, pp_size=pp, dp_size=dp or 1, ep_size=inputs.ep_size, cp_size=cp, sp_size=sp,

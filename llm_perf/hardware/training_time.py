@@ -10,6 +10,9 @@ from llm_perf.hardware.roofline import p_norm
 
 _ASSUMED_HALF = 100.0
 _ASSUMED_BACKWARD = 0.75
+"""What a GPU without training efficiencies is given, marked assumed there: columns and inner size at which a product of a
+backward pass reaches half its rate, and attention's backward rate over its forward one. Round figures between the families
+that have their own."""
 _KERNELS = ("triton_flash", "flash2", "cudnn")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,3 +115,51 @@ def test_exit_codes_of_programs(capsys: pytest.CaptureFixture[str]) -> None:
         "llm-perf: call it again",
         "llm-perf: [Errno 2] No such file or directory: '/nowhere/at all'",
     ]
+
+
+def rank(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, object] | LLMPerfError, *arguments: str) -> int:
+    """The worker with a measurement that has this outcome."""
+    from calibrate.run import worker
+
+    def measure(_settings: object) -> dict[str, object]:
+        if isinstance(outcome, LLMPerfError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(worker, "measure", measure)
+    return worker.main(arguments)
+
+
+def packed() -> tuple[str, str]:
+    from calibrate.run.hosts import SETTINGS_FLAG, hosts_command
+    from calibrate.run.settings import RunSettings
+
+    command = hosts_command(RunSettings(model_name="tiny-opt"), "hosts")
+    return SETTINGS_FLAG, command[command.index(SETTINGS_FLAG) + 1]
+
+
+def test_a_rank_on_another_machine_prints_its_result_or_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calibrate.run.hosts import find_result
+
+    assert rank(monkeypatch, {"status": "done"}, *packed()) == 0
+    assert find_result(capsys.readouterr().out.splitlines()) == {"status": "done"}
+    error = DoesNotFitError("1 GiB missing")
+    error.report = {"total": 3}
+    assert rank(monkeypatch, error, *packed()) == 3
+    said = capsys.readouterr()
+    assert find_result(said.out.splitlines()) == {"status": "does not fit", "predicted": {"total": 3}}
+    assert said.err == "llm-perf: 1 GiB missing\n"
+
+
+def test_a_rank_on_this_machine_hands_back_its_result_or_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLM_PERF_RUN_RESULT", str(tmp_path / "result"))
+    monkeypatch.setenv("LLM_PERF_RUN_ERROR", str(tmp_path / "error"))
+    assert rank(monkeypatch, {"status": "done"}, *packed()) == 0
+    assert json.loads((tmp_path / "result").read_text()) == {"status": "done"}
+    assert rank(monkeypatch, EnvironmentFailure("port 1\nin use"), *packed()) == 4
+    assert (tmp_path / "error").read_text() == "port 1 in use"
+    assert capsys.readouterr() == ("", "")

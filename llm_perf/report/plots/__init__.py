@@ -1,4 +1,4 @@
-"""What the pictures of `compare` and `validate` show: panels of `report.figure`. matplotlib loads in `draw` and `style`.
+"""What the pictures of `compare` and `validate` show, as panels of `report.figure`; `draw` and `style` know matplotlib.
 
 `comparison_figures` draws what ``llm-perf compare --json`` prints, `validation_figures` what ``llm-perf validate --json``
 does: nothing is computed here.
