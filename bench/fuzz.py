@@ -352,7 +352,7 @@ def fuzz_api(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
 
 
 def fuzz_roof(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
-    """No answer beats the data sheets, by arithmetic of its own: 2 FLOPs per weight that a token meets, at the fastest format."""
+    """No answer beats the data sheets: 2 FLOPs per weight that a token meets, at the fastest format."""
     from llm_perf.errors import LLMPerfError
 
     kind = draw.choice((_roof_of_inference, _roof_of_inference, _roof_of_training, _roof_of_requests))
@@ -366,7 +366,9 @@ def _weights_met(model: Any) -> float:
     """Matrices' weights that each token of a prompt meets: neither the token table nor the head, which the last one meets."""
     from llm_perf.counts.parameters import active_params, lm_head_params, norm_params, token_table_params
 
-    return float(active_params(model) - token_table_params(model) - lm_head_params(model) - norm_params(model))
+    return float(
+        active_params(model) - token_table_params(model) - lm_head_params(model) - norm_params(model)
+    )
 
 
 def _flops_per_s(gpu: Any, gpus: int) -> float:
@@ -385,12 +387,22 @@ def _roof_of_inference(draw: random.Random) -> None:
         "model": draw.choice(known_names("model")),
         "gpu": draw.choice(known_names("GPU")),
         "system": draw.choice(system_names()),
-        "weight_format": draw.choice(("auto", "auto", "fp8", "awq", "gptq", "q4_k_m", "q8_0", "nf4", "mxfp4", "int8")),
+        "weight_format": draw.choice(
+            ("auto", "auto", "fp8", "awq", "gptq", "q4_k_m", "q8_0", "nf4", "mxfp4", "int8")
+        ),
         "flops_efficiency": draw.choice((None, None, 1.0)),
         "hbm_memory_efficiency": draw.choice((None, None, 1.0)),
     }
-    for name, most in (("batch_size", 11), ("prompt_len", 14), ("gen_len", 11), ("tp_size", 3), ("pp_size", 2)):
-        question[name] = draw.randrange(1, 2 ** draw.randrange(1, most)) if "len" in name else 2 ** draw.randrange(most)
+    for name, most in (
+        ("batch_size", 11),
+        ("prompt_len", 14),
+        ("gen_len", 11),
+        ("tp_size", 3),
+        ("pp_size", 2),
+    ):
+        question[name] = (
+            draw.randrange(1, 2 ** draw.randrange(1, most)) if "len" in name else 2 ** draw.randrange(most)
+        )
     question = {name: value for name, value in question.items() if value is not None}
     result = predict(**question).result
     if any("defect of llm-perf" in said for said in result.warnings):
@@ -605,14 +617,17 @@ def cases(
 def course(first: int, counts: dict[str, int], spent: dict[str, float], failed: int) -> str:
     """How many cases of each target, and what they took of the processor."""
     each = ", ".join(f"{name} {count:,} ({spent[name]:,.0f} s)" for name, count in counts.items())
-    return f"from seed {first}: {sum(counts.values()):,} cases, {sum(spent.values()):,.0f} s of the processor: {each}; {failed} failed"
+    whole = f"{sum(counts.values()):,} cases, {sum(spent.values()):,.0f} s of the processor"
+    return f"from seed {first}: {whole}: {each}; {failed} failed"
 
 
 def main() -> int:
     """Run until the time is over; 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="minutes of the processor")
-    parser.add_argument("--wall-minutes", type=float, default=float("inf"), help="minutes after which it ends")
+    parser.add_argument(
+        "--wall-minutes", type=float, default=float("inf"), help="minutes after which it ends"
+    )
     parser.add_argument("--seed", type=int, default=None, help="first case; one that failed, to see it again")
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, separated by commas")
     given = parser.parse_args()
