@@ -352,7 +352,7 @@ def fuzz_api(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
 
 
 def fuzz_roof(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
-    """No answer beats the data sheets, by arithmetic of its own: 2 FLOPs per weight a token meets, at the fastest format."""
+    """No answer beats the data sheets: 2 FLOPs per weight that a token meets, at the fastest format."""
     from llm_perf.errors import LLMPerfError
 
     kind = draw.choice((_roof_of_inference, _roof_of_inference, _roof_of_training, _roof_of_requests))

@@ -24,9 +24,10 @@ from typing import Final
 ROOT = Path(__file__).resolve().parents[1]
 
 _SWEEP: Final = (
-    "sweep", "--model", "opt-1.3b,llama-3.1-8b", "--gpu", "t4,l4", "--batch-size", "1:60", "--prompt-len", "1:30",
+    "sweep", "--model", "opt-1.3b,llama-3.1-8b", "--gpu", "t4,l4", "--batch-size", "1:20", "--prompt-len", "1:30",
     "--gen-len", "1:12", "--json",
 )  # fmt: skip
+_POINTS: Final = 2 * 2 * 20 * 30 * 12
 _CHUNKS: Final = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -35,7 +36,7 @@ sweep.CHUNK_POINTS = int(sys.argv[2])
 from llm_perf.cli.main import main
 main(sys.argv[3:])
 """
-_LONGEST_S: Final = 240.0
+_LONGEST_S: Final = 900.0
 _WORKERS: Final = 2
 
 
@@ -139,34 +140,53 @@ def same(out: Path, whole: Path) -> None:
     out.unlink()
 
 
-def worker_killed(draw: random.Random, running: Cluster, folder: Path, chunk: int, longest_s: float) -> str:
-    """One worker is killed at a random time: 0 in the end."""
+def random_moment(draw: random.Random, process: subprocess.Popen[str], out: Path, parts: int) -> str:
+    """Wait for a moment of a sweep, by how much of it is done: its seconds are others each time on a busy machine.
+
+    One moment in ten is before anything is done, while the sweep starts.
+    """
+    wanted = max(draw.randrange(-parts // 10, parts), 0)
+    done = 0
+    end = time.monotonic() + _LONGEST_S
+    while process.poll() is None and time.monotonic() < end:
+        done = _parts(out)
+        if done >= wanted:
+            break
+        time.sleep(0.005)
+    time.sleep(draw.uniform(0, 0.02 if wanted else 1.0))
+    return f"{done} of {parts} parts{' and all was done' if process.poll() is not None else ''}"
+
+
+def _parts(out: Path) -> int:
+    return len(list(out.parent.glob(f"{out.name}.partial/chunk-*.arrow")))
+
+
+def worker_killed(draw: random.Random, running: Cluster, folder: Path, chunk: int, parts: int) -> str:
+    """One worker is killed at a random moment: 0 in the end."""
     process = sweep(folder / "cut.parquet", f"dask://{running.address}", chunk)
-    after = draw.uniform(0, longest_s)
-    time.sleep(after)
-    late = process.poll() is not None
+    moment = random_moment(draw, process, folder / "cut.parquet", parts)
     running.kill_worker(draw)
     ended(process, 0)
     same(folder / "cut.parquet", folder / "whole.parquet")
-    return f"after {after:.1f} s{', when it was done' if late else ''}"
+    return f"after {moment}"
 
 
-def scheduler_killed(draw: random.Random, folder: Path, chunk: int, longest_s: float) -> str:
-    """The scheduler is killed at a random time: one line, and the next one goes on."""
-    out, after = folder / "cut.parquet", draw.uniform(0, longest_s)
+def scheduler_killed(draw: random.Random, folder: Path, chunk: int, parts: int) -> str:
+    """The scheduler is killed at a random moment: one line, and the next one goes on."""
+    out = folder / "cut.parquet"
     with cluster() as running:
         process = sweep(out, f"dask://{running.address}", chunk)
-        time.sleep(after)
+        moment = random_moment(draw, process, out, parts)
         running.scheduler.kill()
         start = time.monotonic()
         code = ended(process, 0, 4)
         said = time.monotonic() - start
-    kept = len(list(folder.glob("cut.parquet.partial/chunk-*.arrow")))
+    kept = _parts(out)
     if code:
         with cluster() as running:
             ended(sweep(out, f"dask://{running.address}", chunk), 0)
     same(out, folder / "whole.parquet")
-    return f"after {after:.1f} s: exit {code} {said:.1f} s later, {kept} parts were done"
+    return f"after {moment}: exit {code} {said:.1f} s later, {kept} parts were kept"
 
 
 def main() -> int:
@@ -176,6 +196,7 @@ def main() -> int:
     )
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="worker,scheduler")
     parser.add_argument("--chunk-points", type=int, default=500)
     given = parser.parse_args()
     draw, failed = random.Random(given.seed), 0
@@ -192,17 +213,17 @@ def main() -> int:
         print(f"{name} {number}: {said}", flush=True)
 
     try:
-        start = time.monotonic()
+        parts = -(-_POINTS // given.chunk_points)
+        kinds = given.only.split(",")
         with cluster() as running:
             ended(sweep(folder / "whole.parquet", f"dask://{running.address}", given.chunk_points), 0)
-            longest_s = 1.1 * (time.monotonic() - start)
-            for number in range(given.times):
-                tried("worker", number, worker_killed, running, folder, given.chunk_points, longest_s)
-        for number in range(given.times):
-            tried("scheduler", number, scheduler_killed, folder, given.chunk_points, longest_s)
+            for number in range(given.times if "worker" in kinds else 0):
+                tried("worker", number, worker_killed, running, folder, given.chunk_points, parts)
+        for number in range(given.times if "scheduler" in kinds else 0):
+            tried("scheduler", number, scheduler_killed, folder, given.chunk_points, parts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"killed {2 * given.times} times, {failed} failed")
+    print(f"killed {len(kinds) * given.times} times, {failed} failed")
     return 1 if failed else 0
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, create_model, model_validator
 
 from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import gpu_price, phase_power_w
+from llm_perf.analysis.floor import requests_below_the_roof
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
 from llm_perf.config.base import Flag, PositiveInt
@@ -230,7 +231,10 @@ class Simulation:
         """What a reader should know of the deployment and of the file of requests."""
         ignored = () if self.file is None else self.file.ignored
         unread = f"columns of {self.traffic.requests} that are not read: {', '.join(ignored)}"
-        return (*self.idle.warnings, *((unread,) if ignored else ()))
+        idle = self.idle
+        resources = (*idle.prefill.busy_s, *(() if idle.decode is None else idle.decode.busy_s))
+        below = requests_below_the_roof(idle.scenario, idle.placement, resources, self.outcome, self.num_gpus)
+        return (*filter(None, (below,)), *idle.warnings, *((unread,) if ignored else ()))
 
     # -- beside one batch -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llm_perf.analysis.floor import training_below_the_roof
 from llm_perf.analysis.inference import largest_fitting
 from llm_perf.analysis.intervals import Found, WithInterval, training_interval
 from llm_perf.analysis.tuning_intervals import memory_interval
@@ -175,6 +176,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
         run=_whole_run(scenario, tokens, latency),
         warnings=(
+            *filter(None, (training_below_the_roof(scenario, batch.global_batch_size, latency),)),
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
             *_warnings(scenario, dtype, framework.caveat, model),

@@ -19,8 +19,8 @@ Reply = tuple[int, bytes]
 
 _WORKERS: Final = 2
 _MOST_WAITING: Final = 2048
-_KEPT: Final = 128
-"""Answers that are kept: at most some 40 MB."""
+_KEPT_BYTES: Final = 8 * 2**20
+"""Bytes of answers that are kept for whoever asks the same: some 80 of them, whatever is asked."""
 
 
 class Full(Exception):  # noqa: N818 - what the desk is, not what went wrong
@@ -47,6 +47,7 @@ class Desk:
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="predict")
         self._jobs: dict[Question, _Job] = {}
         self._kept: OrderedDict[Question, Reply] = OrderedDict()
+        self._kept_bytes = 0
         self.waiting = 0
 
     async def ask(self, question: Question, left: Callable[[], Coroutine[Any, Any, None]]) -> Reply | None:
@@ -80,9 +81,12 @@ class Desk:
                 del self._jobs[question]
 
     def _keep(self, question: Question, reply: Reply) -> Reply:
-        self._kept[question] = reply
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        if question not in self._kept:  # of two who asked together, the second keeps nothing anew
+            self._kept[question] = reply
+            self._kept_bytes += len(reply[1])
+        while self._kept_bytes > _KEPT_BYTES:
+            _, (_, oldest) = self._kept.popitem(last=False)
+            self._kept_bytes -= len(oldest)
         return reply
 
 

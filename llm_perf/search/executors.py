@@ -155,7 +155,7 @@ def dask(sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
 
     with _quiet(), closing(_client(Client, address)) as client:
         try:
-            yield from _on_cluster(client, sweep, chunks)
+            yield from _to_the_last(client, sweep, chunks, address)
         except EnvironmentFailure:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a lost scheduler makes of questions and results
@@ -165,7 +165,24 @@ def dask(sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
             ) from None
 
 
-def _on_cluster(client: Any, sweep: Sweep, chunks: Iterable[int]) -> Iterator[Result]:
+def _to_the_last(client: Any, sweep: Sweep, chunks: Iterable[int], address: str) -> Iterator[Result]:
+    """Results of all chunks: what the cluster says is all may lack one that was at a worker that was killed."""
+    waiting: Iterable[int] = chunks
+    for _ in range(1 + RETRIES):
+        handed_out: set[int] = set()
+        for chunk, columns in _on_cluster(client, sweep, waiting, handed_out):
+            handed_out.discard(chunk)
+            yield chunk, columns
+        if not handed_out:
+            return
+        waiting = sorted(handed_out)
+    raise EnvironmentFailure(
+        f"the Dask cluster at {address} lost chunks {1 + RETRIES} times; with --out, what is finished is kept"
+    )
+
+
+def _on_cluster(client: Any, sweep: Sweep, chunks: Iterable[int], handed_out: set[int]) -> Iterator[Result]:
+    """Results as they come; ``handed_out`` takes the chunks that the cluster was asked for."""
     from distributed import as_completed
 
     from llm_perf import __version__
@@ -177,6 +194,7 @@ def _on_cluster(client: Any, sweep: Sweep, chunks: Iterable[int]) -> Iterator[Re
     waiting = iter(chunks)
 
     def submit(chunk: int) -> Any:
+        handed_out.add(chunk)
         return client.submit(_evaluate_with, shared, chunk, __version__, pure=False, retries=RETRIES)
 
     first = [submit(chunk) for chunk in islice(waiting, workers * IN_FLIGHT_PER_WORKER)]

@@ -10,10 +10,20 @@ import pytest
 
 from llm_perf import predict
 from llm_perf.analysis import floor
-from llm_perf.analysis.floor import below_the_roof, least_decode_step_s, least_prefill_s
+from llm_perf.analysis.floor import (
+    below_the_roof,
+    least_decode_step_s,
+    least_prefill_s,
+    least_training_step_s,
+)
+from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.simulation import ServiceInputs, simulation_of
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.registry import system_names
+from llm_perf.systems.training.framework import FRAMEWORKS
 
 MODELS = ("llama-3.1-8b", "mixtral-8x7b", "opt-13b", "qwen3-30b-a3b", "deepseek-v3", "opt-125m")
 GPUS = ("h100-sxm-80gb", "t4", "a100-sxm-80gb", "mi300x", "rtx-4090", "b200", "l4")
@@ -111,3 +121,89 @@ def test_half_the_latency_of_a_roofline_is_found_out() -> None:
         evaluation, prefill=replace(evaluation.prefill, latency_s=0.5 * least_prefill_s(scenario))
     )
     assert "prefill" in (below_the_roof(scenario, quick, None) or "")
+
+
+TRAINED: dict[str, tuple[Any, ...]] = {
+    "micro_batch_size": (1, 2, 16), "seq_len": (1, 64, 2048), "tp_size": (1, 2), "pp_size": (1, 2), "dp_size": (1, 4),
+    "lora_rank": (0, 0, 16), "flops_efficiency": (None, 1.0), "precision": (None, "fp8"),
+}  # fmt: skip
+
+
+def test_no_step_of_training_is_below_the_roof() -> None:
+    draw, answered = random.Random("roof of training"), 0
+    for _ in range(300):
+        question = {name: draw.choice(values) for name, values in TRAINED.items()}
+        question |= {
+            "model": draw.choice(MODELS),
+            "gpu": draw.choice(GPUS),
+            "framework": draw.choice(FRAMEWORKS),
+        }
+        try:
+            result = trained(question)
+        except LLMPerfError:
+            continue
+        answered += 1
+        assert not [said for said in result.warnings if "defect of llm-perf" in said], question
+        assert result.step_time_s >= least_training_step_s(result.scenario, result.batch.global_batch_size)
+    assert answered > 50
+
+
+def trained(question: dict[str, Any]) -> Any:
+    given = {name: value for name, value in question.items() if value is not None}
+    return predict_training(build_training_scenario(TrainingInputs(**given)))
+
+
+def test_a_step_of_training_that_is_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = {"model": "llama-3.1-8b", "gpu": "h100-sxm-80gb", "tp_size": 8, "micro_batch_size": 2}
+    result = trained(question)
+    # 2 FLOPs per weight and token forward, 4 backward, at the fastest format
+    weights = 32 * (4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336) + 4096 * 128256
+    least = least_training_step_s(result.scenario, result.batch.global_batch_size)
+    products = 6 * weights * result.batch.global_batch_size * result.scenario.plan.seq_len
+    assert least >= products / max(result.scenario.gpu.peak_tflops.values()) / 1e12 / 8
+    assert least < result.step_time_s
+    monkeypatch.setattr(floor, "least_training_step_s", lambda *_: 1.01 * result.step_time_s)
+    (said,) = [said for said in trained(question).warnings if "defect of llm-perf" in said]
+    assert "the step of" in said
+
+
+def simulated(**question: Any) -> Any:
+    deployment = {
+        name: question.pop(name) for name in ("model", "gpu", "system", "tp_size") if name in question
+    }
+    return simulation_of(InferenceInputs(**deployment), ServiceInputs(**question))
+
+
+def test_no_simulation_is_below_the_roof() -> None:
+    draw, answered = random.Random("roof of requests"), 0
+    for _ in range(120):
+        question = {"model": draw.choice(MODELS), "gpu": draw.choice(GPUS), "tp_size": draw.choice((1, 2, 8)),
+                    "system": draw.choice(("vllm", "sglang", "tensorrt_llm", "transformers_serve")),
+                    "num_requests": draw.choice((1, 8, 40)), "prompt_len": draw.choice((1, 64, 2000)),
+                    "gen_len": draw.choice((1, 2, 60)), "rate": draw.choice((0.5, 20.0, 1e4)),
+                    "replicas": draw.choice((1, 1, 3))}  # fmt: skip
+        try:
+            found = simulated(**question)
+        except LLMPerfError:
+            continue
+        answered += 1
+        assert not [said for said in found.warnings if "defect of llm-perf" in said], question
+    assert answered > 30
+
+
+@pytest.mark.parametrize("field", ["steps", "finished_s"])
+def test_a_simulation_that_is_says_so(field: str) -> None:
+    """Every step at a tenth of its time, or all requests done before their products could be."""
+    found = simulated(
+        model="llama-3.1-8b", gpu="h100-sxm-80gb", num_requests=64, prompt_len=4000, gen_len=20, rate=1e6
+    )
+    idle, outcome = found.idle, found.outcome
+    resources = (*idle.prefill.busy_s, *idle.decode.busy_s)
+    assert floor.requests_below_the_roof(idle.scenario, idle.placement, resources, outcome, 1) is None
+    if field == "steps":
+        quick = replace(outcome, steps=replace(outcome.steps, duration_s=outcome.steps.duration_s / 10))
+    else:
+        quick = replace(outcome, finished_s=outcome.finished_s / 10)
+    said = floor.requests_below_the_roof(idle.scenario, idle.placement, resources, quick, 1)
+    assert said is not None
+    assert ("quickest step" if field == "steps" else "whole") in said

@@ -274,6 +274,28 @@ def test_two_who_ask_the_same_share_one_prediction_and_one_may_leave() -> None:
     assert gate.begun == ["7"]
 
 
+def test_answers_are_kept_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight short ones, or one long one: what is kept for others does not grow with what is asked."""
+    begun: list[str] = []
+
+    def answer(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        begun.append(dict(parameters)["n"])
+        return {"text": "x" * int(dict(parameters)["n"])}
+
+    monkeypatch.setattr(desk, "_KEPT_BYTES", 900)
+    with served(answer) as port:
+        for size in range(80, 88):
+            get(port, f"/api/view?n={size}")
+        get(port, "/api/view?n=80")
+        assert begun == [str(size) for size in range(80, 88)]
+        get(port, "/api/view?n=800")  # takes the room of all of them
+        get(port, "/api/view?n=800")
+        get(port, "/api/view?n=80")
+        get(port, "/api/view?n=2000")
+        get(port, "/api/view?n=2000")  # more than is kept at all
+    assert begun[8:] == ["800", "80", "2000", "2000"]
+
+
 def test_too_many_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "_MOST_WAITING", 3)
     gate = Gate()

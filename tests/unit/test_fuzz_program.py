@@ -27,7 +27,7 @@ def fuzz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return module
 
 
-@pytest.mark.parametrize(("target", "count"), [("cli", 12), ("files", 60), ("api", 40)])
+@pytest.mark.parametrize(("target", "count"), [("cli", 12), ("files", 60), ("api", 40), ("roof", 150)])
 def test_a_short_run_finds_nothing(fuzz: Any, tmp_path: Path, target: str, count: int) -> None:
     for seed in range(count):
         fuzz.TARGETS[target][0](random.Random(f"{target} {seed}"), tmp_path)

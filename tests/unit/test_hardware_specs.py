@@ -486,19 +486,16 @@ def test_whatever_a_field_holds_is_taken_or_refused_in_one_line(
 ) -> None:
     """Parts of a file are read before it is checked as a whole: ``assumed: 1`` was an error of Python."""
     spec = GPUConfig if get is get_gpu_config_by_name else HostConfig
-    refused = 0
+    refused = []
     for field in (*spec.model_fields, "extends", "aliases", "mem_per_GPU_in_GB"):
         for value in ODD:
             file = write(tmp_path / "odd.json", own | {field: value})
             try:
                 get(str(file))
             except SpecError as error:
-                lines = str(error).splitlines()
-            else:
-                continue
-            refused += 1
-            assert len(lines) == 1, (field, value)
-    assert refused > len(spec.model_fields)
+                refused.append(str(error))
+    assert len(refused) > len(spec.model_fields)
+    assert not [message for message in refused if "\n" in message]
 
 
 def test_a_copy_of_a_bundled_file_is_a_start_for_ones_own(tmp_path: Path) -> None:

@@ -394,6 +394,29 @@ def test_a_finished_chunk_that_is_lost_again_with_its_worker_is_waited_for(cut, 
         list(executors.dask(cut, range(cut.chunks), "tcp://one"))
 
 
+class Forgetful(FakeCompleted):
+    """Ends without the first chunk of the first round, as a cluster once did whose worker was killed."""
+
+    rounds = 0
+
+    def __init__(self, futures: list[FakeFuture], loop: Any) -> None:
+        Forgetful.rounds += 1
+        super().__init__(futures[1:] if Forgetful.rounds == 1 else futures, loop)
+
+
+def test_a_chunk_that_a_cluster_forgets_is_asked_for_again(cut, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    monkeypatch.setattr(distributed, "as_completed", Forgetful)
+    monkeypatch.setattr(executors, "_client", lambda *_: FakeClient("finished"))
+    Forgetful.rounds = 0
+    found = [chunk for chunk, _ in executors.dask(cut, range(cut.chunks), "tcp://one")]
+    assert found == [*range(1, cut.chunks), 0]
+    assert Forgetful.rounds == 2
+    monkeypatch.setattr(Forgetful, "__init__", lambda self, futures, loop: list.__init__(self))
+    with pytest.raises(EnvironmentFailure, match="lost chunks"):
+        list(executors.dask(cut, range(cut.chunks), "tcp://one"))
+
+
 def test_a_cluster_that_does_not_answer_is_one_clear_failure(monkeypatch):
     pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
     monkeypatch.setattr(executors, "CONNECT_S", 1)
