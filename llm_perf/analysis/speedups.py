@@ -82,7 +82,9 @@ def _divisions(inputs: InferenceInputs, system: str) -> Iterator[Change]:
     undivided = inputs.replace(**dict.fromkeys(asked))
     found = best(divisions(undivided, [system], defaults=True), "mixed")
     if found is not None:
-        yield change_of(inputs, **(dict.fromkeys(asked) | {k: v for k, v in found.flags.items() if k != "system"}))
+        yield change_of(
+            inputs, **(dict.fromkeys(asked) | {k: v for k, v in found.flags.items() if k != "system"})
+        )
 
 
 def _total_s(inputs: InferenceInputs, change: Change) -> float | None:

@@ -312,7 +312,9 @@ def test_each_further_thread_speeds_a_prompt_up_by_less_than_its_share(host: str
     cores = get_host_config_by_name(host).cores_per_socket
     assert cores is not None
     counts = [threads for threads in (2, 4, 8, 16, 32, 64) if threads <= cores]
-    times = [asked(host=host, gpu=gpu, system=system, threads=threads).prefill.latency_s for threads in counts]
+    times = [
+        asked(host=host, gpu=gpu, system=system, threads=threads).prefill.latency_s for threads in counts
+    ]
     for slow, fast in itertools.pairwise(times):
         assert 0.5 * slow < fast < slow
 
@@ -323,8 +325,15 @@ def test_a_second_socket_adds_less_than_another_one_like_it() -> None:
 
 
 def test_weights_read_in_place_are_those_that_tokens_ask_for() -> None:
-    """Of a dense model all, of a mixture the routed ones: one token reads few, a batch of many all; copies are always whole."""
-    same = {"gpu": "gh200-144gb", "host": None, "weight_format": None, "prompt_len": 64, "gen_len": 8, "cpu_offload_gb": 20}
+    """Of a dense model all, of a mixture the routed ones: one token reads few, many read all; copies are always whole."""
+    same: dict[str, Any] = {
+        "gpu": "gh200-144gb",
+        "host": None,
+        "weight_format": None,
+        "prompt_len": 64,
+        "gen_len": 8,
+        "cpu_offload_gb": 20,
+    }
 
     def moved_s(model: str, system: str, batch: int) -> float:
         decode = asked(model=model, system=system, batch_size=batch, **same).decode
@@ -340,8 +349,14 @@ def test_weights_read_in_place_are_those_that_tokens_ask_for() -> None:
 
 
 def test_fiddler_copies_an_expert_that_many_tokens_ask_for() -> None:
-    """Beyond ten rows for each expert a prompt takes what copies take, however long it is; below, the CPU's time grows with it."""
-    same = {"model": "mixtral-8x7b", "gpu": "rtx-3090", "host": "xeon-gold-6230", "system": "fiddler", "weight_format": None}
+    """Beyond ten rows for each expert a prompt takes what copies take, however long it is; below, the CPU computes."""
+    same: dict[str, Any] = {
+        "model": "mixtral-8x7b",
+        "gpu": "rtx-3090",
+        "host": "xeon-gold-6230",
+        "system": "fiddler",
+        "weight_format": None,
+    }
     short, medium, long = (asked(**same, prompt_len=tokens) for tokens in (16, 64, 512))
     assert "weight_copies" not in short.prefill.breakdown_s
     assert short.prefill.breakdown_s["cpu_experts"] > 0

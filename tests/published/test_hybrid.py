@@ -114,8 +114,8 @@ QUESTIONS: list[tuple[dict[str, Any], float | None, float | None]] = [
     ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "vllm@0.7", "cpu_offload_gb": 68}, None,
      1 / 2.14),
     # Kimi-K2 in NVFP4 on one GB300 with 350 GB of it in Grace's memory: kernels read the experts that are used (vLLM 34535)
-    ({"model": "kimi-k2", "gpu": "gb300", "system": "vllm", "cpu_offload_gb": 350, "weight_format": "nvfp4", "prompt_len": 100,
-      "gen_len": 100}, None, 15.0),
+    ({"model": "kimi-k2", "gpu": "gb300", "system": "vllm", "cpu_offload_gb": 350, "weight_format": "nvfp4",
+      "prompt_len": 100, "gen_len": 100}, None, 15.0),
     # gpt-oss-120b on a Strix Halo with 128 GB
     ({"model": "gpt-oss-120b", "gpu": "strix-halo"}, None, 52.0),
 ]  # fmt: skip
