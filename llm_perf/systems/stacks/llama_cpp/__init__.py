@@ -70,7 +70,7 @@ class LlamaCpp(Resident):
             )
         if asked.split_mode == "row":
             raise SpecError(
-                "split_mode row divides dense matrices over GPUs, deprecated in llama.cpp's docs/multi-gpu.md and not modelled; "
+                "split_mode row divides dense matrices over GPUs, deprecated in llama.cpp (docs/multi-gpu.md), not modelled; "
                 "possible: layer"
             )
         if scenario.ds_zero is DSZeRO.STAGE_3:
