@@ -77,14 +77,10 @@ def _divisions(inputs: InferenceInputs, system: str) -> Iterator[Change]:
     asked = [name for name in ("n_cpu_moe", "n_gpu_layers") if getattr(inputs, name) is not None]
     if not asked:
         return
-    for field in asked:
-        yield change_of(inputs, **{field: None})
     undivided = inputs.replace(**dict.fromkeys(asked))
     found = best(divisions(undivided, [system], defaults=True), "mixed")
-    if found is not None:
-        yield change_of(
-            inputs, **(dict.fromkeys(asked) | {k: v for k, v in found.flags.items() if k != "system"})
-        )
+    flags = {} if found is None else {name: value for name, value in found.flags.items() if name != "system"}
+    yield change_of(inputs, **(dict.fromkeys(asked) | flags))
 
 
 def _total_s(inputs: InferenceInputs, change: Change) -> float | None:

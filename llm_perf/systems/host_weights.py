@@ -3,7 +3,7 @@
 Modules are moved there until so many GiB of a GPU's share are; each pass reads them over the link to the host, and nothing
 hides it. Where they are copied to the GPU, experts are whole modules' parts and come along, used or not; where kernels read
 them in place, only those that tokens are sent to are read. Source: vLLM, model_executor/models/utils.py
-(maybe_offload_to_cpu), and its pull request 15354.
+(maybe_offload_to_cpu), and pull request 15354.
 """
 
 from __future__ import annotations

@@ -15,7 +15,13 @@ from llm_perf.errors import SpecError
 from llm_perf.hardware.transfer import host_link_bytes_per_s
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.base import MemoryParts
-from llm_perf.systems.footprint import layers_weight_bytes
+from llm_perf.systems.footprint import (
+    embedding_bytes,
+    head_bytes,
+    layer_weight_bytes,
+    layers_weight_bytes,
+    model_weight_bytes,
+)
 from llm_perf.systems.hybrid import used_share
 from tests.laws import strategies as draw
 
@@ -259,3 +265,20 @@ def test_a_placement_that_nothing_reads_is_refused_with_what_is_read(field):
     ) as error:
         OffloadConfig(**{field: "cpu"})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("model", "bits", "gib"), [("llama-3.1-70b", None, 4), ("llama-3.1-405b", 4, 8)])
+def test_airllm_holds_one_module_at_a_time_and_reads_every_byte(
+    model: str, bits: int | None, gib: int
+) -> None:
+    """A 70B on 4 GB, a 405B on 8, as its README says: the largest of token table, layer and head, and all on the disk."""
+    inputs = InferenceInputs(model=model, gpu="rtx-4060-8gb", host="desktop-gen4", system="airllm", quant_bits=bits,
+                             prompt_len=64, gen_len=8)  # fmt: skip
+    scenario = build_scenario(inputs)
+    used = predict_inference(scenario).memory
+    assert used.gpu.total_bytes < gib * 2**30
+    assert used.nvme.weights_bytes == pytest.approx(model_weight_bytes(scenario), rel=1e-6)
+    largest = max(*layer_weight_bytes(scenario), embedding_bytes(scenario), head_bytes(scenario))
+    held = used.gpu.weights_bytes + used.gpu.buffers_bytes
+    assert held >= largest
+    assert held < 0.1 * used.nvme.weights_bytes

@@ -326,7 +326,7 @@ def test_a_second_socket_adds_less_than_another_one_like_it() -> None:
 
 def test_weights_read_in_place_are_those_that_tokens_ask_for() -> None:
     """Of a dense model all, of a mixture the routed ones: one token reads few, many read all; copies are always whole."""
-    same = {
+    same: dict[str, Any] = {
         "gpu": "gh200-144gb",
         "host": None,
         "weight_format": None,
@@ -349,8 +349,8 @@ def test_weights_read_in_place_are_those_that_tokens_ask_for() -> None:
 
 
 def test_fiddler_copies_an_expert_that_many_tokens_ask_for() -> None:
-    """Beyond ten rows for each expert a prompt takes what copies take, however long; below, the CPU's time grows with it."""
-    same = {
+    """Beyond ten rows for each expert a prompt takes what copies take, however long it is; below, the CPU computes."""
+    same: dict[str, Any] = {
         "model": "mixtral-8x7b",
         "gpu": "rtx-3090",
         "host": "xeon-gold-6230",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum
@@ -29,7 +30,7 @@ from llm_perf.systems.base import (
     TierShares,
 )
 from llm_perf.systems.constants import machine_of
-from llm_perf.systems.footprint import layers_weight_bytes
+from llm_perf.systems.footprint import embedding_bytes, head_bytes, layer_weight_bytes, layers_weight_bytes
 from llm_perf.systems.forward import Forward, decode_steps, replica_batch
 from llm_perf.systems.hybrid import touched_share, unused_bytes
 from llm_perf.systems.resident import decode_phase, gpu_memory, notes, prefill_phase
@@ -43,6 +44,8 @@ class Accelerate(System):
     """Whole modules on GPUs, CPU or disk; those that are not on a GPU come there for each pass."""
 
     name = "accelerate"
+    streams_ends: ClassVar[bool] = False
+    """Whether token table and head come and go as layers do, and layers as wholes."""
 
     def constants(self, scenario: Scenario) -> dict[str, float]:
         """The system's constants, overridden by the scenario's."""
@@ -86,7 +89,7 @@ class Accelerate(System):
 
     def memory(self, scenario: Scenario, load: Load, placement: Placement) -> MemoryUse:
         """Memory of the fullest GPU, of the host and of its disk."""
-        return memory_use(scenario, load, placement, self.constants(scenario))
+        return memory_use(scenario, load, placement, self.constants(scenario), self.streams_ends)
 
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and both phases: a resident pass, and the copies of what does not stay, added."""
@@ -94,13 +97,14 @@ class Accelerate(System):
         placement = self._place(scenario, load, constants)
         forward = Forward(scenario, constants)
         batch = replica_batch(scenario, load)
-        stream = module_stream(scenario, placement, constants, batch * load.prompt_len)
+        ends = ends_bytes(scenario) if self.streams_ends else 0.0
+        stream = module_stream(scenario, placement, constants, batch * load.prompt_len, ends)
         prefill = _with_stream(prefill_phase(forward, batch, load.prompt_len), 1.0, stream)
         decode = None
         if not scenario.model.encoder:
-            each = module_stream(scenario, placement, constants, batch)
+            each = module_stream(scenario, placement, constants, batch, ends)
             decode = _with_stream(decode_phase(forward, batch, load), decode_steps(load), each)
-        memory = memory_use(scenario, load, placement, constants)
+        memory = memory_use(scenario, load, placement, constants, self.streams_ends)
         return Evaluation(placement, memory, prefill, decode, notes(scenario))
 
 
@@ -135,13 +139,21 @@ def module_copies(scenario: Scenario, constants: dict[str, float]) -> Path:
     )
 
 
+def ends_bytes(scenario: Scenario) -> float:
+    """Bytes of the token table and the head."""
+    return embedding_bytes(scenario) + head_bytes(scenario)
+
+
 def module_stream(
-    scenario: Scenario, placement: Placement, constants: dict[str, float], tokens: Number
+    scenario: Scenario, placement: Placement, constants: dict[str, float], tokens: Number, ends: float = 0.0
 ) -> ModuleStream:
-    """Copies, disk reads and hooks of one pass; all layers once, of a mixture the experts that so many tokens use."""
+    """Copies, disk reads and hooks of one pass; all layers once, of a mixture the experts that so many tokens use.
+
+    ``ends`` are bytes of the token table and the head, where these come and go as layers do.
+    """
     everything = bool(constants["fetches_all_experts"])
     unused = 0.0 if everything else unused_bytes(scenario, tokens)
-    weights, tiers = layers_weight_bytes(scenario) - unused, placement.weights
+    weights, tiers = layers_weight_bytes(scenario) - unused + ends, placement.weights
     off = tiers.cpu + tiers.nvme
     if not _any(off):
         return ModuleStream(0.0, 0.0, 0.0)
@@ -206,14 +218,22 @@ def largest_module_bytes(scenario: Scenario) -> float:
 
 
 def memory_use(
-    scenario: Scenario, load: Load, placement: Placement, constants: dict[str, float]
+    scenario: Scenario, load: Load, placement: Placement, constants: dict[str, float], whole: bool = False
 ) -> MemoryUse:
-    """Memory of the fullest GPU, of the host (memory-mapped pages are the system's cache) and of its disk."""
+    """Memory of the fullest GPU, of the host (memory-mapped pages are the system's cache) and of its disk.
+
+    ``whole``: layers pass as they are, and so do the token table and the head; else matrix by matrix, and the ends stay.
+    """
     resident = gpu_memory(scenario, load, constants)
     layers, tiers = layers_weight_bytes(scenario), placement.weights
     off = tiers.cpu + tiers.nvme
     away = layers * off / scenario.parallelism.pp_size
     passing = minimum(away, largest_module_bytes(scenario))
+    if whole:
+        layers += ends_bytes(scenario)
+        away = layers * off
+        ends = embedding_bytes(scenario), head_bytes(scenario)
+        passing = minimum(away, max(*layer_weight_bytes(scenario), *ends))
     gpu = MemoryParts(
         weights_bytes=maximum(resident.weights_bytes - away, 0.0),
         kv_cache_bytes=resident.kv_cache_bytes,

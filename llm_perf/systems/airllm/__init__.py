@@ -1,9 +1,11 @@
 """AirLLM: the whole model passes through the GPU from the disk, layer by layer, in every pass.
 
-Source: lyogavin/airllm, airllm_base.py (one file per layer, loaded, used and freed in turn).
+Source: lyogavin/airllm, airllm_base.py (files of each layer, the token table and the head; loaded, used and freed in turn).
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -15,6 +17,7 @@ class AirLLM(Accelerate):
     """Every layer on the disk; what of it the page cache holds is not counted."""
 
     name = "airllm"
+    streams_ends: ClassVar[bool] = True
 
     def check(self, scenario: Scenario) -> None:
         """Refuse several GPUs, other placements and hosts without a disk.

@@ -70,7 +70,8 @@ class LlamaCpp(Resident):
             )
         if asked.split_mode == "row":
             raise SpecError(
-                "split_mode row divides matrices over GPUs, which is not modelled; possible: layer"
+                "split_mode row divides dense matrices over GPUs, deprecated in llama.cpp (docs/multi-gpu.md), not modelled; "
+                "possible: layer"
             )
         if scenario.ds_zero is DSZeRO.STAGE_3:
             raise SpecError(
