@@ -20,7 +20,7 @@ from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import Cases, load_cases
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import served_of, told_run
-from calibrate.fit.served.design import next_run
+from calibrate.fit.served.design import additions, next_run
 from calibrate.fit.served.fit import fit_stack, release_of_runs
 from calibrate.fit.served.plausible import check, check_figures
 from calibrate.fit.served.points import Points
@@ -268,6 +268,21 @@ def test_the_next_run_narrows_what_is_predicted():
     assert advice.after < advice.before
     assert advice.concurrency > 1
     assert f"concurrency {advice.concurrency}" in advice.sentence
+
+
+def test_what_a_second_model_and_more_gpus_add_is_said():
+    """Of one 8B on one GPU: another size is known worse than it, two GPUs too, and a run of either narrows it."""
+    found = fit_stack(batches(TRUTH, 0.02, 0))
+    here = next_run(found)
+    model, gpus = additions(found)
+    assert model.what == "one run of llama-3.1-70b"
+    assert gpus.what == "one run over 2 GPUs"
+    for one in (model, gpus):
+        assert here.before < one.before
+        assert one.after < one.before
+        assert f"from +-{one.before:.1%} to +-{one.after:.1%}" in one.sentence
+    loops = [served_of(measured(a_run("closed_loop", c, 128, 64), TRUTH)) for c in (1, 8, 64)]
+    assert additions(fit_stack(loops))[0].what == "one run of llama-3.2-1b"  # the other does not fit one GPU
 
 
 def test_runs_of_two_versions_or_gpus_make_no_profile():
