@@ -202,7 +202,7 @@ def _fit_results(
     from calibrate.fit.observe.store import stored
     from calibrate.fit.profile_file import write_profile
     from calibrate.fit.served.deployment import served_of
-    from calibrate.fit.served.design import next_run
+    from calibrate.fit.served.design import additions, next_run
     from calibrate.fit.served.fit import fit_stack
     from calibrate.fit.served.profile import profile_of
     from calibrate.fit.served.report import Compared, compare, fit_lines, fit_object
@@ -227,7 +227,7 @@ def _fit_results(
     name = Path(out).stem if out is not None else found.release.replace("@", "-")
     profile = profile_of(found, name)
     path = write_profile(profile, out)
-    answer = fit_object(found, profile, str(path), next_run(found), refused)
+    answer = fit_object(found, profile, str(path), next_run(found), refused, additions(found))
     if as_json:
         click.echo(json.dumps(answer, allow_nan=False))
     else:

@@ -242,6 +242,8 @@ def test_the_text_of_a_fit_says_what_it_tells_and_what_not(llm_perf, folder):
     assert found.code == 0, found.err
     assert "90 % interval" in found.out
     assert "as shipped:" in found.out
+    assert "one run over 2 GPUs would" in found.out
+    assert "another type of GPU needs runs of its own" in found.out
     assert "profile written to mine.yaml" in found.err
     assert max(map(len, found.out.splitlines())) <= 80
     labels = [line.split(":")[0] for line in found.out.splitlines()[:5]]

@@ -1,6 +1,7 @@
 """Every reader: a small file of its tool's form, the same cut off, an empty one, and other tools' files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -471,3 +472,25 @@ def test_ranks_of_one_engine_state_its_gauges_once_each():
     )
     both = {one.quantity: one.value for one in read_text(text + "\n", "x")[0].figures}
     assert both == {"kv_cache_tokens": 2 * 262144, "kv_cache_usage": 0.5, "running_requests": 28}
+
+
+@pytest.mark.parametrize(
+    "file", ["sglang_one_batch.txt", "trtllm_bench.txt", "vllm_throughput.txt", "llama_bench.md"]
+)
+@pytest.mark.parametrize(
+    "first", ["[2026-02-26 10:25:20 TP0] Reset pool", "[TensorRT-LLM][INFO] Engine version", "[1] 4711"]
+)
+def test_a_log_may_begin_with_something_in_brackets(file, first):
+    """Servers and shells put times and names there, which are no JSON."""
+    text = (FOLDER / file).read_text()
+    plain, logged = read_text(text, "x"), read_text(f"{first}\n{text}", "x")
+    assert [run.figures for run in logged] == [run.figures for run in plain]
+
+
+def test_the_table_of_an_older_sglang_is_read_whole():
+    text = (FOLDER / "sglang_serving.txt").read_text()
+    older = re.sub("Total token throughput", "Total throughput", text, flags=re.IGNORECASE)
+    (run,) = read_text(older, "x")
+    assert run.unread == ()
+    known = one("sglang_serving.txt")
+    assert [(a.quantity, a.value) for a in run.figures] == [(b.quantity, b.value) for b in known.figures]

@@ -20,7 +20,7 @@ from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import Cases, load_cases
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import served_of, told_run
-from calibrate.fit.served.design import next_run
+from calibrate.fit.served.design import additions, next_run
 from calibrate.fit.served.fit import fit_stack, release_of_runs
 from calibrate.fit.served.plausible import check, check_figures
 from calibrate.fit.served.points import Points
@@ -181,7 +181,7 @@ def test_a_rate_of_eight_gpus_on_one_is_above_the_roofline():
         ({"output_tokens_per_s": 8000.0}, "81920 tokens in 51.2 s are 1600/s"),
         ({"total_tokens_per_s": 1600.0}, "generated ones with prompts of 1024"),
         ({"duration_s": 0.0512}, "generated tokens/s"),
-        ({"requests_per_s": 62.5}, "32 requests in flight"),
+        ({"requests_per_s": 62.5}, "320 requests in 51.2 s are 6.25"),
     ],
 )
 def test_figures_that_contradict_each_other_are_refused_with_both(change, said):
@@ -270,6 +270,21 @@ def test_the_next_run_narrows_what_is_predicted():
     assert f"concurrency {advice.concurrency}" in advice.sentence
 
 
+def test_what_a_second_model_and_more_gpus_add_is_said():
+    """Of one 8B on one GPU: another size is known worse than it, two GPUs too, and a run of either narrows it."""
+    found = fit_stack(batches(TRUTH, 0.02, 0))
+    here = next_run(found)
+    model, gpus = additions(found)
+    assert model.what == "one run of llama-3.1-70b"
+    assert gpus.what == "one run over 2 GPUs"
+    for one in (model, gpus):
+        assert here.before < one.before
+        assert one.after < one.before
+        assert f"from +-{one.before:.1%} to +-{one.after:.1%}" in one.sentence
+    loops = [served_of(measured(a_run("closed_loop", c, 128, 64), TRUTH)) for c in (1, 8, 64)]
+    assert additions(fit_stack(loops))[0].what == "one run of llama-3.2-1b"  # the other does not fit one GPU
+
+
 def test_runs_of_two_versions_or_gpus_make_no_profile():
     one = served_of(a_run())
     other = a_run()
@@ -306,3 +321,86 @@ def test_a_trace_is_fitted_by_its_parts():
         (225, 300),
     ]
     assert np.abs(points.log_ratios({})).max() < 0.4
+
+
+# -- swapped units, every kind of file ---------------------------------------------------------------------------------
+
+NOT_SEEN = (
+    "weight_bytes",
+    "peak_gpu_memory_bytes",
+    "kv_cache_tokens",
+    "kv_cache_usage",
+    "running_requests",
+    "waiting_requests",
+)
+"""Figures that are in bytes, in tokens of a cache or in requests: no step's time says what they can be."""
+
+NOT_CAUGHT = {
+    ("inference_perf.json", "input_tokens_per_s", 1e-3): "a rate of prompts that came at a rate, of no batch",
+    ("inference_perf.json", "input_tokens_per_s", 1e3): "likewise",
+    (
+        "sglang_serving.jsonl",
+        "itl_s",
+        1e3,
+    ): "a gap between pieces of a stream may hold whatever the server did meanwhile",
+    ("vllm_serve.json", "itl_s", 1e3): "likewise",
+    ("vllm_serve.txt", "itl_s", 1e3): "likewise",
+    (
+        "vllm_serve.txt",
+        "ttft_s",
+        1e3,
+    ): "all came at once, so that a first token may wait as long as the whole run",
+}
+"""(file, quantity, factor) that a swapped unit goes through with, and why."""
+
+STATED = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "system": "vllm@0.12"}
+
+
+def placed(file: Path) -> BenchmarkRun:
+    """A sample with what it leaves out."""
+    run = read_file(file)[0]
+    told = {k: v for k, v in STATED.items() if k != "system" and getattr(run.deployment, k) is None}
+    told |= {} if run.engine.name else {"system": STATED["system"]}
+    if run.engine.name == "ktransformers":
+        told["model"] = "deepseek-v2-lite"
+    if run.load.kind is None:
+        told["concurrency"] = 8
+    if run.load.kind == "batch" and run.load.concurrency is None:
+        told["batch_size"] = 4
+    told |= {} if run.prompt.mean else {"prompt_len": 512}
+    told |= {} if run.output.mean else {"gen_len": 128}
+    return told_run(run, told)
+
+
+def scaled(run: BenchmarkRun, quantity: str, factor: float) -> BenchmarkRun:
+    figures = tuple(
+        figure.replace(value=figure.value * factor) if figure.quantity == quantity else figure
+        for figure in run.figures
+    )
+    return run.replace(figures=figures)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f for f in sorted(FOLDER.iterdir()) if f.name not in ("llama_bench.md", "sglang_metrics.prom")],
+    ids=lambda file: file.name,
+)
+def test_a_swapped_unit_of_any_figure_of_any_tool_is_refused(file):
+    """Milliseconds taken for seconds and back, thousands of tokens for tokens: each figure in turn."""
+    run = placed(file)
+    check(served_of(run))
+    for quantity in {figure.quantity for figure in run.figures} - set(NOT_SEEN):
+        for factor in (1e-3, 1e3):
+            wrong = served_of(scaled(run, quantity, factor))
+            if (file.name, quantity, factor) in NOT_CAUGHT:
+                check(wrong)
+                continue
+            with pytest.raises(SpecError, match="unit"):
+                check(wrong)
+
+
+@pytest.mark.parametrize("release", ["vllm@0.5", "sglang@0.5", "tensorrt_llm@1.0"])
+def test_a_bound_refuses_no_published_row(release):
+    cases = [case for case in load_cases() if case.release == release]
+    for case in cases[:: max(1, len(cases) // 25)]:
+        check(served_of(run_of_row(case.row, case.row_id)))

@@ -150,7 +150,8 @@ _PRINTED: Final[dict[str, str]] = {
     "Total input tokens": "total_input_tokens", "Total generated tokens": "total_output_tokens",
     "Request throughput (req/s)": "request_throughput", "Output token throughput (tok/s)": "output_throughput",
     "Input token throughput (tok/s)": "input_throughput", "Total Token throughput (tok/s)": "total_token_throughput",
-    "Total token throughput (tok/s)": "total_token_throughput", "Concurrency": "concurrency",
+    "Total token throughput (tok/s)": "total_token_throughput", "Total throughput (tok/s)": "total_throughput",
+    "Concurrency": "concurrency",
 }  # fmt: skip
 
 _PRINTED_TIME: Final = re.compile(

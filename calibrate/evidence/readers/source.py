@@ -30,6 +30,10 @@ NS: Final = 1e-9
 """Seconds of a unit that a field's name states."""
 
 
+_JSON: Final = re.compile(r'\s*(?:\{|\[\s*(?:[\[{"\]]|-?\d+(?:\.\d+)?\s*,|$))')
+"""How JSON begins."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The text of a file, under its name without the folder."""
@@ -39,8 +43,8 @@ class Source:
 
     @cached_property
     def begins_json(self) -> bool:
-        """Whether it is meant as JSON."""
-        return self.text.lstrip()[:1] in ("{", "[")
+        """Whether it is meant as JSON: a log may begin with a time or a name in brackets."""
+        return _JSON.match(self.text) is not None
 
     @cached_property
     def value(self) -> Any:

@@ -1,6 +1,7 @@
 """Two models of random weights served and observed, a third predicted and then measured: what a calibration is worth here.
 
-``python -m calibrate.fit.observe.loop SYSTEM [FOLDER]`` (``make observe``) takes about eight minutes per engine on two cores.
+``python -m calibrate.fit.observe.loop SYSTEM [FOLDER [RECORDS]]`` (``make observe``) takes about eight minutes per engine on
+two cores; ``RECORDS`` is where the figures are kept for the project, as ``calibrate/measurements/observe`` has them.
 Finished stages leave their files, so that an interrupted loop goes on where it stopped. One thread computes: with two, a
 machine that is shared by others says more of these than of the engine.
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Engine, read_runs, runs_text
@@ -31,14 +33,17 @@ from calibrate.probe.endpoint.opening import opened
 from calibrate.probe.endpoint.point import About, LoadPoint, measure_point
 from calibrate.probe.endpoint.prompts import Prompts
 from calibrate.probe.endpoint.request import Asking
+from calibrate.probe.environment import cpu_name, usable_cores
 from calibrate.probe.own_process import exit_code_of
 from calibrate.probe.process import signals_interrupt
-from calibrate.run.serve.engines import ServedEngine, engines
+from calibrate.run.serve.engines import THREADS, ServedEngine, engines
 from calibrate.run.serve.server import Served
 from llm_perf.analysis.request import build_scenario
 from llm_perf.errors import EnvironmentFailure, SpecError
 
 DEFAULT_FOLDER = "runs/observe"
+EVERY = "all"
+"""In place of a system: both engines, one after the other."""
 BUDGET_S = 115.0
 """Of each of the two sessions."""
 
@@ -93,11 +98,17 @@ def run_loop(
     found = {
         "schema_version": 1, "system": loop.system, "observed": list(loop.observed), "predicted": loop.predicted,
         "observed_s": sum(float(session.facts.get("spent_s") or 0.0) for session in sessions),
-        "load": list(os.getloadavg()), "rows": [row.as_dict() for row in rows], "summary": summary(rows),
+        "load": _loads(runs), "rows": [row.as_dict() for row in rows], "summary": summary(rows),
         "profile": str(profile),
     }  # fmt: skip
     (folder / "table.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
+
+
+def _loads(runs: Sequence[BenchmarkRun]) -> list[float]:
+    """The machine's load while the closed loops were measured: middle, least, most."""
+    found = [float(load) for run in runs if isinstance(load := run.environment.get("load"), (int, float))]
+    return [median(found), min(found), max(found)] if found else list(os.getloadavg())
 
 
 def _observed(
@@ -180,11 +191,32 @@ def table_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def record(found: dict[str, Any], folder: Path) -> Path:
+    """Keep the figures of a loop as the project's measurements have them: five digits, no folder of the machine."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: short(one) for name, one in value.items() if name != "profile"}
+        if isinstance(value, list):
+            return [short(one) for one in value]
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    about = {
+        "cores": usable_cores(),
+        "cpu": cpu_name(),
+        "threads": THREADS,
+        "measured": time.strftime("%Y-%m"),
+    }
+    path = folder / f"{found['system']}.json"
+    path.write_text(json.dumps(short(found) | about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loop of one engine, or of both. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     known = engines()
-    names = given[:1] or list(known)
+    names = [name for name in given[:1] if name != EVERY] or list(known)
     folder = Path(given[1] if len(given) > 1 else DEFAULT_FOLDER)
     start = time.perf_counter()
 
@@ -195,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with signals_interrupt():
                 found = run_loop(known[name], folder / name, lambda text: sys.stderr.write(f"{text}\n"))
             sys.stdout.write("\n".join([*table_lines(found), ""]) + "\n")
+            if len(given) > 2:
+                sys.stdout.write(f"kept in {record(found, Path(given[2]))}\n")
         sys.stdout.write(f"{time.perf_counter() - start:.0f} s in this call\n")
 
     return exit_code_of(work, "interrupted; call it again to go on")

@@ -64,6 +64,7 @@ def fit_lines(fitted: StackFit) -> list[str]:
             "these runs are of one model: what a layer costs and what a byte costs are told apart by a second of another "
             "size (calibrate observe it, then calibrate fit both folders)"
         )
+    lines.append("another machine needs a session of its own: a profile is of one")
     return lines
 
 

@@ -142,7 +142,7 @@ def fit_stack(served: Sequence[Served], start: Mapping[str, float] | None = None
         raise SpecError("no run is left to fit")
     release = release_of_runs(served)
     given = dict(start or {})
-    shipped = {name: given.get(name, value) for name, value in _shipped(served).items()}
+    shipped = {name: given.get(name, value) for name, value in shipped_constants(served).items()}
     plain = Points(served).with_loops(given)
     before = plain.log_ratios(given)
     if len(plain.left_out) == len(served):
@@ -178,7 +178,7 @@ def fit_stack(served: Sequence[Served], start: Mapping[str, float] | None = None
     )
 
 
-def _shipped(served: Sequence[Served]) -> dict[str, float]:
+def shipped_constants(served: Sequence[Served]) -> dict[str, float]:
     """Constants that ship and that a fit may move, as they are on the first run's machine."""
     scenario = served[0].scenario
     values = system_of(scenario).constants(scenario)

@@ -6,8 +6,8 @@ tokens out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Quantity, Statistic
@@ -28,6 +28,11 @@ _COUNTED: Final = 1.1
 
 _ABOVE: Final = 1.15
 """Factor above the data sheet's peaks that a run may reach: boards that clock higher, weights that stay in caches."""
+
+_SLOWEST: Final = 1000.0
+"""How many times longer than at the peaks something may take: small models in eager Python take a hundred times as long."""
+
+_CACHED: Final = "; if a prefix cache had it, say so with --prefix-hit-rate"
 
 
 def check(served: Served) -> None:
@@ -85,6 +90,21 @@ def _contradictions(run: BenchmarkRun) -> Iterator[str]:
             written, counted, _COUNTED, f"{written:.4g} generated tokens/s",
             f"{run.counts.output_tokens} tokens in {_s(duration)} are {counted:.4g}/s",
         )  # fmt: skip
+    requests = _mean(run, "requests_per_s")
+    if requests and duration and run.counts.completed:
+        counted = run.counts.completed / duration
+        yield from _apart(
+            requests, counted, _FIXED, f"{requests:.4g} requests/s",
+            f"{run.counts.completed} requests in {_s(duration)} are {counted:.4g}/s",
+        )  # fmt: skip
+    if requests and written and output:
+        counted = requests * output
+        yield from _apart(
+            written, counted, near, f"{written:.4g} generated tokens/s",
+            f"{requests:.4g} requests/s with outputs of {output:.0f} are {counted:.4g}",
+        )  # fmt: skip
+    if e2e and duration and e2e > duration * near:
+        yield f"a request takes {_s(e2e)}, and the whole run {_s(duration)}: one of the two is in another unit"
     if written and total and prompt and output:
         counted = written * (prompt + output) / output
         yield from _apart(
@@ -129,49 +149,105 @@ def least_times(scenario: Scenario, batch: float, prompt: float, output: float) 
     return prefill, decode / float(load.steps(encoder=False))
 
 
+@dataclass(frozen=True)
+class _Peaks:
+    """What a run's deployment takes at the data sheet's peaks: seconds of one request alone, and of the whole batch."""
+
+    alone: tuple[float, float]
+    together: tuple[float, float]
+    batch: float
+    prompt: float
+    output: float
+    cached: bool
+
+    @property
+    def whole(self) -> float:
+        """Of the batch from its first prompt to its last token; of prompts in a prefix cache without these."""
+        return (0.0 if self.cached else self.together[0]) + self.together[1] * max(self.output - 1, 0.0)
+
+
+def _peaks(served: Served) -> _Peaks:
+    run, engines = served.run, float(served.scenario.parallelism.dp_size)
+    batch = float(served.concurrency)
+    if run.load.kind == "all_at_once":
+        batch = float(max(run.load.num_requests or 1, run.counts.completed or 1, len(served.requests or ())))
+    prompt, output = served.prompt, served.output
+    return _Peaks(
+        least_times(served.scenario, engines, prompt, output),
+        least_times(served.scenario, max(batch, engines), prompt, output),
+        batch, prompt, output, (run.deployment.prefix_hit_rate or 0.0) > 0,
+    )  # fmt: skip
+
+
 def _above_roofline(served: Served) -> Iterator[str]:
     run, scenario = served.run, served.scenario
     if scenario.gpu.absent:
         return
-    cached = (run.deployment.prefix_hit_rate or 0.0) > 0
-    batch, engines = float(served.concurrency), scenario.parallelism.dp_size
-    prefill, step = least_times(scenario, float(engines), served.prompt, served.output)
-    whole_prefill, whole_step = least_times(scenario, batch, served.prompt, served.output)
+    peaks = _peaks(served)
+    for quantity, what, least, bounded in _times(served, peaks):
+        measured = _mean(run, quantity)
+        if measured and least > _ABOVE * measured:
+            yield _faster(
+                what, measured, least, scenario, _CACHED if quantity in ("prefill_s", "ttft_s") else ""
+            )
+        elif measured and bounded and least and measured > _SLOWEST * least:
+            yield (
+                f"{what} in {_s(measured)} is {measured / least:,.0f} times what {served.num_gpus} x {scenario.gpu.name} "
+                f"takes at its peaks, {_s(least)}: its unit is another one"
+            )  # fmt: skip
+    for quantity, most, least_rate in _rates(served, peaks):
+        rate = _mean(run, quantity)
+        named = quantity.removesuffix("_per_s").replace("_", " ")
+        if rate and rate > _ABOVE * most:
+            yield (
+                f"{rate:.4g} {named}/s is above what {served.num_gpus} x {scenario.gpu.name} allows ({most:.4g}): its unit "
+                "or its scope is another one"
+            )  # fmt: skip
+        elif rate and rate < least_rate:
+            yield (
+                f"{rate:.4g} {named}/s is less than a thousandth of what {served.num_gpus} x {scenario.gpu.name} allows "
+                f"({most:.4g}): its unit or its scope is another one"
+            )
+
+
+def _times(served: Served, peaks: _Peaks) -> Iterator[tuple[Quantity, str, float, bool]]:
+    """(quantity, what it is, least seconds, whether it has an upper bound: a time that waits for nothing)."""
     static = served.requests is None
     steps: tuple[Quantity, ...] = ("step_s", "tpot_s", "itl_s")
     for quantity in steps:
-        measured = _mean(run, quantity)
-        least = whole_step if static else step
-        if measured and least > _ABOVE * measured:
-            yield _faster("a decode step", measured, least, scenario)
-    firsts: tuple[Quantity, ...] = ("prefill_s", "ttft_s")
-    for quantity in firsts:
-        measured = _mean(run, quantity)
-        least = whole_prefill if static and quantity == "prefill_s" else prefill
-        if measured and not cached and least > _ABOVE * measured and scenario.model.encoder is False:
-            yield _faster(
-                "a prompt",
-                measured,
-                least,
-                scenario,
-                "; if a prefix cache had it, say so with --prefix-hit-rate",
-            )
-    limits: tuple[tuple[Quantity, float], ...] = (
-        ("output_tokens_per_s", batch / whole_step if whole_step else math.inf),
-        ("decode_tokens_per_s", batch / whole_step if whole_step else math.inf),
-        (
-            "prefill_tokens_per_s",
-            batch * served.prompt / whole_prefill if whole_prefill and not cached else math.inf,
-        ),
-    )
-    if run.load.kind in ("batch", "closed_loop"):
-        for quantity, most in limits:
-            rate = _mean(run, quantity)
-            if rate and rate > _ABOVE * most:
-                yield (
-                    f"{rate:.4g} {quantity.removesuffix('_per_s').replace('_', ' ')}/s is above what "
-                    f"{served.num_gpus} x {scenario.gpu.name} allows ({most:.4g}): its unit or its scope is another one"
-                )
+        yield quantity, "a decode step", (peaks.together if static else peaks.alone)[1], quantity != "itl_s"
+    if not peaks.cached and served.scenario.model.encoder is False:
+        yield "prefill_s", "a prompt", (peaks.together if static else peaks.alone)[0], static
+        yield "ttft_s", "a prompt", peaks.alone[0], static
+    if static:
+        yield "decode_s", "the decode of a batch", peaks.together[1] * max(peaks.output - 2, 0.0), True
+        yield "batch_s", "a batch", peaks.whole, True
+    alone = (0.0 if peaks.cached else peaks.alone[0]) + peaks.alone[1] * max(peaks.output - 1, 0.0)
+    yield "e2e_s", "a request", alone, False
+    if served.run.load.kind == "all_at_once":
+        yield "duration_s", "all of the requests", peaks.whole, True
+
+
+def _rates(served: Served, peaks: _Peaks) -> Iterator[tuple[Quantity, float, float]]:
+    """(quantity, most per second, least that is plausible) of a load that does not wait for requests to come."""
+    if served.run.load.kind not in ("batch", "closed_loop", "all_at_once"):
+        return
+    prompt, output = max(peaks.prompt, 1.0), max(peaks.output, 1.0)
+    step, prefill = peaks.together[1], peaks.together[0]
+    if step:
+        written = peaks.batch / step
+        # A rate over the whole time counts the prompts' time too, of which the least rate has to know.
+        slow = peaks.batch * output / max(peaks.whole, step) / _SLOWEST
+        shares: tuple[tuple[Quantity, float], ...] = (
+            ("output_tokens_per_s", 1.0), ("requests_per_s", 1 / output), ("total_tokens_per_s", (prompt + output) / output),
+            ("input_tokens_per_s", prompt / output),
+        )  # fmt: skip
+        for quantity, share in shares:
+            yield quantity, written * share, slow * share
+        yield "decode_tokens_per_s", written, written / _SLOWEST
+    if prefill and not peaks.cached:
+        read = peaks.batch * peaks.prompt / prefill
+        yield "prefill_tokens_per_s", read, read / _SLOWEST
 
 
 def _faster(what: str, measured: float, least: float, scenario: Scenario, hint: str = "") -> str:

@@ -12,7 +12,7 @@ from calibrate.evidence.benchmark_run import BenchmarkRun, Figure
 from calibrate.fit.first_lines import read_answer, stack_fit_answer
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import FLAGS, Served, served_of
-from calibrate.fit.served.design import Advice
+from calibrate.fit.served.design import Addition, Advice
 from calibrate.fit.served.fit import StackFit
 from calibrate.fit.served.plausible import check, check_figures
 from calibrate.fit.served.points import gm
@@ -205,7 +205,12 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def fit_object(
-    found: StackFit, profile: Profile, path: str | None, advice: Advice | None, refused: Sequence[Compared]
+    found: StackFit,
+    profile: Profile,
+    path: str | None,
+    advice: Advice | None,
+    refused: Sequence[Compared],
+    others: Sequence[Addition] = (),
 ) -> dict[str, Any]:
     """What a fit found, as one JSON object."""
     main = [target.main for target in found.points.targets]
@@ -245,6 +250,15 @@ def fit_object(
             "half_width_after": advice.after,
             "sentence": advice.sentence,
         },
+        "other_runs": [
+            {
+                "what": one.what,
+                "half_width_before": one.before,
+                "half_width_after": one.after,
+                "sentence": one.sentence,
+            }
+            for one in others
+        ],
         "left_out": [
             {"source": found.points.served[i].run.source, "reason": reason}
             for i, reason in sorted(found.points.left_out.items())
@@ -287,6 +301,9 @@ def fit_lines(found: dict[str, Any]) -> list[str]:
         )
     if found["next_run"] is not None:
         lines += _wrapped(found["next_run"]["sentence"])
+    for one in found["other_runs"]:
+        lines += _wrapped(one["sentence"])
+    lines += _wrapped("another type of GPU needs runs of its own: a profile is of one machine")
     lines += [
         line for one in found["left_out"] for line in _wrapped(f"left out: {one['source']}: {one['reason']}")
     ]

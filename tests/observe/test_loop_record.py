@@ -1,0 +1,49 @@
+"""What is kept of a loop with real engines: the shipped records, and that a new one has their form."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from calibrate.fit.observe.loop import record
+
+
+@pytest.mark.parametrize("system", ["llama_cpp", "transformers_serve"])
+def test_a_record_that_ships_agrees_with_itself_and_is_what_a_loop_writes(
+    system: str, tmp_path: Path
+) -> None:
+    folder = resources.files("calibrate") / "measurements" / "observe"
+    shipped = json.loads((folder / f"{system}.json").read_text("utf-8"))
+    assert shipped["observed_s"] <= 240
+    assert [(row["concurrency"], row["prompt"]) for row in shipped["rows"]] == [
+        (count, prompt) for prompt in (96, 384) for count in (1, 2, 4, 8)
+    ]
+    for quantity, found in shipped["summary"].items():
+        ones = [row["quantities"][quantity] for row in shipped["rows"]]
+        assert found["count"] == len(ones)
+        assert found["inside"] == sum(one["inside"] for one in ones)
+        assert found["largest_after"] == pytest.approx(max(abs(one["error_after"]) for one in ones), rel=1e-3)
+        for one in ones:
+            low, high = one["interval"]
+            assert one["inside"] == (low <= one["measured"] <= high)
+            assert one["error_after"] == pytest.approx(one["after"] / one["measured"] - 1, abs=1e-4)
+    again = record(shipped | {"profile": "/home/somebody/runs/x.yaml"}, tmp_path)
+    kept = json.loads(again.read_text())
+    assert "profile" not in kept
+    assert {name: kept[name] for name in ("rows", "summary")} == {
+        name: shipped[name] for name in ("rows", "summary")
+    }
+
+
+def test_the_measured_errors_are_those_that_the_project_aims_at() -> None:
+    """Of a third size, predicted: 8 % per token, 10 % of a request and of the rate, in the middle."""
+    folder = resources.files("calibrate") / "measurements" / "observe"
+    inside = count = 0
+    for system in ("llama_cpp", "transformers_serve"):
+        summary = json.loads((folder / f"{system}.json").read_text("utf-8"))["summary"]
+        for quantity, most in (("tpot_s", 0.08), ("e2e_s", 0.10), ("output_tokens_per_s", 0.10)):
+            assert summary[quantity]["median_after"] <= most, (system, quantity)
+        inside += sum(one["inside"] for one in summary.values())
+        count += sum(one["count"] for one in summary.values())
+    assert 0.85 <= inside / count <= 0.95
