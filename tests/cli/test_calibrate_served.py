@@ -380,3 +380,21 @@ def test_contributions_that_ship_are_good(llm_perf):
         "says nothing about --contributed"
         in llm_perf("validate", "--contributed", "--leave-out", "gpu").error
     )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--batch-size", "0"),
+        ("--batch-size", "-1"),
+        ("--rate", "1e30"),
+        ("--rate", "nan"),
+        ("--tp-size", "0"),
+    ],
+)
+@pytest.mark.parametrize("word", ["read-log", "fit"])
+def test_numbers_that_no_run_has_are_refused(llm_perf, samples, word, flag, value):
+    found = llm_perf("calibrate", word, "vllm_serve.json", *TOLD, flag, value)
+    assert found.code == 2
+    assert found.err.count("\n") == 1
+    assert flag in found.err
