@@ -128,7 +128,23 @@ def _runs(files: Sequence[str], given: dict[str, Any]) -> list[Any]:
     from calibrate.evidence.readers import read_file
     from calibrate.fit.served.deployment import told_run
 
+    _check_told(given)
     return [told_run(run, given) for file in files for run in read_file(file)]
+
+
+def _check_told(given: dict[str, Any]) -> None:
+    """Refuse numbers that no run has, also where a file goes before them."""
+    flags = {name: flag for flag, name, _, _ in _TELLING}
+    for name, value in given.items():
+        if isinstance(value, str):
+            continue
+        least = 0 if name in ("n_gpu_layers", "prefix_hit_rate") else 1 if isinstance(value, int) else 1e-9
+        if not least <= value <= _MOST:
+            raise SpecError(f"--{flags[name]} must be {least:g} to {_MOST:g}, got {value:g}")
+
+
+_MOST = 10**12
+"""The largest number of anything, as for a question."""
 
 
 def _is_benchmark_log(file: str) -> bool:

@@ -37,6 +37,7 @@ from llm_perf.systems import System, system_of
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.pipeline import stage_layers
+from llm_perf.systems.registry import DEFAULT
 
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
 _MEMORY_ROWS = (
@@ -69,11 +70,18 @@ def inference_answer(
     return Answer(
         fits=memory_pieces(result) if result.feasible else [f"no. {result.reason}"],
         speed=_speed(result),
-        sure=interval_pieces(result.interval, result.no_interval),
+        sure=_sure(result),
         bound=bound_pieces(result),
         change=gain_pieces(gains, "smaller format, GPUs, batch") if result.feasible else change_line(changes),
         good=result.feasible,
     )
+
+
+def _sure(result: InferenceResult) -> Sequence[str]:
+    """How far to trust it; of the generic stack, for which nothing is known, that a named one may be known."""
+    if result.interval is None and DEFAULT in (result.no_interval or ""):
+        return ["not known where no stack is named: --system may say more"]
+    return interval_pieces(result.interval, result.no_interval)
 
 
 def memory_pieces(result: InferenceResult) -> list[str]:

@@ -60,7 +60,7 @@ def policy_answer(answer: PolicyAnswer) -> Answer:
     best, result = answer.best, answer.result
     if best is None or result is None:
         none = ["-"]
-        change = ["nothing that was searched fits; fewer bits, a smaller model or another machine"]
+        change = ["fewer bits, a smaller model or another machine; nothing that was searched fits"]
         if answer.nearest is not None:
             change = [f"a limit of {answer.nearest.latency_s:.3g} s or more: that is the fastest policy"]
         return Answer(

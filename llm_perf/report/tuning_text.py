@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+_WIDTH: Final = 80
 _TITLES: Final = {"finetuning": "Fine-tuning", "b200": "Megatron-LM on eight B200"}
 _QUANTITIES: Final = {"memory": "peak GPU memory", "time": "time of an iteration"}
 
@@ -34,7 +36,7 @@ def _rows(title: str, table: Mapping[str, Any]) -> Iterator[str]:
 
 def _rest(table: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in table["refused"].items():
-        yield f"not predicted, {count}: {reason}"
+        yield textwrap.fill(f"not predicted, {count}: {reason}", _WIDTH, subsequent_indent="  ")
     for name, count in table["verdicts"].items():
         yield f"{name}: {count}"
 
@@ -42,7 +44,7 @@ def _rest(table: Mapping[str, Any]) -> Iterator[str]:
 def _intervals(widths: Mapping[str, Any]) -> Iterator[str]:
     for name, one in widths.items():
         held = one["held"] / one["tested"]
-        yield (
-            f"90 % interval of {name}: a factor of {math.exp(one['width']):.2f} either way; of the others' width "
-            f"{held:.0%} of {one['tested']} rows were held"
+        said = f"90 % interval of {name}: a factor of {math.exp(one['width']):.2f} either way; of the others' width "
+        yield textwrap.fill(
+            f"{said}{held:.0%} of {one['tested']} rows were held", _WIDTH, subsequent_indent="  "
         )

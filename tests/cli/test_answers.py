@@ -44,6 +44,7 @@ ANSWERS = (
     "train --model llama-3.1-70b --gpu h100-sxm-80gb --num-gpus 8 --framework fsdp",
     "train --model llama-3.1-8b --gpu h100-sxm-80gb --gpu a100-sxm-80gb --framework fsdp --num-gpus 8",
     "train --model llama-3.1-405b --gpu h100-sxm-80gb --num-gpus 8 --num-nodes 4 --framework megatron --tp-size 8",
+    "policy --model mixtral-8x7b --gpu rtx-3090 --host ryzen-9-7950x --system ktransformers",
     "sweep --model llama-3.1-8b --gpu l4,h100-sxm-80gb --batch-size 1:64:x2",
     "sweep --model llama-3.1-70b --gpu t4 --batch-size 1:4",
     "simulate --model llama-3.1-70b --gpu t4 --rate 1",

@@ -410,3 +410,21 @@ def test_whole_numbers_are_read_as_everywhere(llm_perf, samples):
     assert (run["load"]["concurrency"], run["prompt"]["mean"]) == (100, 1000)
     error = llm_perf("calibrate", "read-log", "vllm_serve.json", "--concurrency", "1.5").error
     assert "'1.5' is no whole number such as 512 or 1e9" in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--batch-size", "0"),
+        ("--batch-size", "-1"),
+        ("--rate", "1e30"),
+        ("--rate", "nan"),
+        ("--tp-size", "0"),
+    ],
+)
+@pytest.mark.parametrize("word", ["read-log", "fit"])
+def test_numbers_that_no_run_has_are_refused(llm_perf, samples, word, flag, value):
+    found = llm_perf("calibrate", word, "vllm_serve.json", *TOLD, flag, value)
+    assert found.code == 2
+    assert found.err.count("\n") == 1
+    assert flag in found.err

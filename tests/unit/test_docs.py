@@ -287,6 +287,17 @@ def _shown_outputs() -> list[Any]:
 SHOWN = _shown_outputs()
 
 
+def test_output_stands_in_blocks_that_are_run() -> None:
+    """A block of another kind would show output that nothing compares; real runs are compared with nothing."""
+    others = [
+        (name, block.splitlines()[0])
+        for name, text in TEXTS.items()
+        for match in _FENCE.finditer(text)
+        if match["kind"] != "console" and (block := match["text"]).startswith("$ ")
+    ]
+    assert [command for _, command in others if "calibrate --run" not in command] == []
+
+
 @pytest.mark.parametrize(("command", "shown"), SHOWN)
 def test_pages_show_what_is_printed(
     command: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,7 @@ class Lia(System):
         if host.cpu_matmul_tflops_small_batch is None or host.memory_bandwidth_gb_per_s_per_socket is None:
             raise SpecError(
                 f"host {host.name} states no rate of matrix products or no memory bandwidth, so a pass on its CPU cannot "
-                "be priced"
+                "be priced; give a --host whose file states cpu_matmul_tflops_small_batch and the bandwidth"
             )
 
     def place(self, scenario: Scenario, load: Load) -> Placement:  # noqa: ARG002 - the interface of System
