@@ -1,7 +1,7 @@
 """EAGLE beside what a user of vLLM measured: vllm-project/vllm, issue 20780 of 2025-07. Nothing was fitted to it.
 
-Llama-3.1-8B, one request at a time, MT-Bench; tokens per round and milliseconds per token by drafted tokens. The issue does not
-name the GPU; 7.07 ms without drafting are an H100's, on which the same author measured (pull requests 16035 and 16937).
+Llama-3.1-8B, one request at a time, MT-Bench; tokens per round and milliseconds per token by drafted tokens. The issue does
+not name the GPU; 7.07 ms without drafting are an H100's, on which the same author measured (pull requests 16035 and 16937).
 """
 
 from __future__ import annotations
