@@ -94,6 +94,15 @@ def test_without_graphs_every_step_waits_for_python() -> None:
     assert host_s_by_regime(forward(scenario(ends, enforce_eager=True))) == (host_s_per_pass(eager),)
 
 
+@pytest.mark.parametrize("system", ["vllm@0.4", "vllm@0.7", "vllm@0.10", "vllm@0.19"])
+@pytest.mark.parametrize("batch", [1, 64])
+def test_an_engine_without_graphs_is_never_faster(system: str, batch: int) -> None:
+    asked = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "system": system, "batch_size": batch, "tp_size": 1}
+    captured, eager = (predict_inference(scenario(enforce_eager=flag, **asked)) for flag in (False, True))
+    assert eager.ttft_s >= captured.ttft_s * (1 - 1e-12)
+    assert (eager.tpot_s or 0.0) >= (captured.tpot_s or 0.0) * (1 - 1e-12)
+
+
 def test_an_engine_that_knows_no_windows_attends_to_everything() -> None:
     """TensorRT-LLM's builder has windows off unless asked for; its later runtime takes the model's."""
     asked = {"model": "mistral-7b-v0.1", "gpu": "h100-sxm", "prompt_len": 20000, "gen_len": 100}
