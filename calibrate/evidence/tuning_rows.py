@@ -177,7 +177,7 @@ def _framework(cells: Row) -> str:
     if stated.startswith("timm"):
         raise SpecError("a vision model, which no spec describes")
     if "zenflow" in method or "superoffload" in stated:
-        raise SpecError("ZenFlow and SuperOffload overlap the CPU's update in ways that are not modelled")
+        raise SpecError("ZenFlow and SuperOffload: the source states no length or no settings of theirs")
     if "second table" in cells.text("notes") and "llama-factory" in stated:
         raise SpecError("the settings of the source's second table are not stated")
     if stated.startswith("transformers"):

@@ -17,6 +17,7 @@ from llm_perf.config.training import (
     Graphs,
     LoraTargets,
     LossKind,
+    OffloadOverlap,
     Precision,
     RecomputedModule,
     TrainingPlan,
@@ -240,6 +241,19 @@ class TrainingInputs(Spec):
             description="core_attn, layernorm, moe_act, moe, mlp: parts that recompute, by comma, where no level does.",
         )
     )
+    offload_overlap: OffloadOverlap | None = Field(
+        default=None,
+        description="none, zenflow or superoffload: the CPU's update beside the GPU's work.  [default: none]",
+    )
+    zenflow_topk_ratio: Efficiency | None = Field(
+        default=None, description="ZenFlow: share that the GPU updates.  [default: 0.1]"
+    )
+    zenflow_update_interval: PositiveInt | None = Field(
+        default=None, description="ZenFlow: steps between the CPU's updates.  [default: 4]"
+    )
+    superoffload_ratio: Efficiency | None = Field(
+        default=None, description="SuperOffload: share that the CPU updates.  [default: 0.9]"
+    )
     power_limit_w: PositiveFloat | None = Field(
         default=None, description="Watts that a GPU may draw; its rated power if not given."
     )
@@ -304,6 +318,7 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
             f"framework {framework.name} trains adapters over frozen weights of {fields['base_weight_bits']} bits: give "
             "--lora-rank, such as 16, or another --framework"
         )
+    framework.check_overlap(str(fields.get("offload_overlap", "none")))
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
     if "optimizer" in fields:

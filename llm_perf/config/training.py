@@ -40,6 +40,8 @@ Graphs = Literal["none", "layers", "iteration"]
 RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "moe", "mlp"]
 """Parts of a layer that Megatron Core recomputes by themselves (``--recompute-modules``)."""
 
+OffloadOverlap = Literal["none", "zenflow", "superoffload"]
+
 Level = Annotated[ActivationRecomputation, BeforeValidator(ActivationRecomputation.of)]
 Stage = Annotated[DSZeRO, BeforeValidator(DSZeRO.of)]
 
@@ -100,6 +102,11 @@ class TrainingPlan(Spec):
         moe_overlap: experts' exchange runs beside another micro-batch's kernels.
         recompute_modules: parts that are computed again where no level is given: attention between its projections, norms,
             experts' activation function, experts with their routing and exchange, or dense feed-forward blocks.
+        offload_overlap: how an update on the CPU goes on beside the GPU's work: not at all, ``zenflow`` (arXiv 2505.12242:
+            the GPU updates the largest gradients each step, the CPU what is left every few steps, beside them) or
+            ``superoffload`` (arXiv 2509.21271: bucket by bucket beside the backward pass, the last ones on the GPU).
+        zenflow_topk_ratio, zenflow_update_interval: the share that the GPU updates, and steps between the CPU's updates.
+        superoffload_ratio: share of the parameters that the CPU updates.
         power_limit_w: watts that a board may draw; None is its rated power.
     """
 
@@ -153,6 +160,10 @@ class TrainingPlan(Spec):
     fused_experts: bool = False
     moe_overlap: bool = False
     recompute_modules: tuple[RecomputedModule, ...] = ()
+    offload_overlap: OffloadOverlap = "none"
+    zenflow_topk_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    zenflow_update_interval: PositiveInt = 4
+    superoffload_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9
     power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -174,6 +185,10 @@ class TrainingPlan(Spec):
             raise ValueError("base_weight_bits is for frozen weights: give --lora-rank too")
         if (self.lora_ends or self.adapter != "lora") and not self.lora_rank:
             raise ValueError("adapter and lora_ends are for adapters: give --lora-rank too")
+        if self.offload_overlap != "none" and (self.optimizer_device != "cpu" or self.lora_rank):
+            raise ValueError(
+                "offload_overlap is about whole weights that the CPU updates: give optimizer_device cpu"
+            )
         if self.recompute_modules and self.activation_recomputation is not ActivationRecomputation.NONE:
             raise ValueError(
                 "recompute_modules names parts where no level does: give it or activation_recomputation"
@@ -191,6 +206,14 @@ class TrainingPlan(Spec):
         if self.optimizer_in_backward and self.optimizer_device != "gpu":
             raise ValueError("optimizer_in_backward updates on the GPU: no optimizer_device")
         return self
+
+    @property
+    def gpu_update_share(self) -> float:
+        """Share of the parameters that the GPU updates, and whose state it holds."""
+        if self.optimizer_device == "gpu":
+            return 1.0
+        shares = {"zenflow": self.zenflow_topk_ratio, "superoffload": 1 - self.superoffload_ratio}
+        return shares.get(self.offload_overlap, 0.0)
 
     @property
     def compute_dtype(self) -> str:

@@ -180,6 +180,26 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"offload_optimizer": {"device": "cpu", "super_offload": True, "ratio": 0.8}},
+         {"offload_overlap": "superoffload", "superoffload_ratio": 0.8}),
+        ({"zenflow": {"topk_ratio": 0.05, "update_interval": 8, "overlap_step": True}},
+         {"offload_overlap": "zenflow", "zenflow_topk_ratio": 0.05, "zenflow_update_interval": 8}),
+        ({"zenflow": {"topk_ratio": 0.05, "update_interval": "auto"}},
+         {"offload_overlap": "none", "zenflow_topk_ratio": 0.05, "zenflow_update_interval": None}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("trainer", [False, True])
+def test_overlaps_of_deepspeeds_update_on_the_cpu_are_read(llm_perf, folder, trainer, more, expected):
+    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}} | more
+    (folder / "ds.json").write_text(json.dumps(DEEPSPEED | {"zero_optimization": zero}))
+    config = "hf.json" if trainer else "ds.json"
+    found = asked(llm_perf, "--model", "llama-3-8b", "--num-gpus", "8", "--trainer-config", config)["inputs"]
+    assert {name: found[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_that_is_wrong_is_one_line_and_exit_2(llm_perf, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

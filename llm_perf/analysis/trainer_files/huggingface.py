@@ -16,6 +16,10 @@ _OF_DEEPSPEED: Final = (
     "weights_device",
     "activations_device",
     "reduce_bucket_size",
+    "offload_overlap",
+    "zenflow_topk_ratio",
+    "zenflow_update_interval",
+    "superoffload_ratio",
 )
 """What a DeepSpeed configuration beside a Trainer decides; batch and precision are the Trainer's."""
 _FIRST: Final = frozenset({"q_proj", "k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})

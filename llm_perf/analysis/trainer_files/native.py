@@ -53,9 +53,26 @@ def deepspeed(keys: Keys) -> dict[str, Any]:
     }
     if found["ds_zero"] not in (0, 1, 2, 3):
         raise zero.wrong("stage", "0, 1, 2 or 3")
+    found |= _overlap(zero)
     if keys.part("activation_checkpointing").flag("cpu_checkpointing"):
         found["activations_device"] = "cpu"
     return found
+
+
+def _overlap(zero: Keys) -> dict[str, Any]:
+    """How the CPU's update goes on beside the GPU's work, with ZenFlow's and SuperOffload's own settings."""
+    offloaded = zero.part("offload_optimizer")
+    if offloaded.flag("super_offload"):
+        return {"offload_overlap": "superoffload", "superoffload_ratio": offloaded.number("ratio")}
+    if "zenflow" not in zero:
+        return {}
+    zenflow = zero.part("zenflow")
+    every = zenflow.raw("update_interval")
+    found = {"zenflow_topk_ratio": zenflow.number("topk_ratio")}
+    if every not in (None, "auto"):
+        found["zenflow_update_interval"] = zenflow.integer("update_interval")
+    # Without it the CPU's update is waited for like any other.
+    return found | {"offload_overlap": "zenflow" if zenflow.flag("overlap_step") else "none"}
 
 
 def _device(part: Keys) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
 from llm_perf.config.parallelism import ParallelismConfig
-from llm_perf.config.training import LossKind, TrainingScenario
+from llm_perf.config.training import LossKind, OffloadOverlap, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
 
@@ -33,6 +33,7 @@ class Framework(ConstantsFile):
         attention: fused attention kernels that it may use, best first.
         divisions: ways of dividing a model that it has beside data-parallel replicas; None: those of what it extends.
         zero_stages: ZeRO stages (3: full sharding) that it has; None: those of what it extends, all if that says nothing.
+        offload_overlaps: ways in which an update on the CPU goes on beside the GPU's work.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
     """
@@ -40,6 +41,7 @@ class Framework(ConstantsFile):
     attention: tuple[str, ...] = ()
     divisions: tuple[Literal["tp", "pp", "cp", "ep"], ...] | None = None
     zero_stages: tuple[int, ...] | None = None
+    offload_overlaps: tuple[OffloadOverlap, ...] = ()
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -69,6 +71,15 @@ class Framework(ConstantsFile):
             raise SpecError(
                 f"ds_zero {stage}: framework {self.name} does not share its state so; it has stage {has}"
             )
+
+    def check_overlap(self, asked: str) -> None:
+        """Make sure that it has a way of offloading.
+
+        Raises:
+            SpecError: it has not.
+        """
+        if asked != "none" and asked not in self.offload_overlaps:
+            raise SpecError(f"offload_overlap {asked}: framework {self.name} has no such way; deepspeed has")
 
     def stages_among(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of some ZeRO stages that it has, or all it has if it has none of them."""
@@ -115,6 +126,7 @@ def load_framework(name: str) -> Framework:
         attention=own.attention or parent.attention,
         divisions=parent.divisions if own.divisions is None else own.divisions,
         zero_stages=parent.zero_stages if own.zero_stages is None else own.zero_stages,
+        offload_overlaps=own.offload_overlaps or parent.offload_overlaps,
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )

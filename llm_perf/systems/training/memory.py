@@ -172,8 +172,8 @@ class Footprint(State):
             yield MemoryTerm("adapters", "weights_bytes", adapters, ALWAYS, "arXiv 2106.09685")
         loaded = self.constants["load_copies"] * params.held.total * plan.wide_bytes
         yield MemoryTerm("whole weights while loading", "buffers_bytes", loaded, frozenset({LOAD}))
-        if plan.optimizer_device == "gpu":
-            own = self.sharded(trained, "optimizer")
+        if plan.gpu_update_share:
+            own = plan.gpu_update_share * self.sharded(trained, "optimizer")
             master = own * self.master_element_bytes
             yield MemoryTerm("master weights", "optimizer_bytes", master, TRAINING, _ZERO)
             if not self.optimizer.paged:
@@ -316,6 +316,8 @@ class Footprint(State):
             size = self._pinned(self.weight_bytes_of(params) + self.adapter_bytes_if_any(params))
             found.append(MemoryTerm("weights", "weights_bytes", size, ALWAYS, _ZERO))
         if plan.optimizer_device == "cpu":
+            if plan.offload_overlap == "superoffload":
+                own *= plan.superoffload_ratio
             master = self._pinned(own * self.master_element_bytes)
             found.append(MemoryTerm("master weights", "optimizer_bytes", master, TRAINING, _ZERO))
             state = own * self.moment_element_bytes
@@ -327,6 +329,8 @@ class Footprint(State):
         if self._gradients_leave and not plan.optimizer_in_backward:
             element = c["host_gradient_bytes"] or self.gradient_element_bytes
             size = self._pinned(self.sharded(self.trained_of(params), "gradients") * element)
+            # ZenFlow adds the next steps' up while the CPU works on the last ones'.
+            size *= 2 if plan.offload_overlap == "zenflow" else 1
             found.append(MemoryTerm("gradients", "gradients_bytes", size, TRAINING, _ZERO))
         if plan.activations_device == "cpu":
             groups = self.model.layer_groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.training import TrainingScenario
-from llm_perf.counts.arrays import Number
+from llm_perf.counts.arrays import Number, maximum
 from llm_perf.errors import SpecError
 from llm_perf.hardware.streams import (
     CPU,
@@ -16,7 +16,7 @@ from llm_perf.hardware.streams import (
 from llm_perf.hardware.transfer import Path, copy_path, disk_read_path, disk_write_path
 from llm_perf.systems.base import PhaseCost
 from llm_perf.systems.constants import host_under, load_constants
-from llm_perf.systems.schedule import Block, Schedule, Step, Work
+from llm_perf.systems.schedule import Block, Schedule, Step, Work, sum_costs
 from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.memory import Footprint
 
@@ -91,13 +91,35 @@ class Offload:
 
     # -- the optimizer ---------------------------------------------------------------------------------------------
 
-    def optimizer_cost(self, on_gpu_s: float) -> PhaseCost:
-        """The update: on the GPU, or on the CPU with the new weights copied as they come and state on NVMe read ahead."""
+    def optimizer_cost(self, on_gpu_s: float, passes_s: Number, last_backward_s: Number) -> PhaseCost:
+        """The update: on the GPU, on the CPU, or on both at once.
+
+        Args:
+            on_gpu_s: the GPU's update of all that a rank owns.
+            passes_s: all passes of a step, beside which ZenFlow's CPU works.
+            last_backward_s: the last backward pass, beside which SuperOffload's does.
+        """
+        share, way = self.plan.gpu_update_share, self.plan.offload_overlap
+        step = Step("optimizer", {"gpu": (Work("compute", "optimizer", share * on_gpu_s),)})
+        on_gpu = Schedule((Block((step,)),)).cost()
         if not self.optimizer_off:
-            step = Step("optimizer", {"gpu": (Work("compute", "optimizer", on_gpu_s),)})
-            return Schedule((Block((step,)),)).cost()
+            return on_gpu
+        left = 1.0 - share
+        if way == "none":
+            return self._on_cpu(left)
+        every = self.plan.zenflow_update_interval if way == "zenflow" else 1
+        whole = sum_costs([(self._on_cpu(left), 1.0 / every)])
+        # The first layers' gradients come last, so that an update beside the backward pass ends behind it.
+        least = whole.latency_s / self.scenario.model.num_layers if way == "superoffload" else 0.0
+        hiding = passes_s if way == "zenflow" else last_backward_s
+        waited = maximum(whole.latency_s - hiding, least)
+        exposed = PhaseCost(waited, {"optimizer": waited}, whole.busy_s)
+        return sum_costs([(exposed, 1.0), (on_gpu, 1.0)]) if share else exposed
+
+    def _on_cpu(self, share: float) -> PhaseCost:
+        """The update of a share on the CPU, with the new weights copied as they come and state on NVMe read ahead."""
         footprint, plan = self.footprint, self.plan
-        own = footprint.sharded(footprint.trained, "optimizer")
+        own = share * footprint.sharded(footprint.trained, "optimizer")
         lanes = {"cpu": (Work(CPU, "optimizer", self._cpu_update_s(own)),)}
         back = own * plan.wide_bytes
         if not self.weights_off:

@@ -59,6 +59,8 @@ class _Message:
 
 
 _GPUS_WITHOUT_STRAGGLERS = 8
+_BACKWARD_SHARE = 2 / 3
+"""Of both passes where weights are trained: two products for each of the forward pass."""
 _NARROW = ("fp8", "fp4")
 
 
@@ -103,7 +105,11 @@ class TrainingStep:
         once = [
             _part("pipeline_bubble", bubble),
             self._synchronisation(stages.slowest_s),
-            self.offload.optimizer_cost(self._optimizer_on_gpu_s()),
+            self.offload.optimizer_cost(
+                self._optimizer_on_gpu_s(),
+                stages.slowest_s * load.accumulation,
+                _BACKWARD_SHARE * stages.slowest_s,
+            ),
             _part("framework", self.c["step_ms"] * 1e-3, HOST),
         ]
         total = sum_costs([*costs, *((cost, 1.0) for cost in once)])
