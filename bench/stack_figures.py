@@ -66,13 +66,15 @@ def main() -> int:
         return 0
     store([line for line in read() if line["release"] in cases])  # versions that are no more
     asked = [release for release in arguments.stacks or cases if release in cases]
-    for release in asked:
+    for release in () if arguments.around else asked:
         update(release, QUICK, quick(release, cases[release]))
     for release in () if arguments.quick else asked:
         if release not in PLANS:
             continue
         start, own = time.perf_counter(), cases[release]
         around = Around(release, Cases(own), shipped(release)) if arguments.around else None
+        if around is not None:
+            update(release, ("shipped", IN_LOOPS["shipped"]), around_lines(release, own, around))
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
             if len(set(names)) > 1:
@@ -143,6 +145,13 @@ def in_loops(
     there = np.flatnonzero(np.isfinite(first))
     cases, groups = [own[index] for index in there], [names[index] for index in there]
     return lines_of(release, cases, IN_LOOPS[how], groups, first[there], "ttft_s")
+
+
+def around_lines(release: str, own: list[Case], around: Around) -> list[dict[str, str]]:
+    """Lines of what ships, which refits around it have simulated already."""
+    main, first = around.data.known_both(shipped(release))
+    names = [""] * len(own)
+    return lines_of(release, own, "shipped", names, main) + in_loops(release, own, "shipped", names, first)
 
 
 def left_out(

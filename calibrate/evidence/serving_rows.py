@@ -235,10 +235,13 @@ class Cases:
         return self.with_loops(constants).log_ratios(constants)
 
     def simulated_both(self, constants: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """The same, and of times to first token in closed loops that state them; NaN elsewhere."""
-        found = self.with_loops(constants)
+        """`known_both` with closed loops simulated under these very constants."""
+        return self.with_loops(constants).known_both(constants)
+
+    def known_both(self, constants: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """`log_ratios`, and those of times to first token in closed loops that state them; NaN elsewhere."""
         stated = [c.closed and positive_number(c.row.get("ttft_s")) is not None for c in self.cases]
-        return found.log_ratios(constants), np.where(stated, found.first_tokens(constants), math.nan)
+        return self.log_ratios(constants), np.where(stated, self.first_tokens(constants), math.nan)
 
     @staticmethod
     def _of_group(cases: Sequence[Case], constants: Mapping[str, float]) -> np.ndarray:
