@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from llm_perf.analysis import asked
 from llm_perf.analysis.asked import Stage, Text, replicas
-from llm_perf.config.base import AsText, Flag, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import AsText, Efficiency, Flag, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.config.model import ModelConfig
