@@ -106,7 +106,9 @@ def _axis(
         low, high = low / 1.4, high * 1.4
         ticks = _log_ticks(low, high, most)
     else:
-        low, high = (0.7 * low, 1.15 * high) if 0 < high < _NARROW * low else (min(low, 0.0), 1.07 * high)
+        low, high = (
+            (0.7 * low, 1.15 * high) if 0 < high < _NARROW * low else (min(1.07 * low, 0.0), 1.07 * high)
+        )
         high = high or 1.0
         ticks = _ticks(low, high)
     return Axis(title, low, high, tuple(ticks), tuple(map(text, ticks)), bool(is_log))
