@@ -13,26 +13,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 from llm_perf.report.units import seconds
 
-__all__ = [
-    "FAINT",
-    "INK",
-    "MUTED",
-    "PAPER",
-    "SYMBOLS",
-    "Area",
-    "Axis",
-    "Bars",
-    "Figure",
-    "Limit",
-    "Note",
-    "Panel",
-    "Series",
-    "amount_axis",
-    "share_axis",
-    "stacked",
-    "time_axis",
-]
-
 INK: Final = "@ink"
 MUTED: Final = "@muted"
 PAPER: Final = "@paper"

@@ -173,26 +173,17 @@ def _(mark: Area, axes: Any) -> None:
 def _(mark: Limit, axes: Any) -> None:
     line = axes.axvline if mark.across == "x" else axes.axhline
     line(
-        mark.value,
-        color=_colour(mark.colour),
-        linestyle=_LINES[mark.line],
-        linewidth=1,
+        mark.value, color=_colour(mark.colour), linestyle=_LINES[mark.line], linewidth=1,
         label=mark.name or None,
-    )
+    )  # fmt: skip
     if not mark.text:
         return
     where: Sequence[Any] = (mark.value, 1.0) if mark.across == "x" else (1.0, mark.value)
     frame = axes.get_xaxis_transform() if mark.across == "x" else axes.get_yaxis_transform()
     axes.annotate(
-        mark.text,
-        where,
-        xycoords=frame,
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
+        mark.text, where, xycoords=frame, xytext=(-4, -4), textcoords="offset points", ha="right", va="top",
         fontsize=8,
-    )
+    )  # fmt: skip
 
 
 @_mark.register
