@@ -134,13 +134,9 @@ class Session(Campaign[Case]):
         def measured(case: Case, left_s: float) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="llm-perf-") as folder:
                 places = (
-                    "--runs-dir",
-                    folder,
-                    "--log-file",
-                    f"{folder}/log",
-                    "--offload-dir",
+                    "--runs-dir", folder, "--log-file", f"{folder}/log", "--offload-dir",
                     f"{folder}/offload",
-                )
+                )  # fmt: skip
                 return run_cli(*case.arguments(prompt_len, loops), *places, timeout_s=left_s + MARGIN_S)
 
         def keep(case: Case, found: dict[str, Any]) -> None:

@@ -17,18 +17,9 @@ from llm_perf.errors import EnvironmentFailure
 
 MODEL = "opt-125m"
 _COMMON = (
-    "--dummy",
-    "--prompt-len",
-    "64",
-    "--gen-len",
-    "8",
-    "--batch-size",
-    "2",
-    "--loops",
-    "3",
-    "--runs-dir",
+    "--dummy", "--prompt-len", "64", "--gen-len", "8", "--batch-size", "2", "--loops", "3", "--runs-dir",
     "runs",
-)
+)  # fmt: skip
 _TIMEOUT_S = 900
 
 

@@ -13,26 +13,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 from llm_perf.report.units import seconds
 
-__all__ = [
-    "FAINT",
-    "INK",
-    "MUTED",
-    "PAPER",
-    "SYMBOLS",
-    "Area",
-    "Axis",
-    "Bars",
-    "Figure",
-    "Limit",
-    "Note",
-    "Panel",
-    "Series",
-    "amount_axis",
-    "share_axis",
-    "stacked",
-    "time_axis",
-]
-
 INK: Final = "@ink"
 MUTED: Final = "@muted"
 PAPER: Final = "@paper"
@@ -106,7 +86,9 @@ def _axis(
         low, high = low / 1.4, high * 1.4
         ticks = _log_ticks(low, high, most)
     else:
-        low, high = (0.7 * low, 1.15 * high) if 0 < high < _NARROW * low else (min(low, 0.0), 1.07 * high)
+        low, high = (
+            (0.7 * low, 1.15 * high) if 0 < high < _NARROW * low else (min(1.07 * low, 0.0), 1.07 * high)
+        )
         high = high or 1.0
         ticks = _ticks(low, high)
     return Axis(title, low, high, tuple(ticks), tuple(map(text, ticks)), bool(is_log))

@@ -31,6 +31,8 @@ _SYMBOLS: Final = {
     "circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "cross": "P", "x": "X", "star": "*",
     "hexagon": "h", "ring": "o",
 }  # fmt: skip
+_SMALL, _USUAL = 7.5, 9.0
+"""Sizes of text at the ticks: of panels side by side in narrow columns, and of others."""
 _LINES: Final = {"": "none", "solid": "-", "dash": "--", "dot": ":"}
 _HATCHES: Final = {"": None, ".": "..", "x": "xx", "/": "////", "-": "--", "\\": "\\\\", "+": "++", "|": "||"}
 
@@ -51,7 +53,7 @@ def draw(figure: Figure) -> Any:
     share: Any = {"sharex": "col", "sharey": "row"} if figure.shared else {}
     grid = drawn.subplots(rows, figure.columns, squeeze=False, **share)
     for axes, panel in zip(grid.flat, figure.panels, strict=False):
-        _panel(axes, panel, small=figure.columns > 1)
+        _panel(axes, panel, text_size=_SMALL if figure.columns > 2 else _USUAL)
     for axes in list(grid.flat)[len(figure.panels) :]:
         axes.set_visible(False)
     if figure.shared:
@@ -63,17 +65,17 @@ def draw(figure: Figure) -> Any:
     return drawn
 
 
-def _panel(axes: Any, panel: Panel, small: bool) -> None:
-    _axis(axes, axes.xaxis, panel.x)
+def _panel(axes: Any, panel: Panel, text_size: float) -> None:
+    _axis(axes, axes.xaxis, panel.x, text_size)
     if panel.y is not None:
-        _axis(axes, axes.yaxis, panel.y)
+        _axis(axes, axes.yaxis, panel.y, text_size)
     else:
         axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=9)
         axes.set_ylim(-0.6, len(panel.rows) - 0.4)
     for mark in panel.marks:
         _mark(mark, axes)
     if panel.title:
-        axes.set_title(panel.title, fontsize=9 if small else 10)
+        axes.set_title(panel.title, fontsize=text_size + 1)
     if panel.square:
         axes.set_aspect("equal")
     tidy(axes)
@@ -81,14 +83,14 @@ def _panel(axes: Any, panel: Panel, small: bool) -> None:
         axes.grid(visible=False, axis="y")
 
 
-def _axis(axes: Any, drawn: Any, axis: Axis) -> None:
+def _axis(axes: Any, drawn: Any, axis: Axis, text_size: float) -> None:
     """Ends, ticks and their texts; the title."""
     is_x = drawn.axis_name == "x"
     if axis.log:
         (axes.set_xscale if is_x else axes.set_yscale)("log")
     (axes.set_xlim if is_x else axes.set_ylim)(axis.low, axis.high)
     (axes.set_xlabel if is_x else axes.set_ylabel)(axis.title)
-    drawn.set_ticks(axis.ticks, axis.texts, fontsize=9)
+    drawn.set_ticks(axis.ticks, axis.texts, fontsize=text_size)
     drawn.set_ticks([], minor=True)
 
 
@@ -171,26 +173,17 @@ def _(mark: Area, axes: Any) -> None:
 def _(mark: Limit, axes: Any) -> None:
     line = axes.axvline if mark.across == "x" else axes.axhline
     line(
-        mark.value,
-        color=_colour(mark.colour),
-        linestyle=_LINES[mark.line],
-        linewidth=1,
+        mark.value, color=_colour(mark.colour), linestyle=_LINES[mark.line], linewidth=1,
         label=mark.name or None,
-    )
+    )  # fmt: skip
     if not mark.text:
         return
     where: Sequence[Any] = (mark.value, 1.0) if mark.across == "x" else (1.0, mark.value)
     frame = axes.get_xaxis_transform() if mark.across == "x" else axes.get_yaxis_transform()
     axes.annotate(
-        mark.text,
-        where,
-        xycoords=frame,
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
+        mark.text, where, xycoords=frame, xytext=(-4, -4), textcoords="offset points", ha="right", va="top",
         fontsize=8,
-    )
+    )  # fmt: skip
 
 
 @_mark.register

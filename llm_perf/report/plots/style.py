@@ -93,13 +93,9 @@ def legend_below(figure: Any, columns: int) -> None:
             found.setdefault(label, handle)
     if found:
         figure.legend(
-            list(found.values()),
-            list(found),
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
+            list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False,
             fontsize=8,
-        )
+        )  # fmt: skip
 
 
 def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
