@@ -215,6 +215,7 @@ class Pool:
         self.unrated: tuple[str, ...] = ()
         self.leave_out(question)
         self.batches = _batch_sizes(question.max_batch_size)
+        self._every, self._ends = (self._load(sizes) for sizes in (self.batches, self.batches[[0, -1]]))
         self.structures: list[Structure] = []
         self._parts: list[dict[str, Array]] = []
         self._left: list[tuple[Structure, int, Iterator[int]]] = []
@@ -363,7 +364,7 @@ class Pool:
 
     def _holds(self, structure: Structure) -> tuple[bool, bool]:
         """Whether a structure fits at the smallest batch size and at the largest."""
-        system, load = system_of(structure.scenario), self._load(self.batches[[0, -1]])
+        system, load = system_of(structure.scenario), self._ends
         fits = system.memory(structure.scenario, load, system.place(structure.scenario, load)).fits
         smallest, largest = np.broadcast_to(fits, 2)
         return bool(smallest), bool(largest)
@@ -410,7 +411,7 @@ class Pool:
     def _evaluate(self, structure: Structure) -> dict[str, Array]:
         """One replica, and as many replicas as the throughput asks for."""
         scenario = structure.scenario
-        found = measure(scenario, self._load(self.batches))
+        found = measure(scenario, self._every)
         gpus, rate = scenario.parallelism.num_gpus, found.throughput_tokens_per_s
         asked = self._served(structure, found)
         if asked:
@@ -452,7 +453,8 @@ class Pool:
         }
 
     def _full(self, value: Any) -> Array:
-        return np.broadcast_to(np.asarray(value), self.batches.shape)
+        shape = self.batches.shape
+        return value if getattr(value, "shape", None) == shape else np.broadcast_to(np.asarray(value), shape)
 
     def _replicas(self, rate: Array, gpus: int, system: str) -> Array:
         """Copies of a deployment: what the target of throughput takes, or all that there is room for."""
