@@ -18,6 +18,7 @@ from typing import Any
 
 from calibrate.probe.extras import require_extra
 from calibrate.probe.own_process import exit_code_of, run_python
+from calibrate.probe.process import signals_interrupt
 from calibrate.probe.progress import Progress
 from calibrate.run.campaign import Campaign
 from calibrate.run.cases import measure_in_process
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         require_extra("make calibrate")
         start = time.perf_counter()
-        with Progress().shown() as progress:
+        with signals_interrupt(), Progress().shown() as progress:
             whole = run_stages(folder, stop_after_s, progress.say)
             left_s = None if stop_after_s is None else stop_after_s - (time.perf_counter() - start)
             served = observed_lines(folder, progress.say) if whole and (left_s is None or left_s > 0) else []

@@ -232,8 +232,20 @@ def contributed_runs() -> Iterable[BenchmarkRun]:
     Raises:
         SpecError: a file is none.
     """
+    for runs in contributions().values():
+        yield from runs
+
+
+def contributions() -> dict[str, list[BenchmarkRun]]:
+    """The runs of each contribution that ships, by its file.
+
+    Raises:
+        SpecError: a file is none.
+    """
+    found = {}
     folder = resources.files("calibrate") / _FOLDER
     if folder.is_dir():
         for file in sorted(folder.iterdir(), key=lambda one: one.name):
             if file.name.endswith(".json"):
-                yield from parsed_contribution(file.read_text("utf-8"), file.name)
+                found[file.name] = parsed_contribution(file.read_text("utf-8"), file.name)
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calibrate.evidence.benchmark_run import BenchmarkRun
-from calibrate.evidence.contributed import Known, contributed_runs, known_contributions
+from calibrate.evidence.contributed import Known, contributed_runs, contributions, known_contributions
 from calibrate.fit.served.points import MAIN, gm
 from calibrate.fit.served.report import Compared, compare, read_lines, read_object, version_named
 from llm_perf.config.loading import get_gpu_config_by_name
@@ -68,11 +68,11 @@ def _in_sample(found: Sequence[Compared]) -> list[dict[str, Any]]:
     """Files of which constants know something, with how far a version is off that does not."""
     entries = []
     for file, known in known_contributions().items():
+        of_file = contributions()[file]
         runs = [
             one.run
             for one in found
-            if one.run.source.startswith(f"{file}:")
-            and any(figure.quantity in known.quantities for figure in one.run.figures)
+            if one.run in of_file and any(figure.quantity in known.quantities for figure in one.run.figures)
         ]
         if runs:
             off = [ratio for run in runs if (ratio := _left_out(run, known)) is not None]

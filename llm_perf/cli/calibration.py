@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from llm_perf.errors import SpecError, bad_value
-
-if TYPE_CHECKING:
-    from calibrate.fit.observe.store import Stored
-    from calibrate.fit.served.deployment import Served
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|min|m)?")
 
@@ -121,9 +117,9 @@ def _fit_sessions(folders: tuple[str, ...], out: str | None, given: dict[str, An
 
 
 def fit_sessions_of(
-    sessions: Sequence[Stored], out: str | None, as_json: bool, results: Sequence[Served] = ()
+    sessions: Sequence[Any], out: str | None, as_json: bool, results: Sequence[Any] = ()
 ) -> int:
-    """Sessions, with results of tools beside them, as one profile."""
+    """Sessions (`Stored`), with results of tools (`Served`) beside them, as one profile."""
     from pathlib import Path
 
     from calibrate.fit.observe.report import fit_lines, fit_object

@@ -91,3 +91,19 @@ def test_a_served_engine_is_observed_where_it_is_built(
         "No served engine was observed: llama.cpp is not built here (make llama-cpp)"
     ]
     assert len(asked) == 1
+
+
+def test_a_request_to_end_is_an_interruption(tmp_path, monkeypatch, capsys):
+    """SIGTERM ends the run that is going on too, which the loop waits for; what is finished stays."""
+    import os
+    import signal
+
+    def stages(folder, stop_after_s, say):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(loop, "run_stages", stages)
+    before = signal.getsignal(signal.SIGTERM)
+    assert loop.main([str(tmp_path)]) == 130
+    assert "interrupted; call it again to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,7 +1,8 @@
 """Two models of random weights served and observed, a third predicted and then measured: what a calibration is worth here.
 
-``python -m calibrate.fit.observe.loop SYSTEM [FOLDER [RECORDS]]`` (``make observe``) takes about eight minutes per engine on
-two cores; ``RECORDS`` is where the figures are kept for the project, as ``calibrate/measurements/observe`` has them.
+``python -m calibrate.fit.observe.loop SYSTEM [FOLDER [RECORDS [REPEATS]]]`` (``make observe``) takes about eight minutes per
+engine on two cores; ``RECORDS`` is where the figures are kept for the project, as ``calibrate/measurements/observe``
+has them, ``REPEATS`` how often each closed loop is measured (3).
 Finished stages leave their files, so that an interrupted loop goes on where it stopped. One thread computes: with two, a
 machine that is shared by others says more of these than of the engine.
 """
@@ -207,9 +208,16 @@ def record(found: dict[str, Any], folder: Path) -> Path:
         "threads": THREADS,
         "measured": time.strftime("%Y-%m"),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{found['system']}.json"
     path.write_text(json.dumps(short(found) | about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def _repeats(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise SpecError(f"{text!r}: expected how often each loop is measured")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -221,11 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
 
     def work() -> None:
+        size = Size(repeats=_repeats(given[3])) if len(given) > 3 else None
         for name in names:
             if name not in known:
                 raise SpecError(f"{name!r}: expected {' or '.join(known)}")
             with signals_interrupt():
-                found = run_loop(known[name], folder / name, lambda text: sys.stderr.write(f"{text}\n"))
+                found = run_loop(known[name], folder / name, lambda text: sys.stderr.write(f"{text}\n"), size)
             sys.stdout.write("\n".join([*table_lines(found), ""]) + "\n")
             if len(given) > 2:
                 sys.stdout.write(f"kept in {record(found, Path(given[2]))}\n")
