@@ -66,7 +66,7 @@ class Tab:
     def __init__(self, browser: Any, width: int = 1280, scheme: str = "light") -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on(
@@ -498,15 +498,19 @@ def test_nothing_moves_while_the_page_comes(browser: Any, address: str, width: i
     tab.close()
 
 
-def test_the_words_do_not_wait_for_the_program_that_draws(browser: Any, address: str) -> None:
-    tab = Tab(browser)
+@pytest.mark.parametrize("width", [390, 768, 1400])
+def test_the_words_do_not_wait_for_the_program_that_draws(browser: Any, address: str, width: int) -> None:
+    """However late it comes, figures have had their room."""
+    tab = Tab(browser, width)
     held: list[Any] = []
+    tab.page.add_init_script(SHIFTS)
     tab.page.route("**/plotly.js", lambda route: held.append(route))
-    tab.page.goto(address, wait_until="commit")
+    tab.page.goto(f"{address}?{LOOKS['does not fit']}", wait_until="commit")
     tab.page.wait_for_selector(f"{TILES} >> nth=0")
     assert tab.page.locator(".main-svg").count() == 0
     held[0].continue_()
     tab.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
+    assert tab.page.evaluate("window.shifted") < 0.01
     assert tab.complaints == []
     tab.close()
 

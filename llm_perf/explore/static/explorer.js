@@ -40,6 +40,14 @@
     return value;
   }
 
+  // What a figure takes before its legend is drawn, and known to be as high as it is.
+  function room(place, figure, lines) {
+    const legend = 20 * Math.ceil(lines / (narrow.matches ? 1 : Math.max(Math.floor(place.clientWidth / 190), 1))) + 8;
+    const margin = { l: 8, r: 14, t: figure.layout.title ? 40 : 12, b: 52 + legend };
+    const names = narrow.matches && figure.layout.tracks ? 14 * figure.layout.tracks.length : 0;
+    return { legend, margin, height: figure.layout.height + names + margin.t + margin.b };
+  }
+
   function draw(place, figure, more = []) {
     const colours = theme();
     const data = painted([...figure.data, ...more], colours);
@@ -47,8 +55,7 @@
     const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true };
     layout.xaxis = { ...axis, ...layout.xaxis };
     layout.yaxis = { ...axis, ...layout.yaxis };
-    const legend = 20 * Math.ceil(data.length / (narrow.matches ? 1 : Math.max(Math.floor(place.clientWidth / 190), 1))) + 8;
-    const margin = { l: 8, r: 14, t: layout.title ? 40 : 12, b: 52 + legend };
+    const { legend, margin, height } = room(place, figure, data.length);
     Object.assign(layout, {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -57,7 +64,7 @@
       legend: { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom", traceorder: "normal", font: { size: 11.5 } },
       hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.ink, align: "left" },
       width: place.clientWidth,
-      height: layout.height + margin.t + margin.b,
+      height,
       dragmode: false,
     });
     layout.xaxis.title = { standoff: 8, ...layout.xaxis.title, font: { size: 12 } };
@@ -81,7 +88,6 @@
 
   // On a phone the names of tracks stand above their bars: beside them, they would leave no room.
   function nameTracksInside(layout, colours) {
-    layout.height += 14 * layout.tracks.length;
     layout.yaxis.showticklabels = false;
     layout.yaxis.range = [-0.5, layout.tracks.length - 0.2];
     layout.annotations = layout.tracks.map((track, number) => ({
@@ -143,7 +149,6 @@
 
   function figurePart(part) {
     const place = element("div", { className: "figure", id: `figure-${part.name}` });
-    if (!window.Plotly) place.style.minHeight = `${part.figure.layout.height + 92}px`; // its room, until it is drawn
     const parts = part.figure.name ? [element("p", { className: "figure-title", textContent: part.figure.name })] : [];
     parts.push(place);
     if (part.figure.table) {
@@ -172,9 +177,18 @@
     $("result").replaceChildren(...view.cards.map(card));
     for (const id of open) if ($(id)) $(id).open = true;
     $("result").classList.remove("stale");
+    if (!window.Plotly) reserve(view);
     paint();
     $("result").style.minHeight = "";
     window.scrollTo({ top: place, behavior: "instant" });
+  }
+
+  // Figures have their room before they are drawn: nothing moves when the program that draws them comes.
+  function reserve(view) {
+    for (const part of view.cards.flatMap((entry) => entry.parts).filter((one) => one.kind === "figure")) {
+      const place = $(`figure-${part.name}`);
+      place.style.minHeight = `${room(place, part.figure, part.figure.data.length).height}px`;
+    }
   }
 
   function paint() {
