@@ -154,7 +154,8 @@ def page(lines: Sequence[Line]) -> str:
                       _EXPERTS, *_by_experts(lines), "",
                       _QUEUES, *_by_amplification(lines), "", _SERIES,
                       _STACKS, *_by(lines, "release"), "",
-                      _LEFT_OUT, *left_out_table(), "", _with_left_out(lines), "", _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
+                      _LEFT_OUT, *left_out_table(), "", _with_left_out(lines), "",
+                      _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
 
 
 def _trace_tables() -> Iterator[str]:
