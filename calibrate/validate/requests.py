@@ -30,7 +30,7 @@ from calibrate.evidence.request_runs import (
 )
 from calibrate.evidence.serving_rows import positive_number
 from calibrate.evidence.traces import QUANTITIES, Compared, compare, figures, traces, with_longer_steps
-from calibrate.validate.request_left_out import left_out_table
+from calibrate.validate.request_left_out import left_out_table, read_left_out
 from calibrate.validate.request_noise import floor_table, twice
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of
@@ -152,9 +152,10 @@ def page(lines: Sequence[Line]) -> str:
     return "\n".join([_HEAD, *_trace_tables(), _TABLES, *_by(lines, "load"), "", *_aims(lines), "",
                       _FLOOR, *floor_table(rows(), lines), _twice(lines), "",
                       _EXPERTS, *_by_experts(lines), "",
-                      _QUEUES, *_by_amplification(lines), "", _SERIES, "",
-                      _LEFT_OUT, *left_out_table(), "",
-                      _STACKS, *_by(lines, "release"), "", _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
+                      _QUEUES, *_by_amplification(lines), "", _SERIES,
+                      _STACKS, *_by(lines, "release"), "",
+                      _LEFT_OUT, *left_out_table(), "", _with_left_out(lines), "",
+                      _REFUSED, *_refusals(lines)]) + "\n"  # fmt: skip
 
 
 def _trace_tables() -> Iterator[str]:
@@ -292,6 +293,22 @@ def _by_experts(lines: Sequence[Line]) -> Iterator[str]:
         yield f"| {release} | {one} | {len(ratios)} | {gm_of(ratios):.3f} | {_bias(ratios):+.0%} |"
 
 
+def _with_left_out(lines: Sequence[Line]) -> str:
+    """Throughput of queues that drain, were saturated runs predicted without their model."""
+    unseen = {
+        line["row_id"]: math.log(float(line["predicted_over_measured"]))
+        for line in read_left_out()
+        if line["without"] == "model"
+    }
+    drained = [line for line in lines if (line["load"], line["quantity"]) == (_DRAIN, "throughput_tok_s")]
+    ratios = [
+        unseen.get(line["row_id"], ratio)
+        for line in drained
+        for ratio in _log_ratios([line], line["quantity"])
+    ]
+    return _UNSEEN.format(gm=gm_of(ratios), rows=len(ratios))
+
+
 _STEEP: Final = (0.0, 2.0, 5.0, math.inf)
 
 
@@ -399,6 +416,8 @@ _LEFT_OUT: Final = """## Saturated runs left out
 
 `tensorrt_llm@0.14` was fitted to the 225 saturated runs of TensorRT-LLM 0.17 themselves, so that its line above is no
 evidence of what it is worth elsewhere. Refitted without each model, and without each GPU, it predicts what it never saw:
+"""
+_UNSEEN: Final = """With these in the place of the fitted ones throughput of all that came at once is {gm:.2f} ({rows} rows).
 """
 _STACKS: Final = "By version:\n"
 _REFUSED: Final = """## Not predicted

@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrate.evidence.request_runs import MOST_OUTPUT, is_closed_loop, request_run
+from calibrate.evidence.request_runs import (
+    MOST_OUTPUT,
+    amplification,
+    answer_of,
+    is_closed_loop,
+    request_run,
+)
+from calibrate.evidence.saturated_rows import load_saturated
 from calibrate.evidence.traces import Compared, compare, figures, read_trace, traces
-from calibrate.validate.requests import PREDICTED, line_of, page, read_predicted, rows
+from calibrate.validate.request_left_out import read_left_out
+from calibrate.validate.requests import PREDICTED, gm_of, line_of, page, read_predicted, rows
 from llm_perf.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +116,32 @@ def test_closed_loops_are_near_what_was_measured():
     ]
     assert len(ratios) > 1350
     assert math.exp(float(np.mean(ratios))) <= 1.18
+
+
+def test_saturated_runs_are_predicted_without_their_model():
+    """Each of the 225 runs once, by a fit that never saw its model; without a GPU those that were refitted so."""
+    saturated = {case.row_id for case in load_saturated()}
+    by_kind: dict[str, list[Mapping[str, str]]] = {}
+    for line in read_left_out():
+        by_kind.setdefault(line["without"], []).append(line)
+    assert len(saturated) == 225
+    for kind, found in by_kind.items():
+        names = [line["row_id"] for line in found]
+        assert len(names) == len(set(names))
+        assert set(names) == saturated if kind == "model" else set(names) <= saturated
+        assert gm_of([math.log(float(line["predicted_over_measured"])) for line in found]) < 1.2
+
+
+def test_longer_steps_make_a_full_queue_longer_by_more_than_they_are():
+    """A loop is as long as its steps; under a rate near what is served an error of a step is multiplied."""
+    loop = request_run(ROW)
+    assert amplification(loop, answer_of(loop)) == 1.0
+    slow, fast = (
+        request_run(ROW | {"request_rate": rate, "num_prompts": "300", "batch_size": ""})
+        for rate in ("0.1", "60")
+    )
+    assert amplification(slow, answer_of(slow)) == pytest.approx(1.0, abs=0.1)
+    assert amplification(fast, answer_of(fast)) > 1.5
 
 
 def test_the_page_shows_every_load_and_every_refusal():

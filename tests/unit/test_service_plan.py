@@ -133,7 +133,7 @@ def test_no_fewer_gpus_do_in_any_division_nor_as_pools(gpu, target, rate):
     ],
 )  # fmt: skip
 def test_no_number_of_sequences_at_once_makes_one_gpu_do(gpu, target, rate):
-    """Drawn at random: of 30 questions whose answers were compared so, none had one that the plan missed."""
+    """Drawn at random: of 38 questions whose answers were compared so, none had one that the plan missed."""
     question = RATE.replace(gpus=(gpu,), target=target, rate=rate, max_gpus=2)
     (best,) = plan_service(question).best
     assert best.num_gpus == 2
