@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -344,7 +345,8 @@ def write(release: str, found: Found, cases: Sequence[Case]) -> None:
             low, high = one["range"]
             lines += [
                 f"  {name}:", f"    value: {_digits(value)}", *([f"    range: {one['range']}"] if low < high else []),
-                "    provenance: measured", f"    source: {one['source']}",
+                "    provenance: measured", f"    source: {json.dumps(one['source'])}" if ": " in one["source"]
+                else f"    source: {one['source']}",
             ]  # fmt: skip
             continue
         lines += [

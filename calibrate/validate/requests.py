@@ -389,7 +389,7 @@ and hosts were right.
 """
 _EXPERTS: Final = """Where the time to the first token of closed loops is missed: prompts of models with experts, of which a
 short one waits for the host (`prefill_operation_us`, `prefill_moe_us`), and a long one for kernels that the source chose:
-runs of gpt-oss by vLLM on H100 and H200 had VLLM_MXFP4_USE_MARLIN=1, whose products of many rows reach a quarter of what
+runs of gpt-oss by vLLM on H100 and H200 had VLLM_MXFP4_USE_MARLIN=1, whose products of many rows reach .2 to .55 of what
 Triton's do. DeepSeek-R1 on SGLang 0.5.3 and 0.5.5 took 5 to 9 s where 0.5.9 takes .2 to .6 s, for which there is no cause
 here. Experts over ranks are taken as evenly loaded; timings with power-law routing are 1.2 to 1.7 times as long on 8 ranks.
 """
