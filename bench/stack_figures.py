@@ -199,7 +199,7 @@ def transferred(release: str, own: list[Case], around: Around | None = None) -> 
             break
         group = large[random.integers(len(large))]
         chosen = random.choice(group, DRAWN, replace=False)
-        constants = fit_to(release, own, chosen, around)
+        constants = fit_to(release, own, chosen.tolist(), around)
         others = [case for index, case in enumerate(own) if index not in set(group)]
         mean = float(np.mean(np.abs(Cases(others).simulated(constants))))
         found.append(

@@ -108,7 +108,7 @@ _CLOSED = """A load generator keeps as many requests running, and these are simu
 `llm-perf infer` predicts the batch without others' prompts. Of TensorRT-LLM 1.0 the columns without a model or GPU
 are older: there each running sequence waited for the prefills of the others. So are
 columns from 20 rows, but that of vLLM 0.10. Of vLLM 0.15 those without a model or GPU are refitted along straight lines
-around what ships (`--around`), and what is left out is simulated; those of SGLang 0.5 are older than its constants.
+around what ships, and what is left out is simulated; so are those of SGLang 0.5.
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25
