@@ -415,7 +415,8 @@ _SERIES: Final = """Five series hold most of what is left, and no mechanism that
 _LEFT_OUT: Final = """## Saturated runs left out
 
 `tensorrt_llm@0.14` was fitted to the 225 saturated runs of TensorRT-LLM 0.17 themselves, so that its line above is no
-evidence of what it is worth elsewhere. Refitted without each model, and without each GPU, it predicts what it never saw:
+evidence of what it is worth elsewhere. Refitted without each model and each GPU of the list,
+it predicts what it never saw:
 """
 _UNSEEN: Final = """With these in the place of the fitted ones throughput of all that came at once is {gm:.2f} ({rows} rows).
 """
