@@ -138,7 +138,7 @@ class Pipeline:
         return PhaseCost(
             latency,
             {name: factor * seconds for name, seconds in phase.parts_s.items()},
-            phase.busy_s,
+            {name: factor * seconds for name, seconds in phase.busy_s.items()},
             stages_busy=1.0 / factor,
             slowest_stage_s=passes * slowest_s,
             terms=scaled(phase.terms, "passes behind one another over passes one by one", factor),
