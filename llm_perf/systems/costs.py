@@ -85,12 +85,12 @@ class Costs:
             self._terms.append(scaled(other.terms, "passes", times))
             self.products += [(op, times * count, one) for op, count, one in other.products]
 
-    def scaled(self, parts: Number, busy: Number) -> Costs:
-        """So many times the parts, and so many times the busy seconds."""
+    def scaled(self, times: Number) -> Costs:
+        """So many times the parts and the busy seconds, of passes that follow one another."""
         found = Costs()
-        found.parts_s = {name: parts * seconds for name, seconds in self.parts_s.items()}
-        found.busy_s = {name: busy * seconds for name, seconds in self.busy_s.items()}
-        found._terms = [scaled(self.terms, "passes that follow one another", parts)]
+        found.parts_s = {name: times * seconds for name, seconds in self.parts_s.items()}
+        found.busy_s = {name: times * seconds for name, seconds in self.busy_s.items()}
+        found._terms = [scaled(self.terms, "passes that follow one another", times)]
         return found
 
     def terms(self) -> Iterator[Term]:

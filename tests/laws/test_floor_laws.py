@@ -55,6 +55,27 @@ def test_no_answer_is_below_the_roof() -> None:
     assert len(answered) >= len(system_names()) - 3  # some run on a few machines alone
 
 
+@pytest.mark.parametrize("pp_size", [1, 2])
+def test_nothing_is_busy_for_longer_than_a_phase_takes(pp_size: int) -> None:
+    """Of stages too: times are of one way through them."""
+    answered = set()
+    for system in system_names():
+        draw = random.Random(f"busy {system}")
+        for _ in range(20):
+            question = {name: draw.choice(values) for name, values in CHOICES.items()} | {"pp_size": pp_size}
+            try:
+                result = of(
+                    question | {"model": draw.choice(MODELS), "gpu": draw.choice(GPUS), "system": system}
+                )
+            except LLMPerfError:
+                continue
+            answered.add(system)
+            for phase in (result.prefill, *(() if result.decode is None else (result.decode,))):
+                for name, seconds in phase.busy_s.items():
+                    assert seconds <= phase.latency_s * (1 + 1e-9), (system, name, question)
+    assert len(answered) > 5
+
+
 @pytest.mark.parametrize("system", ["vllm", "resident", "zero_inference", "llama_cpp"])
 def test_no_interval_reaches_below_the_roof(system: str) -> None:
     """Wide intervals of large steps would: the lower end stops at the floor, the upper end and the factor stay."""

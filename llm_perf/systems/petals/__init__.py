@@ -136,7 +136,7 @@ class Loop:
 
     def prefill(self, prompt_len: Number) -> PhaseCost:
         """All clients' prompts."""
-        costs = self.forward.prefill(self.batch, prompt_len)
+        costs = self.forward.prefill(self.batch, prompt_len, with_head=False)  # the client computes it
         visit = self._visit(_layers_s(costs), self.batch * prompt_len)
         return self._phase(costs, visit.round_s(self.clients), visit.served_s(self.clients), visit, 1.0)
 
@@ -190,9 +190,12 @@ class Loop:
         servers = minimum(servers_s, total)
         client = minimum(passes * visit.client_s, total - servers)
         parts = {"servers": servers, "client_head": client, "network": total - servers - client}
-        busy = {name: passes * self.clients * seconds for name, seconds in costs.busy_s.items()}
-        busy["host"] = passes * self.clients * (visit.servers_s + visit.client_s)
-        busy["interconnect"] = passes * self.clients * visit.links_s
+        way_s = visit.servers_s + visit.links_s + visit.client_s
+        # Clients are on their way beside one another: busy times are of one of them, as long as all take.
+        rounds = minimum(passes * self.clients, total / way_s)
+        busy = {name: rounds * seconds for name, seconds in costs.busy_s.items()}
+        busy["host"] = rounds * (visit.servers_s + visit.client_s)
+        busy["interconnect"] = rounds * visit.links_s
 
         def terms() -> Iterator[Term]:
             of = gemm_rates_used(self.forward.rates.gemm)

@@ -127,7 +127,7 @@ class LlamaCpp(Resident):
         exposed = exposed_host_s(forward, pass_s)
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
-        costs = mean.scaled(latency / pass_s, passes)
+        costs = mean.scaled(latency / pass_s)
         costs.add(head, 1.0)
         latency = latency + head.total_s
         costs.busy("host", passes * host_s_per_pass(forward))
