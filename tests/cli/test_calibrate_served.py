@@ -250,6 +250,22 @@ def test_the_text_of_a_fit_says_what_it_tells_and_what_not(llm_perf, folder):
     assert labels == ["Fitted", "Off by", "How sure", "Not known", "Next"]
 
 
+def test_runs_beside_a_profile_are_not_said_to_be_unseen(llm_perf, folder):
+    """The profile may be of these very files; without one, or with none, nothing that ships was fitted to them."""
+    name = batch_file(folder).name
+    assert llm_perf("calibrate", "fit", name, *TOLD, "--out", "mine.yaml").code == 0
+    for profile, said in (
+        ((), "nothing was fitted to them; the furthest"),
+        (("--profile", "none"), "nothing was fitted to them; the furthest"),
+        (("--profile", "mine.yaml"), "the profile may know them; the furthest"),
+    ):
+        found = llm_perf("calibrate", "read-log", name, *TOLD, *profile)
+        assert found.code == 0, found.err
+        sure, _, after = found.out.splitlines()[2:5]
+        assert sure.startswith(f"How sure:  {said}")
+        assert ("makes a profile" in after) == ("nothing" in said)
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
