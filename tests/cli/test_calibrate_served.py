@@ -124,7 +124,7 @@ def test_a_swapped_unit_is_refused_with_the_row(llm_perf, samples):
         (("vllm_serve.json", "--profile", "missing.yaml"), "missing.yaml"),
         (("vllm_serve.json", "--loops", "3"), "--loops"),
         (("vllm_serve.json", "--nonsense", "3"), "--nonsense"),
-        (("vllm_serve.json", "--num-gpus", "-1"), "num_gpus"),
+        (("vllm_serve.json", "--num-gpus", "-1"), "--num-gpus"),
         ((), "FILES"),
     ],
 )
