@@ -21,10 +21,18 @@ _COMPARED: Final = (
     ("prefill_s", "prefill"), ("batch_s", "whole batch"), ("output_tokens_per_s", "tokens/s"),
 )  # fmt: skip
 """Quantities by what a reader asks for first."""
+_NEXT: Final = "llm-perf calibrate fit of these files makes a profile of this engine"
+_NEXT_KNOWN: Final = "runs that no fit has seen say what these constants are worth"
 
 
-def read_answer(found: Mapping[str, Any], flags: Mapping[str, str]) -> Answer:
-    """What results say beside their predictions; ``flags`` name what a file may leave out."""
+def read_answer(found: Mapping[str, Any], flags: Mapping[str, str], known: str | None = None) -> Answer:
+    """What results say beside their predictions.
+
+    Args:
+        found: The runs, as ``--json`` prints them.
+        flags: Of what a file may leave out.
+        known: What may have been fitted to these very runs; None where nothing was.
+    """
     runs, refused = found["runs"], found["refused"]
     errors = _errors(runs)
     predicted = [run for run in runs if run["reason"] is None]
@@ -42,11 +50,9 @@ def read_answer(found: Mapping[str, Any], flags: Mapping[str, str]) -> Answer:
             if name in errors
         ]
         or [f"not predicted: {_without_source(reasons[0])}" if reasons else "nothing that is predicted"],
-        sure=[_spread(errors)],
+        sure=[_spread(errors, known)],
         bound=[", ".join(flags[name] for name in missing)] if missing else ["nothing that a prediction asks"],
-        change=["llm-perf calibrate fit of these files makes a profile of this engine"]
-        if predicted
-        else [_asked(reasons)],
+        change=[_NEXT_KNOWN if known else _NEXT] if predicted else [_asked(reasons)],
         good=bool(predicted),
         labels=_READ_LABELS,
     )
@@ -78,12 +84,12 @@ def _errors(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def _spread(errors: Mapping[str, Sequence[float]]) -> str:
-    """How far the furthest is off, since nothing was fitted to these runs."""
+def _spread(errors: Mapping[str, Sequence[float]], known: str | None) -> str:
+    """How far the furthest is off, and whether a fit knows these runs."""
     all_ = [error for values in errors.values() for error in values]
     if not all_:
         return "-"
-    return f"nothing was fitted to them; the furthest figure is {max(all_, key=abs):+.0%} off"
+    return f"{known or 'nothing was fitted to them'}; the furthest figure is {max(all_, key=abs):+.0%} off"
 
 
 def stack_fit_answer(found: Mapping[str, Any]) -> Answer:

@@ -61,7 +61,7 @@ def contributed_lines(found: Sequence[Compared]) -> list[str]:
             f"{one['left_out']} knows nothing of them{off}",
             100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
-    return [*lines, "", *read_lines(found)]
+    return [*lines, "", *read_lines(found, "in-sample in part" if _in_sample(found) else None)]
 
 
 def _in_sample(found: Sequence[Compared]) -> list[dict[str, Any]]:

@@ -71,7 +71,8 @@ _HEAD = """# Accuracy without calibration
 
 `make accuracy` writes this page; a test holds it to what the code predicts. gm is the geometric mean of
 max(predicted / measured, measured / predicted) over the runs that are predicted, "all" the same with 10 for each run that is
-not. Nothing is fitted to a row or a model: constants belong to a GPU, a host or a system, each with its source.
+not. No constant belongs to a row or a model: each is of a GPU, a host or a system, with its source. But most were fitted to
+these very runs, so the first table shows that one model explains them; the third says what it is worth on others.
 
 ## Published runs by class
 

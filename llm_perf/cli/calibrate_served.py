@@ -120,7 +120,8 @@ def read_log(files: tuple[str, ...], profile: str | None, out: str | None, as_js
     if as_json:
         click.echo(json.dumps(read_object(files, compared), allow_nan=False))
     else:
-        click.echo("\n".join(read_lines(compared)))
+        known = None if profile in (None, "none") else "the profile may know them"
+        click.echo("\n".join(read_lines(compared, known)))
     return 0
 
 

@@ -14,6 +14,7 @@ from llm_perf.config.loading import (
     get_host_config_by_name,
     get_model_config_by_name,
     known_names,
+    other_names,
 )
 from llm_perf.config.names import normalise
 from llm_perf.report import spec_tables
@@ -23,17 +24,21 @@ def _group(kind: str, plural: str, load: Callable[[str], Spec], columns: spec_ta
     @click.group(plural, help=f"List the bundled {plural}, or show one.")
     def group() -> None: ...
 
-    @group.command("list", help=f"List the bundled {plural}.")
+    @group.command("list", help=f"List the bundled {plural}, or those with PATTERN in one of their names.")
     @click.argument("pattern", required=False)
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     def list_(pattern: str | None, as_json: bool) -> None:
         wanted = normalise(pattern or "")
-        specs = [load(name) for name in known_names(kind) if wanted in normalise(name)]
+        own = [name for name in known_names(kind) if wanted in normalise(name)]
+        others = {name: alias for name, alias in other_names(kind, wanted).items() if name not in own}
+        specs = [load(name) for name in sorted([*own, *others])]
         if as_json:
             rows = [{"name": spec.name} | columns.values(spec) for spec in specs]  # type: ignore[attr-defined]
             click.echo(json.dumps({"schema_version": 1, plural: rows}))
         else:
             spec_tables.print_list(specs, columns)
+            for name, alias in sorted(others.items()):
+                click.echo(f"{alias} is answered as {load(name).name}")  # type: ignore[attr-defined]
 
     @group.command("show", help=f"Show everything about one of the {plural}: a name or a file.")
     @click.argument("name")

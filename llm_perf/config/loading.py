@@ -82,6 +82,16 @@ def _aliases(kind: str) -> dict[str, str]:
     } | aliases
 
 
+def other_names(kind: str, part: str) -> dict[str, str]:
+    """Bundled specs that ``aliases.yaml`` knows under a name with this part in it, each with the shortest such name."""
+    wanted = normalise(part)
+    found: dict[str, str] = {}
+    for alias, name in sorted(_aliases(kind).items(), key=lambda item: (len(item[0]), item[0])):
+        if wanted and wanted in alias:
+            found.setdefault(name, alias)
+    return found
+
+
 @lru_cache(maxsize=4096)  # searches ask for the same few names thousands of times
 def resolve_name(kind: str, name: str) -> str:
     """The bundled spec that a name means.

@@ -34,7 +34,7 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     axis = partial(time_axis, log=True)
     panel = scatter_panel(groups, axis, looks(groups), small=True, band=band)
     alt = (
-        f"{count(len(shown))} published runs, predicted without calibration: "
+        f"{count(len(shown))} published runs, to most of which constants were fitted: "
         f"{count(within)} of them within a factor of {_BAND}"
     )
     return view_of(replace(panel, height=480, alt=alt))

@@ -164,14 +164,22 @@ def used_of(tiers: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fits
     return f"{fits}. {', '.join(used)} GiB"
 
 
-def which_fit(found: Sequence[tuple[str, bool]]) -> list[str]:
-    """On how many of several machines it fits, and on which not; ``found`` is the name of each and whether."""
+def which_fit(found: Sequence[tuple[str, bool]], tight: Sequence[str] = ()) -> list[str]:
+    """On how many of several machines it fits, and on which not.
+
+    Args:
+        found: The name of each, and whether it fits.
+        tight: Those on which it fits, and the end of whose interval does not.
+    """
     without = [name for name, fits in found if not fits]
-    if not without:
-        return [f"yes. On all {len(found)}"]
     if len(without) == len(found):
         return [f"no. On none of the {len(found)}"]
-    return [f"yes. On {len(found) - len(without)} of {len(found)}", f"not on {', '.join(without)}"]
+    number = f"{len(found) - len(without)} of {len(found)}" if without else f"all {len(found)}"
+    return [
+        f"{'likely' if tight else 'yes'}. On {number}",
+        *([f"not on {', '.join(without)}"] if without else []),
+        *([f"tight on {', '.join(tight)}"] if 0 < len(tight) < len(found) - len(without) else []),
+    ]
 
 
 def cheapest(per_million: Mapping[str, float], quickest: str, otherwise: Sequence[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs
 
 _WIDTH: Final = 77
 """Characters of a line before the space and the backslash that end it: 79 in all."""
@@ -51,5 +51,10 @@ def _words(command: str, inputs: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif (name, value) != ("quant_bits", 16):  # unquantised, as without the flag
-            words.append(f"--{flag} {shlex.quote(str(value))}")
+            words.append(f"--{flag} {shlex.quote(_shown(name, value))}")
     return words
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value as one would write it: ``all`` for the number that stands for it where layers are counted."""
+    return "all" if name in ("n_gpu_layers", "n_cpu_moe") and value == ALL_LAYERS else str(value)

@@ -76,7 +76,7 @@ def plan_answer(answer: PlanAnswer) -> Answer:
     how = f"{best.num_gpus} x {gpu_name(best)} {deployment(best)}".strip()
     cost = _number(m["cost_per_million_tokens"])
     larger = best.stops.startswith("a larger")
-    change = ["no other GPU is shown that meets the targets (--top)"]
+    change = ["no other GPU meets the targets, or none is shown (--gpus, --top)"]
     if others:
         change = [
             f"next best: {other.num_gpus} x {gpu_name(other)}, ${_number(other.measures['cost_per_million_tokens'])}/M, "

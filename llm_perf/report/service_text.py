@@ -60,7 +60,7 @@ def service_answer(answer: ServicePlan) -> Answer:
     best, *others = answer.best
     found, summary = best.simulation, best.simulation.summary
     how = f"{best.num_gpus} x {found.scenario.gpu.name} {_how(best)}".strip()
-    change = ["no other GPU is shown that meets the targets (--top)"]
+    change = ["no other GPU meets the targets, or none is shown (--gpus, --top)"]
     if others:
         other = others[0]
         change = [

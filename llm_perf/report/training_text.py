@@ -97,6 +97,13 @@ def training_sections(
     return {name: part for name, part in found.items() if part is not None}
 
 
+def _verdict(result: TrainingResult) -> str:
+    """Whether it fits: yes, no, or likely where the interval of the peak reaches past what is usable."""
+    if not result.feasible:
+        return "no"
+    return "likely" if result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes else "yes"
+
+
 def training_answer(
     result: TrainingResult, changes: tuple[Change, ...] = (), gains: tuple[Gain, ...] = ()
 ) -> Answer:
@@ -104,10 +111,9 @@ def training_answer(
     memory, parts = result.memory, sorted(result.breakdown_s.items(), key=lambda item: -item[1])
     fits = [f"no. {result.reason}"]
     if result.feasible:
-        high = result.memory_interval_bytes[1]
         tiers = (("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme))
-        fits = [used_of(tiers, "likely" if high > memory.gpu.capacity_bytes else "yes")]
-        fits.append(f"the {LEVEL:.0%} interval reaches {gib(high)}")
+        fits = [used_of(tiers, _verdict(result))]
+        fits.append(f"the {LEVEL:.0%} interval reaches {gib(result.memory_interval_bytes[1])}")
     were = "" if result.feasible else "if it did: "
     run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {days(result.run.days)}"]
     return Answer(
@@ -278,7 +284,7 @@ def training_comparison(
             rate(result.throughput_tokens_per_s),
             f"{result.mfu:.1%}",
             gib(float(result.memory.gpu.total_bytes)),
-            "yes" if result.feasible else "no",
+            _verdict(result),
         )
     missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
     return Group(_comparison_answer(results, prices, changes, gains).text, Text(), table, *missing)
@@ -299,7 +305,10 @@ def _comparison_answer(
         if price is not None and result.feasible
     }
     return Answer(
-        fits=which_fit([(each.scenario.gpu.name, each.feasible) for each in results]),
+        fits=which_fit(
+            [(each.scenario.gpu.name, each.feasible) for each in results],
+            [each.scenario.gpu.name for each in results if _verdict(each) == "likely"],
+        ),
         speed=[
             f"quickest {quickest.scenario.gpu.name}{':' if quickest.feasible else ','} {one.speed[0]}",
             *one.speed[1:],

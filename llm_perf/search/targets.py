@@ -98,7 +98,9 @@ def _target(text: str) -> Target:
     name = match["name"].lower() if match else ""
     if match is None or name not in QUANTITIES:
         known = ", ".join(QUANTITIES)
-        raise SpecError(f'--target {text!r}: expected such as "tpot<50ms" or "throughput>1000", of: {known}')
+        raise SpecError(
+            f'--target {text!r}: expected such as "tpot<50ms", "p95 ttft<1s" or "throughput>1000", of: {known}'
+        )
     figure = (match["figure"] or "mean").lower().replace("median", "p50")
     if figure != "mean" and name not in _OF_REQUESTS:
         raise SpecError(

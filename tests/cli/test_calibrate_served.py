@@ -124,7 +124,7 @@ def test_a_swapped_unit_is_refused_with_the_row(llm_perf, samples):
         (("vllm_serve.json", "--profile", "missing.yaml"), "missing.yaml"),
         (("vllm_serve.json", "--loops", "3"), "--loops"),
         (("vllm_serve.json", "--nonsense", "3"), "--nonsense"),
-        (("vllm_serve.json", "--num-gpus", "-1"), "num_gpus"),
+        (("vllm_serve.json", "--num-gpus", "-1"), "--num-gpus"),
         ((), "FILES"),
     ],
 )
@@ -248,6 +248,22 @@ def test_the_text_of_a_fit_says_what_it_tells_and_what_not(llm_perf, folder):
     assert max(map(len, found.out.splitlines())) <= 80
     labels = [line.split(":")[0] for line in found.out.splitlines()[:5]]
     assert labels == ["Fitted", "Off by", "How sure", "Not known", "Next"]
+
+
+def test_runs_beside_a_profile_are_not_said_to_be_unseen(llm_perf, folder):
+    """The profile may be of these very files; without one, or with none, nothing that ships was fitted to them."""
+    name = batch_file(folder).name
+    assert llm_perf("calibrate", "fit", name, *TOLD, "--out", "mine.yaml").code == 0
+    for profile, said in (
+        ((), "nothing was fitted to them; the furthest"),
+        (("--profile", "none"), "nothing was fitted to them; the furthest"),
+        (("--profile", "mine.yaml"), "the profile may know them; the furthest"),
+    ):
+        found = llm_perf("calibrate", "read-log", name, *TOLD, *profile)
+        assert found.code == 0, found.err
+        sure, _, after = found.out.splitlines()[2:5]
+        assert sure.startswith(f"How sure:  {said}")
+        assert ("makes a profile" in after) == ("nothing" in said)
 
 
 @pytest.mark.parametrize(

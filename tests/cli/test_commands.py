@@ -168,6 +168,20 @@ def test_list_finds_a_part_of_a_name_however_it_is_spelled(llm_perf: Any) -> Non
     assert llm_perf("gpus", "list", "no such thing", "--json").json["gpus"] == []
 
 
+def test_list_finds_a_model_by_the_name_of_another_with_its_shapes(llm_perf: Any) -> None:
+    for pattern, shapes in (("r1", "deepseek-ai/DeepSeek-V3"), ("Llama-3.3", "meta-llama/Llama-3.1-70B")):
+        rows = llm_perf("models", "list", pattern, "--json").json["models"]
+        assert shapes in [row["name"] for row in rows]
+        told = [
+            line for line in llm_perf("models", "list", pattern).out.splitlines() if "is answered as" in line
+        ]
+        assert any(line.endswith(shapes) for line in told)
+        for line in told:  # what is said holds
+            alias, _, name = line.partition(" is answered as ")
+            assert llm_perf("models", "show", alias, "--json").json["name"] == name
+    assert "answered as" not in llm_perf("models", "list").out
+
+
 @pytest.mark.parametrize("plural", KINDS)
 def test_show_by_name_and_as_json(llm_perf: Any, plural: str) -> None:
     name = KINDS[plural][1]

@@ -71,6 +71,35 @@ def test_several_gpus_side_by_side(llm_perf):
     ]
 
 
+@pytest.mark.parametrize("micro_batch", ["1", "4"])
+def test_beside_others_a_gpu_fits_as_it_does_alone(llm_perf, micro_batch):
+    """Yes, likely or no: the answer of several says of each what its own answer says."""
+    names = {"a100-sxm-40gb": "A100-SXM-40GB", "a100-sxm-80gb": "A100-SXM-80GB", "h200": "H200-SXM-141GB"}
+    asked = (
+        "train",
+        "--model",
+        "llama-3-8b",
+        "--framework",
+        "fsdp",
+        "--num-gpus",
+        "8",
+        "--micro-batch-size",
+        micro_batch,
+    )
+    alone = {gpu: llm_perf(*asked, "--gpu", gpu).out.split()[1].rstrip(".") for gpu in names}
+    lines = llm_perf(*asked, *(word for gpu in names for word in ("--gpu", gpu))).out.splitlines()
+    for gpu, name in names.items():
+        (row,) = [
+            line.split()
+            for line in lines[5:]
+            if line.startswith(name) and line.split()[-1] in ("yes", "likely", "no")
+        ]
+        assert row[-1] == alone[gpu], gpu
+    fitting = [verdict for verdict in alone.values() if verdict != "no"]
+    expected = "no" if not fitting else "likely" if "likely" in fitting else "yes"
+    assert lines[0].split()[1].rstrip(".") == expected
+
+
 def test_a_gpu_that_is_too_small_is_refused_with_the_shortfall(llm_perf):
     result = llm_perf("train", "--model", "llama-3-8b", "--gpu", "t4", "--framework", "deepspeed")
     assert result.code == 3

@@ -106,9 +106,9 @@ def _entry(one: Compared) -> dict[str, Any]:
     }
 
 
-def read_lines(compared: Sequence[Compared]) -> list[str]:
-    """Runs and predictions for people."""
-    answer = read_answer(read_object((), compared), _FLAG_OF)
+def read_lines(compared: Sequence[Compared], known: str | None = None) -> list[str]:
+    """Runs and predictions for people; ``known`` says what may have been fitted to these very runs."""
+    answer = read_answer(read_object((), compared), _FLAG_OF, known)
     lines: list[str] = [*answer.text.plain.splitlines(), ""]
     for one in compared:
         if one.refused:
