@@ -172,7 +172,10 @@ class _Loop:
         new = self.prompt / chunks
         before = (chunks - 1.0) / 2 * new
         alone = self.times.mean_mixed_s(np.ones_like(others), new, before, batch, self.context)
-        fits = np.minimum(2.0, room / new)
+        # A straight line through a step with one prompt and one with as many as come: short ones wait for the host alone.
+        arrivals = others / np.maximum(self.gaps, _LEAST)
+        come = arrivals / np.maximum(-np.expm1(-arrivals), _LEAST)
+        fits = np.minimum(np.maximum(come, 2.0), room / new)
         several = self.times.mean_mixed_s(fits, new, before, batch, self.context)
         if beside:
             step = self.times.tokens_per_step * self.times.mean_decode_s(

@@ -13,6 +13,7 @@ from llm_perf.counts.quadrature import context_nodes
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.families import scheduler_rules
 from llm_perf.systems.forward import Forward
+from llm_perf.systems.host_time import exposed_host_s
 from llm_perf.systems.stack_memory import budget_for
 
 
@@ -44,12 +45,13 @@ def engine_step_tokens(scenario: Scenario) -> int | None:
 
 
 class PromptPasses(NamedTuple):
-    """Device seconds of reading prompts, the passes that takes, the sequences that each works on, and the longest pass."""
+    """Device seconds of reading prompts, the passes, sequences of each, the longest pass, what the host adds to all."""
 
     costs: Costs
     passes: Number
     sequences: Number
     longest_s: Number
+    exposed_s: Number
 
 
 def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> PromptPasses:
@@ -61,26 +63,30 @@ def prompt_passes(forward: Forward, batch: Number, prompt_len: Number) -> Prompt
     workload = forward.scenario.workload
     new = prompt_len - cached_tokens(workload, prompt_len)
     if workload.prefill_chunk is not None:
-        costs, passes, longest_s = _in_chunks(
+        costs, passes, longest_s, exposed_s = _in_chunks(
             forward, batch, prompt_len, minimum(workload.prefill_chunk, new)
         )
-        return PromptPasses(costs, passes, batch, longest_s)
+        return PromptPasses(costs, passes, batch, longest_s, exposed_s)
     step = engine_step_tokens(forward.scenario)
     if step is None or not np.any(np.asarray(new) > step):
         whole = forward.prefill(batch, new, prompt_len - new)
-        return PromptPasses(whole, 1, batch, whole.total_s)
+        return PromptPasses(whole, 1, batch, whole.total_s, _exposed_s(forward, whole))
     together = where(new > step, minimum(batch, 1.0), batch)
-    one, passes, longest_s = _in_chunks(forward, together, prompt_len, minimum(step, new))
+    one, passes, longest_s, exposed_s = _in_chunks(forward, together, prompt_len, minimum(step, new))
     turns = batch / together
     costs = Costs()
     costs.add(one, turns)
-    return PromptPasses(costs, passes * turns, together, longest_s)
+    return PromptPasses(costs, passes * turns, together, longest_s, exposed_s * turns)
+
+
+def _exposed_s(forward: Forward, one: Costs) -> Number:
+    return exposed_host_s(forward, one.total_s, prefill=True)
 
 
 def _in_chunks(
     forward: Forward, batch: Number, prompt_len: Number, chunk: Number
-) -> tuple[Costs, Number, Number]:
-    """Device seconds of prompts that are read ``chunk`` tokens at a time, the passes of that, and the longest pass.
+) -> tuple[Costs, Number, Number, Number]:
+    """Device seconds of prompts read ``chunk`` tokens at a time, passes, the longest pass, what the host adds to all.
 
     Pass i works on a chunk, with i chunks and the cached prefix as its context; every pass reads the weights again
     (Sarathi, arXiv 2308.16369). Only the last one ends in logits. The full chunks are summed without visiting each, as
@@ -90,14 +96,18 @@ def _in_chunks(
     new = prompt_len - cached
     before_last = maximum(-(-new // chunk) - 1, 0)
     costs = Costs()
+    exposed: Number = 0.0
     if is_array(before_last) or before_last > 0:
         kinks = [(window - cached) / chunk for window in forward.windows]
         for index, weight in context_nodes(0.0, before_last, kinks):
             start = cached + maximum(index, 0.0) * chunk
-            costs.add(forward.prefill(batch, chunk, start, with_head=False), weight)
+            one = forward.prefill(batch, chunk, start, with_head=False)
+            costs.add(one, weight)
+            exposed = exposed + weight * _exposed_s(forward, one)
     last = new - before_last * chunk
     final = forward.prefill(batch, last, prompt_len - last)
     costs.add(final, 1.0)
+    exposed = exposed + _exposed_s(forward, final)
     longest_s = final.total_s
     if forward.pp > 1 and (
         is_array(before_last) or before_last > 0
@@ -105,4 +115,4 @@ def _in_chunks(
         start = cached + maximum(before_last - 1, 0) * chunk
         full = forward.prefill(batch, chunk, start, with_head=False)
         longest_s = maximum(longest_s, full.total_s)
-    return costs, before_last + 1, longest_s
+    return costs, before_last + 1, longest_s, exposed

@@ -239,18 +239,17 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
     tokens = tokens_per_pass(forward.scenario.workload, prompt_len)
     pipeline = Pipeline.of(forward.scenario, forward.constants, batch, tokens)
     part = batch / pipeline.micro_batches
-    costs, passes, sequences, longest_s = prompt_passes(forward, part, prompt_len)
+    costs, passes, sequences, longest_s, exposed = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
     once, each = (
         (prefill_overhead_s(forward), step_overhead_s(forward, sequences)) if scheduled else (0.0, 0.0)
     )
     overhead = passes * each + once
-    exposed = exposed_host_s(forward, device / passes, prefill=True)
-    framework = passes * exposed + overhead
+    framework = exposed + overhead
     costs.busy("host", passes * host_s_per_pass(forward, prefill=True) + overhead)
     terms = joined(
         costs.terms,
-        framework_terms("launches not hidden behind kernels", passes, exposed),
+        framework_terms("launches not hidden behind kernels", passes, exposed / passes),
         *(
             (
                 step_terms(forward, passes, sequences),
