@@ -115,7 +115,8 @@ _COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows 
 | --- | --: | --: | --: | --: | --: | --: |"""
 _FOOT = """A dash: one group only, or a fit that was not made. Versions that no row is of, such as vLLM 0.3, 0.8, 0.14 and
 0.19, and TensorRT-LLM 0.7, 0.8, 0.10, 0.13 and 0.18 to 0.21, are taken to be as those in whose range they are. GPU
-tables and time scales of hosts were chosen on all rows and not refitted within a fold, so what is left out of a fit is not left out of those.
+tables and time scales of hosts were chosen on all rows and not refitted within a fold, so what is left out of a fit is
+not left out of those.
 
 ## Known to be off
 
