@@ -247,6 +247,32 @@ def test_wrong_settings_of_memory_are_one_line(llm_perf, more, words):
     assert words in result.err
 
 
+def test_what_a_step_was_asked_to_do_stands_in_its_heading(llm_perf):
+    mixture = ("train", "--model", "mixtral-8x7b", "--gpu", "h100-sxm", "--num-gpus", "8", "--ep-size", "8")
+    asked = (
+        "--recompute-modules",
+        "moe_act,layernorm",
+        "--cuda-graphs",
+        "layers",
+        "--fused-experts",
+        "--moe-overlap",
+    )
+    said = "recomputation of moe_act, layernorm; CUDA graphs of layers; fused experts; experts' exchange overlapped"
+    assert said in " ".join(llm_perf(*mixture, *asked).out.split())
+    assert "CUDA graphs" not in llm_perf(*mixture).out
+    beside = (
+        "--framework",
+        "deepspeed",
+        "--ds-zero",
+        "2",
+        "--optimizer-device",
+        "cpu",
+        "--offload-overlap",
+        "zenflow",
+    )
+    assert "zenflow; optimizer on cpu" in llm_perf(*SMALL, *beside).out
+
+
 def test_validate_shows_fine_tuning(llm_perf):
     found = json_of(llm_perf, "validate", "--tuning")
     assert set(found["tables"]) == {"finetuning", "b200"}
