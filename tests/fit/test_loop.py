@@ -91,3 +91,17 @@ def test_a_served_engine_is_observed_where_it_is_built(
         "No served engine was observed: llama.cpp is not built here (make llama-cpp)"
     ]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--help"], "usage: python -m calibrate.loop"), (["runs", "soon"], "'soon' is no number of seconds")],
+)
+def test_wrong_arguments_start_no_loop_and_leave_no_folder(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "run_stages", lambda *_: pytest.fail("it started"))
+    assert loop.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+    assert not any(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from calibrate.probe import ops
 from calibrate.probe.records import measuring
-from calibrate.run import hub
+from calibrate.run import demo, hub
 from llm_perf.cli import main as entry
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, OutputError, SpecError
 from tests.run.conftest import command
@@ -468,6 +468,14 @@ def test_a_kernel_that_cannot_be_compiled_is_said_before_loading(monkeypatch):
     monkeypatch.setattr(Builder, "is_compatible", lambda _self, verbose: False)
     with pytest.raises(EnvironmentFailure, match="needs nvcc; --dtype bf16 does without"):
         ops.load_quantiser()
+
+
+def test_an_option_is_no_model_of_the_demo(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_run_all", lambda _model: pytest.fail("it started"))
+    assert demo.main(["--help"]) == 2
+    assert capsys.readouterr().err == (
+        "llm-perf: usage: python -m calibrate.run.demo [MODEL]; it has no options, got --help\n"
+    )
 
 
 @pytest.mark.parametrize("left", ["async_io", "pin_memory"])
