@@ -77,7 +77,9 @@ class Words(click.Command):
         if not args or args[0] not in COMMANDS:
             return super().make_context(info_name, args, parent, **extra)
         try:
-            return with_names(COMMANDS[args[0]]).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return with_names(COMMANDS[args[0]]).make_context(
+                f"{info_name} {args[0]}", args[1:], parent, **extra
+            )
         except click.NoSuchOption as error:
             if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
                 raise
