@@ -156,7 +156,6 @@ def _title(result: TrainingResult) -> Text:
     kinds += [f"CUDA graphs of {plan.cuda_graphs}"] if plan.cuda_graphs != "none" else []
     kinds += ["fused experts"] if plan.fused_experts else []
     kinds += ["experts' exchange overlapped"] if plan.moe_overlap else []
-    kinds += [plan.offload_overlap] if plan.offload_overlap != "none" else []
     name = "DoRA" if plan.adapter == "dora" else "LoRA"
     kinds += [f"{name} rank {plan.lora_rank} on {plan.lora_targets}"] if plan.lora_rank else []
     kinds += [f"{plan.loss} loss"] if plan.loss else []
@@ -169,6 +168,7 @@ def _title(result: TrainingResult) -> Text:
         ("activations", plan.activations_device),
     )
     kinds += [f"{what} on {device}" for what, device in moved if device != "gpu"]
+    kinds += [plan.offload_overlap] if plan.offload_overlap != "none" else []
     if kinds:
         text.append("\n" + "; ".join(kinds))
     batch = result.batch
