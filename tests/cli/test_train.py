@@ -270,7 +270,18 @@ def test_what_a_step_was_asked_to_do_stands_in_its_heading(llm_perf):
         "--offload-overlap",
         "zenflow",
     )
-    assert "zenflow; optimizer on cpu" in llm_perf(*SMALL, *beside).out
+    assert "optimizer on cpu; zenflow" in llm_perf(*SMALL, *beside).out
+
+
+@pytest.mark.parametrize(("held", "meant"), [(True, "layers"), (False, "none")])
+def test_graphs_of_a_result_from_when_they_were_a_switch_are_read(llm_perf, tmp_path, held, meant):
+    before = json_of(llm_perf, *SMALL)
+    before["inputs"]["cuda_graphs"] = held
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    again = json_of(llm_perf, "train", "--config", str(tmp_path / "before.json"))
+    asked = json_of(llm_perf, *SMALL, "--cuda-graphs", meant)
+    assert again["step"] == asked["step"]
+    assert again["inputs"]["cuda_graphs"] == meant
 
 
 def test_validate_shows_fine_tuning(llm_perf):
