@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.probe.extras import require_extra
-from calibrate.probe.own_process import exit_code_of, run_python
+from calibrate.probe.own_process import exit_code_of, no_options, run_python
 from calibrate.probe.process import signals_interrupt
 from calibrate.probe.progress import Progress
 from calibrate.run.campaign import Campaign
@@ -191,9 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the loop in a folder (``runs/calibration``). Returns an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     folder = Path(given[0] if given else "runs/calibration")
-    stop_after_s = float(given[1]) if len(given) > 1 else None
 
     def work() -> None:
+        no_options("python -m calibrate.loop [FOLDER [SECONDS]]", given, 2)
+        try:
+            stop_after_s = float(given[1]) if len(given) > 1 else None
+        except ValueError:
+            raise SpecError(f"{given[1]!r} is no number of seconds after which to stop") from None
         require_extra("make calibrate")
         start = time.perf_counter()
         with signals_interrupt(), Progress().shown() as progress:

@@ -24,6 +24,9 @@ DIRECTORY_VARIABLE = "TORCH_EXTENSIONS_DIR"
 USUAL_SECONDS = 210
 """What a first build takes on two cores."""
 
+_RELEASE_SECONDS = 0.2
+"""Between a lock's closing and its removal torch needs far less."""
+
 
 def extensions_dir() -> Path:
     """Folder of the compiled operators: TORCH_EXTENSIONS_DIR, else one per environment under ~/.cache."""
@@ -91,11 +94,43 @@ def load_quantiser() -> None:
 def _load(builder: Any, missing: str) -> None:
     if not builder.is_compatible(verbose=False):
         raise EnvironmentFailure(missing)
+    for name in dict.fromkeys(("pin_memory", builder.name)):  # which loading another compiles first
+        refuse_a_left_lock(name)
     try:
         builder.load(verbose=False)
     except Exception as error:  # noqa: BLE001 - compilers and torch fail in many ways
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnvironmentFailure(f"DeepSpeed's {builder.name} could not be compiled: {first}") from None
+
+
+def refuse_a_left_lock(name: str) -> None:
+    """Stop where a build that was killed left its lock, for which torch waits without end.
+
+    Torch keeps the lock open while it compiles. It is not removed here: with a shared home, a build on another machine
+    may hold it.
+
+    Raises:
+        EnvironmentFailure: the lock is there, and no process of this machine has it open.
+    """
+    lock = Path(os.environ.get(DIRECTORY_VARIABLE, extensions_dir())) / name / "lock"
+    if not Path("/proc/self/fd").is_dir() or not lock.exists() or _is_open(lock):
+        return
+    time.sleep(_RELEASE_SECONDS)
+    if lock.exists() and not _is_open(lock):
+        raise EnvironmentFailure(
+            f"an earlier build of DeepSpeed's {name} was stopped and left {lock}: unless another machine compiles "
+            "there now, remove that file and start again"
+        )
+
+
+def _is_open(file: Path) -> bool:
+    """Whether a process of this machine that may be looked into has a file open."""
+    target = str(file.resolve())
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()) == target:
+                return True
+    return False
 
 
 def build_ops() -> float:

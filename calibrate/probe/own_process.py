@@ -24,6 +24,16 @@ def error_of_exit_code(code: int) -> type[LLMPerfError]:
     return _ERRORS.get(code, EnvironmentFailure)
 
 
+def no_options(usage: str, given: Sequence[str], most: int) -> None:
+    """Stop where what follows a module's name is an option, which it would take for a folder or a model, or too much.
+
+    Raises:
+        SpecError: with the usage.
+    """
+    if len(given) > most or any(argument.startswith("-") for argument in given):
+        raise SpecError(f"usage: {usage}; it has no options, got {' '.join(given)}")
+
+
 # -- the one that starts it ---------------------------------------------------------------------------------------
 
 

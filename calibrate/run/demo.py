@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibrate.probe.extras import require_extra
-from calibrate.probe.own_process import exit_code_of, run_cli
+from calibrate.probe.own_process import exit_code_of, no_options, run_cli
 from calibrate.probe.progress import Progress
 from calibrate.run.campaign import Campaign
 from llm_perf.errors import EnvironmentFailure
@@ -44,9 +44,11 @@ VARIANTS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run all variants and print the table. Returns an exit code."""
-    model = [*(sys.argv[1:] if arguments is None else arguments), MODEL][0]
+    given = sys.argv[1:] if arguments is None else arguments
+    model = [*given, MODEL][0]
 
     def work() -> None:
+        no_options("python -m calibrate.run.demo [MODEL]", given, 1)
         require_extra("make run-demo")
         results = _run_all(model)
         sys.stdout.write("\n".join(_table(model, results)) + "\n")

@@ -283,7 +283,7 @@ def _changed(scenario: Scenario) -> str | None:
     if replaced or not (_as_shipped(scenario.gpu) and _as_shipped(scenario.host)):
         return "a profile took the place of constants that were held against published runs, and has no runs of its own"
     if scenario.workload.enforce_eager:
-        return "what a step takes without captured graphs (--enforce-eager) is assumed, and not fitted"
+        return "steps of --enforce-eager are assumed, and were not fitted"
     options = [f"--{name.replace('_', '-')}" for name in scenario.serving_options]
     return f"no published run used {' or '.join(options)}" if options else None
 

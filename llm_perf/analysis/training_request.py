@@ -59,6 +59,11 @@ def _names(value: Any) -> Any:
     )
 
 
+def _graphs_of_a_switch(value: Any) -> Any:
+    """What results and files of inputs hold of a time when graphs were a switch; it meant layers."""
+    return {True: "layers", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class TrainingInputs(Spec):
     """Everything that ``llm-perf train`` can be asked, under the names of its flags. What is None is chosen.
 
@@ -224,7 +229,7 @@ class TrainingInputs(Spec):
     wide_layers: PositiveInt | None = Field(
         default=None, description="Layers that stay in 16 bit under fp8, mxfp8 or nvfp4.  [default: 0]"
     )
-    cuda_graphs: Graphs | None = Field(
+    cuda_graphs: Annotated[Graphs | None, BeforeValidator(_graphs_of_a_switch)] = Field(
         default=None,
         description="none, layers (all but experts' products) or iteration.  [default: none]",
     )

@@ -68,14 +68,18 @@ class Words(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """The context of the word's command, or of this one, which says what is wrong with a flag of its own."""
+        from llm_perf.cli.completion import with_names
+
         if args[:1] == ["observe"]:
             from llm_perf.cli.calibrate_observe import observe
 
-            return observe.make_context(f"{info_name} observe", args[1:], parent, **extra)
+            return with_names(observe).make_context(f"{info_name} observe", args[1:], parent, **extra)
         if not args or args[0] not in COMMANDS:
             return super().make_context(info_name, args, parent, **extra)
         try:
-            return COMMANDS[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return with_names(COMMANDS[args[0]]).make_context(
+                f"{info_name} {args[0]}", args[1:], parent, **extra
+            )
         except click.NoSuchOption as error:
             if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
                 raise

@@ -98,11 +98,9 @@ def shortened(text: str, width: int = ROOM) -> str:
 
 def unknown_pieces(reason: str) -> list[str]:
     """That nothing is known of how sure it is, and why where a line has room for that."""
-    for said in (reason, reason.replace("published ", "")):
-        short = shortened(f"not known: {said}")
-        if len(short) <= ROOM and short != "not known":
-            return [short]
-    return ["not known", "the details say why"]
+    ways = [shortened(f"not known: {said}") for said in (reason, reason.replace("published ", ""))]
+    fitting = [short for short in ways if len(short) <= ROOM and short != "not known"]
+    return [max(fitting, key=len)] if fitting else ["not known", "the details say why"]
 
 
 def interval_pieces(

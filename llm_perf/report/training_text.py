@@ -158,6 +158,10 @@ def _title(result: TrainingResult) -> Text:
         text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     level = plan.activation_recomputation
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
+    kinds += [f"recomputation of {', '.join(plan.recompute_modules)}"] if plan.recompute_modules else []
+    kinds += [f"CUDA graphs of {plan.cuda_graphs}"] if plan.cuda_graphs != "none" else []
+    kinds += ["fused experts"] if plan.fused_experts else []
+    kinds += ["experts' exchange overlapped"] if plan.moe_overlap else []
     name = "DoRA" if plan.adapter == "dora" else "LoRA"
     kinds += [f"{name} rank {plan.lora_rank} on {plan.lora_targets}"] if plan.lora_rank else []
     kinds += [f"{plan.loss} loss"] if plan.loss else []
@@ -170,6 +174,7 @@ def _title(result: TrainingResult) -> Text:
         ("activations", plan.activations_device),
     )
     kinds += [f"{what} on {device}" for what, device in moved if device != "gpu"]
+    kinds += [plan.offload_overlap] if plan.offload_overlap != "none" else []
     if kinds:
         text.append("\n" + "; ".join(kinds))
     batch = result.batch

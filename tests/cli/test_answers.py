@@ -164,4 +164,6 @@ def test_what_is_too_long_loses_what_its_end_adds_and_never_ends_in_dots() -> No
     many = [Change("--one 1 --two 2 --three 3 --four-is-a-long-flag 4 --five-is-another-long-flag 5", {})]
     assert change_line(many)[0] == "--one 1 --two 2 --three 3 with 2 more flags, below, fits"
     assert unknown_pieces("no published run of it ships") == ["not known: no published run of it ships"]
+    far = "weights of 0.233 GiB: farther than published runs of megatron reach (23.04 to 24.78 GiB)"
+    assert unknown_pieces(far) == ["not known: weights of 0.233 GiB: farther than runs of megatron reach"]
     assert unknown_pieces("x" * 90) == ["not known", "the details say why"]

@@ -74,6 +74,8 @@ def test_a_home_that_is_a_file_is_one_line(llm_perf, home, monkeypatch):
         ("llm-perf train --framework fs", "fsdp"),
         ("llm-perf plan --gpus h100-sxm-80gb,l4", "h100-sxm-80gb,l4-24gb"),
         ("llm-perf policy --system llama_cpp@", "llama_cpp@2026"),
+        ("llm-perf calibrate fit --gpu t", "t4-16gb"),
+        ("llm-perf calibrate observe --model opt-1", "opt-13b"),
         ("llm-perf systems show sgl", "sglang"),
         ("llm-perf gpus show l4", "l4-24gb"),
     ],

@@ -194,4 +194,7 @@ def test_a_list_cut_at_one_does_not_say_that_nothing_else_does(llm_perf, service
     asked = ("plan", "--model", "llama-3.1-8b", "--gpus", "h100-sxm-80gb,l4", "--top", "1", *service)
     found = llm_perf(*asked)
     assert found.code == 0
-    assert found.out.splitlines()[4] == "Change:    no other GPU meets the targets, or none is shown (--gpus, --top)"
+    assert (
+        found.out.splitlines()[4]
+        == "Change:    no other GPU meets the targets, or none is shown (--gpus, --top)"
+    )

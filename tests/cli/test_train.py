@@ -276,6 +276,43 @@ def test_wrong_settings_of_memory_are_one_line(llm_perf, more, words):
     assert words in result.err
 
 
+def test_what_a_step_was_asked_to_do_stands_in_its_heading(llm_perf):
+    mixture = ("train", "--model", "mixtral-8x7b", "--gpu", "h100-sxm", "--num-gpus", "8", "--ep-size", "8")
+    asked = (
+        "--recompute-modules",
+        "moe_act,layernorm",
+        "--cuda-graphs",
+        "layers",
+        "--fused-experts",
+        "--moe-overlap",
+    )
+    said = "recomputation of moe_act, layernorm; CUDA graphs of layers; fused experts; experts' exchange overlapped"
+    assert said in " ".join(llm_perf(*mixture, *asked).out.split())
+    assert "CUDA graphs" not in llm_perf(*mixture).out
+    beside = (
+        "--framework",
+        "deepspeed",
+        "--ds-zero",
+        "2",
+        "--optimizer-device",
+        "cpu",
+        "--offload-overlap",
+        "zenflow",
+    )
+    assert "optimizer on cpu; zenflow" in llm_perf(*SMALL, *beside).out
+
+
+@pytest.mark.parametrize(("held", "meant"), [(True, "layers"), (False, "none")])
+def test_graphs_of_a_result_from_when_they_were_a_switch_are_read(llm_perf, tmp_path, held, meant):
+    before = json_of(llm_perf, *SMALL)
+    before["inputs"]["cuda_graphs"] = held
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    again = json_of(llm_perf, "train", "--config", str(tmp_path / "before.json"))
+    asked = json_of(llm_perf, *SMALL, "--cuda-graphs", meant)
+    assert again["step"] == asked["step"]
+    assert again["inputs"]["cuda_graphs"] == meant
+
+
 def test_validate_shows_fine_tuning(llm_perf):
     found = json_of(llm_perf, "validate", "--tuning")
     assert set(found["tables"]) == {"finetuning", "b200"}

@@ -107,3 +107,17 @@ def test_a_request_to_end_is_an_interruption(tmp_path, monkeypatch, capsys):
     assert loop.main([str(tmp_path)]) == 130
     assert "interrupted; call it again to go on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--help"], "usage: python -m calibrate.loop"), (["runs", "soon"], "'soon' is no number of seconds")],
+)
+def test_wrong_arguments_start_no_loop_and_leave_no_folder(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "run_stages", lambda *_: pytest.fail("it started"))
+    assert loop.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+    assert not any(tmp_path.iterdir())

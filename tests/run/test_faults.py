@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from calibrate.probe import ops
 from calibrate.probe.records import measuring
-from calibrate.run import hub
+from calibrate.run import demo, hub
 from llm_perf.cli import main as entry
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, OutputError, SpecError
 from tests.run.conftest import command
@@ -468,6 +468,45 @@ def test_a_kernel_that_cannot_be_compiled_is_said_before_loading(monkeypatch):
     monkeypatch.setattr(Builder, "is_compatible", lambda _self, verbose: False)
     with pytest.raises(EnvironmentFailure, match="needs nvcc; --dtype bf16 does without"):
         ops.load_quantiser()
+
+
+def test_an_option_is_no_model_of_the_demo(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_run_all", lambda _model: pytest.fail("it started"))
+    assert demo.main(["--help"]) == 2
+    assert capsys.readouterr().err == (
+        "llm-perf: usage: python -m calibrate.run.demo [MODEL]; it has no options, got --help\n"
+    )
+
+
+@pytest.mark.parametrize("left", ["async_io", "pin_memory"])
+def test_a_lock_that_a_killed_build_left_is_said_instead_of_waited_for(monkeypatch, tmp_path, left):
+    import deepspeed
+
+    loaded = []
+
+    class Builder:
+        name = "async_io"
+
+        def is_compatible(self, verbose: bool) -> bool:
+            return True
+
+        def load(self, verbose: bool) -> None:
+            loaded.append(self.name)
+
+    monkeypatch.setattr(deepspeed.ops.op_builder, "AsyncIOBuilder", Builder, raising=False)
+    monkeypatch.setenv(ops.DIRECTORY_VARIABLE, str(tmp_path))
+    lock = tmp_path / left / "lock"
+    lock.parent.mkdir()
+    with lock.open("w"):  # whoever compiles holds it open: torch waits for that
+        ops.load_async_io()
+    assert loaded == ["async_io"]
+    with pytest.raises(EnvironmentFailure) as refusal:
+        ops.load_async_io()
+    assert f"{left} was stopped and left {lock}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    lock.unlink()
+    ops.load_async_io()
+    assert loaded == ["async_io"] * 2
 
 
 def test_rates_that_were_measured_while_others_worked_are_said_to_be(run, monkeypatch):
