@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ Limit = Literal["memory", "model positions", "scheduler"]
 """What bounds a batch or a context."""
 
 _LARGEST_SEARCH = 2**40
+_RUNGS = 256
+_LADDER = np.unique(np.geomspace(1, _LARGEST_SEARCH, _RUNGS).round().astype(np.int64))
+"""Numbers that a search tries first: all small ones, then each a tenth larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,8 @@ class Phase:
 class InferenceResult(WithInterval):
     """A prediction with everything that a report needs. Latencies are given even where it does not fit.
 
-    ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``max_batch_size`` is the largest total
-    batch of which all sequences run at once, at these lengths and this placement, ``max_context_len`` the largest prompt +
-    generation at this batch; 0 if there is none, and what bounds each. ``kv_capacity`` is None for encoders and where the
-    cache is not on the GPUs alone, ``engine_capacity`` for all but a system that stands for serving engines. ``reason``
-    says what is missing where ``feasible`` is False.
+    ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``reason`` says what is missing where
+    ``feasible`` is False. What else would fit is found when it is first asked for: it takes as long as the times.
     """
 
     scenario: Scenario
@@ -74,12 +75,6 @@ class InferenceResult(WithInterval):
     decode: Phase | None
     total_latency_s: float
     total_throughput_tokens_per_s: float
-    max_batch_size: int
-    max_context_len: int
-    kv_capacity: KVCapacity | None = None
-    engine_capacity: KVCapacity | None = None
-    batch_limited_by: Limit = "memory"
-    context_limited_by: Limit = "memory"
     warnings: tuple[str, ...] = field(default=())
 
     def _find_interval(self) -> Found:
@@ -103,6 +98,39 @@ class InferenceResult(WithInterval):
         decode_s = 0.0 if self.decode is None else self.decode.latency_s
         scenario = self.scenario
         return Measures.of_times(self.prefill.latency_s, decode_s, Load.of(scenario.workload), scenario.model)
+
+    @cached_property
+    def max_batch_size(self) -> int:
+        """The largest total batch that runs at once at these lengths and this placement; 0 if none does."""
+        scenario = self.scenario
+        return max_batch_size(system_of(scenario), scenario, Load.of(scenario.workload), self.placement)
+
+    @cached_property
+    def max_context_len(self) -> int:
+        """The largest prompt + generation, in tokens, that fits at this batch, generation unchanged; 0 if none does."""
+        scenario = self.scenario
+        return max_context_len(system_of(scenario), scenario, Load.of(scenario.workload), self.placement)
+
+    @property
+    def batch_limited_by(self) -> Limit:
+        """What bounds ``max_batch_size``."""
+        return "scheduler" if self.max_batch_size == scheduler_limit(self.scenario) else "memory"
+
+    @property
+    def context_limited_by(self) -> Limit:
+        """What bounds ``max_context_len``."""
+        return "model positions" if self.max_context_len == _positions(self.scenario) else "memory"
+
+    @cached_property
+    def kv_capacity(self) -> KVCapacity | None:
+        """What the cache of an engine holds; None for encoders and where the cache is not on the GPUs alone."""
+        load = Load.of(self.scenario.workload)
+        return kv_capacity(self.scenario, load, self.memory.gpu, self.max_batch_size)
+
+    @cached_property
+    def engine_capacity(self) -> KVCapacity | None:
+        """What a serving engine of today would hold; None for all but a system that stands for these."""
+        return engine_capacity(self.scenario, Load.of(self.scenario.workload), self.memory.gpu)
 
     @property
     def ttft_s(self) -> float:
@@ -161,9 +189,6 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
     if evaluation.decode is not None and measures.steps > 0:
         rate = float(measures.decode_throughput_tokens_per_s)
         decode = _phase(system, evaluation.decode, rate, float(measures.tpot_s))
-    batch, context = (
-        limit(system, scenario, load, evaluation.placement) for limit in (max_batch_size, max_context_len)
-    )
     return InferenceResult(
         scenario=scenario,
         feasible=bool(evaluation.memory.fits),
@@ -174,12 +199,6 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
         decode=decode,
         total_latency_s=float(measures.total_latency_s),
         total_throughput_tokens_per_s=float(measures.throughput_tokens_per_s),
-        max_batch_size=batch,
-        max_context_len=context,
-        kv_capacity=kv_capacity(scenario, load, evaluation.memory.gpu, batch),
-        engine_capacity=engine_capacity(scenario, load, evaluation.memory.gpu),
-        batch_limited_by="scheduler" if batch == scheduler_limit(scenario) else "memory",
-        context_limited_by="model positions" if context == _positions(scenario) else "memory",
         warnings=(
             *filter(
                 None,
@@ -293,16 +312,18 @@ def _positions(scenario: Scenario) -> int | None:
 def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:
     """The largest n in 1..most for which ``fits`` holds, for a condition that fails from some n on; 0 if none.
 
-    ``fits`` is evaluated on arrays: a few calls instead of one per bisection step.
+    ``fits`` is evaluated on arrays, which cost little more than one number: two calls find a limit of thousands.
     """
-    if fits(float(most)):
-        return most
-    low, high = 0, most  # fits(low) holds or low is 0; fits(high) does not
+    low, high = 0, most + 1  # fits(low) holds or low is 0; fits(high) does not, or is beyond
+    if most < _LARGEST_SEARCH:
+        if fits(float(most)):
+            return most
+        high = most
     while high - low > 1:
         if low == 0:
-            candidates = np.minimum(2 ** np.arange(0, 41, dtype=np.int64), high - 1)
+            candidates = _LADDER[_LADDER < high]
         else:
-            candidates = np.linspace(low + 1, high - 1, 64, dtype=np.int64)
+            candidates = np.linspace(low + 1, high - 1, min(high - low - 1, _RUNGS), dtype=np.int64)
         good = np.broadcast_to(fits(candidates.astype(float)), candidates.shape)
         count = int(np.argmin(good)) if not good.all() else len(candidates)
         low, high = (
