@@ -1,12 +1,25 @@
 """What is kept of a loop with real engines: the shipped records, and that a new one has their form."""
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from calibrate.fit.observe import loop
 from calibrate.fit.observe.loop import main, record
+from calibrate.fit.observe.session import Observed, ObserveSettings
+from calibrate.fit.observe.store import SCHEMA_VERSION
+from calibrate.probe.endpoint.facts import ServerFacts
+from calibrate.probe.endpoint.load import Account
+from calibrate.run.serve.engines import ServedEngine
+from calibrate.run.serve.server import Served
+from llm_perf.analysis.request import build_scenario
+from llm_perf.errors import EnvironmentFailure
 
 FOLDER = Path(str(resources.files("calibrate"))) / "measurements" / "observe"
 
@@ -63,3 +76,32 @@ def test_what_the_loop_is_asked_wrongly_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_session_that_was_broken_off_is_begun_anew_and_one_that_ended_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server of a second call listens elsewhere, which `observe` takes for another question."""
+    asked: list[bool] = []
+
+    def observed(settings: ObserveSettings, say: object) -> Observed:  # noqa: ARG001 - the interface of observe
+        asked.append(settings.out.exists())
+        settings.out.mkdir(parents=True)
+        spent_s = 3.0 if len(asked) == 1 else 9.5
+        facts = {"schema_version": SCHEMA_VERSION, "spent_s": spent_s}
+        (settings.out / "session.json").write_text(json.dumps(facts))
+        ended = "the server sent nothing for 30 s" if len(asked) == 1 else None
+        return Observed(build_scenario(settings.inputs), ServerFacts(), Account(), ended=ended)
+
+    @contextlib.contextmanager
+    def served(name: str, folder: Path) -> Iterator[Served]:
+        yield Served("http://127.0.0.1:9/v1", name, os.getpid(), folder / "log")
+
+    monkeypatch.setattr(loop, "observe", observed)
+    engine = ServedEngine("llama_cpp", ("a",), "b", {}, served, lambda name, folder: "opt-125m")  # noqa: ARG005
+    call = partial(loop._observed, engine, "a", tmp_path, tmp_path / "a", lambda text: None, 10.0)  # noqa: ARG005
+    with pytest.raises(EnvironmentFailure, match="a: the session ended: the server sent nothing"):
+        call()
+    call()
+    call()
+    assert asked == [False, False]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from calibrate.fit.observe.compare import compare, summary
 from calibrate.fit.observe.rows import WAITED
 from calibrate.fit.observe.session import ObserveSettings, deployment_of, observe
 from calibrate.fit.observe.stack_fit import fit_sessions, profile_of
-from calibrate.fit.observe.store import stored
+from calibrate.fit.observe.store import is_session, spent_s, stored
 from calibrate.fit.profile_file import write_profile
 from calibrate.probe.endpoint.contention import Contention, listener
 from calibrate.probe.endpoint.http import Address, Client
@@ -115,9 +116,11 @@ def _loads(runs: Sequence[BenchmarkRun]) -> list[float]:
 def _observed(
     loop: ServedEngine, name: str, models: Path, out: Path, say: Callable[[str], object], budget_s: float
 ) -> None:
-    """One session, unless it is there."""
-    if out.is_dir() and float(stored(out).facts.get("spent_s") or 0.0) >= 0.9 * budget_s:
+    """One session, unless it is there; one that was broken off is begun anew, since the server's address is another."""
+    if spent_s(out) >= 0.9 * budget_s:
         return
+    if is_session(out):
+        shutil.rmtree(out)
     say(f"{loop.system}: serving {name}")
     with loop.served(name, models) as served:
         settings = ObserveSettings(

@@ -129,6 +129,19 @@ def stored(folder: str | Path) -> Stored:
     return Stored(path, inputs, build_scenario(inputs, known), tuple(_whole_runs(path / RUNS)), facts)
 
 
+def spent_s(folder: str | Path) -> float:
+    """Seconds that a session took so far; 0 where there is none.
+
+    Raises:
+        SpecError: its file is another program's.
+    """
+    return (
+        float(_session(files.expanded(str(folder)) / SESSION).get("spent_s") or 0.0)
+        if is_session(folder)
+        else 0.0
+    )
+
+
 def _session(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.read_text(path))
