@@ -321,7 +321,7 @@ def largest_fitting(fits: Callable[[Number], Number], most: int) -> int:
         high = most
     while high - low > 1:
         if low == 0:
-            candidates = _LADDER[_LADDER < high]
+            candidates = _LADDER[high > _LADDER]
         else:
             candidates = np.linspace(low + 1, high - 1, min(high - low - 1, _RUNGS), dtype=np.int64)
         good = np.broadcast_to(fits(candidates.astype(float)), candidates.shape)

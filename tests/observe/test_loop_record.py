@@ -84,7 +84,7 @@ def test_a_session_that_was_broken_off_is_begun_anew_and_one_that_ended_is_kept(
     """The server of a second call listens elsewhere, which `observe` takes for another question."""
     asked: list[bool] = []
 
-    def observed(settings: ObserveSettings, say: object) -> Observed:  # noqa: ARG001 - the interface of observe
+    def observed(settings: ObserveSettings, say: object) -> Observed:
         asked.append(settings.out.exists())
         settings.out.mkdir(parents=True)
         spent_s = 3.0 if len(asked) == 1 else 9.5
@@ -98,8 +98,8 @@ def test_a_session_that_was_broken_off_is_begun_anew_and_one_that_ended_is_kept(
         yield Served("http://127.0.0.1:9/v1", name, os.getpid(), folder / "log")
 
     monkeypatch.setattr(loop, "observe", observed)
-    engine = ServedEngine("llama_cpp", ("a",), "b", {}, served, lambda name, folder: "opt-125m")  # noqa: ARG005
-    call = partial(loop._observed, engine, "a", tmp_path, tmp_path / "a", lambda text: None, 10.0)  # noqa: ARG005
+    engine = ServedEngine("llama_cpp", ("a",), "b", {}, served, lambda name, folder: "opt-125m")
+    call = partial(loop._observed, engine, "a", tmp_path, tmp_path / "a", lambda text: None, 10.0)
     with pytest.raises(EnvironmentFailure, match="a: the session ended: the server sent nothing"):
         call()
     call()
