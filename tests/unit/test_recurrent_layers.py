@@ -366,7 +366,9 @@ def test_tokens_that_are_not_selected_stay_in_the_cache(system: str, tmp_path: P
     kept = timed(
         known["config"], tmp_path, system=system, kv_format="fp16", **sizes
     ).memory.gpu.kv_cache_bytes
-    assert kept == pytest.approx(8200 * (2 * (known["cache_elements_per_token"] - keys) + keys * 8.25 / 8), rel=0.02)
+    assert kept == pytest.approx(
+        8200 * (2 * (known["cache_elements_per_token"] - keys) + keys * 8.25 / 8), rel=0.02
+    )
 
 
 def test_a_narrow_cache_leaves_states_wide(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.model import LayerGroup, ModelConfig, MoEMLP, Streams
 from llm_perf.counts.attention import decode_score_flops, kv_cache_elements, prefill_score_flops
 from llm_perf.counts.flops import decode_step_flops
-from llm_perf.counts.parameters import active_params, layer_matrix_params, total_params
+from llm_perf.counts.parameters import active_params, layer_matrix_params, layer_params, total_params
 from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
 from llm_perf.errors import SpecError
 
@@ -80,6 +80,27 @@ def test_the_checkpoint_has_the_size_of_four_bit_experts(name: str) -> None:
     shipped = model(name)
     stored = checkpoint_bytes(shipped, resolve_formats(shipped, shipped.quantization))
     assert 4.25 < 8 * stored / total_params(shipped) < 5.0
+
+
+@pytest.mark.parametrize(
+    ("name", "elements", "tower"),
+    [("qwen3.8-flash-next", 359_999_963_128 / 2, 0.45e9), ("glm-5.3-flash", 321e9, 0.5e9)],
+)
+def test_the_published_count_has_a_prediction_layer_and_a_tower(
+    name: str, elements: float, tower: float
+) -> None:
+    """A prediction layer is a layer as the attending ones, with a matrix for two hidden states; towers by their configs."""
+    shipped = model(name)
+    attending = next(group for group in shipped.layer_groups if group.attention.kind == "combined")
+    ahead = layer_params(shipped, attending) + 2 * shipped.hidden_size**2
+    assert total_params(shipped) + ahead + tower == pytest.approx(elements, rel=0.002)
+
+
+def test_the_checkpoint_of_kimi_k3_has_its_published_size() -> None:
+    """Its 96 files hold 1,560.87e9 bytes of tensors, of which the tower of pictures has 0.8e9 (0.4e9 elements of 16 bits)."""
+    shipped = model("kimi-k3")
+    stored = checkpoint_bytes(shipped, resolve_formats(shipped, shipped.quantization))
+    assert stored == pytest.approx(1_560.87e9 - 0.8e9, rel=0.002)
 
 
 CONFIG_V4: dict[str, Any] = {
@@ -260,6 +281,62 @@ def test_the_shipped_model_is_what_its_config_gives(name: str, config: dict[str,
     assert active_params(read) == active_params(shipped)
     assert read.layer_groups == shipped.layer_groups
     assert "not read" not in (read.left_out or "")
+
+
+# Sums over the parameters of the classes' default configs (transformers 5.23, meta device): all, and what a token uses. A
+# bias per expert in the router is no parameter there.
+CLASSES = {
+    "deepseek_v4": (284_325_869_015, 13_793_261_015),
+    "glm5_next_text": (313_326_816_766, 17_376_726_526),
+    "minimax_m3_vl_text": (447_186_441_216, 25_910_547_456),
+}
+
+
+@pytest.mark.parametrize("model_type", CLASSES)
+def test_a_class_at_its_defaults_has_as_many_parameters(model_type: str) -> None:
+    read = from_hf_config({"model_type": model_type}, "read")
+    biases = sum(
+        group.count * group.mlp.num_experts for group in read.layer_groups if isinstance(group.mlp, MoEMLP)
+    )
+    assert (total_params(read) - biases, active_params(read) - biases) == CLASSES[model_type]
+
+
+def test_letters_of_exaone_and_heads_of_laguna() -> None:
+    exaone = {
+        "model_type": "exaone4", "hidden_size": 5120, "intermediate_size": 27_392, "num_hidden_layers": 64, "vocab_size": 102_400,
+        "num_attention_heads": 40, "num_key_value_heads": 8, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
+    }  # fmt: skip
+    local, full = from_hf_config(exaone, "read").layer_groups
+    assert (local.count, full.count) == (48, 16)
+    assert local.attention.saturates_at == 4096
+    with pytest.raises(SpecError, match="letters L and G"):
+        from_hf_config({**exaone, "sliding_window_pattern": "LXG"}, "read")
+    laguna = {
+        "model_type": "laguna",
+        "num_attention_heads_per_layer": [48, 64] * 20,
+        "layer_types": ["full_attention"] * 40,
+    }
+    groups = from_hf_config(laguna, "read").layer_groups
+    assert {group.attention.num_heads for group in groups} == {48, 64}
+    with pytest.raises(SpecError, match="one per layer"):
+        from_hf_config({**laguna, "num_attention_heads_per_layer": [48]}, "read")
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("Qwen/Qwen3-8B-FP8", "fp8"),
+        ("Qwen/Qwen3-32B-FP8", "fp8"),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "int4"),
+        ("amd/Llama-3.1-70B-Instruct-FP8-KV", "fp8"),
+        ("MiniMaxAI/MiniMax-M3-MXFP8", "mxfp8"),
+        ("unsloth/Qwen3-8B-GGUF", "q4_k_m"),
+        ("Qwen/Qwen3-8B", None),
+    ],
+)
+def test_a_repository_is_stored_as_its_name_ends(name: str, stored: str | None) -> None:
+    found = model(name).quantization
+    assert (found and found.name) == stored
 
 
 def test_experts_and_the_rest_of_v4_have_formats_of_their_own() -> None:

@@ -39,7 +39,7 @@ def _last_streams(streams: Callable[[Config], Streams]) -> Callable[[Config], in
 
 
 def _deepseek_layers(c: Config) -> dict[str, Any]:
-    """Layers by name, else by how many tokens an entry stands for, else as the class has it: heavy ones at both ends."""
+    """Layers by name, else by how many tokens an entry stands for, else as the class has it: two heavy ones, then in turn."""
     types, ratios = c.items("layer_types", str), c.items("compress_ratios", int)
     if types is None and ratios is not None:
         names = {0: SLIDING} | {rate: name for name, rate in _RATES.items()}
@@ -47,7 +47,7 @@ def _deepseek_layers(c: Config) -> dict[str, Any]:
             raise c.fault("compress_ratios", ratios, f"a list of {', '.join(map(str, names))}")
         types = [names[ratio] for ratio in ratios[: c.layers]]  # the list goes on to the prediction layers
     if types is None:
-        types = [_HEAVY if layer < 2 or layer % 2 else _SPARSE for layer in range(c.layers)]
+        types = [_SPARSE if layer > 2 and layer % 2 else _HEAVY for layer in range(c.layers)]
     return {"layer_types": types}
 
 

@@ -178,7 +178,8 @@ class Family:
     def _mixers(self, c: Config) -> list[Mixer]:
         """The mixer of every layer: as ``layer_types`` says, else as the family alternates."""
         listed = c.items("layer_types", str)
-        types = listed or [kind(layer) for kind in (self.pattern(c),) for layer in range(c.layers)]
+        pattern = self.pattern(c)
+        types = listed or [pattern(layer) for layer in range(c.layers)]
         if len(types) != c.layers:
             raise c.fault("layer_types", types, f"{c.layers} entries, one per layer")
         found: dict[str, Mixer] = {}

@@ -34,18 +34,20 @@ class KimiDelta(Recurrent):
         """Queries, keys, values and write strength; decay and gate, both or neither through a narrow projection; output."""
         inner, rank = self.num_heads * self.head_dim, self.gate_rank
         narrow = 0 if rank is None else 1 if self.whole_gate else 2
-        whole = Linear("qkv", (2 - narrow) * inner, hidden, "column")
+        whole = Linear("qkv", (2 - narrow) * inner, hidden, "column", modules=_modules("g_proj"))
         gates = () if narrow == 2 else (whole,)
         if rank is not None:
             gates += (
-                Linear("attention_gates_down", narrow * rank, hidden, "replicated"),
-                Linear("attention_gates", narrow * inner, rank, "column"),
+                Linear(
+                    "attention_gates_down", narrow * rank, hidden, "replicated", modules=_modules("f_a_proj")
+                ),
+                Linear("attention_gates", narrow * inner, rank, "column", modules=_modules("f_b_proj")),
             )
         return (
-            Linear("qkv", 3 * inner, hidden, "column"),
-            Linear("qkv", self.num_heads, hidden, "column"),
+            Linear("qkv", 3 * inner, hidden, "column", modules=_modules("q_proj")),
+            Linear("qkv", self.num_heads, hidden, "column", modules=_modules("b_proj")),
             *gates,
-            Linear("attention_output", hidden, inner, "row"),
+            Linear("attention_output", hidden, inner, "row", modules=_modules("o_proj")),
         )
 
     def score_flops_per_pair(self, tp: int = 1, absorbed: bool = False) -> float:
@@ -63,3 +65,8 @@ class KimiDelta(Recurrent):
     def scanned_size(self) -> int:
         """Queries, keys and values."""
         return 3 * self.num_heads * self.head_dim
+
+
+def _modules(name: str) -> tuple[str, ...]:
+    """A module's name in the makers' files and in those of transformers."""
+    return f"self_attn.{name}", f"linear_attn.{name}"
