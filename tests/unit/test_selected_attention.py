@@ -303,7 +303,8 @@ def test_a_class_at_its_defaults_has_as_many_parameters(model_type: str) -> None
 
 def test_letters_of_exaone_and_heads_of_laguna() -> None:
     exaone = {
-        "model_type": "exaone4", "hidden_size": 5120, "intermediate_size": 27_392, "num_hidden_layers": 64, "vocab_size": 102_400,
+        "model_type": "exaone4", "hidden_size": 5120, "intermediate_size": 27_392, "num_hidden_layers": 64,
+        "vocab_size": 102_400,
         "num_attention_heads": 40, "num_key_value_heads": 8, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
     }  # fmt: skip
     local, full = from_hf_config(exaone, "read").layer_groups

@@ -49,12 +49,9 @@ class Indexer(Mixer):
     @classmethod
     def from_config(cls, c: Config, **facts: Any) -> Indexer:
         """Under the names of DeepSeek V3.2's config."""
-        named = {
-            "num_heads": lambda: c.size("index_n_heads"),
-            "head_dim": lambda: c.size("index_head_dim"),
-            "query_rank": lambda: c.size("q_lora_rank"),
-        }
-        return cls(**{name: read() for name, read in named.items() if name not in facts}, **facts)
+        keys = {"num_heads": "index_n_heads", "head_dim": "index_head_dim", "query_rank": "q_lora_rank"}
+        read = {name: c.size(key) for name, key in keys.items() if name not in facts}
+        return cls(**{**read, **facts})
 
     @property
     def num_kv_heads(self) -> int:

@@ -35,7 +35,7 @@ class KimiDelta(Recurrent):
         inner, rank = self.num_heads * self.head_dim, self.gate_rank
         narrow = 0 if rank is None else 1 if self.whole_gate else 2
         whole = Linear("qkv", (2 - narrow) * inner, hidden, "column", modules=_modules("g_proj"))
-        gates = () if narrow == 2 else (whole,)
+        gates: tuple[Linear, ...] = () if narrow == 2 else (whole,)
         if rank is not None:
             gates += (
                 Linear(
