@@ -164,7 +164,7 @@ def format_of_repository(name: str) -> tuple[str, str] | None:
 
 _ENDINGS = {
     "-awq": "awq", "-awq-int4": "awq", "-gptq": "gptq", "-gptq-int4": "gptq", "-gptq-int8": "int8_weight_only",
-    "-fp8": "fp8", "-fp8-dynamic": "fp8", "-bnb-4bit": "nf4_double", "-bnb-8bit": "bnb_int8", "-gguf": "q4_k_m",
-    "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-w4a16": "int4",
-    ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
+    "-fp8": "fp8", "-fp8-dynamic": "fp8", "-fp8-kv": "fp8", "-bnb-4bit": "nf4_double", "-bnb-8bit": "bnb_int8",
+    "-gguf": "q4_k_m", "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-mxfp8": "mxfp8", "-w4a16": "int4",
+    "-fp8-block": "fp8_block", ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
 }  # fmt: skip

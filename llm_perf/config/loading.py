@@ -226,7 +226,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
 
         return huggingface.load_model_file(files.expanded(name_or_path))
     try:
-        return load_spec("model", ModelConfig, name_or_path)
+        return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
     except UnknownNameError:
         from llm_perf.config import huggingface
 
@@ -237,6 +237,14 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         if named is None:
             raise
         return named
+
+
+def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
+    """A model of 16 bits that an alias with a format's ending means (``-FP8``) is stored in that format."""
+    ending = None if found.quantization is not None else format_of_repository(name)
+    if ending is None or normalise(found.name).endswith(normalise(ending[0])):
+        return found
+    return found.replace(quantization=named_quantization(ending[1]))
 
 
 def _quantised_name(name: str) -> ModelConfig | None:

@@ -14,6 +14,7 @@ from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.config.layers.feed_forward import DenseMLP, NoMLP
 from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.layers.state_space import StateSpace
+from llm_perf.config.layers.streams import Streams
 from llm_perf.config.quantization import Quantization
 from llm_perf.errors import SpecError
 
@@ -29,6 +30,7 @@ __all__ = [
     "NoMLP",
     "SeedArguments",
     "StateSpace",
+    "Streams",
 ]
 
 ParameterCount = Annotated[int, Field(strict=True, gt=0, le=10**15)]
@@ -52,6 +54,7 @@ class LayerGroup(Spec):
     read the same input (GPT-J, Falcon), so that tensor parallelism needs one all-reduce per layer, not two.
     ``cross_attention`` reads the output of an encoder. ``other_params`` are elements of one layer that stand in none
     of its blocks: scales of a residual, relative positions, small projections. They take memory, their work is not counted.
+    ``streams``: several hidden states run beside each other.
     """
 
     count: PositiveInt
@@ -61,6 +64,7 @@ class LayerGroup(Spec):
     parallel_attention: bool = False
     cross_attention: Annotated[SerializeAsAny[Mixer] | None, BeforeValidator(_mixer_or_none)] = None
     other_params: NonNegativeInt = 0
+    streams: Streams | None = None
 
 
 _SEED_FIELDS = (
@@ -112,6 +116,7 @@ class ModelConfig(Spec):
     encoder: bool = False
     encoder_groups: tuple[LayerGroup, ...] = ()
     other_params: NonNegativeInt = 0
+    ngram_params: NonNegativeInt = 0
     quantization: Quantization | None = None
     released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None
@@ -141,7 +146,7 @@ class ModelConfig(Spec):
         """The model as an engine runs it that knows no sliding window: every layer sees all tokens and keeps them."""
         groups = tuple(
             group.replace(attention=group.attention.replace(window=None))
-            if getattr(group.attention, "window", None) is not None
+            if isinstance(group.attention, Attention) and group.attention.window is not None
             else group
             for group in self.layer_groups
         )

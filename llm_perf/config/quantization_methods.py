@@ -146,7 +146,17 @@ def _fp8(config: Fields) -> dict[str, Any]:
     sizes = isinstance(block, list) and len(block) == 2
     if not sizes or not all(type(size) is int and 1 <= size <= 65536 for size in block):
         raise _fault("weight_block_size", block, "two positive whole numbers")
-    return {"rules": (FormatRule(format="fp8_block", group=block[0] * block[1]),), "wide": wide}
+    rule = FormatRule(format="fp8_block", group=block[0] * block[1])
+    experts = _experts_of_fp8(config)
+    return {"rules": (*experts, rule), "wide": wide}
+
+
+def _experts_of_fp8(config: Fields) -> tuple[FormatRule, ...]:
+    """The rule of experts in 4 bits beside other matrices in 8 (DeepSeek-V4); none where they are as the others."""
+    given = config.get("expert_dtype")
+    if given not in (None, "fp4", "fp8"):
+        raise _fault("expert_dtype", given, "fp4 or fp8")
+    return (FormatRule(format="mxfp4", targets=("mlp.experts",)),) if given == "fp4" else ()
 
 
 def _mxfp4(config: Fields) -> dict[str, Any]:

@@ -24,4 +24,5 @@ def mlp_linears(mlp: FeedForward, hidden: int) -> tuple[Linear, ...]:
 def layer_linears(group: LayerGroup, hidden: int) -> tuple[Linear, ...]:
     """All matrices of one layer of a group."""
     cross = () if group.cross_attention is None else group.cross_attention.linears(hidden)
-    return group.attention.linears(hidden) + cross + group.mlp.linears(hidden)
+    streams = () if group.streams is None else group.streams.linears(hidden)
+    return group.attention.linears(hidden) + cross + group.mlp.linears(hidden) + streams

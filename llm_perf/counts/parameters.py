@@ -19,7 +19,8 @@ def layer_vector_params(model: ModelConfig, group: LayerGroup) -> int:
     """Elements of one layer that are no matrix and are replicated by tensor parallelism: norms and the like."""
     mixers = [group.attention] if group.cross_attention is None else [group.attention, group.cross_attention]
     inner = sum(mixer.vector_elements for mixer in mixers) + group.mlp.vector_elements
-    return group.norms * norm_params(model) + inner + group.other_params
+    streams = 0 if group.streams is None else group.streams.vector_elements(model.hidden_size)
+    return group.norms * norm_params(model) + inner + streams + group.other_params
 
 
 def attention_params(model: ModelConfig, group: LayerGroup) -> int:
@@ -56,7 +57,7 @@ def token_table_params(model: ModelConfig) -> int:
 
 
 def embedding_params(model: ModelConfig) -> int:
-    """Elements before the first layer: token and position tables, projection to the hidden size, embedding norm, others."""
+    """Elements before the first layer: tables of tokens, positions, n-grams, projection to the hidden size, norm, others."""
     projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
     positions = model.learned_positions * model.hidden_size
     return (
@@ -64,6 +65,7 @@ def embedding_params(model: ModelConfig) -> int:
         + positions
         + projection
         + model.other_params
+        + model.ngram_params
         + (norm_params(model) if model.embedding_norm else 0)
     )
 
@@ -114,10 +116,10 @@ def total_params(model: ModelConfig) -> int:
 
 
 def active_params(model: ModelConfig) -> int:
-    """Elements that one token uses, embeddings counted whole, as model cards do."""
+    """Elements that one token uses, embeddings counted whole, as model cards do, but for those of n-grams."""
     groups = model.encoder_groups + model.layer_groups
     layers = sum(group.count * active_layer_params(model, group) for group in groups)
-    return layers + embedding_params(model) + lm_head_params(model)
+    return layers + embedding_params(model) - model.ngram_params + lm_head_params(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +182,9 @@ def layer_rank_params(
 @lru_cache(maxsize=256)
 def ends_rank_params(model: ModelConfig, tp: int = 1) -> tuple[RankParams, RankParams]:
     """(embeddings, head) of one rank. The vocabulary is sharded; positions, norms and projections are replicated."""
-    table = token_table_params(model)
+    table = token_table_params(model) + model.ngram_params
     embedding = RankParams(table / tp, float(embedding_params(model) - table))
-    head_matrix = 0 if model.tied_embeddings else table
+    head_matrix = 0 if model.tied_embeddings else token_table_params(model)
     head_bias = model.vocab_size if model.lm_head_bias else 0
     head = RankParams((head_matrix + head_bias) / tp, float(lm_head_params(model) - head_matrix - head_bias))
     return embedding, head

@@ -34,7 +34,7 @@ def resolve_formats(model: ModelConfig, quantization: Quantization | None, why: 
     format_of = quantization.reader()
 
     def of(linear: Linear, names: tuple[str, ...]) -> MatrixFormat:
-        if linear.op == "router" or (quantization.experts_only and linear.op[:6] != "expert"):
+        if linear.op == "router" or linear.wide or (quantization.experts_only and linear.op[:6] != "expert"):
             return _WIDE
         found = format_of(names)
         return _WIDE if found is None else MatrixFormat(found.stored_bits, found.kernels, found.name)
@@ -85,6 +85,8 @@ _FEED_FORWARD = {
 def _module_names(layer: int, group: LayerGroup, index: int, linear: Linear) -> tuple[str, ...]:
     """Names that checkpoints give a matrix, from ``layers`` on; of experts, those of the first."""
     at = f"layers.{layer}"
+    if linear.modules:
+        return tuple(f"{at}.{module}" for module in linear.modules)
     if linear.op == "router":
         return (f"{at}.mlp.gate", f"{at}.mlp.router", f"{at}.block_sparse_moe.gate")
     if linear.op.startswith("latent"):

@@ -35,8 +35,8 @@ class KVReads:
 
 
 def heads_per_kv_head(mixer: Mixer) -> float:
-    """Query heads that share keys and values."""
-    return mixer.num_heads / mixer.num_kv_heads
+    """Query heads that share keys and values and read them each by itself."""
+    return mixer.key_readers
 
 
 def kv_reads(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer, batch: Number) -> KVReads:

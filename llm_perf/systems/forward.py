@@ -43,6 +43,11 @@ from llm_perf.systems.terms import Factor, Quantity, Terms, one_term
 _NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
 _LEAST_8BIT = 7.0
 """Stored bits from which a format's kernels are those of 8-bit weights: types of 6.56 bits unpack like those of 4."""
+_STREAM_PASSES = 3
+"""A stream of hidden states is read to mix a block's input, and read and written when the output is mixed into it."""
+_MIXING_KERNELS = 1
+"""Beside the product that finds how to mix: the input of a block of several streams is mixed by a kernel, the output by the
+one that adds a residual elsewhere."""
 
 
 class Forward:
@@ -442,19 +447,21 @@ class Forward:
     def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded).
 
-        A layer of one block, mixer or MLP alone, has half of what a layer of both has.
+        A layer of one block, mixer or MLP alone, has half of what a layer of both has. Streams beside the first move by
+        themselves around each block.
         """
         c = self.constants
         blocks = (bool(group.attention.parts) + bool(group.mlp.ffn_size)) / 2
-        hidden = (
-            blocks * c["elementwise_hidden_vectors"] * self.model.hidden_size * self._sequence_share(tokens)
-        )
+        streams = 1 if group.streams is None else group.streams.count
+        vectors = c["elementwise_hidden_vectors"] + 2 * _STREAM_PASSES * (streams - 1)
+        hidden = blocks * vectors * self.model.hidden_size * self._sequence_share(tokens)
         experts = routed_experts(group) or 1
         ffn = c["elementwise_ffn_vectors"] * group.mlp.ffn_size * experts / self.tp
         moved = tokens * (hidden + ffn) * self.activation_bytes
         working_set = 2 * tokens * self.model.hidden_size * self.activation_bytes
         traffic = self.rates.elementwise_s(moved, working_set)
-        floors = blocks * c["kernels_per_layer"] * self.rates.elementwise_floor_s * c["graph_floor_scale"]
+        kernels = c["kernels_per_layer"] + (2 * _MIXING_KERNELS if streams > 1 else 0)
+        floors = blocks * kernels * self.rates.elementwise_floor_s * c["graph_floor_scale"]
         floors = floors + self._extra_kernels_s(group)
         whole = traffic + floors
 

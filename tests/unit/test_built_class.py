@@ -121,9 +121,9 @@ def test_what_is_no_language_model_is_said() -> None:
 def test_without_transformers_the_error_says_what_it_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(built_class, "can_build", lambda: False)
     with pytest.raises(
-        SpecError, match=r"'longcat_flash': not supported \(where transformers and torch are installed"
+        SpecError, match=r"'dots3_note_text': not supported \(where transformers and torch are installed"
     ):
-        from_hf_config({"model_type": "longcat_flash"}, "m")
+        from_hf_config({"model_type": "dots3_note_text"}, "m")
 
 
 def test_numbers_of_modules_that_cannot_be_are_refused_before_anything_is_built() -> None:
@@ -132,7 +132,7 @@ def test_numbers_of_modules_that_cannot_be_are_refused_before_anything_is_built(
         ("num_hidden_layers", 10**6, 1000), ("n_routed_experts", 10**5, 2048), ("layer_types", ["x"] * 3_000_000, 10_000),
     ):  # fmt: skip
         with pytest.raises(SpecError, match=f"{key} = .* expected at most {most}"):
-            from_hf_config({"model_type": "longcat_flash", key: value}, "m")
+            from_hf_config({"model_type": "dots3_note_text", key: value}, "m")
     with pytest.raises(SpecError, match="model_type = 'no_such_type': not supported"):
         from_hf_config({"model_type": "no_such_type"}, "m")
 
@@ -176,7 +176,7 @@ def test_the_class_says_what_the_row_says(model_type: str) -> None:
 
 # Sums over the parameters of the classes' default configs (transformers 5.23, meta device).
 TOTALS = {
-    "longcat_flash": 741_053_585_408,
+    "dots3_note_text": 279_551_718_016,
     "zaya": 8_840_488_784,
     "albert": 206_368_944,
     "t5gemma2": 4_653_191_936,

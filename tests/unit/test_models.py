@@ -47,9 +47,16 @@ ROUND_NAMES = {
     "nvidia/fastertransformer-GPT-6.7B",
     "nvidia/fastertransformer-GPT-20B",
     "nvidia/fastertransformer-GPT-89B",
+    "deepseek-ai/DeepSeek-V4-Pro",
 }
 # Their published active counts leave the input embedding out, which others count.
-WITHOUT_EMBEDDING = {"deepseek-ai/DeepSeek-V2-Lite", "openai/gpt-oss-20b", "openai/gpt-oss-120b"}
+WITHOUT_EMBEDDING = {
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "deepseek-ai/DeepSeek-V4-Flash",
+    "meituan-longcat/LongCat-Flash-Chat",
+    "openai/gpt-oss-20b",
+    "openai/gpt-oss-120b",
+}
 
 # arXiv 2104.04473, table 1: parameters in billions. Its formula has no final norm: far below the rounding.
 MEGATRON = {

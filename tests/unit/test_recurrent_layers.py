@@ -38,6 +38,18 @@ LATENT = {
 STATE = {"kind": "state_space", "num_heads": 32, "head_dim": 32, "key_heads": 16, "key_dim": 64}
 MAMBA = {"kind": "mamba", "inner_size": 2048, "state_size": 16, "step_rank": 64}
 INDEXER = {"kind": "indexer", "num_heads": 8, "head_dim": 32, "query_rank": 96}
+SHARED_KEY = {
+    "kind": "shared_key_attention", "num_heads": 16, "head_dim": 64, "q_lora_rank": 96, "output_groups": 8, "output_rank": 32,
+    "window": 64,
+}  # fmt: skip
+ENTRIES = {
+    "kind": "compressed_entries",
+    "num_heads": 16,
+    "head_dim": 64,
+    "ratio": 4,
+    "overlapping": True,
+    "selected": 64,
+}
 SHARED = {
     "kind": "shared_transformer", "num_heads": 16, "num_kv_heads": 16, "head_dim": 128, "ffn_size": 4096,
     "hidden_size": 1024, "adapter_rank": 32,
@@ -58,6 +70,17 @@ COMBINED = {
     "indexed": {"kind": "combined", "mixers": [LATENT, INDEXER]},
     "shared": {"kind": "combined", "mixers": [SHARED, MAMBA]},
     "later use": {"kind": "combined", "mixers": [{**SHARED, "stored": False}, MAMBA]},
+    "compressed": {
+        "kind": "combined",
+        "mixers": [SHARED_KEY, ENTRIES, {**INDEXER, "pool": 4, "keys_of": "overlapping"}],
+    },
+    "blocks selected": {
+        "kind": "combined",
+        "mixers": [
+            {**ATTENTION, "selected": 256},
+            {"kind": "indexer", "num_heads": 4, "head_dim": 32, "head_weights": False},
+        ],
+    },
 }
 KINDS = {**RECURRENT, **COMBINED, "none": {"kind": "none"}}
 
@@ -210,7 +233,8 @@ def test_flops_of_a_pass_are_the_closed_form(mixer: str) -> None:
     triangle, seen = tokens * (tokens + 1) / 2, tokens
     scores = steps = 0.0
     for part in attention.parts:
-        selected = getattr(part, "selected", None) or tokens
+        entries = (getattr(part, "selected", None) or 0) * getattr(part, "ratio", 1)
+        selected = getattr(part, "window", None) or entries or tokens
         pairs = selected * (selected + 1) / 2 + (tokens - selected) * selected
         scores += (tokens if part.recurrent else pairs) * part.score_flops_per_pair()
         steps += (1 if part.recurrent else min(seen, selected)) * part.score_flops_per_pair(absorbed=True)
@@ -336,11 +360,15 @@ def test_systems_time_it(name: str, system: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", ["vllm", "llama_cpp"])
 def test_tokens_that_are_not_selected_stay_in_the_cache(system: str, tmp_path: Path) -> None:
+    """Latents of 16 bits, and a key of the indexer of 128 elements in 8 bits with a scale, of every token in every layer."""
     known, sizes = GOLDEN["deepseek_v32"], {"prompt_len": 8192, "gen_len": 8, "batch_size": 1}
+    keys = known["config"]["num_hidden_layers"] * known["config"]["index_head_dim"]
     kept = timed(
         known["config"], tmp_path, system=system, kv_format="fp16", **sizes
     ).memory.gpu.kv_cache_bytes
-    assert kept == pytest.approx(8200 * 2 * known["cache_elements_per_token"], rel=0.02)
+    assert kept == pytest.approx(
+        8200 * (2 * (known["cache_elements_per_token"] - keys) + keys * 8.25 / 8), rel=0.02
+    )
 
 
 def test_a_narrow_cache_leaves_states_wide(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def _quantization(
     found = config.get("quantization_config") or text.get("quantization_config")
     if found is not None and not isinstance(found, dict):
         raise FieldError(("quantization_config",), f"quantization_config = {found!r:.60}: expected a mapping")
+    if found and text.get("expert_dtype") is not None:  # DeepSeek-V4 says beside it what its experts are
+        found = {"expert_dtype": text["expert_dtype"]} | found
     try:
         return read_quantization(found or {}, extra)
     except FieldError:
@@ -146,8 +148,16 @@ def _state_bits(text: Mapping[str, Any]) -> Literal[16, 32]:
     return 32 if "float32" in (text.get("mamba_ssm_dtype"), text.get("mamba_ssm_cache_dtype")) else 16
 
 
+_MISNAMED: Mapping[str, str] = {"Grok1ForCausalLM": "grok-1", "Grok1ModelForCausalLM": "grok-1"}
+"""Rows of classes whose released files name another model's type: Grok-2's says git, which reads pictures."""
+
+
 def _family_of(config: Mapping[str, Any]) -> str | None:
     """The model type of a row or wrapper; None where there is none."""
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    if isinstance(first, str) and first in _MISNAMED:
+        return _MISNAMED[first]
     given = config.get("model_type")
     if given is None:
         given = _type_of_architecture(config.get("architectures"))

@@ -29,6 +29,7 @@ from llm_perf.config.huggingface.families_gated import GATED
 from llm_perf.config.huggingface.families_gemma import GEMMA
 from llm_perf.config.huggingface.families_recurrent import RECURRENT
 from llm_perf.config.huggingface.families_remote import REMOTE
+from llm_perf.config.huggingface.families_streams import STREAMS
 from llm_perf.config.huggingface.families_text_parts import TEXT_PARTS
 from llm_perf.config.huggingface.family import (
     CHUNKED,
@@ -378,6 +379,7 @@ FAMILIES: dict[str, Family] = {
     **GEMMA,
     **RECURRENT,
     **REMOTE,
+    **STREAMS,
     **TEXT_PARTS,
 }
 """By model_type. A row may be added from anywhere."""

@@ -27,6 +27,7 @@ from llm_perf.config.huggingface.family import (
     one_in,
 )
 from llm_perf.config.huggingface.reader import Config
+from llm_perf.config.layers.base import Mixer
 from llm_perf.config.layers.latent_attention import LatentAttention
 
 _ROUTED: Mapping[str, Any] = {
@@ -149,12 +150,17 @@ def _hyper_shared(c: Config) -> int:
 
 def _laguna_gate(c: Config) -> bool:
     """A gate per head of the result."""
-    per_layer = c.items("num_attention_heads_per_layer", int)
-    if per_layer and set(per_layer) != {c.heads}:
-        raise c.fault("num_attention_heads_per_layer", per_layer, f"{c.heads} in every layer")
     if c.plain("gating") not in (True, "per-head"):
         raise c.fault("gating", c.plain("gating"), "true or 'per-head'")
     return True
+
+
+def _laguna_heads(c: Config) -> Callable[[int, Mixer], Mixer]:
+    """Layers may have query heads of their own number."""
+    own = c.items("num_attention_heads_per_layer", int)
+    if own is not None and (len(own) != c.layers or min(own) < 1):
+        raise c.fault("num_attention_heads_per_layer", own, f"{c.layers} positive numbers, one per layer")
+    return lambda layer, mixer: mixer if own is None else mixer.replace(num_heads=own[layer])
 
 
 def _flint_types(c: Config) -> Callable[[int], str]:
@@ -330,6 +336,7 @@ DECODERS: Mapping[str, Family] = {
     "laguna": Family(
         defaults=None,
         facts={"qk_norm": both_heads, "head_gate": _laguna_gate},
+        adapt=_laguna_heads,
         experts=Experts(
             ffn=("moe_intermediate_size",),
             facts={"shared_ffn_size": one_shared, "router_bias": True},

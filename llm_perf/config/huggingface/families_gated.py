@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface import defaults
@@ -56,6 +56,16 @@ def _listed_dense(c: Config) -> Any:
     if types is None or len(types) != c.layers or set(types) - {"dense", "sparse"}:
         raise c.fault("mlp_layer_types", types, f"{c.layers} entries, each dense or sparse")
     return lambda layer: types[layer] == "sparse"
+
+
+def _letters(c: Config) -> Callable[[int], str]:
+    """EXAONE 4's files write a period in letters: L for a layer with a window, G for one without."""
+    written = c.plain("sliding_window_pattern")
+    if not isinstance(written, str):
+        return last_of("sliding_window_pattern", FULL, SLIDING)(c)
+    if not written or set(written) - {"L", "G"}:
+        raise c.fault("sliding_window_pattern", written, "a number, or letters L and G")
+    return lambda layer: FULL if written[layer % len(written)] == "G" else SLIDING
 
 
 GATED: Mapping[str, Family] = {
@@ -177,7 +187,7 @@ GATED: Mapping[str, Family] = {
             "num_key_value_heads": 32,
         },
         facts={"qk_norm": both_heads},
-        pattern=last_of("sliding_window_pattern", FULL, SLIDING),
+        pattern=_letters,
     ),
     "helium": Family(
         defaults={**_UNTIED, "head_dim": 128, "max_position_embeddings": 4096, "num_key_value_heads": 20},

@@ -7,12 +7,15 @@ from typing import Any
 
 from llm_perf.config.huggingface import defaults
 from llm_perf.config.huggingface.derived import Derived
-from llm_perf.config.huggingface.facts import first_dense, shared
-from llm_perf.config.huggingface.family import Experts, Family
+from llm_perf.config.huggingface.facts import both_heads, first_dense, shared
+from llm_perf.config.huggingface.families_decoders import after, listed
+from llm_perf.config.huggingface.family import FULL, Experts, Family
 from llm_perf.config.huggingface.reader import Config
+from llm_perf.config.layers.attention import Attention
 from llm_perf.config.layers.combined import Combined
 from llm_perf.config.layers.indexer import Indexer
 from llm_perf.config.layers.latent_attention import LatentAttention
+from llm_perf.config.layers.streams import Streams
 
 _INDEXED, _REUSES_INDEX = "indexed_attention", "reuses_index"
 _LETTERS = {"F": "full", "S": "shared"}
@@ -69,16 +72,52 @@ def _hunyuan_types(c: Config) -> dict[str, Any]:
     return _by_indexer(c, types)
 
 
-def _streams_of_a_layer(c: Config) -> int:
-    """Weights that read and write the streams before and after both blocks of a layer."""
-    streams = c.size("hc_mult")
-    return 2 * (2 * streams * streams * c.hidden + 2 * streams + 2)
+_MINIMAX_SPARSE = "minimax_m3_sparse"
+_MINIMAX_NAMES: Mapping[str, str] = {
+    "index_n_heads": "sparse_num_index_heads",
+    "index_head_dim": "sparse_index_dim",
+    "index_block_size": "sparse_block_size",
+    "index_topk_blocks": "sparse_topk_blocks",
+}
+_MINIMAX_INDEX: Mapping[str, int] = {
+    "index_n_heads": 4,
+    "index_head_dim": 128,
+    "index_block_size": 128,
+    "index_topk_blocks": 16,
+}
 
 
-def _streams_of_the_head(c: Config) -> int:
-    """Weights that join the streams after the last layer."""
-    streams = c.size("hc_mult")
-    return streams * streams * c.hidden + streams + 1
+def _minimax_layers(c: Config) -> dict[str, Any]:
+    """Which layers select blocks of keys and which have experts; the makers' file has lists of 0 and 1."""
+    found: dict[str, Any] = {name: c.optional(name) or size for name, size in _MINIMAX_INDEX.items()}
+    types = c.items("layer_types", str)
+    if c.plain("sparse_attention_config") is not None:
+        sparse = c.sub("sparse_attention_config")
+        found |= {name: sparse.optional(old) or found[name] for name, old in _MINIMAX_NAMES.items()}
+        selects = sparse.items("sparse_attention_freq", int)
+        if types is None and selects is not None:
+            types = [_MINIMAX_SPARSE if each else FULL for each in selects]
+    routed = c.items("moe_layer_freq", int)
+    if routed is not None and c.plain("mlp_layer_types") is None:
+        found["mlp_layer_types"] = ["sparse" if each else "dense" for each in routed]
+    return {**found, "layer_types": types or [FULL] * c.layers}
+
+
+def _minimax_selecting(c: Config) -> tuple[Attention, Indexer]:
+    """Each head of keys has an indexer's head, which scores single keys and takes the best of each block."""
+    selected = c.size("index_topk_blocks") * c.size("index_block_size")
+    indexer = Indexer.from_config(c, query_rank=None, head_weights=False)
+    return Attention.from_config(c, qk_norm=both_heads(c), selected=selected), indexer
+
+
+def _minimax_shared(c: Config) -> int:
+    width = c.count("shared_intermediate_size") or 0
+    given = c.count("n_shared_experts")
+    return width * (1 if given is None else given)
+
+
+def _hunyuan_streams(c: Config) -> Streams:
+    return Streams(count=c.size("hc_mult"), mixes=False)
 
 
 _GATED = {"output_gate": True, "sinks": True}
@@ -133,13 +172,31 @@ INDEXED: Mapping[str, Family] = {
             _REUSES_INDEX: (LatentAttention, {**_REUSING, **_GATED}),
         },
         experts=_EXPERTS,
-        other_params=_streams_of_a_layer,
-        model={"other_params": _streams_of_the_head},
+        streams=_hunyuan_streams,
+        model={"other_params": lambda c: _hunyuan_streams(c).last_params(c.hidden)},
         shapeless=(
             "hc_magnitude",
             "head_dim",
             "num_key_value_heads",
             "qk_head_dim",
         ),  # the latter follow from others
+    ),
+    "minimax_m3_vl_text": Derived(  # arXiv 2606.13392
+        defaults=None,
+        derive=_minimax_layers,
+        facts={"qk_norm": both_heads},
+        mixers={_MINIMAX_SPARSE: (Combined, {"mixers": _minimax_selecting})},
+        shapeless=(
+            "use_qk_norm",
+            "use_routing_bias",
+            "qk_norm_type",
+            "use_gemma_norm",
+            "index_local_blocks",
+        ),  # they say what the class does
+        experts=Experts(
+            facts={"shared_ffn_size": _minimax_shared, "router_bias": True},
+            layers=listed(after(0)),
+            dense=("dense_intermediate_size",),
+        ),
     ),
 }

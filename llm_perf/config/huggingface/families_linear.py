@@ -37,9 +37,10 @@ def _kimi_layers(c: Config) -> dict[str, Any]:
         "linear_head_dim": linear.optional("head_dim"),
         "linear_conv_kernel_dim": linear.optional("short_conv_kernel_size"),
     }
+    otherwise |= {"linear_whole_gate": linear.flag("use_full_rank_gate")}
     positions = linear.items("full_attn_layers", int)
     if listed is None and positions is not None:
-        otherwise = attention_at(c, lambda layer: layer + 1 in positions)
+        otherwise |= attention_at(c, lambda layer: layer + 1 in positions)
     return {**otherwise, **{name: value for name, value in found.items() if value is not None}}
 
 
@@ -65,6 +66,8 @@ _KIMI_EXPERTS = Experts(
             (c.count("num_shared_experts", "n_shared_experts") or 0) * c.size("moe_intermediate_size")
         ),
         "router_bias": True,
+        "latent_size": lambda c: c.optional("routed_expert_hidden_size"),
+        "latent_norm": "latent_moe_use_norm",
     },
     layers=_kimi_sparse,
 )
@@ -81,6 +84,16 @@ _LONG: Mapping[str, Any] = {
     "max_position_embeddings": lambda c: c.optional("model_max_length", "max_position_embeddings"),
     "tied_embeddings": head_apart,
 }
+
+
+def _earlier_blocks(c: Config) -> int:
+    """A vector before both blocks, and before the head, that weighs what earlier blocks of layers returned (Kimi K3)."""
+    return 2 * c.hidden if c.optional("attn_res_block_size") else 0
+
+
+def _norms_of_residuals(c: Config) -> int:
+    """One more before both blocks where these weigh what earlier layers returned."""
+    return 4 if c.optional("attn_res_block_size") else 2
 
 
 def _bailing_layers(c: Config) -> dict[str, Any]:
@@ -244,11 +257,22 @@ LINEAR_STATES: Mapping[str, Family] = {
         },
         derive=_kimi_layers,
         mixer=LatentAttention,
+        facts={"output_gate": "mla_use_output_gate"},
         mixers={
-            LINEAR: (KimiDelta, {**_DELTA, "gate_rank": lambda c: c.size("linear_head_dim")}),
+            LINEAR: (
+                KimiDelta,
+                {
+                    **_DELTA,
+                    "gate_rank": lambda c: c.size("linear_head_dim"),
+                    "whole_gate": "linear_whole_gate",
+                },
+            ),
         },
         experts=_KIMI_EXPERTS,
-        model=_LONG,
+        norms=_norms_of_residuals,
+        other_params=_earlier_blocks,
+        model={**_LONG, "other_params": _earlier_blocks},
+        shapeless=("attn_res_block_size",),
     ),
     "bailing_hybrid": Derived(
         defaults={

@@ -99,10 +99,6 @@ def _step_gate(c: Config) -> bool:
     return True
 
 
-def _minimax_shared(c: Config) -> int:
-    return c.count("shared_intermediate_size") or 0
-
-
 _TIME_WIDTH = 32
 """Inner width of Voxtral's norm that is told the time."""
 
@@ -146,16 +142,6 @@ TEXT_PARTS: Mapping[str, Family] = {
         pattern=_mimo_types,
         adapt=_mimo_windows,
         experts=Experts(ffn=("moe_intermediate_size",), facts={"router_bias": True}, layers=listed(after(1))),
-    ),
-    "minimax_m3_vl_text": Family(
-        defaults=None,
-        facts={"qk_norm": both_heads},
-        shapeless=("use_qk_norm",),  # it says what the class does
-        experts=Experts(
-            facts={"shared_ffn_size": _minimax_shared, "router_bias": True},
-            layers=listed(after(0)),
-            dense=("dense_intermediate_size",),
-        ),
     ),
     "mistral4": Family(
         defaults=None,

@@ -102,8 +102,8 @@ class Family:
     change no count in this family though they do in others. ``names`` are what the config calls a key that is asked for
     by another name. ``mlps`` gives every layer's block where they differ by more than experts; ``adapt`` changes a
     layer's mixer by its place, ``each`` gives fields of a layer group by layer (norms, cross-attention, other
-    parameters). ``encoder`` is the row of an encoder beside it, which reads the same config by its own ``names``, where
-    ``encoder_if`` says that the model has it.
+    parameters). ``streams`` are those of hidden states, where there are several. ``encoder`` is the row of an encoder
+    beside it, which reads the same config by its own ``names``, where ``encoder_if`` says that the model has it.
     """
 
     defaults: Mapping[str, Any] | None = field(default_factory=dict)
@@ -122,6 +122,7 @@ class Family:
     shapeless: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     other_params: Fact = 0
+    streams: Fact = None
     mlps: Callable[[Config], list[FeedForward]] | None = None
     each: Callable[[Config], Callable[[int], Mapping[str, Any]]] | None = None
     adapt: Callable[[Config], Callable[[int, Mixer], Mixer]] | None = None
@@ -164,6 +165,7 @@ class Family:
             "norms": fact(c, self.norms),
             "parallel_attention": fact(c, self.parallel),
             "other_params": fact(c, self.other_params),
+            "streams": fact(c, self.streams),
         }
         each = self.each(c) if self.each else lambda _: {}
         own = [tuple(each(layer).items()) for layer in range(len(mixers))]

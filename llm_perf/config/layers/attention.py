@@ -25,7 +25,8 @@ class Attention(Mixer):
     ``v_head_dim`` is the width of a value where it is not that of a key (MiMo-V2). ``keys_as_values``: one projection
     gives both (Gemma 4). ``reuses_cache``: the layer reads keys and values of an earlier one and has none of its own
     (Gemma 3n). ``reads_encoder``: keys and values come from an encoder's output, which is kept whole beside the cache
-    (Llama 3.2 Vision).
+    (Llama 3.2 Vision). ``query_rank``: queries come through so many elements, which are normalised (Step-3).
+    ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (MiniMax-M3).
     """
 
     kind: Literal["attention"] = "attention"
@@ -44,6 +45,8 @@ class Attention(Mixer):
     keys_as_values: bool = False
     reuses_cache: bool = False
     reads_encoder: bool = False
+    query_rank: PositiveInt | None = None
+    selected: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
@@ -53,6 +56,8 @@ class Attention(Mixer):
             )
         if self.window is not None and self.chunk is not None:
             raise ValueError("a layer has a sliding window or chunked attention, not both")
+        if self.selected is not None and (self.window is not None or self.chunk is not None):
+            raise ValueError("a layer selects tokens or has a window or chunks, not both")
         return self
 
     @classmethod
@@ -73,30 +78,38 @@ class Attention(Mixer):
         returned = self.num_heads * self.value_dim
         key = Linear("qkv", heads * self.head_dim, hidden, "kv", self.qkv_bias, kv_heads=heads)
         value = Linear("qkv", heads * self.value_dim, hidden, "kv", self.qkv_bias, kv_heads=heads)
+        rank = self.query_rank
+        queries = Linear("qkv", rank or query, hidden, "replicated" if rank else "column", self.qkv_bias)
         return (
-            Linear("qkv", query, hidden, "column", self.qkv_bias),
+            queries,
             *(() if self.reuses_cache else (key,)),
             *(() if self.reuses_cache or self.keys_as_values else (value,)),
             *((Linear("qkv", returned, hidden, "column", self.qkv_bias),) if self.output_gate else ()),
             *((Linear("qkv", self.num_heads, hidden, "column"),) if self.head_gate else ()),
+            *((Linear("q", query, rank, "column", modules=("self_attn.wq",)),) if rank else ()),
             Linear("attention_output", hidden, returned, "row", self.output_bias),
         )
 
     @property
     def vector_elements(self) -> int:
-        """Query and key norms, and sinks."""
-        return self.qk_norm + (self.num_heads if self.sinks else 0)
+        """Query and key norms, that of the queries' latent, and sinks."""
+        return self.qk_norm + (self.query_rank or 0) + (self.num_heads if self.sinks else 0)
 
     @property
     def saturates_at(self) -> int | None:
-        """The window or the chunk."""
-        return self.window or self.chunk
+        """The window, the chunk, or as many tokens as are selected."""
+        return self.window or self.chunk or self.selected
+
+    def cached_tokens(self, context: Number) -> Number:
+        """All tokens where some are selected: which these are differs by query."""
+        return context if self.selected is not None else super().cached_tokens(context)
 
     def attended(self, context: Number) -> Number:
         """Keys of one query. A chunk holds half its length on average once the context is longer; a window all of it."""
         if self.chunk is not None:
             return where(context <= self.chunk, context, (self.chunk + 1) / 2)
-        return context if self.window is None else minimum(context, self.window)
+        limit = self.window or self.selected
+        return context if limit is None else minimum(context, limit)
 
     def prefill_pairs(self, tokens: Number, causal: bool = True) -> Number:
         """(query, key) pairs of a prompt: those of a triangle, cut to the window, or of one triangle per chunk."""

@@ -125,6 +125,11 @@ class Mixer(LayerPart):
         """Whether every tensor-parallel rank computes all of it, so that its heads need not divide."""
         return False
 
+    @property
+    def key_readers(self) -> float:
+        """Times that a token's query heads read one key between them: as many as share it, unless a kernel holds them all."""
+        return self.num_heads / self.num_kv_heads
+
     # -- what a query sees ------------------------------------------------------------------------------------
 
     @property

@@ -20,7 +20,9 @@ class MoEMLP(FeedForward):
 
     ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
     (Qwen1.5-MoE); ``router_bias`` one learned value per expert. ``latent_size`` is the width that routed experts work in
-    where it is not the hidden size: two matrices lead there and back (Nemotron 3).
+    where it is not the hidden size: two matrices lead there and back (Nemotron 3), with a norm between them where
+    ``latent_norm`` (Kimi K3). ``zero_experts`` can be picked as well and return what they are given: with routing as even
+    as training keeps it, a token uses ``top_k`` x experts / (experts + zero experts) real ones (LongCat, arXiv 2509.01322).
     """
 
     kind: Literal["moe"] = "moe"
@@ -33,6 +35,8 @@ class MoEMLP(FeedForward):
     shared_gate: bool = False
     router_bias: bool = False
     latent_size: PositiveInt | None = None
+    latent_norm: bool = False
+    zero_experts: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _top_k_of_experts(self) -> MoEMLP:
@@ -47,12 +51,14 @@ class MoEMLP(FeedForward):
 
     def linears(self, hidden: int) -> tuple[Linear, ...]:
         """Router, experts, and the shared expert with its gate."""
-        linears = [Linear("router", self.num_experts, hidden, "replicated", self.router_bias)]
+        linears = [
+            Linear("router", self.num_experts + self.zero_experts, hidden, "replicated", self.router_bias)
+        ]
         width, latent = self.latent_size or hidden, self.latent_size
         if latent:
             linears.append(Linear("latent_down", latent, hidden, "replicated", self.bias))
         linears += block_linears(
-            "expert", self.ffn_size, width, self.gated, self.bias, self.num_experts, self.top_k
+            "expert", self.ffn_size, width, self.gated, self.bias, self.num_experts, self.experts_per_token
         )
         if latent:
             linears.append(Linear("latent_up", hidden, latent, "replicated", self.bias))
@@ -69,8 +75,13 @@ class MoEMLP(FeedForward):
 
     @property
     def experts_per_token(self) -> int:
-        """Those that one token uses."""
-        return self.top_k
+        """Those that one token uses, on average where some of what it picks are none."""
+        return max(round(self.top_k * self.num_experts / (self.num_experts + self.zero_experts)), 1)
+
+    @property
+    def vector_elements(self) -> int:
+        """The norm of a latent."""
+        return (self.latent_size or 0) if self.latent_norm else 0
 
     @property
     def dense_width(self) -> int:

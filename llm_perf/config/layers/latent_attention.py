@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_perf.config.arrays import Number
-from llm_perf.config.base import PositiveInt
+from llm_perf.config.base import NonNegativeInt, PositiveInt
 from llm_perf.config.layers.base import Mixer
 from llm_perf.config.layers.linear import Linear
 
@@ -19,7 +19,7 @@ class LatentAttention(Mixer):
     ``down_bias``: the projections to the latents have biases; ``output_bias``: the one back to the hidden size has.
     ``selected`` tokens at most are attended to where an indexer picks them; the cache holds all (DeepSeek V3.2).
     ``head_gate``: one gate per head on what it returns (Bailing hybrid); ``output_gate`` one per element and ``sinks`` a
-    learned logit per head (Hunyuan 4).
+    learned logit per head (Hunyuan 4). Without rotary elements, nothing tells where a token stands (GLM-5.3-Flash).
     """
 
     kind: Literal["latent_attention"] = "latent_attention"
@@ -27,7 +27,7 @@ class LatentAttention(Mixer):
     q_lora_rank: PositiveInt | None = None
     kv_lora_rank: PositiveInt
     qk_nope_head_dim: PositiveInt
-    qk_rope_head_dim: PositiveInt
+    qk_rope_head_dim: NonNegativeInt
     v_head_dim: PositiveInt
     down_bias: bool = False
     output_bias: bool = False
@@ -54,12 +54,13 @@ class LatentAttention(Mixer):
     @classmethod
     def from_config(cls, c: Config, **facts: Any) -> LatentAttention:
         """Ranks and widths under the names of DeepSeek's configs."""
+        rotary = facts.pop("qk_rope_head_dim", None)
         return cls(
             num_heads=c.heads,
             q_lora_rank=c.optional("q_lora_rank"),
             kv_lora_rank=c.size("kv_lora_rank"),
             qk_nope_head_dim=c.size("qk_nope_head_dim"),
-            qk_rope_head_dim=c.size("qk_rope_head_dim"),
+            qk_rope_head_dim=c.size("qk_rope_head_dim") if rotary is None else rotary,
             v_head_dim=c.size("v_head_dim"),
             **facts,
         )

@@ -15,7 +15,9 @@ class Linear:
     ``split`` says what tensor parallelism divides (Megatron-LM, arXiv 1909.08053): the outputs (column), the
     inputs (row), the key and value heads (kv, at most ``kv_heads`` ways), or nothing (replicated).
     ``op`` names the product that it is part of: matrices with one input are one product. No copies means that the
-    layer multiplies with a matrix that an earlier layer stores (Zamba).
+    layer multiplies with a matrix that an earlier layer stores (Zamba). ``modules`` are the names that checkpoints give the
+    module inside its layer, where these do not follow from ``op``; ``wide``: checkpoints leave it in 16 bits whatever the
+    format of the others.
     """
 
     op: str
@@ -26,6 +28,8 @@ class Linear:
     copies: int = 1
     active: int = 1
     kv_heads: int = 0
+    modules: tuple[str, ...] = ()
+    wide: bool = False
 
     def shards(self, tp: int) -> int:
         """Into how many parts tensor parallelism divides the weight."""
