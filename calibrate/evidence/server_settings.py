@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
-from llm_perf.systems.scheduling import Prompts, Waits
+from llm_perf.systems.scheduling import Balance, Prompts, Waits
 
 _FILE: Final = "measurements/serving/settings.yaml"
 _DATE: Final = re.compile(r"measured (\d{4}-\d{2}-\d{2})")
@@ -70,7 +70,7 @@ class Settings(Spec):
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
-        prefix_cache, looks_every, waits, stream_interval, prompts, ahead, chunked: As of
+        prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
@@ -86,6 +86,7 @@ class Settings(Spec):
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
+    balance: Balance | None = None
     stream_interval: PositiveInt | None = None
     prompts: Prompts | None = None
     ahead: bool | None = None
@@ -94,7 +95,16 @@ class Settings(Spec):
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
-        names = ("prefix_cache", "looks_every", "waits", "stream_interval", "prompts", "ahead", "chunked")
+        names = (
+            "prefix_cache",
+            "looks_every",
+            "waits",
+            "balance",
+            "stream_interval",
+            "prompts",
+            "ahead",
+            "chunked",
+        )
         found = {name: getattr(self, name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
