@@ -66,6 +66,7 @@ class Settings(Spec):
 
     Attributes:
         prompt_spread: Standard deviation over mean of prompts that are said to vary.
+        output_spread: The same of outputs that are said to vary, before they are cut.
         most_output: Tokens at which the load generator cuts outputs that are said to vary.
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
@@ -79,6 +80,7 @@ class Settings(Spec):
     max_num_seqs: Count | None = None
     gpu_memory_utilization: Efficiency | None = None
     prompt_spread: PositiveFloat | None = None
+    output_spread: PositiveFloat | None = None
     most_output: PositiveInt | None = None
     distinct_prompts: PositiveInt | None = None
     eager: bool = False
