@@ -155,7 +155,7 @@ class ModelConfig(Spec):
             for group in self.layer_groups
         )
         said = " and ".join(f"{window:,}" for window in windows)
-        ignored = f"this engine ignores the model's window of {said} tokens: every layer attends to all tokens, and keeps them"
+        ignored = f"this engine ignores the model's window of {said} tokens: every layer sees all tokens, and keeps them"
         return self.replace(layer_groups=groups, left_out="; ".join(filter(None, (self.left_out, ignored))))
 
     def with_beside(self) -> ModelConfig:

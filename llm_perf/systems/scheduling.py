@@ -65,8 +65,8 @@ class Balance(Spec):
     """Replicas that step together read prompts in the same steps: a prompt waits while others have none.
 
     Attributes:
-        steps: After so many steps in which not all had one, whatever there is is read. They are counted whether prompts wait or
-            not, so that one that comes waits for half of them on average.
+        steps: After so many steps in which not all had one, whatever there is is read. They are counted whether prompts wait
+            or not, so that one that comes waits for half of them on average.
         gathers: Once all have one, so many steps more for others to come.
     """
 

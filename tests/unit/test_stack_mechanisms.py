@@ -115,7 +115,8 @@ def test_an_engine_that_knows_no_windows_attends_to_everything() -> None:
     assert old.model.layer_groups[0].attention.window is None
     assert old.model.without_windows() is old.model
     assert new.model.left_out is None
-    assert old.model.left_out is not None and "window of 4,096 tokens" in old.model.left_out
+    assert old.model.left_out is not None
+    assert "window of 4,096 tokens" in old.model.left_out
     assert old.model.left_out in predict_inference(old).warnings
     kept = [float(stage_kv_bytes(one, 1, 20100)) for one in (old, new)]
     assert kept[0] == pytest.approx(32 * 2 * 1024 * 2 * 20100)
