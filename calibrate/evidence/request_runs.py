@@ -146,7 +146,8 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         generator, count
     )
     output = capped_outputs(
-        _lengths(asked["gen_len_tok"], notes), float(asked["gen_len_tok"]), generator, count,
+        _lengths(asked["gen_len_tok"], notes, settings.output_spread or SPREAD),
+        float(asked["gen_len_tok"]), generator, count,
         settings.most_output or MOST_OUTPUT,
     )  # fmt: skip
     arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)

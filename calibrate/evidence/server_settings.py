@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
-from llm_perf.systems.scheduling import Prompts, Waits
+from llm_perf.systems.scheduling import Balance, Prompts, Waits
 
 _FILE: Final = "measurements/serving/settings.yaml"
 _DATE: Final = re.compile(r"measured (\d{4}-\d{2}-\d{2})")
@@ -66,11 +66,12 @@ class Settings(Spec):
 
     Attributes:
         prompt_spread: Standard deviation over mean of prompts that are said to vary.
+        output_spread: The same of outputs that are said to vary, before they are cut.
         most_output: Tokens at which the load generator cuts outputs that are said to vary.
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
-        prefix_cache, looks_every, waits, stream_interval, prompts, ahead, chunked: As of
+        prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
     """
 
@@ -79,6 +80,7 @@ class Settings(Spec):
     max_num_seqs: Count | None = None
     gpu_memory_utilization: Efficiency | None = None
     prompt_spread: PositiveFloat | None = None
+    output_spread: PositiveFloat | None = None
     most_output: PositiveInt | None = None
     distinct_prompts: PositiveInt | None = None
     eager: bool = False
@@ -86,6 +88,7 @@ class Settings(Spec):
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None
     waits: Waits | None = None
+    balance: Balance | None = None
     stream_interval: PositiveInt | None = None
     prompts: Prompts | None = None
     ahead: bool | None = None
@@ -94,7 +97,16 @@ class Settings(Spec):
     @property
     def engine(self) -> dict[str, Any]:
         """Fields of the engine's scheduling rules that are set."""
-        names = ("prefix_cache", "looks_every", "waits", "stream_interval", "prompts", "ahead", "chunked")
+        names = (
+            "prefix_cache",
+            "looks_every",
+            "waits",
+            "balance",
+            "stream_interval",
+            "prompts",
+            "ahead",
+            "chunked",
+        )
         found = {name: getattr(self, name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 

@@ -390,8 +390,8 @@ and hosts were right.
 _EXPERTS: Final = """Where the time to the first token of closed loops is missed: prompts of models with experts, of which a
 short one waits for the host (`prefill_operation_us`, `prefill_moe_us`), and a long one for kernels that the source chose:
 runs of gpt-oss by vLLM on H100 and H200 had VLLM_MXFP4_USE_MARLIN=1, whose products of many rows reach .2 to .55 of what
-Triton's do. DeepSeek-R1 on SGLang 0.5.3 and 0.5.5 took 5 to 9 s where 0.5.9 takes .2 to .6 s, for which there is no cause
-here. Experts over ranks are taken as evenly loaded; timings with power-law routing are 1.2 to 1.7 times as long on 8 ranks.
+Triton's do. Experts over ranks are taken as evenly loaded; timings with power-law routing are 1.2 to 1.7 times as long on 8
+ranks.
 """
 _TWICE: Final = """{pairs} rates stand in the table twice, to the last digit, with other lengths and numbers of requests;
 what is predicted of the two differs by {gm:.2f}."""
@@ -399,16 +399,19 @@ _QUEUES: Final = """Under a rate near what an engine can serve, TTFT is the wait
 numbers that are nearly alike, requests that come and requests that are served. What an error of a step makes of it is
 d ln TTFT / d ln step, found by simulating each row with all steps 5 % longer. In closed loops and queues that drain it is 1.
 """
-_SERIES: Final = """Five series hold most of what is left, and no mechanism that is known here explains them:
+_SERIES: Final = """Four series hold most of what is left, and no mechanism that is known here explains them:
 
-- **Prompts of 28,650 tokens** (AccelMark, suite D, 12 rows under rates). 200 of them took 366 s on an A100 under vLLM 0.7.3,
-  outputs of 256 tokens included; their products alone take 394 s at the data sheet's 312 TFLOP/s.
 - **Llama-3-8B on an RTX 4090** (suite A, vLLM 0.7.3). 300 requests take 76 s at 25 a second, and 82 s in suite C, whose
   model and lengths are the same (281 tokens of prompt, not 256): half of them wait .45 s in the one and 26 s in the other.
-- **DeepSeek-R1 in NVFP4 under SGLang of November 2025** (17 rows in closed loops). TPOT is right to 1.16, but four requests
-  of 8,192 tokens wait 5.5 s for their first token, and 64 of 1,024 tokens 7.5 s, on 4 B200 and on 8.
-- **8B under vLLM 0.20 on an A100 at 50 requests a second** (4 rows). Half of the requests wait a second or more, although
-  tokens come as fast as at 25: about one request is taken up per step.
+- **DeepSeek-R1 under SGLang of November 2025** (27 rows in closed loops on B200). TPOT is right to 1.2. What first tokens
+  take more than is predicted, times the ten rounds of a run, is one stall for all that come at its beginning: 52 to 83 s in
+  NVFP4 where the first step is full (16,384 tokens: 64 prompts of 1,024, four of 8,192; 13 s in one run), 1 to 5 s where it
+  is not, 4 to 25 s in FP8. Kernels that are compiled or tuned at first use while the clock runs would do so; a median would
+  not show it. Runs of 0.5.9 have none.
+- **Llama-3.1-8B under TensorRT-LLM 1.0.0rc3** (177 rows of one grid). Up to 64 at once, one request waits at any time while
+  the others generate: first tokens times requests per second is 1.0 to 1.3 beside those that are being read, whatever the
+  lengths and ranks. Qwen3 in the same grid has no such thing. An engine with a place less than there are requests would do
+  so; no setting is printed.
 - **DeepSeek-R1 under TensorRT-LLM 0.17.post1.dev** (6 rows, all at once). The first branch with this model, on 8 H200,
   serves 5 to 8 times less than is predicted of its versions.
 """

@@ -144,13 +144,24 @@ class ModelConfig(Spec):
 
     def without_windows(self) -> ModelConfig:
         """The model as an engine runs it that knows no sliding window: every layer sees all tokens and keeps them."""
+        windows = sorted(
+            {
+                window
+                for group in self.layer_groups
+                if (window := getattr(group.attention, "window", None)) is not None
+            }
+        )
+        if not windows:
+            return self
         groups = tuple(
             group.replace(attention=group.attention.replace(window=None))
             if isinstance(group.attention, Attention) and group.attention.window is not None
             else group
             for group in self.layer_groups
         )
-        return self if groups == self.layer_groups else self.replace(layer_groups=groups)
+        said = " and ".join(f"{window:,}" for window in windows)
+        ignored = f"this engine ignores the model's window of {said} tokens: every layer sees all tokens, and keeps them"
+        return self.replace(layer_groups=groups, left_out="; ".join(filter(None, (self.left_out, ignored))))
 
     def with_beside(self) -> ModelConfig:
         """The model with the parts beside its text counted among its weights; their work is not.

@@ -48,6 +48,7 @@ class Engine:
     Attributes:
         now: Seconds, the beginning of its next step.
         finished: Requests that ended in its last row.
+        held_back: Whoever steps it lets no prompt enter its next step.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         )
         self.now = 0.0
         self.finished: list[int] = []
+        self.held_back = False
         # Micro-batches of the same engine, where there are several: they take from one queue and one cache.
         self.beside: list[Engine] = []
         self.bounded_together = False
@@ -85,9 +87,12 @@ class Engine:
         self._scheduled_s = 0.0
         self._just_ended = 0  # whose slots the next step does not know to be free
         self._stream_s = times.stream_s / rules.stream_interval  # the frontend's, per token
+        self._launch_s = times.launch_s if rules.ahead and rules.sends_after_launch else 0.0
+        self._refused = False  # the first that waits found no room, in a step that read nothing
         self._backlog_s = self._sent_s = (
             0.0  # what the frontend has to do with tokens that are there, and when that was
         )
+        self._late_s = 0.0  # what tokens of the last step wait to be sent
         self._since_look = 0  # decode steps
         self._held = 0  # decode steps for which what waits has been held back
         self._holding = False
@@ -128,6 +133,20 @@ class Engine:
         """When the next request arrives that it knows of."""
         return self._inbox[0][0] if self._inbox else _FOREVER
 
+    @property
+    def generates(self) -> bool:
+        """Whether any of its sequences decodes."""
+        return self._decodes.count > 0
+
+    def may_read(self, start: float) -> bool:
+        """Whether a step that begins then could read a prompt, as far as its scheduler knows."""
+        if self._partial >= 0:
+            return True
+        if len(self._running) >= self.limits.max_sequences:
+            return False
+        known = self._scheduled_s if self.rules.ahead and self._running else start
+        return bool(self._waiting) or self.next_arrival_s <= known
+
     def row(self, until: float = _FOREVER) -> None:
         """One row of steps. It ends early, after the step in which ``until`` lies, though something may enter then."""
         self.now = self.next_step_s
@@ -153,7 +172,7 @@ class Engine:
             self._since_look = 0
             while inbox and inbox[0][0] <= known:
                 waiting.append(heappop(inbox)[1])
-        self._holding = self._holds()
+        self._holding = self.held_back or self._holds()
         if self._beside:
             preempted = self._make_room() if self._decodes.count else False
             self._take_next()
@@ -215,11 +234,34 @@ class Engine:
             work = (count * step.batch + len(step.ends)) * self._stream_s
             self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
             self._sent_s = end
+        self._late_s = self._backlog_s + self._launch_late_s(seconds / count)
         for request in step.ends:
             self._first(request, end)
         if step.batch:
             self._finish()
         self.records.note((*row, self._decodes.count))
+
+    def _launch_late_s(self, step_s: float) -> float:
+        """How much longer a step's tokens wait for the host, which first launches the next step where that reads prompts.
+
+        It begins with that when it is done with this one, and works while the device does.
+        """
+        if not self._launch_s or not self._reads_next:
+            return 0.0
+        own_s = self._launch_s if self._step.chunks else 0.0
+        return max(self._launch_s - max(step_s - own_s, 0.0), 0.0)
+
+    @property
+    def _reads_next(self) -> bool:
+        """Whether the step that is scheduled already reads prompts."""
+        if self._partial >= 0:
+            return True
+        if self._holding or len(self._running) >= self.limits.max_sequences:
+            return False
+        if self._waiting:
+            return not self._refused
+        seen = self._since_look >= self.rules.looks_every
+        return seen and bool(self._inbox) and self._inbox[0][0] <= self._scheduled_s
 
     def _next_look(self, count: int) -> int:
         """The fewest decode steps, so many at least, after which what has arrived is looked at."""
@@ -270,6 +312,7 @@ class Engine:
             most -= sum(len(one._running) for one in self.beside)
         while admits and waiting and budget > 0 and len(running) < most and self._partial < 0:
             used = self._admit(waiting[0], budget, chunks, ends)
+            self._refused = used < 0 and not chunks
             if used < 0:
                 break
             waiting.popleft()
@@ -467,7 +510,7 @@ class Engine:
         records = self.records
         held = records.length(request)
         left = records.left(request) - 1
-        records.emits(request, end, self._backlog_s)
+        records.emits(request, end, self._late_s)
         if left == 0:
             self._end(request, held, end)
         else:
@@ -483,5 +526,5 @@ class Engine:
 
     def _end(self, request: int, held: int, end: float) -> None:
         self._release(request, held)
-        self.records.finish(request, end, self._backlog_s)
+        self.records.finish(request, end, self._late_s)
         self.finished.append(request)

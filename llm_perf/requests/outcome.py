@@ -51,7 +51,8 @@ class Outcome:
         arrival_s: When each request arrived, that of closed loops and later turns included.
         scheduled_s: When the first step with its tokens began.
         first_token_s, finished_s: When its first and its last token were there.
-        held_s: What of the time between them a frontend that fell behind the engine adds; less than 0 where it caught up.
+        held_s: What of the time between them sending adds: a frontend behind the engine, a host that launches first;
+            less than 0 where they caught up.
         status: COMPLETED, REJECTED or RUNNING.
         preemptions: Times that it lost its cache and was computed anew.
         cached_tokens: Tokens of its prompt that were found in the prefix cache.

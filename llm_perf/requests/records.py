@@ -78,7 +78,7 @@ class Records:
 
     def finish(self, request: int, now: float, late_s: float = 0.0) -> None:
         """All its tokens are there, and sent so much later."""
-        self.finished[request] = now + late_s
+        self.finished[request] = max(now + late_s, self.first_token[request])
         self.held[request] += late_s
         self.generated[request] = self.output[request]
         self.status[request] = COMPLETED

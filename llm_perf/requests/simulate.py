@@ -102,7 +102,7 @@ def serve(
     count = replicas * dp_size
     engines = _engines(records, rules, limits, times, count, stages)
     if times.forward.expert_batches > 1 and rules.batch != "static":
-        engines = _in_step(engines, dp_size)
+        engines = _in_step(engines, dp_size, rules)
     _Dispatch(records, engines, routing, limits, rules).run()
     records.replica = [index // stages if index > 0 else index for index in records.replica]
     return records.outcome(whole.kv_tokens, rejection(requests, limits, rules), rules.name, count * stages)
@@ -267,10 +267,10 @@ def _engines(
     ]
 
 
-def _in_step(engines: list[AnyEngine], dp: int) -> list[AnyEngine]:
+def _in_step(engines: list[AnyEngine], dp: int, rules: SchedulerRules) -> list[AnyEngine]:
     """Replicas that share their experts step together."""
     plain = [engine for engine in engines if isinstance(engine, Engine)]
-    return [Lockstep(plain[first : first + dp]) for first in range(0, len(plain), dp)]
+    return [Lockstep(plain[first : first + dp], rules.balance) for first in range(0, len(plain), dp)]
 
 
 class _Dispatch:

@@ -149,7 +149,7 @@ class StepTimes:
         self._exponent = constants["overlap_exponent"]
         self._host = [float(one) for one in host_s_by_regime(forward)]
         self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
-        self._host_prefill = float(host_s_per_pass(forward, prefill=True))
+        self.launch_s = float(host_s_per_pass(forward, prefill=True))  # of a pass with prompts
         self._once = float(step_overhead_s(forward, 0.0))
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
         self.stream_s = float(stream_s(forward))
@@ -308,7 +308,7 @@ class StepTimes:
         else:
             for one in self._mixers:
                 device += self._chunks_s(one, chunks)
-        seconds = self._beside(device, self._host_prefill)
+        seconds = self._beside(device, self.launch_s)
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
@@ -353,7 +353,7 @@ class StepTimes:
             compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s
             memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
             device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
-        host = np.full_like(device, self._host_prefill)
+        host = np.full_like(device, self.launch_s)
         once = self._once + self._reading
         seconds = np.asarray(self._mean_beside(device, host) + once + self._each * (batch + prompts))
         if self._draft is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from llm_perf.config.base import Efficiency, Fraction, PositiveInt, Spec
 from llm_perf.config.provenance import Provenance
@@ -61,6 +61,19 @@ class Waits(Spec):
     tokens_share: Efficiency
 
 
+class Balance(Spec):
+    """Replicas that step together read prompts in the same steps: a prompt waits while others have none.
+
+    Attributes:
+        steps: After so many steps in which not all had one, whatever there is is read. They are counted whether prompts wait
+            or not, so that one that comes waits for half of them on average.
+        gathers: Once all have one, so many steps more for others to come.
+    """
+
+    steps: PositiveInt
+    gathers: NonNegativeInt = 0
+
+
 class SchedulerRules(Spec):
     """How the versions of a stack from ``since`` on schedule requests.
 
@@ -76,7 +89,10 @@ class SchedulerRules(Spec):
         new_token_ratio: What running sequences are expected to need, for ``admits: expected``.
         ahead: A step is scheduled while the one before it runs: what arrives meanwhile enters the step after, and so does
             what takes the place of a sequence that ends.
+        sends_after_launch: Tokens of a step are sent when the host has launched the next one: where that reads prompts, whose
+            operations are launched one by one, they wait for it.
         waits: Prompts are held back; None where they are read as soon as there is room.
+        balance: How replicas that share their experts read prompts together; None where each reads what it has.
         stream_interval: Tokens of a request that are sent to its client at once.
         looks_every: Decode steps between two looks at what has arrived, where nothing else is read.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
@@ -100,7 +116,9 @@ class SchedulerRules(Spec):
     preempts: Preempts | None = None
     new_token_ratio: NewTokenRatio | None = None
     ahead: bool = False
+    sends_after_launch: bool = False
     waits: Waits | None = None
+    balance: Balance | None = None
     looks_every: PositiveInt = 1
     stream_interval: PositiveInt = 1
     prefix_cache: bool = False

@@ -9,14 +9,17 @@ import pytest
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
+from llm_perf.requests.limits import Limits
 from llm_perf.requests.outcome import COMPLETED, Outcome
-from llm_perf.requests.simulate import simulate
+from llm_perf.requests.simulate import rules_of, simulate, step_times
 from llm_perf.requests.workload import Requests
-from llm_perf.systems.scheduling import Waits
+from llm_perf.systems.scheduling import Balance, Waits
 
 
 def scenario(system: str = "vllm@0.19", **more: Any) -> Scenario:
-    return build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm", system=system, **more))
+    return build_scenario(
+        InferenceInputs(**({"model": "llama-3.1-8b", "gpu": "h100-sxm", "system": system} | more))
+    )
 
 
 def poisson(count: int = 200, rate: float = 5.0) -> Requests:
@@ -94,3 +97,58 @@ def test_tokens_that_are_sent_together_take_one_sending() -> None:
     ten = simulate(asked, load, settings={"stream_interval": 10})
     assert ten.finished_s.max() == pytest.approx(loop(20.0).finished_s[:256].max(), rel=0.5)
     assert ten.finished_s.max() < simulate(asked, load).finished_s.max()
+
+
+@pytest.mark.parametrize(("system", "tokens"), [("sglang@0.5", 1024), ("tensorrt_llm@1.1", 1100)])
+def test_first_tokens_wait_for_the_launch_of_the_prompts_behind_them_and_of_nothing_else(
+    system: str, tokens: int
+) -> None:
+    """A burst is read two by two: the host launches the next two before it sends what the last two gave."""
+    asked = scenario(system, max_num_batched_tokens=tokens)
+    asked = asked.replace(constants=(("prefill_operation_us", 200.0), ("stream_us", 0.0)))
+    load = Requests.of(np.zeros(8), 512, 64)
+    at_once, after = (simulate(asked, load, settings={"sends_after_launch": flag}) for flag in (False, True))
+    launch_s = step_times(asked, Limits.of(asked, rules_of(asked), 576)).launch_s
+    assert np.array_equal(after.steps.duration_s, at_once.steps.duration_s)  # the device does the same
+    assert int((after.steps.prefill_tokens > 0).sum()) == 4
+    later = np.sort(after.first_token_s - at_once.first_token_s)
+    assert later[:2] == pytest.approx(0.0, abs=1e-12)  # nothing is read behind the last two
+    assert (later[2:] > 0.8 * launch_s).all()
+    assert (later <= launch_s).all()
+
+
+def test_a_launch_that_is_done_while_the_device_works_holds_nothing_up() -> None:
+    asked = scenario("sglang@0.5", max_num_batched_tokens=8192)
+    asked = asked.replace(constants=(("prefill_operation_us", 1.0), ("stream_us", 0.0)))
+    load = Requests.of(np.zeros(8), 8192, 64)
+    at_once, after = (simulate(asked, load, settings={"sends_after_launch": flag}) for flag in (False, True))
+    assert np.array_equal(at_once.first_token_s, after.first_token_s)
+    assert np.array_equal(at_once.finished_s, after.finished_s)
+
+
+def replicas(balance: Balance | None, concurrency: int) -> Outcome:
+    """Four replicas that share their experts, in a closed loop with outputs of all lengths."""
+    asked = scenario("tensorrt_llm@1.1", model="qwen3-30b-a3b", tp_size=1, dp_size=4, ep_size=4, batch_size=4)
+    asked = asked.replace(constants=(("stream_us", 0.0),))
+    outputs = np.random.default_rng(2).integers(150, 450, 8 * concurrency)
+    load = Requests.of(np.zeros(8 * concurrency), 256, outputs, concurrency=concurrency)
+    return simulate(asked, load, settings={"balance": balance})
+
+
+@pytest.mark.parametrize("steps", [20, 60])
+def test_a_prompt_that_waits_for_other_replicas_waits_half_the_steps_that_they_are_given(steps: int) -> None:
+    """Few requests come: all replicas hardly ever have one at once, and what is counted does not begin with them."""
+    concurrency = 12
+    free, held = replicas(None, concurrency), replicas(Balance(steps=steps), concurrency)
+    later = slice(concurrency, None)  # those behind the first come one by one
+    waited = (held.first_token_s - held.arrival_s)[later].mean() - (free.first_token_s - free.arrival_s)[
+        later
+    ].mean()
+    plain = held.steps.prefill_tokens == 0
+    step_s = float(held.steps.duration_s[plain].sum() / held.steps.count[plain].sum())
+    assert 0.35 * steps * step_s < waited < 0.65 * steps * step_s
+    assert (held.status == COMPLETED).all()
+
+
+def test_replicas_that_wait_one_step_for_each_other_do_not_wait() -> None:
+    assert replicas(Balance(steps=1), 12).finished_s == pytest.approx(replicas(None, 12).finished_s, rel=1e-9)

@@ -6,6 +6,7 @@ import pytest
 
 from calibrate.evidence.errata import as_meant
 from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases, load_rows
+from calibrate.validate.requests import rows
 
 SMALL, LARGE = "amd/Llama-3.1-70B-Instruct-FP8-KV", "amd/Llama-3.1-405B-Instruct-FP8-KV"
 MISNAMED = ("0.6.6 ROCm 6.3.1", "0.7.3 ROCm 6.3.1", "0.8.3 ROCm 6.3.1")
@@ -50,3 +51,44 @@ def test_other_rows_are_as_they_are_printed(cell: str) -> None:
     assert as_meant(row)["model"] == LARGE
     other = row | {cell: "another"}
     assert as_meant(other) is other
+
+
+def test_long_prompts_came_a_hundred_at_a_time() -> None:
+    """AccelMark's suite D: what is printed of one submission's offline run and of how long its others took agree so."""
+    long = [
+        row
+        for row in rows()
+        if "lengths vary; mean 286" in row.get("notes", "") and "Poisson" in row.get("request_rate", "")
+    ]
+    assert len(long) == 12
+    assert {row["num_prompts"] for row in long} == {"100"}
+    offline = [
+        row
+        for row in rows()
+        if "lengths vary; mean 286" in row.get("notes", "") and row.get("request_rate", "").startswith("inf")
+    ]
+    per_second = {
+        row["gpu"]: float(row["throughput_tok_s"]) / 256
+        for row in offline
+        if row["system_version"] == "0.7.3"
+    }
+    elapsed = {"A100-SXM-80GB": 366.0, "RTX A6000-48GB": 866.0}
+    for gpu, seconds in elapsed.items():
+        assert seconds * per_second[gpu] == pytest.approx(100, rel=0.07)
+
+
+def test_runs_on_the_page_of_the_32b_are_the_32b() -> None:
+    """As much as the 32B's other runs of this engine there, and a third of the 14B's."""
+    page = [
+        row
+        for row in rows()
+        if "qwen3-32b/a100" in row.get("source_path", "") and row["system"] == "tensorrt-llm"
+    ]
+    assert {row["model"] for row in page} == {"Qwen/Qwen3-32B"}
+    chats = [float(row["throughput_tok_s"]) for row in page if row["gen_len_tok"] == "201"]
+    assert len(chats) == 3
+    assert max(chats) < 1.3 * min(chats)
+    other = [row for row in rows() if row["model"] == "Qwen/Qwen3-14B" and row["system"] == "tensorrt-llm"]
+    assert min(float(row["throughput_tok_s"]) for row in other if row["prompt_len_tok"] == "217") > 2 * max(
+        chats
+    )

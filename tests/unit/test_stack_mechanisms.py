@@ -23,7 +23,7 @@ from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_k
 from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.host_time import host_s_by_regime, host_s_per_pass, step_overhead_s
+from llm_perf.systems.host_time import host_s_by_regime, host_s_per_pass, step_overhead_s, stream_s
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.stack_memory import budget_for
 from llm_perf.systems.waves import waves_of
@@ -114,6 +114,10 @@ def test_an_engine_that_knows_no_windows_attends_to_everything() -> None:
     assert old.model == new.model.without_windows()
     assert old.model.layer_groups[0].attention.window is None
     assert old.model.without_windows() is old.model
+    assert new.model.left_out is None
+    assert old.model.left_out is not None
+    assert "window of 4,096 tokens" in old.model.left_out
+    assert old.model.left_out in predict_inference(old).warnings
     kept = [float(stage_kv_bytes(one, 1, 20100)) for one in (old, new)]
     assert kept[0] == pytest.approx(32 * 2 * 1024 * 2 * 20100)
     assert kept[0] > 3 * kept[1]
@@ -452,3 +456,14 @@ def test_cards_that_copy_to_each_other_keep_their_own_share_of_pcie() -> None:
     assert other.bytes_per_s == pytest.approx(
         0.4 * scenario(**(asked | {"gpu": "l40s-48gb"})).gpu.pcie_gb_per_s * 1e9
     )
+
+
+@pytest.mark.parametrize(
+    ("system", "gpu", "microseconds"), [("tensorrt_llm@1.0", "h100-sxm", 108), ("sglang@0.5", "h200", 51)]
+)
+def test_a_token_takes_a_frontend_what_was_measured_where_it_was_measured(
+    system: str, gpu: str, microseconds: float
+) -> None:
+    """9,250 tokens per second of TensorRT-LLM, 19,600 of SGLang at the most, on the hosts that these GPUs are in."""
+    asked = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu=gpu, system=system))
+    assert stream_s(forward(asked)) == pytest.approx(microseconds * 1e-6, rel=0.01)
