@@ -265,8 +265,8 @@ class Pool:
                     self._left.append((one, tp, stages))
                 else:
                     self._add_stages(one, tp, stages)
-            for streamed in alone if tp == 1 and self.question.offload else ():
-                self._fill_streamed(*streamed)
+            for found, asked in alone if tp == 1 and self.question.offload else ():
+                self._fill_streamed(found, asked)
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
         self._gather()

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
@@ -203,17 +203,17 @@ class Folder:
         """The family's name."""
         return self.path.name
 
-    @property
+    @cached_property
     def releases(self) -> tuple[str, ...]:
         """Names of the ranges of versions that ship, oldest first; those for some devices only are `special`."""
         return tuple(name for name in self.all_releases if not _SPECIAL.search(name))
 
-    @property
+    @cached_property
     def special(self) -> tuple[str, ...]:
         """Ranges of versions on some devices only: their names end in a word, and the files say on which (``only_on``)."""
         return tuple(name for name in self.all_releases if _SPECIAL.search(name))
 
-    @property
+    @cached_property
     def all_releases(self) -> tuple[str, ...]:
         """Both, by their numbers."""
         names = (entry.name for entry in self.path.iterdir())
