@@ -350,5 +350,17 @@ def _measure(
         raise EnvironmentFailure("no case was measured")
 
 
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The command, to whom a wrong word is one line. Returns the exit code."""
+
+    def work() -> None:
+        try:
+            main.main(args=arguments, prog_name="python -m calibrate.gpu_session", standalone_mode=False)
+        except click.ClickException as error:
+            raise SpecError(error.format_message()) from None
+
+    return exit_code_of(work)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

@@ -8,7 +8,9 @@ from typing import Any
 from llm_perf.analysis.speedups import LEAST_GAIN, Gain
 from llm_perf.analysis.training import TrainingResult, predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import LLMPerfError
+from llm_perf.systems.training.framework import get_framework
 
 
 def faster_training(question: TrainingInputs, result: TrainingResult, most: int = 2) -> tuple[Gain, ...]:
@@ -38,6 +40,14 @@ def _training_candidates(result: TrainingResult) -> Iterator[tuple[str, dict[str
         yield "--precision fp8", {"precision": "fp8"}
     if plan.optimizer_device != "gpu":
         yield "--optimizer-device gpu", {"optimizer_device": "gpu"}
+    framework = get_framework(result.scenario.framework)
+    if plan.cuda_graphs == "none" and "layers" in (framework.graphs or ()):
+        yield "--cuda-graphs layers", {"cuda_graphs": "layers"}
+    if plan.optimizer_device == "cpu" and plan.offload_overlap == "none" and not plan.lora_rank:
+        for way in framework.offload_overlaps:
+            # DeepSpeed has super_offload in stage 3 alone.
+            if way != "superoffload" or plan.ds_zero is DSZeRO.STAGE_3:
+                yield f"--offload-overlap {way}", {"offload_overlap": way}
     batch = result.batch
     if batch.gradient_accumulation_steps > 1 and result.max_micro_batch_size >= 2 * batch.micro_batch_size:
         yield (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final, TypeVar, get_args
+from functools import partial
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
 
@@ -55,8 +56,32 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
     return click.option(
-        f"--{flag}", type=WHOLE if kind is int else kind, help=field.description, hidden=hidden
+        f"--{flag}",
+        type=WHOLE if kind is int else kind,
+        help=field.description,
+        hidden=hidden,
+        shell_complete=partial(_words_begun, field.annotation),
     )
+
+
+def _words_begun(
+    annotation: Any,
+    context: click.Context,
+    parameter: click.Parameter,
+    begun: str,  # noqa: ARG001 - click's signature
+) -> list[str]:
+    """What TAB offers for a flag that takes one of a few words, behind commas too."""
+    before, comma, last = begun.rpartition(",")
+    return [f"{before}{comma}{word}" for word in _words(annotation) if word.startswith(last.lower())]
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    """The words that a field may have as its value."""
+    for part in get_args(annotation):
+        if get_origin(annotation) is Literal:
+            yield str(part)
+        else:
+            yield from _words(part)
 
 
 def _kind(annotation: Any) -> type:

@@ -42,6 +42,11 @@ class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is sh
         return found
 
 
+# YAML 1.1 takes 1e-3 for text, since it has no point; people and JSON write numbers so.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
 S = TypeVar("S", bound=Spec)
 
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -68,11 +68,14 @@ def names_that_give(kind: str, field: str) -> tuple[str, ...]:
 
 
 @cache
-def _aliases(kind: str) -> dict[str, str]:
+def _written_aliases(kind: str) -> dict[str, str]:
     file = _folder(kind) / _ALIASES
-    if not file.is_file():
-        return {}
-    written = files.parse_mapping(file.read_text("utf-8"), file.name)
+    return files.parse_mapping(file.read_text("utf-8"), file.name) if file.is_file() else {}
+
+
+@cache
+def _aliases(kind: str) -> dict[str, str]:
+    written = _written_aliases(kind)
     aliases = {normalise(alias): name for alias, name in written.items()}
     if kind != "model":
         return aliases
@@ -80,6 +83,12 @@ def _aliases(kind: str) -> dict[str, str]:
     return {
         normalise(alias.partition("/")[2]): name for alias, name in written.items() if "/" in alias
     } | aliases
+
+
+def published_models() -> tuple[str, ...]:
+    """Bundled models as they are published, organisation/name: their own names and those that stand for the same shapes."""
+    own = (name.replace("_", "/", 1) for name in known_names("model"))
+    return tuple(sorted({*own, *(alias for alias in _written_aliases("model") if "/" in alias)}, key=str.lower))
 
 
 def other_names(kind: str, part: str) -> dict[str, str]:

@@ -59,7 +59,8 @@ def product_names(name: str) -> Iterator[str]:
 
 def sockets_and_name(name: str) -> tuple[int, str]:
     """``2x EPYC 9654`` is two sockets of an EPYC 9654; one where no number stands before the name."""
-    found = _COUNTED.match(normalise(name))
+    counted = name.strip().lstrip("(")[:1].isdigit()  # -2x is no count, though normalise drops its sign
+    found = _COUNTED.match(normalise(name)) if counted else None
     return (int(found[1]), normalise(name)[found.end() :]) if found else (1, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.training_request import TrainingInputs
 from llm_perf.config.formats import KV_FORMATS
-from llm_perf.config.loading import known_names
+from llm_perf.config.loading import known_names, published_models
 from llm_perf.systems.registry import system_names
 from llm_perf.systems.training.framework import FRAMEWORKS
 
@@ -82,13 +82,9 @@ TRAIN: Final = "train"
 """Value of ``task`` in a query about training."""
 
 
-def _models() -> list[str]:
-    return [name.replace("_", "/", 1) for name in known_names("model")]
-
-
 def _controls() -> list[dict[str, Any]]:
     return [
-        _choice("model", "Model", _models(), None),
+        _choice("model", "Model", published_models(), None),
         _choice("gpu", "GPU", known_names("GPU"), None),
         _choice("system", "System", system_names(), "resident"),
         _number("batch_size", "Batch size", InferenceInputs.model_fields["batch_size"].default),
@@ -110,7 +106,7 @@ def _controls() -> list[dict[str, Any]]:
 
 def _training_controls() -> list[dict[str, Any]]:
     return [
-        _choice("model", "Model", _models(), None),
+        _choice("model", "Model", published_models(), None),
         _choice("gpu", "GPU", known_names("GPU"), None),
         _choice(
             "framework", "Framework", sorted(FRAMEWORKS), TrainingInputs.model_fields["framework"].default

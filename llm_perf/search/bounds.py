@@ -35,16 +35,19 @@ def least_resident_s(scenario: Scenario, tp: int, prompt_len: float) -> tuple[fl
     return max(read_s, float(flops) / (tp * _highest_peak(gpu))), read_s
 
 
-def least_streamed_s(scenario: Scenario) -> float:
-    """Seconds per pass of the layers that a single GPU has no memory for, over its link to the host; 0 without one."""
-    away = 1.0 - scenario.gpu.usable_memory_bytes / layers_weight_bytes(scenario)
-    if away <= 0:
-        return 0.0
+def least_streamed_s(scenario: Scenario, prompt_len: float) -> tuple[float, float]:
+    """(prefill, decode step) of one sequence on a single GPU to which what it has no memory for comes over its link.
+
+    Nothing is computed quicker than where the GPU holds all of it. 0 where the machine has no such link.
+    """
+    prefill_s, step_s = least_resident_s(scenario, 1, prompt_len)
+    away = max(1.0 - scenario.gpu.usable_memory_bytes / layers_weight_bytes(scenario), 0.0)
     try:
         link = host_link_bytes_per_s(scenario.gpu, scenario.host)
     except SpecError:  # evaluated, it says what its machine lacks
-        return 0.0
-    return away * least_read_s(scenario, link)
+        return 0.0, 0.0
+    copied_s = away * least_read_s(scenario, link)
+    return max(prefill_s, copied_s), max(step_s, copied_s)
 
 
 def _highest_peak(gpu: GPUConfig) -> float:

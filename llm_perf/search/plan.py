@@ -30,6 +30,7 @@ from llm_perf.errors import SpecError
 from llm_perf.requests.served import served
 from llm_perf.requests.traffic import LEAST_BURSTINESS
 from llm_perf.search.bounds import least_resident_s, least_streamed_s
+from llm_perf.search.divisions import Alone, Met, Structure, batch_sizes, powers
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target, parse_targets
@@ -184,19 +185,19 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
     )
 
 
-@dataclass(frozen=True)
-class Structure:
-    """A deployment without its batch: the inputs that describe it, and its scenario."""
-
-    inputs: dict[str, Any]
-    scenario: Scenario
-    price: float | None
+_Asked = tuple[str, int, float | None]
+"""A GPU as it is asked for, the width of its weights, its price per hour."""
 
 
 class Pool:
-    """All configurations that fit, as columns."""
+    """All configurations that fit, as columns.
 
-    def __init__(self, question: PlanQuestion) -> None:
+    Args:
+        question: What is asked.
+        every_division: Of a model over GPUs, those too that nothing in an answer to the question could be.
+    """
+
+    def __init__(self, question: PlanQuestion, every_division: bool = False) -> None:
         self.question = question
         self.prices = load_prices(question.prices)
         self.system = get_system(question.system).name
@@ -214,12 +215,15 @@ class Pool:
         self.unpriced: tuple[str, ...] = ()
         self.unrated: tuple[str, ...] = ()
         self.leave_out(question)
-        self.batches = _batch_sizes(question.max_batch_size)
+        self.batches = batch_sizes(question.max_batch_size)
         self._every, self._ends = (self._load(sizes) for sizes in (self.batches, self.batches[[0, -1]]))
         self.structures: list[Structure] = []
         self._parts: list[dict[str, Array]] = []
-        self._left: list[tuple[Structure, int, Iterator[int]]] = []
-        self._streaming: list[tuple[str, int, float | None]] = []
+        self._left: list[tuple[Alone, int, Iterator[int]]] = []
+        self._streaming: list[_Asked] = []
+        self._no_stream: set[str] = set()
+        counts = question.objective == "gpus" and question.gen_len > 1 and not every_division
+        self._met = Met() if counts else None
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
@@ -248,21 +252,45 @@ class Pool:
     # -- structures -----------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets."""
-        for gpu, (_, written) in self.gpus.items():
-            price = self.prices.of(gpu)
-            hourly = None if price is None else price.per_gpu_hour
-            for bits in self.question.quant_bits if self.question.weight_format is None else (16,):
-                self._fill(written, bits, hourly)
+        """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets.
+
+        Few GPUs come before many, and those that are quickest by their data sheets first.
+        """
+        alone = [(self._alone(asked), asked) for asked in self._asked()]
+        order = sorted((one for one, _ in alone if one is not None), key=lambda one: one.least_s[1])
+        for tp in powers(self.question.max_gpus):
+            for one in order:
+                stages = iter(powers(self.question.max_gpus // tp))
+                if self._too_slow_ever(*one.least_of(tp)):
+                    self._left.append((one, tp, stages))
+                else:
+                    self._add_stages(one, tp, stages)
+            for found, asked in alone if tp == 1 and self.question.offload else ():
+                self._fill_streamed(found, asked)
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
         self._gather()
         if not self._meets.any() and (self._left or self._streaming):
             for one, tp, stages in self._left:
                 self._add_stages(one, tp, stages, too_slow_as_well=True)
-            for asked in self._streaming:
-                self._stream(*asked)
+            for streamed in self._streaming:
+                self._stream(*streamed)
             self._gather()
+
+    def _asked(self) -> Iterator[_Asked]:
+        """Every GPU in every width of weights."""
+        for gpu, (_, written) in self.gpus.items():
+            price = self.prices.of(gpu)
+            hourly = None if price is None else price.per_gpu_hour
+            for bits in self.question.quant_bits if self.question.weight_format is None else (16,):
+                yield written, bits, hourly
+
+    def _alone(self, asked: _Asked) -> Alone | None:
+        """One GPU that holds its weights, whether they fit or not; None where it cannot run the system."""
+        found = self._structure(*asked, {"system": self.question.system})
+        if found is None:
+            return None
+        return Alone(found, least_resident_s(found.scenario, 1, self.question.prompt_len))
 
     def divisions(self) -> Iterator[tuple[Structure, dict[str, Array]]]:
         """Every division of the model that was evaluated, with its columns over batch sizes."""
@@ -276,33 +304,32 @@ class Pool:
             name: np.concatenate([part[name] for part in self._parts]) if self._parts else np.empty(0)
             for name in names
         }
-        self._meets = self.columns["fits"].astype(bool)
-        for target in self.question.targets:
-            self._meets = self._meets & target.met(self.columns[target.measure])
+        self._meets = self._meeting(self.columns)
 
-    def _fill(self, gpu: str, bits: int, price: float | None) -> None:
-        """Divisions of the model over up to ``max_gpus`` GPUs in tensor and pipeline ranks, and one GPU that streams."""
-        one = self._structure(gpu, bits, price, {"system": self.question.system})
-        if one is not None:
-            for tp in _powers(self.question.max_gpus):
-                stages = iter(_powers(self.question.max_gpus // tp))
-                if self._too_slow_ever(*least_resident_s(one.scenario, tp, self.question.prompt_len)):
-                    self._left.append((one, tp, stages))
-                else:
-                    self._add_stages(one, tp, stages)
-        if self.question.offload:
-            asked = (gpu, bits, price)
-            least_s = 0.0 if one is None else least_streamed_s(one.scenario)
-            if self._too_slow_ever(least_s, least_s):
-                self._streaming.append(asked)
-            else:
-                self._stream(*asked)
+    def _meeting(self, columns: dict[str, Array]) -> Array:
+        """Which points fit and meet the targets."""
+        meets = columns["fits"].astype(bool)
+        for target in self.question.targets:
+            meets = meets & target.met(columns[target.measure])
+        return meets
+
+    def _fill_streamed(self, one: Alone | None, asked: _Asked) -> None:
+        """One GPU that streams what it does not hold."""
+        least = (
+            (0.0, 0.0) if one is None else least_streamed_s(one.structure.scenario, self.question.prompt_len)
+        )
+        if self._too_slow_ever(*least):
+            self._streaming.append(asked)
+        else:
+            self._stream(*asked)
 
     def _stream(self, gpu: str, bits: int, price: float | None) -> None:
-        """Evaluate one GPU that streams what it does not hold."""
+        """Evaluate one GPU that streams; its machine lacks the same for every width."""
+        if gpu in self._no_stream:
+            return
         found = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
-        if found is not None:
-            self._take(found)
+        if found is not None and self._take(found) is None:
+            self._no_stream.add(gpu)
 
     def _too_slow_ever(self, prefill_s: float, step_s: float) -> bool:
         """Whether a target is missed by times that no batch is below."""
@@ -315,7 +342,7 @@ class Pool:
         return any(not target.met(times[target.name]) for target in upper)
 
     def _add_stages(
-        self, one: Structure, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
+        self, one: Alone, tp: int, stages: Iterator[int], *, too_slow_as_well: bool = False
     ) -> None:
         """Evaluate numbers of pipeline stages, fewest first, until more of them could bring nothing.
 
@@ -323,9 +350,12 @@ class Pool:
         batch fits, or where the largest one that fits is too slow already. Where a stack cuts batches by itself to keep
         stages busy, all are evaluated.
         """
-        busy = cuts_batches(system_of(one.scenario).constants(one.scenario))
+        scenario = one.structure.scenario
+        busy = cuts_batches(system_of(scenario).constants(scenario))
         for pp in stages:
-            structure = self._divided(one, tp, pp)
+            if self._met is not None and self._met.beats(scenario.gpu.name, tp * pp, one.least_of(tp)[1]):
+                return
+            structure = self._divided(one.structure, tp, pp)
             if structure is None:
                 continue
             smallest, largest = self._holds(structure)
@@ -335,6 +365,8 @@ class Pool:
             found = self._take(structure)
             if found is None:
                 return
+            if pp == 1:
+                one.learn(tp, found)
             if busy:
                 continue
             if largest:
@@ -360,6 +392,8 @@ class Pool:
         self.structures.append(structure)
         self.evaluated += len(self.batches)
         self._parts.append(columns)
+        if self._met is not None:
+            self._met.add(structure.scenario.gpu.name, columns, self._meeting(columns))
         return columns
 
     def _holds(self, structure: Structure) -> tuple[bool, bool]:
@@ -559,18 +593,6 @@ def _chosen(name: str, profile: Profile) -> tuple[GPUConfig, str]:
     except SpecError:
         bundled = False
     return gpu, gpu.name if bundled else name
-
-
-def _batch_sizes(most: int) -> Array:
-    """1, 2, 3, 4, 6, 8, 12 ... up to the largest, which is among them."""
-    powers = _powers(most)
-    sizes = {*powers, *(3 * power // 2 for power in powers if power > 1), most}
-    return np.array(sorted(size for size in sizes if size <= most), dtype=np.float64)
-
-
-def _powers(most: int) -> list[int]:
-    """1, 2, 4 ... up to the largest."""
-    return [2**power for power in range(most.bit_length())]
 
 
 def _named(structure: Structure) -> str:

@@ -27,7 +27,8 @@ from llm_perf.requests.request_file import RequestFile, read_requests
 from llm_perf.requests.simulate import rules_of
 from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.workload import LATEST_S
-from llm_perf.search.plan import PlanQuestion, Pool, Structure
+from llm_perf.search.divisions import Structure
+from llm_perf.search.plan import PlanQuestion, Pool
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target
 from llm_perf.systems.families import declaration
@@ -228,7 +229,8 @@ class _Search:
         kept = question.replace(
             target="", offload=False, objective="gpus", rate=None, requests=None, concurrency=None
         )
-        self.pool = Pool(kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1)))
+        kept = kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1))
+        self.pool = Pool(kept, every_division=True)
         self.pool.leave_out(question)
         self.simulated = 0
         self.missed: list[ServiceCandidate] = []

@@ -319,6 +319,10 @@ class System(WithConstants, ABC):
     def evaluate(self, scenario: Scenario, load: Load) -> Evaluation:
         """Placement, memory and time."""
 
+    def takes(self, option: str) -> bool:
+        """Whether it knows an option, and all that a prediction with it rests on."""
+        return option in self.options
+
     # -- what a request means to it -----------------------------------------------------------------------------
 
     def dtype_of(self, inputs: Mapping[str, Any], dtype: DtypeConfig) -> DtypeConfig:  # noqa: ARG002 - a hook

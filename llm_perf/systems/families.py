@@ -208,7 +208,7 @@ class Folder:
         """Names of the ranges of versions that ship, oldest first; those for some devices only are `special`."""
         return tuple(name for name in self.all_releases if not _SPECIAL.search(name))
 
-    @property
+    @cached_property
     def special(self) -> tuple[str, ...]:
         """Ranges of versions on some devices only: their names end in a word, and the files say on which (``only_on``)."""
         return tuple(name for name in self.all_releases if _SPECIAL.search(name))

@@ -107,7 +107,7 @@ def check_options(system: System, used: Iterable[str]) -> None:
     if not unknown:
         return
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
-    knowing = [name for name in family_names() if get_system(name).options.issuperset(unknown)]
+    knowing = [name for name in family_names() if all(map(get_system(name).takes, unknown))]
     raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
 
 

@@ -127,6 +127,36 @@ def test_a_gain_in_training_is_what_the_changed_job_is_predicted_to_take() -> No
 
 
 @pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({"model": "qwen3-30b-a3b", "gpu": "b200", "num_gpus": 8, "ep_size": 8, "framework": "megatron_bridge",
+          "seq_len": 1024, "micro_batch_size": 1}, "--cuda-graphs layers"),
+        ({"model": "llama-3-8b", "gpu": "a100-sxm-80gb", "framework": "deepspeed", "optimizer_device": "cpu"},
+         "--offload-overlap zenflow"),
+        ({"model": "llama-3-8b", "gpu": "a100-sxm-80gb", "framework": "deepspeed", "ds_zero": 3, "optimizer_device": "cpu"},
+         "--offload-overlap superoffload"),
+    ],
+)  # fmt: skip
+def test_switches_of_a_framework_are_tried_where_it_has_them(inputs: dict[str, Any], text: str) -> None:
+    question = TrainingInputs(**inputs)
+    result = predict_training(build_training_scenario(question))
+    gains = {gain.text: gain.factor for gain in faster_training(question, result, most=9)}
+    name, value = text.removeprefix("--").replace("-", "_").split()
+    changed = predict_training(build_training_scenario(question.replace(**{name: value})))
+    assert gains[text] == pytest.approx(changed.throughput_tokens_per_s / result.throughput_tokens_per_s)
+
+
+def test_switches_that_a_framework_has_not_are_not_tried() -> None:
+    for framework in ("fsdp", "hf_trainer", "megatron_2022"):
+        question = TrainingInputs(
+            model="qwen3-30b-a3b", gpu="b200", num_gpus=8, framework=framework, seq_len=512
+        )
+        result = predict_training(build_training_scenario(question))
+        said = [gain.text for gain in faster_training(question, result, most=99)]
+        assert not [text for text in said if "graphs" in text or "overlap" in text]
+
+
+@pytest.mark.parametrize(
     ("inputs", "wanted"),
     [
         ({"framework": "fsdp", "num_gpus": 8, "seq_len": 32768, "micro_batch_size": 1, "activation_recomputation": "full"},

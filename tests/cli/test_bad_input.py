@@ -666,3 +666,15 @@ def test_uneven_stages_hold_all_layers(infer: Any) -> None:
     ]
     assert memory[1] == pytest.approx(memory[0] * 5 / 24)
     assert memory[2] == pytest.approx(memory[0] * 4 / 24)
+
+
+@pytest.mark.parametrize(("written", "gib"), [("1e2", 100.0), ("8E+1", 80.0), ("640e-1", 64.0)])
+def test_a_number_may_have_an_exponent_without_a_point(
+    llm_perf: Any, tmp_path: Path, written: str, gib: float
+) -> None:
+    gpu = tmp_path / "mine.yaml"
+    gpu.write_text(
+        f"extends: h100-sxm-80gb\nname: mine\nmemory_gib: {written}\nusable_memory_gib: {written}\n"
+    )
+    outcome = llm_perf("infer", "--model", "opt-1.3b", "--gpu", str(gpu), "--json")
+    assert outcome.json["memory"]["gpu"]["capacity_bytes"] == gib * 2**30

@@ -34,6 +34,8 @@ REFUSED = (
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
     (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9"),
     ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
+    (f"infer {GPT} --system llama_cpp --enforce-eager", "systems that do: "),
+    (f"infer {GPT} --host '-2x epyc-9354'", "epyc-9354"),
     (f"infer {GPT} --host zzz", "llm-perf hosts list"),
     (f"infer {GPT} --tp-size 3", "possible: 1, 2, 4"),
     ('plan --model llama-3-8b --target "tpot<0ms"', "positive number"),
@@ -109,3 +111,13 @@ def test_no_spec_is_called_by_its_class() -> None:
     assert not [label for label in labels if re.search("[a-z][A-Z]|_", label)]
     assert plain_words("GPUConfig") == "GPU"
     assert plain_words("LayerGroup") == "layer group"
+
+
+def test_systems_that_a_refusal_lists_take_what_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = shlex.split("infer --model llama-3-8b --gpu a100-sxm-80gb --enforce-eager --json --system")
+    assert run([*asked, "llama_cpp"]) == 2
+    listed = capsys.readouterr().err.rpartition("systems that do: ")[2].strip().split(", ")
+    assert "vllm" in listed
+    assert "sglang" not in listed
+    for system in listed:
+        assert run([*asked, system]) == 0, system

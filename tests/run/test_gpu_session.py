@@ -165,3 +165,14 @@ def test_a_gpu_is_named_for_a_rehearsal_alone():
     done = rehearse("resident", "--gpu", "t4")
     assert done.returncode == 2
     assert done.stderr == "llm-perf: --gpu is of a --dry-run: a session measures the GPU that is here\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(("zzz",), "'resident'"), ((), "resident"), (("all", "--lops", "3"), "--loops"), (("all", "--loops", "x"), "integer")],
+)  # fmt: skip
+def test_a_wrong_word_is_one_line(flags, said):
+    done = rehearse(*flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr

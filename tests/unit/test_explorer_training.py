@@ -9,6 +9,7 @@ import pytest
 
 from llm_perf.cli.main import run
 from llm_perf.cli.serve import view_of
+from llm_perf.config.loading import known_names, resolve_name
 from llm_perf.errors import SpecError
 from llm_perf.explore.controls import EXAMPLES, TRAINING_EXAMPLES, options
 
@@ -90,3 +91,14 @@ def test_every_control_is_an_input_of_its_task() -> None:
         names = [entry["name"] for entry in task["controls"]]
         assert set(names) <= set(kinds[task["value"]].model_fields)
         assert len(set(names)) == len(names)
+
+
+def test_models_are_chosen_by_the_names_that_they_were_published_under() -> None:
+    for task in options()["tasks"]:
+        (models,) = (one for one in task["controls"] if one["name"] == "model")
+        names = [one["value"] for one in models["choices"]]
+        assert {"deepseek-ai/DeepSeek-R1", "meta-llama/Llama-3.3-70B-Instruct", "facebook/opt-175b"} <= set(
+            names
+        )
+        assert names == sorted(set(names), key=str.lower)
+        assert {resolve_name("model", name) for name in names} == set(known_names("model"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +18,9 @@ from llm_perf.analysis.economics import cost_of, energy_of, gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import SpecError
-from llm_perf.search.plan import OBJECTIVES, Candidate, PlanQuestion, _batch_sizes, plan
+from llm_perf.search import plan as plan_module
+from llm_perf.search.divisions import batch_sizes
+from llm_perf.search.plan import OBJECTIVES, Candidate, PlanQuestion, plan
 from llm_perf.search.targets import Target, parse_targets
 
 GPUS = ("t4", "a100-sxm-80gb", "h100-sxm-80gb", "l4")
@@ -115,7 +118,7 @@ class Found:
 
 def everything(question: PlanQuestion) -> list[Found]:
     """Every deployment of the plan's space that fits, each predicted by itself: no vectors, nothing left out."""
-    batches = [int(size) for size in _batch_sizes(question.max_batch_size)]
+    batches = [int(size) for size in batch_sizes(question.max_batch_size)]
     powers = [2**n for n in range(question.max_gpus.bit_length())]
     divisions: list[dict[str, Any]] = [
         {"tp_size": tp, "pp_size": pp, "system": question.system}
@@ -315,3 +318,31 @@ def test_prices_of_ones_own(tmp_path):
 
 def test_what_is_too_slow_already_gets_no_more_stages():
     assert plan(MIXTRAL.replace(target="ttft<1s")).evaluated < plan(MIXTRAL).evaluated
+
+
+@pytest.mark.parametrize(
+    ("target", "more"),
+    [
+        ("tpot<50ms, ttft<1s", {"quant_bits": (16, 4)}),
+        ("tpot<25ms", {"system": "vllm", "gen_len": 400}),
+        ("latency<6s, throughput>900", {}),
+        ("tpot<1ms", {"model": "llama-2-7b"}),
+        ("ttft<200ms", {"batching": "static", "model": "mixtral-8x7b"}),
+    ],
+)
+def test_what_is_not_evaluated_would_change_no_answer(
+    target: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = ("t4", "l4", "a100-sxm-80gb", "h100-sxm-80gb", "rtx-4090", "mi300x", "b200", "l40s")
+    question = PlanQuestion(
+        **{"model": "llama-2-70b", "objective": "gpus", "gpus": gpus, "target": target, **more}
+    )
+    found = plan(question, top=9)
+    monkeypatch.setattr(plan_module, "Pool", functools.partial(plan_module.Pool, every_division=True))
+    monkeypatch.setattr(plan_module.Alone, "least_of", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(plan_module, "least_streamed_s", lambda *_: (0.0, 0.0))
+    whole = plan(question, top=9)
+    for name in ("best", "nearest", "front"):
+        assert repr(getattr(found, name)) == repr(getattr(whole, name))  # NaN is no other than itself
+    assert found.evaluated <= whole.evaluated
+    assert found.evaluated < whole.evaluated or not found.best

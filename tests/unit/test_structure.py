@@ -196,6 +196,11 @@ def test_no_file_is_longer_than_one_can_read(module: Path) -> None:
     assert len(module.read_text("utf-8").splitlines()) <= LONGEST
 
 
+@pytest.mark.parametrize("program", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_no_program_of_bench_is_longer_either(program: Path) -> None:
+    assert len(program.read_text("utf-8").splitlines()) <= LONGEST
+
+
 def known_at_import(paths: list[Path], root: Path) -> dict[str, set[str]]:
     """Module to the modules that it loads when it is imported; a package stands for what its ``__init__`` loads."""
     names = {

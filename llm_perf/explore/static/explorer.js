@@ -12,6 +12,7 @@
   let timer = null;
   let typed = null; // the field whose text is being typed: its changes are one step of the history
   let asked = null;
+  let opening = false; // the question is the one that the page opens with: nobody chose its system
 
   function element(tag, properties = {}, children = []) {
     const made = document.createElement(tag);
@@ -365,6 +366,7 @@
   }
 
   function go(given) {
+    opening = false;
     remember(given.toString(), false);
     fill(given);
     ask(given);
@@ -380,6 +382,14 @@
     }
     for (const gpu of compared) given.append("gpu", gpu);
     return given;
+  }
+
+  // Who chooses a model or a GPU first asks of their own, not how the opening example streams its weights.
+  function leaveOpening(id) {
+    const others = [...new URLSearchParams(page.options.start).keys()].filter((name) => name !== "model" && name !== "gpu");
+    const chosen = id.replace("control-", "");
+    if (opening && (chosen === "model" || chosen === "gpu")) for (const name of others) $(`control-${name}`).value = "";
+    opening = opening && ![...others, "model", "gpu"].includes(chosen);
   }
 
   function changed(field) {
@@ -545,7 +555,10 @@
     $("examples").append("For example: ", ...examples());
     $("examples").hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("change", (event) => changed(event.target.tagName === "INPUT" ? event.target : null));
+    form.addEventListener("change", (event) => {
+      leaveOpening(event.target.id);
+      changed(event.target.tagName === "INPUT" ? event.target : null);
+    });
     form.addEventListener("focusout", () => { typed = null; });
     form.addEventListener("input", (event) => {
       if (event.target.tagName !== "INPUT") return;
@@ -554,6 +567,7 @@
     });
     const turn = () => {
       typed = null;
+      opening = ![...new URLSearchParams(window.location.search)].some(([name]) => name !== "keep");
       fill(query());
       ask(query());
     };

@@ -48,7 +48,7 @@ def validation_figures(found: Mapping[str, Any]) -> dict[str, Any]:
         panels[row["class"]].setdefault(system, []).append(_as_time(row, ends))
     filled = {name: groups for name, groups in panels.items() if groups}
     count = sum(len(points) for groups in filled.values() for points in groups.values())
-    title = f"{count:,} published runs, predicted without calibration"
+    title = f"{count:,} published runs, predicted as shipped"
     under = {name: _accuracy(found["classes"][name]) for name in filled}
     return {"predicted_measured": draw(scatter_grid(filled, "time (s)", title, under))} if filled else {}
 

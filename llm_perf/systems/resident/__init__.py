@@ -62,6 +62,8 @@ from llm_perf.systems.terms import Terms, joined, one_term, scaled
 from llm_perf.systems.waves import waves_of
 
 _GIB = 2**30
+_EAGER = ("eager_python_us_per_layer", "python_us_per_layer")
+"""What the host takes to launch a layer without captured graphs: one of them says it where it is known."""
 
 
 class Resident(System):
@@ -100,11 +102,15 @@ class Resident(System):
                 f"{scenario.model.name} is an encoder: it has neither a cached prefix nor tokens to draft"
             )
 
+    def takes(self, option: str) -> bool:
+        """Without captured graphs only where it is known what the host takes to launch a layer."""
+        return super().takes(option) and (option != "enforce_eager" or any(map(self.file.value, _EAGER)))
+
     def _check_eager(self, scenario: Scenario) -> None:
         if not scenario.workload.enforce_eager:
             return
         constants = self.constants(scenario)
-        if not (constants["eager_python_us_per_layer"] or constants["python_us_per_layer"]):
+        if not any(constants[name] for name in _EAGER):
             raise SpecError(
                 f"--enforce-eager: what a step of {self.name}@{self.release} takes without captured graphs is not known "
                 "here; it is of vllm@0.15"

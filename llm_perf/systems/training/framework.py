@@ -11,7 +11,7 @@ from pydantic import Field
 from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
 from llm_perf.config.parallelism import ParallelismConfig
-from llm_perf.config.training import LossKind, OffloadOverlap, TrainingScenario
+from llm_perf.config.training import Graphs, LossKind, OffloadOverlap, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.constants import ConstantsFile, overridden
 
@@ -34,6 +34,7 @@ class Framework(ConstantsFile):
         divisions: ways of dividing a model that it has beside data-parallel replicas; None: those of what it extends.
         zero_stages: ZeRO stages (3: full sharding) that it has; None: those of what it extends, all if that says nothing.
         offload_overlaps: ways in which an update on the CPU goes on beside the GPU's work.
+        graphs: what it can launch as CUDA graphs; None: as what it extends.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
     """
@@ -42,6 +43,7 @@ class Framework(ConstantsFile):
     divisions: tuple[Literal["tp", "pp", "cp", "ep"], ...] | None = None
     zero_stages: tuple[int, ...] | None = None
     offload_overlaps: tuple[OffloadOverlap, ...] = ()
+    graphs: tuple[Graphs, ...] | None = None
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -127,6 +129,7 @@ def load_framework(name: str) -> Framework:
         divisions=parent.divisions if own.divisions is None else own.divisions,
         zero_stages=parent.zero_stages if own.zero_stages is None else own.zero_stages,
         offload_overlaps=own.offload_overlaps or parent.offload_overlaps,
+        graphs=parent.graphs if own.graphs is None else own.graphs,
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
     )
