@@ -5,7 +5,8 @@ import math
 import pytest
 
 from calibrate.evidence.errata import as_meant
-from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases, load_rows
+from calibrate.evidence.ratios import gm
+from calibrate.evidence.serving_rows import Case, Cases, load_cases, load_rows
 
 SMALL, LARGE = "amd/Llama-3.1-70B-Instruct-FP8-KV", "amd/Llama-3.1-405B-Instruct-FP8-KV"
 MISNAMED = ("0.6.6 ROCm 6.3.1", "0.7.3 ROCm 6.3.1", "0.8.3 ROCm 6.3.1")
