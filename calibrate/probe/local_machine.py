@@ -1,7 +1,8 @@
 """The machine at hand as specs: a bundled GPU by its name, or rates measured on the spot; the host always measured.
 
 Once per process, in about two seconds: matrix products with many rows and with one, copies, attention, and where asked
-for the disk. Rates are of one process with the threads that the run has.
+for the disk. The operations are those of `calibrate.probe.suite`, which times more sizes of them for a minute; here a few
+repeats have to do. Rates are of one process with the threads that the run has.
 """
 
 from __future__ import annotations
