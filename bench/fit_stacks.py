@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from calibrate.evidence.published.names import version_of  # noqa: E402
+from calibrate.evidence.ratios import gm  # noqa: E402
 from calibrate.evidence.saturated_rows import load_saturated  # noqa: E402
-from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases  # noqa: E402
+from calibrate.evidence.serving_rows import Case, Cases, load_cases  # noqa: E402
 from calibrate.evidence.settings import Run  # noqa: E402
 from calibrate.fit.stack_priors import SPREAD  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402

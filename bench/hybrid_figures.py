@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.evidence.hybrid_rows import HybridCase, load_cases, log_ratio
+from calibrate.evidence.ratios import gm
+from calibrate.fit.intervals import held_width, of_rows
 from llm_perf.config.cpu import cpu_facts
 from llm_perf.systems import system_of
 from llm_perf.systems.constants import load_constants
@@ -63,11 +65,6 @@ def main() -> None:
     known = with_bandwidth(cases)
     print(f"decode, the host's bandwidth from one of its rows: {gm(known):.3f} on {len(known)} others")
     WIDTHS.write_text(widths(cases, left_out), "utf-8")
-
-
-def gm(ratios: np.ndarray) -> float:
-    """Geometric mean of max(p / m, m / p)."""
-    return float(np.exp(np.mean(np.abs(ratios))))
 
 
 @cache
@@ -201,21 +198,21 @@ def store(cases: list[HybridCase], shipped: np.ndarray, left_out: np.ndarray) ->
 
 
 def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
-    """Half-widths of 90 % intervals by what computes and by phase, and how many rates they hold."""
+    """Half-widths of 90 % intervals by what computes and by phase, and how many rates those of the other hosts hold."""
     lines = [
-        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what 90 % of",
-        "# the published rates were off by at most when their host was in no fit.",
+        "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what published",
+        "# rates were off by when their host was in no fit. Of `tested` rates the widths of the other hosts held `held`.",
     ]
-    for kind in ("cpu", "cpu and gpu", "shared memory"):
+    for kind in ("cpu", "cpu and gpu"):
         lines.append(f"{kind}:")
         for phase in ("prefill", "decode"):
-            chosen = np.array([case.kind == kind and case.phase == phase for case in cases])
-            off = np.abs(left_out[chosen])
-            width = float(np.quantile(off, 0.9))
-            hosts = len({case.host for case, own in zip(cases, chosen, strict=True) if own})
-            held = int((off <= width).sum())
+            hosts: dict[str, list[float]] = collections.defaultdict(list)
+            for case, ratio in zip(cases, left_out, strict=True):
+                if (case.kind, case.phase) == (kind, phase):
+                    hosts[case.host].append(abs(float(ratio)))
+            found = held_width(hosts, of_rows)
             lines.append(
-                f"  {phase}: {{width: {width:.4f}, hosts: {hosts}, held: {held}, tested: {len(off)}}}"
+                f"  {phase}: {{width: {found.width:.4f}, hosts: {len(hosts)}, held: {found.held}, tested: {found.tested}}}"
             )
     return "\n".join(lines) + "\n"
 

@@ -19,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from calibrate.validate.requests import PREDICTED, Line, gm_of, line_of, read_predicted, rows, table_text  # noqa: E402
+from calibrate.evidence.ratios import gm  # noqa: E402
+from calibrate.validate.requests import PREDICTED, Line, line_of, read_predicted, rows, table_text  # noqa: E402
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
         for quantity in dict.fromkeys(line["quantity"] for line in done):
             found = [ratio[id(line)] for line in done if (line["load"], line["quantity"]) == (load, quantity)]
             if found:
-                print(f"  {load:<12} {quantity:<18} {len(found):>5} rows, gm {gm_of(found):.3f}")
+                print(f"  {load:<12} {quantity:<18} {len(found):>5} rows, gm {gm(found):.3f}")
     for line in sorted(done, key=lambda line: -abs(ratio[id(line)]))[: arguments.worst]:
         print(f"  {math.exp(ratio[id(line)]):8.3f} {dict(line)}")
     return 0

@@ -22,8 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from fit_stacks import PLANS, fit_once  # noqa: E402
 
+from calibrate.evidence.ratios import gm  # noqa: E402
 from calibrate.evidence.saturated_rows import load_saturated  # noqa: E402
-from calibrate.evidence.serving_rows import Case, Cases, gm  # noqa: E402
+from calibrate.evidence.serving_rows import Case, Cases  # noqa: E402
 from calibrate.validate.request_left_out import COLUMNS, LEFT_OUT, read_left_out  # noqa: E402
 
 KINDS: dict[str, Callable[[Case], str]] = {

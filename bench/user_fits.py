@@ -23,13 +23,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from calibrate.evidence.ratios import gm
 from calibrate.evidence.readers import read_file
 from calibrate.evidence.readers.published_rows import run_of_row
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.traces import compare, figures, traces
 from calibrate.fit.served.deployment import Served, served_of, told_run
 from calibrate.fit.served.fit import fit_stack
-from calibrate.fit.served.points import Points, gm
+from calibrate.fit.served.points import Points
 from calibrate.fit.stack_priors import SPREAD
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of

@@ -223,6 +223,7 @@ def _command(path: tuple[str, ...], command: Any, group: click.Context) -> str:
     rows = [(f"`{record[0]}`", _escaped(record[1])) for record in records if record is not None]
     if rows:
         parts.append(_table(("flag", "meaning"), "ll", rows))
-    if isinstance(command, click.Group):
-        parts += [_command((*path, name), sub, context) for name, sub in command.commands.items()]
+    # A command whose first word may be one with options of its own has them beside its own: calibrate observe.
+    below = command.commands if isinstance(command, click.Group) else getattr(command, "words", {})
+    parts += [_command((*path, name), sub, context) for name, sub in below.items()]
     return "\n\n".join(parts)

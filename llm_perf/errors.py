@@ -22,6 +22,7 @@ __all__ = [
     "SpecError",
     "UnknownNameError",
     "bad_value",
+    "first_line",
 ]
 
 _MAX_SUGGESTIONS = 5
@@ -179,6 +180,11 @@ def _likeness_at_most(wanted: str, candidate: str) -> float:
     """What difflib's ratio cannot exceed: twice the characters that both have, in any order, over all of theirs."""
     both = sum(min(wanted.count(one), candidate.count(one)) for one in set(wanted))
     return 2 * both / max(1, len(wanted) + len(candidate))
+
+
+def first_line(error: BaseException, unsaid: str | None = None) -> str:
+    """What an error says, without the lines that follow; ``unsaid``, or its kind, where it says nothing."""
+    return (str(error).strip().splitlines() or [unsaid or type(error).__name__])[0]
 
 
 def _forms(name: str) -> tuple[str, str]:

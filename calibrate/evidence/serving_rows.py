@@ -357,11 +357,6 @@ def log_ratio_of(case: Case, tpot_s: float, ttft_s: float, total_s: float) -> fl
     return -math.log(rates[kind or "output"] / case.measured)
 
 
-def gm(log_ratios: Sequence[float] | np.ndarray) -> float:
-    """Geometric mean of max(p / m, m / p)."""
-    return float(np.exp(np.mean(np.abs(log_ratios)))) if len(log_ratios) else math.nan
-
-
 def constants_of(case: Case) -> dict[str, Any]:
     """Constants of a case's version on its host."""
     return dict(system_of(case.scenario).constants(case.scenario))

@@ -9,10 +9,10 @@ model rather than a guarantee: exact 90 % over new models would need nine of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, median
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from llm_perf.config.calibration import ENOUGH, INTERVAL_LEVEL, IntervalWidths
 
@@ -110,3 +110,60 @@ def group_width(residuals: Sequence[Sequence[float]]) -> float | None:
     if not by_group:
         return None
     return conformal_quantile(by_group) if len(by_group) >= ENOUGH else max(by_group)
+
+
+_LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
+"""Quantiles that are tried: what holds nine tenths of one's own rows may hold fewer of another group's."""
+
+G = TypeVar("G", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class HeldWidth:
+    """A half-width as a log ratio; of ``tested`` rows, those of the other groups held ``held``."""
+
+    width: float
+    held: int
+    tested: int
+
+
+def held_width(
+    groups: Mapping[G, Sequence[float]],
+    quantile: Callable[[Mapping[G, Sequence[float]], float], float],
+    apart: Callable[[G], Hashable] = lambda name: name,
+) -> HeldWidth:
+    """The least quantile of groups' errors that holds nine tenths of the rows, each group held against the others.
+
+    Args:
+        groups: |log residuals| by group.
+        quantile: What a share of all rows of some groups stays within.
+        apart: What of a group's name no other group must share to be held against it.
+    """
+    found = HeldWidth(0.0, 0, 0)
+    for level in _LEVELS:
+        held = tested = 0
+        for kind in dict.fromkeys(map(apart, groups)):
+            others = {name: rows for name, rows in groups.items() if apart(name) != kind}
+            width = quantile(others, level)
+            own = [row for name, rows in groups.items() if apart(name) == kind for row in rows]
+            held, tested = held + sum(row <= width for row in own), tested + len(own)
+        found = HeldWidth(quantile(groups, level), held, tested)
+        if held >= INTERVAL_LEVEL * tested:
+            break
+    return found
+
+
+def of_equal_groups(groups: Mapping[G, Sequence[float]], level: float) -> float:
+    """What a share of the rows stays within where each group has the same weight, however many rows it has."""
+    weighted = sorted((row, 1 / len(rows)) for rows in groups.values() for row in rows)
+    reached = 0.0
+    for row, weight in weighted:
+        reached += weight
+        if reached >= level * len(groups) - 1e-9:
+            return row
+    return weighted[-1][0]
+
+
+def of_rows(groups: Mapping[G, Sequence[float]], level: float) -> float:
+    """The conformal quantile of all rows together."""
+    return conformal_quantile([row for rows in groups.values() for row in rows], level)

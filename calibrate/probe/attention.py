@@ -37,11 +37,12 @@ def _item(device: Any, dtype: str, kind: str, batch: int, heads: int, width: int
             "flops": 4.0 * batch * heads * width * pairs,
             "bytes": 2.0 * batch * heads * length * width * BYTES[dtype],
         },
-        lambda: _prepare(device, dtype, batch, heads, width, length, queries),
+        lambda: prepare(device, dtype, batch, heads, width, length, queries),
     )
 
 
-def _prepare(device: Any, dtype: str, batch: int, heads: int, width: int, length: int, queries: int) -> Call:
+def prepare(device: Any, dtype: str, batch: int, heads: int, width: int, length: int, queries: int) -> Call:
+    """The last ``queries`` of ``length`` tokens attend to all of them, or to those before them where they are all."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 

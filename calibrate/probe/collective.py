@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from calibrate.probe.clock import now
 from calibrate.probe.sampler import median_uncertainty
 
 SIZES = (64 << 10, 1 << 20, 16 << 20)
@@ -53,6 +54,25 @@ def measure(device: Any, limit_s: float) -> list[dict[str, Any]]:
             process.kill()
             process.wait()
     return _records_of(output)
+
+
+def gather_bytes_per_s(world: int, device: Any, size: int = 16 << 20) -> float:
+    """Bytes per second that arrive at a rank when all ranks of this run gather a tensor: of some gathers the quickest."""
+    import deepspeed.comm as dist
+    import torch
+
+    shard = torch.zeros(size, dtype=torch.uint8, device=device.torch_device)
+    whole = torch.empty(size * world, dtype=torch.uint8, device=device.torch_device)
+    sync = device.synchronize or (lambda: None)
+    seconds = []
+    for _ in range(8):
+        dist.barrier()
+        sync()
+        start = now()
+        dist.all_gather_into_tensor(whole, shard)
+        sync()
+        seconds.append(now() - start)
+    return size * (world - 1) / min(seconds[1:])
 
 
 def _records_of(output: str) -> list[dict[str, Any]]:

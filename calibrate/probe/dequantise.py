@@ -20,17 +20,18 @@ def items(device: Any, dtypes: tuple[str, ...]) -> Iterator[Item]:
                 settings = {"dtype": dtype, "bits": bits, "group_size": _GROUP_SIZE, "k": columns, "n": rows}
                 yield Item(
                     "dequantise", settings, {"weights": float(rows * columns)},
-                    lambda dtype=dtype, bits=bits, rows=rows, columns=columns: _prepare(  # type: ignore[misc]
-                        device, dtype, bits, rows, columns
+                    lambda dtype=dtype, bits=bits, rows=rows, columns=columns: prepare(  # type: ignore[misc]
+                        device, dtype, bits, _GROUP_SIZE, rows, columns
                     ),
                 )  # fmt: skip
 
 
-def _prepare(device: Any, dtype: str, bits: int, rows: int, columns: int) -> Call:
+def prepare(device: Any, dtype: str, bits: int, group_size: int, rows: int, columns: int) -> Call:
+    """A matrix of so many rows and columns is unpacked."""
     import torch
     from deepspeed.inference.quantization.utils import DeQuantizer, Quantizer
 
-    config = {"num_bits": bits, "group_size": _GROUP_SIZE, "group_dim": 1, "symmetric": False}
+    config = {"num_bits": bits, "group_size": group_size, "group_dim": 1, "symmetric": False}
     weights = torch.randn(rows, columns, device=device.torch_device).to(torch_dtype(dtype))
     packed = Quantizer(config).quantize(weights)
     unpack = DeQuantizer(config, torch_dtype(dtype))

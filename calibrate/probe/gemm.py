@@ -34,11 +34,12 @@ def item(device: Any, dtype: str, m: int, k: int, n: int) -> Item:
         "gemm",
         {"dtype": dtype, "m": m, "k": k, "n": n},
         {"flops": 2.0 * m * k * n, "bytes": float(BYTES[dtype]) * (k * n + m * k + m * n)},
-        lambda: _prepare(device, dtype, m, k, n),
+        lambda: prepare(device, dtype, m, k, n),
     )
 
 
-def _prepare(device: Any, dtype: str, m: int, k: int, n: int) -> Call:
+def prepare(device: Any, dtype: str, m: int, k: int, n: int) -> Call:
+    """The product, over weights of which no cache holds all."""
     import torch
     from torch.nn.functional import linear
 

@@ -1,7 +1,8 @@
 """The machine at hand as specs: a bundled GPU by its name, or rates measured on the spot; the host always measured.
 
 Once per process, in about two seconds: matrix products with many rows and with one, copies, attention, and where asked
-for the disk. Rates are of one process with the threads that the run has.
+for the disk. The operations are those of `calibrate.probe.suite`, which times more sizes of them for a minute; here a few
+repeats have to do. Rates are of one process with the threads that the run has.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from calibrate.probe import attention, dequantise, gemm, memory, transfer
 from calibrate.probe.clock import now
+from calibrate.probe.devices import Device
 from calibrate.probe.environment import cpu_name, disk_bytes, memory_bytes, usable_cores
+from calibrate.probe.sampler import Call
 from calibrate.probe.tensors import BYTES, torch_dtype
 from llm_perf.config.base import GB, GIB
 from llm_perf.config.gpu import (
@@ -38,6 +42,7 @@ from llm_perf.errors import EnvironmentFailure, SpecError
 _SOURCE = "measured on this machine before the run"
 _DISK_PROBE_BYTES = 64 << 20
 _SMALLEST_PROBE_BYTES = 1 << 20
+_CPU = Device("cpu", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,8 @@ def _cpu_as_gpu(dtype: str, ranks_here: int) -> tuple[GPUConfig, dict[str, Any]]
     fitted = _gemm_law(dtype)
     copy = _copy_bytes_per_s()
     bandwidth = max(2 * copy, fitted.bytes_per_s)  # a copy reads and writes
-    attention = _attention_rates(dtype)
-    memory = memory_bytes()
+    attended = _attention_rates(dtype)
+    held = memory_bytes()
     efficiency = GPUEfficiency(
         name="measured CPU",
         knee_exponent=1.0,  # the library packs weights before it multiplies: one after the other, not overlapped
@@ -99,20 +104,20 @@ def _cpu_as_gpu(dtype: str, ranks_here: int) -> tuple[GPUConfig, dict[str, Any]]
             )
         },
         attention=AttentionEfficiency(
-            prefill_flops_efficiency=min(1.0, attention["prefill_flops_per_s"] / fitted.flops_per_s),
-            decode_memory_efficiency=min(1.0, attention["decode_bytes_per_s"] / bandwidth),
+            prefill_flops_efficiency=min(1.0, attended["prefill_flops_per_s"] / fitted.flops_per_s),
+            decode_memory_efficiency=min(1.0, attended["decode_bytes_per_s"] / bandwidth),
         ),
         elementwise=ElementwiseEfficiency(memory_efficiency=min(1.0, 2 * copy / bandwidth)),
         collective=TEXTBOOK.collective,
         evidence="measured",
         source=_SOURCE,
     )
-    total_gib = memory["total_bytes"] / GIB / ranks_here
+    total_gib = held["total_bytes"] / GIB / ranks_here
     gpu = GPUConfig(
         name=f"this CPU ({cpu_name()}, {usable_cores()} cores)",
         peak_tflops=_peak(dtype, fitted.flops_per_s),
         memory_gib=total_gib,
-        usable_memory_gib=min(total_gib, max(memory["available_bytes"] / GIB / ranks_here, 1e-3)),
+        usable_memory_gib=min(total_gib, max(held["available_bytes"] / GIB / ranks_here, 1e-3)),
         hbm_bandwidth_gb_per_s=bandwidth / GB,
         # One rank's shard is its parameter, so that nothing is copied and no link limits it; see _host.
         pcie_gb_per_s=LARGEST_QUANTITY,
@@ -124,7 +129,7 @@ def _cpu_as_gpu(dtype: str, ranks_here: int) -> tuple[GPUConfig, dict[str, Any]]
         "gemm_bytes_per_s": fitted.bytes_per_s,
         "gemm_floor_s": fitted.floor_s,
         "copy_bytes_per_s": copy,
-        **{f"attention_{name}": value for name, value in attention.items()},
+        **{f"attention_{name}": value for name, value in attended.items()},
     }
     return gpu, figures
 
@@ -147,37 +152,22 @@ def _gemm_law(dtype: str) -> _GemmLaw:
     """The law through three points: a tiny product, one row, and 256 rows. Weights come from memory, not from a cache."""
     import torch
 
-    kind = torch_dtype(dtype)
-    size, rows = 2048, 256
-    weights = [
-        torch.randn(size, size).to(kind) for _ in range(max(4, (96 << 20) // (size * size * BYTES[dtype])))
-    ]
-    small = torch.randn(8, 8).to(kind)
-
-    def product(inputs: Any) -> Callable[[int], object]:
-        return lambda turn: torch.mm(inputs, weights[turn % len(weights)])
-
+    size, rows, turns = 2048, 256, 24
+    small = torch.randn(8, 8).to(torch_dtype(dtype))
     floor = _quiet_s(lambda _turn: torch.mm(small, small), 50)
-    one = _quiet_s(product(torch.randn(1, size).to(kind)), 2 * len(weights))
-    many = _quiet_s(product(torch.randn(rows, size).to(kind)), 2 * len(weights))
+    one, many = (_quiet_s(gemm.prepare(_CPU, dtype, m, size, size), turns) for m in (1, rows))
     flops = 2.0 * size * size
     # Two equations, many and one row, in arithmetic per row and in the pass over the weights.
     per_row = max((many - one) / (rows - 1), flops / 1e16)
-    memory = max(one - floor - per_row, 0.05 * one)
-    return _GemmLaw(flops / per_row, size * size * BYTES[dtype] / memory, floor)
+    weights_s = max(one - floor - per_row, 0.05 * one)
+    return _GemmLaw(flops / per_row, size * size * BYTES[dtype] / weights_s, floor)
 
 
 @lru_cache
 def _attention_rates(dtype: str) -> dict[str, float]:
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
-    kind = torch_dtype(dtype)
     heads, width, length = 12, 64, 512
-    whole = torch.randn(1, heads, length, width).to(kind)
-    query = torch.randn(1, heads, 1, width).to(kind)
-    prefill = _quiet_s(lambda _turn: scaled_dot_product_attention(whole, whole, whole, is_causal=True), 5)
-    decode = _quiet_s(lambda _turn: scaled_dot_product_attention(query, whole, whole), 20)
+    prefill = _quiet_s(attention.prepare(_CPU, dtype, 1, heads, width, length, length), 5)
+    decode = _quiet_s(attention.prepare(_CPU, dtype, 1, heads, width, length, 1), 20)
     return {
         # Scores and weighted sum, over the lower triangle only.
         "prefill_flops_per_s": 2.0 * heads * length * length * width / prefill,
@@ -187,24 +177,15 @@ def _attention_rates(dtype: str) -> dict[str, float]:
 
 @lru_cache
 def _copy_bytes_per_s(size: int = 128 << 20) -> float:
-    import torch
-
-    source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    return size / _quiet_s(lambda _turn: target.copy_(source), 5)
+    return size / _quiet_s(memory.prepare(_CPU, size), 5)
 
 
 @lru_cache
 def dequantisation_s_per_weight(bits: int, group_size: int, dtype: str) -> float:
     """Seconds to unpack one quantised weight on this CPU, by DeepSpeed's own code."""
-    import torch
-    from deepspeed.inference.quantization.utils import DeQuantizer, Quantizer
-
     size = 2048
     width = max(group_size, size // group_size * group_size)
-    config = {"num_bits": bits, "group_size": group_size, "group_dim": 1, "symmetric": False}
-    packed = Quantizer(config).quantize(torch.randn(size, width).to(torch_dtype(dtype)))
-    unpack = DeQuantizer(config, torch_dtype(dtype))
-    return _quiet_s(lambda _turn: unpack.dequantize(*packed), 5) / (size * width)
+    return _quiet_s(dequantise.prepare(_CPU, dtype, bits, group_size, size, width), 5) / (size * width)
 
 
 # -- CUDA -----------------------------------------------------------------------------------------------------
@@ -272,15 +253,10 @@ def known_gpu(name: str, memory_gib: float) -> GPUConfig | None:
 
 def _cuda_rates(device: Any, dtype: str) -> tuple[float, float]:
     """(FLOP/s of a large product, bytes/s of a copy) on an unknown GPU."""
-    import torch
-
-    size = 8192
-    a = torch.randn(size, size, device=device.torch_device, dtype=torch_dtype(dtype))
-    source = torch.empty(1 << 30, dtype=torch.uint8, device=device.torch_device)
-    target = torch.empty_like(source)
-    product = _quiet_s(lambda _turn: torch.mm(a, a), 10, torch.cuda.synchronize)
-    copied = _quiet_s(lambda _turn: target.copy_(source), 10, torch.cuda.synchronize)
-    return 2.0 * size**3 / product, source.numel() / copied
+    size, copied = 8192, 1 << 30
+    product_s = _quiet_s(gemm.prepare(device, dtype, size, size, size), 10, device.synchronize)
+    copy_s = _quiet_s(memory.prepare(device, copied), 10, device.synchronize)
+    return 2.0 * size**3 / product_s, copied / copy_s
 
 
 # -- the host -------------------------------------------------------------------------------------------------
@@ -288,28 +264,15 @@ def _cuda_rates(device: Any, dtype: str) -> tuple[float, float]:
 
 def _copy_rates(device: Any) -> dict[str, float]:
     """Bytes/s of the copies between host and device, by the names of HostConfig."""
-    import torch
-
     if device.kind == "cpu":
         return {}
     size = 256 << 20
-    on_device = torch.empty(size, dtype=torch.uint8, device=device.torch_device)
-    pageable = torch.zeros(size, dtype=torch.uint8)
-    pinned = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
-    pairs = {
-        "pinned_h2d": (on_device, pinned),
-        "pinned_d2h": (pinned, on_device),
-        "pageable_h2d": (on_device, pageable),
-        "pageable_d2h": (pageable, on_device),
-    }
     return {
-        name: size / _quiet_s(_copier(target, source), 5, torch.cuda.synchronize)
-        for name, (target, source) in pairs.items()
+        f"{'pinned' if pinned else 'pageable'}_{way}": size
+        / _quiet_s(transfer.one_way(device, size, pinned, way)(), 5, device.synchronize)
+        for pinned in (True, False)
+        for way in ("h2d", "d2h")
     }
-
-
-def _copier(target: Any, source: Any) -> Callable[[int], object]:
-    return lambda _turn: target.copy_(source, non_blocking=True)
 
 
 def _host(
@@ -320,8 +283,8 @@ def _host(
     disk: bool,
     figures: dict[str, Any],
 ) -> HostConfig:
-    memory = memory_bytes()
-    total_gib = memory["total_bytes"] / GIB
+    held = memory_bytes()
+    total_gib = held["total_bytes"] / GIB
     copies = {f"zero_inference.{name}": _measured(rate) for name, rate in rates.items()}
     if device.kind == "cpu":
         free = Rate(
@@ -340,7 +303,7 @@ def _host(
     return HostConfig(
         name="this machine",
         memory_gib=total_gib,
-        usable_memory_gib=min(total_gib, max(memory["available_bytes"] / GIB, 1e-3)),
+        usable_memory_gib=min(total_gib, max(held["available_bytes"] / GIB, 1e-3)),
         cpu=cpu_name(),
         pcie_gb_per_s=max(rates.values()) / GB if rates else LARGEST_QUANTITY,
         copies=copies,
@@ -410,7 +373,7 @@ def disk_rates(folder: Path, size: int = _DISK_PROBE_BYTES) -> tuple[float, floa
     return size / read, size / written, bool(direct)
 
 
-def _quiet_s(call: Callable[[int], object], repeats: int, sync: Callable[[], object] | None = None) -> float:
+def _quiet_s(call: Call, repeats: int, sync: Callable[[], object] | None = None) -> float:
     """Seconds of a call that is told its turn, where nobody disturbs it: the lower quartile. Two calls before do not count.
 
     Other processes only ever add time, up to forty-fold, so that a median says more of them than of this machine.

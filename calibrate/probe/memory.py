@@ -20,14 +20,15 @@ def items(device: Any) -> Iterator[Item]:
             "copy",
             {"bytes": size},
             {"bytes": 2.0 * size},
-            lambda size=size: _prepare(device, size),  # type: ignore[misc]
+            lambda size=size: prepare(device, size),  # type: ignore[misc]
         )
     yield Item(
         "host_read", {"bytes": _HOST_READ}, {"bytes": float(_HOST_READ)}, _prepare_read, host_only=True
     )
 
 
-def _prepare(device: Any, size: int) -> Call:
+def prepare(device: Any, size: int) -> Call:
+    """A copy of so many bytes on the device."""
     import torch
 
     # Written once: a first touch of fresh pages costs several times a copy.

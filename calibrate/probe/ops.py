@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.probe.own_process import exit_code_of
-from llm_perf.errors import EnvironmentFailure
+from llm_perf.errors import EnvironmentFailure, first_line
 
 DIRECTORY_VARIABLE = "TORCH_EXTENSIONS_DIR"
 USUAL_SECONDS = 210
@@ -99,7 +99,7 @@ def _load(builder: Any, missing: str) -> None:
     try:
         builder.load(verbose=False)
     except Exception as error:  # noqa: BLE001 - compilers and torch fail in many ways
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise EnvironmentFailure(f"DeepSpeed's {builder.name} could not be compiled: {first}") from None
 
 

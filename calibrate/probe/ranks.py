@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from llm_perf.errors import EnvironmentFailure, SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError, first_line
 
 TIMEOUT_VARIABLE = "LLM_PERF_RANK_TIMEOUT_S"
 DEFAULT_TIMEOUT_S = 600.0
@@ -117,7 +117,7 @@ def process_group(rank: Rank, backend: str) -> Iterator[Any]:
         deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
     except (RuntimeError, ValueError) as error:
         raise EnvironmentFailure(
-            f"the {rank.world_size} ranks did not find each other: {_first_line(error)}"
+            f"the {rank.world_size} ranks did not find each other: {first_line(error)}"
         ) from None
     try:
         yield dist
@@ -128,8 +128,3 @@ def process_group(rank: Rank, backend: str) -> Iterator[Any]:
         dist.comm.cdb = None
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

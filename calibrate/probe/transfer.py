@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from calibrate.probe.sampler import Call, Item
@@ -19,13 +19,15 @@ def items(device: Any) -> Iterator[Item]:
             for direction in ("h2d", "d2h"):
                 settings = {"direction": direction, "pinned": pinned, "bytes": size}
                 yield Item(
-                    "transfer", settings, {"bytes": float(size)}, _one_way(device, size, pinned, direction)
+                    "transfer", settings, {"bytes": float(size)}, one_way(device, size, pinned, direction)
                 )
     both = {"direction": "both", "pinned": True, "bytes": SIZES[-1]}
     yield Item("transfer", both, {"bytes": 2.0 * SIZES[-1]}, lambda: _both_ways(device, SIZES[-1]))
 
 
-def _one_way(device: Any, size: int, pinned: bool, direction: str) -> Any:
+def one_way(device: Any, size: int, pinned: bool, direction: str) -> Callable[[], Call]:
+    """What makes a copy ``h2d`` or ``d2h`` ready."""
+
     def prepare() -> Call:
         import torch
 

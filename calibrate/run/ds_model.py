@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.run.weights import build_in_place
-from llm_perf.errors import EnvironmentFailure
+from llm_perf.errors import EnvironmentFailure, first_line
 
 
 class ZeroModel:
@@ -70,5 +70,5 @@ def get_ds_model(
 
 def no_weights(weights: Path | str, error: OSError) -> str:
     """What to say where a checkpoint cannot be loaded."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     return f"no weights of {weights} could be loaded ({first}); pass --dummy for random ones"

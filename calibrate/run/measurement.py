@@ -98,33 +98,12 @@ def _joined(session: Session) -> Iterator[Any]:
 
     with process_group(session.rank, session.device.backend) as group:
         if session.rank.world_size > 1:
+            from calibrate.probe.collective import gather_bytes_per_s
             from calibrate.probe.local_machine import with_gather_rate
 
-            session.machine = with_gather_rate(session.machine, _gather_bytes_per_s(session))
+            rate = gather_bytes_per_s(session.rank.world_size, session.device)
+            session.machine = with_gather_rate(session.machine, rate)
         yield group
-
-
-def _gather_bytes_per_s(session: Session) -> float:
-    """Bytes per second that arrive at a rank when a tensor is gathered."""
-    import time
-
-    import deepspeed.comm as dist
-    import torch
-
-    world, size = session.rank.world_size, 16 << 20
-    device = session.device.torch_device
-    shard = torch.zeros(size, dtype=torch.uint8, device=device)
-    whole = torch.empty(size * world, dtype=torch.uint8, device=device)
-    sync = session.device.synchronize or (lambda: None)
-    seconds = []
-    for _ in range(8):
-        dist.barrier()
-        sync()
-        start = time.perf_counter()
-        dist.all_gather_into_tensor(whole, shard)
-        sync()
-        seconds.append(time.perf_counter() - start)
-    return size * (world - 1) / min(seconds[1:])
 
 
 def _probe(session: Session) -> tuple[Any, float | None]:

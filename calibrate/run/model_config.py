@@ -11,7 +11,7 @@ from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
-from llm_perf.errors import EnvironmentFailure, SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError, first_line
 
 TINY_MODEL = "tiny-opt"
 """The embedded default: an OPT of four layers that runs anywhere in seconds."""
@@ -86,7 +86,7 @@ def _from_folder(folder: Path) -> Any:
         return AutoConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, OSError) as error:
         raise SpecError(
-            f"{folder / 'config.json'}: transformers cannot read it: {_first_line(error)}"
+            f"{folder / 'config.json'}: transformers cannot read it: {first_line(error)}"
         ) from None
 
 
@@ -101,11 +101,7 @@ def _from_hub(model_name: str, unknown: SpecError) -> Any:
     try:
         return AutoConfig.from_pretrained(model_name)
     except (ValueError, KeyError) as error:
-        raise SpecError(f"{model_name}: transformers cannot read its config: {_first_line(error)}") from None
+        raise SpecError(f"{model_name}: transformers cannot read its config: {first_line(error)}") from None
     except OSError:
         why = "the hub has no such config" if online else "the hub does not answer"
         raise EnvironmentFailure(f"{model_name} is no bundled model, and {why}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

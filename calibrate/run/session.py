@@ -14,7 +14,7 @@ from calibrate.probe.progress import Progress
 from calibrate.probe.ranks import Rank
 from calibrate.probe.records import RunRecord, measuring, writable_folder
 from calibrate.run.settings import RunSettings
-from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError
+from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError, first_line
 from llm_perf.report.benchmark_log import get_filename
 
 
@@ -136,16 +136,12 @@ def plain_errors() -> Iterator[None]:
     except (LLMPerfError, KeyboardInterrupt):
         raise
     except MemoryError as error:
-        raise DoesNotFitError(f"out of memory while it ran: {_first_line(error)}") from error
+        raise DoesNotFitError(f"out of memory while it ran: {first_line(error, 'no message')}") from error
     except Exception as error:
         if os.environ.get("LLM_PERF_DEBUG"):
             raise
         kind = DoesNotFitError if type(error).__name__ == "OutOfMemoryError" else EnvironmentFailure
-        raise kind(f"the run failed: {type(error).__name__}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+        raise kind(f"the run failed: {type(error).__name__}: {first_line(error, 'no message')}") from error
 
 
 def prepare(settings: RunSettings, rank: Rank, progress: Progress) -> Session:

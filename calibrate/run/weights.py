@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_perf.errors import EnvironmentFailure
+from llm_perf.errors import EnvironmentFailure, first_line
 
 STANDARD_DEVIATION = 0.02
 """Of random weights: what OPT, BLOOM and Llama are initialised with."""
@@ -116,7 +116,7 @@ def write_dummy_checkpoint(model: Any, folder: Path, dtype: Any, seed: int) -> P
     except Exception as error:  # noqa: BLE001 - safetensors has errors of its own, which are no OSError
         if is_complete(folder):  # another run was quicker
             return folder
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise EnvironmentFailure(f"{folder}: the dummy checkpoint cannot be written: {reason}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

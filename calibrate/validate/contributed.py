@@ -10,7 +10,8 @@ from typing import Any
 
 from calibrate.evidence.benchmark_run import BenchmarkRun
 from calibrate.evidence.contributed import Known, contributed_runs, contributions, known_contributions
-from calibrate.fit.served.points import MAIN, gm
+from calibrate.evidence.ratios import gm
+from calibrate.fit.served.points import MAIN
 from calibrate.fit.served.report import Compared, compare, read_lines, read_object, version_named
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import find

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from calibrate.evidence import serving_rows
 from calibrate.evidence.errata import as_meant
+from calibrate.evidence.ratios import gm
 from calibrate.evidence.request_runs import (
     Answer,
     RequestRun,
@@ -137,9 +138,7 @@ def table_figures(lines: Sequence[Line]) -> list[dict[str, Any]]:
         }
         for quantity in _MEASURED:
             ratios = _log_ratios(own, quantity)
-            one[quantity] = (
-                {"rows": len(ratios), "gm": gm_of(ratios), "bias": _bias(ratios)} if ratios else None
-            )
+            one[quantity] = {"rows": len(ratios), "gm": gm(ratios), "bias": _bias(ratios)} if ratios else None
         found.append(one)
     return found
 
@@ -218,9 +217,7 @@ def _by(lines: Sequence[Line], column: str) -> Iterator[str]:
         cells = [name, str(len(there)), str(len(done))]
         for quantity in _MEASURED:
             ratios = _log_ratios(found, quantity)
-            cells += (
-                [f"{gm_of(ratios):.3f} ({len(ratios)})", f"{_bias(ratios):+.0%}"] if ratios else ["-", "-"]
-            )
+            cells += [f"{gm(ratios):.3f} ({len(ratios)})", f"{_bias(ratios):+.0%}"] if ratios else ["-", "-"]
         yield "| " + " | ".join(cells) + " |"
 
 
@@ -235,9 +232,9 @@ def _aims(lines: Sequence[Line]) -> Iterator[str]:
             for load in loads
             for ratio in _log_ratios([line for line in lines if line["load"] == load], quantity)
         ]
-        gm, name = gm_of(ratios), quantity.split("_")[0]
+        off, name = gm(ratios), quantity.split("_")[0]
         title = name if name == "throughput" else name.upper()
-        yield f"| {', '.join(loads)} | {title} gm | {aim:.2f} | {gm:.2f} | {'met' if gm <= aim else '**missed**'} |"
+        yield f"| {', '.join(loads)} | {title} gm | {aim:.2f} | {off:.2f} | {'met' if off <= aim else '**missed**'} |"
     closed = next(one for one in table_figures(lines) if one["load"] == _CLOSED)
     share = closed["predicted"] / closed["rows"]
     met = "met" if share >= _AIMED_SHARE else "**missed**"
@@ -250,11 +247,6 @@ def _log_ratios(lines: Iterable[Line], quantity: str) -> list[float]:
         for line in lines
         if line["quantity"] == quantity
     ]
-
-
-def gm_of(log_ratios: Sequence[float]) -> float:
-    """Geometric mean of max(p / m, m / p)."""
-    return math.exp(sum(map(abs, log_ratios)) / len(log_ratios)) if log_ratios else math.nan
 
 
 def _bias(log_ratios: Sequence[float]) -> float:
@@ -290,7 +282,7 @@ def _by_experts(lines: Sequence[Line]) -> Iterator[str]:
     yield "| version | models | rows | TTFT gm | bias |"
     yield "| --- | --- | --: | --: | --: |"
     for (release, one), ratios in sorted(found.items()):
-        yield f"| {release} | {one} | {len(ratios)} | {gm_of(ratios):.3f} | {_bias(ratios):+.0%} |"
+        yield f"| {release} | {one} | {len(ratios)} | {gm(ratios):.3f} | {_bias(ratios):+.0%} |"
 
 
 def _with_left_out(lines: Sequence[Line]) -> str:
@@ -306,7 +298,7 @@ def _with_left_out(lines: Sequence[Line]) -> str:
         for line in drained
         for ratio in _log_ratios([line], line["quantity"])
     ]
-    return _UNSEEN.format(gm=gm_of(ratios), rows=len(ratios))
+    return _UNSEEN.format(gm=gm(ratios), rows=len(ratios))
 
 
 _STEEP: Final = (0.0, 2.0, 5.0, math.inf)
@@ -332,7 +324,7 @@ def _by_amplification(lines: Sequence[Line]) -> Iterator[str]:
             else f"{low:g} to {high:g} %"
         )
         logs, steep = [one for one, _ in found], sorted(one for _, one in found)[len(found) // 2]
-        yield f"| {name} | {len(found)} | {steep:.1f} % | {gm_of(logs):.3f} | {_bias(logs):+.0%} |"
+        yield f"| {name} | {len(found)} | {steep:.1f} % | {gm(logs):.3f} | {_bias(logs):+.0%} |"
 
 
 def _twice(lines: Sequence[Line]) -> str:
@@ -345,7 +337,7 @@ def _twice(lines: Sequence[Line]) -> str:
     both = [(known[one["row_id"]], known[two["row_id"]]) for one, two in twice(rows())
             if one["row_id"] in known and two["row_id"] in known]  # fmt: skip
     ratios = [math.log(float(one["predicted"]) / float(two["predicted"])) for one, two in both]
-    return fill(_TWICE.format(pairs=len(both), gm=gm_of(ratios)), 120, break_long_words=False)
+    return fill(_TWICE.format(pairs=len(both), gm=gm(ratios)), 120, break_long_words=False)
 
 
 def _refusals(lines: Sequence[Line]) -> Iterator[str]:

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Final
 
+from calibrate.evidence.ratios import gm
+from calibrate.fit.intervals import HeldWidth, held_width, of_equal_groups
 from llm_perf.systems.families import folder_of
 
 PAGE: Final = "docs/accuracy_stacks.md"
 WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
-_LEVEL: Final = 0.9
-_LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
 FIRST_TOKEN: Final = "first token"
 IN_LOOPS: Final = {how: f"{how}, {FIRST_TOKEN} in loops" for how in ("shipped", "model", "gpu")}
 """First tokens of closed loops by the kinds of fits that main quantities have."""
@@ -44,8 +44,7 @@ def read_left_out() -> list[Line]:
 
 def gm_of(lines: Iterable[Line]) -> float:
     """Geometric mean of max(p / m, m / p)."""
-    found = [abs(float(line["log_ratio"])) for line in lines]
-    return math.exp(sum(found) / len(found)) if found else math.nan
+    return gm(float(line["log_ratio"]) for line in lines)
 
 
 def page(lines: Sequence[Line]) -> str:
@@ -185,9 +184,6 @@ def _at(ordered: Sequence[float], share: float) -> float:
 # -- intervals ------------------------------------------------------------------------------------------------
 
 
-Groups = Mapping[tuple[str, ...], Sequence[float]]
-
-
 def _groups(lines: Iterable[Line]) -> dict[tuple[str, ...], list[float]]:
     """Errors by model and GPU: they come by whole groups."""
     found: dict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -196,40 +192,10 @@ def _groups(lines: Iterable[Line]) -> dict[tuple[str, ...], list[float]]:
     return found
 
 
-def _quantile(groups: Groups, level: float) -> float:
-    """What a share of the rows stays within, each group with the same weight."""
-    weighted = sorted((ratio, 1 / len(found)) for found in groups.values() for ratio in found)
-    reached = 0.0
-    for ratio, weight in weighted:
-        reached += weight
-        if reached >= level * len(groups) - 1e-9:
-            return ratio
-    return weighted[-1][0]
-
-
-def _held(groups: Groups, level: float) -> tuple[int, int]:
-    """(rows inside, rows): each group by the quantile of the others."""
-    held = tested = 0
-    for name, found in groups.items():
-        width = _quantile({other: rows for other, rows in groups.items() if other != name}, level)
-        held += sum(ratio <= width for ratio in found)
-        tested += len(found)
-    return held, tested
-
-
-def width_of(lines: Sequence[Line]) -> tuple[float, int, int] | None:
-    """Half-width of a 90 % interval as a log ratio with (rows inside, rows) where each group is held against the others.
-
-    The least quantile that holds nine tenths of the rows so; None of fewer than three groups.
-    """
+def width_of(lines: Sequence[Line]) -> HeldWidth | None:
+    """Half-width of a 90 % interval, each group held against the others; None of fewer than three groups."""
     groups = _groups(lines)
-    if len(groups) < _FEWEST:
-        return None
-    for level in _LEVELS:
-        held, tested = _held(groups, level)
-        if held >= _LEVEL * tested:
-            break
-    return _quantile(groups, level), held, tested
+    return None if len(groups) < _FEWEST else held_width(groups, of_equal_groups)
 
 
 def widths_text(lines: Sequence[Line]) -> str:
@@ -252,11 +218,11 @@ def widths_text(lines: Sequence[Line]) -> str:
             best = own or width_of(pooled[how])
             if best is None:
                 continue
-            width, held, tested = best
             groups = len(_groups(rows))
             kind = "own" if own is not None else "pooled"
             parts.append(
-                f"    {how}: {{width: {width:.4f}, groups: {groups}, of: {kind}, held: {held}, tested: {tested}}}"
+                f"    {how}: {{width: {best.width:.4f}, groups: {groups}, of: {kind}, held: {best.held}, "
+                f"tested: {best.tested}}}"
             )
         if not parts:
             continue
@@ -275,7 +241,7 @@ def widths_text(lines: Sequence[Line]) -> str:
         widest = width_of(rows)
         if widest is not None:
             text.append(
-                f"  {family}: {{width: {widest[0]:.4f}, groups: {len({line['release'] for line in rows})}}}"
+                f"  {family}: {{width: {widest.width:.4f}, groups: {len({line['release'] for line in rows})}}}"
             )
     return "\n".join(text) + "\n"
 
@@ -288,33 +254,23 @@ def _first_token_widths(lines: Sequence[Line]) -> list[str]:
         own = [line for line in first if line["release"] == release]
         width = width_of(own)
         if width is not None and len(_groups(own)) >= _ENOUGH:
-            found.append(_first_token_entry(release, *width, len(_groups(own))))
+            found.append(_first_token_entry(release, width, len(_groups(own))))
     pooled = width_of_versions(first)
     return [*found, *([] if pooled is None else [_first_token_entry("any", *pooled)])]
 
 
-def _first_token_entry(name: str, width: float, held: int, tested: int, groups: int) -> str:
-    return f"  {name}: {{width: {width:.4f}, groups: {groups}, held: {held}, tested: {tested}}}"
+def _first_token_entry(name: str, found: HeldWidth, groups: int) -> str:
+    return f"  {name}: {{width: {found.width:.4f}, groups: {groups}, held: {found.held}, tested: {found.tested}}}"
 
 
-def width_of_versions(lines: Sequence[Line]) -> tuple[float, int, int, int] | None:
-    """Half-width with (rows inside, rows, groups) where each version's rows are held against those of the other versions."""
+def width_of_versions(lines: Sequence[Line]) -> tuple[HeldWidth, int] | None:
+    """Half-width and number of groups where each version's rows are held against those of the other versions."""
     by: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for line in lines:
         by[(line["release"], *_key(line))].append(abs(float(line["log_ratio"])))
-    releases = {key[0] for key in by}
-    if len(releases) < _FEWEST:
+    if len({release for release, *_ in by}) < _FEWEST:
         return None
-    held = tested = 0
-    for level in _LEVELS:
-        held = tested = 0
-        for release in releases:
-            width = _quantile({key: rows for key, rows in by.items() if key[0] != release}, level)
-            own = [ratio for key, rows in by.items() if key[0] == release for ratio in rows]
-            held, tested = held + sum(ratio <= width for ratio in own), tested + len(own)
-        if held >= _LEVEL * tested:
-            break
-    return _quantile(by, level), held, tested, len(by)
+    return held_width(by, of_equal_groups, apart=lambda key: key[0]), len(by)
 
 
 def _key(line: Line) -> tuple[str, str]:

@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from calibrate.evidence.published import load_measurements
 from calibrate.evidence.training_runs import training_run_of, training_scenario_of
 from calibrate.fit.refit import sensitive
 from calibrate.fit.training import TrainingFit, shipped_values, step_time_s, training_parameters
 from calibrate.validate.scoreboard import Validation, validate
-from calibrate.validate.transfer import GROUPINGS, Case, Refit, Transfer, check_grouping, with_predictions
+from calibrate.validate.transfer import Case, Refit, Transfer, check_grouping, with_predictions
 from llm_perf.config.training import TrainingScenario
-
-TRAINING_GROUPINGS: Final = GROUPINGS
-"""What may be left out, and the group of a row."""
 
 
 def training_cases(shipped: Validation) -> tuple[Case[TrainingScenario], ...]:

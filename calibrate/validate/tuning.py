@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
+from calibrate.evidence.ratios import gm
 from calibrate.evidence.tuning_rows import TuningCase, TuningRun, load_table, memory_of
+from calibrate.fit.intervals import held_width, of_rows
 from llm_perf.analysis.training import predict_training
 from llm_perf.config.training import TrainingScenario
 from llm_perf.systems.training.framework import own_framework
 
 PAGE: Final = "docs/accuracy_tuning.md"
 WIDTHS: Final = "llm_perf/analysis/tuning_widths.yaml"
-LEVEL: Final = 0.9
-_LEVELS: Final = (0.9, 0.925, 0.95, 0.975, 1.0)
 _NEAR: Final = 0.15
 Quantity = Literal["memory", "time"]
 
@@ -91,8 +91,7 @@ def _number(text: str | None) -> float | None:
 
 def gm_of(rows: Iterable[Compared], value: Callable[[Compared], float]) -> float:
     """Geometric mean of max(p / m, m / p)."""
-    logs = [abs(math.log(value(row) / row.measured)) for row in rows]
-    return math.exp(statistics.fmean(logs)) if logs else math.nan
+    return gm(math.log(value(row) / row.measured) for row in rows)
 
 
 def _figures(rows: Sequence[Compared]) -> dict[str, Any]:
@@ -142,32 +141,15 @@ def verdicts(table: Literal["finetuning", "b200"] = "finetuning") -> dict[str, i
 # -- widths of intervals ---------------------------------------------------------------------------------------------------
 
 
-def width_of(logs: Sequence[float], level: float = LEVEL) -> float:
-    """The half-width that holds a share of errors, one more row counted outside (split conformal prediction)."""
-    ordered = sorted(logs)
-    return ordered[min(math.ceil(level * (len(ordered) + 1)), len(ordered)) - 1]
-
-
 def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
     """The width of all groups, at the level at which each group falls into what the others say in nine of ten rows."""
-    tested = sum(len(rows) for rows in groups.values())
-    for level in _LEVELS:
-        held = sum(
-            sum(
-                error <= width_of([x for o, other in groups.items() if o != name for x in other], level)
-                for error in rows
-            )
-            for name, rows in groups.items()
-        )
-        if held / tested >= LEVEL:
-            break
-    whole = width_of([error for rows in groups.values() for error in rows], level)
+    found = held_width(groups, of_rows)
     return {
-        "width": round(whole, 4),
+        "width": round(found.width, 4),
         "groups": len(groups),
-        "rows": tested,
-        "held": held,
-        "tested": tested,
+        "rows": found.tested,
+        "held": found.held,
+        "tested": found.tested,
         "frameworks": sorted(groups),
     }
 

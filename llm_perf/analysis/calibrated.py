@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_perf.config.base import GIB
-from llm_perf.config.calibration import Calibration, Coverage, IntervalWidths, Range
+from llm_perf.config.calibration import INTERVAL_LEVEL, Calibration, Coverage, IntervalWidths, Range
 from llm_perf.config.names import normalise
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
@@ -28,6 +28,10 @@ class Asked:
     weight_bits: int
     sizes: dict[str, float]
     release: str | None = None
+
+
+Ends = tuple[float, float] | None
+"""Both ends of an interval in seconds; None where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,20 @@ class PredictionInterval:
     coverage: float | None = None
     lowered: float = 1.0
 
+    @classmethod
+    def published(
+        cls,
+        method: str,
+        groups: int,
+        total_s: Ends,
+        prefill_s: Ends = None,
+        decode_s: Ends = None,
+        coverage: float | None = None,
+        outside: float = 1.0,
+    ) -> PredictionInterval:
+        """An interval that published runs give, at the level of all of them."""
+        return cls(INTERVAL_LEVEL, None, method, groups, outside, prefill_s, decode_s, total_s, coverage)
+
     @property
     def total_factor(self) -> float | None:
         """By which factor a measured total may be longer, and shorter where hardware allows it; None without an interval."""
@@ -70,9 +88,8 @@ class PredictionInterval:
             lowered=1.0 if total is None or self.total_s is None else total[0] / self.total_s[0],
         )
 
-    def as_json(self, tokens: float) -> dict[str, Any]:
-        """Plain JSON types, the throughput of ``tokens`` in all included."""
-        throughput = None if self.total_s is None else [tokens / self.total_s[1], tokens / self.total_s[0]]
+    def basis(self) -> dict[str, Any]:
+        """What it rests on, as plain JSON types."""
         return {
             "level": self.level,
             "profile": self.profile,
@@ -80,10 +97,19 @@ class PredictionInterval:
             "groups": self.groups,
             "coverage": self.coverage,
             "outside_covered_range": self.outside,
+        }
+
+    def throughput(self, tokens: float) -> list[float] | None:
+        """Tokens per second of ``tokens`` in all, at both ends of the total; None without that."""
+        return None if self.total_s is None else [tokens / self.total_s[1], tokens / self.total_s[0]]
+
+    def as_json(self, tokens: float) -> dict[str, Any]:
+        """Plain JSON types, the throughput of ``tokens`` in all included."""
+        return self.basis() | {
             "prefill_latency_s": _listed(self.prefill_s),
             "decode_latency_s": _listed(self.decode_s),
             "total_latency_s": _listed(self.total_s),
-            "total_throughput_tokens_per_s": throughput,
+            "total_throughput_tokens_per_s": self.throughput(tokens),
         }
 
 

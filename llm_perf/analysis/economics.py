@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.config.economics import Price, load_power_model, load_prices
+from llm_perf.config.economics import Price, dollars_per_hour, load_power_model, load_prices
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.flops import decode_step_flops, prefill_flops
@@ -65,7 +65,7 @@ def gpu_price(gpu: str, per_gpu_hour: float | None, prices_file: str | None) -> 
 
 def cost_of(result: InferenceResult, price: Price | float) -> Cost:
     """US dollars of one batch: price x GPUs x latency."""
-    hourly = price.per_gpu_hour if isinstance(price, Price) else price
+    hourly = dollars_per_hour(price)
     per_second = hourly * result.scenario.parallelism.num_gpus / 3600
 
     def per_1k(phase: Phase) -> float:

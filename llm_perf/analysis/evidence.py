@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -99,6 +99,16 @@ def entries_of(system: str) -> tuple[Evidence, ...]:
         return ()
     text = file.read_text("utf-8")
     return files.build(EvidenceFile, files.parse_mapping(text, file.name), text, file.name).entries
+
+
+@cache
+def published_widths(name: str) -> dict[str, Any]:
+    """A file of half-widths that stands beside this module.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    return files.parse_mapping((resources.files("llm_perf.analysis") / name).read_text("utf-8"), name)
 
 
 def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | None:

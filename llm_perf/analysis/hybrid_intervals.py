@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import resources
-from typing import Any
-
 from llm_perf.analysis.calibrated import PredictionInterval, around
-from llm_perf.config import files
-from llm_perf.config.calibration import INTERVAL_LEVEL
+from llm_perf.analysis.evidence import published_widths
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Placement, system_of
 
 _FILE = "hybrid_widths.yaml"
-
-
-@cache
-def _widths() -> dict[str, Any]:
-    text = (resources.files("llm_perf.analysis") / _FILE).read_text("utf-8")
-    return files.parse_mapping(text, _FILE)
 
 
 def is_divided(scenario: Scenario, placement: Placement) -> bool:
@@ -33,16 +22,13 @@ def hybrid_interval(scenario: Scenario, seconds: tuple[float, float | None, floa
 
     The total's width is that of the phase that is off by more. In a part of a processor others may slow every phase down.
     """
-    entries = _widths()["cpu" if scenario.gpu.absent else "cpu and gpu"]
+    entries = published_widths(_FILE)["cpu" if scenario.gpu.absent else "cpu and gpu"]
     prefill_s, decode_s, total_s = seconds
     prefill, decode = (float(entries[phase]["width"]) for phase in ("prefill", "decode"))
     used = [entries["prefill"]] if decode_s is None else [entries["prefill"], entries["decode"]]
-    return PredictionInterval(
-        level=INTERVAL_LEVEL,
-        profile=None,
+    return PredictionInterval.published(
         method="published runs whose CPU computes, predicted by fits without their host",
         groups=min(int(entry["hosts"]) for entry in used),
-        outside=1.0,
         prefill_s=_beside_others(scenario, prefill_s, prefill),
         decode_s=_beside_others(scenario, decode_s, decode),
         total_s=_beside_others(scenario, total_s, prefill if decode_s is None else max(prefill, decode)),

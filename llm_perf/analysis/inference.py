@@ -12,15 +12,16 @@ import numpy as np
 from llm_perf.analysis.calibrated import asked_of, profile_warnings
 from llm_perf.analysis.floor import below_the_roof, floor_s
 from llm_perf.analysis.hybrid_intervals import shared_processor_note
-from llm_perf.analysis.intervals import Found, WithInterval, inference_interval
+from llm_perf.analysis.intervals import inference_interval
 from llm_perf.analysis.measures import Measures
+from llm_perf.analysis.result import Found, Result
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
 from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryUse
-from llm_perf.systems.constants import no_fit_note
+from llm_perf.systems.constants import ConstantsFile, no_fit_note
 from llm_perf.systems.kv_cache import KVCapacity, engine_capacity, kv_capacity, scheduler_limit
 from llm_perf.systems.registry import full_name, version_note
 from llm_perf.systems.terms import Term
@@ -59,7 +60,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class InferenceResult(WithInterval):
+class InferenceResult(Result):
     """A prediction with everything that a report needs. Latencies are given even where it does not fit.
 
     ``decode`` is None where there are no decode steps (gen_len 1, encoders). ``reason`` says what is missing where
@@ -133,6 +134,21 @@ class InferenceResult(WithInterval):
         return engine_capacity(self.scenario, Load.of(self.scenario.workload), self.memory.gpu)
 
     @property
+    def latency_s(self) -> float:
+        """Seconds of the whole batch."""
+        return self.total_latency_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens per second, for encoders those that are read."""
+        return self.total_throughput_tokens_per_s
+
+    @property
+    def software(self) -> ConstantsFile:
+        """The version of the system."""
+        return system_of(self.scenario).file
+
+    @property
     def ttft_s(self) -> float:
         """Time to first token: the prefill of the batch."""
         return self.prefill.latency_s
@@ -145,18 +161,8 @@ class InferenceResult(WithInterval):
     @property
     def system_name(self) -> str:
         """The system with the version that stands for it, as ``--system`` takes it; ``vllm@0.2`` for example."""
-        file = system_of(self.scenario).file
+        file = self.software
         return file.name if file.stands_for is None else f"{file.name}@{file.release}"
-
-    @property
-    def system_version(self) -> str | None:
-        """The versions of the system that its constants are of; None where they are of none, or a profile's."""
-        return None if self.scenario.constants else system_of(self.scenario).file.stands_for
-
-    @property
-    def inherits(self) -> tuple[int, int] | None:
-        """Constants that are not the version's own but those of the system it extends, and all of them."""
-        return system_of(self.scenario).file.inherits
 
     @property
     def steady_throughput_tokens_per_s(self) -> float | None:
@@ -168,11 +174,6 @@ class InferenceResult(WithInterval):
         turns = [phase.slowest_stage_s for phase in phases]
         tokens = float(self.measures.tokens)
         return None if None in turns else tokens / sum(turn or 0.0 for turn in turns)
-
-    @property
-    def peak_gpu_memory_bytes(self) -> float:
-        """What the allocator would report: everything on the GPU but context and reserve."""
-        return float(self.memory.gpu.total_bytes - self.memory.gpu.reserved_bytes)
 
 
 def predict_inference(scenario: Scenario) -> InferenceResult:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 from llm_perf.analysis.calibrated import (
@@ -35,10 +34,11 @@ from llm_perf.analysis.evidence import (
     vendors_of,
 )
 from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
+from llm_perf.analysis.result import Found
 from llm_perf.analysis.stack_intervals import knows, stack_interval
 from llm_perf.analysis.tuning_intervals import knows_steps_of, tuning_width
 from llm_perf.config.base import GIB
-from llm_perf.config.calibration import INTERVAL_LEVEL, Range
+from llm_perf.config.calibration import Range
 from llm_perf.config.gpu import GPUConfig, format_bits
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
@@ -90,32 +90,6 @@ class _Question:
     weight_bits: int
     sizes: Mapping[str, float]
     options: tuple[str, ...] = ()
-
-
-Found = tuple[PredictionInterval | None, str | None]
-"""An interval, or why there is none."""
-
-
-class WithInterval:
-    """A result that says where a measurement is to be expected, or why it cannot."""
-
-    @property
-    def interval(self) -> PredictionInterval | None:
-        """Where a measurement is to be expected; None where nothing is known of that, and `no_interval` says why."""
-        return self._found[0]
-
-    @property
-    def no_interval(self) -> str | None:
-        """Why there is no interval; None where there is one."""
-        return self._found[1]
-
-    @cached_property
-    def _found(self) -> Found:
-        """Found when it is first asked for: a search that compares predictions does not pay for it."""
-        return self._find_interval()
-
-    def _find_interval(self) -> Found:
-        raise NotImplementedError
 
 
 def inference_interval(
@@ -201,17 +175,9 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         return None, "its constants are not the ones that published runs were held against"
     if knows_steps_of(scenario.framework):
         known = tuning_width("time")
-        return PredictionInterval(
-            level=INTERVAL_LEVEL,
-            profile=None,
-            method="published runs of fine-tuning, each framework left out in turn",
-            groups=known.groups,
-            outside=1.0,
-            prefill_s=None,
-            decode_s=None,
-            total_s=around(step_s, known.width),
-            coverage=known.coverage,
-        ), None
+        method = "published runs of fine-tuning, each framework left out in turn"
+        step = around(step_s, known.width)
+        return PredictionInterval.published(method, known.groups, step, coverage=known.coverage), None
     question = _Question(
         scenario.framework,
         TRAINING,
@@ -319,9 +285,7 @@ def _published(question: _Question, seconds: tuple[float | None, float | None, f
     if total_width is None:
         return None, f"no published run of {question.system} states the prefill alone"
     last = max(basis, key=lambda one: _width(question, one, "total") or 0.0)
-    interval = PredictionInterval(
-        level=INTERVAL_LEVEL,
-        profile=None,
+    interval = PredictionInterval.published(
         method=_method(question, entry, last),
         groups=last.groups,
         outside=max(growth_of(one.sizes, question.sizes)[1] for one in basis),

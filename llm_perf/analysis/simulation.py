@@ -16,7 +16,7 @@ from llm_perf.analysis.floor import requests_below_the_roof
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
 from llm_perf.config.base import Flag, PositiveInt
-from llm_perf.config.economics import Price, load_power_model
+from llm_perf.config.economics import Price, dollars_per_hour, load_power_model
 from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -343,7 +343,7 @@ class Simulation:
         if known is not None and known.keeps_up and known.offered_per_s is not None:
             done = self.outcome.status == COMPLETED
             per_s = known.offered_per_s * float(self.outcome.requests.output_tokens[done].sum()) / len(done)
-        hourly = self.price.per_gpu_hour if isinstance(self.price, Price) else self.price
+        hourly = dollars_per_hour(self.price)
         return hourly * self.num_gpus / 3600 / per_s * 1e6
 
     @cached_property

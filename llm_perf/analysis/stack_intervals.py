@@ -9,13 +9,10 @@ Every interval holds the prediction that it is of.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from llm_perf.analysis.calibrated import PredictionInterval, around
-from llm_perf.config import files
-from llm_perf.config.calibration import INTERVAL_LEVEL
+from llm_perf.analysis.evidence import published_widths
 from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
@@ -35,16 +32,10 @@ class _Width:
     coverage: float | None = None
 
 
-@cache
-def _widths() -> dict[str, Any]:
-    text = (resources.files("llm_perf.analysis") / _FILE).read_text("utf-8")
-    return files.parse_mapping(text, _FILE)
-
-
 def knows(scenario: Scenario) -> bool:
     """Whether rows of serving stacks by version speak for a scenario's system."""
     file = system_of(scenario).file
-    return f"{file.name}@{file.release}" in (_widths().get("releases") or {})
+    return f"{file.name}@{file.release}" in (published_widths(_FILE).get("releases") or {})
 
 
 def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInterval | None, str | None]:
@@ -61,12 +52,9 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
     prefill_s, decode_s, total_s = seconds
     least = _least_s(scenario)
     first = _first_token_width(scenario)
-    interval = PredictionInterval(
-        level=INTERVAL_LEVEL,
-        profile=None,
+    interval = PredictionInterval.published(
         method=f"published runs of serving stacks, {found.what}",
         groups=found.groups,
-        outside=1.0,
         prefill_s=None if first is None else _above(around(prefill_s, first), least[0], prefill_s),
         decode_s=_above(around(decode_s, found.value), least[1], decode_s),
         total_s=_above(around(total_s, found.value), least[2], total_s),
@@ -77,9 +65,9 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
 
 def _width(scenario: Scenario) -> _Width | None:
     file = system_of(scenario).file
-    stated = _widths()["releases"][f"{file.name}@{file.release}"]
+    stated = published_widths(_FILE)["releases"][f"{file.name}@{file.release}"]
     if version_note(full_name(scenario), scenario.gpu.device) is not None:
-        other = (_widths().get("families") or {}).get(file.name)
+        other = (published_widths(_FILE).get("families") or {}).get(file.name)
         return (
             None
             if other is None
@@ -98,7 +86,7 @@ def _width(scenario: Scenario) -> _Width | None:
 
 def _first_token_width(scenario: Scenario) -> float | None:
     """Half-width of times to first token: the version's own where it ships and has enough rows, else that of all versions."""
-    stated, file = _widths().get("first_tokens") or {}, system_of(scenario).file
+    stated, file = published_widths(_FILE).get("first_tokens") or {}, system_of(scenario).file
     ships = version_note(full_name(scenario), scenario.gpu.device) is None
     entry = stated.get(f"{file.name}@{file.release}") if ships else None
     entry = entry or stated.get("any")

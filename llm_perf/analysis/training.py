@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from llm_perf.analysis.floor import training_below_the_roof
 from llm_perf.analysis.inference import largest_fitting
-from llm_perf.analysis.intervals import Found, WithInterval, training_interval
+from llm_perf.analysis.intervals import training_interval
+from llm_perf.analysis.result import Found, Result
 from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.training import KEPT_SHARES, TrainingScenario
@@ -17,7 +18,7 @@ from llm_perf.systems import PhaseCost
 from llm_perf.systems.constants import no_fit_note
 from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory
-from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.framework import Framework, get_framework
 from llm_perf.systems.training.memory import recomputing_share
 from llm_perf.systems.training.step import TrainingStep
 
@@ -50,7 +51,7 @@ class WholeRun:
 
 
 @dataclass(frozen=True)
-class TrainingResult(WithInterval):
+class TrainingResult(Result):
     """A prediction with everything that a report needs. Times are given even where it does not fit.
 
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
@@ -93,14 +94,19 @@ class TrainingResult(WithInterval):
         return memory_interval(float(self.memory.gpu.total_bytes))
 
     @property
-    def framework_version(self) -> str | None:
-        """The versions of the framework that its constants are of; None where a profile gave them."""
-        return None if self.scenario.constants else get_framework(self.scenario.framework).stands_for
+    def latency_s(self) -> float:
+        """Seconds of one optimizer step."""
+        return self.step_time_s
 
     @property
-    def inherits(self) -> tuple[int, int] | None:
-        """Constants that are not the framework's own but those of the one it extends, and all of them."""
-        return get_framework(self.scenario.framework).inherits
+    def tokens_per_s(self) -> float:
+        """Trained tokens per second."""
+        return self.throughput_tokens_per_s
+
+    @property
+    def software(self) -> Framework:
+        """The version of the framework."""
+        return get_framework(self.scenario.framework)
 
     @property
     def throughput_tokens_per_s_per_gpu(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_perf.analysis.training import TrainingResult
-from llm_perf.config.economics import Price, load_power_model
+from llm_perf.config.economics import Price, dollars_per_hour, load_power_model
 from llm_perf.hardware.power import board_power_w
 from llm_perf.hardware.streams import COMPUTE
 
@@ -34,7 +34,7 @@ class TrainingEnergy:
 
 def training_cost(result: TrainingResult, price: Price | float) -> TrainingCost:
     """Price x GPUs x time."""
-    hourly = price.per_gpu_hour if isinstance(price, Price) else price
+    hourly = dollars_per_hour(price)
     per_second = hourly * result.scenario.num_gpus / _HOUR_S
     return TrainingCost(
         price=price if isinstance(price, Price) else None,

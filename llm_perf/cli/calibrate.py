@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
+from llm_perf.cli.calibrate_flags import flag_of, print_object, run_and_print
 from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, RUNNERS, with_llama_cpp_options
-from llm_perf.cli.calibrate_served import Words
-from llm_perf.cli.calibrate_train import TRAIN_FLAGS, run_training, with_train_options
+from llm_perf.cli.calibrate_served import COMMANDS
+from llm_perf.cli.calibrate_train import TRAIN_FLAGS, TRAIN_SHARED, run_training, with_train_options
 from llm_perf.cli.options import WHOLE
-from llm_perf.errors import DoesNotFitError, SpecError
-
-_FLAG_NAMES = {"model_name": "model", "num_gpus_per_node": "num-gpus", "output_file": "log-file"}
-"""Flags whose fields have another name."""
+from llm_perf.errors import SpecError
 
 _UNSET: dict[str, Any] = {"default": None}
 
@@ -69,17 +67,47 @@ def _with_options(function: Any) -> Any:
     return function
 
 
+class Words(click.Command):
+    """A command whose first argument may be a word, which then takes the others with options of its own."""
+
+    @property
+    def words(self) -> dict[str, click.Command]:
+        """The commands that stand as a first word."""
+        from llm_perf.cli.calibrate_observe import observe
+
+        return {**_MODES, **COMMANDS, observe.name or "": observe}
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of the word's command; of this one where a flag of it is given that the word's has not.
+
+        It says what is wrong with that flag, or takes what it took before its words had commands of their own.
+        """
+        from llm_perf.cli.completion import with_names
+
+        word = self.words.get(args[0]) if args else None
+        if word is None:
+            return super().make_context(info_name, args, parent, **extra)
+        try:
+            return with_names(word).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        except click.NoSuchOption as error:
+            if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
+                raise
+        return super().make_context(info_name, args, parent, **extra)
+
+
 @click.command("calibrate", cls=Words)
 @click.option("--run", "run_it", is_flag=True, help="Run a real generation under DeepSpeed ZeRO-Inference.")
 @click.option(
     "--read-log", "log_to_read", help="Read a benchmark log back: llm-perf's, DeepSpeed's or FlexGen's."
 )
 @click.option("--microbench", "run_microbench", is_flag=True, help="Measure products, copies, disk, … here.")
-@click.option("--budget", help="Time for --microbench.  [default: 60s]")
+@click.option("--budget", help="Time for the microbenchmarks.  [default: 60s]")
 @click.option(
     "--fit", "fit_it", is_flag=True, help="Fit a profile to RUNS: files or folders of .json, .log, .csv."
 )
-@click.option("--out", help="File that --microbench or --fit writes.")
+@click.option("--out", help="File that the microbenchmarks or a fit write.")
 @click.option("--gpu", help="GPU of the logs and tables that --fit reads.")
 @click.option("--host", help="Host of them; the GPU's usual one if not given.")
 @_with_options
@@ -111,9 +139,9 @@ def calibrate(
 
     Without further options --run takes a model with random weights that fits this device and ends within two minutes. With
     --train it trains a tiny OPT for a few steps under DeepSpeed ZeRO instead, with --system llama_cpp a real llama.cpp runs.
-    The words run, train, microbench, fit and read-log may stand for their flags: calibrate run --system llama_cpp. calibrate
-    read-log FILE..., fit FILE... and export FILE... take results of other tools too, calibrate observe --url URL watches a
-    server that runs: each has options of its own (calibrate observe --help).
+    The first word may be run, train or microbench instead of its flag; read-log FILE..., fit FILE... or export FILE..., which
+    take results of other tools too, or observe --url URL, which watches a server that runs: each has its own options and
+    help (calibrate train --help).
     """
     del local_rank
     words = _Words.of(runs)
@@ -216,7 +244,7 @@ def _check_mode(modes: list[str], given: list[str]) -> None:
     known = _FLAGS_OF.get(mode)
     for name in given if modes else ():
         if name in _NOT_OF_A_RUN if known is None else name not in known:
-            raise SpecError(f"--{_FLAG_NAMES.get(name, name.replace('_', '-'))} says nothing about --{mode}")
+            raise SpecError(f"{flag_of(name)} says nothing about --{mode}")
 
 
 def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
@@ -226,30 +254,13 @@ def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
     from calibrate.run.generation import measure_fields
 
     fields = {"model_name": "auto"} | given
-    try:
-        result = measure_fields(fields, hostfile)
-    except DoesNotFitError as error:
-        if as_json and error.report is not None:
-            click.echo(json.dumps(_without_measurement(error.report, str(error)), allow_nan=False))
-        raise
-    if result is None:  # not the first rank of a launcher
-        return 0
-    if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    else:
+
+    def show(found: dict[str, Any]) -> None:
         from calibrate.run.report import print_result
 
-        print_result(result, result["run"]["verbose"])
-    return 0
+        print_result(found, found["run"]["verbose"])
 
-
-def _without_measurement(predicted: dict[str, Any], reason: str) -> dict[str, Any]:
-    """The object of a run that was not made because it does not fit."""
-    return {
-        "schema_version": 1, "status": "does not fit", "reason": reason, "run": predicted["inputs"]["settings"],
-        "measured": None, "predicted": predicted, "error": None, "benchmark_log": None,
-        "predicted_benchmark_log": predicted["benchmark_log"], "log_file": None, "raw": None, "environment": None,
-    }  # fmt: skip
+    return run_and_print(lambda: measure_fields(fields, hostfile), show, as_json)
 
 
 def print_log(file: str, as_json: bool) -> int:
@@ -265,7 +276,7 @@ def print_log(file: str, as_json: bool) -> int:
     if not records:
         raise SpecError(f"{file}: is empty")
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "file": file, "records": records}, allow_nan=False))
+        print_object({"schema_version": 1, "file": file, "records": records})
         return 0
     for number, record in enumerate(records, 1):
         click.echo(f"record {number} of {len(records)}")
@@ -275,3 +286,47 @@ def print_log(file: str, as_json: bool) -> int:
         for name, value in record["extra"].items():
             click.echo(f"  {name:<36}{value}")
     return 0
+
+
+def _mode(name: str, wanted: Collection[str], text: str) -> click.Command:
+    """A word as a command of its own: the options above that go with it, and what they do there."""
+    asks = cast("Callable[..., int]", calibrate.callback)
+
+    def run(**given: Any) -> int:
+        asked: dict[str, Any] = {str(parameter.name): None for parameter in calibrate.params}
+        return asks(**(asked | given | _MEANS[name]))
+
+    options = [one for one in calibrate.params if one.name in {*wanted, "as_json"}]
+    files = click.Argument(["runs"], nargs=-1, metavar="")  # refused with what they are for
+    return click.Command(name, params=[*options, files], callback=run, help=text)
+
+
+_MEANS = {
+    "run": {"run_it": True},
+    "train": {"run_it": True, "train": True},
+    "microbench": {"run_microbench": True},
+}
+"""What a word stands for."""
+_OF_OTHERS = {
+    "run_it", "log_to_read", "run_microbench", "fit_it", "train", "runs", *_NOT_OF_A_RUN, *TRAIN_FLAGS,
+}  # fmt: skip
+_MODES = {
+    "run": _mode(
+        "run",
+        {str(one.name) for one in calibrate.params} - _OF_OTHERS,
+        "Run a real generation on this machine, and lay the prediction beside it.\n\nWithout options a model with random "
+        "weights that fits this device, within two minutes; with --system llama_cpp a real llama.cpp.",
+    ),
+    "train": _mode(
+        "train",
+        {*TRAIN_FLAGS, *TRAIN_SHARED, "local_rank"},
+        "Train for a few real steps on this machine, and lay the prediction beside them.\n\nWithout options a tiny OPT under "
+        "DeepSpeed ZeRO.",
+    ),
+    "microbench": _mode(
+        "microbench",
+        _FLAGS_OF["microbench"],
+        "Measure products, attention, copies and disk of this machine, for calibrate fit.\n\nWith --system llama_cpp a probe "
+        "of its CPU under llama.cpp, which ends in a profile.",
+    ),
+}

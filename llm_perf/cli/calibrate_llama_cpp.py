@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from llm_perf.cli.calibrate_flags import check_flags, run_and_print
 from llm_perf.cli.calibrate_serve import TRANSFORMERS_SERVE, run_transformers_serve
 from llm_perf.cli.options import WHOLE
-from llm_perf.errors import DoesNotFitError, SpecError
+from llm_perf.errors import SpecError
 
 LLAMA_CPP = "llama_cpp"
 
@@ -30,7 +30,6 @@ _SHARED = (
 )  # fmt: skip
 _IMPLIED = {"dummy": True, "batch_size": 1, "num_nodes": 1, "num_gpus_per_node": 1, "device": "cpu"}
 """Flags of another run that may be given where they say what this one is anyway."""
-_NAMES = {"model_name": "model", "output_file": "log-file", "num_gpus_per_node": "num-gpus"}
 
 
 def with_llama_cpp_options(function: Any) -> Any:
@@ -47,43 +46,23 @@ def run_llama_cpp(given: dict[str, Any], hostfile: str | None, as_json: bool) ->
         LLMPerfError: a flag that means nothing here, or what the run raises.
     """
     fields = {name: value for name, value in given.items() if name != "system"}
-    for name, value in fields.items():
-        if name not in (*LLAMA_CPP_FLAGS, *_SHARED) and _IMPLIED.get(name) != value:
-            raise SpecError(
-                f"--{_NAMES.get(name, name.replace('_', '-'))} means nothing with --system llama_cpp, which runs one "
-                "sequence on this machine's CPU"
-            )
+    known = (*LLAMA_CPP_FLAGS, *_SHARED)
+    why = "means nothing with --system llama_cpp, which runs one sequence on this machine's CPU"
+    check_flags(fields, known, _IMPLIED, why)
     if hostfile is not None:
         raise SpecError("--hostfile means nothing with --system llama_cpp, which runs on this machine")
     from calibrate.run.llama_cpp.session import measure_llama_cpp
     from calibrate.run.llama_cpp.settings import LlamaCppSettings
 
-    known = {name: value for name, value in fields.items() if name in (*LLAMA_CPP_FLAGS, *_SHARED)}
-    settings = LlamaCppSettings(**known)
-    try:
-        result = measure_llama_cpp(settings)
-    except DoesNotFitError as error:
-        if as_json and error.report is not None:
-            found = _without_measurement(settings.model_dump(), error.report, str(error))
-            click.echo(json.dumps(found, allow_nan=False))
-        raise
-    if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    else:
+    settings = LlamaCppSettings(**{name: value for name, value in fields.items() if name in known})
+
+    def show(found: dict[str, Any]) -> None:
         from calibrate.run.llama_cpp.report import print_llama_cpp
 
-        print_llama_cpp(result, settings.verbose)
-    return 0
+        print_llama_cpp(found, settings.verbose)
+
+    return run_and_print(lambda: measure_llama_cpp(settings), show, as_json, settings.model_dump())
 
 
 RUNNERS = {LLAMA_CPP: run_llama_cpp, TRANSFORMERS_SERVE: run_transformers_serve}
 """How a system is run that is no mode of the usual run, by its name."""
-
-
-def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:
-    """The object of a run that was not made because it does not fit."""
-    return {
-        "schema_version": 1, "status": "does not fit", "reason": reason, "run": run, "measured": None,
-        "predicted": predicted, "error": None, "benchmark_log": None,
-        "predicted_benchmark_log": predicted["benchmark_log"], "log_file": None, "raw": None, "environment": None,
-    }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from llm_perf.analysis.request import InferenceInputs
+from llm_perf.cli.calibrate_flags import print_object
 from llm_perf.cli.calibration import seconds_of
 from llm_perf.cli.options import WHOLE, with_options
 from llm_perf.errors import EnvironmentFailure, SpecError
@@ -77,7 +77,7 @@ def observe(
     found = observe(settings, _Said())
     fitted, profile = _fitted(settings.out, name or found.scenario.system)
     if as_json:
-        click.echo(json.dumps(observed_object(found, fitted, profile), allow_nan=False))
+        print_object(observed_object(found, fitted, profile))
     else:
         click.echo("\n".join(session_lines(found, fitted, profile)))
     if found.ended is not None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import click
-
+from llm_perf.cli.calibrate_flags import check_flags, run_and_print
 from llm_perf.errors import SpecError
 
 TRANSFORMERS_SERVE = "transformers_serve"
@@ -16,7 +14,6 @@ _FLAGS = (
 )  # fmt: skip
 _IMPLIED = {"dummy": True, "num_nodes": 1, "num_gpus_per_node": 1, "device": "cpu", "dtype": "bf16"}
 """Flags of another run that may be given where they say what this one is anyway."""
-_NAMES = {"model_name": "model", "output_file": "log-file", "num_gpus_per_node": "num-gpus"}
 
 
 def run_transformers_serve(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
@@ -26,23 +23,13 @@ def run_transformers_serve(given: dict[str, Any], hostfile: str | None, as_json:
         LLMPerfError: a flag that means nothing here, or what the run raises.
     """
     fields = {name: value for name, value in given.items() if name != "system"}
-    for name, value in fields.items():
-        if name not in _FLAGS and _IMPLIED.get(name) != value:
-            raise SpecError(
-                f"--{_NAMES.get(name, name.replace('_', '-'))} means nothing with --system {TRANSFORMERS_SERVE}, which "
-                "serves random weights in 16 bits on this machine's CPU"
-            )
+    why = f"means nothing with --system {TRANSFORMERS_SERVE}, which serves random weights in 16 bits on this machine's CPU"
+    check_flags(fields, _FLAGS, _IMPLIED, why)
     if hostfile is not None:
         raise SpecError(
             f"--hostfile means nothing with --system {TRANSFORMERS_SERVE}, which runs on this machine"
         )
     from calibrate.run.serve.served_run import ServedRunSettings, measure_served, print_served
 
-    found = measure_served(
-        ServedRunSettings(**{name: value for name, value in fields.items() if name in _FLAGS})
-    )
-    if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
-    else:
-        print_served(found)
-    return 0
+    settings = ServedRunSettings(**{name: value for name, value in fields.items() if name in _FLAGS})
+    return run_and_print(lambda: measure_served(settings), print_served, as_json)

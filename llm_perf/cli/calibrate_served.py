@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from llm_perf.cli.calibrate_flags import print_object
 from llm_perf.cli.options import WHOLE
 from llm_perf.errors import OutputError, SpecError
 
@@ -56,36 +56,6 @@ def _telling(function: F) -> F:
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
 
 
-class Words(click.Command):
-    """A command whose first argument may be one of ``words``, which then takes the others with flags of its own."""
-
-    @property
-    def words(self) -> dict[str, click.Command]:
-        """The commands that stand as a first word."""
-        return COMMANDS
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """The context of the word's command, or of this one, which says what is wrong with a flag of its own."""
-        from llm_perf.cli.completion import with_names
-
-        if args[:1] == ["observe"]:
-            from llm_perf.cli.calibrate_observe import observe
-
-            return with_names(observe).make_context(f"{info_name} observe", args[1:], parent, **extra)
-        if not args or args[0] not in COMMANDS:
-            return super().make_context(info_name, args, parent, **extra)
-        try:
-            return with_names(COMMANDS[args[0]]).make_context(
-                f"{info_name} {args[0]}", args[1:], parent, **extra
-            )
-        except click.NoSuchOption as error:
-            if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
-                raise
-        return super().make_context(info_name, args, parent, **extra)
-
-
 # -- read-log --------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +92,7 @@ def read_log(files: tuple[str, ...], profile: str | None, out: str | None, as_js
 
         _write(out, runs_text(one.run for one in compared if not one.refused))
     if as_json:
-        click.echo(json.dumps(read_object(files, compared), allow_nan=False))
+        print_object(read_object(files, compared))
     else:
         known = None if profile in (None, "none") else "the profile may know them"
         click.echo("\n".join(read_lines(compared, known)))
@@ -250,7 +220,7 @@ def _fit_results(
     path = write_profile(profile, out)
     answer = fit_object(found, profile, str(path), next_run(found), refused, additions(found))
     if as_json:
-        click.echo(json.dumps(answer, allow_nan=False))
+        print_object(answer)
     else:
         click.echo("\n".join(fit_lines(answer)))
         click.echo(f"profile written to {path}", err=True)
@@ -307,7 +277,7 @@ def export(files: tuple[str, ...], out: str, as_json: bool, **told: Any) -> int:
             raise SpecError(str(one.reason))
     path = _write(out, contribution_text([one.run for one in compared]))
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "file": str(path), "runs": len(compared)}))
+        print_object({"schema_version": 1, "file": str(path), "runs": len(compared)})
     else:
         click.echo(f"{len(compared)} runs written to {path}: look through it, then add it in a pull request")
     return 0

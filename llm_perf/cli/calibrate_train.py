@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from llm_perf.errors import DoesNotFitError, SpecError
+from llm_perf.cli.calibrate_flags import check_flags, run_and_print
+from llm_perf.errors import SpecError
 
 _OPTIONS = (
     click.option("--train", is_flag=True, help="With --run: train for a few steps instead of generating."),
@@ -47,7 +47,7 @@ TRAIN_FLAGS = (
     "recompute",
 )
 """Flags that only a training run has."""
-_SHARED = (
+TRAIN_SHARED = (
     "model_name",
     "warmup",
     "num_gpus_per_node",
@@ -76,10 +76,8 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
     Raises:
         LLMPerfError: a flag that means nothing here, or what the run raises.
     """
-    known = {*TRAIN_FLAGS, *_SHARED}
-    for name, value in given.items():
-        if name not in known and _IMPLIED.get(name) != value:
-            raise SpecError(f"--{_flag(name)} is for a generation and means nothing with --train")
+    known = {*TRAIN_FLAGS, *TRAIN_SHARED}
+    check_flags(given, known, _IMPLIED, "is for a generation and means nothing with --train")
     if hostfile is not None:
         raise SpecError("--hostfile is for a generation: a training run has all its ranks on one machine")
     if "ds_zero" in given and given.get("framework", "deepspeed") != "deepspeed":
@@ -93,32 +91,11 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
 
     fields = {name: value for name, value in given.items() if name in known}
     settings = TrainRunSettings(**({"model_name": TINY_MODEL} | fields))
-    try:
-        result = measure_training(settings)
-    except DoesNotFitError as error:
-        if as_json and error.report is not None:
-            found = _without_measurement(settings.model_dump(), error.report, str(error))
-            click.echo(json.dumps(found, allow_nan=False))
-        raise
-    if result is None:  # not the first rank of a launcher
-        return 0
-    if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    elif settings.verbose:
-        from calibrate.run.train.report import print_training
 
-        print_training(result)
-    return 0
+    def show(found: dict[str, Any]) -> None:
+        if settings.verbose:
+            from calibrate.run.train.report import print_training
 
+            print_training(found)
 
-def _flag(name: str) -> str:
-    names = {"num_gpus_per_node": "num-gpus", "output_file": "log-file", "model_name": "model"}
-    return names.get(name, name.replace("_", "-"))
-
-
-def _without_measurement(run: dict[str, Any], predicted: dict[str, Any], reason: str) -> dict[str, Any]:
-    """The object of a run that was not made because it does not fit."""
-    return {
-        "schema_version": 1, "status": "does not fit", "reason": reason, "run": run, "measured": None,
-        "predicted": predicted, "error": None, "run_file": None, "raw": None, "environment": None,
-    }  # fmt: skip
+    return run_and_print(lambda: measure_training(settings), show, as_json, settings.model_dump())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from llm_perf.cli.calibrate_flags import print_object
 from llm_perf.errors import SpecError, bad_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|min|m)?")
@@ -47,7 +47,7 @@ def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_js
         budget_s=budget_s, out=out, **{name: value for name, value in flags.items() if value is not None}
     )
     if as_json:
-        click.echo(json.dumps(record, allow_nan=False))
+        print_object(record)
     else:
         print_microbench(record)
         click.echo(f"samples written to {record['file']}", err=True)
@@ -71,7 +71,7 @@ def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], a
     asked = {name: given[name] for name in ("offload_dir", "runs_dir", "allow_concurrent") if name in given}
     found = microbench_llama_cpp(out, **asked)
     if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
+        print_object(found)
     else:
         click.echo("\n".join(probe_lines(found)))
         click.echo(f"profile written to {found['profile']}, samples to {found['file']}", err=True)
@@ -99,7 +99,7 @@ def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: 
     path = write_profile(fitted.profile_, out)
     found = fit_object(fitted, inputs, str(path))
     if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
+        print_object(found)
     else:
         click.echo("\n".join(fit_lines(found)))
         click.echo(f"profile written to {path}", err=True)
@@ -130,11 +130,7 @@ def fit_sessions_of(
     name = sessions[0].scenario.system if out is None else Path(out).stem
     path = write_profile(profile_of(fitted, name, sessions[0].facts.get("server") or {}), out)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"schema_version": 1, "profile": str(path), "fit": fit_object(fitted)}, allow_nan=False
-            )
-        )
+        print_object({"schema_version": 1, "profile": str(path), "fit": fit_object(fitted)})
     else:
         click.echo("\n".join(fit_lines(fitted)))
         click.echo(f"profile written to {path}", err=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,11 +14,13 @@ from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.speedups import faster
+from llm_perf.cli.answers import Answered, exit_code, print_json, write_results
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
 from llm_perf.errors import OutputError, SpecError
 
-EXIT_DOES_NOT_FIT = 3
+if TYPE_CHECKING:
+    from llm_perf.report.explain import Explanation
 
 
 @click.command("infer")
@@ -51,14 +53,16 @@ def infer(
     if trace_file is not None:
         _write_trace(answers, Path(trace_file))
     if as_json:
-        _print_json(answers, explain)
+        print_json(answers, explain)
     else:
         _print_text(answers, explain)
-    return 0 if any(answer.result.feasible for answer in answers) else EXIT_DOES_NOT_FIT
+    return exit_code(answers)
 
 
-class _Answer:
+class _Answer(Answered):
     """A question, its prediction, and what the reports add to it."""
+
+    result: InferenceResult
 
     def __init__(self, question: InferenceInputs) -> None:
         self.question = question
@@ -84,6 +88,20 @@ class _Answer:
 
         return result_object(self.result, self.question.model_dump(), self.changes, self.nearest, self.price)
 
+    @property
+    def explanations(self) -> Sequence[Explanation]:
+        """Each number with its formula."""
+        from llm_perf.report.explain import explanations
+
+        return explanations(self.result)
+
+    @property
+    def file_name(self) -> str:
+        """GPU and configuration to read, and a digest."""
+        from llm_perf.cli import output
+
+        return output.result_name(self.result, self.json["inputs"])
+
 
 def _write(answers: list[_Answer], log_file: str | None, output_dir: str | None) -> None:
     """Write the files that were asked for, and say where they are."""
@@ -94,14 +112,7 @@ def _write(answers: list[_Answer], log_file: str | None, output_dir: str | None)
     if log_file is not None:
         output.check_log(log_file)
     if output_dir is not None:
-        if not output_dir:
-            raise OutputError("--output-dir '' is no folder")
-        texts = {
-            output.result_name(answer.result, answer.json["inputs"]): _dumped(answer.json, indent=1)
-            for answer in answers
-        }
-        for path in output.write_files(Path(output_dir), texts):
-            click.echo(f"result written to {path}", err=True)
+        write_results(answers, output_dir)
     if log_file is not None:
         for path in output.write_logs(log_file, [answer.result for answer in answers]):
             click.echo(f"benchmark log appended to {path}", err=True)
@@ -120,24 +131,9 @@ def _write_trace(answers: list[_Answer], file: Path) -> None:
         click.echo(f"trace written to {path}", err=True)
 
 
-def _dumped(found: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(found, indent=indent, allow_nan=False) + "\n"
-
-
-def _print_json(answers: list[_Answer], explain: bool) -> None:
-    objects = [answer.json | _explained(answer.result) if explain else answer.json for answer in answers]
-    several = {"schema_version": objects[0]["schema_version"], "comparison": objects}
-    click.echo(_dumped(objects[0] if len(objects) == 1 else several), nl=False)
-
-
-def _explained(result: InferenceResult) -> dict[str, Any]:
-    from llm_perf.report.explain import explanations
-
-    return {"explanations": [entry.as_dict() for entry in explanations(result)]}
-
-
 def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import inference_text as text
+    from llm_perf.report.answer import quickest_of
 
     results = [answer.result for answer in answers]
     if len(answers) == 1:
@@ -148,7 +144,7 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         )
         click.echo(text.log_section(answer.result))
     else:
-        best = answers[results.index(text.quickest_of(results))]
+        best = answers[results.index(quickest_of(results))]
         gains = faster(best.question, best.result)
         prices = [answer.price for answer in answers]
         text.print_report(text.comparison_report(results, prices, best.changes, gains))

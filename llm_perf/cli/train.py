@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.trainer_files import TrainerFile, read_trainer_file
-from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training import TrainingResult, predict_training
 from llm_perf.analysis.training_advice import training_changes_that_fit
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.analysis.training_speedups import faster_training
+from llm_perf.cli.answers import Answered, exit_code, print_json, write_results
 from llm_perf.cli.inputs import questions
 from llm_perf.cli.options import with_options
-from llm_perf.errors import OutputError, SpecError
+from llm_perf.errors import SpecError
 
-EXIT_DOES_NOT_FIT = 3
+if TYPE_CHECKING:
+    from llm_perf.report.explain import Explanation
 
 
 @click.command("train")
@@ -58,16 +59,18 @@ def train(
         given = _beside(trainer.inputs, given)
     answers = [_Answer(question, trainer) for question in questions(gpus, config_file, given, TrainingInputs)]
     if output_dir is not None:
-        _write(answers, output_dir)
+        write_results(answers, output_dir)
     if as_json:
-        _print_json(answers, explain)
+        print_json(answers, explain)
     else:
         _print_text(answers, explain)
-    return 0 if any(answer.result.feasible for answer in answers) else EXIT_DOES_NOT_FIT
+    return exit_code(answers)
 
 
-class _Answer:
+class _Answer(Answered):
     """A question, its prediction, and what the reports add to it."""
+
+    result: TrainingResult
 
     def __init__(self, question: TrainingInputs, trainer: TrainerFile | None = None) -> None:
         self.question, self.trainer = question, trainer
@@ -89,6 +92,20 @@ class _Answer:
             found["trainer_config"] = {"kind": self.trainer.kind, "unused": list(self.trainer.unused)}
         return found
 
+    @property
+    def explanations(self) -> Sequence[Explanation]:
+        """Each number with its formula."""
+        from llm_perf.report.training_explain import training_explanations
+
+        return training_explanations(self.result)
+
+    @property
+    def file_name(self) -> str:
+        """GPU, model and batch to read, and a digest."""
+        from llm_perf.cli import output
+
+        return output.training_result_name(self.result, self.json["inputs"])
+
 
 def _beside(read: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     """A trainer file's inputs with the flags, which win: also over what they would contradict."""
@@ -99,38 +116,9 @@ def _beside(read: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     return kept | flags
 
 
-def _write(answers: list[_Answer], output_dir: str) -> None:
-    """Write the JSON results, and say where they are."""
-    from llm_perf.cli import output
-
-    if not output_dir:
-        raise OutputError("--output-dir '' is no folder")
-    texts = {
-        output.training_result_name(answer.result, answer.json["inputs"]): _dumped(answer.json, indent=1)
-        for answer in answers
-    }
-    for path in output.write_files(Path(output_dir), texts):
-        click.echo(f"result written to {path}", err=True)
-
-
-def _dumped(found: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(found, indent=indent, allow_nan=False) + "\n"
-
-
-def _print_json(answers: list[_Answer], explain: bool) -> None:
-    objects = [answer.json | (_explained(answer) if explain else {}) for answer in answers]
-    several = {"schema_version": objects[0]["schema_version"], "comparison": objects}
-    click.echo(_dumped(objects[0] if len(objects) == 1 else several), nl=False)
-
-
-def _explained(answer: _Answer) -> dict[str, Any]:
-    from llm_perf.report.training_explain import training_explanations
-
-    return {"explanations": [entry.as_dict() for entry in training_explanations(answer.result)]}
-
-
 def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import training_text as text
+    from llm_perf.report.answer import quickest_of
     from llm_perf.report.inference_text import print_report
 
     if len(answers) == 1:
@@ -139,7 +127,7 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         print_report(text.training_report(answer.result, answer.changes, answer.price, gains))
     else:
         results = [answer.result for answer in answers]
-        best = answers[results.index(text.quickest_of(results))]
+        best = answers[results.index(quickest_of(results))]
         gains = faster_training(best.question, best.result)
         prices = [answer.price for answer in answers]
         print_report(text.training_comparison(results, prices, best.changes, gains))

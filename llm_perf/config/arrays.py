@@ -34,6 +34,11 @@ def minimum(left: Number, right: Number) -> Number:
     return min(left, right)
 
 
+def any_of(value: Number) -> bool:
+    """Whether a number, or any of an array, is true or not zero."""
+    return bool(value.any()) if hasattr(value, "any") else bool(value)
+
+
 def where(condition: Number, yes: Number, no: Number) -> Number:
     """``yes`` where the condition holds, else ``no``."""
     return np.where(condition, yes, no) if is_array(condition, yes, no) else (yes if condition else no)

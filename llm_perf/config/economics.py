@@ -24,6 +24,11 @@ class Price(Spec):
     source: str = Field(min_length=1)
 
 
+def dollars_per_hour(price: Price | float) -> float:
+    """US dollars per hour of one GPU, from a list or as it was given."""
+    return price.per_gpu_hour if isinstance(price, Price) else price
+
+
 class PriceList(Spec):
     """Prices by GPU, under the names of the specs."""
 

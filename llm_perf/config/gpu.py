@@ -22,7 +22,6 @@ from llm_perf.config.base import (
 from llm_perf.config.provenance import Provenance, check_fields
 from llm_perf.errors import SpecError
 
-DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4")
 PeakDtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
 _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"), 32: ("tf32", "fp32")}

@@ -2,6 +2,7 @@
 
 from llm_perf.config.arrays import (
     Number,
+    any_of,
     ceil,
     expm1,
     floor,
@@ -18,6 +19,7 @@ from llm_perf.config.arrays import (
 
 __all__ = [
     "Number",
+    "any_of",
     "ceil",
     "expm1",
     "floor",

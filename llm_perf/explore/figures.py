@@ -20,17 +20,18 @@ from llm_perf.report.looks import COLOURS, bar_looks, colour_of
 from llm_perf.report.plots.roofline import part_of_operation, roof_title, roofline_panel
 from llm_perf.report.units import gib, seconds
 from llm_perf.systems import system_of
-from llm_perf.systems.base import COMMON_PARTS, MemoryParts
+from llm_perf.systems.base import COMMON_PARTS
 from llm_perf.systems.operations import operations
-from llm_perf.systems.training.base import TrainingMemoryParts
+from llm_perf.systems.tiers import Tier
 
-_MEMORY: Final = (
-    ("weights", "weights_bytes", COLOURS[0]),
-    ("KV cache", "kv_cache_bytes", COLOURS[1]),
-    ("activations", "activations_bytes", COLOURS[2]),
-    ("buffers", "buffers_bytes", COLOURS[4]),
-    ("context, reserve", "reserved_bytes", MUTED),
-)
+_MEMORY: Final = {
+    "weights_bytes": COLOURS[0],
+    "kv_cache_bytes": COLOURS[1],
+    "activations_bytes": COLOURS[2],
+    "buffers_bytes": COLOURS[4],
+    "reserved_bytes": MUTED,
+}
+"""Colours of what GPU memory is used for."""
 _ROW: Final = 72
 """Height of a bar and its words, in pixels."""
 
@@ -52,19 +53,17 @@ def memory_figure(result: InferenceResult) -> dict[str, Any]:
     return tiers_figure((("nvme", memory.nvme), ("cpu", memory.cpu), ("gpu", memory.gpu)), _MEMORY)
 
 
-def tiers_figure(
-    named: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fields: Sequence[tuple[str, str, str]]
-) -> dict[str, Any]:
-    """Tiers as bars of their parts; ``fields`` are name, attribute and colour of each part."""
+def tiers_figure(named: Iterable[tuple[str, Tier]], colours: Mapping[str, str]) -> dict[str, Any]:
+    """Tiers as bars of their parts; ``colours`` are those of the parts, by the names of their fields."""
     tiers = [(TIERS[name], parts) for name, parts in named if parts.capacity_bytes > 0]
     said = [f"{gib(float(parts.total_bytes))} of {gib(float(parts.capacity_bytes))}" for _, parts in tiers]
     filled = []
-    for name, field, colour in fields:
+    for field, name in tiers[0][1].uses.items():
         sizes = [float(getattr(parts, field)) for _, parts in tiers]
         shares = [
             100 * size / float(parts.capacity_bytes) for size, (_, parts) in zip(sizes, tiers, strict=True)
         ]
-        filled.append((name, colour, "", shares, [f"{name}: {gib(size)}" for size in sizes]))
+        filled.append((name, colours[field], "", shares, [f"{name}: {gib(size)}" for size in sizes]))
     fullest = max(float(parts.total_bytes / parts.capacity_bytes) for _, parts in tiers)
     return _bars_figure(
         filled, [name for name, _ in tiers], said, share_axis("% of what is usable", 100 * max(1.0, fullest)),

@@ -18,23 +18,23 @@ from llm_perf.report.inference_json import finite
 from llm_perf.report.inference_text import dollars
 from llm_perf.report.looks import COLOURS
 from llm_perf.report.training_json import training_object
-from llm_perf.report.training_text import TRAINING_PARTS, training_answer, training_sections
-from llm_perf.report.units import count, gib, rate, seconds
+from llm_perf.report.training_text import TRAINING_PARTS, training_answer, training_sections, verdict
+from llm_perf.report.units import brief, count, gib, rate
 
 __all__ = ["training_view"]
 
 SCHEMA_VERSION: Final = 1
-_MEMORY: Final = (
-    ("weights", "weights_bytes", COLOURS[0]),
-    ("gradients", "gradients_bytes", COLOURS[1]),
-    ("optimizer state", "optimizer_bytes", COLOURS[2]),
-    ("activations", "activations_bytes", COLOURS[4]),
-    ("logits", "logits_bytes", COLOURS[3]),
-    ("buffers", "buffers_bytes", COLOURS[5]),
-    ("temporaries", "temporaries_bytes", COLOURS[6]),
-    ("allocator's unused", "fragmentation_bytes", "@line"),
-    ("context, communicators", "reserved_bytes", "@muted"),
-)
+_MEMORY: Final = {
+    "weights_bytes": COLOURS[0],
+    "gradients_bytes": COLOURS[1],
+    "optimizer_bytes": COLOURS[2],
+    "activations_bytes": COLOURS[4],
+    "logits_bytes": COLOURS[3],
+    "buffers_bytes": COLOURS[5],
+    "temporaries_bytes": COLOURS[6],
+    "fragmentation_bytes": "@line",
+    "reserved_bytes": "@muted",
+}
 
 
 def training_view(inputs: TrainingInputs) -> dict[str, Any]:
@@ -100,13 +100,10 @@ def _label(result: TrainingResult) -> str:
 def _tiles(result: TrainingResult, price: Any) -> list[dict[str, Any]]:
     """The numbers that people look for first."""
     gpu = result.memory.gpu
-    low, high = result.memory_interval_bytes
-    del low
     cost = "no price" if price is None else dollars(training_cost(result, price).per_million_tokens)
-    fits = "no" if not result.feasible else "likely" if high > gpu.capacity_bytes else "yes"
     values = (
-        ("Fits", fits),
-        ("Step", seconds(result.step_time_s).split(" (")[0]),
+        ("Fits", verdict(result)),
+        ("Step", brief(result.step_time_s)),
         ("Throughput", rate(result.throughput_tokens_per_s)),
         ("MFU", f"{result.mfu:.1%}"),
         ("Memory of one GPU", f"{gib(float(gpu.total_bytes))} of {gib(float(gpu.capacity_bytes))}"),

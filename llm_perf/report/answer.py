@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.calibrated import PredictionInterval
+from llm_perf.analysis.result import Result
 from llm_perf.analysis.speedups import Gain
-from llm_perf.report.units import GIB, count, rate, seconds
-from llm_perf.systems.base import MemoryParts
-from llm_perf.systems.training.base import TrainingMemoryParts
+from llm_perf.report.units import GIB, brief, count, rate
+from llm_perf.systems.tiers import Tiers
 
 __all__ = [
     "ROOM",
@@ -23,7 +25,10 @@ __all__ = [
     "gain_pieces",
     "in_width",
     "interval_pieces",
+    "quickest_of",
+    "several_answer",
     "shortened",
+    "side_by_side",
     "unknown_pieces",
     "used_of",
     "which_fit",
@@ -109,7 +114,7 @@ def interval_pieces(
     """How far to trust the total, and on what that rests; or why nothing is known of it."""
     if interval is None or interval.total_s is None or interval.total_factor is None:
         return unknown_pieces(missing or "no interval of the total")
-    low, high = (seconds(end).split(" (")[0] for end in interval.total_s)
+    low, high = (brief(end) for end in interval.total_s)
     from_where = (
         f"profile {interval.profile}"
         if interval.profile is not None
@@ -152,11 +157,11 @@ def gain_pieces(gains: Sequence[Gain], tried: str) -> Sequence[str]:
     return found or [f"nothing tried is 5% faster ({tried})"]
 
 
-def used_of(tiers: Iterable[tuple[str, MemoryParts | TrainingMemoryParts]], fits: str = "yes") -> str:
+def used_of(memory: Tiers, fits: str = "yes") -> str:
     """What is taken of each memory that is used, behind a word that says whether it fits."""
     used = [
         f"{name} {_gib(float(parts.total_bytes))} of {_gib(float(parts.capacity_bytes))}"
-        for name, parts in tiers
+        for name, parts in (("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme))
         if float(parts.total_bytes) > 0
     ]
     return f"{fits}. {', '.join(used)} GiB"
@@ -189,6 +194,56 @@ def cheapest(per_million: Mapping[str, float], quickest: str, otherwise: Sequenc
     if name == quickest:
         return [f"it is the cheapest too, {least} per million tokens", *otherwise]
     return [f"{name} for least cost: {least} per million tokens", f"{here} on the quickest"]
+
+
+R = TypeVar("R", bound=Result)
+
+
+def quickest_of(results: Sequence[R]) -> R:
+    """The one with the most tokens per second, of those that fit where any does."""
+    return min(results, key=lambda one: (not one.feasible, -one.tokens_per_s))
+
+
+def several_answer(
+    results: Sequence[Result], one: Answer, per_million: Sequence[float | None], tight: Sequence[str] = ()
+) -> Answer:
+    """On which of several machines it fits, and what the quickest does, in five lines.
+
+    Args:
+        results: One prediction of each.
+        one: What that of the quickest says.
+        per_million: US dollars of a million tokens on each; None where no price is known.
+        tight: Those on which it fits, and the end of whose interval does not.
+    """
+    quickest = quickest_of(results)
+    name = quickest.scenario.gpu.name
+    costs = {
+        result.scenario.gpu.name: cost
+        for result, cost in zip(results, per_million, strict=False)
+        if cost is not None and result.feasible
+    }
+    return Answer(
+        fits=which_fit([(each.scenario.gpu.name, each.feasible) for each in results], tight),
+        speed=[f"quickest {name}{':' if quickest.feasible else ','} {one.speed[0]}", *one.speed[1:]],
+        sure=one.sure,
+        bound=one.bound,
+        change=cheapest(costs, name, one.change),
+        good=quickest.feasible,
+    )
+
+
+def side_by_side(
+    answer: Answer, results: Sequence[Result], rows: Sequence[Mapping[str, str]]
+) -> RenderableType:
+    """Several machines: the answer, a row each under the headings of its cells, and what is missing where it does not fit."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("GPU", overflow="fold")
+    for heading in rows[0]:
+        table.add_column(heading, justify="right")
+    for result, cells in zip(results, rows, strict=True):
+        table.add_row(result.scenario.gpu.name, *cells.values())
+    missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
+    return Group(answer.text, Text(), table, *missing)
 
 
 def _gib(value_bytes: float) -> str:

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llm_perf.config.economics import Price
+from llm_perf.config.economics import dollars_per_hour
 from llm_perf.report.answer import Answer, interval_pieces
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite, interval_object
@@ -138,8 +138,7 @@ def _per_hour(card: Card) -> float | None:
     """US dollars that renting the cards costs per hour."""
     if card.price is None:
         return None
-    each = card.price.per_gpu_hour if isinstance(card.price, Price) else card.price
-    return each * card.count
+    return dollars_per_hour(card.price) * card.count
 
 
 def cards_object(answer: CardsAnswer) -> dict[str, Any]:

@@ -113,18 +113,11 @@ def _memory(result: InferenceResult) -> list[Explanation]:
     named = (("GPU", result.memory.gpu), ("host", result.memory.cpu), ("NVMe", result.memory.nvme))
     for name, parts in named:
         if parts.total_bytes > 0:
-            values = (
-                parts.weights_bytes,
-                parts.kv_cache_bytes,
-                parts.activations_bytes,
-                parts.buffers_bytes,
-                parts.reserved_bytes,
-            )
             entries.append(
                 Explanation(
                     f"{name} memory",
                     "weights + KV cache + activations + buffers + reserve",
-                    " + ".join(_number(float(value)) for value in values),
+                    " + ".join(_number(float(getattr(parts, use))) for use in parts.uses),
                     float(parts.total_bytes),
                     "bytes",
                 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from llm_perf.report.units import seconds
+from llm_perf.report.units import brief
 
 INK: Final = "@ink"
 MUTED: Final = "@muted"
@@ -73,7 +73,7 @@ def share_axis(title: str, end: float) -> Axis:
 
 
 def _time(value_s: float) -> str:
-    return seconds(value_s).split(" (")[0] if value_s else "0"
+    return brief(value_s) if value_s else "0"
 
 
 def _axis(

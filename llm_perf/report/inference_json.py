@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +17,6 @@ from llm_perf.systems.pipeline import stage_layers
 from llm_perf.systems.tiers import Tier
 
 SCHEMA_VERSION = 1
-_USES = ("weights_bytes", "kv_cache_bytes", "activations_bytes", "buffers_bytes", "reserved_bytes")
 
 
 def result_object(
@@ -35,7 +33,7 @@ def result_object(
         "schema_version": SCHEMA_VERSION,
         "inputs": inputs,
         "system": result.system_name,
-        "system_version": result.system_version,
+        "system_version": result.version,
         "constants_inherited": 0 if result.inherits is None else result.inherits[0],
         "weight_format": _weight_format(result),
         "feasible": result.feasible,
@@ -173,9 +171,9 @@ def memory_objects(result: InferenceResult) -> dict[str, Any]:
     }
 
 
-def memory_object(tier: Tier, uses: Iterable[str] = _USES) -> dict[str, int]:
+def memory_object(tier: Tier) -> dict[str, int]:
     """Bytes by use, their sum and what can be allocated."""
-    sizes = {name: round(float(getattr(tier, name))) for name in uses}
+    sizes = {name: round(float(getattr(tier, name))) for name in tier.uses}
     return sizes | {"total_bytes": sum(sizes.values()), "capacity_bytes": round(tier.capacity_bytes)}
 
 

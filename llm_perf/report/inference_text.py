@@ -22,17 +22,18 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.report.answer import (
     Answer,
     change_line,
-    cheapest,
     gain_pieces,
     interval_pieces,
+    quickest_of,
+    several_answer,
+    side_by_side,
     used_of,
-    which_fit,
 )
 from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
 from llm_perf.report.memory_text import explanation, fits_text, memory_table
 from llm_perf.report.prediction_log import prediction_log
-from llm_perf.report.units import count, gib, percent, rate, seconds
+from llm_perf.report.units import brief, count, gib, percent, rate, seconds
 from llm_perf.systems import System, system_of
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.footprint import model_weight_bytes
@@ -40,13 +41,6 @@ from llm_perf.systems.pipeline import stage_layers
 from llm_perf.systems.registry import DEFAULT
 
 TIERS = {"gpu": "GPU", "cpu": "host", "nvme": "NVMe"}
-_MEMORY_ROWS = (
-    ("weights", "weights_bytes"),
-    ("KV cache", "kv_cache_bytes"),
-    ("activations", "activations_bytes"),
-    ("buffers", "buffers_bytes"),
-    ("context, reserve", "reserved_bytes"),
-)
 
 
 def inference_report(
@@ -87,7 +81,7 @@ def _sure(result: InferenceResult) -> Sequence[str]:
 def memory_pieces(result: InferenceResult) -> list[str]:
     """What is taken of each memory, the GPU's first."""
     memory = result.memory
-    pieces = [used_of((("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme)))]
+    pieces = [used_of(memory)]
     batch = result.scenario.workload.batch_size
     if float(memory.gpu.waiting_bytes) > 0 and result.max_batch_size < batch:
         pieces.append(f"{count(result.max_batch_size)} of {count(batch)} sequences at once")
@@ -179,15 +173,15 @@ def _title(result: InferenceResult) -> Text:
     )
     text = Text.assemble((scenario.model.name, "bold"), " on ", (machine_name(scenario), "bold"), host)
     named = (
-        scenario.system if result.system_version is not None else result.system_name
+        scenario.system if result.version is not None else result.system_name
     )  # a profile says of which it is
     text.append(f"\nsystem {named}" + (f", {sizes}" if sizes else ""))
     text.append(
         f"; batch {workload.batch_size}, prompt {workload.prompt_len}, generate {workload.gen_len}; "
         f"weights {_weights(scenario)}, KV cache {scenario.dtype.kv_bits} bit"
     )
-    if result.system_version is not None:
-        named = version_text(scenario.system, result.system_version)
+    if result.version is not None:
+        named = version_text(scenario.system, result.version)
         text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     for option in _options(scenario):
         text.append(f"\n{option}")
@@ -338,7 +332,7 @@ def _phase_cells(system: System, phase: Phase) -> tuple[str, str, str]:
 
 def memory_of(result: InferenceResult) -> Table:
     """Bytes by use on each tier that the machine has, beside what is usable."""
-    return memory_table(result.memory, _MEMORY_ROWS, empty=True)
+    return memory_table(result.memory, empty=True)
 
 
 def _breakdown(result: InferenceResult) -> Table:
@@ -502,23 +496,19 @@ def comparison_report(
     gains: tuple[Gain, ...] = (),
 ) -> RenderableType:
     """Several GPUs side by side, the answer first, then one row each, and what is missing where it does not fit."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("GPU", overflow="fold")
-    for heading in ("weights on", "TTFT", "TPOT", "total", "90%", "token/s", "fits"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        table.add_row(
-            result.scenario.gpu.name,
-            _where(result.placement.weights),
-            _brief(result.prefill.latency_s),
-            _brief(result.tpot_s),
-            _brief(result.total_latency_s),
-            factor_text(result.interval),
-            rate(result.total_throughput_tokens_per_s).removesuffix(" token/s"),
-            "yes" if result.feasible else "no",
-        )
-    missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
-    return Group(comparison_answer(results, prices, changes, gains).text, Text(), table, *missing)
+    rows = [
+        {
+            "weights on": _where(result.placement.weights),
+            "TTFT": _brief(result.prefill.latency_s),
+            "TPOT": _brief(result.tpot_s),
+            "total": _brief(result.total_latency_s),
+            "90%": factor_text(result.interval),
+            "token/s": rate(result.total_throughput_tokens_per_s).removesuffix(" token/s"),
+            "fits": "yes" if result.feasible else "no",
+        }
+        for result in results
+    ]
+    return side_by_side(comparison_answer(results, prices, changes, gains), results, rows)
 
 
 def comparison_answer(
@@ -528,29 +518,11 @@ def comparison_answer(
     gains: tuple[Gain, ...] = (),
 ) -> Answer:
     """Which of several GPUs hold it, and what the quickest does, in five lines; ``changes`` and ``gains`` are of that one."""
-    quickest = quickest_of(results)
-    one = inference_answer(quickest, changes, gains)
-    costs = {
-        result.scenario.gpu.name: cost_of(result, price).per_million_tokens
+    costs = [
+        None if price is None else cost_of(result, price).per_million_tokens
         for result, price in zip(results, prices, strict=False)
-        if price is not None and result.feasible
-    }
-    return Answer(
-        fits=which_fit([(each.scenario.gpu.name, each.feasible) for each in results]),
-        speed=[
-            f"quickest {quickest.scenario.gpu.name}{':' if quickest.feasible else ','} {one.speed[0]}",
-            *one.speed[1:],
-        ],
-        sure=one.sure,
-        bound=one.bound,
-        change=cheapest(costs, quickest.scenario.gpu.name, one.change),
-        good=quickest.feasible,
-    )
-
-
-def quickest_of(results: Sequence[InferenceResult]) -> InferenceResult:
-    """The one with the shortest total, of those that fit where any does."""
-    return min(results, key=lambda one: (not one.feasible, one.total_latency_s))
+    ]
+    return several_answer(results, inference_answer(quickest_of(results), changes, gains), costs)
 
 
 def factor_text(interval: PredictionInterval | None) -> str:
@@ -560,7 +532,7 @@ def factor_text(interval: PredictionInterval | None) -> str:
 
 
 def _brief(value_s: float | None) -> str:
-    return "-" if value_s is None else seconds(value_s).split(" (")[0]
+    return "-" if value_s is None else brief(value_s)
 
 
 def explanation_report(result: InferenceResult) -> RenderableType:

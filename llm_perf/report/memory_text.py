@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,19 +14,19 @@ from llm_perf.report.units import gib
 from llm_perf.systems.tiers import Tier, Tiers
 
 _COLUMNS = ("one GPU", "one host", "its NVMe")
-_ENDS = (("total", "total_bytes"), ("usable", "capacity_bytes"))
+_ENDS = {"total_bytes": "total", "capacity_bytes": "usable"}
 
 
-def memory_table(memory: Tiers, rows: Sequence[tuple[str, str]], empty: bool) -> Table:
-    """Bytes by use, (title, field), on each tier that the machine has (``empty`` ones too) or uses, beside what is usable."""
+def memory_table(memory: Tiers, empty: bool) -> Table:
+    """Bytes by use on each tier that the machine has (``empty`` ones too) or uses, beside what is usable."""
     tiers = zip(_COLUMNS, (memory.gpu, memory.cpu, memory.nvme), strict=True)
     shown = [(name, tier) for name, tier in tiers if (tier.capacity_bytes if empty else tier.total_bytes) > 0]
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("memory")
     for name, _ in shown:
         table.add_column(name, justify="right")
-    for title, field in (*rows, *_ENDS):
-        if (title, field) in _ENDS or any(getattr(tier, field) for _, tier in shown):
+    for field, title in {**memory.gpu.uses, **_ENDS}.items():
+        if field in _ENDS or any(getattr(tier, field) for _, tier in shown):
             cells = [_cell(tier, field) for _, tier in shown]
             table.add_row(title, *cells, style="bold" if field == "total_bytes" else None)
     return table

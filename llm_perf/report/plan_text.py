@@ -18,7 +18,7 @@ from llm_perf.config.profiles import NO_FIT, NO_FIT_USED, load_profile
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.plan_json import prediction_of
-from llm_perf.report.units import count, rate, seconds
+from llm_perf.report.units import count, rate, seconds, three_digits
 from llm_perf.search.plan import Candidate, PlanAnswer
 from llm_perf.search.targets import QUANTITIES, Target
 from llm_perf.systems.registry import DEFAULT, family_of, get_system
@@ -74,12 +74,12 @@ def plan_answer(answer: PlanAnswer) -> Answer:
         if (best.inputs.system or DEFAULT) == DEFAULT:
             sure.append("for no stack by name (--system)")
     how = f"{best.num_gpus} x {gpu_name(best)} {deployment(best)}".strip()
-    cost = _number(m["cost_per_million_tokens"])
+    cost = three_digits(m["cost_per_million_tokens"])
     larger = best.stops.startswith("a larger")
     change = ["no other GPU meets the targets, or none is shown (--gpus, --top)"]
     if others:
         change = [
-            f"next best: {other.num_gpus} x {gpu_name(other)}, ${_number(other.measures['cost_per_million_tokens'])}/M, "
+            f"next best: {other.num_gpus} x {gpu_name(other)}, ${three_digits(other.measures['cost_per_million_tokens'])}/M, "
             f"{rate(other.measures['throughput_tokens_per_s'])}"
             for other in others[:1]
         ]
@@ -181,14 +181,10 @@ def _table(title: str, candidates: tuple[Candidate, ...]) -> Table:
             amount("ttft", m["ttft_s"]),
             amount("tpot", m["tpot_s"]),
             rate(m["throughput_tokens_per_s"]).removesuffix(" token/s"),
-            _number(m["cost_per_million_tokens"]),
-            _number(m["energy_j_per_token"]),
+            three_digits(m["cost_per_million_tokens"]),
+            three_digits(m["energy_j_per_token"]),
         )
     return table
-
-
-def _number(value: float) -> str:
-    return f"{value:,.3g}" if math.isfinite(value) else "-"
 
 
 def _reasons(answer: PlanAnswer) -> Text:

@@ -16,7 +16,7 @@ from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import TIERS, bound_pieces, interval_text, memory_of, memory_pieces
 from llm_perf.report.policy_json import bottlenecks
 from llm_perf.report.start_command import divided_start_command
-from llm_perf.report.units import count, rate, seconds
+from llm_perf.report.units import brief, count, rate, seconds
 from llm_perf.search.policy import FrontPoint, PolicyAnswer
 from llm_perf.systems import get_system, system_of
 
@@ -77,14 +77,14 @@ def policy_answer(answer: PolicyAnswer) -> Answer:
     change = [f"nothing: no policy that was searched is {1 - _QUICKER:.0%} quicker"]
     if quick is not None and quick.latency_s < _QUICKER * best.latency_s:
         change = [
-            f"for less latency, {seconds(quick.latency_s).split(' (')[0]} at {rate(quick.throughput_tokens_per_s)}",
+            f"for less latency, {brief(quick.latency_s)} at {rate(quick.throughput_tokens_per_s)}",
             describe(quick.flags),
         ]
     return Answer(
         fits=memory_pieces(result),
         speed=[
             rate(best.throughput_tokens_per_s),
-            f"{seconds(best.latency_s).split(' (')[0]} for a batch of {count(result.scenario.workload.batch_size)}",
+            f"{brief(best.latency_s)} for a batch of {count(result.scenario.workload.batch_size)}",
             *first,
         ],
         sure=interval_pieces(result.interval, result.no_interval),
@@ -179,7 +179,7 @@ def _front(answer: PolicyAnswer) -> Table:
     table.add_column("policy")
     for point in _spread(answer.front, answer.best):
         table.add_row(
-            seconds(point.latency_s).split(" (")[0],
+            brief(point.latency_s),
             rate(point.throughput_tokens_per_s),
             *(_phases(point, answer) if divided else ()),
             point.flags["system"],
@@ -192,7 +192,7 @@ def _front(answer: PolicyAnswer) -> Table:
 def _phases(point: FrontPoint, answer: PolicyAnswer) -> tuple[str, str]:
     """First token and rate of decode of a divided model."""
     tokens = answer.question.batch_size / point.tpot_s if point.tpot_s else 0.0
-    return seconds(point.ttft_s or 0.0).split(" (")[0], rate(tokens)
+    return brief(point.ttft_s or 0.0), rate(tokens)
 
 
 def _spread(front: tuple[FrontPoint, ...], best: FrontPoint | None) -> list[FrontPoint]:

@@ -15,7 +15,7 @@ from llm_perf.report.answer import Answer
 from llm_perf.report.command import command_in_lines
 from llm_perf.report.simulate_text import bound_pieces, certainty_pieces, may_not_keep_up
 from llm_perf.report.start_command import start_command
-from llm_perf.report.units import count, rate, seconds
+from llm_perf.report.units import count, rate, seconds, three_digits
 from llm_perf.search.service import ServiceCandidate, ServicePlan
 from llm_perf.search.targets import QUANTITIES, Target
 
@@ -65,11 +65,14 @@ def service_answer(answer: ServicePlan) -> Answer:
         other = others[0]
         change = [
             f"next best: {other.num_gpus} x {other.simulation.scenario.gpu.name} {_how(other)}".rstrip(),
-            f"${_number(other.values['cost_per_million_tokens'])} per million tokens",
+            f"${three_digits(other.values['cost_per_million_tokens'])} per million tokens",
         ]
     fits = "as predicted, but it may not keep up" if may_not_keep_up(found) else "yes"
     return Answer(
-        fits=[f"{fits}. {how}", f"${_number(best.values['cost_per_million_tokens'])} per million tokens"],
+        fits=[
+            f"{fits}. {how}",
+            f"${three_digits(best.values['cost_per_million_tokens'])} per million tokens",
+        ],
         speed=[
             f"TTFT p95 {_time(summary.ttft_s.p95)}, TPOT p95 {_time(summary.tpot_s.p95)}",
             rate(best.values["throughput_tokens_per_s"]),
@@ -176,18 +179,14 @@ def _table(candidates: tuple[ServiceCandidate, ...]) -> Table:
             _time(summary.ttft_s.p95),
             _time(summary.tpot_s.p95),
             rate(one.values["throughput_tokens_per_s"]).removesuffix(" token/s"),
-            _number(one.values["cost_per_million_tokens"]),
-            _number(one.values["energy_j_per_token"]),
+            three_digits(one.values["cost_per_million_tokens"]),
+            three_digits(one.values["energy_j_per_token"]),
         )
     return table
 
 
 def _time(value: float) -> str:
     return seconds(value) if math.isfinite(value) else "-"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.3g}" if math.isfinite(value) else "-"
 
 
 def _interval(best: ServiceCandidate) -> Text:

@@ -36,7 +36,7 @@ def simulation_object(found: Simulation) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "inputs": found.inputs,
         "system": found.idle.system_name,
-        "system_version": found.idle.system_version,
+        "system_version": found.idle.version,
         "scheduler": found.outcome.scheduler,
         "num_gpus": found.num_gpus,
         **summary_object(found.summary),

@@ -12,11 +12,6 @@ from llm_perf.config.economics import Price
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite, memory_object
 from llm_perf.systems.training.base import PHASES
 
-_USES = (
-    "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "logits_bytes", "buffers_bytes",
-    "temporaries_bytes", "fragmentation_bytes", "reserved_bytes",
-)  # fmt: skip
-
 
 def training_object(
     result: TrainingResult,
@@ -33,7 +28,7 @@ def training_object(
         "reason": result.reason,
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
         "framework": result.scenario.framework,
-        "framework_version": result.framework_version,
+        "framework_version": result.version,
         "constants_inherited": 0 if result.inherits is None else result.inherits[0],
         "num_gpus": result.scenario.num_gpus,
         "batch": {
@@ -44,7 +39,7 @@ def training_object(
             "tokens_per_step": batch.global_batch_size * result.scenario.plan.seq_len,
         },
         "max_micro_batch_size": result.max_micro_batch_size,
-        "memory": {tier: memory_object(getattr(memory, tier), _USES) for tier in ("gpu", "cpu", "nvme")}
+        "memory": {tier: memory_object(getattr(memory, tier)) for tier in ("gpu", "cpu", "nvme")}
         | {"peak": _peak(result), "phases": _phases(result)},
         "step": {
             "latency_s": result.step_time_s,
@@ -122,16 +117,9 @@ def _interval(result: TrainingResult) -> dict[str, Any] | None:
     if found is None or found.total_s is None:
         return None
     tokens = result.throughput_tokens_per_s * result.step_time_s
-    low, high = found.total_s
-    return {
-        "level": found.level,
-        "profile": found.profile,
-        "method": found.method,
-        "groups": found.groups,
-        "coverage": found.coverage,
-        "outside_covered_range": found.outside,
-        "step_latency_s": [low, high],
-        "throughput_tokens_per_s": [tokens / high, tokens / low],
+    return found.basis() | {
+        "step_latency_s": list(found.total_s),
+        "throughput_tokens_per_s": found.throughput(tokens),
     }
 
 

@@ -18,16 +18,17 @@ from llm_perf.config.economics import Price
 from llm_perf.report.answer import (
     Answer,
     change_line,
-    cheapest,
     gain_pieces,
     interval_pieces,
+    quickest_of,
+    several_answer,
+    side_by_side,
     used_of,
-    which_fit,
 )
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
-from llm_perf.report.units import count, days, gib, rate, seconds
+from llm_perf.report.units import brief, count, days, gib, rate, seconds
 from llm_perf.systems.training.base import PHASES
 
 TRAINING_PARTS = {
@@ -48,17 +49,6 @@ TRAINING_PARTS = {
     "stragglers": "waiting for stragglers",
     "power_limit": "slowed by the power limit",
 }
-_MEMORY_ROWS = (
-    ("weights", "weights_bytes"),
-    ("gradients", "gradients_bytes"),
-    ("optimizer state", "optimizer_bytes"),
-    ("activations", "activations_bytes"),
-    ("logits", "logits_bytes"),
-    ("buffers", "buffers_bytes"),
-    ("temporaries", "temporaries_bytes"),
-    ("allocator's unused", "fragmentation_bytes"),
-    ("context, communicators", "reserved_bytes"),
-)
 _SHOWN_SHARE = 5e-4
 """Parts that round to 0.0 % are left out of the text (the JSON has them)."""
 
@@ -86,7 +76,7 @@ def training_sections(
         "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "figures": _figures(result),
         "interval": interval_text(result.interval, result.no_interval, "step"),
-        "memory": memory_table(result.memory, _MEMORY_ROWS, empty=False),
+        "memory": memory_table(result.memory, empty=False),
         "phases": _phases(result),
         "breakdown": _breakdown(result),
         "run": _run(result),
@@ -97,7 +87,7 @@ def training_sections(
     return {name: part for name, part in found.items() if part is not None}
 
 
-def _verdict(result: TrainingResult) -> str:
+def verdict(result: TrainingResult) -> str:
     """Whether it fits: yes, no, or likely where the interval of the peak reaches past what is usable."""
     if not result.feasible:
         return "no"
@@ -108,11 +98,10 @@ def training_answer(
     result: TrainingResult, changes: tuple[Change, ...] = (), gains: tuple[Gain, ...] = ()
 ) -> Answer:
     """What a prediction says, in five lines."""
-    memory, parts = result.memory, sorted(result.breakdown_s.items(), key=lambda item: -item[1])
+    parts = sorted(result.breakdown_s.items(), key=lambda item: -item[1])
     fits = [f"no. {result.reason}"]
     if result.feasible:
-        tiers = (("GPU", memory.gpu), ("host", memory.cpu), ("NVMe", memory.nvme))
-        fits = [used_of(tiers, _verdict(result))]
+        fits = [used_of(result.memory, verdict(result))]
         fits.append(f"the {LEVEL:.0%} interval reaches {gib(result.memory_interval_bytes[1])}")
     were = "" if result.feasible else "if it did: "
     run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {days(result.run.days)}"]
@@ -121,7 +110,7 @@ def training_answer(
         speed=[
             f"{were}{rate(result.throughput_tokens_per_s)}",
             *run,
-            f"{seconds(result.step_time_s).split(' (')[0]} a step",
+            f"{brief(result.step_time_s)} a step",
             f"MFU {result.mfu:.1%}",
         ],
         sure=interval_pieces(result.interval, result.no_interval, "step"),
@@ -153,8 +142,8 @@ def _title(result: TrainingResult) -> Text:
     shown = [f"{name} {size}" for name, size in sizes if size > 1]
     shown += [f"ZeRO-{plan.ds_zero.value}"] if plan.ds_zero.value else []
     text.append("\n" + "; ".join([f"framework {scenario.framework}", *shown, plan.precision, plan.optimizer]))
-    if result.framework_version is not None:
-        named = version_text(scenario.framework, result.framework_version)
+    if result.version is not None:
+        named = version_text(scenario.framework, result.version)
         text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
     level = plan.activation_recomputation
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
@@ -278,56 +267,23 @@ def training_comparison(
     gains: tuple[Gain, ...] = (),
 ) -> RenderableType:
     """Several GPUs side by side, the answer first, then one row each, and what is missing where it does not fit."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("GPU", overflow="fold")
-    for heading in ("step", "throughput", "MFU", "memory", "fits"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        table.add_row(
-            result.scenario.gpu.name,
-            seconds(result.step_time_s).split(" (")[0],
-            rate(result.throughput_tokens_per_s),
-            f"{result.mfu:.1%}",
-            gib(float(result.memory.gpu.total_bytes)),
-            _verdict(result),
-        )
-    missing = [Text(f"{result.scenario.gpu.name}: {result.reason}") for result in results if result.reason]
-    return Group(_comparison_answer(results, prices, changes, gains).text, Text(), table, *missing)
-
-
-def _comparison_answer(
-    results: Sequence[TrainingResult],
-    prices: Sequence[Price | float | None],
-    changes: tuple[Change, ...],
-    gains: tuple[Gain, ...],
-) -> Answer:
-    """On which of several GPUs it fits, and what the quickest of them does, in five lines."""
-    quickest = quickest_of(results)
-    one = training_answer(quickest, changes, gains)
-    costs = {
-        result.scenario.gpu.name: training_cost(result, price).per_million_tokens
+    rows = [
+        {
+            "step": brief(result.step_time_s),
+            "throughput": rate(result.throughput_tokens_per_s),
+            "MFU": f"{result.mfu:.1%}",
+            "memory": gib(float(result.memory.gpu.total_bytes)),
+            "fits": verdict(result),
+        }
+        for result in results
+    ]
+    costs = [
+        None if price is None else training_cost(result, price).per_million_tokens
         for result, price in zip(results, prices, strict=False)
-        if price is not None and result.feasible
-    }
-    return Answer(
-        fits=which_fit(
-            [(each.scenario.gpu.name, each.feasible) for each in results],
-            [each.scenario.gpu.name for each in results if _verdict(each) == "likely"],
-        ),
-        speed=[
-            f"quickest {quickest.scenario.gpu.name}{':' if quickest.feasible else ','} {one.speed[0]}",
-            *one.speed[1:],
-        ],
-        sure=one.sure,
-        bound=one.bound,
-        change=cheapest(costs, quickest.scenario.gpu.name, one.change),
-        good=quickest.feasible,
-    )
-
-
-def quickest_of(results: Sequence[TrainingResult]) -> TrainingResult:
-    """The one with the most tokens per second, of those that fit where any does."""
-    return min(results, key=lambda one: (not one.feasible, -one.throughput_tokens_per_s))
+    ]
+    likely = [result.scenario.gpu.name for result in results if verdict(result) == "likely"]
+    one = training_answer(quickest_of(results), changes, gains)
+    return side_by_side(several_answer(results, one, costs, likely), results, rows)
 
 
 def training_explanation(result: TrainingResult) -> RenderableType:

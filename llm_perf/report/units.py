@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 GIB = 2**30
 _YEAR_S = 365 * 24 * 3600
 
@@ -31,10 +33,15 @@ def seconds(value_s: float) -> str:
     return f"{value_s:,.0f} s ({value_s / 3600:,.1f} h)"
 
 
+def brief(value_s: float) -> str:
+    """Seconds as `seconds` writes them, of long times without minutes or hours."""
+    return seconds(value_s).split(" (")[0]
+
+
 def days(value_days: float) -> str:
     """Days with one decimal; short runs with two digits, and below a tenth of a day in seconds or hours."""
     if value_days < 0.1:
-        return seconds(value_days * 86400).split(" (")[0]
+        return brief(value_days * 86400)
     return f"{value_days:,.1f} days" if value_days >= 1 else f"{value_days:.2g} days"
 
 
@@ -42,6 +49,11 @@ def rate(tokens_per_s: float) -> str:
     """Tokens per second with three significant digits."""
     text = f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
     return f"{text} token/s"
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits; a dash where there is no such number."""
+    return f"{value:,.3g}" if math.isfinite(value) else "-"
 
 
 def percent(fraction: float) -> str:

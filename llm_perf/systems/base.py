@@ -72,7 +72,6 @@ class Placement:
 
 ALL_ON_GPU = TierShares(1.0, 0.0, 0.0)
 ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
-ALL_ON_CPU = TierShares(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,13 @@ class MemoryParts(Tier):
     ``waiting_bytes`` is cache of sequences that wait for room: it is not part of what is used.
     """
 
+    uses: ClassVar[Mapping[str, str]] = {
+        "weights_bytes": "weights",
+        "kv_cache_bytes": "KV cache",
+        "activations_bytes": "activations",
+        "buffers_bytes": "buffers",
+        "reserved_bytes": "context, reserve",
+    }
     weights_bytes: Number
     kv_cache_bytes: Number
     activations_bytes: Number

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llm_perf.counts.arrays import Number, is_array, maximum, where
+from llm_perf.counts.arrays import Number, any_of, is_array, maximum, where
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware.streams import D2H, H2D, STREAMS
 from llm_perf.hardware.transfer import Path
@@ -179,7 +179,7 @@ class Step:
             critical = limit.seconds >= longest
             if taken is not False:
                 critical = critical & _not(taken)
-            if not _any(critical):
+            if not any_of(critical):
                 continue
             taken = critical | taken
             yield limit.works, critical * (share / self.duplex if limit.both else share)
@@ -222,10 +222,6 @@ class Schedule:
     def latency_s(self) -> Number:
         """Seconds from the first step's begin to the last one's end."""
         return total(times * step.duration_s for step, times in self.weighted_steps())
-
-    def exposed_by_label(self) -> dict[str, Number]:
-        """Seconds by part of the breakdown that are waited for; they sum to the latency."""
-        return self.cost().parts_s
 
     def exposed_by_stream(self) -> dict[str, Number]:
         """Seconds by stream that are waited for; they sum to the latency."""
@@ -391,13 +387,13 @@ def crossings(before: Step, after: Step, count: Number) -> list[Number]:
         for other_low, other_high in lines[index + 1 :]:
             gap, last_gap = low - other_low, high - other_high
             inside = ((gap > 0) & (last_gap < 0)) | ((gap < 0) & (last_gap > 0))
-            if not _any(inside):
+            if not any_of(inside):
                 continue
             share = gap / where(inside, gap - last_gap, 1.0)
             height = (low + share * (high - low)) * (1 + 1e-12)
             for lowest, highest in lines:
                 inside = inside & (height >= lowest + share * (highest - lowest))
-            if _any(inside):
+            if any_of(inside):
                 found.append(where(inside, share * (count - 1), -1.0))
     return found
 
@@ -423,10 +419,6 @@ def _is_share(overlap: Number) -> bool:
     if is_array(overlap):
         return bool(overlap.dtype != bool)
     return not isinstance(overlap, (bool, np.bool_))
-
-
-def _any(flag: Number) -> bool:
-    return bool(flag.any()) if is_array(flag) else bool(flag)
 
 
 def _not(flag: Number) -> Number:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from llm_perf.config.base import GIB
 from llm_perf.counts.arrays import Number, where
 
 
 class Tier:
-    """One memory: its parts, which have a sum, and what can be allocated. All may be arrays over configurations."""
+    """One memory: its parts, which have a sum, and what can be allocated. All may be arrays over configurations.
+
+    Attributes:
+        uses: The parts by the names of their fields, with what reports call them, in their order.
+        reserved_bytes: The part that no allocator sees: context and reserve.
+        capacity_bytes: What can be allocated.
+    """
 
     __slots__ = ()
+    uses: ClassVar[Mapping[str, str]]
+    reserved_bytes: Number
     capacity_bytes: Number
 
     @property
     @abstractmethod
     def total_bytes(self) -> Number:
         """Sum of the parts."""
+
+    @property
+    def allocator_bytes(self) -> Number:
+        """What the allocator of the software has: all but context and reserve."""
+        return self.total_bytes - self.reserved_bytes
 
     @property
     def shortfall_bytes(self) -> Number:

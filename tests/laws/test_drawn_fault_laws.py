@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,22 +13,34 @@ from hypothesis import strategies as st
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.config import get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.quantization import read_quantization
+from llm_perf.counts.activations import activation_widths
+from llm_perf.counts.optimizer import OPTIMIZERS
+from llm_perf.counts.parameters import layer_vectors
 from llm_perf.counts.products import layer_products
+from llm_perf.counts.weight_formats import resolve_formats
 from llm_perf.hardware.cpu_time import CpuRates
 from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.requests.limits import Limits
 from llm_perf.requests.outcome import COMPLETED, REJECTED
-from llm_perf.requests.simulate import simulate
+from llm_perf.requests.simulate import rules_of, simulate, step_times
 from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.summary import summary_of
 from llm_perf.requests.workload import Requests
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.accounting import BySize, MemoryRules
+from llm_perf.systems.base import TierShares
+from llm_perf.systems.constants import host_under, load_constants
+from llm_perf.systems.families import memory_rules
+from llm_perf.systems.footprint import step_activation_bytes
 from llm_perf.systems.format_kernels import read_factor
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.stacks.llama_cpp import offload, pipelined_s, queue_room
 from llm_perf.systems.training.base import TrainingLoad
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.step import TrainingStep
+from llm_perf.systems.zero_inference.times import ZeroPasses, stream_rates
 
 
 @given(st.integers(2, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -253,3 +266,161 @@ def test_a_plain_activation_function_moves_two_vectors_forward_and_three_backwar
         each = load.micro_batch * load.seq_len * width * 2 / step.kernels.rates.elementwise_bytes_per_s
         assert layer.forward["activation_function"] == pytest.approx(there * each, rel=1e-9)
         assert layer.backward["activation_function"] == pytest.approx(back * each, rel=1e-9)
+
+
+def test_parts_of_latent_attention_are_put_together_once_each_way():
+    """Queries and keys of two parts and copied values are moved beside the norms, forward and back alike."""
+    step, layer, load = kernels_of(model="deepseek-v2-lite", gpu="h100-sxm-80gb", host=None)
+    group, c = step.model.layer_groups[0], step.kernels.c
+    each = load.micro_batch * load.seq_len * 2 / step.kernels.rates.elementwise_bytes_per_s
+    norms, joined = step.model.hidden_size * group.norms / 2, group.attention.assembled_elements(1)
+    assert joined > 0
+    for way, seconds in (("forward", layer.forward["norms"]), ("backward", layer.backward["norms"])):
+        assert seconds == pytest.approx(each * (norms * c[f"hidden_vectors_{way}"] + joined), rel=1e-9)
+
+
+def test_a_backward_pass_works_in_so_many_vectors_of_one_layer():
+    """Without recomputation: gradients in feed-forward and hidden vectors per token, of the widest layer."""
+    step, _, load = kernels_of(model="llama-2-7b", activation_recomputation=0)
+    c, group = step.footprint.constants, step.model.layer_groups[0]
+    widths = activation_widths(step.model, group, 1)
+    elements = c["backward_ffn_vectors"] * widths.ffn + c["backward_hidden_vectors"] * widths.hidden
+    tokens = load.micro_batch * load.seq_len
+    assert step.footprint.working_bytes(load) == pytest.approx(tokens * elements * 2, rel=1e-9)
+
+
+def test_experts_whose_activation_function_is_computed_again_keep_less():
+    def kept(*modules):
+        step, _, load = kernels_of(
+            model="mixtral-8x7b", activation_recomputation=0, recompute_modules=modules
+        )
+        return float(step.footprint.stage_activation_bytes(load))
+
+    assert kept("moe_act") < 0.95 * kept()
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name.startswith("paged_")])
+def test_a_paged_optimizer_keeps_what_the_resident_one_does(name):
+    paged, resident = OPTIMIZERS[name], OPTIMIZERS[name.removeprefix("paged_")]
+    assert (paged.state_bytes, paged.flops, paged.paged) == (resident.state_bytes, resident.flops, True)
+
+
+# -- what is counted and named ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "biases", "norms"), [("opt-1.3b", 6, 4), ("llama-2-7b", 0, 2), ("qwen3-8b", 0, 3)]
+)
+def test_a_layer_stores_a_vector_per_bias_and_its_norms_rounded_up(name, biases, norms):
+    """Two norms with a bias each are four hidden vectors; those of Qwen3's heads take a part of a third one."""
+    model = get_model_config_by_name(name)
+    assert layer_vectors(model, model.layer_groups[0]) == biases + norms
+
+
+@pytest.mark.parametrize(("module", "place"), [("q_a_proj", 0), ("kv_a_proj_with_mqa", 2)])
+def test_a_latent_projection_that_stays_wide_is_the_one_that_is_named(module, place):
+    """With a latent of queries the first product is the queries' latent, and the third that of keys and values."""
+    model = get_model_config_by_name("deepseek-v3")
+    config = {"quant_method": "fp8", "modules_to_not_convert": [module]}
+    row = resolve_formats(model, read_quantization(config)).layers[0]
+    assert [index for index, entry in enumerate(row) if entry.bits == 16] == [place]
+
+
+# -- requests, and messages between ranks -----------------------------------------------------------------------
+
+
+def test_prompts_of_a_static_batch_have_nothing_in_a_cache_unless_it_is_said():
+    scenario = build_scenario(InferenceInputs(model="opt-1.3b", gpu="t4", system="transformers"))
+    times = step_times(scenario, Limits.of(scenario, rules_of(scenario), 2048))
+    assert (
+        times.equal_prompts_s(4, 512) == times.equal_prompts_s(4, 512, 0) < times.equal_prompts_s(4, 512, 256)
+    )
+
+
+def test_a_message_goes_in_one_shot_up_to_the_size_that_a_stack_says():
+    """4 sequences of a model 4,096 wide are messages of 32 KiB: of the next smaller limit they go around the ring."""
+    scenario = build_scenario(
+        InferenceInputs(model="llama-3.1-8b", gpu="a100-sxm-80gb", system="vllm", tp_size=8, batch_size=4)
+    )
+
+    def reduced_s(limit_kib):
+        constants = (("one_shot_all_reduce_kib", limit_kib), ("custom_all_reduce_us", 0.0))
+        decode = predict_inference(scenario.replace(constants=constants)).decode
+        assert decode is not None
+        return decode.breakdown_s["all_reduce"]
+
+    assert reduced_s(32.0) == reduced_s(33.0) < reduced_s(31.0) == reduced_s(1.0)
+
+
+@given(st.floats(1e6, 1e12), st.floats(1e9, 1e13))
+def test_scores_on_a_cpu_reach_the_share_that_a_program_says(flops, plain_per_s):
+    """Two operations a multiplication; where next to nothing is read, scores are all there is."""
+    inputs = InferenceInputs(model="llama-3.1-8b", gpu="none", host="xeon-6960p", system="llama_cpp")
+    constants = system_of(scenario := build_scenario(inputs)).constants(scenario)
+    rates = CpuRates(constants, 8, 1e15, plain_per_s=plain_per_s, wide_per_s=1e13)
+    scored = flops / (2 * plain_per_s * constants["cpu_decode_score_share"])
+    assert rates.attention_s(flops, 0.0) == pytest.approx(scored, rel=1e-9)
+
+
+# -- what a second draw asked for -------------------------------------------------------------------------------
+
+
+def test_rates_that_a_version_states_for_a_host_are_those_of_its_copies():
+    """Found once and the same for whoever asks again; a host of which a version says nothing stays as it is."""
+    file, host = load_constants("zero_inference"), get_host_config_by_name("gcp-t4")
+    rates = {name: one for name, one in file.on_host(host.name).items() if name not in file.constants}
+    under = host_under(host, file, "zero_inference")
+    assert rates
+    for name, one in rates.items():
+        assert under.copies[f"zero_inference.{name.removesuffix('_gb_per_s')}"].gb_per_s == one.value
+    assert host_under(host, file, "zero_inference") is under
+    other = get_host_config_by_name("epyc-9654")
+    assert host_under(other, file, "zero_inference") is other
+
+
+@given(st.sampled_from([512, 2048, 8192]), st.integers(1, 256))
+def test_workspaces_of_experts_that_are_kept_never_need_less(tokens, sequences):
+    """Where the widest layer is more than what a sampler needs, keeping them between layers changes nothing."""
+    scenario = build_scenario(
+        InferenceInputs(model="mixtral-8x7b", gpu="h100-sxm-80gb", system="vllm", tp_size=2)
+    )
+    rules = memory_rules("vllm", scenario.system_version)
+    kept, given_back = (
+        float(step_activation_bytes(scenario, tokens, sequences, rules.replace(keeps_expert_workspaces=flag)))
+        for flag in (True, False)
+    )
+    assert kept >= given_back
+    if sequences == 1:
+        assert kept == pytest.approx(given_back)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_the_slowest_stage_works_for_its_share_of_a_phase_at_least(stages):
+    def asked(pp_size):
+        inputs = InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system="vllm", pp_size=pp_size)
+        found = predict_inference(build_scenario(inputs))
+        assert found.decode is not None
+        return found.prefill, found.decode
+
+    for phase in asked(stages):
+        assert phase.slowest_stage_s is not None
+        assert 0.9 * phase.latency_s / stages < phase.slowest_stage_s < phase.latency_s
+    assert [phase.slowest_stage_s for phase in asked(1)] == [None, None]
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 1e-2))
+def test_weights_are_copied_by_each_path_in_their_share_alone(share, latency_s):
+    """Bytes and starts: a path that nothing takes costs nothing, and two of equal rates cost what one would."""
+    scenario = build_scenario(InferenceInputs(model="opt-6.7b", gpu="t4", ds_zero=3, cpu_offload=True))
+    system = system_of(scenario)
+    constants = system.constants(scenario)
+    forward = Forward(scenario, constants)
+    rates, placed = stream_rates(scenario, constants), system.place(scenario, Load.of(scenario.workload))
+    path = replace(rates.host_to_gpu, latency_s=latency_s)
+    rates = replace(rates, host_to_gpu=path, buffers_to_gpu=path)
+
+    placement = replace(placed, weights=TierShares(0.0, share, 1.0 - share))
+    passes = ZeroPasses(scenario, constants, forward, placement, rates, 1.0)
+    _, _, weights, ranks, parameters = passes.copies[0]
+    assert ranks == 1
+    assert passes.copy_s == pytest.approx(path.seconds(weights, parameters), rel=1e-9)

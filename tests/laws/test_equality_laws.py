@@ -459,7 +459,7 @@ def test_a_mean_pass_is_the_phase_part_by_part(deployment, batch, prompt, gen):
             continue
         schedule = mean_pass(system_of(scenario), phase.cost, scenario.model.num_layers, count)
         assert schedule.latency_s == pytest.approx(phase.latency_s / count, rel=1e-9)
-        exposed = schedule.exposed_by_label()
+        exposed = schedule.cost().parts_s
         for part in exposed | phase.breakdown_s:
             told = phase.breakdown_s.get(part, 0.0) / count
             assert exposed.get(part, 0.0) == pytest.approx(told, rel=1e-9, abs=1e-12 * phase.latency_s), part

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from calibrate.evidence.errata import as_meant
-from calibrate.evidence.serving_rows import Case, Cases, gm, load_cases, load_rows
+from calibrate.evidence.ratios import gm
+from calibrate.evidence.serving_rows import Case, Cases, load_cases, load_rows
 from calibrate.validate.requests import rows
 
 SMALL, LARGE = "amd/Llama-3.1-70B-Instruct-FP8-KV", "amd/Llama-3.1-405B-Instruct-FP8-KV"

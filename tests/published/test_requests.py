@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibrate.evidence.ratios import gm
 from calibrate.evidence.request_runs import (
     MOST_OUTPUT,
     amplification,
@@ -20,7 +21,7 @@ from calibrate.evidence.request_runs import (
 from calibrate.evidence.saturated_rows import load_saturated
 from calibrate.evidence.traces import Compared, compare, figures, read_trace, traces
 from calibrate.validate.request_left_out import read_left_out
-from calibrate.validate.requests import PREDICTED, gm_of, line_of, page, read_predicted, rows
+from calibrate.validate.requests import PREDICTED, line_of, page, read_predicted, rows
 from llm_perf.errors import SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def test_saturated_runs_are_predicted_without_their_model():
         names = [line["row_id"] for line in found]
         assert len(names) == len(set(names))
         assert set(names) == saturated if kind == "model" else set(names) <= saturated
-        assert gm_of([math.log(float(line["predicted_over_measured"])) for line in found]) < 1.2
+        assert gm([math.log(float(line["predicted_over_measured"])) for line in found]) < 1.2
 
 
 def test_longer_steps_make_a_full_queue_longer_by_more_than_they_are():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibrate.evidence.serving_rows import Cases, gm, load_cases, load_rows
+from calibrate.evidence.ratios import gm
+from calibrate.evidence.serving_rows import Cases, load_cases, load_rows
 from calibrate.evidence.settings import scenario_of
 from calibrate.evidence.stated import stated_run
 from llm_perf.analysis.inference import predict_inference

@@ -43,6 +43,7 @@ PACKAGES = ("llm_perf", "calibrate")
 LONGEST = 600
 """Lines of a file."""
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,15 @@ def test_every_module_stands_in_a_room() -> None:
     rooms = {room_of(path) for path in MODULES if path.is_relative_to(ROOT / "llm_perf")}
     assert rooms <= {*ROOMS, *EVERYWHERE}
     assert {"config", "counts", "hardware", "systems", "analysis", "report", "cli"} <= rooms
+
+
+def test_the_list_of_rooms_names_each_and_no_other() -> None:
+    lines = (ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines()
+    named = [line.split("`")[1] for line in lines if line.startswith(("| `llm_perf/", "| `calibrate`"))]
+    assert named == [*(f"llm_perf/{room}" for room in ROOMS), "calibrate"]
+    assert all((ROOT / room).is_dir() for room in named)
+    own = next(line for line in lines if line.startswith("| `calibrate`"))
+    assert all(f"`{room}`" in own for room in CALIBRATE_ROOMS)
 
 
 def test_rooms_know_only_those_before_them(module: Path) -> None:
@@ -199,6 +209,11 @@ def test_no_file_is_longer_than_one_can_read(module: Path) -> None:
 @pytest.mark.parametrize("program", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
 def test_no_program_of_bench_is_longer_either(program: Path) -> None:
     assert len(program.read_text("utf-8").splitlines()) <= LONGEST
+
+
+def test_no_test_is_longer_than_one_can_read() -> None:
+    lines = {relative(path): len(path.read_text("utf-8").splitlines()) for path in TESTS}
+    assert {path: count for path, count in lines.items() if count > LONGEST} == {}
 
 
 def known_at_import(paths: list[Path], root: Path) -> dict[str, set[str]]:

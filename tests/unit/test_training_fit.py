@@ -9,7 +9,8 @@ from calibrate.evidence.published import load_measurements
 from calibrate.evidence.training_runs import training_run_of, training_scenario_of
 from calibrate.fit.refit import Target, fit, sensitive
 from calibrate.fit.training import TrainingFit, shipped_values, step_time_s, training_parameters
-from calibrate.validate.training_transfer import TRAINING_GROUPINGS, training_transfer
+from calibrate.validate.training_transfer import training_transfer
+from calibrate.validate.transfer import GROUPINGS
 from llm_perf.analysis.training import predict_training
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
 from llm_perf.errors import SpecError
@@ -117,7 +118,7 @@ def test_what_ships_is_where_a_refit_sets_out(scenarios):
 
 
 def test_groups_and_wrong_groupings():
-    assert set(TRAINING_GROUPINGS) == {"gpu", "machine", "family", "model"}
+    assert set(GROUPINGS) == {"gpu", "machine", "family", "model"}
     with pytest.raises(SpecError, match="leave_out = 'moon'"):
         training_transfer("moon")
 

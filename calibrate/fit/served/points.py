@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -256,9 +256,3 @@ def _key(scenario: Scenario, *, shared: bool) -> Any:
         (scenario.model.name, scenario.gpu.name, scenario.host, scenario.system, scenario.system_version, scenario.dtype,
          scenario.parallelism, scenario.offload, scenario.constants, workload)
     )  # fmt: skip
-
-
-def gm(log_ratios: Iterable[float]) -> float:
-    """Geometric mean of max(p / m, m / p); NaN of none."""
-    sizes = [abs(one) for one in log_ratios]
-    return math.exp(sum(sizes) / len(sizes)) if sizes else math.nan

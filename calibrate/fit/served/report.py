@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Figure
+from calibrate.evidence.ratios import gm
 from calibrate.fit.first_lines import read_answer, stack_fit_answer
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import FLAGS, Served, served_of
 from calibrate.fit.served.design import Addition, Advice
 from calibrate.fit.served.fit import StackFit
 from calibrate.fit.served.plausible import check, check_figures
-from calibrate.fit.served.points import gm
 from calibrate.fit.stack_priors import SHOWN_BY
 from llm_perf.config.profiles import Profile
 from llm_perf.errors import LLMPerfError

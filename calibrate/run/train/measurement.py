@@ -21,7 +21,7 @@ from calibrate.probe.usage import (
 from calibrate.run.metrics import spread
 from calibrate.run.train.engine import peaks_of_a_step, random_batches, step_s, training_engine
 from calibrate.run.train.prediction import build_train_scenario, errors, predict_run
-from calibrate.run.train.probes import TrainProbe, gather_bytes_per_s, probe_training, warm_up
+from calibrate.run.train.probes import TrainProbe, probe_training, warm_up
 from calibrate.run.train.session import TrainSession, existing
 from llm_perf.counts.flops import training_flops
 
@@ -33,6 +33,7 @@ def measure(session: TrainSession) -> dict[str, Any] | None:
     s, device = session.settings, session.device
     with process_group(session.rank, device.backend):
         if session.rank.world_size > 1:
+            from calibrate.probe.collective import gather_bytes_per_s
             from calibrate.probe.local_machine import with_gather_rate
 
             rate = gather_bytes_per_s(session.rank.world_size, device)

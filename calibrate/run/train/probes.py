@@ -150,20 +150,3 @@ def quietest_s(call: Callable[[], object], repeats: int = 7) -> float:
         call()
         found.append(now() - start)
     return min(found)
-
-
-def gather_bytes_per_s(world: int, device: Any, size: int = 16 << 20) -> float:
-    """Bytes per second that arrive at a rank when all gather a tensor."""
-    import deepspeed.comm as dist
-    import torch
-
-    shard = torch.zeros(size, dtype=torch.uint8, device=device.torch_device)
-    whole = torch.empty(size * world, dtype=torch.uint8, device=device.torch_device)
-
-    def gather() -> None:
-        dist.barrier()
-        dist.all_gather_into_tensor(whole, shard)
-        if device.synchronize is not None:
-            device.synchronize()
-
-    return size * (world - 1) / quietest_s(gather)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, maximum, minimum
+from llm_perf.counts.arrays import Number, any_of, maximum, minimum
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import layer_matrices, layer_vectors
 from llm_perf.errors import SpecError
@@ -155,7 +155,7 @@ def module_stream(
     unused = 0.0 if everything else unused_bytes(scenario, tokens)
     weights, tiers = layers_weight_bytes(scenario) - unused + ends, placement.weights
     off = tiers.cpu + tiers.nvme
-    if not _any(off):
+    if not any_of(off > 0):
         return ModuleStream(0.0, 0.0, 0.0)
     model = scenario.model
     tensors: Number = 0.0
@@ -185,10 +185,6 @@ def module_stream(
         yield Term("weight_streaming", "module hooks", factors)
 
     return ModuleStream(copy_s, disk, hooks, terms)
-
-
-def _any(share: Number) -> bool:
-    return bool((share > 0).any()) if hasattr(share, "any") else share > 0
 
 
 def _with_stream(phase: PhaseCost, passes: Number, stream: ModuleStream) -> PhaseCost:
@@ -253,7 +249,7 @@ def _filled(scenario: Scenario, load: Load, constants: dict[str, float]) -> Tier
     """Shares of the layers' weights when each tier is filled before the next is used."""
     resident = gpu_memory(scenario, load, constants)
     missing = resident.shortfall_bytes * scenario.parallelism.pp_size
-    if not _any(missing):
+    if not any_of(missing > 0):
         return TierShares(1.0 + 0.0 * missing, 0.0 * missing, 0.0 * missing)
     layers = layers_weight_bytes(scenario)
     # Whatever leaves needs room to pass through again.

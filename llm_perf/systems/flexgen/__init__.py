@@ -17,7 +17,7 @@ import numpy as np
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.workload import OffloadConfig, Shares
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
+from llm_perf.counts.arrays import Number, any_of, is_array, maximum, minimum, where
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import (
     POLICY_OPTIONS,
@@ -258,7 +258,7 @@ def prefill_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseC
     stages, turns = block.scenario.parallelism.pp_size, block.policy.micro_batches
     alone = where(decode_steps(load) == 0, turns, 0.0)
     costs = [(block.prefill(load.prompt_len).cost(parts), turns)]
-    if _any(alone > 0):
+    if any_of(alone > 0):
         nothing_follows = block.prefill(load.prompt_len, last=True).cost(parts)
         costs = [(costs[0][0], turns - alone), (nothing_follows, alone)]
     if stages > 1:
@@ -272,7 +272,7 @@ def decode_cost(block: BlockSchedule, load: Load, parts: bool = True) -> PhaseCo
     costs = []
     for start, count in _panels(block, first, steps):
         costs += _pipelined(block, start, count, parts)
-    if _any(steps > 0):
+    if any_of(steps > 0):
         end, ends = first + steps - 1, where(steps > 0, block.policy.micro_batches, 0.0)
         costs += [
             (block.head_step(end, last=False).cost(parts), -ends),
@@ -291,7 +291,7 @@ def _panels(block: BlockSchedule, first: Number, steps: Number) -> Iterator[tupl
     done: Number = 0.0
     for window in [*sorted(windows), None]:
         until = steps if window is None else minimum(maximum(window - first + 1, done), steps)
-        if _any(until > done):
+        if any_of(until > done):
             yield first + done, until - done
         done = until
 
@@ -392,10 +392,6 @@ def _remarks(scenario: Scenario, policy: Policy) -> tuple[str, ...]:
             "--pin-weight 0 in FlexGen, --no-pin-memory here",
         )
     return ()
-
-
-def _any(flag: Number) -> bool:
-    return bool(flag.any()) if is_array(flag) else bool(flag)
 
 
 def _reason(policy: Policy) -> str:

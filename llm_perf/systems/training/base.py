@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -54,6 +55,17 @@ class TrainingMemoryParts(Tier):
     libraries, communicators.
     """
 
+    uses: ClassVar[Mapping[str, str]] = {
+        "weights_bytes": "weights",
+        "gradients_bytes": "gradients",
+        "optimizer_bytes": "optimizer state",
+        "activations_bytes": "activations",
+        "logits_bytes": "logits",
+        "buffers_bytes": "buffers",
+        "temporaries_bytes": "temporaries",
+        "fragmentation_bytes": "allocator's unused",
+        "reserved_bytes": "context, communicators",
+    }
     weights_bytes: Number = 0.0
     gradients_bytes: Number = 0.0
     optimizer_bytes: Number = 0.0
@@ -87,7 +99,7 @@ class TrainingMemoryParts(Tier):
         return self.allocator_bytes + self.reserved_bytes
 
 
-PARTS = tuple(one.name for one in fields(TrainingMemoryParts) if one.name != "capacity_bytes")
+PARTS = tuple(TrainingMemoryParts.uses)
 
 
 @dataclass(frozen=True, slots=True)

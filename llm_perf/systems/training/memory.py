@@ -18,7 +18,7 @@ from llm_perf.counts.activations import (
     modules_kept_less_bytes,
     product_output_bytes,
 )
-from llm_perf.counts.arrays import Number, maximum, minimum, where
+from llm_perf.counts.arrays import Number, any_of, maximum, minimum, where
 from llm_perf.counts.trained import adapter_input_elements
 from llm_perf.systems.terms import Factor, Quantity
 from llm_perf.systems.training.base import (
@@ -159,7 +159,7 @@ class Footprint(State):
         params = self.params_of(stage)
         found = [*self._state_terms(params, load), *self._activation_terms(load, stage)]
         found += [*self._gathered_terms(params), *self._temporary_terms(params), *self._fixed_terms()]
-        return [term for term in found if _any(term.size_bytes)]
+        return [term for term in found if any_of(term.size_bytes)]
 
     def _state_terms(self, params: StageParams, load: TrainingLoad) -> Iterator[MemoryTerm]:
         plan = self.plan
@@ -441,7 +441,3 @@ def recomputing_share(scenario: TrainingScenario) -> float:
 def is_mixture(group: LayerGroup) -> bool:
     """Whether a layer has routed experts."""
     return group.mlp.routed_experts > 0
-
-
-def _any(size: Number) -> bool:
-    return bool(size.any()) if hasattr(size, "any") else size != 0

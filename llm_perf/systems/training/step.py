@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
 from llm_perf.config.training import TrainingScenario
-from llm_perf.counts.arrays import Number, maximum, where
+from llm_perf.counts.arrays import Number, any_of, maximum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.trained import HeldParams, adapted_linears, ends_held_params
 from llm_perf.hardware.roofline import p_norm
@@ -239,7 +239,7 @@ class TrainingStep:
         found = []
 
         def add(stream: str, label: str, seconds: Number, exposed: Number) -> None:
-            if _any(seconds):
+            if any_of(seconds > 0):
                 found.append(_Message(stream, label, seconds, exposed))
 
         tensor = (1 + again * repeated.tensor) * exchange.tensor_s(group, tokens)
@@ -418,7 +418,3 @@ def stage_sizes(layers: int, stages: int, chunks: int) -> tuple[float, float]:
 
 def _part(label: str, seconds: Number, stream: str | None = None) -> PhaseCost:
     return PhaseCost(seconds, {label: seconds}, {stream: seconds} if stream else {})
-
-
-def _any(seconds: Number) -> bool:
-    return bool(seconds.any()) if hasattr(seconds, "any") else seconds > 0

@@ -1,0 +1,193 @@
+"""Names of accelerators and hosts: what people and drivers call them, what is refused or asked for, aliases."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+
+from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.loading import known_names, resolve_name
+from llm_perf.config.names import normalise
+from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
+from tests.unit.hardware_files import GPUS, HOSTS, SPECS, one_line, raw
+
+NAMES = {
+    "t4": "t4-16gb",
+    "T4-16GB": "t4-16gb",
+    "t4 16gb": "t4-16gb",
+    "T4_16GB": "t4-16gb",
+    "h200": "h200-sxm-141gb",  # the plain name is the SXM board's
+    "rtx-3090": "rtx-3090-24gb",
+    "rtx3090": "rtx-3090-24gb",
+    "RTX 3090": "rtx-3090-24gb",
+    "3090": "rtx-3090-24gb",
+    "4090": "rtx-4090-24gb",
+    "a6000": "rtx-a6000-48gb",
+    "a6000-48gb": "rtx-a6000-48gb",
+    "a10g-pcie-24gb": "a10g-24gb",
+    "a100-sxm-40gb": "a100-sxm-40gb",
+    "a100-pcie-80gb": "a100-pcie-80gb",
+    "v100-pcie-16gb": "v100-pcie-16gb",
+    "V100-PCIE-16GB": "v100-pcie-16gb",
+    "v100-sxm-16gb": "v100-sxm2-16gb",
+    "mi250x-128gb": "mi250x-128gb",
+    "mi300x": "mi300x-192gb",
+    "l40": "l40-48gb",
+    "l40s": "l40s-48gb",
+    "a100_80gb": "a100-sxm-80gb",
+    "A100-80GB (330W limit)": "a100-sxm-80gb",
+    "A100-SXM-80GB (Selene, DGX A100, 8x HDR IB)": "a100-sxm-80gb",
+    "DGX-B200": "b200-180gb",
+    "DGX-GB300": "gb300",
+    "H20-SXM": "h20-sxm-96gb",
+    "GH200-141GB": "gh200-144gb",
+    "Apple M1 Max 32c": "apple-m1-max-32c",
+    "Gaudi2": "gaudi2-96gb",
+    # What nvidia-smi, rocm-smi and system_profiler print.
+    "NVIDIA GeForce RTX 4090": "rtx-4090-24gb",
+    "NVIDIA A100-SXM4-80GB": "a100-sxm-80gb",
+    "NVIDIA H100 80GB HBM3": "h100-sxm-80gb",
+    "NVIDIA H100 PCIe": "h100-pcie-80gb",
+    "NVIDIA GeForce RTX 4060 Laptop GPU": "rtx-4060-laptop-8gb",
+    "NVIDIA RTX 6000 Ada Generation": "rtx-6000-ada-48gb",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtx-pro-6000-blackwell-workstation-96gb",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000-blackwell-server",
+    "NVIDIA GH200 480GB": "gh200-96gb",
+    "NVIDIA GB10": "gb10-128gb",
+    "Tesla T4": "t4-16gb",
+    "Tesla V100-SXM2-32GB": "v100-sxm2-32gb",
+    "Quadro RTX 6000": "quadro-rtx-6000-24gb",
+    "AMD Radeon RX 7900 XTX": "rx-7900-xtx-24gb",
+    "AMD Instinct MI300X": "mi300x-192gb",
+    "Intel(R) Arc(TM) A770 Graphics": "arc-a770-16gb",
+    "Apple M4 Max": "apple-m4-max-40c",
+    # Boards of which a larger one was made later keep their name.
+    "rtx-2060": "rtx-2060-6gb",
+    "NVIDIA GeForce RTX 3080": "rtx-3080-10gb",
+    "rtx-3080-12gb": "rtx-3080-12gb",
+    "rtx-2080": "rtx-2080-8gb",
+    "rtx-2080-super": "rtx-2080-super-8gb",
+    "rtx-4070-ti-super": "rtx-4070-ti-super-16gb",
+}
+
+
+@pytest.mark.parametrize(("name", "stem"), NAMES.items())
+def test_a_gpu_is_found_by_what_people_call_it(name: str, stem: str) -> None:
+    assert resolve_name("GPU", name) == stem
+    assert get_gpu_config_by_name(name) is get_gpu_config_by_name(stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "candidates"),
+    [
+        ("v100", ["v100-pcie-16gb", "v100-pcie-32gb", "v100-sxm2-16gb", "v100-sxm2-32gb"]),
+        ("a100", ["a100-pcie-40gb", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb"]),
+        ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb"]),
+        ("gh200", ["gh200-144gb", "gh200-96gb"]),
+        ("NVIDIA GeForce RTX 4060 Ti", ["rtx-4060-ti-16gb", "rtx-4060-ti-8gb"]),
+        ("rtx-pro", ["rtx-pro-4000-24gb", "rtx-pro-6000-blackwell-server"]),
+    ],
+)
+def test_an_ambiguous_name_lists_the_candidates(name: str, candidates: list[str]) -> None:
+    with pytest.raises(AmbiguousNameError) as error:
+        get_gpu_config_by_name(name)
+    listed = list(error.value.candidates)
+    assert listed == candidates if name != "rtx-pro" else set(candidates) < set(listed)
+    assert all(candidate in one_line(error) for candidate in candidates)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "nearest"),
+    [
+        ("GPU", "rtx-4091", "rtx-4090-24gb"),
+        ("GPU", "a100-sxm-90gb", "a100-sxm-80gb"),
+        ("host", "dgx-h10", "dgx-h100"),
+        ("host", "gcp-t44", "gcp-t4"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str) -> None:
+    get = get_gpu_config_by_name if kind == "GPU" else get_host_config_by_name
+    with pytest.raises(UnknownNameError) as error:
+        get(name)
+    assert nearest in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("t4", "gcp-t4"),
+        ("GCP N1 T4", "gcp-t4"),
+        ("lia", "h100-spr-host"),
+        ("dgx_h200", "dgx-h100"),
+        ("g5", "cloud-a10g"),
+        # What /proc/cpuinfo prints.
+        ("AMD EPYC 7742 64-Core Processor", "epyc-7742"),
+        ("Intel(R) Xeon(R) Platinum 8368 CPU @ 2.40GHz", "xeon-platinum-8368"),
+        ("INTEL(R) XEON(R) GOLD 6530", "xeon-gold-6530"),
+        ("13th Gen Intel(R) Core(TM) i9-13900K", "core-i9-13900k"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "ryzen-9-7950x"),
+        ("AMD Ryzen Threadripper PRO 7965WX 24-Cores", "threadripper-pro-7965wx"),
+        ("AMD RYZEN AI MAX+ 395 w/ Radeon 8060S", "strix-halo"),
+        ("2x AMD EPYC 9654 (2x96 cores)", "2x epyc-9654"),
+    ],
+)
+def test_a_host_is_found_by_what_people_call_it(name: str, stem: str) -> None:
+    assert get_host_config_by_name(name).name == stem
+
+
+@pytest.mark.parametrize(("folder", "stems"), [("gpus", GPUS), ("hosts", HOSTS)])
+def test_aliases_lead_somewhere_and_hide_nothing(folder: str, stems: tuple[str, ...]) -> None:
+    aliases = raw(folder, "aliases")
+    for alias, stem in aliases.items():
+        assert isinstance(alias, str), f"{alias} must stand in quotes"
+        assert stem in stems, alias
+        assert alias == normalise(alias)
+        assert alias not in stems
+    # What must be answered with a question, since people mean different boards by it.
+    assert not {"v100", "a100", "h100", "gh200", "p100"} & set(aliases)
+
+
+@pytest.mark.parametrize("folder", ["gpus", "hosts"])
+def test_no_alias_is_written_twice(folder: str) -> None:
+    # YAML takes the last of two equal keys without a word.
+    lines = (SPECS / folder / "aliases.yaml").read_text("utf-8").splitlines()
+    keys = [line.partition(":")[0].strip('"') for line in lines if line and not line.startswith("#")]
+    assert len(keys) == len(set(keys))
+
+
+OTHER_PRODUCTS = ("ti", "super", "xtx")
+
+
+@pytest.mark.parametrize(
+    "stem", [stem for stem in GPUS if stem.startswith(("rtx-", "rx-", "t4", "l4", "a10"))]
+)
+def test_a_name_never_means_another_product(stem: str) -> None:
+    """A product word after a GPU's name leads to a GPU that is called so, or nowhere."""
+    product = re.sub(r"-\d+gb$", "", stem)
+    for word in OTHER_PRODUCTS:
+        with contextlib.suppress(SpecError):
+            found = resolve_name("GPU", f"{product}-{word}")
+            assert f"{product}{word}".replace("-", "") in found.replace("-", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["rtx-209", "rtx-5080-ti", "rtx-4090-ti", "rx-7900-gre", "epyc", "h10", "a10-80gb", "rtx"]
+)
+def test_no_device_is_guessed(name: str) -> None:
+    with pytest.raises(SpecError) as error:
+        resolve_name("GPU", name)
+    one_line(error)
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("GPU", "gpus"), ("host", "hosts")])
+def test_own_aliases_hide_nothing_and_are_reached(kind: str, folder: str) -> None:
+    stems = known_names(kind)
+    spelled: dict[str, str] = {}
+    for stem in stems:
+        for alias in raw(folder, stem).get("aliases", []):
+            assert isinstance(alias, str), f"{stem}: {alias} must stand in quotes"
+            assert resolve_name(kind, alias) == stem, alias
+            assert normalise(alias) not in stems, alias
+            assert spelled.setdefault(normalise(alias), stem) == stem, alias
