@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
 
 from calibrate.fit.overrides import Overrides
@@ -14,32 +15,40 @@ from calibrate.probe.environment import cpu_name, usable_cores
 from calibrate.run.llama_cpp import SYSTEM
 from calibrate.run.llama_cpp.measurement import read_weight_bytes
 from calibrate.run.llama_cpp.prediction import scenario_of
-from calibrate.run.llama_cpp.probe import GENERATED, PROMPT, Probe, ProbeRun, quiet_s
+from calibrate.run.llama_cpp.probe import GENERATED, Probe, ProbeRun
+from calibrate.run.llama_cpp.rounds import quiet_s
 from llm_perf import __version__
-from llm_perf.analysis.measures import latencies
 from llm_perf.config.base import GB
 from llm_perf.config.calibration import CalibratedMachine, Calibration
 from llm_perf.config.cpu import kernels_of
 from llm_perf.config.profiles import Profile
 from llm_perf.config.scenario import Scenario
-from llm_perf.systems import system_of
+from llm_perf.systems import Load, system_of
+from llm_perf.systems.hybrid import HybridForward
+from llm_perf.systems.resident import decode_phase
+from llm_perf.systems.stacks.llama_cpp import LlamaCpp, offload
 
 NOISE = 0.03
 """Log ratio that counts as one standard deviation of a time: what quiet repetitions differ by."""
+PROMPT_NOISE = 0.05
+"""The same of a prompt beside tokens: what formulas of kernels of many rows are off by, which tokens must not pay for."""
 _RATE_FACTOR = 2.0
 """How far what memory can deliver may be from what the fastest products of the probe read, either way."""
 
 _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
     ("cpu_unpack_k", 0.1, 5.0), ("cpu_unpack_16bit", 0.1, 5.0), ("cpu_unpack_16bit_widened", 0.02, 5.0),
     ("cpu_expert_share", 0.2, 1.5),
-    ("cpu_decode_score_share", 0.01, 10.0), ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
+    ("cpu_product_knee", 1.0, 8.0), ("cpu_product_half_cores", 1.0, 1000.0),
+    ("cpu_attention_share", 0.02, 1.5), ("cpu_decode_score_share", 0.02, 10.0),
+    ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
 )  # fmt: skip
 """What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""
-_OFF: dict[str, float] = {"cpu_one_row_flops_per_cycle": 0.0}
+_OFF: dict[str, float] = {"cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0}
 """What class constants say of kernels that a probe times itself."""
 _OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
     ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 32.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
-    ("cpu_score_share", 0.1, 0.002, 2.0), ("cpu_wide_k", 1.0, 0.3, 5.0),
+    ("cpu_score_share", 0.1, 0.002, 2.0), ("cpu_wide_k", 1.0, 0.3, 5.0), ("cpu_wide_16bit", 1.0, 0.3, 5.0),
+    ("cpu_wide_16bit_widened", 1.0, 0.2, 5.0),
 )  # fmt: skip
 """What prompts show: products of many rows, with where they start, since constants that know no such kernels say 0."""
 
@@ -52,24 +61,32 @@ class Row:
     phase: str
     seconds: float
 
+    @cached_property
+    def _forward(self) -> HybridForward:
+        constants = system_of(self.scenario).constants(self.scenario)
+        division = offload.division_of(self.scenario, constants)
+        used = offload.memory_use(self.scenario, Load.of(self.scenario.workload), division, constants)
+        return offload.forward_of(self.scenario, constants, division, used)
+
     def predicted_s(self, scenario: Scenario) -> float:
-        """The same of a scenario with other constants."""
-        found = latencies(scenario)
+        """The same of the scenario with other constants of the CPU: its phase alone, since a fit asks thousands of times."""
+        system, load = system_of(scenario), Load.of(scenario.workload)
+        assert isinstance(system, LlamaCpp)
+        forward = self._forward.with_cpu(scenario, system.constants(scenario))
         if self.phase == "prefill":
-            return float(found.prefill_latency_s)
-        return float(found.decode_latency_s) / GENERATED
+            return float(system.prefill(forward, load.batch, load).latency_s)
+        return float(decode_phase(forward, load.batch, load).latency_s) / GENERATED
 
 
 def rows_of(runs: Sequence[ProbeRun]) -> list[Row]:
     """The times of a probe's runs as rows of a fit."""
     rows = []
     for run in runs:
-        if run.prefill_s:
-            rows.append(
-                Row(scenario_of(run.model, PROMPT, 1, run.threads), "prefill", quiet_s(run.prefill_s))
-            )
+        length = run.depth + run.prompt
+        prompt = scenario_of(run.model, length, 1, run.threads, prefix_hit_rate=run.depth / length)
+        rows.append(Row(prompt, "prefill", quiet_s(run.times.prefill_s)))
         decode = scenario_of(run.model, max(run.depth, 1), GENERATED + 1, run.threads)
-        rows.append(Row(decode, "decode", quiet_s(run.decode_s)))
+        rows.append(Row(decode, "decode", quiet_s(run.times.decode_s)))
     return rows
 
 
@@ -100,14 +117,18 @@ def parameters_of(rows: Sequence[Row]) -> list[Parameter]:
     return found
 
 
-def _fitted(rows: Sequence[Row], parameters: Sequence[Parameter]) -> tuple[Fit, list[Row]]:
+def _fitted(
+    rows: Sequence[Row], parameters: Sequence[Parameter], begin: Mapping[str, float] | None = None
+) -> tuple[Fit, list[Row]]:
     """A fit, and the rows with what it found."""
     overrides = Overrides(parameters)
 
     def predicted(row: Row, values: Mapping[str, float]) -> float:
         return row.predicted_s(overrides.apply(row.scenario, values))
 
-    found = fit(parameters, list(rows), [Target.of(row.seconds) for row in rows], predicted, noise=NOISE)
+    noise = [NOISE if row.phase == "decode" else PROMPT_NOISE for row in rows]
+    targets = [Target.of(row.seconds) for row in rows]
+    found = fit(parameters, list(rows), targets, predicted, noise=noise, begin=begin)
     return found, [replace(row, scenario=overrides.apply(row.scenario, found.values)) for row in rows]
 
 
@@ -122,7 +143,10 @@ class ProbeFit:
 
 
 def fit_rows(rows: Sequence[Row]) -> ProbeFit:
-    """Fit tokens first, then prompts: kernels of many rows say nothing of those of one.
+    """Fit tokens first, then prompts, then all at once from there.
+
+    Kernels of many rows say nothing of those of one, so that each has a start of its own; but rows of experts are multiplied
+    one by one while their weights lie in the cache, which alone tells what of a token is multiplying and what is reading.
 
     Raises:
         MissingExtraError: SciPy is not installed.
@@ -134,9 +158,10 @@ def fit_rows(rows: Sequence[Row]) -> ProbeFit:
     tokens, _ = _fitted([rows[index] for index in decode], parameters)
     known = Overrides(parameters)
     based = [replace(row, scenario=known.apply(row.scenario, tokens.values)) for row in rows]
-    # The tokens stay in: what is right for prompts must not reach the products of one row.
-    prompts, done = _fitted(based, _prompt_parameters(tokens.values[f"{SYSTEM}.cpu_decode_score_share"]))
-    values = {name: float(f"{value:.6g}") for name, value in (tokens.values | prompts.values).items()}
+    mine = [Parameter(f"{SYSTEM}.{name}", value, low, high) for name, value, low, high in _OF_PROMPTS]
+    prompts, _ = _fitted(based, mine)
+    whole, done = _fitted(rows, [*parameters, *mine], begin=tokens.values | prompts.values)
+    values = {name: float(f"{value:.6g}") for name, value in whole.values.items()}
     constants = {
         name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{SYSTEM}.")
     }
@@ -146,16 +171,7 @@ def fit_rows(rows: Sequence[Row]) -> ProbeFit:
         host={"read_gb_per_s": values["host.read_gb_per_s"]},
     )
     ratios = tuple(math.log(row.predicted_s(row.scenario) / row.seconds) for row in done)
-    return ProbeFit(values, profile, ratios, tokens.unmoved + prompts.unmoved)
-
-
-def _prompt_parameters(score_share: float) -> list[Parameter]:
-    """What prompts may change. Their scores are not slower than those of one token, which short prompts hardly show."""
-    found = []
-    for name, value, low, high in _OF_PROMPTS:
-        least = score_share if name == "cpu_score_share" else low
-        found.append(Parameter(f"{SYSTEM}.{name}", max(value, least), least, max(high, 2 * least)))
-    return found
+    return ProbeFit(values, profile, ratios, whole.unmoved)
 
 
 def profile_of(probe: Probe, facts: Mapping[str, Any], name: str = "llama-cpp-here") -> Profile:

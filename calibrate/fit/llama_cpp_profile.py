@@ -14,7 +14,8 @@ from calibrate.probe.process import signals_interrupt
 from calibrate.probe.progress import Progress
 from calibrate.probe.records import RunRecord, finite, measuring
 from calibrate.run.llama_cpp.build import LlamaCpp, required
-from calibrate.run.llama_cpp.probe import run_probe
+from calibrate.run.llama_cpp.probe import Probe, run_probe
+from calibrate.run.llama_cpp.rounds import quiet_s
 from calibrate.run.session import check_outputs, plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from llm_perf.config import files
@@ -55,8 +56,14 @@ def probed(
     programs: LlamaCpp, out: str | None, offload_dir: str, runs_dir: str, say: Callable[[str], object]
 ) -> dict[str, Any]:
     """The probe and its files; see ``microbench_llama_cpp``."""
+    return fitted_probe(run_probe(programs, offload_dir, say), programs, out, runs_dir, say)
+
+
+def fitted_probe(
+    probe: Probe, programs: LlamaCpp, out: str | None, runs_dir: str, say: Callable[[str], object]
+) -> dict[str, Any]:
+    """The files of a probe that was measured; see ``microbench_llama_cpp``."""
     record = RunRecord(Path(runs_dir), "llama_cpp-probe")
-    probe = run_probe(programs, offload_dir, say)
     environment = describe_machine(usable_cores(), Path(runs_dir)) | {"llama_cpp": programs.facts}
     record.save(kind="llama_cpp probe", status="measured", environment=environment, probe=probe.as_dict())
     say("fitting")
@@ -88,17 +95,18 @@ def probe_lines(found: dict[str, Any]) -> list[str]:
         for threads, rate in found["probe"]["stream_bytes_per_s"].items()
     )
     lines = [
-        f"probe of {found['environment']['cpu']['name']}, {found['environment']['cpu']['usable_cores']} cores, in "
-        f"{found['probe']['seconds']:.0f} s",
+        f"probe of {found['environment']['cpu']['name']}, {found['environment']['cpu']['usable_cores']} cores: "
+        f"{found['probe']['rounds']} rounds in {found['probe']['seconds']:.0f} s",
         f"plain reads of memory: {stream} threads",
-        f"{'model':<16}{'format':<8}{'threads':>7}{'depth':>7}{'ms per token':>14}{'prompt, ms':>12}{'others':>8}",
+        f"{'model':<14}{'format':<8}{'threads':>7}{'depth':>6}{'ms per token':>14}"
+        f"{'spread':>8}{'prompt, ms':>12}{'spread':>8}",
     ]
     for run in found["probe"]["runs"]:
-        prompt = f"{1e3 * min(run['prefill_s']):.1f}" if run["prefill_s"] else "-"
-        others = "-" if run["others_cores"] is None else f"{run['others_cores']:.2f}"
+        token, prompt = quiet_s(run["decode_s_per_token"]), run["prefill_s"]
+        apart = {phase: "-" if value is None else f"{value:.0%}" for phase, value in run["spread"].items()}
         lines.append(
-            f"{run['model']:<16}{run['weight_format']:<8}{run['threads']:>7}{run['depth']:>7}"
-            f"{1e3 * min(run['decode_s_per_token']):>14.2f}{prompt:>12}{others:>8}"
+            f"{run['model']:<14}{run['weight_format']:<8}{run['threads']:>7}{run['depth']:>6}{1e3 * token:>14.2f}"
+            f"{apart['decode']:>8}{f'{1e3 * quiet_s(prompt):.1f}' if prompt else '-':>12}{apart['prefill']:>8}"
         )
     values = [
         *((f"host.{name}", value) for name, value in found["host"].items()),

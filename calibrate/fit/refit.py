@@ -223,7 +223,7 @@ def fit(
     predict: Prediction[Row],
     *,
     depends: Sequence[frozenset[int]] | None = None,
-    noise: float = NOISE,
+    noise: float | Sequence[float] = NOISE,
     begin: Mapping[str, float] | None = None,
     batch: Batch[Row] | None = None,
 ) -> Fit:
@@ -235,7 +235,7 @@ def fit(
         targets: The measured value of each row.
         predict: The model.
         depends: For each parameter the indices of rows that it changes, as `sensitive` finds them; None: found here.
-        noise: Log ratio that counts as one standard deviation of a row.
+        noise: Log ratio that counts as one standard deviation of a row, or one for each row.
         begin: Values by name from which the solver sets out, such as those of a fit to more rows: fewer rounds. The
             starts, which a parameter's own residual pulls towards, stay where they are.
         batch: ``predict`` for many values at once, where the model has such a form: derivatives then cost one question a row.
@@ -275,12 +275,13 @@ class _Problem:
         rows: Sequence[Any],
         targets: Sequence[Target],
         predict: Prediction[Any],
-        noise: float,
+        noise: float | Sequence[float],
         moving: Sequence[int],
         depends: Sequence[Sequence[int]],
         batch: Batch[Any] | None = None,
     ) -> None:
-        self.rows, self.targets, self.predict, self.noise = rows, targets, predict, noise
+        self.rows, self.targets, self.predict = rows, targets, predict
+        self.noise = np.broadcast_to(np.asarray(noise, dtype=float), len(rows))
         self.batch = batch
         self.starts = {parameter.name: parameter.value for parameter in parameters}
         self.chosen = [parameters[index] for index in moving]
@@ -341,7 +342,7 @@ class _Problem:
             moved[column] += step
             values = self.values(moved)
             for row in rows:
-                slopes[row, column] = (self.log_ratio(row, values) / self.noise - here[row]) / step
+                slopes[row, column] = (self.log_ratio(row, values) / self.noise[row] - here[row]) / step
         return slopes
 
     @cached_property
@@ -370,7 +371,7 @@ class _Problem:
         found = _each_moved(batch, self.rows[row], self.values(positions), moved)
         ratios = [self.targets[row].log_ratio(value) for value in found]
         for column, ratio in zip(columns, ratios[:-1], strict=True):
-            slopes[row, column] = (ratio - ratios[-1]) / self.noise / steps[column]
+            slopes[row, column] = (ratio - ratios[-1]) / self.noise[row] / steps[column]
 
     def at_bound(self, positions: np.ndarray) -> tuple[str, ...]:
         """Parameters that ended at an end of their range."""

@@ -1,7 +1,8 @@
 """Three shapes, three formats, one thread and all: llama.cpp measured beside predictions, before a probe and after.
 
 ``python -m calibrate.validate.llama_cpp_table`` (``make run-llama-cpp``) takes under five minutes on two cores of its own.
-The probe runs other models than the table's, and its profile knows none of these times.
+The probe runs other models than the table's, and its profile knows none of these times. Both are measured in turn, in rounds
+over all their files, so that a machine that is slower for a while is so for both.
 """
 
 from __future__ import annotations
@@ -12,39 +13,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from calibrate.fit.llama_cpp_profile import probe_lines, probed
+from calibrate.fit.llama_cpp_profile import fitted_probe, probe_lines
 from calibrate.probe.environment import usable_cores
 from calibrate.probe.own_process import exit_code_of
 from calibrate.probe.process import signals_interrupt
 from calibrate.probe.records import SCHEMA_VERSION, RunRecord, finite, measuring, writable_folder
-from calibrate.run.llama_cpp.bench import BenchTest, run_bench
 from calibrate.run.llama_cpp.build import LlamaCpp, required
-from calibrate.run.llama_cpp.child import Finished
 from calibrate.run.llama_cpp.gguf_file import quantise, write_random_gguf
 from calibrate.run.llama_cpp.models import SAMPLES, sample
 from calibrate.run.llama_cpp.prediction import predict_llama_cpp
-from calibrate.run.llama_cpp.probe import ROUNDS, is_mapped, quiet_s, thread_counts
+from calibrate.run.llama_cpp.probe import Stream, probe_files, probe_of
+from calibrate.run.llama_cpp.rounds import TimedFile, Times, alternately, measure_round, quiet_s
 from calibrate.run.prediction import signed_error
 from calibrate.run.session import plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from llm_perf.config.gguf import load_gguf
-from llm_perf.config.model import ModelConfig
 
 FORMATS = ("fp16", "q8_0", "q4_k_m")
 PROMPT, GENERATED = 128, 24
-REPETITIONS = 3
+ROUNDS = 4
+"""Rounds over all files, of the probe and of the table."""
 BEFORE, AFTER = 0.20, 0.10
 """What decode may be off by: with the constants that ship, and with a profile of the machine."""
 DEFAULT_FOLDER = "runs/llama_cpp"
 
 
 def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> dict[str, Any]:
-    """Probe, run everything, predict everything.
+    """Probe and run everything, round by round, then predict everything.
 
     Args:
         programs: llama.cpp's.
@@ -56,18 +55,27 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
     """
     start = time.perf_counter()
     parent = writable_folder(DEFAULT_OFFLOAD_DIR, "--offload-dir")
-    with tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as made:
-        out = str(folder / "profile.yaml")
-        probe = probed(programs, out, DEFAULT_OFFLOAD_DIR, str(folder), say)
-        record, runs = RunRecord(folder, "llama_cpp-table"), list[_Run]()
-        for model, weights, path in _files(programs, Path(made), say):
-            for threads in thread_counts():
-                run = _Run(path, model, weights, threads)
-                for number in range(ROUNDS):
-                    run.measure(programs, prompt=number == 0, mapped=is_mapped(number))
-                runs.append(run)
-            record.save(kind="llama_cpp table", status="running", runs=[run.as_dict() for run in runs])
-    rows = [_row(run, Path(probe["profile"])) for run in runs]
+    record, stream, probing_s = RunRecord(folder, "llama_cpp-table"), Stream(), 0.0
+    with (
+        probe_files(programs, DEFAULT_OFFLOAD_DIR, say) as probes,
+        tempfile.TemporaryDirectory(prefix="llama_cpp-", dir=parent) as made,
+    ):
+        probing_s += time.perf_counter() - start
+        files = list(_files(programs, Path(made), say))
+        for number in range(ROUNDS):
+            stream.measure()
+            begun = time.perf_counter()
+            measure_round(programs, alternately(probes, files), number, say)
+            # Of each pair of files one is the probe's; near enough to say what a probe alone would have taken.
+            probing_s += (time.perf_counter() - begun) * len(probes) / (len(probes) + len(files))
+            record.save(
+                kind="llama_cpp table", status="running", runs=[_plain(*run) for run in _runs(files)],
+                probe=probe_of(probes, stream, probing_s).as_dict(),
+            )  # fmt: skip
+    probe = fitted_probe(
+        probe_of(probes, stream, probing_s), programs, str(folder / "profile.yaml"), str(folder), say
+    )
+    rows = [_row(*run, Path(probe["profile"])) for run in _runs(files)]
     record.save(status="done", rows=rows)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -80,47 +88,23 @@ def measure_table(programs: LlamaCpp, folder: Path, say: Callable[[str], object]
     }
 
 
-@dataclass
-class _Run:
-    """One sample in one format with so many threads, and its times."""
-
-    path: Path
-    model: ModelConfig
-    weight_format: str
-    threads: int
-    prefill_s: list[float] = field(default_factory=list)
-    decode_s: list[float] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)
-
-    def measure(self, programs: LlamaCpp, prompt: bool, mapped: bool) -> None:
-        """One more round: tokens, and the prompt if asked."""
-        common: dict[str, Any] = {"threads": self.threads, "repetitions": REPETITIONS, "mapped": mapped}
-        if prompt:
-            self._take(*run_bench(programs, self.path, prompt=PROMPT, gen=0, depth=0, **common))
-        self._take(*run_bench(programs, self.path, prompt=0, gen=GENERATED - 1, depth=PROMPT, **common))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "model": self.model.name, "weight_format": self.weight_format, "threads": self.threads, "prompt_len": PROMPT,
-            "gen_len": GENERATED, "checkpoint_bytes": self.model.checkpoint_bytes,
-            "samples_s": {"prefill": self.prefill_s, "decode": self.decode_s},
-            "others_cores": max(self.others, default=None),
-        }  # fmt: skip
-
-    def _take(self, test: BenchTest, done: Finished) -> None:
-        if test.n_prompt:
-            self.prefill_s += test.samples_s
-        else:
-            self.decode_s += [sample / test.n_gen for sample in test.samples_s]
-        if (others := done.usage.get("others_cores")) is not None:
-            self.others.append(others)
+def _runs(files: Sequence[TimedFile]) -> Iterator[tuple[TimedFile, int, Times]]:
+    """Each file with each number of threads."""
+    for file in files:
+        for threads, times in file.times.items():
+            yield file, threads, times
 
 
-def _files(
-    programs: LlamaCpp, folder: Path, say: Callable[[str], object]
-) -> Iterator[tuple[ModelConfig, str, Path]]:
-    """Each sample in each format; a file is there until the next is asked for."""
+def _plain(file: TimedFile, threads: int, times: Times) -> dict[str, Any]:
+    """A run as plain JSON types."""
+    return {
+        "model": file.model.name, "weight_format": file.weight_format, "threads": threads, "prompt_len": file.prompt,
+        "gen_len": file.generated + 1, "checkpoint_bytes": file.model.checkpoint_bytes,
+    } | times.as_dict()  # fmt: skip
+
+
+def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Iterator[TimedFile]:
+    """Each sample in each format."""
     for name in SAMPLES:
         say(f"making {name}")
         wide = folder / f"{name}-fp16.gguf"
@@ -128,24 +112,20 @@ def _files(
         for weights in FORMATS:
             path = wide
             if weights != "fp16":
-                say(f"quantising {name} to {weights}")
                 path = wide.with_name(f"{name}-{weights}.gguf")
                 quantise(programs, wide, path, weights, usable_cores())
-            yield load_gguf(path).replace(name=name), weights, path
-            if path != wide:
-                path.unlink()
-        wide.unlink()
+            yield TimedFile(path, load_gguf(path).replace(name=name), weights, PROMPT, GENERATED - 1, PROMPT)
 
 
-def _row(run: _Run, profile: Path) -> dict[str, Any]:
+def _row(file: TimedFile, threads: int, times: Times, profile: Path) -> dict[str, Any]:
     """One run beside both predictions, per token and per prompt."""
-    measured = {"prefill": quiet_s(run.prefill_s), "decode": quiet_s(run.decode_s)}
+    measured = {"prefill": quiet_s(times.prefill_s), "decode": quiet_s(times.decode_s)}
     predicted = {}
     for name, used in (("before", None), ("after", profile)):
-        result = predict_llama_cpp(run.model, PROMPT, GENERATED, run.threads, profile=used)
+        result = predict_llama_cpp(file.model, PROMPT, GENERATED, threads, profile=used)
         steps = result.decode.latency_s if result.decode else float("nan")
         predicted[name] = {"prefill": result.prefill.latency_s, "decode": steps / (GENERATED - 1)}
-    return run.as_dict() | {
+    return _plain(file, threads, times) | {
         "measured_s": measured,
         "predicted_s": predicted,
         "error": {
@@ -156,7 +136,7 @@ def _row(run: _Run, profile: Path) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Errors over all rows, and how many keep to what is asked of decode."""
+    """Errors over all rows, how many keep to what is asked of decode, and how far rounds of the same run lie apart."""
     found: dict[str, Any] = {}
     for name, limit in (("before", BEFORE), ("after", AFTER)):
         for phase in ("decode", "prefill"):
@@ -170,34 +150,49 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                     else {}
                 ),
             }
+    for phase in ("decode", "prefill"):
+        known = [row["spread"][phase] for row in rows if row.get("spread", {}).get(phase) is not None]
+        if known:
+            found[f"{phase}_spread"] = {"median": median(known), "max": max(known)}
     return found | {"rows": len(rows)}
 
 
 def table_lines(found: dict[str, Any]) -> list[str]:
-    """The table for people: milliseconds per token and per prompt, errors before and after the probe."""
+    """The table for people: milliseconds per token and per prompt, predicted over measured before and after the probe."""
     lines = [
-        f"{'':<31}{'decode, ms per token':>27}{'prompt of ' + str(PROMPT) + ', ms':>24}",
-        f"{'model':<13}{'format':<8}{'threads':>7}{'others':>7}{'measured':>10}{'before':>9}{'after':>8}"
-        f"{'measured':>11}{'before':>9}{'after':>8}",
+        f"{'':<23}{'decode, ms per token':^28}{'prompt of ' + str(PROMPT) + ', ms':^28}",
+        f"{'model':<13}{'format':<7}{'t':>2} " + 2 * f"{'measured':>9}{'spread':>7}{'before':>7}{'after':>6}",
     ]
     for row in found["rows"]:
-        others = "-" if row["others_cores"] is None else f"{row['others_cores']:.2f}"
-        cells = [
-            f"{1e3 * row['measured_s'][phase]:>{width}.2f}{row['error']['before'][phase]:>+9.0%}"
-            f"{row['error']['after'][phase]:>+8.1%}"
-            for phase, width in (("decode", 10), ("prefill", 11))
-        ]
-        lines.append(
-            f"{row['model']:<13}{row['weight_format']:<8}{row['threads']:>7}{others:>7}" + "".join(cells)
-        )
+        cells = []
+        for phase in ("decode", "prefill"):
+            apart = row["spread"][phase]
+            before, after = (1 + row["error"][name][phase] for name in ("before", "after"))
+            shown = "-" if apart is None else f"{apart:.0%}"
+            cells.append(f"{1e3 * row['measured_s'][phase]:>9.2f}{shown:>7}{before:>7.2f}{after:>6.2f}")
+        lines.append(f"{row['model']:<13}{row['weight_format']:<7}{row['threads']:>2} " + "".join(cells))
+    summed = found["summary"]
     for name in ("before", "after"):
-        one = found["summary"][f"decode_{name}"]
+        one, prompts = summed[f"decode_{name}"], summed[f"prefill_{name}"]
         lines.append(
-            f"decode {name} the probe: median {one['median_abs_error']:.1%}, largest {one['max_abs_error']:.1%}; "
-            f"{one['within']} of {found['summary']['rows']} within {one['limit']:.0%}"
+            f"{name} the probe: tokens {one['median_abs_error']:.1%} off in the median, at most "
+            f"{one['max_abs_error']:.0%}; {one['within']} of {summed['rows']} within {one['limit']:.0%};"
         )
-    lines.append(f"others: cores that other processes used; {found['seconds']:.0f} s in all")
-    return lines
+        lines.append(f"  prompts {prompts['median_abs_error']:.1%}, at most {prompts['max_abs_error']:.0%}")
+    apart = summed.get("decode_spread")
+    if apart is not None:
+        lines.append(
+            f"spread: the slowest round over the fastest; of tokens {apart['median']:.0%} in the median, at most "
+            f"{apart['max']:.0%}"
+        )
+    others = max(
+        (row["others_cores"] for row in found["rows"] if row["others_cores"] is not None), default=None
+    )
+    beside = "" if others is None else f"; other processes used {others:.2f} cores at most"
+    return [
+        *lines, "t: threads; before, after: predicted over measured, with the constants that ship and",
+        f"with the probe's; {found['seconds']:.0f} s in all{beside}",
+    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

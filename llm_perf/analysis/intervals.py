@@ -64,7 +64,7 @@ _CLASSES: Final = {
     "resident-pp": "in pipeline stages",
     "quantised": "with quantised weights on the GPU",
     RESIDENT: "with all tensors on the GPU",
-    "edge": "of this kind",
+    "edge": "with all of it on such a GPU",
     "offload-cpu": "with tensors in CPU memory",
     "offload-nvme": "with tensors on NVMe",
     TRAINING: "in training",
@@ -343,18 +343,19 @@ def _entry(question: _Question) -> Evidence | None:
 
 
 def _missing(question: _Question, entry: Evidence | None) -> str | None:
-    """What no published run had."""
+    """What no published run had; those of another class, as of a model divided between GPU and CPU, count elsewhere."""
+    of_class = _CLASSES[question.accuracy_class]
     if entry is None and vendors_of(question.system, question.accuracy_class):
         maker = question.maker or "a maker that its file does not name"
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
-        return f"no published run of {question.system} {_CLASSES[question.accuracy_class]} ships"
+        return f"no published run of {question.system} {of_class} ships"
     if question.kind not in entry.kinds:
         article = "an" if question.kind[0] in "aeiou" else "a"
-        return f"no published run of {question.system} is of {article} {question.kind} model"
+        return f"no published run of {question.system} {of_class} is of {article} {question.kind} model"
     if question.weight_bits not in entry.weight_bits:
         what = "products" if question.accuracy_class == TRAINING else "weights"
-        return f"no published run of {question.system} has {question.weight_bits}-bit {what}"
+        return f"no published run of {question.system} {of_class} has {question.weight_bits}-bit {what}"
     if unknown := [name for name in question.options if name not in entry.options]:
         return f"no published run of {question.system} has {' and '.join(unknown)}"
     return None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llm_perf.analysis.advice import Change, change_of, smaller_formats
-from llm_perf.analysis.division import best, divisions
+from llm_perf.analysis.division import best, divisions, fewer_threads
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 
@@ -34,8 +35,8 @@ class Gain:
 def faster(inputs: InferenceInputs, result: InferenceResult, most: int = 2) -> tuple[Gain, ...]:
     """Single changes that fit and make the whole batch, or its throughput, at least 5 % faster: the largest gain first.
 
-    A smaller number format, nothing left to the CPU, twice the GPUs where the system divides over them, and more sequences
-    at once, whose gain is one of throughput: each of them waits longer.
+    A smaller number format, nothing left to the CPU, fewer threads where they wait for one another, twice the GPUs where the
+    system divides over them, and more sequences at once, whose gain is one of throughput: each of them waits longer.
     """
     if not result.feasible:
         return ()
@@ -63,6 +64,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
             yield change_of(inputs, **(fields | plain)), "as fast"
     yield from ((change, "as fast") for change in _divisions(inputs, system.name))
+    yield from ((change, "as fast") for change in _threads(inputs, scenario))
     ranks = 2 * scenario.parallelism.tp_size
     if (
         system.family.more_gpus == "tensor ranks"
@@ -70,6 +72,14 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
         and not scenario.gpu.absent
     ):
         yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
+
+
+def _threads(inputs: InferenceInputs, scenario: Scenario) -> Iterator[Change]:
+    """Fewer threads on the CPU, of several numbers the fastest."""
+    changes = [change_of(inputs, threads=count) for count in fewer_threads(inputs, scenario)]
+    tried = [(seconds, change) for change in changes if (seconds := _total_s(inputs, change)) is not None]
+    if tried:
+        yield min(tried, key=lambda one: one[0])[1]
 
 
 def _divisions(inputs: InferenceInputs, system: str) -> Iterator[Change]:

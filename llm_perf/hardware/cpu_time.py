@@ -115,6 +115,7 @@ class CpuRates:
     """Rates of one host's cores under one version of a program.
 
     ``read_bytes_per_s`` is what reads of its memory reach.
+    ``one_row_per_s`` and ``cached_row_per_s``: of a kernel of one row, whose weights come from memory or lie in the cache.
     ``multiplied_per_s``: weights times rows per second of all threads, of formats that unpack easily, ``plain`` by kernels
     that unpack for every row, ``wide`` by those that unpack once for many.
     """
@@ -125,6 +126,7 @@ class CpuRates:
     plain_per_s: float
     wide_per_s: float
     one_row_per_s: float = math.inf
+    cached_row_per_s: float = math.inf
     many_rows: float = 1.0
     native_16bit: bool = True
 
@@ -144,14 +146,19 @@ class CpuRates:
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / self.one_row_per_s)
         row_by_row = product.is_expert and kind in ("8bit", "16bit", "k") and not c["cpu_wide_experts"]
-        if self.wide_per_s <= 0 or widened or row_by_row:
+        wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]]
+        if row_by_row and kind != "k":
+            # The weights of all rows but the first of sixteen lie in the cache: no row waits for memory there.
+            cached = self.one_row_per_s if kind == "16bit" else self.cached_row_per_s
+            plain = maximum(plain, product.weights * rows / cached)
+        if self.wide_per_s <= 0 or wide_share <= 0 or row_by_row:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, c["cpu_product_knee"])
         wide = (
             product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
         )
-        wide = wide / c[_WIDE[kind]]
+        wide = wide / wide_share
         few = c["cpu_plain_rows"] * _ROUNDING
         used = where(rows <= few * copies, plain, wide) if few > 0 else minimum(plain, wide)
         return p_norm(read, used, c["cpu_product_knee"])
@@ -206,7 +213,10 @@ def cpu_rates(
     hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
     giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
     wide = constants["cpu_wide_kernels"] * constants.get(_WIDE_OF.get(facts.kernels, ""), 1.0)
-    one_row = constants["cpu_one_row_flops_per_cycle"] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
+    one_row, cached_row = (
+        constants[name] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
+        for name in ("cpu_one_row_flops_per_cycle", "cpu_cached_row_flops_per_cycle")
+    )
     return CpuRates(
         constants=constants,
         threads=used,
@@ -214,6 +224,7 @@ def cpu_rates(
         plain_per_s=giga * multiplying,
         wide_per_s=giga * multiplying * wide,
         one_row_per_s=one_row * hertz / 2 * multiplying if one_row else math.inf,
+        cached_row_per_s=cached_row * hertz / 2 * multiplying if cached_row else math.inf,
         many_rows=constants["cpu_wide_avx2"] if facts.kernels == "avx2" else 1.0,
         native_16bit=facts.native_16bit,
     )

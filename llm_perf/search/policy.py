@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from llm_perf.analysis.division import Aim, Divided, best, divisions
+from llm_perf.analysis.division import Aim, Divided, best, divisions, with_fewer_threads
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
@@ -268,6 +268,9 @@ def search_division(question: PolicyQuestion) -> PolicyAnswer:
         for name in question.systems:
             checked_system(build_scenario(question.of_system(name).replace(system=name)))
     chosen = best(found, aim)
+    if chosen is not None:
+        own = question.of_system(chosen.flags["system"])
+        chosen = best([chosen, *with_fewer_threads(own, chosen)], aim)
     front = tuple(_division_point(question, one) for one in _not_beaten(found))
     spent = time.perf_counter() - begin
     if chosen is None:

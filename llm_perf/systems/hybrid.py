@@ -7,6 +7,7 @@ does with a pass of many tokens: compute it on the CPU, or copy the weights to t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -209,6 +210,13 @@ class HybridForward(Forward):
         self.mlp_after_cpu = mlp_of(self.whole_groups[-1][1]) if ends_on_cpu else ()
         if ends_on_cpu:
             self.last_mlp = ()
+
+    def with_cpu(self, scenario: Scenario, constants: dict[str, float]) -> HybridForward:
+        """The same pass of a host and constants that differ in what its CPU reaches alone; nothing else is built anew."""
+        other = copy(self)
+        other.scenario, other.constants = scenario, constants
+        other.cpu = cpu_rates(scenario.host, constants, scenario.offload.threads)
+        return other
 
     # -- whole passes -------------------------------------------------------------------------------------------
 

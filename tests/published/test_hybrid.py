@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibrate.evidence.hybrid_questions import FACTOR, HybridQuestion, load_questions
 from calibrate.evidence.hybrid_rows import kind_of, load_cases, load_rows, log_ratio
 from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run
 from llm_perf.analysis.inference import InferenceResult, predict_inference
@@ -20,6 +21,7 @@ from llm_perf.errors import LLMPerfError
 from llm_perf.search.policy import PolicyQuestion, search_policy
 
 LEFT_OUT = Path(__file__).parents[2] / "calibrate" / "measurements" / "hybrid" / "left_out.csv.gz"
+PAGE = Path(__file__).parents[2] / "docs" / "systems" / "hybrid.md"
 
 
 @pytest.fixture(scope="module")
@@ -85,40 +87,7 @@ def test_kinds_are_told_apart() -> None:
 
 # -- questions of 2025 and 2026, as a person would ask them -----------------------------------------------------
 
-DESKTOP = {"host": "ryzen-9-7950x", "host_bandwidth": 60}
-QUESTIONS: list[tuple[dict[str, Any], float | None, float | None]] = [
-    # gpt-oss-120b on a 3090, all experts on the CPU (ggml-org/llama.cpp#15157)
-    ({"model": "gpt-oss-120b", "gpu": "rtx-3090", "host": "core-i9-14900k", "n_cpu_moe": "all", "prompt_len": 3440,
-      "gen_len": 98, "ubatch_size": 512}, 134.4, 25.6),
-    # Qwen3-30B-A3B in 4 bits on a 4080, experts of all layers on the CPU (ik_llama.cpp)
-    ({"model": "qwen3-30b-a3b", "gpu": "rtx-4080", **DESKTOP, "n_cpu_moe": "all", "weight_format": "iq4_k",
-      "system": "ik_llama.cpp", "prompt_len": 2048, "ubatch_size": 2048}, None, 34.3),
-    # Qwen3-30B on a CPU alone: as people ask, and by the build of 2025 that was measured, when few formats had tiles
-    ({"model": "qwen3-30b-a3b", "gpu": "none", **DESKTOP, "weight_format": "q4_k_m"}, 210.0, 27.2),
-    ({"model": "qwen3-30b-a3b", "gpu": "none", **DESKTOP, "weight_format": "q4_k_m",
-      "system": "llama_cpp@2025"}, 210.0, 27.2),
-    # DeepSeek-R1 on one socket of a server
-    ({"model": "deepseek-r1", "gpu": "none", "host": "xeon-6980p", "threads": 64, "weight_format": "q4_k_m",
-      "system": "ik_llama.cpp"}, 93.0, 10.0),
-    # DeepSeek-V3 in 4 bits with ktransformers on a 4090 and two sockets
-    ({"model": "deepseek-v3", "gpu": "rtx-4090d", "host": "2x xeon-gold-6454s", "weight_format": "q4_k_m",
-      "system": "ktransformers@0.2", "prompt_len": 500}, 83.0, 12.2),
-    # Qwen3.5-35B-A3B on a 5080: all experts away, and those of 24 of 40 layers
-    ({"model": "qwen3.5-35b-a3b", "gpu": "rtx-5080", "host": "ryzen-9-9950x", "host_bandwidth": 70, "n_cpu_moe": "all",
-      "weight_format": "q4_k_m"}, None, 51.0),
-    ({"model": "qwen3.5-35b-a3b", "gpu": "rtx-5080", "host": "ryzen-9-9950x", "host_bandwidth": 70, "n_cpu_moe": 24,
-      "weight_format": "q4_k_m"}, None, 69.6),
-    # Mixtral in 16 bits on an A5000, tokens per second
-    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "moe_infinity"}, None, 1 / 0.735),
-    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "accelerate@0.20"}, None, 1 / 6.63),
-    ({"model": "mixtral-8x7b", "gpu": "rtx-a5000", "host": "server-gen4", "system": "vllm@0.7", "cpu_offload_gb": 68}, None,
-     1 / 2.14),
-    # Kimi-K2 in NVFP4 on one GB300 with 350 GB of it in Grace's memory: kernels read the experts that are used (vLLM 34535)
-    ({"model": "kimi-k2", "gpu": "gb300", "system": "vllm", "cpu_offload_gb": 350, "weight_format": "nvfp4",
-      "prompt_len": 100, "gen_len": 100}, None, 15.0),
-    # gpt-oss-120b on a Strix Halo with 128 GB
-    ({"model": "gpt-oss-120b", "gpu": "strix-halo"}, None, 52.0),
-]  # fmt: skip
+QUESTIONS = load_questions()
 
 
 def asked(inputs: dict[str, Any]) -> InferenceResult:
@@ -126,18 +95,27 @@ def asked(inputs: dict[str, Any]) -> InferenceResult:
     return predict_inference(build_scenario(InferenceInputs(**usual)))
 
 
-@pytest.mark.parametrize(("inputs", "prompt", "decode"), QUESTIONS)
-def test_questions_that_people_asked(
-    inputs: dict[str, Any], prompt: float | None, decode: float | None
-) -> None:
-    result = asked(inputs)
-    assert result.tpot_s is not None
-    for predicted, measured in (
-        (result.measures.prefill_throughput_tokens_per_s, prompt),
-        (1 / result.tpot_s, decode),
-    ):
-        if measured is not None:
-            assert 1 / 1.4 < predicted / measured < 1.4
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.question)
+def test_questions_that_people_asked(question: HybridQuestion) -> None:
+    found = list(question.rates())
+    assert found
+    for phase, answered, measured in found:
+        assert (1 / FACTOR < answered / measured < FACTOR) == (question.missed is None), phase
+
+
+def test_the_page_shows_what_is_answered_today() -> None:
+    """Else `bench/hybrid_questions.py` must run again."""
+    shown = [
+        line.split(" | ")
+        for line in PAGE.read_text("utf-8").splitlines()
+        if line.count(" | ") == 4 and "token/s" not in line
+    ]
+    rows = {(cells[0].removeprefix("| "), cells[1]): cells for cells in shown}
+    for question in QUESTIONS:
+        for phase, answered, measured in question.rates():
+            cells = rows[question.question, phase]
+            assert float(cells[2]) == measured
+            assert float(cells[3]) == pytest.approx(answered, rel=0.01)
 
 
 def test_one_bandwidth_gives_all_splits_of_a_dense_model() -> None:

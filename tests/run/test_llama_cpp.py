@@ -50,17 +50,17 @@ def test_random_weights_are_made_run_and_removed(weights, cli, tmp_path):
 def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatch):
     """With models of the probe's kinds that are so small that their times say little of the machine, but come in seconds."""
     from calibrate.fit import llama_cpp_profile as microbench
-    from calibrate.run.llama_cpp import probe
+    from calibrate.run.llama_cpp import probe, rounds
     from calibrate.run.llama_cpp.build import required
     from llm_perf.config.profiles import load_profile
 
     small = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     monkeypatch.setattr(probe, "_SHAPES", {name: shape | small for name, shape in probe._SHAPES.items()})
     monkeypatch.setitem(probe._SHAPES["experts"], "num_key_value_heads", 4)
-    monkeypatch.setattr(probe, "REPETITIONS", 2)
-    monkeypatch.setattr(
-        probe, "thread_counts", lambda: [1]
-    )  # several wait for one another, and tests run side by side
+    monkeypatch.setattr(rounds, "REPETITIONS", 2)
+    monkeypatch.setattr(probe, "MOST_ROUNDS", 2)
+    for module in (probe, rounds):  # several wait for one another, and tests run side by side
+        monkeypatch.setattr(module, "thread_counts", lambda: [1])
     monkeypatch.setattr(probe, "_STREAM_BYTES", 8 << 20)
     out = tmp_path / "here.yaml"
     found = microbench.probed(
@@ -70,7 +70,11 @@ def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatc
     assert not list((tmp_path / "weights").iterdir())
     profile = load_profile(str(out))
     assert profile.host["read_gb_per_s"] > 0
-    assert json.loads(Path(found["file"]).read_text())["probe"]["runs"]
+    probed = json.loads(Path(found["file"]).read_text())["probe"]
+    assert probed["rounds"] == 2
+    for run in probed["runs"]:
+        assert len(run["decode_s_per_token"]) == 4
+        assert run["spread"]["decode"] >= 0
     asked = (
         "infer",
         "--model",

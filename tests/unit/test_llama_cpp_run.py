@@ -318,13 +318,13 @@ def _probe_rows():
         model = from_hf_config(probe._COMMON | probe._SHAPES[name], name)
         for threads in (1, 2):
             for depth in depths:
-                for phase, prompt, gen in (
-                    ("prefill", probe.PROMPT, 1),
-                    ("decode", max(depth, 1), probe.GENERATED + 1),
+                for phase, prompt, gen, known in (
+                    ("prefill", depth + probe._PROMPTS[name], 1, depth / (depth + probe._PROMPTS[name])),
+                    ("decode", max(depth, 1), probe.GENERATED + 1, 0.0),
                 ):
-                    if phase == "prefill" and depth:
-                        continue
-                    scenario = fit.scenario_of(model, prompt, gen, threads, weight_format=weights)
+                    scenario = fit.scenario_of(
+                        model, prompt, gen, threads, weight_format=weights, prefix_hit_rate=known
+                    )
                     row = fit.Row(scenario, phase, 1.0)
                     rows.append(fit.Row(scenario, phase, row.predicted_s(_truth(scenario))))
     return rows
@@ -333,6 +333,7 @@ def _probe_rows():
 def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_host, tmp_path):
     from calibrate.fit import llama_cpp as fit
     from calibrate.fit.profile_file import write_profile
+    from llm_perf.analysis.measures import latencies
 
     found = fit.fit_rows(_probe_rows())
     # Prompts of experts multiply row by row, at rates that tokens, bound by reads, tell to 3 %.
@@ -345,7 +346,7 @@ def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_hos
                 asked = (sample(name), 128, 24, threads)
                 after = fit.scenario_of(*asked, weight_format=weights, profile=written)
                 truth = _truth(fit.scenario_of(*asked, weight_format=weights))
-                one, other = (fit.latencies(scenario) for scenario in (after, truth))
+                one, other = (latencies(scenario) for scenario in (after, truth))
                 ratio = one.decode_latency_s / other.decode_latency_s
                 assert ratio == pytest.approx(1, abs=0.01), (name, weights, threads)
                 ratio = one.prefill_latency_s / other.prefill_latency_s
@@ -353,7 +354,7 @@ def test_a_probe_of_a_known_machine_predicts_models_that_it_did_not_run(this_hos
 
 
 def test_the_recorded_table_holds_its_own_figures_and_the_page_shows_them():
-    from calibrate.run.llama_cpp.probe import quiet_s
+    from calibrate.run.llama_cpp.rounds import quiet_s
     from calibrate.validate.llama_cpp_table import summary
 
     root = HERE.parents[1]
@@ -374,3 +375,51 @@ def test_the_recorded_table_holds_its_own_figures_and_the_page_shows_them():
         0.021,
         0.134,
     )
+
+
+# -- rounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_is_that_of_rounds_and_not_of_samples():
+    from calibrate.run.llama_cpp.rounds import quiet_s, spread
+
+    assert spread([(1.0, 5.0), (1.2, 1.3), (1.1, 9.0)]) == pytest.approx(0.2)
+    assert spread([(1.0, 5.0)]) is None
+    assert spread([]) is None
+    assert quiet_s([4.0, 1.0, 3.0, 2.0, 5.0]) == 2.0
+
+
+def test_files_of_probe_and_table_are_run_in_turn_and_every_round_over_all(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from calibrate.run.llama_cpp import rounds
+    from calibrate.run.llama_cpp.bench import BenchTest
+
+    ran = []
+
+    def run_tests(programs, path, *, prompt, gen, depth, threads, repetitions, warmup, mapped):
+        ran.append((path.name, prompt, gen, depth, mapped))
+        parts = [*([(prompt, 0)] if prompt else []), *([(0, gen)] if gen else [])]
+        tests = [
+            BenchTest(*part, depth, (1.0 + count,) * repetitions, {"n_threads": count})
+            for count in threads
+            for part in parts
+        ]
+        return tests, SimpleNamespace(usage={"others_cores": 0.25})
+
+    monkeypatch.setattr(rounds, "run_tests", run_tests)
+    monkeypatch.setattr(rounds, "thread_counts", lambda: [1, 2])
+    probes = [rounds.TimedFile(tmp_path / f"p{i}", None, "fp16", 64, 12, 0) for i in range(2)]
+    table = [rounds.TimedFile(tmp_path / f"t{i}", None, "fp16", 128, 23, 128) for i in range(3)]
+    files = rounds.alternately(probes, table)
+    for number in range(2):
+        rounds.measure_round(None, files, number, lambda _: None)
+    first = [("p0", 64, 12, 0), ("t0", 128, 0, 0), ("t0", 0, 23, 128), ("p1", 64, 12, 0), ("t1", 128, 0, 0),
+             ("t1", 0, 23, 128), ("t2", 128, 0, 0), ("t2", 0, 23, 128)]  # fmt: skip
+    assert ran == [(*run, True) for run in first] + [(*run, False) for run in first]
+    one, two = (table[0].times[count] for count in (1, 2))
+    assert one.decode_s == (pytest.approx(2 / 23),) * 2 * rounds.REPETITIONS
+    assert two.prefill_s == (3.0,) * 2 * rounds.REPETITIONS
+    assert one.as_dict()["rounds"] == {"prefill": 2, "decode": 2}
+    assert one.as_dict()["spread"] == {"prefill": 0.0, "decode": 0.0}
+    assert one.others_cores == 0.25

@@ -1,10 +1,10 @@
-"""llama-bench: its command line, its JSON, and the two tests of a run."""
+"""llama-bench: its command line, its JSON, and the tests of a run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ class BenchTest:
     n_depth: int
     samples_s: tuple[float, ...]
     fields: Mapping[str, Any]
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of the CPU; None where it does not say."""
+        value = self.fields.get("n_threads")
+        return value if type(value) is int else None
 
 
 def parse_bench(text: str) -> list[BenchTest]:
@@ -73,28 +79,43 @@ def _count(entry: dict[str, Any], name: str, number: int) -> int:
 
 
 def run_bench(
+    programs: LlamaCpp, model: Path, *, prompt: int, gen: int, depth: int, threads: int, **more: Any
+) -> tuple[BenchTest, Finished]:
+    """Run one test: ``prompt`` tokens in one go, or ``gen`` one at a time. ``more`` as `run_tests` has it.
+
+    Raises:
+        DoesNotFitError: it was killed.
+        EnvironmentFailure: it failed, or printed something else than expected.
+    """
+    (test,), done = run_tests(
+        programs, model, prompt=prompt, gen=gen, depth=depth, threads=(threads,), **more
+    )
+    return test, done
+
+
+def run_tests(
     programs: LlamaCpp,
     model: Path,
     *,
     prompt: int,
     gen: int,
     depth: int,
-    threads: int,
+    threads: Sequence[int],
     repetitions: int,
     ubatch: int = 512,
     warmup: bool = True,
     mapped: bool = True,
-) -> tuple[BenchTest, Finished]:
-    """Run one test.
+) -> tuple[list[BenchTest], Finished]:
+    """Run the tests of one file in one process: for each number of threads a prompt, then tokens one at a time.
 
     Args:
         programs: llama.cpp's.
         model: A GGUF file.
-        prompt: Tokens of the prompt, or 0.
-        gen: Tokens one at a time, or 0.
+        prompt: Tokens of the prompt, or 0 for none of these tests.
+        gen: Tokens one at a time, or 0 likewise.
         depth: Tokens in the cache before.
-        threads: Of the CPU.
-        repetitions: Timed ones.
+        threads: Of the CPU, one after the other.
+        repetitions: Timed ones of each test.
         ubatch: Prompt tokens per pass.
         warmup: With one repetition before.
         mapped: The file is mapped into memory, as llama.cpp does by itself; else copied there. Programs of one's own, which
@@ -105,8 +126,8 @@ def run_bench(
         EnvironmentFailure: it failed, or printed something else than expected.
     """
     command = [
-        str(programs.bench), "-m", str(model), "-p", str(prompt), "-n", str(gen), "-d", str(depth), "-t", str(threads),
-        "-r", str(repetitions), "-ub", str(ubatch), "-ngl", "0", "-o", "json",
+        str(programs.bench), "-m", str(model), "-p", str(prompt), "-n", str(gen), "-d", str(depth),
+        "-t", ",".join(map(str, threads)), "-r", str(repetitions), "-ub", str(ubatch), "-ngl", "0", "-o", "json",
         *(() if warmup else ("--no-warmup",)), *(() if mapped or not programs.facts else ("-lm", "none")),
     ]  # fmt: skip
     done = run_program(command)
@@ -114,8 +135,11 @@ def run_bench(
         tests = parse_bench(done.stdout)
     except SpecError as error:
         raise EnvironmentFailure(str(error)) from None
-    if len(tests) != 1 or (tests[0].n_prompt, tests[0].n_gen) != (prompt, gen):
+    parts = [*([(prompt, 0)] if prompt else []), *([(0, gen)] if gen else [])]
+    wanted = sorted((count, *part) for count in threads for part in parts)
+    found = sorted((test.threads or threads[0], test.n_prompt, test.n_gen) for test in tests)
+    if found != wanted:
         raise EnvironmentFailure(
-            f"llama-bench: expected one test of {prompt} + {gen} tokens, found {len(tests)}"
+            f"llama-bench: expected {len(wanted)} tests of {prompt} and {gen} tokens, found {len(tests)} others"
         )
-    return tests[0], done
+    return tests, done

@@ -73,6 +73,7 @@ def scenario_of(
     weight_format: str | None = None,
     allow_long_context: bool = False,
     host: HostConfig | None = None,
+    prefix_hit_rate: float = 0.0,
 ) -> Scenario:
     """llama.cpp with these shapes on this machine's CPU.
 
@@ -86,6 +87,7 @@ def scenario_of(
         weight_format: Where the model has no formats of its own.
         allow_long_context: Beyond the model's positions.
         host: Another machine than this one.
+        prefix_hit_rate: Share of the prompt that is in the cache already.
 
     Raises:
         SpecError: the parts do not go together.
@@ -102,6 +104,7 @@ def scenario_of(
         weight_format=weight_format or "auto",
         allow_long_context=allow_long_context,
         profile=None if profile is None else str(profile),
+        **({"prefix_hit_rate": prefix_hit_rate} if prefix_hit_rate else {}),
     )
     return build_scenario(inputs, RunFacts(model=model, host=host))
 

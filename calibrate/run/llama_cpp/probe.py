@@ -1,17 +1,19 @@
 """A probe of this machine's CPU under llama.cpp, a minute long, and the profile that it makes.
 
-Three models that nobody asks about (few wide layers, many narrow ones, experts) are run in up to three formats with one
-thread and with all. Their times give the constants that class values stand for elsewhere: what a core and what the memory can
-read, what unpacking costs, what a layer costs beside its bytes.
+Three models that nobody asks about (few wide layers, many narrow ones, experts) are run in three formats with one
+thread and with all, in rounds over all of them for as long as the minute lasts. Their times give the constants that class
+values stand for elsewhere: what a core and what the memory can read, what unpacking costs, what a layer costs beside its
+bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,23 @@ import numpy as np
 
 from calibrate.probe.environment import usable_cores
 from calibrate.probe.records import writable_folder
-from calibrate.run.llama_cpp.bench import run_bench
 from calibrate.run.llama_cpp.build import LlamaCpp
 from calibrate.run.llama_cpp.gguf_file import quantise, write_random_gguf
+from calibrate.run.llama_cpp.rounds import TimedFile, Times, measure_round, thread_counts
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.model import ModelConfig
 
-PROMPT, GENERATED = 64, 12
-"""Tokens of the two tests of each model."""
+GENERATED = 12
+"""Tokens that are generated in one of the two tests of each model."""
 DEEP = 384
 """Tokens in the cache where attention is to be seen."""
-REPETITIONS = 3
-ROUNDS = 2
-"""How often each file is run."""
+LEAST_ROUNDS, MOST_ROUNDS = 2, 6
+"""How often each file is run: twice on any machine, more where the minute has room for it."""
 USUAL_SECONDS = 60
 
 _STREAM_BYTES = 256 << 20
-_STREAM_TURNS = 8
+_STREAM_TURNS = 6
 
 _COMMON = {
     "model_type": "llama", "vocab_size": 2048, "max_position_embeddings": 1024, "tie_word_embeddings": True,
@@ -44,19 +45,24 @@ _COMMON = {
 }  # fmt: skip
 _SHAPES: dict[str, dict[str, Any]] = {
     "wide": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 3, "num_attention_heads": 16},
-    "deep": {"hidden_size": 1024, "intermediate_size": 2560, "num_hidden_layers": 14, "num_attention_heads": 16},
+    "deep": {
+        "hidden_size": 1024, "intermediate_size": 2560, "num_hidden_layers": 10, "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
     "experts": {
         "model_type": "mixtral", "hidden_size": 1024, "intermediate_size": 768, "num_hidden_layers": 6,
         "num_attention_heads": 16, "num_key_value_heads": 16, "num_local_experts": 16, "num_experts_per_tok": 4,
         "sliding_window": None,
     },
 }  # fmt: skip
+_PROMPTS = {"wide": 96, "deep": 32, "experts": 128}
+"""Tokens of the prompt; their lengths tell what a matrix costs beside its rows."""
 _PLAN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-    ("wide", "fp16", (0,)), ("wide", "q8_0", (0,)), ("wide", "q4_k_m", (0,)),
+    ("wide", "fp16", (0, DEEP)), ("wide", "q8_0", (0,)), ("wide", "q4_k_m", (0,)),
     ("deep", "fp16", (0, DEEP)), ("deep", "q8_0", (0,)), ("deep", "q4_k_m", (0,)),
-    ("experts", "fp16", (0,)), ("experts", "q4_k_m", (0,)),
+    ("experts", "fp16", (0,)), ("experts", "q8_0", (0,)), ("experts", "q4_k_m", (0,)),
 )  # fmt: skip
-"""Model, format, and how full the cache is when tokens are generated."""
+"""Model, format, and how full the cache is: of one model with as many heads of keys as of queries, and one with a quarter."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +73,27 @@ class ProbeRun:
         model: With the formats of its file.
         weight_format: Name of the format.
         threads: Of llama.cpp.
-        depth: Tokens in the cache before those that were generated.
-        prefill_s: Seconds of a prompt of ``PROMPT`` tokens, each repetition; empty where none was run.
-        decode_s: Seconds per generated token, each repetition.
-        others_cores: Cores that others used meanwhile.
+        prompt: Tokens of the prompt.
+        depth: Tokens in the cache before.
+        times: Of the prompt, and per generated token.
     """
 
     model: ModelConfig
     weight_format: str
     threads: int
+    prompt: int
     depth: int
-    prefill_s: tuple[float, ...]
-    decode_s: tuple[float, ...]
-    others_cores: float | None
+    times: Times
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
-            "model": self.model.name, "weight_format": self.weight_format, "threads": self.threads, "depth": self.depth,
-            "prefill_s": list(self.prefill_s), "decode_s_per_token": list(self.decode_s),
-            "others_cores": self.others_cores,
+            "model": self.model.name, "weight_format": self.weight_format, "threads": self.threads, "prompt_len": self.prompt,
+            "depth": self.depth,
+            "prefill_s": list(self.times.prefill_s), "decode_s_per_token": list(self.times.decode_s),
+            "rounds": len(self.times.decode), "spread": self.times.as_dict()["spread"],
+            "others_cores": self.times.others_cores,
         }  # fmt: skip
-
-    def with_more(self, other: ProbeRun) -> ProbeRun:
-        """The same with the times of another round."""
-        known = [cores for cores in (self.others_cores, other.others_cores) if cores is not None]
-        return replace(
-            self,
-            prefill_s=self.prefill_s + other.prefill_s,
-            decode_s=self.decode_s + other.decode_s,
-            others_cores=max(known, default=None),
-        )
 
 
 @dataclass
@@ -107,131 +103,102 @@ class Probe:
     runs: list[ProbeRun] = field(default_factory=list)
     stream: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
+    rounds: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
             "seconds": self.seconds,
+            "rounds": self.rounds,
             "stream_bytes_per_s": {str(threads): rate for threads, rate in self.stream.items()},
             "runs": [run.as_dict() for run in self.runs],
         }
-
-
-def quiet_s(samples: Sequence[float]) -> float:
-    """Seconds where nobody disturbs: the lower quartile. Others only ever add time."""
-    return sorted(samples)[len(samples) // 4]
 
 
 def run_probe(
     programs: LlamaCpp,
     folder: str,
     say: Callable[[str], object],
+    seconds: float = USUAL_SECONDS,
 ) -> Probe:
-    """Measure; every file right after it was made, since memory that nobody used for a while comes back slower.
+    """Measure, in rounds over all files until so many seconds are over; two rounds at least.
 
     Args:
         programs: llama.cpp's.
         folder: In which the models are made, and removed.
         say: Is told what goes on.
+        seconds: Within which no further round is begun that would not end.
 
     Raises:
         LLMPerfError: a model cannot be made, or llama.cpp fails.
     """
     start = time.perf_counter()
-    found = Probe()
-    with tempfile.TemporaryDirectory(prefix="probe-", dir=writable_folder(folder, "--offload-dir")) as made:
-        say("reading memory")
-        found.stream = stream_rates(thread_counts())
-        for name, weights, path in _files(programs, Path(made), say):
-            depths = next(depths for shape, kind, depths in _PLAN if (shape, kind) == (name, weights))
-            say(f"running {name} in {weights}")
-            rounds = [_round(programs, path, name, weights, depths, number) for number in range(ROUNDS)]
-            for run, *others in zip(*rounds, strict=True):
-                for other in others:
-                    run = run.with_more(other)
-                found.runs.append(run)
-    found.seconds = time.perf_counter() - start
-    return found
+    with probe_files(programs, folder, say) as files:
+        stream = Stream()
+        for number in range(MOST_ROUNDS):
+            begun = time.perf_counter()
+            stream.measure()
+            measure_round(programs, files, number, say)
+            now = time.perf_counter()
+            if number + 1 >= LEAST_ROUNDS and now - start + (now - begun) > seconds:
+                break
+        return probe_of(files, stream, time.perf_counter() - start)
 
 
-def is_mapped(number: int) -> bool:
-    """Whether the files of a round are mapped into memory: every second one copies them.
+@contextlib.contextmanager
+def probe_files(programs: LlamaCpp, folder: str, say: Callable[[str], object]) -> Iterator[list[TimedFile]]:
+    """The probe's models as files, for as long as the block lasts.
 
-    Pages of a virtual machine are read at rates that differ by a tenth with where they are. Files are read from where they
-    are, copies from elsewhere, and the better place counts.
+    Raises:
+        LLMPerfError: one cannot be made.
     """
-    return number % 2 == 0
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=writable_folder(folder, "--offload-dir")) as made:
+        yield list(_files(programs, Path(made), say))
 
 
-def thread_counts() -> list[int]:
-    """One thread, and one for each core that this process may use."""
-    return sorted({1, usable_cores()})
-
-
-def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Iterator[tuple[str, str, Path]]:
-    """Each model in each of its formats; a file is there until the next is asked for."""
-    for name, weights, _ in _PLAN:
-        wide = folder / f"{name}-fp16.gguf"
-        if weights == "fp16":
-            say(f"making the model of {name}")
-            write_random_gguf(from_hf_config(_COMMON | _SHAPES[name], f"probe-{name}"), wide)
-            yield name, weights, wide
-            continue
-        say(f"quantising {name} to {weights}")
-        path = folder / f"{name}-{weights}.gguf"
-        quantise(programs, wide, path, weights, usable_cores())
-        yield name, weights, path
-        path.unlink()
-
-
-def _round(
-    programs: LlamaCpp, path: Path, name: str, weights: str, depths: Sequence[int], number: int
-) -> list[ProbeRun]:
-    """One model with each number of threads and each filling of the cache."""
-    return [
-        _run(programs, path, name, weights, threads, depth, number == 0, is_mapped(number))
-        for threads in thread_counts()
-        for depth in depths
+def probe_of(files: Sequence[TimedFile], stream: Stream, seconds: float) -> Probe:
+    """What the rounds over a probe's files have measured so far."""
+    runs = [
+        ProbeRun(file.model, file.weight_format, threads, file.prompt, file.depth, times)
+        for file in files
+        for threads, times in file.times.items()
     ]
+    rounds = max((len(run.times.decode) for run in runs), default=0)
+    return Probe(runs, stream.rates, seconds, rounds)
 
 
-def _run(
-    programs: LlamaCpp,
-    path: Path,
-    name: str,
-    weights: str,
-    threads: int,
-    depth: int,
-    prompts: bool,
-    mapped: bool,
-) -> ProbeRun:
-    common: dict[str, Any] = {"threads": threads, "repetitions": REPETITIONS, "mapped": mapped}
-    prompt: tuple[float, ...] = ()
-    others = []
-    if depth == 0 and prompts:
-        test, done = run_bench(programs, path, prompt=PROMPT, gen=0, depth=0, **common)
-        prompt = test.samples_s
-        others.append(done.usage.get("others_cores"))
-    test, done = run_bench(programs, path, prompt=0, gen=GENERATED, depth=depth, **common)
-    others.append(done.usage.get("others_cores"))
-    known = [cores for cores in others if cores is not None]
-    return ProbeRun(
-        load_gguf(path).replace(name=f"probe-{name}"), weights, threads, depth, prompt,
-        tuple(sample / GENERATED for sample in test.samples_s), max(known, default=None),
-    )  # fmt: skip
+def _files(programs: LlamaCpp, folder: Path, say: Callable[[str], object]) -> Iterator[TimedFile]:
+    """Each model in each of its formats, and once more where its cache is to be full."""
+    for name, weights, depths in _PLAN:
+        wide = folder / f"{name}-fp16.gguf"
+        path = folder / f"{name}-{weights}.gguf"
+        if weights == "fp16":
+            say(f"making the probe's model of {name}")
+            write_random_gguf(from_hf_config(_COMMON | _SHAPES[name], f"probe-{name}"), wide)
+        else:
+            quantise(programs, wide, path, weights, usable_cores())
+        model = load_gguf(path).replace(name=f"probe-{name}")
+        for depth in depths:
+            yield TimedFile(path, model, weights, _PROMPTS[name], GENERATED, depth, depth)
 
 
-def stream_rates(counts: Sequence[int], size: int = _STREAM_BYTES) -> dict[int, float]:
-    """Bytes per second that plain reads of memory reach, by threads: NumPy's reductions, which let other threads run."""
-    values = np.ones(size // 8, dtype=np.int64)
-    found = {}
-    for threads in counts:
-        parts = np.array_split(values, threads)
-        seconds = []
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in range(_STREAM_TURNS + 1):
-                start = time.perf_counter()
-                list(pool.map(np.bitwise_or.reduce, parts))
-                seconds.append(time.perf_counter() - start)
-        found[threads] = values.nbytes / quiet_s(seconds[1:])
-    return found
+class Stream:
+    """Bytes per second that plain reads of memory reach, by threads: the fastest of all turns.
+
+    The largest of 64-bit numbers, in NumPy, which lets other threads run meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.rates: dict[int, float] = {}
+
+    def measure(self) -> None:
+        """A few more turns with each number of threads."""
+        values = np.ones(_STREAM_BYTES // 8, dtype=np.int64)
+        for threads in thread_counts():
+            parts = np.array_split(values, threads)
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in range(_STREAM_TURNS):
+                    start = time.perf_counter()
+                    list(pool.map(np.max, parts))
+                    rate = values.nbytes / (time.perf_counter() - start)
+                    self.rates[threads] = max(self.rates.get(threads, 0.0), rate)

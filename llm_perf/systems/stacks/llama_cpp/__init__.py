@@ -166,6 +166,7 @@ class LlamaCpp(Resident):
         words += [f"ubatch {flags['ubatch_size']}"] if "ubatch_size" in flags else []
         words += [f"cache {flags['kv_format']}"] if "kv_format" in flags else []
         words += ["cache in host memory"] if flags.get("kv_offload") else []
+        words += [f"{flags['threads']} threads"] if "threads" in flags else []
         return ", ".join(words) or "everything on the GPU"
 
     def gpu_memory(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> MemoryParts:
