@@ -68,7 +68,7 @@ def _words_begun(
     annotation: Any,
     context: click.Context,
     parameter: click.Parameter,
-    begun: str,  # noqa: ARG001 - click's signature
+    begun: str,
 ) -> list[str]:
     """What TAB offers for a flag that takes one of a few words, behind commas too."""
     before, comma, last = begun.rpartition(",")
