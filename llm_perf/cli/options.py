@@ -64,12 +64,7 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     )
 
 
-def _words_begun(
-    annotation: Any,
-    context: click.Context,
-    parameter: click.Parameter,
-    begun: str,
-) -> list[str]:
+def _words_begun(annotation: Any, _context: click.Context, _flag: click.Parameter, begun: str) -> list[str]:
     """What TAB offers for a flag that takes one of a few words, behind commas too."""
     before, comma, last = begun.rpartition(",")
     return [f"{before}{comma}{word}" for word in _words(annotation) if word.startswith(last.lower())]
