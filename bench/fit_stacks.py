@@ -262,16 +262,22 @@ class Problem:
         jacobian: Callable[[np.ndarray, np.ndarray], np.ndarray],
         rounds: int,
         used: np.ndarray | None = None,
+        held: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The point of the least soft_l1 loss, in so many rounds, and the spread of each constant there.
 
-        ``used``: residuals that count, all if None. ``jacobian`` is told which constants are asked for.
+        ``used``: residuals that count, all if None; ``held``: constants that stay what they are without runs. ``jacobian`` is told which constants are asked for.
         """
         from scipy.optimize import least_squares
 
         point, spread = self.start.copy(), self.spread.copy()
         low, high = self.centre - 3.5 * self.spread, self.centre + 3.5 * self.spread
-        for columns, rows in self.stages():
+        free = np.ones(len(point), dtype=bool) if held is None else ~held
+        point[~free] = self.centre[~free]
+        for stage, rows in self.stages():
+            columns = stage & free
+            if not columns.any():
+                continue
             which = rows if used is None else rows & used
 
             def whole(part: np.ndarray, columns: np.ndarray = columns) -> np.ndarray:
@@ -334,16 +340,17 @@ class Around:
         """Constants fitted to these rows alone, to as many of them as a fit from the beginning takes."""
         return self.fitted(rows).constants
 
-    def fitted(self, rows: Sequence[int]) -> Found:
-        """The same, with how sure they are."""
+    def fitted(self, rows: Sequence[int], told: Sequence[str] | None = None) -> Found:
+        """The same, with how sure they are; of those that runs ``told`` alone, where they are given."""
         kept = {id(case) for case in thinned(Cases([self.data.cases[row] for row in rows])).cases}
         inside = np.array([id(case) in kept for case in self.data.cases])
         parts = [inside] * (2 if self.problem.firsts else 1)
         used = np.concatenate([*parts, np.ones(len(self.problem.names), dtype=bool)])
+        held = np.array([told is not None and name not in told for name in self.problem.names], dtype=bool)
         start = self.problem.start
         return self.problem.found(
             *self.problem.solve(
-                lambda x: self.at + self.slopes @ (x - start), lambda _, asked: self.slopes, 100, used
+                lambda x: self.at + self.slopes @ (x - start), lambda _, asked: self.slopes, 100, used, held
             )
         )
 
