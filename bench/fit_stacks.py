@@ -2,6 +2,7 @@
 
     python bench/fit_stacks.py                     fit every version and write what its runs tell into its file; minutes
     python bench/fit_stacks.py vllm@0.6 sglang     these versions or families only
+    python bench/fit_stacks.py --around vllm@0.6   refit from what ships along straight lines, twice: a tenth of the time
     python bench/fit_stacks.py --figures           left out, transferred and by neighbours; docs/accuracy_stacks.md; an hour
 
 The fit is least squares on log ratios under a soft_l1 loss, with a log-normal prior on each constant, the value of the engine
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -36,9 +37,6 @@ from calibrate.fit.stack_priors import SPREAD  # noqa: E402
 from llm_perf.systems.constants import load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import covers, numbers  # noqa: E402
 
-if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,6 +49,7 @@ class Plan:
     first_tokens: bool = False
     saturated: bool = False
     versions: tuple[str, str] | None = None
+    prefills_after: bool = False
 
     def fits(self, case: Case) -> bool:
         """Whether a row counts in the fit; some of a range's rows are predicted by it only."""
@@ -71,9 +70,10 @@ def plans() -> dict[str, Plan]:
             {name: float(value) for name, value in plan.get("given", {}).items()}
             | {name: float(one["value"]) for name, one in plan.get("measured", {}).items()},
             plan.get("measured", {}),
-            plan.get("first_tokens", False),
+            bool(plan.get("first_tokens", False)),
             plan.get("saturated", False),
             None if plan.get("versions") is None else tuple(plan["versions"]),
+            plan.get("first_tokens") == "after",
         )
         for release, plan in stated.items()
     }
@@ -94,6 +94,10 @@ MANY, DEPLOYMENTS, ROWS = 120, 24, 6
 
 FIRST, WAITING = 0.5, 16
 """What a time to first token counts beside one per token, where no more requests are in flight: of more, most is waiting."""
+
+PREFILLS = ("prefill_ms", "prefill_operation_us", "prefill_moe_us", "prefill_python_us_per_layer")
+"""Constants that times to first token tell: where a plan says ``first_tokens: after``, these fit them alone, with all others as
+they fit decoding, which is then fitted again. So no first token is bought with decoding."""
 
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
@@ -199,6 +203,14 @@ class Problem:
         """All constants where the free ones have these logarithms."""
         return self.fixed | dict(zip(self.names, np.exp(x).tolist(), strict=True))
 
+    def found(self, x: np.ndarray, spread: np.ndarray) -> Found:
+        """The fit that ends at these logarithms."""
+        plan = PLANS[self.release]
+        values = dict(zip(self.names, np.exp(x).tolist(), strict=True))
+        return Found(
+            values, dict(zip(self.names, spread.tolist(), strict=True)), plan.given, start_of(self.release)
+        )
+
     def of(self, x: np.ndarray) -> np.ndarray:
         """Residuals: of each row's main quantity, of first tokens if they count, of the priors."""
         return self.residuals(tuple(x.tolist()))
@@ -211,11 +223,14 @@ class Problem:
             [self.data.log_ratios(at) / NOISE, first / NOISE, (x - self.centre) / self.spread]
         )
 
-    def jacobian(self, x: np.ndarray) -> np.ndarray:
-        """Derivatives, of the groups alone that a constant moves."""
+    def jacobian(self, x: np.ndarray, asked: np.ndarray | None = None) -> np.ndarray:
+        """Derivatives by the ``asked`` constants (all if None), of the groups alone that a constant moves; 0 by the others."""
         before, rows, columns = self.of(x), len(self.data.cases), []
         for index, name in enumerate(self.names):
             step = np.zeros(len(self.names))
+            if asked is not None and not asked[index]:
+                columns.append(np.zeros(len(before)))
+                continue
             step[index] = STEP
             keys = moving(self.release, self.data, name, math.exp(self.centre[index]), self.known)
             inside, at = rows_of(self.data, keys), self.constants(x + step)
@@ -231,31 +246,72 @@ class Problem:
             columns.append(np.concatenate([change, step / self.spread]) / STEP)
         return np.stack(columns, axis=1)
 
+    def stages(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Which constants are fitted to which residuals, one after the other: all to all, or prefills after decoding."""
+        rows, count = len(self.data.cases), len(self.names)
+        parts = 2 if self.firsts else 1
+        prefills = np.array([name in PREFILLS for name in self.names], dtype=bool)
+        if not (self.firsts and PLANS[self.release].prefills_after and prefills.any()):
+            return [(np.ones(count, dtype=bool), np.ones(parts * rows + count, dtype=bool))]
+        main, first = (np.repeat([of_main, not of_main], rows) for of_main in (True, False))
+        decode = (~prefills, np.concatenate([main, ~prefills]))
+        return [decode, (prefills, np.concatenate([first, prefills])), decode]
+
     def solve(
         self,
         residuals: Callable[[np.ndarray], np.ndarray],
-        jacobian: Callable[[np.ndarray], np.ndarray],
+        jacobian: Callable[[np.ndarray, np.ndarray], np.ndarray],
         rounds: int,
-    ) -> OptimizeResult:
-        """The point of the least soft_l1 loss, in so many rounds."""
+        used: np.ndarray | None = None,
+        held: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The point of the least soft_l1 loss, in so many rounds, and the spread of each constant there.
+
+        ``used``: residuals that count, all if None; ``held``: constants that stay what they are without runs. ``jacobian`` is told which constants are asked for.
+        """
         from scipy.optimize import least_squares
 
-        return least_squares(
-            residuals, self.start, jac=jacobian, loss="soft_l1", f_scale=1.5, max_nfev=rounds,
-            bounds=(self.centre - 3.5 * self.spread, self.centre + 3.5 * self.spread), xtol=1e-3, ftol=1e-4,
-        )  # fmt: skip
+        point, spread = self.start.copy(), self.spread.copy()
+        low, high = self.centre - 3.5 * self.spread, self.centre + 3.5 * self.spread
+        free = np.ones(len(point), dtype=bool) if held is None else ~held
+        point[~free] = self.centre[~free]
+        for stage, rows in self.stages():
+            columns = stage & free
+            if not columns.any():
+                continue
+            which = rows if used is None else rows & used
+
+            def whole(part: np.ndarray, columns: np.ndarray = columns) -> np.ndarray:
+                moved = point.copy()
+                moved[columns] = part
+                return moved
+
+            def of(part: np.ndarray, which: np.ndarray = which) -> np.ndarray:
+                return residuals(whole(part))[which]
+
+            def slopes(
+                part: np.ndarray, columns: np.ndarray = columns, which: np.ndarray = which
+            ) -> np.ndarray:
+                return jacobian(whole(part), columns)[np.ix_(which, columns)]
+
+            found = least_squares(
+                of, point[columns], jac=slopes, loss="soft_l1", f_scale=1.5, max_nfev=rounds,
+                bounds=(low[columns], high[columns]), xtol=1e-3, ftol=1e-4,
+            )  # fmt: skip
+            point[columns] = found.x
+            covariance = np.diag(np.linalg.pinv(found.jac.T @ found.jac))
+            spread[columns] = np.sqrt(np.maximum(covariance, 0.0))
+        return point, spread
+
+
+def shipped(release: str) -> dict[str, float]:
+    """The version's own constants."""
+    return {name: one.value for name, one in load_constants(release).constants.items()}
 
 
 def _fit(release: str, data: Cases, free: Sequence[str], rounds: int, first_tokens: bool = True) -> Found:
     problem = Problem(release, data, free, firsts=first_tokens)
-    found = problem.solve(problem.of, problem.jacobian, rounds)
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)
-    return Found(
-        dict(zip(problem.names, np.exp(found.x).tolist(), strict=True)),
-        {name: math.sqrt(max(covariance[i, i], 0.0)) for i, name in enumerate(problem.names)},
-        PLANS[release].given,
-        start_of(release),
-    )
+    return problem.found(*problem.solve(problem.of, problem.jacobian, rounds))
 
 
 class Around:
@@ -264,23 +320,52 @@ class Around:
     What is left out is then predicted by simulations under the constants found, as after a fit from the beginning.
     """
 
-    def __init__(self, release: str, data: Cases, found: dict[str, float]) -> None:
-        plan = PLANS[release]
-        firsts = any(case.closed for case in data.cases)
+    def __init__(
+        self, release: str, data: Cases, found: dict[str, float], free: Sequence[str] | None = None
+    ) -> None:
+        firsts, every = any(case.closed for case in data.cases), start_of(release)
+        found = found | PLANS[release].given
+        found |= {name: value for name, value in every.items() if found.get(name, 0.0) <= 0}
         self.data = data.with_loops(found)
-        self.problem = Problem(release, self.data, plan.free, firsts=firsts, start=start_of(release) | found)
+        self.problem = Problem(
+            release,
+            self.data,
+            PLANS[release].free if free is None else free,
+            firsts=firsts,
+            start=every | found,
+        )
         self.at = self.problem.of(self.problem.start)
         self.slopes = self.problem.jacobian(self.problem.start)
 
     def without(self, rows: Sequence[int]) -> dict[str, float]:
         """Constants fitted to these rows alone, to as many of them as a fit from the beginning takes."""
+        return self.fitted(rows).constants
+
+    def fitted(self, rows: Sequence[int], told: Sequence[str] | None = None) -> Found:
+        """The same, with how sure they are; of those that runs ``told`` alone, where they are given."""
         kept = {id(case) for case in thinned(Cases([self.data.cases[row] for row in rows])).cases}
         inside = np.array([id(case) in kept for case in self.data.cases])
         parts = [inside] * (2 if self.problem.firsts else 1)
-        which = np.concatenate([*parts, np.ones(len(self.problem.names), dtype=bool)])
-        at, slopes, start = self.at[which], self.slopes[which], self.problem.start
-        found = self.problem.solve(lambda x: at + slopes @ (x - start), lambda _: slopes, 100)
-        return self.problem.constants(found.x)
+        used = np.concatenate([*parts, np.ones(len(self.problem.names), dtype=bool)])
+        held = np.array([told is not None and name not in told for name in self.problem.names], dtype=bool)
+        start = self.problem.start
+        return self.problem.found(
+            *self.problem.solve(
+                lambda x: self.at + self.slopes @ (x - start), lambda _, asked: self.slopes, 100, used, held
+            )
+        )
+
+
+def refit(release: str, data: Cases, known: dict[str, float]) -> Found:
+    """A version's constants fitted again along straight lines from what is known, twice; then those alone that runs tell."""
+    data, every = thinned(data), start_of(release)
+    rows, free = range(len(data.cases)), PLANS[release].free
+    found = Around(release, data, known).fitted(rows)
+    told = tuple(name for name in free if found.told(name)) or free
+    here = known | every | {name: found.values[name] for name in told}
+    around = Around(release, data, here, told)
+    last = around.fitted(rows)
+    return Found(every | last.values, found.spread | last.spread, found.given, every)
 
 
 _MOVES: dict[tuple[str, str], dict[Run, bool]] = collections.defaultdict(dict)
@@ -319,42 +404,62 @@ def rows_of(data: Cases, keys: frozenset[Run]) -> np.ndarray:
 
 
 def write(release: str, found: Found, cases: Sequence[Case]) -> None:
-    """Write the constants that runs tell, and those that are given, into the version's file."""
+    """Write the constants that runs tell, and those that are given, into the version's file.
+
+    What the file states beside these stays as it is, and so does a given constant that has its value already.
+    """
     family, _, version = release.partition("@")
     path = ROOT / "llm_perf" / "systems" / "stacks" / family / f"{version}.yaml"
-    head = path.read_text("utf-8").split("\nconstants:")[0]
+    head, _, stated = path.read_text("utf-8").partition("\nconstants:\n")
     sources = ", ".join(sorted({case.row["source_repo"] for case in cases}))
     rows, groups = len(cases), len({case.group for case in cases})
-    start, lines = start_of(release), []
+    start, blocks = start_of(release), _blocks(stated)
     for name in PLANS[release].free:
+        blocks.pop(name, None)
         if found.told(name):
             value, width = found.values[name], math.exp(1.64 * found.spread[name])
-            lines += [
+            blocks[name] = [
                 f"  {name}:", f"    value: {_digits(value)}",
                 f"    range: [{_digits(value / width)}, {_digits(value * width)}]",
                 "    provenance: fitted", f"    rows: {rows}", f"    groups: {groups}",
                 f"    source: runs of {sources}; fitted 2026-11",
             ]  # fmt: skip
         elif name in PLANS[release].prior:
-            lines += [
+            blocks[name] = [
                 f"  {name}:", f"    value: {_digits(start[name])}", "    provenance: assumed",
                 "    source: what versions of its kind have; its own runs do not tell",
             ]  # fmt: skip
     for name, value in found.given.items():
+        if f"    value: {_digits(value)}" in blocks.get(name, ()):
+            continue
         if name in PLANS[release].measured:
             one = PLANS[release].measured[name]
             low, high = one["range"]
-            lines += [
+            blocks[name] = [
                 f"  {name}:", f"    value: {_digits(value)}", *([f"    range: {one['range']}"] if low < high else []),
                 "    provenance: measured", f"    source: {json.dumps(one['source'])}" if ": " in one["source"]
                 else f"    source: {one['source']}",
             ]  # fmt: skip
             continue
-        lines += [
+        blocks[name] = [
             f"  {name}:", f"    value: {_digits(value)}", "    provenance: assumed",
             "    source: as its software is documented, or taken from other versions; not fitted",
         ]  # fmt: skip
+    free = [name for name in PLANS[release].free if name in blocks]
+    order = [*free, *(name for name in blocks if name not in free)]
+    lines = [line for name in order for line in blocks[name]]
     path.write_text(head + "\nconstants:\n" + "\n".join(lines) + "\n", "utf-8")
+
+
+def _blocks(stated: str) -> dict[str, list[str]]:
+    """Lines of a file's constants by name."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in stated.splitlines():
+        if line.startswith("  ") and line[2] not in " #" and line.rstrip().endswith(":"):
+            name = line.strip()[:-1]
+        found.setdefault(name, []).append(line)
+    return found
 
 
 def _digits(value: float) -> str:
@@ -395,6 +500,7 @@ def main() -> int:
     )
     parser.add_argument("stacks", nargs="*")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    parser.add_argument("--around", action="store_true", help="from what ships, along straight lines")
     arguments = parser.parse_args()
     cases = by_release()
     for release in PLANS:
@@ -407,7 +513,8 @@ def main() -> int:
             print(f"{release}: no rows", flush=True)
             continue
         counted = [case for case in own if PLANS[release].fits(case)]
-        found = fit(release, Cases(counted))
+        data = Cases(counted)
+        found = refit(release, data, shipped(release)) if arguments.around else fit(release, data)
         some = list(thinned(Cases(own)).cases)
         print(shown(release, Cases(some).simulated(found.constants), some), flush=True)
         print(

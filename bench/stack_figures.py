@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_once, start_of
+from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_once, shipped, start_of
 
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
@@ -122,12 +122,6 @@ def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
             constants = fit_first_tokens(release, Cases(rest)) if rest else start_of(release) | plan.given
             ratios[inside] = Cases([single[index] for index in inside]).first_tokens_alone(constants)
     return lines_of(release, single, FIRST, names, ratios, "ttft_s")
-
-
-def shipped(release: str) -> dict[str, float]:
-    """The version's own constants."""
-    family, _, version = release.partition("@")
-    return {name: one.value for name, one in load_constants(f"{family}@{version}").constants.items()}
 
 
 def both(

@@ -10,6 +10,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
+from llm_perf.counts.routing import Routing
 from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.systems.attention import (
@@ -71,6 +72,7 @@ class Forward:
         # Experts see the tokens of so many replicas; spread over tensor ranks as well, each takes a part of these.
         self.expert_batches = min(self.ep, self.dp)
         self.expert_share = self.expert_batches / self.ep * parallelism.expert_imbalance
+        self._load_variation = constants["expert_load_variation"]
         self.activation_bytes = scenario.dtype.activation_bits / 8
         scale = scenario.host.host_time_scale if constants["host_scaled"] else None
         self.host_time_scale = 1.0 if scale is None else scale.value
@@ -336,9 +338,10 @@ class Forward:
         """One product on so many tokens, of which ``routed`` differ (all if None): they decide which experts are read."""
         gemm, kind = self._gemm(product), self._kernel_kind(product)
         rows = product.rows(tokens)
-        copies = product.touched(tokens if routed is None else routed, self.expert_batches)
+        copies = self.touched(product, tokens if routed is None else routed)
         if product.is_expert:
-            rows = rows * self.expert_share
+            busiest = self._busiest(product.active, product.all_copies, tokens if routed is None else routed)
+            rows = rows * self.expert_share * busiest
         # However good its kernels, no product reads what is stored faster than the data sheet's memory.
         least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
 
@@ -358,6 +361,21 @@ class Forward:
             compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
             bytes_per_weight(minimum(rows, most)) if most else None,
         )
+
+    def touched(self, product: Product, tokens: Number) -> Number:
+        """Copies of a product that the busiest rank reads for so many tokens of each replica: all experts where it is 1."""
+        if not product.is_expert or self._load_variation <= 0:
+            return product.touched(tokens, self.expert_batches)
+        routing = Routing(product.active, product.all_copies, self._load_variation)
+        return routing.busiest_touched(tokens * self.expert_batches, self.ep)
+
+    def _busiest(self, active: int, experts: int, tokens: Number) -> Number:
+        """Rows of the busiest rank over what `expert_share` gives it: what was asked for stands, if it is more."""
+        if self.ep == 1 or self._load_variation <= 0:
+            return 1.0
+        routing = Routing(active, experts, self._load_variation)
+        rows = routing.busiest_rows(tokens * self.expert_batches, self.ep)
+        return maximum(rows / self.scenario.parallelism.expert_imbalance, 1.0)
 
     def _scales_s(self, product: Product, kind: Kind) -> float:
         """What scales of blocks add to a kernel's floor: activations are scaled first. Experts' are, in their routing."""
@@ -387,7 +405,7 @@ class Forward:
         unpacks = self._unpacks(product, product.rows(tokens))
         if unpacks is False:
             return
-        weights = product.touched(routed, self.expert_batches) * product.weights
+        weights = self.touched(product, routed) * product.weights
         moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         rate = self.rates.elementwise_bytes_per_s
@@ -501,7 +519,8 @@ class Forward:
 
     def _routed_rows(self, costs: Costs, group: LayerGroup, tokens: Number, vectors: float) -> None:
         """Copies of activations on their way to experts and back, one per token and expert."""
-        rows = tokens * routed_experts(group) * self.expert_share
+        busiest = self._busiest(routed_experts(group), group.mlp.routed_experts, tokens)
+        rows = tokens * routed_experts(group) * self.expert_share * busiest
         moved = rows * vectors * self.model.hidden_size * self.activation_bytes
         rate = self.rates.elementwise_bytes_per_s
         factors = (
@@ -532,7 +551,8 @@ class Forward:
                 costs.collective("all_reduce", count, reduced + extra)
         if self.expert_batches > 1 and routed_experts(group):
             # Tensor ranks that share the experts have every token already, and add up after them.
-            routed = size * routed_experts(group) * self.expert_share
+            busiest = self._busiest(routed_experts(group), group.mlp.routed_experts, tokens)
+            routed = size * routed_experts(group) * self.expert_share * busiest
             costs.collective("all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
 
     def reductions(self, group: LayerGroup) -> int:
