@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
@@ -60,19 +59,18 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
         type=WHOLE if kind is int else kind,
         help=field.description,
         hidden=hidden,
-        shell_complete=partial(_words_begun, field.annotation),
+        shell_complete=_completing(field.annotation),
     )
 
 
-def _words_begun(
-    annotation: Any,
-    context: click.Context,
-    parameter: click.Parameter,
-    begun: str,  # noqa: ARG001 - click's signature
-) -> list[str]:
+def _completing(annotation: Any) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """What TAB offers for a flag that takes one of a few words, behind commas too."""
-    before, comma, last = begun.rpartition(",")
-    return [f"{before}{comma}{word}" for word in _words(annotation) if word.startswith(last.lower())]
+
+    def begun(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:  # noqa: ARG001 - click's
+        before, comma, last = text.rpartition(",")
+        return [f"{before}{comma}{word}" for word in _words(annotation) if word.startswith(last.lower())]
+
+    return begun
 
 
 def _words(annotation: Any) -> Iterator[str]:

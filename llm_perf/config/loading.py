@@ -88,7 +88,9 @@ def _aliases(kind: str) -> dict[str, str]:
 def published_models() -> tuple[str, ...]:
     """Bundled models as they are published, organisation/name: their own names and those that stand for the same shapes."""
     own = (name.replace("_", "/", 1) for name in known_names("model"))
-    return tuple(sorted({*own, *(alias for alias in _written_aliases("model") if "/" in alias)}, key=str.lower))
+    return tuple(
+        sorted({*own, *(alias for alias in _written_aliases("model") if "/" in alias)}, key=str.lower)
+    )
 
 
 def other_names(kind: str, part: str) -> dict[str, str]:
