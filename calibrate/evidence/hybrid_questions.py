@@ -16,7 +16,6 @@ from llm_perf.config.files import parse_mapping
 
 FACTOR: Final = 1.4
 """What an answer may be off by."""
-_USUAL: Final[dict[str, Any]] = {"system": "llama_cpp", "prompt_len": 512, "gen_len": 128}
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class HybridQuestion:
 
     def answer(self) -> InferenceResult:
         """What ``llm-perf infer`` answers."""
-        return predict_inference(build_scenario(InferenceInputs(**(_USUAL | self.asked))))
+        return predict_inference(build_scenario(InferenceInputs(**self.asked)))
 
     def rates(self) -> Iterator[tuple[str, float, float]]:
         """Name, answered and measured tokens per second of each phase that was measured."""
@@ -55,7 +54,8 @@ class HybridQuestion:
 def load_questions() -> tuple[HybridQuestion, ...]:
     """All questions, in the file's order."""
     file = resources.files("calibrate") / "measurements" / "hybrid" / "questions.yaml"
+    found = parse_mapping(file.read_text("utf-8"), "questions.yaml")
+    usual: dict[str, Any] = found["usual"]
     return tuple(
-        HybridQuestion(**entry)
-        for entry in parse_mapping(file.read_text("utf-8"), "questions.yaml")["questions"]
+        HybridQuestion(**(entry | {"asked": usual | entry["asked"]})) for entry in found["questions"]
     )

@@ -270,7 +270,7 @@ def search_division(question: PolicyQuestion) -> PolicyAnswer:
     chosen = best(found, aim)
     if chosen is not None:
         own = question.of_system(chosen.flags["system"])
-        chosen = best([chosen, *with_fewer_threads(own, chosen)], aim)
+        chosen = with_fewer_threads(own, chosen, aim)
     front = tuple(_division_point(question, one) for one in _not_beaten(found))
     spent = time.perf_counter() - begin
     if chosen is None:

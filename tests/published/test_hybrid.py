@@ -155,3 +155,38 @@ def test_the_division_found_is_no_slower_than_what_people_published() -> None:
         assert found.best.tpot_s is not None
         assert found.best.tpot_s <= published.tpot_s * 1.011, key
     assert len(seen) >= 10
+
+
+def test_more_cores_are_no_loss_once_the_threads_are_chosen() -> None:
+    """With a thread per core an EPYC 9755 (128 cores) decodes slower than a 9475F (48), whose memory is the same.
+
+    That is what barriers cost: DeepSeek-R1 in Q4_K_M makes 10.0 token/s with 64 threads of a Xeon 6980P and 9.1 with 128
+    (ikawrakow/ik_llama.cpp, pull request 259). The search finds the number that loses nothing.
+    """
+    same: dict[str, Any] = {"model": "deepseek-r1", "gpu": "none", "weight_format": "q4_k_m", "gen_len": 128}
+    few, many = (asked({**same, "host": host}).tpot_s for host in ("epyc-9475f", "epyc-9755"))
+    assert few is not None
+    assert many is not None
+    assert many > few
+    found = [
+        search_policy(PolicyQuestion(**same, host=host, system="llama_cpp", objective="decode"))
+        for host in ("epyc-9475f", "epyc-9755")
+    ]
+    fewer, chosen = (one.best for one in found)
+    assert fewer is not None
+    assert chosen is not None
+    assert chosen.flags["threads"] < 128
+    assert chosen.tpot_s is not None
+    assert fewer.tpot_s is not None
+    assert chosen.tpot_s <= fewer.tpot_s * 1.05
+
+
+def test_threads_of_a_many_core_socket_slow_tokens_as_was_measured() -> None:
+    """The 6980P's own sweep: from 64 threads to 128 a token of the Q4_K file takes 1.10 times as long."""
+    same = {"model": "deepseek-r1", "gpu": "none", "host": "xeon-6980p", "weight_format": "q4_k_m",
+            "system": "ik_llama.cpp"}  # fmt: skip
+    sweep = [asked({**same, "threads": threads}).tpot_s for threads in (64, 88, 128)]
+    one, _, other = sweep
+    assert one is not None
+    assert other is not None
+    assert 1.0 < other / one < 1.3
