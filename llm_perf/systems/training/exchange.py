@@ -63,10 +63,11 @@ class Exchange:
         own = tokens / self.scenario.parallelism.tp_size * self.scenario.parallelism.expert_imbalance
         size = own * group.mlp.routed_input_width(self.scenario.model.hidden_size) * self.plan.wide_bytes
         copies: float = group.mlp.experts_per_token
-        if self.plan.moe_dispatcher == "flex":
+        flex = self.plan.moe_dispatcher == "flex"
+        if flex:
             # Of `copies` evenly chosen ranks so many are different.
             copies = self.expert.ranks * (1 - (1 - 1 / self.expert.ranks) ** copies)
-        return 2.0 * self.expert.all_to_all_s(size, copies)
+        return 2.0 * self.expert.all_to_all_s(size, copies, flex)
 
     def context_s(self, group: LayerGroup, tokens: Number, backward: bool = False) -> Number:
         """What context parallelism exchanges in one pass of a layer.
