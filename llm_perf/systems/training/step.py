@@ -154,11 +154,13 @@ class TrainingStep:
     def _layer(self, index: int, load: TrainingLoad, parts: bool, kernels: Kernels) -> PhaseCost:
         """Forward and backward pass of one layer with one micro-batch, and what the host is waited for beside them."""
         group = self.model.layer_groups[index]
-        times = kernels.layer(group, load)
+        times, share = kernels.layer(group, load), recomputing_share(self.scenario)
         steps = (*self._forward(index, load, times), *self._backward(index, load, times))
+        again = share * sum(times.again.values(), start=0.0)
         device = self._within_power(
             Schedule((Block(steps),)).cost(parts),
-            times.joules + recomputing_share(self.scenario) * times.joules_again,
+            times.joules + share * times.joules_again,
+            sum(times.forward.values(), start=0.0) + sum(times.backward.values(), start=0.0) + again,
         )
         host = self._host_s(group)
         together = p_norm(device.latency_s, host, self.c["host_exponent"])
@@ -166,16 +168,17 @@ class TrainingStep:
         busy = PhaseCost(0.0, {}, {HOST: host})
         return sum_costs([(device, 1.0), (framework, 1.0), (busy, 1.0)])
 
-    def _within_power(self, cost: PhaseCost, joules: Number) -> PhaseCost:
-        """What a board's power limit stretches: as much energy as a pass needs comes in no faster.
+    def _within_power(self, cost: PhaseCost, joules: Number, kernels_s: Number) -> PhaseCost:
+        """What a board's power limit stretches: as much energy as kernels need comes in no faster.
 
-        Over a layer, since clocks follow the mean of some milliseconds: exchanges and kernels that only move memory leave
-        power to the products beside them.
+        Over a layer's kernels, since clocks follow the mean of some milliseconds: those that only move memory leave power to
+        the products beside them. Exchanges that are waited for do not: products timed by themselves, over and over, are no
+        slower than those of a layer.
         """
         board = self.kernels.rates.board
         if board is None:
             return cost
-        waited = maximum(board.least_s(joules) - cost.latency_s, 0.0)
+        waited = maximum(board.least_s(joules) - kernels_s, 0.0)
         return sum_costs([(cost, 1.0), (_part("power_limit", waited, COMPUTE), 1.0)])
 
     def _host_s(self, group: LayerGroup) -> float:
@@ -356,7 +359,7 @@ class TrainingStep:
     def _kernels_cost(self, label: str, kernels: KernelPass) -> PhaseCost:
         seconds = kernels.forward + kernels.backward
         cost = PhaseCost(seconds, {label: seconds}, {COMPUTE: seconds})
-        return self._within_power(cost, kernels.forward_j + kernels.backward_j)
+        return self._within_power(cost, kernels.forward_j + kernels.backward_j, seconds)
 
     @property
     def _last_attention(self) -> int:
