@@ -231,7 +231,11 @@ class TrainingInputs(Spec):
     )
     cuda_graphs: Annotated[Graphs | None, BeforeValidator(_graphs_of_a_switch)] = Field(
         default=None,
-        description="none, layers (all but experts' products) or iteration.  [default: none]",
+        description="none, mixers, layers (routing too, but no experts) or iteration.  [default: none]",
+    )
+    fp8_attention: Flag | None = Field(
+        default=None,
+        description="Attention computes in 8 bits too, beside 8- or 4-bit layers.  [default: off]",
     )
     fused_experts: Flag | None = Field(
         default=None, description="An expert's products and activation are one kernel.  [default: off]"

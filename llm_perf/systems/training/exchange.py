@@ -117,9 +117,15 @@ class Exchange:
     def _experts(self, params: HeldParams, element_bytes: float) -> Number:
         return self.expert_shards.gather_s(params.experts * element_bytes) if params.experts else 0.0
 
+    @property
+    def _reduced_bytes(self) -> float:
+        """Width of gradients as they are reduced: no more than they are added up in."""
+        own = self.plan.gradient_dtype_bytes
+        return self.c["reduce_bytes"] if own is None else min(self.c["reduce_bytes"], float(own))
+
     def reduce_scatter_s(self, params: HeldParams) -> Number:
         """Reduce-scatter of gradients onto the ranks that share the state, then over copies of the shard."""
-        element = self.c["reduce_bytes"]
+        element = self._reduced_bytes
         own = self.shards.gather_s(params.dense * element) + self._experts(params, element)
         over = self.copies.all_reduce_s(params.dense / self.shards.ranks * element)
         if params.experts:
@@ -136,9 +142,7 @@ class Exchange:
             return 0.0
         scattered = self.reduce_scatter_s(params)
         return (
-            scattered
-            if stage is DSZeRO.STAGE_1
-            else scattered + self._gathered(params, self.c["reduce_bytes"])
+            scattered if stage is DSZeRO.STAGE_1 else scattered + self._gathered(params, self._reduced_bytes)
         )
 
     def updated_s(self, params: HeldParams) -> Number:

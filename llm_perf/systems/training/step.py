@@ -90,7 +90,7 @@ class TrainingStep:
         """Kernels of layers that a narrower precision leaves in 16 bit."""
         if not (self.plan.wide_layers or self.plan.mtp_depth) or self.plan.compute_dtype not in _NARROW:
             return self.kernels
-        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16"))
+        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16", fp8_attention=False))
         return Kernels(wide, self.c, framework.attention, self.footprint.loss)
 
     def evaluate(self, load: TrainingLoad) -> StepEvaluation:
@@ -202,18 +202,23 @@ class TrainingStep:
     def _launching_ms(self, group: LayerGroup) -> float:
         """Milliseconds in which the host launches a layer's kernels, but for what is a CUDA graph.
 
-        Graphs of layers hold mixers and routing; experts' products are launched one by one, as many as a rank holds
-        experts. A graph of an iteration holds all of them.
+        Graphs of layers hold mixers, routing and shared experts, which are a dense block; routed experts' products are
+        launched one by one, as many as a rank holds, and so is what adds a bias to each. A graph of an iteration holds
+        all of them.
         """
         c, mlp, graphs = self.c, group.mlp, self.plan.cuda_graphs
         if graphs == "iteration":
             return 0.0
         half = c["host_ms_per_layer"] / 2
-        mixers = 0.0 if graphs == "layers" else half * len(group.attention.parts)
+        mixers = 0.0 if graphs in ("layers", "mixers") else half * len(group.attention.parts)
         if not mlp.routed_experts:
             return mixers + (half if mlp.ffn_size else 0.0)
-        routing = c["host_ms_per_moe_layer"] * (c["graphed_host_scale"] if graphs == "layers" else 1.0)
-        return mixers + routing + c["host_ms_per_expert"] * mlp.routed_experts / self.p.ep_size
+        held = graphs == "layers"
+        routing = c["host_ms_per_moe_layer"] * (c["graphed_host_scale"] if held else 1.0)
+        shared = half if mlp.dense_width and not held else 0.0
+        biased = c["host_ms_per_biased_expert"] if mlp.bias and not self.plan.fused_experts else 0.0
+        each = c["host_ms_per_expert"] + biased
+        return mixers + routing + shared + each * mlp.routed_experts / self.p.ep_size
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
