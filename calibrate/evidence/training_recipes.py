@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-_FIRST, _LAST = (0, 0), (99, 0)
+Release = tuple[int, ...]
+"""Year, month and patch of a container; a bound without the last means all patches."""
+_FIRST: Final[Release] = (0,)
+_LAST: Final[Release] = (99,)
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,18 @@ class Recipe:
     sets: Mapping[str, Any]
     gpus: frozenset[str] | None = None
     precisions: frozenset[str] | None = None
-    first: tuple[int, int] = _FIRST
-    last: tuple[int, int] = _LAST
+    first: Release = _FIRST
+    last: Release = _LAST
     source: str = field(default="", compare=False)
 
-    def holds(self, model: str, gpu: str, precision: str, release: tuple[int, int]) -> bool:
+    def holds(self, model: str, gpu: str, precision: str, release: Release) -> bool:
         """Whether a run is one of those."""
         return (
             model in self.model
             and (self.gpus is None or gpu in self.gpus)
             and (self.precisions is None or precision in self.precisions)
-            and self.first <= release <= self.last
+            and self.first <= release
+            and release[: len(self.last)] <= self.last
         )
 
 
@@ -51,6 +55,7 @@ _WHOLE: Final = {
     "cuda_graphs": "iteration",
     "fused_experts": True,
     "moe_overlap": True,
+    "fp8_attention": True,
     "recompute_modules": (),
 }
 _QWEN = frozenset({"Qwen3_235B_a22B", "Qwen/Qwen3-235B-A22B"})
@@ -60,25 +65,37 @@ _NANO = frozenset({"Nemotron_3_Nano", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"})
 _LIGHTNING = frozenset({"Nemotron_3_5_Lightning"})
 _SUPER = frozenset({"Nemotron_3_Super", "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B"})
 _ULTRA = frozenset({"Nemotron_3_Ultra", "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B"})
+_ALL = _QWEN | _OSS | _KIMI | _NANO | _LIGHTNING | _SUPER | _ULTRA
 _WIDE_OF_SUPER: Final = 15
 """Blocks that Nemotron 3 Super's NVFP4 recipe leaves in 16 bit: the first and the last 14 of 88 (mixed_precision.py)."""
 
 RECIPES: Final[tuple[Recipe, ...]] = (
+    # set_…_common_configs of every model: grad_reduce_in_fp32 is off, so that gradients are added up and reduced in 16 bits.
+    Recipe(_ALL, {"gradient_dtype_bytes": 2}),
     Recipe(_QWEN, _FLEX | _GRAPHS, _RACKS),
     Recipe(_QWEN, {"moe_overlap": True}, _H100),
-    Recipe(_QWEN, {"moe_overlap": True}, _B200, last=(25, 11)),
-    Recipe(_QWEN, {"moe_overlap": True}, _B300, last=(26, 2)),
-    Recipe(_QWEN, _FLEX, _B300, first=(26, 6)),
+    Recipe(_QWEN, {"moe_overlap": True, "overlap_param_gather": False}, _B200, last=(25, 11)),
+    Recipe(_QWEN, {"moe_overlap": True}, _B300, last=(26, 2, 0)),
+    # v0.4.2 was the first to send tokens so on B300.
+    Recipe(_QWEN, _FLEX, _B300, first=(26, 4, 1)),
     Recipe(_QWEN, _WHOLE, _RACKS, _MX, first=(26, 6)),
     Recipe(_OSS, _GRAPHS, _GB300, first=(26, 2)),
     Recipe(_OSS, _GRAPHS, _B300),
     Recipe(_OSS, {"recompute_modules": ("layernorm", "moe_act")}, _GB200 | _B200 | _H100),
     Recipe(_OSS, {"moe_overlap": True}, _GB200, first=(26, 4)),
+    # v0.4.0 and v0.4.1 alone; v0.4.2 takes it back.
+    Recipe(_OSS, _FLEX, _GB200 | _B200, first=(26, 4), last=(26, 4, 0)),
     Recipe(_OSS, _FLEX, _B300, first=(26, 4)),
     Recipe(_OSS, _FLEX | _WHOLE, _RACKS, _MX, first=(26, 6)),
     Recipe(_KIMI, _FLEX | {"optimizer": "muon", "overlap_param_gather": False}),
     Recipe(_NANO, _FLEX | _GRAPHS),
-    Recipe(_NANO, {"recompute_modules": ("core_attn", "layernorm", "moe")}, _H100, _FP8),
+    # Of H100 only scans are in graphs.
+    Recipe(
+        _NANO,
+        {"cuda_graphs": "mixers", "recompute_modules": ("core_attn", "layernorm", "moe")},
+        _H100,
+        _FP8,
+    ),
     Recipe(_LIGHTNING, _FLEX | _GRAPHS | {"mtp_depth": 2}),
     Recipe(_SUPER, _FLEX | _GRAPHS | {"mtp_depth": 2}),
     Recipe(_SUPER, {"wide_layers": _WIDE_OF_SUPER}, precisions=_FP4),
@@ -89,10 +106,10 @@ RECIPES: Final[tuple[Recipe, ...]] = (
 """All of them, later ones over earlier ones."""
 
 
-def release_of(framework: str) -> tuple[int, int] | None:
-    """Year and month of a Megatron-Bridge container; None of any other framework."""
-    version = re.match(r"megatron-bridge\D*(\d+)\.(\d+)", framework.lower())
-    return None if version is None else (int(version[1]), int(version[2]))
+def release_of(framework: str) -> Release | None:
+    """Year, month and patch of a Megatron-Bridge container; None of any other framework."""
+    version = re.match(r"megatron-bridge\D*(\d+)\.(\d+)(?:\.(\d+))?", framework.lower())
+    return None if version is None else tuple(int(part or 0) for part in version.groups())
 
 
 def recipe_of(framework: str, model: str, gpu: str, precision: str) -> dict[str, Any]:

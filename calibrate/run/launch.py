@@ -10,27 +10,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Final
 
 from calibrate.probe.own_process import EXIT_INTERRUPTED, error_of_exit_code, exit_code_of
 from calibrate.probe.ranks import free_port
 from calibrate.run.settings import RunSettings
-from llm_perf.config.base import Spec
+from calibrate.run.train.settings import TrainRunSettings
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, OutputError
 
-if TYPE_CHECKING:
-    from calibrate.run.train.settings import TrainRunSettings
-
-Settings = TypeVar("Settings", bound=Spec)
+_KINDS: Final[Mapping[str, type[RunSettings] | type[TrainRunSettings]]] = {
+    kind.__name__: kind for kind in (RunSettings, TrainRunSettings)
+}
+_WORKER = "calibrate.run.worker"
 
 GRACE_S = 15.0
 """Seconds that the other ranks have to end by themselves after one has died or the user has interrupted."""
 
 _POLL_S = 0.1
 _SETTINGS_VARIABLE = "LLM_PERF_RUN_SETTINGS"
+_KIND_VARIABLE = "LLM_PERF_RUN_KIND"
 _RESULT_VARIABLE = "LLM_PERF_RUN_RESULT"
 _ERROR_VARIABLE = "LLM_PERF_RUN_ERROR"
 
@@ -56,15 +57,13 @@ def launch_ranks(settings: RunSettings | TrainRunSettings) -> dict[str, Any] | N
             "LOCAL_WORLD_SIZE": str(settings.num_gpus_per_node),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
+            _KIND_VARIABLE: type(settings).__name__,
             _SETTINGS_VARIABLE: settings.model_dump_json(),
             _RESULT_VARIABLE: str(result),
         }
         ranks: list[_Process] = []
         try:
-            ranks.extend(
-                _start(settings.worker_module, rank, common, Path(folder))
-                for rank in range(settings.num_gpus_per_node)
-            )
+            ranks.extend(_start(rank, common, Path(folder)) for rank in range(settings.num_gpus_per_node))
             _wait(ranks)
         finally:
             _end(ranks)
@@ -86,14 +85,14 @@ class _Process:
     ended_at: float | None = None
 
 
-def _start(module: str, rank: int, common: dict[str, str], folder: Path) -> _Process:
+def _start(rank: int, common: dict[str, str], folder: Path) -> _Process:
     output, error = folder / f"rank{rank}.stderr", folder / f"rank{rank}.error"
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _ERROR_VARIABLE: str(error)}
     # The first rank shows its progress on the terminal; the others speak only when something is wrong.
     visible = rank == 0 and sys.stderr.isatty()
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", _WORKER],
             env=os.environ | common | own,
             stdout=subprocess.DEVNULL,
             stderr=None if visible else stream,
@@ -179,10 +178,10 @@ def _remove_swap_files(settings: RunSettings | TrainRunSettings, port: str) -> N
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def settings_from_environment(kind: type[Settings]) -> Settings | None:
+def settings_from_environment() -> RunSettings | TrainRunSettings | None:
     """The settings that ``launch_ranks`` gave to this process."""
     text = os.environ.get(_SETTINGS_VARIABLE)
-    return None if text is None else kind(**json.loads(text))
+    return None if text is None else _KINDS[os.environ[_KIND_VARIABLE]](**json.loads(text))
 
 
 def hand_back(result: dict[str, Any] | None) -> bool:

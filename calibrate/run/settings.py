@@ -57,7 +57,6 @@ class RunSettings(Spec):
         "quant_group_size", "pin_kv_cache", "async_kv_offload", "loops",
     )  # fmt: skip
     _label: ClassVar[str | None] = ""
-    worker_module: ClassVar[str] = "calibrate.run.worker"
 
     model_name: str = Field(min_length=1)
     batch_size: PositiveInt = 1

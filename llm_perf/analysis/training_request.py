@@ -231,7 +231,11 @@ class TrainingInputs(Spec):
     )
     cuda_graphs: Annotated[Graphs | None, BeforeValidator(_graphs_of_a_switch)] = Field(
         default=None,
-        description="none, layers (all but experts' products) or iteration.  [default: none]",
+        description="none, mixers, layers (routing too, but no experts) or iteration.  [default: none]",
+    )
+    fp8_attention: Flag | None = Field(
+        default=None,
+        description="Attention computes in 8 bits too, beside 8- or 4-bit layers.  [default: off]",
     )
     fused_experts: Flag | None = Field(
         default=None, description="An expert's products and activation are one kernel.  [default: off]"
@@ -271,6 +275,12 @@ class TrainingInputs(Spec):
 
 
 _PLAN_FIELDS = tuple(name for name in TrainingPlan.model_fields if name in TrainingInputs.model_fields)
+_OVERLAP_OF = {
+    "zenflow_topk_ratio": "zenflow",
+    "zenflow_update_interval": "zenflow",
+    "superoffload_ratio": "superoffload",
+}
+"""Settings of one way in which the CPU's update goes on beside the GPU's work, which mean nothing without it."""
 
 
 def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
@@ -324,6 +334,9 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
             "--lora-rank, such as 16, or another --framework"
         )
     framework.check_overlap(str(fields.get("offload_overlap", "none")))
+    for name, way in _OVERLAP_OF.items():
+        if name in stated and fields.get("offload_overlap") != way:
+            raise SpecError(f"{name} is a setting of --offload-overlap {way}: give that too, or leave it out")
     if inputs.seq_len is None:
         fields["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings or DEFAULT_SEQ_LEN)
     if "optimizer" in fields:

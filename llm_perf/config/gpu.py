@@ -184,10 +184,12 @@ class TrainingEfficiency(Spec):
 
     ``attention`` by kernel; ``exp_flops`` is what the exponential of one score costs in multiply-adds.
     ``gather_efficiency`` and ``all_to_all_efficiency`` are shares of one direction of the GPU's link, over 8 ranks,
-    ``inter_node_efficiency`` that of the network. ``scan_efficiency`` is the share of the 16-bit peak that the products of a
-    scan in chunks reach (Mamba-2, gated delta rules), beside what its kernels move. ``power`` is None where no sustained
-    rate was measured. ``fitted``: by path with dots, which of these numbers were fitted to runs; ``assumed`` names others by
-    path, and what neither names has the provenance of the file.
+    ``dispatch_efficiency`` that of kernels that send tokens to experts themselves (DeepEP, HybridEP), as the library's
+    all-to-all where it is None, ``inter_node_efficiency`` that of the network. ``scan_efficiency`` is the share of the
+    16-bit peak that the products of a scan in chunks reach (Mamba-2, gated delta rules), beside what its kernels move;
+    ``scan_backward`` what backward kernels reach of that, Mamba-2's own or those of other chunked rules, all of it where
+    none is named. ``power`` is None where no sustained rate was measured. ``fitted``: by path with dots, which of these
+    numbers were fitted to runs; ``assumed`` names others by path, and what neither names has the provenance of the file.
     """
 
     gemm: dict[Literal["default", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"], TrainingGemm]
@@ -198,8 +200,10 @@ class TrainingEfficiency(Spec):
     elementwise_memory_efficiency: Efficiency
     gather_efficiency: Efficiency
     all_to_all_efficiency: Efficiency
+    dispatch_efficiency: Efficiency | None = None
     inter_node_efficiency: Efficiency = 0.8
     scan_efficiency: Efficiency = 0.2
+    scan_backward: dict[Literal["mamba", "chunked"], Efficiency] = Field(default_factory=dict)
     power: TrainingPower | None = None
     fitted: dict[str, FittedEfficiency] = Field(default_factory=dict)
     assumed: tuple[str, ...] = ()

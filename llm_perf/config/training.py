@@ -36,7 +36,7 @@ LoraTargets = Literal["all", "attention", "qkv", "qv", "none"]
 """Matrices with adapters: all of a layer's, those of attention, its input's, query and value, or none: the pass through
 frozen weights alone."""
 
-Graphs = Literal["none", "layers", "iteration"]
+Graphs = Literal["none", "mixers", "layers", "iteration"]
 RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "moe", "mlp"]
 """Parts of a layer that Megatron Core recomputes by themselves (``--recompute-modules``)."""
 
@@ -96,8 +96,9 @@ class TrainingPlan(Spec):
         mtp_depth: further tokens that multi-token prediction predicts, each by a block and the head again
             (arXiv 2412.19437, section 2.2).
         wide_layers: layers whose products stay in 16 bit under an 8- or 4-bit precision.
-        cuda_graphs: what is launched as CUDA graphs: nothing, attention, scans and routing of each layer but not its experts
-            (``layers``), or a whole iteration.
+        cuda_graphs: what is launched as CUDA graphs: nothing, attention and scans of each layer (``mixers``), routing and
+            shared experts too (``layers``), or a whole iteration.
+        fp8_attention: scores and weighted sums are products of 8 bits too, beside layers in 8 or 4 bits.
         fused_experts: products, bias, activation function and probabilities of experts are one grouped kernel.
         moe_overlap: experts' exchange runs beside another micro-batch's kernels.
         recompute_modules: parts that are computed again where no level is given: attention between its projections, norms,
@@ -157,6 +158,7 @@ class TrainingPlan(Spec):
     mtp_depth: Annotated[int, Field(strict=True, ge=0, le=16)] = 0
     wide_layers: NonNegativeInt = 0
     cuda_graphs: Graphs = "none"
+    fp8_attention: bool = False
     fused_experts: bool = False
     moe_overlap: bool = False
     recompute_modules: tuple[RecomputedModule, ...] = ()
@@ -188,6 +190,10 @@ class TrainingPlan(Spec):
         if self.offload_overlap != "none" and (self.optimizer_device != "cpu" or self.lora_rank):
             raise ValueError(
                 "offload_overlap is about whole weights that the CPU updates: give optimizer_device cpu"
+            )
+        if self.fp8_attention and not (self.flash_attn and self.compute_dtype in ("fp8", "fp4")):
+            raise ValueError(
+                "fp8_attention is fused attention beside layers in 8 or 4 bits: give precision fp8, mxfp8 or nvfp4"
             )
         if self.recompute_modules and self.activation_recomputation is not ActivationRecomputation.NONE:
             raise ValueError(

@@ -24,6 +24,7 @@ class RankGroup:
     local: int
     link_bytes_per_s: float
     all_to_all_bytes_per_s: float
+    dispatch_bytes_per_s: float
     nic_bytes_per_s: float
     latency_s: float
     sqrt_term_s: float = 0.0
@@ -53,14 +54,17 @@ class RankGroup:
         """Reduce-scatter and all-gather."""
         return 2.0 * self.gather_s(size_bytes)
 
-    def all_to_all_s(self, tokens_bytes: Number, copies: float) -> Number:
+    def all_to_all_s(self, tokens_bytes: Number, copies: float, dispatched: bool = False) -> Number:
         """Tokens of ``tokens_bytes`` to ``copies`` ranks each, chosen evenly: one copy per domain crosses the network.
+
+        ``dispatched``: by kernels made for it, and not by the library's all-to-all.
 
         Of ``copies`` ranks a token meets nodes x (1 - (1 - 1/nodes)^copies) domains on average.
         """
         if self.ranks == 1:
             return 0.0 * tokens_bytes
-        link = (self.ranks - 1) / self.ranks * copies * tokens_bytes / self.all_to_all_bytes_per_s
+        rate = self.dispatch_bytes_per_s if dispatched else self.all_to_all_bytes_per_s
+        link = (self.ranks - 1) / self.ranks * copies * tokens_bytes / rate
         if self.nodes == 1:
             return self.latency_s + link
         domains = self.nodes * (1 - (1 - 1 / self.nodes) ** copies)
@@ -82,11 +86,13 @@ def rank_group(
     nic = (host.nic_gb_per_s or gpu.inter_node_gb_per_s) * 1e9 * efficiency.inter_node_efficiency
     link = link_bytes_per_s(gpu, local, host) if local > 1 else nic
     inside = fabric(gpu, ranks, local, host)
+    own = efficiency.dispatch_efficiency
     return RankGroup(
         ranks=ranks,
         local=local,
         link_bytes_per_s=link * efficiency.gather_efficiency,
         all_to_all_bytes_per_s=link * efficiency.all_to_all_efficiency,
+        dispatch_bytes_per_s=link * (efficiency.all_to_all_efficiency if own is None else own),
         nic_bytes_per_s=nic,
         latency_s=inside.latency_s,
         sqrt_term_s=inside.sqrt_term_s,

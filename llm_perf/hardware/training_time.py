@@ -78,7 +78,10 @@ class BoardPower:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRates:
-    """All rates of one GPU that a training step needs, efficiencies applied."""
+    """All rates of one GPU that a training step needs, efficiencies applied.
+
+    ``narrow_peak_ratio`` is the 8-bit peak over that of what stays wide; 1 where there is none.
+    """
 
     gemm: TrainingGemmRates
     wide_gemm: TrainingGemmRates
@@ -87,6 +90,7 @@ class TrainingRates:
     exp_flops: float
     elementwise_bytes_per_s: float
     scan_flops_per_s: float
+    narrow_peak_ratio: float
     efficiency: TrainingEfficiency
     kernel: str
     board: BoardPower | None
@@ -130,6 +134,7 @@ def training_rates(
         exp_flops=own.exp_flops if flops_efficiency is None else 0.0,
         elementwise_bytes_per_s=bandwidth * moving,
         scan_flops_per_s=peak * (own.scan_efficiency if flops_efficiency is None else flops_efficiency),
+        narrow_peak_ratio=max(gpu.peak_tflops.get("fp8", 0.0) * 1e12 / peak, 1.0),
         efficiency=own,
         kernel=kernel,
         board=None

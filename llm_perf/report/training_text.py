@@ -149,6 +149,7 @@ def _title(result: TrainingResult) -> Text:
     kinds = [f"recomputation {level.name.lower()}"] if level.value else []
     kinds += [f"recomputation of {', '.join(plan.recompute_modules)}"] if plan.recompute_modules else []
     kinds += [f"CUDA graphs of {plan.cuda_graphs}"] if plan.cuda_graphs != "none" else []
+    kinds += ["attention in 8 bits"] if plan.fp8_attention else []
     kinds += ["fused experts"] if plan.fused_experts else []
     kinds += ["experts' exchange overlapped"] if plan.moe_overlap else []
     name = "DoRA" if plan.adapter == "dora" else "LoRA"

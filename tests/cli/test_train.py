@@ -369,3 +369,20 @@ def test_parts_that_recompute_are_named_by_comma(llm_perf):
         for flags in ((), ("--recompute-modules", "core_attn,moe_act"))
     ]
     assert kept[1]["activations_bytes"] < kept[0]["activations_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "way", "other"),
+    [
+        ("--zenflow-topk-ratio", "zenflow", "superoffload"),
+        ("--zenflow-update-interval", "zenflow", "superoffload"),
+        ("--superoffload-ratio", "superoffload", "zenflow"),
+    ],
+)
+def test_settings_of_an_overlap_that_is_not_asked_for_are_refused(llm_perf, flag, way, other):
+    asked = (*SMALL, "--framework", "deepspeed", "--ds-zero", "3", "--optimizer-device", "cpu", flag, "1")
+    for given in ((), ("--offload-overlap", other)):
+        result = llm_perf(*asked, *given)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert f"is a setting of --offload-overlap {way}: give that too" in result.err
+    assert llm_perf(*asked, "--offload-overlap", way).code == 0

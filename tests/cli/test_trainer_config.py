@@ -188,7 +188,7 @@ BAD = {
         ({"zenflow": {"topk_ratio": 0.05, "update_interval": 8, "overlap_step": True}},
          {"offload_overlap": "zenflow", "zenflow_topk_ratio": 0.05, "zenflow_update_interval": 8}),
         ({"zenflow": {"topk_ratio": 0.05, "update_interval": "auto"}},
-         {"offload_overlap": "none", "zenflow_topk_ratio": 0.05, "zenflow_update_interval": None}),
+         {"offload_overlap": "none", "zenflow_topk_ratio": None, "zenflow_update_interval": None}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("trainer", [False, True])

@@ -264,8 +264,10 @@ def test_all_layers_in_16_bit_are_a_16_bit_step():
 def test_graphs_only_take_host_time(model):
     """A graph of layers leaves the launches of experts' products; of an iteration nothing, as if the host took no time."""
     base = scenario(model, plan={"seq_len": 512})
-    whole, layers, none = (step_s(base, cuda_graphs=name) for name in ("iteration", "layers", "none"))
-    assert whole < layers < none
+    levels = ("iteration", "layers", "mixers", "none")
+    whole, layers, mixers, none = (step_s(base, cuda_graphs=name) for name in levels)
+    assert whole < layers <= mixers < none
+    assert (layers < mixers) == any(group.mlp.routed_experts for group in base.model.layer_groups)
     launched = ("host_ms_per_layer", "host_ms_per_moe_layer", "host_ms_per_expert")
     free = base.replace(constants=tuple((name, 0.0) for name in launched))
     assert step_s(free) == pytest.approx(whole, rel=1e-12)

@@ -165,6 +165,8 @@ def _constants(
     if settings.updates_partition:
         # Of buffers that are larger than what fills them only the pages that are written count.
         values["bucket_params"] = min(_BUCKET_PARAMS, _trained_share(settings, model) * total_params(model))
+        # stage_1_and_2.py allocates its buckets when a backward pass begins, and lets go of them when it ends.
+        values["persistent_buckets"] = 1.0 if settings.ds_zero == 3 else 0.0
         # torch's AdamW on a CPU makes the root of the second moment and its quotient, of a partition that is one tensor:
         # 8 bytes. Stages 1 and 2 have dropped what they flattened by then, so that it is 4 more than the moment before.
         values["step_temporary_moments"] = 1.0 if settings.ds_zero == 3 else 0.5

@@ -45,7 +45,6 @@ class TrainRunSettings(Spec):
 
     _positional: ClassVar[tuple[str, ...]] = ("model_name",)
     _label: ClassVar[str | None] = ""
-    worker_module: ClassVar[str] = "calibrate.run.train.worker"
     offload_dir: ClassVar[str] = DEFAULT_OFFLOAD_DIR  # no file is swapped: where the disk is described
 
     model_name: str = Field(min_length=1)

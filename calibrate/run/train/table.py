@@ -2,8 +2,8 @@
 
     python -m calibrate.run.train.table [FILE]      # make run-train; ten minutes on two calm cores
 
-Under DeepSpeed's four stages, FSDP2 and with peft's adapters, 32 bits, one thread, CPU seconds. Each run is a process of its
-own and in FILE before the next begins, so that what was interrupted goes on. One such FILE ships:
+Under DeepSpeed's four stages, FSDP2 on one rank and on two, and with peft's adapters, 32 bits, one thread, CPU seconds.
+Each run is a process of its own and in FILE before the next begins: what was interrupted goes on. One such FILE ships:
 ``calibrate/measurements/training/cpu_runs.json``.
 """
 
@@ -49,6 +49,7 @@ LENGTHS: Final = {"llama-40m": (256, 1), "llama-37m-wide": (128, 2), "opt-23m": 
 WAYS: Final[dict[str, tuple[str, ...]]] = {
     **{f"zero{stage}": ("--ds-zero", str(stage)) for stage in range(4)},
     "fsdp2": ("--framework", "fsdp"),
+    "fsdp2-2ranks": ("--framework", "fsdp", "--num-gpus", "2"),
     "lora": ("--framework", "torch", "--lora-rank", "8"),
 }
 """What trains them, as flags."""

@@ -67,12 +67,16 @@ def _overlap(zero: Keys) -> dict[str, Any]:
     if "zenflow" not in zero:
         return {}
     zenflow = zero.part("zenflow")
-    every = zenflow.raw("update_interval")
-    found = {"zenflow_topk_ratio": zenflow.number("topk_ratio")}
-    if every not in (None, "auto"):
+    if not zenflow.flag("overlap_step"):
+        # The CPU's update is waited for like any other; what else stands there is said not to be used.
+        return {"offload_overlap": "none"}
+    found: dict[str, Any] = {
+        "offload_overlap": "zenflow",
+        "zenflow_topk_ratio": zenflow.number("topk_ratio"),
+    }
+    if zenflow.raw("update_interval") not in (None, "auto"):
         found["zenflow_update_interval"] = zenflow.integer("update_interval")
-    # Without it the CPU's update is waited for like any other.
-    return found | {"offload_overlap": "zenflow" if zenflow.flag("overlap_step") else "none"}
+    return found
 
 
 def _device(part: Keys) -> str | None:

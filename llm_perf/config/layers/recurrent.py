@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Literal
 
 from llm_perf.config.arrays import Number
 from llm_perf.config.layers.base import Mixer
@@ -25,6 +26,11 @@ class Recurrent(Mixer):
     def recurrent(self) -> bool:
         """It scans."""
         return True
+
+    @property
+    def scan_kernels(self) -> Literal["mamba", "chunked"]:
+        """Whose kernels train it: Mamba-2's own, or those of chunked rules (flash-linear-attention)."""
+        return "chunked"
 
     @property
     def num_kv_heads(self) -> int:

@@ -55,6 +55,11 @@ class StateSpace(Recurrent):
         )
 
     @property
+    def scan_kernels(self) -> Literal["mamba", "chunked"]:
+        """Mamba-2's own, but of delta rules."""
+        return "chunked" if self.delta_rule else "mamba"
+
+    @property
     def conv_channels(self) -> int:
         """Values, keys and queries, which the convolution runs over."""
         return self.num_heads * self.head_dim + 2 * self.key_heads * self.key_dim

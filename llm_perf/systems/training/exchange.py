@@ -63,10 +63,11 @@ class Exchange:
         own = tokens / self.scenario.parallelism.tp_size * self.scenario.parallelism.expert_imbalance
         size = own * group.mlp.routed_input_width(self.scenario.model.hidden_size) * self.plan.wide_bytes
         copies: float = group.mlp.experts_per_token
-        if self.plan.moe_dispatcher == "flex":
+        flex = self.plan.moe_dispatcher == "flex"
+        if flex:
             # Of `copies` evenly chosen ranks so many are different.
             copies = self.expert.ranks * (1 - (1 - 1 / self.expert.ranks) ** copies)
-        return 2.0 * self.expert.all_to_all_s(size, copies)
+        return 2.0 * self.expert.all_to_all_s(size, copies, flex)
 
     def context_s(self, group: LayerGroup, tokens: Number, backward: bool = False) -> Number:
         """What context parallelism exchanges in one pass of a layer.
@@ -116,9 +117,15 @@ class Exchange:
     def _experts(self, params: HeldParams, element_bytes: float) -> Number:
         return self.expert_shards.gather_s(params.experts * element_bytes) if params.experts else 0.0
 
+    @property
+    def _reduced_bytes(self) -> float:
+        """Width of gradients as they are reduced: no more than they are added up in."""
+        own = self.plan.gradient_dtype_bytes
+        return self.c["reduce_bytes"] if own is None else min(self.c["reduce_bytes"], float(own))
+
     def reduce_scatter_s(self, params: HeldParams) -> Number:
         """Reduce-scatter of gradients onto the ranks that share the state, then over copies of the shard."""
-        element = self.c["reduce_bytes"]
+        element = self._reduced_bytes
         own = self.shards.gather_s(params.dense * element) + self._experts(params, element)
         over = self.copies.all_reduce_s(params.dense / self.shards.ranks * element)
         if params.experts:
@@ -135,9 +142,7 @@ class Exchange:
             return 0.0
         scattered = self.reduce_scatter_s(params)
         return (
-            scattered
-            if stage is DSZeRO.STAGE_1
-            else scattered + self._gathered(params, self.c["reduce_bytes"])
+            scattered if stage is DSZeRO.STAGE_1 else scattered + self._gathered(params, self._reduced_bytes)
         )
 
     def updated_s(self, params: HeldParams) -> Number:

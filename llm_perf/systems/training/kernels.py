@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from llm_perf.config.layers.recurrent import Recurrent
 from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import KEPT_SHARES, TrainingScenario, matrix_format
@@ -153,12 +154,17 @@ class Kernels:
             found[part] = self._moved(*(tokens * each * self.plan.wide_bytes for each in vectors))
         return found
 
-    def _moved(self, forward_bytes: Number, backward_bytes: Number) -> KernelPass:
+    def _moved(
+        self, forward_bytes: Number, backward_bytes: Number, backward_slower: float = 1.0
+    ) -> KernelPass:
         """Kernels that only move so many bytes of device memory."""
         rate, board = self.rates.elementwise_bytes_per_s, self.rates.board
         joules = 0.0 if board is None else board.byte_j
         return KernelPass(
-            forward_bytes / rate, backward_bytes / rate, forward_bytes * joules, backward_bytes * joules
+            forward_bytes / rate,
+            backward_slower * backward_bytes / rate,
+            forward_bytes * joules,
+            backward_bytes * joules,
         )
 
     @property
@@ -223,9 +229,16 @@ class Kernels:
         forward = maximum(gemm.product_s(rows, n, k, copies, scale, lost), least)
         backward = maximum(gemm.product_s(rows, k, n, copies, slower, lost), least)
         if trained:
-            added = gemm.transposed_s(rows, n, k, copies, slower, lost, c["weight_gradient_bytes"])
+            added = gemm.transposed_s(rows, n, k, copies, slower, lost, self._weight_gradient_bytes)
             backward = backward + maximum(added, least)
         return forward, backward
+
+    @cached_property
+    def _weight_gradient_bytes(self) -> float:
+        """Bytes that the product of a weight's gradient moves per element: fewer where gradients add up in 16 bits."""
+        moved, usual = self.c["weight_gradient_bytes"], self.c["gradient_bytes"]
+        own = self.plan.gradient_dtype_bytes
+        return moved if own is None or not usual else moved * min(own / usual, 1.0)
 
     def _flop_j(self, wide: bool) -> float:
         board = self.rates.board
@@ -273,7 +286,7 @@ class Kernels:
         """What lies between the projections, of all mixers of the layer."""
         found = KernelPass(0.0, 0.0, 0.0, 0.0)
         for part in group.attention.parts:
-            if part.recurrent:
+            if isinstance(part, Recurrent):
                 found = found + self._scan(part, load)
             elif self.plan.flash_attn:
                 found = found + self._fused_attention(part, load)
@@ -281,37 +294,53 @@ class Kernels:
                 found = found + self._unfused_attention(part, load)
         return found
 
-    def _scan(self, part: Mixer, load: TrainingLoad) -> KernelPass:
+    def _scan(self, part: Recurrent, load: TrainingLoad) -> KernelPass:
         """A scan in chunks: its products at the scan kernels' share of the peak, then what convolution, scan and gate move.
 
-        Its backward pass computes the states of all chunks again, as attention's does its scores.
+        Its backward pass computes the states of all chunks again, as attention's does its scores, by kernels that reach
+        ``scan_backward`` of what those of the forward pass do.
         """
         c, tokens, tp = self.c, self.rank_tokens(load), self.p.tp_size
+        slower = 1 / self.rates.efficiency.scan_backward.get(part.scan_kernels, 1.0)
         flops = tokens * score_flops_per_pair(part, tp)
         seconds = flops / self.rates.scan_flops_per_s
         joules = flops * self._flop_j(wide=True)
         products = KernelPass(
-            seconds, _FUSED_BACKWARD_PRODUCTS * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
+            seconds, _FUSED_BACKWARD_PRODUCTS * slower * seconds, joules, _FUSED_BACKWARD_PRODUCTS * joules
         )
         moved = tokens * part.live_elements_per_token(tp) * self.plan.wide_bytes
-        return products + self._moved(moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"])
+        return products + self._moved(
+            moved * c["scan_vectors_forward"], moved * c["scan_vectors_backward"], slower
+        )
 
     def _fused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
-        """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak."""
+        """Score FLOPs of the pairs that are computed, and the exponential of each, at the kernel's share of the peak.
+
+        In 8 bits products are as much faster as the GPU's peak, exponentials are not, and what enters is quantised.
+        """
         tp, rates = self.p.tp_size, self.rates
         pairs = load.micro_batch * prefill_pairs(attention, load.seq_len, causal=not self.model.encoder)
         scores = score_flops_per_pair(attention, tp)
-        per_pair = scores + 2 * rates.exp_flops * attention.num_heads / tp
+        narrow = self.plan.fp8_attention
+        per_pair = scores / (rates.narrow_peak_ratio if narrow else 1.0)
+        per_pair += 2 * rates.exp_flops * attention.num_heads / tp
         flops = pairs / self.p.cp_size * per_pair
         forward = flops / (rates.attention_forward_flops_per_s * self.c["attention_forward_scale"])
         slowed = rates.attention_backward_flops_per_s * self.c["attention_backward_scale"]
-        joules = pairs / self.p.cp_size * scores * self._flop_j(wide=True)
-        return KernelPass(
+        joules = pairs / self.p.cp_size * scores * self._flop_j(wide=not narrow)
+        found = KernelPass(
             forward,
             _FUSED_BACKWARD_PRODUCTS * flops / slowed,
             joules,
             _FUSED_BACKWARD_PRODUCTS * joules,
         )
+        if not narrow:
+            return found
+        results = attention.num_heads / tp * attention.value_dim
+        entered = attention.num_heads / tp * attention.head_dim + attention.key_value_elements(tp)
+        # The gradient of the result, and the result, are quantised for the backward pass.
+        tokens = self.rank_tokens(load) * self.c["quantisation_bytes"]
+        return found + self._moved(tokens * entered, tokens * 2 * results)
 
     def _unfused_attention(self, attention: Mixer, load: TrainingLoad) -> KernelPass:
         """Batched products over the whole square, and passes over all scores for softmax, mask and dropout."""

@@ -273,7 +273,8 @@ class Footprint(State):
         c, plan = self.constants, self.plan
         buckets = self._bucket_params * plan.wide_bytes
         if plan.ds_zero.value:
-            yield MemoryTerm("buckets of reduction and gathering", "buffers_bytes", buckets, TRAINING)
+            held = TRAINING if c["persistent_buckets"] else frozenset({BACKWARD, BACKWARD_END})
+            yield MemoryTerm("buckets of reduction and gathering", "buffers_bytes", buckets, held)
         else:
             whole = min(c["whole_bucket_params"], self.trained_of(params).total) * self.gradient_element_bytes
             name = "gradients copied together for their reduction"

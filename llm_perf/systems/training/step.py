@@ -90,7 +90,7 @@ class TrainingStep:
         """Kernels of layers that a narrower precision leaves in 16 bit."""
         if not (self.plan.wide_layers or self.plan.mtp_depth) or self.plan.compute_dtype not in _NARROW:
             return self.kernels
-        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16"))
+        wide = self.scenario.replace(plan=self.plan.replace(precision="bf16", fp8_attention=False))
         return Kernels(wide, self.c, framework.attention, self.footprint.loss)
 
     def evaluate(self, load: TrainingLoad) -> StepEvaluation:
@@ -154,11 +154,13 @@ class TrainingStep:
     def _layer(self, index: int, load: TrainingLoad, parts: bool, kernels: Kernels) -> PhaseCost:
         """Forward and backward pass of one layer with one micro-batch, and what the host is waited for beside them."""
         group = self.model.layer_groups[index]
-        times = kernels.layer(group, load)
+        times, share = kernels.layer(group, load), recomputing_share(self.scenario)
         steps = (*self._forward(index, load, times), *self._backward(index, load, times))
+        again = share * sum(times.again.values(), start=0.0)
         device = self._within_power(
             Schedule((Block(steps),)).cost(parts),
-            times.joules + recomputing_share(self.scenario) * times.joules_again,
+            times.joules + share * times.joules_again,
+            sum(times.forward.values(), start=0.0) + sum(times.backward.values(), start=0.0) + again,
         )
         host = self._host_s(group)
         together = p_norm(device.latency_s, host, self.c["host_exponent"])
@@ -166,16 +168,17 @@ class TrainingStep:
         busy = PhaseCost(0.0, {}, {HOST: host})
         return sum_costs([(device, 1.0), (framework, 1.0), (busy, 1.0)])
 
-    def _within_power(self, cost: PhaseCost, joules: Number) -> PhaseCost:
-        """What a board's power limit stretches: as much energy as a pass needs comes in no faster.
+    def _within_power(self, cost: PhaseCost, joules: Number, kernels_s: Number) -> PhaseCost:
+        """What a board's power limit stretches: as much energy as kernels need comes in no faster.
 
-        Over a layer, since clocks follow the mean of some milliseconds: exchanges and kernels that only move memory leave
-        power to the products beside them.
+        Over a layer's kernels, since clocks follow the mean of some milliseconds: those that only move memory leave power to
+        the products beside them. Exchanges that are waited for do not: products timed by themselves, over and over, are no
+        slower than those of a layer.
         """
         board = self.kernels.rates.board
         if board is None:
             return cost
-        waited = maximum(board.least_s(joules) - cost.latency_s, 0.0)
+        waited = maximum(board.least_s(joules) - kernels_s, 0.0)
         return sum_costs([(cost, 1.0), (_part("power_limit", waited, COMPUTE), 1.0)])
 
     def _host_s(self, group: LayerGroup) -> float:
@@ -199,18 +202,23 @@ class TrainingStep:
     def _launching_ms(self, group: LayerGroup) -> float:
         """Milliseconds in which the host launches a layer's kernels, but for what is a CUDA graph.
 
-        Graphs of layers hold mixers and routing; experts' products are launched one by one, as many as a rank holds
-        experts. A graph of an iteration holds all of them.
+        Graphs of layers hold mixers, routing and shared experts, which are a dense block; routed experts' products are
+        launched one by one, as many as a rank holds, and so is what adds a bias to each. A graph of an iteration holds
+        all of them.
         """
         c, mlp, graphs = self.c, group.mlp, self.plan.cuda_graphs
         if graphs == "iteration":
             return 0.0
         half = c["host_ms_per_layer"] / 2
-        mixers = 0.0 if graphs == "layers" else half * len(group.attention.parts)
+        mixers = 0.0 if graphs in ("layers", "mixers") else half * len(group.attention.parts)
         if not mlp.routed_experts:
             return mixers + (half if mlp.ffn_size else 0.0)
-        routing = c["host_ms_per_moe_layer"] * (c["graphed_host_scale"] if graphs == "layers" else 1.0)
-        return mixers + routing + c["host_ms_per_expert"] * mlp.routed_experts / self.p.ep_size
+        held = graphs == "layers"
+        routing = c["host_ms_per_moe_layer"] * (c["graphed_host_scale"] if held else 1.0)
+        shared = half if mlp.dense_width and not held else 0.0
+        biased = c["host_ms_per_biased_expert"] if mlp.bias and not self.plan.fused_experts else 0.0
+        each = c["host_ms_per_expert"] + biased
+        return mixers + routing + shared + each * mlp.routed_experts / self.p.ep_size
 
     def _forward(self, index: int, load: TrainingLoad, times: LayerTimes) -> tuple[Step, ...]:
         group = self.model.layer_groups[index]
@@ -356,7 +364,7 @@ class TrainingStep:
     def _kernels_cost(self, label: str, kernels: KernelPass) -> PhaseCost:
         seconds = kernels.forward + kernels.backward
         cost = PhaseCost(seconds, {label: seconds}, {COMPUTE: seconds})
-        return self._within_power(cost, kernels.forward_j + kernels.backward_j)
+        return self._within_power(cost, kernels.forward_j + kernels.backward_j, seconds)
 
     @property
     def _last_attention(self) -> int:

@@ -1,0 +1,130 @@
+"""Mechanisms of a training step that one number decides: 8-bit attention, biases of experts, Grace, scans, gradients."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_perf.config.layers.state_space import StateSpace
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+)
+from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.training import TrainingPlan, TrainingScenario
+from llm_perf.errors import SpecError
+from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.framework import get_framework
+from llm_perf.systems.training.step import TrainingStep
+
+NANO = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"
+LOAD = TrainingLoad(2.0, 4.0, 8192.0)
+
+
+def step_of(model: str, gpu: str = "b200-180gb", dp: int = 8, **plan: object) -> TrainingStep:
+    spec = get_gpu_config_by_name(gpu)
+    fields = {"seq_len": 8192, "micro_batch_size": 2, "gradient_accumulation_steps": 4}
+    scenario = TrainingScenario(
+        model=get_model_config_by_name(model),
+        gpu=spec,
+        host=get_host_config_by_name(spec.default_host or ""),
+        framework="megatron",
+        plan=TrainingPlan(**fields | plan),
+        parallelism=ParallelismConfig(dp_size=dp),
+        allow_long_context=True,
+    )
+    return TrainingStep(scenario, get_framework("megatron"))
+
+
+def attention_s(step: TrainingStep) -> tuple[float, float]:
+    times = step.kernels.layer(step.model.layer_groups[0], LOAD)
+    return float(times.forward["attention"]), float(times.backward["attention"])
+
+
+@pytest.mark.parametrize("gpu", ["b200-180gb", "h100-sxm-80gb"])
+def test_attention_in_8_bits_is_faster_by_less_than_the_peaks_differ(gpu: str) -> None:
+    wide, narrow = (
+        attention_s(step_of("llama-3-8b", gpu, precision="fp8", fp8_attention=on)) for on in (False, True)
+    )
+    for before, after in zip(wide, narrow, strict=True):
+        assert before / 2 < after < before
+    plain = step_of("llama-3-8b", gpu, precision="fp8")
+    assert plain.kernels.rates.narrow_peak_ratio == pytest.approx(2, rel=0.01)
+
+
+def test_attention_in_8_bits_needs_layers_in_8_or_4() -> None:
+    with pytest.raises(SpecError, match="give precision fp8, mxfp8 or nvfp4"):
+        step_of("llama-3-8b", fp8_attention=True)
+
+
+def test_layers_in_16_bit_beside_8_bit_attention_attend_in_16() -> None:
+    step = step_of("llama-3-8b", precision="mxfp8", fp8_attention=True, wide_layers=4)
+    assert not step.wide_kernels.plan.fp8_attention
+
+
+def test_experts_with_biases_launch_more_and_a_fused_one_does_not() -> None:
+    """Ten operations of 12 us for each expert that a rank holds."""
+    step = step_of("gpt-oss-120b")
+    group = step.model.layer_groups[0]
+    fused = step_of("gpt-oss-120b", fused_experts=True)
+    more = step._launching_ms(group) - fused._launching_ms(fused.model.layer_groups[0])
+    assert more == pytest.approx(0.12 * group.mlp.routed_experts, rel=1e-12)
+
+
+def test_shared_experts_are_launched_like_a_dense_block_unless_a_graph_holds_them() -> None:
+    step = step_of("deepseek-v2")
+    group = next(group for group in step.model.layer_groups if group.mlp.routed_experts)
+    without = group.replace(mlp=group.mlp.replace(shared_ffn_size=0))
+    assert step._launching_ms(group) - step._launching_ms(without) == pytest.approx(
+        step.c["host_ms_per_layer"] / 2, rel=1e-12
+    )
+    graphed = step_of("deepseek-v2", cuda_graphs="layers")
+    assert graphed._launching_ms(group) == graphed._launching_ms(without)
+
+
+def test_a_grace_cpu_launches_as_much_slower_as_was_measured() -> None:
+    """37.1 and 33.2 us of a linear layer on GB200 and GH200, 13.5 on a Xeon (NVIDIA/TransformerEngine, issue 2053)."""
+    rack, board = step_of("llama-3-8b", "gb200"), step_of("llama-3-8b", "b200-180gb")
+    group = rack.model.layer_groups[0]
+    ratio = rack._host_s(group) / board._host_s(group)
+    assert ratio == pytest.approx((37.08 / 13.48 + 33.17 / 13.48) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(("delta_rule", "share"), [(False, "mamba"), (True, "chunked")])
+def test_backward_scans_are_slower_by_their_kernels_share(delta_rule: bool, share: str) -> None:
+    step = step_of(NANO)
+    mixer = next(g.attention for g in step.model.layer_groups if isinstance(g.attention, StateSpace))
+    mixer = mixer.replace(delta_rule=delta_rule)
+    found = step.kernels._scan(mixer, LOAD)
+    own = step.kernels.rates.efficiency
+    even = own.model_copy(update={"scan_backward": {}})
+    object.__setattr__(step.kernels.rates, "efficiency", even)
+    equal = step.kernels._scan(mixer, LOAD)
+    assert found.forward == equal.forward
+    assert found.backward == pytest.approx(equal.backward / own.scan_backward[share], rel=1e-12)  # type: ignore[index]
+    assert found.backward_j == equal.backward_j
+
+
+def test_gradients_in_16_bits_are_reduced_in_16_bits() -> None:
+    wide, narrow = (step_of("llama-3-8b", ds_zero=1, gradient_dtype_bytes=width) for width in (4, 2))
+    params = wide.footprint.trained
+    assert narrow.exchange.reduced_s(params) == pytest.approx(wide.exchange.reduced_s(params) / 2, rel=0.02)
+    assert narrow.exchange.updated_s(params) == wide.exchange.updated_s(params)
+    assert narrow.kernels._weight_gradient_bytes == wide.kernels._weight_gradient_bytes / 2
+    unsaid = step_of("llama-3-8b", ds_zero=1)
+    assert unsaid.exchange.reduced_s(params) == wide.exchange.reduced_s(params)
+
+
+def test_exchanges_that_are_waited_for_give_products_no_power() -> None:
+    """With and without tensor parallelism's waits the kernels of a layer are stretched alike."""
+    step = step_of("llama-3-8b")
+    cost = step._layer(0, LOAD, True, step.kernels)
+    joules, kernels = 50.0, 0.01
+    assert step.kernels.rates.board is not None
+    least = step.kernels.rates.board.least_s(joules)
+    stretched = step._within_power(cost, joules, kernels)
+    assert stretched.latency_s == pytest.approx(cost.latency_s + max(least - kernels, 0.0), rel=1e-12)
+    longer = cost.__class__(cost.latency_s + 1.0, cost.parts_s, cost.busy_s)
+    assert step._within_power(longer, joules, kernels).latency_s == pytest.approx(
+        longer.latency_s + max(least - kernels, 0.0), rel=1e-12
+    )
