@@ -252,21 +252,20 @@ class Pool:
     # -- structures -----------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets.
-
-        Few GPUs come before many, and those that are quickest by their data sheets first.
-        """
+        """Evaluate every structure that could be wanted, at all batch sizes; every one where none meets the targets."""
         alone = [(self._alone(asked), asked) for asked in self._asked()]
-        order = sorted((one for one, _ in alone if one is not None), key=lambda one: one.least_s[1])
-        for tp in powers(self.question.max_gpus):
-            for one in order:
-                stages = iter(powers(self.question.max_gpus // tp))
-                if self._too_slow_ever(*one.least_of(tp)):
-                    self._left.append((one, tp, stages))
-                else:
-                    self._add_stages(one, tp, stages)
-            for found, asked in alone if tp == 1 and self.question.offload else ():
-                self._fill_streamed(found, asked)
+        ranks = powers(self.question.max_gpus)
+        every = [(one, tp) for one, _ in alone if one is not None for tp in ranks]
+        if self._met is not None:  # few GPUs first, and of these the quickest by their data sheets
+            every.sort(key=lambda pair: (pair[1], pair[0].least_s[1]))
+        for one, tp in every:
+            stages = iter(powers(self.question.max_gpus // tp))
+            if self._too_slow_ever(*one.least_of(tp)):
+                self._left.append((one, tp, stages))
+            else:
+                self._add_stages(one, tp, stages)
+        for found, asked in alone if self.question.offload else ():
+            self._fill_streamed(found, asked)
         if not self.structures and not self.too_large and self.refused:
             raise SpecError(next(iter(self.refused.values())))
         self._gather()
