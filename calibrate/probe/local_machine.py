@@ -152,10 +152,11 @@ def _gemm_law(dtype: str) -> _GemmLaw:
     """The law through three points: a tiny product, one row, and 256 rows. Weights come from memory, not from a cache."""
     import torch
 
-    size, rows, turns = 2048, 256, 24
+    size, rows = 2048, 256
     small = torch.randn(8, 8).to(torch_dtype(dtype))
     floor = _quiet_s(lambda _turn: torch.mm(small, small), 50)
-    one, many = (_quiet_s(gemm.prepare(_CPU, dtype, m, size, size), turns) for m in (1, rows))
+    one = _quiet_s(gemm.prepare(_CPU, dtype, 1, size, size), 24)
+    many = _quiet_s(gemm.prepare(_CPU, dtype, rows, size, size), 12)
     flops = 2.0 * size * size
     # Two equations, many and one row, in arithmetic per row and in the pass over the weights.
     per_row = max((many - one) / (rows - 1), flops / 1e16)
