@@ -2,7 +2,7 @@
 
     python bench/fit_stacks.py                     fit every version and write what its runs tell into its file; minutes
     python bench/fit_stacks.py vllm@0.6 sglang     these versions or families only
-    python bench/fit_stacks.py --around vllm@0.6   refit from what ships along straight lines, twice: a tenth of the time
+    python bench/fit_stacks.py --around vllm@0.6   refit along straight lines around what ships: a tenth of the time
     python bench/fit_stacks.py --figures           left out, transferred and by neighbours; docs/accuracy_stacks.md; an hour
 
 The fit is least squares on log ratios under a soft_l1 loss, with a log-normal prior on each constant, the value of the engine
@@ -49,7 +49,6 @@ class Plan:
     first_tokens: bool = False
     saturated: bool = False
     versions: tuple[str, str] | None = None
-    prefills_after: bool = False
 
     def fits(self, case: Case) -> bool:
         """Whether a row counts in the fit; some of a range's rows are predicted by it only."""
@@ -70,10 +69,9 @@ def plans() -> dict[str, Plan]:
             {name: float(value) for name, value in plan.get("given", {}).items()}
             | {name: float(one["value"]) for name, one in plan.get("measured", {}).items()},
             plan.get("measured", {}),
-            bool(plan.get("first_tokens", False)),
+            plan.get("first_tokens", False),
             plan.get("saturated", False),
             None if plan.get("versions") is None else tuple(plan["versions"]),
-            plan.get("first_tokens") == "after",
         )
         for release, plan in stated.items()
     }
@@ -94,10 +92,6 @@ MANY, DEPLOYMENTS, ROWS = 120, 24, 6
 
 FIRST, WAITING = 0.5, 16
 """What a time to first token counts beside one per token, where no more requests are in flight: of more, most is waiting."""
-
-PREFILLS = ("prefill_ms", "prefill_operation_us", "prefill_moe_us", "prefill_python_us_per_layer")
-"""Constants that times to first token tell: where a plan says ``first_tokens: after``, these fit them alone, with all others as
-they fit decoding, which is then fitted again. So no first token is bought with decoding."""
 
 LOOPS = 1
 """Times that closed loops are simulated anew and the constants fitted again."""
@@ -223,14 +217,11 @@ class Problem:
             [self.data.log_ratios(at) / NOISE, first / NOISE, (x - self.centre) / self.spread]
         )
 
-    def jacobian(self, x: np.ndarray, asked: np.ndarray | None = None) -> np.ndarray:
-        """Derivatives by the ``asked`` constants (all if None), of the groups alone that a constant moves; 0 by the others."""
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives, of the groups alone that a constant moves."""
         before, rows, columns = self.of(x), len(self.data.cases), []
         for index, name in enumerate(self.names):
             step = np.zeros(len(self.names))
-            if asked is not None and not asked[index]:
-                columns.append(np.zeros(len(before)))
-                continue
             step[index] = STEP
             keys = moving(self.release, self.data, name, math.exp(self.centre[index]), self.known)
             inside, at = rows_of(self.data, keys), self.constants(x + step)
@@ -246,28 +237,16 @@ class Problem:
             columns.append(np.concatenate([change, step / self.spread]) / STEP)
         return np.stack(columns, axis=1)
 
-    def stages(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Which constants are fitted to which residuals, one after the other: all to all, or prefills after decoding."""
-        rows, count = len(self.data.cases), len(self.names)
-        parts = 2 if self.firsts else 1
-        prefills = np.array([name in PREFILLS for name in self.names], dtype=bool)
-        if not (self.firsts and PLANS[self.release].prefills_after and prefills.any()):
-            return [(np.ones(count, dtype=bool), np.ones(parts * rows + count, dtype=bool))]
-        main, first = (np.repeat([of_main, not of_main], rows) for of_main in (True, False))
-        decode = (~prefills, np.concatenate([main, ~prefills]))
-        return [decode, (prefills, np.concatenate([first, prefills])), decode]
-
     def solve(
         self,
         residuals: Callable[[np.ndarray], np.ndarray],
-        jacobian: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        jacobian: Callable[[np.ndarray], np.ndarray],
         rounds: int,
-        used: np.ndarray | None = None,
         held: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The point of the least soft_l1 loss, in so many rounds, and the spread of each constant there.
 
-        ``used``: residuals that count, all if None; ``held``: constants that stay what they are without runs. ``jacobian`` is told which constants are asked for.
+        ``held``: constants that stay what they are without runs.
         """
         from scipy.optimize import least_squares
 
@@ -275,32 +254,18 @@ class Problem:
         low, high = self.centre - 3.5 * self.spread, self.centre + 3.5 * self.spread
         free = np.ones(len(point), dtype=bool) if held is None else ~held
         point[~free] = self.centre[~free]
-        for stage, rows in self.stages():
-            columns = stage & free
-            if not columns.any():
-                continue
-            which = rows if used is None else rows & used
 
-            def whole(part: np.ndarray, columns: np.ndarray = columns) -> np.ndarray:
-                moved = point.copy()
-                moved[columns] = part
-                return moved
+        def whole(part: np.ndarray) -> np.ndarray:
+            moved = point.copy()
+            moved[free] = part
+            return moved
 
-            def of(part: np.ndarray, which: np.ndarray = which) -> np.ndarray:
-                return residuals(whole(part))[which]
-
-            def slopes(
-                part: np.ndarray, columns: np.ndarray = columns, which: np.ndarray = which
-            ) -> np.ndarray:
-                return jacobian(whole(part), columns)[np.ix_(which, columns)]
-
-            found = least_squares(
-                of, point[columns], jac=slopes, loss="soft_l1", f_scale=1.5, max_nfev=rounds,
-                bounds=(low[columns], high[columns]), xtol=1e-3, ftol=1e-4,
-            )  # fmt: skip
-            point[columns] = found.x
-            covariance = np.diag(np.linalg.pinv(found.jac.T @ found.jac))
-            spread[columns] = np.sqrt(np.maximum(covariance, 0.0))
+        found = least_squares(
+            lambda part: residuals(whole(part)), point[free], jac=lambda part: jacobian(whole(part))[:, free],
+            loss="soft_l1", f_scale=1.5, max_nfev=rounds, bounds=(low[free], high[free]), xtol=1e-3, ftol=1e-4,
+        )  # fmt: skip
+        covariance = np.diag(np.linalg.pinv(found.jac.T @ found.jac))
+        point[free], spread[free] = found.x, np.sqrt(np.maximum(covariance, 0.0))
         return point, spread
 
 
@@ -320,9 +285,7 @@ class Around:
     What is left out is then predicted by simulations under the constants found, as after a fit from the beginning.
     """
 
-    def __init__(
-        self, release: str, data: Cases, found: dict[str, float], free: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, release: str, data: Cases, found: dict[str, float]) -> None:
         firsts, every = any(case.closed for case in data.cases), start_of(release)
         found = found | PLANS[release].given
         found |= {name: value for name, value in every.items() if found.get(name, 0.0) <= 0}
@@ -330,7 +293,7 @@ class Around:
         self.problem = Problem(
             release,
             self.data,
-            PLANS[release].free if free is None else free,
+            PLANS[release].free,
             firsts=firsts,
             start=every | found,
         )
@@ -348,24 +311,21 @@ class Around:
         parts = [inside] * (2 if self.problem.firsts else 1)
         used = np.concatenate([*parts, np.ones(len(self.problem.names), dtype=bool)])
         held = np.array([told is not None and name not in told for name in self.problem.names], dtype=bool)
-        start = self.problem.start
+        at, slopes, start = self.at[used], self.slopes[used], self.problem.start
         return self.problem.found(
-            *self.problem.solve(
-                lambda x: self.at + self.slopes @ (x - start), lambda _, asked: self.slopes, 100, used, held
-            )
+            *self.problem.solve(lambda x: at + slopes @ (x - start), lambda _: slopes, 100, held)
         )
 
 
 def refit(release: str, data: Cases, known: dict[str, float]) -> Found:
-    """A version's constants fitted again along straight lines from what is known, twice; then those alone that runs tell."""
-    data, every = thinned(data), start_of(release)
-    rows, free = range(len(data.cases)), PLANS[release].free
-    found = Around(release, data, known).fitted(rows)
-    told = tuple(name for name in free if found.told(name)) or free
-    here = known | every | {name: found.values[name] for name in told}
-    around = Around(release, data, here, told)
-    last = around.fitted(rows)
-    return Found(every | last.values, found.spread | last.spread, found.given, every)
+    """A version's constants fitted along straight lines around what is known; then those alone that the runs tell."""
+    around, every, rows = Around(release, data, known), start_of(release), range(len(data.cases))
+    first = around.fitted(rows)
+    told = [name for name in PLANS[release].free if first.told(name)] or list(PLANS[release].free)
+    last = around.fitted(rows, told)
+    fitted = {name: last.values[name] for name in told}
+    spread = {name: last.spread[name] for name in told}
+    return Found(every | fitted, first.spread | spread, last.given, every)
 
 
 _MOVES: dict[tuple[str, str], dict[Run, bool]] = collections.defaultdict(dict)

@@ -127,9 +127,10 @@ def first_tokens(release: str, own: list[Case]) -> list[dict[str, str]]:
 def both(
     release: str, own: list[Case], how: str, names: list[str], around: Around | None
 ) -> list[dict[str, str]]:
-    """Lines of the main quantity and of first tokens in closed loops by fits without each row's group."""
+    """Lines by fits without each row's group, of first tokens in closed loops too where fits count them."""
     main, first = left_out(release, own, names, around)
-    return lines_of(release, own, how, names, main) + in_loops(release, own, how, names, first)
+    lines = lines_of(release, own, how, names, main)
+    return lines + (in_loops(release, own, how, names, first) if PLANS[release].first_tokens else [])
 
 
 def in_loops(

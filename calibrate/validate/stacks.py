@@ -106,8 +106,8 @@ _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
 `llm-perf infer` predicts the batch without others' prompts. Of TensorRT-LLM 1.0 the columns without a model or GPU
 are older: there each running sequence waited for the prefills of the others. So are
-columns from 20 rows, but that of vLLM 0.10. Of vLLM 0.15 those without a model or GPU are refitted along straight lines
-around what ships, and what is left out is simulated; so are those of SGLang 0.5.
+columns from 20 rows. Of vLLM 0.10 and 0.15, SGLang 0.5 and TensorRT-LLM 1.1 and 1.2 those without a model or GPU are
+refitted along straight lines around a fit to all, and what is left out is simulated.
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25
@@ -129,11 +129,11 @@ time scales of hosts were chosen on all rows and not refitted within a fold: wha
   2.4.
 - **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source
   shows them slower than bf16 (3 rows).
-- **Mixtures of many experts, 16 to 128 sequences** (Qwen3.5-397B under vLLM 0.17, gpt-oss on one or two GPUs): 1.1 to 1.3
-  times too slow, since even routing touches more experts than traffic does (timings with power-law routing touch .84 to .95
-  as many at 16 to 64 tokens). `expert_bandwidth` above 1 in SGLang 0.5 and vLLM 0.15 stands for the same.
-- **4-bit experts under TensorRT-LLM 1.1 on one or two Hopper GPUs, 16 to 64 sequences**: 1.2 to 1.5 times too slow: they
-  are unpacked at 9 GB/s per multiprocessor and GHz, where timings less what one token takes give 12 to 13 (8 to 9 at tp 8).
+- **Mixtures of many experts under SGLang 0.5 and TensorRT-LLM 1.0, 16 to 128 sequences**: 1.1 to 1.2 times too slow on
+  tensor ranks, and as much too fast on 8 expert ranks. Their constants were fitted under even routing, which touches more
+  experts than traffic does and loads ranks alike; later fits have `expert_load_variation`.
+- **gpt-oss on B200 under TensorRT-LLM 1.1 and vLLM 0.10** (14 rows): 1.1 to 1.25 times too slow: routing takes 10 to 32 us
+  a layer, as on Hopper, where a fit to runs of 1.2 on B200 alone gives 6.
 - **Prompts of 64,000 tokens and more on RTX PRO 6000**: 1.25 to 1.5 times too slow.
 - **Time to first token** of one request at a time: a factor of 1.2 with vLLM, 1.09 with TensorRT-LLM 0.9, by fits that did
   not see its model; of closed loops with at most 16 requests, 1.2 with vLLM 0.15 and 1.4 with SGLang 0.5 as fitted.

@@ -1,6 +1,6 @@
 """Which experts of a layer the tokens of a step are sent to: how many in all, and how many on the busiest rank.
 
-A router does not choose evenly, and even one that did would not load all ranks alike in one step. Both follow from one number,
+A router does not choose evenly, and even one that did would not load all ranks alike in a step. Both follow from one number,
 the standard deviation of how often experts are chosen over its mean: experts are popular by a log-normal law, tokens choose
 without knowing of each other. A step waits for the rank that has most to do, of which the expected maximum of as many normal
 deviates tells.

@@ -20,7 +20,9 @@ VARIATIONS = st.floats(0.05, 2.5)
 
 def forward(variation: float | None, **inputs: Any) -> Forward:
     asked = build_scenario(
-        InferenceInputs(model="Qwen3-235B-A22B", gpu="h100-sxm", system="vllm@0.10", weight_format="fp8", **inputs)
+        InferenceInputs(
+            model="Qwen3-235B-A22B", gpu="h100-sxm", system="vllm@0.10", weight_format="fp8", **inputs
+        )
     )
     own = {} if variation is None else {"expert_load_variation": variation}
     changed = asked.replace(constants=tuple(own.items()))
@@ -39,11 +41,15 @@ def test_kinds_of_experts_vary_as_much_as_is_asked_for(variation: float) -> None
 
 
 @given(st.sampled_from(MIXTURES), VARIATIONS)
-def test_one_token_is_sent_to_as_many_experts_as_the_model_says(mixture: tuple[int, int], variation: float) -> None:
+def test_one_token_is_sent_to_as_many_experts_as_the_model_says(
+    mixture: tuple[int, int], variation: float
+) -> None:
     active, count = mixture
     assert Routing(active, count, variation).touched_share(1.0) * count == pytest.approx(active)
     rates = choice_rates(active, count, variation)
-    assert max(rates) / min(rates) == pytest.approx(max(popularities(variation)) / min(popularities(variation)))
+    assert max(rates) / min(rates) == pytest.approx(
+        max(popularities(variation)) / min(popularities(variation))
+    )
 
 
 @given(st.sampled_from(MIXTURES), VARIATIONS, st.floats(1, 1e5), st.floats(1, 1e3))
@@ -95,7 +101,9 @@ def test_formulas_give_what_tokens_that_are_drawn_do(
 
 def test_the_highest_of_several_normal_deviates() -> None:
     # Tables of order statistics: 0.564, 1.029, 1.424, 1.766.
-    assert [highest_of(count) for count in (1, 2, 4, 8, 16)] == pytest.approx([0, 0.564, 1.029, 1.424, 1.766], rel=0.05)
+    assert [highest_of(count) for count in (1, 2, 4, 8, 16)] == pytest.approx(
+        [0, 0.564, 1.029, 1.424, 1.766], rel=0.05
+    )
 
 
 def test_even_routing_is_what_products_count_themselves() -> None:
@@ -121,7 +129,9 @@ def test_what_is_asked_for_of_a_rank_stands_where_it_is_more() -> None:
     product = experts(some)[0]
     assert most.product_s(product, 4096.0).rows == pytest.approx(4.0 * product.rows(4096.0) / 8)
     own = some.product_s(product, 4096.0).rows / (product.rows(4096.0) / 8)
-    assert 1.3 < own < 2  # 16 experts a rank that vary as much as they are large: 1 + 1.43 (7 / 128) ** .5 and some chance
+    assert (
+        1.3 < own < 2
+    )  # 16 experts a rank that vary as much as they are large: 1 + 1.43 (7 / 128) ** .5 and some chance
 
 
 def test_versions_that_were_timed_with_uneven_traffic_have_it_and_others_are_even() -> None:
