@@ -148,7 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="one part of the register: review or drawn")
+    parser.add_argument("--only", help="one part of the register: review, drawn or redrawn")
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     asked = parser.parse_args()

@@ -94,17 +94,14 @@ def coverage(observations: Sequence[Observation]) -> Coverage:
     """The systems, tiers and sizes of runs."""
     scenarios = [one.scenario for one in observations]
 
-    def range_of(values: list[float]) -> Range:
-        return Range(low=min(values), high=max(values))
-
     return Coverage(
         systems=tuple(sorted({name for s in scenarios for name in _names(s.system)})),
         tiers=tuple(tier for tier in ("gpu", "cpu", "nvme") if any(_holds(s, tier) for s in scenarios)),
         weight_bits=tuple(sorted({s.dtype.weight_bits for s in scenarios})),
-        model_gib=range_of([round(model_weight_bytes(s) / GIB, 4) for s in scenarios]),
-        batch_size=range_of([float(s.workload.batch_size) for s in scenarios]),
-        prompt_len=range_of([float(s.workload.prompt_len) for s in scenarios]),
-        gen_len=range_of([float(s.workload.gen_len) for s in scenarios]),
+        model_gib=Range.of([round(model_weight_bytes(s) / GIB, 4) for s in scenarios]),
+        batch_size=Range.of([float(s.workload.batch_size) for s in scenarios]),
+        prompt_len=Range.of([float(s.workload.prompt_len) for s in scenarios]),
+        gen_len=Range.of([float(s.workload.gen_len) for s in scenarios]),
     )
 
 

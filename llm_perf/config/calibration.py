@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 from pydantic import Field, model_validator
@@ -43,6 +44,12 @@ class Range(Spec):
         if self.low > self.high:
             raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         return self
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Range:
+        """What values cover; of one value that alone."""
+        known = list(values)
+        return cls(low=min(known), high=max(known))
 
     def outside(self, value: float) -> float:
         """How far a value is outside, as a log ratio; 0 inside."""

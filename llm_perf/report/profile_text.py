@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_perf.config.profiles import Profile
+from llm_perf.report.units import cut
 
 _WIDTH = 80
 
@@ -30,19 +31,15 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = [f"{'profile':<26}{'machine':<30}{'runs':>5}{'90 %':>9}  where"]
     for row in rows:
         if "error" in row:
-            lines += _wrapped(_cut(row["name"], 25), f"cannot be read: {row['error']}", 26)
+            lines += _wrapped(cut(row["name"], 25), f"cannot be read: {row['error']}", 26)
             continue
         width = "-" if row["interval_total"] is None else f"x/: {math.exp(row['interval_total']):.2f}"
         where = "bundled" if row["where"] == "bundled" else "own"
         lines.append(
-            f"{_cut(row['name'], 25):<26}{_cut(row['machine'] or '-', 29):<30}{row['runs']:>5}{width:>9}  {where}"
+            f"{cut(row['name'], 25):<26}{cut(row['machine'] or '-', 29):<30}{row['runs']:>5}{width:>9}  {where}"
         )
     folders = {str(Path(row["where"]).parent) for row in rows if row["where"] != "bundled"}
     return [*lines, *(f"own: {folder}" for folder in sorted(folders))]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def show_lines(profile: Profile) -> list[str]:
@@ -174,7 +171,7 @@ def diff_lines(one: Profile, other: Profile, found: list[tuple[str, Any, Any]]) 
             continue
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float)) and left
         change = f"{_change(right / left):>8}" if numbers else ""
-        lines.append(f"{_cut(name, 49):<50}{_value(left):>11}{_value(right):>11}{change}")
+        lines.append(f"{cut(name, 49):<50}{_value(left):>11}{_value(right):>11}{change}")
     return lines
 
 

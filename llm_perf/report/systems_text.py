@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_perf.report.spec_tables import plain
+from llm_perf.report.units import cut
 from llm_perf.systems.constants import Constant, ConstantsFile
 from llm_perf.systems.families import Family, release_of
 
@@ -68,12 +69,12 @@ def list_lines(rows: list[dict[str, Any]]) -> list[str]:
         shared = set.intersection(*(set(row["aliases"]) for row in versions))
         head, covers = (first["name"], _covers(first)) if len(versions) == 1 else (family, "")
         lines.append(
-            f"{_cut(head, 30):<31}{_cut(covers, 18):<19}{_figures(first if first['rows'] else own)}".rstrip()
+            f"{cut(head, 30):<31}{cut(covers, 18):<19}{_figures(first if first['rows'] else own)}".rstrip()
         )
         lines += _wrapped("  also", ", ".join(sorted(shared))) if shared else []
         for row in versions if len(versions) > 1 else ():
             of_version = _figures(row["of_version"])
-            lines.append(f"  {_cut(row['name'], 28):<29}{_cut(_covers(row), 18):<19}{of_version}".rstrip())
+            lines.append(f"  {cut(row['name'], 28):<29}{cut(_covers(row), 18):<19}{of_version}".rstrip())
             names = sorted({*row["aliases"]} - shared)
             lines += _wrapped("    also", ", ".join(names)) if names else []
     return [
@@ -167,10 +168,6 @@ def _covers(row: Mapping[str, Any]) -> str:
 
 def _factor(gm: float | None) -> str:
     return "-" if gm is None else f"{gm:.2f}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _wrapped(title: str, text: str) -> list[str]:

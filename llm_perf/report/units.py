@@ -51,6 +51,11 @@ def rate(tokens_per_s: float) -> str:
     return f"{text} token/s"
 
 
+def cut(text: str, width: int) -> str:
+    """A text of at most so many characters, with an ellipsis where it goes on."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def three_digits(value: float) -> str:
     """Three significant digits; a dash where there is no such number."""
     return f"{value:,.3g}" if math.isfinite(value) else "-"

@@ -229,16 +229,13 @@ def _coverage(found: StackFit) -> Coverage:
     scenarios = list(found.scenarios.values())
     tier = "cpu" if scenarios[0].gpu.absent else "gpu"
 
-    def range_of(values: Sequence[float]) -> Range:
-        return Range(low=min(values), high=max(values))
-
     return Coverage(
         systems=tuple(sorted({one.system for one in scenarios})),
         tiers=(tier,),
         weight_bits=tuple(sorted({one.dtype.weight_bits for one in scenarios})),
-        model_gib=range_of([round(model_weight_bytes(one) / GIB, 4) for one in scenarios]),
-        batch_size=range_of([float(row.point[0]) for row in found.rows]),
-        prompt_len=range_of([float(row.point[1]) for row in found.rows]),
+        model_gib=Range.of([round(model_weight_bytes(one) / GIB, 4) for one in scenarios]),
+        batch_size=Range.of([float(row.point[0]) for row in found.rows]),
+        prompt_len=Range.of([float(row.point[1]) for row in found.rows]),
         # A step knows its context, not how many steps there will be.
         gen_len=Range(low=1.0, high=max(float(row.point[1] + row.point[2]) for row in found.rows)),
     )

@@ -119,17 +119,14 @@ def _of_kind(points: Points, values: np.ndarray, *, main: bool) -> list[float]:
 
 
 def _coverage(release: str, served: Sequence[Served]) -> Coverage:
-    def ends(values: Sequence[float]) -> Range:
-        return Range(low=min(values), high=max(values))
-
     return Coverage(
         systems=(release,),
         tiers=("gpu",) if not served[0].scenario.gpu.absent else ("cpu",),
         weight_bits=tuple(sorted({one.scenario.dtype.weight_bits for one in served})),
-        model_gib=ends([round(float(model_weight_bytes(one.scenario)) / GIB, 4) for one in served]),
-        batch_size=ends([float(one.concurrency) for one in served]),
-        prompt_len=ends([one.prompt for one in served]),
-        gen_len=ends([one.output for one in served]),
+        model_gib=Range.of([round(float(model_weight_bytes(one.scenario)) / GIB, 4) for one in served]),
+        batch_size=Range.of([float(one.concurrency) for one in served]),
+        prompt_len=Range.of([one.prompt for one in served]),
+        gen_len=Range.of([one.output for one in served]),
     )
 
 
