@@ -1,6 +1,6 @@
 """Three shapes, three formats, one thread and all: llama.cpp measured beside predictions, before a probe and after.
 
-``python -m calibrate.validate.llama_cpp_table`` (``make run-llama-cpp``) takes under five minutes on two cores of its own.
+``python -m calibrate.validate.llama_cpp_table`` (``make run-llama-cpp``) takes about six minutes on two cores of its own.
 The probe runs other models than the table's, and its profile knows none of these times. Both are measured in turn, in rounds
 over all their files, so that a machine that is slower for a while is so for both.
 """
@@ -35,7 +35,7 @@ from llm_perf.config.gguf import load_gguf
 
 FORMATS = ("fp16", "q8_0", "q4_k_m")
 PROMPT, GENERATED = 128, 24
-ROUNDS = 4
+ROUNDS = 3
 """Rounds over all files, of the probe and of the table."""
 BEFORE, AFTER = 0.20, 0.10
 """What decode may be off by: with the constants that ship, and with a profile of the machine."""

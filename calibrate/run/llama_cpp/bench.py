@@ -139,7 +139,8 @@ def run_tests(
     wanted = sorted((count, *part) for count in threads for part in parts)
     found = sorted((test.threads or threads[0], test.n_prompt, test.n_gen) for test in tests)
     if found != wanted:
+        expected = "one test" if len(wanted) == 1 else f"{len(wanted)} tests"
         raise EnvironmentFailure(
-            f"llama-bench: expected {len(wanted)} tests of {prompt} and {gen} tokens, found {len(tests)} others"
+            f"llama-bench: expected {expected} of {prompt} + {gen} tokens, found {len(tests)} or others"
         )
     return tests, done

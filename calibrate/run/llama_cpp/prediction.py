@@ -104,7 +104,7 @@ def scenario_of(
         weight_format=weight_format or "auto",
         allow_long_context=allow_long_context,
         profile=None if profile is None else str(profile),
-        **({"prefix_hit_rate": prefix_hit_rate} if prefix_hit_rate else {}),
+        prefix_hit_rate=prefix_hit_rate,
     )
     return build_scenario(inputs, RunFacts(model=model, host=host))
 
