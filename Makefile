@@ -31,7 +31,7 @@ help:
 	@echo "make ops     compile DeepSpeed's NVMe operators, once (4 minutes on two cores)"
 	@echo "make llama-cpp build llama.cpp's llama-bench, llama-quantize and llama-server, once (7 minutes on two cores)"
 	@echo "make run-llama-cpp probe this CPU, run llama.cpp in 18 settings, predicted beside measured (6 minutes)"
-	@echo "make run-train train three small models here in six ways, predicted beside measured (10 minutes)"
+	@echo "make run-train train three small models here in seven ways, predicted beside measured (10 minutes)"
 	@echo "make observe serve llama.cpp and transformers here, observe two models each, predict a third (20 minutes)"
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"

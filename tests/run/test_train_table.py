@@ -1,4 +1,4 @@
-"""Real steps of three small models in six ways: the runs that ship, what makes them, and how they are summed up."""
+"""Real steps of three small models in seven ways: the runs that ship, what makes them, and how they are summed up."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def test_most_runs_are_met():
     times = [abs(one["error"]["step_time"]) for one in RUNS.values()]
     peaks = [abs(one["error"]["peak_gpu_memory"]) for one in RUNS.values()]
     assert sum(error <= 0.15 for error in times) >= len(times) - 1
-    assert statistics.median(peaks) <= 0.05
+    assert statistics.median(peaks) <= 0.01
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_steps_and_memory_of_a_run_are_predicted(name):
     one = RUNS[name]
-    # One of stage 2 was 19 % slower than predicted; stage 3 holds more than is counted.
+    # One of stage 2 was 19 % slower than predicted.
     assert abs(one["error"]["step_time"]) <= 0.20
-    assert abs(one["error"]["peak_gpu_memory"]) <= 0.13
+    assert abs(one["error"]["peak_gpu_memory"]) <= 0.05
     for quantity, measured, predicted in (
         ("step_time", "step_s", "predicted_step_s"),
         ("peak_gpu_memory", "peak_bytes", "predicted_peak_bytes"),

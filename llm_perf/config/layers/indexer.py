@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 KeysOf = Literal["tokens", "means", "gated", "overlapping"]
 """What has a key: each token; the mean of ``pool`` tokens' keys; their mean by learned weights; the same with an overlap."""
 
-_KEY_BITS = 8 + 32 / 128
+_KEY_BITS, _SCALE_BITS = 8, 32
+"""Of an element of a key, and of the scale that a key has."""
 
 
 class Indexer(Mixer):
@@ -109,12 +110,12 @@ class Indexer(Mixer):
         return self.head_dim / self.pool
 
     def kept_bits(self, cache_bits: float, state_bits: float = 16) -> float:  # noqa: ARG002 - one interface
-        """Bits per element of a key: at most those of 8-bit keys with a scale, whatever the format of the cache beside it.
+        """Bits per element of a key: those of 8-bit keys with a scale, whatever the format of the cache beside it.
 
         So DeepSeek's own code, vLLM and SGLang keep them (128 bytes and a 32-bit scale); keys without weights of heads
         are kept as the cache is.
         """
-        return min(cache_bits, _KEY_BITS) if self.head_weights else cache_bits
+        return _KEY_BITS + _SCALE_BITS / self.head_dim if self.head_weights else cache_bits
 
     def live_elements_per_token(self, tp: int = 1) -> float:  # noqa: ARG002 - whole on every rank
         """Queries and the key."""
