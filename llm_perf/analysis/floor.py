@@ -48,7 +48,13 @@ def least_decode_step_s(scenario: Scenario, placement: Placement) -> float:
         if formats
         else scenario.dtype.weight_bits
     )
-    held = (active_params(model) - token_table_params(model)) * bits / 8 * placement.weights.gpu
+    # Of tables beside the layers (per-layer embeddings) a token reads a row; which of the others they are is not known here.
+    held = (
+        (active_params(model) - token_table_params(model) - model.other_params)
+        * bits
+        / 8
+        * placement.weights.gpu
+    )
     cache = (gpu.l2_mib or 0.0) * 2**20 * gpus
     read = held / (gpus * gpu.hbm_bandwidth_bytes_per_s) if held > _CACHED * cache else 0.0
     return max(flops / _flops_per_s(gpu, gpus), read)

@@ -155,12 +155,16 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
 
 def format_of_repository(name: str) -> tuple[str, str] | None:
     """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on."""
-    plain = name.lower().replace("_", "-")
+    owner, _, plain = name.lower().replace("_", "-").rpartition("/")
     for ending in sorted(_ENDINGS, key=len, reverse=True):
         if plain.endswith(ending):
-            return ending, _ENDINGS[ending]
+            published = _OF_PUBLISHERS.get((owner or plain[:4], ending))
+            return ending, published or _ENDINGS[ending]
     return None
 
+
+_OF_PUBLISHERS = {("qwen", "-fp8"): "fp8_block"}
+"""Endings that a publisher means otherwise: Qwen's 8 bits have a scale per 128 x 128 weights (model card of Qwen3-8B-FP8)."""
 
 _ENDINGS = {
     "-awq": "awq", "-awq-int4": "awq", "-gptq": "gptq", "-gptq-int4": "gptq", "-gptq-int8": "int8_weight_only",

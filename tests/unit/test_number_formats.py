@@ -361,6 +361,14 @@ def test_names_mean_what_they_end_in() -> None:
     assert format_of_repository("TheBloke/Llama-2-7B-GPTQ") == ("-gptq", "gptq")
     assert format_of_repository("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8") == ("-gptq-int8", "int8_weight_only")
     assert format_of_repository("meta-llama/Llama-3.1-8B") is None
+    # Qwen's own have a scale per block, others' of the same model one per channel.
+    assert (
+        format_of_repository("Qwen/Qwen3-8B-FP8")
+        == format_of_repository("qwen3-8b-fp8")
+        == ("-fp8", "fp8_block")
+    )
+    assert format_of_repository("RedHatAI/Qwen3-8B-FP8-dynamic") == ("-fp8-dynamic", "fp8")
+    assert format_of_repository("amd/Llama-3.1-70B-Instruct-FP8-KV") == ("-fp8-kv", "fp8")
     model = get_model_config_by_name("Qwen/Qwen2.5-32B-Instruct-AWQ")
     assert model.quantization is not None
     assert model.quantization.name == "awq"
