@@ -39,6 +39,12 @@ def test_a_word_refuses_what_its_flag_refuses(
     assert llm_perf("calibrate", *words).error == llm_perf("calibrate", *flags).error
 
 
+def test_a_word_that_is_none_of_them_is_told_which_there_are(llm_perf: Any) -> None:
+    said = llm_perf("calibrate", "trian").error
+    assert "'trian'" in said
+    assert all(word in said for word in (*OWN, "fit", "read-log", "export", "observe"))
+
+
 def test_a_flag_that_no_calibration_has_is_named(llm_perf: Any) -> None:
     assert "--no-such" in llm_perf("calibrate", "train", "--no-such", "1").error
 
