@@ -164,8 +164,8 @@ def calibrate(
         [*given, *(name for name, value in others.items() if value is not None)],
     )
     if runs and not fit_it:
-        words = ", ".join(Words("calibrate").words)
-        raise SpecError(f"{runs[0]!r}: files of runs are for --fit; the first word may be {words}")
+        known = ", ".join(Words("calibrate").words)
+        raise SpecError(f"{runs[0]!r}: files of runs are for --fit; the first word may be {known}")
     if log_to_read is not None:
         return print_log(log_to_read, as_json)
     if run_microbench:
