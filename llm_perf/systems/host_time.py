@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 
 from llm_perf.config.model import ModelConfig
-from llm_perf.counts.arrays import Number, maximum, where
+from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.products import routed_experts
 from llm_perf.hardware.roofline import p_norm
@@ -106,11 +106,14 @@ def exposed_host_s(
     return maximum(together - device_s, 0.0)
 
 
-def step_overhead_s(forward: Forward, batch: Number) -> Number:
-    """Scheduling and sampling of one step: once, per doubling of the tensor ranks, and per sequence."""
+def step_overhead_s(forward: Forward, batch: Number, once: bool = True) -> Number:
+    """Scheduling and sampling of one step: ``once`` and per doubling of the tensor ranks, and per sequence.
+
+    Without ``once`` only what is per sequence: of a micro-batch of a step whose micro-batches are scheduled together.
+    """
     c = forward.constants
-    once = c["step_ms"] * 1e-3 + math.log2(forward.tp) * c["step_tp_ms"] * 1e-3
-    return forward.host_time_scale * (once + batch * c["sequence_us"] * 1e-6)
+    whole = c["step_ms"] * 1e-3 + math.log2(forward.tp) * c["step_tp_ms"] * 1e-3 if once else 0.0
+    return forward.host_time_scale * (whole + batch * c["sequence_us"] * 1e-6)
 
 
 def prefill_overhead_s(forward: Forward) -> float:
@@ -128,16 +131,16 @@ def framework_terms(name: str, passes: Number, each_s: Number) -> Terms:
     return one_term("framework", name, ("passes", passes), ("seconds of one", each_s))
 
 
-def step_terms(forward: Forward, passes: Number, batch: Number) -> Terms:
+def step_terms(forward: Forward, passes: Number, batch: Number, once: bool = True) -> Terms:
     """Scheduling and sampling of so many passes, constant by constant; a constant of 0 is left out."""
     c, scale = forward.constants, Factor("host time scale", forward.host_time_scale)
     found = []
     for name, value, count in (
-        ("step_ms", c["step_ms"] * 1e-3, 1.0),
-        ("step_tp_ms", c["step_tp_ms"] * 1e-3, math.log2(forward.tp)),
+        ("step_ms", c["step_ms"] * 1e-3, 1.0 if once else 0.0),
+        ("step_tp_ms", c["step_tp_ms"] * 1e-3, math.log2(forward.tp) if once else 0.0),
         ("sequence_us", c["sequence_us"] * 1e-6, batch),
     ):
-        if value:
+        if value and (is_array(count) or count):
             factors = (Factor("passes", passes), scale, Factor("times", count), Factor(name, value))
             found.append(one_term("framework", f"scheduling and sampling, {name}", *factors))
     return joined(*found) if found else framework_terms("scheduling and sampling", passes, 0.0)

@@ -4,7 +4,7 @@ A request passes every stage, so stages never shorten its way. Cut into micro-ba
 a prefill of m micro-batches takes one way through and m - 1 turns of the slowest stage (Huang et al., GPipe, arXiv
 1811.06965, section 2.3); a decode step of all of them takes m turns of the slowest stage, or one way through where that
 is longer, since a micro-batch's next token needs its last one. An engine whose stages meet after every step pays for the way
-in and out in each of them as a prefill does.
+in and out in each of them as a prefill does, and schedules the micro-batches of a step together.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
-from llm_perf.systems.base import PhaseCost
-from llm_perf.systems.terms import scaled
+from llm_perf.systems.base import PhaseCost, added
+from llm_perf.systems.terms import Terms, joined, scaled
 
 _TINY_S = 1e-30
 _LAST_STAGE = ("lm_head", "all_gather")
@@ -114,6 +114,20 @@ class Pipeline:
             slowest_stage_s=self.micro_batches * slowest_s,
             micro_batches=self.micro_batches,
             terms=scaled(phase.terms, "all micro-batches over one way through the stages", factor),
+        )
+
+    @staticmethod
+    def met(phase: PhaseCost, once_s: Number, terms: Terms) -> PhaseCost:
+        """The phase of all micro-batches, and what the host does ``once_s`` for all of them while the stages wait."""
+        latency, slowest = phase.latency_s + once_s, phase.slowest_stage_s
+        return replace(
+            phase,
+            latency_s=latency,
+            parts_s=added(phase.parts_s, {"framework": once_s}, 1.0),
+            busy_s=added(phase.busy_s, {"host": once_s}, 1.0),
+            stages_busy=1.0 + (phase.stages_busy - 1.0) * phase.latency_s / maximum(latency, _TINY_S),
+            slowest_stage_s=None if slowest is None else slowest + once_s,
+            terms=joined(phase.terms, terms),
         )
 
     def followed(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.sweep import sweep_inference
+from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.speculation import Speculation
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, get_system, system_of
@@ -21,6 +22,7 @@ from llm_perf.systems.pipeline import engine_micro_batches, stage_layers
 from llm_perf.systems.prompts import prompt_passes
 from llm_perf.systems.resident import decode_phase
 from llm_perf.systems.speculation import Rounds, draft_scenario
+from tests.laws import strategies as draw
 
 FEW = settings(max_examples=25, deadline=None)
 SYSTEMS = st.sampled_from(["resident", "fastertransformer", "vllm", "tensorrt_llm"])
@@ -103,9 +105,36 @@ def test_fastertransformer_keeps_stages_busy_by_itself_and_the_question_goes_fir
     two = predict(batch_size=16, micro_batches=2, **asked)
     assert (two.prefill.cost.micro_batches, two.decode.cost.micro_batches) == (2, 2)
     # Stages meet after every step: four parts take their way and three turns more, not four turns.
-    slowest, stages = own.decode.slowest_stage_s / 4, own.decode.stages_busy
-    assert own.decode.latency_s == pytest.approx(4 * (own.decode.latency_s - 3 * slowest) / stages)
     assert own.decode.latency_s > predict(batch_size=16, micro_batches=4, **asked).decode.latency_s
+
+
+@FEW
+@given(
+    scenario=draw.resident_scenarios(system="fastertransformer", encoders=True),
+    stages=st.sampled_from([2, 4]),
+    odd=st.sampled_from([1, 3, 7]),
+)
+def test_micro_batches_of_an_engine_follow_one_another_and_are_scheduled_together(scenario, stages, odd):
+    """An odd number of sequences for each stage, which the engine cuts once: one way of a micro-batch, a turn of the slowest
+    stage for each other one, and what the host does once in a step."""
+    assume(scenario.model.num_layers >= stages)
+    scenario = scenario.replace(parallelism=ParallelismConfig(pp_size=stages))
+    once_s = get_system("fastertransformer").constants(scenario)["step_ms"] * 1e-3
+    alone, cut = (draw.evaluate(scenario, batch=float(batch)) for batch in (odd, odd * stages))
+    steps = {"prefill": 1, "decode": scenario.workload.gen_len - 1}
+    for name, count in steps.items():
+        one, all_of_them = getattr(alone, name), getattr(cut, name)
+        if one is None or count == 0:
+            continue
+        assert (one.micro_batches, all_of_them.micro_batches) == (1, stages)
+        host_s = count * once_s
+        turn_s, way_s = one.slowest_stage_s - host_s, one.latency_s - host_s
+        assert 0 < turn_s <= way_s <= stages * turn_s * (1 + 1e-9)
+        assert all_of_them.latency_s == pytest.approx(host_s + way_s + (stages - 1) * turn_s, rel=1e-9)
+        assert all_of_them.slowest_stage_s == pytest.approx(host_s + stages * turn_s, rel=1e-9)
+        busy_s = all_of_them.stages_busy * all_of_them.latency_s
+        assert busy_s == pytest.approx(host_s + stages * way_s, rel=1e-9)
+        assert sum(all_of_them.parts_s.values()) == pytest.approx(all_of_them.latency_s, rel=1e-9)
 
 
 # -- context parallelism -----------------------------------------------------------------------------------------

@@ -248,7 +248,9 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
     costs, passes, sequences, longest_s, exposed = prompt_passes(forward, part, prompt_len)
     device = costs.total_s
     once, each = (
-        (prefill_overhead_s(forward), step_overhead_s(forward, sequences)) if scheduled else (0.0, 0.0)
+        (prefill_overhead_s(forward), step_overhead_s(forward, sequences, once=not pipeline.meets))
+        if scheduled
+        else (0.0, 0.0)
     )
     overhead = passes * each + once
     framework = exposed + overhead
@@ -258,7 +260,7 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
         framework_terms("launches not hidden behind kernels", passes, exposed / passes),
         *(
             (
-                step_terms(forward, passes, sequences),
+                step_terms(forward, passes, sequences, once=not pipeline.meets),
                 one_term("framework", "once per prefill", ("seconds", once)),
             )
             if scheduled
@@ -280,7 +282,13 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
         longest = longest_s + exposed_host_s(forward, longest_s, prefill=True) + each
         return pipeline.followed(phase, passes, slowest, longest, once)
     slowest = pipeline.slowest_stage_s(phase.latency_s, transfers, last_stage_s(costs.parts_s) + overhead)
-    return pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
+    phase = pipeline.stretched(phase, pipeline.wait_s(phase.latency_s, slowest, True), slowest)
+    return _met(pipeline, phase, forward, passes) if scheduled and pipeline.meets else phase
+
+
+def _met(pipeline: Pipeline, phase: PhaseCost, forward: Forward, steps: Number) -> PhaseCost:
+    once_s = steps * step_overhead_s(forward, 0.0)
+    return pipeline.met(phase, once_s, step_terms(forward, steps, 0.0))
 
 
 def with_draft_prefill(
@@ -315,7 +323,7 @@ class Decode:
         self.part = batch / self.pipeline.micro_batches
         self.constant, self.attention = forward.decode_step(self.part, rounds.queries)
         self.base_s = self.constant.total_s
-        self.overhead_s = step_overhead_s(forward, self.part)
+        self.overhead_s = step_overhead_s(forward, self.part, once=not self.pipeline.meets)
         self.draft = DraftStep(rounds.draft, self.part) if rounds.draft is not None else None
 
     def phase(self) -> PhaseCost:
@@ -362,7 +370,7 @@ class Decode:
                 "launches not hidden behind kernels",
                 ("seconds", exposed_s / rounds.tokens),
             ),
-            step_terms(forward, passes, self.part),
+            step_terms(forward, passes, self.part, once=not self.pipeline.meets),
         )
         framework_s = exposed_s / rounds.tokens + passes * self.overhead_s
         phase = self._one_way(passes, attended_s / rounds.tokens, framework_s, terms)
@@ -371,7 +379,8 @@ class Decode:
             phase = self._with_draft(
                 phase, self.draft, steps * drafts, drafted_s / rounds.tokens, draft_attended_s * drafts
             )
-        return self.pipeline.stretched(phase, wait_s / rounds.tokens, slowest_s / rounds.tokens)
+        phase = self.pipeline.stretched(phase, wait_s / rounds.tokens, slowest_s / rounds.tokens)
+        return _met(self.pipeline, phase, forward, passes) if self.pipeline.meets else phase
 
     def _slowest_s(self, way_s: Number) -> Number:
         parts = self.constant.parts_s
