@@ -153,18 +153,18 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
     return plain
 
 
-def format_of_repository(name: str) -> tuple[str, str] | None:
-    """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on."""
+def format_of_repository(name: str, publisher: str = "") -> tuple[str, str] | None:
+    """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on.
+
+    ``publisher`` is who published the model, for a name that does not say it.
+    """
     owner, _, plain = name.lower().replace("_", "-").rpartition("/")
     for ending in sorted(_ENDINGS, key=len, reverse=True):
         if plain.endswith(ending):
-            published = _OF_PUBLISHERS.get((owner or plain[:4], ending))
-            return ending, published or _ENDINGS[ending]
+            own = _ENDINGS_OF_PUBLISHERS.get(owner or publisher.lower(), {})
+            return ending, own.get(ending, _ENDINGS[ending])
     return None
 
-
-_OF_PUBLISHERS = {("qwen", "-fp8"): "fp8_block"}
-"""Endings that a publisher means otherwise: Qwen's 8 bits have a scale per 128 x 128 weights (model card of Qwen3-8B-FP8)."""
 
 _ENDINGS = {
     "-awq": "awq", "-awq-int4": "awq", "-gptq": "gptq", "-gptq-int4": "gptq", "-gptq-int8": "int8_weight_only",
@@ -172,3 +172,9 @@ _ENDINGS = {
     "-gguf": "q4_k_m", "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-mxfp8": "mxfp8", "-w4a16": "int4",
     "-fp8-block": "fp8_block", ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
 }  # fmt: skip
+
+_ENDINGS_OF_PUBLISHERS = {
+    # A scale per 128 x 128 weights (model card of Qwen3-8B-FP8).
+    "qwen": {"-fp8": "fp8_block"},
+}
+"""Endings that a publisher means otherwise, by its name on the hub in lower case."""

@@ -252,7 +252,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
 
 def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
     """A model of 16 bits that an alias with a format's ending means (``-FP8``) is stored in that format."""
-    ending = None if found.quantization is not None else format_of_repository(name)
+    ending = None if found.quantization is not None else format_of_repository(name, _publisher(found))
     if ending is None or normalise(found.name).endswith(normalise(ending[0])):
         return found
     return found.replace(quantization=named_quantization(ending[1]))
@@ -263,12 +263,16 @@ def _quantised_name(name: str) -> ModelConfig | None:
     found = format_of_repository(name)
     if found is None:
         return None
-    ending, number_format = found
     try:
-        base = load_spec("model", ModelConfig, name[: -len(ending)].rpartition("/")[2])
+        base = load_spec("model", ModelConfig, name[: -len(found[0])].rpartition("/")[2])
     except SpecError:
         return None
+    _, number_format = format_of_repository(name, _publisher(base)) or found
     return base.replace(name=name, quantization=named_quantization(number_format))
+
+
+def _publisher(model: ModelConfig) -> str:
+    return model.name.partition("/")[0]
 
 
 def _is_model_file(name: str) -> bool:

@@ -364,11 +364,21 @@ def test_names_mean_what_they_end_in() -> None:
     # Qwen's own have a scale per block, others' of the same model one per channel.
     assert (
         format_of_repository("Qwen/Qwen3-8B-FP8")
-        == format_of_repository("qwen3-8b-fp8")
+        == format_of_repository("qwen3-8b-fp8", "Qwen")
         == ("-fp8", "fp8_block")
     )
+    assert format_of_repository("qwen3-8b-fp8") == ("-fp8", "fp8")
     assert format_of_repository("RedHatAI/Qwen3-8B-FP8-dynamic") == ("-fp8-dynamic", "fp8")
     assert format_of_repository("amd/Llama-3.1-70B-Instruct-FP8-KV") == ("-fp8-kv", "fp8")
+    # A name without an owner is of whoever published the model that it means: QwQ is Qwen's, Mixtral is not.
+    for name, stored in (
+        ("qwen3-8b-fp8", "fp8_block"),
+        ("qwq-32b-fp8", "fp8_block"),
+        ("mixtral-8x7b-fp8", "fp8"),
+    ):
+        quantization = get_model_config_by_name(name).quantization
+        assert quantization is not None
+        assert quantization.method == stored
     model = get_model_config_by_name("Qwen/Qwen2.5-32B-Instruct-AWQ")
     assert model.quantization is not None
     assert model.quantization.name == "awq"
