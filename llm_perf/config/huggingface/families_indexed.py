@@ -17,17 +17,18 @@ from llm_perf.config.layers.indexer import Indexer
 from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.layers.streams import Streams
 
-_INDEXED, _REUSES_INDEX = "indexed_attention", "reuses_index"
+_INDEXED, REUSES_INDEX = "indexed_attention", "reuses_index"
 _LETTERS = {"F": "full", "S": "shared"}
 
 
-def _selected(c: Config, **facts: Any) -> LatentAttention:
+def of_selected(c: Config, **facts: Any) -> LatentAttention:
+    """Latent attention to the tokens that an indexer selects."""
     bias, most = c.flag("attention_bias"), c.size("index_topk")
     return LatentAttention.from_config(c, down_bias=bias, output_bias=bias, selected=most, **facts)
 
 
 def _indexed(c: Config) -> tuple[LatentAttention, Indexer]:
-    return _selected(c), Indexer.from_config(c)
+    return of_selected(c), Indexer.from_config(c)
 
 
 def _sparse(c: Config) -> Callable[[int], bool]:
@@ -44,8 +45,12 @@ def _every_layer_indexed(c: Config) -> dict[str, Any]:
     return {"layer_types": c.items("layer_types", str) or [_INDEXED] * c.layers}
 
 
-def _indexer_types(c: Config) -> dict[str, Any]:
-    """Which layers have an indexer, and which take what the one before them selected (GLM)."""
+def indexer_modes(c: Config) -> list[str]:
+    """Of each layer whether it has an indexer (full) or takes what one before it selected (shared), as GLM's configs say it.
+
+    Raises:
+        SpecError: of another length, or with another word.
+    """
     types, pattern = c.items("indexer_types", str), c.plain("index_topk_pattern")
     if types is None and isinstance(pattern, str):
         types = [_LETTERS.get(letter, letter) for letter in pattern]
@@ -55,13 +60,17 @@ def _indexer_types(c: Config) -> dict[str, Any]:
         period, offset = c.optional("index_topk_freq") or 1, c.count("index_skip_topk_offset")
         start = (2 if offset is None else offset) - 1
         types = ["shared" if max(layer - start, 0) % period else "full" for layer in range(c.layers)]
-    return _by_indexer(c, types)
+    return _checked(c, types)
 
 
-def _by_indexer(c: Config, types: list[str]) -> dict[str, Any]:
+def _checked(c: Config, types: list[str]) -> list[str]:
     if len(types) != c.layers or set(types) - {"full", "shared"}:
         raise c.fault("indexer_types", types, f"{c.layers} entries, each full or shared")
-    return {"layer_types": [_INDEXED if each == "full" else _REUSES_INDEX for each in types]}
+    return types
+
+
+def _by_indexer(modes: list[str]) -> dict[str, Any]:
+    return {"layer_types": [_INDEXED if each == "full" else REUSES_INDEX for each in modes]}
 
 
 def _hunyuan_types(c: Config) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def _hunyuan_types(c: Config) -> dict[str, Any]:
     types = c.items("indexer_types", str)
     if types is None:
         types = ["shared" if layer and (layer - 1) % 4 else "full" for layer in range(c.layers)]
-    return _by_indexer(c, types)
+    return _by_indexer(_checked(c, types))
 
 
 _MINIMAX_SPARSE = "minimax_m3_sparse"
@@ -121,11 +130,12 @@ def _hunyuan_streams(c: Config) -> Streams:
 
 
 _GATED = {"output_gate": True, "sinks": True}
-_REUSING: Mapping[str, Any] = {
+REUSING: Mapping[str, Any] = {
     "down_bias": "attention_bias",
     "output_bias": "attention_bias",
     "selected": lambda c: c.size("index_topk"),
 }
+"""Latent attention of a layer without an indexer of its own."""
 _EXPERTS = Experts(
     ffn=("moe_intermediate_size",), facts={"shared_ffn_size": shared, "router_bias": True}, layers=_sparse
 )
@@ -148,10 +158,10 @@ INDEXED: Mapping[str, Family] = {
             "v_head_dim": 256,
             "max_position_embeddings": 202_752,
         },
-        derive=_indexer_types,
+        derive=lambda c: _by_indexer(indexer_modes(c)),
         mixers={
             _INDEXED: (Combined, {"mixers": _indexed}),
-            _REUSES_INDEX: (LatentAttention, _REUSING),
+            REUSES_INDEX: (LatentAttention, REUSING),
         },
         experts=_EXPERTS,
     ),
@@ -168,8 +178,8 @@ INDEXED: Mapping[str, Family] = {
         },
         derive=_hunyuan_types,
         mixers={
-            _INDEXED: (Combined, {"mixers": lambda c: (_selected(c, **_GATED), Indexer.from_config(c))}),
-            _REUSES_INDEX: (LatentAttention, {**_REUSING, **_GATED}),
+            _INDEXED: (Combined, {"mixers": lambda c: (of_selected(c, **_GATED), Indexer.from_config(c))}),
+            REUSES_INDEX: (LatentAttention, {**REUSING, **_GATED}),
         },
         experts=_EXPERTS,
         streams=_hunyuan_streams,

@@ -9,6 +9,7 @@ from typing import Any
 from llm_perf.config.huggingface.derived import Derived, listed_types
 from llm_perf.config.huggingface.facts import both_heads, one_shared, shared
 from llm_perf.config.huggingface.families_decoders import after, listed
+from llm_perf.config.huggingface.families_indexed import REUSES_INDEX, REUSING, indexer_modes, of_selected
 from llm_perf.config.huggingface.family import FULL, LINEAR, SLIDING, Experts, Family
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.attention import Attention
@@ -23,7 +24,6 @@ from llm_perf.config.layers.streams import Streams
 _SPARSE, _HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
 _RATES: Mapping[str, int] = {_SPARSE: 4, _HEAVY: 128}
 """Tokens of an entry, by what transformers calls a layer."""
-_REUSES_INDEX = "reuses_index"
 
 
 def _hyper_connections(c: Config) -> Streams:
@@ -125,23 +125,18 @@ _DEEPSEEK_V4 = Derived(  # its report, sections 2.1 to 2.3; the first layers pic
 # -- GLM-5.3-Flash -----------------------------------------------------------------------------------------------------
 
 
+_WITHOUT_POSITIONS = {"qk_rope_head_dim": 0}
+
+
 def _glm_layers(c: Config) -> dict[str, Any]:
     """Delta rules but in every fourth layer, which attends; of those, some take what an earlier one selected."""
     types = listed_types(c, "layer_types") or [FULL if i % 4 == 3 else LINEAR for i in range(c.layers)]
-    modes = c.items("indexer_types", str)
-    pattern = c.plain("index_topk_pattern")
-    if modes is None and isinstance(pattern, str):
-        modes = ["shared" if letter == "S" else "full" for letter in pattern]
-    if modes is None:
-        period, offset = c.optional("index_topk_freq") or 1, c.count("index_skip_topk_offset")
-        start = (2 if offset is None else offset) - 1
-        modes = ["shared" if max(layer - start, 0) % period else "full" for layer in range(c.layers)]
-    if len(types) != c.layers or len(modes) != c.layers:
-        raise c.fault("indexer_types", modes, f"{c.layers} entries, each full or shared")
+    if len(types) != c.layers:
+        raise c.fault("layer_types", types, f"{c.layers} entries")
     found: dict[str, Any] = {
         "layer_types": [
-            LINEAR if kind == LINEAR else FULL if mode == "full" else _REUSES_INDEX
-            for kind, mode in zip(types, modes, strict=True)
+            LINEAR if kind == LINEAR else FULL if mode == "full" else REUSES_INDEX
+            for kind, mode in zip(types, indexer_modes(c), strict=True)
         ]
     }
     if c.plain("linear_attn_config") is not None:
@@ -155,16 +150,10 @@ def _glm_layers(c: Config) -> dict[str, Any]:
     return found
 
 
-def _glm_selected(c: Config) -> LatentAttention:
-    bias = c.flag("attention_bias")
-    return LatentAttention.from_config(
-        c, qk_rope_head_dim=0, selected=c.size("index_topk"), down_bias=bias, output_bias=bias
-    )
-
-
 def _glm_parts(c: Config) -> tuple[LatentAttention, Indexer]:
     pool = c.size("index_kpool")
-    return _glm_selected(c), Indexer.from_config(c, pool=pool, keys_of="gated" if pool > 1 else "tokens")
+    indexer = Indexer.from_config(c, pool=pool, keys_of="gated" if pool > 1 else "tokens")
+    return of_selected(c, **_WITHOUT_POSITIONS), indexer
 
 
 _GLM_5_NEXT = Derived(
@@ -196,15 +185,7 @@ _GLM_5_NEXT = Derived(
     derive=_glm_layers,
     mixers={
         FULL: (Combined, {"mixers": _glm_parts}),
-        _REUSES_INDEX: (
-            LatentAttention,
-            {
-                "selected": lambda c: c.size("index_topk"),
-                "qk_rope_head_dim": 0,
-                "down_bias": "attention_bias",
-                "output_bias": "attention_bias",
-            },
-        ),
+        REUSES_INDEX: (LatentAttention, {**REUSING, **_WITHOUT_POSITIONS}),
         LINEAR: (
             KimiDelta,
             {
