@@ -36,7 +36,7 @@ def eager_operations(forward: Forward) -> float:
             ops += _ROUTING
         if any(_dense(product) for product in products):
             ops += 1 + (_SHARED if routed_experts(group) else 0)  # the activation function
-        ops += forward.reductions(group) if forward.tp > 1 else 0
+        ops += forward.exchanges.reductions(group) if forward.tp > 1 else 0
         found += group.count * ops
     return found
 

@@ -11,7 +11,6 @@ from llm_perf.counts.arrays import Number, maximum, minimum, where
 from llm_perf.counts.parameters import token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.counts.routing import Routing
-from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
 from llm_perf.systems.attention import (
     Attention,
@@ -23,6 +22,7 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
+from llm_perf.systems.exchanges import Exchanges
 from llm_perf.systems.format_kernels import (
     BLOCK_SCALED,
     BY_8BIT,
@@ -94,15 +94,8 @@ class Forward:
             )
         )
         self.head = lm_head_products(self.model, self.tp, self._head_format)
-        topology = Topology(scenario.gpu, scenario.host, parallelism, scenario.gpus_per_node)
-        self.tp_fabric: Fabric = with_pcie_share(
-            topology.tensor, scenario.gpu, scenario.host, constants["pcie_bus_efficiency"]
-        )
-        self.ep_fabric: Fabric = topology.experts
-        self.hops_between_nodes = topology.hops_between_nodes
-        self.hop_in_node: Fabric = topology.hop_in_node
-        self.hop_between_nodes: Fabric = topology.hop_between_nodes
-        self.attention = Attention(scenario, constants, self.rates, topology.context)
+        self.exchanges = Exchanges(scenario, constants)
+        self.attention = Attention(scenario, constants, self.rates, self.exchanges.context)
 
     def _take_groups(self, groups: tuple[tuple[LayerGroup, tuple[Product, ...]], ...]) -> None:
         """The layers that run here, with their products, and what follows from these."""
@@ -442,7 +435,7 @@ class Forward:
         self._unpack_tables(costs)
         if self.tp > 1:
             logits = positions * self.model.vocab_size * self.activation_bytes
-            costs.collective("all_gather", 1, self.tp_fabric.all_gather_s(logits))
+            costs.collective("all_gather", 1, self.exchanges.tensor.all_gather_s(logits))
 
     # -- attention over the context of decode steps -----------------------------------------------------------
 
@@ -535,44 +528,20 @@ class Forward:
         return maximum(1.0 / self.sp, minimum(1.0 / tokens, 1.0)) if self.sp > 1 else 1.0
 
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
-        size = tokens * self.model.hidden_size * self.activation_bytes
-        if self.tp > 1:
-            count = group.count * self.reductions(group)
-            extra = self.constants["all_reduce_extra_us"] * 1e-6
-            if self.sp > 1:
-                pair = self.tp_fabric.reduce_scatter_all_gather_s(size) + 2 * extra
-                costs.collective("reduce_scatter_all_gather", count, pair)
-            else:
-                limit = self.constants["one_shot_all_reduce_kib"] * 1024
-                reduced = self.tp_fabric.small_all_reduce_s(size, limit)
-                own = self.constants["custom_all_reduce_us"] * 1e-6
-                if own > 0 and joins_all(self.scenario.gpu, self.tp):
-                    reduced = minimum(reduced, self.tp_fabric.custom_all_reduce_s(size, own))
-                costs.collective("all_reduce", count, reduced + extra)
+        size = self._hidden_bytes(tokens)
+        self.exchanges.of_tensor_ranks(costs, group, size)
         if self.expert_batches > 1 and routed_experts(group):
             # Tensor ranks that share the experts have every token already, and add up after them.
             busiest = self._busiest(routed_experts(group), group.mlp.routed_experts, tokens)
             routed = size * routed_experts(group) * self.expert_share * busiest
-            costs.collective("all_to_all", 2 * group.count, self.ep_fabric.all_to_all_s(routed))
-
-    def reductions(self, group: LayerGroup) -> int:
-        """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""
-        split = {
-            linear.op for linear in group.attention.linears(self.model.hidden_size) if linear.split == "row"
-        }
-        if group.parallel_attention:
-            return max(len(split), 1)
-        return len(split) + (1 if group.mlp.ffn_size else 0)
+            costs.collective("all_to_all", 2 * group.count, self.exchanges.experts.all_to_all_s(routed))
 
     def pipeline_transfer(self, costs: Costs, tokens: Number) -> None:
         """A request passes every stage; hidden states cross each boundary between stages."""
-        if self.pp > 1:
-            size = tokens * self.model.hidden_size * self.activation_bytes
-            between = self.hops_between_nodes
-            hops = between * self.hop_between_nodes.send_s(size)
-            hops = hops + (self.pp - 1 - between) * self.hop_in_node.send_s(size)
-            extra = (self.pp - 1) * self.constants["hop_us"] * 1e-6
-            costs.collective("pipeline_transfer", 1, hops + extra)
+        self.exchanges.of_stages(costs, self._hidden_bytes(tokens))
+
+    def _hidden_bytes(self, tokens: Number) -> Number:
+        return tokens * self.model.hidden_size * self.activation_bytes
 
 
 def mlp_of(products: Sequence[Product]) -> tuple[Product, ...]:

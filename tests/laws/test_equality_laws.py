@@ -57,7 +57,7 @@ def test_a_layer_of_experts_exchanges_tokens_twice(ep, batch, prompt):
     )
     forward, model = forward_of(scenario), scenario.model
     routed = batch * prompt * 2 * model.hidden_size * scenario.dtype.activation_bits / 8
-    one = forward.ep_fabric.all_to_all_s(routed)
+    one = forward.exchanges.experts.all_to_all_s(routed)
     assert forward.prefill(batch, prompt).parts_s["all_to_all"] == pytest.approx(2 * 32 * one, rel=1e-12)
 
 

@@ -38,7 +38,9 @@ def test_a_prompt_over_several_stages_is_never_slower_than_the_sum_nor_faster_th
     free = {"hop_us": 0.0}
     alone, together = (prefill_s(which, prompt, **free) for which in (one, many))
     forward = Forward(many, get_system("llama_cpp").constants(many))
-    hops = passes_of(prompt, forward.constants) * forward.hop_in_node.send_s(512 * 4096 * 2) * stages
+    hops = (
+        passes_of(prompt, forward.constants) * forward.exchanges.hop_in_node.send_s(512 * 4096 * 2) * stages
+    )
     assert alone / stages <= together <= alone + hops + 1e-9
 
 

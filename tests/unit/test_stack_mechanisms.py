@@ -450,9 +450,9 @@ def test_an_fp8_cache_costs_instructions_where_the_gpu_has_none_for_it() -> None
 
 def test_cards_that_copy_to_each_other_keep_their_own_share_of_pcie() -> None:
     asked = {"model": "llama-3.1-8b", "gpu": "rtx-pro-6000-blackwell-server", "tp_size": 4, "batch_size": 1}
-    fabric = forward(scenario(system="vllm@0.15", **asked)).tp_fabric
+    fabric = forward(scenario(system="vllm@0.15", **asked)).exchanges.tensor
     assert fabric.bytes_per_s == pytest.approx(0.75 * 63e9)
-    other = forward(scenario(system="vllm@0.15", **(asked | {"gpu": "l40s-48gb"}))).tp_fabric
+    other = forward(scenario(system="vllm@0.15", **(asked | {"gpu": "l40s-48gb"}))).exchanges.tensor
     assert other.bytes_per_s == pytest.approx(
         0.4 * scenario(**(asked | {"gpu": "l40s-48gb"})).gpu.pcie_gb_per_s * 1e9
     )
