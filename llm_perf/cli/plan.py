@@ -11,7 +11,7 @@ from llm_perf.cli.options import WHOLE
 from llm_perf.errors import SpecError
 
 if TYPE_CHECKING:
-    from llm_perf.search.plan import PlanQuestion
+    from llm_perf.search.plan_question import PlanQuestion
 
 EXIT_NOTHING_MEETS = 3
 
@@ -93,8 +93,8 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
     """
     from llm_perf.cli.inputs import matching, say_versions
     from llm_perf.search import axes
-    from llm_perf.search.plan import PlanQuestion
     from llm_perf.search.plan import plan as search
+    from llm_perf.search.plan_question import PlanQuestion
     from llm_perf.search.service import asks_for_service
 
     given = {name: value for name, value in flags.items() if value is not None}

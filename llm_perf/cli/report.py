@@ -186,7 +186,7 @@ def _simulated_otherwise(stored: dict[str, Any], found: Simulation, name: str) -
 def _service_plan(data: dict[str, Any], name: str) -> dict[str, Any]:
     """A plan over requests, searched anew."""
     from llm_perf.explore.simulation_view import service_plan_view
-    from llm_perf.search.plan import PlanQuestion
+    from llm_perf.search.plan_question import PlanQuestion
     from llm_perf.search.service import plan_service
 
     question, best = data.get("question"), data["best"]

@@ -15,7 +15,7 @@ from llm_perf.explore.view import SCHEMA_VERSION
 from llm_perf.report.inference_json import finite
 from llm_perf.report.plan_plot import front_panel
 from llm_perf.report.plan_text import plan_answer, plan_sections
-from llm_perf.search.plan import Candidate, PlanAnswer, PlanQuestion
+from llm_perf.search.plan_question import Candidate, PlanAnswer, PlanQuestion
 
 _NOT_MEASURES: Final = (
     "inputs", "meets_targets", "share_of_targets", "stops", "bottlenecks", "interval", "no_interval",

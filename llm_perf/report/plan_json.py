@@ -7,7 +7,7 @@ from typing import Any
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import build_scenario
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite, interval_object
-from llm_perf.search.plan import Candidate, PlanAnswer
+from llm_perf.search.plan_question import Candidate, PlanAnswer
 
 
 def plan_object(answer: PlanAnswer) -> dict[str, Any]:

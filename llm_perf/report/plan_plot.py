@@ -12,7 +12,7 @@ from llm_perf.report.looks import LIMIT, looks
 from llm_perf.report.plan_text import amount, deployment
 from llm_perf.report.plots.draw import write_drawn
 from llm_perf.report.units import count, rate
-from llm_perf.search.plan import OBJECTIVES, Candidate, PlanAnswer
+from llm_perf.search.plan_question import OBJECTIVES, Candidate, PlanAnswer
 
 LABELS: Final = {
     "cost": "US dollars per million tokens",

@@ -19,7 +19,7 @@ from llm_perf.report.answer import Answer
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds, three_digits
-from llm_perf.search.plan import Candidate, PlanAnswer
+from llm_perf.search.plan_question import Candidate, PlanAnswer
 from llm_perf.search.targets import QUANTITIES, Target
 from llm_perf.systems.registry import DEFAULT, family_of, get_system
 

@@ -28,7 +28,8 @@ from llm_perf.requests.simulate import rules_of
 from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.divisions import Structure
-from llm_perf.search.plan import PlanQuestion, Pool
+from llm_perf.search.plan import Pool
+from llm_perf.search.plan_question import PlanQuestion
 from llm_perf.search.sweep import Array
 from llm_perf.search.targets import Target
 from llm_perf.systems.families import declaration
