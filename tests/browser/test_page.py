@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from llm_perf.analysis.economics import cost_of, gpu_price
 from llm_perf.analysis.inference import predict_inference
@@ -25,98 +20,7 @@ from llm_perf.cli.main import run
 from llm_perf.explore.controls import EXAMPLES
 from llm_perf.report.inference_text import dollars
 from llm_perf.report.units import gib, rate, seconds
-
-ROOT = Path(__file__).parents[2]
-SERVE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from llm_perf.cli.main import main; main(sys.argv[1:])"
-)
-TILES = "#card-answer .tiles dd"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
-        cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    found = re.search(r"http://\S+", process.stderr.readline())
-    assert found is not None
-    yield found[0]
-    process.terminate()
-    process.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; a machine without one fails, as `make test` installs it."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium is not None, "no chromium on PATH: make test installs it (apt-get install chromium)"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Tab:
-    """A page, with every complaint and every request of it."""
-
-    def __init__(self, browser: Any, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on(
-            "console",
-            lambda message: (
-                self.complaints.append(message.text) if message.type in ("error", "warning") else None
-            ),
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, url: str) -> None:
-        self.page.goto(url)
-        self.page.wait_for_selector(f"{TILES} >> nth=0")
-        self.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
-
-    def choose(self, name: str, value: str) -> None:
-        """Set a control, and wait for the answer to what is then asked."""
-        field = self.page.locator(f"#control-{name}")
-        before = parse_qs(urlsplit(self.page.url).query).get(name, [""])[0]
-        if before == value:
-            return
-        with self.page.expect_response(
-            lambda answer: "/api/view" in answer.url and _asks(answer.url, name, value)
-        ):
-            if field.evaluate("field => field.tagName") == "SELECT":
-                field.select_option(value)
-            else:
-                field.fill(value)
-                field.press("Tab")
-        self.page.wait_for_function(
-            "() => !document.getElementById('status').textContent.startsWith('Predicting')"
-        )
-
-    def tiles(self) -> list[str]:
-        return [str(text) for text in self.page.locator(TILES).all_text_contents()]
-
-    def close(self) -> None:
-        self.context.close()
-
-
-def _asks(url: str, name: str, value: str) -> bool:
-    return parse_qs(urlsplit(url).query).get(name, [""])[0] == value
-
-
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Tab]:
-    opened = Tab(browser)
-    yield opened
-    opened.close()
+from tests.browser.tab import TILES, Tab, asks
 
 
 def expected(**inputs: Any) -> list[str]:
@@ -243,64 +147,6 @@ def test_the_keyboard_reaches_everything(tab: Tab, address: str) -> None:
         assert figure.get_attribute("aria-label")
 
 
-LOOKS = {
-    "does not fit": "model=llama-3.1-70b&gpu=H100-SXM-80GB&batch_size=8",
-    "side by side": "model=llama-3.1-8b&gpu=l4-24gb&gpu=t4-16gb&batch_size=4",
-    "divided": "model=qwen3-30b-a3b&gpu=rtx-4090-24gb&system=llama_cpp&weight_format=q4_k_m&n_cpu_moe=all",
-    "training": "task=train&model=llama-3-8b&gpu=a100-sxm-80gb&num_gpus=8&framework=fsdp",
-}
-
-
-@pytest.mark.parametrize(
-    ("width", "scheme", "look"),
-    [
-        (390, "light", "training"), (390, "dark", "does not fit"), (768, "light", "does not fit"), (768, "dark", "divided"),
-        (1400, "light", "side by side"), (1400, "dark", "training"),
-    ],
-)  # fmt: skip
-def test_every_width_and_scheme_is_readable(
-    browser: Any, address: str, width: int, scheme: str, look: str
-) -> None:
-    tab = Tab(browser, width, scheme)
-    tab.page.add_init_script(SHIFTS)
-    tab.open(f"{address}?{LOOKS[look]}")
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert (tab.page.locator("#card-answer .alarm").count() > 0) == (look == "does not fit")
-    for colour, ground, least in tab.page.evaluate(CONTRASTS):
-        assert _contrast(colour, ground) >= least, (colour, ground)
-    assert tab.page.evaluate("window.shifted") < 0.05
-    assert tab.complaints == []
-    found = Axe().run(tab.page, context=AXE_CONTEXT).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-    tab.close()
-
-
-AXE_CONTEXT = {"include": [["html"]], "exclude": [[".plot-container"]]}
-"""All but the insides of figures: each is one picture with words of its own, and has its numbers as a table."""
-
-
-CONTRASTS = """() => {
-  const ground = (one) => { for (; one; one = one.parentElement) {
-    const found = getComputedStyle(one).backgroundColor;
-    if (!/, 0\\)$/.test(found) && found !== 'transparent') return found; } return 'rgb(255, 255, 255)'; };
-  return [...document.querySelectorAll('h1, h2, p, dt, dd, td, th, label, select, input, summary, code, footer')]
-    .filter((one) => one.offsetParent && one.textContent.trim())
-    .map((one) => [getComputedStyle(one).color, ground(one), 4.5]);
-}"""
-
-
-def _contrast(first: str, second: str) -> float:
-    """Contrast ratio of two colours (WCAG 2.1)."""
-    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 def test_a_report_needs_no_server(tab: Tab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = []
     for gpu in ("T4-16GB", "H200-SXM-141GB"):
@@ -342,10 +188,10 @@ def test_a_number_that_is_typed_is_one_step_back(tab: Tab, address: str) -> None
     tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB&batch_size=5")
     field = tab.page.locator("#control-batch_size")
     for text in ("1", "12", "128"):
-        with tab.page.expect_response(lambda answer, text=text: _asks(answer.url, "batch_size", text)):
+        with tab.page.expect_response(lambda answer, text=text: asks(answer.url, "batch_size", text)):
             field.fill(text)
     field.press("Tab")
-    with tab.page.expect_response(lambda answer: _asks(answer.url, "batch_size", "5")):
+    with tab.page.expect_response(lambda answer: asks(answer.url, "batch_size", "5")):
         tab.page.go_back()
     tab.page.wait_for_function("() => document.querySelector('#control-batch_size').value === '5'")
 
@@ -412,43 +258,6 @@ def test_a_new_answer_moves_nothing_away(tab: Tab, address: str) -> None:
     assert tab.page.locator("#table-front table").is_visible()
 
 
-@pytest.mark.parametrize("width", [390, 1024, 1400])
-def test_legends_are_whole_and_leave_no_hole(browser: Any, address: str, width: int) -> None:
-    tab = Tab(browser, width)
-    tab.open(f"{address}?model=facebook/opt-175b&gpu=t4-16gb&system=zero_inference&gpu=h200-sxm-141gb")
-    found = tab.page.evaluate(LEGENDS)
-    assert len(found) >= 8
-    for name, axis, top, bottom, end, right, edge in found:
-        assert axis <= top + 1, name  # below the title of the axis
-        assert top - axis < 40, name
-        assert bottom <= end + 1, name
-        assert right <= edge + 1, name
-    tab.close()
-
-
-LEGENDS = """() => [...document.querySelectorAll('.figure')].map((figure) => {
-  const legend = figure.querySelector('.legend').getBoundingClientRect();
-  const title = figure.querySelector('.xtitle').getBoundingClientRect();
-  const all = figure.getBoundingClientRect();
-  return [figure.id, title.bottom, legend.top, legend.bottom, all.bottom, legend.right, all.right];
-})"""
-
-
-def test_figures_follow_the_window(browser: Any, address: str) -> None:
-    tab = Tab(browser, 1280)
-    tab.open(f"{address}?model=opt-1.3b&gpu=T4-16GB")
-    for width in (700, 390, 1400):
-        tab.page.set_viewport_size({"width": width, "height": 900})
-        tab.page.wait_for_function(WIDTHS)
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.complaints == []
-    tab.close()
-
-
-WIDTHS = """() => [...document.querySelectorAll('.figure')].every((figure) =>
-  Math.abs(figure.querySelector('.main-svg').getBoundingClientRect().width - figure.clientWidth) <= 1)"""
-
-
 def test_a_page_elsewhere_reads_nothing(browser: Any, address: str) -> None:
     context = browser.new_context()
     context.route("http://elsewhere.example/", lambda route: route.fulfill(body="<p>elsewhere</p>"))
@@ -481,53 +290,6 @@ FRAMED = """(address) => new Promise((done) => {
   frame.onload = () => { try { done(frame.contentDocument ? 'read' : 'empty'); } catch { done('empty'); } };
   document.body.append(frame);
 })"""
-
-
-SHIFTS = """window.shifted = 0;
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
-}).observe({ type: "layout-shift", buffered: true });"""
-
-
-@pytest.mark.parametrize("width", [390, 768, 1400])
-def test_nothing_moves_while_the_page_comes(browser: Any, address: str, width: int) -> None:
-    """Web Vitals call up to 0.1 good."""
-    tab = Tab(browser, width)
-    tab.page.add_init_script(SHIFTS)
-    tab.open(address)
-    assert tab.page.evaluate("window.shifted") < 0.05
-    tab.close()
-
-
-@pytest.mark.parametrize("width", [390, 768, 1400])
-def test_the_words_do_not_wait_for_the_program_that_draws(browser: Any, address: str, width: int) -> None:
-    """However late it comes, figures have had their room."""
-    tab = Tab(browser, width)
-    held: list[Any] = []
-    tab.page.add_init_script(SHIFTS)
-    tab.page.route("**/plotly.js", lambda route: held.append(route))
-    tab.page.goto(f"{address}?{LOOKS['does not fit']}", wait_until="commit")
-    tab.page.wait_for_selector(f"{TILES} >> nth=0")
-    assert tab.page.locator(".main-svg").count() == 0
-    held[0].continue_()
-    tab.page.wait_for_selector("#figure-accuracy .main-svg >> nth=0")
-    assert tab.page.evaluate("window.shifted") < 0.01
-    assert tab.complaints == []
-    tab.close()
-
-
-def test_on_a_phone_the_answer_stands_before_the_controls(browser: Any, address: str) -> None:
-    """In the document as well, so that the keyboard and a reader's voice go the same way; a link leads to the controls."""
-    tab = Tab(browser, 390)
-    tab.open(address)
-    before = "document.getElementById('result').compareDocumentPosition(document.getElementById('question'))"
-    assert tab.page.evaluate(before) == 4  # follows
-    assert tab.page.locator("#card-answer .lines dd").first.bounding_box()["y"] < 900
-    tab.page.locator("#jump").click()
-    assert tab.page.locator("#question").bounding_box()["y"] < 900
-    tab.page.set_viewport_size({"width": 1280, "height": 900})
-    tab.page.wait_for_function(f"() => {before} === 2")  # precedes
-    tab.close()
 
 
 def test_the_answer_is_that_of_the_command_line(
