@@ -17,8 +17,7 @@ from llm_perf.config.huggingface import from_hf_config, load_from_hub, load_mode
 from llm_perf.config.model import Attention
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError, UnknownNameError
-from tests.unit.counted_configs import BESIDE_THEIR_WEIGHTS, COUNTED
-from tests.unit.released_configs import RELEASED
+from tests.unit.model_configs import BESIDE_THEIR_WEIGHTS, COUNTED, RELEASED
 
 LLAMA = RELEASED["meta-llama/Llama-2-7b-hf"]
 NOT_RUN: dict[str, dict[str, Any]] = {"encoder/BERT-base": {"other_params": 0, "lm_head_bias": False}}
