@@ -91,7 +91,7 @@ def measure(settings: RunSettings) -> dict[str, Any] | None:
     from calibrate.run.default_model import AUTO
     from calibrate.run.model_config import is_embedded
 
-    require_extra("llm-perf calibrate --run")
+    require_extra("llm-perf calibrate run")
     if settings.model_name == AUTO or is_embedded(settings.model_name):
         settings = settings.replace(dummy=True)  # there are no real weights to be had
     with signals_interrupt():
@@ -109,7 +109,7 @@ def measure_fields(fields: dict[str, Any], hostfile: str | None = None) -> dict[
     from calibrate.probe.extras import require_extra
     from calibrate.run.hosts import measure_on_hosts
 
-    require_extra("llm-perf calibrate --run")
+    require_extra("llm-perf calibrate run")
     with signals_interrupt():
         return measure_on_hosts(fields, hostfile, measure)
 

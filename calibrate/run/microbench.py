@@ -45,7 +45,7 @@ def microbench(
     from calibrate.probe.records import finite, measuring, writable_folder
     from calibrate.run.layer_times import layer_times
 
-    require_extra("llm-perf calibrate --microbench")
+    require_extra("llm-perf calibrate microbench")
     if not budget_s >= LEAST_BUDGET_S:
         raise SpecError(f"--budget {budget_s:g}: expected at least {LEAST_BUDGET_S:g} seconds")
     target = _target(out)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import click
 
-from llm_perf.cli.calibrate_flags import flag_of, print_object, run_and_print
+from llm_perf.cli.calibrate_flags import flag_of, named, print_object, run_and_print, with_words
 from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP_FLAGS, RUNNERS, with_llama_cpp_options
 from llm_perf.cli.calibrate_served import COMMANDS
 from llm_perf.cli.calibrate_train import TRAIN_FLAGS, TRAIN_SHARED, run_training, with_train_options
@@ -90,11 +90,13 @@ class Words(click.Command):
         if word is None:
             return super().make_context(info_name, args, parent, **extra)
         try:
-            return with_names(word).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return with_words(
+                with_names(word).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            )
         except click.NoSuchOption as error:
             if not any(error.option_name in option.opts + option.secondary_opts for option in self.params):
                 raise
-        return super().make_context(info_name, args, parent, **extra)
+        return with_words(super().make_context(info_name, args, parent, **extra))
 
 
 @click.command("calibrate", cls=Words)
@@ -163,9 +165,9 @@ def calibrate(
         [name for name, wanted in modes.items() if wanted],
         [*given, *(name for name, value in others.items() if value is not None)],
     )
+    known = ", ".join(Words("calibrate").words)
     if runs and not fit_it:
-        known = ", ".join(Words("calibrate").words)
-        raise SpecError(f"{runs[0]!r}: files of runs are for --fit; the first word may be {known}")
+        raise SpecError(f"{runs[0]!r}: files of runs are for {named('fit')}; the first word may be {known}")
     if log_to_read is not None:
         return print_log(log_to_read, as_json)
     if run_microbench:
@@ -177,19 +179,17 @@ def calibrate(
 
         return calibration.fit(runs, out, {"gpu": gpu, "host": host}, as_json)
     if not run_it:
-        raise SpecError("nothing to do: pass --run, --microbench, --fit RUNS, or --read-log FILE")
+        raise SpecError(f"nothing to do: the first word may be {known}")
     if train:
         return run_training(given, hostfile, as_json)
     misplaced = next((name for name in TRAIN_FLAGS if name in given), None)
     if misplaced is not None:
-        raise SpecError(f"--{misplaced.replace('_', '-')} describes a training run: pass --train with it")
+        raise SpecError(f"{flag_of(misplaced)} describes a training run, which {named('train')} makes")
     if given.get("system") in RUNNERS:
         return RUNNERS[given["system"]](given, hostfile, as_json)
     misplaced = next((name for name in LLAMA_CPP_FLAGS if name in given), None)
     if misplaced is not None:
-        raise SpecError(
-            f"--{misplaced.replace('_', '-')} describes a run of llama.cpp: pass --system llama_cpp with it"
-        )
+        raise SpecError(f"{flag_of(misplaced)} describes a run of llama.cpp: pass --system llama_cpp with it")
     return _run(given, hostfile, as_json)
 
 
@@ -240,18 +240,18 @@ def _check_mode(modes: list[str], given: list[str]) -> None:
         SpecError: two things are asked for at once, or a flag says nothing about what is.
     """
     if len(modes) > 1:
-        raise SpecError(f"one at a time: --{modes[0]} or --{modes[1]}")
+        raise SpecError(f"one at a time: {named(modes[0])} or {named(modes[1])}")
     mode = modes[0] if modes else ""
     known = _FLAGS_OF.get(mode)
     for name in given if modes else ():
         if name in _NOT_OF_A_RUN if known is None else name not in known:
-            raise SpecError(f"{flag_of(name)} says nothing about --{mode}")
+            raise SpecError(f"{flag_of(name)} says nothing about {named(mode)}")
 
 
 def _run(given: dict[str, Any], hostfile: str | None, as_json: bool) -> int:
     from calibrate.probe.extras import require_extra
 
-    require_extra("llm-perf calibrate --run")
+    require_extra("llm-perf calibrate run")
     from calibrate.run.generation import measure_fields
 
     fields = {"model_name": "auto"} | given

@@ -12,11 +12,25 @@ from llm_perf.errors import DoesNotFitError, SpecError
 
 _NAMES: Final = {"model_name": "model", "num_gpus_per_node": "num-gpus", "output_file": "log-file"}
 """Flags whose fields have another name."""
+_WORDS: Final = "llm_perf.calibrate.words"
 
 
 def flag_of(name: str) -> str:
     """The flag of a field."""
     return f"--{_NAMES.get(name, name.replace('_', '-'))}"
+
+
+def with_words(context: click.Context) -> click.Context:
+    """A context in which the user wrote a mode as a word (``calibrate train``), and not as a flag."""
+    context.meta[_WORDS] = True
+    return context
+
+
+def named(mode: str) -> str:
+    """A mode as the user writes it here: ``calibrate train``, or ``--train``."""
+    context = click.get_current_context(silent=True)
+    in_words = context is not None and context.meta.get(_WORDS, False)
+    return f"calibrate {mode}" if in_words else f"--{mode}"
 
 
 def check_flags(

@@ -1,4 +1,4 @@
-"""``llm-perf calibrate --run --train``: a few real steps of training beside their prediction."""
+"""``llm-perf calibrate train``: a few real steps of training beside their prediction."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from llm_perf.cli.calibrate_flags import check_flags, run_and_print
+from llm_perf.cli.calibrate_flags import check_flags, named, run_and_print
 from llm_perf.errors import SpecError
 
 _OPTIONS = (
     click.option("--train", is_flag=True, help="With --run: train for a few steps instead of generating."),
-    click.option("--ds-zero", type=int, help="ZeRO stage of --train, 0 to 3.  [default: 2]"),
+    click.option("--ds-zero", type=int, help="ZeRO stage of a training run, 0 to 3.  [default: 2]"),
     click.option(
         "--framework",
         type=click.Choice(("deepspeed", "fsdp", "torch")),
@@ -27,8 +27,8 @@ _OPTIONS = (
     ),
     click.option("--micro-batch-size", type=int, help="Sequences per rank and pass.  [default: 1]"),
     click.option("--gradient-accumulation-steps", type=int, help="Passes per step.  [default: 1]"),
-    click.option("--seq-len", type=int, help="Tokens per sequence of --train.  [default: 128]"),
-    click.option("--steps", type=int, help="Timed steps of --train.  [default: 5]"),
+    click.option("--seq-len", type=int, help="Tokens per sequence of a training run.  [default: 128]"),
+    click.option("--steps", type=int, help="Timed steps of a training run.  [default: 5]"),
     click.option(
         "--optimizer-offload", is_flag=True, default=None, help="Optimizer on the CPU (ZeRO-Offload)."
     ),
@@ -77,14 +77,14 @@ def run_training(given: dict[str, Any], hostfile: str | None, as_json: bool) -> 
         LLMPerfError: a flag that means nothing here, or what the run raises.
     """
     known = {*TRAIN_FLAGS, *TRAIN_SHARED}
-    check_flags(given, known, _IMPLIED, "is for a generation and means nothing with --train")
+    check_flags(given, known, _IMPLIED, f"is for a generation and means nothing with {named('train')}")
     if hostfile is not None:
         raise SpecError("--hostfile is for a generation: a training run has all its ranks on one machine")
     if "ds_zero" in given and given.get("framework", "deepspeed") != "deepspeed":
         raise SpecError(f"--ds-zero is DeepSpeed's: --framework {given['framework']} has no stages")
     from calibrate.probe.extras import require_extra
 
-    require_extra("llm-perf calibrate --run --train")
+    require_extra("llm-perf calibrate train")
     from calibrate.run.model_config import TINY_MODEL
     from calibrate.run.train.settings import TrainRunSettings
     from calibrate.run.train.training import measure_training

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llm_perf.cli.calibrate_flags import print_object
+from llm_perf.cli.calibrate_flags import named, print_object
 from llm_perf.errors import SpecError, bad_value
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|min|m)?")
@@ -27,11 +27,11 @@ def seconds_of(budget: str) -> float:
 
 
 def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
-    """``--microbench``."""
+    """``calibrate microbench``."""
     if given.get("system") is not None:
         return _microbench_of(budget, out, given, as_json)
     if "runs_dir" in given:
-        raise SpecError("--runs-dir says nothing about --microbench: --out names its file")
+        raise SpecError(f"--runs-dir says nothing about {named('microbench')}: --out names its file")
     from calibrate.probe.report import print_microbench
     from calibrate.probe.suite import DEFAULT_BUDGET_S
     from calibrate.run.microbench import microbench as measure
@@ -55,17 +55,17 @@ def microbench(budget: str | None, out: str | None, given: dict[str, Any], as_js
 
 
 def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], as_json: bool) -> int:
-    """``--microbench --system llama_cpp``: a probe that ends in a profile."""
+    """``calibrate microbench --system llama_cpp``: a probe that ends in a profile."""
     from llm_perf.cli.calibrate_llama_cpp import LLAMA_CPP
 
     if given["system"] != LLAMA_CPP:
         raise SpecError(
-            f"--system {given['system']} says nothing about --microbench, which measures the machine; llama_cpp has a "
-            "probe of its own"
+            f"--system {given['system']} says nothing about {named('microbench')}, which measures the machine; llama_cpp "
+            "has a probe of its own"
         )
     misplaced = next((name for name in ("device", "dtype") if name in given), "budget" if budget else None)
     if misplaced is not None:
-        raise SpecError(f"--{misplaced} says nothing about --microbench --system llama_cpp")
+        raise SpecError(f"--{misplaced} says nothing about {named('microbench')} --system llama_cpp")
     from calibrate.fit.llama_cpp_profile import microbench_llama_cpp, probe_lines
 
     asked = {name: given[name] for name in ("offload_dir", "runs_dir", "allow_concurrent") if name in given}
@@ -79,7 +79,7 @@ def _microbench_of(budget: str | None, out: str | None, given: dict[str, Any], a
 
 
 def fit(runs: tuple[str, ...], out: str | None, given: dict[str, Any], as_json: bool) -> int:
-    """``--fit RUNS…``."""
+    """``calibrate fit RUNS…``."""
     from pathlib import Path
 
     from calibrate.fit import Calibrator, read_runs

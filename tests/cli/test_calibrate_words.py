@@ -18,25 +18,61 @@ def test_the_help_of_a_word_has_its_options_and_no_other(llm_perf: Any, word: st
     assert "--fit" not in said
 
 
+SAID = "--gen-len is for a generation and means nothing with {}"
+FILES = "'x.json': files of runs are for {}; the first word may be "
+
+
 @pytest.mark.parametrize(
-    ("words", "flags"),
+    ("words", "flags", "said", "mode"),
     [
-        (("train", "--gen-len", "4"), ("--run", "--train", "--gen-len", "4")),
-        (("run", "--train", "--gen-len", "4"), ("--run", "--train", "--gen-len", "4")),
-        (("run", "--steps", "3"), ("--run", "--steps", "3")),
-        (("run", "--budget", "5s"), ("--run", "--budget", "5s")),
-        (("microbench", "--gpu", "t4"), ("--microbench", "--gpu", "t4")),
-        (("microbench", "--budget", "soon"), ("--microbench", "--budget", "soon")),
-        (("run", "--microbench"), ("--run", "--microbench")),
-        (("run", "x.json"), ("--run", "x.json")),
-        (("train", "x.json"), ("--run", "--train", "x.json")),
+        (("train", "--gen-len", "4"), ("--run", "--train", "--gen-len", "4"), SAID, "train"),
+        (("run", "--train", "--gen-len", "4"), ("--run", "--train", "--gen-len", "4"), SAID, "train"),
+        (
+            ("run", "--steps", "3"),
+            ("--run", "--steps", "3"),
+            "--steps describes a training run, which {} makes",
+            "train",
+        ),
+        (("run", "--budget", "5s"), ("--run", "--budget", "5s"), "--budget says nothing about {}", "run"),
+        (("microbench", "--gpu", "t4"), ("--microbench", "--gpu", "t4"), "--gpu says nothing about {}", "microbench"),
+        (("fit", "--loops", "3", "x"), ("--fit", "--loops", "3", "x"), "--loops says nothing about {}", "fit"),
+        (("run", "--microbench"), ("--run", "--microbench"), "one at a time: {} or ", "run"),
+        (("run", "x.json"), ("--run", "x.json"), FILES, "fit"),
+        (("train", "x.json"), ("--run", "--train", "x.json"), FILES, "fit"),
+        (
+            ("microbench", "--runs-dir", "x"),
+            ("--microbench", "--runs-dir", "x"),
+            "--runs-dir says nothing about {}: --out names its file",
+            "microbench",
+        ),
+        (
+            ("microbench", "--system", "transformers"),
+            ("--microbench", "--system", "transformers"),
+            "--system transformers says nothing about {}, which measures the machine",
+            "microbench",
+        ),
     ],
-    ids=lambda words: " ".join(words),
-)
-def test_a_word_refuses_what_its_flag_refuses(
-    llm_perf: Any, words: tuple[str, ...], flags: tuple[str, ...]
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_a_word_refuses_what_its_flag_refuses_in_the_words_that_were_typed(
+    llm_perf: Any, words: tuple[str, ...], flags: tuple[str, ...], said: str, mode: str
 ) -> None:
-    assert llm_perf("calibrate", *words).error == llm_perf("calibrate", *flags).error
+    by_word, by_flag = llm_perf("calibrate", *words).error, llm_perf("calibrate", *flags).error
+    assert said.format(f"calibrate {mode}") in by_word
+    assert said.format(f"--{mode}") in by_flag
+    for name in (*OWN, "fit"):
+        assert f"--{name}" not in by_word
+    for name in (*OWN, "fit"):
+        by_word = by_word.replace(f"calibrate {name}", f"--{name}")
+    assert by_word == by_flag
+
+
+def test_what_is_wrong_with_a_value_is_said_alike(llm_perf: Any) -> None:
+    asked = ("--budget", "soon")
+    assert (
+        llm_perf("calibrate", "microbench", *asked).error
+        == llm_perf("calibrate", "--microbench", *asked).error
+    )
 
 
 def test_a_word_that_is_none_of_them_is_told_which_there_are(llm_perf: Any) -> None:

@@ -140,7 +140,7 @@ def test_several_nodes_and_a_missing_device_are_refused(train, monkeypatch):
         (["--train", "--num-nodes", "2"], "--num-nodes is for a generation"),
         (["--train", "--hostfile", "hosts"], "--hostfile is for a generation"),
         (["--train", "--ds-zero", "7"], "ds_zero"),
-        (["--seq-len", "64"], "--seq-len describes a training run: pass --train with it"),
+        (["--seq-len", "64"], "--seq-len describes a training run, which --train makes"),
         (["--recompute"], "--recompute describes a training run"),
     ],
     ids=str,

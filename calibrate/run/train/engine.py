@@ -154,7 +154,7 @@ def _with_adapters(model: Any, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise MissingExtraError("calibrate", "calibrate --run --train --lora-rank") from None
+        raise MissingExtraError("calibrate", "calibrate train --lora-rank") from None
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     return get_peft_model(model, config)
 

@@ -20,7 +20,7 @@ def measure_training(settings: TrainRunSettings) -> dict[str, Any] | None:
     from calibrate.probe.extras import require_extra
     from calibrate.probe.process import signals_interrupt
 
-    require_extra("llm-perf calibrate --run --train")
+    require_extra("llm-perf calibrate train")
     with signals_interrupt():
         return _measure(settings)
 
