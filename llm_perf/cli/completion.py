@@ -61,7 +61,10 @@ def _file(shell: str) -> Path:
 
 
 def with_names(command: click.Command) -> click.Command:
-    """A command whose flags that take a name of something that ships complete it; groups with the names that they show."""
+    """A command whose flags that take a name of something that ships complete it; groups with the names that they show.
+
+    Flags whose field is one of a few words offer these by themselves (`llm_perf.cli.options`).
+    """
     if isinstance(command, click.Group):
         kind = _KINDS.get(f"--{(command.name or '').removesuffix('s')}")
         show = command.commands.get("show")
@@ -77,7 +80,7 @@ def with_names(command: click.Command) -> click.Command:
 
 _KINDS: Final = {
     "--model": "model", "--draft-model": "model", "--gpu": "GPU", "--gpus": "GPU", "--host": "host", "--system": "system",
-    "--framework": "framework",
+    "--framework": "framework", "--weight-format": "format", "--kv-format": "cache format",
 }  # fmt: skip
 
 
@@ -104,6 +107,10 @@ def names_of(kind: str, begun: str) -> list[str]:
 
 def _known(kind: str, begun: str) -> Sequence[str]:
     """Every name of a kind; of a system behind ``NAME@`` its versions."""
+    if "format" in kind:
+        from llm_perf.config.formats import KV_FORMATS, WEIGHT_FORMATS
+
+        return ["auto", *(WEIGHT_FORMATS if kind == "format" else KV_FORMATS)]
     if kind == "framework":
         from llm_perf.systems.training.framework import FRAMEWORKS
 

@@ -64,6 +64,15 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
     )
 
 
+def words_of(field: str, inputs: Callable[[], type[Spec]]) -> Callable[..., list[str]]:
+    """What TAB offers for a hand-written flag of a field, of inputs that are imported when it is asked."""
+
+    def words(context: click.Context, flag: click.Parameter, begun: str) -> list[str]:
+        return _words_begun(inputs().model_fields[field].annotation, context, flag, begun)
+
+    return words
+
+
 def _words_begun(annotation: Any, _context: click.Context, _flag: click.Parameter, begun: str) -> list[str]:
     """What TAB offers for a flag that takes one of a few words, behind commas too."""
     before, comma, last = begun.rpartition(",")

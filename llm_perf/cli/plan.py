@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_perf.cli.options import WHOLE
+from llm_perf.cli.options import WHOLE, words_of
 from llm_perf.errors import SpecError
 
 if TYPE_CHECKING:
+    from llm_perf.config.base import Spec
     from llm_perf.search.plan_question import PlanQuestion
 
 EXIT_NOTHING_MEETS = 3
+
+
+def _question() -> type[Spec]:
+    from llm_perf.search.plan_question import PlanQuestion
+
+    return PlanQuestion
+
+
+def _training_question() -> type[Spec]:
+    from llm_perf.search.plan_training import TrainingPlanQuestion
+
+    return TrainingPlanQuestion
 
 
 @click.command("plan")
@@ -22,7 +35,11 @@ EXIT_NOTHING_MEETS = 3
     "--target",
     help='Limits such as "p95 ttft<1s, tpot<50ms"; also latency, throughput>, cost, energy.  [default: none]',
 )
-@click.option("--objective", help="cost, energy, gpus or throughput.  [default: cost]")
+@click.option(
+    "--objective",
+    help="cost, energy, gpus or throughput.  [default: cost]",
+    shell_complete=words_of("objective", _question),
+)
 @click.option(
     "--gpus", help="Names or patterns such as 'h100*', separated by commas.  [default: all that ship]"
 )
@@ -40,14 +57,20 @@ EXIT_NOTHING_MEETS = 3
 @click.option(
     "--global-batch-size", type=WHOLE, help="With --train: sequences per step.  [default: 4 Mi tokens]"
 )
-@click.option("--precision", help="With --train: bf16, fp8, mxfp8, …  [default: bf16]")
+@click.option(
+    "--precision",
+    help="With --train: bf16, fp8, mxfp8, …  [default: bf16]",
+    shell_complete=words_of("precision", _training_question),
+)
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
 @click.option("--concurrency", type=WHOLE, help="Requests that are to be in flight.")
 @click.option("--burstiness", type=float, help="Of --rate: below 1 bursts, above 1 more even.  [default: 1]")
 @click.option("--seed", type=WHOLE, help="Of what is drawn by chance.  [default: 0]")
 @click.option(
-    "--batching", help="continuous, or static: a batch that starts and ends together.  [default: continuous]"
+    "--batching",
+    help="continuous, or static: a batch that starts and ends together.  [default: continuous]",
+    shell_complete=words_of("batching", _question),
 )
 @click.option("--prompt-len", type=WHOLE, help="Prompt tokens per sequence.  [default: 512]")
 @click.option("--gen-len", type=WHOLE, help="Tokens to generate per sequence.  [default: 128]")
@@ -58,7 +81,11 @@ EXIT_NOTHING_MEETS = 3
     "--weight-format", help="Format of weights, as llm-perf infer takes it; instead of --quant-bits."
 )
 @click.option("--kv-format", help="Format of the KV cache.")
-@click.option("--quant-bits", help='Widths of weights to choose from, such as "16,8,4".  [default: 16]')
+@click.option(
+    "--quant-bits",
+    help='Widths of weights to choose from, such as "16,8,4".  [default: 16]',
+    shell_complete=words_of("quant_bits", _question),
+)
 @click.option("--max-batch-size", type=WHOLE, help="Largest batch to consider.  [default: 1024]")
 @click.option(
     "--offload/--no-offload", default=None, help="Consider one GPU that streams weights.  [default: on]"

@@ -92,12 +92,13 @@ def draft_module(kind: Module, model: ModelConfig) -> ModelConfig:
     last = model.layer_groups[-1]
     if kind == "mtp" and not model.mtp_layers:
         raise SpecError(
-            f"--draft-model mtp: {model.name} says no multi-token prediction module (mtp_layers); possible: eagle, or a "
-            "model that drafts"
+            f"--draft-model mtp: {model.name} says no multi-token prediction module (mtp_layers); possible: "
+            f"{'' if last.mlp.routed_experts else 'eagle, or '}a model that drafts, by its name or as a file"
         )
     if not last.attention.parts or last.attention.recurrent:
         raise SpecError(
-            f"--draft-model {kind}: the last layer of {model.name} is no attention layer to draft with"
+            f"--draft-model {kind}: the last layer of {model.name} is no attention layer to draft with, and what shape its "
+            "module has instead is not known; possible: a model that drafts, by its name or as a file"
         )
     block = last.mlp
     if kind == "eagle":

@@ -143,7 +143,18 @@ FLAGS = {
         "--draft-model opt-125m --acceptance .5,.4 --draft-tokens 3",
         "give one of the two",
     ),
-    "a module that is not there": ("--draft-model mtp --acceptance .5", "no multi-token prediction module"),
+    "a module that is not there": (
+        "--draft-model mtp --acceptance .5",
+        "no multi-token prediction module (mtp_layers); possible: eagle, or a model that drafts",
+    ),
+    "a module of a model with experts": (
+        "--model mixtral-8x7b --draft-model mtp --acceptance .5",
+        "(mtp_layers); possible: a model that drafts, by its name or as a file",
+    ),
+    "a module whose layer is not known": (
+        "--model glm-5.3-flash --draft-model mtp --acceptance .5",
+        "is not known; possible: a model that drafts, by its name or as a file",
+    ),
     "acceptance without draft": ("--acceptance-rate 0.5", "--draft-model"),
     "acceptance above one": ("--draft-model opt-125m --acceptance-rate 2", "acceptance_rate"),
     "unknown draft": ("--draft-model nothing --acceptance-rate 0.5", "nothing"),
