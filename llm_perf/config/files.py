@@ -154,6 +154,8 @@ def parse_mapping(text: str, where: str, is_table: bool = False) -> dict[str, An
     if not is_table and len(text) > (_LARGEST_JSON if is_json else _LARGEST_YAML):
         size, kind = (_LARGEST_JSON, "JSON") if is_json else (_LARGEST_YAML, "YAML")
         raise SpecError(f"{where}: is larger than {size / 1e6:g} MB of {kind}, which no spec is")
+    if not is_table and text.count(",") > _MOST_ENTRIES:
+        raise SpecError(f"{where}: has more than {_MOST_ENTRIES:,} entries, which no spec has")
     if _too_deep(text):
         raise SpecError(f"{where}: is nested too deeply")
     try:
@@ -200,6 +202,9 @@ def _with_lines(text: str, name: str) -> str:
 
 _LARGEST_YAML, _LARGEST_JSON = 250_000, 32_000_000
 """Characters: what is parsed within a second. The longest index of a released checkpoint has 9 million, and is JSON."""
+_MOST_ENTRIES, _MOST_FIELDS = 500_000, 50_000
+"""Commas of a text, and colons of one that is a spec: counted before either is parsed or validated. Lists of the modules of a
+checkpoint with hundreds of experts have some 200,000 entries, and no spec has fields for them."""
 
 
 def _too_deep(text: str) -> bool:
@@ -237,6 +242,10 @@ def build(spec: type[S], data: dict[str, Any], text: str, where: str, under: tup
     """
     if not all(isinstance(key, str) for key in data):
         raise SpecError(f"{where}:1: field names must be text")
+    if not under and text.count(":") > _MOST_FIELDS:
+        raise SpecError(
+            f"{where}: has more than {_MOST_FIELDS:,} fields, which no {spec.label() or 'spec'} has"
+        )
     try:
         return spec.model_validate(data)
     except ValidationError as error:

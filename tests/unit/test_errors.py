@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,25 @@ def test_errors_come_back_from_a_worker_process(error: LLMPerfError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"model_type": "llama", "layer_types": [' + '"x", ' * 3_000_000 + '"x"]}', "500,000 entries, which no spec"),
+        ("{" + ", ".join(f'"k{number}": 1' for number in range(400_000)) + "}", "50,000 fields, which no model"),
+        ('{"name": "m", "layer_groups": [{' + ", ".join(f'"k{n}": 1' for n in range(60_000)) + "}]}", "50,000 fields"),
+    ],
+    ids=["entries", "fields", "nested fields"],
+)  # fmt: skip
+def test_json_without_end_is_one_line_before_it_is_parsed(text: str, said: str, tmp_path: Path) -> None:
+    """Pydantic takes 5 s to name each of a million fields that no spec has."""
+    file = tmp_path / "long.json"
+    file.write_text(text)
+    before = time.process_time()
+    with pytest.raises(SpecError, match=rf"long\.json: has more than {said}"):
+        get_model_config_by_name(str(file))
+    assert time.process_time() - before < 1
 
 
 @pytest.mark.parametrize(
