@@ -27,6 +27,8 @@ from llm_perf.systems.scheduling import SchedulerRules
 
 _ROUNDS = 9
 _LEAST = 1e-9
+_AT_ONCE = 4096
+"""Configurations whose arrays are worked on together: as many as a core's cache holds."""
 _DENSE = 512
 """Tokens of a step up to which its time is that of just so many: means over steps do not tell counts half a percent apart."""
 
@@ -113,10 +115,13 @@ class SteadyState:
             np.asarray(prompt_tokens, float), np.asarray(output_tokens, float), asked
         )
         middle = prompt + output / 2 if context is None else np.broadcast_to(context, prompt.shape)
-        shape = prompt.shape
-        load = _Loop(self, *(np.atleast_1d(one).astype(float) for one in (prompt, output, middle)))
-        found = load.open(np.atleast_1d(asked)) if concurrency is None else load.closed(np.atleast_1d(asked))
-        return Steady(*(one.reshape(shape) for one in found))
+        flat = [np.ravel(one).astype(float) for one in (prompt, output, middle, asked)]
+        found = []
+        for start in range(0, max(prompt.size, 1), _AT_ONCE):
+            *lengths, wanted = (one[start : start + _AT_ONCE] for one in flat)
+            loop = _Loop(self, *lengths)
+            found.append(loop.open(wanted) if concurrency is None else loop.closed(wanted))
+        return Steady(*(np.concatenate(one).reshape(prompt.shape) for one in zip(*found, strict=True)))
 
     def of_pools(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """Requests per second of a replica that reads prompts alone, and of one that generates alone, at the most."""

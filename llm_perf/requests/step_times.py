@@ -37,6 +37,8 @@ from llm_perf.systems.speculation import Rounds
 _DENSE = 8192
 _APART = 1.005
 _FEW = 3
+_WRITTEN_OUT = 2**17
+"""Counts up to which a table for arrays has every one, whatever its nodes."""
 
 ChunkLengths = Sequence[tuple[int, int]]
 """(new tokens, tokens before them) of each chunk of a step."""
@@ -45,11 +47,11 @@ ChunkLengths = Sequence[tuple[int, int]]
 class Table:
     """A function of a count, from 1 on: a list with every value, and nodes beyond; arrays lie between their neighbours."""
 
-    __slots__ = ("_all", "_counts", "_nodes", "_padded", "_values", "dense")
+    __slots__ = ("_all", "_counts", "_every", "_nodes", "_values", "dense")
 
     def __init__(self, counts: Floats, values: Floats, dense: int = _DENSE) -> None:
         self._counts, self._all = np.insert(counts, 0, 0.0), np.insert(values, 0, 0.0)
-        self._padded = np.append(self._all, values[-1])
+        self._every: Floats | None = None
         dense = int(min(len(counts), dense))
         self.dense: list[float] = [0.0, *values[:dense].tolist()]
         self._nodes: list[float] = counts[dense - 1 :].tolist()
@@ -65,10 +67,16 @@ class Table:
         return self._values[at] + share * (self._values[at + 1] - self._values[at])
 
     def at(self, counts: Floats) -> Floats:
-        """Values at counts that need not be whole."""
-        if len(self._nodes) > 1:
+        """Values at counts that need not be whole.
+
+        Nodes are whole numbers: between two whole counts a value lies on the line between theirs, which needs no search.
+        """
+        most = self._counts[-1]
+        if most > _WRITTEN_OUT:
             return np.interp(counts, self._counts, self._all)
-        return _between(np.minimum(counts, len(self.dense) - 1), self._padded)
+        if self._every is None:
+            self._every = np.interp(np.arange(most + 2), self._counts, self._all)
+        return _between(np.minimum(counts, most), self._every)
 
 
 def table_counts(most: int, dense: int = _DENSE) -> Floats:
