@@ -37,8 +37,8 @@ from llm_perf.systems.speculation import Rounds
 _DENSE = 8192
 _APART = 1.005
 _FEW = 3
-_WRITTEN_OUT = 2**17
-"""Counts up to which a table for arrays has every one, whatever its nodes."""
+_WORTH_WRITING_OUT = 8
+"""How many counts of a table take as long to write out as one takes to be found."""
 
 ChunkLengths = Sequence[tuple[int, int]]
 """(new tokens, tokens before them) of each chunk of a step."""
@@ -69,12 +69,13 @@ class Table:
     def at(self, counts: Floats) -> Floats:
         """Values at counts that need not be whole.
 
-        Nodes are whole numbers: between two whole counts a value lies on the line between theirs, which needs no search.
+        Nodes are whole numbers: between two whole counts a value lies on the line between theirs, which needs no search
+        once all are written out, as many counts are worth.
         """
         most = self._counts[-1]
-        if most > _WRITTEN_OUT:
-            return np.interp(counts, self._counts, self._all)
         if self._every is None:
+            if np.size(counts) * _WORTH_WRITING_OUT < most:
+                return np.interp(counts, self._counts, self._all)
             self._every = np.interp(np.arange(most + 2), self._counts, self._all)
         return _between(np.minimum(counts, most), self._every)
 

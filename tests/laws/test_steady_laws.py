@@ -13,6 +13,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.simulate import simulate
 from llm_perf.requests.steady import SteadyState
+from llm_perf.requests.step_times import Table, table_counts
 from llm_perf.requests.workload import Requests
 
 STACKS = ("vllm@0.19", "vllm@0.6", "sglang@0.5", "tensorrt_llm@1.0")
@@ -135,3 +136,18 @@ def test_a_rate_or_a_concurrency() -> None:
         SteadyState(scenario("vllm@0.19", pp_size=2), 100)
     with pytest.raises(SpecError, match="no steady state"):
         SteadyState(scenario("transformers"), 100)
+
+
+@pytest.mark.parametrize("dense", [4, 64])
+def test_a_table_has_one_value_for_a_count_however_it_is_asked(dense: int) -> None:
+    """By itself, among a few that are searched, and among many for which the table is written out."""
+    counts = table_counts(200, dense)
+    few, many = Table(counts, counts**1.5, dense), Table(counts, counts**1.5, dense)
+    asked = np.array([0.0, 0.5, 1.0, 3.25, 63.0, 64.5, 150.7, 199.0, 200.0])
+    written_out = many.at(np.tile(asked, 100))[: len(asked)]
+    assert few.at(asked[:2]).tolist() == pytest.approx(written_out[:2].tolist())
+    assert [float(few.at(np.array([one]))[0]) for one in asked] == pytest.approx(written_out.tolist())
+    whole = [one for one in asked if one == int(one)]
+    assert [few(one) for one in whole] == pytest.approx(
+        [written_out[list(asked).index(one)] for one in whole]
+    )
