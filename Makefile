@@ -129,6 +129,7 @@ nightly: packaging soak kills fuzz mutations run-demo run-llama-cpp observe cali
 
 accuracy: $(VENV)/.base
 	$(BIN)/python bench/accuracy.py
+	$(BIN)/python bench/answers.py
 
 pictures: $(VENV)/.dev | $(CHROMIUM)
 	$(BIN)/python bench/pictures.py
