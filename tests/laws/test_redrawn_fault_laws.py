@@ -12,6 +12,8 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.model import DenseMLP
 from llm_perf.hardware.gpu_time import kernel_rates
+from llm_perf.requests.simulate import simulate
+from llm_perf.requests.workload import Requests
 from llm_perf.systems import Load, get_system
 from llm_perf.systems.base import TierShares
 from llm_perf.systems.flexgen.placement import PhaseTensors, Tensor, place_tensors
@@ -104,3 +106,11 @@ def test_one_rank_of_stage_3_holds_what_it_copies_for_itself():
 
     assert buffers(0.0) == 0
     assert buffers(1.0) > 0
+
+
+@pytest.mark.parametrize(("more", "found"), [(-1, 0), (0, 1199 // 16 * 16), (1, 1199 // 16 * 16)])
+def test_a_turn_finds_what_an_earlier_one_left_if_it_asks_for_all_of_it(more, found):
+    """Its last token is always computed, and only whole blocks are found; a shorter prompt is another one."""
+    scenario = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm-80gb", system="vllm@0.19"))
+    requests = Requests.of([0.0, 0.0], [1000, 1200 + more], [200, 10], previous=[-1, 0], think_s=[0.0, 2.0])
+    assert simulate(scenario, requests).cached_tokens.tolist() == [0, found]
