@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REGISTER = ROOT / "tests" / "laws" / "mutations.yaml"
 _FAILED = 1
 """pytest's exit code for tests that ran and failed; another one means that they could not run."""
+_LONGEST_S = 1800.0
+"""What does not end within so long, where tests take minutes, is noticed as well."""
 
 
 def mutations(only: str | None = None) -> list[Mapping[str, Any]]:
@@ -73,7 +75,13 @@ def run_tests(folder: Path, tests: Sequence[str], keyword: str | None) -> int:
         "--hypothesis-profile=faults",
     ]
     command += [f"tests/{test}" for test in tests] + (["-k", keyword] if keyword else [])
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, check=False, timeout=_LONGEST_S
+        )
+    except subprocess.TimeoutExpired:
+        return _FAILED
+    return done.returncode
 
 
 def caught(folder: Path, fault: Mapping[str, Any]) -> str:
@@ -148,7 +156,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="one part of the register: review, drawn or redrawn")
+    parser.add_argument("--only", help="one part of the register: review, drawn, redrawn or drawn_again")
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     asked = parser.parse_args()

@@ -114,3 +114,22 @@ def test_a_turn_finds_what_an_earlier_one_left_if_it_asks_for_all_of_it(more, fo
     scenario = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm-80gb", system="vllm@0.19"))
     requests = Requests.of([0.0, 0.0], [1000, 1200 + more], [200, 10], previous=[-1, 0], think_s=[0.0, 2.0])
     assert simulate(scenario, requests).cached_tokens.tolist() == [0, found]
+
+
+@pytest.mark.parametrize("heads", [8, 64])
+def test_a_layer_s_block_takes_the_width_of_its_block_and_attention_the_heads(heads):
+    """In training as in inference: twice the block's width is twice its products, and those of attention are as before."""
+    asked = TrainingInputs(model="llama-2-7b", gpu="h100-sxm-80gb", framework="megatron")
+    scenario = build_training_scenario(asked)
+    (group,) = scenario.model.layer_groups
+    group = group.replace(attention=group.attention.replace(num_heads=heads, num_kv_heads=heads))
+
+    def forward_s(width: int) -> dict[str, float]:
+        wider = group.replace(mlp=group.mlp.replace(ffn_size=width))
+        model = scenario.model.replace(layer_groups=(wider,))
+        step = TrainingStep(scenario.replace(model=model), get_framework(scenario.framework))
+        return step.kernels.layer(wider, TrainingLoad(1.0, 1.0, 4096.0)).forward
+
+    narrow, wide = forward_s(16384), forward_s(32768)
+    assert wide["mlp"] == pytest.approx(2 * narrow["mlp"], rel=0.05)
+    assert wide["attention_projections"] == narrow["attention_projections"] > 0
