@@ -24,12 +24,11 @@ def fuzz_roof(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
 
 
 def _weights_met(model: Any) -> float:
-    """Matrices' weights that each token of a prompt meets: neither the token table nor the head, which the last one meets."""
-    from llm_perf.counts.parameters import active_params, lm_head_params, norm_params, token_table_params
+    """Matrices' weights that each token of a prompt meets: neither tables nor the head, which the last one meets."""
+    from llm_perf.counts.parameters import active_params, embedding_params, lm_head_params, norm_params
 
-    return float(
-        active_params(model) - token_table_params(model) - lm_head_params(model) - norm_params(model)
-    )
+    tables = embedding_params(model) - model.ngram_params
+    return float(active_params(model) - tables - lm_head_params(model) - norm_params(model))
 
 
 def _flops_per_s(gpu: Any, gpus: int) -> float:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import predict_inference
@@ -186,3 +186,21 @@ def test_tiles_are_of_x86_alone():
     ]
     assert times[1] < times[0]
     assert times[3] == times[2]
+
+
+@EXAMPLES
+@given(
+    st.sampled_from(["llama_cpp", "host_compute"]),
+    st.integers(1, 8),
+    st.integers(1, 4096),
+    st.sampled_from([1, 1024]),
+)
+@example("host_compute", 2, 3, 1024)
+def test_one_thread_that_launches_for_all_stages_is_busy_no_longer_than_a_prompt_takes(
+    system, stages, prompt, batch
+):
+    """A small model on quick GPUs waits for launches, which stages that work at once do not share."""
+    asked = scenario("gb300", stages, model="qwen3-0.6b", system=system)
+    found = get_system(system).evaluate(asked, Load(float(batch), float(prompt), 1.0)).prefill
+    assert found.busy_s["host"] <= found.latency_s * (1 + 1e-9)
+    assert sum(found.parts_s.values()) == pytest.approx(found.latency_s, rel=1e-9)

@@ -124,7 +124,8 @@ class LlamaCpp(Resident):
         # The CPU's part of a pass comes between those of the stages, which wait for one another then.
         hybrid = isinstance(forward, HybridForward)
         latency = passes * pass_s if hybrid else pipelined_s(forward, passes, pass_s, last_s)
-        exposed = exposed_host_s(forward, pass_s)
+        # One thread launches the kernels of all GPUs: stages that work at once wait for it no less than one does.
+        exposed = exposed_host_s(forward, latency / passes)
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
         framework = passes * exposed + once
         costs = mean.scaled(latency / pass_s)
