@@ -251,10 +251,16 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
 
 
 def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
-    """A model of 16 bits that an alias with a format's ending means (``-FP8``) is stored in that format."""
-    ending = None if found.quantization is not None else format_of_repository(name)
+    """A model that an alias with a format's ending means (``-FP8``, ``-NVFP4``) is stored in that format.
+
+    One released in a single format is that already; of one that stores its experts otherwise the ending may mean these.
+    """
+    ending = format_of_repository(name)
     if ending is None or normalise(found.name).endswith(normalise(ending[0])):
         return found
+    released = found.quantization
+    if released is not None:
+        return found.replace(quantization=released.with_experts(ending[1]) or released)
     return found.replace(quantization=named_quantization(ending[1]))
 
 
@@ -268,7 +274,8 @@ def _quantised_name(name: str) -> ModelConfig | None:
         base = load_spec("model", ModelConfig, name[: -len(ending)].rpartition("/")[2])
     except SpecError:
         return None
-    return base.replace(name=name, quantization=named_quantization(number_format))
+    experts = base.quantization and base.quantization.with_experts(number_format)
+    return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
 def _is_model_file(name: str) -> bool:
