@@ -369,10 +369,29 @@ def get_host_config_by_name(name: str) -> HostConfig:
         from llm_perf.config import here
 
         return host_of_processor(*here.processor_here())
-    times, single = (
-        (1, name) if not isinstance(name, str) or files.looks_like_path(name) else sockets_and_name(name)
-    )
+    if not isinstance(name, str) or files.looks_like_path(name):
+        return load_spec("host", HostConfig, name)
+    _refuse_odd_count(name)
+    times, single = sockets_and_name(name)
     return load_spec("host", HostConfig, single).with_sockets(times)
+
+
+_ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")
+"""A name that begins with a sign, or with a count."""
+
+
+def _refuse_odd_count(name: str) -> None:
+    """Say how sockets are counted where a name has a sign, an open bracket or a number that is none.
+
+    Raises:
+        SpecError: it has.
+    """
+    plain = name.strip()
+    odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
+    if odd or plain.count("(") != plain.count(")"):
+        bare = re.sub(r"^[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*", "", plain.lower()).strip("()+- ")
+        shown = bare if bare[:1].isalnum() and bare.isprintable() and len(bare) < 60 else "NAME"
+        raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 
 
 def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:

@@ -22,12 +22,15 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 """Words that drivers put before a product's name and people leave out; one is taken away at a time."""
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
-_COUNTED = re.compile(r"^([2-8])-?x-")
+_COUNTED = re.compile(r"^([1-8])-?x-")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
 )
 """What follows a product's name in /proc/cpuinfo, in drivers' names and in tables: cores, clock, kind of thing."""
+
+_SIBLINGS = frozenset(("flash", "air", "lite"))
+"""Words after a model's name that make a smaller one of it: GLM-5.3 is not GLM-5.3-Flash."""
 
 _CONFIGURATION = re.compile(
     r"(?:\d+gb|\d+c|sxm\d?|pcie|nvl|server|workstation|node|host)(?:-(?:\d+gb|\d+c))*"
