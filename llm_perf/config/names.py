@@ -125,9 +125,14 @@ def _fits(
     if devices:
         return [full for full in names if _is_configuration_of(full, wanted)]
     same = [full for full in names if normalise(full.split("_", 1)[-1]) == wanted]
-    return same or [
-        full for full in names if _begins(full, wanted) or _begins(full.split("_", 1)[-1], wanted)
+    if same:
+        return same
+    longer = [
+        (full, form) for full in names for form in (full, full.split("_", 1)[-1]) if _begins(form, wanted)
     ]
+    # The only one that begins so may be a smaller sibling of what is meant.
+    rest = [normalise(form)[len(wanted) + 1 :].partition("-")[0] for _, form in longer]
+    return [] if set(rest) <= _SIBLINGS else list(dict.fromkeys(full for full, _ in longer))
 
 
 def _begins(full: str, wanted: str) -> bool:
