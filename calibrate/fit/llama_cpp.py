@@ -84,9 +84,9 @@ def rows_of(runs: Sequence[ProbeRun]) -> list[Row]:
     for run in runs:
         length = run.depth + run.prompt
         prompt = scenario_of(run.model, length, 1, run.threads, prefix_hit_rate=run.depth / length)
-        rows.append(Row(prompt, "prefill", quiet_s(run.times.prefill_s)))
+        rows.append(Row(prompt, "prefill", quiet_s(run.times.prefill)))
         decode = scenario_of(run.model, max(run.depth, 1), GENERATED + 1, run.threads)
-        rows.append(Row(decode, "decode", quiet_s(run.times.decode_s)))
+        rows.append(Row(decode, "decode", quiet_s(run.times.decode)))
     return rows
 
 

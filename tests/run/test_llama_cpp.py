@@ -73,7 +73,7 @@ def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatc
     probed = json.loads(Path(found["file"]).read_text())["probe"]
     assert probed["rounds"] == 2
     for run in probed["runs"]:
-        assert len(run["decode_s_per_token"]) == 4
+        assert [len(samples) for samples in run["samples_s"]["decode"]] == [2, 2]
         assert run["spread"]["decode"] >= 0
     asked = (
         "infer",
