@@ -283,7 +283,7 @@ def test_a_program_ends_when_its_block_does():
 TRUTH = {
     "cpu_core_gb_per_s": 17.0, "cpu_flops_per_cycle_avx512": 20.0, "cpu_unpack_k": 0.5, "cpu_expert_share": 0.9,
     "cpu_barrier_us": 20.0, "cpu_wide_kernels": 3.0, "cpu_decode_score_share": 0.2, "cpu_wide_lost_rows": 6.0,
-    "cpu_wide_k": 1.4, "cpu_score_share": 0.3, "cpu_one_row_flops_per_cycle": 0.0,
+    "cpu_wide_k": 1.4, "cpu_score_share": 0.3, "cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0,
 }  # fmt: skip
 TRUE_READ_GB_PER_S = 29.0
 
