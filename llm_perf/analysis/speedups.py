@@ -10,6 +10,9 @@ from llm_perf.analysis.advice import Change, change_of, smaller_formats
 from llm_perf.analysis.division import best, divisions, fewer_threads
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.files import looks_like_path
+from llm_perf.config.loading import HERE
+from llm_perf.config.names import memory_and_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
@@ -78,6 +81,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
             yield change_of(inputs, **(fields | plain)), "as fast"
     yield from ((change, "as fast") for change in _divisions(inputs, system.name))
     yield from ((change, "as fast") for change in _threads(inputs, scenario))
+    yield from ((change, "as fast") for change in _memory(inputs, result))
     if scenario.model.mtp_layers and inputs.draft_model is None and "draft_model" in system.options:
         yield change_of(inputs, draft_model="mtp", acceptance=str(_DRAFTS_KEPT)), "as fast"
     ranks = 2 * scenario.parallelism.tp_size
@@ -87,6 +91,23 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
         and not scenario.gpu.absent
     ):
         yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
+
+
+def _memory(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change]:
+    """As much host memory as holds what is read from the file for every token otherwise."""
+    host, missing = result.scenario.host, result.memory.nvme.weights_bytes
+    name = inputs.host or host.name
+    if missing <= 0 or inputs.profile is not None or name == HERE or looks_like_path(name):
+        return
+    needed = (result.memory.cpu.total_bytes + missing) / host.usable_memory_bytes * host.memory_gib
+    size = next((size for size in _USUAL_MEMORY_GIB if size >= needed), None)
+    if size is not None:
+        known, _ = memory_and_name(name)
+        yield change_of(inputs, host=f"{known}-{size}gb")
+
+
+_USUAL_MEMORY_GIB: Final = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+"""What machines are built with: two to 24 modules of 16 to 128 GB."""
 
 
 def _threads(inputs: InferenceInputs, scenario: Scenario) -> Iterator[Change]:

@@ -251,6 +251,16 @@ class HostConfig(Spec):
             usable_memory_gib=self.usable_memory_gib * times,
         )
 
+    def with_memory(self, gib: int) -> HostConfig:
+        """The machine with so much memory in all, of which programs can have the same share."""
+        stated = ("memory_gib", "usable_memory_gib")
+        return self.replace(
+            name=f"{self.name}-{gib}gb",
+            memory_gib=float(gib),
+            usable_memory_gib=gib * self.usable_memory_gib / self.memory_gib,
+            assumed=tuple(field for field in self.assumed if field not in stated),
+        )
+
     @property
     def memory_bytes(self) -> float:
         """Installed memory, bytes."""

@@ -15,7 +15,7 @@ from llm_perf.config.formats import format_of_repository
 from llm_perf.config.gpu import NO_GPU, GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
+from llm_perf.config.names import memory_and_name, normalise, product_names, resolve, sockets_and_name
 from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
@@ -360,7 +360,8 @@ def gpu_of_driver(name: str, memory_gib: float | None) -> GPUConfig:
 def get_host_config_by_name(name: str) -> HostConfig:
     """A host by name or from a YAML or JSON file.
 
-    ``2x NAME`` is the same with twice the sockets and memory, ``here`` this machine by /proc.
+    ``2x NAME`` is the same with twice the sockets and memory, ``NAME-256gb`` with so much memory in all, ``here`` this
+    machine by /proc.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
@@ -373,7 +374,16 @@ def get_host_config_by_name(name: str) -> HostConfig:
         return load_spec("host", HostConfig, name)
     _refuse_odd_count(name)
     times, single = sockets_and_name(name)
-    return load_spec("host", HostConfig, single).with_sockets(times)
+    try:
+        return load_spec("host", HostConfig, single).with_sockets(times)
+    except UnknownNameError as unknown:
+        known, gib = memory_and_name(single)
+        try:
+            if gib is not None:
+                return load_spec("host", HostConfig, known).with_sockets(times).with_memory(gib)
+        except UnknownNameError:
+            pass
+        raise unknown from None
 
 
 _ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")

@@ -23,6 +23,7 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
 _COUNTED = re.compile(r"^([1-8])-?x-")
+_WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?gi?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
@@ -65,6 +66,12 @@ def sockets_and_name(name: str) -> tuple[int, str]:
     counted = name.strip().lstrip("(")[:1].isdigit()  # -2x is no count, though normalise drops its sign
     found = _COUNTED.match(normalise(name)) if counted else None
     return (int(found[1]), normalise(name)[found.end() :]) if found else (1, name)
+
+
+def memory_and_name(name: str) -> tuple[str, int | None]:
+    """``Ryzen 9 9950X 256 GB`` is a Ryzen 9 9950X with so many GiB; None where no memory stands behind the name."""
+    found = _WITH_MEMORY.fullmatch(normalise(name))
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def resolve(

@@ -161,6 +161,23 @@ def test_who_asks_for_one_sequence_is_told_first_what_makes_it_faster() -> None:
     assert [gain.factor for gain in found] == sorted((gain.factor for gain in found), reverse=True)
 
 
+def test_memory_that_holds_what_is_read_from_the_file_is_told_of() -> None:
+    """A desktop has 64 GiB where nothing is said: the owner of more reads what that would be worth, and how it is said."""
+    question = InferenceInputs(
+        model="qwen3-235b-a22b", gpu="rtx-3090", host="ryzen-9-9950x", system="llama_cpp", weight_format="q4_k_m",
+        n_cpu_moe="all",
+    )  # fmt: skip
+    result = predict_inference(build_scenario(question))
+    assert result.memory.nvme.weights_bytes > 0
+    gain = faster(question, result)[0]
+    assert gain.text == "--host ryzen-9-9950x-192gb"
+    enough = question.replace(host="ryzen-9-9950x-192gb")
+    changed = predict_inference(build_scenario(enough))
+    assert changed.memory.nvme.weights_bytes == 0
+    assert gain.factor == pytest.approx(result.total_latency_s / changed.total_latency_s)
+    assert not [one for one in faster(enough, changed, most=9) if "--host" in one.text]
+
+
 def test_switches_that_a_framework_has_not_are_not_tried() -> None:
     for framework in ("fsdp", "hf_trainer", "megatron_2022"):
         question = TrainingInputs(
