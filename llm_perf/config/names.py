@@ -23,7 +23,7 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
 _COUNTED = re.compile(r"^([1-8])-?x-")
-_WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?gi?b(?:-ram)?")
+_WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?([gt])i?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
@@ -54,11 +54,30 @@ def product_names(name: str) -> Iterator[str]:
             trimmed = _TRAILING.sub("", trimmed)
         seen.update(dict.fromkeys((shorter, trimmed)))
         without = _GENERATION.sub("", shorter)
+        seen.update(dict.fromkeys(_as_makers_write(trimmed)))
         first, _, rest = without.partition("-")
         if without == shorter and first not in _MAKERS:
             break
         shorter = without if without != shorter else rest
     return iter(form for form in seen if form)
+
+
+def _as_makers_write(name: str) -> Iterator[str]:
+    """What people leave out of a product's name: Xeon's tier, which its first digit says, RTX before a GeForce's number.
+
+    An EPYC with a P behind its number is the same for machines of one socket.
+    """
+    xeon = re.fullmatch(r"xeon-(\d)(\d{3}\D*)", name)
+    if xeon is not None and xeon[1] in _XEON_TIERS:
+        yield f"xeon-{_XEON_TIERS[xeon[1]]}-{xeon[1]}{xeon[2]}"
+    if re.match(r"[2-5]0[5-9]0(?:-|$)", name):
+        yield f"rtx-{name}"
+    if re.fullmatch(r"epyc-\d\w\d\dp", name):
+        yield name[:-1]
+
+
+_XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}
+"""Intel's names of Xeon Scalable processors: the tier by the first of four digits."""
 
 
 def sockets_and_name(name: str) -> tuple[int, str]:
@@ -71,7 +90,7 @@ def sockets_and_name(name: str) -> tuple[int, str]:
 def memory_and_name(name: str) -> tuple[str, int | None]:
     """``Ryzen 9 9950X 256 GB`` is a Ryzen 9 9950X with so many GiB; None where no memory stands behind the name."""
     found = _WITH_MEMORY.fullmatch(normalise(name))
-    return (found[1], int(found[2])) if found else (name, None)
+    return (found[1], int(found[2]) * (1024 if found[3] == "t" else 1)) if found else (name, None)
 
 
 def resolve(
