@@ -43,8 +43,10 @@ _OF_TOKENS: tuple[tuple[str, float, float], ...] = (
     ("cpu_barrier_us", 0.5, 200.0), ("cpu_layer_us", 0.5, 500.0),
 )  # fmt: skip
 """What generated tokens show beside the rates of memory and of products, and how far it can plausibly go."""
-_OFF: dict[str, float] = {"cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0}
-"""What class constants say of kernels that a probe times itself."""
+_OFF: dict[str, float] = {
+    "cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0, "cpu_wide_512": 1.0,
+}  # fmt: skip
+"""What class constants say of kernels and of cores that a probe times itself."""
 _OF_PROMPTS: tuple[tuple[str, float, float, float], ...] = (
     ("cpu_wide_kernels", 3.0, 1.0, 20.0), ("cpu_wide_lost_rows", 3.0, 0.1, 32.0), ("cpu_expert_lost_rows", 9.0, 0.1, 64.0),
     ("cpu_score_share", 0.1, 0.002, 2.0), ("cpu_wide_k", 1.0, 0.3, 5.0), ("cpu_wide_16bit", 1.0, 0.3, 5.0),
@@ -84,9 +86,9 @@ def rows_of(runs: Sequence[ProbeRun]) -> list[Row]:
     for run in runs:
         length = run.depth + run.prompt
         prompt = scenario_of(run.model, length, 1, run.threads, prefix_hit_rate=run.depth / length)
-        rows.append(Row(prompt, "prefill", quiet_s(run.times.prefill_s)))
+        rows.append(Row(prompt, "prefill", quiet_s(run.times.prefill)))
         decode = scenario_of(run.model, max(run.depth, 1), GENERATED + 1, run.threads)
-        rows.append(Row(decode, "decode", quiet_s(run.times.decode_s)))
+        rows.append(Row(decode, "decode", quiet_s(run.times.decode)))
     return rows
 
 

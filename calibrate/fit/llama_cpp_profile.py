@@ -15,7 +15,6 @@ from calibrate.probe.progress import Progress
 from calibrate.probe.records import RunRecord, finite, measuring
 from calibrate.run.llama_cpp.build import LlamaCpp, required
 from calibrate.run.llama_cpp.probe import Probe, run_probe
-from calibrate.run.llama_cpp.rounds import quiet_s
 from calibrate.run.session import check_outputs, plain_errors
 from calibrate.run.settings import DEFAULT_OFFLOAD_DIR
 from llm_perf.config import files
@@ -102,11 +101,11 @@ def probe_lines(found: dict[str, Any]) -> list[str]:
         f"{'spread':>8}{'prompt, ms':>12}{'spread':>8}",
     ]
     for run in found["probe"]["runs"]:
-        token, prompt = quiet_s(run["decode_s_per_token"]), run["prefill_s"]
+        token, prompt = run["quiet_s"]["decode"], run["quiet_s"]["prefill"]
         apart = {phase: "-" if value is None else f"{value:.0%}" for phase, value in run["spread"].items()}
         lines.append(
             f"{run['model']:<14}{run['weight_format']:<8}{run['threads']:>7}{run['depth']:>6}{1e3 * token:>14.2f}"
-            f"{apart['decode']:>8}{f'{1e3 * quiet_s(prompt):.1f}' if prompt else '-':>12}{apart['prefill']:>8}"
+            f"{apart['decode']:>8}{f'{1e3 * prompt:.1f}' if prompt else '-':>12}{apart['prefill']:>8}"
         )
     values = [
         *((f"host.{name}", value) for name, value in found["host"].items()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
+from llm_perf.hardware.cpu_time import cpu_rates
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.base import Filling
 from llm_perf.systems.registry import checked_system
@@ -19,8 +21,12 @@ Aim = Literal["decode", "ttft", "mixed"]
 _GAIN: dict[Aim, float] = {"decode": 0.01, "mixed": 0.01, "ttft": 0.02}
 """A setting that is not the default has to be faster by so much; of prompts, which are known less well, by more."""
 
-_FEWEST_THREADS = 24
-"""Fewer may not keep the memory of a host busy that has so many cores to choose from."""
+_THREAD_BYTES_PER_S = 6e9
+"""What one of many threads of a decode step reads at most: fewer than load the memory so are not tried.
+
+43 threads of a Xeon 6980P read 5.9 GB/s each of DeepSeek-R1 in Q8_0 and make 0.86 of what 64 make (ikawrakow/ik_llama.cpp,
+pull request 259), and of a dense model, of which more can be read at once, 64 and 80 make less than 128 (pull request 534).
+"""
 _THREADS_GAIN = 0.05
 """What fewer threads have to gain: less is below what is known of barriers."""
 
@@ -94,11 +100,19 @@ def with_fewer_threads(inputs: InferenceInputs, one: Divided, aim: Aim) -> Divid
 
 
 def fewer_threads(inputs: InferenceInputs, scenario: Scenario) -> tuple[int, ...]:
-    """Numbers of threads that are worth trying where none is asked for: parts of the cores of a host that has many."""
-    cores = scenario.host.sockets * (scenario.host.cores_per_socket or 0)
-    if inputs.threads is not None or "threads" not in system_of(scenario).options:
+    """Numbers of threads worth trying where none is asked for: parts of a host's cores, and as few as load its memory."""
+    system, cores = system_of(scenario), scenario.host.sockets * (scenario.host.cores_per_socket or 0)
+    if inputs.threads is not None or "threads" not in system.options or cores < 4:
         return ()
-    return tuple(count for count in (3 * cores // 4, cores // 2, cores // 4) if count >= _FEWEST_THREADS)
+    try:
+        rates = cpu_rates(scenario.host, system.constants(scenario))
+    except SpecError:  # nothing is computed on a CPU of unknown memory
+        return ()
+    mixture = any(group.mlp.routed_experts for group in scenario.model.layer_groups)
+    read = rates.expert_bytes_per_s if mixture else rates.read_bytes_per_s
+    fewest = math.ceil(read / _THREAD_BYTES_PER_S)
+    counts = (3 * cores // 4, cores // 2, cores // 4, fewest)
+    return tuple(sorted({count for count in counts if fewest <= count < cores}, reverse=True))
 
 
 def _filled(base: InferenceInputs, filling: Filling, context: int | None) -> Divided | None:

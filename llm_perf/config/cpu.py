@@ -26,8 +26,9 @@ _CLASSES: tuple[tuple[Kernels, tuple[str, ...]], ...] = (
 class CpuFacts:
     """The processors of one host.
 
-    ``ghz`` is what all cores keep under load, None where the host does not state it. ``native_16bit``: they multiply numbers
-    of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
+    ``virtual``: the cores are a virtual machine's, a part of a processor's. ``ghz`` is what all cores keep under load, None
+    where the host does not state it. ``vector_bits`` of an instruction are multiplied at once. ``native_16bit``: they
+    multiply numbers of 16 bits. ``channels_bytes_per_s`` is what all memory channels of a socket
     could deliver, ``cores_bytes_per_s`` what its cores can take in where their links are narrower, None where these are
     no limit; ``core_bytes_per_s`` what one core can at most, likewise. ``measured_bytes_per_s`` is what reads of all
     sockets' memory were measured to reach, None where nobody did.
@@ -35,7 +36,9 @@ class CpuFacts:
 
     sockets: int
     cores: int
+    virtual: bool
     ghz: float | None
+    vector_bits: int
     native_16bit: bool
     kernels: Kernels
     channels_bytes_per_s: float
@@ -71,7 +74,9 @@ def cpu_facts(host: HostConfig) -> CpuFacts:
     return CpuFacts(
         sockets=host.sockets,
         cores=host.sockets * host.cores_per_socket,
+        virtual=host.shared_cores is not None,
         ghz=host.all_core_ghz,
+        vector_bits=host.vector_bits or 256,
         native_16bit=bool(set(host.instruction_sets) & set(_PRODUCTS_OF_16_BITS)),
         kernels=kernels_of(host),
         channels_bytes_per_s=per_socket * GB,

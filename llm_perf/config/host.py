@@ -126,7 +126,8 @@ class HostConfig(Spec):
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
     them one link to the host. ``memory_channels_per_socket`` DDR channels of 64 bits at ``memory_mt_per_s`` million
     transfers per second give the memory bandwidth where that is not stated. ``instruction_sets``: those for products.
-    ``all_core_ghz`` is the clock that all cores keep under load.
+    ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits`` how wide their units for products are where
+    that is more than 256 bits of a wider instruction at once.
     ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its
     channels deliver (links between chiplets), ``core_read_gb_per_s`` what one core can, ``read_gb_per_s`` what reads of
     all memory were measured to reach. ``shared_cores`` are the cores of the processor that a virtual machine has a part
@@ -144,6 +145,7 @@ class HostConfig(Spec):
     sockets: PositiveInt = 1
     cores_per_socket: PositiveInt | None = None
     all_core_ghz: Quantity | None = None
+    vector_bits: Literal[256, 512] | None = None
     memory_channels_per_socket: PositiveInt | None = None
     memory_mt_per_s: Quantity | None = None
     instruction_sets: tuple[InstructionSet, ...] = ()
@@ -247,6 +249,16 @@ class HostConfig(Spec):
             sockets=self.sockets * times,
             memory_gib=self.memory_gib * times,
             usable_memory_gib=self.usable_memory_gib * times,
+        )
+
+    def with_memory(self, gib: int) -> HostConfig:
+        """The machine with so much memory in all, of which programs can have the same share."""
+        stated = ("memory_gib", "usable_memory_gib")
+        return self.replace(
+            name=f"{self.name}-{gib}gb",
+            memory_gib=float(gib),
+            usable_memory_gib=gib * self.usable_memory_gib / self.memory_gib,
+            assumed=tuple(field for field in self.assumed if field not in stated),
         )
 
     @property

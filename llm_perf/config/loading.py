@@ -15,7 +15,7 @@ from llm_perf.config.formats import format_of_repository
 from llm_perf.config.gpu import NO_GPU, GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import normalise, product_names, resolve, sockets_and_name
+from llm_perf.config.names import memory_and_name, normalise, product_names, resolve, sockets_and_name
 from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
@@ -251,10 +251,16 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
 
 
 def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
-    """A model of 16 bits that an alias with a format's ending means (``-FP8``) is stored in that format."""
-    ending = None if found.quantization is not None else format_of_repository(name, _publisher(found))
+    """A model that an alias with a format's ending means (``-FP8``, ``-NVFP4``) is stored in that format.
+
+    One released in a single format is that already; of one that stores its experts otherwise the ending may mean these.
+    """
+    ending = format_of_repository(name, _publisher(found))
     if ending is None or normalise(found.name).endswith(normalise(ending[0])):
         return found
+    released = found.quantization
+    if released is not None:
+        return found.replace(quantization=released.with_experts(ending[1]) or released)
     return found.replace(quantization=named_quantization(ending[1]))
 
 
@@ -268,7 +274,8 @@ def _quantised_name(name: str) -> ModelConfig | None:
     except SpecError:
         return None
     _, number_format = format_of_repository(name, _publisher(base)) or found
-    return base.replace(name=name, quantization=named_quantization(number_format))
+    experts = base.quantization and base.quantization.with_experts(number_format)
+    return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
 def _publisher(model: ModelConfig) -> str:
@@ -357,7 +364,8 @@ def gpu_of_driver(name: str, memory_gib: float | None) -> GPUConfig:
 def get_host_config_by_name(name: str) -> HostConfig:
     """A host by name or from a YAML or JSON file.
 
-    ``2x NAME`` is the same with twice the sockets and memory, ``here`` this machine by /proc.
+    ``2x NAME`` is the same with twice the sockets and memory, ``NAME-256gb`` with so much memory in all, ``here`` this
+    machine by /proc.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
@@ -366,10 +374,38 @@ def get_host_config_by_name(name: str) -> HostConfig:
         from llm_perf.config import here
 
         return host_of_processor(*here.processor_here())
-    times, single = (
-        (1, name) if not isinstance(name, str) or files.looks_like_path(name) else sockets_and_name(name)
-    )
-    return load_spec("host", HostConfig, single).with_sockets(times)
+    if not isinstance(name, str) or files.looks_like_path(name):
+        return load_spec("host", HostConfig, name)
+    _refuse_odd_count(name)
+    times, single = sockets_and_name(name)
+    try:
+        return load_spec("host", HostConfig, single).with_sockets(times)
+    except UnknownNameError as unknown:
+        known, gib = memory_and_name(single)
+        try:
+            if gib is not None:
+                return load_spec("host", HostConfig, known).with_sockets(times).with_memory(gib)
+        except UnknownNameError:
+            pass
+        raise unknown from None
+
+
+_ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")
+"""A name that begins with a sign, or with a count."""
+
+
+def _refuse_odd_count(name: str) -> None:
+    """Say how sockets are counted where a name has a sign, an open bracket or a number that is none.
+
+    Raises:
+        SpecError: it has.
+    """
+    plain = name.strip()
+    odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
+    if odd or plain.count("(") != plain.count(")"):
+        bare = re.sub(r"^[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*", "", plain.lower()).strip("()+- ")
+        shown = bare if bare[:1].isalnum() and bare.isprintable() and len(bare) < 60 else "NAME"
+        raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 
 
 def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:

@@ -22,12 +22,16 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 """Words that drivers put before a product's name and people leave out; one is taken away at a time."""
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
-_COUNTED = re.compile(r"^([2-8])-?x-")
+_COUNTED = re.compile(r"^([1-8])-?x-")
+_WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?([gt])i?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
 )
 """What follows a product's name in /proc/cpuinfo, in drivers' names and in tables: cores, clock, kind of thing."""
+
+_SIBLINGS = frozenset(("flash", "air", "lite"))
+"""Words after a model's name that make a smaller one of it: GLM-5.3 is not GLM-5.3-Flash."""
 
 _CONFIGURATION = re.compile(
     r"(?:\d+gb|\d+c|sxm\d?|pcie|nvl|server|workstation|node|host)(?:-(?:\d+gb|\d+c))*"
@@ -50,6 +54,7 @@ def product_names(name: str) -> Iterator[str]:
             trimmed = _TRAILING.sub("", trimmed)
         seen.update(dict.fromkeys((shorter, trimmed)))
         without = _GENERATION.sub("", shorter)
+        seen.update(dict.fromkeys(_as_makers_write(trimmed)))
         first, _, rest = without.partition("-")
         if without == shorter and first not in _MAKERS:
             break
@@ -57,11 +62,35 @@ def product_names(name: str) -> Iterator[str]:
     return iter(form for form in seen if form)
 
 
+def _as_makers_write(name: str) -> Iterator[str]:
+    """What people leave out of a product's name: Xeon's tier, which its first digit says, RTX before a GeForce's number.
+
+    An EPYC with a P behind its number is the same for machines of one socket.
+    """
+    xeon = re.fullmatch(r"xeon-(\d)(\d{3}\D*)", name)
+    if xeon is not None and xeon[1] in _XEON_TIERS:
+        yield f"xeon-{_XEON_TIERS[xeon[1]]}-{xeon[1]}{xeon[2]}"
+    if re.match(r"[2-5]0[5-9]0(?:-|$)", name):
+        yield f"rtx-{name}"
+    if re.fullmatch(r"epyc-\d\w\d\dp", name):
+        yield name[:-1]
+
+
+_XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}
+"""Intel's names of Xeon Scalable processors: the tier by the first of four digits."""
+
+
 def sockets_and_name(name: str) -> tuple[int, str]:
     """``2x EPYC 9654`` is two sockets of an EPYC 9654; one where no number stands before the name."""
     counted = name.strip().lstrip("(")[:1].isdigit()  # -2x is no count, though normalise drops its sign
     found = _COUNTED.match(normalise(name)) if counted else None
     return (int(found[1]), normalise(name)[found.end() :]) if found else (1, name)
+
+
+def memory_and_name(name: str) -> tuple[str, int | None]:
+    """``Ryzen 9 9950X 256 GB`` is a Ryzen 9 9950X with so many GiB; None where no memory stands behind the name."""
+    found = _WITH_MEMORY.fullmatch(normalise(name))
+    return (found[1], int(found[2]) * (1024 if found[3] == "t" else 1)) if found else (name, None)
 
 
 def resolve(
@@ -122,9 +151,14 @@ def _fits(
     if devices:
         return [full for full in names if _is_configuration_of(full, wanted)]
     same = [full for full in names if normalise(full.split("_", 1)[-1]) == wanted]
-    return same or [
-        full for full in names if _begins(full, wanted) or _begins(full.split("_", 1)[-1], wanted)
+    if same:
+        return same
+    longer = [
+        (full, form) for full in names for form in (full, full.split("_", 1)[-1]) if _begins(form, wanted)
     ]
+    # The only one that begins so may be a smaller sibling of what is meant.
+    rest = [normalise(form)[len(wanted) + 1 :].partition("-")[0] for _, form in longer]
+    return [] if set(rest) <= _SIBLINGS else list(dict.fromkeys(full for full, _ in longer))
 
 
 def _begins(full: str, wanted: str) -> bool:

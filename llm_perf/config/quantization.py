@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import model_validator
 
 from llm_perf.config.base import Spec
-from llm_perf.config.formats import GGUF_MIXTURES, WEIGHT_FORMATS, NumberFormat, format_name
+from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, NumberFormat, format_name
 from llm_perf.config.module_names import ModuleNames
-from llm_perf.config.quantization_methods import Fields, FormatRule, fields_of
+from llm_perf.config.quantization_methods import EXPERTS, Fields, FormatRule, fields_of
 
 
 class Quantization(Spec):
@@ -43,6 +43,19 @@ class Quantization(Spec):
     def name(self) -> str:
         """The format of most matrices."""
         return self.mixture or (self.rules[0].format if self.rules else "bf16")
+
+    def with_experts(self, name: str) -> Quantization | None:
+        """The same with experts in a format of the same kernels as theirs; None where they have none of their own.
+
+        Publishers convert experts alone where these are stored in fewer bits than the rest: the ``quantization_config`` of
+        nvidia/DeepSeek-V4-Flash-NVFP4 says ``moe_quant_algo: NVFP4``, and all else stays in the 8 bits of the release
+        (vllm-project/recipes, pull request 541).
+        """
+        wanted, own = FORMATS.get(name), {rule.targets: rule.number_format for rule in self.rules}
+        if wanted is None or len(own) < 2 or EXPERTS not in own or own[EXPERTS].kernels != wanted.kernels:
+            return None
+        mine = FormatRule(format=name, targets=EXPERTS)
+        return self.replace(rules=tuple(mine if rule.targets == EXPERTS else rule for rule in self.rules))
 
     def reader(self) -> Callable[[tuple[str, ...]], NumberFormat | None]:
         """A function from the names that a matrix may have to its format, None where it stays in 16 bits."""

@@ -12,6 +12,9 @@ from llm_perf.errors import SpecError
 
 Fields = Mapping[str, Any]
 
+EXPERTS = ("mlp.experts",)
+"""What the matrices of routed experts are called."""
+
 
 class FormatRule(Spec):
     """Matrices whose module name matches one of ``targets`` (all where there is none) are stored in ``format``.
@@ -156,7 +159,7 @@ def _experts_of_fp8(config: Fields) -> tuple[FormatRule, ...]:
     given = config.get("expert_dtype")
     if given not in (None, "fp4", "fp8"):
         raise _fault("expert_dtype", given, "fp4 or fp8")
-    return (FormatRule(format="mxfp4", targets=("mlp.experts",)),) if given == "fp4" else ()
+    return (FormatRule(format="mxfp4", targets=EXPERTS),) if given == "fp4" else ()
 
 
 def _mxfp4(config: Fields) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def read_bytes_per_s(facts: CpuFacts, constants: Mapping[str, float], threads: f
     sockets = facts.sockets
     channels = facts.channels_bytes_per_s
     if facts.cores_bytes_per_s is not None:
-        channels = min(channels, facts.cores_bytes_per_s)
+        left = constants["cpu_virtual_link_share"] if facts.virtual else 1.0
+        channels = min(channels, facts.cores_bytes_per_s * left)
     one = channels * constants["cpu_stream_share"]
     if facts.measured_bytes_per_s is not None:
         one = facts.measured_bytes_per_s / sockets
@@ -115,9 +116,9 @@ class CpuRates:
     """Rates of one host's cores under one version of a program.
 
     ``read_bytes_per_s`` is what reads of its memory reach.
-    ``one_row_per_s`` and ``cached_row_per_s``: of a kernel of one row, whose weights come from memory or lie in the cache.
-    ``multiplied_per_s``: weights times rows per second of all threads, of formats that unpack easily, ``plain`` by kernels
-    that unpack for every row, ``wide`` by those that unpack once for many.
+    Weights times rows per second of all threads: ``plain`` of kernels that unpack for every row, of formats that unpack
+    easily, ``wide`` of those that unpack once for many, which multiply ``wide_vectors`` times as many in wide units;
+    ``row_16bit`` and ``row_8bit`` bound the kernels of one row of 16 bits and of blocks of 8.
     """
 
     constants: Mapping[str, float]
@@ -125,9 +126,10 @@ class CpuRates:
     read_bytes_per_s: float
     plain_per_s: float
     wide_per_s: float
-    one_row_per_s: float = math.inf
-    cached_row_per_s: float = math.inf
+    row_16bit_per_s: float = math.inf
+    row_8bit_per_s: float = math.inf
     many_rows: float = 1.0
+    wide_vectors: float = 1.0
     native_16bit: bool = True
 
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
@@ -142,15 +144,18 @@ class CpuRates:
             unpacking *= c["cpu_unpack_planes"]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
+        by_row = {"16bit": self.row_16bit_per_s, "8bit": self.row_8bit_per_s}.get(kind, math.inf)
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
-            plain = maximum(plain, product.weights * minimum(rows, copies) / self.one_row_per_s)
+            plain = maximum(plain, product.weights * minimum(rows, copies) / by_row)
         row_by_row = product.is_expert and kind in ("8bit", "16bit", "k") and not c["cpu_wide_experts"]
         wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]]
-        if row_by_row and kind != "k":
-            # The weights of all rows but the first of sixteen lie in the cache: no row waits for memory there.
-            cached = self.one_row_per_s if kind == "16bit" else self.cached_row_per_s
-            plain = maximum(plain, product.weights * rows / cached)
+        if kind != "8bit":
+            wide_share *= self.wide_vectors
+        if (
+            row_by_row
+        ):  # the weights of all rows but the first of sixteen lie in the cache: no row waits for memory
+            plain = maximum(plain, product.weights * rows / by_row)
         if self.wide_per_s <= 0 or wide_share <= 0 or row_by_row:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
@@ -213,18 +218,18 @@ def cpu_rates(
     hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
     giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
     wide = constants["cpu_wide_kernels"] * constants.get(_WIDE_OF.get(facts.kernels, ""), 1.0)
-    one_row, cached_row = (
-        constants[name] if facts.kernels in _WITH_PLAIN_DOTS else 0.0
-        for name in ("cpu_one_row_flops_per_cycle", "cpu_cached_row_flops_per_cycle")
-    )
+    row_16bit = constants["cpu_one_row_flops_per_cycle"] * facts.vector_bits / 256
+    row_8bit = constants["cpu_cached_row_flops_per_cycle"]
+    plain_dots = facts.kernels in _WITH_PLAIN_DOTS
     return CpuRates(
         constants=constants,
         threads=used,
         read_bytes_per_s=read_bytes_per_s(facts, constants, used, copies),
         plain_per_s=giga * multiplying,
         wide_per_s=giga * multiplying * wide,
-        one_row_per_s=one_row * hertz / 2 * multiplying if one_row else math.inf,
-        cached_row_per_s=cached_row * hertz / 2 * multiplying if cached_row else math.inf,
+        row_16bit_per_s=row_16bit * hertz / 2 * multiplying if row_16bit and plain_dots else math.inf,
+        row_8bit_per_s=row_8bit * hertz / 2 * multiplying if row_8bit and plain_dots else math.inf,
         many_rows=constants["cpu_wide_avx2"] if facts.kernels == "avx2" else 1.0,
+        wide_vectors=constants["cpu_wide_512"] if facts.vector_bits == 512 else 1.0,
         native_16bit=facts.native_16bit,
     )

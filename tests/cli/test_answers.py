@@ -146,6 +146,38 @@ def test_switches_of_a_framework_are_tried_where_it_has_them(inputs: dict[str, A
     assert gains[text] == pytest.approx(changed.throughput_tokens_per_s / result.throughput_tokens_per_s)
 
 
+def test_who_asks_for_one_sequence_is_told_first_what_makes_it_faster() -> None:
+    """DeepSeek-R1 has a module that drafts; more sequences at once gain more, but none of them is faster."""
+    question = InferenceInputs(model="deepseek-r1", gpu="h200", num_gpus=8, tp_size=8, system="vllm")
+    result = predict_inference(build_scenario(question))
+    gains = faster(question, result, most=9)
+    drafted = next(gain for gain in gains if gain.text == "--draft-model mtp --acceptance 0.7")
+    changed = predict_inference(build_scenario(question.replace(draft_model="mtp", acceptance="0.7")))
+    assert drafted.factor == pytest.approx(result.total_latency_s / changed.total_latency_s)
+    assert gains[-1].of == "the throughput"
+    assert gains[-1].factor > gains[0].factor
+    several = question.replace(batch_size=8)
+    found = faster(several, predict_inference(build_scenario(several)), most=9)
+    assert [gain.factor for gain in found] == sorted((gain.factor for gain in found), reverse=True)
+
+
+def test_memory_that_holds_what_is_read_from_the_file_is_told_of() -> None:
+    """A desktop has 64 GiB where nothing is said: the owner of more reads what that would be worth, and how it is said."""
+    question = InferenceInputs(
+        model="qwen3-235b-a22b", gpu="rtx-3090", host="ryzen-9-9950x", system="llama_cpp", weight_format="q4_k_m",
+        n_cpu_moe="all",
+    )  # fmt: skip
+    result = predict_inference(build_scenario(question))
+    assert result.memory.nvme.weights_bytes > 0
+    gain = faster(question, result)[0]
+    assert gain.text == "--host ryzen-9-9950x-192gb"
+    enough = question.replace(host="ryzen-9-9950x-192gb")
+    changed = predict_inference(build_scenario(enough))
+    assert changed.memory.nvme.weights_bytes == 0
+    assert gain.factor == pytest.approx(result.total_latency_s / changed.total_latency_s)
+    assert not [one for one in faster(enough, changed, most=9) if "--host" in one.text]
+
+
 def test_switches_that_a_framework_has_not_are_not_tried() -> None:
     for framework in ("fsdp", "hf_trainer", "megatron_2022"):
         question = TrainingInputs(

@@ -37,7 +37,9 @@ ON_GPU = InferenceInputs(model="llama-3.1-8b", gpu="h100-sxm", system="vllm@0.12
 ON_CPU = InferenceInputs(
     model="qwen3-0.6b", gpu="none", host="dgx-a100", system="llama_cpp", threads=1, max_num_seqs=8, weight_format="q8_0"
 )  # fmt: skip
-CPU_TRUTH = {"cpu_layer_us": 80.0, "sequence_us": 300.0, "cpu_one_row_flops_per_cycle": 0.0}
+CPU_TRUTH = {
+    "cpu_layer_us": 80.0, "sequence_us": 300.0, "cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0,
+}  # fmt: skip
 POINTS = [(size, prompt, 16) for size in (1, 2, 4, 8) for prompt in (32, 128, 512) if size * prompt <= 2048]
 """Bursts whose prompts are one batch, so that all of their tokens come at even distances."""
 

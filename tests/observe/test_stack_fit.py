@@ -181,7 +181,7 @@ def test_requests_are_taken_as_they_came_where_nothing_held_the_client_up() -> N
 def test_what_is_known_of_a_class_of_machines_does_not_bound_what_its_endpoint_shows() -> None:
     """A cap on products of one row that is of other machines: a step follows from the rates that are fitted."""
     scenario = scenario_of("served-31m", "llama_cpp")
-    assert off_of(scenario) == {"cpu_one_row_flops_per_cycle": 0.0}
+    assert off_of(scenario) == {"cpu_one_row_flops_per_cycle": 0.0, "cpu_cached_row_flops_per_cycle": 0.0}
     assert off_of(scenario_of("served-31m", "transformers_serve")) == {}
     model = _model("llama_cpp", ("served-31m",))
     step = next(row for row in planned_rows("served-31m", LoadPoint(1, 32, 24)) if row.kind == "step")

@@ -15,6 +15,7 @@ import pytest
 from calibrate.evidence.hybrid_questions import FACTOR, HybridQuestion, load_questions
 from calibrate.evidence.hybrid_rows import kind_of, load_cases, load_rows, log_ratio
 from calibrate.evidence.stated_hybrid import hybrid_cells, hybrid_run
+from llm_perf.analysis.division import fewer_threads
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.errors import LLMPerfError
@@ -190,3 +191,15 @@ def test_threads_of_a_many_core_socket_slow_tokens_as_was_measured() -> None:
     assert one is not None
     assert other is not None
     assert 1.0 < other / one < 1.3
+
+
+def test_no_fewer_threads_are_tried_than_load_the_memory() -> None:
+    """43 threads of a Xeon 6980P make 0.86 of what 64 make (pull request 259): they are too few, and 64 are tried."""
+    inputs = InferenceInputs(
+        model="deepseek-r1", gpu="none", host="xeon-6980p", system="llama_cpp", weight_format="q8_0"
+    )
+    found = fewer_threads(inputs, build_scenario(inputs))
+    assert 64 in found
+    assert min(found) > 43
+    asked_for = inputs.replace(threads=8)
+    assert fewer_threads(asked_for, build_scenario(asked_for)) == ()

@@ -47,12 +47,9 @@ def test_random_weights_are_made_run_and_removed(weights, cli, tmp_path):
     assert Path(result["log_file"]).is_file()
 
 
-def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatch):
-    """With models of the probe's kinds that are so small that their times say little of the machine, but come in seconds."""
-    from calibrate.fit import llama_cpp_profile as microbench
+def _shrunk(monkeypatch):
+    """The probe's models so small that their times say little of the machine, but come in seconds."""
     from calibrate.run.llama_cpp import probe, rounds
-    from calibrate.run.llama_cpp.build import required
-    from llm_perf.config.profiles import load_profile
 
     small = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     monkeypatch.setattr(probe, "_SHAPES", {name: shape | small for name, shape in probe._SHAPES.items()})
@@ -62,6 +59,47 @@ def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatc
     for module in (probe, rounds):  # several wait for one another, and tests run side by side
         monkeypatch.setattr(module, "thread_counts", lambda: [1])
     monkeypatch.setattr(probe, "_STREAM_BYTES", 8 << 20)
+    return small
+
+
+def test_the_table_is_measured_in_rounds_with_the_probe_and_printed(tmp_path, monkeypatch):
+    """Of one small model: every file in all rounds that it needs, and a line for each run."""
+    from calibrate.run.llama_cpp.build import required
+    from calibrate.validate import llama_cpp_table
+    from llm_perf.config.huggingface import from_hf_config
+
+    small = _shrunk(monkeypatch)
+    model = from_hf_config(
+        {"model_type": "llama", "vocab_size": 512, "max_position_embeddings": 512, **small}, "one"
+    )
+    monkeypatch.setattr(llama_cpp_table, "SAMPLES", ("one",))
+    monkeypatch.setattr(llama_cpp_table, "sample", lambda name: model)
+    monkeypatch.setattr(llama_cpp_table, "DEFAULT_OFFLOAD_DIR", str(tmp_path / "weights"))
+    monkeypatch.setattr(llama_cpp_table, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(llama_cpp_table, "MOST_ROUNDS", 2)
+    said: list[str] = []
+    (tmp_path / "table").mkdir()
+    found = llama_cpp_table.measure_table(required(), tmp_path / "table", said.append)
+    assert [line for line in said if line.startswith("round")] == [
+        "round 1 over 14 files",
+        "round 2 over 14 files",
+    ]
+    assert len(found["rows"]) == 3
+    for row in found["rows"]:
+        assert [len(samples) for samples in row["samples_s"]["decode"]] == [2, 2]
+        assert row["measured_s"] == row["quiet_s"]
+    lines = llama_cpp_table.table_lines(found)
+    assert sum(line.startswith("one ") for line in lines) == 3
+    assert any(line.endswith(" *") for line in lines) == (found["summary"]["unsettled"] > 0)
+
+
+def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatch):
+    """With models of the probe's kinds that are so small that their times say little of the machine, but come in seconds."""
+    from calibrate.fit import llama_cpp_profile as microbench
+    from calibrate.run.llama_cpp.build import required
+    from llm_perf.config.profiles import load_profile
+
+    _shrunk(monkeypatch)
     out = tmp_path / "here.yaml"
     found = microbench.probed(
         required(), str(out), str(tmp_path / "weights"), str(tmp_path / "runs"), lambda _: None
@@ -73,7 +111,7 @@ def test_a_probe_makes_a_profile_that_predictions_take(cli, tmp_path, monkeypatc
     probed = json.loads(Path(found["file"]).read_text())["probe"]
     assert probed["rounds"] == 2
     for run in probed["runs"]:
-        assert len(run["decode_s_per_token"]) == 4
+        assert [len(samples) for samples in run["samples_s"]["decode"]] == [2, 2]
         assert run["spread"]["decode"] >= 0
     asked = (
         "infer",

@@ -24,6 +24,8 @@ NAMES = {
     "RTX 3090": "rtx-3090-24gb",
     "3090": "rtx-3090-24gb",
     "4090": "rtx-4090-24gb",
+    "5060 Ti 16GB": "rtx-5060-ti-16gb",
+    "4060 ti 16gb": "rtx-4060-ti-16gb",
     "a6000": "rtx-a6000-48gb",
     "a6000-48gb": "rtx-a6000-48gb",
     "a10g-pcie-24gb": "a10g-24gb",
@@ -131,10 +133,32 @@ def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str
         ("AMD Ryzen Threadripper PRO 7965WX 24-Cores", "threadripper-pro-7965wx"),
         ("AMD RYZEN AI MAX+ 395 w/ Radeon 8060S", "strix-halo"),
         ("2x AMD EPYC 9654 (2x96 cores)", "2x epyc-9654"),
+        ("Ryzen 9 9950X 256 GB", "ryzen-9-9950x-256gb"),
+        ("2x EPYC 7763 1 TB", "2x epyc-7763-1024gb"),
+        ("2x Xeon 8480+", "2x xeon-platinum-8480-plus"),
+        ("Xeon 6430", "xeon-gold-6430"),
+        ("Xeon 6980P", "xeon-6980p"),
+        ("EPYC 9554P", "epyc-9554"),
+        ("M3 Ultra", "apple-m3-ultra"),
+        ("2x epyc-9654-1536gb", "2x epyc-9654-1536gb"),
+        ("dgx-a100-320gb", "dgx-a100-320gb"),
     ],
 )
 def test_a_host_is_found_by_what_people_call_it(name: str, stem: str) -> None:
     assert get_host_config_by_name(name).name == stem
+
+
+def test_a_host_with_its_memory_is_that_host_with_so_much() -> None:
+    plain, larger = (get_host_config_by_name(name) for name in ("2x epyc-9654", "2x epyc-9654-1024gb"))
+    assert larger.memory_gib == 1024
+    assert larger.usable_memory_gib / 1024 == pytest.approx(plain.usable_memory_gib / plain.memory_gib)
+    assert "memory_gib" in plain.assumed
+    assert "memory_gib" not in larger.assumed
+    same = {"name", "memory_gib", "usable_memory_gib", "assumed"}
+    assert larger.model_dump(exclude=same) == plain.model_dump(exclude=same)
+    assert get_host_config_by_name("dgx-a100-320gb").memory_gib != 320  # of its GPUs
+    with pytest.raises(UnknownNameError, match="'nonesuch-256gb'"):
+        get_host_config_by_name("nonesuch-256gb")
 
 
 @pytest.mark.parametrize(("folder", "stems"), [("gpus", GPUS), ("hosts", HOSTS)])

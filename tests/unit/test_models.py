@@ -224,6 +224,8 @@ def test_an_ambiguous_name_lists_the_candidates() -> None:
         ("opt-175", "facebook_opt-175b"),
         ("mixtrl-8x7b", "mistralai_Mixtral-8x7B-v0.1"),
         ("deepseekv3", "DeepSeek-V3"),
+        # A smaller sibling is the only one that begins so, and is not meant.
+        ("glm-5.3", "GLM-5.3-Flash"),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(typed: str, near: str) -> None:

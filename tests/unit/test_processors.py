@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name, here
+from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.loading import gpu_of_driver, host_of_processor
+from llm_perf.counts.products import Product
 from llm_perf.errors import AmbiguousNameError, SpecError
+from llm_perf.hardware.cpu_time import cpu_rates
+from llm_perf.systems.constants import load_constants
 from tests.unit.hardware_files import HOSTS, OWN_HOST, one_line, write
 
 # Cores, channels, MT/s, GB/s of a socket: product pages of AMD and Intel; the reference table of the project's processors.
@@ -198,6 +203,45 @@ def test_a_part_of_a_processor_reads_what_its_cores_and_their_link_can():
         "cores_read_gb_per_s_per_socket",
         "memory_bandwidth_gb_per_s_per_socket",
     } <= set(host.assumed)
+
+
+def test_neighbours_leave_a_virtual_machine_a_part_of_its_link_and_one_core_all_that_it_loads():
+    kind = here.processor_id(RENTED, last_level_caches=1)
+    assert kind is not None
+    host, own = (
+        host_of_processor(here.processor(RENTED, MEMINFO), each)
+        for each in (kind, replace(kind, virtual=False))
+    )
+    constants = _constants()
+    left = constants["cpu_virtual_link_share"]
+    one, both, alone = (
+        cpu_rates(machine, constants, threads).read_bytes_per_s / 1e9
+        for machine, threads in ((host, 1), (host, 2), (own, 2))
+    )
+    assert both == pytest.approx(32 * 1.8 * left * constants["cpu_stream_share"])
+    assert one == min(host.core_read_gb_per_s, both)
+    assert alone > both
+    measured = cpu_rates(host.replace(read_gb_per_s=45.0), constants, 2)
+    assert measured.read_bytes_per_s == pytest.approx(45e9)
+
+
+def test_units_of_512_bits_are_faster_where_kernels_are_written_for_them():
+    """Rows of 16 bits, tiles and interleaved rows; blocks of 8 bits have kernels of 256, and keep their time."""
+    constants = _constants()
+    host = get_host_config_by_name("epyc-9475f")
+    wide, narrow = (cpu_rates(one, constants) for one in (host, host.replace(vector_bits=256)))
+    assert host.vector_bits == 512
+    assert wide.row_16bit_per_s == 2 * narrow.row_16bit_per_s
+    assert wide.row_8bit_per_s == narrow.row_8bit_per_s
+    gained = constants["cpu_wide_512"]
+    for name, bits, gain in (("q4_k", 4.5, gained), ("q8_0", 8.5, 1.0), ("bf16", 16.0, gained)):
+        product = Product("up", 1e9, 1.0, 1.0, stored=MatrixFormat(bits, "weight-only", name))
+        ratio = narrow.product_s(product, 4096, 1, bits) / wide.product_s(product, 4096, 1, bits)
+        assert ratio == pytest.approx(gain, rel=1e-3), name
+
+
+def _constants():
+    return {name: constant.value for name, constant in load_constants("llama_cpp").constants.items()}
 
 
 def test_a_kind_that_no_list_has_changes_nothing():

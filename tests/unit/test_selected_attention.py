@@ -340,6 +340,21 @@ def test_a_repository_is_stored_as_its_name_ends(name: str, stored: str | None) 
     assert (found and found.name) == stored
 
 
+@pytest.mark.parametrize(
+    "name", ["nvidia/DeepSeek-V4-Flash-NVFP4", "deepseek-v4-flash-NVFP4", "me/DeepSeek-V4-Flash-NVFP4"]
+)
+def test_a_release_of_two_formats_in_another_one_of_the_experts_changes_these_alone(name: str) -> None:
+    """nvidia/DeepSeek-V4-Flash-NVFP4 says ``moe_quant_algo: NVFP4``; all else stays in the release's 8 bits."""
+    as_released, named = model("deepseek-v4-flash"), model(name)
+    before, after = (resolve_formats(read, read.quantization).layers[0] for read in (as_released, named))
+    pairs = {(old.name, new.name) for old, new in zip(before, after, strict=True)}
+    assert ("mxfp4", "nvfp4") in pairs
+    assert all(old == new for old, new in pairs - {("mxfp4", "nvfp4")})
+    whole = model("deepseek-v4-flash-GGUF").quantization
+    assert whole is not None
+    assert whole.mixture == "q4_k_m"
+
+
 def test_experts_and_the_rest_of_v4_have_formats_of_their_own() -> None:
     read = from_hf_config(CONFIG_V4, "read")
     formats = resolve_formats(read, read.quantization)

@@ -1,7 +1,7 @@
 """A probe of this machine's CPU under llama.cpp, a minute long, and the profile that it makes.
 
 Three models that nobody asks about (few wide layers, many narrow ones, experts) are run in three formats with one
-thread and with all, in rounds over all of them for as long as the minute lasts. Their times give the constants that class
+thread and with all, in rounds over all of them and then over those that differed. Their times give the constants that class
 values stand for elsewhere: what a core and what the memory can read, what unpacking costs, what a layer costs beside its
 bytes.
 """
@@ -23,7 +23,7 @@ from calibrate.probe.environment import usable_cores
 from calibrate.probe.records import writable_folder
 from calibrate.run.llama_cpp.build import LlamaCpp
 from calibrate.run.llama_cpp.gguf_file import quantise, write_random_gguf
-from calibrate.run.llama_cpp.rounds import TimedFile, Times, measure_round, thread_counts
+from calibrate.run.llama_cpp.rounds import TimedFile, Times, measure_round, thread_counts, unsettled
 from llm_perf.config.gguf import load_gguf
 from llm_perf.config.huggingface import from_hf_config
 from llm_perf.config.model import ModelConfig
@@ -33,7 +33,7 @@ GENERATED = 12
 DEEP = 384
 """Tokens in the cache where attention is to be seen."""
 LEAST_ROUNDS, MOST_ROUNDS = 2, 6
-"""How often each file is run: twice on any machine, more where the minute has room for it."""
+"""How often each file is run: twice on any machine, more where its fastest round was not met again and there is time."""
 USUAL_SECONDS = 60
 
 _STREAM_BYTES = 256 << 20
@@ -90,10 +90,7 @@ class ProbeRun:
         return {
             "model": self.model.name, "weight_format": self.weight_format, "threads": self.threads, "prompt_len": self.prompt,
             "depth": self.depth,
-            "prefill_s": list(self.times.prefill_s), "decode_s_per_token": list(self.times.decode_s),
-            "rounds": len(self.times.decode), "spread": self.times.as_dict()["spread"],
-            "others_cores": self.times.others_cores,
-        }  # fmt: skip
+        } | self.times.as_dict()  # fmt: skip
 
 
 @dataclass
@@ -121,7 +118,7 @@ def run_probe(
     say: Callable[[str], object],
     seconds: float = USUAL_SECONDS,
 ) -> Probe:
-    """Measure, in rounds over all files until so many seconds are over; two rounds at least.
+    """Measure, in two rounds over all files, then over those whose fastest round was not met again while seconds are left.
 
     Args:
         programs: llama.cpp's.
@@ -134,13 +131,15 @@ def run_probe(
     """
     start = time.perf_counter()
     with probe_files(programs, folder, say) as files:
-        stream = Stream()
+        stream, left = Stream(), files
         for number in range(MOST_ROUNDS):
             begun = time.perf_counter()
             stream.measure()
-            measure_round(programs, files, number, say)
-            now = time.perf_counter()
-            if number + 1 >= LEAST_ROUNDS and now - start + (now - begun) > seconds:
+            measure_round(programs, left, number, say)
+            if number + 1 < LEAST_ROUNDS:
+                continue
+            each, left = (time.perf_counter() - begun) / len(left), unsettled(files)
+            if not left or time.perf_counter() - start + each * len(left) > seconds:
                 break
         return probe_of(files, stream, time.perf_counter() - start)
 

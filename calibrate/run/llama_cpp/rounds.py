@@ -1,16 +1,18 @@
 """Files of llama.cpp timed in rounds: every file once, then every file again, so that a machine's drift meets all alike.
 
 Neighbours of a virtual machine, clocks and the pages that a file happens to lie in change a time by a tenth to a quarter
-from one minute to the next. What is measured in one go meets one such state; rounds over all files spread each file's
-samples over the whole session.
+from one minute to the next, and for seconds on end its two processors are no more than the threads of one core, so that all
+of a round takes 1.5 to 1.9 times as long. What is measured in one go meets one such state; rounds over all files spread each
+file's samples over the whole session, and go on for files whose fastest round was not met again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from calibrate.probe.environment import usable_cores
@@ -23,9 +25,23 @@ REPETITIONS = 3
 """Timed repetitions of each test in each round; the first finds nothing warm, and counts like any that was disturbed."""
 
 
-def quiet_s(samples: Sequence[float]) -> float:
-    """Seconds where nobody disturbs: the lower quartile. Others only ever add time."""
-    return sorted(samples)[len(samples) // 4]
+MET_AGAIN = 0.1
+"""How near to the fastest round another one has to be for it to be no accident."""
+
+
+def quiet_s(rounds: Sequence[Sequence[float]]) -> float:
+    """Seconds where nobody disturbs: the median of the fastest round. Others only ever add time, mostly to all of a round."""
+    return min(_each(rounds))
+
+
+def settled(rounds: Sequence[Sequence[float]]) -> bool:
+    """Whether the fastest round was met again."""
+    first, *others = sorted(_each(rounds))
+    return bool(others) and others[0] <= first * (1 + MET_AGAIN)
+
+
+def _each(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [median(samples) for samples in rounds if samples]
 
 
 def spread(rounds: Sequence[Sequence[float]]) -> float | None:
@@ -57,14 +73,9 @@ class Times:
     others: list[float] = field(default_factory=list)
 
     @property
-    def prefill_s(self) -> tuple[float, ...]:
-        """All samples of the prompt."""
-        return tuple(chain.from_iterable(self.prefill))
-
-    @property
-    def decode_s(self) -> tuple[float, ...]:
-        """All samples per generated token."""
-        return tuple(chain.from_iterable(self.decode))
+    def settled(self) -> bool:
+        """Whether the fastest round of both was met again."""
+        return all(settled(rounds) for rounds in (self.prefill, self.decode) if rounds)
 
     @property
     def others_cores(self) -> float | None:
@@ -73,9 +84,11 @@ class Times:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
+        both = {"prefill": self.prefill, "decode": self.decode}
         return {
-            "samples_s": {"prefill": list(self.prefill_s), "decode": list(self.decode_s)},
-            "rounds": {"prefill": len(self.prefill), "decode": len(self.decode)},
+            "samples_s": {phase: [list(samples) for samples in rounds] for phase, rounds in both.items()},
+            "quiet_s": {phase: quiet_s(rounds) if rounds else None for phase, rounds in both.items()},
+            "settled": self.settled,
             "spread": {"prefill": spread(self.prefill), "decode": spread(self.decode)},
             "others_cores": self.others_cores,
         }
@@ -127,6 +140,11 @@ class TimedFile:
         if others is not None:
             for found in self.times.values():
                 found.others.append(others)
+
+
+def unsettled(files: Sequence[TimedFile]) -> list[TimedFile]:
+    """Files of which some run's fastest round was not met again."""
+    return [file for file in files if not all(times.settled for times in file.times.values())]
 
 
 def alternately(*lists: Sequence[TimedFile]) -> list[TimedFile]:
