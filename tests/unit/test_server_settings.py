@@ -96,6 +96,21 @@ def test_what_was_set_reaches_the_run_and_the_engine() -> None:
     assert request_run(found).engine["waits"].steps == 20
 
 
+@pytest.mark.parametrize(
+    ("tp", "experts", "gpus", "ep"), [("1", 2, 2, 2), ("2", 4, 4, 4), ("2", 2, 2, 1), ("2", 1, 2, 1)]
+)
+def test_more_ranks_of_experts_than_share_attention_are_replicas_of_it(
+    tp: str, experts: int, gpus: int, ep: int
+) -> None:
+    """tp x replicas of attention are the ranks of the experts, whatever a table's default says of replicas."""
+    stated = f"closed loop; moe_tp={experts} moe_ep=1 attention_dp=1"
+    model = {"model": "Qwen/Qwen3-235B-A22B-FP8", "system": "vllm", "system_version": "0.12.0"}
+    run = stated_run(row(stated, tp=tp, gpu_count=tp, ep="1", **model))
+    assert (run.num_gpus, run.tp, run.ep) == (gpus, int(tp), ep)
+    parallelism = scenario_of(run).parallelism
+    assert (parallelism.tp_size, parallelism.dp_size) == (int(tp), gpus // int(tp))
+
+
 def test_a_generator_s_prompts_come_round_again() -> None:
     found = next(one for one in load_rows() if "aiperf" in one["notes"] and settings_of(one).distinct_prompts)
     run = request_run(found)
