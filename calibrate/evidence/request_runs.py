@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from calibrate.evidence.engine_tuning import trtllm_bench
+from calibrate.evidence.repeats import sent
 from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run, scenario_of
 from calibrate.evidence.stated import cells_of, rate_kind, stated_run
@@ -137,8 +138,8 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         run = replace(run, num_gpus=decode.num_gpus, tp=decode.tp, ep=decode.ep)
     scenario = _deployment(run, row.get("max_num_seqs", ""))
     concurrency = run.batch_size if closed else None
-    count = _count(row, concurrency)
     settings = settings_of(row)
+    count = _count(row, concurrency) + (settings.warm_up or 0)
     if settings.tuned_by is not None:
         scenario = tuned(scenario, asked)
     generator = np.random.default_rng(0)
@@ -150,13 +151,20 @@ def request_run(row: Mapping[str, str]) -> RequestRun:
         float(asked["gen_len_tok"]), generator, count,
         settings.most_output or MOST_OUTPUT,
     )  # fmt: skip
-    arrival = np.zeros(count) if closed else arrivals(_rate(when), 1.0, count, generator)
     warm_up = concurrency or 0 if _MARGIN.search(notes) else 0
     again: dict[str, Ints] = {}
+    if closed:
+        arrival = np.zeros(count)
+    elif settings.repeats is None:
+        arrival = arrivals(_rate(when), 1.0, count, generator)
+    else:
+        arrival, warm_up = sent(settings.repeats, _rate(when), count)
+        prompt, output = (np.resize(one, len(arrival)) for one in (prompt, output))
+        again = {"prefix_id": np.arange(len(arrival)) % count, "prefix_tokens": prompt}
     if settings.distinct_prompts is not None and concurrency is not None:
-        # The generator's prompts come round again, and its warm-up has sent the first of them.
+        # The generator's prompts come round again, and what it sent before has left the first of them in the cache.
         again = {"prefix_id": np.arange(count) % settings.distinct_prompts, "prefix_tokens": prompt}
-        warm_up = WARM_UP_ROUNDS * concurrency
+        warm_up = settings.warm_up or WARM_UP_ROUNDS * concurrency
     return RequestRun(
         run=run,
         scenario=scenario,

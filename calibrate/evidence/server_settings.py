@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import Field
 
+from calibrate.evidence.repeats import Repeats
 from llm_perf.config.base import Efficiency, PositiveFloat, PositiveInt, Spec
 from llm_perf.systems.scheduling import Balance, Prompts, Waits
 
@@ -69,6 +70,8 @@ class Settings(Spec):
         output_spread: The same of outputs that are said to vary, before they are cut.
         most_output: Tokens at which the load generator cuts outputs that are said to vary.
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
+        warm_up: Requests of a closed loop that are sent before those that are counted, where it matters which they were.
+        repeats: Runs of the same requests, one after another, of a generator that keeps none in flight.
         eager: Whether steps ran without captured graphs.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
@@ -83,6 +86,8 @@ class Settings(Spec):
     output_spread: PositiveFloat | None = None
     most_output: PositiveInt | None = None
     distinct_prompts: PositiveInt | None = None
+    warm_up: PositiveInt | None = None
+    repeats: Repeats | None = None
     eager: bool = False
     tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None

@@ -81,9 +81,12 @@ def stated_run(row: Mapping[str, str]) -> Run:
         and family.checkpoints != "gguf"
         and weight_tier_of(cells, 0.0) in (None, "gpu")
     )
-    tp, ranks = 1 if splits else cells.integer("tp") or 1, _expert_ranks(notes)
-    if not splits and ranks > tp:  # the rows' tp is that of a setting which the engine did not take
-        tp, gpus = ranks, max(gpus, ranks)
+    tp, ep = 1 if splits else cells.integer("tp") or 1, cells.integer("ep") or 1
+    ranks = _expert_ranks(notes)
+    if (
+        not splits and ranks > tp
+    ):  # every rank of the experts has attention, so that tp of them share it: replicas of it
+        gpus, ep = max(gpus, ranks), ranks
     lengths = _share_of_lengths(notes)
     cached = "window" in row.get("throughput_def", "") or "decode window" in notes
     return Run(
@@ -97,7 +100,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         num_nodes=cells.integer("num_nodes"),
         tp=tp,
         pp=gpus if splits else cells.integer("pp") or 1,
-        ep=cells.integer("ep") or 1,
+        ep=ep,
         weight_bits=weight_bits or 16,
         weight_group_size=group,
         activation_bits=_bits(cells.text("act_dtype")) or weights,
@@ -148,7 +151,10 @@ def _share_of_lengths(notes: str) -> float:
 
 
 def _expert_ranks(notes: str) -> int:
-    """Ranks over which experts are divided, where notes state both ways of doing so."""
+    """Ranks over which experts are divided, where notes state both ways of doing so.
+
+    Either way a rank has the same bytes; beside replicas of attention experts are whole here.
+    """
     stated = re.search(r"moe_tp=(\d+) moe_ep=(\d+)", notes)
     return 1 if stated is None else int(stated[1]) * int(stated[2])
 

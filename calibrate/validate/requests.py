@@ -370,6 +370,11 @@ _TABLES: Final = """## Tables
 Closed loops keep a number of requests in flight; a rate is Poisson; all at once is a queue that drains. What a row does not
 state is assumed once for all: ten requests per place of a closed loop, lengths that "vary" spread as widely as they are long
 where the data set does not say, and answers to real conversations end at 512 tokens.
+
+AccelMark's generator is simulated as its source has it: the same requests three times at each rate, at the gaps of
+its seed, whose ends of runs it prints too; vLLM 0.20 finds their prompts in its cache again. Its figures and
+gpustack's are medians. InferenceX and aiconfigurator do not say: what they print is as long as a mean, the burst at
+the beginning of a loop included.
 """
 _FLOOR: Final = """## How near the tables let one come
 
@@ -382,8 +387,8 @@ and hosts were right.
 _EXPERTS: Final = """Where the time to the first token of closed loops is missed: prompts of models with experts, of which a
 short one waits for the host (`prefill_operation_us`, `prefill_moe_us`), and a long one for kernels that the source chose:
 runs of gpt-oss by vLLM on H100 and H200 had VLLM_MXFP4_USE_MARLIN=1, whose products of many rows reach .2 to .55 of what
-Triton's do. Experts over ranks are taken as evenly loaded; timings with power-law routing are 1.2 to 1.7 times as long on 8
-ranks.
+Triton's do. What the host takes under TensorRT-LLM 1.1 and 1.2 is that of 1.0 and, for experts that are not one call,
+of SGLang: neither was fitted to a run of these versions.
 """
 _TWICE: Final = """{pairs} rates stand in the table twice, to the last digit, with other lengths and numbers of requests;
 what is predicted of the two differs by {gm:.2f}."""
@@ -391,21 +396,34 @@ _QUEUES: Final = """Under a rate near what an engine can serve, TTFT is the wait
 numbers that are nearly alike, requests that come and requests that are served. What an error of a step makes of it is
 d ln TTFT / d ln step, found by simulating each row with all steps 5 % longer. In closed loops and queues that drain it is 1.
 """
-_SERIES: Final = """Four series hold most of what is left, and no mechanism that is known here explains them:
+_SERIES: Final = """Seven series hold most of what is left, and no mechanism that is known here explains them:
 
-- **Llama-3-8B on an RTX 4090** (suite A, vLLM 0.7.3). 300 requests take 76 s at 25 a second, and 82 s in suite C, whose
-  model and lengths are the same (281 tokens of prompt, not 256): half of them wait .45 s in the one and 26 s in the other.
-- **DeepSeek-R1 under SGLang of November 2025** (27 rows in closed loops on B200). TPOT is right to 1.2. What first tokens
-  take more than is predicted, times the ten rounds of a run, is one stall for all that come at its beginning: 52 to 83 s in
-  NVFP4 where the first step is full (16,384 tokens: 64 prompts of 1,024, four of 8,192; 13 s in one run), 1 to 5 s where it
-  is not, 4 to 25 s in FP8. Kernels that are compiled or tuned at first use while the clock runs would do so; a median would
-  not show it. Runs of 0.5.9 have none.
-- **Llama-3.1-8B under TensorRT-LLM 1.0.0rc3** (177 rows of one grid). Up to 64 at once, one request waits at any time while
-  the others generate: first tokens times requests per second is 1.0 to 1.3 beside those that are being read, whatever the
-  lengths and ranks. Qwen3 in the same grid has no such thing. An engine with a place less than there are requests would do
-  so; no setting is printed.
-- **DeepSeek-R1 under TensorRT-LLM 0.17.post1.dev** (6 rows, all at once). The first branch with this model, on 8 H200,
-  serves 5 to 8 times less than is predicted of its versions.
+- **Llama-3-8B on an RTX 4090** (suite A, vLLM 0.7.3). 300 requests take 76 s at 25 a second, and 82 s in suite C,
+  whose model and lengths are the same (281 tokens of prompt, not 256): half of them wait .45 s in the one and 26 s in
+  the other.
+- **Mixtures and 70B on eight RTX 4090** (suites B and G, vLLM 0.7.3). Steps take 1.4 to 2.2 times what is predicted,
+  and queues with them; with four and eight at once they are right. These cards copy to one another through the host's
+  memory, and how fast eight of them sum up there is known of no such server here.
+- **DeepSeek-R1 under SGLang of November 2025** (27 rows in closed loops on B200). TPOT is right to 1.2. What first
+  tokens take more than is predicted, times the ten rounds of a run, is one stall for all that come at its beginning:
+  52 to 83 s in NVFP4 where the first step is full (16,384 tokens: 64 prompts of 1,024, four of 8,192; 13 s in one
+  run), 1 to 5 s where it is not, 4 to 25 s in FP8. Kernels that are compiled or tuned at first use while the clock
+  runs would do so; a median would not show it. Runs of 0.5.9 have none. InferenceX's scripts of the autumn of 2025
+  that are public sent one request before the clock ran; later ones warm up with twice the concurrency. TensorRT-LLM's
+  runs of R1 in NVFP4 from that autumn look alike (1 to 15 s).
+- **Llama-3.1-70B under vLLM 0.10 on B200** (72 rows). A step that reads prompts takes 30 to 60 ms more than is
+  predicted on two to eight GPUs, whatever their number, and hides behind the device on one; on H200 it does not. Its
+  script has operations in place of what is compiled (custom_ops, splitting_ops: []); launched one by one at what
+  TensorRT-LLM 1.0 takes, first tokens would be off by 1.22 and not by 1.36.
+- **Llama-3.1-8B in FP8 under vLLM 0.12 on H200** (21 rows). Times per token leave no room for reading prompts: they
+  are found again. Yet first tokens take 2 to 4 times as long as reading one would, in proportion to the prompt and
+  less on more GPUs.
+- **Llama-3.1-8B under TensorRT-LLM 1.0.0rc3** (177 rows of one grid). Up to 64 at once, one request waits at any time
+  while the others generate: first tokens times requests per second is 1.0 to 1.3 beside those that are being read,
+  whatever the lengths and ranks. Qwen3 in the same grid has no such thing. An engine with a place less than there are
+  requests would do so; no setting is printed.
+- **DeepSeek-R1 under TensorRT-LLM 0.17.post1.dev** (6 rows, all at once). The first branch with this model, on 8
+  H200, serves 5 to 8 times less than is predicted of its versions.
 """
 _LEFT_OUT: Final = """## Saturated runs left out
 

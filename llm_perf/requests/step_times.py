@@ -91,17 +91,53 @@ def table_counts(most: int, dense: int = _DENSE) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Attending:
-    """Layers of one kind of mixer: what their attention of chunks computes and reads."""
+    """Layers of one kind of mixer: what their attention of chunks computes and reads.
+
+    Attributes:
+        limit: Tokens that a query sees at most; infinite where it sees all before it.
+        triangular: Whether its pairs are those of a triangle that is cut at the limit, and its keys those in reach.
+    """
 
     layers: int
     mixer: Mixer
     flops_per_pair: float
     kv_bytes: float
+    limit: float
+    triangular: bool
 
-    @property
-    def plain(self) -> bool:
-        """Whether a query sees all tokens before it."""
-        return self.mixer.saturates_at is None
+    @classmethod
+    def of(cls, layers: int, mixer: Mixer, forward: Forward) -> _Attending:
+        """So many layers of a mixer on one rank."""
+        dtype, limit = forward.scenario.dtype, mixer.saturates_at
+        kept = kv_elements_per_token(mixer, forward.tp) * mixer.kept_bits(dtype.kv_bits, dtype.state_bits) / 8
+        beyond = 3 * (limit or 1) + 2
+        triangular = mixer.prefill_pairs(beyond) == Mixer.prefill_pairs(mixer, beyond) and mixer.keys_read(
+            beyond, beyond
+        ) == Mixer.keys_read(mixer, beyond, beyond)
+        per_pair = score_flops_per_pair(mixer, forward.tp)
+        return cls(layers, mixer, per_pair, float(kept), float(limit or np.inf), triangular)
+
+    def work(self, chunks: ChunkLengths) -> tuple[float, float, float]:
+        """Of all chunks: FLOPs of their scores, the same per query, and keys that are read."""
+        flops = per_query = keys = 0.0
+        mixer, limit, per_pair = self.mixer, self.limit, self.flops_per_pair
+        for new, before in chunks:
+            end = before + new
+            if not self.triangular:
+                pairs = mixer.prefill_pairs(end) - (mixer.prefill_pairs(before) if before else 0.0)
+                reached = mixer.keys_read(new, before)
+            elif end <= limit:
+                pairs, reached = new * (before + end + 1) * 0.5, end
+            elif before >= limit:
+                pairs, reached = new * limit, new + limit
+            else:
+                pairs = limit * (limit + 1) * 0.5 + (end - limit) * limit - before * (before + 1) * 0.5
+                reached = end
+            work = pairs * per_pair
+            flops += work
+            per_query += work / new
+            keys += reached
+        return flops, per_query, keys
 
 
 class StepTimes:
@@ -176,15 +212,16 @@ class StepTimes:
         plain = [entry for entry in entries if entry.mixer.saturates_at is None]
         per_token = sum((_whole(entry.per_token_s, batch) for entry in plain), np.zeros_like(batch))
         self._per_token = [0.0, *per_token.tolist()]
-        self._bounded = [
-            (entry.mixer, [0.0, *_whole(entry.per_token_s, batch).tolist()])
-            for entry in entries
-            if entry.mixer.saturates_at is not None
-        ]
+        self._bounded = _bounded(entries, batch)
         tokens = batch * self.queries
         whole = self._body.at(tokens) + self._head.at(tokens) + floors
         self._base = [0.0, *whole.tolist()]
-        by_batch = (self._base, self._floor, self._per_token, *(per_token for _, per_token in self._bounded))
+        by_batch = (
+            self._base,
+            self._floor,
+            self._per_token,
+            *(per_token for _, _, per_token in self._bounded),
+        )
         self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
         regimes = (
             self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
@@ -193,19 +230,11 @@ class StepTimes:
         self._fixed_kinks = (*self.forward.windows, *graph_kinks(self.forward))
 
     def _attending(self) -> list[_Attending]:
-        found: list[_Attending] = []
-        tp, bits = self.forward.tp, self.forward.scenario.dtype.kv_bits
+        layers: dict[Mixer, int] = {}
         for group in self.forward.model.layer_groups:
             for mixer in group.attention.parts:
-                same = next((index for index, one in enumerate(found) if one.mixer == mixer), None)
-                layers = group.count + (0 if same is None else found.pop(same).layers)
-                kv_bytes = (
-                    kv_elements_per_token(mixer, tp)
-                    * mixer.kept_bits(bits, self.forward.scenario.dtype.state_bits)
-                    / 8
-                )
-                found.append(_Attending(layers, mixer, score_flops_per_pair(mixer, tp), float(kv_bytes)))
-        return found
+                layers[mixer] = layers.pop(mixer, 0) + group.count
+        return [_Attending.of(count, mixer, self.forward) for mixer, count in layers.items()]
 
     def of_shared_experts_s(self, tokens: float, mean_tokens: float) -> float:
         """What a step takes more, or less, where the experts work on other tokens than its own: the replicas' mean."""
@@ -228,8 +257,8 @@ class StepTimes:
     def _pass_s(self, batch: int, context: float) -> float:
         """A decode step without its scheduling and sampling."""
         device = self._base[batch] + self._per_token[batch] * context
-        for mixer, per_token in self._bounded:
-            device += per_token[batch] * attended(mixer, context)
+        for limit, beyond, per_token in self._bounded:
+            device += per_token[batch] * (context if context <= limit else beyond)
         return self._beside(device, self._host[0] if context <= self._eager_from else self._host[1])
 
     def decode_steps_s(self, batch: int, context: float, count: int) -> float:
@@ -310,8 +339,8 @@ class StepTimes:
         device = self._body(read + tokens) + self._head(tokens + (read if self._all_logits else ends))
         if batch:
             device += self._floor[batch] + self._per_token[batch] * context
-            for mixer, per_token in self._bounded:
-                device += per_token[batch] * attended(mixer, context)
+            for limit, beyond, per_token in self._bounded:
+                device += per_token[batch] * (context if context <= limit else beyond)
         if self._on_cpu is not None:
             device += float(self._on_cpu.chunks_s(chunks, batch, context))
         else:
@@ -373,8 +402,8 @@ class StepTimes:
 
     def _attended_s(self, batch: Floats, context: Floats) -> Floats:
         seconds = _between(batch, self._batch_arrays[2]) * context
-        for (mixer, _), per_token in zip(self._bounded, self._batch_arrays[3:], strict=True):
-            seconds = seconds + _between(batch, per_token) * np.asarray(attended(mixer, context))
+        for (limit, beyond, _), per_token in zip(self._bounded, self._batch_arrays[3:], strict=True):
+            seconds = seconds + _between(batch, per_token) * np.where(context <= limit, context, beyond)
         return seconds
 
     def _mean_beside(self, device_s: Floats, host_s: Floats) -> Floats:
@@ -382,24 +411,7 @@ class StepTimes:
 
     def _chunks_s(self, one: _Attending, chunks: ChunkLengths) -> float:
         """Attention of all chunks in the layers of one kind: the arithmetic of `Attention.chunks`."""
-        flops = per_query = keys = 0.0
-        mixer, per_pair = one.mixer, one.flops_per_pair
-        if one.plain and type(mixer).prefill_pairs is Mixer.prefill_pairs:
-            for new, before in chunks:
-                # t (t + 1) / 2 pairs up to the end, less those before.
-                work = new * (2 * before + new + 1) * 0.5 * per_pair
-                flops += work
-                per_query += work / new
-                keys += new + before
-        else:
-            for new, before in chunks:
-                pairs = mixer.prefill_pairs(new + before)
-                if before:
-                    pairs -= mixer.prefill_pairs(before)
-                work = pairs * per_pair
-                flops += work
-                per_query += work / new
-                keys += mixer.keys_read(new, before)
+        flops, per_query, keys = one.work(chunks)
         rates = self.forward.rates
         compute = (flops + rates.attention_half_len * per_query) / rates.attention_flops_per_s
         memory = keys * one.kv_bytes / rates.attention_bytes_per_s
@@ -412,6 +424,17 @@ class StepTimes:
             return device_s
         together: float = p_norm(device_s, host_s, self._exponent)
         return max(together, device_s)
+
+
+def _bounded(entries: Sequence[DecodeAttention], batch: Floats) -> list[tuple[float, float, list[float]]]:
+    """Of mixers that do not see everything: up to which context they do, what they see beyond, seconds per token seen."""
+    found: dict[tuple[float, float], Floats] = {}
+    for entry in entries:
+        limit = entry.mixer.saturates_at
+        if limit is not None:
+            key = float(limit), float(attended(entry.mixer, limit + 1))
+            found[key] = found.get(key, 0.0) + _whole(entry.per_token_s, batch)
+    return [(*key, [0.0, *per_token.tolist()]) for key, per_token in found.items()]
 
 
 def _between(counts: Floats, values: Floats) -> Floats:

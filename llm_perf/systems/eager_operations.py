@@ -11,6 +11,7 @@ from typing import Final
 from llm_perf.config.model import Mixer
 from llm_perf.counts.products import Product, routed_experts
 from llm_perf.systems.costs import part_of
+from llm_perf.systems.format_kernels import BY_8BIT, Kind
 from llm_perf.systems.forward import Forward
 
 _ATTENTION: Final = 3
@@ -25,6 +26,9 @@ _ROUTING: Final = 5
 _SHARED: Final = 3
 """Experts that every token goes through run on a stream of their own: it forks and joins, and both sums are added."""
 
+_IN_ONE_MODULE: Final[frozenset[Kind]] = frozenset({"native 4-bit", BY_8BIT})
+"""Products of experts that trtllm-gen has kernels of."""
+
 
 def eager_operations(forward: Forward) -> float:
     """Operations of all layers in one pass: products, scaling of what they narrow, mixers, norms, routing, collectives."""
@@ -38,6 +42,26 @@ def eager_operations(forward: Forward) -> float:
             ops += 1 + (_SHARED if routed_experts(group) else 0)  # the activation function
         ops += forward.exchanges.reductions(group) if forward.tp > 1 else 0
         found += group.count * ops
+    return found
+
+
+def composed_mixtures(forward: Forward) -> int:
+    """Mixtures of all layers that Python puts together of several kernels, anew in each pass that is not captured.
+
+    With ``one_call_moe`` experts of 4 bits on Blackwell with HBM are none: one call of trtllm-gen's module takes the logits
+    of the router and chooses, sorts, multiplies and adds up.
+    """
+    gpu = forward.scenario.gpu
+    has_module = (
+        forward.constants["one_call_moe"] > 0
+        and (gpu.architecture or "").startswith("blackwell")
+        and (gpu.memory_type or "").startswith("HBM")
+    )
+    found = 0
+    for group, products in forward.groups:
+        in_one = has_module and forward.expert_kinds(products) <= _IN_ONE_MODULE
+        if routed_experts(group) and not in_one:
+            found += group.count
     return found
 
 

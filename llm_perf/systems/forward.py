@@ -503,9 +503,13 @@ class Forward:
         """How many products narrow their activations first, each by a kernel of its own."""
         return sum(self._kernel_kind(product) in QUANTISED for product in products)
 
+    def expert_kinds(self, products: Sequence[Product]) -> set[Kind]:
+        """The kinds of kernels that multiply with experts; none where there are no experts."""
+        return {self._kernel_kind(product) for product in products if product.is_expert}
+
     def _vectors_of_experts(self, products: Sequence[Product]) -> float:
         """Hidden vectors that each row of experts moves beside its products: copied to its expert, quantised, added up."""
-        kinds = {self._kernel_kind(product) for product in products if product.is_expert}
+        kinds = self.expert_kinds(products)
         narrowed = kinds & {"native 8-bit", BLOCK_SCALED, BY_8BIT}
         more = self.constants["expert_8bit_vectors"] if narrowed else 0.0
         return self.constants["expert_hidden_vectors"] + more if kinds else 0.0

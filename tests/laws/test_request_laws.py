@@ -62,14 +62,21 @@ def test_a_step_of_decodes_alone_is_a_decode_step_and_one_of_a_prompt_a_prefill(
     assert none == []
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, "deepseek-v4-flash", "llama-4-scout-17b-16e"])
 def test_tables_hold_the_steps_of_the_system(model: str) -> None:
+    """Windows, chunks, states and selected entries: from before them, over their end, and beyond."""
     asked = scenario(model)
     forward = Forward(asked, system_of(asked).constants(asked))
     times = StepTimes(forward, 64, 20_000)
-    for batch, context in ((1, 20.0), (64, 5000.0)):
+    for batch, context in ((1, 20.0), (64, 5000.0), (3, 12_000.0)):
         assert times.decode_s(batch, context) == pytest.approx(step_s(forward, (), batch, context), rel=1e-12)
-    for chunks, batch in (([(300, 0), (40, 4096)], 30), ([(8000, 100)], 0), ([(19_001, 0)], 7)):
+    chunked = (
+        ([(300, 0), (40, 4096)], 30),
+        ([(8000, 100)], 0),
+        ([(900, 2500), (50, 20)], 3),
+        ([(19_001, 0)], 7),
+    )
+    for chunks, batch in chunked:
         whole = [Chunk(1.0, new, before) for new, before in chunks]
         close = 1e-12 if sum(new for new, _ in chunks) + batch <= 8192 else 2e-4
         expected = step_s(forward, whole, batch, 900.0, 1.0)

@@ -25,12 +25,14 @@ class Stub:
         bad_after: Completions that are answered well first.
         step_s, token_s: Seconds to the first token per token of the prompt, and of each token after it.
         one_by_one: Requests are worked on one at a time.
+        strict: Fields beyond the standard are refused (HTTP 422).
     """
 
     kind: str = "good"
     bad_after: int = 0
     step_s: float = 0.0
     token_s: float = 0.0
+    strict: bool = False
     seen: list[str] = field(default_factory=list)
     completions: int = 0
 
@@ -47,6 +49,9 @@ class Stub:
 
     async def completion(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         """The pieces of the answer to a completion."""
+        if self.strict and "ignore_eos" in body:
+            yield _plain(422, {"error": {"message": "unexpected field ignore_eos"}})
+            return
         self.completions += 1
         self.seen.append(body["prompt"])
         kind = self.kind if self.completions > self.bad_after else "good"

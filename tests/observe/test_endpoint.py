@@ -70,6 +70,25 @@ def test_a_failure_stops_the_load_and_what_is_in_flight_is_counted() -> None:
     assert account.first_failure.startswith("HTTP 500: ")
 
 
+def test_what_a_server_does_not_take_is_asked_and_is_no_failure() -> None:
+    """A refusal of the opening is an answer; what is told of a failure is what failed later, here a stall."""
+    client = MemoryClient(Address.of("http://stub/v1"), stall_s=0.1)
+    client.stub = Stub(kind="stall", strict=True, bad_after=2)
+    account = Account()
+
+    async def load() -> None:
+        asking, law = await opened(Asking(client, MODEL), Prompts(1), account)
+        assert asking.extra == ()
+        assert (account.failed, account.refused, account.first_failure) == (0, 1, "")
+        await closed_loop(asking, Prompts(1), law, repeat((8, 2), 10), 1, account)
+
+    asyncio.run(load())
+    assert account.by_kind == {"http 422": 1, "ok": 2, "stalled": 1}
+    assert account.sent == account.ended == 4
+    assert account.failed == 1
+    assert "sent nothing for 0.1 s" in account.first_failure
+
+
 def test_times_of_tokens_are_when_they_came() -> None:
     with serving(Stub(step_s=1e-3, token_s=0.02)) as url:
         sample = asyncio.run(_one(url, "x" * 100, 6))

@@ -41,7 +41,8 @@ def test_a_real_engine_is_observed_fitted_and_predicted(system: str, tmp_path: P
     assert found.ended is None
     assert found.points >= 3
     # One request finds out that transformers takes no ignore_eos; all others are answered.
-    assert found.account.failed == (1 if system == "transformers_serve" else 0)
+    assert found.account.refused == (1 if system == "transformers_serve" else 0)
+    assert found.account.failed == 0
     session = stored(tmp_path / "session")
     times = [one for point in session.runs for one in point.requests or ()]
     assert all(one.output_tokens == len(one.token_s or ()) == 24 for one in times)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.systems.eager_operations import eager_operations
+from llm_perf.systems.eager_operations import composed_mixtures, eager_operations
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import host_s_per_pass
+from llm_perf.systems.hybrid import has_experts
 from llm_perf.systems.registry import system_of
 
 
@@ -54,6 +55,30 @@ def test_layers_with_experts_take_the_host_more() -> None:
     assert float(some - none) == pytest.approx(_with_moe("Qwen3-30B-A3B", 0.0).host_time_scale * 48 * 800e-6)
     dense = [host_s_per_pass(_with_moe("llama-3.1-8b", us), prefill=True) for us in (0.0, 800.0)]
     assert dense[0] == dense[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "weights", "layers"),
+    [
+        ("gpt-oss-120b", "b200", None, 0),  # 4 bits by activations in 8, in one call
+        ("gpt-oss-120b", "h200", None, 36),  # unpacked to 16 bits by Triton's kernels
+        ("gpt-oss-120b", "rtx-pro-6000", None, 36),  # Blackwell without tensor memory
+        ("deepseek-r1", "b200", "nvfp4", 0),
+        ("deepseek-r1", "b200", None, 58),  # 8 bits with scales of blocks
+        ("llama-3.1-70b", "b200", "nvfp4", 0),
+    ],
+)
+def test_experts_in_one_call_take_the_host_no_more(
+    model: str, gpu: str, weights: str | None, layers: int
+) -> None:
+    asked = build_scenario(
+        InferenceInputs(model=model, gpu=gpu, weight_format=weights, system="tensorrt_llm@1.1")
+    )
+    constants = system_of(asked).constants(asked)
+    assert (constants["one_call_moe"], constants["prefill_moe_us"]) == (1, 2000)
+    assert composed_mixtures(Forward(asked, constants)) == layers
+    composed = composed_mixtures(Forward(asked, constants | {"one_call_moe": 0.0}))
+    assert composed == sum(group.count for group in asked.model.layer_groups if has_experts(group))
 
 
 def _with_moe(model: str, us: float) -> Forward:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from calibrate.evidence.engine_tuning import trtllm_bench
 from calibrate.evidence.published.names import version_of
-from calibrate.evidence.request_runs import request_run
+from calibrate.evidence.repeats import Repeats, sent
+from calibrate.evidence.request_runs import answer_of, request_run
 from calibrate.evidence.server_settings import Settings, settings_of
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.evidence.settings import scenario_of
@@ -15,6 +18,7 @@ from calibrate.evidence.stated import stated_run
 from calibrate.evidence.stated_formats import served_format
 from calibrate.validate.requests import rows as request_rows
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.errors import SpecError
 
 INFERENCEX = (
     "InferenceX closed loop: max_concurrency=4, uniform in [0.8,1.0] of nominal; measured 2025-11-10;"
@@ -92,13 +96,78 @@ def test_what_was_set_reaches_the_run_and_the_engine() -> None:
     assert request_run(found).engine["waits"].steps == 20
 
 
+@pytest.mark.parametrize(
+    ("tp", "experts", "gpus", "ep"), [("1", 2, 2, 2), ("2", 4, 4, 4), ("2", 2, 2, 1), ("2", 1, 2, 1)]
+)
+def test_more_ranks_of_experts_than_share_attention_are_replicas_of_it(
+    tp: str, experts: int, gpus: int, ep: int
+) -> None:
+    """tp x replicas of attention are the ranks of the experts, whatever a table's default says of replicas."""
+    stated = f"closed loop; moe_tp={experts} moe_ep=1 attention_dp=1"
+    model = {"model": "Qwen/Qwen3-235B-A22B-FP8", "system": "vllm", "system_version": "0.12.0"}
+    run = stated_run(row(stated, tp=tp, gpu_count=tp, ep="1", **model))
+    assert (run.num_gpus, run.tp, run.ep) == (gpus, int(tp), ep)
+    parallelism = scenario_of(run).parallelism
+    assert (parallelism.tp_size, parallelism.dp_size) == (int(tp), gpus // int(tp))
+
+
 def test_a_generator_s_prompts_come_round_again() -> None:
-    found = next(one for one in load_rows() if settings_of(one).distinct_prompts is not None)
+    found = next(one for one in load_rows() if "aiperf" in one["notes"] and settings_of(one).distinct_prompts)
     run = request_run(found)
     distinct = len(np.unique(run.requests.prefix_id))
     assert distinct == min(len(run.requests), 100)
     assert (run.requests.prefix_tokens == run.requests.prompt_tokens).all()
     assert run.warm_up == 2 * (run.requests.concurrency or 0)
+
+
+def accelmark(**wanted: str) -> dict[str, str]:
+    """The one row of the generator's tables that has these cells."""
+    found = [
+        one for one in request_rows()
+        if "AccelMark" in one["source_repo"] and all(one.get(name) == cell for name, cell in wanted.items())
+    ]  # fmt: skip
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_runs_of_a_generator_are_sent_as_its_seed_has_them() -> None:
+    """The published ends of its runs: 32.0 and 7.9 s, of which the last answer takes half a second."""
+    program = Repeats(runs=3, seed=42, rates=(10, 40))
+    slow, before = sent(program, 10.0, 300)
+    assert before == 0
+    assert np.median(slow.reshape(3, 300)[:, -1] - [0, 1e5, 2e5]) == pytest.approx(31.5, abs=0.05)
+    fast, before = sent(program, 40.0, 300)
+    assert (len(fast), before) == (4 * 300, 300)
+    np.testing.assert_allclose(fast[:300], slow[600:] - 2e5, atol=1e-9)  # the last run of the rate before
+    assert np.median(fast.reshape(4, 300)[1:, -1] - [1e5, 2e5, 3e5]) == pytest.approx(7.4, abs=0.05)
+    with pytest.raises(SpecError, match="sends at 10"):
+        sent(program, 20.0, 300)
+    at_once, before = sent(Repeats(before=1), np.inf, 5)
+    assert (at_once.tolist(), before) == ([0.0] * 5 + [1e5] * 5, 5)
+
+
+def test_prompts_of_an_earlier_run_are_found_again_where_an_engine_keeps_them() -> None:
+    row = accelmark(
+        system_version="0.20.1+transformers-5.8.1", source_table="metrics.online qps=25",
+        model="meta-llama/Llama-3.1-8B-Instruct",
+    )  # fmt: skip
+    run = request_run(row)
+    assert (run.warm_up, len(run.requests), run.statistic) == (300, 1200, "median")
+    read_anew = answer_of(replace(run, engine={"prefix_cache": False}))
+    assert answer_of(run).ttft_s < 0.5 * read_anew.ttft_s
+    first = accelmark(system_version="0.20.1+transformers-5.8.1", source_table="metrics.online qps=0.5")
+    assert (request_run(first).warm_up, len(request_run(first).requests)) == (0, 200)
+
+
+def test_a_batch_that_is_sent_again_and_a_loop_that_goes_round_are_warm() -> None:
+    rows = [one for one in request_rows() if one["system_version"].startswith("0.20.1")]
+    at_once = [request_run(one) for one in rows if one.get("request_rate", "").startswith("inf")]
+    assert at_once
+    assert {run.warm_up / len(run.requests) for run in at_once} == {0.5}
+    loops = [request_run(one) for one in rows if "per-minute" in one["notes"]]
+    assert {run.warm_up for run in loops} == {50, 100, 200}
+    for run in loops:
+        assert run.requests.prefix_id.max() + 1 == run.warm_up
 
 
 @pytest.mark.parametrize(

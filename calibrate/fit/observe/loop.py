@@ -167,7 +167,7 @@ async def _closed_loops(
             run, _ = await measure_point(point, asking, prompts, law, account, about)
             runs.append(run.replace(environment={WAITED: contention.share(), "load": os.getloadavg()[0]}))
     await client.close()
-    if account.failed > 1:
+    if account.failed:
         raise EnvironmentFailure(f"{loop.predicted}: {account.sentence()}: {account.first_failure}")
     return runs
 

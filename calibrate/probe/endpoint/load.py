@@ -20,17 +20,23 @@ class Account:
     Attributes:
         sent: Requests that were begun.
         by_kind: Those that ended, by `Sample.kind`.
+        refused: Those of them whose refusal was an answer, since they asked what a server takes.
         first_failure: What the first that failed said.
     """
 
     sent: int = 0
     by_kind: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
     first_failure: str = ""
 
-    def take(self, sample: Sample) -> None:
-        """Count a request that ended."""
+    def take(self, sample: Sample, *, may_refuse: bool = False) -> None:
+        """Count a request that ended; with ``may_refuse`` one that is not answered is no failure."""
         self.by_kind[sample.kind] = self.by_kind.get(sample.kind, 0) + 1
-        if not sample.ok and not self.first_failure:
+        if sample.ok:
+            return
+        if may_refuse:
+            self.refused += 1
+        elif not self.first_failure:
             self.first_failure = sample.text
 
     @property
@@ -40,8 +46,8 @@ class Account:
 
     @property
     def failed(self) -> int:
-        """Requests without a whole answer."""
-        return self.ended - self.by_kind.get("ok", 0)
+        """Requests without a whole answer, but for those that only asked what is taken."""
+        return self.ended - self.by_kind.get("ok", 0) - self.refused
 
     def sentence(self) -> str:
         """Sent, answered and failed by kind."""

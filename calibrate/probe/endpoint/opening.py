@@ -64,5 +64,5 @@ async def _api(asking: Asking, prompts: Prompts, account: Account) -> tuple[Aski
 async def _one(asking: Asking, prompts: Prompts, account: Account, letters: int) -> Sample:
     account.sent += 1
     sample = await ask(asking, prompts.of_letters(letters), 0, _TOKENS)
-    account.take(sample)
+    account.take(sample, may_refuse=sample.kind in _REFUSED)
     return sample

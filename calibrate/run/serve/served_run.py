@@ -143,7 +143,6 @@ async def _loaded(settings: ServedRunSettings, served: Served) -> list[Benchmark
     point = LoadPoint(settings.batch_size, settings.prompt_len, settings.gen_len)
     try:
         asking, law = await opened(Asking(client, served.model), prompts, account)
-        refused = account.failed
         for _ in range(settings.warmup + settings.loops):
             run, _ = await measure_point(point, asking, prompts, law, account, about)
             runs.append(run)
@@ -151,7 +150,7 @@ async def _loaded(settings: ServedRunSettings, served: Served) -> list[Benchmark
         raise EnvironmentFailure(f"transformers serve: {error}") from None
     finally:
         await client.close()
-    if account.failed > refused:
+    if account.failed:
         raise EnvironmentFailure(f"transformers serve: {account.sentence()}: {account.first_failure}")
     return runs[settings.warmup :]
 
