@@ -10,7 +10,12 @@ from llm_perf.analysis import asked
 from llm_perf.analysis.asked import Stage, Text, replicas
 from llm_perf.config.base import AsText, Efficiency, Flag, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+    usual_host,
+)
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, nodes_of
 from llm_perf.config.training import (
@@ -291,13 +296,12 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     """
     model = get_model_config_by_name(inputs.model)
     gpu = get_gpu_config_by_name(inputs.gpu)
-    host_name = inputs.host or gpu.default_host
-    if host_name is None:
-        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     framework = get_framework(inputs.framework)
     profile = checked_profile(inputs.profile)
-    host = profile.apply_to_host(get_host_config_by_name(host_name), framework.name)
     parallelism = training_parallelism(inputs)
+    per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
+    named = usual_host(gpu, per_node) if inputs.host is None else get_host_config_by_name(inputs.host)
+    host = profile.apply_to_host(named, framework.name)
     framework.check_divisions(parallelism)
     return TrainingScenario(
         model=model,
