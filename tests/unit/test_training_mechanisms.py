@@ -128,3 +128,12 @@ def test_exchanges_that_are_waited_for_give_products_no_power() -> None:
     assert step._within_power(longer, joules, kernels).latency_s == pytest.approx(
         longer.latency_s + max(least - kernels, 0.0), rel=1e-12
     )
+
+
+def test_a_power_limit_below_the_rated_one_slows_products_and_the_rated_one_nothing() -> None:
+    def forward_s(limit: float | None) -> float:
+        step = step_of("llama-3-8b", "h100-sxm-80gb", power_limit_w=limit)
+        return float(step.step_cost(LOAD).latency_s)
+
+    assert forward_s(700) == forward_s(None)
+    assert 1.1 < forward_s(400) / forward_s(700) < (700 - 175) / (400 - 175)
