@@ -102,7 +102,7 @@ def hybrid_run(cells: Row) -> HybridRun:
         else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
     )
     spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu), or_none=True)
-    host, threads = stated_host(cells, spec, computes=_computes(system))
+    host, threads = stated_host(cells, spec, computes=_computes(system) and not _all_on_gpu(cells, gpus))
     notes = cells.text("notes")
     asked: dict[str, Any] = {
         "model": model.name, "gpu": spec.name, "system": system, "batch_size": cells.integer("batch_size") or 1,
@@ -179,6 +179,11 @@ def _memory(scenario: Scenario, context: int | None) -> MemoryUse:
     if context is not None:
         load = Load(load.batch, max(context - load.gen_len, load.prompt_len), load.gen_len)
     return system.memory(scenario, load, system.place(scenario, load))
+
+
+def _all_on_gpu(cells: Row, gpus: int) -> bool:
+    """Whether a row says that the GPU has all layers with their experts, so that its CPU need not be known."""
+    return bool(gpus) and cells.text("gpu_layers") == "all" and cells.text("experts_on_cpu") in ("", "0")
 
 
 def _computes(system: str) -> bool:

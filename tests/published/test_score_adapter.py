@@ -361,3 +361,15 @@ def test_an_open_loop_is_answered_by_its_requests():
 def test_a_row_whose_rate_was_measured_is_refused():
     with pytest.raises(adapter.Unsupported, match="what was measured"):
         adapter.predict_row(LOOP | {"request_rate": "Server (Poisson at the highest passing rate)"})
+
+
+def test_a_row_with_all_layers_on_the_gpu_needs_no_processor() -> None:
+    row = {
+        "system": "llama.cpp", "system_version": "2025", "model": "meta-llama/Llama-3.2-3B", "gpu": "RTX 3060-12GB",
+        "gpu_count": "1", "host_cpu": "", "gguf_type": "Q4_K_M", "gpu_layers": "all", "batch_size": "1",
+        "prompt_len_tok": "30", "gen_len_tok": "300",
+    }  # fmt: skip
+    assert load().predict_row(row)["decode_throughput_tok_s"] > 50
+    with pytest.raises(Exception, match="host empty") as refused:
+        load().predict_row({**row, "gpu_layers": "20"})
+    assert type(refused.value).__name__ == "Unsupported"
