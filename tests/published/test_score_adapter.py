@@ -373,3 +373,36 @@ def test_a_row_with_all_layers_on_the_gpu_needs_no_processor() -> None:
     with pytest.raises(Exception, match="host empty") as refused:
         load().predict_row({**row, "gpu_layers": "20"})
     assert type(refused.value).__name__ == "Unsupported"
+
+
+TITAN = {
+    "framework": "torchtitan (FSDP2)", "model": "meta-llama/Llama-3.1-8B", "gpu": "H100-SXM-80GB", "gpu_count": "8",
+    "seq_len": "8192", "micro_batch": "2", "global_batch_seqs": "16", "precision": "bf16", "sharding": "FSDP2",
+    "recompute": "selective",
+}  # fmt: skip
+
+
+def test_what_the_text_of_a_training_row_says_is_read() -> None:
+    plain, compiled, limited = (
+        load().predict_row({**TITAN, "notes": notes}) for notes in ("", "torch.compile", "boards at 500 W")
+    )
+    assert compiled["iter_time_s"] < plain["iter_time_s"] < limited["iter_time_s"]
+    whole = load().predict_row({**TITAN, "recompute": "none"})
+    assert plain["peak_alloc_GiB"] < 0.7 * whole["peak_alloc_GiB"]
+
+
+def test_a_pipeline_of_a_framework_that_shards_all_keeps_weights_whole() -> None:
+    row = {**TITAN, "pp": "2", "global_batch_seqs": "64", "micro_batch": "1"}
+    assert load().predict_row(row)["iter_time_s"] > 0
+
+
+def test_what_the_text_of_a_tuning_row_says_is_read() -> None:
+    row = {
+        "framework": "torchtune", "model": "meta-llama/Llama-3.1-8B", "gpu": "RTX 4090-24GB", "gpu_count": "1",
+        "seq_len": "2048", "micro_batch": "2", "grad_accum": "1", "precision": "bf16", "method": "full", "recompute": "full",
+        "mem_unit": "GiB", "mem_scope": "per GPU (allocated)",
+    }  # fmt: skip
+    plain = load().predict_row(row)
+    paged = load().predict_row({**row, "notes": "PagedAdamW8bit, optimizer in backward, compile"})
+    assert paged["peak_gpu_mem_GB"] < 24 < plain["peak_gpu_mem_GB"]
+    assert paged["iter_time_s"] > 0
