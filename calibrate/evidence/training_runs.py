@@ -10,7 +10,7 @@ from typing import Final
 
 from calibrate.evidence.published import GPU_ALIASES, TrainingMeasurement
 from calibrate.evidence.training_recipes import recipe_of
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name, usual_host
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
@@ -200,7 +200,7 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
     """
     framework = get_framework(framework_of(run.framework))
     gpu = get_gpu_config_by_name(run.gpu)
-    host = get_host_config_by_name(gpu.default_host or "")
+    host = usual_host(gpu, run.num_gpus)
     replica = run.tp * run.pp * run.cp
     if run.num_gpus % replica:
         raise SpecError(f"tp x pp x cp = {replica} does not divide {run.num_gpus} GPUs")

@@ -25,7 +25,7 @@ from calibrate.evidence.training_runs import (
     training_scenario_of,
 )
 from llm_perf.config.base import GIB
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, usual_host
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
@@ -225,7 +225,7 @@ def _scenario(
     stated_gpu = re.sub(r" \(assumed\)$", "", cells.required("gpu"))
     gpu = get_gpu_config_by_name(GPU_ALIASES.get(stated_gpu, stated_gpu))
     slow = "slow motherboard" in cells.text("notes")
-    host = get_host_config_by_name("desktop-gen3" if slow else gpu.default_host or "")
+    host = get_host_config_by_name("desktop-gen3") if slow else usual_host(gpu, cells.count("gpu_count"))
     if "no NVLink" in cells.text("notes"):
         gpu = gpu.replace(link=gpu.link.replace(name="none", gb_per_s_per_direction=None, topology="none"))
     if slow:
