@@ -373,6 +373,8 @@ def test_a_row_with_all_layers_on_the_gpu_needs_no_processor() -> None:
     with pytest.raises(Exception, match="host empty") as refused:
         load().predict_row({**row, "gpu_layers": "20"})
     assert type(refused.value).__name__ == "Unsupported"
+    with pytest.raises(Exception, match="host empty"):  # the driver takes the host's memory for the rest
+        load().predict_row({**row, "model": "Qwen/Qwen3-30B-A3B"})
 
 
 TITAN = {
