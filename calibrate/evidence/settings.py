@@ -25,6 +25,7 @@ from llm_perf.config.loading import (
     get_model_config_by_name,
     names_that_give,
     resolve_name,
+    usual_host,
 )
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
@@ -228,7 +229,7 @@ def scenario_of(run: Run, host: str | None = None) -> Scenario:
     """
     inputs = inputs_of(run)
     machine = (
-        host_of(run.machine, get_gpu_config_by_name(run.gpu))
+        host_of(run.machine, get_gpu_config_by_name(run.gpu), -(-run.num_gpus // (run.num_nodes or 1)))
         if host is None
         else get_host_config_by_name(host)
     )
@@ -317,8 +318,8 @@ def _facts(run: Run) -> RunFacts:
     )
 
 
-def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
-    """The bundled host that is the machine, else the GPU's usual one, with a disk as fast as the source states.
+def host_of(machine: Machine, gpu: GPUConfig, gpus_per_node: int = 1) -> HostConfig:
+    """The bundled host that is the machine, else one that so many GPUs are usually in, with a disk as fast as stated.
 
     A stated rate other than the bundled host's scales the rates of all paths to the disk, unless the two are so near
     that they are two statements of one disk (the data sheet's 2.0 GB/s and the 1.6 that the same users measured).
@@ -327,10 +328,9 @@ def host_of(machine: Machine, gpu: GPUConfig) -> HostConfig:
         SpecError: the GPU names no usual host.
     """
     described = machine.host or ""
-    name = next((host for text, host in _described_hosts() if text in described), gpu.default_host)
-    if name is None:
-        raise SpecError(f"GPU {gpu.name} names no default host")
-    host = _as_fast_as(described, get_host_config_by_name(name))
+    name = next((host for text, host in _described_hosts() if text in described), None)
+    found = usual_host(gpu, gpus_per_node) if name is None else get_host_config_by_name(name)
+    host = _as_fast_as(described, found)
     stated = machine.disk_read_gb_per_s
     if host.disk is None or stated is None:
         return host

@@ -289,10 +289,24 @@ def rate_kind(definition: str) -> RateKind | None:
 _TRAINING_COLUMNS: Final = dict.fromkeys(
     (
         "framework", "model", "gpu", "gpu_count", "seq_len", "global_batch_seqs", "micro_batch", "grad_accum", "tp", "pp",
-        "vp", "cp", "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank",
+        "vp", "cp", "ep", "precision", "sharding", "recompute", "cpu_offload", "method", "lora_rank", "notes",
     ),
     "",
 )  # fmt: skip
+
+_POWER_LIMIT: Final = re.compile(r"\b(\d{3,4}) ?W\b")
+_COMPILED: Final = re.compile(r"(?<!no )(?<!not )(?<!without )(?:torch\.compile|\bcompiled?\b)(?! off)")
+
+
+def _board(stated: str) -> str:
+    """The spec of a GPU that a cell names, what stands in parentheses behind it aside where it is no name of a spec."""
+    known = GPU_ALIASES.get(stated, stated)
+    bare = re.sub(r"\s*\(.*\)$", "", known)
+    try:
+        resolve_name("GPU", known)
+    except SpecError:
+        return bare
+    return known
 
 
 def stated_training_run(row: Mapping[str, str]) -> TrainingRun:
@@ -309,6 +323,8 @@ def stated_training_run(row: Mapping[str, str]) -> TrainingRun:
         raise SpecError(
             f"cpu_offload {cells.text('cpu_offload')}: offloaded training in tables is not modelled"
         )
+    notes = f"{row.get('notes_for_prediction') or ''} {cells.text('notes')} {cells.text('gpu')} {cells.text('framework')}"
+    limit = _POWER_LIMIT.search(notes)
     sizes = {name: cells.integer(name) or 1 for name in ("tp", "pp", "vp", "cp", "ep")}
     gpus, micro = cells.count("gpu_count"), cells.integer("micro_batch")
     replicas = max(gpus // (sizes["tp"] * sizes["pp"] * sizes["cp"]), 1)
@@ -318,7 +334,7 @@ def stated_training_run(row: Mapping[str, str]) -> TrainingRun:
     return TrainingRun(
         framework=cells.required("framework"),
         model=cells.required("model"),
-        gpu=GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu")),
+        gpu=_board(cells.text("gpu")),
         num_gpus=gpus,
         seq_len=cells.count("seq_len"),
         global_batch=whole,
@@ -326,5 +342,7 @@ def stated_training_run(row: Mapping[str, str]) -> TrainingRun:
         precision=cells.text("precision"),
         sharding=cells.text("sharding"),
         recompute=cells.text("recompute"),
+        compiled=bool(_COMPILED.search(notes)),
+        power_limit_w=None if limit is None else float(limit[1]),
         **sizes,
     )

@@ -102,7 +102,8 @@ def hybrid_run(cells: Row) -> HybridRun:
         else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
     )
     spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu), or_none=True)
-    host, threads = stated_host(cells, spec, computes=_computes(system))
+    computes = _computes(system)
+    host, threads = stated_host(cells, spec, computes=computes and not _all_on_gpu(cells, gpus))
     notes = cells.text("notes")
     asked: dict[str, Any] = {
         "model": model.name, "gpu": spec.name, "system": system, "batch_size": cells.integer("batch_size") or 1,
@@ -129,7 +130,11 @@ def hybrid_run(cells: Row) -> HybridRun:
     facts = RunFacts(model=model, host=host, weights=_tier(cells, options))
     fill = next((name for name, value in asked.items() if value == _FITTING), None)
     if fill is None:
-        return HybridRun(build_scenario(InferenceInputs(**asked), facts), new, depth, gen, context)
+        scenario = build_scenario(InferenceInputs(**asked), facts)
+        used = _memory(scenario, context).gpu
+        if not used.total_bytes <= used.capacity_bytes:  # its driver takes the host's memory as well
+            stated_host(cells, spec, computes=computes)
+        return HybridRun(scenario, new, depth, gen, context)
     most_gib = int(checkpoint_bytes(model, resolve_formats(model, None)) / GIB) + 1
     ends = {"n_cpu_moe": (model.num_layers, 0), "cpu_offload_gb": (most_gib, 0)}
     least, most = ends.get(fill, (0, _most_experts(model)))
@@ -179,6 +184,11 @@ def _memory(scenario: Scenario, context: int | None) -> MemoryUse:
     if context is not None:
         load = Load(load.batch, max(context - load.gen_len, load.prompt_len), load.gen_len)
     return system.memory(scenario, load, system.place(scenario, load))
+
+
+def _all_on_gpu(cells: Row, gpus: int) -> bool:
+    """Whether a row says that the GPU has all layers with their experts, so that its CPU need not be known."""
+    return bool(gpus) and cells.text("gpu_layers") == "all" and cells.text("experts_on_cpu") in ("", "0")
 
 
 def _computes(system: str) -> bool:

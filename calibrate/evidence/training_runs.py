@@ -10,7 +10,7 @@ from typing import Final
 
 from calibrate.evidence.published import GPU_ALIASES, TrainingMeasurement
 from calibrate.evidence.training_recipes import recipe_of
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name, usual_host
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
@@ -98,6 +98,8 @@ class TrainingRun:
     precision: str = ""
     sharding: str = ""
     recompute: str = ""
+    compiled: bool = False
+    power_limit_w: float | None = None
 
 
 def training_run_of(measurement: TrainingMeasurement) -> TrainingRun:
@@ -144,7 +146,13 @@ def framework_of(stated: str) -> str:
     for start, framework in (("composer", "composer"), ("megatron-lm", "megatron_2022"), ("meta", "fsdp")):
         if name.startswith(start):
             return framework
-    return get_framework(stated).name
+    try:
+        return get_framework(stated).name
+    except SpecError:
+        bare = re.split(r"[ (,+/]", stated, maxsplit=1)[0]  # "torchtitan (FSDP2, float8)", "axolotl 0.9"
+        if not bare or bare == stated:
+            raise
+        return get_framework(bare).name
 
 
 def model_of(stated: str) -> ModelConfig:
@@ -192,7 +200,7 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
     """
     framework = get_framework(framework_of(run.framework))
     gpu = get_gpu_config_by_name(run.gpu)
-    host = get_host_config_by_name(gpu.default_host or "")
+    host = usual_host(gpu, run.num_gpus)
     replica = run.tp * run.pp * run.cp
     if run.num_gpus % replica:
         raise SpecError(f"tp x pp x cp = {replica} does not divide {run.num_gpus} GPUs")
@@ -227,11 +235,13 @@ def _sequence_parallel(run: TrainingRun, framework: Framework) -> int:
 
 def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
     stage = int(framework.defaults.get("ds_zero", 0))
+    if run.pp > 1:  # what a pipeline allows: weights and gradients of all micro-batches stay
+        stage = min(stage, 1)
     if run.sharding == "FULL_SHARD" or run.sharding == "FSDP=1":
         stage = 3
     elif stated := re.search(r"zero-(\d)", run.sharding.lower()):
         stage = int(stated[1])
-    fields = framework.defaults_at(stage) | {"ds_zero": stage}
+    fields = framework.defaults_at(stage, run.tp) | {"ds_zero": stage}
     precision = _PRECISIONS.get(run.precision.lower(), run.precision.lower())
     return TrainingPlan(
         **fields
@@ -243,6 +253,9 @@ def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
             "precision": precision,
             "activation_recomputation": recomputation_of(run.recompute),
         }
+        | (framework.selected() if "selective" in run.recompute else {})
+        | ({"compile": True} if run.compiled else {})
+        | ({"power_limit_w": run.power_limit_w} if run.power_limit_w else {})
         | recipe_of(run.framework, run.model, run.gpu, precision)
     )
 

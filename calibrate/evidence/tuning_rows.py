@@ -25,7 +25,7 @@ from calibrate.evidence.training_runs import (
     training_scenario_of,
 )
 from llm_perf.config.base import GIB
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
+from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, usual_host
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.counts.optimizer import optimizer_by_name
@@ -146,7 +146,9 @@ def tuning_run(row: Mapping[str, str]) -> TuningRun:
     scope = cells.text("mem_scope")
     if framework == "litgpt":
         scope += " (allocated)"  # torch.cuda.max_memory_allocated, as its scripts print
-    timed = None if framework == "torchtune" else scenarios[0]  # its lengths are not stated
+    # A recipe's usual data set has lengths that nobody states.
+    unknown = framework == "torchtune" and not cells.text("seq_len").isdigit()
+    timed = None if unknown else scenarios[0]
     return TuningRun(timed, scenarios[-1], 1.0, whole * lengths[0], scope, unit)
 
 
@@ -223,7 +225,7 @@ def _scenario(
     stated_gpu = re.sub(r" \(assumed\)$", "", cells.required("gpu"))
     gpu = get_gpu_config_by_name(GPU_ALIASES.get(stated_gpu, stated_gpu))
     slow = "slow motherboard" in cells.text("notes")
-    host = get_host_config_by_name("desktop-gen3" if slow else gpu.default_host or "")
+    host = get_host_config_by_name("desktop-gen3") if slow else usual_host(gpu, cells.count("gpu_count"))
     if "no NVLink" in cells.text("notes"):
         gpu = gpu.replace(link=gpu.link.replace(name="none", gb_per_s_per_direction=None, topology="none"))
     if slow:
@@ -248,6 +250,7 @@ def _scenario(
             | _sharding(cells, framework_name)
             | _precision(cells)
             | _method(cells)
+            | _said(cells.text("notes"))
             | ({"flash_attn": False} if cells.text("framework") == "LLaMA-Factory HF" else {})
             | ({"logit_bytes": 14.0} if own_code and framework_name == "hf_trainer" else {})
         ),
@@ -255,6 +258,27 @@ def _scenario(
         num_nodes=fewest_nodes(gpus, host.gpus_per_node),
         allow_long_context=True,
     )
+
+
+_SAID: Final = (
+    (r"paged ?adamw ?8-?bit", {"optimizer": "paged_adam8bit"}),
+    (r"(?<!paged)(?<!paged )\badamw ?8-?bit|\b8-?bit adamw?", {"optimizer": "adam8bit"}),
+    (r"optimi[sz]er (?:step )?(?:in|into)(?: the)? backward", {"optimizer_in_backward": True}),
+    (r"(?<!no )(?<!not )(?<!without )(?:torch\.compile|\bcompiled?\b)(?! off)", {"compile": True}),
+    (r"chunked (?:cross.entropy|loss)", {"loss": "chunked"}),
+    (r"plain cross.entropy", {"loss": "plain"}),
+    (r"activation offload", {"activations_device": "cpu"}),
+)
+"""Settings that a row's text names, in the words of their makers."""
+
+
+def _said(notes: str) -> dict[str, Any]:
+    text = notes.lower()
+    found: dict[str, Any] = {}
+    for words, fields in _SAID:
+        if re.search(words, text):
+            found |= fields
+    return found
 
 
 _OWN_CODE: Final = frozenset({"Qwen/Qwen-1_8B", "Qwen/Qwen-7B", "Qwen/Qwen-14B", "Qwen/Qwen-72B"})

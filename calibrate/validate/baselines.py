@@ -104,7 +104,7 @@ def _streaming_s(run: Run, weights: float, cache: float, replicas: int) -> float
     if not w_cpu + w_disk + kv_cpu + kv_disk:
         return 0.0
     gpu = get_gpu_config_by_name(run.gpu)
-    host = host_of(run.machine, gpu)
+    host = host_of(run.machine, gpu, -(-run.num_gpus // (run.num_nodes or 1)))
     pcie = (host.pcie_bytes_per_s or gpu.pcie_bytes_per_s or 16e9) * BANDWIDTH_EFFICIENCY
     disk = host.disk.stated_read_gb_per_s * 1e9 if host.disk else _UNKNOWN_DISK_BYTES_PER_S
     # Each GPU fetches its part of the weights over a link of its own; the disk is one for all.

@@ -73,6 +73,8 @@ def _formats(
     inputs: InferenceInputs, system: System, model: ModelConfig, asked: str | None
 ) -> WeightFormats | None:
     """The formats of all matrices; None where one width for all of them says it."""
+    if asked == "mxfp4" and system.family.checkpoints == "gguf":
+        asked = "mxfp4_gguf"
     if asked is not None:
         if not system.family.serves_checkpoints:
             raise SpecError(

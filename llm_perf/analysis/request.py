@@ -24,7 +24,12 @@ from llm_perf.config.base import (
 from llm_perf.config.dtype import Bits
 from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity, Quantity
 from llm_perf.config.host import HostConfig
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+    usual_host,
+)
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
 from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
@@ -257,7 +262,9 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     profile = checked_profile(inputs.profile)
     own_gpu = profile.own_gpu(inputs.gpu)
     gpu = facts.gpu or own_gpu or get_gpu_config_by_name(inputs.gpu, or_none=True)
-    host = facts.host or _host(inputs, gpu, None if own_gpu is None else profile.own_host())
+    parallelism = derive_parallelism(inputs)
+    per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
+    host = facts.host or _host(inputs, gpu, per_node, None if own_gpu is None else profile.own_host())
     system = resolve_system(inputs.system, DSZeRO(inputs.ds_zero), alone=gpu.absent)
     version = asked_version(inputs.system) or profile.version_of(system)
     built = get_system(system if version is None else f"{system}@{version}", gpu.device)
@@ -266,7 +273,6 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
-    parallelism = derive_parallelism(inputs)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
@@ -364,7 +370,7 @@ def _shares(text: str | None) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> HostConfig:
+def _host(inputs: InferenceInputs, gpu: GPUConfig, per_node: int, own: HostConfig | None) -> HostConfig:
     """The host that is asked for, else the one that the profile describes with its device, else the GPU's usual one.
 
     Raises:
@@ -372,14 +378,13 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, own: HostConfig | None) -> Ho
     """
     if own is not None and (inputs.host is None or normalise(inputs.host) == normalise(own.name)):
         return own
-    name = inputs.host or gpu.default_host
-    if name is None:
-        if gpu.absent:
-            raise SpecError(
-                "without a GPU the host computes: name its CPU with --host, here for this machine (llm-perf hosts list)"
-            )
-        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
-    return get_host_config_by_name(name)
+    if inputs.host is not None:
+        return get_host_config_by_name(inputs.host)
+    if gpu.absent and gpu.default_host is None:
+        raise SpecError(
+            "without a GPU the host computes: name its CPU with --host, here for this machine (llm-perf hosts list)"
+        )
+    return usual_host(gpu, per_node)
 
 
 def _with_bandwidth(host: HostConfig, gb_per_s: float | None) -> HostConfig:

@@ -10,7 +10,12 @@ from llm_perf.analysis import asked
 from llm_perf.analysis.asked import Stage, Text, replicas
 from llm_perf.config.base import AsText, Efficiency, Flag, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import NonNegativeQuantity
-from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
+from llm_perf.config.loading import (
+    get_gpu_config_by_name,
+    get_host_config_by_name,
+    get_model_config_by_name,
+    usual_host,
+)
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, nodes_of
 from llm_perf.config.training import (
@@ -32,8 +37,11 @@ DEFAULT_FRAMEWORK = "megatron"
 DEFAULT_SEQ_LEN = 4096
 """Tokens per sequence where nobody says and the model's positions allow it."""
 
-_LEVELS = {level.name.lower(): level.value for level in ActivationRecomputation} | {
-    "selective": ActivationRecomputation.ATTN_COMPUTE.value
+SELECTIVE = "selective"
+"""Not a level: what the users of each framework mean by it."""
+
+_LEVELS: dict[str, int | str] = {level.name.lower(): level.value for level in ActivationRecomputation} | {
+    SELECTIVE: SELECTIVE
 }
 
 
@@ -116,9 +124,12 @@ class TrainingInputs(Spec):
     precision: Precision | None = Field(
         default=None, description="fp32, tf32, fp16, bf16, fp8, mxfp8 or nvfp4.  [default: bf16]"
     )
-    activation_recomputation: Annotated[int | None, BeforeValidator(_level_number), AsText] = Field(
+    activation_recomputation: Annotated[
+        int | Literal["selective"] | None, BeforeValidator(_level_number), AsText
+    ] = Field(
         default=None,
-        description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full.  [default: 0, or the framework's]",
+        description="0 to 4, or none, attn_compute, attn, norm_attn_norm, full; selective as the framework means it.  "
+        "[default: 0, or the framework's]",
     )
     recompute_layers: PositiveInt | None = Field(
         default=None, description="Layers that recompute; all if not given."
@@ -187,8 +198,8 @@ class TrainingInputs(Spec):
     logit_bytes: Annotated[float, Field(ge=1, le=100)] | None = Field(
         default=None, description="Bytes per logit of a plain loss, 1 to 100, instead of the framework's."
     )
-    kept_products: Literal["none", "half", "all"] = Field(
-        default="none",
+    kept_products: Literal["none", "half", "all"] | None = Field(
+        default=None,
         description="Outputs of products that full recomputation keeps: none, half or all.  [default: none]",
     )
     compile: Flag | None = Field(
@@ -291,13 +302,12 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     """
     model = get_model_config_by_name(inputs.model)
     gpu = get_gpu_config_by_name(inputs.gpu)
-    host_name = inputs.host or gpu.default_host
-    if host_name is None:
-        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     framework = get_framework(inputs.framework)
     profile = checked_profile(inputs.profile)
-    host = profile.apply_to_host(get_host_config_by_name(host_name), framework.name)
     parallelism = training_parallelism(inputs)
+    per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
+    named = usual_host(gpu, per_node) if inputs.host is None else get_host_config_by_name(inputs.host)
+    host = profile.apply_to_host(named, framework.name)
     framework.check_divisions(parallelism)
     return TrainingScenario(
         model=model,
@@ -321,13 +331,16 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
     """The plan that inputs describe; where they say nothing the framework's defaults hold, then the plan's own."""
     given = {name: getattr(inputs, name) for name in _PLAN_FIELDS}
     stated = {name: value for name, value in given.items() if value is not None}
+    if stated.get("activation_recomputation") == SELECTIVE:
+        del stated["activation_recomputation"]
+        stated = framework.selected() | stated
     stage = (
         _default_stage(inputs, framework.defaults.get("ds_zero", 0))
         if inputs.ds_zero is None
         else inputs.ds_zero
     )
     framework.check_stage(stage)
-    fields = framework.defaults_at(stage) | stated | {"ds_zero": stage}
+    fields = framework.defaults_at(stage, inputs.tp_size or 1) | stated | {"ds_zero": stage}
     if fields.get("base_weight_bits") and inputs.base_weight_bits is None and not inputs.lora_rank:
         raise SpecError(
             f"framework {framework.name} trains adapters over frozen weights of {fields['base_weight_bits']} bits: give "

@@ -123,11 +123,11 @@ class HostConfig(Spec):
     where the GPU's own figure holds. ``described_as`` are phrases by which sources describe this very machine.
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
     ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
-    ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of
-    them one link to the host. ``memory_channels_per_socket`` DDR channels of 64 bits at ``memory_mt_per_s`` million
-    transfers per second give the memory bandwidth where that is not stated. ``instruction_sets``: those for products.
-    ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits`` how wide their units for products are where
-    that is more than 256 bits of a wider instruction at once.
+    ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of them one link to the host; ``larger`` is the
+    host that people have more of the same cards in. ``memory_channels_per_socket`` DDR channels of 64 bits at
+    ``memory_mt_per_s`` million transfers per second give the memory bandwidth where that is not stated.
+    ``instruction_sets``: those for products. ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits`` how
+    wide their units for products are where that is more than 256 bits of a wider instruction at once.
     ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its
     channels deliver (links between chiplets), ``core_read_gb_per_s`` what one core can, ``read_gb_per_s`` what reads of
     all memory were measured to reach. ``shared_cores`` are the cores of the processor that a virtual machine has a part
@@ -173,6 +173,7 @@ class HostConfig(Spec):
     disk: Disk | None = None
     nic_gb_per_s: Quantity | None = None
     gpus_per_node: PositiveInt = 8
+    larger: str | None = None
     provenance: Provenance = "documented"
     assumed: tuple[str, ...] = ()
     source: str = Field(min_length=1)

@@ -408,6 +408,20 @@ def _refuse_odd_count(name: str) -> None:
         raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 
 
+def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
+    """The host that a GPU is usually in, or a larger one that so many of them are in.
+
+    Raises:
+        SpecError: the GPU names none.
+    """
+    if gpu.default_host is None:
+        raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
+    host = get_host_config_by_name(gpu.default_host)
+    while host.larger is not None and host.gpus_per_node < gpus_per_node:
+        host = get_host_config_by_name(host.larger)
+    return host
+
+
 def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:
     """A machine of which /proc was read: the rest is that of its processor's file, or assumed where it has none.
 

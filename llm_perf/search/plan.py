@@ -20,7 +20,7 @@ from llm_perf.analysis.sweep import columns_of
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, fewest_nodes
+from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -318,16 +318,14 @@ class Pool:
 
     def _divided(self, one: Structure, tp: int, pp: int) -> Structure | None:
         """The structure over tp x pp GPUs on the fewest nodes; None where the model does not divide so."""
-        parallelism = ParallelismConfig(tp_size=tp, pp_size=pp, sp_size=1)
-        nodes = fewest_nodes(tp * pp, one.scenario.host.gpus_per_node)
+        inputs = one.inputs | {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
         try:
-            scenario = one.scenario.replace(parallelism=parallelism, num_nodes=nodes)
+            scenario = build_scenario(InferenceInputs(**inputs))
             system_of(scenario).check(scenario)
         except SpecError as error:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
             return None
-        sizes = {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
-        return Structure(one.inputs | sizes, scenario, one.price)
+        return Structure(inputs, scenario, one.price)
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 

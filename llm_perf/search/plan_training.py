@@ -22,7 +22,8 @@ from llm_perf.analysis.training_request import TrainingInputs, build_training_sc
 from llm_perf.config.base import PositiveInt, Spec
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import format_bits
-from llm_perf.config.loading import get_gpu_config_by_name, known_names
+from llm_perf.config.host import HostConfig
+from llm_perf.config.loading import get_gpu_config_by_name, known_names, usual_host
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
 from llm_perf.config.training import Precision, TrainingScenario, matrix_format
 from llm_perf.counts.flops import training_flops
@@ -229,7 +230,7 @@ class _GPUType:
 
     def _counts(self) -> Iterator[int]:
         """One GPU, two, and so on; from a whole machine on also one and a half times each."""
-        node, count = max(self.base.host.gpus_per_node, 1), 1
+        node, count = max(usual_host(self.base.gpu, self.question.max_gpus).gpus_per_node, 1), 1
         while count <= self.question.max_gpus:
             yield count
             if count >= 2 * node and count * 3 // 2 <= self.question.max_gpus:
@@ -262,21 +263,26 @@ class _GPUType:
 
     def _divisions(self, count: int) -> Iterator[TrainingScenario]:
         """Tensor ranks inside a machine, pipeline stages, experts over what is left; sharding and recomputation."""
-        model, nodes = self.base.model, fewest_nodes(count, self.base.host.gpus_per_node)
+        model, host = self.base.model, usual_host(self.base.gpu, count)
+        nodes = fewest_nodes(count, host.gpus_per_node)
         if count % nodes:
             return
         experts = max(group.mlp.routed_experts for group in model.layer_groups)
-        for tp in _powers(min(_LARGEST_TP, count, self.base.host.gpus_per_node)):
+        for tp in _powers(min(_LARGEST_TP, count, host.gpus_per_node)):
             for pp in _powers(min(_LARGEST_PP, count // tp, model.num_layers)):
                 dp, rest = divmod(count, tp * pp)
                 if rest or self.sequences % dp:
                     continue
                 for ep in _powers(min(_LARGEST_EP, experts, dp * tp)) if experts else (1,):
                     yield from self._variants(
-                        ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=ep, sp_size=tp), nodes
+                        ParallelismConfig(tp_size=tp, pp_size=pp, dp_size=dp, ep_size=ep, sp_size=tp),
+                        host,
+                        nodes,
                     )
 
-    def _variants(self, parallelism: ParallelismConfig, nodes: int) -> Iterator[TrainingScenario]:
+    def _variants(
+        self, parallelism: ParallelismConfig, host: HostConfig, nodes: int
+    ) -> Iterator[TrainingScenario]:
         """The division with the optimizer's state shared, or all of it; without recomputation, or with all of it."""
         try:
             get_framework(self.base.framework).check_divisions(parallelism)
@@ -291,7 +297,7 @@ class _GPUType:
                     ds_zero=stage, activation_recomputation=level, **self._defaults_at(stage)
                 )
                 try:
-                    yield self.base.replace(plan=plan, parallelism=parallelism, num_nodes=nodes)
+                    yield self.base.replace(plan=plan, parallelism=parallelism, host=host, num_nodes=nodes)
                 except SpecError:
                     return
 

@@ -441,6 +441,8 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
         if of == family and alias in (wanted, f"{normalise(family)}-{wanted}"):
             return release, True
     ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
+    if not ranges and len(releases) == 1 and _open_at_both_ends(folder, releases[0]):
+        ranges = {releases[0]: (None, None)}
     if not ranges:
         raise SpecError(f"system {family} has no versions to choose from; got {family}@{version}")
     if not _VERSION.fullmatch(version.strip()):
@@ -448,6 +450,12 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
             f"system {family}@{version}: {version!r} is no version; there are {', '.join(releases)}"
         )
     return nearest(numbers(version), ranges)
+
+
+def _open_at_both_ends(folder: Folder, release: str) -> bool:
+    """Whether a file says that it stands for every version; one that says nothing is of the numbers of its name."""
+    text = folder.text(f"{release}.yaml")
+    return files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("covers") == [None, None]
 
 
 @cache

@@ -202,16 +202,21 @@ def training_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     run = stated_training_run(row)
     result = predict_training(training_scenario_of(run))
     tokens = run.global_batch * run.seq_len
+    peak = float(result.memory.gpu.allocated_bytes) / GIB
+    intervals = {"peak_alloc_GiB": memory_interval(peak)}
     ends = None if result.interval is None else result.interval.total_s
+    if ends is not None:
+        intervals |= {
+            "iter_time_s": ends,
+            "throughput_tok_s": (tokens / ends[1], tokens / ends[0]),
+            "throughput_tok_s_per_gpu": (tokens / ends[1] / run.num_gpus, tokens / ends[0] / run.num_gpus),
+        }
     return {
         "iter_time_s": result.step_time_s,
         "throughput_tok_s": tokens / result.step_time_s,
         "throughput_tok_s_per_gpu": tokens / result.step_time_s / run.num_gpus,
-        "peak_alloc_GiB": float(result.memory.gpu.allocated_bytes) / GIB,
-        "interval": {
-            "peak_alloc_GiB": memory_interval(float(result.memory.gpu.allocated_bytes) / GIB),
-            **({} if ends is None else {"iter_time_s": ends}),
-        },
+        "peak_alloc_GiB": peak,
+        "interval": intervals,
     }
 
 
@@ -231,6 +236,8 @@ def tuning_quantities(row: Mapping[str, str]) -> dict[str, Any]:
             low, high = known.total_s
             ends["iter_time_s"] = low, high
             ends["throughput_tok_s"] = run.tokens / high, run.tokens / low
+            gpus = run.timed.num_gpus
+            ends["throughput_tok_s_per_gpu"] = run.tokens / high / gpus, run.tokens / low / gpus
     return found | {"interval": ends}
 
 

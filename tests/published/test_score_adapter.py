@@ -361,3 +361,50 @@ def test_an_open_loop_is_answered_by_its_requests():
 def test_a_row_whose_rate_was_measured_is_refused():
     with pytest.raises(adapter.Unsupported, match="what was measured"):
         adapter.predict_row(LOOP | {"request_rate": "Server (Poisson at the highest passing rate)"})
+
+
+def test_a_row_with_all_layers_on_the_gpu_needs_no_processor() -> None:
+    row = {
+        "system": "llama.cpp", "system_version": "2025", "model": "meta-llama/Llama-3.2-3B", "gpu": "RTX 3060-12GB",
+        "gpu_count": "1", "host_cpu": "", "gguf_type": "Q4_K_M", "gpu_layers": "all", "batch_size": "1",
+        "prompt_len_tok": "30", "gen_len_tok": "300",
+    }  # fmt: skip
+    assert load().predict_row(row)["decode_throughput_tok_s"] > 50
+    with pytest.raises(Exception, match="host empty") as refused:
+        load().predict_row({**row, "gpu_layers": "20"})
+    assert type(refused.value).__name__ == "Unsupported"
+    with pytest.raises(Exception, match="host empty"):  # the driver takes the host's memory for the rest
+        load().predict_row({**row, "model": "Qwen/Qwen3-30B-A3B"})
+
+
+TITAN = {
+    "framework": "torchtitan (FSDP2)", "model": "meta-llama/Llama-3.1-8B", "gpu": "H100-SXM-80GB", "gpu_count": "8",
+    "seq_len": "8192", "micro_batch": "2", "global_batch_seqs": "16", "precision": "bf16", "sharding": "FSDP2",
+    "recompute": "selective",
+}  # fmt: skip
+
+
+def test_what_the_text_of_a_training_row_says_is_read() -> None:
+    plain, compiled, limited = (
+        load().predict_row({**TITAN, "notes": notes}) for notes in ("", "torch.compile", "boards at 500 W")
+    )
+    assert compiled["iter_time_s"] < plain["iter_time_s"] < limited["iter_time_s"]
+    whole = load().predict_row({**TITAN, "recompute": "none"})
+    assert plain["peak_alloc_GiB"] < 0.7 * whole["peak_alloc_GiB"]
+
+
+def test_a_pipeline_of_a_framework_that_shards_all_keeps_weights_whole() -> None:
+    row = {**TITAN, "pp": "2", "global_batch_seqs": "64", "micro_batch": "1"}
+    assert load().predict_row(row)["iter_time_s"] > 0
+
+
+def test_what_the_text_of_a_tuning_row_says_is_read() -> None:
+    row = {
+        "framework": "torchtune", "model": "meta-llama/Llama-3.1-8B", "gpu": "RTX 4090-24GB", "gpu_count": "1",
+        "seq_len": "2048", "micro_batch": "2", "grad_accum": "1", "precision": "bf16", "method": "full", "recompute": "full",
+        "mem_unit": "GiB", "mem_scope": "per GPU (allocated)",
+    }  # fmt: skip
+    plain = load().predict_row(row)
+    paged = load().predict_row({**row, "notes": "PagedAdamW8bit, optimizer in backward, compile"})
+    assert paged["peak_gpu_mem_GB"] < 24 < plain["peak_gpu_mem_GB"]
+    assert paged["iter_time_s"] > 0

@@ -173,3 +173,20 @@ def test_sequence_parallelism_shares_activations_and_norms() -> None:
     assert shared.memory.gpu.activations_bytes < plain.memory.gpu.activations_bytes
     assert shared.memory.gpu.weights_bytes == plain.memory.gpu.weights_bytes
     assert shared.prefill.latency_s < plain.prefill.latency_s
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "host"),
+    [
+        ("rtx-3090", 2, "desktop-gen4"),
+        ("rtx-3090", 4, "workstation-gen4"),
+        ("rtx-5090", 4, "workstation-gen5"),
+        ("rtx-5090", 8, "server-gen5"),
+    ],
+)
+def test_cards_that_a_desktop_has_no_places_for_are_in_a_larger_host(gpu: str, gpus: int, host: str) -> None:
+    for sizes in ({"tp_size": gpus}, {"tp_size": gpus, "num_gpus": gpus}):
+        scenario = predict("llama-3.1-8b", gpu, **sizes).scenario
+        assert (scenario.host.name, scenario.num_nodes) == (host, 1)
+    with pytest.raises(SpecError, match="desktop-gen4 has places for 2"):
+        predict("llama-3.1-8b", "rtx-3090", tp_size=4, num_gpus=4, host="desktop-gen4")

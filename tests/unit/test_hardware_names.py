@@ -86,7 +86,7 @@ def test_a_gpu_is_found_by_what_people_call_it(name: str, stem: str) -> None:
     [
         ("v100", ["v100-pcie-16gb", "v100-pcie-32gb", "v100-sxm2-16gb", "v100-sxm2-32gb"]),
         ("a100", ["a100-pcie-40gb", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb"]),
-        ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb"]),
+        ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb", "h100-sxm-96gb"]),
         ("gh200", ["gh200-144gb", "gh200-96gb"]),
         ("NVIDIA GeForce RTX 4060 Ti", ["rtx-4060-ti-16gb", "rtx-4060-ti-8gb"]),
         ("rtx-pro", ["rtx-pro-4000-24gb", "rtx-pro-6000-blackwell-server"]),

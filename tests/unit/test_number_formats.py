@@ -509,3 +509,14 @@ def test_a_list_of_every_module_is_not_gone_through_for_each() -> None:
     assert not names.match("layers.20000.self_attn.q_proj")
     with pytest.raises(SpecError, match="2000 expressions about all layers: give at most 1000"):
         ModuleNames(tuple(f"re:.*proj{number}" for number in range(2000)))
+
+
+def test_llama_cpp_keeps_experts_in_mxfp4_under_the_format_s_plain_name() -> None:
+    asked = (
+        build_scenario(
+            InferenceInputs(model="gpt-oss-20b", gpu="rtx-4090", system="llama_cpp", weight_format=name)
+        )
+        for name in ("mxfp4", "mxfp4_moe")
+    )
+    plain, file = (scenario.dtype.formats for scenario in asked)
+    assert plain == file

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.layers.state_space import StateSpace
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
     get_model_config_by_name,
 )
-from llm_perf.config.parallelism import ParallelismConfig
+from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.errors import SpecError
 from llm_perf.systems.training.base import TrainingLoad
@@ -128,3 +129,48 @@ def test_exchanges_that_are_waited_for_give_products_no_power() -> None:
     assert step._within_power(longer, joules, kernels).latency_s == pytest.approx(
         longer.latency_s + max(least - kernels, 0.0), rel=1e-12
     )
+
+
+def plan_of(framework: str, **asked: object) -> TrainingPlan:
+    inputs = TrainingInputs(model="llama-3.1-8b", gpu="h100-sxm", framework=framework, num_gpus=8, **asked)
+    return build_training_scenario(inputs).plan
+
+
+def test_selective_recomputation_is_what_the_users_of_a_framework_mean() -> None:
+    megatron, titan = (
+        plan_of(name, activation_recomputation="selective") for name in ("megatron", "torchtitan")
+    )
+    assert megatron.activation_recomputation is ActivationRecomputation.ATTN_COMPUTE
+    assert (titan.activation_recomputation, titan.kept_products) == (ActivationRecomputation.FULL, "half")
+    own = plan_of("torchtitan", activation_recomputation="selective", kept_products="all")
+    assert own.kept_products == "all"
+
+
+def test_torchtitan_splits_its_loss_over_tensor_ranks() -> None:
+    assert plan_of("torchtitan").loss == "plain"
+    assert plan_of("torchtitan", tp_size=4).loss == "vocab-parallel"
+    assert plan_of("torchtitan", tp_size=4, loss="plain").loss == "plain"
+
+
+def test_compiled_kernels_move_less_where_eager_ones_are_many() -> None:
+    def norms_s(framework: str, compiled: bool) -> float:
+        inputs = TrainingInputs(
+            model="llama-3.1-8b", gpu="h100-sxm", framework=framework, num_gpus=8, micro_batch_size=1,
+            compile=compiled,
+        )  # fmt: skip
+        scenario = build_training_scenario(inputs)
+        step = TrainingStep(scenario, get_framework(framework))
+        times = step.kernels.layer(step.model.layer_groups[0], LOAD)
+        return float(times.forward["norms"] + times.backward["norms"])
+
+    assert norms_s("torchtitan", False) == pytest.approx((59 + 85) / (13 + 19) * norms_s("torchtitan", True))
+    assert norms_s("megatron", False) == norms_s("megatron", True)
+
+
+def test_a_power_limit_below_the_rated_one_slows_products_and_the_rated_one_nothing() -> None:
+    def forward_s(limit: float | None) -> float:
+        step = step_of("llama-3-8b", "h100-sxm-80gb", power_limit_w=limit)
+        return float(step.step_cost(LOAD).latency_s)
+
+    assert forward_s(700) == forward_s(None)
+    assert 1.1 < forward_s(400) / forward_s(700) < (700 - 175) / (400 - 175)

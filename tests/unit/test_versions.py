@@ -16,7 +16,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.cli.main import run
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system, system_names
-from llm_perf.systems.constants import load_constants, own_constants
+from llm_perf.systems.constants import load_constants, load_release, own_constants
 from llm_perf.systems.families import covers, find, folder_of, nearest, numbers, release_of
 
 ASKED = {"model": "opt-13b", "gpu": "a100-sxm-80gb"}
@@ -290,10 +290,36 @@ def test_every_version_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert all(row["name"] in text for row in rows)
     assert run(["systems", "list", "llm", "--json"]) == 0
-    assert all("llm" in row["name"] for row in json.loads(capsys.readouterr().out)["systems"])
+    found = json.loads(capsys.readouterr().out)["systems"]
+    assert all(any("llm" in name for name in (row["name"], *row["aliases"])) for row in found)
 
 
 def test_what_stands_in_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["systems", "show", "vllm@9"]) == 0
     assert "vllm 9 does not ship" in capsys.readouterr().err
     assert run(["systems", "show", "vlm"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine"),
+    [
+        ("nim@1.3", "tensorrt_llm@0.9"),
+        ("nim@1.8.0", "tensorrt_llm@0.14"),
+        ("nim@1.15", "tensorrt_llm@1.0"),
+        ("nim@2.0.8", "vllm@0.15"),
+    ],
+)
+def test_a_container_has_the_constants_of_the_engine_inside(asked: str, engine: str) -> None:
+    family, version = find(asked)
+    inside, release = engine.split("@")
+    ours = load_release(family, release_of(family, version)[0]).constants
+    theirs = load_release(inside, release).constants
+    assert {name: one.value for name, one in ours.items()} == {
+        name: one.value for name, one in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["tgi", "text-generation-inference@2.4", "atom@0.1", "mlc-llm"])
+def test_engines_without_runs_are_any_engine_in_whatever_version(name: str) -> None:
+    family, version = find(name)
+    assert (family, release_of(family, version)) == ("engine", ("any", True))

@@ -37,6 +37,8 @@ class Framework(ConstantsFile):
         graphs: what it can launch as CUDA graphs; None: as what it extends.
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
+        tensor_defaults: those that differ where tensor-parallel ranks divide a model.
+        selective: what its users mean by selective recomputation; None: what those of the one that it extends do.
     """
 
     attention: tuple[str, ...] = ()
@@ -46,6 +48,8 @@ class Framework(ConstantsFile):
     graphs: tuple[Graphs, ...] | None = None
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    tensor_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    selective: dict[str, bool | int | float | str] | None = None
 
     def check_divisions(self, parallelism: ParallelismConfig) -> None:
         """Make sure that it can divide a model so.
@@ -94,9 +98,14 @@ class Framework(ConstantsFile):
         """How it computes the loss unless told otherwise."""
         return cast(LossKind, self.defaults.get("loss", "vocab-parallel"))
 
-    def defaults_at(self, stage: int) -> dict[str, bool | int | float | str]:
-        """Fields that it sets at a ZeRO stage."""
-        return self.defaults | (self.stage_3_defaults if stage == _FULL_SHARDING else {})
+    def defaults_at(self, stage: int, tp_size: int = 1) -> dict[str, bool | int | float | str]:
+        """Fields that it sets at a ZeRO stage, and with so many tensor-parallel ranks."""
+        found = self.defaults | (self.stage_3_defaults if stage == _FULL_SHARDING else {})
+        return found | (self.tensor_defaults if tp_size > 1 else {})
+
+    def selected(self) -> dict[str, bool | int | float | str]:
+        """Fields of a plan that selective recomputation means: the core of attention, where nobody says otherwise."""
+        return {"activation_recomputation": 1} if self.selective is None else self.selective
 
 
 def own_framework(name: str) -> Framework:
@@ -132,6 +141,8 @@ def load_framework(name: str) -> Framework:
         graphs=parent.graphs if own.graphs is None else own.graphs,
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
+        tensor_defaults=parent.tensor_defaults | own.tensor_defaults,
+        selective=parent.selective if own.selective is None else own.selective,
     )
 
 

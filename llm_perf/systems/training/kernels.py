@@ -369,7 +369,10 @@ class Kernels:
         """
         c, hidden, mlp = self.c, self.model.hidden_size, group.mlp
         norms = hidden / self.p.sp_size * group.norms / 2
-        found = {"norms": (norms * c["hidden_vectors_forward"], norms * c["hidden_vectors_backward"])}
+        eager = c["hidden_vectors_forward"], c["hidden_vectors_backward"]
+        fused = c["compiled_vectors_forward"], c["compiled_vectors_backward"]
+        vectors = fused if self.plan.compile and any(fused) else eager
+        found = {"norms": (norms * vectors[0], norms * vectors[1])}
         # Forward: the input (two where gated) is read, the output written. Backward: both are read again with the
         # gradient, and the gradients of the inputs written.
         there, back = (3.0, 5.0) if mlp.gated else (2.0, 3.0)
