@@ -73,6 +73,31 @@ def test_experts_with_biases_launch_more_and_a_fused_one_does_not() -> None:
     assert more == pytest.approx(0.12 * group.mlp.routed_experts, rel=1e-12)
 
 
+def test_a_gated_function_moves_what_one_kernel_does_and_eager_ones_as_two() -> None:
+    part = "activation_function"
+    for framework, vectors in (("megatron", (3, 5)), ("fsdp", (5, 9))):
+        step = step_of("llama-3-8b", framework=framework)
+        group = step.model.layer_groups[0]
+        width = group.mlp.ffn_size
+        assert step.kernels._traffic(group)[part] == (vectors[0] * width, vectors[1] * width)
+    plain = step_of("megatron-gpt-1.7b", framework="fsdp")
+    group = plain.model.layer_groups[0]
+    assert plain.kernels._traffic(group)[part] == (2 * group.mlp.ffn_size, 3 * group.mlp.ffn_size)
+
+
+def test_biases_of_experts_move_what_is_counted_and_fused_experts_none_of_it() -> None:
+    step, fused = step_of("gpt-oss-120b"), step_of("gpt-oss-120b", fused_experts=True)
+    group = step.model.layer_groups[0]
+    plain = group.replace(mlp=group.mlp.replace(bias=False))
+    part, routed = "activation_function", group.mlp.routed_width
+    more = [
+        a - b
+        for a, b in zip(step.kernels._traffic(group)[part], step.kernels._traffic(plain)[part], strict=True)
+    ]
+    assert more == pytest.approx([22 * routed, 37 * routed], rel=1e-12)
+    assert fused.kernels._traffic(group)[part] == fused.kernels._traffic(plain)[part]
+
+
 def test_a_compiled_loss_in_chunks_holds_one_chunks_gradient() -> None:
     loss = step_of("llama-3-8b", loss="chunked", compile=True).footprint.loss
     eager = step_of("llama-3-8b", loss="chunked").footprint.loss
