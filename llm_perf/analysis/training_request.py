@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -61,10 +61,18 @@ def _level_number(value: Any) -> Any:
 
 
 def _names(value: Any) -> Any:
-    """Names by comma as a tuple."""
-    return (
-        tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
-    )
+    """Names by comma as a tuple.
+
+    Raises:
+        ValueError: there is no name between two commas.
+    """
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names):
+        accepted = ", ".join(get_args(RecomputedModule))
+        raise ValueError(f"a name is missing: give some of {accepted}, by comma")
+    return names
 
 
 def _graphs_of_a_switch(value: Any) -> Any:
@@ -347,6 +355,7 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
             "--lora-rank, such as 16, or another --framework"
         )
     framework.check_overlap(str(fields.get("offload_overlap", "none")))
+    framework.check_graphs(inputs.cuda_graphs or "none")
     for name, way in _OVERLAP_OF.items():
         if name in stated and fields.get("offload_overlap") != way:
             raise SpecError(f"{name} is a setting of --offload-overlap {way}: give that too, or leave it out")

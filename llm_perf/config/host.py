@@ -126,8 +126,8 @@ class HostConfig(Spec):
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of them one link to the host; ``larger`` is the
     host that people have more of the same cards in. ``memory_channels_per_socket`` DDR channels of 64 bits at
     ``memory_mt_per_s`` million transfers per second give the memory bandwidth where that is not stated.
-    ``instruction_sets``: those for products. ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits`` how
-    wide their units for products are where that is more than 256 bits of a wider instruction at once.
+    ``instruction_sets``: those for products. ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits``
+    how wide their units for products are where that is more than 256 bits of a wider instruction at once.
     ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its
     channels deliver (links between chiplets), ``core_read_gb_per_s`` what one core can, ``read_gb_per_s`` what reads of
     all memory were measured to reach. ``shared_cores`` are the cores of the processor that a virtual machine has a part

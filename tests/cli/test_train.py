@@ -268,6 +268,13 @@ def test_a_job_that_may_not_fit_is_told_so(llm_perf):
         (("--optimizer-in-backward", "--ds-zero", "2", "--optimizer-device", "cpu"), "optimizer_in_backward"),
         (("--logit-bytes", "-1"), "logit_bytes"),
         (("--weights-dtype-bytes", "3"), "weights_dtype_bytes"),
+        (("--recompute-modules", ","), "a name is missing: give some of core_attn, layernorm"),
+        (("--recompute-modules", "layernorm,,mlp"), "a name is missing"),
+        (("--recompute-modules", ""), "a name is missing"),
+        *(
+            (("--framework", name, "--cuda-graphs", "layers"), "launches no CUDA graphs; megatron does")
+            for name in ("fsdp", "megatron_2022", "hf_trainer", "deepspeed")
+        ),
     ],
 )
 def test_wrong_settings_of_memory_are_one_line(llm_perf, more, words):

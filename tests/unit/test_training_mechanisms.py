@@ -14,7 +14,7 @@ from llm_perf.config.loading import (
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig
 from llm_perf.config.training import TrainingPlan, TrainingScenario
 from llm_perf.errors import SpecError
-from llm_perf.systems.training.base import TrainingLoad
+from llm_perf.systems.training.base import BACKWARD_END, TrainingLoad
 from llm_perf.systems.training.framework import get_framework
 from llm_perf.systems.training.step import TrainingStep
 
@@ -22,19 +22,21 @@ NANO = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"
 LOAD = TrainingLoad(2.0, 4.0, 8192.0)
 
 
-def step_of(model: str, gpu: str = "b200-180gb", dp: int = 8, **plan: object) -> TrainingStep:
+def step_of(
+    model: str, gpu: str = "b200-180gb", dp: int = 8, framework: str = "megatron", **plan: object
+) -> TrainingStep:
     spec = get_gpu_config_by_name(gpu)
     fields = {"seq_len": 8192, "micro_batch_size": 2, "gradient_accumulation_steps": 4}
     scenario = TrainingScenario(
         model=get_model_config_by_name(model),
         gpu=spec,
         host=get_host_config_by_name(spec.default_host or ""),
-        framework="megatron",
+        framework=framework,
         plan=TrainingPlan(**fields | plan),
         parallelism=ParallelismConfig(dp_size=dp),
         allow_long_context=True,
     )
-    return TrainingStep(scenario, get_framework("megatron"))
+    return TrainingStep(scenario, get_framework(framework))
 
 
 def attention_s(step: TrainingStep) -> tuple[float, float]:
@@ -70,6 +72,55 @@ def test_experts_with_biases_launch_more_and_a_fused_one_does_not() -> None:
     fused = step_of("gpt-oss-120b", fused_experts=True)
     more = step._launching_ms(group) - fused._launching_ms(fused.model.layer_groups[0])
     assert more == pytest.approx(0.12 * group.mlp.routed_experts, rel=1e-12)
+
+
+def test_a_gated_function_moves_what_one_kernel_does_and_eager_ones_as_two() -> None:
+    part = "activation_function"
+    for framework, vectors in (("megatron", (3, 5)), ("fsdp", (5, 9))):
+        step = step_of("llama-3-8b", framework=framework)
+        group = step.model.layer_groups[0]
+        width = group.mlp.ffn_size
+        assert step.kernels._traffic(group)[part] == (vectors[0] * width, vectors[1] * width)
+    plain = step_of("megatron-gpt-1.7b", framework="fsdp")
+    group = plain.model.layer_groups[0]
+    assert plain.kernels._traffic(group)[part] == (2 * group.mlp.ffn_size, 3 * group.mlp.ffn_size)
+
+
+def test_biases_of_experts_move_what_is_counted_and_fused_experts_none_of_it() -> None:
+    step, fused = step_of("gpt-oss-120b"), step_of("gpt-oss-120b", fused_experts=True)
+    group = step.model.layer_groups[0]
+    plain = group.replace(mlp=group.mlp.replace(bias=False))
+    part, routed = "activation_function", group.mlp.routed_width
+    more = [
+        a - b
+        for a, b in zip(step.kernels._traffic(group)[part], step.kernels._traffic(plain)[part], strict=True)
+    ]
+    assert more == pytest.approx([22 * routed, 37 * routed], rel=1e-12)
+    assert fused.kernels._traffic(group)[part] == fused.kernels._traffic(plain)[part]
+
+
+def test_a_compiled_loss_in_chunks_holds_one_chunks_gradient() -> None:
+    loss = step_of("llama-3-8b", loss="chunked", compile=True).footprint.loss
+    eager = step_of("llama-3-8b", loss="chunked").footprint.loss
+    assert loss.bytes_per_logit == 2 + 2 / 8
+    assert loss.bytes_per_logit < eager.bytes_per_logit
+
+
+def test_an_update_of_8_bit_moments_widens_the_largest_tensor_in_torchtune_alone() -> None:
+    """12 bytes per element of the table (both moments and the weight), when the backward pass has come to its end."""
+    model = get_model_config_by_name("llama-3.1-8b")
+    found = {}
+    for framework in ("torchtune", "hf_trainer"):
+        for name in ("adam8bit", "paged_adam8bit"):
+            plan = {"optimizer": name, "optimizer_in_backward": True, "gradient_accumulation_steps": 1}
+            step = step_of("llama-3.1-8b", framework=framework, **plan)
+            found[framework, name] = float(
+                step.footprint.memory(LOAD).at(BACKWARD_END).parts.temporaries_bytes
+            )
+    table = model.vocab_size * model.hidden_size
+    assert found["torchtune", "adam8bit"] == pytest.approx(12 * table, rel=1e-5)
+    assert found["torchtune", "paged_adam8bit"] < 12 * table
+    assert found["hf_trainer", "adam8bit"] == found["hf_trainer", "paged_adam8bit"]
 
 
 def test_shared_experts_are_launched_like_a_dense_block_unless_a_graph_holds_them() -> None:

@@ -87,6 +87,17 @@ class Framework(ConstantsFile):
         if asked != "none" and asked not in self.offload_overlaps:
             raise SpecError(f"offload_overlap {asked}: framework {self.name} has no such way; deepspeed has")
 
+    def check_graphs(self, asked: str) -> None:
+        """Make sure that it can launch so much as CUDA graphs.
+
+        Raises:
+            SpecError: it cannot, with what it can.
+        """
+        known = ("none", *(self.graphs or ()))
+        if asked not in known:
+            own = "launches no CUDA graphs" if len(known) == 1 else f"takes {', '.join(known)}"
+            raise SpecError(f"cuda_graphs {asked}: framework {self.name} {own}; megatron does")
+
     def stages_among(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of some ZeRO stages that it has, or all it has if it has none of them."""
         if self.zero_stages is None:

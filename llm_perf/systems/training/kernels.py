@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llm_perf.config.layers.recurrent import Recurrent
-from llm_perf.config.model import LayerGroup, Mixer
+from llm_perf.config.model import FeedForward, LayerGroup, Mixer
 from llm_perf.config.parallelism import ActivationRecomputation
 from llm_perf.config.training import KEPT_SHARES, TrainingScenario, matrix_format
 from llm_perf.counts.arrays import Number, maximum
@@ -46,6 +46,18 @@ _MODULES: dict[str, frozenset[str]] = {
     "moe": frozenset({"mlp", "activation_function", "experts_routing"}),
 }
 """The same of the modules that are named one by one; experts' modules concern layers with experts."""
+
+
+_FUSED_VECTORS = {
+    True: {"forward": 3.0, "backward": 5.0},
+    False: {"forward": 2.0, "backward": 3.0},
+}
+"""Values of the inner width that one kernel of an activation function, gated or not, reads and writes. Forward: its input
+(two where gated), and the output. Backward: both are read again with the gradient, and those of the inputs written."""
+
+
+_INNER_VECTORS = {"forward": "inner_vectors_forward", "backward": "inner_vectors_backward"}
+_BIASED_VECTORS = {"forward": "biased_expert_vectors_forward", "backward": "biased_expert_vectors_backward"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,14 +385,11 @@ class Kernels:
         fused = c["compiled_vectors_forward"], c["compiled_vectors_backward"]
         vectors = fused if self.plan.compile and any(fused) else eager
         found = {"norms": (norms * vectors[0], norms * vectors[1])}
-        # Forward: the input (two where gated) is read, the output written. Backward: both are read again with the
-        # gradient, and the gradients of the inputs written.
-        there, back = (3.0, 5.0) if mlp.gated else (2.0, 3.0)
-        if not self.plan.compile:
-            there, back = there + c["inner_vectors_forward"], back + c["inner_vectors_backward"]
         width, routed = mlp.dense_width / self.p.tp_size, mlp.routed_width / self.p.tp_size
-        inner = width + routed * self._expert_passes(group)
-        found["activation_function"] = (there * inner, back * inner)
+        found["activation_function"] = (
+            width * self._inner_vectors(mlp, "forward") + routed * self._expert_vectors(mlp, "forward"),
+            width * self._inner_vectors(mlp, "backward") + routed * self._expert_vectors(mlp, "backward"),
+        )
         assembled = group.attention.assembled_elements(self.p.tp_size)
         if assembled:
             forward, backward = found["norms"]
@@ -401,10 +410,17 @@ class Kernels:
         """Traffic of routing and of experts' activation functions over what is counted."""
         return self.c["fused_expert_traffic_scale" if self.plan.fused_experts else "expert_traffic_scale"]
 
-    def _expert_passes(self, group: LayerGroup) -> float:
-        """The same of an activation function, which a bias makes many small kernels unless all of an expert is one."""
-        biased = group.mlp.routed_experts and group.mlp.bias and not self.plan.fused_experts
-        return (self.c["biased_expert_passes"] if biased else 1.0) * self._expert_traffic
+    def _inner_vectors(self, mlp: FeedForward, way: str) -> float:
+        """Values of its width that an activation function moves: what one kernel has to, and what more kernels do."""
+        fused = _FUSED_VECTORS[mlp.gated][way]
+        return fused if self.plan.compile or not mlp.gated else fused + self.c[_INNER_VECTORS[way]]
+
+    def _expert_vectors(self, mlp: FeedForward, way: str) -> float:
+        """The same of routed experts: those with a bias clamp, and add theirs one by one, unless all of one is one kernel."""
+        if self.plan.fused_experts:
+            return _FUSED_VECTORS[mlp.gated][way] * self._expert_traffic
+        biased = self.c["biased_expert_scale"] * self.c[_BIASED_VECTORS[way]] if mlp.bias else 0.0
+        return (self._inner_vectors(mlp, way) + biased) * self._expert_traffic
 
     def joined(self, load: TrainingLoad) -> KernelPass:
         """Multi-token prediction's projection of a hidden state and the next token's embedding, side by side, to one."""

@@ -47,8 +47,10 @@ class Loss:
         c, own = self.c, self.scenario.plan.logit_bytes
         plain = c["plain_logit_bytes"] if own is None else own
         if self.kind == "chunked":
-            kept = c["compiled_chunked_logit_bytes" if self.scenario.plan.compile else "chunked_logit_bytes"]
-            return min(kept + plain / c["loss_chunks"], plain)
+            kept, chunk = c["chunked_logit_bytes"], plain
+            if self.scenario.plan.compile:
+                kept, chunk = c["compiled_chunked_logit_bytes"], min(c["compiled_chunk_bytes"], plain)
+            return min(kept + chunk / c["loss_chunks"], plain)
         return {
             "plain": plain,
             "fused": c["fused_logit_bytes"],
@@ -58,12 +60,9 @@ class Loss:
     def live(self, tokens: Number) -> LossBytes:
         """Bytes of ``tokens`` tokens of one rank: logits by kind, and the hidden-wide tensors around the head."""
         logits = tokens * self.logits_per_token
-        around = (
-            tokens
-            * self.scenario.model.hidden_size
-            * self.c["head_hidden_vectors"]
-            * self.scenario.plan.wide_bytes
-        )
+        # In chunks, gradients of the hidden state come when those of the logits go.
+        vectors = self.c["head_hidden_vectors"] * (0.5 if self.kind == "chunked" else 1.0)
+        around = tokens * self.scenario.model.hidden_size * vectors * self.scenario.plan.wide_bytes
         retained = logits * self.c["retained_logit_bytes"] if self.kind == "plain" else 0.0
         return LossBytes(logits * self.bytes_per_logit + around, retained)
 

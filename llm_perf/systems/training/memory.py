@@ -41,6 +41,8 @@ from llm_perf.systems.training.loss import Loss
 from llm_perf.systems.training.state import Stage, StageParams, State
 
 _GIB = 2**30
+_NARROW_MOMENTS = frozenset({"adam8bit", "adam4bit"})
+"""Optimizers whose moments are widened to be updated; paged ones are bitsandbytes', whose kernel widens in registers."""
 _ZERO = "arXiv 1910.02054, section 5"
 _KEPT = "arXiv 2205.05198, sections 4 and 4.2.3"
 
@@ -194,7 +196,7 @@ class Footprint(State):
         if plan.optimizer_in_backward:
             # A tied table's gradient waits for the embedding's; what comes first is the head's either way.
             tied = first if self.model.tied_embeddings else 0.0
-            largest = min(self.largest_matrix * element + tied, trained.total * element)
+            largest = min(self._largest_tensor(params) * element + tied, trained.total * element)
             name = "gradient of the matrix that is updated"
             yield MemoryTerm(name, "gradients_bytes", largest, frozenset({BACKWARD_END}))
             yield MemoryTerm(name, "gradients_bytes", first, at_first)
@@ -218,6 +220,16 @@ class Footprint(State):
             return params.ends.total / 2
         return params.ends.total
 
+    def _largest_tensor(self, params: StageParams) -> float:
+        """Elements of the largest trained tensor: a matrix of a layer, or a table of the vocabulary."""
+        return max(self.largest_matrix, self._head_params(params))
+
+    def _one_update_bytes(self, params: StageParams) -> float:
+        """What an update of one tensor at a time, with moments of 8 or 4 bits, computes in 32 bits of the largest one."""
+        if self.optimizer.name not in _NARROW_MOMENTS:
+            return 0.0
+        return self.constants["narrow_update_bytes"] * self._largest_tensor(params)
+
     @property
     def _gradients_leave(self) -> bool:
         """Whether gradients leave the GPU as they are reduced, as under ZeRO-Offload's stages 2 and 3.
@@ -238,7 +250,12 @@ class Footprint(State):
             yield MemoryTerm("activations on their way to the host", "buffers_bytes", staged, PASSES)
         name = "the layer whose backward pass runs: recomputed, and gradients of activations"
         both = frozenset({BACKWARD, BACKWARD_END})
-        yield MemoryTerm(name, "temporaries_bytes", self.working_bytes(load), both)
+        working = self.working_bytes(load)
+        yield MemoryTerm(name, "temporaries_bytes", working, frozenset({BACKWARD}))
+        # An update inside the backward pass has its largest tensor, a table, once the layers are done.
+        updated = self._one_update_bytes(self.params_of(stage)) if self.plan.optimizer_in_backward else 0.0
+        name += "; or the largest tensor's update in 32 bits" if updated else ""
+        yield MemoryTerm(name, "temporaries_bytes", maximum(working, updated), frozenset({BACKWARD_END}))
         if stage.last:
             loss = self.loss.live(self._tokens(load))
             name = f"logits and loss ({self.loss.kind})"
@@ -250,7 +267,10 @@ class Footprint(State):
         c, plan = self.constants, self.plan
         if self.quantised:
             matrix = self.largest_matrix * plan.wide_bytes * c["unpacked_matrices"]
-            yield MemoryTerm("matrix unpacked to the format of products", "buffers_bytes", matrix, PASSES)
+            both = frozenset(
+                {BACKWARD, BACKWARD_END}
+            )  # the head, which ends the forward pass, is not quantised
+            yield MemoryTerm("matrix unpacked to the format of products", "buffers_bytes", matrix, both)
         if not (self.gathers or self.copies_own):
             return
         element = min(self.base_element_bytes, plan.wide_bytes)
@@ -291,6 +311,7 @@ class Footprint(State):
             element = min(element, 4.0) if plan.ds_zero.value else 0.0
         step = min(own, group or own) * element
         step += own * c["step_temporary_moments"] * self.moment_element_bytes
+        step += min(self._one_update_bytes(params), own * c["narrow_update_bytes"])
         yield MemoryTerm("temporaries of the optimizer's step", "temporaries_bytes", step, frozenset({STEP}))
 
     @property
