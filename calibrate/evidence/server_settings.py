@@ -70,6 +70,7 @@ class Settings(Spec):
         most_output: Tokens at which the load generator cuts outputs that are said to vary.
         distinct_prompts: Prompts that differ in all that a load generator sends; it begins again after so many.
         eager: Whether steps ran without captured graphs.
+        fused_experts: Whether experts ran by kernels that are one module, where an engine lets one choose.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
@@ -84,6 +85,7 @@ class Settings(Spec):
     most_output: PositiveInt | None = None
     distinct_prompts: PositiveInt | None = None
     eager: bool = False
+    fused_experts: bool | None = None
     tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None

@@ -6,12 +6,15 @@ run that way, since their lengths are not captured, and a short prompt of a mode
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from llm_perf.config.model import Mixer
+from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.counts.products import Product, routed_experts
 from llm_perf.systems.costs import part_of
-from llm_perf.systems.forward import Forward
+
+if TYPE_CHECKING:
+    from llm_perf.systems.forward import Forward
 
 _ATTENTION: Final = 3
 """Rotary embedding, writing the cache, attention."""
@@ -39,6 +42,16 @@ def eager_operations(forward: Forward) -> float:
         ops += forward.reductions(group) if forward.tp > 1 else 0
         found += group.count * ops
     return found
+
+
+def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:
+    """Kernels of a layer beyond a plain one's: what takes latents apart, what joins experts that every token goes through.
+
+    They run from captured graphs as well.
+    """
+    latents = sum(_LATENT - _ATTENTION for mixer in group.attention.parts if _of_mixer(mixer) == _LATENT)
+    shared = routed_experts(group) and any(_dense(product) for product in products)
+    return latents + (_SHARED if shared else 0)
 
 
 def _dense(product: Product) -> bool:
