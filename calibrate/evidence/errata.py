@@ -21,12 +21,12 @@ _FILE: Final = "measurements/serving/errata.yaml"
 
 
 class _For(Spec):
-    """Rows that an erratum is of: a system, versions as printed, a phrase of the notes, and cells as printed."""
+    """Rows that an erratum is of: a system, versions as printed, a phrase of the notes, cells as printed, one or several."""
 
     system: str
     versions: tuple[str, ...]
     phrase: str
-    printed: dict[str, str]
+    printed: dict[str, str | tuple[str, ...]]
 
     def holds(self, row: Mapping[str, str]) -> bool:
         """Whether a row is one of them."""
@@ -34,7 +34,10 @@ class _For(Spec):
             row.get("system") == self.system
             and row.get("system_version") in self.versions
             and self.phrase in row.get("notes", "")
-            and all(row.get(column) == cell for column, cell in self.printed.items())
+            and all(
+                row.get(column) in ((cells,) if isinstance(cells, str) else cells)
+                for column, cells in self.printed.items()
+            )
         )
 
 

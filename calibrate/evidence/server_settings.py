@@ -73,6 +73,7 @@ class Settings(Spec):
         warm_up: Requests of a closed loop that are sent before those that are counted, where it matters which they were.
         repeats: Runs of the same requests, one after another, of a generator that keeps none in flight.
         eager: Whether steps ran without captured graphs.
+        fused_experts: Whether experts ran by kernels that are one module, where an engine lets one choose.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
@@ -89,6 +90,7 @@ class Settings(Spec):
     warm_up: PositiveInt | None = None
     repeats: Repeats | None = None
     eager: bool = False
+    fused_experts: bool | None = None
     tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None

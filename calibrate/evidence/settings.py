@@ -65,7 +65,7 @@ class Run:
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
     on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
-    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last four are
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last five are
     settings of a serving engine.
     """
 
@@ -104,6 +104,7 @@ class Run:
     max_num_seqs: int | None = None
     gpu_memory_utilization: float | None = None
     enforce_eager: bool = False
+    fused_experts: bool | None = None
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -314,8 +315,16 @@ def _facts(run: Run) -> RunFacts:
         attention_device=attention,
         quantised=run.weight_bits < run.activation_bits,
         group_sizes=(run.weight_group_size, run.kv_group_size) if run.weight_format is None else None,
-        constants=() if run.ubatch_tokens is None else (("ubatch_tokens", float(run.ubatch_tokens)),),
+        constants=_constants(run),
     )
+
+
+def _constants(run: Run) -> tuple[tuple[str, float], ...]:
+    """Constants of the system that a run set itself."""
+    own = {} if run.ubatch_tokens is None else {"ubatch_tokens": float(run.ubatch_tokens)}
+    if run.fused_experts is False:
+        own["fused_experts_us"] = 0.0
+    return tuple(own.items())
 
 
 def host_of(machine: Machine, gpu: GPUConfig, gpus_per_node: int = 1) -> HostConfig:

@@ -129,6 +129,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         max_num_seqs=_whole(settings.max_num_seqs),
         gpu_memory_utilization=settings.gpu_memory_utilization,
         enforce_eager=settings.eager,
+        fused_experts=settings.fused_experts,
     )
 
 

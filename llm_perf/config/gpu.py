@@ -424,6 +424,12 @@ class GPUConfig(Spec):
         """The vendor as it is compared: in lower case, empty where the file names none."""
         return (self.vendor or "").lower()
 
+    @property
+    def has_tensor_memory(self) -> bool:
+        """Whether tensor cores have a memory of their own for operands: NVIDIA's Blackwell with HBM, not GeForce and RTX."""
+        blackwell = self.maker == "nvidia" and (self.architecture or "").startswith("blackwell")
+        return blackwell and (self.memory_type or "").startswith("HBM")
+
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense peak of a number format, FLOP/s."""
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]

@@ -6,13 +6,16 @@ run that way, since their lengths are not captured, and a short prompt of a mode
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from llm_perf.config.model import Mixer
+from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.counts.products import Product, routed_experts
 from llm_perf.systems.costs import part_of
-from llm_perf.systems.format_kernels import BY_8BIT, Kind
-from llm_perf.systems.forward import Forward
+from llm_perf.systems.format_kernels import one_module
+
+if TYPE_CHECKING:
+    from llm_perf.systems.forward import Forward
 
 _ATTENTION: Final = 3
 """Rotary embedding, writing the cache, attention."""
@@ -25,9 +28,6 @@ _ROUTING: Final = 5
 """Choosing experts, sorting rows by expert, their copies, what stands between both products, adding up."""
 _SHARED: Final = 3
 """Experts that every token goes through run on a stream of their own: it forks and joins, and both sums are added."""
-
-_IN_ONE_MODULE: Final[frozenset[Kind]] = frozenset({"native 4-bit", BY_8BIT})
-"""Products of experts that trtllm-gen has kernels of."""
 
 
 def eager_operations(forward: Forward) -> float:
@@ -48,21 +48,27 @@ def eager_operations(forward: Forward) -> float:
 def composed_mixtures(forward: Forward) -> int:
     """Mixtures of all layers that Python puts together of several kernels, anew in each pass that is not captured.
 
-    With ``one_call_moe`` experts of 4 bits on Blackwell with HBM are none: one call of trtllm-gen's module takes the logits
-    of the router and chooses, sorts, multiplies and adds up.
+    With ``one_call_moe`` those that one module of kernels works off are none: it takes the router's logits and does all else.
     """
-    gpu = forward.scenario.gpu
-    has_module = (
-        forward.constants["one_call_moe"] > 0
-        and (gpu.architecture or "").startswith("blackwell")
-        and (gpu.memory_type or "").startswith("HBM")
-    )
+    constants, memory = forward.constants, forward.scenario.gpu.has_tensor_memory
     found = 0
     for group, products in forward.groups:
-        in_one = has_module and forward.expert_kinds(products) <= _IN_ONE_MODULE
+        in_one = constants["one_call_moe"] > 0 and one_module(
+            constants, forward.expert_kinds(products), memory
+        )
         if routed_experts(group) and not in_one:
             found += group.count
     return found
+
+
+def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:
+    """Kernels of a layer beyond a plain one's: what takes latents apart, what joins experts that every token goes through.
+
+    They run from captured graphs as well.
+    """
+    latents = sum(_LATENT - _ATTENTION for mixer in group.attention.parts if _of_mixer(mixer) == _LATENT)
+    shared = routed_experts(group) and any(_dense(product) for product in products)
+    return latents + (_SHARED if shared else 0)
 
 
 def _dense(product: Product) -> bool:

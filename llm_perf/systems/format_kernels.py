@@ -7,7 +7,7 @@ sheet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal
 
 from llm_perf.counts.arrays import Number, maximum
@@ -55,6 +55,20 @@ _GROUPED: Mapping[Kind, str] = {
 }
 """Constants of kernels that are grouped over experts: shares of the data sheet's peak; 0 is as plain products."""
 
+_OF_4BIT: frozenset[Kind] = frozenset({"native 4-bit", BY_8BIT})
+"""Kinds that one module (trtllm-gen's kernels) routes, multiplies and adds up, on GPUs whose tensor cores have a memory."""
+
+
+def routing_us(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> float:
+    """Microseconds that a module of experts, whose products are of these kinds, takes beside products and rows."""
+    fused = _OF_4BIT | {BLOCK_SCALED} if constants["fused_block_experts"] else _OF_4BIT
+    if constants["fused_experts_us"] > 0 and tensor_memory and kinds and kinds <= fused:
+        return constants["fused_experts_us"]
+    microseconds = constants["moe_us"]
+    microseconds += constants["expert_weight_only_us"] if kinds & WEIGHT_ONLY.keys() else 0.0
+    microseconds += constants["expert_4bit_us"] if kinds & _OF_4BIT else 0.0
+    return microseconds + (constants["expert_block_us"] if BLOCK_SCALED in kinds else 0.0)
+
 
 def unpacked_share(
     constants: Mapping[str, float], kind: Kind, expert: bool, gemm: GemmRates, sm_ghz: float
@@ -78,15 +92,12 @@ def read_factor(
 
     Matrix-vector kernels read weights again for each further row that a copy gets (``reread_per_row``).
     """
-    if expert and kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0:
-        share = 1.0  # what is unpacked is counted with its share already
-    elif (
-        expert and kind == BLOCK_SCALED
-    ):  # grouped kernels read blocks with their scales as fast as other weights
-        share = constants["expert_bandwidth"]
+    if expert:
+        # Grouped kernels are others than plain ones of their format; what is unpacked is counted with its share already.
+        unpacked = kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0
+        share = 1.0 if unpacked else constants["expert_bandwidth"]
     else:
         share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0
-        share *= constants["expert_bandwidth"] if expert else 1.0
     factor: Number = 1.0 / min(share, gemm.peak_bytes_per_s / gemm.bytes_per_s) if share != 1.0 else 1.0
     again = constants["reread_per_row"]
     if again > 0 and kind == "weight-only 4-bit":

@@ -22,6 +22,7 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
+from llm_perf.systems.eager_operations import more_kernels
 from llm_perf.systems.exchanges import Exchanges
 from llm_perf.systems.format_kernels import (
     BLOCK_SCALED,
@@ -31,6 +32,7 @@ from llm_perf.systems.format_kernels import (
     Kind,
     compute_factor,
     read_factor,
+    routing_us,
     unpacked_share,
 )
 from llm_perf.systems.products import (
@@ -100,18 +102,9 @@ class Forward:
     def _take_groups(self, groups: tuple[tuple[LayerGroup, tuple[Product, ...]], ...]) -> None:
         """The layers that run here, with their products, and what follows from these."""
         self.groups = groups
-        self._unpacking_experts = tuple(
-            group
-            for group, products in groups
-            if any(product.is_expert and self._narrow(product) for product in products)
-        )
         gpu = self.scenario.gpu
         self._sm_ghz = (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) / 1000
-        self._block_scaled_experts = tuple(
-            group
-            for group, products in groups
-            if any(product.is_expert and self._kernel_kind(product) == BLOCK_SCALED for product in products)
-        )
+        self._extra_s = tuple(self._extra_kernels_s(group, products) for group, products in groups)
         self._expert_vectors = tuple(self._vectors_of_experts(products) for _, products in groups)
         self.last_mlp = mlp_of(groups[-1][1]) if groups and self.constants["last_mlp_of_logits"] else ()
 
@@ -194,8 +187,8 @@ class Forward:
         """
         routed = tokens * self._distinct_share(sequences)
         last = len(self.groups) - 1
-        for index, ((group, products), vectors) in enumerate(
-            zip(self.groups, self._expert_vectors, strict=True)
+        for index, ((group, products), vectors, extra_s) in enumerate(
+            zip(self.groups, self._expert_vectors, self._extra_s, strict=True)
         ):
             left = self.last_mlp if index == last else ()
             if left:
@@ -204,7 +197,7 @@ class Forward:
             self._products(costs, products, tokens, group.count, routed)
             for mixer in group.attention.parts:
                 attend(mixer, group.count)
-            self._elementwise(costs, group, tokens)
+            self._elementwise(costs, group, tokens, extra_s)
             if vectors:
                 self._routed_rows(costs, group, tokens, vectors)
             self._layer_communication(costs, group, tokens)
@@ -455,8 +448,8 @@ class Forward:
 
     # -- everything else --------------------------------------------------------------------------------------
 
-    def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
-        """Norms, residuals, rotary embeddings (replicated over tp) and the activation function (sharded).
+    def _elementwise(self, costs: Costs, group: LayerGroup, tokens: Number, extra_s: float) -> None:
+        """Norms, residuals, rotary embeddings (replicated over tp), the activation function (sharded), ``extra_s`` more.
 
         A layer of one block, mixer or MLP alone, has half of what a layer of both has. Streams beside the first move by
         themselves around each block.
@@ -473,7 +466,7 @@ class Forward:
         traffic = self.rates.elementwise_s(moved, working_set)
         kernels = c["kernels_per_layer"] + (2 * _MIXING_KERNELS if streams > 1 else 0)
         floors = blocks * kernels * self.rates.elementwise_floor_s * c["graph_floor_scale"]
-        floors = floors + self._extra_kernels_s(group)
+        floors = floors + extra_s
         whole = traffic + floors
 
         def each() -> Quantity:
@@ -487,17 +480,17 @@ class Forward:
         costs.busy("kernel_floors", group.count * floors)
         costs.busy("hbm", group.count * traffic)
 
-    def _extra_kernels_s(self, group: LayerGroup) -> float:
+    def _extra_kernels_s(self, group: LayerGroup, products: Sequence[Product]) -> float:
         """Kernels of one layer beside products and norms: routing and sorting for experts, scans, bookkeeping."""
-        c = self.constants
-        microseconds = c["layer_us"]
+        microseconds = self.constants["layer_us"]
         if routed_experts(group):
-            microseconds += c["moe_us"]
-            microseconds += c["expert_weight_only_us"] if group in self._unpacking_experts else 0.0
-            microseconds += c["expert_block_us"] if group in self._block_scaled_experts else 0.0
+            kinds = self.expert_kinds(products)
+            microseconds += routing_us(self.constants, kinds, self.scenario.gpu.has_tensor_memory)
         if any(part.recurrent for part in group.attention.parts):
-            microseconds += c["state_space_us"]
-        return microseconds * 1e-6
+            microseconds += self.constants["state_space_us"]
+        kernels = more_kernels(group, products) if self.constants["more_kernels"] else 0
+        floor_s = self.rates.elementwise_floor_s * self.constants["graph_floor_scale"]
+        return microseconds * 1e-6 + kernels * floor_s
 
     def narrowing_products(self, products: Sequence[Product]) -> int:
         """How many products narrow their activations first, each by a kernel of its own."""

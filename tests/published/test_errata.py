@@ -93,3 +93,43 @@ def test_runs_on_the_page_of_the_32b_are_the_32b() -> None:
     assert min(float(row["throughput_tok_s"]) for row in other if row["prompt_len_tok"] == "217") > 2 * max(
         chats
     )
+
+
+EARLY = "inferred from InferenceX configs of 2025-11-"
+
+
+def test_early_runs_with_ranks_for_experts_took_as_long_as_later_ones_that_say_so() -> None:
+    """One engine, the same GPUs, lengths and concurrency: what was printed without ranks, and what is printed with them."""
+    names = (
+        "model",
+        "gpu",
+        "gpu_count",
+        "tp",
+        "ep",
+        "weight_dtype",
+        "prompt_len_tok",
+        "gen_len_tok",
+        "batch_size",
+    )
+    early: dict[tuple[str, ...], float] = {}
+    later: dict[tuple[str, ...], float] = {}
+    for row in load_rows():
+        if row["system"] == "tensorrt-llm" and row["ep"] != "1" and row["tpot_s"]:
+            engine = row["system_version"].partition(" ")[0]
+            kept = early if EARLY in row["system_version"] else later
+            kept[(engine, *(row[name] for name in names))] = float(row["tpot_s"])
+    found = [math.log(early[key] / later[key]) for key in early.keys() & later.keys()]
+    assert len(found) >= 30
+    assert max(map(abs, found)) < 0.04
+    assert sum(map(abs, found)) / len(found) < 0.01
+
+
+def test_replicas_of_attention_stand_where_the_script_had_them() -> None:
+    replicas = {
+        (row["gpu"][:4], row["prompt_len_tok"], row["batch_size"])
+        for row in load_rows()
+        if EARLY in row["system_version"] and row["tp"] == "1" and row["gpu_count"] != "1"
+    }
+    assert replicas == {
+        ("B200", "1024", "256"), ("B200", "8192", "64"), ("B200", "8192", "256"), ("H200", "8192", "64"),
+    }  # fmt: skip

@@ -266,3 +266,14 @@ def test_a_converted_checkpoint_has_the_shapes_of_its_original(stated: str, spec
 )
 def test_a_build_is_of_the_version_that_it_lies_at(printed: str, version: str) -> None:
     assert version_of("tensorrt-llm", printed) == version
+
+
+def test_experts_that_were_told_not_to_run_as_one_module_do_not() -> None:
+    replicas = row(
+        model="deepseek-ai/DeepSeek-R1", gpu="B200-180GB", weight_dtype="nvfp4", tp="1", ep="8", gpu_count="8"
+    )
+    told = stated_run(replicas | {"system_version": "1.2.0"})
+    assert told.fused_experts is False
+    assert dict(scenario_of(told).constants)["fused_experts_us"] == 0
+    assert settings_of(replicas | {"tp": "8"}).fused_experts is None
+    assert not scenario_of(stated_run(replicas | {"tp": "8", "system_version": "1.2.0"})).constants
