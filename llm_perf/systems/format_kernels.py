@@ -59,10 +59,15 @@ _OF_4BIT: frozenset[Kind] = frozenset({"native 4-bit", BY_8BIT})
 """Kinds that one module (trtllm-gen's kernels) routes, multiplies and adds up, on GPUs whose tensor cores have a memory."""
 
 
+def one_module(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> bool:
+    """Whether experts with products of these kinds have a module of kernels that does all from the router's logits on."""
+    fused = _OF_4BIT | {BLOCK_SCALED} if constants["fused_block_experts"] else _OF_4BIT
+    return tensor_memory and bool(kinds) and kinds <= fused
+
+
 def routing_us(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> float:
     """Microseconds that a module of experts, whose products are of these kinds, takes beside products and rows."""
-    fused = _OF_4BIT | {BLOCK_SCALED} if constants["fused_block_experts"] else _OF_4BIT
-    if constants["fused_experts_us"] > 0 and tensor_memory and kinds and kinds <= fused:
+    if constants["fused_experts_us"] > 0 and one_module(constants, kinds, tensor_memory):
         return constants["fused_experts_us"]
     microseconds = constants["moe_us"]
     microseconds += constants["expert_weight_only_us"] if kinds & WEIGHT_ONLY.keys() else 0.0
