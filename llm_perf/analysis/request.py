@@ -393,13 +393,17 @@ def _with_bandwidth(host: HostConfig, gb_per_s: float | None) -> HostConfig:
 
 
 def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
-    """num_nodes x num_gpus = tp x pp x dp; what is missing is derived, data parallelism first.
+    """num_nodes x num_gpus = tp x pp x dp; what is missing is derived: replicas, or stages of a program that makes these.
 
     Raises:
-        SpecError: the sizes that are given do not multiply to the GPUs.
+        SpecError: the sizes that are given do not multiply to the GPUs, or the system is unknown.
     """
     tp, pp, cp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size, inputs.dp_size
     nodes = inputs.num_nodes or 1
+    if inputs.num_gpus is not None and inputs.pp_size is None and dp is None and tp == cp == 1:
+        # llama.cpp, Accelerate and others divide the layers over all GPUs that they see.
+        family = family_of(resolve_system(inputs.system, DSZeRO(inputs.ds_zero)))
+        pp = nodes * inputs.num_gpus if family.more_gpus == "stages" else pp
     sizes = {"tp_size": tp, "pp_size": pp} | ({"cp_size": cp} if cp > 1 else {})
     dp = replicas(sizes, dp, nodes, inputs.num_gpus) or 1
     total = tp * pp * cp * dp

@@ -190,3 +190,23 @@ def test_cards_that_a_desktop_has_no_places_for_are_in_a_larger_host(gpu: str, g
         assert (scenario.host.name, scenario.num_nodes) == (host, 1)
     with pytest.raises(SpecError, match="desktop-gen4 has places for 2"):
         predict("llama-3.1-8b", "rtx-3090", tp_size=4, num_gpus=4, host="desktop-gen4")
+
+
+@pytest.mark.parametrize(
+    ("system", "more", "stages", "replicas"),
+    [
+        ("llama_cpp", {}, 4, 1),
+        ("ollama", {"tp_size": 1}, 4, 1),
+        ("accelerate", {}, 4, 1),
+        ("exllama", {"batch_size": 4, "dp_size": 4, "quant_bits": 4}, 1, 4),
+        ("llama_cpp", {"pp_size": 2, "batch_size": 2}, 2, 2),
+        ("llama_cpp", {"num_nodes": 2, "num_gpus": 2}, 4, 1),
+        ("vllm", {"batch_size": 4}, 1, 4),
+    ],
+)
+def test_gpus_of_programs_that_divide_layers_over_all_they_see_are_stages(
+    system: str, more: dict[str, Any], stages: int, replicas: int
+) -> None:
+    asked = {"model": "llama-2-13b", "gpu": "rtx-4090", "system": system, "num_gpus": 4} | more
+    found = build_scenario(InferenceInputs(**asked)).parallelism
+    assert (found.pp_size, found.dp_size) == (stages, replicas)
