@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from fit_stacks import PLANS, by_release  # noqa: E402
+from fit_stacks import PLANS, by_release, thinned  # noqa: E402
 
 from calibrate.evidence import hybrid_rows, serving_rows  # noqa: E402
 from calibrate.evidence.published import load_measurements  # noqa: E402
@@ -211,7 +211,9 @@ def counted_by_fits() -> Iterator[tuple[Number, tuple[int, int]]]:
     cases = by_release()
     for release, plan in PLANS.items():
         file, path = own_file(*release.split("@"))
-        counted = [case for case in cases.get(release, []) if plan.fits(case)]
+        counted = thinned(
+            serving_rows.Cases([case for case in cases.get(release, []) if plan.fits(case)])
+        ).cases
         counts = len(counted), len({case.group for case in counted})
         for name, constant in file.constants.items():
             if constant.fitted and name in plan.free:
