@@ -119,6 +119,7 @@ def test_figures_of_stacks_are_those_of_their_page() -> None:
         "vllm@0.15-gddr7",
         "tensorrt_llm@0.9",
         "tensorrt_llm@1.1",
+        "tensorrt_llm@1.2",
         "sglang@0.5",
         "deepspeed_mii@0.15",
     )
