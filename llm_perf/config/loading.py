@@ -403,7 +403,11 @@ def _refuse_odd_count(name: str) -> None:
     plain = name.strip()
     odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
     if odd or plain.count("(") != plain.count(")"):
-        bare = re.sub(r"^[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*", "", plain.lower()).strip("()+- ")
+        bare = (
+            re.sub(r"^(?:[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*)+", "", plain.lower())
+            .lstrip("()+- ")
+            .rstrip("()- ")
+        )
         shown = bare if bare[:1].isalnum() and bare.isprintable() and len(bare) < 60 else "NAME"
         raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 

@@ -215,3 +215,11 @@ def test_own_aliases_hide_nothing_and_are_reached(kind: str, folder: str) -> Non
             assert resolve_name(kind, alias) == stem, alias
             assert normalise(alias) not in stems, alias
             assert spelled.setdefault(normalise(alias), stem) == stem, alias
+
+
+@pytest.mark.parametrize("name", ["9x xeon 8480+", "+2x xeon 8480+", "2x2x xeon 8480+", "(2x xeon 8480+"])
+def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
+    with pytest.raises(SpecError, match=r"give (.+), or 2x \1 to 8x \1 for") as refused:
+        get_host_config_by_name(name)
+    said = str(refused.value).partition(": give ")[2].partition(", or ")[0]
+    assert get_host_config_by_name(said).name == "xeon-platinum-8480-plus"
