@@ -274,7 +274,12 @@ def _quantised_name(name: str) -> ModelConfig | None:
     except SpecError:
         return None
     _, number_format = format_of_repository(name, _publisher(base)) or found
-    experts = base.quantization and base.quantization.with_experts(number_format)
+    released = base.quantization
+    own = name.rpartition("/")[0].lower() in ("", _publisher(base).lower())
+    formats = [rule.format for rule in released.rules] if released is not None and own else []
+    if number_format == "fp8" and formats == ["fp8_block"]:
+        return base.replace(name=name)  # its publisher's 8 bits are the release
+    experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
