@@ -27,6 +27,7 @@ NAMES = {
     "5060 Ti 16GB": "rtx-5060-ti-16gb",
     "RTX 5060 Ti 16 GB": "rtx-5060-ti-16gb",
     "4090 24 GB": "rtx-4090-24gb",
+    "H100 96 GB": "h100-sxm-96gb",
     "4060 ti 16gb": "rtx-4060-ti-16gb",
     "a6000": "rtx-a6000-48gb",
     "a6000-48gb": "rtx-a6000-48gb",
