@@ -96,8 +96,13 @@ class AmbiguousNameError(SpecError):
         super().__init__(kind, name, self.candidates)
 
     def __str__(self) -> str:
-        """Return the one-line message."""
-        return f"{self.kind} {self.name!r} is ambiguous; give one of: {', '.join(self.candidates)}"
+        """Return the one-line message: all candidates, or the first where a line does not hold them."""
+        told, said = ", ".join(self.candidates), f"{self.kind} {self.name!r} is ambiguous; give one of"
+        rest = len(self.candidates) - _SOME
+        if rest <= _SOME or self.kind not in _LISTED:
+            return f"{said}: {told}"
+        some = ", ".join(self.candidates[:_SOME])
+        return f"{said} {len(self.candidates)}: {some} and {rest} more (llm-perf {_LISTED[self.kind]} list shows them)"
 
 
 class DoesNotFitError(LLMPerfError):

@@ -177,7 +177,7 @@ def parsed_contribution(text: str, name: str) -> list[BenchmarkRun]:
         raise SpecError(f"{name}: is larger than {_MOST_BYTES // 1000} kB")
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{name}: is no JSON: {error}") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise SpecError(f"{name}: is no file of contributed runs")

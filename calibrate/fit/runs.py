@@ -120,7 +120,7 @@ def _own_logs(inside: Iterable[Path]) -> set[str]:
     names = set()
     for path in inside:
         if path.suffix == ".json":
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 names.add(Path(json.loads(path.read_text("utf-8"))["log_file"]).name)
     return names
 
@@ -135,12 +135,28 @@ def read_record(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise SpecError(f"{path}: is empty")
     try:
-        record = json.loads(text)
+        record = _parsed(text, str(path))
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: truncated or malformed JSON: {error.msg}") from None
     if not isinstance(record, dict):
         raise SpecError(f"{path}: expected the object of a run, found {type(record).__name__}")
     return record
+
+
+def _parsed(text: str, where: str) -> Any:
+    """The JSON value of a text; what is no JSON is the caller's to say.
+
+    Raises:
+        SpecError: it is JSON that Python does not read.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise SpecError(f"{where}: is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise SpecError(f"{where}: has a value that cannot be: {error}") from None
 
 
 def json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -149,7 +165,7 @@ def json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(files.read_text(path).splitlines(), 1):
         source = f"{path}:{number}"
         try:
-            record = json.loads(line)
+            record = _parsed(line, source)
         except json.JSONDecodeError as error:
             raise SpecError(f"{source}: truncated or malformed JSON: {error.msg}") from None
         record = record.get("result", record) if isinstance(record, dict) else {}

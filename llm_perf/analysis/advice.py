@@ -171,8 +171,14 @@ def _one_gpu(system: System) -> dict[str, Any]:
 
 
 def _more_gpus(inputs: InferenceInputs, field: str, now: int) -> Iterator[Change]:
+    nodes = inputs.num_nodes or 1
+    counted = field == "pp_size" and inputs.num_gpus is not None and now == nodes * inputs.num_gpus
     for size in (2, 4, 8, 16):
         if size > now:
+            if (
+                counted and inputs.pp_size is None and size % nodes == 0
+            ):  # the GPUs were counted, not the stages
+                yield change_of(inputs, num_gpus=size // nodes)
             changes: dict[str, Any] = {field: size, "num_gpus": None}
             if field == "dp_size" and inputs.batch_size % size:
                 changes["batch_size"] = -(-inputs.batch_size // size) * size

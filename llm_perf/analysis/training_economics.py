@@ -45,12 +45,16 @@ def training_cost(result: TrainingResult, price: Price | float) -> TrainingCost:
 
 
 def training_energy(result: TrainingResult) -> TrainingEnergy | None:
-    """Mean board power x time; None where the TDP is not known. Kernels count as busy arithmetic, whatever bounds them."""
+    """Mean board power x time; None where the TDP is not known. Kernels count as busy arithmetic, whatever bounds them.
+
+    A board under a limit of its own draws no more than that.
+    """
     scenario = result.scenario
     if scenario.gpu.tdp_w is None:
         return None
     busy = result.busy_s.get(COMPUTE, 0.0) / result.step_time_s
     power = float(board_power_w(scenario.gpu.tdp_w, load_power_model(), busy, 0.0))
+    power = min(power, scenario.plan.power_limit_w or power)
     whole = power * scenario.num_gpus
     return TrainingEnergy(
         power,

@@ -99,6 +99,14 @@ class Words(click.Command):
         return with_words(super().make_context(info_name, args, parent, **extra))
 
 
+def _words_begun(context: click.Context, argument: click.Parameter, begun: str) -> list[str]:
+    """What TAB offers for the first word."""
+    words = context.command.words if isinstance(context.command, Words) else {}
+    return (
+        [] if context.params.get(argument.name or "") else [word for word in words if word.startswith(begun)]
+    )
+
+
 @click.command("calibrate", cls=Words)
 @click.option("--run", "run_it", is_flag=True, help="Run a real generation under DeepSpeed ZeRO-Inference.")
 @click.option(
@@ -120,7 +128,7 @@ class Words(click.Command):
     "--local_rank", "--local-rank", type=WHOLE, hidden=True, help="Passed by launchers; RANK counts."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object.")
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=_words_begun)
 def calibrate(
     run_it: bool,
     log_to_read: str | None,

@@ -81,6 +81,7 @@ def with_names(command: click.Command) -> click.Command:
 _KINDS: Final = {
     "--model": "model", "--draft-model": "model", "--gpu": "GPU", "--gpus": "GPU", "--host": "host", "--system": "system",
     "--framework": "framework", "--weight-format": "format", "--kv-format": "cache format",
+    "--activation-recomputation": "level",
 }  # fmt: skip
 
 
@@ -111,6 +112,11 @@ def _known(kind: str, begun: str) -> Sequence[str]:
         from llm_perf.config.formats import KV_FORMATS, WEIGHT_FORMATS
 
         return ["auto", *(WEIGHT_FORMATS if kind == "format" else KV_FORMATS)]
+    if kind == "level":
+        from llm_perf.analysis.training_request import SELECTIVE
+        from llm_perf.config.parallelism import ActivationRecomputation
+
+        return [*(level.name.lower() for level in ActivationRecomputation), SELECTIVE]
     if kind == "framework":
         from llm_perf.systems.training.framework import FRAMEWORKS
 

@@ -274,7 +274,12 @@ def _quantised_name(name: str) -> ModelConfig | None:
     except SpecError:
         return None
     _, number_format = format_of_repository(name, _publisher(base)) or found
-    experts = base.quantization and base.quantization.with_experts(number_format)
+    released = base.quantization
+    own = name.rpartition("/")[0].lower() in ("", _publisher(base).lower())
+    formats = [rule.format for rule in released.rules] if released is not None and own else []
+    if number_format == "fp8" and formats == ["fp8_block"]:
+        return base.replace(name=name)  # its publisher's 8 bits are the release
+    experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
@@ -403,7 +408,11 @@ def _refuse_odd_count(name: str) -> None:
     plain = name.strip()
     odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
     if odd or plain.count("(") != plain.count(")"):
-        bare = re.sub(r"^[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*", "", plain.lower()).strip("()+- ")
+        bare = (
+            re.sub(r"^(?:[^a-z]*?[\d.]+\s*[x*\u00d7][\s-]*)+", "", plain.lower())
+            .lstrip("()+- ")
+            .rstrip("()- ")
+        )
         shown = bare if bare[:1].isalnum() and bare.isprintable() and len(bare) < 60 else "NAME"
         raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 

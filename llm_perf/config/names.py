@@ -22,6 +22,7 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 """Words that drivers put before a product's name and people leave out; one is taken away at a time."""
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
+_UNIT_APART = re.compile(r"(?<=\d)-gb(?=-|$)")
 _COUNTED = re.compile(r"^([1-8])-?x-")
 _WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?([gt])i?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
@@ -45,7 +46,7 @@ def product_names(name: str) -> Iterator[str]:
 
     What nvidia-smi, rocm-smi and /proc/cpuinfo put around a product's name goes, one word at a time.
     """
-    whole = normalise(_TRADE_MARK.sub(" ", name)).replace("--", "-")
+    whole = _UNIT_APART.sub("gb", normalise(_TRADE_MARK.sub(" ", name)).replace("--", "-"))
     seen = dict.fromkeys((normalise(name), whole))
     shorter = whole
     while shorter:

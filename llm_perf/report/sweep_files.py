@@ -105,7 +105,7 @@ class Parts:
             return
         try:
             found = json.loads(manifest.read_text("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if found != wanted:
             raise SpecError(

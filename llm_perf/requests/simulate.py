@@ -152,7 +152,8 @@ def _check_ranks(scenario: Scenario, rules: SchedulerRules) -> None:
         return
     if rules.micro_batches is None:
         raise SpecError(
-            f"pp_size {p.pp_size}: how {full_name(scenario)} keeps several stages busy is not known here; possible: 1"
+            f"pp_size {p.pp_size}: how {full_name(scenario)} keeps several stages busy is not known here; possible: 1, "
+            f"or replicas by dp_size {p.pp_size}"
         )
     if scenario.speculation is not None:
         raise SpecError(f"pp_size {p.pp_size} and a draft model are not simulated together: leave one out")

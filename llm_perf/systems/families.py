@@ -446,9 +446,8 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     if not ranges:
         raise SpecError(f"system {family} has no versions to choose from; got {family}@{version}")
     if not _VERSION.fullmatch(version.strip()):
-        raise SpecError(
-            f"system {family}@{version}: {version!r} is no version; there are {', '.join(releases)}"
-        )
+        there = "numbers, such as 1.0" if (None, None) in ranges.values() else ", ".join(releases)
+        raise SpecError(f"system {family}@{version}: {version!r} is no version; there are {there}")
     return nearest(numbers(version), ranges)
 
 

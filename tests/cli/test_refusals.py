@@ -55,6 +55,10 @@ REFUSED = (
         "a whole number of a usual size",
     ),
     ("infer --model qwen3-30b-a3b --gpu rtx-4090 --system llama_cpp --threads 100000", "possible: 1 to "),
+    (
+        "simulate --model qwen3-8b --gpu rtx-5090 --system llama_cpp --num-gpus 4 --rate 1",
+        "or replicas by dp_size 4",
+    ),
 )
 
 

@@ -114,6 +114,8 @@ def test_empty_and_truncated_files(written: Callable[..., Path], record: dict[st
     refused(written(""), "run.json: is empty")
     whole = json.dumps(record, indent=1)
     refused(written(whole[: len(whole) // 2]), "run.json:", "truncated or malformed JSON")
+    refused(written('{"a":' * 60_000 + "1" + "}" * 60_000), "run.json: is nested too deeply")
+    refused(written(f'{{"a": {"1" * 5000}}}'), "run.json: has a value that cannot be")
     refused(written("[1, 2]"), "run.json", "expected the object of a run")
     refused(written({"schema_version": 1}), "run.json", "field run is missing")
     refused([], "nothing to fit")

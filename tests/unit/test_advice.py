@@ -208,3 +208,14 @@ def test_a_change_to_streaming_leaves_the_options_of_stacks_out() -> None:
     assert streamed.inputs["cp_size"] == 1
     assert streamed.inputs["prefix_hit_rate"] == 0
     assert streamed.inputs["prefill_chunk"] is None
+
+
+def test_who_counts_gpus_is_told_their_number_and_who_gives_stages_theirs() -> None:
+    asked = {
+        "model": "llama-3.3-70b",
+        "gpu": "t4",
+        "system": "llama_cpp",
+        "weight_format": "q4_k_m",
+    }
+    assert "--num-gpus 4" in [change.text for change in changes(**asked, num_gpus=2)[1]]
+    assert "--pp-size 4" in [change.text for change in changes(**asked, pp_size=2)[1]]

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from llm_perf.analysis.economics import cost_of, energy_of, gpu_price
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_economics import training_energy
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.cli.main import run
 from llm_perf.config.economics import load_power_model, load_prices
 from llm_perf.config.loading import get_gpu_config_by_name
@@ -120,3 +123,12 @@ def test_a_wrong_list_of_prices_is_one_line(tmp_path, capsys, text, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("limit", [300.0, 350.0, 450.0])
+def test_a_board_in_training_draws_no_more_than_its_limit(limit):
+    inputs = TrainingInputs(
+        model="llama-3.1-8b", gpu="h100-sxm-80gb", num_gpus=8, framework="fsdp", power_limit_w=limit
+    )
+    energy = training_energy(predict_training(build_training_scenario(inputs)))
+    assert 0.2 * limit < energy.power_w <= limit

@@ -125,6 +125,12 @@ def test_ambiguous_name_lists_all_candidates() -> None:
     assert str(error) == "GPU 'v100' is ambiguous; give one of: v100-sxm-16gb, v100-sxm-32gb"
 
 
+def test_an_ambiguous_name_of_very_many_says_the_first_and_where_the_rest_is() -> None:
+    said = str(AmbiguousNameError("host", "xeon", [f"xeon-{number}" for number in range(100, 250)]))
+    assert said.startswith("host 'xeon' is ambiguous; give one of 150: xeon-100, xeon-101, ")
+    assert said.endswith("xeon-113 and 136 more (llm-perf hosts list shows them)")
+
+
 def test_missing_extra_says_how_to_install_it() -> None:
     error = MissingExtraError("plot", "drawing a plot")
     assert str(error) == "drawing a plot needs the extra 'plot': pip install 'llm-perf[plot]'"

@@ -25,6 +25,9 @@ NAMES = {
     "3090": "rtx-3090-24gb",
     "4090": "rtx-4090-24gb",
     "5060 Ti 16GB": "rtx-5060-ti-16gb",
+    "RTX 5060 Ti 16 GB": "rtx-5060-ti-16gb",
+    "4090 24 GB": "rtx-4090-24gb",
+    "H100 96 GB": "h100-sxm-96gb",
     "4060 ti 16gb": "rtx-4060-ti-16gb",
     "a6000": "rtx-a6000-48gb",
     "a6000-48gb": "rtx-a6000-48gb",
@@ -215,3 +218,11 @@ def test_own_aliases_hide_nothing_and_are_reached(kind: str, folder: str) -> Non
             assert resolve_name(kind, alias) == stem, alias
             assert normalise(alias) not in stems, alias
             assert spelled.setdefault(normalise(alias), stem) == stem, alias
+
+
+@pytest.mark.parametrize("name", ["9x xeon 8480+", "+2x xeon 8480+", "2x2x xeon 8480+", "(2x xeon 8480+"])
+def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
+    with pytest.raises(SpecError, match=r"give (.+), or 2x \1 to 8x \1 for") as refused:
+        get_host_config_by_name(name)
+    said = str(refused.value).partition(": give ")[2].partition(", or ")[0]
+    assert get_host_config_by_name(said).name == "xeon-platinum-8480-plus"

@@ -327,6 +327,9 @@ def test_letters_of_exaone_and_heads_of_laguna() -> None:
     ("name", "stored"),
     [
         ("Qwen/Qwen3-8B-FP8", "fp8_block"),
+        ("deepseek-ai/DeepSeek-R1-FP8", "fp8_block"),
+        ("kimi-k2-fp8", "fp8_block"),
+        ("RedHatAI/kimi-k2-fp8", "fp8"),
         ("Qwen/Qwen3-32B-FP8", "fp8_block"),
         ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "int4"),
         ("amd/Llama-3.1-70B-Instruct-FP8-KV", "fp8"),

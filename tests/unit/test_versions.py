@@ -149,6 +149,7 @@ def test_a_year_is_the_version_of_its_end(year: str, release: str) -> None:
         ("vllm@-1", "'-1' is no version"),
         ("vllm@", "names no version after '@'"),
         ("vllm@new", "'new' is no version; there are 0.2, 0.4"),
+        ("lightllm@new", "'new' is no version; there are numbers, such as 1.0"),
         ("resident@2", "system resident has no versions"),
         ("vllm-2023@0.2", "vllm-2023 is the version vllm@0.2 already"),
         ("vlm@0.2", "unknown system 'vlm'; the nearest known: vllm"),

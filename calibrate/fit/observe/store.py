@@ -145,7 +145,7 @@ def spent_s(folder: str | Path) -> float:
 def _session(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.read_text(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
         raise SpecError(f"{path}: is no session of calibrate observe")
