@@ -12,7 +12,7 @@ from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import questions
 from llm_perf.config import files
 from llm_perf.config.base import Spec
-from llm_perf.config.loading import resolve_name
+from llm_perf.config.loading import get_host_config_by_name, resolve_name
 from llm_perf.errors import SpecError, bad_value
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ def _check_bundled(kind: str, name: str) -> None:
         raise SpecError(f"{kind} {name[:80]!r}: a request takes the names of bundled specs, no files")
     if not name.strip():
         raise SpecError(f"{kind} name must be text, got {name!r}")
-    resolve_name(kind, name)
+    if kind == "host":
+        get_host_config_by_name(name)  # with a count of sockets or a memory as well
+    else:
+        resolve_name(kind, name)
 
 
 def _parsed(given: dict[str, str], command: click.Command, known: Sequence[str], kind: type[S]) -> S:

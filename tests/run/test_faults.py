@@ -50,7 +50,7 @@ def test_without_the_packages_one_line_says_what_to_install(monkeypatch, capsys)
 def test_nothing_to_do_is_said(capsys):
     code, line = fails(capsys)
     assert code == 2
-    assert "--run" in line
+    assert "the first word may be run, train, microbench" in line
 
 
 def test_cuda_asked_for_where_there_is_none(monkeypatch, capsys):
