@@ -7,6 +7,7 @@ here, and every number comes from llm_perf.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from calibrate.evidence.errata import as_meant
@@ -67,9 +68,9 @@ def predict_row(row: Mapping[str, str]) -> dict[str, Any]:
         raise Unsupported(str(error)) from error
 
 
-def inference_quantities(row: Mapping[str, str]) -> dict[str, Any]:
-    """Times, rates and memory of an inference row."""
-    run = stated_run(row)
+def inference_quantities(row: Mapping[str, str], run: Run | None = None) -> dict[str, Any]:
+    """Times, rates and memory of an inference row, or of a ``run`` in place of what it states."""
+    run = stated_run(row) if run is None else run
     result = predict_inference(scenario_of(run))
     # A row that says no unit holds what its program printed, and these call 2**30 bytes a GB.
     stated = row.get("mem_unit")
@@ -156,9 +157,12 @@ def request_quantities(row: Mapping[str, str]) -> dict[str, Any]:
 def closed_loop_quantities(row: Mapping[str, str]) -> dict[str, Any]:
     """Those of a closed loop: memory as of its batch, times as of its requests, with the interval of the batch's steps.
 
-    An engine whose scheduler is not known is answered by the batch alone.
+    An engine whose scheduler is not known is answered by the batch alone. The batch is that of the fullest replica on each,
+    where they do not share the requests evenly.
     """
-    batch = inference_quantities(row)
+    run = stated_run(row)
+    replicas = max(run.num_gpus // (run.tp * run.pp), 1)
+    batch = inference_quantities(row, replace(run, batch_size=-(-run.batch_size // replicas) * replicas))
     try:
         found = request_quantities(row)
     except LLMPerfError:

@@ -346,6 +346,15 @@ def test_a_closed_loop_is_answered_by_its_requests():
     assert low < found["tpot_s"] < high
 
 
+def test_requests_that_replicas_do_not_share_evenly_take_the_memory_of_the_fullest():
+    """Experts over two ranks of which each has attention: two replicas of it, and five requests in flight."""
+    notes = {"notes_for_prediction": f"{LOOP['notes_for_prediction']}; moe_tp=1 moe_ep=2"}
+    asked = LOOP | notes | {"model": "Qwen/Qwen3-30B-A3B"}
+    four, five, six = (adapter.predict_row(asked | {"batch_size": count}) for count in ("4", "5", "6"))
+    assert four["peak_gpu_mem_GB"] <= five["peak_gpu_mem_GB"] == six["peak_gpu_mem_GB"]
+    assert 0 < five["throughput_tok_s"] < six["throughput_tok_s"]
+
+
 def test_an_open_loop_is_answered_by_its_requests():
     asked = LOOP | {
         "batch_size": "",
