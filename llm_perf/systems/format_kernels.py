@@ -56,7 +56,8 @@ _GROUPED: Mapping[Kind, str] = {
 """Constants of kernels that are grouped over experts: shares of the data sheet's peak; 0 is as plain products."""
 
 _OF_4BIT: frozenset[Kind] = frozenset({"native 4-bit", BY_8BIT})
-"""Kinds that one module (trtllm-gen's kernels) routes, multiplies and adds up, on GPUs whose tensor cores have a memory."""
+"""Kinds of experts in 4 bits: one module (trtllm-gen's kernels) does all of them where tensor cores have a memory,
+elsewhere CUTLASS's take ``expert_4bit_us``."""
 
 
 def one_module(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> bool:

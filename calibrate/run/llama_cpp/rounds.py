@@ -24,7 +24,6 @@ from llm_perf.config.model import ModelConfig
 REPETITIONS = 3
 """Timed repetitions of each test in each round; the first finds nothing warm, and counts like any that was disturbed."""
 
-
 MET_AGAIN = 0.1
 """How near to the fastest round another one has to be for it to be no accident."""
 

@@ -58,6 +58,7 @@ _FUSED_VECTORS = {
 
 _INNER_VECTORS = {"forward": "inner_vectors_forward", "backward": "inner_vectors_backward"}
 _BIASED_VECTORS = {"forward": "biased_expert_vectors_forward", "backward": "biased_expert_vectors_backward"}
+"""Constants of what kernels move beyond one fused function, by the way through the layers; of experts that have biases."""
 
 
 @dataclass(frozen=True, slots=True)
