@@ -59,17 +59,21 @@ class UnknownNameError(SpecError, KeyError):
         kind: What was looked for, in the singular: ``"model"``, ``"GPU"``.
         name: The name that was given.
         known: All names that exist; at most five of the nearest are suggested.
+        instead: What the name is and where it goes, if something of another kind has it; no name is suggested then.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], instead: str | None = None) -> None:
         self.kind = kind
         self.name = name
         self.known = tuple(known)
-        self.suggestions = _nearest(name, self.known)
-        super().__init__(kind, name, self.known)
+        self.instead = instead
+        self.suggestions = () if instead else _nearest(name, self.known)
+        super().__init__(kind, name, self.known, instead)
 
     def __str__(self) -> str:
         """Return the one-line message."""
+        if self.instead:
+            return f"unknown {self.kind} {self.name!r}: {self.instead}"
         if self.suggestions:
             return f"unknown {self.kind} {self.name!r}; the nearest known: {', '.join(self.suggestions)}"
         if not self.known:

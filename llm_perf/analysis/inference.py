@@ -15,6 +15,7 @@ from llm_perf.analysis.hybrid_intervals import shared_processor_note
 from llm_perf.analysis.intervals import inference_interval
 from llm_perf.analysis.measures import Measures
 from llm_perf.analysis.result import Found, Result
+from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.config.gpu import format_bits
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number
@@ -92,6 +93,13 @@ class InferenceResult(Result):
             steps = 0.0 if decode_s is None or not self.tpot_s else decode_s / self.tpot_s
             interval = interval.above(floor[0], steps * floor[1])
         return interval, missing
+
+    @property
+    def memory_interval_bytes(self) -> tuple[float, float] | None:
+        """Of programs that allocate as they go: as wide as that of PyTorch programs that train, whose peaks are published."""
+        if not system_of(self.scenario).family.allocates_as_it_goes:
+            return None
+        return memory_interval(float(self.memory.gpu.total_bytes))
 
     @property
     def measures(self) -> Measures:

@@ -66,6 +66,17 @@ class Result(ABC):
         return float(self.memory.gpu.allocator_bytes)
 
     @property
+    def memory_interval_bytes(self) -> tuple[float, float] | None:
+        """Where a GPU's peak lies in nine of ten runs; None where it is set aside at the start, and so known."""
+        return None
+
+    @property
+    def may_not_fit(self) -> bool:
+        """Whether it fits as counted, but the upper end of the peak's interval does not."""
+        ends = self.memory_interval_bytes
+        return self.feasible and ends is not None and bool(ends[1] > self.memory.gpu.capacity_bytes)
+
+    @property
     def interval(self) -> PredictionInterval | None:
         """Where a measurement is to be expected; None where nothing is known of that, and `no_interval` says why."""
         return self._found[0]

@@ -52,16 +52,36 @@ def _training_question() -> type[Spec]:
 @click.option("--train", "training", is_flag=True, help="Plan a training run: --tokens before --deadline.")
 @click.option("--tokens", help="With --train: tokens of the whole run, such as 100e9.")
 @click.option("--deadline", help="With --train: 30d, 12h, 2w or 90m.")
-@click.option("--framework", help="With --train: megatron, fsdp, deepspeed, …  [default: megatron]")
+@click.option("--framework", help="With --train: megatron, fsdp, hf_trainer, unsloth, …  [default: megatron]")
 @click.option("--seq-len", type=WHOLE, help="With --train: tokens per sequence.")
 @click.option(
-    "--global-batch-size", type=WHOLE, help="With --train: sequences per step.  [default: 4 Mi tokens]"
+    "--global-batch-size",
+    type=WHOLE,
+    help="With --train: sequences per step.  [default: 4 Mi tokens; 64 sequences with --lora-rank]",
 )
 @click.option(
     "--precision",
     help="With --train: bf16, fp8, mxfp8, …  [default: bf16]",
     shell_complete=words_of("precision", _training_question),
 )
+@click.option("--lora-rank", type=WHOLE, help="With --train: train adapters of this rank.  [default: 0, off]")
+@click.option(
+    "--lora-targets",
+    help="With --train: all, attention, qkv, qv or none.  [default: all, or the framework's]",
+    shell_complete=words_of("lora_targets", _training_question),
+)
+@click.option(
+    "--adapter",
+    help="With --train: lora or dora.  [default: lora]",
+    shell_complete=words_of("adapter", _training_question),
+)
+@click.option("--base-weight-bits", type=WHOLE, help="With --train: bits of frozen weights (QLoRA: 4).")
+@click.option(
+    "--base-double-quant/--no-base-double-quant",
+    default=None,
+    help="With --train: scales of frozen weights are quantised too.",
+)
+@click.option("--optimizer", help="With --train: adamw, adam8bit, lion, …  [default: adamw]")
 @click.option("--rate", type=float, help="Requests per second that are to be served.")
 @click.option("--requests", help="CSV or JSONL of requests that are to be served (see llm-perf simulate).")
 @click.option("--concurrency", type=WHOLE, help="Requests that are to be in flight.")
@@ -114,7 +134,8 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
     With --host the question is which card to add to that machine, whose CPU computes what the card does not hold (--system
     auto, llama_cpp or ktransformers): each card with its best division, one sequence at a time.
 
-    With --train the cheapest machines for so many --tokens before a --deadline are found, with the model's division.
+    With --train the cheapest machines for so many --tokens before a --deadline are found, with the model's division: of whole
+    weights, or of adapters with --lora-rank (QLoRA: --base-weight-bits 4).
 
     Exits with 0, with 2 for bad input, with 3 where nothing meets the targets.
     """
@@ -187,7 +208,10 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
     return 0 if answer.best else EXIT_NOTHING_MEETS
 
 
-_TRAINING = ("tokens", "deadline", "framework", "seq_len", "global_batch_size", "precision")
+_TRAINING = (
+    "tokens", "deadline", "framework", "seq_len", "global_batch_size", "precision", "lora_rank", "lora_targets", "adapter",
+    "base_weight_bits", "base_double_quant", "optimizer",
+)  # fmt: skip
 _OF_BOTH = ("model", "gpus", "max_gpus", "prices", "allow_long_context")
 
 

@@ -37,6 +37,7 @@ def result_object(
         "constants_inherited": 0 if result.inherits is None else result.inherits[0],
         "weight_format": _weight_format(result),
         "feasible": result.feasible,
+        "may_not_fit": result.may_not_fit,
         "reason": result.reason,
         "suggestions": [
             {"change": change.text, "inputs": change.inputs, "tokens_per_s": change.tokens_per_s}

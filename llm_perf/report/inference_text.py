@@ -17,6 +17,7 @@ from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
 from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.thresholds import thresholds_of
+from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
 from llm_perf.config.scenario import Scenario
 from llm_perf.report.answer import (
@@ -81,7 +82,9 @@ def _sure(result: InferenceResult) -> Sequence[str]:
 def memory_pieces(result: InferenceResult) -> list[str]:
     """What is taken of each memory, the GPU's first."""
     memory = result.memory
-    pieces = [used_of(memory)]
+    pieces = [used_of(memory, "likely" if result.may_not_fit else "yes")]
+    if result.may_not_fit and result.memory_interval_bytes is not None:
+        pieces.append(f"the {LEVEL:.0%} interval reaches {gib(result.memory_interval_bytes[1])}")
     batch = result.scenario.workload.batch_size
     if float(memory.gpu.waiting_bytes) > 0 and result.max_batch_size < batch:
         pieces.append(f"{count(result.max_batch_size)} of {count(batch)} sequences at once")
@@ -436,7 +439,13 @@ def _fits(result: InferenceResult) -> Text:
     batch, most = result.scenario.workload.batch_size, result.max_batch_size
     waits = float(result.memory.gpu.waiting_bytes) > 0 and most < batch
     beside = f"; {count(most)} of the {count(batch)} sequences at once, the others wait" if waits else ""
-    return fits_text(result.memory, beside)
+    text = fits_text(result.memory, beside)
+    if result.may_not_fit and result.memory_interval_bytes is not None:
+        low, high = result.memory_interval_bytes
+        text.append(
+            f"\n{LEVEL:.0%} interval of the GPU's peak {gib(low)} to {gib(high)}: it may not fit.", "yellow"
+        )
+    return text
 
 
 def _does_not_fit(result: InferenceResult, changes: tuple[Change, ...]) -> Text:
@@ -504,7 +513,7 @@ def comparison_report(
             "total": _brief(result.total_latency_s),
             "90%": factor_text(result.interval),
             "token/s": rate(result.total_throughput_tokens_per_s).removesuffix(" token/s"),
-            "fits": "yes" if result.feasible else "no",
+            "fits": "likely" if result.may_not_fit else "yes" if result.feasible else "no",
         }
         for result in results
     ]
@@ -522,7 +531,8 @@ def comparison_answer(
         None if price is None else cost_of(result, price).per_million_tokens
         for result, price in zip(results, prices, strict=False)
     ]
-    return several_answer(results, inference_answer(quickest_of(results), changes, gains), costs)
+    tight = [result.scenario.gpu.name for result in results if result.may_not_fit]
+    return several_answer(results, inference_answer(quickest_of(results), changes, gains), costs, tight)
 
 
 def factor_text(interval: PredictionInterval | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import in_lines
-from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer
+from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer, TrainingPlanQuestion
 
 _DAY_S = 86400
 _WIDTH = 80
@@ -20,10 +20,11 @@ def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
     """The table, and what was left out."""
     question = answer.question
     lines = [*_answer(answer).text.plain.splitlines(), ""]
-    lines += [
+    heading = (
         f"{question.model}: {question.tokens:.4g} tokens within {question.deadline / _DAY_S:.4g} days, "
-        f"{question.framework}, cheapest first"
-    ]
+        f"{question.framework}{_adapters(question)}, cheapest first"
+    )
+    lines += textwrap.wrap(heading, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     shown = answer.best or ((answer.nearest,) if answer.nearest else ())
     if not answer.best:
         lines.append(
@@ -40,6 +41,16 @@ def training_plan_lines(answer: TrainingPlanAnswer) -> list[str]:
     if answer.unpriced:
         lines.append(f"no price is known of {len(answer.unpriced)} GPU types, which were left out")
     return lines
+
+
+def _adapters(question: TrainingPlanQuestion) -> str:
+    """Which adapters are trained, over weights of how many bits."""
+    if not question.lora_rank:
+        return ""
+    kind = "DoRA" if question.adapter == "dora" else "LoRA"
+    narrow = question.base_weight_bits is not None and question.base_weight_bits < 16
+    over = f" over {question.base_weight_bits} bits" if narrow else ""
+    return f" {kind} rank {question.lora_rank}{over}"
 
 
 def _answer(answer: TrainingPlanAnswer) -> Answer:
@@ -125,9 +136,19 @@ def _row(one: TrainingCandidate) -> list[str]:
 def _flags(one: TrainingCandidate) -> list[str]:
     """What to type for the candidate's own page."""
     given = one.inputs.model_dump(exclude_none=True, exclude_defaults=True)
-    names = ("model", "gpu", "framework", "seq_len", "precision", "num_nodes", "num_gpus", "tp_size", "pp_size", "ep_size",
-             "ds_zero", "activation_recomputation", "micro_batch_size", "global_batch_size", "total_num_tokens")  # fmt: skip
-    return [f"--{name.replace('_', '-')} {given[name]}" for name in names if name in given]
+    names = ("model", "gpu", "framework", "seq_len", "precision", "lora_rank", "lora_targets", "adapter", "base_weight_bits",
+             "base_double_quant", "optimizer", "num_nodes", "num_gpus", "tp_size", "pp_size", "ep_size", "ds_zero",
+             "activation_recomputation", "micro_batch_size", "global_batch_size", "total_num_tokens",
+             "allow_long_context")  # fmt: skip
+    return [_flag(name, given[name]) for name in names if name in given]
+
+
+def _flag(name: str, value: Any) -> str:
+    """One flag as it is typed: a switch has no value."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def training_plan_object(answer: TrainingPlanAnswer) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def training_object(
         "schema_version": SCHEMA_VERSION,
         "inputs": inputs,
         "feasible": result.feasible,
+        "may_not_fit": result.may_not_fit,
         "reason": result.reason,
         "suggestions": [{"change": change.text, "inputs": change.inputs} for change in changes],
         "framework": result.scenario.framework,

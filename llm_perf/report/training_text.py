@@ -91,7 +91,7 @@ def verdict(result: TrainingResult) -> str:
     """Whether it fits: yes, no, or likely where the interval of the peak reaches past what is usable."""
     if not result.feasible:
         return "no"
-    return "likely" if result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes else "yes"
+    return "likely" if result.may_not_fit else "yes"
 
 
 def training_answer(
@@ -199,8 +199,7 @@ def _phases(result: TrainingResult) -> Text:
     text.append(
         f"\nfullest: {binding.phase}{where}; {LEVEL:.0%} interval of the peak {gib(low)} to {gib(high)}"
     )
-    capacity = result.memory.gpu.capacity_bytes
-    if result.feasible and high > capacity:
+    if result.may_not_fit:
         text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")
     return text
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -25,7 +25,7 @@ from llm_perf.config.gpu import format_bits
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names, usual_host
 from llm_perf.config.parallelism import ParallelismConfig, fewest_nodes
-from llm_perf.config.training import Precision, TrainingScenario, matrix_format
+from llm_perf.config.training import LoraTargets, Precision, TrainingScenario, matrix_format
 from llm_perf.counts.flops import training_flops
 from llm_perf.errors import LLMPerfError, SpecError
 from llm_perf.systems.training.base import TrainingLoad
@@ -36,6 +36,14 @@ _UNITS_S: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _HOUR_S: Final = 3600.0
 _USUAL_STEP_TOKENS: Final = 4 * 2**20
 """Tokens of an optimizer step where nobody says how many: what models of some billions of parameters are trained with."""
+_USUAL_TUNED_SEQUENCES: Final = 64
+"""Sequences of an optimizer step where adapters are trained and nobody says how many: those of QLoRA's runs of 33 and 65
+billion parameters (arXiv 2305.14314, table 9; 16 for smaller models)."""
+_AS_TRAIN_TAKES_THEM: Final = (
+    "model", "framework", "seq_len", "precision", "lora_rank", "lora_targets", "adapter", "base_weight_bits",
+    "base_double_quant", "optimizer", "allow_long_context",
+)  # fmt: skip
+"""Fields of a question that are inputs of ``llm-perf train`` as they are."""
 _MICRO_BATCHES: Final = (1, 2, 4, 8, 16)
 _LARGEST_TP, _LARGEST_PP, _LARGEST_EP = 8, 16, 64
 
@@ -69,7 +77,8 @@ class TrainingPlanQuestion(Spec):
         deadline: seconds; written as 30d, 12h, 2w or 90m.
         gpus: types to choose from; all that ship and have a price if empty.
         max_gpus: of the whole job.
-        global_batch_size: sequences per optimizer step; None is 4 Mi tokens' worth.
+        global_batch_size: sequences per optimizer step; None is 4 Mi tokens' worth, 64 sequences for adapters.
+        lora_rank, lora_targets, adapter, base_weight_bits, base_double_quant, optimizer: as `llm-perf train` takes them.
         prices: a list of prices of one's own.
     """
 
@@ -85,6 +94,12 @@ class TrainingPlanQuestion(Spec):
     seq_len: PositiveInt | None = None
     global_batch_size: PositiveInt | None = None
     precision: Precision | None = None
+    lora_rank: Annotated[int, Field(strict=True, ge=0, le=10**6)] = 0
+    lora_targets: LoraTargets | None = None
+    adapter: Literal["lora", "dora"] | None = None
+    base_weight_bits: Literal[4, 8, 16] | None = None
+    base_double_quant: Annotated[bool, Field(strict=True)] | None = None
+    optimizer: Annotated[str, Field(min_length=1)] | None = None
     prices: Annotated[str, Field(min_length=1)] | None = None
     allow_long_context: Annotated[bool, Field(strict=True)] = False
 
@@ -176,7 +191,7 @@ def _with_interval(one: TrainingCandidate) -> TrainingCandidate:
     return replace(
         one,
         run_interval_s=None if low is None or high is None else (low * scale, high * scale),
-        may_not_fit=result.memory_interval_bytes[1] > result.memory.gpu.capacity_bytes,
+        may_not_fit=result.may_not_fit,
     )
 
 
@@ -185,11 +200,9 @@ class _GPUType:
 
     def __init__(self, question: TrainingPlanQuestion, gpu: str, price: float) -> None:
         self.question, self.gpu, self.price = question, gpu, price
-        fields: dict[str, Any] = {
-            "model": question.model, "gpu": gpu, "framework": question.framework, "seq_len": question.seq_len,
-            "precision": question.precision, "allow_long_context": question.allow_long_context,
-        }  # fmt: skip
-        self.asked = TrainingInputs(**{name: value for name, value in fields.items() if value is not None})
+        fields = {name: getattr(question, name) for name in _AS_TRAIN_TAKES_THEM}
+        given = {name: value for name, value in fields.items() if value is not None}
+        self.asked = TrainingInputs(gpu=gpu, **given)
         self.base = build_training_scenario(self.asked)
         self.seq_len = self.base.plan.seq_len
         self.evaluated = 0
@@ -199,13 +212,16 @@ class _GPUType:
         """Sequences of one optimizer step."""
         if self.question.global_batch_size is not None:
             return self.question.global_batch_size
+        if self.question.lora_rank:
+            return _USUAL_TUNED_SEQUENCES
         return int(max(_USUAL_STEP_TOKENS // self.seq_len, 1))
 
     @cached_property
     def flops(self) -> float:
         """Of the whole run, nothing recomputed."""
         steps = self.question.tokens / self.seq_len
-        return steps * float(training_flops(self.base.model, 1, self.seq_len))
+        frozen = self.question.lora_rank > 0
+        return steps * float(training_flops(self.base.model, 1, self.seq_len, frozen))
 
     def search(self) -> tuple[TrainingCandidate | None, TrainingCandidate | None]:
         """(the cheapest that meets the deadline, the fastest of what does not)."""
@@ -283,12 +299,16 @@ class _GPUType:
     def _variants(
         self, parallelism: ParallelismConfig, host: HostConfig, nodes: int
     ) -> Iterator[TrainingScenario]:
-        """The division with the optimizer's state shared, or all of it; without recomputation, or with all of it."""
+        """The division with the optimizer's state shared, or all of it; without recomputation, or with all of it.
+
+        Adapters have hardly a state to share: replicas of the whole model stand for the first of these.
+        """
         try:
             get_framework(self.base.framework).check_divisions(parallelism)
         except SpecError:
             return
-        stages = (1,) if parallelism.pp_size > 1 else (1, 3)
+        shared = 0 if self.question.lora_rank else 1
+        stages = (shared,) if parallelism.pp_size > 1 else (shared, 3)
         if parallelism.dp_size == 1:
             stages = (0,)
         for stage in get_framework(self.base.framework).stages_among(stages):

@@ -114,6 +114,8 @@ class Family(Spec):
             plan counts in batches.
         memory_figure: What its memory figures are, as it or its benchmarks print them: the peak of one GPU's allocator, the
             sum of these over the GPUs of its process, or what a device holds, the cache that an engine sets aside included.
+        allocates_as_it_goes: Whether it takes memory tensor by tensor, as PyTorch programs do, instead of setting it aside
+            when it starts: its peak is then known as far as such peaks are.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
@@ -143,6 +145,7 @@ class Family(Spec):
     ds_zero: PositiveInt | None = None
     batch_per_client: bool = False
     memory_figure: Literal["allocator", "allocators", "device"] = "allocator"
+    allocates_as_it_goes: bool = False
     beyond_host_memory: tuple[float, float, float] | None = None
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import cast
 import llm_perf.systems as package
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
-from llm_perf.errors import SpecError
+from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.base import SERVING_OPTIONS, System
 from llm_perf.systems.families import (
     ANY_DEVICE,
@@ -41,8 +41,30 @@ def get_system(name: str, device: Device = ANY_DEVICE) -> System:
     Raises:
         SpecError: unknown; the nearest names are listed.
     """
-    family, version = find(name)
+    family, version = _found(name)
     return _built(family, release_of(family, version, device)[0])
+
+
+def _found(name: str) -> tuple[str, str | None]:
+    """As `families.find`; of a training framework it is said that it trains.
+
+    Raises:
+        SpecError: unknown.
+    """
+    try:
+        return find(name)
+    except UnknownNameError as error:
+        from llm_perf.systems.training.framework import get_framework  # no prediction of a system needs them
+
+        try:
+            trains = get_framework(name.partition("@")[0]).name
+        except SpecError:
+            raise error from None
+        instead = (
+            f"{trains} is a framework that trains (llm-perf train --framework {trains}); to generate with what it trained, "
+            "give a serving stack such as vllm (llm-perf systems list)"
+        )
+        raise UnknownNameError("system", name, error.known, instead) from None
 
 
 @cache
@@ -78,7 +100,7 @@ def family_of(name: str) -> Family:
     Raises:
         SpecError: unknown.
     """
-    return declaration(find(name)[0])
+    return declaration(_found(name)[0])
 
 
 @cache
@@ -178,7 +200,7 @@ def asked_version(system: str | None) -> str | None:
     Raises:
         SpecError: unknown.
     """
-    return None if system is None else find(system)[1]
+    return None if system is None else _found(system)[1]
 
 
 def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
@@ -187,7 +209,7 @@ def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
     Raises:
         SpecError: unknown.
     """
-    family, asked = find(name)
+    family, asked = _found(name)
     release, ships = release_of(family, asked, device)
     file = get_system(f"{family}@{release}").file
     if device and file.only_on and not set(file.only_on) & set(device):

@@ -163,3 +163,92 @@ def test_a_gpu_without_the_format_says_in_which_it_computes(llm_perf):
     narrow = llm_perf("plan", "--train", *asked, "--precision", "fp8").out
     assert "has no fp8 products, so they run wider: T4-16GB (fp16)" in " ".join(narrow.split())
     assert "run wider" not in llm_perf("plan", "--train", *asked, "--precision", "fp16").out
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+QLORA = (
+    "plan", "--train", "--model", "llama-3-70b", "--tokens", "100e6", "--deadline", "1d", "--framework", "hf_trainer",
+    "--seq-len", "2048", "--gpus", "h100-sxm-80gb,a100-sxm-80gb,l40s", "--max-gpus", "8", "--lora-rank", "16",
+)  # fmt: skip
+
+
+def test_the_cheapest_machine_for_adapters_over_4_bits(llm_perf):
+    found = llm_perf(*QLORA, "--base-weight-bits", "4")
+    assert found.code == 0, found.out
+    assert "hf_trainer LoRA rank 16 over 4 bits, cheapest first" in " ".join(found.out.split())
+    again = found.out.split("the first one again:\n")[1].split("\n")
+    typed = " ".join(
+        line.strip(" \\")
+        for line in again[: next(n for n, s in enumerate(again) if not s.endswith("\\")) + 1]
+    )
+    assert "--lora-rank 16" in typed
+    assert "--base-weight-bits 4" in typed
+    assert llm_perf(*typed.split()[1:]).code == 0
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+
+
+def test_adapters_are_what_train_says_of_their_inputs(llm_perf):
+    answer = json.loads(llm_perf(*QLORA, "--base-weight-bits", "4", "--json").out)
+    for one in answer["best"]:
+        result = predict_training(build_training_scenario(TrainingInputs(**one["inputs"])))
+        assert result.feasible
+        assert result.run.time_s == pytest.approx(one["run_s"], rel=1e-9)
+        assert result.mfu == pytest.approx(one["mfu"], rel=1e-9)
+        assert one["inputs"]["global_batch_size"] == 64
+
+
+def adapters(**changes) -> TrainingPlanQuestion:
+    fields = {
+        "model": "llama-3-70b", "tokens": "100e6", "deadline": "52w", "framework": "hf_trainer", "seq_len": 2048,
+        "gpus": ("h100-sxm-80gb",), "max_gpus": 8, "lora_rank": 16,
+    }  # fmt: skip
+    return TrainingPlanQuestion(**fields | changes)
+
+
+def test_four_bits_fit_one_gpu_where_sixteen_do_not():
+    """70 billion parameters: 35 GB or 140 GB on a card of 80."""
+    assert plan_training(adapters(base_weight_bits=4, max_gpus=1)).best
+    wide = plan_training(adapters(max_gpus=1))
+    assert (wide.best, wide.nearest) == ((), None)
+
+
+def test_adapters_need_no_more_gpus_than_weights():
+    """16 bytes of state per parameter are gone, and so is a third of the products."""
+    whole = plan_training(question(tokens="100e6", deadline="52w", global_batch_size=64)).best[0]
+    adapted = plan_training(question(tokens="100e6", deadline="52w", lora_rank=16)).best[0]
+    assert adapted.inputs.global_batch_size == whole.inputs.global_batch_size
+    assert adapted.cost < whole.cost
+
+
+def test_replicas_of_a_framework_without_sharding_hold_all_of_it():
+    """Unsloth's GPUs are replicas: 70 billion parameters in 4 bits fit one of 80 GB, and nothing is shared."""
+    found = plan_training(adapters(framework="unsloth", base_weight_bits=4)).best[0]
+    assert found.inputs.ds_zero == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--base-weight-bits", "4"), "base_weight_bits is for frozen weights: give --lora-rank too"),
+        (("--adapter", "dora"), "adapter and lora_ends are for adapters: give --lora-rank too"),
+        (("--lora-rank", "16", "--base-weight-bits", "3"), "base_weight_bits"),
+        (("--lora-rank", "16", "--lora-targets", "some"), "lora_targets"),
+        (
+            ("--framework", "hf_gptq"),
+            "framework hf_gptq trains adapters over frozen weights of 4 bits: give --lora-rank",
+        ),
+        (("--framework", "vllm"), "vllm is a system that generates (llm-perf infer --system vllm)"),
+    ],
+)
+def test_what_goes_with_adapters_alone_is_one_line(llm_perf, flags, said):
+    asked = ("--model", "llama-3-8b", "--tokens", "1e9", "--deadline", "30d", "--gpus", "h100-sxm-80gb")
+    found = llm_perf("plan", "--train", *asked, *flags)
+    assert (found.code, found.out) == (2, "")
+    assert found.err.count("\n") == 1
+    assert said in found.err
+
+
+def test_flags_of_adapters_need_train(llm_perf):
+    found = llm_perf("plan", "--model", "llama-3-8b", "--lora-rank", "16")
+    assert (found.code, found.err) == (2, "llm-perf: --lora-rank is of a training run: give --train\n")

@@ -121,3 +121,39 @@ def test_the_factor_is_that_of_the_refits_table(llm_perf: Any) -> None:
     assert shown["rows"] == int(line["rows"])
     assert shown["gm"] == pytest.approx(float(line["shipped"]), abs=2e-4)
     assert shown["left_out"]["model"] == pytest.approx(float(line["left_out"]), abs=2e-4)
+
+
+ASKED = ("--model", "llama-3-8b", "--gpu", "h100-sxm-80gb")
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if name != "deepspeed"])
+def test_a_framework_is_said_to_train_where_a_system_is_asked(llm_perf: Any, name: str) -> None:
+    """DeepSpeed generates too, in two systems, which are said."""
+    outcome = llm_perf("infer", *ASKED, "--system", name)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"llm-perf: unknown system '{name}': {name} is a framework that trains")
+    assert f"llm-perf train --framework {name}" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["infer", "sweep", "plan", "simulate", "scaling", "policy"])
+def test_every_command_says_so(llm_perf: Any, command: str) -> None:
+    gpu = ("--gpus", "h100*") if command == "plan" else ("--gpu", "h100-sxm-80gb")
+    more = ("--rate", "1") if command == "simulate" else ()
+    outcome = llm_perf(command, "--model", "llama-3-8b", *gpu, *more, "--system", "nemo-automodel@25.11")
+    assert outcome.code == 2
+    assert "automodel is a framework that trains" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("vllm", "vllm"), ("trt-llm", "tensorrt_llm"), ("llama.cpp", "llama_cpp")]
+)
+def test_a_system_is_said_to_generate_where_a_framework_is_asked(
+    llm_perf: Any, name: str, family: str
+) -> None:
+    outcome = llm_perf("train", *ASKED, "--framework", name)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"unknown framework '{name}': {family} is a system that generates" in outcome.err
+    assert f"llm-perf infer --system {family}" in outcome.err
+    assert len(outcome.err.splitlines()) == 1

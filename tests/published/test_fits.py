@@ -10,22 +10,36 @@ from calibrate.evidence.training_questions import load_training_questions
 from calibrate.evidence.tuning_rows import load_table
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.result import Result
 from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.tuning_intervals import memory_interval
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
+from llm_perf.systems.base import MemoryUse, System
 
 RAN = ("ok", "doubtful", "doubtful-e2e")
 LEAST_SHARE = 0.97
 
-UNEXPLAINED = {
-    22: "DeepSpeed's ZeRO-3 of OPT-175B with 1,024 tokens on a T4: 12.0 of 14.7 GiB are counted, its cache twice",
-    261: "Accelerate, BLOOM in 8 bits on four GPUs, batch 32: 75.4 of 79.2 GiB are counted, the whole cache twice",
-}
-"""Runs out of memory that are said to fit, with what is known of them; a new one fails the test, and so does one fewer."""
+MOST_WARNED = 0.01
+"""Share of what ran of which it may be said that it may not fit."""
+NEARLY_FULL = {22, 261}
+"""Runs out of memory of which no more is said than that they may not fit; a new one fails the test, and so does one fewer."""
+
+
+def warned(system: System, memory: MemoryUse) -> bool:
+    """Whether it is said of what fits that it may not."""
+    reaches = memory_interval(float(memory.gpu.total_bytes))[1]
+    return system.family.allocates_as_it_goes and reaches > memory.gpu.capacity_bytes
+
+
+def verdict_of(result: Result) -> str:
+    """What the first line of a report says of it."""
+    return "no" if not result.feasible else "likely" if result.may_not_fit else "yes"
 
 
 @cache
-def whether_it_fits() -> dict[int, tuple[Measurement, bool]]:
+def whether_it_fits() -> dict[int, tuple[Measurement, str]]:
+    """Of each run: no, likely or yes, as the first line of a report has it."""
     found = {}
     for measurement in load_measurements():
         try:
@@ -34,13 +48,16 @@ def whether_it_fits() -> dict[int, tuple[Measurement, bool]]:
             continue
         system, load = system_of(scenario), Load.of(scenario.workload)
         memory = system.memory(scenario, load, system.place(scenario, load))
-        found[measurement.row_id] = (measurement, bool(memory.fits))
+        fits = "no" if not memory.fits else "likely" if warned(system, memory) else "yes"
+        found[measurement.row_id] = (measurement, fits)
     return found
 
 
 def test_nothing_that_ran_out_of_memory_fits():
-    said = {row for row, (run, fits) in whether_it_fits().items() if run.status not in RAN and fits}
-    assert said == set(UNEXPLAINED)
+    said = {row: fits for row, (run, fits) in whether_it_fits().items() if run.status not in RAN}
+    assert "yes" not in said.values()
+    # DeepSpeed's ZeRO-3 of OPT-175B with 1,024 tokens on a T4, BLOOM in 8 bits on four GPUs: 5 and 10 % are left.
+    assert {row for row, fits in said.items() if fits == "likely"} == NEARLY_FULL
     assert sum(run.status not in RAN for run, _ in whether_it_fits().values()) >= 10
 
 
@@ -75,27 +92,28 @@ SAID = {
 """What ran out of memory: inputs of ``llm-perf infer``, and the host's memory in GiB where the source states it."""
 
 
-def whether_said_to_fit(asked: dict[str, Any], host_gib: float | None) -> bool:
+def whether_said_to_fit(asked: dict[str, Any], host_gib: float | None) -> str:
     scenario = build_scenario(InferenceInputs(**asked))
     if host_gib is not None:
         host = scenario.host.replace(memory_gib=host_gib, usable_memory_gib=host_gib)
         scenario = scenario.replace(host=host)
-    return predict_inference(scenario).feasible
+    return verdict_of(predict_inference(scenario))
 
 
 def test_nothing_in_any_table_or_question_that_ran_out_of_memory_is_said_to_fit():
-    """All open rows and questions that say so, counted: two of 34 are wrong, `UNEXPLAINED` says which."""
+    """All open rows and questions that say so, counted: of 34 none is said to fit, of two that they may not."""
     said = {f"row {row}": fits for row, (run, fits) in whether_it_fits().items() if run.status not in RAN} | {
         name: whether_said_to_fit(*asked) for name, asked in SAID.items()
     }
     for table in ("finetuning", "b200"):
         for case in load_table(table):
             if case.run is not None and case.row.get("status", "ok") == "OOM":
-                said[case.row_id] = predict_training(case.run.full).feasible
+                said[case.row_id] = verdict_of(predict_training(case.run.full))
     for question in load_training_questions():
         if question.fits is False:
-            said[f"{question.id}: {question.question}"] = question.answer().feasible
-    assert {name for name, fits in said.items() if fits} == {f"row {row}" for row in UNEXPLAINED}
+            said[f"{question.id}: {question.question}"] = verdict_of(question.answer())
+    assert "yes" not in said.values()
+    assert {name for name, fits in said.items() if fits == "likely"} == {f"row {row}" for row in NEARLY_FULL}
     kinds = Counter(name[0] for name in said)
     assert kinds == {"r": 18, "o": 2, "A": 7, "C": 7}
 
@@ -103,4 +121,5 @@ def test_nothing_in_any_table_or_question_that_ran_out_of_memory_is_said_to_fit(
 def test_what_ran_fits():
     ran = [fits for run, fits in whether_it_fits().values() if run.status in RAN]
     assert len(ran) > 800
-    assert sum(ran) / len(ran) >= LEAST_SHARE
+    assert sum(fits != "no" for fits in ran) / len(ran) >= LEAST_SHARE
+    assert sum(fits == "likely" for fits in ran) / len(ran) <= MOST_WARNED

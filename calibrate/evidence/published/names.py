@@ -55,8 +55,13 @@ _VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
 
-_WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType({"llama.cpp": "2024"})
-"""Versions that tables without a column of versions are of, where a family's newest is a later one."""
+_WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType(
+    {"llama.cpp": "2024", "deepspeed-zero-inference": "0.7"}
+)
+"""Versions that tables without a column of versions are of, where a family's newest is a later one.
+
+ZeRO-Inference without a version is FlexGen's comparison, whose repository holds DeepSpeed 0.7.7 (benchmark/third_party).
+"""
 
 _MONTH = re.compile(r"[A-Z][a-z]+ (20\d\d)")
 _VERSION = re.compile(r"\S*?\d[^\s,(+]*")

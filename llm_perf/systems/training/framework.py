@@ -12,8 +12,9 @@ from llm_perf.config import files
 from llm_perf.config.names import normalise, resolve
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.training import Graphs, LossKind, OffloadOverlap, TrainingScenario
-from llm_perf.errors import SpecError
+from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.constants import ConstantsFile, overridden
+from llm_perf.systems.families import find
 
 _FOLDER = resources.files("llm_perf.systems.training")
 FRAMEWORKS = tuple(
@@ -167,9 +168,22 @@ def get_framework(name: str) -> Framework:
     """A framework by name or alias.
 
     Raises:
-        SpecError: unknown; the nearest names are listed.
+        SpecError: unknown; the nearest names are listed, or of a system that generates it is said that it does not train.
     """
-    return load_framework(name if name in FRAMEWORKS else resolve("framework", name, FRAMEWORKS, _aliases()))
+    if name in FRAMEWORKS:
+        return load_framework(name)
+    try:
+        return load_framework(resolve("framework", name, FRAMEWORKS, _aliases()))
+    except UnknownNameError as error:
+        try:
+            generates, _ = find(name)
+        except SpecError:
+            raise error from None
+        instead = (
+            f"{generates} is a system that generates (llm-perf infer --system {generates}); to train, give a framework such "
+            "as fsdp, hf_trainer or megatron (llm-perf systems list)"
+        )
+        raise UnknownNameError("framework", name, FRAMEWORKS, instead) from None
 
 
 def framework_constants(scenario: TrainingScenario, framework: Framework) -> dict[str, float]:

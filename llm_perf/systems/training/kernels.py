@@ -47,6 +47,8 @@ _MODULES: dict[str, frozenset[str]] = {
 }
 """The same of the modules that are named one by one; experts' modules concern layers with experts."""
 
+_FUSED_ADAPTER_PASSES = 3.0
+"""Values of an adapted matrix' output that one kernel of scaling and sum moves: both outputs read, their sum written."""
 
 _FUSED_VECTORS = {
     True: {"forward": 3.0, "backward": 5.0},
@@ -280,7 +282,10 @@ class Kernels:
     def _adapter(self, rows: Number, n: float, k: float, copies: float) -> tuple[Number, Number]:
         """Both products of a low-rank adapter and the sum with its matrix's output; DoRA's norm of both weights' sum."""
         gemm, rank, c = self.rates.wide_gemm, self.plan.lora_rank, self.c
-        moved = c["adapter_output_passes"] * n + c["adapter_input_passes"] * k
+        summed = c["adapter_output_passes"]
+        if self.plan.compile:
+            summed = min(summed, _FUSED_ADAPTER_PASSES)
+        moved = summed * n + c["adapter_input_passes"] * k
         added = copies * rows * moved * self.plan.wide_bytes / self.rates.elementwise_bytes_per_s
         forward = gemm.product_s(rows, rank, k, copies) + gemm.product_s(rows, n, rank, copies) + added
         backward = added

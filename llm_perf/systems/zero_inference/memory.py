@@ -57,10 +57,18 @@ def largest_parameter(scenario: Scenario) -> int:
 
 
 def live_param_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
-    """Bytes of gathered weights on the GPU: live parameters (at least the largest one) and one prefetch bucket."""
-    square = scenario.model.hidden_size**2
-    live = max(constants["max_live_hidden_squares"] * square, largest_parameter(scenario))
-    return (live + constants["prefetch_bucket_hidden_squares"] * square) * scenario.dtype.activation_bits / 8
+    """Bytes of gathered weights on the GPU: live parameters (at least the largest one), a prefetch bucket, copies in transit.
+
+    What is gathered stands in a flat tensor of all ranks' parts, out of which each parameter is copied before that goes, so
+    that the largest one exists twice (DeepSpeed, runtime/zero/partition_parameters.py, AllGatherCoalescedHandle). A lone rank
+    has nothing to gather: whether it does so all the same depends on the version.
+    """
+    square, largest = scenario.model.hidden_size**2, largest_parameter(scenario)
+    live = max(constants["max_live_hidden_squares"] * square, largest)
+    copies = 2.0 if scenario.parallelism.dp_size > 1 else constants["lone_gather_copies"]
+    in_transit = (copies - 1.0) * largest
+    elements = in_transit + (live + constants["prefetch_bucket_hidden_squares"] * square)
+    return elements * scenario.dtype.activation_bits / 8
 
 
 def nvme_buffer_bytes(scenario: Scenario, constants: dict[str, float]) -> float:
