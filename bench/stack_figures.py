@@ -33,7 +33,7 @@ from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_on
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
 from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS
-from llm_perf.systems.constants import load_constants
+from llm_perf.systems.constants import load_constants, stands_on
 from llm_perf.systems.families import folder_of, numbers
 
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "serving" / "left_out.csv.gz"
@@ -205,10 +205,14 @@ def transferred(release: str, own: list[Case], around: Around | None = None) -> 
 
 
 def neighbour(release: str) -> str | None:
-    """The nearest other version of the family, the older where two are equally near."""
+    """The nearest other version of the family, the older where two are equally near; none that inherits from this one."""
     family, _, version = release.partition("@")
     folder = folder_of(family)
-    others = [name for name in folder.releases if name != version and f"{family}@{name}" in PLANS]
+    others = [
+        name
+        for name in folder.releases
+        if name != version and f"{family}@{name}" in PLANS and not stands_on(family, name, version)
+    ]
     if not others:
         return None
     place = numbers(version)[:2]

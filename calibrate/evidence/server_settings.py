@@ -74,6 +74,7 @@ class Settings(Spec):
         repeats: Runs of the same requests, one after another, of a generator that keeps none in flight.
         eager: Whether steps ran without captured graphs.
         fused_experts: Whether experts ran by kernels that are one module, where an engine lets one choose.
+        in_process: Whether requests were handed to the engine itself, with no server before it.
         tuned_by: The program that chose tokens and sequences of a step for the lengths (`calibrate.evidence.engine_tuning`).
         prefix_cache, looks_every, waits, balance, stream_interval, prompts, ahead, chunked: As of
             `llm_perf.systems.scheduling.SchedulerRules`.
@@ -91,6 +92,7 @@ class Settings(Spec):
     repeats: Repeats | None = None
     eager: bool = False
     fused_experts: bool | None = None
+    in_process: bool = False
     tuned_by: Literal["trtllm-bench"] | None = None
     prefix_cache: bool | None = None
     looks_every: PositiveInt | None = None

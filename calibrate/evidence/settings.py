@@ -65,8 +65,8 @@ class Run:
 
     ``batch_size`` counts the sequences of the whole deployment. ``weights``, ``kv_cache`` and ``hidden`` are shares
     on GPU, CPU and disk. ``machine`` is the host as its source describes it. ``ubatch_tokens``: tokens of a prompt that one
-    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last five are
-    settings of a serving engine.
+    pass takes, where that was set; ``kv_format``: the cache's format, where the system takes its name. The last six are
+    settings of a serving engine and of how it is called.
     """
 
     system: str
@@ -105,6 +105,7 @@ class Run:
     gpu_memory_utilization: float | None = None
     enforce_eager: bool = False
     fused_experts: bool | None = None
+    in_process: bool = False
 
 
 # -- from a published row -----------------------------------------------------------------------------------
@@ -324,6 +325,8 @@ def _constants(run: Run) -> tuple[tuple[str, float], ...]:
     own = {} if run.ubatch_tokens is None else {"ubatch_tokens": float(run.ubatch_tokens)}
     if run.fused_experts is False:
         own["fused_experts_us"] = 0.0
+    if run.in_process:
+        own["server_ms"] = 0.0
     return tuple(own.items())
 
 

@@ -130,6 +130,7 @@ def stated_run(row: Mapping[str, str]) -> Run:
         gpu_memory_utilization=settings.gpu_memory_utilization,
         enforce_eager=settings.eager,
         fused_experts=settings.fused_experts,
+        in_process=settings.in_process,
     )
 
 

@@ -29,6 +29,7 @@ def roofline(scenario: Scenario) -> Scenario:
         "python_us_per_layer",
         "step_ms",
         "prefill_ms",
+        "server_ms",
         "sequence_us",
     )
     return scenario.replace(

@@ -198,6 +198,16 @@ def own_constants(family: str, release: str) -> ConstantsFile:
     return files.build(ConstantsFile, data, text, where)
 
 
+def stands_on(family: str, release: str, other: str) -> bool:
+    """Whether a range of versions inherits from another one of its family, in however many steps."""
+    parent = own_constants(family, release).extends
+    while parent is not None and parent.startswith(f"{family}@"):
+        if parent == f"{family}":
+            return True
+        parent = own_constants(family, parent.partition("@")[2]).extends
+    return False
+
+
 def overridden(
     constants: ConstantsFile,
     overrides: tuple[tuple[str, float], ...],

@@ -101,7 +101,7 @@ def read_factor(
     if expert:
         # Grouped kernels are others than plain ones of their format; what is unpacked is counted with its share already.
         unpacked = kind in WEIGHT_ONLY and constants["expert_unpack_gb_per_s_per_sm_ghz"] > 0
-        share = 1.0 if unpacked else constants["expert_bandwidth"]
+        share = 1.0 if unpacked else _expert_bandwidth(constants, kind)
     else:
         share = constants[_NATIVE[kind][0]] if kind in _NATIVE else 1.0
     factor: Number = 1.0 / min(share, gemm.peak_bytes_per_s / gemm.bytes_per_s) if share != 1.0 else 1.0
@@ -109,6 +109,12 @@ def read_factor(
     if again > 0 and kind == "weight-only 4-bit":
         factor = factor * (1.0 + again * (maximum(rows / maximum(copies, 1e-9), 1.0) - 1.0))
     return factor
+
+
+def _expert_bandwidth(constants: Mapping[str, float], kind: Kind) -> float:
+    """Share of the bandwidth of plain products that grouped kernels of a format reach."""
+    own = constants["expert_block_bandwidth"] if kind == BLOCK_SCALED else 0.0
+    return own if own > 0 else constants["expert_bandwidth"]
 
 
 def compute_factor(

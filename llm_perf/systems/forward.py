@@ -8,7 +8,7 @@ from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, Mixer, ModelConfig
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum, where
-from llm_perf.counts.parameters import token_table_params
+from llm_perf.counts.parameters import expert_tensor_shards, token_table_params
 from llm_perf.counts.products import Product, layer_products, lm_head_products, routed_experts
 from llm_perf.counts.routing import Routing
 from llm_perf.hardware.gpu_time import GemmRates, KernelRates, KernelStyle, kernel_rates
@@ -35,6 +35,7 @@ from llm_perf.systems.format_kernels import (
     routing_us,
     unpacked_share,
 )
+from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, pads_experts
 from llm_perf.systems.products import (
     ProductTime,
     elementwise,
@@ -319,6 +320,7 @@ class Forward:
         for product in products:
             costs.product(product.op, layers, self.product_s(product, tokens, routed))
             self._unpack(costs, product, tokens, layers, routed)
+            self._empty_blocks(costs, product, tokens, layers, routed)
 
     def product_s(self, product: Product, tokens: Number, routed: Number | None = None) -> ProductTime:
         """One product on so many tokens, of which ``routed`` differ (all if None): they decide which experts are read."""
@@ -400,6 +402,23 @@ class Forward:
             "dequantisation", seconds, one_term("dequantisation", product.op.replace("_", " "), *unpacked)
         )
         costs.busy("hbm", seconds)
+
+    def _empty_blocks(
+        self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number
+    ) -> None:
+        """Blocks of rows that a grouped kernel works off for experts that no token is sent to."""
+        c, kind = self.constants, self._kernel_kind(product)
+        shards = expert_tensor_shards(self.tp, self.dp, self.ep)
+        if not product.is_expert or not self._sm_ghz or not pads_experts(c, kind, shards):
+            return
+        rows = product.rows(tokens) * self.expert_share
+        blocks = empty_blocks(c["padded_expert_rows"], product.copies, rows, self.touched(product, routed))
+        moved, rate = loaded_bytes(product, blocks), c["padded_gb_per_s_per_sm_ghz"] * self._sm_ghz * 1e9
+        seconds = layers * moved / rate
+        part, name = part_of(product.op), "empty blocks of experts"
+        factors = (Factor("layers", layers), Factor("bytes", moved), Factor("bytes/s", rate, divides=True))
+        costs.part(part, seconds, one_term(part, name, *factors))
+        costs.busy("compute", seconds)
 
     @property
     def _unpacks_tables(self) -> bool:

@@ -115,8 +115,9 @@ def step_overhead_s(forward: Forward, batch: Number, once: bool = True) -> Numbe
 
 
 def prefill_overhead_s(forward: Forward) -> float:
-    """What the host does once per prefill."""
-    return forward.host_time_scale * (forward.constants["prefill_ms"] * 1e-3)
+    """What the host does once per prefill, with what a server in front of the engine takes of a request."""
+    c = forward.constants
+    return forward.host_time_scale * ((c["prefill_ms"] + c["server_ms"]) * 1e-3)
 
 
 def stream_s(forward: Forward) -> float:
