@@ -62,7 +62,7 @@ class GemmRates:
     ``half_m`` and ``tile_rows`` say how many rows of each matrix count as arithmetic, see :meth:`lost_rows`. Products of
     at most ``matvec_max_rows`` rows read memory at ``matvec_bytes_per_s``. The peaks are those that efficiencies are
     shares of, ``source`` says whose. ``loads_apart``: of more rows, a multiprocessor loads a tile and then multiplies it,
-    with no other tile to load meanwhile. ``ragged``: copies have rows of their own number each, and one width of tiles for all.
+    with no other tile to load meanwhile. ``ragged``: copies have different numbers of rows, and tiles of one width.
     """
 
     flops_per_s: float
@@ -107,7 +107,11 @@ class GemmRates:
 
     def exponent_of(self, rows: Number) -> Number:
         """How well arithmetic and memory traffic of a product of so many rows overlap; 1 is not at all."""
-        return where(rows > self.matvec_max_rows, 1.0, self.knee_exponent) if self.loads_apart else self.knee_exponent
+        return (
+            where(rows > self.matvec_max_rows, 1.0, self.knee_exponent)
+            if self.loads_apart
+            else self.knee_exponent
+        )
 
     def time_s(self, compute_s: Number, memory_s: Number, rows: Number = math.inf) -> Number:
         """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""

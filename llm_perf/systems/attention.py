@@ -119,9 +119,7 @@ class Attention:
             # Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost.
             flops = flops * maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
             length = (new + minimum(cached, attention.saturates_at or math.inf)) / self.cp
-        return ChunkAttention(
-            flops, length, self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
-        )
+        return ChunkAttention(flops, length, self._chunk_kv_bytes(attention, chunk.sequences, new, cached))
 
     def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
         """Pairs of query and key of one sequence of a chunk on one context rank."""

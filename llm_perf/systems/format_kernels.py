@@ -48,7 +48,7 @@ WEIGHT_ONLY: Mapping[Kind, str] = {
 _ONE_SCALE: frozenset[str] = frozenset(
     {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "mxfp4_gguf"}
 )
-"""Types of llama.cpp whose blocks have one scale each; in those of others it is the product of two numbers (ggml-common.h)."""
+"""Types of llama.cpp whose blocks have one scale each; of others it is the product of two numbers (ggml-common.h)."""
 _GROUPED: Mapping[Kind, str] = {
     "16-bit": "expert_16bit_flops",
     "native 8-bit": "expert_8bit_flops",
@@ -97,7 +97,11 @@ def unpacked_share(
 
 
 def integer_rates(
-    constants: Mapping[str, float], gemm: GemmRates, sm_ghz: float, stored: str, expert_tokens: Number | None = None
+    constants: Mapping[str, float],
+    gemm: GemmRates,
+    sm_ghz: float,
+    stored: str,
+    expert_tokens: Number | None = None,
 ) -> GemmRates:
     """Rates of products that multiply weights as they are stored by activations in blocks of 8-bit integers.
 

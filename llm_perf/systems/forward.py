@@ -343,7 +343,9 @@ class Forward:
 
         def bytes_per_weight(rows: Number) -> Number:
             reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
-            reads = reads * (tile_reads(self.constants, rows, copies, uncached) if kind in WEIGHT_ONLY else 1.0)
+            reads = reads * (
+                tile_reads(self.constants, rows, copies, uncached) if kind in WEIGHT_ONLY else 1.0
+            )
             return maximum(self.weight_bytes_per_element(product, rows) * reads, least)
 
         most = gemm.matvec_max_rows
