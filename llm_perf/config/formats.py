@@ -23,6 +23,7 @@ class NumberFormat:
 
     ``group`` elements share ``scale_bits`` and ``zero_bits``; ``super_group`` elements share ``super_bits`` more (double
     quantisation, the scales of scales). A group of 0 is a whole row or matrix, whose scale is nothing beside it.
+    ``tables``: the token table and the head are stored so as well.
     """
 
     name: str
@@ -33,6 +34,7 @@ class NumberFormat:
     zero_bits: float = 0.0
     super_group: int = 0
     super_bits: float = 0.0
+    tables: bool = False
 
     @property
     def stored_bits(self) -> float:
@@ -83,6 +85,13 @@ _PLAIN = (
     NumberFormat("mxfp4", 4, "fp4", group=32, scale_bits=8),
     NumberFormat("nvfp4", 4, "fp4", group=16, scale_bits=8),
     NumberFormat("mxfp8", 8, "fp8", group=32, scale_bits=8),
+    # MLX (mlx.core.quantize, mode affine): a 16-bit scale and offset per 64 weights.
+    *(
+        NumberFormat(
+            f"mlx_{bits}bit", bits, "weight-only", group=64, scale_bits=16, zero_bits=16, tables=True
+        )
+        for bits in (3, 4, 5, 6, 8)
+    ),
 )
 
 FORMATS: dict[str, NumberFormat] = {entry.name: entry for entry in _PLAIN} | {

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from llm_perf.config.formats import MatrixFormat, WeightFormats
+from llm_perf.config.formats import FORMATS, MatrixFormat, WeightFormats
 from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig
 from llm_perf.config.quantization import Quantization
 from llm_perf.counts.gguf_types import MixtureRule
@@ -48,6 +48,10 @@ def resolve_formats(model: ModelConfig, quantization: Quantization | None, why: 
             model.layer_groups, _layers_of(model, quantization.names_layers), strict=True
         )
     )
+    named = FORMATS.get(quantization.name)
+    if named is not None and named.tables:
+        table = MatrixFormat(named.stored_bits, named.kernels, named.name)
+        return WeightFormats(quantization.name, why, rows, table, table)
     head = None if model.tied_embeddings or quantization.experts_only else format_of(("lm_head", "output"))
     stored = _WIDE if head is None else MatrixFormat(head.stored_bits, head.kernels, head.name)
     return WeightFormats(quantization.name, why, rows, _WIDE, stored)

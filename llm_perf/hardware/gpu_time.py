@@ -61,7 +61,8 @@ class GemmRates:
 
     ``half_m`` and ``tile_rows`` say how many rows of each matrix count as arithmetic, see :meth:`lost_rows`. Products of
     at most ``matvec_max_rows`` rows read memory at ``matvec_bytes_per_s``. The peaks are those that efficiencies are
-    shares of, ``source`` says whose.
+    shares of, ``source`` says whose. ``loads_apart``: of more rows, a multiprocessor loads a tile and then multiplies it,
+    with no other tile to load meanwhile. ``ragged``: copies have different numbers of rows, and tiles of one width.
     """
 
     flops_per_s: float
@@ -74,7 +75,9 @@ class GemmRates:
     peak_flops_per_s: float = 0.0
     peak_bytes_per_s: float = 0.0
     source: str = ""
-    tile_rows: float = 1.0
+    tile_rows: Number = 1.0
+    loads_apart: bool = False
+    ragged: bool = False
 
     def compute_s(self, rows: Number, weights: Number, copies: Number = 1) -> Number:
         """Seconds of arithmetic: 2 FLOPs per weight and row, with the rows that each of ``copies`` matrices loses."""
@@ -82,7 +85,12 @@ class GemmRates:
 
     def lost_rows(self, rows: Number, copies: Number = 1) -> Number:
         """Rows of each matrix for which its tiles compute nothing; matrix-vector kernels have no tiles."""
-        lost = lost_rows(rows / maximum(copies, _ONE_COPY), self.tile_rows, self.half_m)
+        each = rows / maximum(copies, _ONE_COPY)
+        if self.ragged:
+            # The last tile of a copy is half filled on average; the only one has what rows there are.
+            lost = maximum(self.tile_rows - each, self.tile_rows / 2)
+        else:
+            lost = lost_rows(each, self.tile_rows, self.half_m)
         if not self.matvec_max_rows:
             return lost
         return where(rows <= self.matvec_max_rows, 0.0, lost)
@@ -97,12 +105,20 @@ class GemmRates:
         """Seconds of device memory traffic: weights once, inputs and outputs of ``rows`` rows."""
         return (weight_bytes + activation_bytes) / self.read_bytes_per_s(rows)
 
-    def time_s(self, compute_s: Number, memory_s: Number) -> Number:
+    def exponent_of(self, rows: Number) -> Number:
+        """How well arithmetic and memory traffic of a product of so many rows overlap; 1 is not at all."""
+        return (
+            where(rows > self.matvec_max_rows, 1.0, self.knee_exponent)
+            if self.loads_apart
+            else self.knee_exponent
+        )
+
+    def time_s(self, compute_s: Number, memory_s: Number, rows: Number = math.inf) -> Number:
         """Seconds of the product: both, rounded at the knee, plus the kernel's floor."""
-        return self.floor_s + p_norm(compute_s, memory_s, self.knee_exponent)
+        return self.floor_s + p_norm(compute_s, memory_s, self.exponent_of(rows))
 
 
-def lost_rows(rows: Number, tile_rows: float, half_m: float) -> Number:
+def lost_rows(rows: Number, tile_rows: Number, half_m: float) -> Number:
     """Rows of one matrix that a product of ``rows`` rows computes in vain.
 
     Kernels for few rows have tiles of ``tile_rows`` (16 for the matrix instructions of tensor cores), which they fill up:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import Mixer
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.attention import (
     attended,
     keys_read,
@@ -29,6 +29,9 @@ from llm_perf.systems.products import (
     unfused_attention,
 )
 from llm_perf.systems.terms import Factor, Quantity, Term, Terms, one_term
+
+_QUERY_TILE = 16
+"""Rows of the least tile of queries, all heads that share keys together: those of the matrix instructions of tensor cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,12 @@ class Attention:
         new, cached = chunk.new_tokens, chunk.cached
         pairs = self._chunk_pairs(attention, chunk)
         flops = chunk.sequences * pairs * score_flops_per_pair(attention, self.tp)
-        return ChunkAttention(
-            flops, new / self.cp, self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
-        )
+        length = new / self.cp
+        if self.constants["attention_splits_keys"]:
+            # Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost.
+            flops = flops * maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
+            length = (new + minimum(cached, attention.saturates_at or math.inf)) / self.cp
+        return ChunkAttention(flops, length, self._chunk_kv_bytes(attention, chunk.sequences, new, cached))
 
     def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
         """Pairs of query and key of one sequence of a chunk on one context rank."""

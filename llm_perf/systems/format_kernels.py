@@ -8,9 +8,10 @@ sheet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Literal
 
-from llm_perf.counts.arrays import Number, maximum
+from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.hardware.gpu_time import GemmRates
 
 Kind = Literal[
@@ -44,6 +45,10 @@ WEIGHT_ONLY: Mapping[Kind, str] = {
     "weight-only 4-bit": "weight_only_4bit_bandwidth",
 }
 """Constants of kernels that unpack weights."""
+_ONE_SCALE: frozenset[str] = frozenset(
+    {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "mxfp4_gguf"}
+)
+"""Types of llama.cpp whose blocks have one scale each; of others it is the product of two numbers (ggml-common.h)."""
 _GROUPED: Mapping[Kind, str] = {
     "16-bit": "expert_16bit_flops",
     "native 8-bit": "expert_8bit_flops",
@@ -89,6 +94,43 @@ def unpacked_share(
         return share
     share = constants["expert_bandwidth"]
     return min(share, rate * sm_ghz * 1e9 / gemm.bytes_per_s) if sm_ghz else share
+
+
+def integer_rates(
+    constants: Mapping[str, float],
+    gemm: GemmRates,
+    sm_ghz: float,
+    stored: str,
+    expert_tokens: Number | None = None,
+) -> GemmRates:
+    """Rates of products that multiply weights as they are stored by activations in blocks of 8-bit integers.
+
+    Those of experts have tiles as wide as for all tokens of the pass, ``expert_tokens``, whatever rows an expert gets.
+
+    What bounds them is not the integer units: sums of each block are made floating-point numbers and scaled, which each
+    multiprocessor does at its own pace (``sm_ghz``: how many there are times their clock). ``gemm`` are those of the stack's
+    products of 16 bits, which stand where it has no integer kernels or the GPU's clock is not known.
+    """
+    rate = constants["integer_gflops_per_sm_ghz"] * sm_ghz * 1e9
+    if rate <= 0:
+        return gemm
+    share = 1.0 if stored in _ONE_SCALE else constants["integer_block_share"]
+    plain = replace(gemm, flops_per_s=rate * share, half_m=constants["integer_lost_rows"], loads_apart=True)
+    tile = constants["integer_tile_rows"]
+    if expert_tokens is None or tile <= 0:
+        return plain
+    return replace(plain, tile_rows=minimum(expert_tokens, tile), ragged=True)
+
+
+def tile_reads(constants: Mapping[str, float], rows: Number, copies: Number, uncached: float) -> Number:
+    """Times that a product reads its weights: once for each tile of rows, what of a matrix the L2 cache does not hold.
+
+    ``uncached`` is that share of one matrix.
+    """
+    tile = constants["integer_tile_rows"]
+    if tile <= 0:
+        return 1.0
+    return 1.0 + (maximum(rows / maximum(copies, 1e-9) / tile, 1.0) - 1.0) * uncached
 
 
 def read_factor(

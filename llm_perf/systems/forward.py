@@ -31,8 +31,10 @@ from llm_perf.systems.format_kernels import (
     WEIGHT_ONLY,
     Kind,
     compute_factor,
+    integer_rates,
     read_factor,
     routing_us,
+    tile_reads,
     unpacked_share,
 )
 from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, pads_experts
@@ -241,8 +243,9 @@ class Forward:
             return {}
         scenario, found = self.scenario, {}
         style = KernelStyle.of(self.constants, quantised=False)
+        integers = self.constants["integer_gflops_per_sm_ghz"] > 0
         for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8"), ("fp4", "fp4")):
-            if dtype is None or dtype in scenario.gpu.peak_tflops:
+            if dtype is None or (dtype in scenario.gpu.peak_tflops and not integers):
                 found[kernels] = kernel_rates(
                     scenario.gpu,
                     scenario.dtype.compute_bits,
@@ -253,10 +256,15 @@ class Forward:
                 ).gemm
         return found
 
-    def _gemm(self, product: Product) -> GemmRates:
+    def _gemm(self, product: Product, tokens: Number | None = None) -> GemmRates:
+        """Rates of a product's kernel; those of experts may depend on the tokens of the pass."""
         if self._by_8bit(product):
             return self._gemms["fp8"]
-        return self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+        gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+        if product.stored is None or not self._table_rates or not self._narrow(product):
+            return gemm
+        tokens = tokens if product.is_expert else None
+        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, tokens)
 
     def _by_8bit(self, product: Product) -> bool:
         """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""
@@ -324,7 +332,7 @@ class Forward:
 
     def product_s(self, product: Product, tokens: Number, routed: Number | None = None) -> ProductTime:
         """One product on so many tokens, of which ``routed`` differ (all if None): they decide which experts are read."""
-        gemm, kind = self._gemm(product), self._kernel_kind(product)
+        gemm, kind = self._gemm(product, tokens), self._kernel_kind(product)
         rows = product.rows(tokens)
         copies = self.touched(product, tokens if routed is None else routed)
         if product.is_expert:
@@ -332,9 +340,14 @@ class Forward:
             rows = rows * self.expert_share * busiest
         # However good its kernels, no product reads what is stored faster than the data sheet's memory.
         least = self._stored_bytes(product) * gemm.bytes_per_s / gemm.peak_bytes_per_s
+        matrix = product.weights * self._stored_bytes(product)
+        uncached = max(1.0 - self.rates.l2_bytes / matrix, 0.0) if matrix else 0.0
 
         def bytes_per_weight(rows: Number) -> Number:
             reads = read_factor(self.constants, kind, gemm, product.is_expert, rows, copies)
+            reads = reads * (
+                tile_reads(self.constants, rows, copies, uncached) if kind in WEIGHT_ONLY else 1.0
+            )
             return maximum(self.weight_bytes_per_element(product, rows) * reads, least)
 
         most = gemm.matvec_max_rows

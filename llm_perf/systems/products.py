@@ -63,7 +63,8 @@ class ProductTime(NamedTuple):
         rate = self.moved_bytes / self.memory_s if self.memory_s else gemm.bytes_per_s
         used = (of_memory,) if math.isclose(float(rate), gemm.bytes_per_s) else ()
         memory = (Factor("bytes", self.moved_bytes), Factor("memory rate", rate, used, divides=True))
-        return roofs(name, compute, memory, gemm.knee_exponent, ((Factor("kernel floor", self.floor_s),),))
+        exponent = float(gemm.exponent_of(self.rows))
+        return roofs(name, compute, memory, exponent, ((Factor("kernel floor", self.floor_s),),))
 
 
 def product_time(
@@ -93,7 +94,7 @@ def product_time(
         few = minimum(rows, gemm.matvec_max_rows)
         memory = maximum(memory, memory_of(few, matvec_bytes_per_weight)[1])
     compute = gemm.compute_s(rows, product.weights, copies) * slower
-    seconds = gemm.time_s(compute, memory) - gemm.floor_s + floor_s
+    seconds = gemm.time_s(compute, memory, rows) - gemm.floor_s + floor_s
     return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s, slower)
 
 
