@@ -19,6 +19,7 @@ from llm_perf.config.base import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Refused,
     Spec,
 )
 from llm_perf.config.dtype import Bits
@@ -215,8 +216,9 @@ class InferenceInputs(Spec):
     threads: RankCount | None = Field(
         default=None, description="Threads that compute on the CPU; one per core if not given."
     )
-    split_mode: SplitMode | None = Field(
-        default=None, description="llama.cpp: several GPUs share layers or rows.  [default: layer]"
+    split_mode: Annotated[SplitMode | None, Refused("row")] = Field(
+        default=None,
+        description="llama.cpp: what several GPUs share: layer (row is not modelled).  [default: layer]",
     )
     cpu_offload_gb: NonNegativeQuantity | None = Field(
         default=None, description="vLLM, SGLang: GiB of weights per GPU in host memory."

@@ -118,6 +118,17 @@ class ServingOption:
     """Marks a field that is an option of serving stacks, off at its default: other systems refuse it by its flag."""
 
 
+class Refused:
+    """Marks words that a field has and every system refuses with a reason: no shell offers them.
+
+    Args:
+        words: These words.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = frozenset(words)
+
+
 class AsText:
     """Marks a field whose flag takes text, names or numbers, although its value is a number."""
 

@@ -40,6 +40,8 @@ REFUSED = (
     (f"infer {GPT} --host '9x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
     (f"infer {GPT} --host '2.5x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
     (f"infer {GPT} --host zzz", "llm-perf hosts list"),
+    (f"infer {GPT} --host -256gb", "as in epyc-9654-256gb (llm-perf hosts list)"),
+    (f"infer {GPT} --host '2x epyc-9554p'", "2x epyc-9554 where there is one"),
     (f"infer {GPT} --tp-size 3", "possible: 1, 2, 4"),
     ('plan --model llama-3-8b --target "tpot<0ms"', "positive number"),
     ("plan --model llama-3-8b --max-gpus no", "such as 512 or 1e9"),
