@@ -65,13 +65,14 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(stems))
 
 
-def names_that_give(kind: str, field: str) -> tuple[str, ...]:
-    """Bundled specs whose own file gives a field, found without building any: most have few of the rare ones."""
-    given = re.compile(rf"^{field}:", re.MULTILINE)
-    folder = _folder(kind)
-    return tuple(
-        name for name in known_names(kind) if given.search((folder / f"{name}.yaml").read_text("utf-8"))
-    )
+@cache
+def described_hosts() -> dict[str, str]:
+    """Phrases by which sources describe a machine, and the bundled host that is this machine."""
+    text = (resources.files("hardware_specs") / _DESCRIBED).read_text("utf-8")
+    return {str(phrase): host for phrase, host in files.parse_mapping(text, _DESCRIBED).items()}
+
+
+_DESCRIBED = "described_hosts.yaml"
 
 
 @cache

@@ -58,6 +58,15 @@ REFUSED = (
     ),
     ("infer --model qwen3-30b-a3b --gpu rtx-4090 --system llama_cpp --threads 100000", "possible: 1 to "),
     (
+        f"infer {GPT} --system llama_cpp --num-gpus 4 --tp-size 2",
+        "give no tp_size, since llama_cpp has stages",
+    ),
+    (f"infer {GPT} --num-gpus 4 --tp-size 2", "leaves dp_size 2, and batch_size 1"),
+    (f"infer {GPT} --num-gpus 4", "divide the model over all GPUs give tp_size 4"),
+    ("infer --model opt-1.3b --gpu t4 --system airllm --num-gpus 2", "airllm runs on one GPU"),
+    ("policy --model nonesuch --gpu t4 --system fiddler@1.0", "models list"),
+    ("plan --model nonesuch --system vllm@0.14.9", "models list"),
+    (
         "simulate --model qwen3-8b --gpu rtx-5090 --system llama_cpp --num-gpus 4 --rate 1",
         "or replicas by dp_size 4",
     ),
