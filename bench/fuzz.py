@@ -32,10 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from fuzz_bounds import fuzz_roof  # noqa: E402
-from fuzz_cases import LONGEST_S, SIZES, WORDS, Failure, check, fuzz_api, fuzz_cli, fuzz_files  # noqa: E402
+from fuzz_cases import LONGEST_S, Failure, check, fuzz_api, fuzz_cli, fuzz_files  # noqa: E402
+from fuzz_words import SIZES, WORDS, host_name, system_name  # noqa: E402
 
 from llm_perf.config.loading import known_names  # noqa: E402
-from llm_perf.systems.registry import system_names  # noqa: E402
 
 __all__ = ["TARGETS", "Failure", "check", "main"]
 
@@ -81,7 +81,8 @@ def fuzz_serve(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
                 for name in ("batch_size", "prompt_len", "gen_len")
                 if draw.random() < 0.5
             },
-            **({"system": draw.choice(system_names())} if draw.random() < 0.5 else {}),
+            **({"system": system_name(draw)} if draw.random() < 0.5 else {}),
+            **({"host": host_name(draw)} if draw.random() < 0.2 else {}),
         }
     )
     asked_for = f"GET /api/view?{usual}&{query} {head}".encode()

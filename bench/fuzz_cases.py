@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from fuzz_texts import benchmark_text, request_text, trainer_text
+from fuzz_words import RATES, SIZES, TARGETS, WORDS, gpu_name, model_name, value_of
 
 from llm_perf.cli.main import cli, run
 from llm_perf.config.loading import known_names
@@ -32,44 +34,6 @@ _COMMANDS: Final = (
     "models",
     "gpus",
 )
-SIZES: Final = (0, 1, 1, 1, 2, 3, 4, 8, 16, 100, 512, 4096, 10**6, 10**12, 10**13, 2**63, -1)
-_RATES: Final = (
-    0.0,
-    0.1,
-    0.5,
-    1.0,
-    1.0,
-    2.0,
-    100.0,
-    1e9,
-    1e-9,
-    1e-300,
-    5e-324,
-    1e308,
-    -1.0,
-    float("nan"),
-    float("inf"),
-)
-WORDS: Final = (
-    "",
-    " ",
-    "x",
-    "auto",
-    "none",
-    "0",
-    "1",
-    "-1",
-    "on",
-    "1:4",
-    "1:4:x2",
-    "1,2",
-    "nan",
-    "1e400",
-    "\u2028",
-    "é",
-    "a" * 300,
-)
-_TARGETS: Final = ("tpot<50ms", "p95 ttft<1s, p95 tpot<50ms", "ttft<1", "x<1s", "tpot<0ms", "p200 ttft<1s")
 _USUAL: Final = ("--batch-size", "--prompt-len", "--gen-len", "--system", "--host", "--weight-format", "--tp-size",
                  "--ds-zero", "--quant-bits", "--num-gpus")  # fmt: skip
 _KINDS: Final = {"models": "model", "gpus": "GPU"}
@@ -116,36 +80,29 @@ def _no_number(literal: str) -> None:
     raise Failure(f"{literal} in JSON")
 
 
-def _value(draw: random.Random, option: click.Option) -> str:
-    name, kind = option.opts[0], option.type
-    if isinstance(kind, click.Choice) and draw.random() < 0.9:
-        return str(draw.choice(list(kind.choices)))
-    if name in ("--model", "--draft-model"):
-        return draw.choice(known_names("model"))
-    if name == "--gpu":
-        return draw.choice(known_names("GPU"))
-    if name == "--host":
-        return draw.choice(known_names("host"))
-    if name == "--system":
-        return draw.choice(system_names())
-    if name == "--target" or "target" in name:
-        return draw.choice(_TARGETS)
-    if draw.random() < 0.1:
-        return draw.choice(WORDS)
-    if (
-        kind is click.INT
-        or isinstance(kind, click.IntRange)
-        or name.endswith(("-len", "-size", "-requests", "-gpus"))
-    ):
-        return str(draw.choice(SIZES[:-4] if draw.random() < 0.8 else SIZES))
-    if kind is click.FLOAT or isinstance(kind, click.FloatRange):
-        return str(draw.choice(_RATES[:7] if draw.random() < 0.8 else _RATES))
-    return draw.choice((*WORDS, "4", "16", "fp8", "awq", "q4_k_m"))
-
-
 _FILES_OR_WORK: Final = ("--out", "--log-file", "--plot", "--trace-out", "--timeline", "--config", "--requests", "--prices",
                          "--profile", "--points", "--executor", "--workers", "--scheduler-address", "--run", "--html",
                          "--trainer-config", "--restart")  # fmt: skip
+
+
+_PLANS: Final = (
+    [],
+    [],
+    ["--rate", "2", "--weight-format", "fp8"],
+    ["--concurrency", "8"],
+    ["--host", "ryzen-9-7950x"],
+    ["--train", "--tokens", "10e9", "--deadline", "30d"],
+)
+_POOLS: Final = ([], [], ["--prefill-replicas", "1"], ["--prefill-replicas", "2", "--prefill-tp-size", "2"],
+                 ["--replicas", "2", "--routing", "prefix-aware", "--prefix-len", "200"], ["--turns", "3"])  # fmt: skip
+_DIVIDED: Final = (
+    ["--system", "llama_cpp", "--num-gpus", "2"],
+    ["--system", "llama_cpp", "--num-gpus", "4", "--tp-size", "2"],
+    ["--system", "llama_cpp", "--weight-format", "q4_k_m", "--n-cpu-moe", "all"],
+    ["--system", "ktransformers", "--host", "2x xeon 8480+"],
+    ["--system", "vllm", "--cpu-offload-gb", "20"],
+)
+"""Questions of some kind, which flags drawn one by one would hardly make."""
 
 
 def command_line(draw: random.Random) -> list[str]:
@@ -159,14 +116,20 @@ def command_line(draw: random.Random) -> list[str]:
     options = [
         one for one in command.params if isinstance(one, click.Option) and one.opts[0] not in _FILES_OR_WORK
     ]
-    words = [name, "--model", draw.choice(known_names("model")), "--gpu", draw.choice(known_names("GPU"))]
-    if name == "plan" and draw.random() < 0.9:
-        words += ["--target", draw.choice(_TARGETS)]
+    words = [name, "--model", model_name(draw)]
+    words += [f"--gpus={draw.choice(known_names('GPU'))}"] if name == "plan" else ["--gpu", gpu_name(draw)]
+    if name == "plan":
+        words += draw.choice(_PLANS)
+    if name == "plan" and "--train" not in words and draw.random() < 0.9:
+        words += ["--target", draw.choice(TARGETS)]
     if name == "simulate":
         words += [
             draw.choice(["--rate=1", "--concurrency=4", "--rate=1e3"]),
             f"--num-requests={draw.choice([1, 20, 200])}",
+            *draw.choice(_POOLS),
         ]
+    if name in ("infer", "policy") and draw.random() < 0.2:
+        words += draw.choice(_DIVIDED)
     asked_for = draw.sample(options, min(len(options), draw.randrange(6)))
     # What everybody gives; drawn from all the flags, it would come once in fifty commands.
     asked_for += [
@@ -176,7 +139,7 @@ def command_line(draw: random.Random) -> list[str]:
         if option.is_flag:
             words.append(draw.choice([*option.opts, *option.secondary_opts]))
         else:
-            words.append(f"{option.opts[0]}={_value(draw, option)}")
+            words.append(f"{option.opts[0]}={value_of(draw, option)}")
     return words
 
 
@@ -210,7 +173,7 @@ def _bundled(draw: random.Random) -> str:
 
 _VALUES: Final = (
     *map(str, SIZES),
-    *map(str, _RATES),
+    *map(str, RATES),
     *WORDS,
     "[]",
     "{}",
@@ -266,13 +229,28 @@ def fuzz_files(draw: random.Random, folder: Path) -> None:
         config |= {"num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}
         text = json.dumps(config | {"intermediate_size": 11008}, indent=0)
     words = ["infer", "--model", "opt-1.3b", "--gpu", "t4", "--json"]
-    flag = draw.choice((*_FILE_FLAGS, "--requests"))
-    if flag == "--requests":
-        rows = "\n".join(
-            f"{draw.choice(_RATES)},{draw.choice(SIZES)},{draw.choice(SIZES)}"
-            for _ in range(draw.randrange(30))
+    flag = draw.choice(
+        (
+            *_FILE_FLAGS,
+            "--requests",
+            "--requests",
+            "--trainer-config",
+            "--trainer-config",
+            "read-log",
+            "compare",
         )
-        text, name = f"arrival_s,prompt_tokens,output_tokens\n{rows}\n", draw.choice(("r.csv", "r.jsonl"))
+    )
+    if flag == "--trainer-config":
+        name, text = trainer_text(draw)
+        words = ["train", "--model", "llama-2-7b", "--gpu", "a100-sxm-80gb", "--json"]
+    elif flag in ("read-log", "compare"):
+        name, text = benchmark_text(draw)
+        words, flag = (
+            (["calibrate", "read-log", "--json"] if flag == "read-log" else ["compare", "--json"]),
+            "",
+        )
+    elif flag == "--requests":
+        name, text = request_text(draw, RATES, SIZES)
         words = [
             "simulate",
             "--model",
@@ -286,9 +264,9 @@ def fuzz_files(draw: random.Random, folder: Path) -> None:
     content = mutated(draw, text)
     (folder / name).write_bytes(content)
     try:
-        asked([*words, flag, str(folder / name)])
+        asked([*words, *([flag] if flag else []), str(folder / name)])
     except Failure as failure:
-        raise Failure(f"{failure}\n  {flag} {name}: {content[:2000]!r}") from None
+        raise Failure(f"{failure}\n  {' '.join(words)} {flag} {name}: {content[:2000]!r}") from None
 
 
 # -- the Python API ---------------------------------------------------------------------------------------------
@@ -308,7 +286,7 @@ def fuzz_api(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
     try:
         if draw.random() < 0.5:
             given = {"batch_size": size(), "prompt_len": size(), "gen_len": size(), "tp_size": draw.choice((1, 2, 8, 3)),
-                     "hbm_memory_efficiency": draw.choice(_RATES)}  # fmt: skip
+                     "hbm_memory_efficiency": draw.choice(RATES)}  # fmt: skip
             found = predict(draw.choice(known_names("model")), draw.choice(known_names("GPU")), **given)
             numbers = [found.prefill_latency_s, found.ttft_s]
         else:

@@ -7,7 +7,6 @@ A :class:`Run` is what a source says about a run in one vocabulary; :func:`run_o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Final, Literal
 
 from calibrate.evidence.published import GPU_ALIASES, Machine, Measurement, measurements_of
@@ -20,10 +19,10 @@ from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import Disk, HostConfig
 from llm_perf.config.loading import (
+    described_hosts,
     get_gpu_config_by_name,
     get_host_config_by_name,
     get_model_config_by_name,
-    names_that_give,
     resolve_name,
     usual_host,
 )
@@ -340,7 +339,7 @@ def host_of(machine: Machine, gpu: GPUConfig, gpus_per_node: int = 1) -> HostCon
         SpecError: the GPU names no usual host.
     """
     described = machine.host or ""
-    name = next((host for text, host in _described_hosts() if text in described), None)
+    name = next((host for phrase, host in described_hosts().items() if phrase in described), None)
     found = usual_host(gpu, gpus_per_node) if name is None else get_host_config_by_name(name)
     host = _as_fast_as(described, found)
     stated = machine.disk_read_gb_per_s
@@ -360,13 +359,6 @@ def _as_fast_as(described: str, host: HostConfig) -> HostConfig:
     except SpecError:
         return host
     return host if scale is None else host.replace(host_time_scale=scale)
-
-
-@cache
-def _described_hosts() -> tuple[tuple[str, str], ...]:
-    """What a source's description of its machine contains, and the bundled host that is this machine."""
-    hosts = [get_host_config_by_name(name) for name in names_that_give("host", "described_as")]
-    return tuple((phrase, host.name) for host in hosts for phrase in host.described_as)
 
 
 def _scaled_disk(disk: Disk, stated_gb_per_s: float) -> Disk:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_perf.config.base import GB, GIB
-from llm_perf.config.gpu import LARGEST_QUANTITY, TEXTBOOK, GPUConfig
+from llm_perf.config.base import GB, GIB, LARGEST_QUANTITY
+from llm_perf.config.gpu import TEXTBOOK, GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.hardware.gpu_time import lost_rows

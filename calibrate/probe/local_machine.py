@@ -23,9 +23,8 @@ from calibrate.probe.devices import Device
 from calibrate.probe.environment import cpu_name, disk_bytes, memory_bytes, usable_cores
 from calibrate.probe.sampler import Call
 from calibrate.probe.tensors import BYTES, torch_dtype
-from llm_perf.config.base import GB, GIB
+from llm_perf.config.base import GB, GIB, LARGEST_QUANTITY
 from llm_perf.config.gpu import (
-    LARGEST_QUANTITY,
     TEXTBOOK,
     AttentionEfficiency,
     ElementwiseEfficiency,

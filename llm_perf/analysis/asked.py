@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from llm_perf.config.base import Efficiency, Flag, PositiveInt
-from llm_perf.config.gpu import NonNegativeQuantity
+from llm_perf.config.base import Efficiency, Flag, NonNegativeQuantity, PositiveInt
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
 

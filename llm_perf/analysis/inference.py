@@ -32,7 +32,9 @@ Limit = Literal["memory", "model positions", "scheduler"]
 
 _LARGEST_SEARCH = 2**40
 _RUNGS = 256
-_LADDER = np.unique(np.geomspace(1, _LARGEST_SEARCH, _RUNGS).round().astype(np.int64))
+_LADDER = np.array(
+    sorted({int(rung) for rung in np.geomspace(1, _LARGEST_SEARCH, _RUNGS).round()})
+)  # np.unique loads np.ma
 """Numbers that a search tries first: all small ones, then each a tenth larger."""
 
 

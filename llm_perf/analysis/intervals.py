@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llm_perf.analysis.calibrated import (
     SIZE_TEXTS,
@@ -36,18 +36,19 @@ from llm_perf.analysis.evidence import (
 from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
 from llm_perf.analysis.result import Found
 from llm_perf.analysis.stack_intervals import knows, stack_interval
-from llm_perf.analysis.tuning_intervals import knows_steps_of, tuning_width
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import Range
 from llm_perf.config.gpu import GPUConfig, format_bits
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.scenario import Scenario
-from llm_perf.config.training import TrainingScenario
 from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import Placement
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
+
+if TYPE_CHECKING:
+    from llm_perf.config.training import TrainingScenario
 
 TRAINING: Final = "training"
 _GENERIC: Final = DEFAULT
@@ -168,6 +169,8 @@ def _of_another_version(
 
 def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
     """The interval of one optimizer step, or why there is none."""
+    from llm_perf.analysis.tuning_intervals import knows_steps_of, tuning_width  # inference does without
+
     if not scenario.fits:
         return None, _NO_FIT
     shipped = _as_shipped(scenario.gpu) and _as_shipped(scenario.host)
@@ -349,7 +352,7 @@ def _missing(question: _Question, entry: Evidence | None) -> str | None:
         maker = question.maker or "a maker that its file does not name"
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
-        return f"no published run of {question.system} {of_class} ships"
+        return f"no published run of system {question.system} {of_class} ships"
     if question.kind not in entry.kinds:
         article = "an" if question.kind[0] in "aeiou" else "a"
         return f"no published run of {question.system} {of_class} is of {article} {question.kind} model"

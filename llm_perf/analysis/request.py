@@ -17,12 +17,15 @@ from llm_perf.config.base import (
     Flag,
     Fraction,
     NonNegativeInt,
+    NonNegativeQuantity,
     PositiveFloat,
     PositiveInt,
+    Quantity,
+    Refused,
     Spec,
 )
 from llm_perf.config.dtype import Bits
-from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity, Quantity
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
@@ -215,8 +218,9 @@ class InferenceInputs(Spec):
     threads: RankCount | None = Field(
         default=None, description="Threads that compute on the CPU; one per core if not given."
     )
-    split_mode: SplitMode | None = Field(
-        default=None, description="llama.cpp: several GPUs share layers or rows.  [default: layer]"
+    split_mode: Annotated[SplitMode | None, Refused("row")] = Field(
+        default=None,
+        description="llama.cpp: what several GPUs share: layer (row is not modelled).  [default: layer]",
     )
     cpu_offload_gb: NonNegativeQuantity | None = Field(
         default=None, description="vLLM, SGLang: GiB of weights per GPU in host memory."
@@ -273,6 +277,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     stage = family_of(system).ds_zero
     if stage is not None and inputs.ds_zero not in (0, stage):
         raise SpecError(f"--ds-zero {inputs.ds_zero} keeps weights whole; system {system} is stage {stage}")
+    _check_replicas_left(inputs, parallelism, system)
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
@@ -297,6 +302,31 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     checked_system(scenario)
     _check_threads(inputs.threads, scenario.host)
     return scenario
+
+
+def _check_replicas_left(inputs: InferenceInputs, parallelism: ParallelismConfig, system: str) -> None:
+    """Sizes that divide fewer GPUs than there are leave replicas, which nobody asked for: say so where a batch of one has none.
+
+    Raises:
+        SpecError: the batch does not divide into the replicas that are left.
+    """
+    left = parallelism.dp_size
+    if inputs.dp_size is not None or not inputs.batch_size % left:
+        return
+    gpus, sizes = left * parallelism.tp_size * parallelism.pp_size * parallelism.cp_size, parallelism
+    given = {"tp_size": sizes.tp_size, "pp_size": sizes.pp_size, "cp_size": sizes.cp_size}
+    said = " x ".join(f"{name} {size}" for name, size in given.items() if size > 1) or "tp_size 1"
+    whole = f"tp_size {gpus}"
+    if family_of(system).more_gpus == "stages":
+        whole = (
+            f"pp_size {gpus}" if said == "tp_size 1" else f"no {said.split()[0]}, since {system} has stages"
+        )
+    elif "x" in said.split():
+        whole = "sizes that multiply to them"
+    raise SpecError(
+        f"{said} of {gpus} GPUs leaves dp_size {left}, and batch_size {inputs.batch_size}, the total over these replicas, is "
+        f"no multiple of {left}; to divide the model over all GPUs give {whole}"
+    )
 
 
 def _check_threads(threads: int | None, host: HostConfig) -> None:

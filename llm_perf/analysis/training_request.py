@@ -8,8 +8,15 @@ from pydantic import BeforeValidator, Field
 
 from llm_perf.analysis import asked
 from llm_perf.analysis.asked import Stage, Text, replicas
-from llm_perf.config.base import AsText, Efficiency, Flag, PositiveFloat, PositiveInt, Spec
-from llm_perf.config.gpu import NonNegativeQuantity
+from llm_perf.config.base import (
+    AsText,
+    Efficiency,
+    Flag,
+    NonNegativeQuantity,
+    PositiveFloat,
+    PositiveInt,
+    Spec,
+)
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,

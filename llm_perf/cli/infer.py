@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -131,6 +132,15 @@ def _write_trace(answers: list[_Answer], file: Path) -> None:
         click.echo(f"trace written to {path}", err=True)
 
 
+def _columns() -> int | None:
+    """Columns of the terminal that the report is read on; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
+
+
 def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import inference_text as text
     from llm_perf.report.answer import quickest_of
@@ -142,7 +152,7 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         text.print_report(
             text.inference_report(answer.result, answer.changes, answer.nearest, answer.price, gains)
         )
-        click.echo(text.log_section(answer.result))
+        click.echo(text.log_section(answer.result, _columns()))
     else:
         best = answers[results.index(quickest_of(results))]
         gains = faster(best.question, best.result)

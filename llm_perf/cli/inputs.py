@@ -131,6 +131,8 @@ def matching(flag: str, kind: str, text: str) -> Iterable[str]:
 def say_versions(systems: Iterable[Any]) -> None:
     """Say on stderr which of these systems are asked for in a version that does not ship, and what stands in for it.
 
+    Once there is an answer: a refusal is one line.
+
     Raises:
         SpecError: an unknown name.
     """

@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import sys
+import types
 from collections.abc import Sequence
 
 import click
@@ -113,6 +114,12 @@ def cli() -> None:
 
 # The specs need no pydantic plugins, and looking for some reads the metadata of every installed package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+if os.environ["PYDANTIC_DISABLE_PLUGINS"] == "__all__":
+    # Even so pydantic imports what would look for them, email and sockets with it, which takes a thirtieth of a command.
+    # A release that has no such module leaves this one alone.
+    _no_plugins = types.ModuleType("pydantic.plugin._loader")
+    _no_plugins.get_plugins = tuple  # type: ignore[attr-defined]
+    sys.modules.setdefault(_no_plugins.__name__, _no_plugins)
 
 
 _COLLECT_AFTER = 500_000

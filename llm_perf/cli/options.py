@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
 
-from llm_perf.config.base import AsText, Spec
+from llm_perf.config.base import AsText, Refused, Spec
 from llm_perf.search.axes import whole_number
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +63,7 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
         type=WHOLE if kind is int else kind,
         help=field.description,
         hidden=hidden,
-        shell_complete=partial(_words_begun, field.annotation),
+        shell_complete=partial(_words_begun, field),
     )
 
 
@@ -68,15 +71,17 @@ def words_of(field: str, inputs: Callable[[], type[Spec]]) -> Callable[..., list
     """What TAB offers for a hand-written flag of a field, of inputs that are imported when it is asked."""
 
     def words(context: click.Context, flag: click.Parameter, begun: str) -> list[str]:
-        return _words_begun(inputs().model_fields[field].annotation, context, flag, begun)
+        return _words_begun(inputs().model_fields[field], context, flag, begun)
 
     return words
 
 
-def _words_begun(annotation: Any, _context: click.Context, _flag: click.Parameter, begun: str) -> list[str]:
+def _words_begun(field: FieldInfo, _context: click.Context, _flag: click.Parameter, begun: str) -> list[str]:
     """What TAB offers for a flag that takes one of a few words, behind commas too."""
     before, comma, last = begun.rpartition(",")
-    return [f"{before}{comma}{word}" for word in _words(annotation) if word.startswith(last.lower())]
+    refused = {word for mark in field.metadata if isinstance(mark, Refused) for word in mark.words}
+    offered = (word for word in _words(field.annotation) if word not in refused)
+    return [f"{before}{comma}{word}" for word in offered if word.startswith(last.lower())]
 
 
 def _words(annotation: Any) -> Iterator[str]:

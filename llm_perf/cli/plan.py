@@ -182,7 +182,6 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
         from llm_perf.report.plots.style import check_plot
 
         check_plot(plot_file)
-    say_versions([question.system])
     if asks_for_service(question):
         return _serve(question, top, plot_file, as_json)
     percentile = next((target for target in question.targets if target.figure != "mean"), None)
@@ -192,6 +191,7 @@ def plan(top: int, plot_file: str | None, as_json: bool, training: bool, **flags
             "--requests or --concurrency"
         )
     answer = search(question, top)
+    say_versions([question.system])
     if plot_file is not None:
         from llm_perf.report.plan_plot import write_plan_plot
 
@@ -239,11 +239,13 @@ def _train(given: dict[str, Any], top: int, plot_file: str | None, as_json: bool
 
 def _serve(question: PlanQuestion, top: int, plot_file: str | None, as_json: bool) -> int:
     """Plan for requests that come over time."""
+    from llm_perf.cli.inputs import say_versions
     from llm_perf.search.service import plan_service
 
     if plot_file is not None:
         raise SpecError("--plot draws the front of batches: leave --rate, --requests and --concurrency out")
     answer = plan_service(question, top)
+    say_versions([question.system])
     if as_json:
         from llm_perf.report.service_json import service_object
 
@@ -269,8 +271,8 @@ def _cards(given: dict[str, Any], top: int, plot_file: str | None, as_json: bool
             f"{flag} goes without --host: a card for a host is looked for with one sequence at a time"
         )
     question = CardsQuestion(**given)
-    say_versions(question.of_card("none", 1).systems)
     answer = find_cards(question, top)
+    say_versions(question.of_card("none", 1).systems)
     if as_json:
         from llm_perf.report.cards_text import cards_object
 

@@ -60,8 +60,8 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
         check_plot(plot_file)
     from llm_perf.cli.inputs import say_versions
 
-    say_versions(question.systems)
     answer = search_policy(question)
+    say_versions(question.systems)
     if plot_file is not None:
         from llm_perf.report.policy_plot import write_plot
 

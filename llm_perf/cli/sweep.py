@@ -95,13 +95,13 @@ def sweep(
     if top < 0:
         raise SpecError(f"--top must be 0 or more, got {top}")
     question = Sweep(_axes(flags), _listed(points_file))
-    say_versions([*question.axes.get("system", ()), *(point.get("system") for point in question.listed)])
     run = get_executor(executor)
     summary = Summary(question, top, best_by)
     if out_file is None:
         _consume(question, run(question, range(question.chunks)), summary)
     else:
         _write(question, run, summary, Path(out_file), restart)
+    say_versions([*question.axes.get("system", ()), *(point.get("system") for point in question.listed)])
     if as_json:
         click.echo(json.dumps(summary.as_dict() | {"out": out_file}, allow_nan=False))
     else:

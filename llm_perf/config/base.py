@@ -8,7 +8,8 @@ import reprlib
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from llm_perf.errors import SpecError
 
@@ -32,23 +33,43 @@ def _plain_number(value: Any) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 0) == 0 else value
 
 
-PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, gt=0, le=LARGEST_COUNT)]
-NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=LARGEST_COUNT)]
-PositiveFloat = Annotated[
-    float, BeforeValidator(_plain_number), Field(strict=True, gt=0, allow_inf_nan=False)
-]
-NonNegativeFloat = Annotated[
-    float, BeforeValidator(_plain_number), Field(strict=True, ge=0, allow_inf_nan=False)
-]
-Fraction = Annotated[
-    float, BeforeValidator(_plain_number), Field(strict=True, ge=0, le=1, allow_inf_nan=False)
-]
+class _Within:
+    """Marks a number that is checked strictly, as NumPy has it too: ``BeforeValidator`` and ``Field`` in one.
+
+    Specs have some 300 such fields, and pydantic's own walk over both takes a tenth of the time that a command takes.
+
+    Args:
+        limits: ``gt``, ``ge``, ``le`` as of ``pydantic.Field``.
+    """
+
+    def __init__(self, **limits: float) -> None:
+        self.limits: dict[str, Any] = limits
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        whole = core_schema.int_schema(strict=True, **self.limits)
+        number = (
+            whole
+            if source is int
+            else core_schema.float_schema(strict=True, allow_inf_nan=False, **self.limits)
+        )
+        return core_schema.no_info_before_validator_function(_plain_number, number)
+
+
+PositiveInt = Annotated[int, _Within(gt=0, le=LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, _Within(ge=0, le=LARGEST_COUNT)]
+PositiveFloat = Annotated[float, _Within(gt=0)]
+NonNegativeFloat = Annotated[float, _Within(ge=0)]
+Fraction = Annotated[float, _Within(ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
 LEAST_EFFICIENCY = 1e-9
 """No software reaches less of a peak: it is a slip, and the times that follow overflow."""
-Efficiency = Annotated[
-    float, BeforeValidator(_plain_number), Field(strict=True, ge=LEAST_EFFICIENCY, le=1, allow_inf_nan=False)
-]
+Efficiency = Annotated[float, _Within(ge=LEAST_EFFICIENCY, le=1)]
+LARGEST_QUANTITY = 1e12
+"""No size, rate or time of a machine is larger in its unit: more is a slip, and would overflow later."""
+LEAST_QUANTITY = 1e-9
+"""None that exists is smaller either: times would overflow."""
+Quantity = Annotated[float, _Within(gt=0, ge=LEAST_QUANTITY, le=LARGEST_QUANTITY)]
+NonNegativeQuantity = Annotated[float, _Within(ge=0, le=LARGEST_QUANTITY)]
 
 
 def _on_one_line(name: str) -> str:
@@ -116,6 +137,17 @@ def plain_words(name: str) -> str:
 
 class ServingOption:
     """Marks a field that is an option of serving stacks, off at its default: other systems refuse it by its flag."""
+
+
+class Refused:
+    """Marks words that a field has and every system refuses with a reason: no shell offers them.
+
+    Args:
+        words: These words.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = frozenset(words)
 
 
 class AsText:

@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from llm_perf.config import files
-from llm_perf.config.base import Spec
-from llm_perf.config.gpu import NonNegativeQuantity
+from llm_perf.config.base import NonNegativeQuantity, Spec
 from llm_perf.config.names import normalise
 from llm_perf.errors import SpecError
 

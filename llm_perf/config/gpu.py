@@ -13,9 +13,9 @@ from llm_perf.config.base import (
     GIB,
     Efficiency,
     Name,
-    NonNegativeFloat,
-    PositiveFloat,
+    NonNegativeQuantity,
     PositiveInt,
+    Quantity,
     Spec,
     _plain_number,
 )
@@ -26,16 +26,6 @@ PeakDtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"
 
 _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"), 32: ("tf32", "fp32")}
 """Number formats that a product of this width may run in, preferred first; then the next wider width."""
-
-
-LARGEST_QUANTITY = 1e12
-"""No size, rate or time of a machine is larger in its unit: more is a slip, and would overflow later."""
-
-LEAST_QUANTITY = 1e-9
-"""None that exists is smaller either: times would overflow."""
-
-Quantity = Annotated[PositiveFloat, Field(ge=LEAST_QUANTITY, le=LARGEST_QUANTITY)]
-NonNegativeQuantity = Annotated[NonNegativeFloat, Field(le=LARGEST_QUANTITY)]
 
 
 def format_bits(dtype: str) -> int:

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import GB, GIB, Name, PositiveInt, Spec
-from llm_perf.config.gpu import NonNegativeQuantity, Quantity
+from llm_perf.config.base import GB, GIB, Name, NonNegativeQuantity, PositiveInt, Quantity, Spec
 from llm_perf.config.provenance import Evidence, Provenance, check_fields
 
 _LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
@@ -120,7 +119,7 @@ class HostConfig(Spec):
     ``peer_gb_per_s`` is what a GPU's copies to another of the node over PCIe reach, where sockets, switches or a driver that
     copies through host memory decide; None where the GPU's own figures hold.
     ``nic_gb_per_s`` is one GPU's share of the network per direction, None
-    where the GPU's own figure holds. ``described_as`` are phrases by which sources describe this very machine.
+    where the GPU's own figure holds.
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
     ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of them one link to the host; ``larger`` is the
@@ -136,7 +135,6 @@ class HostConfig(Spec):
 
     name: Name
     aliases: tuple[str, ...] = ()
-    described_as: tuple[str, ...] = ()
     from_profile: tuple[str, ...] = ()
     memory_gib: Quantity
     usable_memory_gib: Quantity

@@ -15,7 +15,14 @@ from llm_perf.config.formats import format_of_repository
 from llm_perf.config.gpu import NO_GPU, GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import memory_and_name, normalise, product_names, resolve, sockets_and_name
+from llm_perf.config.names import (
+    is_memory_alone,
+    memory_and_name,
+    normalise,
+    product_names,
+    resolve,
+    sockets_and_name,
+)
 from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 
@@ -58,13 +65,14 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(stems))
 
 
-def names_that_give(kind: str, field: str) -> tuple[str, ...]:
-    """Bundled specs whose own file gives a field, found without building any: most have few of the rare ones."""
-    given = re.compile(rf"^{field}:", re.MULTILINE)
-    folder = _folder(kind)
-    return tuple(
-        name for name in known_names(kind) if given.search((folder / f"{name}.yaml").read_text("utf-8"))
-    )
+@cache
+def described_hosts() -> dict[str, str]:
+    """Phrases by which sources describe a machine, and the bundled host that is this machine."""
+    text = (resources.files("hardware_specs") / _DESCRIBED).read_text("utf-8")
+    return {str(phrase): host for phrase, host in files.parse_mapping(text, _DESCRIBED).items()}
+
+
+_DESCRIBED = "described_hosts.yaml"
 
 
 @cache
@@ -370,29 +378,42 @@ def get_host_config_by_name(name: str) -> HostConfig:
     """A host by name or from a YAML or JSON file.
 
     ``2x NAME`` is the same with twice the sockets and memory, ``NAME-256gb`` with so much memory in all, ``here`` this
-    machine by /proc.
+    machine by /proc, of which the same can be said.
 
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    if name == HERE:
-        from llm_perf.config import here
-
-        return host_of_processor(*here.processor_here())
     if not isinstance(name, str) or files.looks_like_path(name):
         return load_spec("host", HostConfig, name)
     _refuse_odd_count(name)
     times, single = sockets_and_name(name)
+    if times > 1 and (alone := _OF_ONE_SOCKET.search(normalise(single))):
+        raise SpecError(
+            f"host {name[:60]!r}: an EPYC with a P behind its number works alone in a machine; give one, or {times}x "
+            f"{alone[1]} where there is one without the P"
+        )
     try:
-        return load_spec("host", HostConfig, single).with_sockets(times)
+        return _host_named(single).with_sockets(times)
     except UnknownNameError as unknown:
         known, gib = memory_and_name(single)
         try:
             if gib is not None:
-                return load_spec("host", HostConfig, known).with_sockets(times).with_memory(gib)
+                return _host_named(known).with_sockets(times).with_memory(gib)
         except UnknownNameError:
             pass
         raise unknown from None
+
+
+_OF_ONE_SOCKET = re.compile(r"(epyc-\d\w\d\d)p(?:-|$)")
+
+
+def _host_named(name: str) -> HostConfig:
+    """A host of one name, without a count or an amount of memory: ``here`` among them."""
+    if normalise(name) != HERE:
+        return load_spec("host", HostConfig, name)
+    from llm_perf.config import here
+
+    return host_of_processor(*here.processor_here())
 
 
 _ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")
@@ -400,12 +421,16 @@ _ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")
 
 
 def _refuse_odd_count(name: str) -> None:
-    """Say how sockets are counted where a name has a sign, an open bracket or a number that is none.
+    """Say how sockets are counted where a name has a sign, an open bracket or a number that is none, or is memory alone.
 
     Raises:
         SpecError: it has.
     """
     plain = name.strip()
+    if is_memory_alone(plain):
+        raise SpecError(
+            f"host {name[:60]!r}: is an amount of memory; put it behind a host, as in epyc-9654-256gb (llm-perf hosts list)"
+        )
     odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
     if odd or plain.count("(") != plain.count(")"):
         bare = (
@@ -420,6 +445,8 @@ def _refuse_odd_count(name: str) -> None:
 def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
     """The host that a GPU is usually in, or a larger one that so many of them are in.
 
+    Where GPU and host have one memory, the host has as much as the GPU's file says.
+
     Raises:
         SpecError: the GPU names none.
     """
@@ -428,7 +455,9 @@ def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
     host = get_host_config_by_name(gpu.default_host)
     while host.larger is not None and host.gpus_per_node < gpus_per_node:
         host = get_host_config_by_name(host.larger)
-    return host
+    one_memory = gpu.pcie_bytes_per_s is None and host.pcie_bytes_per_s is None and host.gpus_per_node == 1
+    gib = round(gpu.memory_gib)
+    return host.with_memory(gib) if one_memory and gib != host.memory_gib else host
 
 
 def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:

@@ -23,8 +23,11 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
 _UNIT_APART = re.compile(r"(?<=\d)-gb(?=-|$)")
-_COUNTED = re.compile(r"^([1-8])-?x-")
+_COUNTED = re.compile(r"^(?:([1-8])-?x|(dual|quad)(?:-socket)?)-")
+_COUNTED_BEHIND = re.compile(r"-(?:x-?([2-8])|([2-8])-?x)$")
+_IN_WORDS = {"dual": 2, "quad": 4}
 _WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?([gt])i?b(?:-ram)?")
+_MEMORY_ALONE = re.compile(r"[\d.]+-?[gt]i?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
@@ -82,16 +85,26 @@ _XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": 
 
 
 def sockets_and_name(name: str) -> tuple[int, str]:
-    """``2x EPYC 9654`` is two sockets of an EPYC 9654; one where no number stands before the name."""
-    counted = name.strip().lstrip("(")[:1].isdigit()  # -2x is no count, though normalise drops its sign
-    found = _COUNTED.match(normalise(name)) if counted else None
-    return (int(found[1]), normalise(name)[found.end() :]) if found else (1, name)
+    """``2x EPYC 9654``, ``dual EPYC 9654``, ``EPYC 9654 x2`` are two sockets of an EPYC 9654; one where there is no count."""
+    plain = normalise(name)
+    before, behind = _COUNTED.match(plain), _COUNTED_BEHIND.search(plain)
+    counted = name.strip().lstrip("(")[:1].isalnum()  # -2x is no count, though normalise drops its sign
+    if before is not None and counted and behind is None:
+        return int(before[1] or _IN_WORDS[before[2]]), plain[before.end() :]
+    if behind is not None and before is None and counted:
+        return int(behind[1] or behind[2]), plain[: behind.start()]
+    return 1, name
 
 
 def memory_and_name(name: str) -> tuple[str, int | None]:
     """``Ryzen 9 9950X 256 GB`` is a Ryzen 9 9950X with so many GiB; None where no memory stands behind the name."""
     found = _WITH_MEMORY.fullmatch(normalise(name))
     return (found[1], int(found[2]) * (1024 if found[3] == "t" else 1)) if found else (name, None)
+
+
+def is_memory_alone(name: str) -> bool:
+    """Whether a name says how much memory, and of nothing: ``-256gb``."""
+    return _MEMORY_ALONE.fullmatch(normalise(name)) is not None
 
 
 def resolve(

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 
 from pydantic import Field, model_validator
 
-from llm_perf.config.base import Name, Spec
+from llm_perf.config.base import Name, NonNegativeQuantity, Spec
 from llm_perf.config.calibration import Calibration
 from llm_perf.config.files import looks_like_path
-from llm_perf.config.gpu import GPUConfig, NonNegativeQuantity
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import load_spec
 from llm_perf.config.names import normalise
@@ -206,10 +206,12 @@ class NoFit(Profile):
         return gpu.without_fits()
 
 
-NO_PROFILE = Profile(name="none")
+NO_PROFILE = Profile.model_construct(
+    name="none"
+)  # not checked: most commands read no profile, and build no check of one
 """No profile was given: every constant as it ships."""
 
-NO_FIT = NoFit(name="none")
+NO_FIT = NoFit.model_construct(name="none")
 """``--profile none``: no constant that was fitted to runs."""
 
 NO_FIT_USED: Final = "no fitted constant is used (--profile none)"

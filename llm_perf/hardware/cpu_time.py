@@ -30,6 +30,7 @@ _PER_CYCLE: dict[Kernels, str] = {
 
 _UNPACKING: dict[str, str] = {
     "8bit": "cpu_unpack_8bit",
+    "4bit": "cpu_unpack_8bit",
     "16bit": "cpu_unpack_16bit",
     "k": "cpu_unpack_k",
     "planes": "cpu_unpack_k",
@@ -41,6 +42,7 @@ _UNPACKING: dict[str, str] = {
 
 _WIDE: dict[str, str] = {
     "8bit": "cpu_wide_8bit",
+    "4bit": "cpu_wide_4bit",
     "16bit": "cpu_wide_16bit",
     "k": "cpu_wide_k",
     "planes": "cpu_wide_planes",
@@ -59,12 +61,14 @@ _WITH_PLAIN_DOTS = ("avx2", "avx512")
 _ROUNDING = 1.0 + 1e-9
 """Experts that one token touches come out of a power, a rounding below the rows that they multiply."""
 
-TypeClass = Literal["8bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
-"""Number formats whose weights take about the same work to unpack: blocks with one scale, with scales of scales (K-types
+TypeClass = Literal["8bit", "4bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
+"""Number formats whose weights take about the same work to unpack: blocks with one scale, those of them of 4 bits whose rows
+may be interleaved for many rows (Q4_0, IQ4_NL), with scales of scales (K-types
 of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
 table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain 16
 bits."""
 
+_INTERLEAVED_4BIT = ("q4_0", "iq4_nl")
 _IN_TWO_PLANES = ("q3_k", "q5_k", "q6_k", "q5_0", "q5_1")
 
 
@@ -79,6 +83,8 @@ def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
         return "iq2"
     if name.startswith(("iq4_xs", "mxfp4")):
         return "iq4"
+    if name.startswith(_INTERLEAVED_4BIT):
+        return "4bit"
     if name.startswith(_IN_TWO_PLANES):
         return "planes"
     if name.endswith("_k"):
@@ -144,11 +150,14 @@ class CpuRates:
             unpacking *= c["cpu_unpack_planes"]
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
-        by_row = {"16bit": self.row_16bit_per_s, "8bit": self.row_8bit_per_s}.get(kind, math.inf)
+        of_row = self.row_8bit_per_s
+        by_row = {"16bit": self.row_16bit_per_s, "8bit": of_row, "4bit": of_row}.get(kind, math.inf)
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / by_row)
-        row_by_row = product.is_expert and kind in ("8bit", "16bit", "k") and not c["cpu_wide_experts"]
+        row_by_row = (
+            product.is_expert and kind in ("8bit", "4bit", "16bit", "k") and not c["cpu_wide_experts"]
+        )
         wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]]
         if kind != "8bit":
             wide_share *= self.wide_vectors

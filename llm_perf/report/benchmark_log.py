@@ -353,13 +353,14 @@ def _label_pattern(label: str) -> str:
     return re.escape(label).replace(r"\ ", r"\s+").replace(r"\(p\)", r"\((?:p|prefill)\)")
 
 
-_LABELS: Final = re.compile("|".join(rf"\b({_label_pattern(f.label)})\s*:" for f in _FIELDS))
-_VALUE: Final = re.compile(r"\s*(?P<number>\S+)\s+(?P<unit>[^\s,]+),?")
-_NUMBER: Final = re.compile(r"nan|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
-_EXTRA: Final = re.compile(r"\s*(?P<name>[A-Za-z][\w ]*?)\s*:\s*(?P<value>\S+)(?:\s+|$)")
-_RANK: Final = re.compile(r"\s*rank #\d+:\s*")  # before each line that a rank of distributed FlexGen prints
+# Compiled when a log is read: a prediction only writes one.
+_LABELS: Final = "|".join(rf"\b({_label_pattern(f.label)})\s*:" for f in _FIELDS)
+_VALUE: Final = r"\s*(?P<number>\S+)\s+(?P<unit>[^\s,]+),?"
+_NUMBER: Final = r"(?i:nan|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
+_EXTRA: Final = r"\s*(?P<name>[A-Za-z][\w ]*?)\s*:\s*(?P<value>\S+)(?:\s+|$)"
+_RANK: Final = r"\s*rank #\d+:\s*"  # before each line that a rank of distributed FlexGen prints
 # FlexGen also prints its three sizes when it starts, with commas between. That is no record.
-_ANNOUNCEMENT: Final = re.compile(
+_ANNOUNCEMENT: Final = (
     r",\s+".join(rf"{_label_pattern(f.label)}\s*:\s*\S+\s+{f.unit}" for f in _FIELDS[:3])
     + rf"(?!,?\s*{_label_pattern(_FIELDS[3].label)})"
 )
@@ -392,7 +393,7 @@ def parse_benchmark_log(text: str) -> list[BenchmarkLogRecord]:
     """
     if not text.strip():
         return []
-    found = list(_find_labels(_ANNOUNCEMENT.sub(_blank, text)))
+    found = list(_find_labels(re.sub(_ANNOUNCEMENT, _blank, text)))
     if not found:
         raise SpecError("benchmark log, line 1: expected 'model size: ... GB', which is nowhere in the text")
     step = len(_FIELDS)
@@ -405,7 +406,7 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _find_labels(text: str) -> Iterator[_Found]:
-    matches = list(_LABELS.finditer(text))
+    matches = list(re.finditer(_LABELS, text))
     starts = [match.start() for match in matches] + [len(text)]
     line, counted = 1, 0
     for match, end in zip(matches, starts[1:], strict=True):
@@ -439,10 +440,10 @@ def _expect(found: list[_Found], index: int) -> _Found:
 
 def _read_value(log_field: _LogField, item: _Found) -> tuple[float | None, str]:
     """Return the number of a field and the text behind its unit."""
-    match = _VALUE.match(item.rest)
+    match = re.match(_VALUE, item.rest)
     accepted = f"expected a number of at least 0, or nan, and the unit {log_field.unit}"
     where = f"benchmark log, line {item.line}: {log_field.label}"
-    if match is None or match["unit"] != log_field.unit or not _NUMBER.fullmatch(match["number"]):
+    if match is None or match["unit"] != log_field.unit or not re.fullmatch(_NUMBER, match["number"]):
         shown = " ".join(item.rest.split()[:2])
         raise SpecError(f"{where}: {shown!r}: {accepted}")
     number = float(match["number"])
@@ -454,11 +455,11 @@ def _read_value(log_field: _LogField, item: _Found) -> tuple[float | None, str]:
 
 def _read_extra(log_field: _LogField, rest: str, line: int) -> dict[str, str]:
     """Read the fields of other programs that stand between two of ours."""
-    rest = _RANK.sub(" ", rest)
+    rest = re.sub(_RANK, " ", rest)
     extra: dict[str, str] = {}
     position = 0
     while rest[position:].strip():
-        match = _EXTRA.match(rest, position)
+        match = re.compile(_EXTRA).match(rest, position)
         if match is None:
             shown = rest[position:].split()[0]
             raise SpecError(f"benchmark log, line {line}: {shown!r} after {log_field.label!r} is no field")

@@ -484,14 +484,33 @@ def _shown(quantity: dict[str, Any], side: str) -> str:
     return {"s": seconds, "token/s": rate, "bytes": gib}[quantity["unit"]](value)
 
 
-def log_section(result: InferenceResult) -> str:
-    """The benchmark log under a heading, to be printed as it is: its text is the real run's, byte for byte."""
+def log_section(result: InferenceResult, width: int | None = None) -> str:
+    """The benchmark log under a heading, to be printed as it is: its text is the real run's, byte for byte.
+
+    ``width`` is that of a terminal that would break lines within a number: they are broken between fields there.
+    """
     heading = "Benchmark log, as a real run writes it (GB = 2^30; sizes are its estimates)"
     scenario = result.scenario
     real = model_weight_bytes(scenario) * scenario.parallelism.tp_size
     if abs(model_bytes(scenario.model) / real - 1) > _SAME_SIZE:
         heading += f"\nIts 'model size' is the log's own formula: these weights are {gib(real)}."
-    return f"{heading}\n{prediction_log(result)}"
+    log = prediction_log(result)
+    if width is not None:
+        log = "\n".join(part for line in log.splitlines() for part in _fields_in_width(line, width))
+    return f"{heading}\n{log}"
+
+
+def _fields_in_width(line: str, width: int) -> Iterator[str]:
+    """A line of fields with tabs between them as lines of no more than ``width`` columns, where a field has no more."""
+    begun, *fields = line.split("\t")
+    for field in fields:
+        longer = f"{begun}\t{field}"
+        if len(longer.expandtabs()) > width:
+            yield begun
+            begun = field
+        else:
+            begun = longer
+    yield begun
 
 
 _SAME_SIZE = 0.02

@@ -18,9 +18,8 @@ from llm_perf.analysis.division import Aim, Divided, best, divisions, with_fewer
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import NonNegativeQuantity, PositiveInt, Quantity, Spec
 from llm_perf.config.economics import Price
-from llm_perf.config.gpu import NonNegativeQuantity, Quantity
 from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.search.knob_search import KnobSearch

@@ -13,7 +13,6 @@ from llm_perf.config.base import Flag, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig, Rate
 from llm_perf.config.loading import get_host_config_by_name
-from llm_perf.config.profiles import NO_FIT_USED
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
@@ -314,6 +313,8 @@ def no_fit_note(file: ConstantsFile, host: HostConfig, gpu: GPUConfig) -> str:
         (0 if training is None else len(training.fitted), f"of {gpu.name} in training"),
     )
     said = ", ".join(f"{count} {whose}" for count, whose in counts if count)
+    from llm_perf.config.profiles import NO_FIT_USED  # whoever asks has one
+
     return f"{NO_FIT_USED}: replaced are {said or 'none, since none was fitted'}"
 
 

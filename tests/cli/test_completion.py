@@ -78,7 +78,7 @@ def test_a_home_that_is_a_file_is_one_line(llm_perf, home, monkeypatch):
         ("llm-perf train --activation-recomputation norm", "norm_attn_norm"),
         ("llm-perf train --activation-recomputation sel", "selective"),
         ("llm-perf calibrate micro", "microbench"),
-        ("llm-perf infer --split-mode r", "row"),
+        ("llm-perf infer --split-mode l", "layer"),
         ("llm-perf infer --quant-bits 1", "16"),
         ("llm-perf plan --gpus h100-sxm-80gb,l4", "h100-sxm-80gb,l4-24gb"),
         ("llm-perf plan --objective th", "throughput"),
@@ -109,3 +109,12 @@ def test_what_the_shell_is_told(words, found):
     )
     assert (told.returncode, told.stderr) == (0, "")
     assert found in {line.partition(",")[2] for line in told.stdout.splitlines()}
+
+
+def test_no_shell_offers_what_every_system_refuses():
+    from click import Context
+
+    from llm_perf.cli.infer import infer
+
+    split = next(one for one in infer.params if one.name == "split_mode")
+    assert [item.value for item in split.shell_complete(Context(infer), "")] == ["layer"]

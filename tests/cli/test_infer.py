@@ -16,7 +16,14 @@ import yaml
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_model_config_by_name
-from llm_perf.report.benchmark_log import cache_bytes, hidden_bytes, model_bytes, write_benchmark_log
+from llm_perf.report.benchmark_log import (
+    cache_bytes,
+    hidden_bytes,
+    model_bytes,
+    parse_benchmark_log,
+    write_benchmark_log,
+)
+from llm_perf.report.inference_text import log_section
 from llm_perf.systems import system_names
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
@@ -201,6 +208,18 @@ def test_log_is_the_real_runs_to_the_byte(infer: Any, case: tuple[str, ...], fol
     wanted = _expected_log(found, folder / "expected.log")
     assert found["benchmark_log"] == wanted
     assert infer(*case).out.endswith(f"\n{wanted}\n")  # as it is: neither wrapped nor stripped of its tabs
+
+
+def test_a_terminal_breaks_the_log_between_its_fields() -> None:
+    asked = InferenceInputs(
+        model="opt-175b", gpu="t4", ds_zero=3, batch_size=64, prompt_len=1024, gen_len=500
+    )
+    result = predict_inference(build_scenario(asked))
+    whole, narrow = log_section(result), log_section(result, 80)
+    assert max(len(line.expandtabs()) for line in whole.splitlines()) > 80
+    assert max(len(line.expandtabs()) for line in narrow.splitlines()) <= 80
+    assert parse_benchmark_log(narrow) == parse_benchmark_log(whole)
+    assert log_section(result, 200) == whole
 
 
 def test_log_file_is_appended_to(infer: Any, folder: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
-from llm_perf.config.loading import known_names, resolve_name
+from llm_perf.config.loading import known_names, resolve_name, usual_host
 from llm_perf.config.names import normalise
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 from tests.unit.hardware_files import GPUS, HOSTS, SPECS, one_line, raw
@@ -139,6 +139,11 @@ def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str
         ("Ryzen 9 9950X 256 GB", "ryzen-9-9950x-256gb"),
         ("2x EPYC 7763 1 TB", "2x epyc-7763-1024gb"),
         ("2x Xeon 8480+", "2x xeon-platinum-8480-plus"),
+        ("dual Xeon 8480+", "2x xeon-platinum-8480-plus"),
+        ("Dual-socket EPYC 9654", "2x epyc-9654"),
+        ("Xeon 8480+ x2", "2x xeon-platinum-8480-plus"),
+        ("EPYC 9654 (x2)", "2x epyc-9654"),
+        ("xeon 8480", "xeon-platinum-8480-plus"),
         ("Xeon 6430", "xeon-gold-6430"),
         ("Xeon 6980P", "xeon-6980p"),
         ("EPYC 9554P", "epyc-9554"),
@@ -149,6 +154,53 @@ def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str
 )
 def test_a_host_is_found_by_what_people_call_it(name: str, stem: str) -> None:
     assert get_host_config_by_name(name).name == stem
+
+
+def test_this_machine_is_counted_and_given_memory_as_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_perf.config import here
+
+    facts = {
+        "cpu": "AMD EPYC 9654",
+        "sockets": 1,
+        "cores_per_socket": 96,
+        "memory_gib": 128.0,
+        "usable_memory_gib": 100.0,
+    }
+    monkeypatch.setattr(here, "processor_here", lambda: (facts, None))
+    one, two, other = (get_host_config_by_name(name) for name in ("here", "2x here", "here-64gb"))
+    assert (two.name, two.sockets, two.memory_gib) == ("2x here", 2, 256)
+    assert (other.name, other.memory_gib, other.usable_memory_gib) == ("here-64gb", 64, 50)
+    assert (one.sockets, one.cores_per_socket) == (1, other.cores_per_socket)
+
+
+@pytest.mark.parametrize("name", ["-256gb", "-99999tb", "256 GB", "(512gb)"])
+def test_memory_of_no_host_is_refused_with_where_it_goes(name: str) -> None:
+    with pytest.raises(
+        SpecError, match="amount of memory; put it behind a host, as in epyc-9654-256gb"
+    ) as error:
+        get_host_config_by_name(name)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("2x EPYC 9554P", "2x epyc-9554 "), ("dual epyc-8124p", "give one")]
+)
+def test_processors_of_one_socket_are_not_two(name: str, said: str) -> None:
+    with pytest.raises(SpecError, match="works alone in a machine") as error:
+        get_host_config_by_name(name)
+    one_line(error)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gib"), [("m3-ultra", 512), ("apple-m1-8c-8gb", 8), ("apple-m2-ultra-76c", 192)]
+)
+def test_a_mac_has_the_memory_of_its_gpu(gpu: str, gib: int) -> None:
+    found = usual_host(get_gpu_config_by_name(gpu), 1)
+    assert found.memory_gib == gib
+    assert found == get_host_config_by_name(found.name)
+    card = get_gpu_config_by_name("rtx-4090-24gb")
+    assert usual_host(card, 1).name == card.default_host
 
 
 def test_a_host_with_its_memory_is_that_host_with_so_much() -> None:

@@ -443,9 +443,23 @@ def test_predictions_before_the_probe_are_those_of_todays_constants(monkeypatch)
 def test_the_spread_is_that_of_rounds_and_not_of_samples():
     from calibrate.run.llama_cpp.rounds import spread
 
-    assert spread([(1.0, 5.0), (1.2, 1.3), (1.1, 9.0)]) == pytest.approx(0.2)
-    assert spread([(1.0, 5.0)]) is None
+    # Of medians, as times are: one sample that nobody disturbed does not make a round quick.
+    assert spread([(1.0, 5.0, 5.2), (4.0, 4.1, 9.0), (4.2, 4.3, 4.4)]) == pytest.approx(5.0 / 4.1 - 1)
+    assert spread([(1.0, 5.0), ()]) is None
     assert spread([]) is None
+
+
+@pytest.mark.parametrize("rounds", [[], [()], [(), ()]])
+def test_rounds_without_a_sample_are_said_to_be_so(rounds):
+    from calibrate.run.llama_cpp.rounds import Times, quiet_s, settled
+    from llm_perf.errors import EnvironmentFailure
+
+    with pytest.raises(EnvironmentFailure, match="no round"):
+        quiet_s(rounds)
+    assert not settled(rounds)
+    plain = Times(prefill=[(1.0, 2.0, 3.0)], decode=rounds).as_dict()
+    assert plain["quiet_s"] == {"prefill": 2.0, "decode": None}
+    assert plain["spread"] == {"prefill": None, "decode": None}
 
 
 def test_a_time_is_the_median_of_the_fastest_round_and_settled_once_that_was_met_again():

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name, here
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.loading import gpu_of_driver, host_of_processor
@@ -59,6 +61,38 @@ def test_instruction_sets_of_a_processor_go_together(stem: str) -> None:
     ):
         assert narrow in sets or wide not in sets
     assert not sets & {"sve2", "neon", "sme"} or not sets & {"avx2", "amx_int8"}
+
+
+def test_rows_of_4_bits_with_one_scale_are_interleaved_for_prompts() -> None:
+    """llama.cpp repacks Q4_0 and IQ4_NL as it does Q4_K: on wide units their prompts take about as long, not twice."""
+
+    def prompt_s(weight_format: str, system: str) -> float:
+        asked = InferenceInputs(
+            model="llama-3.1-8b", gpu="none", host="epyc-9755", system=system, weight_format=weight_format
+        )
+        return float(predict_inference(build_scenario(asked)).prefill.latency_s)
+
+    mixed = prompt_s("q4_k_m", "llama_cpp@2026")
+    assert 0.8 * mixed < prompt_s("q4_0", "llama_cpp@2026") < 1.3 * mixed
+    assert prompt_s("iq4_nl", "llama_cpp@2026") == pytest.approx(prompt_s("q4_0", "llama_cpp@2026"), rel=0.1)
+    assert prompt_s("q8_0", "llama_cpp@2026") > 1.3 * mixed  # which is not
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"), [("apple-m2-ultra", "apple-m3-ultra"), ("apple", "apple-m4-max")]
+)
+@pytest.mark.parametrize("weight_format", ["q4_k_m", "q8_0"])
+def test_a_macs_cores_are_no_slower_than_those_before(older: str, newer: str, weight_format: str) -> None:
+    def both_s(host: str) -> tuple[float, float]:
+        asked = InferenceInputs(
+            model="llama-3.1-8b", gpu="none", host=host, system="llama_cpp", weight_format=weight_format
+        )
+        found = predict_inference(build_scenario(asked))
+        return float(found.prefill.latency_s), float(found.tpot_s or 0.0)
+
+    assert "neon" in get_host_config_by_name(older).instruction_sets
+    for before, after in zip(both_s(older), both_s(newer), strict=True):
+        assert after <= before * (1 + 1e-9)
 
 
 def test_two_sockets_are_twice_the_machine() -> None:

@@ -20,6 +20,7 @@ from calibrate.run.llama_cpp.bench import BenchTest, run_tests
 from calibrate.run.llama_cpp.build import LlamaCpp
 from calibrate.run.llama_cpp.child import Finished
 from llm_perf.config.model import ModelConfig
+from llm_perf.errors import EnvironmentFailure
 
 REPETITIONS = 3
 """Timed repetitions of each test in each round; the first finds nothing warm, and counts like any that was disturbed."""
@@ -29,14 +30,21 @@ MET_AGAIN = 0.1
 
 
 def quiet_s(rounds: Sequence[Sequence[float]]) -> float:
-    """Seconds where nobody disturbs: the median of the fastest round. Others only ever add time, mostly to all of a round."""
-    return min(_each(rounds))
+    """Seconds where nobody disturbs: the median of the fastest round. Others only ever add time, mostly to all of a round.
+
+    Raises:
+        EnvironmentFailure: no round has a sample.
+    """
+    times = _each(rounds)
+    if not times:
+        raise EnvironmentFailure("no round of llama-bench has a time")
+    return min(times)
 
 
 def settled(rounds: Sequence[Sequence[float]]) -> bool:
     """Whether the fastest round was met again."""
-    first, *others = sorted(_each(rounds))
-    return bool(others) and others[0] <= first * (1 + MET_AGAIN)
+    times = sorted(_each(rounds))
+    return len(times) > 1 and times[1] <= times[0] * (1 + MET_AGAIN)
 
 
 def _each(rounds: Sequence[Sequence[float]]) -> list[float]:
@@ -44,9 +52,9 @@ def _each(rounds: Sequence[Sequence[float]]) -> list[float]:
 
 
 def spread(rounds: Sequence[Sequence[float]]) -> float | None:
-    """By how much the slowest round's best sample exceeds the fastest round's, a fraction; None of fewer than two."""
-    best = [min(samples) for samples in rounds if samples]
-    return max(best) / min(best) - 1 if len(best) > 1 else None
+    """By how much the slowest round exceeds the fastest, a fraction of the medians that times are; None of fewer than two."""
+    times = _each(rounds)
+    return max(times) / min(times) - 1 if len(times) > 1 else None
 
 
 def is_mapped(number: int) -> bool:
@@ -86,7 +94,7 @@ class Times:
         both = {"prefill": self.prefill, "decode": self.decode}
         return {
             "samples_s": {phase: [list(samples) for samples in rounds] for phase, rounds in both.items()},
-            "quiet_s": {phase: quiet_s(rounds) if rounds else None for phase, rounds in both.items()},
+            "quiet_s": {phase: quiet_s(rounds) if any(rounds) else None for phase, rounds in both.items()},
             "settled": self.settled,
             "spread": {"prefill": spread(self.prefill), "decode": spread(self.decode)},
             "others_cores": self.others_cores,
