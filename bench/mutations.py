@@ -7,6 +7,7 @@ have to fail there. Exit code 1 where one passes, or where a place is not there 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ _FAILED = 1
 """pytest's exit code for tests that ran and failed; another one means that they could not run."""
 _LONGEST_S = 1800.0
 """What does not end within so long, where tests take minutes, is noticed as well."""
+_NO_TESTS = 5
+"""pytest's exit code where the keyword leaves no test."""
+_SEED = 97
+"""Of the questions that are asked of a fault which no test found."""
 
 
 def mutations(only: str | None = None) -> list[Mapping[str, Any]]:
@@ -151,6 +157,89 @@ def drawn(count: int, seed: int) -> list[dict[str, str]]:
     return found
 
 
+# -- trying drawn ones --------------------------------------------------------------------------------------------
+
+_GUARDS: Mapping[str, Sequence[str]] = {
+    "answers": ("golden/test_answers.py",),
+    "laws": ("laws",),
+    "published runs": ("published",),
+    "other tests": ("golden", "unit", "cli", "observe"),
+}
+"""What looks for a drawn fault, in this order; those that only hold texts, of documents and of refusals, are left out."""
+_QUICK = "answers"
+_TEXTS = "not readme and not docs and not notebook and not pictures and not law_register and not structure"
+_DIFFERENT = 1000
+"""Questions drawn by chance that are asked where the answers that are written down find nothing; if all are answered as
+usual, the fault changes nothing, and another is drawn for it."""
+_ASK = """
+import json, sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/bench"]
+import itertools, answers, draw_questions
+found = []
+for question in itertools.islice(draw_questions.questions(int(sys.argv[2])), int(sys.argv[3])):
+    try:
+        found.append(answers.sums(question))
+    except Exception as error:
+        found.append({f"{type(error).__name__}": 1.0})
+json.dump(found, sys.stdout)
+"""
+
+
+def asked(folder: Path, seed: int) -> list[dict[str, float]] | None:
+    """What a copy of the project answers to questions drawn by chance; None where it does not end."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", _ASK, str(folder), str(seed), str(_DIFFERENT)]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, check=False, timeout=_LONGEST_S
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def verdict(folder: Path, fault: Mapping[str, Any], usual: Callable[[], Any]) -> str:
+    """What finds a drawn fault: a guard; or that it changes no answer, or that nothing found what it changes."""
+    path = folder / fault["file"]
+    whole = path.read_text("utf-8")
+    path.write_text(mutated(fault, whole), "utf-8")
+    try:
+        for guard, tests in _GUARDS.items():
+            if run_tests(folder, tests, _TEXTS) not in (0, _NO_TESTS):
+                return f"caught by {guard}"
+            # Whoever is quick looks first: most of what changes nothing needs no other test to be known.
+            if guard == _QUICK and asked(folder, _SEED) == usual():
+                return "changes no answer"
+        return "NOT CAUGHT"
+    finally:
+        path.write_text(whole, "utf-8")
+
+
+def trial(count: int, seed: int) -> int:
+    """Draw faults until so many are decided, print what became of each; how many of them nothing found."""
+    decided = missed = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_of_the_project(folder)
+        usual = cache(lambda: asked(folder, _SEED))
+        usual()  # of the code as it is
+        for fault in drawn(3 * count, seed):
+            begun = time.monotonic()
+            found = verdict(folder, fault, usual)
+            decided += found != "changes no answer"
+            missed += found == "NOT CAUGHT"
+            seconds = time.monotonic() - begun
+            line = fault["put"].strip().splitlines()[-1].strip() if fault["put"].strip() else "(nothing)"
+            sys.stdout.write(
+                f"{decided:3} {found:24} {seconds:5.0f} s  {fault['file']}: {fault['says']}\n      {line}\n"
+            )
+            sys.stdout.flush()
+            if decided == count:
+                break
+    sys.stdout.write(f"{decided - missed} of {decided} caught\n")
+    return missed
+
+
 def main() -> int:
     """Try all, print what became of each."""
     parser = argparse.ArgumentParser(
@@ -158,12 +247,17 @@ def main() -> int:
     )
     parser.add_argument("--only", help="one part of the register: review, drawn, redrawn or drawn_again")
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
+    parser.add_argument(
+        "--trial", type=int, help="draw faults until so many are decided by all tests that there are"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    asked = parser.parse_args()
-    if asked.draw:
-        yaml.safe_dump(drawn(asked.draw, asked.seed), sys.stdout, sort_keys=False, width=120)
+    given = parser.parse_args()
+    if given.draw:
+        yaml.safe_dump(drawn(given.draw, given.seed), sys.stdout, sort_keys=False, width=120)
         return 0
-    faults, missed = mutations(asked.only), 0
+    if given.trial:
+        return 1 if trial(given.trial, given.seed) else 0
+    faults, missed = mutations(given.only), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_of_the_project(folder)

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import Phase, settings
@@ -35,3 +36,17 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _keep_out_of_the_search() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Where a server of the page answers, which ends without a traceback."""
+    from tests.serving import started
+
+    process, found = started(tmp_path_factory.mktemp("server"))
+    yield found
+    process.terminate()
+    assert process.stderr is not None
+    rest = process.stderr.read()
+    process.wait(timeout=20)
+    assert "Traceback" not in rest

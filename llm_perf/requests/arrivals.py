@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from llm_perf.requests.workload import NONE, Floats, Ints
+from llm_perf.requests.workload import NONE, Floats, Ints, Requests
 
-__all__ = ["Turns", "arrivals"]
+__all__ = ["Coming", "Turns", "arrivals"]
 
 
 def arrivals(rate: float, burstiness: float, count: int, generator: np.random.Generator) -> Floats:
@@ -66,3 +67,46 @@ class Turns:
             before = slice(start - self.sessions, now.stop - self.sessions)
             prompt[now] += prompt[before] + answered[before]
         return prompt
+
+
+class Coming:
+    """Requests that are yet to arrive: those whose time is known, and those that the ends of others bring.
+
+    Attributes:
+        times: (seconds, request) of those whose time is known, a heap.
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        previous = requests.previous.tolist()
+        self._followers: dict[int, list[int]] = {}
+        for turn, before in enumerate(previous):
+            if before >= 0:
+                self._followers.setdefault(before, []).append(turn)
+        self._think_s: list[float] = requests.think_s.tolist()
+        arrival_s = requests.arrival_s.tolist()
+        first = [index for index, before in enumerate(previous) if before < 0]
+        at_first = len(first) if requests.concurrency is None else requests.concurrency
+        self._queue = first[at_first:][::-1]
+        self.times: list[tuple[float, int]] = [(arrival_s[index], index) for index in first[:at_first]]
+        heapify(self.times)
+
+    @property
+    def follows(self) -> bool:
+        """Whether anything is brought by the end of another."""
+        return bool(self._queue or self._followers)
+
+    @property
+    def next_s(self) -> float:
+        """When the next one arrives, as far as that is known; infinite where it is not."""
+        return self.times[0][0] if self.times else math.inf
+
+    def next(self) -> tuple[float, int]:
+        """The next one that arrives, with its time."""
+        return heappop(self.times)
+
+    def follow(self, request: int, end_s: float) -> None:
+        """What the end of a request brings: the next of a closed loop, and the session's next turn."""
+        if self._queue:
+            heappush(self.times, (end_s, self._queue.pop()))
+        for turn in self._followers.get(request, ()):
+            heappush(self.times, (end_s + self._think_s[turn], turn))

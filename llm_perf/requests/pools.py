@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import numpy as np
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.hardware.collective import fabric
+from llm_perf.requests.arrivals import Coming
 from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.outcome import Outcome
@@ -175,31 +176,18 @@ class _Pools:
         self.moves: list[float] = moves.tolist()
         self.frontend_s = readers[0].times.frontend_s
         self.link_free = [0.0] * len(readers)
-        requests = written.requests
-        self.followers: dict[int, list[int]] = {}
-        for turn, before in enumerate(written.previous):
-            if before >= 0:
-                self.followers.setdefault(before, []).append(turn)
-        self.think: list[float] = requests.think_s.tolist()
-        first = [index for index, before in enumerate(written.previous) if before < 0]
-        arrival = requests.arrival_s.tolist()
-        self.queue: list[int] = []
-        if requests.concurrency is not None:
-            self.queue = first[: requests.concurrency - 1 : -1] if len(first) > requests.concurrency else []
-            first = first[: requests.concurrency]
-        self.arrivals = [(arrival[index], index) for index in first]
-        heapify(self.arrivals)
+        self.coming = Coming(written.requests)
         self.moved: list[tuple[float, int]] = []
 
     def run(self) -> None:
         """Until every request has ended or was rejected."""
-        follows = bool(self.queue or self.followers)
+        follows = self.coming.follows
         engines = [*self.readers, *self.writers]
         count = len(self.readers)
         while True:
             index = min(range(len(engines)), key=lambda one: engines[one].next_step_s)
             engine = engines[index]
-            event = min((heap[0][0] for heap in (self.arrivals, self.moved) if heap), default=_FOREVER)
+            event = min(self.coming.next_s, self.moved[0][0] if self.moved else _FOREVER)
             if engine.next_step_s == _FOREVER and event == _FOREVER:
                 return
             if event <= engine.next_step_s:
@@ -212,18 +200,18 @@ class _Pools:
                 if index < count:
                     self._was_read(request, index)
                 else:
-                    self._follow(request, self.written.finished[request])
+                    self.coming.follow(request, self.written.finished[request])
 
     def _event(self, event: float) -> None:
         if self.moved and self.moved[0][0] == event:
             at, request = heappop(self.moved)
             min(self.writers, key=lambda one: (one.load, one.replica)).submit(request, at)
             return
-        arrival, request = heappop(self.arrivals)
+        arrival, request = self.coming.next()
         self.read.arrival[request] = self.written.arrival[request] = arrival
         if self.refused[request]:
             self.written.reject(request, -1)
-            self._follow(request, arrival)
+            self.coming.follow(request, arrival)
             return
         reader = min(self.readers, key=lambda one: (one.load, one.replica))
         reader.submit(request, arrival + self.frontend_s)
@@ -235,15 +223,8 @@ class _Pools:
             self.written.start(request, self.read.scheduled[request], 0, self.readers[reader].replica)
             self.written.emits(request, end)
             self.written.finish(request, end)
-            self._follow(request, end)
+            self.coming.follow(request, end)
             return
         there = max(end, self.link_free[reader]) + self.moves[request]
         self.link_free[reader] = there
         heappush(self.moved, (there, request))
-
-    def _follow(self, request: int, end: float) -> None:
-        """What the end of a request brings: the next of a closed loop, and the session's next turn."""
-        if self.queue:
-            heappush(self.arrivals, (end, self.queue.pop()))
-        for turn in self.followers.get(request, ()):
-            heappush(self.arrivals, (end + self.think[turn], turn))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, bad_value
+from llm_perf.requests.arrivals import Coming
 from llm_perf.requests.engine import Engine
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.lockstep import Lockstep
@@ -291,24 +291,7 @@ class _Dispatch:
         self.one_frontend = rules.one_frontend
         self.frontend_free = [0.0] * len(engines)
         self.rejected: list[bool] = rejected(requests, limits, rules).tolist()
-        self.followers: dict[int, list[int]] = {}
-        previous = records.previous
-        for turn, before in enumerate(previous):
-            if before >= 0:
-                self.followers.setdefault(before, []).append(turn)
-        self.think: list[float] = requests.think_s.tolist()
-        first = [index for index, before in enumerate(previous) if before < 0]
-        arrival = requests.arrival_s.tolist()
-        self.arrivals: list[tuple[float, int]] = []
-        self.queue: list[int] = []
-        if requests.concurrency is None:
-            self.arrivals = [(arrival[index], index) for index in first]
-        else:
-            self.queue = first[::-1]
-            for _ in range(min(requests.concurrency, len(first))):
-                index = self.queue.pop()
-                self.arrivals.append((arrival[index], index))
-        heapify(self.arrivals)
+        self.coming = Coming(requests)
         self.turn = 0
         self.touched: set[int] = set()
         self.homes: dict[int, int] = {}
@@ -317,14 +300,14 @@ class _Dispatch:
     def alone(self) -> bool:
         """Whether no engine depends on another: what it gets is known before it runs."""
         return len(self.engines) == 1 or (
-            self.routing == "round-robin" and not self.queue and not self.followers
+            self.routing == "round-robin" and not self.coming.follows
         )
 
     def run(self) -> None:
         """Until every request has ended or was rejected."""
         if self.alone:
-            while self.arrivals:
-                self._send(*heappop(self.arrivals))
+            while self.coming.times:
+                self._send(*self.coming.next())
             for engine in self.engines:
                 self._drain(engine)
             return
@@ -332,13 +315,13 @@ class _Dispatch:
 
     def _drain(self, engine: AnyEngine) -> None:
         """All that one engine gets; what follows on its ends comes to itself."""
-        follows = bool(self.queue or self.followers)
+        follows = self.coming.follows
         while engine.next_step_s < _FOREVER:
             engine.row()
             if follows and engine.finished:
                 self._after(engine)
-                while self.arrivals:
-                    self._send(*heappop(self.arrivals))
+                while self.coming.times:
+                    self._send(*self.coming.next())
 
     def _together(self) -> None:
         """Engines in the order of their clocks, none beyond the next arrival or the next end of another."""
@@ -349,15 +332,15 @@ class _Dispatch:
                 starts[index], ends[index] = engines[index].next_step_s, engines[index].next_end_s
             self.touched.clear()
             start = min(starts)
-            arrival = self.arrivals[0][0] if self.arrivals else _FOREVER
+            arrival = self.coming.next_s
             if start == _FOREVER and arrival == _FOREVER:
                 return
             if arrival <= start:
-                self._send(*heappop(self.arrivals))
+                self._send(*self.coming.next())
                 continue
             index = starts.index(start)
             until = arrival - self.frontend_s if arrival < _FOREVER else _FOREVER
-            if self.queue or self.followers:
+            if self.coming.follows:
                 ends[index] = _FOREVER
                 until = min(until, min(ends))
             engines[index].row(max(until, start))
@@ -368,21 +351,14 @@ class _Dispatch:
     def _after(self, engine: AnyEngine) -> None:
         """What the ends of requests bring: the next of a closed loop, and the session's next turn."""
         for request in engine.finished:
-            end = self.records.finished[request]
-            self._follow(request, end)
-
-    def _follow(self, request: int, end: float) -> None:
-        if self.queue:
-            heappush(self.arrivals, (end, self.queue.pop()))
-        for turn in self.followers.get(request, ()):
-            heappush(self.arrivals, (end + self.think[turn], turn))
+            self.coming.follow(request, self.records.finished[request])
 
     def _send(self, arrival: float, request: int) -> None:
         self.records.arrival[request] = arrival
         index = self._replica(request)
         if self.rejected[request]:
             self.records.reject(request, index)
-            self._follow(request, arrival)
+            self.coming.follow(request, arrival)
             return
         ready = arrival + self.frontend_s
         if self.one_frontend:

@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Final
+from typing import ClassVar, Final
 
-from pydantic import Field
-
+from llm_perf.analysis.asked import Text
 from llm_perf.analysis.division import Divided, best, divisions
 from llm_perf.analysis.economics import gpu_price
-from llm_perf.config.base import PositiveInt, Spec
+from llm_perf.config.base import PositiveInt
 from llm_perf.config.economics import Price
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, known_names
 from llm_perf.errors import SpecError
+from llm_perf.search.plan_question import MachinesQuestion
 from llm_perf.search.policy import AUTO, Objective, PolicyAnswer, PolicyQuestion, search_policy
 from llm_perf.search.targets import Target, parse_targets
 
@@ -30,32 +30,20 @@ _LIMITED: Final = ("ttft", "tpot", "latency", "throughput")
 """What a target may limit here: one sequence on a machine of one's own."""
 
 
-class CardsQuestion(Spec):
+class CardsQuestion(MachinesQuestion):
     """What ``llm-perf plan --host`` can be asked, under the names of its flags.
 
     Attributes:
         host: the machine that there is.
-        target: limits such as "tpot<100ms"; empty for none.
-        gpus: cards to choose from; all that ship if empty.
         max_gpus: cards of one kind to add; as many as the host has room for at most.
         system: llama_cpp, ktransformers or auto for both.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ("model", "host")
-    _label: ClassVar[str | None] = ""
 
-    model: Annotated[str, Field(min_length=1)]
-    host: Annotated[str, Field(min_length=1)]
-    target: str = ""
-    gpus: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    host: Text
     max_gpus: PositiveInt = 1
-    prompt_len: PositiveInt = 512
-    gen_len: PositiveInt = 128
-    system: Annotated[str, Field(min_length=1)] = AUTO
-    weight_format: Annotated[str, Field(min_length=1)] | None = None
-    prices: Annotated[str, Field(min_length=1)] | None = None
-    profile: Annotated[str, Field(min_length=1)] | None = None
-    allow_long_context: Annotated[bool, Field(strict=True)] = False
+    system: Text = AUTO
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:

@@ -12,31 +12,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from typing import Any, Final
-
-import numpy as np
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import DEFAULT_ENGINE, ServiceInputs, Simulation, simulation_of
 from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.request_file import RequestFile, read_requests
-from llm_perf.requests.simulate import rules_of
-from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.divisions import Structure
 from llm_perf.search.plan import Pool
-from llm_perf.search.plan_question import PlanQuestion
-from llm_perf.search.sweep import Array
+from llm_perf.search.plan_question import PlanOutcome, PlanQuestion
+from llm_perf.search.service_options import ClosedForm, Option, Queue, objective_of
 from llm_perf.search.targets import Target
-from llm_perf.systems.families import declaration
 from llm_perf.systems.registry import DEFAULT
 
-_MARGIN: Final = 1.25
-"""By how much an engine may serve more than the closed form says, at the most."""
 _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
 _MOST_SENT: Final = 1500
@@ -45,7 +36,6 @@ _MOST_SIMULATED: Final = 96
 """Simulations of a plan; what was not simulated by then is not shown."""
 _SPREAD: Final = 0.2
 """Half-width over mean of lengths in a closed loop, whose requests would go in step if all were as long as each other."""
-_ALMOST: Final = 1 + 1e-9
 _FEWEST_AT_ONCE: Final = 4
 
 
@@ -100,78 +90,13 @@ class ServiceCandidate:
         return self.values[names.get(target.name, "throughput_tokens_per_s")]
 
 
-@dataclass(frozen=True)
-class ServicePlan:
+@dataclass(frozen=True, kw_only=True)
+class ServicePlan(PlanOutcome):
     """The outcome: the best of each GPU that meets the targets, best first; ``nearest`` where nothing does."""
 
-    question: PlanQuestion
     best: tuple[ServiceCandidate, ...]
     nearest: ServiceCandidate | None
-    evaluated: int
     simulated: int
-    too_large: int
-    unpriced: tuple[str, ...]
-    unrated: tuple[str, ...]
-    refused: dict[str, str]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Option:
-    """A deployment that may be enough: a division, its engines, and those that only read prompts where there are pools."""
-
-    structure: Structure
-    columns: dict[str, Array]
-    engines: int
-    reading: int = 0
-    most_at_once: int | None = None
-
-    @property
-    def gpu(self) -> str:
-        """Name of the GPU."""
-        return self.structure.scenario.gpu.name
-
-    @property
-    def each(self) -> int:
-        """GPUs of one engine."""
-        return self.structure.scenario.parallelism.num_gpus
-
-    @property
-    def num_gpus(self) -> int:
-        """GPUs of all engines."""
-        return self.each * (self.engines + self.reading)
-
-
-class _Queue:
-    """Options in the order of the objective, then of GPUs, plain ones before divided ones; none twice.
-
-    Args:
-        most: GPUs beyond which an option is not wanted.
-        value: The objective of an option.
-    """
-
-    def __init__(self, most: int, value: Callable[[_Option], float]) -> None:
-        self._most, self._value = most, value
-        self._entries: list[tuple[float, int, int, int, int, tuple[_Option, int]]] = []
-        self._seen: set[tuple[int, int, int]] = set()
-
-    def add(self, option: _Option, number: int) -> None:
-        """Add an option of the division ``number``, unless it was there before, has too many GPUs or no value."""
-        value = self._value(option)
-        key = (number, option.engines, option.reading)
-        if option.num_gpus > self._most or key in self._seen or not math.isfinite(value):
-            return
-        self._seen.add(key)
-        ties = (option.num_gpus, option.reading, option.each)
-        heappush(self._entries, (value, *ties, len(self._seen), (option, number)))
-
-    def next(self) -> tuple[_Option, int]:
-        """The first option, and the number of its division."""
-        return heappop(self._entries)[-1]
-
-    def __len__(self) -> int:
-        """How many are left."""
-        return len(self._entries)
 
 
 def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
@@ -235,7 +160,7 @@ class _Search:
         self.pool.leave_out(question)
         self.simulated = 0
         self.missed: list[ServiceCandidate] = []
-        self.too_slow: list[tuple[Structure, dict[str, Array]]] = []
+        self.closed_form = ClosedForm(question, self.pool, self.rate, self.file is not None)
         # By the number of a division: those that nothing helps, those tried with all the engines that there is room for,
         # and pools whose engines were counted.
         self.hopeless: set[int] = set()
@@ -248,112 +173,13 @@ class _Search:
         last = float(self.file.requests.arrival_s.max())
         return len(self.file.requests) / last if last > 0 else math.inf
 
-    # -- the closed form --------------------------------------------------------------------------------------------
-
-    def options(self) -> Iterator[_Option]:
-        """Every division with as few engines as could be enough, and pools of as few."""
-        for structure, columns in self.pool.divisions():
-            fits = columns["fits"].astype(bool)
-            if not fits.any():
-                continue
-            if self._slowest_share(columns) > _ALMOST:
-                self.too_slow.append((structure, columns))
-                continue
-            try:
-                rules_of(structure.scenario)
-            except SpecError as error:
-                self.pool.refused[_named(structure)] = str(error)
-                continue
-            option = _Option(structure, columns, self._fewest(structure, columns))
-            if option.num_gpus <= self.question.max_gpus:
-                yield option
-            yield from self._pools(structure, columns)
-
-    def _fewest(self, structure: Structure, columns: dict[str, Array]) -> int:
-        """Engines fewer than which cannot serve the rate, or run all that is in flight."""
-        if self.question.concurrency is not None:
-            most = self.pool.batches[columns["fits"].astype(bool)].max()
-            return math.ceil(self.question.concurrency / float(most))
-        if self.rate is None or math.isinf(self.rate):
-            return 1
-        # As a batch of one, stages work one at a time; kept full they work all at once.
-        at_once = _MARGIN * structure.scenario.parallelism.pp_size
-        fits = columns["fits"].astype(bool)
-        return max(
-            math.ceil(self.rate / (at_once * float(_per_s(structure, columns, self.question)[fits].max()))), 1
-        )
-
-    def _slowest_share(self, columns: dict[str, Array]) -> float:
-        """The largest share of a target that a request takes which has an engine to itself; 0 where lengths differ."""
-        if self.file is not None:
-            return 0.0
-        names = {"ttft": "ttft_s", "tpot": "tpot_s", "latency": "total_latency_s"}
-        shares = [
-            float(target.used(columns[names[target.name]][0]))
-            for target in self.question.targets
-            if target.name in names
-        ]
-        return max((share for share in shares if math.isfinite(share)), default=0.0)
-
-    def _pools(self, structure: Structure, columns: dict[str, Array]) -> Iterator[_Option]:
-        """The division with an engine that reads prompts and one that generates; more of either follow where they miss."""
-        finite = self.rate is not None and math.isfinite(self.rate)
-        start = declaration(self.pool.system).start
-        if not self.question.pools or not finite or start is None or start.pools is None:
-            return
-        if (
-            structure.scenario.parallelism.pp_size == 1
-            and 2 * structure.scenario.parallelism.num_gpus <= self.question.max_gpus
-        ):
-            yield _Option(structure, columns, 1, 1)
-
-    def _matched(self, option: _Option) -> _Option:
-        """Pools of so many engines that each keeps up with the rate, in the closed form."""
-        question = self.question
-        state = SteadyState(option.structure.scenario, question.prompt_len + question.gen_len)
-        reads, writes = state.of_pools(question.prompt_len, question.gen_len)
-        rate = (self.rate or 0.0) / _MARGIN
-        return replace(
-            option, engines=max(math.ceil(rate / writes), 1), reading=max(math.ceil(rate / reads), 1)
-        )
-
-    def _value(self, option: _Option) -> float:
-        """The objective, in the closed form."""
-        return _objective(self.question, self._values(option, self._tokens_per_s(option)))
-
-    def _tokens_per_s(self, option: _Option) -> float:
-        if self.rate is not None and math.isfinite(self.rate):
-            return self.rate * self.question.gen_len
-        per_s = _per_s(option.structure, option.columns, self.question) * self.question.gen_len
-        fits = option.columns["fits"].astype(bool)
-        if self.question.concurrency is None:
-            return float(per_s[fits].max()) * option.engines
-        running = min(self.question.concurrency / option.engines, float(self.pool.batches[fits].max()))
-        return float(np.interp(running, self.pool.batches, per_s)) * option.engines
-
-    def _values(self, option: _Option, tokens_per_s: float) -> dict[str, float]:
-        gpus, price = option.num_gpus, option.structure.price
-        fits = option.columns["fits"].astype(bool)
-        batch = self.pool.batches[fits]
-        per_s = (_per_s(option.structure, option.columns, self.question) * self.question.gen_len)[fits]
-        running = float(np.interp(tokens_per_s / option.engines, per_s, batch))
-        energy = float(np.interp(running, batch, np.asarray(option.columns["energy_j_per_token"])[fits]))
-        return {
-            "num_gpus": float(gpus),
-            "cost_per_million_tokens": math.nan
-            if price is None
-            else price * gpus / 3600 / tokens_per_s * 1e6,
-            "energy_j_per_token": energy,
-            "throughput_tokens_per_s": tokens_per_s,
-        }
-
     # -- simulations ------------------------------------------------------------------------------------------------
 
     def best(self, top: int) -> tuple[tuple[ServiceCandidate, ...], ServiceCandidate | None]:
         """The best of each GPU, by simulation, and what misses the targets least where there is none."""
         found: dict[str, ServiceCandidate] = {}
-        queue = _Queue(self.question.max_gpus, self._value)
-        for number, option in enumerate(self.options()):
+        queue = Queue(self.question.max_gpus, self.closed_form.value)
+        for number, option in enumerate(self.closed_form.options()):
             queue.add(option, number)
         while queue and len(found) < top and self.simulated < _MOST_SIMULATED:
             option, number = queue.next()
@@ -361,7 +187,7 @@ class _Search:
                 continue
             if option.reading and number not in self.matched:
                 self.matched.add(number)
-                matched = self._matched(option)
+                matched = self.closed_form.matched(option)
                 if (matched.engines, matched.reading) != (option.engines, option.reading):
                     queue.add(matched, number)
                     continue
@@ -371,13 +197,13 @@ class _Search:
                 continue
             if candidate is not None:
                 queue.add(self._larger(option, candidate), number)
-        ordered = sorted(found.values(), key=lambda one: _objective(self.question, one.values))
+        ordered = sorted(found.values(), key=lambda one: objective_of(self.question, one.values))
         if not found and not self.missed:
             self._try_the_nearest()
         nearest = None if found or not self.missed else min(self.missed, key=self._missed)
         return tuple(ordered), nearest
 
-    def _larger(self, option: _Option, candidate: ServiceCandidate) -> _Option:
+    def _larger(self, option: Option, candidate: ServiceCandidate) -> Option:
         """With one engine more; of pools of the one whose part is what is missed, or of both."""
         if not option.reading:
             return replace(option, engines=option.engines + 1)
@@ -389,9 +215,10 @@ class _Search:
 
     def _try_the_nearest(self) -> None:
         """Simulate the division that comes closest where every one misses a target with a single request already."""
-        for structure, columns in sorted(self.too_slow, key=lambda one: self._slowest_share(one[1])):
+        known = self.closed_form
+        for structure, columns in sorted(known.too_slow, key=lambda one: known.slowest_share(one[1])):
             engines = self.question.max_gpus // structure.scenario.parallelism.num_gpus
-            option = _Option(structure, columns, min(self._fewest(structure, columns), engines))
+            option = Option(structure, columns, min(known.fewest(structure, columns), engines))
             candidate = self._candidate(option) if option.engines else None
             if candidate is not None:
                 self.missed.append(candidate)
@@ -401,7 +228,7 @@ class _Search:
         used = [target.used(candidate.figure(target)) for target in self.question.targets]
         return max((value for value in used if math.isfinite(value)), default=0.0)
 
-    def _tried(self, option: _Option, number: int) -> ServiceCandidate | None:
+    def _tried(self, option: Option, number: int) -> ServiceCandidate | None:
         """The option, or the same with fewer sequences at once, simulated; the first that meets the targets, or the last."""
         candidate = self._candidate(option)
         if candidate is None:
@@ -417,7 +244,7 @@ class _Search:
             self._give_up(option, number)
         return candidate
 
-    def _with_fewer_at_once(self, option: _Option, candidate: ServiceCandidate) -> ServiceCandidate | None:
+    def _with_fewer_at_once(self, option: Option, candidate: ServiceCandidate) -> ServiceCandidate | None:
         """With so few sequences at once that decoding is fast enough, where that is what is missed."""
         slow = [target for target in self.question.targets if not target.met(candidate.figure(target))]
         if not slow or any(target.name != "tpot" for target in slow):
@@ -437,7 +264,7 @@ class _Search:
             at_once //= 2
         return None
 
-    def _give_up(self, option: _Option, number: int) -> None:
+    def _give_up(self, option: Option, number: int) -> None:
         """Leave a division out that misses the targets with as many engines as there is room for as well."""
         most = self.question.max_gpus // option.each
         if most <= option.engines + 1 or number in self.tried_at_most:
@@ -452,7 +279,7 @@ class _Search:
             self.missed.append(candidate)
             self.hopeless.add(number)
 
-    def _candidate(self, option: _Option) -> ServiceCandidate | None:
+    def _candidate(self, option: Option) -> ServiceCandidate | None:
         deployment = _deployment(option.structure).replace(max_num_seqs=option.most_at_once)
         try:
             simulation = simulation_of(deployment, *self._traffic(option))
@@ -465,7 +292,7 @@ class _Search:
         tokens = summary.output_tokens_per_s * (1 if whole else option.engines)
         if rate is not None and math.isfinite(rate):
             tokens = rate * self.question.gen_len
-        values = self._values(option, tokens)
+        values = self.closed_form.values(option, tokens)
         candidate = ServiceCandidate(
             simulation=simulation,
             engines=option.engines,
@@ -484,7 +311,7 @@ class _Search:
         values["energy_j_per_token"] = _number(simulation.energy_j_per_token)
         return replace(candidate, meets=keeps_up)
 
-    def _traffic(self, option: _Option) -> tuple[ServiceInputs, RequestFile | None]:
+    def _traffic(self, option: Option) -> tuple[ServiceInputs, RequestFile | None]:
         """The requests of one engine of a service; those of a file with its times of all of them."""
         question = self.question
         if self.file is not None and question.rate is None:
@@ -512,7 +339,7 @@ class _Search:
         common |= {"prompt_len": str(question.prompt_len), "gen_len": str(question.gen_len)}
         return ServiceInputs(rate=share, num_requests=sent, **common), None
 
-    def _divided(self, option: _Option) -> dict[str, Any]:
+    def _divided(self, option: Option) -> dict[str, Any]:
         """What says that one pool reads prompts and another generates; nothing without pools."""
         if not option.reading:
             return {}
@@ -524,28 +351,8 @@ class _Search:
         }
 
 
-def _per_s(structure: Structure, columns: dict[str, Array], question: PlanQuestion) -> Array:
-    """Requests per second of one engine, over batch sizes."""
-    replicas = columns["num_gpus"] / structure.scenario.parallelism.num_gpus
-    return np.asarray(columns["throughput_tokens_per_s"] / replicas / question.gen_len)
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _named(structure: Structure) -> str:
-    """A division, for people."""
-    p = structure.scenario.parallelism
-    return f"{structure.scenario.gpu.name}, tp {p.tp_size}, pp {p.pp_size}"
-
-
-def _objective(question: PlanQuestion, values: dict[str, float]) -> float:
-    """What is to be least."""
-    names = {"cost": "cost_per_million_tokens", "energy": "energy_j_per_token", "gpus": "num_gpus"}
-    if question.objective == "throughput":
-        return -values["throughput_tokens_per_s"]
-    return values[names[question.objective]]
 
 
 def _deployment(structure: Structure) -> InferenceInputs:

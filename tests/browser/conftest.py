@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.tab import Tab
 
-ROOT = Path(__file__).parents[2]
-SERVE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from llm_perf.cli.main import main; main(sys.argv[1:])"
-)
-
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
-        cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    found = re.search(r"http://\S+", process.stderr.readline())
-    assert found is not None
-    yield found[0]
-    process.terminate()
-    process.wait(timeout=20)
+def address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,7 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,29 +20,7 @@ from hypothesis import strategies as st
 
 from llm_perf.cli.main import run
 from llm_perf.report.units import rate, seconds
-
-ROOT = Path(__file__).parents[2]
-SERVE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from llm_perf.cli.main import main; main(sys.argv[1:])"
-)
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A real server in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
-        cwd=tmp_path_factory.mktemp("server"), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    found = re.fullmatch(r"llm-perf answers on http://127\.0\.0\.1:(\d+)/ until Ctrl-C\n", line)
-    assert found, line
-    yield int(found[1])
-    process.terminate()
-    rest = process.stderr.read()
-    process.wait(timeout=20)
-    assert "Traceback" not in rest
+from tests.serving import started
 
 
 def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -269,13 +244,8 @@ def test_wrong_ports(llm_perf: Any) -> None:
 
 def test_interrupted_it_ends_at_once_and_frees_the_port(tmp_path: Path) -> None:
     """Even while somebody is connected."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(ROOT), "serve", "--port", "0"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    process, own = started(tmp_path)
     assert process.stderr is not None
-    own = int(process.stderr.readline().rpartition(":")[2].partition("/")[0])
     with socket.create_connection(("127.0.0.1", own)) as open_:
         open_.sendall(b"GET /")
         assert view(own, {"model": "opt-1.3b", "gpu": "t4"})[0] == 200

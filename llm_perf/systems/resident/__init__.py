@@ -274,7 +274,7 @@ def prefill_phase(forward: Forward, batch: Number, prompt_len: Number, scheduled
         return phase
     transfers = costs.parts_s.get("pipeline_transfer", 0.0)
     several = is_array(passes) or passes > 1
-    if several and pipeline.micro_batches == 1 and forward.scenario.workload.prefill_chunk is None:
+    if several and forward.scenario.workload.prefill_chunk is None and pipeline.in_one:
         # Steps of an engine follow one another through the stages; what the host does once comes before them.
         last = (last_stage_s(costs.parts_s) + passes * each) / passes
         way = (phase.latency_s - once) / passes
