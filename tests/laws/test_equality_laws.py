@@ -206,21 +206,6 @@ def test_a_bucket_is_fetched_beside_the_parameters_that_live(model, live, bucket
     assert live_param_bytes(scenario, constants) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("version", "ranks", "copies"), [("0.7", 1, 2), ("0.10", 1, 1), ("0.7", 4, 2), ("0.10", 4, 2)]
-)
-def test_what_is_gathered_exists_twice(version, ranks, copies):
-    """Flat and by parameter (DeepSpeed, AllGatherCoalescedHandle); a lone rank gathers from itself until 0.9."""
-    scenario = scenario_of(
-        model="opt-66b", gpu="a100-sxm-80gb", system=f"zero_inference@{version}", cpu_offload=True, num_gpus=ranks,
-        batch_size=ranks,
-    )  # fmt: skip
-    constants = system_of(scenario).constants(scenario)
-    bare = constants | {"max_live_hidden_squares": 0.0, "prefetch_bucket_hidden_squares": 0.0}
-    largest = scenario.model.vocab_size * scenario.model.hidden_size
-    assert live_param_bytes(scenario, bare) == pytest.approx(2 * copies * largest, rel=1e-12)
-
-
 @given(st.integers(1, 16), st.integers(1, 1024))
 def test_flexgen_packs_every_new_key_and_value(batch, prompt):
     """2 x hidden elements per token and layer at so many bytes each, over the GPU's memory; nothing hides in one stream."""

@@ -12,10 +12,11 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError, UnknownNameError
-from llm_perf.systems import get_system, resolve_system, system_names
+from llm_perf.systems import get_system, resolve_system, system_names, system_of
 from llm_perf.systems.constants import Constant, ConstantsFile, load_constants, overridden
 from llm_perf.systems.families import find, folder_of, release_of
 from llm_perf.systems.registry import stack_names
+from llm_perf.systems.zero_inference.memory import live_param_bytes
 
 FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
 FILES = [f"{family}@{release}" for family in system_names() for release in folder_of(family).all_releases]
@@ -234,3 +235,34 @@ def test_each_system_answers_every_width_or_says_why_not(name: str) -> None:
         "airllm",
         "lia",
     )  # they need a disk, or a processor, that the usual host has not
+
+
+# -- what a system holds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "ranks", "copies"), [("0.7", 1, 2), ("0.10", 1, 1), ("0.7", 4, 2), ("0.10", 4, 2)]
+)
+def test_what_zero_gathers_exists_twice(version: str, ranks: int, copies: int) -> None:
+    """Flat and by parameter (DeepSpeed, AllGatherCoalescedHandle); a lone rank gathers from itself until 0.9."""
+    asked: dict[str, Any] = {"system": f"zero_inference@{version}", "num_gpus": ranks, "batch_size": ranks}
+    scenario = build_scenario(
+        InferenceInputs(model="opt-66b", gpu="a100-sxm-80gb", cpu_offload=True, **asked)
+    )
+    constants = system_of(scenario).constants(scenario)
+    bare = constants | {"max_live_hidden_squares": 0.0, "prefetch_bucket_hidden_squares": 0.0}
+    largest = scenario.model.vocab_size * scenario.model.hidden_size
+    assert live_param_bytes(scenario, bare) == pytest.approx(2 * copies * largest, rel=1e-12)
+
+
+def test_a_program_that_allocates_as_it_goes_may_not_fit_where_it_nearly_fills_a_gpu() -> None:
+    """Its peak's interval is that of PyTorch programs; an engine sets aside what is counted."""
+    asked: dict[str, Any] = {"model": "llama-3-8b", "gpu": "rtx-4090", "prompt_len": 4096, "batch_size": 1}
+    eager = predict_inference(build_scenario(InferenceInputs(system="transformers", **asked)))
+    low, high = eager.memory_interval_bytes or (0.0, 0.0)
+    assert low < float(eager.memory.gpu.total_bytes) < high
+    assert eager.may_not_fit == (eager.feasible and high > eager.memory.gpu.capacity_bytes)
+    engine = predict_inference(build_scenario(InferenceInputs(system="vllm", **asked)))
+    assert engine.memory_interval_bytes is None
+    assert engine.feasible
+    assert not engine.may_not_fit
