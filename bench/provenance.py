@@ -2,6 +2,7 @@
 
     python bench/provenance.py           writes ``rows`` and ``groups`` into the YAML files of systems, hosts and efficiencies
     python bench/provenance.py --check   writes nothing; exits with 1 where a file says something else
+    python bench/provenance.py --check --of fiddler gpt_fast   these families' constants alone, by their own rows: seconds
 
 To be run where measured rows were added or a constant became a fitted one. A number changes a row where its prediction, of
 time or of memory, moves between the ends of the number's range (half and twice a host's rate). What a file states for all
@@ -14,10 +15,11 @@ stacks and of divided models as well.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from llm_perf.analysis.inference import predict_inference  # noqa: E402
 from llm_perf.config.host import Rate  # noqa: E402
 from llm_perf.config.loading import get_host_config_by_name, known_names  # noqa: E402
 from llm_perf.config.scenario import Scenario  # noqa: E402
-from llm_perf.errors import LLMPerfError  # noqa: E402
+from llm_perf.errors import LLMPerfError, SpecError  # noqa: E402
 from llm_perf.systems.constants import ConstantsFile, file_of, load_constants, own_constants  # noqa: E402
 from llm_perf.systems.families import family_names, folder_of  # noqa: E402
 from llm_perf.systems.training.framework import FRAMEWORKS, get_framework, own_framework  # noqa: E402
@@ -123,9 +125,11 @@ def training_rows(shipped: Validation) -> Iterator[Row]:
         yield Row(scenario, bare, lambda one: (step_time_s(one),), owners)
 
 
-def serving_table_rows() -> Iterator[Row]:
+def serving_table_rows(families: Collection[str] = ()) -> Iterator[Row]:
     """Every run of a serving stack that is predicted: its main quantity as one batch."""
     for case in serving_rows.load_cases():
+        if families and case.scenario.system not in families:
+            continue
         yield Row(case.scenario, case.scenario, prediction_of_case(case), owners_of(file_of(case.scenario)))
 
 
@@ -139,10 +143,12 @@ def prediction_of_case(case: serving_rows.Case) -> Callable[[Scenario], tuple[fl
     return predict
 
 
-def hybrid_table_rows() -> Iterator[Row]:
+def hybrid_table_rows(families: Collection[str] = ()) -> Iterator[Row]:
     """Every rate of a divided model that is predicted."""
     for case in hybrid_rows.load_cases():
         scenario = case.run.scenario
+        if families and scenario.system not in families:
+            continue
         yield Row(scenario, scenario, prediction_of_rate(case), owners_of(file_of(scenario)))
 
 
@@ -175,21 +181,21 @@ def own_file(name: str, release: str) -> tuple[ConstantsFile, Path]:
     return own_constants(name, release), Path(str(folder_of(name).path / f"{release}.yaml"))
 
 
-def own_files() -> Iterator[tuple[ConstantsFile, Path]]:
-    """All files of constants."""
-    for family in family_names():
+def own_files(families: Collection[str] = ()) -> Iterator[tuple[ConstantsFile, Path]]:
+    """All files of constants, or those of some families of systems."""
+    for family in families or family_names():
         for release in folder_of(family).all_releases:
             yield own_file(family, release)
-    for name in FRAMEWORKS:
+    for name in () if families else FRAMEWORKS:
         yield own_file(name, "")
 
 
 # -- numbers --------------------------------------------------------------------------------------------------
 
 
-def numbers_of_systems(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
+def numbers_of_systems(rows: list[Row], families: Collection[str] = ()) -> Iterator[tuple[Number, list[Row]]]:
     """Fitted constants of systems and frameworks, for all machines and for single ones, with the rows that each changes."""
-    for file, path in own_files():
+    for file, path in own_files(families):
         plan = PLANS.get(f"{file.name}@{file.release}")
         for name, constant in file.constants.items():
             if constant.fitted and (plan is None or name not in plan.free):
@@ -206,10 +212,11 @@ def numbers_of_systems(rows: list[Row]) -> Iterator[tuple[Number, list[Row]]]:
                     yield (path, ("hosts", host, name)), changed
 
 
-def counted_by_fits() -> Iterator[tuple[Number, tuple[int, int]]]:
+def counted_by_fits(families: Collection[str] = ()) -> Iterator[tuple[Number, tuple[int, int]]]:
     """Constants of serving stacks with the rows that their fits counted, and models on GPUs among these."""
-    cases = by_release()
-    for release, plan in PLANS.items():
+    plans = {name: plan for name, plan in PLANS.items() if not families or name.partition("@")[0] in families}
+    cases = by_release() if plans else {}
+    for release, plan in plans.items():
         file, path = own_file(*release.split("@"))
         counted = thinned(
             serving_rows.Cases([case for case in cases.get(release, []) if plan.fits(case)])
@@ -322,22 +329,33 @@ def with_counts(text: str, counts: Mapping[tuple[str, ...], tuple[int, int]]) ->
     return "".join(lines)
 
 
-def main() -> int:
+def published_rows(families: Collection[str]) -> tuple[list[Row], list[Row]]:
+    """Published rows of inference and of training, or those of inference of some families alone."""
+    if not families:
+        shipped = validate()
+        return list(inference_rows(shipped)), list(training_rows(shipped))
+    found: list[Row] = []
+    for family in families:
+        with contextlib.suppress(SpecError):  # nothing was measured on it
+            found += inference_rows(validate(family))
+    return found, []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Count, and write or compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
-    arguments = parser.parse_args()
-    shipped = validate()
-    inference, training = list(inference_rows(shipped)), list(training_rows(shipped))
+    parser.add_argument("--of", nargs="+", default=(), metavar="FAMILY", choices=family_names())
+    arguments = parser.parse_args(argv)
+    of = tuple(arguments.of)
+    inference, training = published_rows(of)
     stale, counts = False, dict[Path, dict[tuple[str, ...], tuple[int, int]]]()
-    tables = [*inference, *training, *serving_table_rows(), *hybrid_table_rows()]
-    sources = (
-        numbers_of_systems(tables),
-        numbers_of_hosts(inference),
-        numbers_of_efficiencies(training),
-    )
+    tables = [*inference, *training, *serving_table_rows(of), *hybrid_table_rows(of)]
+    sources: tuple[Iterator[tuple[Number, list[Row]]], ...] = (numbers_of_systems(tables, of),)
+    if not of:
+        sources += (numbers_of_hosts(inference), numbers_of_efficiencies(training))
     for found in sources:
         for (path, place), rows in found:
             if rows:
@@ -347,7 +365,7 @@ def main() -> int:
             print(
                 f"{path.relative_to(ROOT)}: {'.'.join(place)} changes no measured row, so it cannot be fitted"
             )
-    for (path, place), (rows_counted, groups) in counted_by_fits():
+    for (path, place), (rows_counted, groups) in counted_by_fits(of):
         counts.setdefault(path, {})[place] = rows_counted, groups
     for path, of_file in counts.items():
         before = path.read_text("utf-8")

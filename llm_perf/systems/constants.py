@@ -201,7 +201,7 @@ def stands_on(family: str, release: str, other: str) -> bool:
     """Whether a range of versions inherits from another one of its family, in however many steps."""
     parent = own_constants(family, release).extends
     while parent is not None and parent.startswith(f"{family}@"):
-        if parent == f"{family}":
+        if parent == f"{family}@{other}":
             return True
         parent = own_constants(family, parent.partition("@")[2]).extends
     return False

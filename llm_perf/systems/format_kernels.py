@@ -40,6 +40,11 @@ _NATIVE: Mapping[Kind, tuple[str, str]] = {
     "native 4-bit": ("native_4bit_bandwidth", "native_4bit_flops"),
     BY_8BIT: ("native_4bit_bandwidth", "native_8bit_flops"),
 }
+_WALKS: Mapping[Kind, str] = {BLOCK_SCALED: "block_8bit_walk_us", "native 4-bit": "native_4bit_walk_us"}
+"""Constants of kernels that walk along the inputs of a product, a block with its scale after the other."""
+_WALKED = 1024
+"""Inputs that those constants are of."""
+
 WEIGHT_ONLY: Mapping[Kind, str] = {
     "weight-only 8-bit": "weight_only_8bit_bandwidth",
     "weight-only 4-bit": "weight_only_4bit_bandwidth",
@@ -151,6 +156,11 @@ def read_factor(
     if again > 0 and kind == "weight-only 4-bit":
         factor = factor * (1.0 + again * (maximum(rows / maximum(copies, 1e-9), 1.0) - 1.0))
     return factor
+
+
+def walk_s(constants: Mapping[str, float], kind: Kind, in_features: float) -> float:
+    """Least seconds of a plain product of so many inputs by kernels that do not divide them."""
+    return constants[_WALKS[kind]] * 1e-6 * in_features / _WALKED if kind in _WALKS else 0.0
 
 
 def _expert_bandwidth(constants: Mapping[str, float], kind: Kind) -> float:

@@ -36,6 +36,7 @@ from llm_perf.systems.format_kernels import (
     routing_us,
     tile_reads,
     unpacked_share,
+    walk_s,
 )
 from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, pads_experts
 from llm_perf.systems.products import (
@@ -361,6 +362,7 @@ class Forward:
             gemm.floor_s * self._floor_share + self._scales_s(product, kind),
             compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
             bytes_per_weight(minimum(rows, most)) if most else None,
+            0.0 if product.is_expert else walk_s(self.constants, kind, product.in_features),
         )
 
     def touched(self, product: Product, tokens: Number) -> Number:

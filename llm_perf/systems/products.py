@@ -77,11 +77,13 @@ def product_time(
     floor_s: float,
     slower: float = 1.0,
     matvec_bytes_per_weight: Number | None = None,
+    least_s: float = 0.0,
 ) -> ProductTime:
     """A product of ``rows`` rows with ``copies`` matrices that are read: the one formula.
 
     ``matvec_bytes_per_weight``: what the stack's matrix-vector kernels read, where it has any. Whatever runs in their place
-    for more rows, a product takes no less time than one of the most rows that they take.
+    for more rows, a product takes no less time than one of the most rows that they take. ``least_s``: what a kernel takes
+    that walks along the inputs block by block, however little it reads.
     """
 
     def memory_of(rows: Number, bytes_per_weight: Number) -> tuple[Number, Number]:
@@ -93,6 +95,8 @@ def product_time(
     if matvec_bytes_per_weight is not None:
         few = minimum(rows, gemm.matvec_max_rows)
         memory = maximum(memory, memory_of(few, matvec_bytes_per_weight)[1])
+    if least_s:
+        memory = maximum(memory, least_s)
     compute = gemm.compute_s(rows, product.weights, copies) * slower
     seconds = gemm.time_s(compute, memory, rows) - gemm.floor_s + floor_s
     return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s, slower)

@@ -15,7 +15,9 @@ from llm_perf.systems import system_of
 _OF_ANY = (("step_ms", 0.01, 100.0), ("sequence_us", 0.5, 10_000.0), ("prefill_ms", 0.01, 100.0))
 """(constant, least, most): time of a step, of each of its sequences, and of a request before the scheduler has it."""
 
-_OF_GPU = (("python_us_per_layer", 1.0, 10_000.0), ("memory_scale", 0.5, 2.0), ("flops_scale", 0.3, 2.0))
+_OF_GPU = (
+    ("python_us_per_layer", 1.0, 10_000.0), ("memory_scale", 0.5, 2.0), ("flops_scale", 0.3, 2.0), ("server_ms", 0.01, 100.0),
+)  # fmt: skip
 
 _OF_CPU = (
     ("python_us_per_layer", 5.0, 10_000.0), ("cpu_layer_us", 0.5, 1_000.0), ("cpu_score_share", 0.002, 4.0),
