@@ -125,7 +125,8 @@ def without_host(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
 def own_parent() -> dict[str, float]:
     """Values of the file that the device's extends, of all that the device's file changes."""
     device = load_constants(DEVICE_FILE)
-    parent = load_constants("llama_cpp@2025")
+    assert device.extends is not None
+    parent = load_constants(device.extends)
     changed = set(device.constants) - set(device.inherited)
     return {name: parent.value(name) for name in changed}
 

@@ -111,7 +111,7 @@ def integer_rates(
     multiprocessor does at its own pace (``sm_ghz``: how many there are times their clock). ``gemm`` are those of the stack's
     products of 16 bits, which stand where it has no integer kernels or the GPU's clock is not known.
     """
-    rate = constants["integer_gflops_per_sm_ghz"] * sm_ghz * 1e9
+    rate = constants["integer_gflops_per_sm_per_ghz"] * sm_ghz * 1e9
     if rate <= 0:
         return gemm
     share = 1.0 if stored in _ONE_SCALE else constants["integer_block_share"]

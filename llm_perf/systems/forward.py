@@ -242,7 +242,7 @@ class Forward:
             return {}
         scenario, found = self.scenario, {}
         style = KernelStyle.of(self.constants, quantised=False)
-        integers = self.constants["integer_gflops_per_sm_ghz"] > 0
+        integers = self.constants["integer_gflops_per_sm_per_ghz"] > 0
         for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8"), ("fp4", "fp4")):
             if dtype is None or (dtype in scenario.gpu.peak_tflops and not integers):
                 found[kernels] = kernel_rates(
