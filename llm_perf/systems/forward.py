@@ -262,8 +262,12 @@ class Forward:
         gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
         if product.stored is None or not self._table_rates or not self._narrow(product):
             return gemm
-        tokens = tokens if product.is_expert else None
-        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, tokens)
+        widest = None
+        if product.is_expert and tokens is not None:
+            mean = self.constants["integer_expert_tile_of_mean"]
+            rows = product.rows(tokens) / maximum(product.touched(tokens), 1.0)
+            widest = maximum(mean * rows, self.rates.gemm.tile_rows) if mean > 0 else tokens
+        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, widest)
 
     def _by_8bit(self, product: Product) -> bool:
         """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""
