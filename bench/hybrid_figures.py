@@ -44,8 +44,8 @@ PRIOR = math.log(1.6)
 """How far a refit may go from what ships before that weighs as much as a row that is off by so much."""
 SHOWN = 0.05
 """Rows whose rate moves less with a constant say nothing of it: without one that moves more nothing does."""
-DEVICE_FILE = "llama_cpp@2025-rdna"
-"""A file that was fitted to one host alone: without it the file that it extends stands."""
+DEVICE_FILES = ("llama_cpp@2025-rdna", "llama_cpp@2026-rdna")
+"""Files that were fitted to one host alone, oldest first: without them the file that the oldest extends stands."""
 
 Owned = tuple[str, str]
 """A constant and the file that states it: ``cpu_row_kernels`` of ``llama_cpp@2025-ik``."""
@@ -117,17 +117,20 @@ def without_host(cases: list[HybridCase], shipped: np.ndarray) -> np.ndarray:
         found[own] = shipped[own] + slopes[own] @ moved
         for index in np.flatnonzero(own):
             file = system_of(cases[index].run.scenario).file
-            if f"{file.name}@{file.release}" == DEVICE_FILE:
+            if f"{file.name}@{file.release}" in DEVICE_FILES:
                 found[index] = log_ratio(cases[index], parent)
     return found
 
 
 def own_parent() -> dict[str, float]:
-    """Values of the file that the device's extends, of all that the device's file changes."""
-    device = load_constants(DEVICE_FILE)
-    parent = load_constants("llama_cpp@2025")
-    changed = set(device.constants) - set(device.inherited)
-    return {name: parent.value(name) for name in changed}
+    """Values of the files that the device's extend, of all that the device's files change."""
+    values: dict[str, float] = {}
+    for name in DEVICE_FILES:
+        device = load_constants(name)
+        assert device.extends is not None
+        parent = load_constants(device.extends)
+        values |= {one: parent.value(one) for one in set(device.constants) - set(device.inherited)}
+    return values
 
 
 def refit(ratios: np.ndarray, slopes: np.ndarray, weight: np.ndarray) -> np.ndarray:

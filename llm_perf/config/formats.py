@@ -90,7 +90,7 @@ _PLAIN = (
         NumberFormat(
             f"mlx_{bits}bit", bits, "weight-only", group=64, scale_bits=16, zero_bits=16, tables=True
         )
-        for bits in (3, 4, 5, 6, 8)
+        for bits in (4, 5, 6, 8)
     ),
 )
 

@@ -106,25 +106,25 @@ def integer_rates(
     gemm: GemmRates,
     sm_ghz: float,
     stored: str,
-    expert_tokens: Number | None = None,
+    widest_tile: Number | None = None,
 ) -> GemmRates:
     """Rates of products that multiply weights as they are stored by activations in blocks of 8-bit integers.
 
-    Those of experts have tiles as wide as for all tokens of the pass, ``expert_tokens``, whatever rows an expert gets.
+    Those of experts have tiles of one width, ``widest_tile`` at most, whatever rows an expert gets.
 
     What bounds them is not the integer units: sums of each block are made floating-point numbers and scaled, which each
     multiprocessor does at its own pace (``sm_ghz``: how many there are times their clock). ``gemm`` are those of the stack's
     products of 16 bits, which stand where it has no integer kernels or the GPU's clock is not known.
     """
-    rate = constants["integer_gflops_per_sm_ghz"] * sm_ghz * 1e9
+    rate = constants["integer_gflops_per_sm_per_ghz"] * sm_ghz * 1e9
     if rate <= 0:
         return gemm
     share = 1.0 if stored in _ONE_SCALE else constants["integer_block_share"]
     plain = replace(gemm, flops_per_s=rate * share, half_m=constants["integer_lost_rows"], loads_apart=True)
     tile = constants["integer_tile_rows"]
-    if expert_tokens is None or tile <= 0:
+    if widest_tile is None or tile <= 0:
         return plain
-    return replace(plain, tile_rows=minimum(expert_tokens, tile), ragged=True)
+    return replace(plain, tile_rows=minimum(widest_tile, tile), ragged=True)
 
 
 def tile_reads(constants: Mapping[str, float], rows: Number, copies: Number, uncached: float) -> Number:

@@ -244,7 +244,7 @@ class Forward:
             return {}
         scenario, found = self.scenario, {}
         style = KernelStyle.of(self.constants, quantised=False)
-        integers = self.constants["integer_gflops_per_sm_ghz"] > 0
+        integers = self.constants["integer_gflops_per_sm_per_ghz"] > 0
         for kernels, dtype in (("16-bit", None), ("fp8", "fp8"), ("int8", "int8"), ("fp4", "fp4")):
             if dtype is None or (dtype in scenario.gpu.peak_tflops and not integers):
                 found[kernels] = kernel_rates(
@@ -264,8 +264,12 @@ class Forward:
         gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
         if product.stored is None or not self._table_rates or not self._narrow(product):
             return gemm
-        tokens = tokens if product.is_expert else None
-        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, tokens)
+        widest = None
+        if product.is_expert and tokens is not None:
+            mean = self.constants["integer_expert_tile_of_mean"]
+            rows = product.rows(tokens) / maximum(product.touched(tokens), 1.0)
+            widest = maximum(mean * rows, self.rates.gemm.tile_rows) if mean > 0 else tokens
+        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, widest)
 
     def _by_8bit(self, product: Product) -> bool:
         """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import month_name
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -56,14 +57,15 @@ _VERSIONS_OF_NAMES: Mapping[str, str] = MappingProxyType(
 """Versions that a name stands for, whatever the column of versions says; "" where that begins with the family's name."""
 
 _WHERE_NONE_IS_SAID: Mapping[str, str] = MappingProxyType(
-    {"llama.cpp": "2024", "deepspeed-zero-inference": "0.7"}
+    {"llama.cpp": "2024-05", "deepspeed-zero-inference": "0.7"}
 )
 """Versions that tables without a column of versions are of, where a family's newest is a later one.
 
 ZeRO-Inference without a version is FlexGen's comparison, whose repository holds DeepSpeed 0.7.7 (benchmark/third_party).
 """
 
-_MONTH = re.compile(r"[A-Z][a-z]+ (20\d\d)")
+_MONTHS = {name: number for number, name in enumerate(month_name) if name}
+_MONTH = re.compile(rf"({'|'.join(_MONTHS)}) (20\d\d)")
 _VERSION = re.compile(r"\S*?\d[^\s,(+]*")
 _BUILD = re.compile(r"(?:build|commit) \w+ \((?:\d+-\d+, )?about (\d[\d.]*)")
 _NAMED_BUILDS: Mapping[str, str] = MappingProxyType({"gpt-oss-dev": "1.1"})
@@ -85,7 +87,7 @@ def version_of(name: str, printed: str | None) -> str | None:
     found = _MONTH.fullmatch(text) or _VERSION.match(text)
     if found is None:
         return _WHERE_NONE_IS_SAID.get(name)
-    return found[1] if found.re is _MONTH else found[0]
+    return f"{found[2]}-{_MONTHS[found[1]]:02}" if found.re is _MONTH else found[0]
 
 
 _RELEASED_BEFORE: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
