@@ -352,7 +352,8 @@ def _missing(question: _Question, entry: Evidence | None) -> str | None:
         maker = question.maker or "a maker that its file does not name"
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
-        return f"no published run of system {question.system} {of_class} ships"
+        what = "" if question.accuracy_class == TRAINING else "system "
+        return f"no published run of {what}{question.system} {of_class} ships"
     if question.kind not in entry.kinds:
         article = "an" if question.kind[0] in "aeiou" else "a"
         return f"no published run of {question.system} {of_class} is of {article} {question.kind} model"

@@ -305,7 +305,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
 
 
 def _check_replicas_left(inputs: InferenceInputs, parallelism: ParallelismConfig, system: str) -> None:
-    """Sizes that divide fewer GPUs than there are leave replicas, which nobody asked for: say so where a batch of one has none.
+    """Sizes that divide fewer GPUs than there are leave replicas, which nobody asked for: say so where the batch has none.
 
     Raises:
         SpecError: the batch does not divide into the replicas that are left.

@@ -147,6 +147,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.NoSuchOption as error:
+        from llm_perf.cli.foreign import instead
+
+        ours = instead(error, sys.argv[1:] if arguments is None else arguments)
+        return _fail(error.format_message() if ours is None else f"no such option: {ours}", 2)
     except click.ClickException as error:
         if (
             type(error).__name__ == "NoArgsIsHelpError"

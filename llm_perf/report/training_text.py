@@ -28,7 +28,7 @@ from llm_perf.report.answer import (
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
-from llm_perf.report.units import brief, count, days, gib, rate, seconds
+from llm_perf.report.units import brief, count, days, gib, rate, seconds, tokens
 from llm_perf.systems.training.base import PHASES
 
 TRAINING_PARTS = {
@@ -104,7 +104,7 @@ def training_answer(
         fits = [used_of(result.memory, verdict(result))]
         fits.append(f"the {LEVEL:.0%} interval reaches {gib(result.memory_interval_bytes[1])}")
     were = "" if result.feasible else "if it did: "
-    run = [] if result.run is None else [f"{result.run.num_tokens:.4g} tokens in {days(result.run.days)}"]
+    run = [] if result.run is None else [f"{tokens(result.run.num_tokens)} in {days(result.run.days)}"]
     return Answer(
         fits=fits,
         speed=[

@@ -51,6 +51,12 @@ def rate(tokens_per_s: float) -> str:
     return f"{text} token/s"
 
 
+def tokens(number: float) -> str:
+    """Tokens of a whole run as people write them: 1e9, 2.5e12."""
+    text = f"{number:.4g}".replace("e+0", "e").replace("e+", "e")
+    return f"{text} tokens"
+
+
 def cut(text: str, width: int) -> str:
     """A text of at most so many characters, with an ellipsis where it goes on."""
     return text if len(text) <= width else text[: width - 1] + "…"

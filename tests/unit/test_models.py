@@ -419,3 +419,36 @@ def test_models_are_frozen_and_replace_validates() -> None:
     assert spec.replace(vocab_size=100).vocab_size == 100
     with pytest.raises(SpecError):
         spec.replace(vocab_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("tag", "name", "stored"),
+    [
+        ("llama3.1:8b", "meta-llama/Llama-3.1-8B", "q4_k_m"),
+        ("llama3.1:8b-instruct-q8_0", "meta-llama/Llama-3.1-8B", "q8_0"),
+        ("qwen3:8b-q4_K_M", "Qwen/Qwen3-8B", "q4_k_m"),
+        ("llama3.2:3b-instruct-fp16", "meta-llama/Llama-3.2-3B", "fp16"),
+        ("gpt-oss:20b", "openai/gpt-oss-20b", "mxfp4"),
+    ],
+)
+def test_a_name_of_ollamas_library_is_that_model_in_the_format_of_its_tag(tag, name, stored):
+    from llm_perf.analysis.request import InferenceInputs, build_scenario
+
+    model = get_model_config_by_name(tag)
+    assert model.name == name
+    asked = {"gpu": "rtx-4090", "system": "llama_cpp"}
+    plain = build_scenario(
+        InferenceInputs(model=name, weight_format=stored if stored != "mxfp4" else None, **asked)
+    )
+    tagged = build_scenario(InferenceInputs(model=tag, **asked))
+    assert tagged.dtype.stored_weight_bits == pytest.approx(plain.dtype.stored_weight_bits)
+
+
+@pytest.mark.parametrize("tag", ["nonsense:8b", "llama3.1:", ":8b", "llama3.1:9b", "a:b:c"])
+def test_a_tag_of_nothing_is_one_line(tag, monkeypatch):
+    from llm_perf.errors import SpecError
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SpecError) as error:
+        get_model_config_by_name(tag)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,67 @@
+"""Flags as engines and trainers call them, and what is given here instead: whoever comes from one types its own first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+__all__ = ["instead"]
+
+_LENGTHS: Final = "--prompt-len and --gen-len"
+_OURS: Final = {
+    # llama.cpp, tools/server/README.md and tools/llama-bench/README.md
+    "-m": "--model", "-ngl": "--n-gpu-layers", "--gpu-layers": "--n-gpu-layers", "-ncmoe": "--n-cpu-moe",
+    "-cmoe": "--n-cpu-moe all", "--cpu-moe": "--n-cpu-moe all", "-ub": "--ubatch-size", "-t": "--threads",
+    "-sm": "--split-mode", "-c": _LENGTHS, "--ctx-size": _LENGTHS, "-ctk": "--kv-format", "-ctv": "--kv-format",
+    "--cache-type-k": "--kv-format", "--cache-type-v": "--kv-format", "-np": "--batch-size", "--parallel": "--batch-size",
+    "-nkvo": "--kv-offload", "--no-kv-offload": "--kv-offload", "-p": "--prompt-len", "-n": "--gen-len",
+    "--n-predict": "--gen-len", "-hf": "--model", "--n-prompt": "--prompt-len", "--n-gen": "--gen-len",
+    # vLLM, docs/cli/serve
+    "--tensor-parallel-size": "--tp-size", "-tp": "--tp-size", "--pipeline-parallel-size": "--pp-size", "-pp": "--pp-size",
+    "--data-parallel-size": "--dp-size", "-dp": "--dp-size", "--enable-expert-parallel": "--ep-size",
+    "--quantization": "--weight-format", "-q": "--weight-format", "--dtype": "--weight-format",
+    "--kv-cache-dtype": "--kv-format", "--max-model-len": _LENGTHS, "--speculative-config": "--draft-model",
+    "--speculative-model": "--draft-model", "--num-speculative-tokens": "--draft-tokens", "--request-rate": "--rate",
+    "--max-concurrency": "--concurrency", "--num-prompts": "--num-requests", "--random-input-len": "--prompt-len",
+    "--random-output-len": "--gen-len", "--input-len": "--prompt-len", "--output-len": "--gen-len",
+    # SGLang, docs/advanced_features/server_arguments
+    "--model-path": "--model", "--tp": "--tp-size", "--pp": "--pp-size", "--dp": "--dp-size", "--ep": "--ep-size",
+    "--expert-parallel-size": "--ep-size", "--mem-fraction-static": "--gpu-memory-utilization", "--context-length": _LENGTHS,
+    "--chunked-prefill-size": "--max-num-batched-tokens", "--max-running-requests": "--max-num-seqs",
+    "--disable-cuda-graph": "--enforce-eager", "--kt-num-gpu-experts-ratio": "--kt-num-gpu-experts",
+    # TensorRT-LLM, trtllm-serve
+    "--max-batch-size": "--max-num-seqs", "--max-num-tokens": "--max-num-batched-tokens",
+    "--kv-cache-free-gpu-memory-fraction": "--gpu-memory-utilization",
+    # trainers: transformers.TrainingArguments, axolotl, Megatron-LM
+    "--per-device-train-batch-size": "--micro-batch-size", "--max-seq-length": "--seq-len", "--seq-length": "--seq-len",
+    "--tensor-model-parallel-size": "--tp-size", "--pipeline-model-parallel-size": "--pp-size",
+    "--context-parallel-size": "--cp-size", "--expert-model-parallel-size": "--ep-size", "--lora-r": "--lora-rank",
+    "--load-in-4bit": "--base-weight-bits 4", "--load-in-8bit": "--base-weight-bits 8", "--optim": "--optimizer",
+    "--nproc-per-node": "--num-gpus", "--nnodes": "--num-nodes",
+}  # fmt: skip
+"""By the names with hyphens; several of ours stand in a sentence."""
+
+
+def instead(error: click.NoSuchOption, given: Sequence[str]) -> str | None:
+    """What to give in place of a flag that a command does not have; None where nothing is known of it.
+
+    Args:
+        error: What click says of it. Of ``-ngl`` it names the first letter alone.
+        given: The words of the command line.
+    """
+    word = next(
+        (one.partition("=")[0] for one in given if one.partition("=")[0].startswith(error.option_name)),
+        error.option_name,
+    )
+    name = word.lower().replace("_", "-")
+    flags = {flag for one in _options(error) for flag in (*one.opts, *one.secondary_opts)}
+    ours = name if name in flags and name != word else _OURS.get(name)
+    known = ours is not None and all(part in flags for part in ours.split() if part.startswith("--"))
+    return f"{word} is {ours} here" if known else None
+
+
+def _options(error: click.NoSuchOption) -> list[click.Option]:
+    command = None if error.ctx is None else error.ctx.command
+    return [] if command is None else [one for one in command.params if isinstance(one, click.Option)]
