@@ -196,14 +196,15 @@ def _inference(words: list[str]) -> Any:
     from llm_perf.analysis.economics import energy_of
     from llm_perf.analysis.inference import predict_inference
     from llm_perf.analysis.request import InferenceInputs, build_scenario
+    from llm_perf.cli.inputs import questions as asked_for
     from llm_perf.report.explain import explanations
     from llm_perf.report.inference_json import energy_object, memory_objects, pipeline_object, pivot_object
     from llm_perf.systems import system_of
     from llm_perf.systems.passes import passes
 
     given = _given(words)
-    gpus = given.pop("gpus")
-    result = predict_inference(build_scenario(InferenceInputs(gpu=gpus[0], **given)))
+    question, *_ = asked_for(given.pop("gpus", ()), None, given, InferenceInputs)
+    result = predict_inference(build_scenario(question))
     energy, decode = energy_of(result), result.decode
     schedules = passes(
         system_of(result.scenario),
