@@ -19,6 +19,7 @@ import contextlib
 import io
 import json
 import math
+import random
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -196,14 +197,17 @@ def _inference(words: list[str]) -> Any:
     from llm_perf.analysis.economics import energy_of
     from llm_perf.analysis.inference import predict_inference
     from llm_perf.analysis.request import InferenceInputs, build_scenario
+    from llm_perf.cli.inputs import questions as asked_for
     from llm_perf.report.explain import explanations
     from llm_perf.report.inference_json import energy_object, memory_objects, pipeline_object, pivot_object
     from llm_perf.systems import system_of
     from llm_perf.systems.passes import passes
 
+    words, seed = _seed_of(words)
     given = _given(words)
-    gpus = given.pop("gpus")
-    result = predict_inference(build_scenario(InferenceInputs(gpu=gpus[0], **given)))
+    question, *_ = asked_for(given.pop("gpus", ()), None, given, InferenceInputs)
+    scenario = build_scenario(question)
+    result = predict_inference(_with_constants(scenario, system_of(scenario).file.constants, seed))
     energy, decode = energy_of(result), result.decode
     schedules = passes(
         system_of(result.scenario),
@@ -228,6 +232,25 @@ def _inference(words: list[str]) -> Any:
         "passes": {name: _steps(schedule) for name, schedule in schedules},
         "arrays": _arrays(result.scenario),
     }
+
+
+_CONSTANTS = "--constants"
+"""In front of a number, behind a question: constants have other values in their ranges, which that number chooses. Many are 0
+as shipped, and what is multiplied with them is in no other answer."""
+
+
+def _seed_of(words: list[str]) -> tuple[list[str], str | None]:
+    """The words of a command, and what chooses constants."""
+    return (words[:-2], words[-1]) if _CONSTANTS in words else (words, None)
+
+
+def _with_constants(scenario: Any, constants: Mapping[str, Any], seed: str | None) -> Any:
+    """The scenario with constants at one end of their ranges or the other, or as they are."""
+    if seed is None:
+        return scenario
+    draw = random.Random(f"constants {seed}")
+    values = {name: draw.choice((one.value, *(one.range or ()))) for name, one in sorted(constants.items())}
+    return scenario.replace(constants=tuple(values.items()))
 
 
 def _arrays(scenario: Any) -> Any:
@@ -363,7 +386,24 @@ def _steady(words: list[str]) -> Any:
 
 
 def _training(words: list[str]) -> Any:
-    return _of_command([*words, "--explain"])
+    """A step: what the command prints, each number with its formula."""
+    words, seed = _seed_of(words)
+    if seed is None:
+        return _of_command([*words, "--explain"])
+    from llm_perf.analysis.training import predict_training
+    from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+    from llm_perf.cli.inputs import questions as asked_for
+    from llm_perf.report.training_explain import training_explanations
+    from llm_perf.report.training_json import training_object
+    from llm_perf.systems.training.framework import get_framework
+
+    given = _given(words)
+    question, *_ = asked_for(given.pop("gpus", ()), None, given, TrainingInputs)
+    scenario = build_training_scenario(question)
+    constants = get_framework(scenario.framework).constants
+    result = predict_training(_with_constants(scenario, constants, seed))
+    explained = [[entry.name, entry.value] for entry in training_explanations(result)]
+    return training_object(result, {}) | {"explained": explained}
 
 
 _ASKED: Mapping[str, Callable[[list[str]], Any]] = {

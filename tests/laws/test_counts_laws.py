@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_perf.config import ModelConfig, get_model_config_by_name
+from llm_perf.config.formats import MatrixFormat, WeightFormats
 from llm_perf.config.loading import known_names
 from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, MoEMLP
 from llm_perf.counts.attention import (
@@ -22,6 +23,7 @@ from llm_perf.counts.attention import (
     prefill_pairs,
 )
 from llm_perf.counts.flops import decode_step_flops, lm_head_flops, prefill_flops
+from llm_perf.counts.linears import layer_linears
 from llm_perf.counts.parameters import (
     RankParams,
     active_params,
@@ -32,6 +34,7 @@ from llm_perf.counts.parameters import (
     lm_head_params,
     total_params,
 )
+from llm_perf.counts.weight_formats import checkpoint_bytes
 
 small = st.integers(1, 64)
 flags = st.booleans()
@@ -397,3 +400,32 @@ def test_bundled_models_obey_the_same_laws(name: str) -> None:
     for group in model.layer_groups:
         rank = layer_rank_params(model, group, heads)
         assert rank.sharded * heads + rank.replicated == pytest.approx(layer_params(model, group))
+
+
+@given(any_model, st.integers(1, 3))
+def test_a_checkpoint_is_every_parameter_at_its_width(model: ModelConfig, modules: int) -> None:
+    """Matrices of layers, token table, head and the rest, each of a width; a prediction module is a layer like the last.
+
+    With a projection of two hidden states to one, three norms, and a token table and a head of its own.
+    """
+
+    def of(bits: float) -> MatrixFormat:
+        return MatrixFormat(bits, "16-bit", "any")
+
+    rows = tuple(
+        tuple(of(4) for _ in layer_linears(group, model.hidden_size)) for group in model.layer_groups
+    )
+    formats = WeightFormats("any", "", rows, of(8), of(16), vector_bits=32)
+    matrices = [
+        sum(linear.copies * linear.weights for linear in layer_linears(group, model.hidden_size))
+        for group in model.layer_groups
+    ]
+    layers = sum(group.count * size for group, size in zip(model.layer_groups, matrices, strict=True))
+    hidden, table = model.hidden_size, model.vocab_size * (model.embedding_size or model.hidden_size)
+    head = 0 if model.tied_embeddings else table
+    rest = total_params(model) - layers - table - head
+    found = checkpoint_bytes(model, formats)
+    assert found == pytest.approx(layers / 2 + table + 2 * head + 4 * rest, rel=1e-12)
+    vectors = layer_params(model, model.layer_groups[-1]) - matrices[-1]
+    module = matrices[-1] / 2 + 4 * (vectors + 2 * hidden**2 + 3 * hidden + 2 * table)
+    assert checkpoint_bytes(model, formats, modules) - found == pytest.approx(modules * module, rel=1e-9)

@@ -336,6 +336,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "context": {"cp_size": 2, "tp_size": 2},
     "micro-batches": {"pp_size": 4, "micro_batches": 4},
     "chunks": {"prefill_chunk": 100},
+    "chunks over stages": {"prefill_chunk": 100, "pp_size": 4, "system": "fastertransformer"},
     "prefix": {"prefix_hit_rate": 0.4, "prefill_chunk": 64},
     "speculation": {"draft_model": "llama-2-7b", "acceptance_rate": 0.6},
     "pipelined speculation": {"draft_model": "llama-2-7b", "acceptance_rate": 0.6, "pp_size": 3},
