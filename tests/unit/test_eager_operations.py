@@ -81,6 +81,16 @@ def test_experts_in_one_call_take_the_host_no_more(
     assert composed == sum(group.count for group in asked.model.layer_groups if has_experts(group))
 
 
+def test_experts_in_one_call_are_one_operation() -> None:
+    asked = build_scenario(InferenceInputs(model="gpt-oss-120b", gpu="b200", system="sglang@0.5"))
+    constants = system_of(asked).constants(asked)
+    assert constants["one_call_moe"] == 1
+    one = eager_operations(Forward(asked, constants))
+    composed = eager_operations(Forward(asked, constants | {"one_call_moe": 0.0}))
+    # Two grouped products, each with what narrows its activations, and routing's 5.
+    assert composed - one == 36 * (4 + 5 - 1)
+
+
 def _with_moe(model: str, us: float) -> Forward:
     asked = build_scenario(InferenceInputs(model=model, gpu="h100-sxm", system="vllm@0.10"))
     changed = asked.replace(constants=(("prefill_moe_us", us),))
