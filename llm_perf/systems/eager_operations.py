@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from llm_perf.config.layers.recurrent import Recurrent
 from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.counts.products import Product, routed_experts
 from llm_perf.systems.costs import part_of
@@ -56,6 +57,17 @@ def composed_mixtures(forward: Forward) -> int:
         group.count
         for group, products in forward.groups
         if routed_experts(group) and not _in_one_call(forward, products)
+    )
+
+
+def scans(forward: Forward) -> int:
+    """Layers that scan the tokens of a prefill in chunks, by kernels of flash-linear-attention: not Mamba's."""
+    return sum(
+        group.count
+        for group, _ in forward.groups
+        if any(
+            isinstance(part, Recurrent) and part.scan_kernels == "chunked" for part in group.attention.parts
+        )
     )
 
 
