@@ -136,7 +136,12 @@ time scales of hosts were chosen on all rows and not refitted within a fold: wha
 - **DeepSeek-R1 in 8 bits on 8 H200 under SGLang 0.5** (9 rows): 1.2 times too slow.
 - **Prompts of 64,000 tokens and more on RTX PRO 6000**: 1.25 to 1.5 times too slow.
 - **Time to first token** of one request at a time: a factor of 1.2 with vLLM, 1.09 with TensorRT-LLM 0.9, by fits that did
-  not see its model; of closed loops with at most 16 requests, 1.2 with vLLM 0.15 and 1.4 with SGLang 0.5 as fitted.
+  not see its model; of closed loops with at most 16 requests, 1.2 with vLLM 0.15 as fitted. SGLang's in these tables are
+  means in which a server's first requests wait for kernels that are compiled then, up to minutes: 1.6 too fast. Medians of
+  16 models that are in no table are 1.2 off.
+- **One sequence under SGLang 0.5 on B200**: GLM-4.6 in 16 bits 1.5 times too fast, MiniMax-M2 in 8 bits and GLM-5 1.8, by
+  runs that are in no table; Qwen3-235B and DeepSeek-R1 within 1.1.
+- **Kimi-K2 in 4 bits under SGLang 0.5.6 on 8 H200**: one short sequence within 1.2, many or long ones 3 to 8 times too fast.
 - **Peak memory** of transformers and LMDeploy in these tables.
 """
 

@@ -16,6 +16,7 @@ from llm_perf.analysis.evidence import published_widths
 from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
+from llm_perf.systems.constants import ConstantsFile
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
 _FILE = "stack_widths.yaml"
@@ -35,7 +36,15 @@ class _Width:
 def knows(scenario: Scenario) -> bool:
     """Whether rows of serving stacks by version speak for a scenario's system."""
     file = system_of(scenario).file
-    return f"{file.name}@{file.release}" in (published_widths(_FILE).get("releases") or {})
+    return f"{file.name}@{file.release}" in (published_widths(_FILE).get("releases") or {}) or _of_a_device(
+        file
+    )
+
+
+def _of_a_device(file: ConstantsFile) -> bool:
+    """Whether it is another version with kernels of one vendor's devices, no row of which was left out of a fit."""
+    of_family = (published_widths(_FILE).get("families") or {}).get(file.name)
+    return bool(file.only_on) and (file.extends or "").startswith(f"{file.name}@") and of_family is not None
 
 
 def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInterval | None, str | None]:
@@ -65,8 +74,8 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
 
 def _width(scenario: Scenario) -> _Width | None:
     file = system_of(scenario).file
-    stated = published_widths(_FILE)["releases"][f"{file.name}@{file.release}"]
-    if version_note(full_name(scenario), scenario.gpu.device) is not None:
+    stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}")
+    if stated is None or version_note(full_name(scenario), scenario.gpu.device) is not None:
         other = (published_widths(_FILE).get("families") or {}).get(file.name)
         return (
             None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from llm_perf.config.layers.recurrent import Recurrent
 from llm_perf.config.model import LayerGroup, Mixer
 from llm_perf.counts.products import Product, routed_experts
 from llm_perf.systems.costs import part_of
@@ -34,10 +35,12 @@ def eager_operations(forward: Forward) -> float:
     """Operations of all layers in one pass: products, scaling of what they narrow, mixers, norms, routing, collectives."""
     found = 0.0
     for group, products in forward.groups:
-        ops = float(group.norms + len(products) + forward.narrowing_products(products))
+        one_call = _in_one_call(forward, products)
+        launched = [product for product in products if not (one_call and product.is_expert)]
+        ops = float(group.norms + len(launched) + forward.narrowing_products(launched))
         ops += sum(_of_mixer(mixer) for mixer in group.attention.parts)
         if routed_experts(group):
-            ops += _ROUTING
+            ops += 1 if one_call else _ROUTING
         if any(_dense(product) for product in products):
             ops += 1 + (_SHARED if routed_experts(group) else 0)  # the activation function
         ops += forward.exchanges.reductions(group) if forward.tp > 1 else 0
@@ -50,15 +53,28 @@ def composed_mixtures(forward: Forward) -> int:
 
     With ``one_call_moe`` those that one module of kernels works off are none: it takes the router's logits and does all else.
     """
-    constants, memory = forward.constants, forward.scenario.gpu.has_tensor_memory
-    found = 0
-    for group, products in forward.groups:
-        in_one = constants["one_call_moe"] > 0 and one_module(
-            constants, forward.expert_kinds(products), memory
+    return sum(
+        group.count
+        for group, products in forward.groups
+        if routed_experts(group) and not _in_one_call(forward, products)
+    )
+
+
+def scans(forward: Forward) -> int:
+    """Layers that scan the tokens of a prefill in chunks, by kernels of flash-linear-attention: not Mamba's."""
+    return sum(
+        group.count
+        for group, _ in forward.groups
+        if any(
+            isinstance(part, Recurrent) and part.scan_kernels == "chunked" for part in group.attention.parts
         )
-        if routed_experts(group) and not in_one:
-            found += group.count
-    return found
+    )
+
+
+def _in_one_call(forward: Forward, products: Sequence[Product]) -> bool:
+    """Whether the experts of a layer run by one call, which takes the router's logits and does all else."""
+    constants, memory = forward.constants, forward.scenario.gpu.has_tensor_memory
+    return constants["one_call_moe"] > 0 and one_module(constants, forward.expert_kinds(products), memory)
 
 
 def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:

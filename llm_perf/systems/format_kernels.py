@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import replace
-from typing import Literal
+from typing import Final, Literal
 
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.hardware.gpu_time import GemmRates
@@ -30,6 +30,9 @@ BLOCK_SCALED: Kind = "block-scaled 8-bit"
 
 BY_8BIT: Kind = "4-bit by 8-bit"
 """Weights in mxfp4 by activations in mxfp8, which engines run experts in on Blackwell: at the rate of 8-bit operands."""
+
+WALK_STEP: Final = 128
+"""Inner elements of one step of such a kernel: those of a block of scales."""
 
 QUANTISED: frozenset[Kind] = frozenset({"native 8-bit", BLOCK_SCALED, "native 4-bit", BY_8BIT})
 """Kinds whose activations are narrowed by a kernel of its own first."""

@@ -13,7 +13,7 @@ from llm_perf.config.model import ModelConfig
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.hardware.roofline import p_norm
-from llm_perf.systems.eager_operations import composed_mixtures, eager_operations
+from llm_perf.systems.eager_operations import composed_mixtures, eager_operations, scans
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.terms import Factor, Terms, joined, one_term
 
@@ -40,6 +40,8 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
         modules += eager_operations(forward) * c["prefill_operation_us"]
     if prefill and c["prefill_moe_us"] > 0:
         modules += composed_mixtures(forward) * c["prefill_moe_us"]
+    if prefill and c["prefill_scan_us"] > 0:
+        modules += scans(forward) * c["prefill_scan_us"]
     return forward.host_time_scale * (seconds + modules * 1e-6)
 
 

@@ -81,6 +81,30 @@ def test_experts_in_one_call_take_the_host_no_more(
     assert composed == sum(group.count for group in asked.model.layer_groups if has_experts(group))
 
 
+def test_experts_in_one_call_are_one_operation() -> None:
+    asked = build_scenario(InferenceInputs(model="gpt-oss-120b", gpu="b200", system="sglang@0.5"))
+    constants = system_of(asked).constants(asked)
+    assert constants["one_call_moe"] == 1
+    one = eager_operations(Forward(asked, constants))
+    composed = eager_operations(Forward(asked, constants | {"one_call_moe": 0.0}))
+    # Two grouped products, each with what narrows its activations, and routing's 5.
+    assert composed - one == 36 * (4 + 5 - 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [("Qwen3-Next-80B-A3B-Instruct", 36), ("nemotron-nano-9b-v2", 0), ("llama-3.1-8b", 0)],
+)
+def test_scans_in_chunks_take_the_host_more(model: str, layers: int) -> None:
+    asked = build_scenario(
+        InferenceInputs(model=model, gpu="h100-sxm", num_gpus=4, tp_size=4, system="vllm@0.10")
+    )
+    changed = [asked.replace(constants=(("prefill_scan_us", us),)) for us in (0.0, 700.0)]
+    none, some = (Forward(one, system_of(one).constants(one)) for one in changed)
+    more = host_s_per_pass(some, prefill=True) - host_s_per_pass(none, prefill=True)
+    assert float(more) == pytest.approx(some.host_time_scale * layers * 700e-6)
+
+
 def _with_moe(model: str, us: float) -> Forward:
     asked = build_scenario(InferenceInputs(model=model, gpu="h100-sxm", system="vllm@0.10"))
     changed = asked.replace(constants=(("prefill_moe_us", us),))

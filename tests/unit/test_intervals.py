@@ -247,6 +247,15 @@ def test_first_tokens_of_serving_stacks_have_an_interval_above_the_roof(system, 
     assert 1.1 < math.sqrt(high / low) < 2.5
 
 
+@pytest.mark.parametrize("system", ["sglang@0.5.7", "vllm@0.15"])
+def test_kernels_of_one_device_that_no_fit_left_out_are_as_uncertain_as_another_version(system):
+    asked = {"model": "deepseek-v3", "gpu": "mi300x", "num_gpus": 8, "tp_size": 8, "system": system}
+    interval = predict_inference(build_scenario(InferenceInputs(**asked))).interval
+    assert "another version" in interval.method
+    known = predict_inference(build_scenario(InferenceInputs(**asked | {"gpu": "h200-sxm"}))).interval
+    assert half_width(interval.decode_s) > 1.3 * half_width(known.decode_s)
+
+
 def test_it_widens_with_the_distance_from_what_the_runs_cover():
     near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
     assert near.interval.outside == 1

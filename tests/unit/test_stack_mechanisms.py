@@ -22,6 +22,7 @@ from llm_perf.systems.base import MemoryParts
 from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
 from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
+from llm_perf.systems.format_kernels import BLOCK_SCALED
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.host_time import host_s_by_regime, host_s_per_pass, step_overhead_s, stream_s
 from llm_perf.systems.resident import Resident
@@ -381,13 +382,39 @@ def test_experts_are_unpacked_no_faster_than_the_multiprocessors_do() -> None:
     )
 
 
+def test_kernels_of_blocks_walk_along_the_inner_dimension() -> None:
+    asked = build_scenario(
+        InferenceInputs(
+            model="deepseek-v3",
+            gpu="mi300x",
+            num_gpus=8,
+            tp_size=8,
+            system="sglang@0.5",
+            weight_format="fp8_block",
+        )
+    )
+    constants = system_of(asked).constants(asked)
+    walks, jumps = Forward(asked, constants), Forward(asked, constants | {"block_8bit_walk_us": 0.0})
+    group, products = walks.groups[-1]
+    assert group.mlp.experts_per_token
+    scaled = [product for product in products if walks._kernel_kind(product) == BLOCK_SCALED]
+    assert any(product.is_expert for product in scaled)
+    for product in products:
+        more = float(walks.product_s(product, 1.0).seconds - jumps.product_s(product, 1.0).seconds)
+        steps = product.in_features / 128 if product in scaled else 0.0
+        assert more == pytest.approx(steps * constants["block_8bit_walk_us"] * 1e-6)
+
+
 def test_versions_are_chosen_by_the_device() -> None:
     amd, nvidia = ("amd", "cdna3"), ("nvidia", "hopper")
     assert get_system("vllm@0.5", amd).file.release == "0.5-cdna3"
     assert get_system("vllm@0.5", nvidia).file.release == "0.5"
     assert get_system("vllm@0.8.5", amd).file.release == "0.8.4-rocm"
     assert get_system("vllm@0.8.5", nvidia).file.release == "0.7"
-    assert get_system("vllm", amd) is get_system("vllm", nvidia)
+    assert get_system("vllm", amd).file.release == "0.15-cdna3"
+    assert get_system("vllm", ("amd", "cdna2")) is get_system("vllm", nvidia)
+    assert get_system("sglang@0.5.7", amd).file.release == "0.5-cdna3"
+    assert get_system("sglang@0.5.7", nvidia).file.release == "0.5"
     assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"
     mi300x = build_scenario(InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.6"))
     assert predict_inference(mi300x).system_name == "vllm@0.8.4-rocm"
