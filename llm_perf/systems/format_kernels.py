@@ -45,8 +45,6 @@ _NATIVE: Mapping[Kind, tuple[str, str]] = {
 }
 _WALKS: Mapping[Kind, str] = {BLOCK_SCALED: "block_8bit_walk_us", "native 4-bit": "native_4bit_walk_us"}
 """Constants of kernels that walk along the inputs of a product, a block with its scale after the other."""
-_WALKED = 1024
-"""Inputs that those constants are of."""
 
 WEIGHT_ONLY: Mapping[Kind, str] = {
     "weight-only 8-bit": "weight_only_8bit_bandwidth",
@@ -162,8 +160,11 @@ def read_factor(
 
 
 def walk_s(constants: Mapping[str, float], kind: Kind, in_features: float) -> float:
-    """Least seconds of a plain product of so many inputs by kernels that do not divide them."""
-    return constants[_WALKS[kind]] * 1e-6 * in_features / _WALKED if kind in _WALKS else 0.0
+    """Least seconds of a product of so many inputs by a kernel whose blocks of threads walk along all of them.
+
+    Few rows fill few multiprocessors: neither arithmetic nor memory is what such a product waits for.
+    """
+    return constants[_WALKS[kind]] * 1e-6 * in_features / WALK_STEP if kind in _WALKS else 0.0
 
 
 def _expert_bandwidth(constants: Mapping[str, float], kind: Kind) -> float:

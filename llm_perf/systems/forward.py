@@ -28,7 +28,6 @@ from llm_perf.systems.format_kernels import (
     BLOCK_SCALED,
     BY_8BIT,
     QUANTISED,
-    WALK_STEP,
     WEIGHT_ONLY,
     Kind,
     compute_factor,
@@ -364,10 +363,10 @@ class Forward:
             copies,
             bytes_per_weight(rows),
             self.activation_bytes,
-            gemm.floor_s * self._floor_share + self._scales_s(product, kind) + self._walk_s(product, kind),
+            gemm.floor_s * self._floor_share + self._scales_s(product, kind),
             compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
             bytes_per_weight(minimum(rows, most)) if most else None,
-            0.0 if product.is_expert else walk_s(self.constants, kind, product.in_features),
+            walk_s(self.constants, kind, product.in_features),
         )
 
     def touched(self, product: Product, tokens: Number) -> Number:
@@ -390,14 +389,6 @@ class Forward:
         return (
             self.constants["block_8bit_us"] * 1e-6 if kind == BLOCK_SCALED and not product.is_expert else 0.0
         )
-
-    def _walk_s(self, product: Product, kind: Kind) -> float:
-        """What a kernel takes that one block of threads walks along the inner dimension: steps, one after the other.
-
-        Few rows fill few multiprocessors, so that neither arithmetic nor memory is what such a product waits for.
-        """
-        each = self.constants["block_8bit_walk_us"] if kind == BLOCK_SCALED else 0.0
-        return each * 1e-6 * product.in_features / WALK_STEP
 
     def _kernel_kind(self, product: Product) -> Kind:
         """What the kernel of a product multiplies; where one width stands for all matrices, heads and routers stay wide."""
