@@ -400,10 +400,14 @@ def test_kernels_of_blocks_walk_along_the_inner_dimension() -> None:
     scaled = [product for product in products if walks._kernel_kind(product) == BLOCK_SCALED]
     assert any(product.is_expert for product in scaled)
     for product in products:
-        walk_s = product.in_features / 128 * constants["block_8bit_walk_us"] * 1e-6 if product in scaled else 0.0
+        walk_s = (
+            product.in_features / 128 * constants["block_8bit_walk_us"] * 1e-6 if product in scaled else 0.0
+        )
         waits, reads = walks.product_s(product, 1.0), jumps.product_s(product, 1.0)
         assert float(waits.memory_s) == pytest.approx(max(float(reads.memory_s), walk_s))
-    assert float(walks.product_s(scaled[0], 1.0).seconds) > 1.5 * float(jumps.product_s(scaled[0], 1.0).seconds)
+    assert float(walks.product_s(scaled[0], 1.0).seconds) > 1.5 * float(
+        jumps.product_s(scaled[0], 1.0).seconds
+    )
 
 
 def test_versions_are_chosen_by_the_device() -> None:
