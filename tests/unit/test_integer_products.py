@@ -9,6 +9,7 @@ import pytest
 from calibrate.evidence.published.names import version_of
 from llm_perf import predict
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.counts.parameters import total_params
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load
 from llm_perf.systems.families import release_of
@@ -100,7 +101,7 @@ def test_mlx_stores_tables_in_groups_like_all_other_matrices(bits: int, stored: 
     asked = {"model": "llama-3-8b", "gpu": "m4-max-40c", "system": "mlx", "weight_format": f"mlx_{bits}bit"}
     scenario = build_scenario(InferenceInputs(**asked))
     weights = predict(**asked).result.memory.gpu.weights_bytes
-    assert weights / scenario.model.total_params * 8 == pytest.approx(stored, rel=0.01)
+    assert weights / total_params(scenario.model) * 8 == pytest.approx(stored, rel=0.01)
 
 
 def test_formats_of_mlx_run_on_mlx_alone() -> None:
