@@ -77,8 +77,7 @@ def main() -> int:
             update(release, ("shipped", IN_LOOPS["shipped"]), around_lines(release, own, around))
         for how, key in GROUPS.items():
             names = [key(case) for case in own]
-            if len(set(names)) > 1:
-                update(release, (how, IN_LOOPS[how]), both(release, own, how, names, around))
+            update(release, (how, IN_LOOPS[how]), both(release, own, how, names, around))
         if not arguments.no_draws:
             update(release, ("transfer",), transferred(release, own, around))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
@@ -173,7 +172,9 @@ def left_out(
 
 
 def fit_to(release: str, own: list[Case], rows: Sequence[int], around: Around | None) -> dict[str, float]:
-    """Constants fitted to these rows: from the beginning, or around a fit to all."""
+    """Constants fitted to these rows: from the beginning, or around a fit to all; of none, what is known before any."""
+    if not rows:
+        return start_of(release) | PLANS[release].given
     if around is not None:
         return around.without(rows)
     return fit_once(release, Cases([own[index] for index in rows]))

@@ -116,9 +116,10 @@ _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipp
 _AIM_CLOSED: Final = 1.25
 _COLUMNS = """| version | rows | without a model | without a GPU | from 20 rows | neighbour | fitted |
 | --- | --: | --: | --: | --: | --: | --: |"""
-_FOOT = """A dash: one group only, or a fit that was not made. Versions that no row is of, such as vLLM 0.3, 0.8, 0.14 and
-0.19, and TensorRT-LLM 0.7, 0.8, 0.10, 0.13 and 0.18 to 0.21, are taken to be as those in whose range they are. GPU tables and
-time scales of hosts were chosen on all rows and not refitted within a fold: what a fit leaves out is in those.
+_FOOT = """A dash: a fit that was not made. Where there is one group, (1), it is predicted by what its version inherits and
+by timings of kernels. Versions that no row is of, such as vLLM 0.3, 0.8, 0.14 and 0.19, and TensorRT-LLM 0.7, 0.8, 0.10, 0.13
+and 0.18 to 0.21, are taken to be as those in whose range they are. GPU tables and time scales of hosts were chosen on all
+rows and not refitted within a fold: what a fit leaves out is in those.
 
 ## Known to be off
 
