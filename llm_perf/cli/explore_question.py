@@ -12,7 +12,7 @@ from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import questions
 from llm_perf.config import files
 from llm_perf.config.base import Spec
-from llm_perf.config.loading import get_host_config_by_name, resolve_name
+from llm_perf.config.loading import get_host_config_by_name, resolve_name, tagged_model
 from llm_perf.errors import SpecError, bad_value
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _check_bundled(kind: str, name: str) -> None:
         raise SpecError(f"{kind} name must be text, got {name!r}")
     if kind == "host":
         get_host_config_by_name(name)  # with a count of sockets or a memory as well
-    else:
+    elif kind != "model" or tagged_model(name) is None:
         resolve_name(kind, name)
 
 

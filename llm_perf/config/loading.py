@@ -247,7 +247,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     try:
         return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
     except UnknownNameError:
-        if (tagged := _tagged_name(name_or_path)) is not None:
+        if (tagged := tagged_model(name_or_path)) is not None:
             return tagged
         from llm_perf.config import huggingface
 
@@ -293,7 +293,7 @@ def _quantised_name(name: str) -> ModelConfig | None:
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
-def _tagged_name(name: str) -> ModelConfig | None:
+def tagged_model(name: str) -> ModelConfig | None:
     """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
 
     A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.

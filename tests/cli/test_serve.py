@@ -109,6 +109,9 @@ VALUES = st.one_of(
 @example({"prompt_len": "1048577"})
 @example({"host": "-1"})
 @example({"host": "2x epyc-9654"})
+@example({"host": "dual epyc-9654"})
+@example({"host": "-256gb"})
+@example({"model": "llama3.1:8b"})
 @example({"host": "ryzen-9-9950x-256gb"})
 @given(st.dictionaries(st.sampled_from(FLAGS), VALUES, min_size=1, max_size=3))
 def test_wrong_values_get_the_command_lines_message(port: int, given: dict[str, str]) -> None:
