@@ -255,7 +255,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="one part of the register: review, drawn, redrawn, drawn_again or drawn_third")
+    parser.add_argument(
+        "--only", help="one part of the register: review, drawn, redrawn, drawn_again or drawn_third"
+    )
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
     parser.add_argument(
         "--trial", type=int, help="draw faults until so many are decided by all tests that there are"

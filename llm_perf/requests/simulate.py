@@ -299,9 +299,7 @@ class _Dispatch:
     @property
     def alone(self) -> bool:
         """Whether no engine depends on another: what it gets is known before it runs."""
-        return len(self.engines) == 1 or (
-            self.routing == "round-robin" and not self.coming.follows
-        )
+        return len(self.engines) == 1 or (self.routing == "round-robin" and not self.coming.follows)
 
     def run(self) -> None:
         """Until every request has ended or was rejected."""
