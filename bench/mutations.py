@@ -140,6 +140,8 @@ def drawn(count: int, seed: int) -> list[dict[str, str]]:
         operator, occurrence = draw.choice(places[name, start])
         whole = (ROOT / name).read_bytes()
         changed_text = mutate_code(whole, get_operator(operator)(), occurrence)
+        if not _is_a_program(changed_text):
+            continue
         old, new = whole.decode().splitlines(True), changed_text.splitlines(True)
         first = last = start[0] - 1
         while "".join(old).count("".join(old[first : last + 1])) > 1:
@@ -240,12 +242,22 @@ def trial(count: int, seed: int) -> int:
     return missed
 
 
+def _is_a_program(text: str) -> bool:
+    try:
+        compile(text, "fault", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
 def main() -> int:
     """Try all, print what became of each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="one part of the register: review, drawn, redrawn or drawn_again")
+    parser.add_argument(
+        "--only", help="one part of the register: review, drawn, redrawn, drawn_again or drawn_third"
+    )
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
     parser.add_argument(
         "--trial", type=int, help="draw faults until so many are decided by all tests that there are"
