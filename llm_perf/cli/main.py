@@ -8,7 +8,6 @@ import importlib
 import io
 import os
 import sys
-import types
 from collections.abc import Sequence
 
 import click
@@ -114,13 +113,6 @@ def cli() -> None:
 
 # The specs need no pydantic plugins, and looking for some reads the metadata of every installed package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-if os.environ["PYDANTIC_DISABLE_PLUGINS"] == "__all__":
-    # Even so pydantic imports what would look for them, email and sockets with it, which takes a thirtieth of a command.
-    # A release that has no such module leaves this one alone.
-    _no_plugins = types.ModuleType("pydantic.plugin._loader")
-    _no_plugins.get_plugins = tuple  # type: ignore[attr-defined]
-    sys.modules.setdefault(_no_plugins.__name__, _no_plugins)
-
 
 _COLLECT_AFTER = 500_000
 """New objects between two searches for cycles, where Python's own figure is 700: more than a prediction makes in all."""
