@@ -292,15 +292,15 @@ def test_runs_of_two_versions_or_gpus_make_no_profile():
         release_of_runs([one, served_of(other.replace(engine=Engine(name="vllm", version="0.5")))])
     with pytest.raises(SpecError, match="a profile is of one machine"):
         release_of_runs([one, served_of(a_run(gpu="a100-sxm-80gb"))])
-    assert release_of_runs([one, served_of(a_run(concurrency=1))]) == "vllm@0.10"
+    assert release_of_runs([one, served_of(a_run(concurrency=1))]) == "vllm@0.12"
 
 
 def test_a_profile_holds_for_its_version_alone():
     found = fit_stack(batches(TRUTH, 0.02, 0))
     profile = profile_of(found, "mine")
-    assert set(profile.system_constants) == {"vllm@0.10"}
+    assert set(profile.system_constants) == {"vllm@0.12"}
     assert profile.constants_of("vllm") == ()
-    assert dict(profile.constants_of("vllm", "0.10")).keys() == found.values.keys()
+    assert dict(profile.constants_of("vllm", "0.12")).keys() == found.values.keys()
     assert profile.constants_of("vllm", "0.5") == ()
     assert profile.version_of("vllm") == "0.12"
     assert profile.version_of("sglang") is None
