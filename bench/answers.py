@@ -35,9 +35,12 @@ DRAWN = GOLDEN / "drawn.jsonl"
 
 NOT_OF_THE_MODEL = {
     "schema_version", "inputs", "constants_inherited", "nearest_measurement", "interval", "no_interval", "cost",
-    "warnings", "benchmark_log", "suggestions", "seconds", "evaluated",
+    "warnings", "benchmark_log", "suggestions", "seconds", "evaluated", "searched",
 }  # fmt: skip
-"""What follows from evidence, prices or the clock, and what was asked."""
+"""What follows from evidence, prices or the clock, what was asked, and how many policies stand in a search, where one that just
+fits here may just not fit elsewhere."""
+LEAST = 1e-8
+"""Of seconds and all else: what is smaller is what a difference of equal numbers leaves, by the last digits of a processor."""
 WORDS = {"bottleneck", "batch_limited_by", "context_limited_by", "phase", "peak_dtype", "rule_of"}
 """Answers that are a word: it stands in the number's name."""
 DIGITS = 8
@@ -80,13 +83,13 @@ def _numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """Numbers by their places; yes is 1, and a word is a place of its own."""
     if isinstance(found, dict):
         for key, value in found.items():
-            if name or key not in NOT_OF_THE_MODEL:
+            if key != "interval" and (name or key not in NOT_OF_THE_MODEL):
                 yield from _numbers(value, f"{name}.{key}" if name else key)
     elif isinstance(found, list):
         for index, value in enumerate(found):
             yield from _numbers(value, f"{name}.{index}")
     elif isinstance(found, (int, float)) and math.isfinite(found):
-        yield name, float(found)
+        yield name, float(found) if abs(found) >= LEAST else 0.0
     elif isinstance(found, str) and name.rpartition(".")[2] in WORDS:
         yield f"{name}={found}", 1.0
 
