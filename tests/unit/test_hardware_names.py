@@ -49,6 +49,8 @@ NAMES = {
     "H20-SXM": "h20-sxm-96gb",
     "GH200-141GB": "gh200-144gb",
     "Apple M1 Max 32c": "apple-m1-max-32c",
+    "m3-max-40c": "apple-m3-max-40c",
+    "M2 Ultra 60c 64GB": "apple-m2-ultra-60c-64gb",
     "Gaudi2": "gaudi2-96gb",
     # What nvidia-smi, rocm-smi and system_profiler print.
     "NVIDIA GeForce RTX 4090": "rtx-4090-24gb",
