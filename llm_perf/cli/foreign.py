@@ -40,6 +40,7 @@ _OURS: Final = {
     "--context-parallel-size": "--cp-size", "--expert-model-parallel-size": "--ep-size", "--lora-r": "--lora-rank",
     "--load-in-4bit": "--base-weight-bits 4", "--load-in-8bit": "--base-weight-bits 8", "--optim": "--optimizer",
     "--nproc-per-node": "--num-gpus", "--nnodes": "--num-nodes",
+    "--gradient-checkpointing": "--activation-recomputation full",
 }  # fmt: skip
 """By the names with hyphens; several of ours stand in a sentence."""
 

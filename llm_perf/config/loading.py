@@ -423,18 +423,35 @@ def get_host_config_by_name(name: str) -> HostConfig:
             f"{alone[1]} where there is one without the P"
         )
     try:
-        return _host_named(single).with_sockets(times)
+        return _of_sockets(_host_named(single), times)
     except UnknownNameError as unknown:
         known, gib = memory_and_name(single)
+        if times == 1:  # the count may stand before the memory: EPYC 9654 x2 512 GB
+            times, known = sockets_and_name(known)
         try:
             if gib is not None:
-                return _host_named(known).with_sockets(times).with_memory(gib)
+                return _of_sockets(_host_named(known), times).with_memory(gib)
         except UnknownNameError:
             pass
         raise unknown from None
 
 
 _OF_ONE_SOCKET = re.compile(r"(epyc-\d\w\d\d)p(?:-|$)")
+_ALONE = re.compile(r"(?:apple|ryzen|strix|core-|threadripper|xeon-w|xeon-e5-1)")
+"""Names of hosts whose processor's maker has no board of several sockets for it."""
+
+
+def _of_sockets(host: HostConfig, times: int) -> HostConfig:
+    """The host with so many times its sockets.
+
+    Raises:
+        SpecError: its processor works alone.
+    """
+    if times > 1 and _ALONE.match(host.name):
+        raise SpecError(
+            f"host {times}x {host.name}: this processor works alone in a machine; give {host.name}"
+        )
+    return host.with_sockets(times)
 
 
 def _host_named(name: str) -> HostConfig:
@@ -446,7 +463,7 @@ def _host_named(name: str) -> HostConfig:
     return host_of_processor(*here.processor_here())
 
 
-_ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]+\s*[x*\u00d7]")
+_ODD_COUNT = re.compile(r"[^\w(]|\(*\s*[\d.]{1,3}\s*[x*\u00d7](?=\W*\w)")
 """A name that begins with a sign, or with a count."""
 
 
@@ -459,7 +476,7 @@ def _refuse_odd_count(name: str) -> None:
     plain = name.strip()
     if is_memory_alone(plain):
         raise SpecError(
-            f"host {name[:60]!r}: is an amount of memory; put it behind a host, as in epyc-9654-256gb (llm-perf hosts list)"
+            f"host {name[:60]!r} is an amount of memory; put it behind a host, as in epyc-9654-256gb (llm-perf hosts list)"
         )
     odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
     if odd or plain.count("(") != plain.count(")"):

@@ -69,7 +69,7 @@ def product_names(name: str) -> Iterator[str]:
 def _as_makers_write(name: str) -> Iterator[str]:
     """What people leave out of a product's name: Xeon's tier, which its first digit says, RTX before a GeForce's number.
 
-    An EPYC with a P behind its number is the same for machines of one socket.
+    Apple before its chips, too. An EPYC with a P behind its number is the same for machines of one socket.
     """
     xeon = re.fullmatch(r"xeon-(\d)(\d{3}\D*)", name)
     if xeon is not None and xeon[1] in _XEON_TIERS:
@@ -78,6 +78,8 @@ def _as_makers_write(name: str) -> Iterator[str]:
         yield f"rtx-{name}"
     if re.fullmatch(r"epyc-\d\w\d\dp", name):
         yield name[:-1]
+    if re.match(r"m[1-9](?:-|$)", name):
+        yield f"apple-{name}"
 
 
 _XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}

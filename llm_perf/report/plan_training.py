@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,7 +61,7 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
     if first is None:
         return Answer(["no. Nothing fits"], none, none, none, ["more GPUs (--max-gpus)"], good=False)
     days = f"{_days(first.run_s)} of {_days(answer.question.deadline)} days"
-    fits = f"{first.num_gpus} x {first.inputs.gpu}, ${first.cost:,.0f}"
+    fits = f"{first.num_gpus} x {first.inputs.gpu}, ${_figure(first.cost)}"
     sure = ["not known: llm-perf train says why"]
     if first.run_interval_s is not None:
         low, high = first.run_interval_s
@@ -77,11 +78,11 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
     elif answer.best:
         other = answer.best[1]
         change = [
-            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${other.cost:,.0f}, {_days(other.run_s)} days"
+            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${_figure(other.cost)}, {_days(other.run_s)} days"
         ]
     return Answer(
         fits=[f"{verdict} {fits}"],
-        speed=[f"{days}, {first.gpu_hours:,.0f} GPU-hours"],
+        speed=[f"{days}, {_figure(first.gpu_hours)} GPU-hours"],
         sure=sure,
         bound=[f"arithmetic, {first.mfu:.0%} of the peak; llm-perf train shows each part"],
         change=change,
@@ -91,8 +92,17 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
 
 def _days(value_s: float) -> str:
     """Days with three digits, without powers of ten where a run takes years."""
-    value = value_s / _DAY_S
+    return _figure(value_s / _DAY_S)
+
+
+def _figure(value: float) -> str:
+    """Three digits, and all before the point: of a fine-tuning run of minutes something is left, too."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _column(value: float, decimals: int) -> str:
+    """A figure in a column: so many decimals, two digits of what is less than one."""
+    return f"{value:.2g}" if value < 1 else f"{value:,.{decimals}f}"
 
 
 def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[str]:
@@ -101,7 +111,7 @@ def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[
     if first.run_interval_s is None:
         yield "90% interval of the first: none; llm-perf train says why"
     else:
-        low, high = (f"{end / _DAY_S:.2f}" for end in first.run_interval_s)
+        low, high = (_days(end) for end in first.run_interval_s)
         yield f"90% interval of the first: {low} to {high} days"
     late = [
         str(one.inputs.gpu) for one in shown if one.run_s <= deadline < (one.run_interval_s or (0.0, 0.0))[1]
@@ -127,7 +137,7 @@ def _row(one: TrainingCandidate) -> list[str]:
     how = f"{division or 'one GPU'}, {extras}" + (", recomputed" if i.activation_recomputation else "")
     name, figures = (
         str(i.gpu),
-        f"{one.num_gpus:>5}{one.run_s / _DAY_S:>8.2f}{one.gpu_hours:>10,.0f}{one.cost:>9,.0f}",
+        f"{one.num_gpus:>5}{_column(one.run_s / _DAY_S, 2):>8}{_column(one.gpu_hours, 0):>10}{_column(one.cost, 0):>9}",
     )
     first, *more = textwrap.wrap(how, _WIDTH - _DIVISION)
     return [f"{name:<19}{figures}{one.mfu:>7.1%}  {first}", *(" " * _DIVISION + line for line in more)]
@@ -148,7 +158,7 @@ def _flag(name: str, value: Any) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
+    return f"--{flag} {shlex.quote(str(value))}"
 
 
 def training_plan_object(answer: TrainingPlanAnswer) -> dict[str, Any]:

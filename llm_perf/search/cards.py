@@ -154,6 +154,10 @@ def find_cards(question: CardsQuestion, top: int = 5) -> CardsAnswer:
     """
     begin = time.perf_counter()
     host = get_host_config_by_name(question.host)
+    if host.pcie_bytes_per_s is None:
+        raise SpecError(
+            f"host {host.name} has no place for a card: its file states no PCIe; llm-perf infer says what runs on it as it is"
+        )
     room = min(question.max_gpus, host.gpus_per_node)
     looked: list[tuple[str, int, Divided]] = []
     tried = refused = 0

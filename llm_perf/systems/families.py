@@ -392,12 +392,15 @@ ANY_DEVICE: Device = ()
 def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) -> tuple[str, bool]:
     """The range of versions that stands for a version of a family, and whether it covers that version.
 
+    A build, such as ``b7951`` of llama.cpp, is of the version that it was made in.
     A file may be for some devices only (``only_on``): on such a device it goes before the others where it covers the
     version; elsewhere it is chosen by its own name alone.
 
     Raises:
         SpecError: ``version`` has no number, or the family has no versions.
     """
+    if version is not None and re.fullmatch(r"b\d+", version):
+        version = declaration(family).version_of_build(version)
     return _release_of(family, version, _kinds_of(family, device))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -252,3 +253,27 @@ def test_what_goes_with_adapters_alone_is_one_line(llm_perf, flags, said):
 def test_flags_of_adapters_need_train(llm_perf):
     found = llm_perf("plan", "--model", "llama-3-8b", "--lora-rank", "16")
     assert (found.code, found.err) == (2, "llm-perf: --lora-rank is of a training run: give --train\n")
+
+
+def test_what_to_type_again_is_one_command_though_names_have_blanks(llm_perf):
+    found = llm_perf(
+        "plan", "--train", "--model", "llama-3-8b", "--lora-rank", "16", "--base-weight-bits", "4", "--tokens", "1e6",
+        "--deadline", "1d", "--framework", "unsloth", "--gpus", "rtx-4090-24gb", "--max-gpus", "1",
+    )  # fmt: skip
+    assert found.code == 0, found.out
+    typed = found.out.split("the first one again:\n")[1].replace("\\\n", " ").splitlines()[0]
+    words = shlex.split(typed)
+    assert words[words.index("--gpu") + 1] == "RTX 4090-24GB"
+    assert llm_perf(*words[1:]).code == 0
+
+
+def test_a_run_of_minutes_has_hours_and_dollars(llm_perf):
+    found = llm_perf(
+        "plan", "--train", "--model", "llama-3-8b", "--lora-rank", "16", "--tokens", "1e5", "--deadline", "1d",
+        "--gpus", "h100-sxm-80gb",
+    )  # fmt: skip
+    row = next(line for line in found.out.splitlines() if line.startswith("H100-SXM-80GB")).split()
+    assert all(float(figure) > 0 for figure in row[1:5])
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+    assert ", 0 GPU-hours" not in found.out
+    assert "$0\n" not in found.out

@@ -63,6 +63,10 @@ REFUSED = (
     ),
     (f"infer {GPT} --num-gpus 4 --tp-size 2", "leaves dp_size 2, and batch_size 1"),
     (f"infer {GPT} --system llama_cpp -ngl 20", "-ngl is --n-gpu-layers here"),
+    (
+        f"train {GPT} --gradient_checkpointing true",
+        "--gradient_checkpointing is --activation-recomputation full here",
+    ),
     (f"infer {GPT} --tensor-parallel-size 2", "--tensor-parallel-size is --tp-size here"),
     (f"infer {GPT} --max-model-len=8192", "--max-model-len is --prompt-len and --gen-len here"),
     (f"infer {GPT} --batch_size 4", "--batch_size is --batch-size here"),

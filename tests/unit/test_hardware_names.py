@@ -49,6 +49,8 @@ NAMES = {
     "H20-SXM": "h20-sxm-96gb",
     "GH200-141GB": "gh200-144gb",
     "Apple M1 Max 32c": "apple-m1-max-32c",
+    "m3-max-40c": "apple-m3-max-40c",
+    "M2 Ultra 60c 64GB": "apple-m2-ultra-60c-64gb",
     "Gaudi2": "gaudi2-96gb",
     # What nvidia-smi, rocm-smi and system_profiler print.
     "NVIDIA GeForce RTX 4090": "rtx-4090-24gb",
@@ -143,6 +145,7 @@ def test_an_unknown_name_suggests_the_nearest(kind: str, name: str, nearest: str
         ("Dual-socket EPYC 9654", "2x epyc-9654"),
         ("Xeon 8480+ x2", "2x xeon-platinum-8480-plus"),
         ("EPYC 9654 (x2)", "2x epyc-9654"),
+        ("EPYC 9354 x2 512 GB", "2x epyc-9354-512gb"),
         ("xeon 8480", "xeon-platinum-8480-plus"),
         ("Xeon 6430", "xeon-gold-6430"),
         ("Xeon 6980P", "xeon-6980p"),
@@ -183,13 +186,26 @@ def test_memory_of_no_host_is_refused_with_where_it_goes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("2x EPYC 9554P", "2x epyc-9554 "), ("dual epyc-8124p", "give one")]
+    ("name", "said"),
+    [
+        ("2x EPYC 9554P", "2x epyc-9554 "),
+        ("dual epyc-8124p", "give one"),
+        ("dual Ryzen 9 7950X", "give ryzen-9-7950x"),
+        ("2x Core i9-14900K", "give core-i9-14900k"),
+        ("2x M2 Ultra", "give apple-m2-ultra"),
+        ("dual Xeon w9-3495X 512 GB", "give xeon-w9-3495x"),
+    ],
 )
 def test_processors_of_one_socket_are_not_two(name: str, said: str) -> None:
     with pytest.raises(SpecError, match="works alone in a machine") as error:
         get_host_config_by_name(name)
     one_line(error)
     assert said in str(error.value)
+
+
+def test_the_x_of_a_processor_counts_nothing() -> None:
+    with pytest.raises(UnknownNameError, match="ryzen-9-7950x"):
+        get_host_config_by_name("7950x")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_weights_of_sixteen_bits_stay_on_tensor_cores() -> None:
         ("rtx-3090", "2026"),
         ("v100-sxm2-32gb", "2025-volta"),
         ("p40", "2025-pascal"),
+        ("p100-pcie-16gb", "2025-pascal-hbm2"),
         ("m4-max-40c", "2025-metal"),
         ("mi300x", "2025-cdna"),
         ("rx-7900-xtx", "2025-rdna3"),
@@ -61,6 +62,14 @@ def test_weights_of_sixteen_bits_stay_on_tensor_cores() -> None:
 def test_gpus_with_kernels_of_their_own_have_files_of_their_own(gpu: str, release: str) -> None:
     device = build_scenario(InferenceInputs(model="llama-3-8b", gpu=gpu, system="llama_cpp")).gpu.device
     assert release_of("llama_cpp", None, device) == (release, True)
+
+
+def test_a_gpu_without_integer_instructions_multiplies_no_integers() -> None:
+    """A P100 has no dp4a, so a quantised prompt is its 16-bit one after unpacking, and no quicker than its data sheet."""
+    on_p100 = {"gpu": "p100-pcie-16gb", "system": "llama_cpp"}
+    assert parts_s(weight_format="q4_0", **on_p100) > parts_s(weight_format="fp16", **on_p100)
+    warnings = predict(model="llama-2-7b", weight_format="q4_0", **on_p100).result.warnings
+    assert not [warning for warning in warnings if "quicker than the data sheets" in warning]
 
 
 def test_tables_of_may_2024_precede_integer_products() -> None:

@@ -266,3 +266,15 @@ def test_a_program_that_allocates_as_it_goes_may_not_fit_where_it_nearly_fills_a
     assert engine.memory_interval_bytes is None
     assert engine.feasible
     assert not engine.may_not_fit
+
+
+@pytest.mark.parametrize(
+    ("build", "release"), [("b3000", "2024-05"), ("b4000", "2024-07"), ("b7000", "2025"), ("b7951", "2026")]
+)
+def test_a_build_is_of_the_version_it_was_made_in(build: str, release: str) -> None:
+    assert release_of("llama_cpp", build) == (release, True)
+
+
+def test_builds_are_of_llama_cpp_alone() -> None:
+    with pytest.raises(SpecError, match="'b7951' is no version"):
+        release_of("vllm", "b7951")
