@@ -37,10 +37,10 @@ NOT_OF_THE_MODEL = {
     "schema_version", "inputs", "constants_inherited", "nearest_measurement", "interval", "no_interval", "cost",
     "warnings", "benchmark_log", "suggestions", "seconds", "evaluated", "searched",
 }  # fmt: skip
-"""What follows from evidence, prices or the clock, what was asked, and how many policies stand in a search, where one that just
-fits here may just not fit elsewhere."""
+"""What follows from evidence, prices or the clock, what was asked, and how many policies a search has: what just fits here
+may not elsewhere."""
 LEAST = 1e-8
-"""Of seconds and all else: what is smaller is what a difference of equal numbers leaves, by the last digits of a processor."""
+"""What is smaller counts as nothing: a difference of equal numbers leaves it, by the last digits of a processor."""
 WORDS = {"bottleneck", "batch_limited_by", "context_limited_by", "phase", "peak_dtype", "rule_of"}
 """Answers that are a word: it stands in the number's name."""
 DIGITS = 8
