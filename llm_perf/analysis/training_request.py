@@ -346,6 +346,9 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
     """The plan that inputs describe; where they say nothing the framework's defaults hold, then the plan's own."""
     given = {name: getattr(inputs, name) for name in _PLAN_FIELDS}
     stated = {name: value for name, value in given.items() if value is not None}
+    for name in ("lora_targets", "base_double_quant"):
+        if stated.get(name) and not inputs.lora_rank:
+            raise SpecError(f"{name} is for adapters: give --lora-rank too")
     if stated.get("activation_recomputation") == SELECTIVE:
         del stated["activation_recomputation"]
         stated = framework.selected() | stated

@@ -67,6 +67,8 @@ REFUSED = (
         f"train {GPT} --gradient_checkpointing true",
         "--gradient_checkpointing is --activation-recomputation full here",
     ),
+    (f"train {GPT} --lora-targets qv", "lora_targets is for adapters: give --lora-rank too"),
+    (f"train {GPT} --base-double-quant", "base_double_quant is for adapters: give --lora-rank too"),
     (f"infer {GPT} --tensor-parallel-size 2", "--tensor-parallel-size is --tp-size here"),
     (f"infer {GPT} --max-model-len=8192", "--max-model-len is --prompt-len and --gen-len here"),
     (f"infer {GPT} --batch_size 4", "--batch_size is --batch-size here"),
