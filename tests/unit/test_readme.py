@@ -115,6 +115,7 @@ def test_figures_of_stacks_are_those_of_their_page() -> None:
     names = (
         "vllm@0.5",
         "vllm@0.10",
+        "vllm@0.12",
         "vllm@0.15",
         "vllm@0.15-gddr7",
         "tensorrt_llm@0.9",
