@@ -100,7 +100,7 @@ def test_builds_of_llama_cpp_are_its_versions():
     new = prompt.replace(engine=prompt.engine.replace(version="b9000"))
     assert served_of(new).scenario.system_version is None  # of the newest
     old = prompt.replace(engine=prompt.engine.replace(version="b3000"))
-    assert served_of(old).scenario.system_version == "2024"
+    assert served_of(old).scenario.system_version == "2024-05"  # before prompts multiplied integers
     commit = prompt.replace(engine=prompt.engine.replace(version="8cf427ff"))
     assert served_of(commit).scenario.system_version is None
 

@@ -66,12 +66,12 @@ def test_a_sum_tells_a_number_that_moved_and_two_that_were_swapped(monkeypatch: 
         monkeypatch.setattr(program, "_ASKED", {"x": lambda _words: {"part": numbers}})
         return sums("x")  # type: ignore[no-any-return]
 
-    told = sums_of(a=1e-9, b=3e12, c=-2.0)
-    assert sums_moved(told, sums_of(a=1e-9, b=3e12, c=-2.0)) == []
+    told = sums_of(a=1e-6, b=3e12, c=-2.0)
+    assert sums_moved(told, sums_of(a=1e-6, b=3e12, c=-2.0)) == []
     for other in (
-        {"a": 1e-9 * (1 + 5e-6), "b": 3e12, "c": -2.0},
-        {"a": 3e12, "b": 1e-9, "c": -2.0},
-        {"a": 1e-9, "b": 3e12, "c": 2.0},
-        {"a": 1e-9, "b": 3e12},
+        {"a": 1e-6 * (1 + 5e-6), "b": 3e12, "c": -2.0},
+        {"a": 3e12, "b": 1e-6, "c": -2.0},
+        {"a": 1e-6, "b": 3e12, "c": 2.0},
+        {"a": 1e-6, "b": 3e12},
     ):
         assert len(sums_moved(told, sums_of(**other))) == 1
