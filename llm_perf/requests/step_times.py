@@ -19,7 +19,7 @@ from llm_perf.counts.attention import attended, kv_elements_per_token, score_flo
 from llm_perf.counts.quadrature import context_nodes
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.requests.workload import Floats
-from llm_perf.systems.attention import Chunk, DecodeAttention
+from llm_perf.systems.attention import Chunk, DecodeAttention, split_keys
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.cpu_forward import CpuForward
 from llm_perf.systems.forward import Forward
@@ -96,6 +96,7 @@ class _Attending:
     Attributes:
         limit: Tokens that a query sees at most; infinite where it sees all before it.
         triangular: Whether its pairs are those of a triangle that is cut at the limit, and its keys those in reach.
+        splits: Whether its kernels divide the keys of few queries.
     """
 
     layers: int
@@ -104,6 +105,7 @@ class _Attending:
     kv_bytes: float
     limit: float
     triangular: bool
+    splits: bool
 
     @classmethod
     def of(cls, layers: int, mixer: Mixer, forward: Forward) -> _Attending:
@@ -115,7 +117,8 @@ class _Attending:
             beyond, beyond
         ) == Mixer.keys_read(mixer, beyond, beyond)
         per_pair = score_flops_per_pair(mixer, forward.tp)
-        return cls(layers, mixer, per_pair, float(kept), float(limit or np.inf), triangular)
+        splits = bool(forward.constants["attention_splits_keys"])
+        return cls(layers, mixer, per_pair, float(kept), float(limit or np.inf), triangular, splits)
 
     def work(self, chunks: ChunkLengths) -> tuple[float, float, float]:
         """Of all chunks: FLOPs of their scores, the same per query, and keys that are read."""
@@ -133,9 +136,10 @@ class _Attending:
             else:
                 pairs = limit * (limit + 1) * 0.5 + (end - limit) * limit - before * (before + 1) * 0.5
                 reached = end
-            work = pairs * per_pair
+            slower, rows = split_keys(mixer, new, before) if self.splits else (1.0, new)
+            work = pairs * per_pair * slower
             flops += work
-            per_query += work / new
+            per_query += work / rows
             keys += reached
         return flops, per_query, keys
 
@@ -387,8 +391,9 @@ class StepTimes:
             device += self._on_cpu.chunks_s([(new, before)], batch, context, prompts)
         for one in () if self._on_cpu is not None else self._mixers:
             pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
-            flops = prompts * pairs * one.flops_per_pair
-            compute = flops * (1.0 + rates.attention_half_len / new) / rates.attention_flops_per_s
+            slower, rows = split_keys(one.mixer, new, before) if one.splits else (1.0, new)
+            flops = prompts * pairs * one.flops_per_pair * slower
+            compute = flops * (1.0 + rates.attention_half_len / rows) / rates.attention_flops_per_s
             memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
             device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
         host = np.full_like(device, self.launch_s)

@@ -67,6 +67,15 @@ class DecodeAttention:
     memory_per_token_s: Number
 
 
+def split_keys(attention: Mixer, new: Number, cached: Number) -> tuple[Number, Number]:
+    """What few queries at depth cost a kernel that divides their keys: times of its FLOPs, and rows whose losses count.
+
+    Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost.
+    """
+    rows_lost = maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
+    return rows_lost, new + minimum(cached, attention.saturates_at or math.inf)
+
+
 class Attention:
     """Attention of a scenario under a stack's constants; context-parallel ranks exchange over ``fabric``."""
 
@@ -114,12 +123,12 @@ class Attention:
         new, cached = chunk.new_tokens, chunk.cached
         pairs = self._chunk_pairs(attention, chunk)
         flops = chunk.sequences * pairs * score_flops_per_pair(attention, self.tp)
-        length = new / self.cp
+        length: Number = new
         if self.constants["attention_splits_keys"]:
-            # Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost.
-            flops = flops * maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
-            length = (new + minimum(cached, attention.saturates_at or math.inf)) / self.cp
-        return ChunkAttention(flops, length, self._chunk_kv_bytes(attention, chunk.sequences, new, cached))
+            slower, length = split_keys(attention, new, cached)
+            flops = flops * slower
+        kv_bytes = self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
+        return ChunkAttention(flops, length / self.cp, kv_bytes)
 
     def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
         """Pairs of query and key of one sequence of a chunk on one context rank."""
