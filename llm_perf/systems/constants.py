@@ -192,9 +192,9 @@ def own_constants(family: str, release: str) -> ConstantsFile:
         SpecError: the file is malformed.
     """
     where = f"{family}/{release}.yaml"
-    text = folder_of(family).text(f"{release}.yaml")
-    data = files.parse_mapping(text, where) | {"name": family, "release": release}
-    return files.build(ConstantsFile, data, text, where)
+    folder = folder_of(family)
+    data = folder.stated(release) | {"name": family, "release": release}
+    return files.build(ConstantsFile, data, folder.text(f"{release}.yaml"), where)
 
 
 def stands_on(family: str, release: str, other: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -229,6 +229,19 @@ class Folder:
         """The text of one of its files."""
         return (self.path / file).read_text("utf-8")
 
+    def stated(self, release: str) -> dict[str, Any]:
+        """What the file of a range of versions says, as written; parsed once.
+
+        Raises:
+            SpecError: with file and line, if it is malformed.
+        """
+        return _stated(self, release)
+
+
+@cache
+def _stated(folder: Folder, release: str) -> dict[str, Any]:
+    return files.parse_mapping(folder.text(f"{release}.yaml"), f"{folder.name}/{release}.yaml")
+
 
 def own_folders() -> tuple[Path, ...]:
     """Folders of the user's own families: LLM_PERF_SYSTEMS, separated as in PATH."""
@@ -317,14 +330,21 @@ def find(name: str) -> tuple[str, str | None]:
 
 @cache
 def _version_aliases() -> dict[str, tuple[str, str]]:
-    found = {}
-    for family in family_names():
-        folder = folder_of(family)
-        for release in folder.all_releases:
-            where = f"{family}/{release}.yaml"
-            for alias in files.parse_mapping(folder.text(f"{release}.yaml"), where).get("aliases") or ():
-                found[normalise(str(alias))] = (family, release)
-    return found
+    """Family and range of versions by every other name; this reads all files, so that whoever knows the family asks it."""
+    return {
+        alias: (family, release)
+        for family in family_names()
+        for alias, release in _aliases_within(folder_of(family)).items()
+    }
+
+
+@cache
+def _aliases_within(folder: Folder) -> dict[str, str]:
+    return {
+        normalise(str(alias)): release
+        for release in folder.all_releases
+        for alias in folder.stated(release).get("aliases") or ()
+    }
 
 
 # -- versions -------------------------------------------------------------------------------------------------
@@ -431,8 +451,7 @@ def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tupl
 
 def _only_on(folder: Folder, release: str) -> tuple[str, ...]:
     """Vendors and architectures that a file is for; none: all."""
-    text = folder.text(f"{release}.yaml")
-    return tuple(files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("only_on") or ())
+    return tuple(folder.stated(release).get("only_on") or ())
 
 
 def _release_among(family: str, version: str | None, releases: tuple[str, ...]) -> tuple[str, bool]:
@@ -443,8 +462,8 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     by_name = {normalise(name): name for name in releases}
     if wanted in by_name:
         return by_name[wanted], True
-    for alias, (of, release) in _version_aliases().items():
-        if of == family and alias in (wanted, f"{normalise(family)}-{wanted}"):
+    for alias, release in _aliases_within(folder).items():
+        if alias in (wanted, f"{normalise(family)}-{wanted}"):
             return release, True
     ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
     if not ranges and len(releases) == 1 and _open_at_both_ends(folder, releases[0]):
@@ -459,15 +478,13 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
 
 def _open_at_both_ends(folder: Folder, release: str) -> bool:
     """Whether a file says that it stands for every version; one that says nothing is of the numbers of its name."""
-    text = folder.text(f"{release}.yaml")
-    return files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("covers") == [None, None]
+    return bool(folder.stated(release).get("covers") == [None, None])
 
 
 @cache
 def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
     """First and last version of a range; one that does not say is of the numbers of its name."""
-    text = folder.text(f"{release}.yaml")
-    stated = files.parse_mapping(text, f"{folder.name}/{release}.yaml").get("covers")
+    stated = folder.stated(release).get("covers")
     if stated is None:
         own = numbers(release) or None
         return own, own
