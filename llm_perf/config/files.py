@@ -40,7 +40,9 @@ class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is sh
             return node.value
         if id(node) in known:  # written once, and meant again by its anchor
             if known[id(node)] is _UNFINISHED:
-                raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a value contains itself", node.start_mark
+                )
             return known[id(node)]
         if tag == "tag:yaml.org,2002:map" and isinstance(node, yaml.MappingNode):
             known[id(node)] = _UNFINISHED
@@ -60,7 +62,9 @@ class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is sh
         for key_node, value_node in node.value:
             key = self._built(key_node, known)
             if isinstance(key, (dict, list)):
-                raise yaml.constructor.ConstructorError(None, None, "found unhashable key", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "found unhashable key", key_node.start_mark
+                )
             found[key] = self._built(value_node, known)
         if len(found) < len(node.value):
             self._refuse_repeated(node)

@@ -142,10 +142,16 @@ def _own_aliases(kind: str) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _bundled(kind: str, spec: type[S], stem: str) -> S:
-    file = _folder(kind) / f"{stem}.yaml"
-    text = file.read_text("utf-8")
-    data = files.parse_mapping(text, file.name)
-    return files.build(spec, _completed(kind, data, file.name, (stem,)), text, file.name)
+    text, data = _written(kind, stem)
+    where = f"{stem}.yaml"
+    return files.build(spec, _completed(kind, data, where, (stem,)), text, where)
+
+
+@lru_cache(maxsize=256)
+def _written(kind: str, stem: str) -> tuple[str, dict[str, Any]]:
+    """Text and fields of a bundled spec's file, which those that extend it need as well."""
+    text = (_folder(kind) / f"{stem}.yaml").read_text("utf-8")
+    return text, files.parse_mapping(text, f"{stem}.yaml")
 
 
 def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -169,8 +175,7 @@ def _completed(kind: str, data: dict[str, Any], where: str, above: tuple[str, ..
             raise SpecError(f"{where}: extends: {error}") from None
         if stem in above:
             raise SpecError(f"{where}: extends {name!r} leads back to itself: {' -> '.join((*above, stem))}")
-        text = (_folder(kind) / f"{stem}.yaml").read_text("utf-8")
-        base = _completed(kind, files.parse_mapping(text, stem), f"{stem}.yaml", (*above, stem))
+        base = _completed(kind, _written(kind, stem)[1], f"{stem}.yaml", (*above, stem))
         own = {field: value for field, value in data.items() if field != "extends"}
         data = (
             {field: value for field, value in base.items() if field != "aliases"} | _usable(base, own) | own

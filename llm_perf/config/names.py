@@ -127,9 +127,9 @@ def resolve(
         AmbiguousNameError: several names fit; they are listed.
         UnknownNameError: none fits; the nearest ones are listed.
     """
-    names = list(known)
+    names = tuple(known)
     devices = more_aliases is not None
-    by_full = {normalise(candidate): candidate for candidate in names}
+    by_full = _by_spelling(names)
     forms = tuple(product_names(name[:_LONGEST_NAME])) if devices else (normalise(name),)
     several: list[str] = []
     for wanted in forms:
@@ -154,8 +154,13 @@ def resolve(
     raise UnknownNameError(kind, name, [*names, *aliases])
 
 
+@lru_cache(maxsize=32)  # the names of a kind are the same whenever one of them is asked for
+def _by_spelling(names: tuple[str, ...]) -> dict[str, str]:
+    return {normalise(name): name for name in names}
+
+
 def _fits(
-    wanted: str, names: list[str], by_full: Mapping[str, str], aliases: Mapping[str, str], devices: bool
+    wanted: str, names: tuple[str, ...], by_full: Mapping[str, str], aliases: Mapping[str, str], devices: bool
 ) -> list[str]:
     """The names that one spelling may mean, by the first rule under which there is any."""
     if wanted in by_full:

@@ -41,13 +41,22 @@ def least_streamed_s(scenario: Scenario, prompt_len: float) -> tuple[float, floa
     Nothing is computed quicker than where the GPU holds all of it. 0 where the machine has no such link.
     """
     prefill_s, step_s = least_resident_s(scenario, 1, prompt_len)
-    away = max(1.0 - scenario.gpu.usable_memory_bytes / layers_weight_bytes(scenario), 0.0)
+    copied_s = least_copied_s(
+        scenario, max(1.0 - scenario.gpu.usable_memory_bytes / layers_weight_bytes(scenario), 0.0)
+    )
+    return (max(prefill_s, copied_s), max(step_s, copied_s)) if copied_s is not None else (0.0, 0.0)
+
+
+def least_copied_s(scenario: Scenario, away: float) -> float | None:
+    """Seconds that the share ``away`` of the matrices takes over the link to the host, as every pass waits for it.
+
+    None where the machine has no such link: evaluated, it says what it lacks.
+    """
     try:
         link = host_link_bytes_per_s(scenario.gpu, scenario.host)
-    except SpecError:  # evaluated, it says what its machine lacks
-        return 0.0, 0.0
-    copied_s = away * least_read_s(scenario, link)
-    return max(prefill_s, copied_s), max(step_s, copied_s)
+    except SpecError:
+        return None
+    return away * least_read_s(scenario, link)
 
 
 def _highest_peak(gpu: GPUConfig) -> float:

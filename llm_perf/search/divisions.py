@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.search.sweep import Array
+from llm_perf.systems.footprint import layers_weight_bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Alone:
 
     structure: Structure
     least_s: tuple[float, float]
+
+    @cached_property
+    def weight_bytes(self) -> float:
+        """Bytes of the layers' weights, which all GPUs together have to hold."""
+        return float(layers_weight_bytes(self.structure.scenario))
 
     def least_of(self, tp: int) -> tuple[float, float]:
         """Times that no division in ``tp`` tensor ranks is below."""

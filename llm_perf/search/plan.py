@@ -25,7 +25,7 @@ from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.requests.served import served
-from llm_perf.search.bounds import least_resident_s, least_streamed_s
+from llm_perf.search.bounds import least_copied_s, least_resident_s, least_streamed_s
 from llm_perf.search.divisions import Alone, Met, Structure, batch_sizes, powers
 from llm_perf.search.pareto import pareto_front
 from llm_perf.search.plan_question import OBJECTIVES, Candidate, PlanAnswer, PlanQuestion
@@ -167,7 +167,7 @@ class Pool:
             for one, tp, stages in self._left:
                 self._add_stages(one, tp, stages, too_slow_as_well=True)
             for streamed in self._streaming:
-                self._stream(*streamed)
+                self._stream(streamed, too_slow_as_well=True)
             self._gather()
 
     def _asked(self) -> Iterator[_Asked]:
@@ -214,15 +214,29 @@ class Pool:
         if self._too_slow_ever(*least):
             self._streaming.append(asked)
         else:
-            self._stream(*asked)
+            self._stream(asked)
 
-    def _stream(self, gpu: str, bits: int, price: float | None) -> None:
+    def _stream(self, asked: _Asked, *, too_slow_as_well: bool = False) -> None:
         """Evaluate one GPU that streams; its machine lacks the same for every width."""
+        gpu, bits, price = asked
         if gpu in self._no_stream:
             return
         found = self._structure(gpu, bits, price, {"system": system_of_stage(DSZeRO.STAGE_3.value)})
-        if found is not None and self._take(found) is None:
+        if found is None:
+            return
+        if not too_slow_as_well and not self._streams_in_time(found.scenario):
+            self._streaming.append(asked)
+        elif self._take(found) is None:
             self._no_stream.add(gpu)
+
+    def _streams_in_time(self, scenario: Scenario) -> bool:
+        """Whether what a machine copies for a pass could meet the targets at some batch; one that copies nothing holds all."""
+        on_gpu = np.asarray(system_of(scenario).place(scenario, self._every).weights.gpu)
+        away = 1.0 - on_gpu[on_gpu < 1.0]
+        if not away.size:
+            return False
+        copied_s = least_copied_s(scenario, float(away.min()))
+        return copied_s is None or not self._too_slow_ever(copied_s, copied_s)
 
     def _too_slow_ever(self, prefill_s: float, step_s: float) -> bool:
         """Whether a target is missed by times that no batch is below."""
@@ -248,6 +262,9 @@ class Pool:
         for pp in stages:
             if self._met is not None and self._met.beats(scenario.gpu.name, tp * pp, one.least_of(tp)[1]):
                 return
+            if one.weight_bytes > tp * pp * scenario.gpu.usable_memory_bytes:
+                self.too_large += len(self.batches)
+                continue
             structure = self._divided(one.structure, tp, pp)
             if structure is None:
                 continue
