@@ -186,7 +186,7 @@ def _shorthand(inputs: InferenceInputs, system: System, kv_bits: int | None, fac
         # 8-bit caches have one scale per tensor or head; 4-bit ones need groups.
         kv_group_size=inputs.quant_group_size if kv_bits == 4 else None,
     )
-    dtype = system.dtype_of(dict(inputs), dtype)
+    dtype = system.dtype_of(dict(vars(inputs)), dtype)
     if facts.group_sizes is None:
         return dtype
     of_weights, of_cache = facts.group_sizes

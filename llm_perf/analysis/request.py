@@ -475,7 +475,7 @@ def _offload(inputs: InferenceInputs, system: System, facts: RunFacts) -> Offloa
         micro_batches=inputs.micro_batches or 1,
         **{name: getattr(inputs, name) for name in HYBRID_OPTIONS},
     )
-    offload = system.offload_of(dict(inputs), offload)
+    offload = system.offload_of(dict(vars(inputs)), offload)
     known = {
         "weights": facts.weights,
         "kv_cache": facts.kv_cache,

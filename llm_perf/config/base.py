@@ -158,9 +158,11 @@ class AsText:
 
 
 @cache
-def serving_fields(spec: type[Spec]) -> tuple[str, ...]:
-    """Names of the marked fields."""
-    return tuple(name for name, field in spec.model_fields.items() if ServingOption in field.metadata)
+def serving_defaults(spec: type[Spec]) -> dict[str, Any]:
+    """The marked fields, and what each is where nobody gives it."""
+    return {
+        name: field.default for name, field in spec.model_fields.items() if ServingOption in field.metadata
+    }
 
 
 def describe_validation_error(error: ValidationError, spec: str, name: Any = None) -> str:

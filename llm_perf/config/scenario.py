@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_perf.config.base import LEAST_EFFICIENCY, serving_fields
+from llm_perf.config.base import LEAST_EFFICIENCY, serving_defaults
 from llm_perf.config.calibration import Calibration
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.gpu import GPUConfig
@@ -78,8 +78,8 @@ class Scenario:
         used = [
             name
             for part in parts
-            for name in serving_fields(type(part))
-            if getattr(part, name) != type(part).model_fields[name].default
+            for name, default in serving_defaults(type(part)).items()
+            if getattr(part, name) != default
         ]
         return (*used, *(("draft_model",) if self.speculation is not None else ()))
 

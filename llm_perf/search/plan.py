@@ -230,7 +230,7 @@ class Pool:
             self._no_stream.add(gpu)
 
     def _streams_in_time(self, scenario: Scenario) -> bool:
-        """Whether what a machine copies for a pass could meet the targets at some batch; one that copies nothing holds all."""
+        """Whether what a machine copies for a pass meets the targets at some batch; one that copies nothing holds all."""
         on_gpu = np.asarray(system_of(scenario).place(scenario, self._every).weights.gpu)
         away = 1.0 - on_gpu[on_gpu < 1.0]
         if not away.size:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_perf.config.base import serving_fields
+from llm_perf.config.base import serving_defaults
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.scenario import Scenario
@@ -171,8 +171,8 @@ COMMON_RESOURCES: Mapping[str, str] = STREAMS | {
 """Resources that several systems wait for, in words."""
 
 SERVING_OPTIONS = (
-    *serving_fields(ParallelismConfig),
-    *serving_fields(Workload),
+    *serving_defaults(ParallelismConfig),
+    *serving_defaults(Workload),
     "draft_model",
     "draft_tokens",
     "acceptance",
