@@ -36,6 +36,7 @@ class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is sh
 
     def _built(self, node: Any, known: dict[int, Any]) -> Any:
         tag = node.tag
+        found: Any
         if tag == _TEXT_TAG and isinstance(node, yaml.ScalarNode):
             return node.value
         if id(node) in known:  # written once, and meant again by its anchor

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from llm_perf.config import files
+from llm_perf.config.files import parse_mapping
+from llm_perf.errors import SpecError
 from tests.cli.refusals import SMALL, refused
 
 MODEL = {
@@ -224,6 +226,29 @@ def test_a_key_that_stands_twice_is_shown_with_both_lines(infer: Any, folder: Pa
     assert refused(infer, ["--config", "q.yaml"]) == "q.yaml:5: 'batch_size' stands twice, here and in line 3"
     (folder / "q.json").write_text('{"model": "opt-1.3b",\n"gpu": "t4",\n"model": "opt-1.3b"}')
     assert refused(infer, ["--config", "q.json"]) == "q.json:3: 'model' stands twice, here and in line 1"
+
+
+def test_yaml_is_what_pyyaml_reads() -> None:
+    for text in (
+        "a: &one [1, 2.5, x]\nb: *one\nc: {<<: {d: 1, e: 2}, f: 0x10}",
+        "a: ~\nb: yes\nc: '1'\nd: 1.0e+3\ne: 2020-01-01\n1: !!str 7\nf: !!set {x, y}",
+        "a: |\n  two\n  lines\nb: >-\n  one\n  line\nc: []\nd: {}",
+    ):
+        assert parse_mapping(text, "x.yaml") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &one [1, *one]", "x.yaml:1: malformed YAML: a value contains itself"),
+        ("a: 1\n? [b]\n: 2", "x.yaml:2: malformed YAML: found unhashable key"),
+        ("a: !!python/name:os.system", "x.yaml:1: malformed YAML: could not determine a constructor for the tag"),
+    ],
+)  # fmt: skip
+def test_yaml_that_no_spec_is(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        parse_mapping(text, "x.yaml")
+    assert str(refusal.value).startswith(message)
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(infer: Any, folder: Path) -> None:
