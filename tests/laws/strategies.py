@@ -33,7 +33,7 @@ def among(*values):
 
 
 integers, floats = cache(st.integers), lru_cache(maxsize=None, typed=True)(st.floats)
-_BOOLEANS = st.booleans()
+BOOLEANS = st.booleans()
 
 REAL_FAMILIES = ("a100", "hopper", "turing", "volta", "ada", "ga10x", "blackwell")
 
@@ -64,8 +64,8 @@ def attentions(draw, windows=True, latent=True, chunks=False):
         num_heads=8 * draw(among(1, 2, 4, 12)),
         num_kv_heads=kv_heads,
         head_dim=draw(among(16, 64, 80, 128, 256)),
-        qkv_bias=draw(_BOOLEANS),
-        output_bias=draw(_BOOLEANS),
+        qkv_bias=draw(BOOLEANS),
+        output_bias=draw(BOOLEANS),
         **{kind: limit},
     )
 
@@ -75,8 +75,8 @@ def attentions(draw, windows=True, latent=True, chunks=False):
 def mlps(draw, moe=True, dense=True):
     """Dense and gated feed-forward blocks, and mixtures of experts with and without shared ones."""
     ffn = 8 * draw(among(4, 128, 1024, 6144))
-    gated, bias = draw(_BOOLEANS), draw(_BOOLEANS)
-    if dense and (not moe or draw(_BOOLEANS)):
+    gated, bias = draw(BOOLEANS), draw(BOOLEANS)
+    if dense and (not moe or draw(BOOLEANS)):
         return DenseMLP(ffn_size=ffn, gated=gated, bias=bias)
     experts = draw(among(2, 8, 64, 256))
     shared = draw(among(0, 256))
@@ -87,7 +87,7 @@ def mlps(draw, moe=True, dense=True):
         gated=gated,
         bias=bias,
         shared_ffn_size=shared,
-        shared_gate=bool(shared) and draw(_BOOLEANS),
+        shared_gate=bool(shared) and draw(BOOLEANS),
     )
 
 
@@ -100,7 +100,7 @@ def _layer_groups(windows, latent, chunks, moe, dense):
             attention=attentions(windows, latent, chunks),
             mlp=mlps(moe, dense),
             norms=integers(1, 4),
-            parallel_attention=_BOOLEANS,
+            parallel_attention=BOOLEANS,
         ),
         min_size=1,
         max_size=3,
@@ -123,8 +123,8 @@ def models(
         hidden_size=draw(among(64, 768, 4096, 16384)),
         vocab_size=8 * draw(among(16, 6400, 32000)),
         layer_groups=tuple(groups),
-        tied_embeddings=draw(_BOOLEANS),
-        lm_head_bias=draw(_BOOLEANS),
+        tied_embeddings=draw(BOOLEANS),
+        lm_head_bias=draw(BOOLEANS),
         norm=draw(among("layernorm", "rmsnorm")),
         learned_positions=draw(among(0, 2048)),
         max_position_embeddings=draw(among(None, 8192, 131072)) if limited else None,
@@ -170,7 +170,7 @@ def gpus(draw, efficiency=None, linked=None):
         l2_mib=draw(among(None, 4.0, 50.0)),
         sm_count=draw(among(None, 40, 132)),
         pcie_gb_per_s=pcie,
-        link=fast if linked or (linked is None and draw(_BOOLEANS)) else Link(),
+        link=fast if linked or (linked is None and draw(BOOLEANS)) else Link(),
         efficiency=draw(efficiencies()) if efficiency is None else efficiency,
     )
 
@@ -280,7 +280,7 @@ def offloads(draw):
             among(None, *map(Shares.on, ("gpu", "cpu", "nvme")), Shares(gpu=0.25, cpu=0.5, nvme=0.25))
         ),
         kv_cache=draw(among(None, Shares.on("cpu"))),
-        pin_memory=draw(_BOOLEANS),
+        pin_memory=draw(BOOLEANS),
         prefetch=draw(among(None, True, False)),
         overlap=draw(among(None, False)),
     )
