@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_perf.cli.main import run
+from llm_perf.cli.main import cli
 
 ASKED = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
 FILES = {
@@ -100,7 +100,7 @@ def test_what_the_shell_is_told(words, found, capsys, monkeypatch):
     for name, value in asked(words).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        run([])
+        cli.main(args=[], prog_name="llm-perf", standalone_mode=False)
     told = capsys.readouterr()
     assert (ended.value.code, told.err) == (0, "")
     assert found in {line.partition(",")[2] for line in told.out.splitlines()}

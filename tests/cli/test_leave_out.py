@@ -15,7 +15,7 @@ def asked_once():
     known = {}
 
     def depends(parameters, cases, predict):
-        key = tuple(parameters), tuple(case.scenario for case in cases)
+        key = repr((parameters, [case.scenario for case in cases]))
         if key not in known:
             known[key] = depends_of(parameters, cases, predict)
         return known[key]
