@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, ClassVar
 
 __all__ = [
@@ -67,8 +68,13 @@ class UnknownNameError(SpecError, KeyError):
         self.name = name
         self.known = tuple(known)
         self.instead = instead
-        self.suggestions = () if instead else _nearest(name, self.known)
         super().__init__(kind, name, self.known, instead)
+
+    @cached_property
+    def suggestions(self) -> tuple[str, ...]:
+        """The nearest known names, best first."""
+        # Not before they are read: who tries several spellings catches an error for each and reads none.
+        return () if self.instead else _nearest(self.name, self.known)
 
     def __str__(self) -> str:
         """Return the one-line message."""

@@ -321,15 +321,23 @@ def _depends(
     predict: Prediction[Case[Scenario]],
 ) -> tuple[frozenset[int], ...]:
     """Rows that each parameter changes. A factor on a constant changes those of its machine that the constant does."""
-    by_name: dict[str, frozenset[int]] = {}
-    for parameter in parameters:
-        rows = [index for index, case in enumerate(cases) if concerns(parameter, case.scenario)]
-        whole = by_name.get(parameter.name.partition("@")[0])
-        if whole is None:
-            starts = [parameter, *(p for p in parameters if p is not parameter)]
-            whole = sensitive(starts, cases, predict, [rows, *[()] * (len(starts) - 1)])[0]
-        by_name[parameter.name] = whole & frozenset(rows)
-    return tuple(by_name[parameter.name] for parameter in parameters)
+    concerned = [
+        frozenset(index for index, case in enumerate(cases) if concerns(parameter, case.scenario))
+        for parameter in parameters
+    ]
+    names = {parameter.name for parameter in parameters}
+    constants = [parameter.name.partition("@")[0] for parameter in parameters]
+    # In one question, so that what is predicted before anything moves is predicted once.
+    tried = [
+        () if constant != parameter.name and constant in names else rows
+        for parameter, constant, rows in zip(parameters, constants, concerned, strict=True)
+    ]
+    moved = sensitive(parameters, cases, predict, tried)
+    by_name = {parameter.name: rows for parameter, rows in zip(parameters, moved, strict=True)}
+    return tuple(
+        by_name.get(constant, by_name[parameter.name]) & rows
+        for parameter, constant, rows in zip(parameters, constants, concerned, strict=True)
+    )
 
 
 # -- leaving out ----------------------------------------------------------------------------------------------

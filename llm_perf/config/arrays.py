@@ -41,7 +41,9 @@ def any_of(value: Number) -> bool:
 
 def where(condition: Number, yes: Number, no: Number) -> Number:
     """``yes`` where the condition holds, else ``no``."""
-    return np.where(condition, yes, no) if is_array(condition, yes, no) else (yes if condition else no)
+    if isinstance(condition, np.ndarray) or isinstance(yes, np.ndarray) or isinstance(no, np.ndarray):
+        return np.where(condition, yes, no)
+    return yes if condition else no
 
 
 def floor(value: Number) -> Number:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_perf.cli.main import cli
+
 ASKED = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
 FILES = {
     "bash": ".local/share/bash-completion/completions/llm-perf",
@@ -94,21 +96,36 @@ def test_a_home_that_is_a_file_is_one_line(llm_perf, home, monkeypatch):
         ("llm-perf gpus show l4", "l4-24gb"),
     ],
 )
-def test_what_the_shell_is_told(words, found):
+def test_what_the_shell_is_told(words, found, capsys, monkeypatch):
+    for name, value in asked(words).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args=[], prog_name="llm-perf", standalone_mode=False)
+    told = capsys.readouterr()
+    assert (ended.value.code, told.err) == (0, "")
+    assert found in {line.partition(",")[2] for line in told.out.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("llm-perf inf", "infer"), ("llm-perf plan --gpus h100-sxm-80gb,l4", "h100-sxm-80gb,l4-24gb")],
+)
+def test_a_process_tells_the_shell(words, found):
     told = subprocess.run(
         [sys.executable, "-c", ASKED],
-        env=os.environ
-        | {
-            "_LLM_PERF_COMPLETE": "bash_complete",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(len(words.split()) - 1),
-        },
+        env=os.environ | asked(words),
         capture_output=True,
         text=True,
         check=False,
     )
     assert (told.returncode, told.stderr) == (0, "")
     assert found in {line.partition(",")[2] for line in told.stdout.splitlines()}
+
+
+def asked(words: str) -> dict[str, str]:
+    """What bash sets where it asks what may follow."""
+    at = str(len(words.split()) - 1)
+    return {"_LLM_PERF_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": at}
 
 
 def test_no_shell_offers_what_every_system_refuses():

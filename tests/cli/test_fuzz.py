@@ -47,6 +47,17 @@ OPTIONS = [
     and (option.opts[0] in VALUES or option.is_flag or option.type in (click.INT, click.FLOAT))
 ]
 
+# Made once: in each example they would cost as much as what is drawn from them.
+MODEL = st.sampled_from(MODELS)
+GPUS = st.lists(st.sampled_from(known_names("GPU")), min_size=1, max_size=2)
+SOME_OPTIONS = st.lists(st.sampled_from(OPTIONS), max_size=6, unique=True)
+SOME_HARMLESS = st.lists(st.sampled_from(sorted(HARMLESS)), unique=True)
+SPELLINGS = {
+    option.name: st.sampled_from([*option.opts, *option.secondary_opts])
+    for option in OPTIONS
+    if option.is_flag
+}
+
 
 def values_of(option: click.Option) -> st.SearchStrategy[Any]:
     flag = option.opts[0]
@@ -60,15 +71,15 @@ def values_of(option: click.Option) -> st.SearchStrategy[Any]:
 @st.composite
 def flags(draw: st.DrawFn) -> list[str]:
     """A model and a GPU that exist, and up to six more flags of all that there are, mostly with sane values."""
-    words = ["--model", draw(st.sampled_from(MODELS))]
-    for gpu in draw(st.lists(st.sampled_from(known_names("GPU")), min_size=1, max_size=2)):
+    words = ["--model", draw(MODEL)]
+    for gpu in draw(GPUS):
         words += ["--gpu", gpu]
-    for option in draw(st.lists(st.sampled_from(OPTIONS), max_size=6, unique=True)):
+    for option in draw(SOME_OPTIONS):
         if option.is_flag:
-            words.append(draw(st.sampled_from([*option.opts, *option.secondary_opts])))
+            words.append(draw(SPELLINGS[option.name]))
         else:
             words.append(f"{option.opts[0]}={draw(values_of(option))}")
-    return words + draw(st.lists(st.sampled_from(sorted(HARMLESS)), unique=True))
+    return words + draw(SOME_HARMLESS)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,6 +23,22 @@ ASKED = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def searched_once():
+    """A question that a report, its JSON and a test all ask is searched once."""
+    known = {}
+
+    def searched(question, *more, **settings):
+        asked = repr((question, more, settings))
+        if asked not in known:
+            known[asked] = plan_training(question, *more, **settings)
+        return known[asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm_perf.search.plan_training.plan_training", searched)
+        yield
+
+
 def test_the_cheapest_comes_first_and_says_how_to_see_it(llm_perf):
     found = llm_perf(*ASKED, "--deadline", "10d")
     assert found.code == 0, found.out

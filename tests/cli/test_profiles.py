@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from calibrate.fit.calibrator import Calibrator
+from calibrate.fit.observation import Observation
+from calibrate.fit.profile_file import build_profile
 
 
 def _synthetic() -> ModuleType:
@@ -21,6 +26,26 @@ def _synthetic() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_fit() -> Iterator[None]:
+    """The same runs are fitted once, whichever test asks; each profile is built anew, under its own name."""
+    known: dict[str, dict[str, Any]] = {}
+    fit = Calibrator.fit
+
+    def fitted(self: Calibrator, runs: Iterable[Observation]) -> Calibrator:
+        observations = tuple(runs)
+        asked = repr((self.microbench, observations))
+        if asked not in known:
+            known[asked] = dict(vars(fit(self, observations)))
+        vars(self).update(known[asked] | {"name": self.name})
+        self.profile_ = build_profile(self, observations)
+        return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Calibrator, "fit", fitted)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from calibrate.evidence.benchmark_run import (
 from calibrate.evidence.readers import read_file
 from calibrate.evidence.readers.published_rows import run_of_row
 from calibrate.evidence.server_settings import Settings, settings_of
-from calibrate.evidence.serving_rows import Cases, load_cases
+from calibrate.evidence.serving_rows import Case, Cases, load_cases, load_rows
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import served_of, told_run
 from calibrate.fit.served.design import additions, next_run
@@ -42,6 +42,13 @@ def a_run(kind="batch", concurrency=8, prompt=512, output=128, figures=(), **dep
         figures=figures,
         source="test.json",
     )
+
+
+def cases_of(release: str) -> list[Case]:
+    """The published rows that one file of constants predicts."""
+    engine = release.partition("@")[0].replace("_", "-")
+    rows = [row for row in load_rows() if row["system"].startswith(engine)]
+    return [case for case in load_cases(rows) if case.release == release]
 
 
 def measured(run: BenchmarkRun, constants: dict[str, float], noise=0.0, generator=None) -> BenchmarkRun:
@@ -113,7 +120,7 @@ def test_a_run_that_drafted_tokens_is_not_predicted():
 
 
 def test_a_row_keeps_the_limits_that_its_engine_had():
-    case = next(case for case in load_cases() if case.row_id == "102230")
+    (case,) = load_cases([row for row in load_rows() if row["row_id"] == "102230"])
     stated = run_of_row(case.row, case.row_id).deployment
     assert stated.max_num_batched_tokens == case.run.max_num_batched_tokens == 16384
     assert stated.gpu_memory_utilization == case.run.gpu_memory_utilization == 0.85
@@ -125,8 +132,8 @@ def test_rows_of_tables_are_predicted_as_the_tables_predict_them(release):
     # What a source's scripts set on its servers stands in no file of a user's.
     cases = [
         case
-        for case in load_cases()
-        if case.release == release and case.quantity != "ttft_s" and settings_of(case.row) == Settings()
+        for case in cases_of(release)
+        if case.quantity != "ttft_s" and settings_of(case.row) == Settings()
     ]
     cases = cases[:: max(1, len(cases) // 9)]
     assert len(cases) > 5
@@ -401,6 +408,6 @@ def test_a_swapped_unit_of_any_figure_of_any_tool_is_refused(file):
 
 @pytest.mark.parametrize("release", ["vllm@0.5", "sglang@0.5", "tensorrt_llm@1.0"])
 def test_a_bound_refuses_no_published_row(release):
-    cases = [case for case in load_cases() if case.release == release]
+    cases = cases_of(release)
     for case in cases[:: max(1, len(cases) // 25)]:
         check(served_of(run_of_row(case.row, case.row_id)))

@@ -1,6 +1,7 @@
 """Laws of the FlexGen model: bytes are conserved, overlap is bounded, more on the GPU or a faster disk never hurts."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from llm_perf.systems.flexgen.placement import model_phases, place_cache, place_
 from llm_perf.systems.flexgen.policy import Policy
 from llm_perf.systems.flexgen.times import BlockSchedule
 from llm_perf.systems.schedule import sum_costs
+from tests.laws.strategies import BOOLEANS, among, integers
 
 # General models: multi-head, grouped-query with gated MLP and untied tables, a sliding window, experts.
 MODELS = ("opt-1.3b", "llama-3.1-8b", "mistral-7b", "mixtral-8x7b", "gemma-2-2b")
@@ -30,34 +32,36 @@ FLEXGEN = FlexGen()
 percents = st.integers(0, 100)
 
 
+@cache
 @st.composite
 def tier_shares(draw, whole=False):
     """Two percentages; the rest is on disk."""
     if whole:
-        return draw(st.sampled_from([Shares.on(tier) for tier in ("gpu", "cpu", "nvme")]))
+        return draw(among(*map(Shares.on, ("gpu", "cpu", "nvme"))))
     gpu = draw(percents)
-    cpu = draw(st.integers(0, 100 - gpu))
+    cpu = draw(integers(0, 100 - gpu))
     return Shares(gpu=gpu / 100, cpu=cpu / 100, nvme=round(1 - gpu / 100 - cpu / 100, 12))
 
 
+@cache
 @st.composite
 def scenarios(draw, **fixed):
-    compress = draw(st.booleans())
-    kv_bits = draw(st.sampled_from([4, 16]))
-    gpu_batch, batches = draw(st.sampled_from([1, 3, 16])), draw(st.sampled_from([1, 2, 5]))
+    compress = draw(BOOLEANS)
+    kv_bits = draw(among(4, 16))
+    gpu_batch, batches = draw(among(1, 3, 16)), draw(among(1, 2, 5))
     changes = {
         "weights": draw(tier_shares()),
         "kv_cache": draw(tier_shares(whole=kv_bits == 4)),
         "activations": draw(tier_shares(whole=True)),
-        "pin_memory": draw(st.booleans()),
-        "attention_device": draw(st.sampled_from(["gpu", "cpu", None])),
-        "overlap": draw(st.sampled_from([True, False])),
-        "attn_sparsity": 1.0 if kv_bits == 4 else draw(st.sampled_from([1.0, 0.1])),
+        "pin_memory": draw(BOOLEANS),
+        "attention_device": draw(among("gpu", "cpu", None)),
+        "overlap": draw(among(True, False)),
+        "attn_sparsity": 1.0 if kv_bits == 4 else draw(among(1.0, 0.1)),
         "gpu_batch_size": gpu_batch,
         "num_gpu_batches": batches,
     } | fixed
     return Scenario(
-        model=get_model_config_by_name(draw(st.sampled_from(MODELS))),
+        model=get_model_config_by_name(draw(among(*MODELS))),
         gpu=get_gpu_config_by_name("t4"),
         host=get_host_config_by_name("gcp-t4"),
         system="flexgen",
@@ -66,8 +70,8 @@ def scenarios(draw, **fixed):
         ),
         workload=Workload(
             batch_size=gpu_batch * batches,
-            prompt_len=draw(st.sampled_from([1, 64, 600])),
-            gen_len=draw(st.sampled_from([1, 2, 3, 32, 200])),
+            prompt_len=draw(among(1, 64, 600)),
+            gen_len=draw(among(1, 2, 3, 32, 200)),
         ),
         offload=OffloadConfig(**changes),
         allow_long_context=True,

@@ -19,6 +19,7 @@ from calibrate.validate.snapshot import (
 )
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
+from tests.validated import validation
 
 ROOT = Path(__file__).parents[2]
 REMEDY = "predictions changed: run `make accuracy`, look at what changed, and commit it"
@@ -26,7 +27,7 @@ REMEDY = "predictions changed: run `make accuracy`, look at what changed, and co
 
 @pytest.fixture(scope="module")
 def found():
-    return validate()
+    return validation()
 
 
 def test_the_committed_predictions_are_those_of_today(found):

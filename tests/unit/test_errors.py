@@ -196,3 +196,14 @@ def test_a_fault_in_a_long_file_has_its_line(tmp_path: Path) -> None:
     file.write_text(json.dumps({**shapes, "num_hidden_layers": 2, "layer_types": listed}, indent=1))
     with pytest.raises(SpecError, match=r"config\.json:8: layer_types = 200000 entries: expected 2 entries"):
         get_model_config_by_name(str(file))
+
+
+def test_who_reads_no_suggestion_waits_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables try several spellings of a name, and catch an error for each."""
+    looked = []
+    monkeypatch.setattr(errors, "_nearest", lambda name, known: looked.append(name) or ("near",))
+    error = UnknownNameError("model", "lama", KNOWN_MODELS)
+    assert looked == []
+    assert "the nearest known: near" in str(error)
+    assert str(error) == str(error)
+    assert looked == ["lama"]

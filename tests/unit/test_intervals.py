@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from calibrate.validate.evidence import Residuals, evidence_files
 from calibrate.validate.left_out import LeftOutRow, as_csv, load_left_out, parse_left_out
-from calibrate.validate.scoreboard import validate
 from llm_perf.analysis.evidence import ANY, RESIDENT, accuracy_class, entries_of, evidence_of, pool_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
@@ -19,6 +18,7 @@ from llm_perf.errors import SpecError
 from llm_perf.report.inference_json import result_object
 from llm_perf.systems.expert_offload import ExpertOffload
 from llm_perf.systems.registry import get_system, system_names
+from tests.validated import validation
 
 ROOT = Path(__file__).parents[2]
 MODEL = ("flexgen", "offload-cpu", "nvidia", "model")
@@ -186,7 +186,7 @@ def test_a_faulty_file_of_rows_is_named_with_its_line():
 
 
 def test_the_yaml_holds_every_width_rounded_up():
-    texts = evidence_files(load_left_out(), validate().rows)
+    texts = evidence_files(load_left_out(), validation().rows)
     folder = ROOT / "llm_perf" / "analysis" / "left_out"
     assert {file.stem: file.read_text("utf-8") for file in folder.glob("*.yaml")} == texts
     found = Residuals(load_left_out())

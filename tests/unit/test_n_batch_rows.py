@@ -45,7 +45,8 @@ def test_a_prompt_token_by_token_takes_what_generating_it_would():
 
 
 def test_runs_of_llama_cpp_on_nvidia_are_predicted_without_having_been_fitted():
-    cases = [case for case in load_cases() if case.release == "llama_cpp@2024-05"]
+    rows = [row for row in load_rows() if row["system"] == "llama.cpp"]
+    cases = [case for case in load_cases(rows) if case.release == "llama_cpp@2024-05"]
     assert len(cases) == 30
     found = Cases(cases).log_ratios({})
     assert gm(found) < 1.15
