@@ -73,6 +73,22 @@ class ServiceInputs(Traffic):
         default=False, description="Caches move inside a node, not over the network.  [default: off]"
     )
 
+    stream_interval: PositiveInt | None = Field(
+        default=None,
+        description="Tokens of an answer that are sent at once (the engines' flag of that name); its default if not given.",
+    )
+    offline: Flag = Field(
+        default=False,
+        description="Requests of a program in the engine's process (vllm bench throughput, trtllm-bench): no server, and "
+        "no token is sent alone.  [default: off]",
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of the scheduling rules that are not the engine's own."""
+        sent = {} if self.stream_interval is None else {"stream_interval": self.stream_interval}
+        return sent | ({"offline": True} if self.offline else {})
+
     @model_validator(mode="after")
     def _pools(self) -> ServiceInputs:
         if self.prefill_replicas is None and (self.prefill_tp_size is not None or self.pools_on_one_node):
@@ -82,6 +98,11 @@ class ServiceInputs(Traffic):
         if self.prefill_replicas is not None and self.routing != "round-robin":
             raise ValueError(
                 f"routing {self.routing} is of replicas that read and generate: leave prefill_replicas out"
+            )
+        if self.offline and (self.stream_interval is not None or self.prefill_replicas is not None):
+            raise ValueError(
+                "offline is a program in one engine's process, to which nothing is sent: leave stream_interval and "
+                "prefill_replicas out"
             )
         return self
 
@@ -412,7 +433,7 @@ def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Ou
     if traffic.prefill_replicas is None:
         return simulate(
             scenario, requests, replicas=traffic.replicas, routing=traffic.routing, scheduler=traffic.scheduler,
-            seed=traffic.seed,
+            settings=traffic.settings, seed=traffic.seed,
         )  # fmt: skip
     return simulate_pools(
         _prefill_pool(scenario, traffic),
@@ -422,6 +443,7 @@ def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Ou
         decode_replicas=traffic.replicas,
         between_nodes=not traffic.pools_on_one_node,
         scheduler=traffic.scheduler,
+        settings=traffic.settings,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import DoesNotFitError
-from llm_perf.systems.kv_cache import kv_capacity_tokens
+from llm_perf.systems.kv_cache import kv_capacity_of
 from llm_perf.systems.scheduling import SchedulerRules
 from llm_perf.systems.stack_memory import budget_for
 
@@ -47,7 +48,8 @@ class Limits:
             DoesNotFitError: the weights leave no room for a cache.
         """
         budget = budget_for(scenario)
-        tokens = kv_capacity_tokens(scenario) or 0
+        held = kv_capacity_of(scenario)
+        tokens = 0 if held is None else held.tokens
         block = 1 if budget is None else budget.rules.block_tokens
         positions = scenario.model.max_position_embeddings
         if positions is None or scenario.allow_long_context:
@@ -62,6 +64,8 @@ class Limits:
         if rules.batch == "static":
             asked = scenario.workload.batch_size // scenario.parallelism.dp_size
         sequences = min(asked or rules.max_num_seqs or _UNLIMITED, blocks)
+        if held is not None and math.isfinite(held.max_states):
+            sequences = max(min(sequences, math.floor(held.max_states)), 1)
         step = (None if budget is None else budget.batched_tokens) or rules.max_num_batched_tokens
         step = step or max(longest, 1)
         if scenario.workload.max_num_batched_tokens is not None:

@@ -7,8 +7,10 @@ the first token is there when the other pool takes the sequence up (DistServe, a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +46,7 @@ def simulate_pools(
     decode_replicas: int = 1,
     between_nodes: bool = True,
     scheduler: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Serve requests by two pools. Replicas of the outcome are those of the decode pool, after them those of the other.
 
@@ -55,6 +58,7 @@ def simulate_pools(
         decode_replicas: Engines that generate.
         between_nodes: Whether caches cross the network between nodes, or the links inside one.
         scheduler: One of the engines' policies by name; the default if None.
+        settings: Fields of the scheduling rules that were set to something else than the engines' default.
 
     Raises:
         SpecError: the pools run different models, or the deployment is of a kind that is not simulated.
@@ -73,7 +77,7 @@ def simulate_pools(
             )
     for name, count in (("replicas", decode_replicas), ("prefill_replicas", prefill_replicas)):
         check_engines({name: count})
-    rules = rules_of(prefill, scheduler)
+    rules = rules_of(prefill, scheduler).replace(**(settings or {}))
     if rules.batch == "static":
         raise SpecError(
             f"system {prefill.system} runs batches from beginning to end: it cannot be divided into pools"

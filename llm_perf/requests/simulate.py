@@ -204,10 +204,9 @@ def step_times(
     rounds = None if scenario.speculation is None else Rounds(scenario, constants)
     forward = CpuForward(scenario, constants) if scenario.gpu.absent else Forward(scenario, constants)
     more: dict[str, Any] = {} if dense is None else {"dense": dense}
-    one_process = (rules or rules_of(scenario)).one_process
-    return StepTimes(
-        forward, limits.max_sequences, limits.step_tokens, rounds, one_process=one_process, **more
-    )
+    known = rules or rules_of(scenario)
+    more |= {"one_process": known.one_process, "offline": known.offline}
+    return StepTimes(forward, limits.max_sequences, limits.step_tokens, rounds, **more)
 
 
 def places(scenario: Scenario, requests: Requests, scheduler: str | None = None) -> float:

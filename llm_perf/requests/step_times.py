@@ -157,6 +157,7 @@ class StepTimes:
         rounds: What a decode step becomes where a model drafts for another; a step if None.
         dense: Up to so many the tables have every count.
         one_process: What the host does once per prefill is part of a step that reads prompts.
+        offline: No server is in front of the engine, and no token is sent.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class StepTimes:
         rounds: Rounds | None = None,
         dense: int = _DENSE,
         one_process: bool = False,
+        offline: bool = False,
     ) -> None:
         self.forward = forward
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
@@ -201,8 +203,8 @@ class StepTimes:
         self.launch_s = float(host_s_per_pass(forward, prefill=True))  # of a pass with prompts
         self._once = float(step_overhead_s(forward, 0.0))
         self._each = float(step_overhead_s(forward, 1.0)) - self._once
-        self.stream_s = float(stream_s(forward))
-        per_prefill = float(prefill_overhead_s(forward))
+        self.stream_s = 0.0 if offline else float(stream_s(forward))
+        per_prefill = float(prefill_overhead_s(forward, served=not offline))
         self.frontend_s, self._reading = (0.0, per_prefill) if one_process else (per_prefill, 0.0)
 
     def _decode_tables(self, batch: Floats) -> None:

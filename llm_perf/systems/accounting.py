@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llm_perf.config.base import GIB, Efficiency, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from llm_perf.config.base import GIB, Efficiency, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.names import normalise
 from llm_perf.config.provenance import Provenance
@@ -90,6 +90,10 @@ class MemoryRules(Spec):
         context_gib, rank_gib: What a process holds outside of the allocator, and more of it with several ranks.
         graph_gib: Graphs, where the engine subtracts them before it sizes the cache.
         block_tokens: Tokens of one block of the cache.
+        window_share: Of the tokens that layers without a window have room for, those that layers with one have; 0 where
+            these have their windows alone.
+        state_share: Of the room of the cache, what recurrent states get where a model has some; 0 where they share it.
+        states_per_sequence: Places that each running sequence needs among them: its own, and those of a prefix cache.
         queues: Sequences that do not fit wait, instead of failing.
     """
 
@@ -112,6 +116,9 @@ class MemoryRules(Spec):
     rank_gib: NonNegativeFloat = 0.3
     graph_gib: NonNegativeFloat = 0.0
     block_tokens: PositiveInt = 16
+    window_share: Fraction = 0.0
+    state_share: Fraction = 0.0
+    states_per_sequence: PositiveInt = 1
     queues: bool = True
     provenance: Provenance
     source: str = Field(min_length=1)

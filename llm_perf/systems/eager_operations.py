@@ -35,7 +35,7 @@ def eager_operations(forward: Forward) -> float:
     """Operations of all layers in one pass: products, scaling of what they narrow, mixers, norms, routing, collectives."""
     found = 0.0
     for group, products in forward.groups:
-        one_call = _in_one_call(forward, products)
+        one_call = _in_one_call(forward, group, products)
         launched = [product for product in products if not (one_call and product.is_expert)]
         ops = float(group.norms + len(launched) + forward.narrowing_products(launched))
         ops += sum(_of_mixer(mixer) for mixer in group.attention.parts)
@@ -56,7 +56,7 @@ def composed_mixtures(forward: Forward) -> int:
     return sum(
         group.count
         for group, products in forward.groups
-        if routed_experts(group) and not _in_one_call(forward, products)
+        if routed_experts(group) and not _in_one_call(forward, group, products)
     )
 
 
@@ -71,10 +71,12 @@ def scans(forward: Forward) -> int:
     )
 
 
-def _in_one_call(forward: Forward, products: Sequence[Product]) -> bool:
+def _in_one_call(forward: Forward, group: LayerGroup, products: Sequence[Product]) -> bool:
     """Whether the experts of a layer run by one call, which takes the router's logits and does all else."""
     constants, memory = forward.constants, forward.scenario.gpu.has_tensor_memory
-    return constants["one_call_moe"] > 0 and one_module(constants, forward.expert_kinds(products), memory)
+    return constants["one_call_moe"] > 0 and one_module(
+        constants, forward.expert_kinds(products), memory, group.mlp
+    )
 
 
 def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from llm_perf.config.layers.attention import Attention
+from llm_perf.config.layers.base import Mixer
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, minimum
 from llm_perf.hardware.collective import Fabric, Topology, joins_all, with_pcie_share
 from llm_perf.systems.costs import Costs
+
+
+def norms_all_heads(mixer: Mixer) -> bool:
+    """Whether queries and keys are normed over all heads together, not each head by itself."""
+    return isinstance(mixer, Attention) and mixer.qk_norm > 2 * mixer.head_dim
 
 
 class Exchanges:
@@ -35,11 +42,28 @@ class Exchanges:
             pair = self.tensor.reduce_scatter_all_gather_s(size) + 2 * extra
             costs.collective("reduce_scatter_all_gather", count, pair)
             return
+        costs.collective("all_reduce", count, self._sum_s(size) + extra)
+
+    def of_wide_norms(self, costs: Costs, group: LayerGroup, rows: Number) -> None:
+        """Sums of squares of ``rows`` queries and keys, in fp32, in layers that norm all heads together (MiniMax-M2, OLMo 2).
+
+        Models with layer norms have a weight per head and element, and norm each head by itself (Cohere).
+        """
+        if self._scenario.parallelism.tp_size == 1 or self._scenario.model.norm != "rmsnorm":
+            return
+        wide = sum(norms_all_heads(part) for part in group.attention.parts)
+        if wide:
+            extra = self._constants["all_reduce_extra_us"] * 1e-6
+            costs.collective("all_reduce", group.count * wide, self._sum_s(2 * 4.0 * rows) + extra)
+
+    def _sum_s(self, size: Number) -> Number:
+        """One sum over the tensor ranks, by the quickest way that the stack has."""
+        c = self._constants
         reduced = self.tensor.small_all_reduce_s(size, c["one_shot_all_reduce_kib"] * 1024)
         own = c["custom_all_reduce_us"] * 1e-6
-        if own > 0 and joins_all(self._scenario.gpu, parallelism.tp_size):
+        if own > 0 and joins_all(self._scenario.gpu, self._scenario.parallelism.tp_size):
             reduced = minimum(reduced, self.tensor.custom_all_reduce_s(size, own))
-        costs.collective("all_reduce", count, reduced + extra)
+        return reduced
 
     def reductions(self, group: LayerGroup) -> int:
         """Sums over tensor ranks in one layer: one per product of a mixer that is split by rows, one of the MLP's block."""

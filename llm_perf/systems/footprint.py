@@ -145,19 +145,25 @@ def _kept_elements(part: Mixer, tp: int) -> float:
     return part.cache_elements_per_token(tp) + part.state_elements_per_sequence(tp)
 
 
-def _kept_tokens(part: Mixer, batch: Number, context: Number, beyond_window: int) -> Number:
+def _kept_tokens(
+    part: Mixer, batch: Number, context: Number, beyond_window: int, window_share: float
+) -> Number:
     """Tokens that a layer keeps of all sequences; one with a window keeps the pass in work beside their windows."""
     limit = part.saturates_at
     forgets = limit is not None and not part.recurrent and part.cached_tokens(limit + 1) == limit
     if beyond_window and limit is not None and forgets:
         return minimum(batch * context, batch * limit + beyond_window)
-    return batch * part.cached_tokens(context)
+    kept = batch * part.cached_tokens(context)
+    return maximum(kept, window_share * batch * context) if window_share and forgets else kept
 
 
-def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_window: int = 0) -> Number:
+def stage_kv_bytes(
+    scenario: Scenario, batch: Number, context: Number, beyond_window: int = 0, window_share: float = 0.0
+) -> Number:
     """KV cache bytes of ``batch`` sequences on the fullest rank.
 
     ``beyond_window``: tokens that layers with a window keep beside the windows of all sequences, as for a pass in work.
+    ``window_share``: of all tokens, what an engine keeps room for in layers with a window, where that is more.
     """
     if scenario.model.encoder:
         return 0.0 * batch * context
@@ -168,7 +174,9 @@ def stage_kv_bytes(scenario: Scenario, batch: Number, context: Number, beyond_wi
             (part, _kept_elements(part, tp) * part.kept_bits(bits, scenario.dtype.state_bits) / 8)
             for part in group.attention.parts
         ]
-        kept = (_kept_tokens(part, batch, context, beyond_window) * size for part, size in parts)
+        kept = (
+            _kept_tokens(part, batch, context, beyond_window, window_share) * size for part, size in parts
+        )
         per_layer.append(sum(kept, 0.0 * batch))
         limits = [(part.saturates_at, size) for part, size in parts]
         heaviness.append(sum(math.inf if limit is None else limit * size for limit, size in limits))

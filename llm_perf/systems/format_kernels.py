@@ -11,6 +11,8 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Final, Literal
 
+from llm_perf.config.layers.base import FeedForward
+from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.hardware.gpu_time import GemmRates
 
@@ -71,17 +73,44 @@ _OF_4BIT: frozenset[Kind] = frozenset({"native 4-bit", BY_8BIT})
 elsewhere CUTLASS's take ``expert_4bit_us``."""
 
 
-def one_module(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> bool:
-    """Whether experts with products of these kinds have a module of kernels that does all from the router's logits on."""
-    fused = _OF_4BIT | {BLOCK_SCALED} if constants["fused_block_experts"] else _OF_4BIT
+def one_module(
+    constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool, mlp: FeedForward
+) -> bool:
+    """Whether experts with products of these kinds have a module of kernels that does all from the router's logits on.
+
+    That for scales of blocks routes by plain scores or, as DeepSeek, by biased ones in groups, not by biased ones of all
+    experts (MiniMax-M2; vllm-project/vllm pull request 36307 says so of trtllm-gen's kernel).
+    """
+    blocks = constants["fused_block_experts"] and not _biased_without_groups(mlp)
+    fused = _OF_4BIT | {BLOCK_SCALED} if blocks else _OF_4BIT
     return tensor_memory and bool(kinds) and kinds <= fused
 
 
-def routing_us(constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool) -> float:
+def _biased_without_groups(mlp: FeedForward) -> bool:
+    return isinstance(mlp, MoEMLP) and mlp.router_bias and mlp.router_groups is None
+
+
+_MOST_IN_GROUP = 32
+"""Experts of a group that one thread of a fused routing kernel holds (MAX_VPT in sgl-kernel/csrc/moe/moe_fused_gate.cu)."""
+
+
+def has_router_kernel(mlp: MoEMLP, own: float) -> bool:
+    """Whether one kernel routes to these experts: biased scores need small groups of a power of two, or ``own`` experts."""
+    if not mlp.router_bias or mlp.router_groups is None or mlp.num_experts == own:
+        return True
+    power = mlp.num_experts & (mlp.num_experts - 1) == 0
+    return power and mlp.num_experts // mlp.router_groups <= _MOST_IN_GROUP
+
+
+def routing_us(
+    constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool, mlp: FeedForward
+) -> float:
     """Microseconds that a module of experts, whose products are of these kinds, takes beside products and rows."""
-    if constants["fused_experts_us"] > 0 and one_module(constants, kinds, tensor_memory):
+    if constants["fused_experts_us"] > 0 and one_module(constants, kinds, tensor_memory, mlp):
         return constants["fused_experts_us"]
     microseconds = constants["moe_us"]
+    if isinstance(mlp, MoEMLP) and not has_router_kernel(mlp, constants["router_kernel_experts"]):
+        microseconds += constants["ungrouped_router_us"]
     microseconds += constants["expert_weight_only_us"] if kinds & WEIGHT_ONLY.keys() else 0.0
     microseconds += constants["expert_4bit_us"] if kinds & _OF_4BIT else 0.0
     return microseconds + (constants["expert_block_us"] if BLOCK_SCALED in kinds else 0.0)

@@ -523,7 +523,7 @@ class Forward:
         microseconds = self.constants["layer_us"]
         if routed_experts(group):
             kinds = self.expert_kinds(products)
-            microseconds += routing_us(self.constants, kinds, self.scenario.gpu.has_tensor_memory)
+            microseconds += routing_us(self.constants, kinds, self.scenario.gpu.has_tensor_memory, group.mlp)
         if any(part.recurrent for part in group.attention.parts):
             microseconds += self.constants["state_space_us"]
         kernels = more_kernels(group, products) if self.constants["more_kernels"] else 0
@@ -565,6 +565,7 @@ class Forward:
     def _layer_communication(self, costs: Costs, group: LayerGroup, tokens: Number) -> None:
         size = self._hidden_bytes(tokens)
         self.exchanges.of_tensor_ranks(costs, group, size)
+        self.exchanges.of_wide_norms(costs, group, tokens)
         if self.expert_batches > 1 and routed_experts(group):
             # Tensor ranks that share the experts have every token already, and add up after them.
             busiest = self._busiest(routed_experts(group), group.mlp.routed_experts, tokens)

@@ -116,10 +116,10 @@ def step_overhead_s(forward: Forward, batch: Number, once: bool = True) -> Numbe
     return forward.host_time_scale * (whole + batch * c["sequence_us"] * 1e-6)
 
 
-def prefill_overhead_s(forward: Forward) -> float:
-    """What the host does once per prefill, with what a server in front of the engine takes of a request."""
+def prefill_overhead_s(forward: Forward, served: bool = True) -> float:
+    """What the host does once per prefill, and a server in front of the engine where the request is ``served`` by one."""
     c = forward.constants
-    return forward.host_time_scale * ((c["prefill_ms"] + c["server_ms"]) * 1e-3)
+    return forward.host_time_scale * ((c["prefill_ms"] + (c["server_ms"] if served else 0.0)) * 1e-3)
 
 
 def stream_s(forward: Forward) -> float:

@@ -23,6 +23,7 @@ class KVCapacity:
         tokens: Tokens that it holds, in whole blocks.
         max_concurrency: Sequences of the lengths that are asked for which run at once: of an engine that prefills in chunks,
             what the cache holds, not rounded; of a batch that is prefilled whole, the largest one.
+        max_states: Sequences that run at once at most where recurrent states have a pool of their own; infinite elsewhere.
         state_bytes_per_sequence: Bytes of one sequence's recurrent states on one rank, which do not grow with its length.
         utilization: Share of the GPU's memory that the stack may use, as it counts it; None where it has no such rule.
         rule_of: The stack whose rule of memory it is.
@@ -30,6 +31,7 @@ class KVCapacity:
 
     tokens: int
     max_concurrency: float
+    max_states: float
     state_bytes_per_sequence: float
     utilization: float | None
     rule_of: str
@@ -81,9 +83,14 @@ def _capacity(
     block = 1 if budget is None else budget.rules.block_tokens
     context = -(-float(load.context_len) // block) * block
     room = max(float(parts.kv_room_bytes), 0.0)
+    for_tokens, of_tokens = (
+        room * (1 - cache.state_share),
+        alone - (cache.state if cache.state_share else 0.0),
+    )
     return KVCapacity(
-        tokens=math.floor(room / alone * context / block * (1 + 1e-12)) * block,
-        max_concurrency=max(room - float(cache.once), 0.0) / each if each else math.inf,
+        tokens=math.floor(for_tokens / of_tokens * context / block * (1 + 1e-12)) * block,
+        max_concurrency=float(cache.room_for(room)) if each else math.inf,
+        max_states=float(cache.states(room)),
         state_bytes_per_sequence=float(
             state_bytes(
                 scenario.model,
@@ -97,12 +104,11 @@ def _capacity(
     )
 
 
-def kv_capacity_tokens(scenario: Scenario) -> int | None:
-    """Tokens that the cache of one engine holds; None where `kv_capacity` is None."""
+def kv_capacity_of(scenario: Scenario) -> KVCapacity | None:
+    """What the cache of a scenario's engine holds; None where `kv_capacity` is."""
     system, load = system_of(scenario), Load.of(scenario.workload)
     used = system.memory(scenario, load, system.place(scenario, load))
-    found = kv_capacity(scenario, load, used.cpu if scenario.gpu.absent else used.gpu)
-    return None if found is None else found.tokens
+    return kv_capacity(scenario, load, used.cpu if scenario.gpu.absent else used.gpu)
 
 
 def scheduler_limit(scenario: Scenario) -> int | None:

@@ -94,6 +94,8 @@ class SchedulerRules(Spec):
         waits: Prompts are held back; None where they are read as soon as there is room.
         balance: How replicas that share their experts read prompts together; None where each reads what it has.
         stream_interval: Tokens of a request that are sent to its client at once.
+        offline: Requests are those of a program in the engine's own process, which takes whole answers: no server reads them,
+            and no token is sent.
         looks_every: Decode steps between two looks at what has arrived, where nothing else is read.
         prefix_cache: Full blocks of earlier requests are found again until others need them, the least recently used first.
         max_num_seqs: Sequences that run at once at most, where neither the question nor the memory rule says.
@@ -121,6 +123,7 @@ class SchedulerRules(Spec):
     balance: Balance | None = None
     looks_every: PositiveInt = 1
     stream_interval: PositiveInt = 1
+    offline: bool = False
     prefix_cache: bool = False
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, floor, is_array, maximum, minimum
@@ -32,14 +33,27 @@ def budget_for(scenario: Scenario) -> Budget | None:
 
 @dataclass(frozen=True, slots=True)
 class SequenceCache:
-    """Cache of the fullest GPU: bytes of ``each`` sequence, beside what all of them share and keep ``once``."""
+    """Cache of the fullest GPU: bytes of ``each`` sequence, beside what all of them share and keep ``once``.
+
+    Where recurrent states have a pool of their own, it is ``state_share`` of the room; of each sequence ``state`` bytes are
+    its state, for which ``places`` are kept.
+    """
 
     each: Number
     once: Number = 0.0
+    state: Number = 0.0
+    state_share: float = 0.0
+    places: int = 1
 
     def bytes(self, sequences: Number) -> Number:
         """Bytes of so many sequences."""
         return self.once + sequences * self.each
+
+    def states(self, room_bytes: Number) -> Number:
+        """Sequences whose states a pool of their own holds; no limit where they have none."""
+        if not self.state_share:
+            return math.inf
+        return room_bytes * self.state_share / (self.places * self.state)
 
     def sequences(self, room_bytes: Number) -> Number:
         """Whole sequences that a room holds; infinitely many of a model that caches nothing."""
@@ -47,6 +61,11 @@ class SequenceCache:
 
     def room_for(self, room_bytes: Number) -> Number:
         """The same before it is rounded down."""
+        if self.state_share:
+            tokens = (room_bytes * (1 - self.state_share) - self.once) / maximum(
+                self.each - self.state, _NEXT_TO_NOTHING
+            )
+            return maximum(minimum(tokens, self.states(room_bytes)), 0.0)
         if not is_array(self.each) and self.each == 0:
             return math.inf
         return maximum((room_bytes - self.once) / maximum(self.each, _NEXT_TO_NOTHING), 0.0)
@@ -60,18 +79,30 @@ def sequence_cache(
     Of a cached prefix that all sequences share there is one copy.
     """
     draft = draft_scenario(scenario)
+    share = 0.0 if budget is None else budget.rules.window_share
 
     def of_one(length: Number) -> Number:
         length = length if budget is None else budget.in_blocks(length)
-        one = stage_kv_bytes(scenario, 1.0, length)
-        return one if draft is None else one + stage_kv_bytes(draft, 1.0, length)
+        one = stage_kv_bytes(scenario, 1.0, length, window_share=share)
+        return one if draft is None else one + stage_kv_bytes(draft, 1.0, length, window_share=share)
 
     whole = of_one(tokens)
+    pool = _state_pool(scenario, budget)
     if not scenario.workload.shared_prefix:
-        return SequenceCache(whole)
+        return SequenceCache(whole, **pool)
     # Windows that have left the prefix and recurrent states are each sequence's own.
     own = of_one(tokens - scenario.workload.prefix_hit_rate * load.prompt_len)
-    return SequenceCache(own, whole - own)
+    return SequenceCache(own, whole - own, **pool)
+
+
+def _state_pool(scenario: Scenario, budget: Budget | None) -> dict[str, Any]:
+    """Of `SequenceCache`, where the stack keeps recurrent states apart and the model has some."""
+    recurrent = any(part.recurrent for group in scenario.model.layer_groups for part in group.attention.parts)
+    if budget is None or not budget.rules.state_share or not recurrent:
+        return {}
+    state = float(stage_kv_bytes(scenario, 1.0, 1.0))  # a token beside it is next to nothing
+    share, places = budget.rules.state_share, budget.rules.states_per_sequence
+    return {"state": state, "state_share": share, "places": places}
 
 
 def stack_memory(scenario: Scenario, load: Load, parts: MemoryParts, budget: Budget) -> MemoryParts:

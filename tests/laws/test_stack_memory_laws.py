@@ -12,7 +12,7 @@ from llm_perf.config.base import GIB
 from llm_perf.errors import SpecError
 from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import stage_kv_bytes
-from llm_perf.systems.kv_cache import kv_capacity_tokens, scheduler_limit
+from llm_perf.systems.kv_cache import kv_capacity_of, scheduler_limit
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 STACKS = st.sampled_from(["vllm@0.2", "vllm@0.6", "vllm@0.10", "vllm@0.21", "tensorrt_llm@0.9", "resident"])
@@ -55,7 +55,9 @@ def test_tokens_times_their_bytes_are_the_room_of_the_cache(system, model, gpu, 
     assert held.tokens % block == 0
     assert held.tokens * per_token <= room * (1 + 1e-9)
     assert (held.tokens + block) * per_token > room * (1 - 1e-9)
-    assert kv_capacity_tokens(scenario) == held.tokens
+    found = kv_capacity_of(scenario)
+    assert found is not None
+    assert found.tokens == held.tokens
 
 
 @EXAMPLES

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import ModelConfig, get_model_config_by_name
 from llm_perf.config.files import build, parse_mapping
 from llm_perf.config.huggingface import load_model_file
@@ -20,6 +22,7 @@ from llm_perf.config.model import Attention, LatentAttention, MoEMLP
 from llm_perf.config.names import normalise
 from llm_perf.counts.parameters import active_params, token_table_params, total_params
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
+from llm_perf.systems.footprint import model_weight_bytes
 
 PARAMS: dict[str, list[int]] = yaml.safe_load(
     (Path(__file__).parents[1] / "data" / "model_params.yaml").read_text(encoding="utf-8")
@@ -452,3 +455,12 @@ def test_a_tag_of_nothing_is_one_line(tag, monkeypatch):
     with pytest.raises(SpecError) as error:
         get_model_config_by_name(tag)
     assert "\n" not in str(error.value)
+
+
+def test_kimi_k2_thinking_has_its_experts_in_4_bits_and_fits_eight_h200() -> None:
+    """As released: its files are 594 GB, where 16 bits would be 2,052."""
+    asked = build_scenario(
+        InferenceInputs(model="Kimi-K2-Thinking", gpu="h200-sxm-141gb", system="vllm", tp_size=8, num_gpus=8)
+    )
+    assert model_weight_bytes(asked) * 8 == pytest.approx(594e9, rel=0.05)
+    assert predict_inference(asked).feasible

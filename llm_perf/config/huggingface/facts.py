@@ -57,6 +57,11 @@ def shared(c: Config) -> int:
     return (c.count("n_shared_experts") or 0) * c.size("moe_intermediate_size")
 
 
+def router_groups(c: Config) -> int | None:
+    """Groups of experts of which a token takes some first (DeepSeek-V3); None where the config knows none."""
+    return c.count("n_group") or None
+
+
 def one_shared(c: Config) -> int:
     """Width of the shared expert."""
     return c.count("shared_expert_intermediate_size") or 0

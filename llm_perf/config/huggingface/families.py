@@ -19,6 +19,7 @@ from llm_perf.config.huggingface.facts import (
     late_sliding,
     one_shared,
     positions,
+    router_groups,
     shared,
     sparse_steps,
 )
@@ -124,7 +125,7 @@ _KIMI = Family(
     facts=_DEEPSEEK_FACTS,
     experts=Experts(
         ffn=("moe_intermediate_size",),
-        facts={"shared_ffn_size": shared, "router_bias": True},
+        facts={"shared_ffn_size": shared, "router_bias": True, "router_groups": router_groups},
         layers=first_dense,
     ),
 )

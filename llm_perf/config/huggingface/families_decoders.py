@@ -13,6 +13,7 @@ from llm_perf.config.huggingface.facts import (
     first_dense,
     one_shared,
     positions,
+    router_groups,
     shared,
     sparse_steps,
 )
@@ -32,7 +33,7 @@ from llm_perf.config.layers.latent_attention import LatentAttention
 
 _ROUTED: Mapping[str, Any] = {
     "ffn": ("moe_intermediate_size",),
-    "facts": {"shared_ffn_size": shared, "router_bias": True},
+    "facts": {"shared_ffn_size": shared, "router_bias": True, "router_groups": router_groups},
 }
 _NUM_SHARED: Mapping[str, str] = {"n_shared_experts": "num_shared_experts"}
 _QKV: Mapping[str, Any] = {"qkv_bias": "attention_bias"}

@@ -12,6 +12,7 @@ from llm_perf.config.huggingface.facts import (
     both_heads,
     first_dense,
     late_sliding,
+    router_groups,
     shared,
     sparse_steps,
 )
@@ -23,7 +24,7 @@ _UNTIED = defaults.UNTIED
 _QKV_FLAGGED: Mapping[str, Any] = {"qkv_bias": "attention_bias"}
 _ROUTED: Mapping[str, Any] = {
     "ffn": ("moe_intermediate_size",),
-    "facts": {"shared_ffn_size": shared, "router_bias": True},
+    "facts": {"shared_ffn_size": shared, "router_bias": True, "router_groups": router_groups},
     "layers": first_dense,
 }
 """DeepSeek-V3's mixture: a bias per expert in the router, shared experts, first layers dense."""
@@ -163,7 +164,7 @@ GATED: Mapping[str, Family] = {
         facts={"down_bias": "attention_bias", "output_bias": "attention_bias"},
         experts=Experts(
             ffn=("moe_intermediate_size",),
-            facts={"shared_ffn_size": shared, "router_bias": True},
+            facts={"shared_ffn_size": shared, "router_bias": True, "router_groups": router_groups},
             layers=_listed_dense,
         ),
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_perf.config.huggingface import defaults
 from llm_perf.config.huggingface.derived import Derived
-from llm_perf.config.huggingface.facts import both_heads, first_dense, shared
+from llm_perf.config.huggingface.facts import both_heads, first_dense, router_groups, shared
 from llm_perf.config.huggingface.families_decoders import after, listed
 from llm_perf.config.huggingface.family import FULL, Experts, Family
 from llm_perf.config.huggingface.reader import Config
@@ -137,7 +137,9 @@ REUSING: Mapping[str, Any] = {
 }
 """Latent attention of a layer without an indexer of its own."""
 _EXPERTS = Experts(
-    ffn=("moe_intermediate_size",), facts={"shared_ffn_size": shared, "router_bias": True}, layers=_sparse
+    ffn=("moe_intermediate_size",),
+    facts={"shared_ffn_size": shared, "router_bias": True, "router_groups": router_groups},
+    layers=_sparse,
 )
 _INDEX = {"index_topk": 2048, "index_head_dim": 128}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_perf.config.huggingface.derived import Derived, attention_at, given_or, head_apart, listed_types
-from llm_perf.config.huggingface.facts import FLAGGED
+from llm_perf.config.huggingface.facts import FLAGGED, router_groups
 from llm_perf.config.huggingface.family import FULL, LINEAR, Experts, Family, facts
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.attention import Attention
@@ -174,6 +174,7 @@ def _nemotron_mlps(c: Config) -> list[FeedForward]:
             shared_ffn_size=c.size("moe_shared_expert_intermediate_size"),
             gated=False,
             router_bias=True,
+            router_groups=router_groups(c),
             latent_size=c.optional("moe_latent_size"),
         )
     return [blocks.get(each, NoMLP()) for each in types]

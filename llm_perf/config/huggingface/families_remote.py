@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_perf.config.huggingface.defaults import LATENT, UNTIED
 from llm_perf.config.huggingface.derived import Derived
-from llm_perf.config.huggingface.facts import BIASES, LAYERNORM, first_dense, shared
+from llm_perf.config.huggingface.facts import BIASES, LAYERNORM, first_dense, router_groups, shared
 from llm_perf.config.huggingface.family import Experts, Family
 from llm_perf.config.huggingface.reader import Config
 from llm_perf.config.layers.base import FeedForward
@@ -206,7 +206,11 @@ REMOTE: Mapping[str, Family] = {
         },
         experts=Experts(
             ffn=("moe_intermediate_size",),
-            facts={"shared_ffn_size": _bailing_v2_shared, "router_bias": True},
+            facts={
+                "shared_ffn_size": _bailing_v2_shared,
+                "router_bias": True,
+                "router_groups": router_groups,
+            },
             layers=_bailing_layers,
         ),
         shapeless=("moe_shared_expert_intermediate_size", "embedding_dropout", "use_rmsnorm"),

@@ -19,7 +19,9 @@ class MoEMLP(FeedForward):
     """A mixture of experts: ``top_k`` of ``num_experts`` per token, plus experts that every token uses.
 
     ``shared_ffn_size`` is the width of all shared experts together; ``shared_gate`` a scalar gate on them
-    (Qwen1.5-MoE); ``router_bias`` one learned value per expert. ``latent_size`` is the width that routed experts work in
+    (Qwen1.5-MoE); ``router_bias`` one learned value per expert. ``router_groups`` are equal groups of experts of which a
+    token takes the best before it takes experts (DeepSeek-V3's 8; 1 where a config says so), None where routing knows none.
+    ``latent_size`` is the width that routed experts work in
     where it is not the hidden size: two matrices lead there and back (Nemotron 3), with a norm between them where
     ``latent_norm`` (Kimi K3). ``zero_experts`` can be picked as well and return what they are given: with routing as even
     as training keeps it, a token uses ``top_k`` x experts / (experts + zero experts) real ones (LongCat, arXiv 2509.01322).
@@ -34,6 +36,7 @@ class MoEMLP(FeedForward):
     shared_ffn_size: NonNegativeInt = 0
     shared_gate: bool = False
     router_bias: bool = False
+    router_groups: PositiveInt | None = None
     latent_size: PositiveInt | None = None
     latent_norm: bool = False
     zero_experts: NonNegativeInt = 0
@@ -42,6 +45,10 @@ class MoEMLP(FeedForward):
     def _top_k_of_experts(self) -> MoEMLP:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
+        if self.router_groups is not None and self.num_experts % self.router_groups:
+            raise ValueError(
+                f"router_groups {self.router_groups} do not divide num_experts {self.num_experts}"
+            )
         return self
 
     @classmethod
