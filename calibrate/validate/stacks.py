@@ -16,6 +16,7 @@ from typing import Final
 
 from calibrate.evidence.ratios import gm
 from calibrate.fit.intervals import HeldWidth, held_width, of_equal_groups
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import folder_of
 
 PAGE: Final = "docs/accuracy_stacks.md"
@@ -233,7 +234,9 @@ def widths_text(lines: Sequence[Line]) -> str:
         if not parts:
             continue
         gpus = sorted({line["gpu"] for line in found["shipped"]})
-        text += [f"  {release}:", f"    gpus: [{', '.join(gpus)}]", *parts]
+        makers = sorted({get_gpu_config_by_name(gpu).maker for gpu in gpus})
+        said = [f"    {name}: [{', '.join(names)}]" for name, names in (("gpus", gpus), ("makers", makers))]
+        text += [f"  {release}:", *said, *parts]
     text += ["first_tokens:", *_first_token_widths(lines), "families:"]
     for family in sorted({release.partition("@")[0] for release in by}):
         own_lines = [

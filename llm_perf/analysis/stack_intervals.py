@@ -1,9 +1,10 @@
 """Intervals of serving stacks by version: how far a version's rows were off when their model or GPU was in no fit.
 
 What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
-GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. No
-interval reaches below what the data sheet allows: a lower end is the time at the peaks of arithmetic and memory at least.
-Every interval holds the prediction that it is of.
+GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. So is
+one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. No interval
+reaches below what the data sheet allows: a lower end is the time at the peaks of arithmetic and memory at least. Every
+interval holds the prediction that it is of.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
 def _width(scenario: Scenario) -> _Width | None:
     file = system_of(scenario).file
     stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}")
-    if stated is None or version_note(full_name(scenario), scenario.gpu.device) is not None:
+    ships = stated is not None and version_note(full_name(scenario), scenario.gpu.device) is None
+    if not ships or scenario.gpu.maker not in stated["makers"]:
         other = (published_widths(_FILE).get("families") or {}).get(file.name)
         return (
             None

@@ -256,6 +256,15 @@ def test_kernels_of_one_device_that_no_fit_left_out_are_as_uncertain_as_another_
     assert half_width(interval.decode_s) > 1.3 * half_width(known.decode_s)
 
 
+@pytest.mark.parametrize(("gpu", "maker"), [("mi355x", "amd"), ("gaudi3", "intel")])
+def test_a_maker_that_no_run_of_a_version_has_is_as_uncertain_as_another_version(gpu, maker):
+    asked = {"model": "llama-3-8b", "gpu": gpu, "system": "vllm@0.15"}
+    interval = predict_inference(build_scenario(InferenceInputs(**asked))).interval
+    assert "another version" in interval.method, maker
+    known = predict_inference(build_scenario(InferenceInputs(**asked | {"gpu": "gb300"}))).interval
+    assert half_width(interval.decode_s) > 1.3 * half_width(known.decode_s)
+
+
 def test_it_widens_with_the_distance_from_what_the_runs_cover():
     near, far, farther = (ask(model="llama-3-8b", batch_size=batch) for batch in (1024, 4096, 16384))
     assert near.interval.outside == 1
