@@ -406,6 +406,16 @@ def distance(version: Numbers, ends: tuple[Numbers | None, Numbers | None]) -> t
     return min(_distance(version, end) for end in ends if end is not None)
 
 
+def apart(
+    one: tuple[Numbers | None, Numbers | None], other: tuple[Numbers | None, Numbers | None]
+) -> tuple[int, int] | None:
+    """How far apart two ranges are, by `distance`; None where they overlap."""
+    for earlier, later in ((one, other), (other, one)):
+        if earlier[1] is not None and later[0] is not None and earlier[1] < later[0]:
+            return _distance(earlier[1], later[0])
+    return None
+
+
 Device = tuple[str, ...]
 """What a stack may have versions of its own for: `llm_perf.config.gpu.GPUConfig.device`."""
 
@@ -442,19 +452,19 @@ def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tupl
     if version is not None and normalise(version) in by_name:
         return by_name[normalise(version)], True
     own = tuple(name for name in folder.special if kinds & set(_only_on(folder, name)))
-    dated = any(_ends(folder, name) != (None, None) for name in own)
+    dated = any(ends_of(folder, name) != (None, None) for name in own)
     on_device = None
     if dated and version is not None and numbers(version):
         on_device, covered = _release_among(family, version, own)
         if covered:
             return on_device, True
-    if own and version is None and covers(numbers(folder.releases[-1]), _ends(folder, own[-1])):
+    if own and version is None and covers(numbers(folder.releases[-1]), ends_of(folder, own[-1])):
         return own[-1], True
     anywhere, covered = _release_among(family, version, folder.releases)
     if covered or on_device is None or version is None:
         return anywhere, covered
     place = numbers(version)
-    farther = distance(place, _ends(folder, on_device)) > distance(place, _ends(folder, anywhere))
+    farther = distance(place, ends_of(folder, on_device)) > distance(place, ends_of(folder, anywhere))
     return (anywhere if farther else on_device), False
 
 
@@ -474,7 +484,7 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     for alias, release in _aliases_within(folder).items():
         if alias in (wanted, f"{normalise(family)}-{wanted}"):
             return release, True
-    ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
+    ranges = {name: ends for name in releases if (ends := ends_of(folder, name)) != (None, None)}
     if not ranges and len(releases) == 1 and _open_at_both_ends(folder, releases[0]):
         ranges = {releases[0]: (None, None)}
     if not ranges:
@@ -491,7 +501,7 @@ def _open_at_both_ends(folder: Folder, release: str) -> bool:
 
 
 @cache
-def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
+def ends_of(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
     """First and last version of a range; one that does not say is of the numbers of its name."""
     stated = folder.stated(release).get("covers")
     if stated is None:
@@ -548,6 +558,6 @@ def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule
     last = None if version is None else numbers(version)
     if not last:
         release, _ = release_of(family, version)
-        last = _ends(folder_of(family), release)[1]
+        last = ends_of(folder_of(family), release)[1]
     begun = [one for one in rules if last is None or numbers(one.since) <= last]
     return begun[-1] if begun else None
