@@ -114,8 +114,8 @@ and 1.25 in closed loops. What is above its aim stands in **bold**.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
 _CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
-`llm-perf infer` predicts the batch without others' prompts. Columns from 20 rows are older: there each running sequence
-waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those without a
+`llm-perf infer` predicts the batch without others' prompts. Columns from 20 rows are older but for vLLM 0.15: there each
+running sequence waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those without a
 model or GPU are refitted along straight lines around a fit to all, and what is left out is simulated. vLLM 0.12's file says
 only what differs from 0.10's: Qwen3-235B in FP8 on H200, whose experts DeepGEMM pads, was in no fit (docs/systems/stacks.md).
 Four of these refits were made from the beginning as well, with the constants of then: vLLM 0.15 without B200 1.057 (1.062
