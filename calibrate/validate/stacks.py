@@ -113,14 +113,14 @@ Aimed at were 1.12 without a model, 1.18 without a GPU, 1.15 from 20 rows, 1.25 
 and 1.25 in closed loops. What is above its aim stands in **bold**.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
-_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
-`llm-perf infer` predicts the batch without others' prompts. Columns from 20 rows are older but for vLLM 0.15: there each
-running sequence waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those without a
-model or GPU are refitted along straight lines around a fit to all, and what is left out is simulated. vLLM 0.12's file says
-only what differs from 0.10's: Qwen3-235B in FP8 on H200, whose experts DeepGEMM pads, was in no fit (docs/systems/stacks.md).
-Four of these refits were made from the beginning as well, with the constants of then: vLLM 0.15 without B200 1.057 (1.062
-along lines) and without gpt-oss-120b 1.077 (1.085), TensorRT-LLM 1.1 without H200 1.078 (1.079) and without DeepSeek-R1
-1.081 (1.081).
+_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does; `llm-perf
+infer` predicts the batch without others' prompts. Columns from 20 rows are older but for vLLM 0.15: there each running
+sequence waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those
+without a model or GPU are refitted along straight lines around a fit to all, and what is left out is simulated. vLLM 0.12's
+file says only what differs from 0.10's: Qwen3-235B in FP8 on H200, whose experts DeepGEMM pads, was in no fit
+(docs/systems/stacks.md). Four of these refits were made from the beginning as well, with the constants of then: vLLM 0.15
+without B200 1.057 (1.062 along lines) and without gpt-oss-120b 1.077 (1.085), TensorRT-LLM 1.1 without H200 1.078 (1.079)
+and without DeepSeek-R1 1.081 (1.081).
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25
