@@ -49,6 +49,7 @@ class Plan:
     first_tokens: bool = False
     saturated: bool = False
     versions: tuple[str, str] | None = None
+    alone: str | None = None
 
     def fits(self, case: Case) -> bool:
         """Whether a row counts in the fit; some of a range's rows are predicted by it only."""
@@ -72,6 +73,7 @@ def plans() -> dict[str, Plan]:
             plan.get("first_tokens", False),
             plan.get("saturated", False),
             None if plan.get("versions") is None else tuple(plan["versions"]),
+            plan.get("alone"),
         )
         for release, plan in stated.items()
     }

@@ -3,8 +3,10 @@
     python bench/stack_figures.py                        all versions; an hour
     python bench/stack_figures.py vllm@0.6 sglang@0.4    these versions' lines, the others stay; may run beside another
     python bench/stack_figures.py --no-draws vllm@0.6    fits without a model or GPU alone; draws of 20 rows stay as they are
+    python bench/stack_figures.py --draws vllm@0.6       draws of 20 rows alone
     python bench/stack_figures.py --around vllm@0.15     refits along straight lines around what ships: a minute or two
     python bench/stack_figures.py --quick                what ships, its neighbours and the roofline alone; a minute
+    python bench/stack_figures.py --beside vllm@0.6      its neighbours alone
     python bench/stack_figures.py --first-tokens         times to first token of single requests alone; minutes
 
 It writes ``calibrate/measurements/serving/left_out.csv.gz``: the log ratio of every row by fits that never saw its model or
@@ -32,9 +34,9 @@ from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_on
 
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
-from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS
-from llm_perf.systems.constants import load_constants, stands_on
-from llm_perf.systems.families import folder_of, numbers
+from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS, OTHER_DEVICE, OTHER_SIDE
+from llm_perf.systems.constants import beside, load_release, own_constants, stands_on
+from llm_perf.systems.families import release_of
 
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "serving" / "left_out.csv.gz"
 COLUMNS = ("release", "row_id", "model", "gpu", "closed", "quantity", "how", "group", "log_ratio")
@@ -42,10 +44,11 @@ GROUPS: dict[str, Callable[[Case], str]] = {
     "model": lambda case: case.run.model,
     "gpu": lambda case: case.run.gpu,
 }
-FIRST, QUICK = FIRST_TOKEN, ("shipped", IN_LOOPS["shipped"], "neighbour", ROOFLINE)
+FIRST, QUICK = FIRST_TOKEN, ("shipped", IN_LOOPS["shipped"], ROOFLINE)
+BESIDE = ("neighbour", OTHER_SIDE, OTHER_DEVICE)
 DRAWS, DRAWN, FEW = 50, 20, 6
 TRANSFER_S = 120.0
-"""Draws end after so many seconds; the page says how many there were."""
+"""Draws end after so many seconds of this process, whatever else runs; the page says how many there were."""
 
 
 def main() -> int:
@@ -57,6 +60,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--first-tokens", action="store_true")
     parser.add_argument("--no-draws", action="store_true")
+    parser.add_argument("--draws", action="store_true")
+    parser.add_argument("--beside", action="store_true")
     parser.add_argument("--around", action="store_true")
     arguments = parser.parse_args()
     cases = by_release()
@@ -66,16 +71,19 @@ def main() -> int:
         return 0
     store([line for line in read() if line["release"] in cases])  # versions that are no more
     asked = [release for release in arguments.stacks or cases if release in cases]
-    for release in () if arguments.around else asked:
+    refits = arguments.around or arguments.draws
+    for release in () if refits or arguments.beside else asked:
         update(release, QUICK, quick(release, cases[release]))
-    for release in () if arguments.quick else asked:
+    for release in () if refits else asked:
+        update(release, BESIDE, by_others(release, cases))
+    for release in () if arguments.quick or arguments.beside else asked:
         if release not in PLANS:
             continue
         start, own = time.perf_counter(), cases[release]
         around = Around(release, Cases(own), shipped(release)) if arguments.around else None
-        if around is not None:
+        if around is not None and not arguments.draws:
             update(release, ("shipped", IN_LOOPS["shipped"]), around_lines(release, own, around))
-        for how, key in GROUPS.items():
+        for how, key in () if arguments.draws else GROUPS.items():
             names = [key(case) for case in own]
             update(release, (how, IN_LOOPS[how]), both(release, own, how, names, around))
         if not arguments.no_draws:
@@ -85,15 +93,21 @@ def main() -> int:
 
 
 def quick(release: str, own: list[Case]) -> list[dict[str, str]]:
-    """What needs no fit: the constants that ship, the roofline, the nearest version's constants."""
+    """What needs no fit: the constants that ship, the roofline."""
     main, first = Cases(own).simulated_both({})
     lines = lines_of(release, own, "shipped", [""] * len(own), main)
     lines += in_loops(release, own, "shipped", [""] * len(own), first)
     at_once = [case for case in own if not case.closed]
-    lines += lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
-    near = neighbour(release)
-    if near is not None:
-        lines += lines_of(release, own, "neighbour", [near] * len(own), by_other(own, near))
+    return lines + lines_of(release, at_once, ROOFLINE, [""] * len(at_once), by_roofline(at_once))
+
+
+def by_others(release: str, cases: dict[str, list[Case]]) -> list[dict[str, str]]:
+    """By other versions: the one that would stand in, the one on its other side, what stands for it on other devices."""
+    own, lines = cases[release], []
+    for how, near in others(release, own).items():
+        constants = constants_without(near, release, cases)
+        ratios = Cases(own).simulated(constants)
+        lines += lines_of(release, own, how, [near] * len(own), ratios)
     return lines
 
 
@@ -189,9 +203,9 @@ def transferred(release: str, own: list[Case], around: Around | None = None) -> 
     large = [found for found in groups.values() if len(found) >= DRAWN]
     if not large or len(groups) < 2:
         return []
-    random, found, start = np.random.default_rng(0), [], time.perf_counter()
+    random, found, start = np.random.default_rng(0), [], time.process_time()
     for draw in range(DRAWS):
-        if time.perf_counter() - start > TRANSFER_S:
+        if time.process_time() - start > TRANSFER_S:
             break
         group = large[random.integers(len(large))]
         chosen = random.choice(group, DRAWN, replace=False)
@@ -205,24 +219,26 @@ def transferred(release: str, own: list[Case], around: Around | None = None) -> 
     return found
 
 
-def neighbour(release: str) -> str | None:
-    """The nearest other version of the family, the older where two are equally near; none that inherits from this one."""
+def others(release: str, own: Sequence[Case]) -> dict[str, str]:
+    """Other files of a family by what they stand in for: another version, on each side, or the same one on other devices."""
     family, _, version = release.partition("@")
-    folder = folder_of(family)
-    others = [
-        name
-        for name in folder.releases
-        if name != version and f"{family}@{name}" in PLANS and not stands_on(family, name, version)
-    ]
-    if not others:
-        return None
-    place = numbers(version)[:2]
+    alone = {name.partition("@")[2] for name, plan in PLANS.items() if plan.alone == release}
+    found = beside(family, version, own[0].scenario.gpu.device, alone)
+    by_kind = dict(zip(("neighbour", OTHER_SIDE), found, strict=False))
+    if own_constants(family, version).only_on:
+        place = version.partition("-")[0]
+        by_kind[OTHER_DEVICE] = release_of(family, place)[0]
+    return {how: f"{family}@{name}" for how, name in by_kind.items()}
 
-    def distance(name: str) -> tuple[float, bool]:
-        own = numbers(name)[:2]
-        return abs((own[0] - place[0]) * 100 + own[-1] - place[-1]), own > place
 
-    return f"{family}@{min(others, key=distance)}"
+def constants_without(release: str, left_out: str, cases: dict[str, list[Case]]) -> dict[str, float]:
+    """A version's constants where another one is unknown: fitted to its own rows alone if it inherits from that one."""
+    family, _, version = release.partition("@")
+    file = {name: one.value for name, one in load_release(family, version).constants.items()}
+    if not stands_on(family, version, left_out.partition("@")[2]):
+        return file
+    own = cases[release]
+    return file | Around(left_out, Cases(own), file).without(range(len(own)))
 
 
 def by_roofline(own: list[Case]) -> np.ndarray:
@@ -233,12 +249,6 @@ def by_roofline(own: list[Case]) -> np.ndarray:
         times = (said["latency_per_token_s"], said["prefill_latency_s"], said["total_latency_s"])
         found.append(log_ratio_of(case, *times))
     return np.array(found)
-
-
-def by_other(own: list[Case], release: str) -> np.ndarray:
-    """Log ratios by the constants of another version."""
-    file, known = load_constants(release), load_constants(own[0].release).constants
-    return Cases(own).simulated({name: one.value for name, one in file.constants.items() if name in known})
 
 
 def lines_of(

@@ -34,8 +34,7 @@ from calibrate.fit.served.points import Points
 from calibrate.fit.stack_priors import SPREAD
 from llm_perf.errors import LLMPerfError
 from llm_perf.systems import system_of
-from llm_perf.systems.constants import load_release, stands_on
-from llm_perf.systems.families import folder_of, numbers
+from llm_perf.systems.constants import beside, load_release
 
 STACKS = ("vllm@0.5", "tensorrt_llm@0.9", "sglang@0.5", "vllm@0.10", "tensorrt_llm@1.0")
 DRAWN, FEWEST = 20, 22
@@ -59,18 +58,12 @@ def runs_of(release: str) -> list[Served]:
 
 
 def neighbour(release: str) -> dict[str, float]:
-    """Constants of the nearest other version that does not inherit from this one, of those that a fit may move."""
+    """Constants of the version that would stand in for one, of those that a fit may move."""
     family, _, own = release.partition("@")
-    others = [one for one in folder_of(family).releases if one != own and not stands_on(family, one, own)]
-    nearest = min(others, key=lambda one: abs(_place(one) - _place(own)))
+    nearest = beside(family, own)[0]
     constants = load_release(family, nearest).constants
     print(f"  without its own file: around {family}@{nearest}")
     return {name: constants[name].value for name in SPREAD if name in constants and constants[name].value > 0}
-
-
-def _place(release: str) -> float:
-    found = numbers(release)
-    return found[0] + (found[1] if len(found) > 1 else 0) / 100
 
 
 def of_stack(release: str, draws: int) -> None:

@@ -22,11 +22,20 @@ from llm_perf.systems.families import folder_of
 PAGE: Final = "docs/accuracy_stacks.md"
 WIDTHS: Final = "llm_perf/analysis/stack_widths.yaml"
 FIRST_TOKEN: Final = "first token"
+OTHER_SIDE: Final = "other side"
+"""By the nearest version on the other side of the one that would stand in."""
+
+OTHER_DEVICE: Final = "other device"
+"""Rows of a file for some devices by what stands for its version on all others."""
+
 IN_LOOPS: Final = {how: f"{how}, {FIRST_TOKEN} in loops" for how in ("shipped", "model", "gpu")}
 """First tokens of closed loops by the kinds of fits that main quantities have."""
 
 _FEWEST: Final = 3
 """Groups below which a version's own rows say nothing of others, and its family's are taken."""
+
+_VERSIONS: Final = 5
+"""Versions of a family below which its own say nothing of one that does not ship, and all families' are taken."""
 
 _ENOUGH: Final = 10
 """Groups of first tokens below which a version's own say nothing of nine tenths."""
@@ -98,20 +107,21 @@ latency. `python bench/stack_figures.py` makes the fits, `make accuracy` this pa
   are in brackets.
 - **From 20 rows**: fitted to 20 rows of one model on one GPU, the others predicted; median and 90th percentile over seeded
   draws, and how many these were.
-- **Neighbour**: predicted by the nearest other version of the family, as a version that does not ship is.
+- **Neighbour**: predicted by the nearest other version of the family, as a version that does not ship is; files for some
+  devices by another version on these ([what a neighbour cannot know](accuracy_versions.md)).
 
 Aimed at were 1.12 without a model, 1.18 without a GPU, 1.15 from 20 rows, 1.25 by the neighbour, 1.12 as fitted (by family)
 and 1.25 in closed loops. What is above its aim stands in **bold**.
 """
 _OPEN = "These decide: the batch runs as it is predicted.\n"
-_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does;
-`llm-perf infer` predicts the batch without others' prompts. Columns from 20 rows are older: there each running sequence
-waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those without a
-model or GPU are refitted along straight lines around a fit to all, and what is left out is simulated. vLLM 0.12's file says
-only what differs from 0.10's: Qwen3-235B in FP8 on H200, whose experts DeepGEMM pads, was in no fit (docs/systems/stacks.md).
-Four of these refits were made from the beginning as well, with the constants of then: vLLM 0.15 without B200 1.057 (1.062
-along lines) and without gpt-oss-120b 1.077 (1.085), TensorRT-LLM 1.1 without H200 1.078 (1.079) and without DeepSeek-R1
-1.081 (1.081).
+_CLOSED = """A load generator keeps as many requests running, and these are simulated as `llm-perf simulate` does; `llm-perf
+infer` predicts the batch without others' prompts. Columns from 20 rows are older but for vLLM 0.15: there each running
+sequence waited for the prefills of the others. Of vLLM 0.10, 0.12 and 0.15, SGLang 0.5 and TensorRT-LLM 1.0 to 1.2 those
+without a model or GPU are refitted along straight lines around a fit to all, and what is left out is simulated. vLLM 0.12's
+file says only what differs from 0.10's: Qwen3-235B in FP8 on H200, whose experts DeepGEMM pads, was in no fit
+(docs/systems/stacks.md). Four of these refits were made from the beginning as well, with the constants of then: vLLM 0.15
+without B200 1.057 (1.062 along lines) and without gpt-oss-120b 1.077 (1.085), TensorRT-LLM 1.1 without H200 1.078 (1.079)
+and without DeepSeek-R1 1.081 (1.081).
 """
 _AIMS = {"model": 1.12, "gpu": 1.18, "transfer": 1.15, "neighbour": 1.25, "shipped": 1.12}
 _AIM_CLOSED: Final = 1.25
@@ -209,11 +219,9 @@ def widths_text(lines: Sequence[Line]) -> str:
     """llm_perf/analysis/stack_widths.yaml."""
     by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        if line["how"] in ("shipped", "model", "gpu", "neighbour"):
+        if line["how"] in ("shipped", "model", "gpu"):
             by[line["release"]][line["how"]].append(line)
-    pooled = {
-        how: [line for found in by.values() for line in found[how]] for how in ("model", "gpu", "neighbour")
-    }
+    pooled = {how: [line for found in by.values() for line in found[how]] for how in ("model", "gpu")}
     text = [_WIDTHS_HEAD, "releases:"]
     for release in sorted(by, key=place_of):
         found, parts = by[release], []
@@ -238,21 +246,44 @@ def widths_text(lines: Sequence[Line]) -> str:
         said = [f"    {name}: [{', '.join(names)}]" for name, names in (("gpus", gpus), ("makers", makers))]
         text += [f"  {release}:", *said, *parts]
     text += ["first_tokens:", *_first_token_widths(lines), "families:"]
-    for family in sorted({release.partition("@")[0] for release in by}):
-        own_lines = [
-            line
-            for release, found in by.items()
-            if release.startswith(f"{family}@")
-            for line in found["neighbour"]
-        ]
-        releases = {line["release"] for line in own_lines}
-        rows = own_lines if len(releases) >= _FEWEST else pooled["neighbour"]
-        widest = width_of(rows)
-        if widest is not None:
-            text.append(
-                f"  {family}: {{width: {widest.width:.4f}, groups: {len({line['release'] for line in rows})}}}"
-            )
+    text += [
+        f"  {name}: {_held(found, versions)}" for name, (found, versions) in unlisted_widths(lines).items()
+    ]
+    text += [f"devices: {_held(*device_width(lines))}"]
     return "\n".join(text) + "\n"
+
+
+def unlisted_widths(lines: Sequence[Line]) -> dict[str, tuple[HeldWidth, int]]:
+    """Half-widths of versions that do not ship, by family, and how many versions say so: of all where its own are few.
+
+    Each version is held against the others, on devices that have no files of their own.
+    """
+    near = [line for line in lines if line["how"] == "neighbour" and not _on_a_device(line["release"])]
+    found = {}
+    for family in sorted({line["release"].partition("@")[0] for line in lines}):
+        own = [line for line in near if line["release"].startswith(f"{family}@")]
+        rows = own if len({line["release"] for line in own}) >= _VERSIONS else near
+        width = width_of_versions(rows)
+        if width is not None:
+            found[family] = width[0], len({line["release"] for line in rows})
+    return found
+
+
+def device_width(lines: Sequence[Line]) -> tuple[HeldWidth, int]:
+    """The half-width of a version that no row on a device is of which has files of its own: by others there, or elsewhere."""
+    rows = [line for line in lines if line["how"] in ("neighbour", OTHER_DEVICE)]
+    found = width_of_versions(rows)
+    assert found is not None, "the table of left-out rows has three versions"
+    return found[0], len({line["release"] for line in rows})
+
+
+def _on_a_device(release: str) -> bool:
+    family, _, version = release.partition("@")
+    return version in folder_of(family).special
+
+
+def _held(found: HeldWidth, versions: int) -> str:
+    return f"{{width: {found.width:.4f}, groups: {versions}, held: {found.held}, tested: {found.tested}}}"
 
 
 def _first_token_widths(lines: Sequence[Line]) -> list[str]:
@@ -295,5 +326,6 @@ def _has_rows_elsewhere(release: str) -> bool:
 
 _WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratios, written by `make accuracy` from
 # calibrate/measurements/serving/left_out.csv.gz: what a version's rows were off by when their model, or their GPU, was in no
-# fit (of all versions together where its own groups are fewer than three), and by family what a version's rows were off by
-# under another version. Times to first token of single requests: of a version's own models and GPUs, and of any version."""
+# fit (of all versions together where its own groups are fewer than three), by family what a version's rows were off by under
+# the one that would stand in for it, each version held against the others, and on devices that have files of their own.
+# Times to first token of single requests: of a version's own models and GPUs, and of any version."""

@@ -78,12 +78,7 @@ def _width(scenario: Scenario) -> _Width | None:
     stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}")
     ships = stated is not None and version_note(full_name(scenario), scenario.gpu.device) is None
     if not ships or scenario.gpu.maker not in stated["makers"]:
-        other = (published_widths(_FILE).get("families") or {}).get(file.name)
-        return (
-            None
-            if other is None
-            else _Width(other["width"], other["groups"], "each under another version's constants")
-        )
+        return _of_others(file)
     known = scenario.gpu.name.lower() in {name.lower() for name in stated.get("gpus", ())}
     entries = [stated[how] for how in (("model",) if known else ("model", "gpu")) if how in stated]
     if not entries:
@@ -93,6 +88,16 @@ def _width(scenario: Scenario) -> _Width | None:
     what = f"{whose}, refitted without each {'model' if widest is stated.get('model') else 'GPU'}"
     share = widest["held"] / widest["tested"] if widest["tested"] else None
     return _Width(float(widest["width"]), int(widest["groups"]), what, share)
+
+
+def _of_others(file: ConstantsFile) -> _Width | None:
+    """How far versions are off by the constants of the one that would stand in: of the family, or on devices with files."""
+    families = published_widths(_FILE).get("families") or {}
+    if file.name not in families:
+        return None
+    found = published_widths(_FILE)["devices"] if file.only_on else families[file.name]
+    share = found["held"] / found["tested"]
+    return _Width(found["width"], found["groups"], "each under another version's constants", share)
 
 
 def _first_token_width(scenario: Scenario) -> float | None:

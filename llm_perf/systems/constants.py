@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from functools import cache
 from typing import Any, TypeVar
 
@@ -16,7 +17,17 @@ from llm_perf.config.loading import get_host_config_by_name
 from llm_perf.config.provenance import Evidence, Prior
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
-from llm_perf.systems.families import ANY_DEVICE, Covers, Device, find, folder_of, release_of
+from llm_perf.systems.families import (
+    ANY_DEVICE,
+    Covers,
+    Device,
+    apart,
+    ends_of,
+    find,
+    folder_of,
+    numbers,
+    release_of,
+)
 
 _NO_VERSION = "any"
 
@@ -205,6 +216,35 @@ def stands_on(family: str, release: str, other: str) -> bool:
             return True
         parent = own_constants(family, parent.partition("@")[2]).extends
     return False
+
+
+def beside(
+    family: str, release: str, device: Device = ANY_DEVICE, alone: Container[str] = ()
+) -> tuple[str, ...]:
+    """The ranges of versions before and after one, the nearer first: what would stand for it if it did not ship.
+
+    Of two equally near the newer comes first, as in `llm_perf.systems.families.nearest`. Beside a file for some devices
+    only are those of other versions on the ``device``. What inherits from a range knows it and is not beside it, except
+    for ranges ``alone``, which are fitted anew without it.
+    """
+    folder = folder_of(family)
+    names = folder.releases
+    if release in folder.special:
+        names = tuple(
+            name for name in folder.special if set(own_constants(family, name).only_on) & set(device)
+        )
+    far = {
+        name: found
+        for name in reversed(names)
+        if name != release
+        and (name in alone or not stands_on(family, name, release))
+        and (found := apart(ends_of(folder, name), ends_of(folder, release))) is not None
+    }
+    newer = [name for name in far if numbers(name) > numbers(release)]
+    older = [name for name in far if name not in newer]
+    return tuple(
+        sorted((min(side, key=far.__getitem__) for side in (newer, older) if side), key=far.__getitem__)
+    )
 
 
 def overridden(

@@ -386,8 +386,8 @@ def _distance(one: Numbers, other: Numbers) -> tuple[int, int]:
 def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | None]]) -> tuple[str, bool]:
     """The range that a version lies in, or the nearest one, and whether it lies in it.
 
-    Of several that it lies in the newest is taken, and of two that are equally near the older: what a later version
-    does faster, an earlier one may not.
+    Of several that it lies in the newest is taken, and of two that are equally near the newer as well: versions that stand
+    between two others are predicted better by the one after them than by the one before (docs/accuracy_stacks.md).
 
     Args:
         version: Its numbers.
@@ -396,11 +396,24 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     inside = [name for name, ends in ranges.items() if covers(version, ends)]
     if inside:
         return inside[-1], True
-    below = [(name, last) for name, (_, last) in ranges.items() if last is not None and last < version][-1:]
-    above = [(name, first) for name, (first, _) in ranges.items() if first is not None and first > version][
-        :1
-    ]
-    return min(below + above, key=lambda one: _distance(version, one[1]))[0], False
+    below = [name for name, (_, last) in ranges.items() if last is not None and last < version][-1:]
+    above = [name for name, (first, _) in ranges.items() if first is not None and first > version][:1]
+    return min(above + below, key=lambda name: distance(version, ranges[name])), False
+
+
+def distance(version: Numbers, ends: tuple[Numbers | None, Numbers | None]) -> tuple[int, int]:
+    """How far a version is from a range that it is outside of: from the end that is nearer."""
+    return min(_distance(version, end) for end in ends if end is not None)
+
+
+def apart(
+    one: tuple[Numbers | None, Numbers | None], other: tuple[Numbers | None, Numbers | None]
+) -> tuple[int, int] | None:
+    """How far apart two ranges are, by `distance`; None where they overlap."""
+    for earlier, later in ((one, other), (other, one)):
+        if earlier[1] is not None and later[0] is not None and earlier[1] < later[0]:
+            return _distance(earlier[1], later[0])
+    return None
 
 
 Device = tuple[str, ...]
@@ -414,7 +427,7 @@ def release_of(family: str, version: str | None, device: Device = ANY_DEVICE) ->
 
     A build, such as ``b7951`` of llama.cpp, is of the version that it was made in.
     A file may be for some devices only (``only_on``): on such a device it goes before the others where it covers the
-    version; elsewhere it is chosen by its own name alone.
+    version, or where no file does and none is nearer; elsewhere it is chosen by its own name alone.
 
     Raises:
         SpecError: ``version`` has no number, or the family has no versions.
@@ -439,14 +452,20 @@ def _release_of(family: str, version: str | None, kinds: frozenset[str]) -> tupl
     if version is not None and normalise(version) in by_name:
         return by_name[normalise(version)], True
     own = tuple(name for name in folder.special if kinds & set(_only_on(folder, name)))
-    dated = any(_ends(folder, name) != (None, None) for name in own)
+    dated = any(ends_of(folder, name) != (None, None) for name in own)
+    on_device = None
     if dated and version is not None and numbers(version):
-        found, covered = _release_among(family, version, own)
+        on_device, covered = _release_among(family, version, own)
         if covered:
-            return found, True
-    if own and version is None and covers(numbers(folder.releases[-1]), _ends(folder, own[-1])):
+            return on_device, True
+    if own and version is None and covers(numbers(folder.releases[-1]), ends_of(folder, own[-1])):
         return own[-1], True
-    return _release_among(family, version, folder.releases)
+    anywhere, covered = _release_among(family, version, folder.releases)
+    if covered or on_device is None or version is None:
+        return anywhere, covered
+    place = numbers(version)
+    farther = distance(place, ends_of(folder, on_device)) > distance(place, ends_of(folder, anywhere))
+    return (anywhere if farther else on_device), False
 
 
 def _only_on(folder: Folder, release: str) -> tuple[str, ...]:
@@ -465,7 +484,7 @@ def _release_among(family: str, version: str | None, releases: tuple[str, ...]) 
     for alias, release in _aliases_within(folder).items():
         if alias in (wanted, f"{normalise(family)}-{wanted}"):
             return release, True
-    ranges = {name: ends for name in releases if (ends := _ends(folder, name)) != (None, None)}
+    ranges = {name: ends for name in releases if (ends := ends_of(folder, name)) != (None, None)}
     if not ranges and len(releases) == 1 and _open_at_both_ends(folder, releases[0]):
         ranges = {releases[0]: (None, None)}
     if not ranges:
@@ -482,7 +501,7 @@ def _open_at_both_ends(folder: Folder, release: str) -> bool:
 
 
 @cache
-def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
+def ends_of(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]:
     """First and last version of a range; one that does not say is of the numbers of its name."""
     stated = folder.stated(release).get("covers")
     if stated is None:
@@ -539,6 +558,6 @@ def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule
     last = None if version is None else numbers(version)
     if not last:
         release, _ = release_of(family, version)
-        last = _ends(folder_of(family), release)[1]
+        last = ends_of(folder_of(family), release)[1]
     begun = [one for one in rules if last is None or numbers(one.since) <= last]
     return begun[-1] if begun else None

@@ -17,7 +17,16 @@ from llm_perf.cli.main import run
 from llm_perf.errors import SpecError
 from llm_perf.systems import get_system, system_names
 from llm_perf.systems.constants import load_constants, load_release, own_constants
-from llm_perf.systems.families import covers, find, folder_of, nearest, numbers, release_of
+from llm_perf.systems.families import (
+    covers,
+    distance,
+    find,
+    folder_of,
+    nearest,
+    numbers,
+    release_of,
+    scheduler_rules,
+)
 
 ASKED = {"model": "opt-13b", "gpu": "a100-sxm-80gb"}
 RELEASES = [(family, release) for family in system_names() for release in folder_of(family).releases]
@@ -112,9 +121,44 @@ def test_numbers_order_versions(version: str, found: str) -> None:
     assert nearest(numbers(version), dict(ranges))[0] == found
 
 
-def test_of_two_that_are_as_near_the_older_is_taken() -> None:
-    assert nearest((0, 5), {"old": ((0, 1), (0, 4)), "new": ((0, 6), (0, 9))}) == ("old", False)
+def test_of_two_that_are_as_near_the_newer_is_taken() -> None:
+    """It predicts what lies between them better: docs/accuracy_stacks.md."""
+    assert nearest((0, 5), {"old": ((0, 1), (0, 4)), "new": ((0, 6), (0, 9))}) == ("new", False)
+    assert nearest((0, 5), {"old": ((0, 1), (0, 4)), "new": ((0, 7), (0, 9))}) == ("old", False)
     assert nearest((0, 6), {"old": ((0, 1), (0, 4)), "new": ((0, 7), (0, 9))}) == ("new", False)
+
+
+@given(disjoint_ranges(), ONE)
+def test_none_is_nearer_than_the_nearest(
+    ranges: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], version: str
+) -> None:
+    wanted = numbers(version)
+    found, inside = nearest(wanted, dict(ranges))
+    if not inside:
+        assert all(distance(wanted, ranges[found]) <= distance(wanted, ends) for ends in ranges.values())
+
+
+def test_a_version_that_does_not_ship_is_that_of_its_device() -> None:
+    """Kernels of one kind of device are nearer to those of the next version there than another device's are."""
+    mi300x, hopper, workstation = ("amd", "cdna3"), ("nvidia", "hopper"), ("nvidia", "blackwell gddr7")
+    assert release_of("vllm", "0.31", mi300x) == ("0.15-cdna3", False)
+    assert release_of("vllm", "0.31", workstation) == ("0.15-gddr7", False)
+    assert release_of("vllm", "0.31", hopper) == ("0.15", False)
+    assert release_of("sglang", "0.9", mi300x) == ("0.5-cdna3", False)
+    assert release_of("sglang", "0.2", mi300x) == ("0.4", False)  # the other one begins with 0.4
+    asked = InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.31")
+    said = predict_inference(build_scenario(asked)).warnings
+    assert any("the nearest version, vllm@0.15-cdna3" in text for text in said)
+
+
+def test_the_constants_of_a_version_are_of_the_engine_that_schedules_it() -> None:
+    """vLLM's second engine is the default from 0.8 on: host times of the first say nothing of it."""
+    for version in ("0.3", "0.5", "0.7.3", "0.8.0", "0.9.2", "0.11.2", "0.20"):
+        rules, file = scheduler_rules("vllm", version), get_system(f"vllm@{version}").file
+        assert rules is not None
+        assert (
+            ("V0" in rules.name) == (file.value("step_ms") > 1) == (not file.value("expert_load_variation"))
+        )
 
 
 # -- what is asked for ----------------------------------------------------------------------------------------
