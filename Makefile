@@ -36,7 +36,7 @@ help:
 	@echo "make wheels  collect what a GPU machine without a network needs (docs/gpu_session.md)"
 	@echo "make bench   time the simulator itself"
 	@echo "make fuzz    ask what nobody would for an hour (MINUTES, SEED, ONLY)"
-	@echo "make mutations put faults into a copy of the code, each of which a test must find (40 minutes; ONLY=review, drawn, redrawn or drawn_again)"
+	@echo "make mutations put faults into a copy of the code, each of which a test must find (40 minutes; ONLY=review, drawn, redrawn, drawn_again, drawn_third or mended)"
 	@echo "make soak    20,000 questions to a server of the page by 500 clients (20 minutes)"
 	@echo "make kills   kill a Dask cluster under a sweep 40 times, the same bytes come out (20 minutes)"
 	@echo "make packaging install what is shipped for every Python found here, and ask it there (5 minutes)"

@@ -256,7 +256,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--only", help="one part of the register: review, drawn, redrawn, drawn_again or drawn_third"
+        "--only", help="one part of the register: review, drawn, redrawn, drawn_again, drawn_third or mended"
     )
     parser.add_argument("--draw", type=int, help="print so many new faults, for the register, and try none")
     parser.add_argument(

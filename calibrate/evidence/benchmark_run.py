@@ -114,7 +114,7 @@ class LoadPattern(Spec):
     ``batch``: ``concurrency`` sequences in one static batch. ``closed_loop``: as many are kept in flight. ``rate``:
     ``request_rate`` per second, Poisson where ``burstiness`` is 1. ``all_at_once``: all ``num_requests`` at the start.
     ``trace``: at the times of ``BenchmarkRun.requests``. ``distinct_prompts``: of a batch that
-    repeats some.
+    repeats some, or of a loop whose generator begins again after so many.
     """
 
     kind: Literal["batch", "closed_loop", "rate", "all_at_once", "trace"] | None = None

@@ -78,7 +78,7 @@ def _width(scenario: Scenario) -> _Width | None:
     stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}")
     ships = stated is not None and version_note(full_name(scenario), scenario.gpu.device) is None
     if not ships or scenario.gpu.maker not in stated["makers"]:
-        return _of_others(file)
+        return _of_others(file, another_device=ships)
     known = scenario.gpu.name.lower() in {name.lower() for name in stated.get("gpus", ())}
     entries = [stated[how] for how in (("model",) if known else ("model", "gpu")) if how in stated]
     if not entries:
@@ -90,12 +90,12 @@ def _width(scenario: Scenario) -> _Width | None:
     return _Width(float(widest["width"]), int(widest["groups"]), what, share)
 
 
-def _of_others(file: ConstantsFile) -> _Width | None:
+def _of_others(file: ConstantsFile, another_device: bool) -> _Width | None:
     """How far versions are off by the constants of the one that would stand in: of the family, or on devices with files."""
     families = published_widths(_FILE).get("families") or {}
     if file.name not in families:
         return None
-    found = published_widths(_FILE)["devices"] if file.only_on else families[file.name]
+    found = published_widths(_FILE)["devices"] if another_device or file.only_on else families[file.name]
     share = found["held"] / found["tested"]
     return _Width(found["width"], found["groups"], "each under another version's constants", share)
 

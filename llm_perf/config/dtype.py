@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from llm_perf.config.base import PositiveInt, Spec, _plain_number
 from llm_perf.config.formats import WeightFormats
+from llm_perf.errors import SpecError
 
 BITS = (4, 8, 16, 32)
 QUANT_META_BITS = 32
@@ -89,3 +91,24 @@ class DtypeConfig(Spec):
 def stored_bits(bits: int, group_size: int | None) -> float:
     """Bits per stored element: ``bits`` plus the scale and minimum that ``group_size`` elements share."""
     return bits + (QUANT_META_BITS / group_size if group_size and bits < 16 else 0.0)
+
+
+_DTYPE_NAME = re.compile(
+    r"w(?P<weight_bits>\d+)a(?P<activation_bits>\d+)e(?P<embedding_bits>\d+)(?:kv(?P<kv_bits>\d+))?"
+)
+
+
+def get_dtype_config_by_name(name: str) -> DtypeConfig:
+    """A DtypeConfig from its name, such as ``w16a16e16`` or ``w4a16e16``; ``kv8`` may follow for the cache.
+
+    Raises:
+        SpecError: the name is not of that form.
+    """
+    match = _DTYPE_NAME.fullmatch(name.strip().lower()) if isinstance(name, str) else None
+    if match is None:
+        widths = ", ".join(map(str, BITS))
+        raise SpecError(
+            f"dtype {name!r} is not like w16a16e16 (weight, activation, embedding bits of {widths})"
+        )
+    bits: dict[str, Any] = {part: int(width) for part, width in match.groupdict().items() if width}
+    return DtypeConfig(name=name.strip().lower(), **bits)

@@ -1,8 +1,11 @@
 """The steady state of an engine: what it settles at under a rate of arrivals or a number of requests in flight.
 
 A fixed point instead of a simulation. Between two steps so many requests end as the decoding ones have tokens left on
-average, and as many are read in the next step. A request's tokens come a step apart, each of which reads what others ask;
-Little's law closes the loop. All of it works on arrays: a search asks for tens of thousands of configurations at once.
+average, and as many are read. In a closed loop they are read in the next step, all at once; arrivals at a rate are read after
+the step in which they came, and the longer that was, the likelier there were any: where prompts go before decodes, those that
+come while others are read are read next, and a decode step waits for several steps of prompts. A request's tokens come a
+decode step apart, with what is read between two; Little's law closes the loop. All of it works on arrays: a search asks for
+tens of thousands of configurations at once.
 
 What it does not know: requests that came at the same time and stay together, queues that build up by chance where the
 engine is nearly full, and the prefix cache.
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +30,9 @@ from llm_perf.requests.workload import Floats
 from llm_perf.systems.scheduling import SchedulerRules
 
 _ROUNDS = 9
+_ROUNDS_OF_READS = 5
+_MANY = 100.0
+"""Arrivals in one step beyond which there surely was one."""
 _LEAST = 1e-9
 _AT_ONCE = 4096
 """Configurations whose arrays are worked on together: as many as a core's cache holds."""
@@ -130,12 +137,12 @@ class SteadyState:
         return loop.read_alone(), loop.written_alone()
 
 
-def _root(missing: Callable[[Floats], Floats], most: Floats) -> Floats:
-    """Where a function that falls from above zero at 0 crosses it, at most ``most``: regula falsi (Illinois) on arrays."""
-    low, high = np.zeros_like(most), most
+def _root(missing: Callable[[Floats], Floats], least: Floats, most: Floats, rounds: int = _ROUNDS) -> Floats:
+    """Where a function that falls from above zero crosses it between two bounds: regula falsi (Illinois) on arrays."""
+    low, high = least, most
     at_low, at_high = missing(low), missing(high)
     guess = low
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         # Nothing missing at the low end, or something still at the high one: that end is the answer.
         across = at_low - at_high
         guess = low + (high - low) * np.clip(at_low / np.where(across > 0, across, 1.0), 0.0, 1.0)
@@ -144,6 +151,21 @@ def _root(missing: Callable[[Floats], Floats], most: Floats) -> Floats:
         low, high = np.where(more, guess, low), np.where(more, high, guess)
         at_low, at_high = np.where(more, at_guess, at_low / 2), np.where(more, at_high / 2, at_guess)
     return guess
+
+
+class _Tokens(NamedTuple):
+    """Seconds of a request's tokens on average.
+
+    Attributes:
+        apart_s: Between two of them in the engine.
+        first_s: From its arrival to its first one.
+        first_late_s, last_late_s: What the first and the last wait to be sent.
+    """
+
+    apart_s: Floats
+    first_s: Floats
+    first_late_s: Floats
+    last_late_s: Floats
 
 
 class _Loop:
@@ -195,27 +217,66 @@ class _Loop:
         each = np.minimum(each, first)
         return plain, base, (first - each) * chunks, each * chunks
 
-    def _step(self, others: Floats, follows: bool = False) -> tuple[Floats, Floats]:
-        """(mean seconds between two tokens, seconds from arrival to the first token).
+    def _reads(self, plain: Floats, first: Floats, each: Floats, arrivals: Floats, follows: bool) -> Floats:
+        """Steps that read prompts per decode step, where ``arrivals`` come per decode step and what is read before the next.
+
+        Requests that ``follow`` on ends come all at once, with a decode step. Others come at random: a step reads prompts if
+        any came during the one before it, be that a step of prompts or not.
+        """
+        alike = -np.expm1(-arrivals)
+        if follows:
+            return alike
+
+        def missing(reads: Floats) -> Floats:
+            per_s = arrivals / np.maximum(plain + reads * first + arrivals * each, _LEAST)
+            reading = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
+            after_plain = -np.expm1(-per_s * plain)
+            if self.rules.prompts == "before decodes":
+                # Each decode step is followed by steps of prompts until none came during the last.
+                return np.asarray(after_plain * np.exp(np.minimum(per_s * reading, _MANY)) - reads)
+            none_after_reading = np.exp(-per_s * (plain + reading))
+            return np.asarray(after_plain / np.maximum(after_plain + none_after_reading, _LEAST) - reads)
+
+        if self.rules.prompts == "before decodes":
+            return _root(missing, alike, arrivals, _ROUNDS_OF_READS)
+        return _root(missing, np.zeros_like(alike), alike, _ROUNDS_OF_READS)
+
+    def _step(self, others: Floats, follows: bool = False) -> _Tokens:
+        """What its tokens take with so many others.
 
         A request that ``follows`` on the end of another arrives where a step ends, if no frontend delays it.
         """
         plain, base, first, each = self._reading(others)
         arrivals = others / np.maximum(self.gaps, _LEAST)
-        some = -np.expm1(-arrivals)
-        mean = np.maximum(plain + some * first + arrivals * each, others * self.stream_s)
-        reading = plain + first + each * np.maximum(arrivals / np.maximum(some, _LEAST), 1.0)
+        reads = self._reads(plain, first, each, arrivals, follows)
+        mean = np.maximum(plain + reads * first + arrivals * each, others * self.stream_s)
+        added = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
         # A request arrives within a step, the longer the likelier.
-        square = (1 - some) * plain**2 + some * reading**2
+        if self.rules.prompts == "beside decodes":
+            square, step = (1 - reads) * plain**2 + reads * (plain + added) ** 2, mean
+        else:
+            square, step = plain**2 + reads * added**2, mean / (1.0 + reads)
         left = square / (2 * mean)
         together = arrivals * np.minimum(2 * left / mean, 1.0)
         if follows and self.times.frontend_s == 0:
             left, together = np.zeros_like(left), arrivals
         own = base + first + each * (1.0 + together)
         # Where steps are scheduled ahead, one more is on its way already.
-        beside = self.rules.prompts == "beside decodes"
-        waits = left + (mean if beside else plain) if self.rules.ahead else left
-        return mean, self.times.frontend_s + np.minimum(others, 1.0) * waits + own
+        waits = left + step if self.rules.ahead else left
+        whole = self.times.frontend_s + np.minimum(others, 1.0) * waits + own
+        return _Tokens(mean, whole, *self._late(reads, plain, added))
+
+    def _late(self, reads: Floats, plain: Floats, added: Floats) -> tuple[Floats, Floats]:
+        """What a first token and a last one wait for the host, which first launches the next step.
+
+        It launches the operations of a step that reads prompts one by one, and steps are scheduled ahead: the next one reads
+        prompts as often as any does.
+        """
+        if not (self.rules.ahead and self.rules.sends_after_launch):
+            return np.zeros_like(reads), np.zeros_like(reads)
+        launch_s, often = self.times.launch_s, reads / (1.0 + reads)
+        first = often * np.maximum(launch_s - np.maximum(added - launch_s, 0.0), 0.0)
+        return first, np.where(self.gaps > 0, often * np.maximum(launch_s - plain, 0.0), first)
 
     # -- the loop closed -----------------------------------------------------------------------------------------
 
@@ -223,31 +284,39 @@ class _Loop:
         """Arrivals at a rate, whatever is served."""
         most = self._served(self.most)
         saturated = rate >= most
-        found = _root(lambda others: rate * self.gaps * self._step(others)[0] - others, self.most)
-        others = np.where(saturated, self.most - 1.0, found)
-        mean, first = self._step(others)
-        first = np.where(saturated, np.inf, first)
-        return self._found(mean, first, np.where(saturated, most, rate), saturated)
+        none = np.zeros_like(self.most)
+        others = _root(lambda others: rate * self.gaps * self._step(others).apart_s - others, none, self.most)
+        # Where all slots are taken a request waits for one, and is read where another ended.
+        tokens, full = self._step(others), self._step(self.most - 1.0, follows=True)
+        tokens = tokens._replace(
+            apart_s=np.where(saturated, full.apart_s, np.minimum(tokens.apart_s, full.apart_s))
+        )
+        waits = np.where(saturated, np.inf, 0.0)
+        return self._found(tokens, waits, np.where(saturated, most, rate), saturated)
 
     def closed(self, concurrency: Floats) -> tuple[np.ndarray, ...]:
         """So many requests in flight; those beyond what runs at once wait."""
         running = np.minimum(concurrency, self.most)
 
         def missing(others: Floats) -> Floats:
-            mean, first = self._step(others, follows=True)
-            decoding = self.gaps * mean
-            return np.asarray((running - 1.0) * decoding / (first + decoding) - others)
+            tokens = self._step(others, follows=True)
+            return np.asarray((running - 1.0) * self.gaps * tokens.apart_s / self._whole_s(tokens) - others)
 
-        mean, first = self._step(_root(missing, np.maximum(running - 1.0, 0.0)), follows=True)
-        served = running / (first + self.gaps * mean)
+        none = np.zeros_like(running)
+        tokens = self._step(_root(missing, none, np.maximum(running - 1.0, 0.0)), follows=True)
+        served = running / self._whole_s(tokens)
         waits = concurrency / served - running / served
-        return self._found(mean, first + waits, served, concurrency > self.most)
+        return self._found(tokens, waits, served, concurrency > self.most)
+
+    def _whole_s(self, tokens: _Tokens) -> Floats:
+        """From arrival to the last token that is sent."""
+        return np.asarray(tokens.first_s + self.gaps * tokens.apart_s + tokens.last_late_s)
 
     def _served(self, running: Floats) -> Floats:
         """Requests per second with so many running all the time: each is there for its prompt's step and its tokens'."""
         others = np.maximum(running - 1.0, 0.0)
         _, base, first, each = self._reading(others)
-        mean, _ = self._step(others)
+        mean = self._step(others, follows=True).apart_s
         # Prompts follow one another, whoever decodes beside them.
         return np.asarray(np.minimum(running / (base + first + each + self.gaps * mean), 1.0 / each))
 
@@ -270,11 +339,14 @@ class _Loop:
         return float(self.most[0] / (self.gaps[0] * self.times.mean_decode_s(self.most, self.context)[0]))
 
     def _found(
-        self, mean: Floats, first: Floats, served: Floats, saturated: np.ndarray
+        self, tokens: _Tokens, waits: Floats, served: Floats, saturated: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        batch = served * self.gaps * mean
-        whole = first + self.gaps * mean
+        first, whole = tokens.first_s + tokens.first_late_s, self._whole_s(tokens)
+        batch = served * self.gaps * tokens.apart_s
+        apart = np.where(
+            self.gaps > 0, np.maximum(whole - first, 0.0) / np.maximum(self.gaps, _LEAST), tokens.apart_s
+        )
         return (
-            first, mean, whole, served, served * self.output, batch, np.minimum(batch * self.held, self.limits.kv_tokens),
-            saturated, np.maximum(self._roof(), served),
+            first + waits, apart, np.maximum(whole, first) + waits, served, served * self.output, batch,
+            np.minimum(batch * self.held, self.limits.kv_tokens), saturated, np.maximum(self._roof(), served),
         )  # fmt: skip

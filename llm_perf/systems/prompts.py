@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,11 @@ def engine_step_tokens(scenario: Scenario) -> int | None:
     return (None if budget is None else budget.batched_tokens) or rules.max_num_batched_tokens
 
 
+_SHALLOW = 3.0
+"""Passes of a prompt that are visited one by one where kernels divide the keys of few queries: what they lose falls with the
+inverse of the depth."""
+
+
 class PromptPasses(NamedTuple):
     """Device seconds of reading prompts, the passes, sequences of each, the longest pass, what the host adds to all."""
 
@@ -83,27 +89,39 @@ def _exposed_s(forward: Forward, one: Costs) -> Number:
     return exposed_host_s(forward, one.total_s, prefill=True)
 
 
+def full_passes(
+    forward: Forward, cached: Number, chunk: Number, count: Number
+) -> Iterator[tuple[Number, Number]]:
+    """(tokens of a prompt before a pass, weight) pairs that stand for ``count`` passes over ``chunk`` tokens of it each.
+
+    They are summed without visiting each, as decode steps are; a pass whose layers reach their windows ends a panel.
+    """
+    if not is_array(count) and count <= 0:
+        return
+    kinks = [(window - cached) / chunk for window in forward.windows]
+    if forward.constants["attention_splits_keys"]:
+        kinks.append(_SHALLOW - 1.0)
+    for index, weight in context_nodes(0.0, count, kinks):
+        yield cached + maximum(index, 0.0) * chunk, weight
+
+
 def _in_chunks(
     forward: Forward, batch: Number, prompt_len: Number, chunk: Number
 ) -> tuple[Costs, Number, Number, Number]:
     """Device seconds of prompts read ``chunk`` tokens at a time, passes, the longest pass, what the host adds to all.
 
     Pass i works on a chunk, with i chunks and the cached prefix as its context; every pass reads the weights again
-    (Sarathi, arXiv 2308.16369). Only the last one ends in logits. The full chunks are summed without visiting each, as
-    decode steps are.
+    (Sarathi, arXiv 2308.16369). Only the last one ends in logits.
     """
     cached = cached_tokens(forward.scenario.workload, prompt_len)
     new = prompt_len - cached
     before_last = maximum(-(-new // chunk) - 1, 0)
     costs = Costs()
     exposed: Number = 0.0
-    if is_array(before_last) or before_last > 0:
-        kinks = [(window - cached) / chunk for window in forward.windows]
-        for index, weight in context_nodes(0.0, before_last, kinks):
-            start = cached + maximum(index, 0.0) * chunk
-            one = forward.prefill(batch, chunk, start, with_head=False)
-            costs.add(one, weight)
-            exposed = exposed + weight * _exposed_s(forward, one)
+    for start, weight in full_passes(forward, cached, chunk, before_last):
+        one = forward.prefill(batch, chunk, start, with_head=False)
+        costs.add(one, weight)
+        exposed = exposed + weight * _exposed_s(forward, one)
     last = new - before_last * chunk
     final = forward.prefill(batch, last, prompt_len - last)
     costs.add(final, 1.0)

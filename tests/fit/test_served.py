@@ -142,6 +142,21 @@ def test_rows_of_tables_are_predicted_as_the_tables_predict_them(release):
     assert points.exact({})[main] == pytest.approx(Cases(cases).simulated({}), abs=2e-3)
 
 
+def test_a_loop_whose_generator_begins_again_finds_its_prompts():
+    """aiperf sends 100 prompts over and over, twice the concurrency before it counts: `settings.yaml`."""
+    row = next(
+        row for row in load_rows() if row["gpu"].startswith("H200") and settings_of(row).distinct_prompts
+    )
+    run = run_of_row(row, row["row_id"])
+    assert run.load.distinct_prompts == settings_of(row).distinct_prompts == 100
+    served = served_of(run)
+    assert served.warm_up == 2 * run.load.concurrency
+    assert len(set(served.requests.prefix_id.tolist())) == min(100, len(served.requests))
+    assert (served.requests.prefix_tokens == served.requests.prompt_tokens).all()
+    new = served_of(run.replace(load=run.load.replace(distinct_prompts=None)))
+    assert (new.requests.prefix_id < 0).all()
+
+
 # -- what no run can be ----------------------------------------------------------------------------------------------
 
 

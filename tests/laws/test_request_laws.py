@@ -17,6 +17,8 @@ from llm_perf.requests.outcome import COMPLETED, REJECTED, Outcome
 from llm_perf.requests.simulate import rules_of, simulate
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
+from llm_perf.systems.base import Load
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.forward import Chunk, Forward
 from llm_perf.systems.host_time import prefill_overhead_s
 from llm_perf.systems.mixed_steps import step_s
@@ -134,22 +136,18 @@ def test_a_prompt_in_chunks_takes_what_infer_says_of_chunks(chunk: int | None) -
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b"])
 def test_a_prompt_longer_than_a_step_takes_what_infer_says(system: str, model: str) -> None:
     """Each step of a prompt reads the experts again, which infer counts as the engine does."""
-    # llama.cpp's passes are as long as one another in infer: they are where the prompt is a multiple of n_ubatch.
-    prompt = 9216 if system == "llama_cpp" else 9000
     asked = build_scenario(
-        InferenceInputs(model=model, gpu="a100-sxm-80gb", system=system, prompt_len=prompt, gen_len=20)
+        InferenceInputs(model=model, gpu="a100-sxm-80gb", system=system, prompt_len=9000, gen_len=20)
     )
-    found, one = simulate(asked, Requests.of([0.0], prompt, 20)), predict_inference(asked)
+    found, one = simulate(asked, Requests.of([0.0], 9000, 20)), predict_inference(asked)
     gathers_s = rules_of(asked).gathers_ms * 1e-3  # llama.cpp's server, which an infer has none of
-    # Few queries at depth divide their keys in llama.cpp, which infer integrates over the passes' depths.
-    close = 1e-3 if system == "llama_cpp" else 1e-4
-    assert found.first_token_s[0] - gathers_s == pytest.approx(one.ttft_s, rel=close)
+    assert found.first_token_s[0] - gathers_s == pytest.approx(one.ttft_s, rel=1e-4)
     assert (found.finished_s - found.first_token_s)[0] / 19 == pytest.approx(one.tpot_s, rel=1e-6)
 
 
 @pytest.mark.parametrize("prompt", [8200, 9000])
 def test_a_short_last_pass_of_llama_cpp_is_between_its_neighbours(prompt: int) -> None:
-    """The simulation takes whole passes and a rest, infer as many equal ones: both between those of whole passes alone."""
+    """Whole passes and a rest take more than the whole ones, and less than one whole one more."""
 
     def asked(length: int) -> Scenario:
         return build_scenario(
@@ -161,8 +159,34 @@ def test_a_short_last_pass_of_llama_cpp_is_between_its_neighbours(prompt: int) -
     fewer, more = (predict_inference(asked(prompt // 512 * 512 + over)).ttft_s for over in (0, 512))
     gathers_s = rules_of(asked(prompt)).gathers_ms * 1e-3
     simulated = simulate(asked(prompt), Requests.of([0.0], prompt, 2)).first_token_s[0] - gathers_s
-    assert fewer < simulated < more
-    assert fewer < predict_inference(asked(prompt)).ttft_s < more
+    found = predict_inference(asked(prompt)).ttft_s
+    assert fewer < found < more
+    assert found == pytest.approx(simulated, rel=2e-5)
+
+
+@pytest.mark.parametrize("prompt", [513, 1500, 9216, 20_000])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-3-12b"])
+def test_a_prompt_of_llama_cpp_is_the_sum_of_its_passes(model: str, prompt: int) -> None:
+    """Each of them at its depth, visited one by one."""
+    asked = build_scenario(
+        InferenceInputs(
+            model=model,
+            gpu="rtx-4090",
+            system="llama_cpp",
+            weight_format="q4_k_m",
+            prompt_len=prompt,
+            gen_len=2,
+        )
+    )
+    system = system_of(asked)
+    forward = Forward(asked, system.constants(asked))
+    found = system.evaluate(asked, Load.of(asked.workload)).prefill.parts_s
+    costs = Costs()
+    for start in range(0, prompt, 512):
+        costs.add(forward.prefill(1, min(512, prompt - start), start, with_head=False), 1.0)
+    forward.head_of(costs, 1)  # with the MLP of the last layer
+    for part in ("attention", "attention_projections", "mlp", "lm_head"):
+        assert found[part] == pytest.approx(costs.parts_s[part], rel=5e-5)
 
 
 @pytest.mark.parametrize("batch", [2, 7])

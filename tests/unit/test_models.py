@@ -15,9 +15,9 @@ import yaml
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config import ModelConfig, get_model_config_by_name
+from llm_perf.config.bundled import _aliases, known_names
 from llm_perf.config.files import build, parse_mapping
 from llm_perf.config.huggingface import load_model_file
-from llm_perf.config.loading import _aliases, known_names
 from llm_perf.config.model import Attention, LatentAttention, MoEMLP
 from llm_perf.config.names import normalise
 from llm_perf.counts.parameters import active_params, token_table_params, total_params

@@ -243,14 +243,14 @@ def test_what_cannot_be_extended_is_refused_in_one_line(tmp_path: Path, extends:
 
 
 def test_a_circle_of_extensions_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from llm_perf.config import loading
+    from llm_perf.config import bundled
 
     for stem, other in (("a", "b"), ("b", "a")):
         write(tmp_path / f"{stem}.yaml", {"extends": other, "name": stem})
-    monkeypatch.setattr(loading, "_folder", lambda _kind: tmp_path)
-    monkeypatch.setattr(loading, "resolve_name", lambda _kind, name: name)
+    monkeypatch.setattr(bundled, "_folder", lambda _kind: tmp_path)
+    monkeypatch.setattr(bundled, "resolve_name", lambda _kind, name: name)
     with pytest.raises(SpecError, match=r"leads back to itself: a -> b -> a") as error:
-        loading._bundled.__wrapped__("GPU", GPUConfig, "a")
+        bundled._bundled.__wrapped__("GPU", GPUConfig, "a")
     one_line(error)
 
 

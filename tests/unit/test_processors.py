@@ -295,7 +295,7 @@ def test_a_whole_processor_is_as_its_file_says():
 
 
 def test_generations_name_hosts_that_ship():
-    from llm_perf.config.loading import _generations
+    from llm_perf.config.named_hosts import _generations
 
     for entry in _generations():
         host = get_host_config_by_name(entry["host"])

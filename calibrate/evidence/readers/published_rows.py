@@ -23,6 +23,8 @@ from calibrate.evidence.benchmark_run import (
     TokenLengths,
 )
 from calibrate.evidence.readers.source import Source
+from calibrate.evidence.request_runs import WARM_UP_ROUNDS
+from calibrate.evidence.server_settings import settings_of
 from calibrate.evidence.settings import Run, inputs_of
 from calibrate.evidence.stated import rate_kind, stated_run
 from llm_perf.errors import LLMPerfError, SpecError
@@ -95,6 +97,8 @@ def run_of_row(row: Mapping[str, str], where: str) -> BenchmarkRun:
     if not figures:
         raise SpecError("the row states nothing that was measured")
     name, _, version = run.system.partition("@")
+    settings = settings_of(row)
+    again = settings.distinct_prompts if closed else None
     return BenchmarkRun(
         tool="published-table",
         engine=Engine(name=name, version=version or None),
@@ -103,7 +107,8 @@ def run_of_row(row: Mapping[str, str], where: str) -> BenchmarkRun:
             kind="closed_loop" if closed else "batch",
             concurrency=run.batch_size,
             num_requests=int(sent[2]) if sent is not None and closed else None,
-            distinct_prompts=None if closed else inputs_of(run).distinct_prompts,
+            warm_up_requests=None if again is None else settings.warm_up or WARM_UP_ROUNDS * run.batch_size,
+            distinct_prompts=again if closed else inputs_of(run).distinct_prompts,
         ),
         prompt=_lengths(run.prompt_len, notes, single),
         output=_lengths(run.gen_len, notes, single),

@@ -347,13 +347,16 @@ def _requests(run: BenchmarkRun) -> Requests:
             concurrency=closed,
         )
     closed = load.concurrency if load.kind == "closed_loop" else None
-    count = _count(load, run.counts.completed)
+    count, again = _count(load, run.counts.completed), load.distinct_prompts if closed else None
+    count += 0 if again is None else load.warm_up_requests or 0
     generator = np.random.default_rng(0)
     prompt = _tokens(run.prompt, generator, count, capped=False)
     output = _tokens(run.output, generator, count, capped=True)
     rate = load.request_rate if load.kind == "rate" else math.inf
     at = np.zeros(count) if closed else arrivals(rate or math.inf, load.burstiness or 1.0, count, generator)
-    return Requests.of(at, prompt, output, concurrency=closed)
+    # The generator's prompts come round again, and an engine with a prefix cache finds them.
+    repeated = {} if again is None else {"prefix_id": np.arange(count) % again, "prefix_tokens": prompt}
+    return Requests.of(at, prompt, output, concurrency=closed, **repeated)
 
 
 def _count(load: LoadPattern, completed: int | None) -> int:

@@ -17,7 +17,7 @@ from llm_perf.systems.footprint import fullest_stage, head_bytes, layer_weight_b
 from llm_perf.systems.forward import Forward, replica_batch
 from llm_perf.systems.host_time import exposed_host_s, framework_terms, host_s_per_pass
 from llm_perf.systems.hybrid import HybridForward, has_experts
-from llm_perf.systems.prompts import cached_tokens
+from llm_perf.systems.prompts import cached_tokens, full_passes
 from llm_perf.systems.resident import Resident, decode_phase, notes, resident_weight_bytes
 from llm_perf.systems.stacks.llama_cpp import offload
 from llm_perf.systems.terms import joined, one_term
@@ -114,27 +114,38 @@ class LlamaCpp(Resident):
         cached = cached_tokens(forward.scenario.workload, load.prompt_len)
         asked = load.prompt_len - cached
         passes = passes_of(batch * asked, forward.constants)
-        new = asked / passes
+        each = minimum(forward.constants["ubatch_tokens"] / batch, asked)
+        before_last = passes - 1
+        costs, seconds = Costs(), list[tuple[Number, Number]]()
+        for start, weight in full_passes(forward, cached, each, before_last):
+            one = forward.prefill(batch, each, start, with_head=False)
+            costs.add(one, weight)
+            seconds.append((one.total_s, weight))
+        rest = asked - before_last * each
         # Logits are wanted after the last pass alone.
-        mean = forward.prefill(batch, new, cached + (passes - 1) / 2 * new, with_head=False)
-        last = forward.prefill(batch, new, cached + (passes - 1) * new, with_head=False)
+        last = forward.prefill(batch, rest, cached + before_last * each, with_head=False)
+        costs.add(last, 1.0)
+        seconds.append((last.total_s, 1.0))
         head = Costs()
         forward.head_of(head, batch)
-        pass_s, last_s = mean.total_s, last.total_s
+        whole = costs.total_s
         # The CPU's part of a pass comes between those of the stages, which wait for one another then.
         hybrid = isinstance(forward, HybridForward)
-        latency = passes * pass_s if hybrid else pipelined_s(forward, passes, pass_s, last_s)
+        latency = whole if hybrid else pipelined_s(forward, passes, whole / passes, last.total_s)
+        overlapped = latency / whole
         # One thread launches the kernels of all GPUs: stages that work at once wait for it no less than one does.
-        exposed = exposed_host_s(forward, latency / passes)
+        exposed: Number = sum(
+            weight * exposed_host_s(forward, overlapped * pass_s) for pass_s, weight in seconds
+        )
         once = forward.host_time_scale * forward.constants["step_ms"] * 1e-3
-        framework = passes * exposed + once
-        costs = mean.scaled(latency / pass_s)
+        framework = exposed + once
+        costs = costs.scaled(overlapped)
         costs.add(head, 1.0)
         latency = latency + head.total_s
         costs.busy("host", passes * host_s_per_pass(forward))
         terms = joined(
             costs.terms,
-            framework_terms("launches not hidden behind kernels", passes, exposed),
+            framework_terms("launches not hidden behind kernels", passes, exposed / passes),
             one_term("framework", "once per prefill", ("seconds", once)),
         )
         return PhaseCost(
@@ -212,7 +223,7 @@ def compute_buffer_bytes(
 
 
 def passes_of(tokens: Number, constants: dict[str, float]) -> Number:
-    """Passes that so many prompt tokens take; all are taken as equally long."""
+    """Passes that so many prompt tokens take: whole ones, and what is left."""
     return maximum(-(-tokens // constants["ubatch_tokens"]), 1)
 
 

@@ -19,7 +19,13 @@ from llm_perf.systems.base import (
     Placement,
     TierShares,
 )
-from llm_perf.systems.footprint import head_bytes, layer_weight_bytes, model_weight_bytes, stage_kv_bytes
+from llm_perf.systems.footprint import (
+    head_bytes,
+    layer_weight_bytes,
+    layers_weight_bytes,
+    model_weight_bytes,
+    stage_kv_bytes,
+)
 from llm_perf.systems.forward import replica_batch
 from llm_perf.systems.hybrid import (
     Division,
@@ -99,13 +105,7 @@ def gpu_weight_bytes(scenario: Scenario, division: Division) -> float:
 
 
 def _table_bytes(scenario: Scenario) -> float:
-    return model_weight_bytes(scenario) - _layers_bytes(scenario) - head_bytes(scenario)
-
-
-def _layers_bytes(scenario: Scenario) -> float:
-    from llm_perf.systems.footprint import layers_weight_bytes
-
-    return layers_weight_bytes(scenario)
+    return model_weight_bytes(scenario) - layers_weight_bytes(scenario) - head_bytes(scenario)
 
 
 def host_weight_bytes(scenario: Scenario, division: Division) -> float:

@@ -1,0 +1,120 @@
+"""Models by name: bundled, from a file, by a tag of Ollama's library, from the hub, or in the format that a name ends in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_perf.config import files
+from llm_perf.config.bundled import known_names, load_spec, written_aliases
+from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
+from llm_perf.config.model import ModelConfig
+from llm_perf.config.names import normalise
+from llm_perf.config.quantization import named_quantization
+from llm_perf.errors import SpecError, UnknownNameError
+
+
+def get_model_config_by_name(name_or_path: str) -> ModelConfig:
+    """A model by name, from a YAML or JSON file, a Hugging Face ``config.json`` or its folder, a GGUF file, or the hub.
+
+    Names match case-insensitively; ``/``, ``_``, ``-`` and blanks are the same; the organisation is optional.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
+    if isinstance(name_or_path, str) and _is_model_file(name_or_path):
+        from llm_perf.config import huggingface
+
+        return huggingface.load_model_file(files.expanded(name_or_path))
+    try:
+        return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
+    except UnknownNameError:
+        if (tagged := tagged_model(name_or_path)) is not None:
+            return tagged
+        from llm_perf.config import huggingface
+
+        from_hub = huggingface.load_from_hub(name_or_path)
+        if from_hub is not None:
+            return from_hub
+        named = _quantised_name(name_or_path)
+        if named is None:
+            raise
+        return named
+
+
+def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
+    """A model that an alias with a format's ending means (``-FP8``, ``-NVFP4``) is stored in that format.
+
+    One released in a single format is that already; of one that stores its experts otherwise the ending may mean these.
+    """
+    ending = format_of_repository(name, _publisher(found))
+    if ending is None or normalise(found.name).endswith(normalise(ending[0])):
+        return found
+    released = found.quantization
+    if released is not None:
+        return found.replace(quantization=released.with_experts(ending[1]) or released)
+    return found.replace(quantization=named_quantization(ending[1]))
+
+
+def _quantised_name(name: str) -> ModelConfig | None:
+    """A model whose name ends in a number format (``-AWQ``, ``-GGUF``): the model before it, stored so."""
+    found = format_of_repository(name)
+    if found is None:
+        return None
+    try:
+        base = load_spec("model", ModelConfig, name[: -len(found[0])].rpartition("/")[2])
+    except SpecError:
+        return None
+    _, number_format = format_of_repository(name, _publisher(base)) or found
+    released = base.quantization
+    own = name.rpartition("/")[0].lower() in ("", _publisher(base).lower())
+    formats = [rule.format for rule in released.rules] if released is not None and own else []
+    if number_format == "fp8" and formats == ["fp8_block"]:
+        return base.replace(name=name)  # its publisher's 8 bits are the release
+    experts = released and released.with_experts(number_format)
+    return base.replace(name=name, quantization=experts or named_quantization(number_format))
+
+
+def tagged_model(name: str) -> ModelConfig | None:
+    """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
+
+    A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.
+    """
+    head, colon, tag = name.strip().lower().partition(":")
+    if not colon or not tag:
+        return None
+    size = f"-{tag.replace('_', '-')}"
+    number_format = next(
+        (one for one in _FORMATS_OF_TAGS if size.endswith(f"-{one.replace('_', '-')}")), None
+    )
+    size = size if number_format is None else size[: -len(number_format) - 1]
+    for word in ("-latest", "-instruct", "-it", "-chat", "-text"):
+        size = size.removesuffix(word)
+    try:
+        base = load_spec("model", ModelConfig, head + size)
+    except SpecError:
+        return None
+    if number_format in _16_BITS_OF_TAGS or (number_format is None and base.quantization is not None):
+        return base
+    return base.replace(quantization=named_quantization(number_format or "q4_k_m"))
+
+
+_16_BITS_OF_TAGS = ("fp16", "bf16", "f16")
+_FORMATS_OF_TAGS = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
+
+
+def _publisher(model: ModelConfig) -> str:
+    return model.name.partition("/")[0]
+
+
+def _is_model_file(name: str) -> bool:
+    if name.lower().endswith((".gguf", ".safetensors")):
+        return True
+    return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))
+
+
+def published_models() -> tuple[str, ...]:
+    """Bundled models as they are published, organisation/name: their own names and those that stand for the same shapes."""
+    own = (name.replace("_", "/", 1) for name in known_names("model"))
+    return tuple(
+        sorted({*own, *(alias for alias in written_aliases("model") if "/" in alias)}, key=str.lower)
+    )
