@@ -304,6 +304,16 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     return scenario
 
 
+def gpu_of(inputs: InferenceInputs) -> GPUConfig:
+    """The device that is asked for: the profile's own of that name, else the bundled one.
+
+    Raises:
+        SpecError: unknown.
+    """
+    own = checked_profile(inputs.profile).own_gpu(inputs.gpu)
+    return own or get_gpu_config_by_name(inputs.gpu, or_none=True)
+
+
 def _check_replicas_left(inputs: InferenceInputs, parallelism: ParallelismConfig, system: str) -> None:
     """Sizes that divide fewer GPUs than there are leave replicas, which nobody asked for: say so where the batch has none.
 

@@ -23,6 +23,7 @@ from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
+from llm_perf.systems.devices import RunsOn
 from llm_perf.systems.scheduling import SchedulerRules
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Family(Spec):
         engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
         state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
+        runs_on: Accelerators that its versions have kernels for, oldest first; none: not known, or all.
         start: How it is started; None where that is not known here.
         builds: By version, the last build that is of it, where releases are numbered by builds; later ones are of the newest.
     """
@@ -158,6 +160,7 @@ class Family(Spec):
     server: str | None = None
     announces: tuple[str, ...] = ()
     runs_without_gpu: bool = False
+    runs_on: tuple[RunsOn, ...] = ()
     start: StartCommand | None = None
     builds: dict[str, PositiveInt] = Field(default_factory=dict)
 
@@ -490,6 +493,16 @@ def _ends(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | None]
         return own, own
     first, last = (None if end is None else numbers(str(end)) for end in stated)
     return first, last
+
+
+@cache
+def runs_on(family: str, version: str | None) -> RunsOn | None:
+    """The accelerators that a version of a family runs on, None for the newest; None where nothing is known.
+
+    Raises:
+        SpecError: unknown.
+    """
+    return _in_force(family, version, declaration(family).runs_on)
 
 
 @cache

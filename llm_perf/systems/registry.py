@@ -8,10 +8,12 @@ from importlib import import_module
 from typing import cast
 
 import llm_perf.systems as package
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.base import SERVING_OPTIONS, System
+from llm_perf.systems.devices import check_runs, runs_note
 from llm_perf.systems.families import (
     ANY_DEVICE,
     Device,
@@ -23,6 +25,7 @@ from llm_perf.systems.families import (
     folder_of,
     own_folders,
     release_of,
+    runs_on,
 )
 from llm_perf.systems.resident import Resident
 
@@ -30,6 +33,10 @@ system_names = family_names
 
 DEFAULT = "resident"
 """The family that is meant where none is named: what to expect of a stack that is not known."""
+
+
+ANY_ENGINE = "engine"
+"""The family that stands for any engine that serves requests."""
 
 
 @cache
@@ -143,9 +150,45 @@ def checked_system(scenario: Scenario) -> System:
     if scenario.gpu.absent and not system.family.runs_without_gpu:
         able = ", ".join(family.name for family in families() if family.runs_without_gpu)
         raise SpecError(f"system {system.name} needs a GPU; without one (--gpu none) there are {able}")
+    check_runs(
+        f"system {system.name}",
+        runs_on(system.name, scenario.system_version),
+        scenario.gpu,
+        lambda: _running_on(scenario.gpu),
+    )
     check_options(system, scenario.serving_options)
     system.check(scenario)
     return system
+
+
+_NAMED_INSTEAD = 6
+"""Systems that a refusal names at most: those that are started as servers first."""
+
+
+def _running_on(gpu: GPUConfig) -> list[str]:
+    """Systems that run on an accelerator with weights in its memory, and the one that stands for any."""
+    able = [
+        family
+        for family in families()
+        if (rule := runs_on(family.name, None)) is not None
+        and rule.takes(gpu)
+        and runs_note("", rule, gpu) is None
+        and family.usual_weights in ("gpu", None)
+    ]
+    able.sort(key=lambda family: (family.start is None and family.server is None, family.name))
+    return [*(family.name for family in able[:_NAMED_INSTEAD]), f"{DEFAULT} or {ANY_ENGINE} for any stack"]
+
+
+def engine_on(gpu: GPUConfig, usual: str) -> str:
+    """The engine that requests are simulated with where none is named: the usual one, or any where that does not run."""
+    rule = runs_on(usual, None)
+    return usual if rule is None or rule.takes(gpu) else ANY_ENGINE
+
+
+def device_note(scenario: Scenario) -> str | None:
+    """What to know of a system on a GPU that it runs on by another backend than the one its constants are of."""
+    system = system_of(scenario).name
+    return runs_note(system, runs_on(system, scenario.system_version), scenario.gpu)
 
 
 @cache
