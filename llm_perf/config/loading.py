@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.dtype import BITS, DtypeConfig
-from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
+from llm_perf.config.formats import format_of_repository
 from llm_perf.config.gpu import NO_GPU, GPUConfig, GPUEfficiency
 from llm_perf.config.host import HostConfig
 from llm_perf.config.model import ModelConfig
@@ -247,9 +247,11 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     try:
         return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
     except UnknownNameError:
+        from llm_perf.config import huggingface
+        from llm_perf.config.ollama import tagged_model
+
         if (tagged := tagged_model(name_or_path)) is not None:
             return tagged
-        from llm_perf.config import huggingface
 
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is not None:
@@ -291,34 +293,6 @@ def _quantised_name(name: str) -> ModelConfig | None:
         return base.replace(name=name)  # its publisher's 8 bits are the release
     experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
-
-
-def tagged_model(name: str) -> ModelConfig | None:
-    """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
-
-    A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.
-    """
-    head, colon, tag = name.strip().lower().partition(":")
-    if not colon or not tag:
-        return None
-    size = f"-{tag.replace('_', '-')}"
-    number_format = next(
-        (one for one in _FORMATS_OF_TAGS if size.endswith(f"-{one.replace('_', '-')}")), None
-    )
-    size = size if number_format is None else size[: -len(number_format) - 1]
-    for word in ("-latest", "-instruct", "-it", "-chat", "-text"):
-        size = size.removesuffix(word)
-    try:
-        base = load_spec("model", ModelConfig, head + size)
-    except SpecError:
-        return None
-    if number_format in _16_BITS_OF_TAGS or (number_format is None and base.quantization is not None):
-        return base
-    return base.replace(quantization=named_quantization(number_format or "q4_k_m"))
-
-
-_16_BITS_OF_TAGS = ("fp16", "bf16", "f16")
-_FORMATS_OF_TAGS = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
 
 
 def _publisher(model: ModelConfig) -> str:
@@ -381,6 +355,11 @@ def _refuse_no_single_gpu(name: str) -> None:
         raise SpecError(
             f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"
         )
+    if re.match(r"(?:apple )?(?:macbook|imac|mac )", name.strip().lower()):
+        raise SpecError(
+            f"gpu {name[:60]!r}: of a Mac give the chip and, where it matters, its memory: m3-pro, m4-max-128gb "
+            "(llm-perf gpus list)"
+        )
     several = re.fullmatch(r"(\d{1,4}) ?[x*][ -]?(\w.*)", name.strip(), re.IGNORECASE)
     if several is not None:
         raise SpecError(
@@ -417,6 +396,7 @@ def get_host_config_by_name(name: str) -> HostConfig:
         return load_spec("host", HostConfig, name)
     _refuse_odd_count(name)
     times, single = sockets_and_name(name)
+    _refuse_odd_memory(name, single)
     if times > 1 and (alone := _OF_ONE_SOCKET.search(normalise(single))):
         raise SpecError(
             f"host {name[:60]!r}: an EPYC with a P behind its number works alone in a machine; give one, or {times}x "
@@ -436,6 +416,24 @@ def get_host_config_by_name(name: str) -> HostConfig:
         raise unknown from None
 
 
+_MOST_MEMORY_GIB = 64 * 1024
+"""More than any machine has: 32 TiB stand in sixteen sockets."""
+
+
+def _refuse_odd_memory(name: str, single: str) -> None:
+    """Say how much memory may stand behind a host's name where it is none, or more than any machine has.
+
+    Raises:
+        SpecError: it is.
+    """
+    known, gib = memory_and_name(single)
+    if gib is not None and not 1 <= gib <= _MOST_MEMORY_GIB:
+        raise SpecError(
+            f"host {name[:60]!r}: {gib:,} GiB are no machine's memory; possible behind {known[:60]}: 1gb to "
+            f"{_MOST_MEMORY_GIB // 1024}tb, or nothing for what it usually has"
+        )
+
+
 _OF_ONE_SOCKET = re.compile(r"(epyc-\d\w\d\d)p(?:-|$)")
 _ALONE = re.compile(r"(?:apple|ryzen|strix|core-|threadripper|xeon-w|xeon-e5-1)")
 """Names of hosts whose processor's maker has no board of several sockets for it."""
@@ -450,6 +448,11 @@ def _of_sockets(host: HostConfig, times: int) -> HostConfig:
     if times > 1 and _ALONE.match(host.name):
         raise SpecError(
             f"host {times}x {host.name}: this processor works alone in a machine; give {host.name}"
+        )
+    if times > 1 and host.made_with:
+        raise SpecError(
+            f"host {times}x {host.name}: this is a whole machine with its accelerators; for {times} of them give "
+            f"--host {host.name} --num-nodes {times}"
         )
     return host.with_sockets(times)
 
