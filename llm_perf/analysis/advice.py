@@ -103,8 +103,8 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
                 inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain)
             )
             yield [Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))]
-    size = _SIZE_OF[system.family.more_gpus]
-    more = _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+    size = _SIZE_OF.get(system.family.more_gpus)
+    more = () if size is None else _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     joined = _joined(scenario)
     if joined:
         yield _with_speeds(inputs, more)

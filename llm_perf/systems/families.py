@@ -104,7 +104,8 @@ class Family(Spec):
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
-            or tensor ranks.
+            or tensor ranks; none of what runs on one.
+        tensor_ranks: Whether it divides matrices over GPUs as well; False for programs that have stages alone.
         ds_zero: The stage of ``--ds-zero`` that is this system.
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
         cpu_offload: Whether it keeps weights in host memory for ``--cpu-offload-gb``.
@@ -143,7 +144,8 @@ class Family(Spec):
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
-    more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
+    more_gpus: Literal["tensor ranks", "stages", "replicas", "none"] = "tensor ranks"
+    tensor_ranks: bool = True
     ds_zero: PositiveInt | None = None
     batch_per_client: bool = False
     memory_figure: Literal["allocator", "allocators", "device"] = "allocator"

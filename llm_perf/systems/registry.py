@@ -122,12 +122,13 @@ def is_stack(name: str) -> bool:
     return isinstance(system, Resident) and system.options.issuperset(SERVING_OPTIONS)
 
 
-def check_options(system: System, used: Iterable[str]) -> None:
+def check_options(system: System, used: Iterable[str], gpu: GPUConfig | None = None) -> None:
     """A system knows the options that are used.
 
     Args:
         system: The system.
         used: Options under the names of their flags.
+        gpu: The accelerator, where it is known: only systems that run there are listed.
 
     Raises:
         SpecError: it does not; the systems that do are listed.
@@ -136,8 +137,16 @@ def check_options(system: System, used: Iterable[str]) -> None:
     if not unknown:
         return
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
-    knowing = [name for name in family_names() if all(map(get_system(name).takes, unknown))]
+    knowing = [
+        name for name in family_names() if all(map(get_system(name).takes, unknown)) and _runs(name, gpu)
+    ]
     raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
+
+
+def _runs(family: str, gpu: GPUConfig | None) -> bool:
+    """Whether the newest version of a family runs on an accelerator, as far as is known."""
+    rule = None if gpu is None else runs_on(family, None)
+    return rule is None or gpu is None or rule.takes(gpu)
 
 
 def checked_system(scenario: Scenario) -> System:
@@ -156,7 +165,17 @@ def checked_system(scenario: Scenario) -> System:
         scenario.gpu,
         lambda: _running_on(scenario.gpu),
     )
-    check_options(system, scenario.serving_options)
+    ranks, gpus = scenario.parallelism.tp_size, scenario.parallelism.num_gpus
+    if gpus > 1 and system.family.more_gpus == "none":
+        raise SpecError(
+            f"{gpus} GPUs: system {system.name} runs on one; leave --num-gpus, --num-nodes and sizes such as --pp-size out"
+        )
+    if ranks > 1 and not system.family.tensor_ranks:
+        raise SpecError(
+            f"tp_size {ranks}: system {system.name} puts successive layers on successive GPUs and divides none; give "
+            f"--pp-size {ranks}, or --num-gpus {ranks} alone"
+        )
+    check_options(system, scenario.serving_options, scenario.gpu)
     system.check(scenario)
     return system
 
@@ -181,8 +200,7 @@ def _running_on(gpu: GPUConfig) -> list[str]:
 
 def engine_on(gpu: GPUConfig, usual: str) -> str:
     """The engine that requests are simulated with where none is named: the usual one, or any where that does not run."""
-    rule = runs_on(usual, None)
-    return usual if rule is None or rule.takes(gpu) else ANY_ENGINE
+    return usual if _runs(usual, gpu) else ANY_ENGINE
 
 
 def device_note(scenario: Scenario) -> str | None:

@@ -119,3 +119,28 @@ def test_each_family_says_where_it_runs() -> None:
     assert None not in frameworks.values()
     for rule in (*(one for several in rules.values() for one in several), *filter(None, frameworks.values())):
         assert {*rule.devices, *rule.but_not, *rule.barely} <= kinds
+
+
+@pytest.mark.parametrize("system", ["llama_cpp", "exllama", "autoawq"])
+def test_what_has_stages_alone_takes_no_tensor_ranks(infer: Any, system: str) -> None:
+    asked = ("--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--system", system)
+    assert "give --pp-size 2, or --num-gpus 2 alone" in infer(*asked, "--tp-size", "2").error
+    assert infer(*asked, "--num-gpus", "2").code == 0
+
+
+@pytest.mark.parametrize("system", ["airllm", "lia"])
+@pytest.mark.parametrize("size", ["--num-gpus", "--pp-size", "--tp-size"])
+def test_what_runs_on_one_gpu_takes_no_more(infer: Any, system: str, size: str) -> None:
+    said = infer(
+        "--model",
+        "opt-6.7b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--host",
+        "dgx-h100",
+        "--system",
+        system,
+        size,
+        "2",
+    ).error
+    assert f"2 GPUs: system {system} runs on one; leave" in said
