@@ -71,7 +71,7 @@ def _divided(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Chang
         found = best(divisions(asked, [system.name if own else WITHOUT_GPU], lossless=True), "mixed")
         if found is None:
             continue
-        flags = other | form | found.flags
+        flags = other | form | found.flags | ({"system": inputs.system} if own else {})
         change = change_of(inputs, **flags)
         if "nvme" in _used_tiers(inputs, change):  # read from the file for every token: 4 bits first
             continue
