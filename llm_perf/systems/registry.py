@@ -138,12 +138,12 @@ def check_options(system: System, used: Iterable[str], gpu: GPUConfig | None = N
         return
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
     knowing = [
-        name for name in family_names() if all(map(get_system(name).takes, unknown)) and _runs(name, gpu)
+        name for name in family_names() if all(map(get_system(name).takes, unknown)) and runs_there(name, gpu)
     ]
     raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
 
 
-def _runs(family: str, gpu: GPUConfig | None) -> bool:
+def runs_there(family: str, gpu: GPUConfig | None) -> bool:
     """Whether the newest version of a family runs on an accelerator, as far as is known."""
     rule = None if gpu is None else runs_on(family, None)
     return rule is None or gpu is None or rule.takes(gpu)
@@ -200,7 +200,7 @@ def _running_on(gpu: GPUConfig) -> list[str]:
 
 def engine_on(gpu: GPUConfig, usual: str) -> str:
     """The engine that requests are simulated with where none is named: the usual one, or any where that does not run."""
-    return usual if _runs(usual, gpu) else ANY_ENGINE
+    return usual if runs_there(usual, gpu) else ANY_ENGINE
 
 
 def device_note(scenario: Scenario) -> str | None:

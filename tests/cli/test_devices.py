@@ -144,3 +144,10 @@ def test_what_runs_on_one_gpu_takes_no_more(infer: Any, system: str, size: str) 
         "2",
     ).error
     assert f"2 GPUs: system {system} runs on one; leave" in said
+
+
+def test_a_search_over_all_systems_leaves_out_those_that_do_not_run_there(llm_perf: Any) -> None:
+    asked = ("policy", "--model", "opt-6.7b", "--gpu", "arc-b580", "--host", "gcp-t4")
+    assert "system flexgen does not run on Arc B580-12GB" in llm_perf(*asked, "--system", "flexgen").error
+    found = llm_perf(*asked, "--system", "all", "--json").json
+    assert found["inputs"]["system"] == "zero_inference"
