@@ -71,7 +71,7 @@ def _divided(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Chang
         found = best(divisions(asked, [system.name if own else WITHOUT_GPU], lossless=True), "mixed")
         if found is None:
             continue
-        flags = other | form | found.flags
+        flags = other | form | found.flags | ({"system": inputs.system} if own else {})
         change = change_of(inputs, **flags)
         if "nvme" in _used_tiers(inputs, change):  # read from the file for every token: 4 bits first
             continue
@@ -103,8 +103,8 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
                 inputs, **(dict.fromkeys(("quant_bits", "weight_bits", "weight_format")) | plain)
             )
             yield [Change(change.text, change.inputs, _decode_tokens_per_s(inputs, change))]
-    size = _SIZE_OF[system.family.more_gpus]
-    more = _more_gpus(inputs, size, getattr(scenario.parallelism, size))
+    size = _SIZE_OF.get(system.family.more_gpus)
+    more = () if size is None else _more_gpus(inputs, size, getattr(scenario.parallelism, size))
     joined = _joined(scenario)
     if joined:
         yield _with_speeds(inputs, more)

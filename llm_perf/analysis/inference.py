@@ -23,8 +23,9 @@ from llm_perf.counts.weight_formats import checkpoint_difference
 from llm_perf.systems import Load, PhaseCost, Placement, System, checked_system, system_of
 from llm_perf.systems.base import MemoryUse
 from llm_perf.systems.constants import ConstantsFile, no_fit_note
+from llm_perf.systems.devices import machine_note
 from llm_perf.systems.kv_cache import KVCapacity, engine_capacity, kv_capacity, scheduler_limit
-from llm_perf.systems.registry import full_name, version_note
+from llm_perf.systems.registry import device_note, full_name, version_note
 from llm_perf.systems.terms import Term
 
 Limit = Literal["memory", "model positions", "scheduler"]
@@ -221,6 +222,8 @@ def predict_inference(scenario: Scenario) -> InferenceResult:
                 scenario,
                 version_note(full_name(scenario), scenario.gpu.device),
                 system.file.caveat,
+                device_note(scenario),
+                machine_note(scenario.gpu, scenario.host),
                 shared_processor_note(scenario, evaluation.placement),
             ),
             *(() if scenario.fits else (no_fit_note(system.file, scenario.host, scenario.gpu),)),

@@ -39,7 +39,7 @@ from llm_perf.config.parallelism import DSZeRO, ParallelismConfig, nodes_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.config.speculation import MODULES, Speculation, draft_module
 from llm_perf.config.workload import OffloadConfig, Shares, SplitMode, Workload, with_batch
-from llm_perf.errors import SpecError
+from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems import checked_system, get_system, resolve_system
 from llm_perf.systems.base import HYBRID_OPTIONS, POLICY_OPTIONS, System
 from llm_perf.systems.profiles import checked_profile
@@ -286,7 +286,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
         dtype=requested_dtype(inputs, get_system(system), model, facts),
         parallelism=parallelism,
         workload=Workload(**{name: getattr(inputs, name) for name in Workload.model_fields}),
-        offload=_offload(inputs, get_system(system), facts),
+        offload=_offload(inputs, get_system(system), facts, gpu),
         ds_zero=DSZeRO(inputs.ds_zero if stage is None else stage),
         num_nodes=facts.num_nodes
         or nodes_of(parallelism.num_gpus, host.name, host.gpus_per_node, inputs.num_nodes, inputs.num_gpus),
@@ -302,6 +302,16 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     checked_system(scenario)
     _check_threads(inputs.threads, scenario.host)
     return scenario
+
+
+def gpu_of(inputs: InferenceInputs) -> GPUConfig:
+    """The device that is asked for: the profile's own of that name, else the bundled one.
+
+    Raises:
+        SpecError: unknown.
+    """
+    own = checked_profile(inputs.profile).own_gpu(inputs.gpu)
+    return own or get_gpu_config_by_name(inputs.gpu, or_none=True)
 
 
 def _check_replicas_left(inputs: InferenceInputs, parallelism: ParallelismConfig, system: str) -> None:
@@ -371,13 +381,25 @@ def _speculation(inputs: InferenceInputs, model: ModelConfig) -> Speculation | N
             )
         tokens = len(shares)
     return Speculation(
-        draft=get_model_config_by_name(inputs.draft_model) if module is None else draft_module(module, model),
+        draft=_drafting(inputs.draft_model) if module is None else draft_module(module, model),
         tokens=tokens or (1 if module == "mtp" else Speculation.model_fields["tokens"].default),
         acceptance=shares if len(shares) > 1 else None,
         acceptance_rate=shares[0] if len(shares) == 1 else inputs.acceptance_rate,
         token_acceptance=inputs.token_acceptance,
         module=module,
     )
+
+
+def _drafting(name: str) -> ModelConfig:
+    """A model that drafts by its name.
+
+    Raises:
+        SpecError: unknown, with the modules that there are beside models.
+    """
+    try:
+        return get_model_config_by_name(name)
+    except UnknownNameError as error:
+        raise SpecError(f"--draft-model: {error}; beside models there are {' and '.join(MODULES)}") from None
 
 
 def _shares(text: str | None) -> tuple[float, ...]:
@@ -431,9 +453,9 @@ def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:
     tp, pp, cp, dp = inputs.tp_size or 1, inputs.pp_size or 1, inputs.cp_size, inputs.dp_size
     nodes = inputs.num_nodes or 1
     if inputs.num_gpus is not None and inputs.pp_size is None and dp is None and tp == cp == 1:
-        # llama.cpp, Accelerate and others divide the layers over all GPUs that they see.
+        # llama.cpp, Accelerate and others divide the layers over all GPUs that they see; what runs on one refuses stages.
         family = family_of(resolve_system(inputs.system, DSZeRO(inputs.ds_zero)))
-        pp = nodes * inputs.num_gpus if family.more_gpus == "stages" else pp
+        pp = nodes * inputs.num_gpus if family.more_gpus in ("stages", "none") else pp
     sizes = {"tp_size": tp, "pp_size": pp} | ({"cp_size": cp} if cp > 1 else {})
     dp = replicas(sizes, dp, nodes, inputs.num_gpus) or 1
     total = tp * pp * cp * dp
@@ -459,11 +481,11 @@ def _options_used(inputs: InferenceInputs) -> list[str]:
     return used if inputs.micro_batches in (None, 1) else [*used, "micro_batches"]
 
 
-def _offload(inputs: InferenceInputs, system: System, facts: RunFacts) -> OffloadConfig:
+def _offload(inputs: InferenceInputs, system: System, facts: RunFacts, gpu: GPUConfig) -> OffloadConfig:
     if inputs.cpu_offload and inputs.disk_offload:
         raise SpecError("cpu_offload and disk_offload exclude each other: weights go to one of the two")
     weights = Shares.on("cpu") if inputs.cpu_offload else Shares.on("nvme") if inputs.disk_offload else None
-    check_options(system, _options_used(inputs))
+    check_options(system, _options_used(inputs), gpu)
     offload = OffloadConfig(
         weights=weights,
         kv_cache=Shares.on("cpu") if inputs.kv_offload else None,

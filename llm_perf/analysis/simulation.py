@@ -14,7 +14,7 @@ from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.floor import requests_below_the_roof
 from llm_perf.analysis.inference import InferenceResult, predict_inference
-from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
+from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism, gpu_of
 from llm_perf.config.base import Flag, PositiveInt
 from llm_perf.config.economics import Price, dollars_per_hour, load_power_model
 from llm_perf.config.parallelism import fewest_nodes
@@ -29,6 +29,7 @@ from llm_perf.requests.simulate import of_mean_lengths, places, simulate
 from llm_perf.requests.summary import Summary, summary_of
 from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import Requests
+from llm_perf.systems.registry import engine_on
 
 DEFAULT_ENGINE: Final = "vllm"
 """The engine where none is named: most measured requests are of it."""
@@ -402,7 +403,8 @@ def simulation_of(
     """Simulate a service.
 
     Args:
-        deployment: One replica, as ``llm-perf infer`` describes it; without a system, `DEFAULT_ENGINE`.
+        deployment: One replica, as ``llm-perf infer`` describes it; without a system, `DEFAULT_ENGINE`, or
+            any engine where that one does not run.
         traffic: Its requests. Lengths are the traffic's.
         file: Its file of requests, where it was read before.
         at_most: What the engines serve at most, where that is known from the same requests at other times.
@@ -418,7 +420,7 @@ def simulation_of(
     if traffic.warm_up >= len(requests):
         raise SpecError(f"--warm-up {traffic.warm_up} leaves none of the {len(requests)} requests")
     if deployment.system is None and not deployment.ds_zero:
-        deployment = deployment.replace(system=DEFAULT_ENGINE)
+        deployment = deployment.replace(system=engine_on(gpu_of(deployment), DEFAULT_ENGINE))
     # Engines with static batches take their size from the scenario; others form their own.
     batch = derive_parallelism(deployment).dp_size * (deployment.max_num_seqs or 1)
     scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))

@@ -76,9 +76,9 @@ def thresholds_by_gpus(scenario: Scenario) -> tuple[Thresholds, ...]:
             divided = scenario.replace(
                 parallelism=changed, num_nodes=1, offload=scenario.offload.replace(micro_batches=1)
             )
-        except SpecError:
+            thresholds = thresholds_of(divided)
+        except SpecError:  # the model does not divide so, or the system divides none
             continue
-        thresholds = thresholds_of(divided)
         if thresholds is not None:
             found.append(thresholds)
     return tuple(found)

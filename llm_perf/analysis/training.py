@@ -16,6 +16,7 @@ from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
 from llm_perf.systems import PhaseCost
 from llm_perf.systems.constants import no_fit_note
+from llm_perf.systems.devices import machine_note
 from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory
 from llm_perf.systems.training.framework import Framework, get_framework
@@ -272,7 +273,7 @@ def _whole_run(scenario: TrainingScenario, tokens_per_step: int, step_s: float) 
 def _warnings(
     scenario: TrainingScenario, dtype: str, caveat: str | None, model: TrainingStep
 ) -> tuple[str, ...]:
-    found = [] if caveat is None else [caveat]
+    found = [text for text in (caveat, machine_note(scenario.gpu, scenario.host)) if text is not None]
     gpu, asked = scenario.gpu, scenario.plan.compute_dtype
     if format_bits(dtype) > format_bits(asked):
         found.append(f"{gpu.name} has no {asked} matrix format, so products run in {dtype}")

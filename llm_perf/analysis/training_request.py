@@ -323,6 +323,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
     named = usual_host(gpu, per_node) if inputs.host is None else get_host_config_by_name(inputs.host)
     host = profile.apply_to_host(named, framework.name)
+    framework.check_device(gpu)
     framework.check_divisions(parallelism)
     return TrainingScenario(
         model=model,

@@ -41,7 +41,7 @@ def compare(
 ) -> int:
     """Lay measured runs beside their predictions.
 
-    RUNS are files or folders: the JSON of llm-perf calibrate --run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
+    RUNS are files or folders: the JSON of llm-perf calibrate run, benchmark logs (DeepSpeed's and FlexGen's too), CSV
     with a row per run, and traces of requests (CSV with first_token_s and last_token_s), which are simulated as they came
     on what --inputs says. Results of vllm bench and other tools are read by llm-perf calibrate read-log. GPUs side by side
     are another question: llm-perf infer --model M --gpu A --gpu B.

@@ -12,7 +12,8 @@ from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import questions
 from llm_perf.config import files
 from llm_perf.config.base import Spec
-from llm_perf.config.loading import get_host_config_by_name, resolve_name, tagged_model
+from llm_perf.config.loading import get_host_config_by_name, resolve_name
+from llm_perf.config.ollama import tagged_model
 from llm_perf.errors import SpecError, bad_value
 
 if TYPE_CHECKING:

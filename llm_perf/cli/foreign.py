@@ -17,7 +17,8 @@ _OURS: Final = {
     "-sm": "--split-mode", "-c": _LENGTHS, "--ctx-size": _LENGTHS, "-ctk": "--kv-format", "-ctv": "--kv-format",
     "--cache-type-k": "--kv-format", "--cache-type-v": "--kv-format", "-np": "--batch-size", "--parallel": "--batch-size",
     "-nkvo": "--kv-offload", "--no-kv-offload": "--kv-offload", "-p": "--prompt-len", "-n": "--gen-len",
-    "--n-predict": "--gen-len", "-hf": "--model", "--n-prompt": "--prompt-len", "--n-gen": "--gen-len",
+    "--n-predict": "--gen-len", "-hf": "--model", "-ot": "--n-cpu-moe", "--override-tensor": "--n-cpu-moe",
+    "-d": "--prompt-len", "--n-depth": "--prompt-len", "--n-prompt": "--prompt-len", "--n-gen": "--gen-len",
     # vLLM, docs/cli/serve
     "--tensor-parallel-size": "--tp-size", "-tp": "--tp-size", "--pipeline-parallel-size": "--pp-size", "-pp": "--pp-size",
     "--data-parallel-size": "--dp-size", "-dp": "--dp-size", "--enable-expert-parallel": "--ep-size",
@@ -45,6 +46,23 @@ _OURS: Final = {
 """By the names with hyphens; several of ours stand in a sentence."""
 
 
+_FUSED: Final = "attention is taken to be fused where the engine has it"
+_READ: Final = "weights are taken to be read and to stay in memory"
+_EVENLY: Final = "layers are divided evenly by --pp-size, over GPUs of one kind"
+_NO_SERVER: Final = "nothing is served, downloaded or run"
+_SAMPLED: Final = "what is sampled takes the same time"
+_NOTHING: Final = {
+    "-fa": _FUSED, "--flash-attn": _FUSED, "--mlock": _READ, "--no-mmap": _READ, "-mmp": _READ, "-ts": _EVENLY,
+    "--tensor-split": _EVENLY, "-mg": _EVENLY, "--main-gpu": _EVENLY, "--temp": _SAMPLED, "--seed": _SAMPLED,
+    "--port": _NO_SERVER, "--api-key": _NO_SERVER, "--trust-remote-code": _NO_SERVER, "--download-dir": _NO_SERVER,
+    "--served-model-name": _NO_SERVER, "--swap-space": "what is preempted is computed anew",
+    "-b": "it bounds what a call takes; --ubatch-size is what a pass computes",
+    "--enable-prefix-caching": "simulate follows the engine's cache; of one batch --prefix-hit-rate says what is in it",
+    "--enable-chunked-prefill": "engines that read prompts in chunks do; --prefill-chunk says of how many tokens",
+}  # fmt: skip
+"""Flags of engines that have nothing of ours to stand for them, and why none is needed."""
+
+
 def instead(error: click.NoSuchOption, given: Sequence[str]) -> str | None:
     """What to give in place of a flag that a command does not have; None where nothing is known of it.
 
@@ -53,14 +71,22 @@ def instead(error: click.NoSuchOption, given: Sequence[str]) -> str | None:
         given: The words of the command line.
     """
     word = next(
-        (one.partition("=")[0] for one in given if one.partition("=")[0].startswith(error.option_name)),
-        error.option_name,
+        (word for one in given if _is_of(word := one.partition("=")[0], error.option_name)), error.option_name
     )
     name = word.lower().replace("_", "-")
     flags = {flag for one in _options(error) for flag in (*one.opts, *one.secondary_opts)}
     ours = name if name in flags and name != word else _OURS.get(name)
     known = ours is not None and all(part in flags for part in ours.split() if part.startswith("--"))
-    return f"{word} is {ours} here" if known else None
+    if known:
+        return f"{word} is {ours} here"
+    return f"{word} is not needed here: {_NOTHING[name]}" if name in _NOTHING else None
+
+
+def _is_of(word: str, option: str) -> bool:
+    """Whether click may mean this word: it names one letter of ``-hf``, the first that it does not know."""
+    if word.startswith(option):
+        return True
+    return len(option) == 2 and word in (*_OURS, *_NOTHING) and word[:2] != "--" and option[1] in word[1:]
 
 
 def _options(error: click.NoSuchOption) -> list[click.Option]:

@@ -150,7 +150,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         ):  # from click 8.2 on; before, help is printed by itself
             click.echo(error.format_message(), err=True)
             return 2
-        return _fail(error.format_message(), 2)
+        return _fail(_with_flags(error), 2)
     except LLMPerfError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
@@ -166,6 +166,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("LLM_PERF_DEBUG"):
             raise
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_ENVIRONMENT)
+
+
+def _with_flags(error: click.ClickException) -> str:
+    """A refusal; of a word that stands alone where a model has a flag, with how inputs are given."""
+    message = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    models = context is not None and any("--model" in parameter.opts for parameter in context.command.params)
+    alone = models and message.startswith("Got unexpected extra argument")
+    return f"{message.rstrip('.')}; inputs have flags, as in --model NAME --gpu NAME" if alone else message
 
 
 def _silence_stdout() -> None:

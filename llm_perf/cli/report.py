@@ -105,7 +105,7 @@ def _views(name: str, profile: str | None) -> Iterator[dict[str, Any]]:
         yield from _measured_views(name, profile)
     else:
         raise SpecError(
-            f"{name}: is no result of --json of llm-perf infer, train, simulate, plan or policy, nor of calibrate --run"
+            f"{name}: is no result of --json of llm-perf infer, train, simulate, plan or policy, nor of calibrate run"
         )
 
 

@@ -12,7 +12,7 @@ from llm_perf.config.named_hosts import (
     relative_of,
     usual_host,
 )
-from llm_perf.config.named_models import get_model_config_by_name, published_models, tagged_model
+from llm_perf.config.named_models import get_model_config_by_name, published_models
 
 __all__ = [
     "HERE",
@@ -29,6 +29,5 @@ __all__ = [
     "published_models",
     "relative_of",
     "resolve_name",
-    "tagged_model",
     "usual_host",
 ]

@@ -46,6 +46,11 @@ def _refuse_no_single_gpu(name: str) -> None:
         raise SpecError(
             f"gpu {name!r}: GPUs of several kinds in one machine are not modelled yet; give one kind"
         )
+    if re.match(r"(?:apple )?(?:macbook|imac|mac )", name.strip().lower()):
+        raise SpecError(
+            f"gpu {name[:60]!r}: of a Mac give the chip and, where it matters, its memory: m3-pro, m4-max-128gb "
+            "(llm-perf gpus list)"
+        )
     several = re.fullmatch(r"(\d{1,4}) ?[x*][ -]?(\w.*)", name.strip(), re.IGNORECASE)
     if several is not None:
         raise SpecError(

@@ -43,6 +43,7 @@ def get_host_config_by_name(name: str) -> HostConfig:
         return load_spec("host", HostConfig, name)
     _refuse_odd_count(name)
     times, single = sockets_and_name(name)
+    _refuse_odd_memory(name, single)
     if times > 1 and (alone := _OF_ONE_SOCKET.search(normalise(single))):
         raise SpecError(
             f"host {name[:60]!r}: an EPYC with a P behind its number works alone in a machine; give one, or {times}x "
@@ -62,6 +63,24 @@ def get_host_config_by_name(name: str) -> HostConfig:
         raise unknown from None
 
 
+_MOST_MEMORY_GIB = 64 * 1024
+"""More than any machine has: 32 TiB stand in sixteen sockets."""
+
+
+def _refuse_odd_memory(name: str, single: str) -> None:
+    """Say how much memory may stand behind a host's name where it is none, or more than any machine has.
+
+    Raises:
+        SpecError: it is.
+    """
+    known, gib = memory_and_name(single)
+    if gib is not None and not 1 <= gib <= _MOST_MEMORY_GIB:
+        raise SpecError(
+            f"host {name[:60]!r}: {gib:,} GiB are no machine's memory; possible behind {known[:60]}: 1gb to "
+            f"{_MOST_MEMORY_GIB // 1024}tb, or nothing for what it usually has"
+        )
+
+
 _OF_ONE_SOCKET = re.compile(r"(epyc-\d\w\d\d)p(?:-|$)")
 _ALONE = re.compile(r"(?:apple|ryzen|strix|core-|threadripper|xeon-w|xeon-e5-1)")
 """Names of hosts whose processor's maker has no board of several sockets for it."""
@@ -76,6 +95,11 @@ def _of_sockets(host: HostConfig, times: int) -> HostConfig:
     if times > 1 and _ALONE.match(host.name):
         raise SpecError(
             f"host {times}x {host.name}: this processor works alone in a machine; give {host.name}"
+        )
+    if times > 1 and host.made_with:
+        raise SpecError(
+            f"host {times}x {host.name}: this is a whole machine with its accelerators; for {times} of them give "
+            f"--host {host.name} --num-nodes {times}"
         )
     return host.with_sockets(times)
 

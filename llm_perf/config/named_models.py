@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_perf.config import files
 from llm_perf.config.bundled import known_names, load_spec, written_aliases
-from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
+from llm_perf.config.formats import format_of_repository
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
 from llm_perf.config.quantization import named_quantization
@@ -28,9 +28,11 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     try:
         return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
     except UnknownNameError:
+        from llm_perf.config import huggingface
+        from llm_perf.config.ollama import tagged_model
+
         if (tagged := tagged_model(name_or_path)) is not None:
             return tagged
-        from llm_perf.config import huggingface
 
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is not None:
@@ -72,34 +74,6 @@ def _quantised_name(name: str) -> ModelConfig | None:
         return base.replace(name=name)  # its publisher's 8 bits are the release
     experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
-
-
-def tagged_model(name: str) -> ModelConfig | None:
-    """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
-
-    A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.
-    """
-    head, colon, tag = name.strip().lower().partition(":")
-    if not colon or not tag:
-        return None
-    size = f"-{tag.replace('_', '-')}"
-    number_format = next(
-        (one for one in _FORMATS_OF_TAGS if size.endswith(f"-{one.replace('_', '-')}")), None
-    )
-    size = size if number_format is None else size[: -len(number_format) - 1]
-    for word in ("-latest", "-instruct", "-it", "-chat", "-text"):
-        size = size.removesuffix(word)
-    try:
-        base = load_spec("model", ModelConfig, head + size)
-    except SpecError:
-        return None
-    if number_format in _16_BITS_OF_TAGS or (number_format is None and base.quantization is not None):
-        return base
-    return base.replace(quantization=named_quantization(number_format or "q4_k_m"))
-
-
-_16_BITS_OF_TAGS = ("fp16", "bf16", "f16")
-_FORMATS_OF_TAGS = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
 
 
 def _publisher(model: ModelConfig) -> str:

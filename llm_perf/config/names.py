@@ -26,7 +26,7 @@ _UNIT_APART = re.compile(r"(?<=\d)-gb(?=-|$)")
 _COUNTED = re.compile(r"^(?:([1-8])-?x|(dual|quad)(?:-socket)?)-")
 _COUNTED_BEHIND = re.compile(r"-(?:x-?([2-8])|([2-8])-?x)$")
 _IN_WORDS = {"dual": 2, "quad": 4}
-_WITH_MEMORY = re.compile(r"(.+?)-([1-9]\d{0,4})-?([gt])i?b(?:-ram)?")
+_WITH_MEMORY = re.compile(r"(.+?)-(\d{1,12})-?([gt])i?b(?:-ram)?")
 _MEMORY_ALONE = re.compile(r"[\d.]+-?[gt]i?b(?:-ram)?")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
@@ -69,7 +69,8 @@ def product_names(name: str) -> Iterator[str]:
 def _as_makers_write(name: str) -> Iterator[str]:
     """What people leave out of a product's name: Xeon's tier, which its first digit says, RTX before a GeForce's number.
 
-    Apple before its chips, too. An EPYC with a P behind its number is the same for machines of one socket.
+    Apple before its chips, too, for which the Mac that they are in may stand; a Ryzen's tier, a Core's; the hyphen between
+    a line's name and a number. An EPYC with a P behind its number is the same for machines of one socket.
     """
     xeon = re.fullmatch(r"xeon-(\d)(\d{3}\D*)", name)
     if xeon is not None and xeon[1] in _XEON_TIERS:
@@ -78,8 +79,33 @@ def _as_makers_write(name: str) -> Iterator[str]:
         yield f"rtx-{name}"
     if re.fullmatch(r"epyc-\d\w\d\dp", name):
         yield name[:-1]
-    if re.match(r"m[1-9](?:-|$)", name):
-        yield f"apple-{name}"
+    chip = _OF_A_MAC.sub("", name)
+    if re.match(r"m[1-9](?:-|$)", chip):
+        yield f"apple-{chip}"
+    apart = _GLUED_LINE.sub(r"\1-\2", name)
+    if apart != name:
+        yield apart
+        yield from _as_makers_write(apart)
+    elif (split := _GLUED_SUFFIX.sub(r"\1-\2", name)) != name:
+        yield split
+    ryzen = re.fullmatch(r"(?:ryzen-|r(\d)-)?(\d{4}(?:x3d|xt|x|g|f|hs|hx)?(?:-\d+gb)?)", name)
+    if ryzen is not None and (name != ryzen[2] or "x" in ryzen[2]):
+        yield from (f"ryzen-{tier}-{ryzen[2]}" for tier in (ryzen[1] or "9753"))
+    core = re.fullmatch(r"(\d{4,5}(?:kf|ks|k|f)(?:-\d+gb)?)", name)
+    if core is not None:
+        yield from (f"core-i{tier}-{core[1]}" for tier in "9753")
+    if re.match(r"ultra-\d-", name):
+        yield f"core-{name}"
+
+
+_OF_A_MAC = re.compile(
+    r"^(?:apple-)?(?:macbook|imac|mac)(?:-(?:pro|air|studio|mini))?(?:-20\d\d)?(?:-1[3-6]|-24)?(?:-?in(?:ch)?)?(?:-20\d\d)?-(?:apple-)?"
+)
+"""The Mac that a chip is in, with its screen's size and its year."""
+
+_GLUED_LINE = re.compile(r"^(rtx|gtx|rx|epyc|ryzen|xeon|threadripper)(\d)")
+_GLUED_SUFFIX = re.compile(r"(?<=-)(\d{4})(xtx|xt|ti|super)(?=-|$)")
+"""Names whose line, or whose word behind the number, was typed without a hyphen."""
 
 
 _XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import in_lines
+from llm_perf.report.units import brief
 from llm_perf.search.plan_training import TrainingCandidate, TrainingPlanAnswer, TrainingPlanQuestion
 
 _DAY_S = 86400
@@ -60,15 +61,13 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
     first = answer.best[0] if answer.best else answer.nearest
     if first is None:
         return Answer(["no. Nothing fits"], none, none, none, ["more GPUs (--max-gpus)"], good=False)
-    days = f"{_days(first.run_s)} of {_days(answer.question.deadline)} days"
+    days = f"{_time(first.run_s)} of {_time(answer.question.deadline)}".replace(" days of", " of")
     fits = f"{first.num_gpus} x {first.inputs.gpu}, ${_figure(first.cost)}"
     sure = ["not known: llm-perf train says why"]
     if first.run_interval_s is not None:
         low, high = first.run_interval_s
         late = high > answer.question.deadline
-        sure = [
-            f"90% interval: {_days(low)} to {_days(high)} days" + (", may miss the deadline" if late else "")
-        ]
+        sure = [f"90% interval: {_range(low, high)}" + (", may miss the deadline" if late else "")]
     verdict = "no. Nothing is done in time; the fastest:"
     if answer.best:
         verdict = "likely." if first.may_not_fit else "yes."
@@ -78,7 +77,7 @@ def _answer(answer: TrainingPlanAnswer) -> Answer:
     elif answer.best:
         other = answer.best[1]
         change = [
-            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${_figure(other.cost)}, {_days(other.run_s)} days"
+            f"next best: {other.num_gpus} x {other.inputs.gpu}, ${_figure(other.cost)}, {_time(other.run_s)}"
         ]
     return Answer(
         fits=[f"{verdict} {fits}"],
@@ -95,6 +94,18 @@ def _days(value_s: float) -> str:
     return _figure(value_s / _DAY_S)
 
 
+def _time(value_s: float) -> str:
+    """Days, or seconds and minutes of what takes less than a thousandth of one."""
+    return f"{_days(value_s)} days" if value_s >= _DAY_S / 1000 else brief(value_s)
+
+
+def _range(low_s: float, high_s: float) -> str:
+    """From one time to another, in the unit of the longer one."""
+    if high_s < _DAY_S / 1000:
+        return f"{brief(low_s)} to {brief(high_s)}"
+    return f"{_days(low_s)} to {_days(high_s)} days"
+
+
 def _figure(value: float) -> str:
     """Three digits, and all before the point: of a fine-tuning run of minutes something is left, too."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -105,14 +116,18 @@ def _column(value: float, decimals: int) -> str:
     return f"{value:.2g}" if value < 1 else f"{value:,.{decimals}f}"
 
 
+def _run_days(value_s: float) -> str:
+    """A run in the column of days, with its own unit where it takes less than a thousandth of one."""
+    return _column(value_s / _DAY_S, 2) if value_s >= _DAY_S / 1000 else brief(value_s)
+
+
 def _certainty(shown: Sequence[TrainingCandidate], deadline: float) -> Iterator[str]:
     """Where real runs may end, and which of the rows may not keep the deadline or fit."""
     first = shown[0]
     if first.run_interval_s is None:
         yield "90% interval of the first: none; llm-perf train says why"
     else:
-        low, high = (_days(end) for end in first.run_interval_s)
-        yield f"90% interval of the first: {low} to {high} days"
+        yield f"90% interval of the first: {_range(*first.run_interval_s)}"
     late = [
         str(one.inputs.gpu) for one in shown if one.run_s <= deadline < (one.run_interval_s or (0.0, 0.0))[1]
     ]
@@ -137,7 +152,7 @@ def _row(one: TrainingCandidate) -> list[str]:
     how = f"{division or 'one GPU'}, {extras}" + (", recomputed" if i.activation_recomputation else "")
     name, figures = (
         str(i.gpu),
-        f"{one.num_gpus:>5}{_column(one.run_s / _DAY_S, 2):>8}{_column(one.gpu_hours, 0):>10}{_column(one.cost, 0):>9}",
+        f"{one.num_gpus:>5}{_run_days(one.run_s):>8}{_column(one.gpu_hours, 0):>10}{_column(one.cost, 0):>9}",
     )
     first, *more = textwrap.wrap(how, _WIDTH - _DIVISION)
     return [f"{name:<19}{figures}{one.mfu:>7.1%}  {first}", *(" " * _DIVISION + line for line in more)]

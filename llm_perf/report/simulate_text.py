@@ -161,7 +161,7 @@ def certainty_pieces(found: Simulation) -> list[str]:
     interval = found.interval
     if interval is None:
         return unknown_pieces(found.no_interval or "no interval of the steps")
-    ranges = [_named_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
+    ranges = [_short_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
     if may_not_keep_up(found):
         may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
         return [f"{may} ({interval.level:.0%})", *ranges]
@@ -317,6 +317,14 @@ def _named_range(interval: TimeInterval, name: str, figure: str) -> str:
     if not math.isfinite(low):
         return f"{_TITLES[name]} -"
     return f"{_TITLES[name]} {figure} {seconds(low)} {'or more' if high is None else f'to {seconds(high)}'}"
+
+
+def _short_range(interval: TimeInterval, name: str, figure: str) -> str:
+    """A range with its unit once where both ends have the same: a line has room for two."""
+    low, high = interval.ends(name, figure)
+    if high is None or not math.isfinite(low) or seconds(low).split()[1] != seconds(high).split()[1]:
+        return _named_range(interval, name, figure)
+    return f"{_TITLES[name]} {figure} {seconds(low).split()[0]} to {seconds(high)}"
 
 
 def _money(found: Simulation) -> Text | None:

@@ -28,7 +28,7 @@ from llm_perf.report.answer import (
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
-from llm_perf.report.units import brief, count, days, gib, rate, seconds, tokens
+from llm_perf.report.units import brief, count, days, gib, rate, seconds, some, tokens
 from llm_perf.systems.training.base import PHASES
 
 TRAINING_PARTS = {
@@ -221,9 +221,10 @@ def _run(result: TrainingResult) -> Text:
     text.append(".")
     run = result.run
     if run is not None:
-        text.append(f"\n{run.num_tokens:.4g} tokens: {count(run.num_steps)} steps, ")
+        steps = "a part of one step" if run.num_steps < 1 else f"{count(run.num_steps)} steps"
+        text.append(f"\n{run.num_tokens:.4g} tokens: {steps}, ")
         text.append(days(run.days), "bold")
-        text.append(f", {count(run.gpu_hours)} GPU-hours.")
+        text.append(f", {some(run.gpu_hours)} GPU-hours.")
     return text
 
 
@@ -232,7 +233,7 @@ def _money(result: TrainingResult, price: Price | float | None) -> Text | None:
     if price is not None:
         cost = training_cost(result, price)
         dated = f" ({cost.price.source}, {cost.price.date})" if cost.price is not None else ""
-        whole = "" if cost.run is None else f"${cost.run:,.0f} for the run, "
+        whole = "" if cost.run is None else f"${some(cost.run)} for the run, "
         lines.append(
             f"Cost: {whole}${cost.per_million_tokens:.4g} per million tokens, at ${cost.per_gpu_hour:g} per GPU-hour{dated}."
         )

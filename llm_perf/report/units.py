@@ -75,3 +75,8 @@ def percent(fraction: float) -> str:
 def count(value: float) -> str:
     """A count with thousands separators."""
     return f"{value:,.0f}"
+
+
+def some(value: float) -> str:
+    """A count where there is something: three digits below a hundred, so that nothing of it is printed as none."""
+    return count(value) if value >= 100 or value == round(value) else f"{value:.3g}"

@@ -32,7 +32,7 @@ from llm_perf.search.plan_question import OBJECTIVES, Candidate, PlanAnswer, Pla
 from llm_perf.search.sweep import Array
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.pipeline import cuts_batches
-from llm_perf.systems.registry import stack_names, system_of_stage
+from llm_perf.systems.registry import dividing_systems, stack_names, system_of_stage
 
 __all__ = ["OBJECTIVES", "Candidate", "PlanAnswer", "PlanQuestion", "Pool", "plan"]
 
@@ -96,8 +96,11 @@ class Pool:
         self.prices = load_prices(question.prices)
         self.system = get_system(question.system).name
         if self.system not in stack_names():
+            divides = self.system in dividing_systems()
+            instead = "; of a machine whose CPU computes too give --host, its name or here" if divides else ""
             raise SpecError(
-                f"--system {self.system} is no stack that holds its weights on GPUs; possible: {', '.join(stack_names())}"
+                f"--system {self.system} is no stack that holds its weights on GPUs{instead}; possible: "
+                f"{', '.join(stack_names())}"
             )
         self.evaluated = self.too_large = 0
         self.refused: dict[str, str] = {}

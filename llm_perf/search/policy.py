@@ -17,7 +17,7 @@ from pydantic import Field
 from llm_perf.analysis.division import Aim, Divided, best, divisions, with_fewer_threads
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
-from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.request import InferenceInputs, build_scenario, gpu_of
 from llm_perf.config.base import NonNegativeQuantity, PositiveInt, Quantity, Spec
 from llm_perf.config.economics import Price
 from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name
@@ -27,7 +27,13 @@ from llm_perf.search.pareto import pareto_front
 from llm_perf.systems import get_system
 from llm_perf.systems.base import Policies
 from llm_perf.systems.families import find
-from llm_perf.systems.registry import checked_system, dividing_systems, family_of, searched_systems
+from llm_perf.systems.registry import (
+    checked_system,
+    dividing_systems,
+    family_of,
+    runs_there,
+    searched_systems,
+)
 
 ALL = "all"
 """Stands for all systems whose policies are searched."""
@@ -225,7 +231,7 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
             f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"
         )
     begin = time.perf_counter()
-    pools = [_policies(question, system) for system in question.systems]
+    pools = [_policies(question, system) for system in _running(question)]
     points = _Points(pools)
     front = [points[index] for index in _thinned(points, pareto_front(points.latency_s, points.throughput))]
     chosen = _best(question, points)
@@ -239,6 +245,14 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     best = FrontPoint(chosen.flags, result.total_latency_s, result.total_throughput_tokens_per_s)
     front = _with_best(front, chosen, best)
     return PolicyAnswer(question, best, inputs, result, tuple(front), searched, time.perf_counter() - begin)
+
+
+def _running(question: PolicyQuestion) -> tuple[str, ...]:
+    """The systems that are searched: of all, those that run on the GPU; where none does, all, which are refused then."""
+    if question.system != ALL:
+        return question.systems
+    gpu = gpu_of(question.inputs(question.flags_of(question.systems[0])))
+    return tuple(name for name in question.systems if runs_there(name, gpu)) or question.systems
 
 
 def _policies(question: PolicyQuestion, name: str) -> Policies:

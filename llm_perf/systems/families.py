@@ -23,6 +23,7 @@ from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
+from llm_perf.systems.devices import RunsOn
 from llm_perf.systems.scheduling import SchedulerRules
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Family(Spec):
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
-            or tensor ranks.
+            or tensor ranks; none of what runs on one.
+        tensor_ranks: Whether it divides matrices over GPUs as well; False for programs that have stages alone.
         ds_zero: The stage of ``--ds-zero`` that is this system.
         batch_per_client: Whether stated batches are of one client, of ``parallel_clients``, instead of all together.
         cpu_offload: Whether it keeps weights in host memory for ``--cpu-offload-gb``.
@@ -124,6 +126,7 @@ class Family(Spec):
         engine: A stack whose rule says how many sequences a serving engine would hold, where it stands for such engines.
         state_bits: Width of the recurrent states that it keeps, where a checkpoint says nothing of it.
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
+        runs_on: Accelerators that its versions have kernels for, oldest first; none: not known, or all.
         start: How it is started; None where that is not known here.
         builds: By version, the last build that is of it, where releases are numbered by builds; later ones are of the newest.
     """
@@ -141,7 +144,8 @@ class Family(Spec):
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
-    more_gpus: Literal["tensor ranks", "stages", "replicas"] = "tensor ranks"
+    more_gpus: Literal["tensor ranks", "stages", "replicas", "none"] = "tensor ranks"
+    tensor_ranks: bool = True
     ds_zero: PositiveInt | None = None
     batch_per_client: bool = False
     memory_figure: Literal["allocator", "allocators", "device"] = "allocator"
@@ -158,6 +162,7 @@ class Family(Spec):
     server: str | None = None
     announces: tuple[str, ...] = ()
     runs_without_gpu: bool = False
+    runs_on: tuple[RunsOn, ...] = ()
     start: StartCommand | None = None
     builds: dict[str, PositiveInt] = Field(default_factory=dict)
 
@@ -509,6 +514,16 @@ def ends_of(folder: Folder, release: str) -> tuple[Numbers | None, Numbers | Non
         return own, own
     first, last = (None if end is None else numbers(str(end)) for end in stated)
     return first, last
+
+
+@cache
+def runs_on(family: str, version: str | None) -> RunsOn | None:
+    """The accelerators that a version of a family runs on, None for the newest; None where nothing is known.
+
+    Raises:
+        SpecError: unknown.
+    """
+    return _in_force(family, version, declaration(family).runs_on)
 
 
 @cache

@@ -8,10 +8,12 @@ from importlib import import_module
 from typing import cast
 
 import llm_perf.systems as package
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.base import SERVING_OPTIONS, System
+from llm_perf.systems.devices import check_runs, runs_note
 from llm_perf.systems.families import (
     ANY_DEVICE,
     Device,
@@ -23,6 +25,7 @@ from llm_perf.systems.families import (
     folder_of,
     own_folders,
     release_of,
+    runs_on,
 )
 from llm_perf.systems.resident import Resident
 
@@ -30,6 +33,10 @@ system_names = family_names
 
 DEFAULT = "resident"
 """The family that is meant where none is named: what to expect of a stack that is not known."""
+
+
+ANY_ENGINE = "engine"
+"""The family that stands for any engine that serves requests."""
 
 
 @cache
@@ -115,12 +122,13 @@ def is_stack(name: str) -> bool:
     return isinstance(system, Resident) and system.options.issuperset(SERVING_OPTIONS)
 
 
-def check_options(system: System, used: Iterable[str]) -> None:
+def check_options(system: System, used: Iterable[str], gpu: GPUConfig | None = None) -> None:
     """A system knows the options that are used.
 
     Args:
         system: The system.
         used: Options under the names of their flags.
+        gpu: The accelerator, where it is known: only systems that run there are listed.
 
     Raises:
         SpecError: it does not; the systems that do are listed.
@@ -129,8 +137,16 @@ def check_options(system: System, used: Iterable[str]) -> None:
     if not unknown:
         return
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
-    knowing = [name for name in family_names() if all(map(get_system(name).takes, unknown))]
+    knowing = [
+        name for name in family_names() if all(map(get_system(name).takes, unknown)) and runs_there(name, gpu)
+    ]
     raise SpecError(f"system {system.name} does not know {flags}; systems that do: {', '.join(knowing)}")
+
+
+def runs_there(family: str, gpu: GPUConfig | None) -> bool:
+    """Whether the newest version of a family runs on an accelerator, as far as is known."""
+    rule = None if gpu is None else runs_on(family, None)
+    return rule is None or gpu is None or rule.takes(gpu)
 
 
 def checked_system(scenario: Scenario) -> System:
@@ -143,9 +159,54 @@ def checked_system(scenario: Scenario) -> System:
     if scenario.gpu.absent and not system.family.runs_without_gpu:
         able = ", ".join(family.name for family in families() if family.runs_without_gpu)
         raise SpecError(f"system {system.name} needs a GPU; without one (--gpu none) there are {able}")
-    check_options(system, scenario.serving_options)
+    check_runs(
+        f"system {system.name}",
+        runs_on(system.name, scenario.system_version),
+        scenario.gpu,
+        lambda: _running_on(scenario.gpu),
+    )
+    ranks, gpus = scenario.parallelism.tp_size, scenario.parallelism.num_gpus
+    if gpus > 1 and system.family.more_gpus == "none":
+        raise SpecError(
+            f"{gpus} GPUs: system {system.name} runs on one; leave --num-gpus, --num-nodes and sizes such as --pp-size out"
+        )
+    if ranks > 1 and not system.family.tensor_ranks:
+        raise SpecError(
+            f"tp_size {ranks}: system {system.name} puts successive layers on successive GPUs and divides none; give "
+            f"--pp-size {ranks}, or --num-gpus {ranks} alone"
+        )
+    check_options(system, scenario.serving_options, scenario.gpu)
     system.check(scenario)
     return system
+
+
+_NAMED_INSTEAD = 6
+"""Systems that a refusal names at most: those that are started as servers first."""
+
+
+def _running_on(gpu: GPUConfig) -> list[str]:
+    """Systems that run on an accelerator with weights in its memory, and the one that stands for any."""
+    able = [
+        family
+        for family in families()
+        if (rule := runs_on(family.name, None)) is not None
+        and rule.takes(gpu)
+        and runs_note("", rule, gpu) is None
+        and family.usual_weights in ("gpu", None)
+    ]
+    able.sort(key=lambda family: (family.start is None and family.server is None, family.name))
+    return [*(family.name for family in able[:_NAMED_INSTEAD]), f"{DEFAULT} or {ANY_ENGINE} for any stack"]
+
+
+def engine_on(gpu: GPUConfig, usual: str) -> str:
+    """The engine that requests are simulated with where none is named: the usual one, or any where that does not run."""
+    return usual if runs_there(usual, gpu) else ANY_ENGINE
+
+
+def device_note(scenario: Scenario) -> str | None:
+    """What to know of a system on a GPU that it runs on by another backend than the one its constants are of."""
+    system = system_of(scenario).name
+    return runs_note(system, runs_on(system, scenario.system_version), scenario.gpu)
 
 
 @cache

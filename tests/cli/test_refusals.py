@@ -73,10 +73,20 @@ REFUSED = (
     (f"infer {GPT} --max-model-len=8192", "--max-model-len is --prompt-len and --gen-len here"),
     (f"infer {GPT} --batch_size 4", "--batch_size is --batch-size here"),
     (f"simulate {GPT} --request-rate 4", "--request-rate is --rate here"),
+    (f"infer {GPT} --system llama_cpp -fa on", "-fa is not needed here: attention is taken to be fused"),
+    (f"infer {GPT} --system llama_cpp -c 4096", "-c is --prompt-len and --gen-len here"),
+    (f"infer {GPT} --system llama_cpp -ub 512", "-ub is --ubatch-size here"),
+    (f"infer {GPT} --system llama_cpp -ot exps=CPU", "-ot is --n-cpu-moe here"),
+    (f"infer {GPT} --system llama_cpp -hf x", "-hf is --model here"),
+    (f"infer {GPT} --system vllm --enable-prefix-caching", "--prefix-hit-rate says what is in it"),
+    (f"infer {GPT} --draft-model eagle3 --acceptance .8", "beside models there are mtp and eagle"),
+    (f"infer {GPT} --draft-model mtp --acceptance .8", "possible: eagle, or a model that drafts"),
+    ("infer llama-3.1-8b", "inputs have flags, as in --model NAME --gpu NAME"),
+    ("plan --model llama-3.1-8b --system llama_cpp", "of a machine whose CPU computes too give --host"),
     (f"infer {GPT} --request-rate 4", "No such option '--request-rate'"),
     (f"train {GPT} --per_device_train_batch_size 1", "is --micro-batch-size here"),
     (f"infer {GPT} --num-gpus 4", "divide the model over all GPUs give tp_size 4"),
-    ("infer --model opt-1.3b --gpu t4 --system airllm --num-gpus 2", "airllm runs on one GPU"),
+    ("infer --model opt-1.3b --gpu t4 --system airllm --num-gpus 2", "airllm runs on one; leave --num-gpus"),
     ("policy --model nonesuch --gpu t4 --system fiddler@1.0", "models list"),
     ("plan --model nonesuch --system vllm@0.14.9", "models list"),
     (
@@ -152,3 +162,15 @@ def test_systems_that_a_refusal_lists_take_what_it_refuses(capsys: pytest.Captur
     assert "sglang" not in listed
     for system in listed:
         assert run([*asked, system]) == 0, system
+
+
+def test_advice_keeps_the_engine_as_it_was_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ollama is llama.cpp, and a version stays: neither is a change."""
+    asked = (
+        "infer --model qwen3-30b-a3b --weight-format q4_k_m --gpu rtx-3060-12gb --host ryzen-5-5600 --system"
+    )
+    for named in ("ollama", "llama_cpp@2025"):
+        assert run([*shlex.split(asked), named]) == 3
+        change = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Change:"))
+        assert "--n-cpu-moe" in change
+        assert "--system" not in change

@@ -10,12 +10,13 @@ import yaml
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems import get_system, resolve_system, system_names, system_of
 from llm_perf.systems.constants import Constant, ConstantsFile, load_constants, overridden
 from llm_perf.systems.families import find, folder_of, release_of
-from llm_perf.systems.registry import stack_names
+from llm_perf.systems.registry import runs_there, stack_names
 from llm_perf.systems.zero_inference.memory import live_param_bytes
 
 FOLDER = Path(__file__).parents[2] / "llm_perf" / "systems"
@@ -108,13 +109,18 @@ def test_an_unknown_override_is_refused_with_the_names_that_there_are() -> None:
         overridden(load_constants("resident"), (("lunch_us", 9.0),))
 
 
+def runs_on(system: str, gpu: str) -> str:
+    """The GPU, or another that a system has kernels for where it has none for this one."""
+    return gpu if runs_there(system, get_gpu_config_by_name(gpu)) else "gaudi2"
+
+
 @pytest.mark.parametrize("name", system_names())
 def test_every_system_takes_overrides(name: str) -> None:
     experts = "kt_num_gpu_experts" in get_system(name).options  # such a system divides experts
     model = "mixtral-8x7b" if experts else "opt-13b"
     on_disk = get_system(name).family.usual_weights == "nvme"
     host = "dgx-h100" if on_disk else "h100-spr-host"  # the one with a disk, the one whose CPU has rates
-    inputs = InferenceInputs(model=model, gpu="h100-pcie-80gb", host=host, system=name)
+    inputs = InferenceInputs(model=model, gpu=runs_on(name, "h100-pcie-80gb"), host=host, system=name)
     scenario = build_scenario(inputs)
     assert scenario.system == name
     constants = get_system(name).constants(scenario)
@@ -127,7 +133,9 @@ def test_every_system_takes_overrides(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in stack_names() if name != "resident"])
 def test_a_stack_is_slower_than_its_roofline(name: str) -> None:
     """Floor and launches of a stack only add: nothing beats reading the weights once per step at full bandwidth."""
-    scenario = build_scenario(InferenceInputs(model="opt-13b", gpu="a100-sxm-80gb", system=name))
+    scenario = build_scenario(
+        InferenceInputs(model="opt-13b", gpu=runs_on(name, "a100-sxm-80gb"), system=name)
+    )
     result = predict_inference(scenario)
     read_s = float(result.memory.gpu.weights_bytes) / scenario.gpu.hbm_bandwidth_bytes_per_s
     assert result.decode is not None
@@ -222,7 +230,7 @@ def test_the_stage_chooses_the_system() -> None:
 def test_each_system_answers_every_width_or_says_why_not(name: str) -> None:
     """A constant that one width alone needs is missing only where somebody asks for that width."""
     answered = 0
-    for gpu in ("h200", "none"):
+    for gpu in (runs_on(name, "h200"), "none"):
         for bits in (4, 8, 16):
             for model in ("mixtral-8x7b", "opt-13b"):
                 try:

@@ -20,14 +20,12 @@ class AirLLM(Accelerate):
     streams_ends: ClassVar[bool] = True
 
     def check(self, scenario: Scenario) -> None:
-        """Refuse several GPUs, other placements and hosts without a disk.
+        """Refuse other placements and hosts without a disk.
 
         Raises:
             SpecError: with what would work.
         """
         weights = scenario.offload.weights
-        if scenario.parallelism.num_gpus > 1:
-            raise SpecError("system airllm runs on one GPU")
         if weights is not None and weights.nvme < 1:
             raise SpecError(
                 "system airllm reads all layers from the disk: leave the placement of weights out"

@@ -51,8 +51,6 @@ class Lia(System):
             SpecError: with what is missing.
         """
         host, offload = scenario.host, scenario.offload
-        if scenario.parallelism.num_gpus > 1:
-            raise SpecError("system lia runs on one GPU and its host")
         if scenario.model.encoder:
             raise SpecError(f"system lia generates text, and {scenario.model.name} is an encoder")
         if any(s is not None and s.nvme > 0 for s in (offload.weights, offload.kv_cache)):

@@ -9,11 +9,13 @@ from typing import Literal, cast
 from pydantic import Field
 
 from llm_perf.config import files
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.names import normalise, resolve
 from llm_perf.config.parallelism import ParallelismConfig
 from llm_perf.config.training import Graphs, LossKind, OffloadOverlap, TrainingScenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.constants import ConstantsFile, overridden
+from llm_perf.systems.devices import RunsOn, check_runs
 from llm_perf.systems.families import find
 
 _FOLDER = resources.files("llm_perf.systems.training")
@@ -39,6 +41,7 @@ class Framework(ConstantsFile):
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
         tensor_defaults: those that differ where tensor-parallel ranks divide a model.
+        runs_on: accelerators that it runs on; None: those of what it extends.
         selective: what its users mean by selective recomputation; None: what those of the one that it extends do.
     """
 
@@ -51,6 +54,7 @@ class Framework(ConstantsFile):
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     tensor_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     selective: dict[str, bool | int | float | str] | None = None
+    runs_on: RunsOn | None = None
 
     def check_divisions(self, parallelism: ParallelismConfig) -> None:
         """Make sure that it can divide a model so.
@@ -66,6 +70,14 @@ class Framework(ConstantsFile):
                 raise SpecError(
                     f"{name}_size {size}: framework {self.name} does not divide a model so; it has {has}"
                 )
+
+    def check_device(self, gpu: GPUConfig) -> None:
+        """Make sure that it runs on an accelerator.
+
+        Raises:
+            SpecError: it does not, with what does.
+        """
+        check_runs(f"framework {self.name}", self.runs_on, gpu, lambda: _running_on(gpu))
 
     def check_stage(self, stage: int) -> None:
         """Make sure that it shares the state of training so.
@@ -155,7 +167,13 @@ def load_framework(name: str) -> Framework:
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
         tensor_defaults=parent.tensor_defaults | own.tensor_defaults,
         selective=parent.selective if own.selective is None else own.selective,
+        runs_on=parent.runs_on if own.runs_on is None else own.runs_on,
     )
+
+
+def _running_on(gpu: GPUConfig) -> list[str]:
+    """Frameworks that run on an accelerator, in alphabetical order."""
+    return [name for name in FRAMEWORKS if (rule := load_framework(name).runs_on) and rule.takes(gpu)]
 
 
 @cache

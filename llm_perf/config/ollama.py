@@ -1,0 +1,92 @@
+"""Models by names of Ollama's library, ``llama3.1:8b`` or ``qwen3:latest``, and by its names of hub repositories."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Final, cast
+
+from llm_perf.config import files
+from llm_perf.config.formats import GGUF_MIXTURES
+from llm_perf.config.loading import get_model_config_by_name, load_spec
+from llm_perf.config.model import ModelConfig
+from llm_perf.config.quantization import named_quantization
+from llm_perf.errors import SpecError
+
+__all__ = ["tagged_model"]
+
+_LIBRARY: Final = "ollama.yaml"
+_HUBS: Final = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https://hf.co/")
+"""What stands before a repository of the hub where a name of Ollama's is expected, or in a browser."""
+
+_16_BITS_OF_TAGS: Final = ("fp16", "bf16", "f16")
+_FORMATS_OF_TAGS: Final = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
+_QAT: Final = ("-qat", "q4_0")
+"""Weights that were trained for a format, by the word of their tags, and this format."""
+
+
+@cache
+def _library() -> tuple[dict[str, str], dict[str, str]]:
+    """The size that a name without one is, and models whose names elsewhere are others."""
+    text = (resources.files("llm_perf.config") / _LIBRARY).read_text("utf-8")
+    found = files.parse_mapping(text, _LIBRARY)
+    return cast("dict[str, str]", found["latest"]), cast("dict[str, str]", found["models"])
+
+
+def tagged_model(name: str) -> ModelConfig | None:
+    """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
+
+    A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.
+    ``hf.co/OWNER/NAME:Q8_0`` is a repository of the hub.
+    """
+    plain = name.strip()
+    hub = next((prefix for prefix in _HUBS if plain.lower().startswith(prefix)), "")
+    head, colon, tag = plain[len(hub) :].lower().rpartition(":")
+    if hub:
+        return _of_hub(plain[len(hub) :], head, tag)
+    if not colon or not tag or "/" in head.removeprefix("library/"):
+        return None
+    head = head.removeprefix("library/")
+    latest, others = _library()
+    size, number_format = _size_and_format(tag)
+    size = size or latest.get(head, "")
+    base = _named(others.get(f"{head}:{size}", f"{head}-{size}" if size else head))
+    if base is None:
+        return None
+    if number_format in _16_BITS_OF_TAGS or (number_format is None and base.quantization is not None):
+        return base
+    return base.replace(quantization=named_quantization(number_format or "q4_k_m"))
+
+
+def _size_and_format(tag: str) -> tuple[str, str | None]:
+    """What a tag says of size, empty for ``latest``, and of format, None where it says nothing."""
+    size = f"-{tag.replace('_', '-')}"
+    number_format = next(
+        (one for one in _FORMATS_OF_TAGS if size.endswith(f"-{one.replace('_', '-')}")), None
+    )
+    size = size if number_format is None else size[: -len(number_format) - 1]
+    if number_format is None and size.endswith(_QAT[0]):
+        size, number_format = size.removesuffix(_QAT[0]), _QAT[1]
+    for word in ("-latest", "-instruct", "-it", "-chat", "-text", "-qwen-distill", "-llama-distill"):
+        size = size.removesuffix(word)
+    return size.removeprefix("-"), number_format
+
+
+def _named(name: str) -> ModelConfig | None:
+    try:
+        return load_spec("model", ModelConfig, name)
+    except SpecError:
+        return None
+
+
+def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
+    """A repository of the hub, in the format of its tag."""
+    try:
+        if not head:
+            return get_model_config_by_name(whole)
+        found = get_model_config_by_name(whole[: len(head)])
+    except SpecError:
+        return None
+    number_format = tag.replace("-", "_")
+    known = number_format in GGUF_MIXTURES
+    return found.replace(quantization=named_quantization(number_format)) if known else None
