@@ -12,14 +12,11 @@ SPREAD: Final = {
     "expert_bandwidth": 0.2, "eager_python_us_per_layer": 0.2, "step_tp_ms": 0.5, "prefill_ms": 0.7, "server_ms": 0.7,
     "prefill_python_us_per_layer": 0.5, "python_us_per_layer": 0.5, "expert_weight_only_us": 0.3, "state_space_us": 0.5,
     "split_gb_per_s_per_ghz": 0.2, "expert_loop_us": 0.5, "quantised_8bit_linear_us": 0.7, "quantised_4bit_linear_us": 0.7,
-    "gqa_copies": 0.5, "kv_passes": 0.5, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
+    "append_gb_per_s_per_sm_ghz": 0.3, "repeat_gb_per_s_per_sm_ghz": 0.3, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
     "layer_us": 0.7, "expert_4bit_flops": 0.4, "expert_weight_only_flops": 0.4, "expert_hidden_vectors": 0.7,
     "expert_8bit_flops": 0.3, "prefill_operation_us": 0.6, "prefill_moe_us": 0.8,
 }  # fmt: skip
 """Constants that a fit may move, and the log standard deviation of what is known of each without runs."""
-
-FUSED: Final = frozenset({"kv_passes", "gqa_copies", "reread_per_row"})
-"""Passes and copies of attention that is not one kernel: an engine where they are 1 has one, and no run moves them."""
 
 SHOWN_BY: Final = {
     "all_reduce_extra_us": "runs over several GPUs",

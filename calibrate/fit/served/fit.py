@@ -19,7 +19,7 @@ from calibrate.evidence.benchmark_run import BenchmarkRun
 from calibrate.fit.refit import require_scipy
 from calibrate.fit.served.deployment import Served
 from calibrate.fit.served.points import Points
-from calibrate.fit.stack_priors import FUSED, SPREAD
+from calibrate.fit.stack_priors import SPREAD
 from llm_perf.config.names import normalise
 from llm_perf.errors import SpecError
 from llm_perf.systems import system_of
@@ -186,7 +186,7 @@ def shipped_constants(served: Sequence[Served]) -> dict[str, float]:
     return {
         name: values[name]
         for name in SPREAD
-        if values.get(name, 0.0) > 0 and name not in set_by_run and not (name in FUSED and values[name] == 1)
+        if values.get(name, 0.0) > 0 and name not in set_by_run
     }
 
 
