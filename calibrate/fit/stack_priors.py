@@ -7,7 +7,7 @@ from typing import Final
 SPREAD: Final = {
     "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
     "graph_floor_scale": 0.25, "memory_scale": 0.04, "all_reduce_extra_us": 0.6, "flops_scale": 0.08,
-    "weight_only_4bit_bandwidth": 0.25, "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
+    "weight_only_4bit_bandwidth": 0.25, "awq_bandwidth": 0.25, "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
     "native_8bit_flops": 0.2, "native_4bit_bandwidth": 0.15, "native_4bit_flops": 0.25, "moe_us": 0.6,
     "expert_bandwidth": 0.2, "eager_python_us_per_layer": 0.2, "step_tp_ms": 0.5, "prefill_ms": 0.7, "server_ms": 0.7,
     "prefill_python_us_per_layer": 0.5, "python_us_per_layer": 0.5, "expert_weight_only_us": 0.3, "state_space_us": 0.5,
@@ -25,6 +25,7 @@ SHOWN_BY: Final = {
     "expert_bandwidth": "runs of a mixture of experts",
     "expert_weight_only_us": "runs of a quantised mixture of experts",
     "weight_only_4bit_bandwidth": "runs with 4-bit weights",
+    "awq_bandwidth": "runs with AWQ weights",
     "weight_only_8bit_bandwidth": "runs with 8-bit weights",
     "native_8bit_bandwidth": "runs with fp8 weights",
     "native_8bit_flops": "runs with fp8 weights and long prompts",
