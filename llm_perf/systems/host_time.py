@@ -99,7 +99,7 @@ def _experts(forward: Forward) -> float:
 
 
 def overlap_exponent(forward: Forward) -> float:
-    """How well the host's work hides behind the device's; not at all (1) where modules with FP8 weights wait for the device."""
+    """How well the host's work hides behind the device's; not at all (1) where modules with FP8 weights wait for that."""
     waits = forward.constants["waiting_fp8_modules"] > 0
     if waits and any(row.kernels == "fp8" for rows in _format_rows(forward) for row in rows):
         return 1.0

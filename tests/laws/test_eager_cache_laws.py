@@ -32,7 +32,9 @@ def copies_of(forward, batch=1):
 def test_copies_of_the_cache_grow_with_it_and_add_up(model, gpu, append, repeat, batch):
     """Appending and repeating are two kernels, one after the other; each moves every sequence's cache."""
     both, first, second = (
-        forward_of({"append_gb_per_s_per_sm_ghz": one, "repeat_gb_per_s_per_sm_ghz": two}, model=model, gpu=gpu)
+        forward_of(
+            {"append_gb_per_s_per_sm_ghz": one, "repeat_gb_per_s_per_sm_ghz": two}, model=model, gpu=gpu
+        )
         for one, two in ((append, repeat), (append, 0.0), (0.0, repeat))
     )
     whole = copies_of(both, batch)

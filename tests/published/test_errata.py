@@ -54,7 +54,11 @@ def test_no_sequence_takes_longer_than_sixteen(system: str, gpu: str, model: str
     text = gzip.decompress(TABLE.read_bytes()).decode("utf-8")
     seconds: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in csv.DictReader(text.splitlines()):
-        if (row["system"], row["gpu"]) == (system, gpu) and model in row["model"] and row["batch_size"] in ("1", "16"):
+        if (
+            (row["system"], row["gpu"]) == (system, gpu)
+            and model in row["model"]
+            and row["batch_size"] in ("1", "16")
+        ):
             at = seconds.setdefault((row["model"], row["tp"], row["prompt_len_tok"]), {})
             at[row["batch_size"]] = float(row["total_latency_s"])
     left = {(row["model"], row["tp"], row["prompt_len_tok"]) for row in load_rows()

@@ -194,8 +194,8 @@ def test_weights_in_awqs_layout_have_its_own_kernels_where_an_engine_knows_no_ot
 def test_passes_of_a_prompt_follow_one_another_where_the_build_lets_them() -> None:
     """Half of the passes are a prompt's: over n devices a pass takes (1 + 1/n) / 2 on MI300X, and 1 on MI250's dies."""
     asked = {
-        "model": "llama-2-7b", "system": "llama_cpp@2024", "batch_size": 1, "prompt_len": 256, "gen_len": 256, "ubatch_size": 1,
-        "tp_size": 1,
+        "model": "llama-2-7b", "system": "llama_cpp@2024", "batch_size": 1, "prompt_len": 256, "gen_len": 256,
+        "ubatch_size": 1, "tp_size": 1,
     }  # fmt: skip
     took = {
         (gpu, stages): sum(times(scenario(gpu=gpu, pp_size=stages, **asked)))

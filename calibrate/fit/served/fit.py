@@ -183,11 +183,7 @@ def shipped_constants(served: Sequence[Served]) -> dict[str, float]:
     scenario = served[0].scenario
     values = system_of(scenario).constants(scenario)
     set_by_run = dict(scenario.constants)
-    return {
-        name: values[name]
-        for name in SPREAD
-        if values.get(name, 0.0) > 0 and name not in set_by_run
-    }
+    return {name: values[name] for name in SPREAD if values.get(name, 0.0) > 0 and name not in set_by_run}
 
 
 def _moving(
