@@ -73,11 +73,8 @@ def load_rows() -> tuple[Mapping[str, str], ...]:
     found: list[Mapping[str, str]] = []
     for name in _TABLES:
         text = gzip.decompress((folder / name).read_bytes()).decode("utf-8")
-        found += [
-            as_meant(row)
-            for row in csv.DictReader(text.splitlines())
-            if (row["status"] or "ok").startswith("ok")
-        ]
+        meant = (as_meant(row) for row in csv.DictReader(text.splitlines()))
+        found += [row for row in meant if (row["status"] or "ok").startswith("ok")]
     return tuple(found)
 
 

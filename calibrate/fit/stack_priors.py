@@ -7,19 +7,18 @@ from typing import Final
 SPREAD: Final = {
     "step_ms": 0.6, "sequence_us": 0.7, "elementwise_hidden_vectors": 0.2, "attention_gb_per_s_per_sm_ghz": 0.4,
     "graph_floor_scale": 0.25, "memory_scale": 0.04, "all_reduce_extra_us": 0.6, "flops_scale": 0.08,
-    "weight_only_4bit_bandwidth": 0.25, "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
+    "weight_only_4bit_bandwidth": 0.25, "awq_bandwidth": 0.25,
+    "weight_only_8bit_bandwidth": 0.15, "native_8bit_bandwidth": 0.1,
     "native_8bit_flops": 0.2, "native_4bit_bandwidth": 0.15, "native_4bit_flops": 0.25, "moe_us": 0.6,
     "expert_bandwidth": 0.2, "eager_python_us_per_layer": 0.2, "step_tp_ms": 0.5, "prefill_ms": 0.7, "server_ms": 0.7,
     "prefill_python_us_per_layer": 0.5, "python_us_per_layer": 0.5, "expert_weight_only_us": 0.3, "state_space_us": 0.5,
     "split_gb_per_s_per_ghz": 0.2, "expert_loop_us": 0.5, "quantised_8bit_linear_us": 0.7, "quantised_4bit_linear_us": 0.7,
-    "gqa_copies": 0.5, "kv_passes": 0.5, "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
+    "append_gb_per_s_per_sm_ghz": 0.3, "repeat_gb_per_s_per_sm_ghz": 0.3,
+    "reread_per_row": 0.5, "matvec_gb_per_s_per_sm_ghz": 0.3, "hop_us": 0.7,
     "layer_us": 0.7, "expert_4bit_flops": 0.4, "expert_weight_only_flops": 0.4, "expert_hidden_vectors": 0.7,
     "expert_8bit_flops": 0.3, "prefill_operation_us": 0.6, "prefill_moe_us": 0.8,
 }  # fmt: skip
 """Constants that a fit may move, and the log standard deviation of what is known of each without runs."""
-
-FUSED: Final = frozenset({"kv_passes", "gqa_copies", "reread_per_row"})
-"""Passes and copies of attention that is not one kernel: an engine where they are 1 has one, and no run moves them."""
 
 SHOWN_BY: Final = {
     "all_reduce_extra_us": "runs over several GPUs",
@@ -28,6 +27,7 @@ SHOWN_BY: Final = {
     "expert_bandwidth": "runs of a mixture of experts",
     "expert_weight_only_us": "runs of a quantised mixture of experts",
     "weight_only_4bit_bandwidth": "runs with 4-bit weights",
+    "awq_bandwidth": "runs with AWQ weights",
     "weight_only_8bit_bandwidth": "runs with 8-bit weights",
     "native_8bit_bandwidth": "runs with fp8 weights",
     "native_8bit_flops": "runs with fp8 weights and long prompts",

@@ -27,6 +27,7 @@ from llm_perf.systems.host_time import (
     graph_kinks,
     host_s_by_regime,
     host_s_per_pass,
+    overlap_exponent,
     prefill_overhead_s,
     step_overhead_s,
     stream_s,
@@ -197,7 +198,7 @@ class StepTimes:
         self._pass_tokens = int(constants.get("ubatch_tokens", 0))
         self._on_cpu = forward if isinstance(forward, CpuForward) else None
         self._slow_chunks = self._on_cpu is None and (bool(constants["unfused_attention"]) or forward.cp > 1)
-        self._exponent = constants["overlap_exponent"]
+        self._exponent = overlap_exponent(forward)
         self._host = [float(one) for one in host_s_by_regime(forward)]
         self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
         self.launch_s = float(host_s_per_pass(forward, prefill=True))  # of a pass with prompts

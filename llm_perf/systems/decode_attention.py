@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import Mixer
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, minimum
+from llm_perf.counts.arrays import Number, maximum, minimum
 from llm_perf.counts.attention import kv_elements_per_token
 from llm_perf.hardware.gpu_time import KernelRates
 from llm_perf.hardware.roofline import p_norm
@@ -88,9 +88,10 @@ def attention_s_per_token(
 
     The longer of arithmetic, device memory, and what the multiprocessors take in (`KernelRates`); a limit where a kernel
     cuts each sequence into few parts, so that a small batch leaves multiprocessors idle (split KV, flash decoding); and
-    copies of keys and values per query head, which some stacks write and read before they attend.
+    copies of the cache that some stacks make before they attend (`copies_s_per_token`).
     """
-    seconds = rates.decode_attention_s_per_token(flops, reads.stored, reads.wide)
+    expanded = heads_per_kv_head(mixer) if _expands(constants, mixer) else 1.0
+    seconds = rates.decode_attention_s_per_token(flops, reads.stored * expanded, reads.wide)
     if mixer.recurrent:
         return seconds
     if converts_in_software(scenario):
@@ -104,7 +105,32 @@ def attention_s_per_token(
         one_head = 2 * mixer.head_dim * scenario.dtype.stored_kv_bits / 8
         rate = splits * constants["split_gb_per_s_per_ghz"] * 1e9 * clock_ghz
         seconds = p_norm(seconds, one_head / rate, rates.knee_exponent)
-    copies = constants["gqa_copies"]
-    if copies > 0 and heads_per_kv_head(mixer) > 1:
-        seconds = seconds + reads.stored * heads_per_kv_head(mixer) * copies / rates.elementwise_bytes_per_s
+    return seconds + copies_s_per_token(scenario, constants, rates, mixer, reads)
+
+
+def copies_s_per_token(
+    scenario: Scenario, constants: Mapping[str, float], rates: KernelRates, mixer: Mixer, reads: KVReads
+) -> Number:
+    """Seconds that copies of keys and values take before attention, per token of context and layer.
+
+    A cache that grows by concatenation is written anew in every step (`append_gb_per_s_per_sm_ghz`); keys and values of
+    grouped queries are written once per query head (`repeat_gb_per_s_per_sm_ghz`), which attention then reads. Neither
+    kernel is held up by memory but by the index arithmetic of two bytes at a time, which each multiprocessor does at its
+    own pace; a GPU that does not state its multiprocessors moves them at the memory's rate.
+    """
+    sm_ghz = (scenario.gpu.sm_count or 0) * (scenario.gpu.sm_clock_mhz or 0.0) / 1000
+    heads = heads_per_kv_head(mixer)
+    seconds: Number = 0.0
+    for made, written, read in (
+        (constants["append_gb_per_s_per_sm_ghz"], reads.stored, reads.stored),
+        (constants["repeat_gb_per_s_per_sm_ghz"] if heads > 1 else 0.0, reads.stored * heads, reads.stored),
+    ):
+        if made > 0:
+            by_memory = (written + read) / rates.elementwise_bytes_per_s
+            seconds = seconds + (maximum(by_memory, written / (made * sm_ghz * 1e9)) if sm_ghz else by_memory)
     return seconds
+
+
+def _expands(constants: Mapping[str, float], mixer: Mixer) -> bool:
+    """Whether attention reads keys and values that were written once per query head."""
+    return constants["repeat_gb_per_s_per_sm_ghz"] > 0 and not mixer.recurrent

@@ -117,14 +117,16 @@ def routing_us(
 
 
 def unpacked_share(
-    constants: Mapping[str, float], kind: Kind, expert: bool, gemm: GemmRates, sm_ghz: float
+    constants: Mapping[str, float], kind: Kind, expert: bool, gemm: GemmRates, sm_ghz: float, stored: str = ""
 ) -> float:
     """Share of the 16-bit kernels' bandwidth at which a kernel reads weights that it unpacks.
 
+    Engines that know no faster layout multiply weights ``stored`` as AWQ packs them by its own kernels (``awq_bandwidth``).
     Grouped kernels unpack in the multiprocessors, which hold them up where the memory is faster (``sm_ghz``: how many there
     are times their clock, 0 where that is not known).
     """
-    share, rate = constants[WEIGHT_ONLY[kind]], constants["expert_unpack_gb_per_s_per_sm_ghz"]
+    own = constants["awq_bandwidth"] if stored == "awq" else 0.0
+    share, rate = own or constants[WEIGHT_ONLY[kind]], constants["expert_unpack_gb_per_s_per_sm_ghz"]
     if not expert or rate <= 0:
         return share
     share = constants["expert_bandwidth"]

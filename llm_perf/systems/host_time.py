@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import ModelConfig
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.linears import layer_linears
@@ -97,12 +98,25 @@ def _experts(forward: Forward) -> float:
     return counted
 
 
+def overlap_exponent(forward: Forward) -> float:
+    """How well the host's work hides behind the device's; not at all (1) where modules with FP8 weights wait for that."""
+    waits = forward.constants["waiting_fp8_modules"] > 0
+    if waits and any(row.kernels == "fp8" for rows in _format_rows(forward) for row in rows):
+        return 1.0
+    return forward.constants["overlap_exponent"]
+
+
+def _format_rows(forward: Forward) -> tuple[tuple[MatrixFormat, ...], ...]:
+    formats = forward.scenario.dtype.formats
+    return () if formats is None else formats.layers
+
+
 def exposed_host_s(
     forward: Forward, device_s: Number, context: Number | None = None, prefill: bool = False
 ) -> Number:
     """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
     host_s = host_s_per_pass(forward, context, prefill)
-    together = p_norm(device_s, host_s, forward.constants["overlap_exponent"])
+    together = p_norm(device_s, host_s, overlap_exponent(forward))
     return maximum(together - device_s, 0.0)
 
 

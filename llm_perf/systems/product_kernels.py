@@ -164,7 +164,9 @@ class ProductKernels:
             return self.activation_bytes
         if kind not in WEIGHT_ONLY:
             return stored
-        share = unpacked_share(self.constants, kind, product.is_expert, self._gemm(product), self._sm_ghz)
+        name = "" if product.stored is None else product.stored.name
+        gemm = self._gemm(product)
+        share = unpacked_share(self.constants, kind, product.is_expert, gemm, self._sm_ghz, name)
         return where(self._unpacks(product, rows), self.activation_bytes, stored / share)
 
     def _stored_bytes(self, product: Product) -> float:

@@ -1,6 +1,9 @@
 """What tables print wrongly of their own rows: what shows it is measured here."""
 
+import csv
+import gzip
 import math
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from calibrate.evidence.serving_rows import Case, Cases, load_cases, load_rows
 from calibrate.validate.requests import rows
 
 SMALL, LARGE = "amd/Llama-3.1-70B-Instruct-FP8-KV", "amd/Llama-3.1-405B-Instruct-FP8-KV"
+TABLE = Path(__file__).parents[2] / "calibrate/measurements/serving/llm_inference_bench.csv.gz"
 MISNAMED = ("0.6.6 ROCm 6.3.1", "0.7.3 ROCm 6.3.1", "0.8.3 ROCm 6.3.1")
 
 
@@ -39,6 +43,29 @@ def test_no_measured_cell_is_touched() -> None:
         meant = as_meant(printed)
         changed = {column for column in meant if meant[column] != printed.get(column)}
         assert changed <= {"model", "system_version"}
+
+
+@pytest.mark.parametrize(
+    ("system", "gpu", "model", "found"),
+    [("vllm", "MI300X-192GB", "Llama-2-7b", 4), ("deepspeed-mii", "A100-SXM-40GB", "", 2)],
+)
+def test_no_sequence_takes_longer_than_sixteen(system: str, gpu: str, model: str, found: int) -> None:
+    """Rows of LLM-Inference-Bench that do are doubtful, and those alone of their deployments."""
+    text = gzip.decompress(TABLE.read_bytes()).decode("utf-8")
+    seconds: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        if (
+            (row["system"], row["gpu"]) == (system, gpu)
+            and model in row["model"]
+            and row["batch_size"] in ("1", "16")
+        ):
+            at = seconds.setdefault((row["model"], row["tp"], row["prompt_len_tok"]), {})
+            at[row["batch_size"]] = float(row["total_latency_s"])
+    left = {(row["model"], row["tp"], row["prompt_len_tok"]) for row in load_rows()
+            if (row["system"], row["gpu"], row["batch_size"]) == (system, gpu, "1")}  # fmt: skip
+    impossible = {key for key, at in seconds.items() if len(at) == 2 and at["1"] > at["16"]}
+    assert len(impossible) == found
+    assert impossible == {key for key in seconds if key not in left}
 
 
 @pytest.mark.parametrize("cell", ["system", "system_version", "notes"])

@@ -19,12 +19,19 @@ from llm_perf.hardware.collective import Fabric
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.base import MemoryParts
-from llm_perf.systems.decode_attention import attention_s_per_token, heads_per_kv_head, kv_reads
+from llm_perf.systems.decode_attention import attention_s_per_token, copies_s_per_token, kv_reads
 from llm_perf.systems.families import family_names, folder_of
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.format_kernels import BLOCK_SCALED
 from llm_perf.systems.forward import Forward
-from llm_perf.systems.host_time import host_s_by_regime, host_s_per_pass, step_overhead_s, stream_s
+from llm_perf.systems.host_time import (
+    exposed_host_s,
+    host_s_by_regime,
+    host_s_per_pass,
+    overlap_exponent,
+    step_overhead_s,
+    stream_s,
+)
 from llm_perf.systems.resident import Resident
 from llm_perf.systems.stack_memory import budget_for
 from llm_perf.systems.waves import waves_of
@@ -139,19 +146,63 @@ def test_an_own_all_reduce_is_never_slower_and_needs_a_link() -> None:
     assert times(scenario({"pcie_bus_efficiency": 0.4}, **pcie))[0] < times(scenario(**pcie))[0]
 
 
-def test_expanded_keys_and_values_are_moved_once_more_per_query_head() -> None:
-    plain, copied = forward(scenario()), forward(scenario({"gqa_copies": 2.0}))
+def test_copies_of_a_cache_are_written_at_the_pace_of_the_multiprocessors() -> None:
+    """108 x 1.41: one rank's 2 cached heads of keys and values, 8 query heads to each, of 8 sequences."""
+    appended, repeated = ({"append_gb_per_s_per_sm_ghz": 1.5}, {"repeat_gb_per_s_per_sm_ghz": 3.0})
+    plain, append, repeat = (forward(scenario(own)) for own in ({}, appended, repeated))
     (group, _), *_ = plain.groups
-    reads = kv_reads(plain.scenario, plain.constants, group.attention, 8)
-    per_token = [
-        attention_s_per_token(one.scenario, one.constants, one.rates, group.attention, 0.0, reads)
-        for one in (plain, copied)
+    mixer = group.attention
+    reads = kv_reads(plain.scenario, plain.constants, mixer, 8)
+    stored = 8 * 2 * 2 * 128 * 2
+    assert reads.stored == stored
+    found = [
+        copies_s_per_token(one.scenario, one.constants, one.rates, mixer, reads)
+        for one in (plain, append, repeat)
     ]
-    moved = (
-        8 * 2 * 2 * 128 * 2 * heads_per_kv_head(group.attention)
-    )  # sequences, heads per rank, keys and values, width, bytes
-    assert reads.stored * heads_per_kv_head(group.attention) == moved
-    assert per_token[1] - per_token[0] == pytest.approx(2.0 * moved / plain.rates.elementwise_bytes_per_s)
+    rate = 108 * 1.41 * 1e9
+    assert found == pytest.approx([0.0, stored / (1.5 * rate), 8 * stored / (3.0 * rate)])
+    attended = [
+        attention_s_per_token(one.scenario, one.constants, one.rates, mixer, 0.0, reads)
+        for one in (plain, repeat)
+    ]
+    assert attended[1] - found[2] == pytest.approx(8 * attended[0])  # it reads what was written
+
+
+def test_modules_in_fp8_that_wait_add_the_hosts_time_to_the_devices() -> None:
+    asked = {"model": "qwen3-8b", "gpu": "h20", "tp_size": 1, "batch_size": 1, "system": "transformers@4.51"}
+    wide, narrow = forward(scenario(**asked)), forward(scenario(weight_format="fp8_block", **asked))
+    assert overlap_exponent(wide) == wide.constants["overlap_exponent"] == 6
+    assert overlap_exponent(narrow) == 1
+    assert exposed_host_s(narrow, 0.02) == pytest.approx(host_s_per_pass(narrow))
+    assert exposed_host_s(wide, 0.02) < host_s_per_pass(wide)
+    free = forward(scenario({"waiting_fp8_modules": 0.0}, weight_format="fp8_block", **asked))
+    assert overlap_exponent(free) == 6
+
+
+def test_weights_in_awqs_layout_have_its_own_kernels_where_an_engine_knows_no_other() -> None:
+    asked = {"model": "qwen2-7b", "gpu": "a100-sxm-80gb", "tp_size": 1, "batch_size": 1}
+    read = {
+        (system, name): float(forward(found).weight_bytes_per_element(forward(found).groups[0][1][0], 1))
+        for system in ("vllm@0.4", "vllm@0.6")
+        for name in ("awq", "gptq")
+        for found in [scenario(system=system, weight_format=name, **asked)]
+    }
+    assert read["vllm@0.6", "awq"] == pytest.approx(read["vllm@0.6", "gptq"], rel=0.02)
+    assert read["vllm@0.4", "awq"] > 1.8 * read["vllm@0.4", "gptq"]
+
+
+def test_passes_of_a_prompt_follow_one_another_where_the_build_lets_them() -> None:
+    """Half of the passes are a prompt's: over n devices a pass takes (1 + 1/n) / 2 on MI300X, and 1 on MI250's dies."""
+    asked = {
+        "model": "llama-2-7b", "system": "llama_cpp@2024", "batch_size": 1, "prompt_len": 256, "gen_len": 256,
+        "ubatch_size": 1, "tp_size": 1,
+    }  # fmt: skip
+    took = {
+        (gpu, stages): sum(times(scenario(gpu=gpu, pp_size=stages, **asked)))
+        for gpu, stages in (("mi300x", 1), ("mi300x", 4), ("mi250x-gcd-64gb", 2), ("mi250x-gcd-64gb", 8))
+    }
+    assert 0.6 < took["mi300x", 4] / took["mi300x", 1] < 0.75
+    assert 1.0 < took["mi250x-gcd-64gb", 8] / took["mi250x-gcd-64gb", 2] < 1.2
 
 
 def test_few_parts_per_sequence_limit_one_long_request() -> None:

@@ -19,7 +19,7 @@ from calibrate.evidence.benchmark_run import BenchmarkRun
 from calibrate.fit.refit import require_scipy
 from calibrate.fit.served.deployment import Served
 from calibrate.fit.served.points import Points
-from calibrate.fit.stack_priors import FUSED, SPREAD
+from calibrate.fit.stack_priors import SPREAD
 from llm_perf.config.names import normalise
 from llm_perf.errors import SpecError
 from llm_perf.systems import system_of
@@ -183,11 +183,7 @@ def shipped_constants(served: Sequence[Served]) -> dict[str, float]:
     scenario = served[0].scenario
     values = system_of(scenario).constants(scenario)
     set_by_run = dict(scenario.constants)
-    return {
-        name: values[name]
-        for name in SPREAD
-        if values.get(name, 0.0) > 0 and name not in set_by_run and not (name in FUSED and values[name] == 1)
-    }
+    return {name: values[name] for name in SPREAD if values.get(name, 0.0) > 0 and name not in set_by_run}
 
 
 def _moving(

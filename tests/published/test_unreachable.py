@@ -1,0 +1,87 @@
+"""Rows that no model of their engine can meet: figures of docs/accuracy_stacks.md, "Known to be off", held to the tables."""
+
+import csv
+import gzip
+from pathlib import Path
+
+import pytest
+
+from calibrate.evidence.serving_rows import load_rows
+from calibrate.validate import stacks
+
+TABLES = Path(__file__).parents[2] / "calibrate" / "measurements" / "serving"
+SAID = " ".join(Path(stacks.__file__).read_text("utf-8").split())
+
+
+def ms_per_token(size: str, weights: str) -> dict[int, float]:
+    """Milliseconds per generated token of Qwen3 under transformers on an H20, by prompt length."""
+    return {
+        int(row["prompt_len_tok"]): float(row["total_latency_s"]) / 2048 * 1e3
+        for row in load_rows()
+        if row["system"] == "transformers"
+        and row["model"] == f"Qwen/Qwen3-{size}"
+        and row["weight_dtype"] == weights
+    }
+
+
+def test_two_models_of_the_same_attention_differ_by_more_than_the_aim() -> None:
+    shares = [
+        ms_per_token("0.6B", name)[30720] / ms_per_token("1.7B", name)[30720] for name in ("bf16", "fp8")
+    ]
+    assert shares == pytest.approx([2.38, 1.77], abs=0.01)
+    found = [round(ms_per_token(size, name)[30720]) for size in ("0.6B", "1.7B") for name in ("bf16", "fp8")]
+    assert found == [91, 120, 38, 68]  # 120.5 is even
+    assert "takes 91 ms a token in bf16 and 120 in FP8" in SAID
+    assert "38 and 68" in SAID
+
+
+def test_attention_of_one_run_does_not_grow_with_its_length() -> None:
+    """Six thousand tokens cost more than the next twenty-five thousand, in one table, with weights in AWQ's layout."""
+    awq, wide = ms_per_token("32B", "awq-int4"), ms_per_token("32B", "bf16")
+    assert [round(awq[length]) for length in (1, 6144, 30720)] == [24, 58, 85]
+    assert round(awq[6144] - awq[1]) == 34
+    assert round(awq[30720] - awq[6144]) == 27
+    assert (wide[30720] - wide[6144]) / (wide[6144] - wide[1]) == pytest.approx(24576 / 6143, rel=0.05)
+    layers = {"32B": 64, "4B": 36, "8B": 36}
+    per_layer = {size: ms_per_token(size, "awq-int4")[1] / count for size, count in layers.items()}
+    assert [round(per_layer[size], 2) for size in layers] == [0.37, 0.54, 0.54]
+    assert "adds 34 ms, 24,576 more add 27" in SAID or "add 34 ms, 24,576 more add 27" in SAID
+
+
+def test_eight_bit_weights_of_torchao_are_converted_in_each_step() -> None:
+    steps = {
+        row["weight_dtype"]: 128 / float(row["decode_throughput_tok_s"]) * 1e3
+        for row in load_rows()
+        if row["source_repo"] == "pytorch/ao" and row["gpu"] == "H100-SXM-80GB"
+    }
+    more = steps["int8-wo"] - steps["bf16"]
+    assert more == pytest.approx(10.3, abs=0.05)
+    weights = 6.98e9  # of Llama-3.1-8B's layers
+    assert 0.6 * more < 3 * weights / 2.8e12 * 1e3 < more
+
+
+def test_the_first_call_of_a_process_takes_longer_than_sixteen_sequences() -> None:
+    text = gzip.decompress((TABLES / "llm_inference_bench.csv.gz").read_bytes()).decode("utf-8")
+    found = {
+        (row["model"].split("/")[-1], row["tp"], row["batch_size"]): round(float(row["total_latency_s"]), 2)
+        for row in csv.DictReader(text.splitlines())
+        if row["system"] == "deepspeed-mii" and row["prompt_len_tok"] == "128"
+    }
+    assert [found["Llama-2-7b-hf", "1", batch] for batch in ("1", "16")] == [2.73, 2.59]
+    assert [found["Mixtral-8x7B-v0.1", "4", batch] for batch in ("1", "16")] == [2.62, 2.41]
+
+
+def test_boards_with_faster_memory_are_slower_in_the_table_of_vllm_0_7() -> None:
+    rows = [row for row in load_rows() if row["system"] == "vllm" and row["system_version"] == "0.7.3"]
+    long = {row["gpu"]: float(row["tpot_s"]) * 1e3 for row in rows
+            if row["prompt_len_tok"] in ("28650", "28635") and row["batch_size"] == "1"}  # fmt: skip
+    small = {row["gpu"]: float(row["throughput_tok_s"]) for row in rows
+             if row["model"] == "Qwen/Qwen2.5-0.5B-Instruct" and row["batch_size"] == "32"}  # fmt: skip
+    names = ("A100-SXM-40GB", "A100-SXM-80GB", "H100-SXM-80GB", "H200-SXM-141GB")
+    assert [round(long[name], 1) for name in names] == [18.0, 30.6, 11.9, 16.1]
+    assert [int(small[name]) for name in names] == [3972, 2386, 6144, 1425]
+    assert [int(small[name]) for name in ("RTX 4090-24GB", "RTX 4090D-24GB")] == [1698, 5995]
+    assert all(
+        said in SAID
+        for said in ("18.0 ms a token", "30.6 on one with 80 GB", "1,698 tokens/s", "5,995 of a 4090D")
+    )
