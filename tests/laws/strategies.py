@@ -151,10 +151,18 @@ def efficiencies(draw):
     return family if knee is None else family.replace(knee_exponent=knee)
 
 
-@cache
-@st.composite
-def gpus(draw, efficiency=None, linked=None):
+def gpus(efficiency=None, linked=None):
     """An accelerator between an old card and one of the next years. ``linked``: its GPU link is the faster one."""
+    return _of_any_efficiency(linked) if efficiency is None else _gpus(efficiency, linked)
+
+
+@cache
+def _of_any_efficiency(linked):
+    return _gpus(None, linked)
+
+
+@st.composite
+def _gpus(draw, efficiency, linked):
     memory = draw(among(8.0, 16.0, 80.0, 192.0))
     pcie = draw(among(3.9, 15.75, 63.0))
     fast = Link(name="link", gb_per_s_per_direction=draw(among(150.0, 450.0)), topology="switch")

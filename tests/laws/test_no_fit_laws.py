@@ -17,6 +17,7 @@ from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_n
 from llm_perf.systems import constants as constants_room
 from llm_perf.systems import system_names
 from llm_perf.systems.constants import ConstantsFile, load_constants
+from llm_perf.systems.registry import runs_there
 from llm_perf.systems.training.framework import FRAMEWORKS, load_framework, own_framework
 
 OFFLOADS = {
@@ -40,9 +41,18 @@ OFFLOADS = {
         for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
     },
 }
-GPU = {"gpu": "a100-sxm-80gb"}
+MACHINES = ("a100-sxm-80gb", "gaudi2-96gb", "apple-m2-ultra-76c")
+
+
+def machine_of(system: str) -> dict[str, str]:
+    """The first machine that a system runs on."""
+    return {"gpu": next(gpu for gpu in MACHINES if runs_there(system, get_gpu_config_by_name(gpu)))}
+
+
 CASES = [
-    (name, extra) for name in system_names() for extra in OFFLOADS.get(name, [GPU, GPU | {"quant_bits": 4}])
+    (name, extra)
+    for name in system_names()
+    for extra in OFFLOADS.get(name) or [machine_of(name), machine_of(name) | {"quant_bits": 4}]
 ]
 
 
@@ -145,7 +155,7 @@ def test_none_reads_no_fitted_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_none_is_another_prediction_where_something_was_fitted() -> None:
-    assert infer("vllm", GPU, "none") != infer("vllm", GPU, None)
+    assert infer("vllm", machine_of("resident"), "none") != infer("vllm", machine_of("resident"), None)
 
 
 @pytest.mark.parametrize("profile", [None, "none"])
