@@ -16,6 +16,7 @@ from llm_perf.cli.main import cli
 from llm_perf.config.loading import known_names
 from llm_perf.report.answer import LABELS
 from llm_perf.systems import system_names
+from tests.cli.machines import on_its_machine
 
 KINDS = {"models": ("model", "opt-175b"), "gpus": ("GPU", "t4"), "hosts": ("host", "gcp-t4")}
 DEMO = ("infer", "--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
@@ -46,16 +47,7 @@ COMMANDS = {
     "help of models": ("models", "--help"),
     "version": ("--version",),
 }  # fmt: skip
-# A host of which everything is known, so that every system can be priced on it.
-ON_ANY = ("infer", "--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-host")
-OF_ITS_OWN = {"airllm": ("--host", "dgx-2")} | dict.fromkeys(
-    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), ("--model", "mixtral-8x7b")
-)
-"""What a system needs instead: a disk, or experts."""
-COMMANDS |= {
-    f"system {name}": (*ON_ANY, *OF_ITS_OWN.get(name, ()), "--system", name, "--explain")
-    for name in system_names()
-}
+COMMANDS |= {f"system {name}": ("infer", *on_its_machine(name), "--explain") for name in system_names()}
 JSON = [name for name in COMMANDS if "help" not in name and name != "version"]
 LOG = re.compile(r"^(model size|peak gpu mem|decode latency|total latency): ")
 MAY_BE_LONG = re.compile(r"https?://\S{60,}")  # an address cannot be wrapped

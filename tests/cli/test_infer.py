@@ -25,11 +25,11 @@ from llm_perf.report.benchmark_log import (
 )
 from llm_perf.report.inference_text import log_section
 from llm_perf.systems import system_names
+from tests.cli.machines import on_its_machine
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
 SMALL = ("--model", "opt-1.3b", "--gpu", "t4")
 # A host of which everything is known, so that every system can be priced on it.
-ON_ANY = ("--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-host")
 GIB = 2**30
 
 CASES = {
@@ -54,11 +54,7 @@ CASES = {
     "32-bit": (*SMALL, "--weight-bits", "32", "--activation-bits", "32"),
     "8-bit products": ("--model", "opt-1.3b", "--gpu", "v100-sxm-32gb", "--weight-bits", "8", "--activation-bits", "8"),
 }  # fmt: skip
-OF_ITS_OWN = {"airllm": ("--host", "dgx-2")} | dict.fromkeys(
-    ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), ("--model", "mixtral-8x7b")
-)
-"""What a system needs instead: a disk, or experts."""
-CASES |= {f"system {name}": (*ON_ANY, *OF_ITS_OWN.get(name, ()), "--system", name) for name in system_names()}
+CASES |= {f"system {name}": on_its_machine(name) for name in system_names()}
 
 
 @pytest.fixture(params=CASES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
@@ -288,8 +289,10 @@ def test_a_run_of_minutes_has_hours_and_dollars(llm_perf):
         "plan", "--train", "--model", "llama-3-8b", "--lora-rank", "16", "--tokens", "1e5", "--deadline", "1d",
         "--gpus", "h100-sxm-80gb",
     )  # fmt: skip
-    row = next(line for line in found.out.splitlines() if line.startswith("H100-SXM-80GB")).split()
-    assert all(float(figure) > 0 for figure in row[1:5])
+    row = next(line for line in found.out.splitlines() if line.startswith("H100-SXM-80GB "))
+    figures = re.findall(r" (\d[\d.]*)", row)[:5]  # GPUs, time in seconds, GPU-hours, dollars, MFU
+    assert len(figures) == 5
+    assert all(float(figure) > 0 for figure in figures)
     assert all(len(line) <= 80 for line in found.out.splitlines())
     assert ", 0 GPU-hours" not in found.out
     assert "$0\n" not in found.out
