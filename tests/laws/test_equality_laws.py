@@ -206,7 +206,9 @@ def test_a_bucket_is_fetched_beside_the_parameters_that_live(model, live, bucket
     assert live_param_bytes(scenario, constants) == pytest.approx(expected, rel=1e-12)
 
 
-@given(st.integers(1, 8), st.integers(1, 1024))  # more at once the T4 does not hold: they go in waves of equal sizes
+@given(
+    st.integers(1, 8), st.integers(1, 1024)
+)  # more at once the T4 does not hold: they go in waves of equal sizes
 def test_flexgen_packs_every_new_key_and_value(batch, prompt):
     """2 x hidden elements per token and layer at so many bytes each, over the GPU's memory; nothing hides in one stream."""
     scenario = scenario_of(
