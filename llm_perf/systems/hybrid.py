@@ -18,7 +18,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.products import Product, layer_products
+from llm_perf.counts.products import Product
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
 from llm_perf.systems.attention import Attention, Chunk, DecodeAttention
 from llm_perf.systems.costs import Costs
@@ -193,11 +193,6 @@ class HybridForward(Forward):
             self.attention = _OnTheCPU(scenario, constants, self.rates, self.attention.fabric)
         self.cpu: CpuRates = cpu_rates(scenario.host, constants, scenario.offload.threads, copies_per_socket)
         self.whole_groups = self.groups
-        # One CPU computes the whole of an expert, whatever part of it each tensor rank would.
-        self.undivided = [
-            products if self.tp == 1 else layer_products(self.model, group, 1, self.ep, self.dp, row)
-            for (group, products), row in zip(self.groups, self._format_rows, strict=True)
-        ]
         self.whole_head = self.head
         gpu: list[tuple[LayerGroup, tuple[Product, ...]]] = []
         for (group, products), part in zip(self.whole_groups, division.parts, strict=True):
@@ -212,7 +207,7 @@ class HybridForward(Forward):
             self.head = ()
         # The last layers are those on the GPU, and of these the last have their experts there.
         ends_on_cpu = bool(constants["last_mlp_of_logits"]) and not division.parts[-1].on_gpu
-        self.mlp_after_cpu = mlp_of(self.undivided[-1]) if ends_on_cpu else ()
+        self.mlp_after_cpu = mlp_of(self.whole_groups[-1][1]) if ends_on_cpu else ()
         if ends_on_cpu:
             self.last_mlp = ()
 
@@ -285,15 +280,10 @@ class HybridForward(Forward):
     # -- layers and experts in host memory -----------------------------------------------------------------------
 
     def _host_part(self, costs: Costs, tokens: Number, routed: Number, prompt: bool) -> None:
-        found = zip(self.whole_groups, self.undivided, self.division.parts, strict=True)
-        for (group, products), undivided, part in found:
+        for (group, products), part in zip(self.whole_groups, self.division.parts, strict=True):
             on_cpu = part.count - part.on_gpu
             dense = tuple(product for product in products if not product.is_expert)
-            experts = tuple(
-                (product, whole)
-                for product, whole in zip(products, undivided, strict=True)
-                if product.is_expert
-            )
+            experts = tuple(product for product in products if product.is_expert)
             if on_cpu:
                 left = self.mlp_after_cpu if group is self.model.layer_groups[-1] else ()
                 self._dense(costs, dense, on_cpu, tokens, prompt, left)
@@ -333,31 +323,29 @@ class HybridForward(Forward):
         self,
         costs: Costs,
         group: LayerGroup,
-        products: tuple[tuple[Product, Product], ...],
+        products: tuple[Product, ...],
         layers: int,
         tokens: Number,
         routed: Number,
         prompt: bool,
     ) -> None:
-        """Experts of so many layers: those found on the GPU there, the others on the CPU or copied.
-
-        ``products`` are each what one rank computes of it, and the whole of it.
-        """
+        """Experts of so many layers: those found on the GPU there, the others on the CPU or copied."""
         d = self.division
         missed = 1.0 - d.hits
         on_cpu, on_gpu, hit_s, moved, used = 0.0, 0.0, 0.0, 0.0, 0.0
-        for product, whole in products:
+        for product in products:
             touched = product.touched(routed)
             size = product.weights * self._bits(product) / 8
+            rows = product.rows(tokens)
             on_cpu = on_cpu + self.cpu.product_s(
-                whole, whole.rows(tokens) * missed, whole.touched(routed) * missed, self._bits(whole)
+                product, rows * missed, touched * missed, self._bits(product)
             )
-            rank_s = self.product_s(product, tokens, routed).seconds
-            on_gpu = on_gpu + rank_s
-            hit_s = hit_s + rank_s * d.hits
+            whole = self.product_s(product, tokens, routed).seconds
+            on_gpu = on_gpu + whole
+            hit_s = hit_s + whole * d.hits
             copies = product.copies if self.constants["copy_all_experts"] else touched
             moved = moved + copies * size * (1.0 - d.held if self.constants["copy_all_experts"] else missed)
-            used = used + whole.touched(routed) * missed * whole.weights * self._bits(whole) / 8
+            used = used + touched * missed * size
         copied = self._copies(tokens, group, prompt)
         if d.misses == "copy":
             copied = copied | (tokens >= 0)
@@ -446,7 +434,7 @@ class HybridForward(Forward):
     def _last_mlp(self, costs: Costs, positions: Number) -> None:
         """The MLP of the last layer on the positions whose logits are asked for: too few to copy its weights for."""
         dense = tuple(product for product in self.mlp_after_cpu if not product.is_expert)
-        experts = tuple((product, product) for product in self.mlp_after_cpu if product.is_expert)
+        experts = tuple(product for product in self.mlp_after_cpu if product.is_expert)
         if dense:
             seconds = sum(
                 self.cpu.product_s(product, positions, 1.0, self._bits(product)) for product in dense

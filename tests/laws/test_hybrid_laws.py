@@ -68,19 +68,6 @@ def test_a_hit_rate_of_one_is_all_experts_on_the_gpu(system: str) -> None:
     assert not hit.prefill.breakdown_s.get("weight_copies")
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_one_cpu_computes_all_experts_whatever_the_tensor_ranks(ranks: int) -> None:
-    """The CPU is one, however many GPUs divide the rest: half an expert for each of two ranks is a whole one for it."""
-    for version in ("ktransformers@0.2", "ktransformers"):
-        one, more = (
-            asked(host="epyc-9654", system=version, kt_num_gpu_experts=0, tp_size=tp) for tp in (1, ranks)
-        )
-        for phase in ("prefill", "decode"):
-            alone = getattr(one, phase).breakdown_s["cpu_experts"]
-            assert alone > 0
-            assert getattr(more, phase).breakdown_s["cpu_experts"] == pytest.approx(alone, rel=1e-9)
-
-
 def test_all_experts_held_take_as_long_as_a_resident_stack_with_the_same_constants() -> None:
     held = asked(
         gpu="h200", host="epyc-9654", system="ktransformers", weight_format="bf16", kt_num_gpu_experts=128
