@@ -16,7 +16,7 @@ from llm_perf.counts.flops import recomputed_flops, training_flops
 from llm_perf.errors import SpecError
 from llm_perf.systems import PhaseCost
 from llm_perf.systems.constants import no_fit_note
-from llm_perf.systems.devices import machine_note
+from llm_perf.systems.devices import machine_note, runs_note
 from llm_perf.systems.terms import Quantity, Term
 from llm_perf.systems.training.base import TrainingLoad, TrainingMemory
 from llm_perf.systems.training.framework import Framework, get_framework
@@ -186,7 +186,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
             *filter(None, (training_below_the_roof(scenario, batch.global_batch_size, latency),)),
             *evaluation.notes,
             *((scenario.model.left_out,) if scenario.model.left_out else ()),
-            *_warnings(scenario, dtype, framework.caveat, model),
+            *_warnings(scenario, dtype, framework, model),
             *(() if scenario.fits else (no_fit_note(framework, scenario.host, scenario.gpu),)),
         ),
         quantities=tuple(model.footprint.quantities(load)),
@@ -271,9 +271,11 @@ def _whole_run(scenario: TrainingScenario, tokens_per_step: int, step_s: float) 
 
 
 def _warnings(
-    scenario: TrainingScenario, dtype: str, caveat: str | None, model: TrainingStep
+    scenario: TrainingScenario, dtype: str, framework: Framework, model: TrainingStep
 ) -> tuple[str, ...]:
-    found = [text for text in (caveat, machine_note(scenario.gpu, scenario.host)) if text is not None]
+    device = runs_note(f"framework {framework.name}", framework.runs_on, scenario.gpu)
+    notes = (framework.caveat, device, machine_note(scenario.gpu, scenario.host))
+    found = [text for text in notes if text is not None]
     gpu, asked = scenario.gpu, scenario.plan.compute_dtype
     if format_bits(dtype) > format_bits(asked):
         found.append(f"{gpu.name} has no {asked} matrix format, so products run in {dtype}")

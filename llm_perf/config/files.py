@@ -7,6 +7,7 @@ import os
 import re
 import select
 import stat
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -52,28 +53,37 @@ class _Loader(_PLAIN_LOADER):  # type: ignore[misc]  # which of the two it is sh
             known[id(node)] = _UNFINISHED
             found = [self._built(one, known) for one in node.value]
         else:
-            found = self.construct_object(node, deep=True)
+            found = self._by_tag(node)
         known[id(node)] = found
         return found
 
+    def _by_tag(self, node: Any) -> Any:
+        try:
+            return self.construct_object(node, deep=True)
+        except KeyError:  # PyYAML looks words of !!bool up in a table
+            problem = f"{str(node.value)[:40]!r} is no value of {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
     def _mapping(self, node: Any, known: dict[int, Any]) -> dict[Any, Any]:
-        if any(key.tag == _MERGE_TAG for key, _ in node.value):
+        own = list(node.value)
+        if any(key.tag == _MERGE_TAG for key, _ in own):
             self.flatten_mapping(node)
         found = {}
         for key_node, value_node in node.value:
             key = self._built(key_node, known)
-            if isinstance(key, (dict, list)):
+            if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(
                     None, None, "found unhashable key", key_node.start_mark
                 )
             found[key] = self._built(value_node, known)
         if len(found) < len(node.value):
-            self._refuse_repeated(node)
+            self._refuse_repeated(own)
         return found
 
-    def _refuse_repeated(self, node: Any) -> None:
+    def _refuse_repeated(self, own: list[tuple[Any, Any]]) -> None:
+        """What a mapping says itself stands there once; it may say anew what it merged."""
         lines: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, _ in own:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
                 continue

@@ -21,7 +21,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
     Raises:
         SpecError: malformed file, unknown or ambiguous name.
     """
-    if isinstance(name_or_path, str) and _is_model_file(name_or_path):
+    if isinstance(name_or_path, str) and is_model_file(name_or_path):
         from llm_perf.config import huggingface
 
         return huggingface.load_model_file(files.expanded(name_or_path))
@@ -80,7 +80,8 @@ def _publisher(model: ModelConfig) -> str:
     return model.name.partition("/")[0]
 
 
-def _is_model_file(name: str) -> bool:
+def is_model_file(name: str) -> bool:
+    """Whether a name is that of a file of a model, or of a folder with one."""
     if name.lower().endswith((".gguf", ".safetensors")):
         return True
     return files.looks_like_path(name) or bool(name.strip() and files.is_file(Path(name) / "config.json"))

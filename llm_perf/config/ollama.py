@@ -10,6 +10,7 @@ from llm_perf.config import files
 from llm_perf.config.formats import GGUF_MIXTURES
 from llm_perf.config.loading import get_model_config_by_name, load_spec
 from llm_perf.config.model import ModelConfig
+from llm_perf.config.named_models import is_model_file
 from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import SpecError
 
@@ -20,6 +21,8 @@ _HUBS: Final = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https:/
 """What stands before a repository of the hub where a name of Ollama's is expected, or in a browser."""
 
 _16_BITS_OF_TAGS: Final = ("fp16", "bf16", "f16")
+_KEPT: Final = ("mxfp4",)
+"""Formats of releases that the library keeps (gpt-oss); 8 bits of a release become Q4_K_M as 16 do (deepseek-r1:671b)."""
 _FORMATS_OF_TAGS: Final = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
 _QAT: Final = ("-qat", "q4_0")
 """Weights that were trained for a format, by the word of their tags, and this format."""
@@ -36,25 +39,31 @@ def _library() -> tuple[dict[str, str], dict[str, str]]:
 def tagged_model(name: str) -> ModelConfig | None:
     """A model by its name in Ollama's library, ``llama3.1:8b`` or ``llama3.1:8b-instruct-q8_0``, in the format of the tag.
 
-    A tag that names no format is of Q4_K_M (ollama.com/library), or of the format that the model was released in.
-    ``hf.co/OWNER/NAME:Q8_0`` is a repository of the hub.
+    A tag that names no format is of Q4_K_M (ollama.com/library), or of the release's format where that is a GGUF's too.
+    ``OWNER/NAME:Q8_0`` is a repository of the hub, as llama.cpp's ``-hf`` takes it; for Ollama ``hf.co/`` stands before it.
+
+    Raises:
+        SpecError: a repository of a model that is known, in a format that is not.
     """
     plain = name.strip()
     hub = next((prefix for prefix in _HUBS if plain.lower().startswith(prefix)), "")
     head, colon, tag = plain[len(hub) :].lower().rpartition(":")
-    if hub:
-        return _of_hub(plain[len(hub) :], head, tag)
-    if not colon or not tag or "/" in head.removeprefix("library/"):
-        return None
     head = head.removeprefix("library/")
+    if hub or "/" in head:
+        return _of_hub(plain[len(hub) :], head, tag)
+    if not colon or not tag:
+        return None
     latest, others = _library()
     size, number_format = _size_and_format(tag)
     size = size or latest.get(head, "")
     base = _named(others.get(f"{head}:{size}", f"{head}-{size}" if size else head))
     if base is None:
         return None
-    if number_format in _16_BITS_OF_TAGS or (number_format is None and base.quantization is not None):
+    released = base.quantization
+    if number_format is None and released is not None and released.method in _KEPT:
         return base
+    if number_format in _16_BITS_OF_TAGS:
+        return base.replace(quantization=None)
     return base.replace(quantization=named_quantization(number_format or "q4_k_m"))
 
 
@@ -80,13 +89,27 @@ def _named(name: str) -> ModelConfig | None:
 
 
 def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
-    """A repository of the hub, in the format of its tag."""
+    """A repository of the hub, in the format of its tag; files of this machine are none."""
+    if is_model_file(head or whole):
+        return None
     try:
-        if not head:
-            return get_model_config_by_name(whole)
+        if not head or tag == "latest":
+            return get_model_config_by_name(whole[: len(head)] if head else whole)
         found = get_model_config_by_name(whole[: len(head)])
     except SpecError:
         return None
     number_format = tag.replace("-", "_")
-    known = number_format in GGUF_MIXTURES
-    return found.replace(quantization=named_quantization(number_format)) if known else None
+    if number_format in _16_BITS_OF_TAGS:
+        base = _named(whole[: len(head)].rpartition("/")[2].lower().removesuffix("-gguf"))
+        # What a release stores in fewer bits than 16 a file of 16 leaves as it is: the experts of gpt-oss.
+        return (
+            base
+            if base and base.quantization and base.quantization.method in _KEPT
+            else found.replace(quantization=None)
+        )
+    if number_format not in GGUF_MIXTURES:
+        raise SpecError(
+            f"{whole!r}: format {whole[len(head) + 1 :]!r} is not known; give the repository alone and the nearest that "
+            "is in --weight-format (q4_k_m for UD-Q4_K_XL)"
+        )
+    return found.replace(quantization=named_quantization(number_format))

@@ -51,6 +51,12 @@ def service_sections(answer: ServicePlan) -> dict[str, Text | Table]:
     return found
 
 
+def _priced(candidate: ServiceCandidate) -> list[str]:
+    """What a million tokens cost, where the GPU has a price."""
+    cost = candidate.values["cost_per_million_tokens"]
+    return [f"${three_digits(cost)} per million tokens"] if math.isfinite(cost) else []
+
+
 def service_answer(answer: ServicePlan) -> Answer:
     """What a plan found, in five lines."""
     if not answer.best:
@@ -65,13 +71,13 @@ def service_answer(answer: ServicePlan) -> Answer:
         other = others[0]
         change = [
             f"next best: {other.num_gpus} x {other.simulation.scenario.gpu.name} {_how(other)}".rstrip(),
-            f"${three_digits(other.values['cost_per_million_tokens'])} per million tokens",
+            *_priced(other),
         ]
     fits = "as predicted, but it may not keep up" if may_not_keep_up(found) else "yes"
     return Answer(
         fits=[
             f"{fits}. {how}",
-            f"${three_digits(best.values['cost_per_million_tokens'])} per million tokens",
+            *_priced(best),
         ],
         speed=[
             f"TTFT p95 {_time(summary.ttft_s.p95)}, TPOT p95 {_time(summary.tpot_s.p95)}",

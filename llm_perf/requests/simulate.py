@@ -108,6 +108,14 @@ def serve(
     return records.outcome(whole.kv_tokens, rejection(requests, limits, rules), rules.name, count * stages)
 
 
+def unscheduled(name: str) -> SpecError:
+    """The refusal of a system of which no scheduler is known."""
+    return SpecError(
+        f"system {name} has no scheduler of requests that is known here: requests over time need a serving stack such as "
+        "vllm, sglang or tensorrt_llm"
+    )
+
+
 def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules:
     """How the deployment's engine schedules.
 
@@ -117,10 +125,7 @@ def rules_of(scenario: Scenario, scheduler: str | None = None) -> SchedulerRules
     system = system_of(scenario)
     rules = scheduler_rules(scenario.system, scenario.system_version, scheduler)
     if rules is None or not isinstance(system, Resident):
-        raise SpecError(
-            f"system {full_name(scenario)} has no scheduler of requests that is known here: simulate needs a serving stack "
-            "such as vllm, sglang or tensorrt_llm"
-        )
+        raise unscheduled(full_name(scenario))
     if scenario.model.encoder:
         raise SpecError(
             f"{scenario.model.name} is an encoder: it generates no tokens, so its requests are not simulated"

@@ -20,12 +20,14 @@ from llm_perf.analysis.simulation import DEFAULT_ENGINE, ServiceInputs, Simulati
 from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.request_file import RequestFile, read_requests
+from llm_perf.requests.simulate import unscheduled
 from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.divisions import Structure
 from llm_perf.search.plan import Pool
 from llm_perf.search.plan_question import PlanOutcome, PlanQuestion
 from llm_perf.search.service_options import ClosedForm, Option, Queue, objective_of
 from llm_perf.search.targets import Target
+from llm_perf.systems.families import find, scheduler_rules
 from llm_perf.systems.registry import DEFAULT
 
 _SENT: Final = 600
@@ -157,6 +159,8 @@ class _Search:
         )
         kept = kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1))
         self.pool = Pool(kept, every_division=True)
+        if scheduler_rules(*find(question.system)) is None:
+            raise unscheduled(question.system)
         self.pool.leave_out(question)
         self.simulated = 0
         self.missed: list[ServiceCandidate] = []

@@ -231,6 +231,7 @@ def test_a_key_that_stands_twice_is_shown_with_both_lines(infer: Any, folder: Pa
 def test_yaml_is_what_pyyaml_reads() -> None:
     for text in (
         "a: &one [1, 2.5, x]\nb: *one\nc: {<<: {d: 1, e: 2}, f: 0x10}",
+        "a: &m {d: 1, e: 2}\nb: {<<: *m, d: 3}\nc: {d: 4, <<: [*m, {f: 5}]}",
         "a: ~\nb: yes\nc: '1'\nd: 1.0e+3\ne: 2020-01-01\n1: !!str 7\nf: !!set {x, y}",
         "a: |\n  two\n  lines\nb: >-\n  one\n  line\nc: []\nd: {}",
     ):
@@ -242,6 +243,9 @@ def test_yaml_is_what_pyyaml_reads() -> None:
     [
         ("a: &one [1, *one]", "x.yaml:1: malformed YAML: a value contains itself"),
         ("a: 1\n? [b]\n: 2", "x.yaml:2: malformed YAML: found unhashable key"),
+        ("a: 1\n? !!set {b}\n: 2", "x.yaml:2: malformed YAML: found unhashable key"),
+        ("a: 1\nb: !!bool x", "x.yaml:2: malformed YAML: 'x' is no value of bool"),
+        ("a: &m {p: 1}\nb: {<<: *m, q: 2, q: 3}", "x.yaml:2: 'q' stands twice, here and in line 2"),
         ("a: !!python/name:os.system", "x.yaml:1: malformed YAML: could not determine a constructor for the tag"),
     ],
 )  # fmt: skip

@@ -83,6 +83,22 @@ def test_a_framework_without_kernels_for_a_chip_is_refused(
     assert accepted in said.partition("what runs on this one: ")[2]
 
 
+def test_a_framework_that_barely_runs_on_a_chip_says_so(llm_perf: Any) -> None:
+    asked = (
+        "train",
+        "--model",
+        "qwen3-0.6b",
+        "--framework",
+        "axolotl",
+        "--lora-rank",
+        "8",
+        "--json",
+        "--gpu",
+    )
+    assert any("partially usable" in one for one in llm_perf(*asked, "apple-m4-max").json["warnings"])
+    assert not any("partially usable" in one for one in llm_perf(*asked, "h100-sxm-80gb").json["warnings"])
+
+
 @pytest.mark.parametrize(
     ("gpu", "host", "word"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from llm_perf.config.loading import (
     get_model_config_by_name,
     known_names,
 )
+from llm_perf.config.ollama import tagged_model
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,12 @@ def test_a_host(typed: str, host: str) -> None:
         ("phi3:mini", "Phi-3-mini", "q4_k_m"),
         ("qwen3:q8_0", "Qwen3-8B", "q8_0"),
         ("gpt-oss:latest", "gpt-oss-20b", "mxfp4"),
+        ("deepseek-r1:671b", "DeepSeek-V3", "q4_k_m"),
+        ("deepseek-v3.1:671b", "DeepSeek-V3", "q4_k_m"),
+        ("llama4:scout", "Llama-4-Scout", "q4_k_m"),
+        ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", "Llama-3.1-8B", "q4_k_m"),
+        ("unsloth/Qwen3-30B-A3B-GGUF:BF16", "Qwen3-30B-A3B", "16 bit"),
+        ("unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b", "mxfp4"),
         ("llama-3.1-8b q4_k_m", "llama-3.1-8b", "q4_k_m"),
         ("hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q8_0", "Llama-3.2-3B", "q8_0"),
         ("https://huggingface.co/Qwen/Qwen2.5-7B-Instruct", "Qwen2.5-7B", "16 bit"),
@@ -76,6 +84,20 @@ def test_a_model_and_its_format(infer: Any, typed: str, model: str, stored: str)
     found = infer("--model", typed, "--gpu", "h200", "--json").json
     assert model in get_model_config_by_name(typed).name
     assert found["weight_format"]["name"] == stored
+
+
+def test_a_format_of_the_hub_that_is_not_known_is_named(infer: Any) -> None:
+    model = "hf.co/unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL"
+    assert "format 'UD-Q4_K_XL' is not known" in infer("--model", model, "--gpu", "t4").error
+
+
+def test_a_file_of_this_machine_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page takes what a tag of Ollama's means, and no files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"architectures": ["OPTForCausalLM"]}')
+    for name in ("own:q8_0", "hf.co/own:q8_0", "hf.co/own", "hf.co/own/config.json:q8_0", "hf.co/a/b.gguf"):
+        assert tagged_model(name) is None
 
 
 @pytest.mark.parametrize(

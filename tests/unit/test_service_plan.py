@@ -236,6 +236,7 @@ def test_a_file_is_planned_for_as_it_comes(tmp_path):
         ({"concurrency": 4}, "exclude each other"),
         ({"batching": "static"}, "--batching static"),
         ({"system": "flexgen"}, "no stack"),
+        ({"system": "exllamav2"}, "no scheduler of requests"),
         ({"requests": "nowhere.csv"}, "nowhere.csv"),
     ],
 )
