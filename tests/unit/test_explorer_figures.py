@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.explore.comparison import comparison_figure
 from llm_perf.explore.drawn import axis_of, position, view_of
 from llm_perf.explore.figures import all_figures, breakdown_figure, memory_figure, roofline_figure
@@ -21,7 +22,7 @@ from llm_perf.report.figure import amount_axis, time_axis
 from llm_perf.report.plan_plot import front_panel
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.systems.expert_offload import ExpertOffload
-from llm_perf.systems.registry import get_system, system_names
+from llm_perf.systems.registry import get_system, runs_there, system_names
 
 
 @lru_cache
@@ -31,7 +32,9 @@ def predicted(**inputs: Any) -> InferenceResult:
 
 def one_of(system: str) -> InferenceResult:
     model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-30b"
-    return predicted(model=model, gpu="t4", system=system, gen_len=8)
+    gpus = ("t4", "a100-sxm-80gb", "gaudi2-96gb")
+    gpu = next(gpu for gpu in gpus if runs_there(system, get_gpu_config_by_name(gpu)))
+    return predicted(model=model, gpu=gpu, system=system, gen_len=8)
 
 
 SYSTEMS = [name for name in system_names() if name != "lia"]

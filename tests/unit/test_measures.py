@@ -24,7 +24,10 @@ from llm_perf.systems import Load, system_names
 
 DECODER, ENCODER = get_model_config_by_name("opt-1.3b"), get_model_config_by_name("bert-base")
 ON_ANY = {"model": "opt-1.3b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
-OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | {
+OF_ITS_OWN = {
+    "airllm": {"host": "dgx-2"},
+    "optimum_habana": {"gpu": "gaudi2-96gb", "host": "gaudi-server"},
+} | {
     name: {"model": "mixtral-8x7b"}
     for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
 }

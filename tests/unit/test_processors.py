@@ -103,7 +103,10 @@ def test_two_sockets_are_twice_the_machine() -> None:
         2 * one.usable_memory_gib,
     )
     assert two.memory_bandwidth_gb_per_s_per_socket == one.memory_bandwidth_gb_per_s_per_socket
-    assert get_host_config_by_name("2x dgx-2").sockets == 4
+    with pytest.raises(
+        SpecError, match="--num-nodes 2"
+    ):  # of a whole machine with its GPUs there are two nodes
+        get_host_config_by_name("2x dgx-2")
 
 
 def test_bandwidth_follows_from_channels_and_must_not_contradict_them(tmp_path: Path) -> None:

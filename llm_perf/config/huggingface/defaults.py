@@ -24,6 +24,7 @@ LATENT: Defaults = {
     "qk_rope_head_dim": 64,
 }
 DEEPSEEK_V3: Defaults = {
+    "n_group": 8,
     **LATENT,
     "v_head_dim": 128,
     "n_shared_experts": 1,

@@ -141,6 +141,7 @@ GATED: Mapping[str, Family] = {
     "glm4_moe": Family(
         defaults={
             **_UNTIED,
+            "n_group": 1,
             "num_key_value_heads": 8,
             "first_k_dense_replace": 1,
             "n_routed_experts": 128,
@@ -155,6 +156,7 @@ GATED: Mapping[str, Family] = {
     "glm4_moe_lite": Family(
         defaults={
             **defaults.LATENT,
+            "n_group": 1,
             "n_shared_experts": 1,
             "max_position_embeddings": 202_752,
             "q_lora_rank": 768,

@@ -154,6 +154,7 @@ INDEXED: Mapping[str, Family] = {
         defaults={
             **defaults.DEEPSEEK_V3,
             **_INDEX,
+            "n_group": 1,
             "index_n_heads": 32,
             "q_lora_rank": 2048,
             "qk_nope_head_dim": 192,
@@ -171,6 +172,7 @@ INDEXED: Mapping[str, Family] = {
         defaults={
             **defaults.DEEPSEEK_V3,
             **_INDEX,
+            "n_group": 1,
             "index_n_heads": 16,
             "qk_nope_head_dim": 192,
             "v_head_dim": 256,

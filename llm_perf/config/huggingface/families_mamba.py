@@ -255,6 +255,7 @@ MAMBA: Mapping[str, Family] = {
             "intermediate_size": 21504,
             "mamba_num_heads": 128,
             "mamba_head_dim": 64,
+            "n_group": 1,
             "n_groups": 8,
             "ssm_state_size": 128,
             "conv_kernel": 4,
