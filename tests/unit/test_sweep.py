@@ -21,7 +21,10 @@ from llm_perf.systems import system_names
 
 # A host of which everything is known, so that every system can be priced on it.
 ON_ANY = {"model": "opt-13b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
-OF_ITS_OWN = {"airllm": {"host": "dgx-2"}} | {
+OF_ITS_OWN = {
+    "airllm": {"host": "dgx-2"},
+    "optimum_habana": {"gpu": "gaudi2-96gb", "host": "gaudi-server"},
+} | {
     name: {"model": "mixtral-8x7b"}
     for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
 }
