@@ -133,7 +133,10 @@ def csv_observations(path: Path, gpu: str | None, host: str | None) -> list[Obse
     """
     text = files.read_text(path).removeprefix("\ufeff")  # spreadsheets mark UTF-8 so
     table = csv.DictReader(io.StringIO(text), restkey=_BEYOND)
-    rows = list(table)
+    try:
+        rows = list(table)
+    except csv.Error as error:  # such as a carriage return inside a cell
+        raise SpecError(f"{path}:{table.line_num}: malformed CSV: {str(error).partition(' - ')[0]}") from None
     if not rows:
         raise SpecError(f"{path}: is empty: expected a header and rows")
     columns = list(table.fieldnames or ())

@@ -283,3 +283,11 @@ def test_a_folder_where_a_file_belongs(infer: Any, folder: Path, flag: str) -> N
     (folder / "folder.yaml").mkdir()
     for value in ("folder", "folder.yaml", ".", "/"):
         refused(infer, SMALL | {flag: value})
+
+
+def test_a_carriage_return_inside_a_cell_is_one_line(llm_perf: Any, folder: Path) -> None:
+    (folder / "runs.csv").write_bytes(b"system,model\nvllm,opt\r-1.3b\n")
+    found = llm_perf("compare", "runs.csv")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "runs.csv:" in found.err
+    assert "malformed CSV" in found.err
