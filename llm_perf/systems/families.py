@@ -392,7 +392,7 @@ def nearest(version: Numbers, ranges: dict[str, tuple[Numbers | None, Numbers | 
     """The range that a version lies in, or the nearest one, and whether it lies in it.
 
     Of several that it lies in the newest is taken, and of two that are equally near the newer as well: versions that stand
-    between two others are predicted better by the one after them than by the one before (docs/accuracy_stacks.md).
+    between two others are predicted better by the one after them than by the one before (docs/accuracy_versions.md).
 
     Args:
         version: Its numbers.
