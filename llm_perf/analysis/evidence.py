@@ -5,8 +5,6 @@ were left out were predicted by constants that never saw them. The files, one pe
 that those residuals give, by accuracy class, with what the runs cover: outside of that nothing is known.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Final, Literal

@@ -1,7 +1,5 @@
 """From flat inputs, as flags and config files give them, to a checked Scenario."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, ClassVar, Literal, get_args
 

@@ -3,8 +3,6 @@
 `tuning_widths.yaml` has the widths, which `bench/tuning_figures.py` writes (docs/accuracy_tuning.md).
 """
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from importlib import resources

@@ -1,7 +1,5 @@
 """What a profile says of itself: the machine it was fitted on, the range its runs cover, how far it was off."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Annotated, Final
@@ -40,13 +38,13 @@ class Range(Spec):
     high: PositiveFloat
 
     @model_validator(mode="after")
-    def _in_order(self) -> Range:
+    def _in_order(self) -> "Range":
         if self.low > self.high:
             raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         return self
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Range:
+    def of(cls, values: Iterable[float]) -> "Range":
         """What values cover; of one value that alone."""
         known = list(values)
         return cls(low=min(known), high=max(known))

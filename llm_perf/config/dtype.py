@@ -1,7 +1,5 @@
 """DtypeConfig: how wide weights, activations, embeddings and the KV cache are."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, ClassVar, Literal
 

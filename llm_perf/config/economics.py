@@ -1,7 +1,5 @@
 """What GPUs cost and how much power they draw: prices per hour with their dates, and a model of board power."""
 
-from __future__ import annotations
-
 import datetime
 from functools import cache
 from importlib import resources
@@ -48,7 +46,7 @@ class Share(Spec):
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _inside_its_range(self) -> Share:
+    def _inside_its_range(self) -> "Share":
         if not self.range[0] <= self.value <= self.range[1]:
             raise ValueError(f"value {self.value} is outside its range {list(self.range)}")
         return self

@@ -1,7 +1,5 @@
 """GPUConfig: the facts of an accelerator. GPUEfficiency: the measured share of them that software reaches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -201,12 +199,12 @@ class TrainingEfficiency(Spec):
     source: str
 
     @model_validator(mode="after")
-    def _fitted_fields_exist(self) -> TrainingEfficiency:
+    def _fitted_fields_exist(self) -> "TrainingEfficiency":
         check_fields(self, tuple(self.fitted), "fitted")
         check_fields(self, self.assumed)
         return self
 
-    def with_values(self, values: Mapping[str, float]) -> TrainingEfficiency:
+    def with_values(self, values: Mapping[str, float]) -> "TrainingEfficiency":
         """The efficiencies with other numbers at some paths, as ``fitted`` names them."""
         data = self.model_dump()
         for path, value in values.items():
@@ -217,7 +215,7 @@ class TrainingEfficiency(Spec):
             here[last] = value
         return TrainingEfficiency(**data)
 
-    def without_fits(self) -> TrainingEfficiency:
+    def without_fits(self) -> "TrainingEfficiency":
         """The efficiencies as operators alone gave them."""
         return self.with_values({path: one.prior for path, one in self.fitted.items()})
 
@@ -251,7 +249,7 @@ class GPUEfficiency(Spec):
     source: str
 
     @model_validator(mode="after")
-    def _has_default(self) -> GPUEfficiency:
+    def _has_default(self) -> "GPUEfficiency":
         if "default" not in self.gemm:
             raise ValueError("gemm needs an entry 'default'")
         check_fields(self, self.assumed)
@@ -351,7 +349,7 @@ class GPUConfig(Spec):
         return data
 
     @model_validator(mode="after")
-    def _usable_is_part_of_nominal(self) -> GPUConfig:
+    def _usable_is_part_of_nominal(self) -> "GPUConfig":
         if self.usable_memory_gib > self.memory_gib:
             raise ValueError(
                 f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
@@ -359,7 +357,7 @@ class GPUConfig(Spec):
         check_fields(self, self.assumed)
         return self
 
-    def without_fits(self) -> GPUConfig:
+    def without_fits(self) -> "GPUConfig":
         """The GPU with the efficiencies that operators alone gave, where others were fitted to runs."""
         training = self.efficiency.training
         if training is None or not training.fitted:

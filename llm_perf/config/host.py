@@ -1,7 +1,5 @@
 """HostConfig: what stands around the GPUs, and the rates of the copy paths that were measured there."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Annotated, Any, Literal
 
@@ -56,7 +54,7 @@ class Rate(Evidence):
     by_size: Annotated[tuple[RateAtSize, ...], Field(min_length=2)] | None = None
 
     @model_validator(mode="after")
-    def _one_way_of_small_copies(self) -> Rate:
+    def _one_way_of_small_copies(self) -> "Rate":
         sizes = [entry.bytes for entry in self.by_size or ()]
         if any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
             raise ValueError("by_size must rise in bytes from entry to entry")
@@ -194,7 +192,7 @@ class HostConfig(Spec):
         }
 
     @model_validator(mode="after")
-    def _bandwidth_is_that_of_the_channels(self) -> HostConfig:
+    def _bandwidth_is_that_of_the_channels(self) -> "HostConfig":
         if self.memory_channels_per_socket is None or self.memory_mt_per_s is None:
             return self
         channels = self.memory_channels_per_socket * self.memory_mt_per_s * _BYTES_PER_TRANSFER / 1000
@@ -207,19 +205,19 @@ class HostConfig(Spec):
         return self
 
     @model_validator(mode="after")
-    def _assumed_fields_exist(self) -> HostConfig:
+    def _assumed_fields_exist(self) -> "HostConfig":
         check_fields(self, self.assumed)
         return self
 
     @model_validator(mode="after")
-    def _usable_is_part_of_installed(self) -> HostConfig:
+    def _usable_is_part_of_installed(self) -> "HostConfig":
         if self.usable_memory_gib > self.memory_gib:
             raise ValueError(
                 f"usable_memory_gib {self.usable_memory_gib} is more than memory_gib {self.memory_gib}"
             )
         return self
 
-    def without_fits(self) -> HostConfig:
+    def without_fits(self) -> "HostConfig":
         """The host without the rates that were fitted to whole runs: ratios to its data sheet take their place."""
         disk = self.disk
         if disk is not None:
@@ -241,7 +239,7 @@ class HostConfig(Spec):
         rates = sum(rate.fitted for rate in self.copies.values())
         return len(_fitted_fields(self)) + len(of_disk) + rates + scales
 
-    def with_sockets(self, times: int) -> HostConfig:
+    def with_sockets(self, times: int) -> "HostConfig":
         """The machine with so many times its sockets and memory."""
         if times == 1:
             return self
@@ -252,7 +250,7 @@ class HostConfig(Spec):
             usable_memory_gib=self.usable_memory_gib * times,
         )
 
-    def with_memory(self, gib: int) -> HostConfig:
+    def with_memory(self, gib: int) -> "HostConfig":
         """The machine with so much memory in all, of which programs can have the same share."""
         stated = ("memory_gib", "usable_memory_gib")
         return self.replace(

@@ -1,7 +1,5 @@
 """ModelConfig: a model described as groups of equal layers."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
@@ -142,7 +140,7 @@ class ModelConfig(Spec):
             return data | {"norm_bias": False}
         return data
 
-    def without_windows(self) -> ModelConfig:
+    def without_windows(self) -> "ModelConfig":
         """The model as an engine runs it that knows no sliding window: every layer sees all tokens and keeps them."""
         windows = sorted(
             {
@@ -163,7 +161,7 @@ class ModelConfig(Spec):
         ignored = f"this engine ignores the model's window of {said} tokens: every layer sees all tokens, and keeps them"
         return self.replace(layer_groups=groups, left_out="; ".join(filter(None, (self.left_out, ignored))))
 
-    def with_beside(self) -> ModelConfig:
+    def with_beside(self) -> "ModelConfig":
         """The model with the parts beside its text counted among its weights; their work is not.
 
         Raises:

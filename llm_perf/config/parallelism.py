@@ -1,7 +1,5 @@
 """ParallelismConfig and the two enumerations of seed 002."""
 
-from __future__ import annotations
-
 from enum import Enum
 from functools import total_ordering
 from typing import Annotated, Any, ClassVar
@@ -25,7 +23,7 @@ class DSZeRO(Enum):
         return self.value < other.value if isinstance(other, DSZeRO) else NotImplemented
 
     @classmethod
-    def of(cls, value: Any) -> DSZeRO:
+    def of(cls, value: Any) -> "DSZeRO":
         """Return the stage named by an int 0-3 or a member.
 
         Raises:
@@ -48,7 +46,7 @@ class ActivationRecomputation(Enum):
         return self.value < other.value if isinstance(other, ActivationRecomputation) else NotImplemented
 
     @classmethod
-    def of(cls, value: Any) -> ActivationRecomputation:
+    def of(cls, value: Any) -> "ActivationRecomputation":
         """Return the level named by an int 0-4 or a member.
 
         Raises:
@@ -100,7 +98,7 @@ class ParallelismConfig(Spec):
         return data
 
     @model_validator(mode="after")
-    def _consistent(self) -> ParallelismConfig:
+    def _consistent(self) -> "ParallelismConfig":
         if self.sp_size not in (1, self.tp_size):
             possible = "1" if self.tp_size == 1 else f"1 or {self.tp_size}"
             raise ValueError(

@@ -1,7 +1,5 @@
 """Profiles: calibrated values that take the place of a host's, a GPU's or a system's own."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -44,7 +42,7 @@ class Profile(Spec):
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
-    def _provenance_can_be_shown(self) -> Profile:
+    def _provenance_can_be_shown(self) -> "Profile":
         made = self.provenance  # ValueErrors are what pydantic turns into lines with file and field
         if not isinstance(made.get("runs") or [], list):
             raise ValueError(f"provenance.runs must be a list, got {made['runs']!r}")  # noqa: TRY004

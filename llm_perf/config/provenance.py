@@ -1,7 +1,5 @@
 """Where a number comes from, as a word that code can read."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -46,7 +44,7 @@ class Evidence(Spec):
         return self.provenance == "fitted"
 
     @model_validator(mode="after")
-    def _groups_are_of_rows(self) -> Evidence:
+    def _groups_are_of_rows(self) -> "Evidence":
         if self.rows is not None and self.groups is not None and self.groups > self.rows:
             raise ValueError(f"groups {self.groups} are more than rows {self.rows}")
         if not self.fitted and (self.rows, self.groups) != (None, None):

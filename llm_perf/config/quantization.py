@@ -1,7 +1,5 @@
 """What a checkpoint's ``quantization_config`` says: which matrices are stored in which number format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +42,7 @@ class Quantization(Spec):
         """The format of most matrices."""
         return self.mixture or (self.rules[0].format if self.rules else "bf16")
 
-    def with_experts(self, name: str) -> Quantization | None:
+    def with_experts(self, name: str) -> "Quantization | None":
         """The same with experts in a format of the same kernels as theirs; None where they have none of their own.
 
         Publishers convert experts alone where these are stored in fewer bits than the rest: the ``quantization_config`` of

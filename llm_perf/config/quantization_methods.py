@@ -1,7 +1,5 @@
 """One reader per ``quant_method`` of a ``quantization_config``: its fields as rules of number formats."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

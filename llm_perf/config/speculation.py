@@ -1,7 +1,5 @@
 """Speculation: something small drafts tokens that the large model checks in one pass."""
 
-from __future__ import annotations
-
 from typing import Final, Literal
 
 from pydantic import model_validator
@@ -43,7 +41,7 @@ class Speculation(Spec):
     module: Module | None = None
 
     @model_validator(mode="after")
-    def _one_of_the_three(self) -> Speculation:
+    def _one_of_the_three(self) -> "Speculation":
         stated = (self.acceptance_rate, self.token_acceptance, self.acceptance)
         if sum(one is not None for one in stated) != 1:
             raise ValueError(

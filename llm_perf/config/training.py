@@ -1,7 +1,5 @@
 """TrainingPlan and TrainingScenario: one complete question about training, checked when built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -169,7 +167,7 @@ class TrainingPlan(Spec):
     power_limit_w: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainingPlan:
+    def _consistent(self) -> "TrainingPlan":
         if self.weights_device != "gpu" and self.ds_zero is not DSZeRO.STAGE_3:
             raise ValueError(
                 "weights leave the GPU in ZeRO-Infinity only: give ds_zero 3 with weights_device"
@@ -291,7 +289,7 @@ class TrainingScenario:
         ranks = self.parallelism.dp_size * self.parallelism.cp_size
         return min(self.plan.shard_size or ranks, ranks)
 
-    def replace(self, **changes: Any) -> TrainingScenario:
+    def replace(self, **changes: Any) -> "TrainingScenario":
         """A copy with some parts changed, checked again."""
         return replace(self, **changes)
 

@@ -1,7 +1,5 @@
 """Workload and OffloadConfig: what is asked for, and where tensors are told to live."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -46,7 +44,7 @@ class Workload(Spec):
     shared_prefix: Annotated[Flag, ServingOption] = False
 
     @model_validator(mode="after")
-    def _prompts_are_of_the_batch(self) -> Workload:
+    def _prompts_are_of_the_batch(self) -> "Workload":
         if self.distinct_prompts is not None and self.distinct_prompts > self.batch_size:
             raise ValueError(
                 f"distinct_prompts {self.distinct_prompts} are more than the {self.batch_size} prompts of the batch"
@@ -75,14 +73,14 @@ class Shares(Spec):
     nvme: Fraction = 0.0
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> Shares:
+    def _sum_to_one(self) -> "Shares":
         total = self.gpu + self.cpu + self.nvme
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the shares on gpu, cpu and nvme must sum to 1, got {total:g}")
         return self
 
     @classmethod
-    def on(cls, tier: Tier) -> Shares:
+    def on(cls, tier: Tier) -> "Shares":
         """Everything on one tier."""
         return cls(**{tier: 1.0})
 

@@ -4,8 +4,6 @@ Each engine has its own rule (`MemoryRules`, data of its ``system.yaml``, by ver
 scenario. What the rule gives the cache is the same whatever the batch: the engine decides it when it starts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,7 +122,7 @@ class MemoryRules(Spec):
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_utilization(self) -> MemoryRules:
+    def _one_utilization(self) -> "MemoryRules":
         given = (self.gpu_memory_utilization, self.utilization_by_ranks or None, self.utilization_leaves)
         if sum(one is not None for one in given) != 1:
             raise ValueError(

@@ -1,7 +1,5 @@
 """Constants of systems: a value, its plausible range and its source, from the YAML of a version in the system's folder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container
 from functools import cache
@@ -61,7 +59,7 @@ class Constant(Evidence):
     prior: Prior | None = None
 
     @model_validator(mode="after")
-    def _inside_its_range(self) -> Constant:
+    def _inside_its_range(self) -> "Constant":
         for name, value in (
             ("value", self.value),
             ("prior", None if self.prior is None else self.prior.value),
@@ -71,7 +69,7 @@ class Constant(Evidence):
         return self
 
     @model_validator(mode="after")
-    def _fitted_to_something(self) -> Constant:
+    def _fitted_to_something(self) -> "Constant":
         if self.fitted and None in (self.range, self.rows, self.groups):
             raise ValueError("a fitted constant needs range, rows and groups")
         if not self.fitted and self.prior is not None:
@@ -141,7 +139,7 @@ class ConstantsFile(Spec):
         stated = self.hosts.get(host, {})
         return stated if fits else {name: one for name, one in stated.items() if not one.fitted}
 
-    def extended(self: F, parent: ConstantsFile, **more: Any) -> F:
+    def extended(self: "F", parent: "ConstantsFile", **more: Any) -> "F":
         """This file with what it inherits from the one that it extends."""
         hosts = {
             host: parent.hosts.get(host, {}) | self.hosts.get(host, {})

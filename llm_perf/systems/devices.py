@@ -1,7 +1,5 @@
 """Which accelerators a program has kernels for, and which stand in which host: data of their files, asked in one place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Final
 

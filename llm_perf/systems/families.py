@@ -4,8 +4,6 @@ The name of a version's file is the name of its range (``vllm/0.2.yaml`` is ``vl
 ranges. The newest is what a family's name alone means.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
@@ -203,7 +201,7 @@ class Family(Spec):
 class Folder:
     """Where a family stands, and the package that its code, if any, is imported as."""
 
-    path: Traversable
+    path: "Traversable"
     package: str
 
     @property
@@ -253,7 +251,7 @@ def own_folders() -> tuple[Path, ...]:
     return tuple(Path(one) for one in os.environ.get("LLM_PERF_SYSTEMS", "").split(os.pathsep) if one)
 
 
-def _roots() -> Iterator[tuple[Traversable, str]]:
+def _roots() -> "Iterator[tuple[Traversable, str]]":
     home = resources.files(_PACKAGE)
     yield home, _PACKAGE
     yield home / _STACKS, f"{_PACKAGE}.{_STACKS}"
@@ -261,7 +259,7 @@ def _roots() -> Iterator[tuple[Traversable, str]]:
         yield own, _PACKAGE
 
 
-def _is_family(path: Traversable) -> bool:
+def _is_family(path: "Traversable") -> bool:
     return path.is_dir() and (path / _DECLARATION).is_file()
 
 

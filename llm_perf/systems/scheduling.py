@@ -4,8 +4,6 @@ What a step may hold at most, in tokens and in sequences, is part of the memory 
 an engine sizes its activations for it.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
@@ -136,7 +134,7 @@ class SchedulerRules(Spec):
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> SchedulerRules:
+    def _consistent(self) -> "SchedulerRules":
         if (self.admits == "expected") != (self.new_token_ratio is not None):
             raise ValueError("new_token_ratio belongs to admits: expected")
         if self.batch == "continuous" and self.preempts is None and self.admits != "whole":

@@ -1,7 +1,5 @@
 """Layers of a class that transformers built: their tensors are known, what they do with them is not."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from llm_perf.config.arrays import Number, minimum

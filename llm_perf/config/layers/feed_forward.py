@@ -1,7 +1,5 @@
 """Dense feed-forward blocks, gated or not, and none."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from llm_perf.config.base import PositiveInt

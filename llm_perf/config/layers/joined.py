@@ -1,7 +1,5 @@
 """Layers that draft: what is before them joins the last hidden state and the next token's embedding."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny

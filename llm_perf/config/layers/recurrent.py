@@ -1,7 +1,5 @@
 """What all layers share that keep a state of fixed size instead of keys and values."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import Literal

@@ -1,7 +1,5 @@
 """Several streams of hidden states beside each other: hyper-connections."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 
