@@ -7,10 +7,12 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 MOVED: Final = {
     "calibrate.published": "calibrate.evidence.published",
@@ -37,8 +39,11 @@ def new_name(name: str) -> str | None:
     return None
 
 
-class OldNames(MetaPathFinder, Loader):
-    """Asked first: a package under its old name would else find its modules a second time, as others of that name."""
+class OldNames:
+    """Asked first: a package under its old name would else find its modules a second time, as others of that name.
+
+    Finder and loader without the classes of `importlib.abc`, which would load what reads resources at every start.
+    """
 
     def find_spec(
         self,
@@ -51,7 +56,7 @@ class OldNames(MetaPathFinder, Loader):
         if found is None or importlib.util.find_spec(found) is None:
             return None
         warnings.warn(f"{name} is {found} now", DeprecationWarning, stacklevel=2)
-        return ModuleSpec(name, self, origin=found)
+        return ModuleSpec(name, cast("Loader", self), origin=found)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module of today itself: what is patched or isinstance-tested there is one thing."""

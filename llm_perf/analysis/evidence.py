@@ -6,7 +6,6 @@ that those residuals give, by accuracy class, with what the runs cover: outside 
 """
 
 from functools import cache
-from importlib import resources
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -92,7 +91,7 @@ def entries_of(system: str) -> tuple[Evidence, ...]:
     Raises:
         SpecError: the file is malformed.
     """
-    file = resources.files("llm_perf.analysis") / FOLDER / f"{system}.yaml"
+    file = files.package_folder("llm_perf.analysis") / FOLDER / f"{system}.yaml"
     if not file.is_file():
         return ()
     text = file.read_text("utf-8")
@@ -106,7 +105,7 @@ def published_widths(name: str) -> dict[str, Any]:
     Raises:
         SpecError: the file is malformed.
     """
-    return files.parse_mapping((resources.files("llm_perf.analysis") / name).read_text("utf-8"), name)
+    return files.parse_mapping((files.package_folder("llm_perf.analysis") / name).read_text("utf-8"), name)
 
 
 def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | None:

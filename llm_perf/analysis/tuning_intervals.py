@@ -5,7 +5,6 @@
 
 import math
 from functools import cache
-from importlib import resources
 from typing import Literal
 
 from pydantic import Field
@@ -44,7 +43,7 @@ def tuning_width(quantity: Literal["memory", "time"]) -> TuningWidth:
     Raises:
         SpecError: the file is malformed.
     """
-    text = (resources.files("llm_perf.analysis") / _FILE).read_text("utf-8")
+    text = (files.package_folder("llm_perf.analysis") / _FILE).read_text("utf-8")
     return files.build(TuningWidth, files.parse_mapping(text, _FILE)[quantity], text, _FILE)
 
 

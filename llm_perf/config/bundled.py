@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.gpu import GPUEfficiency
-from llm_perf.config.names import normalise, product_names, resolve
+from llm_perf.config.names import known_in_full, normalise, resolve
 from llm_perf.errors import SpecError, UnknownNameError
-
-if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
-    from importlib.resources.abc import Traversable
-
 
 S = TypeVar("S", bound=Spec)
 
@@ -34,9 +29,9 @@ HERE = "here"
 """The name of the machine that asks, where a GPU or a host is wanted."""
 
 
-def _folder(kind: str) -> Traversable:
+def _folder(kind: str) -> Path:
     package, subfolder = _FOLDERS[kind]
-    root = resources.files(package)
+    root = files.package_folder(package)
     return root / subfolder if subfolder else root
 
 
@@ -88,6 +83,9 @@ def resolve_name(kind: str, name: str) -> str:
         UnknownNameError: no such spec; the nearest names are listed.
         AmbiguousNameError: several; they are listed.
     """
+    exact = known_in_full(name, known_names(kind))
+    if exact is not None:  # reading the aliases takes a fiftieth of a prediction
+        return exact
     own = (lambda: _own_aliases(kind)) if kind in _DEVICES else None
     return resolve(kind, name, known_names(kind), _aliases(kind), own)
 
@@ -98,6 +96,8 @@ def _own_aliases(kind: str) -> dict[str, str]:
 
     Only that part of each file is parsed: a name that is found by its aliases alone stays quick.
     """
+    from llm_perf.config.product_names import product_names
+
     found: dict[str, str] = {}
     for stem in known_names(kind):
         written = _ALIASES_FIELD.search((_folder(kind) / f"{stem}.yaml").read_text("utf-8"))

@@ -2,7 +2,6 @@
 
 import datetime
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -71,7 +70,7 @@ def load_prices(file: str | None = None) -> PriceList:
         SpecError: the file cannot be read or is malformed.
     """
     if file is None:
-        bundled = resources.files("hardware_specs") / _FOLDER / "prices.yaml"
+        bundled = files.package_folder("hardware_specs") / _FOLDER / "prices.yaml"
         text, name = bundled.read_text("utf-8"), bundled.name
     else:
         if not file.strip():
@@ -83,6 +82,6 @@ def load_prices(file: str | None = None) -> PriceList:
 @cache
 def load_power_model() -> PowerModel:
     """The constants of the power model."""
-    file = resources.files("hardware_specs") / _FOLDER / "power.yaml"
+    file = files.package_folder("hardware_specs") / _FOLDER / "power.yaml"
     text = file.read_text("utf-8")
     return files.build(PowerModel, files.parse_mapping(text, file.name), text, file.name)

@@ -8,6 +8,7 @@ import re
 import select
 import stat
 from collections.abc import Hashable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -104,6 +105,14 @@ _Loader.add_implicit_resolver(
 S = TypeVar("S", bound=Spec)
 
 SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def package_folder(package: str) -> Path:
+    """Where a package lies whose data files ship with it, in a folder: pip unpacks what it installs.
+
+    `importlib.resources` says the same, and loads what reads archives, a twenty-fifth of a prediction's time.
+    """
+    return Path(import_module(package).__path__[0])
 
 
 def looks_like_path(name: str) -> bool:

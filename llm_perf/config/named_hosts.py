@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from llm_perf.config import files
@@ -191,7 +190,7 @@ def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) ->
 
 @cache
 def _generations() -> tuple[dict[str, Any], ...]:
-    text = (resources.files("hardware_specs") / _PROCESSORS).read_text("utf-8")
+    text = (files.package_folder("hardware_specs") / _PROCESSORS).read_text("utf-8")
     return tuple(files.parse_mapping(text, _PROCESSORS)["processors"])
 
 
@@ -229,7 +228,7 @@ def _part_of_a_processor(
 @cache
 def described_hosts() -> dict[str, str]:
     """Phrases by which sources describe a machine, and the bundled host that is this machine."""
-    text = (resources.files("hardware_specs") / _DESCRIBED).read_text("utf-8")
+    text = (files.package_folder("hardware_specs") / _DESCRIBED).read_text("utf-8")
     return {str(phrase): host for phrase, host in files.parse_mapping(text, _DESCRIBED).items()}
 
 

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from llm_perf.errors import AmbiguousNameError, UnknownNameError
+
+_SAME_AS_HYPHEN, _DROPPED = re.compile(r"[/_\s-]+"), re.compile(r"[^a-z0-9.+-]")
 
 
 @lru_cache(maxsize=4096)  # searches resolve the same few names thousands of times
 def normalise(name: str) -> str:
     """Lower case; ``/``, ``_``, blanks and ``-`` are the same; other punctuation but dots is dropped."""
-    return re.sub(r"[^a-z0-9.+-]", "", re.sub(r"[/_\s-]+", "-", name.strip().lower())).strip("-")
+    return _DROPPED.sub("", _SAME_AS_HYPHEN.sub("-", name.strip().lower())).strip("-")
 
 
 _LONGEST_NAME = 200
 """No spec has a longer name; looking for names near to a longer one takes seconds."""
 
-_MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "intel"))
-"""Words that drivers put before a product's name and people leave out; one is taken away at a time."""
-
-_TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
-_UNIT_APART = re.compile(r"(?<=\d)-gb(?=-|$)")
 _COUNTED = re.compile(r"^(?:([1-8])-?x|(dual|quad)(?:-socket)?)-")
 _COUNTED_BEHIND = re.compile(r"-(?:x-?([2-8])|([2-8])-?x)$")
 _IN_WORDS = {"dual": 2, "quad": 4}
 _WITH_MEMORY = re.compile(r"(.+?)-(\d{1,12})-?([gt])i?b(?:-ram)?")
 _MEMORY_ALONE = re.compile(r"[\d.]+-?[gt]i?b(?:-ram)?")
-_GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
-_TRAILING = re.compile(
-    r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
-)
-"""What follows a product's name in /proc/cpuinfo, in drivers' names and in tables: cores, clock, kind of thing."""
-
 _SIBLINGS = frozenset(("flash", "air", "lite"))
 """Words after a model's name that make a smaller one of it: GLM-5.3 is not GLM-5.3-Flash."""
 
@@ -42,74 +33,6 @@ _CONFIGURATION = re.compile(
 )
 """What may follow a product's name in the name of its spec: how much memory, how many cores, which board. Any other word,
 such as ``ti`` or ``super``, makes another product of it."""
-
-
-def product_names(name: str) -> Iterator[str]:
-    """The spellings under which a device may be known, as written first: ``AMD EPYC 7742 64-Core Processor``, ``epyc-7742``.
-
-    What nvidia-smi, rocm-smi and /proc/cpuinfo put around a product's name goes, one word at a time.
-    """
-    whole = _UNIT_APART.sub("gb", normalise(_TRADE_MARK.sub(" ", name)).replace("--", "-"))
-    seen = dict.fromkeys((normalise(name), whole))
-    shorter = whole
-    while shorter:
-        trimmed = _TRAILING.sub("", shorter)
-        while trimmed != _TRAILING.sub("", trimmed):
-            trimmed = _TRAILING.sub("", trimmed)
-        seen.update(dict.fromkeys((shorter, trimmed)))
-        without = _GENERATION.sub("", shorter)
-        seen.update(dict.fromkeys(_as_makers_write(trimmed)))
-        first, _, rest = without.partition("-")
-        if without == shorter and first not in _MAKERS:
-            break
-        shorter = without if without != shorter else rest
-    return iter(form for form in seen if form)
-
-
-def _as_makers_write(name: str) -> Iterator[str]:
-    """What people leave out of a product's name: Xeon's tier, which its first digit says, RTX before a GeForce's number.
-
-    Apple before its chips, too, for which the Mac that they are in may stand; a Ryzen's tier, a Core's; the hyphen between
-    a line's name and a number. An EPYC with a P behind its number is the same for machines of one socket.
-    """
-    xeon = re.fullmatch(r"xeon-(\d)(\d{3}\D*)", name)
-    if xeon is not None and xeon[1] in _XEON_TIERS:
-        yield f"xeon-{_XEON_TIERS[xeon[1]]}-{xeon[1]}{xeon[2]}"
-    if re.match(r"[2-5]0[5-9]0(?:-|$)", name):
-        yield f"rtx-{name}"
-    if re.fullmatch(r"epyc-\d\w\d\dp", name):
-        yield name[:-1]
-    chip = _OF_A_MAC.sub("", name)
-    if re.match(r"m[1-9](?:-|$)", chip):
-        yield f"apple-{chip}"
-    apart = _GLUED_LINE.sub(r"\1-\2", name)
-    if apart != name:
-        yield apart
-        yield from _as_makers_write(apart)
-    elif (split := _GLUED_SUFFIX.sub(r"\1-\2", name)) != name:
-        yield split
-    ryzen = re.fullmatch(r"(?:ryzen-|r(\d)-)?(\d{4}(?:x3d|xt|x|g|f|hs|hx)?(?:-\d+gb)?)", name)
-    if ryzen is not None and (name != ryzen[2] or "x" in ryzen[2]):
-        yield from (f"ryzen-{tier}-{ryzen[2]}" for tier in (ryzen[1] or "9753"))
-    core = re.fullmatch(r"(\d{4,5}(?:kf|ks|k|f)(?:-\d+gb)?)", name)
-    if core is not None:
-        yield from (f"core-i{tier}-{core[1]}" for tier in "9753")
-    if re.match(r"ultra-\d-", name):
-        yield f"core-{name}"
-
-
-_OF_A_MAC = re.compile(
-    r"^(?:apple-)?(?:macbook|imac|mac)(?:-(?:pro|air|studio|mini))?(?:-20\d\d)?(?:-1[3-6]|-24)?(?:-?in(?:ch)?)?(?:-20\d\d)?-(?:apple-)?"
-)
-"""The Mac that a chip is in, with its screen's size and its year."""
-
-_GLUED_LINE = re.compile(r"^(rtx|gtx|rx|epyc|ryzen|xeon|threadripper)(\d)")
-_GLUED_SUFFIX = re.compile(r"(?<=-)(\d{4})(xtx|xt|ti|super)(?=-|$)")
-"""Names whose line, or whose word behind the number, was typed without a hyphen."""
-
-
-_XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}
-"""Intel's names of Xeon Scalable processors: the tier by the first of four digits."""
 
 
 def sockets_and_name(name: str) -> tuple[int, str]:
@@ -156,7 +79,15 @@ def resolve(
     names = tuple(known)
     devices = more_aliases is not None
     by_full = _by_spelling(names)
-    forms = tuple(product_names(name[:_LONGEST_NAME])) if devices else (normalise(name),)
+    forms: tuple[str, ...] = (normalise(name),)
+    if devices:
+        as_written = _fits(normalise(name[:_LONGEST_NAME]), names, by_full, aliases, devices)
+        if len(as_written) == 1:
+            return as_written[0]
+        # Its patterns take a hundredth of a prediction to compile, and few names need them.
+        from llm_perf.config.product_names import product_names
+
+        forms = tuple(product_names(name[:_LONGEST_NAME]))
     several: list[str] = []
     for wanted in forms:
         fits = _fits(wanted, names, by_full, aliases, devices)
@@ -178,6 +109,11 @@ def resolve(
         raise UnknownNameError(kind, f"{name[:40]}… ({len(name)} characters)", ())
     # Not without their organisations as well: the error compares both forms, and would suggest both.
     raise UnknownNameError(kind, name, [*names, *aliases])
+
+
+def known_in_full(name: str, known: tuple[str, ...]) -> str | None:
+    """The known name that is spelled as ``name`` is, to its end; `resolve` looks for it first."""
+    return _by_spelling(known).get(normalise(name[:_LONGEST_NAME]))
 
 
 @lru_cache(maxsize=32)  # the names of a kind are the same whenever one of them is asked for

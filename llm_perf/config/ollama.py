@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
 from typing import Final, cast
 
 from llm_perf.config import files
@@ -31,7 +30,7 @@ _QAT: Final = ("-qat", "q4_0")
 @cache
 def _library() -> tuple[dict[str, str], dict[str, str]]:
     """The size that a name without one is, and models whose names elsewhere are others."""
-    text = (resources.files("llm_perf.config") / _LIBRARY).read_text("utf-8")
+    text = (files.package_folder("llm_perf.config") / _LIBRARY).read_text("utf-8")
     found = files.parse_mapping(text, _LIBRARY)
     return cast("dict[str, str]", found["latest"]), cast("dict[str, str]", found["models"])
 

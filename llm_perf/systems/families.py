@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -23,9 +22,6 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
 from llm_perf.systems.devices import RunsOn
 from llm_perf.systems.scheduling import SchedulerRules
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
 
 Tier = Literal["gpu", "cpu", "nvme"]
 
@@ -201,7 +197,7 @@ class Family(Spec):
 class Folder:
     """Where a family stands, and the package that its code, if any, is imported as."""
 
-    path: "Traversable"
+    path: Path
     package: str
 
     @property
@@ -251,15 +247,15 @@ def own_folders() -> tuple[Path, ...]:
     return tuple(Path(one) for one in os.environ.get("LLM_PERF_SYSTEMS", "").split(os.pathsep) if one)
 
 
-def _roots() -> "Iterator[tuple[Traversable, str]]":
-    home = resources.files(_PACKAGE)
+def _roots() -> Iterator[tuple[Path, str]]:
+    home = files.package_folder(_PACKAGE)
     yield home, _PACKAGE
     yield home / _STACKS, f"{_PACKAGE}.{_STACKS}"
     for own in own_folders():
         yield own, _PACKAGE
 
 
-def _is_family(path: "Traversable") -> bool:
+def _is_family(path: Path) -> bool:
     return path.is_dir() and (path / _DECLARATION).is_file()
 
 

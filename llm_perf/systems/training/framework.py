@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
 from typing import Literal, cast
 
 from pydantic import Field
@@ -18,7 +17,7 @@ from llm_perf.systems.constants import ConstantsFile, overridden
 from llm_perf.systems.devices import RunsOn, check_runs
 from llm_perf.systems.families import find
 
-_FOLDER = resources.files("llm_perf.systems.training")
+_FOLDER = files.package_folder("llm_perf.systems.training")
 FRAMEWORKS = tuple(
     sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 )
