@@ -90,6 +90,9 @@ SpecT = TypeVar("SpecT", bound="Spec")
 class Spec(BaseModel):
     """Base of all specs: immutable, no unknown fields, validated on construction.
 
+    Files of specs that a prediction builds do not postpone annotations (no ``from __future__ import annotations``): pydantic
+    would compile the text of each again at every start.
+
     Positional arguments are accepted in the order of ``_positional`` (the order of seed 002's dataclasses).
 
     Raises:

@@ -1,7 +1,5 @@
 """Multi-head attention: full, over a sliding window, or in chunks."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -49,7 +47,7 @@ class Attention(Mixer):
     selected: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Attention:
+    def _heads_divide(self) -> "Attention":
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
@@ -61,7 +59,7 @@ class Attention(Mixer):
         return self
 
     @classmethod
-    def from_config(cls, c: Config, **facts: Any) -> Attention:
+    def from_config(cls, c: "Config", **facts: Any) -> "Attention":
         """Heads by any of their names; biases, norms and sinks are the family's facts."""
         heads = facts.pop("num_kv_heads", None) or c.kv_heads
         width = facts.pop("head_dim", None) or c.head_dim

@@ -1,7 +1,5 @@
 """Mixtures of experts."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -42,7 +40,7 @@ class MoEMLP(FeedForward):
     zero_experts: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _top_k_of_experts(self) -> MoEMLP:
+    def _top_k_of_experts(self) -> "MoEMLP":
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is more than num_experts {self.num_experts}")
         if self.router_groups is not None and self.num_experts % self.router_groups:
@@ -52,7 +50,7 @@ class MoEMLP(FeedForward):
         return self
 
     @classmethod
-    def from_config(cls, c: Config, **facts: Any) -> MoEMLP:
+    def from_config(cls, c: "Config", **facts: Any) -> "MoEMLP":
         """Experts by any of their names; their width and what stands beside them are the family's facts."""
         return cls(**{"num_experts": c.experts, "top_k": c.experts_per_token, **facts})
 

@@ -1,7 +1,5 @@
 """Multi-head latent attention (MLA)."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_perf.config.arrays import Number
@@ -52,7 +50,7 @@ class LatentAttention(Mixer):
         return self.v_head_dim
 
     @classmethod
-    def from_config(cls, c: Config, **facts: Any) -> LatentAttention:
+    def from_config(cls, c: "Config", **facts: Any) -> "LatentAttention":
         """Ranks and widths under the names of DeepSeek's configs."""
         rotary = facts.pop("qk_rope_head_dim", None)
         return cls(

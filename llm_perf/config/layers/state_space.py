@@ -1,7 +1,5 @@
 """Layers that keep a state per head: Mamba-2 and gated DeltaNet."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
@@ -35,13 +33,13 @@ class StateSpace(Recurrent):
     gated_norm: bool = True
 
     @model_validator(mode="after")
-    def _key_heads_divide(self) -> StateSpace:
+    def _key_heads_divide(self) -> "StateSpace":
         if self.num_heads % self.key_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of key_heads {self.key_heads}")
         return self
 
     @classmethod
-    def from_config(cls, c: Config, **facts: Any) -> StateSpace:
+    def from_config(cls, c: "Config", **facts: Any) -> "StateSpace":
         """Gated DeltaNet under the names of Qwen3-Next's config; Mamba-2 under those of the family's facts."""
         if not facts.get("delta_rule"):
             return super().from_config(c, **facts)
