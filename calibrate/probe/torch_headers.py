@@ -40,7 +40,7 @@ def precompiled(within: Path) -> Iterator[None]:
     """Compile with torch's headers precompiled inside the block, where the compiler is GCC.
 
     Args:
-        within: A folder that exists or can be made, with some 1.6 GB of room until the block ends.
+        within: A folder that exists or can be made, with some 2 GB of room until the block ends.
     """
     compiler = shutil.which(COMPILER)
     if fcntl is None or os.environ.get("CXX") or compiler is None or not _is_gcc(compiler):
@@ -106,6 +106,7 @@ def with_headers(compiler: str, folder: Path, arguments: Sequence[str]) -> list[
             precompile = [compiler, *options, "-x", "c++-header", str(header), "-o", str(part)]
             if subprocess.run(precompile, capture_output=True, check=False).returncode == 0:
                 part.replace(made)
+            part.unlink(missing_ok=True)  # of a full disk
     if not made.is_file():
         return list(arguments)
     # Among the system's, which no list of a file's own headers has: ninja does not miss it when it is gone.
