@@ -21,7 +21,7 @@ COMPILE := $(BIN)/python -m compileall -q llm_perf calibrate
 .DELETE_ON_ERROR:
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo fuzz mutations soak kills packaging nightly test run-demo calibrate ops llama-cpp run-llama-cpp run-train observe wheels bench accuracy pictures docs lint format clean
+.PHONY: help demo fuzz mutations soak kills packaging nightly test run-demo calibrate ops llama-cpp llama-cpp-beside run-llama-cpp run-train observe wheels bench accuracy pictures docs lint format clean
 
 help:
 	@echo "make demo    predict OPT-175B on one T4 with ZeRO stage 3"
@@ -51,7 +51,7 @@ help:
 demo: $(VENV)/.base
 	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
 
-test: lint ops llama-cpp | $(CHROMIUM)
+test: llama-cpp-beside lint ops llama-cpp | $(CHROMIUM)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 run-demo: ops
@@ -69,6 +69,12 @@ ops: $(VENV)/.dev | $(LIBAIO)
 # The same for llama.cpp (docs/calibrate_llama_cpp.md). LLM_PERF_LLAMA_CPP names a folder with programs of one's own.
 llama-cpp: $(VENV)/.dev
 	@$(BIN)/python -m calibrate.run.llama_cpp.build
+
+# Installing and type checking keep one core busy. This needs nothing that is installed; llama-cpp waits for it, and says
+# what went wrong.
+llama-cpp-beside:
+	@( [ -x $(BIN)/pip ] || { $(call create_venv,90); } ) > /dev/null 2>&1 || true
+	@[ ! -x $(BIN)/pip ] || $(BIN)/python -m calibrate.run.llama_cpp.build > /dev/null 2>&1 &
 
 run-llama-cpp: llama-cpp
 	@$(BIN)/python -m calibrate.validate.llama_cpp_table

@@ -142,11 +142,12 @@ def build_ops() -> float:
     """
     from calibrate.probe.extras import require_extra
     from calibrate.probe.process import prepare_process, quiet_libraries
+    from calibrate.probe.torch_headers import precompiled
 
     require_extra("compiling DeepSpeed's operators")
     prepare_process(1)
     start = time.perf_counter()
-    with quiet_libraries():
+    with quiet_libraries(), precompiled(extensions_dir()):
         import torch
 
         cuda = torch.cuda.is_available()

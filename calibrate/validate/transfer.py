@@ -404,9 +404,18 @@ def transfer(system: str, leave: str) -> Transfer:
         )
     parameters = parameters_of(name, cases)
     overrides = Overrides(parameters)
+    # Each group's fit sets out from the same values, and says at the end what it came to on the way.
+    known: dict[tuple[float | None, ...], float] = {}
+    names = {
+        id(case): [parameter.name for parameter in parameters if concerns(parameter, case.scenario)]
+        for case in cases
+    }
 
     def predict(case: Case[Scenario], values: Mapping[str, float]) -> float:
-        return predicted(overrides.apply(case.scenario, values), case.compared.quantity)
+        key = (id(case), *(values.get(name) for name in names[id(case)]))
+        if key not in known:
+            known[key] = predicted(overrides.apply(case.scenario, values), case.compared.quantity)
+        return known[key]
 
     refit = Refit(
         name, shipped, without_fits(shipped), cases, parameters, predict, _depends(parameters, cases, predict),

@@ -11,8 +11,8 @@ from calibrate.validate import transfer as transfer_module
 
 @pytest.fixture(scope="module", autouse=True)
 def asked_once():
-    """Which rows a constant changes is the same whatever is left out: it is found once for the same rows."""
-    known = {}
+    """Which rows a constant changes, and the fit to all, are the same whatever is left out: found once for the same rows."""
+    known, fits = {}, {}
 
     def depends(parameters, cases, predict):
         key = repr((parameters, [case.scenario for case in cases]))
@@ -20,9 +20,16 @@ def asked_once():
             known[key] = depends_of(parameters, cases, predict)
         return known[key]
 
-    depends_of = transfer_module._depends
+    def fit(parameters, cases, targets, predict, **how):
+        key = repr((parameters, [(case.scenario, case.compared.quantity) for case in cases], targets, how))
+        if key not in fits:
+            fits[key] = fit_of(parameters, cases, targets, predict, **how)
+        return fits[key]
+
+    depends_of, fit_of = transfer_module._depends, transfer_module.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer_module, "_depends", depends)
+        patch.setattr(transfer_module, "fit", fit)
         yield
 
 

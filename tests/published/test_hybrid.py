@@ -140,16 +140,20 @@ def test_one_bandwidth_gives_all_splits_of_a_dense_model() -> None:
 def test_the_division_found_is_no_slower_than_what_people_published() -> None:
     """Of runs of mixtures on ten machines and more, each by its own number of layers whose experts were on the CPU."""
     seen: set[tuple[str, str, str]] = set()
+    without: set[tuple[str, str, str]] = set()
     for case in load_cases():
         scenario = case.run.scenario
         layers, key = scenario.offload.n_cpu_moe, (scenario.host.name, scenario.gpu.name, scenario.model.name)
-        if not layers or key in seen:  # those with several GPUs are asked about on one
+        if not layers or key in seen or key in without:  # those with several GPUs are asked about on one
             continue
         host, gpu, model = key
         same = {"model": model, "gpu": gpu, "host": host, "weight_format": "q4_k_m", "gen_len": 128}
-        found = search_policy(PolicyQuestion(**same, system="llama_cpp", objective="decode"))
         published = asked({**same, "n_cpu_moe": layers})
-        if found.best is None or not published.feasible:
+        if not published.feasible:
+            continue
+        found = search_policy(PolicyQuestion(**same, system="llama_cpp", objective="decode"))
+        if found.best is None:  # whatever a row's own number of layers
+            without.add(key)
             continue
         seen.add(key)
         assert published.tpot_s is not None

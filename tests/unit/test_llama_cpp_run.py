@@ -9,6 +9,7 @@ import stat
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,37 @@ def test_a_package_without_llama_cpp_says_so(tmp_path):
     archive = _archive(tmp_path / "package.tar.gz", {"p-1/setup.py": "no"})
     with pytest.raises(EnvironmentFailure, match=r"holds no vendor/llama\.cpp"):
         build.unpacked(archive, tmp_path / "folder")
+
+
+def test_small_files_are_compiled_together_and_nothing_that_computes(tmp_path):
+    lists = tmp_path / "common" / "CMakeLists.txt"
+    lists.parent.mkdir()
+    lists.write_text("add_library(llama-common a.cpp)\n")
+    build._compile_together(tmp_path)  # without tools/mtmd: another layout is left as it is
+    assert "set_target_properties(llama-common PROPERTIES UNITY_BUILD ON" in lists.read_text()
+    assert {target for target, _ in build._TOGETHER.values()} == {"mtmd", "llama-common"}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["CMakeLists.txt"]
+
+
+def test_who_waits_for_another_build_does_not_build_again(tmp_path, monkeypatch):
+    """The second finds the programs that the first made while it waited."""
+    monkeypatch.setattr(build, "build_dir", lambda: tmp_path / "programs")
+    made = []
+
+    def first(target, say):
+        made.append(target)
+        time.sleep(0.2)
+        target.mkdir()
+        for name in build.PROGRAMS:
+            (target / name).write_text("")
+            (target / name).chmod(0o700)
+        return build.built()
+
+    monkeypatch.setattr(build, "_build", first)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(build.build, [print, print]))
+    assert len(made) == 1
+    assert [one.folder for one in found] == [tmp_path / "programs"] * 2
 
 
 # -- programs that are watched ----------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +26,11 @@ from typing import Any
 from calibrate.probe.environment import usable_cores
 from calibrate.probe.own_process import exit_code_of
 from llm_perf.errors import EnvironmentFailure
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, whose source package holds all of llama.cpp; constraints.txt has the same."""
@@ -39,6 +46,18 @@ _OPTIONS = (
     "-DLLAMA_OPENSSL=OFF", f"-DLLAMA_BUILD_COMMIT=llama-cpp-python-{VERSION}",
 )  # fmt: skip
 """The CPU backend alone, for the very processor it is built on."""
+_TOGETHER = {"tools/mtmd": ("mtmd", "models"), "common": ("llama-common", "parsers")}
+"""CMake's targets, and the folder of each whose small files are compiled sixteen at once: their headers are most of them.
+
+llama.cpp does so with its own models (src/CMakeLists.txt). These read pictures and sound, and the answers of chats; what
+computes is compiled file by file as ever.
+"""
+_JOINED = """
+get_target_property(sources {target} SOURCES)
+list(FILTER sources EXCLUDE REGEX "(^|/){folder}/[^/]+$")
+set_source_files_properties(${{sources}} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+set_target_properties({target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
+"""
 _SOURCES = re.compile(r"[^/]+/(vendor/llama\.cpp/.+)")
 _STAMP = "build.json"
 
@@ -128,8 +147,30 @@ def build(say: Callable[[str], object]) -> LlamaCpp:
     Raises:
         EnvironmentFailure: the package, a compiler, cmake or ninja cannot be had, or compiling failed.
     """
-    start = time.perf_counter()
     target = build_dir()
+    with _alone(target):
+        # Another process may have built them in the meantime.
+        return built() or _build(target, say)
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Wait for whoever builds into the same folder on this machine."""
+    if fcntl is None:
+        yield
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(f"{target.name}.lock").open("w")
+    except OSError as error:
+        raise EnvironmentFailure(f"{target}: cannot be written: {error.strerror or error}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(target: Path, say: Callable[[str], object]) -> LlamaCpp:
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="llm-perf-llama-cpp-") as name:
         work = Path(name)
         tools = _tools(work)
@@ -230,6 +271,7 @@ def _tools(work: Path) -> dict[str, str]:
 
 
 def _compiled(source: Path, folder: Path, tools: dict[str, str]) -> Path:
+    _compile_together(source)
     configure = [
         tools["cmake"], "-S", str(source), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
         *_OPTIONS,
@@ -240,6 +282,15 @@ def _compiled(source: Path, folder: Path, tools: dict[str, str]) -> Path:
         "llama.cpp could not be compiled",
     )
     return folder / "bin"
+
+
+def _compile_together(source: Path) -> None:
+    """Have CMake join files that need not be compiled one by one; a part that is not there is left out."""
+    for part, (target, folder) in _TOGETHER.items():
+        lists = source / part / "CMakeLists.txt"
+        if lists.is_file():
+            with lists.open("a", encoding="utf-8") as file:
+                file.write(_JOINED.format(target=target, folder=folder))
 
 
 def _llama_version(source: Path) -> str | None:
@@ -281,6 +332,9 @@ def _first_line(command: list[str]) -> str | None:
 
 def main() -> int:
     """Build and report on stderr."""
+    # A shell starts what it runs in the background (make test) with interrupts ignored: Ctrl-C ends this one too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     found = built()
     if found is not None:
         sys.stderr.write(f"llama.cpp is built already ({found.folder})\n")
