@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.gpu import GPUEfficiency
-from llm_perf.config.names import normalise, product_names, resolve
+from llm_perf.config.names import has_words, normalise, product_names, resolve
 from llm_perf.errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:  # importlib.resources.abc is younger than Python 3.10
@@ -71,11 +71,10 @@ def _aliases(kind: str) -> dict[str, str]:
 
 
 def other_names(kind: str, part: str) -> dict[str, str]:
-    """Bundled specs that ``aliases.yaml`` knows under a name with this part in it, each with the shortest such name."""
-    wanted = normalise(part)
+    """Bundled specs that ``aliases.yaml`` knows under a name with these words in it, each with the shortest such name."""
     found: dict[str, str] = {}
     for alias, name in sorted(_aliases(kind).items(), key=lambda item: (len(item[0]), item[0])):
-        if wanted and wanted in alias:
+        if part and has_words(alias, part):
             found.setdefault(name, alias)
     return found
 

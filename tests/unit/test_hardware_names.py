@@ -9,7 +9,7 @@ import pytest
 
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.loading import known_names, resolve_name, usual_host
-from llm_perf.config.names import normalise
+from llm_perf.config.names import has_words, normalise
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 from tests.unit.hardware_files import GPUS, HOSTS, SPECS, one_line, raw
 
@@ -294,3 +294,21 @@ def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
         get_host_config_by_name(name)
     said = str(refused.value).partition(": give ")[2].partition(", or ")[0]
     assert get_host_config_by_name(said).name == "xeon-platinum-8480-plus"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("6000 pro blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
+        ("RTX 6000 Pro Blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
+        ("pcie h100 80gb", "h100-pcie-80gb"),
+        ("ada 6000", "rtx-6000-ada-48gb"),
+    ],
+)
+def test_the_words_of_a_name_may_stand_in_another_order(name: str, stem: str) -> None:
+    assert get_gpu_config_by_name(name) == get_gpu_config_by_name(stem)
+
+
+def test_a_list_is_of_names_with_all_words_of_a_pattern() -> None:
+    assert has_words("rtx-pro-6000-blackwell-server", "6000 Pro Blackwell")
+    assert not has_words("rtx-6000-ada-48gb", "6000 Pro Blackwell")
