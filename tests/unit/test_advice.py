@@ -224,7 +224,7 @@ def test_who_counts_gpus_is_told_their_number_and_who_gives_stages_theirs() -> N
 
 @pytest.mark.parametrize(("gpu", "named"), [("mi300x", True), ("h200", False)])
 def test_scales_of_blocks_that_are_slow_somewhere_are_said_so(gpu: str, named: bool) -> None:
-    """On CDNA3 one scale for a matrix is 1.9 times as fast as DeepSeek's blocks; elsewhere it gains too little to be named."""
+    """On CDNA3 one scale for a matrix is 1.9 times as fast as DeepSeek's blocks; elsewhere that gains too little."""
     question = InferenceInputs(model="deepseek-v3", gpu=gpu, tp_size=8, system="sglang")
     gains = faster(question, predict_inference(build_scenario(question)))
     texts = {gain.text: gain.factor for gain in gains}
