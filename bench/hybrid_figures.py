@@ -205,9 +205,11 @@ def widths(cases: list[HybridCase], left_out: np.ndarray) -> str:
     lines = [
         "# Half-widths of 90 % intervals of divided models as log ratios, written by bench/hybrid_figures.py: what published",
         "# rates were off by when their host was in no fit. Of `tested` rates the widths of the other hosts held `held`.",
+        "# `makers`: of the GPUs beside the CPU.",
     ]
     for kind in ("cpu", "cpu and gpu"):
-        lines.append(f"{kind}:")
+        makers = {case.run.scenario.gpu.maker for case in cases if case.kind == kind} - {""}
+        lines += [f"{kind}:", f"  makers: [{', '.join(sorted(makers))}]"]
         for phase in ("prefill", "decode"):
             hosts: dict[str, list[float]] = collections.defaultdict(list)
             for case, ratio in zip(cases, left_out, strict=True):

@@ -19,6 +19,7 @@ from calibrate.evidence.tuning_rows import TuningCase, TuningRun, load_table, me
 from calibrate.fit.intervals import held_width, of_rows
 from calibrate.validate.training_questions import question_lines
 from llm_perf.analysis.training import predict_training
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.training import TrainingScenario
 from llm_perf.systems.training.framework import own_framework
 
@@ -160,12 +161,14 @@ def widths() -> dict[str, dict[str, Any]]:
     found = {}
     for quantity in ("memory", "time"):
         groups: dict[str, list[float]] = defaultdict(list)
+        makers: set[str] = set()
         tables = ("finetuning", "b200") if quantity == "memory" else ("finetuning",)
         for table in tables:
             for row in compared(table):
                 if row.quantity == quantity:
                     groups[row.framework].append(abs(math.log(row.left_out / row.measured)))
-        found[quantity] = width_by_groups(groups)
+                    makers.add(get_gpu_config_by_name(row.gpu).maker)
+        found[quantity] = width_by_groups(groups) | {"makers": sorted(makers)}
     return found
 
 
@@ -177,10 +180,9 @@ def widths_text() -> str:
         "# that were not set in view of their framework. Of `tested` rows the widths of the others held `held`.",
     ]
     for name, entry in widths().items():
-        frameworks = ", ".join(entry["frameworks"])
         lines.append(f"{name}:")
         lines += [f"  {key}: {entry[key]}" for key in ("width", "groups", "rows", "held", "tested")]
-        lines.append(f"  frameworks: [{frameworks}]")
+        lines += [f"  {key}: [{', '.join(entry[key])}]" for key in ("frameworks", "makers")]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_perf.analysis.calibrated import PredictionInterval, around
 from llm_perf.analysis.evidence import published_widths
+from llm_perf.analysis.stack_intervals import width_of_another_maker
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Placement, system_of
 
@@ -20,19 +21,29 @@ def is_divided(scenario: Scenario, placement: Placement) -> bool:
 def hybrid_interval(scenario: Scenario, seconds: tuple[float, float | None, float]) -> PredictionInterval:
     """The interval around predicted prefill, decode (None without steps) and total.
 
-    The total's width is that of the phase that is off by more. In a part of a processor others may slow every phase down.
+    The total's width is that of the phase that is off by more. On GPUs of a maker that none of the runs has it is no narrower
+    than that of a stack there. In a part of a processor others may slow every phase down.
     """
     entries = published_widths(_FILE)["cpu" if scenario.gpu.absent else "cpu and gpu"]
+    known = scenario.gpu.absent or scenario.gpu.maker in entries["makers"]
+    least = 0.0 if known else width_of_another_maker()
     prefill_s, decode_s, total_s = seconds
-    prefill, decode = (float(entries[phase]["width"]) for phase in ("prefill", "decode"))
+    prefill, decode = (max(float(entries[phase]["width"]), least) for phase in ("prefill", "decode"))
     used = [entries["prefill"]] if decode_s is None else [entries["prefill"], entries["decode"]]
     return PredictionInterval.published(
-        method="published runs whose CPU computes, predicted by fits without their host",
+        method="published runs whose CPU computes, predicted by fits without their host"
+        + (
+            ""
+            if known
+            else f", none with GPUs of {scenario.gpu.maker}: as wide as stacks under another version's constants"
+        ),
         groups=min(int(entry["hosts"]) for entry in used),
         prefill_s=_beside_others(scenario, prefill_s, prefill),
         decode_s=_beside_others(scenario, decode_s, decode),
         total_s=_beside_others(scenario, total_s, prefill if decode_s is None else max(prefill, decode)),
-        coverage=sum(entry["held"] for entry in used) / sum(entry["tested"] for entry in used),
+        coverage=sum(entry["held"] for entry in used) / sum(entry["tested"] for entry in used)
+        if known
+        else None,
     )
 
 

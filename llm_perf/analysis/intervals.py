@@ -35,7 +35,7 @@ from llm_perf.analysis.evidence import (
 )
 from llm_perf.analysis.hybrid_intervals import hybrid_interval, is_divided
 from llm_perf.analysis.result import Found
-from llm_perf.analysis.stack_intervals import knows, stack_interval
+from llm_perf.analysis.stack_intervals import knows, stack_interval, width_of_another_maker
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import Range
 from llm_perf.config.gpu import GPUConfig, format_bits
@@ -179,8 +179,14 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
     if knows_steps_of(scenario.framework):
         known = tuning_width("time")
         method = "published runs of fine-tuning, each framework left out in turn"
-        step = around(step_s, known.width)
-        return PredictionInterval.published(method, known.groups, step, coverage=known.coverage), None
+        if scenario.gpu.maker in known.makers:
+            step = around(step_s, known.width)
+            return PredictionInterval.published(method, known.groups, step, coverage=known.coverage), None
+        method += (
+            f", none on devices of {scenario.gpu.maker}: as wide as stacks under another version's constants"
+        )
+        step = around(step_s, max(known.width, width_of_another_maker()))
+        return PredictionInterval.published(method, known.groups, step), None
     question = _Question(
         scenario.framework,
         TRAINING,

@@ -27,8 +27,8 @@ from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
-    get_host_config_by_name,
     get_model_config_by_name,
+    host_with,
     usual_host,
 )
 from llm_perf.config.model import ModelConfig
@@ -429,7 +429,7 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, per_node: int, own: HostConfi
     if own is not None and (inputs.host is None or normalise(inputs.host) == normalise(own.name)):
         return own
     if inputs.host is not None:
-        return get_host_config_by_name(inputs.host)
+        return host_with(gpu, inputs.host)
     if gpu.absent and gpu.default_host is None:
         raise SpecError(
             "without a GPU the host computes: name its CPU with --host, here for this machine (llm-perf hosts list)"

@@ -208,7 +208,16 @@ class Simulation:
 
     @cached_property
     def capacity(self) -> Capacity | None:
-        """What the engines serve at most of these requests; None where none of them ran."""
+        """What the engines serve at most of these requests, no less than they did; None where none of them ran."""
+        found = self._of_a_full_queue
+        served = self.summary.requests_per_s
+        if found is None or self.outcome.requests.concurrency is None or served <= found.requests_per_s:
+            return found
+        tokens = found.output_tokens_per_s / found.requests_per_s * served
+        return replace(found, requests_per_s=served, output_tokens_per_s=tokens)
+
+    @cached_property
+    def _of_a_full_queue(self) -> Capacity | None:
         if not self.summary.completed:
             return None
         if self.at_most is not None:

@@ -75,7 +75,9 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
     if larger > inputs.batch_size:
         yield change_of(inputs, batch_size=larger), "the throughput"
     for bits, name in smaller_formats(system):
-        if bits < scenario.dtype.weight_bits:
+        # As narrow in another layout too: kernels for scales of blocks may be slower than those for one scale.
+        other = bits == scenario.dtype.weight_bits and name is not None and _in_blocks(scenario)
+        if bits < scenario.dtype.weight_bits or other:
             plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))
             yield change_of(inputs, **(fields | plain)), "as fast"
@@ -91,6 +93,12 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
         and not scenario.gpu.absent
     ):
         yield change_of(inputs, tp_size=ranks, num_gpus=None), "as fast"
+
+
+def _in_blocks(scenario: Scenario) -> bool:
+    """Whether weights are released in 8 bits with a scale for each block of a matrix."""
+    formats = scenario.dtype.formats
+    return formats is not None and formats.name == "fp8_block"
 
 
 def _memory(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change]:

@@ -97,7 +97,18 @@ def _of_others(file: ConstantsFile, another_device: bool) -> _Width | None:
         return None
     found = published_widths(_FILE)["devices"] if another_device or file.only_on else families[file.name]
     share = found["held"] / found["tested"]
-    return _Width(found["width"], found["groups"], "each under another version's constants", share)
+    what = "each under another version's constants"
+    return _Width(
+        found["width"],
+        found["groups"],
+        f"{what}, as on GPUs of another maker" if another_device else what,
+        share,
+    )
+
+
+def width_of_another_maker() -> float:
+    """Half-width on GPUs of a maker that no run of a program has: kernels are written anew for each, as for a version."""
+    return float(published_widths(_FILE)["devices"]["width"])
 
 
 def _first_token_width(scenario: Scenario) -> float | None:

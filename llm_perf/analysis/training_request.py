@@ -19,8 +19,8 @@ from llm_perf.config.base import (
 )
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
-    get_host_config_by_name,
     get_model_config_by_name,
+    host_with,
     usual_host,
 )
 from llm_perf.config.model import ModelConfig
@@ -321,7 +321,7 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     profile = checked_profile(inputs.profile)
     parallelism = training_parallelism(inputs)
     per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
-    named = usual_host(gpu, per_node) if inputs.host is None else get_host_config_by_name(inputs.host)
+    named = usual_host(gpu, per_node) if inputs.host is None else host_with(gpu, inputs.host)
     host = profile.apply_to_host(named, framework.name)
     framework.check_device(gpu)
     framework.check_divisions(parallelism)

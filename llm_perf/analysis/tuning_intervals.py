@@ -20,7 +20,7 @@ _FILE = "tuning_widths.yaml"
 class TuningWidth(Spec):
     """Half-width of 90 % intervals as a log ratio, from ``rows`` runs of ``frameworks``, each left out in turn.
 
-    Of ``tested`` runs, intervals as wide as the other frameworks say held ``held``.
+    All ran on GPUs of ``makers``. Of ``tested`` runs, intervals as wide as the other frameworks say held ``held``.
     """
 
     width: HalfWidth
@@ -29,6 +29,7 @@ class TuningWidth(Spec):
     held: int = Field(ge=0)
     tested: PositiveInt
     frameworks: tuple[str, ...]
+    makers: tuple[str, ...]
 
     @property
     def coverage(self) -> float:

@@ -47,6 +47,8 @@ _COMPLETING = "_LLM_PERF_COMPLETE"
 """Set by the shell where it asks what may follow; no command runs then."""
 EXIT_ENVIRONMENT = 4
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
+"""As the shell says of a program that wrote to a pipe without a reader: 128 and the number of SIGPIPE."""
 
 
 class _LazyGroup(click.Group):
@@ -132,7 +134,7 @@ _COLLECT_AFTER = 500_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code (0, 2, 3, 4 or 130)."""
+    """Run the command line and exit with its code (0, 2, 3, 4, 130 or 141)."""
     # Where the terminal's encoding lacks a letter (the µ of µs), a question mark is better than no result.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -171,7 +173,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # click makes one of the other
         # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
         _silence_stdout()
-        return 0
+        return EXIT_UNREAD
     except OSError as error:  # a full disk behind stdout, above all
         _silence_stdout()
         return _fail(f"input or output failed: {error}", EXIT_ENVIRONMENT)

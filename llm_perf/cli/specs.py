@@ -16,7 +16,7 @@ from llm_perf.config.loading import (
     known_names,
     other_names,
 )
-from llm_perf.config.names import normalise
+from llm_perf.config.names import has_words
 from llm_perf.report import spec_tables
 
 
@@ -24,13 +24,15 @@ def _group(kind: str, plural: str, load: Callable[[str], Spec], columns: spec_ta
     @click.group(plural, help=f"List the bundled {plural}, or show one.")
     def group() -> None: ...
 
-    @group.command("list", help=f"List the bundled {plural}, or those with PATTERN in one of their names.")
+    @group.command(
+        "list",
+        help=f"List the bundled {plural}, or those with PATTERN, its words in any order, in one of their names.",
+    )
     @click.argument("pattern", required=False)
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     def list_(pattern: str | None, as_json: bool) -> None:
-        wanted = normalise(pattern or "")
-        own = [name for name in known_names(kind) if wanted in normalise(name)]
-        others = {name: alias for name, alias in other_names(kind, wanted).items() if name not in own}
+        own = [name for name in known_names(kind) if has_words(name, pattern or "")]
+        others = {name: alias for name, alias in other_names(kind, pattern or "").items() if name not in own}
         specs = [load(name) for name in sorted([*own, *others])]
         if as_json:
             rows = [{"name": spec.name} | columns.values(spec) for spec in specs]  # type: ignore[attr-defined]

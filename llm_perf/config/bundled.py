@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from llm_perf.config import files
 from llm_perf.config.base import Spec
 from llm_perf.config.gpu import GPUEfficiency
-from llm_perf.config.names import known_in_full, normalise, resolve
+from llm_perf.config.names import has_words, known_in_full, normalise, resolve
 from llm_perf.errors import SpecError, UnknownNameError
 
 S = TypeVar("S", bound=Spec)
@@ -66,11 +66,10 @@ def _aliases(kind: str) -> dict[str, str]:
 
 
 def other_names(kind: str, part: str) -> dict[str, str]:
-    """Bundled specs that ``aliases.yaml`` knows under a name with this part in it, each with the shortest such name."""
-    wanted = normalise(part)
+    """Bundled specs that ``aliases.yaml`` knows under a name with these words in it, each with the shortest such name."""
     found: dict[str, str] = {}
     for alias, name in sorted(_aliases(kind).items(), key=lambda item: (len(item[0]), item[0])):
-        if wanted and wanted in alias:
+        if part and has_words(alias, part):
             found.setdefault(name, alias)
     return found
 

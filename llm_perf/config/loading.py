@@ -9,6 +9,7 @@ from llm_perf.config.named_hosts import (
     described_hosts,
     get_host_config_by_name,
     host_of_processor,
+    host_with,
     relative_of,
     usual_host,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "get_model_config_by_name",
     "gpu_of_driver",
     "host_of_processor",
+    "host_with",
     "known_names",
     "load_spec",
     "other_names",

@@ -151,9 +151,36 @@ def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
     host = get_host_config_by_name(gpu.default_host)
     while host.larger is not None and host.gpus_per_node < gpus_per_node:
         host = get_host_config_by_name(host.larger)
-    one_memory = gpu.pcie_bytes_per_s is None and host.pcie_bytes_per_s is None and host.gpus_per_node == 1
+    return _with_memory_of(gpu, host)
+
+
+def host_with(gpu: GPUConfig, name: str) -> HostConfig:
+    """A named host with a GPU in it: where the two have one memory it is as large as the GPU's file says.
+
+    Raises:
+        SpecError: as `get_host_config_by_name`; the name says another memory than the GPU's.
+    """
+    host = get_host_config_by_name(name)
+    if name == HERE:
+        return host
+    found = _with_memory_of(gpu, host)
+    if found is not host and (memory_and_name(name)[1] is not None or files.looks_like_path(name)):
+        raise SpecError(
+            f"host {name!r} has {host.memory_gib:g} GiB, and {gpu.name} {gpu.memory_gib:g}: they are one memory; name the "
+            "chip that has as much (llm-perf gpus list), or leave --host out"
+        )
+    return found
+
+
+def one_memory(gpu: GPUConfig, host: HostConfig) -> bool:
+    """Whether GPU and host have one memory: neither states a link between two."""
+    return not gpu.absent and gpu.pcie_bytes_per_s is None and host.pcie_bytes_per_s is None
+
+
+def _with_memory_of(gpu: GPUConfig, host: HostConfig) -> HostConfig:
     gib = round(gpu.memory_gib)
-    return host.with_memory(gib) if one_memory and gib != host.memory_gib else host
+    alone = one_memory(gpu, host) and host.gpus_per_node == 1
+    return host.with_memory(gib) if alone and gib != round(host.memory_gib) else host
 
 
 def host_of_processor(facts: dict[str, Any], kind: ProcessorId | None = None) -> HostConfig:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from llm_perf.config import files
 from llm_perf.config.bundled import known_names, load_spec, written_aliases
-from llm_perf.config.formats import format_of_repository
+from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
-from llm_perf.config.quantization import named_quantization
+from llm_perf.config.quantization import Quantization, named_quantization
 from llm_perf.errors import SpecError, UnknownNameError
 
 
@@ -72,8 +72,15 @@ def _quantised_name(name: str) -> ModelConfig | None:
     formats = [rule.format for rule in released.rules] if released is not None and own else []
     if number_format == "fp8" and formats == ["fp8_block"]:
         return base.replace(name=name)  # its publisher's 8 bits are the release
+    if number_format in GGUF_MIXTURES and released is not None and _only_mxfp4(released):
+        # A file of any name has the experts as they were released: llama.cpp writes no k-quants of rows of 2,880 (gpt-oss).
+        return base.replace(name=name)
     experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
+
+
+def _only_mxfp4(released: Quantization) -> bool:
+    return {rule.format for rule in released.rules} == {"mxfp4"}
 
 
 def _publisher(model: ModelConfig) -> str:

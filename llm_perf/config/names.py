@@ -17,6 +17,12 @@ def normalise(name: str) -> str:
     return _DROPPED.sub("", _SAME_AS_HYPHEN.sub("-", name.strip().lower())).strip("-")
 
 
+def has_words(name: str, wanted: str) -> bool:
+    """Whether a name has all words of another in it, in any order."""
+    known = normalise(name)
+    return all(word in known for word in normalise(wanted).split("-"))
+
+
 _LONGEST_NAME = 200
 """No spec has a longer name; looking for names near to a longer one takes seconds."""
 
@@ -70,7 +76,8 @@ def resolve(
     In this order: a known name; an alias; a known name without its organisation (what stands before the
     first ``_``); the only known name that begins with ``name`` up to a ``-``. With ``more_aliases`` the names are those of
     devices: makers' words are left out, a name that begins with ``name`` may differ in memory, cores and board only, since
-    another word is another product, and these aliases are asked for last.
+    another word is another product, these aliases are asked for after the others, and last of all numbers may stand
+    among the words where they do not in the name.
 
     Raises:
         AmbiguousNameError: several names fit; they are listed.
@@ -103,6 +110,10 @@ def resolve(
             filter(None, ([n for n in names if _begins(n, form)] for form in forms)), []
         )
         several = several if len(several) > 1 else []
+        if not several:
+            several = _of_the_same_words(forms, names, {**aliases, **written})
+            if len(several) == 1:
+                return several[0]
     if several:
         raise AmbiguousNameError(kind, name, sorted(several))
     if len(name) > _LONGEST_NAME:
@@ -142,6 +153,22 @@ def _fits(
     # The only one that begins so may be a smaller sibling of what is meant.
     rest = [normalise(form)[len(wanted) + 1 :].partition("-")[0] for _, form in longer]
     return [] if set(rest) <= _SIBLINGS else list(dict.fromkeys(full for full, _ in longer))
+
+
+def _of_the_same_words(
+    forms: tuple[str, ...], names: tuple[str, ...], aliases: Mapping[str, str]
+) -> list[str]:
+    """Names whose words are those of a spelling with its numbers elsewhere: ``RTX 6000 Pro``, ``6000 Pro Blackwell``."""
+    wanted = [_words(form) for form in forms if form.count("-")]
+    spelled = {**aliases, **{normalise(name): name for name in names}}
+    return list(dict.fromkeys(name for form, name in spelled.items() if _words(form) in wanted))
+
+
+def _words(form: str) -> tuple[list[str], list[str]]:
+    """Words with a digit, which may stand anywhere, and the others in their order: a Super Ti is no Ti Super."""
+    words = [word for word in form.split("-") if word not in _MAKERS and word != "rtx"]
+    numbers = [word for word in words if any(map(str.isdigit, word))]
+    return sorted(numbers), [word for word in words if word not in numbers]
 
 
 def _begins(full: str, wanted: str) -> bool:

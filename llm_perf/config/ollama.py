@@ -111,4 +111,6 @@ def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
             f"{whole!r}: format {whole[len(head) + 1 :]!r} is not known; give the repository alone and the nearest that "
             "is in --weight-format (q4_k_m for UD-Q4_K_XL)"
         )
+    if found.quantization is not None and found.quantization.method in _KEPT:
+        return found
     return found.replace(quantization=named_quantization(number_format))

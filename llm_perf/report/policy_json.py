@@ -33,6 +33,8 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "cost": None if result is None or price is None else cost_object(cost_of(result, price)),
         "front": [_point(point) for point in answer.front],
         "searched": answer.searched,
+        "systems": list(answer.question.running),
+        "left_out": answer.question.left_out,
         "seconds": answer.seconds,
         "reason": answer.reason,
         "nearest": None if answer.nearest is None else _point(answer.nearest),

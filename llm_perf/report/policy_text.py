@@ -114,7 +114,11 @@ def _title(answer: PolicyAnswer) -> Text:
     formats = None if answer.result is None else answer.result.scenario.dtype.formats
     if question.divides and formats is not None:
         text.append(f"; weights {formats.name}")
-    text.append(f"; searched: {', '.join(question.systems)}")
+    text.append(f"; searched: {', '.join(question.running)}")
+    by_reason: dict[str, list[str]] = {}
+    for name, why in question.left_out.items():
+        by_reason.setdefault(why, []).append(name)
+    text.append("".join(f"\nnot searched: {', '.join(names)} ({why})" for why, names in by_reason.items()))
     if question.divides and question.context is not None:
         text.append(
             f"\nthe cache has room for {count(question.context)} tokens of each sequence; times and the table of memory"

@@ -22,6 +22,7 @@ _ROUNDS = 8
 """Times that every place of the engines is filled anew."""
 _LEFT_OUT = 2
 """Rounds at the beginning, in which the engines fill up."""
+_FEW_ROUNDS = 4
 _MOST = 16_384
 _LEAST = 512
 
@@ -95,7 +96,8 @@ def capacity_of(
     """Serve as many requests of the sample's lengths as fill the engines several times over, all there from the beginning.
 
     Their rate follows from the lengths and the engines alone. It is that between the ends after which the engines are full
-    and the end after which they empty.
+    and the end after which they empty. Where fewer in flight are served faster, as where each sequence slows the others
+    by more than it adds, it is that of half as many, and so on.
 
     Args:
         serve: The engines that are looked at.
@@ -107,19 +109,41 @@ def capacity_of(
     """
     wanted = int(min(max(_ROUNDS * places, _LEAST), _MOST) * engines)
     saturated = serve(_queue(sample, wanted))
-    done = saturated.status == COMPLETED
-    ends = np.sort(saturated.finished_s[done])
-    if len(ends) < 2:
+    per_s = _served_per_s(saturated)
+    if per_s is None:
         return None
-    first, last = _LEFT_OUT * len(ends) // _ROUNDS, len(ends) - 1 - len(ends) // _ROUNDS
-    spent = float(ends[last] - ends[first])
-    per_s = (last - first) / spent if spent > 0 else len(ends) / float(ends[-1])
+    done = saturated.status == COMPLETED
+    turns = bool((sample.previous != NONE).any())
+    in_flight = int(places * engines) // 2
+    while in_flight >= engines and not turns:
+        # Filling and emptying count against it: equal requests go in step, and a part of their way may look faster.
+        fewer = _whole_per_s(serve(_queue(sample, _FEW_ROUNDS * in_flight, in_flight)))
+        if fewer <= per_s:
+            break
+        more = _whole_per_s(serve(_queue(sample, _ROUNDS * in_flight, in_flight)))
+        per_s, in_flight = max(fewer, more), in_flight // 2
     output = float(saturated.requests.output_tokens[done].mean())
     return Capacity(times * per_s, times * per_s * output, offered_per_s, float(done.mean()))
 
 
-def _queue(requests: Requests, count: int) -> Requests:
-    """The requests again and again until there are ``count``, all at the beginning, sessions without pauses."""
+def _whole_per_s(found: Outcome) -> float:
+    """Requests per second from the first arrival to the last end."""
+    ends = found.finished_s[found.status == COMPLETED]
+    return len(ends) / float(ends.max()) if len(ends) else 0.0
+
+
+def _served_per_s(found: Outcome) -> float | None:
+    """Requests per second between filling and emptying; None where fewer than two ran."""
+    ends = np.sort(found.finished_s[found.status == COMPLETED])
+    if len(ends) < 2:
+        return None
+    first, last = _LEFT_OUT * len(ends) // _ROUNDS, len(ends) - 1 - len(ends) // _ROUNDS
+    spent = float(ends[last] - ends[first])
+    return (last - first) / spent if spent > 0 else len(ends) / float(ends[-1])
+
+
+def _queue(requests: Requests, count: int, in_flight: int | None = None) -> Requests:
+    """The requests again and again until there are ``count``, all at the beginning or so many at once, without pauses."""
     there = len(requests)
     rows = np.arange(count) % there
     shift = np.arange(count) // there * there
@@ -131,4 +155,5 @@ def _queue(requests: Requests, count: int) -> Requests:
         prefix_id=requests.prefix_id[rows],
         prefix_tokens=requests.prefix_tokens[rows],
         previous=np.where(before == NONE, NONE, before + shift),
+        concurrency=in_flight,
     )

@@ -311,9 +311,6 @@ class StepTimes:
 
     def mixed_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
         """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here."""
-        if self._slow_chunks:
-            named = [Chunk(1.0, new, before) for new, before in chunks]
-            return float(step_s(self.forward, named, batch, context, ends)) + self._reading
         seconds = self._once + self._reading + self._each * (batch + len(chunks))
         if self._pass_tokens:
             return seconds + self._passes_s(chunks, batch, context, ends)
@@ -339,25 +336,33 @@ class StepTimes:
 
     def _mixed_pass_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
         """A pass over chunks and decoding sequences, without its scheduling and sampling."""
-        read = 0
-        for new, _ in chunks:
-            read += new
-        tokens = batch * self.queries
-        device = self._body(read + tokens) + self._head(tokens + (read if self._all_logits else ends))
-        if batch:
-            device += self._floor[batch] + self._per_token[batch] * context
-            for limit, beyond, per_token in self._bounded:
-                device += per_token[batch] * (context if context <= limit else beyond)
-        if self._on_cpu is not None:
-            device += float(self._on_cpu.chunks_s(chunks, batch, context))
-        else:
-            for one in self._mixers:
-                device += self._chunks_s(one, chunks)
+        device = self._visited_s(chunks, batch, context, ends) if self._slow_chunks else 0.0
+        if not self._slow_chunks:
+            read = 0
+            for new, _ in chunks:
+                read += new
+            tokens = batch * self.queries
+            device = self._body(read + tokens) + self._head(tokens + (read if self._all_logits else ends))
+            if batch:
+                device += self._floor[batch] + self._per_token[batch] * context
+                for limit, beyond, per_token in self._bounded:
+                    device += per_token[batch] * (context if context <= limit else beyond)
+            if self._on_cpu is not None:
+                device += float(self._on_cpu.chunks_s(chunks, batch, context))
+            else:
+                for one in self._mixers:
+                    device += self._chunks_s(one, chunks)
         seconds = self._beside(device, self.launch_s)
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
         return seconds + drafting + self._draft.chunks_s(chunks, ends)
+
+    def _visited_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+        """Device seconds of such a pass where no table has its attention: each chunk is asked for."""
+        named = [Chunk(1.0, new, before) for new, before in chunks]
+        costs, attention = self.forward.mixed_step(named, batch, ends, self.queries)
+        return float(costs.total_s + self.forward.attention_s(attention, context))
 
     def equal_prompts_s(self, sequences: int, new_tokens: int, cached: int = 0) -> float:
         """Seconds of a step that reads equally long prompts, to their ends and nothing else, as a static batch does."""
@@ -385,21 +390,18 @@ class StepTimes:
         """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
         read = prompts * new
         tokens = batch * self.queries
-        device = self._body.at(read + tokens) + self._head.at(
-            tokens + (read if self._all_logits else prompts)
-        )
+        passes = np.ones_like(read + tokens)
+        if self._pass_tokens:
+            passes = np.maximum(np.ceil((read + tokens) / self._pass_tokens), 1.0)
+        full = (passes - 1.0) * self._pass_tokens
+        device = self._body.at(read + tokens - full)
+        device += (passes - 1.0) * self._body.at(np.full_like(passes, self._pass_tokens))
+        device += self._head.at(tokens + (read if self._all_logits else prompts))
         device += _between(batch, self._batch_arrays[1]) + self._attended_s(batch, context)
-        rates = self.forward.rates
-        if self._on_cpu is not None:
-            device += self._on_cpu.chunks_s([(new, before)], batch, context, prompts)
-        for one in () if self._on_cpu is not None else self._mixers:
-            pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
-            slower, rows = split_keys(one.mixer, new, before) if one.splits else (1.0, new)
-            flops = prompts * pairs * one.flops_per_pair * slower
-            compute = flops * (1.0 + rates.attention_half_len / rows) / rates.attention_flops_per_s
-            memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
-            device += one.layers * (rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent))
-        host = np.full_like(device, self.launch_s)
+        # Passes have an equal part of each prompt, at its middle depth.
+        part, depth = new / passes, before + (passes - 1.0) / 2 * new / passes
+        device += passes * self._mean_chunks_s(prompts, part, depth, batch, context)
+        host = passes * self.launch_s
         once = self._once + self._reading
         seconds = np.asarray(self._mean_beside(device, host) + once + self._each * (batch + prompts))
         if self._draft is None:
@@ -407,6 +409,30 @@ class StepTimes:
         drafting = np.where(batch > 0, self._drafted * self._draft._mean_pass_s(batch, context), 0.0)
         own = self._draft.mean_mixed_s(prompts, new, before, 0.0 * batch, context)
         return seconds + drafting + own - self._draft._once - self._draft._each * prompts
+
+    def _mean_chunks_s(
+        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+    ) -> Floats:
+        """Attention of one pass in all layers over ``prompts`` chunks of ``new`` tokens after ``before``, as arrays."""
+        if self._on_cpu is not None:
+            return np.asarray(self._on_cpu.chunks_s([(new, before)], batch, context, prompts))
+        if self._slow_chunks:
+            costs = Costs()
+            for group in self.forward.model.layer_groups:
+                for mixer in group.attention.parts:
+                    self.forward.attention.prefill(costs, mixer, group.count, (Chunk(prompts, new, before),))
+            return np.asarray(costs.total_s)
+        rates, device = self.forward.rates, np.zeros_like(new)
+        for one in self._mixers:
+            pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
+            slower, rows = split_keys(one.mixer, new, before) if one.splits else (1.0, new)
+            flops = prompts * pairs * one.flops_per_pair * slower
+            compute = flops * (1.0 + rates.attention_half_len / rows) / rates.attention_flops_per_s
+            memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
+            device = device + one.layers * (
+                rates.attention_floor_s + p_norm(compute, memory, rates.knee_exponent)
+            )
+        return device
 
     def _attended_s(self, batch: Floats, context: Floats) -> Floats:
         seconds = _between(batch, self._batch_arrays[2]) * context

@@ -37,7 +37,7 @@ from llm_perf.systems.registry import dividing_systems, stack_names, system_of_s
 __all__ = ["OBJECTIVES", "Candidate", "PlanAnswer", "PlanQuestion", "Pool", "plan"]
 
 _NOTHING_KNOWN: Final = {
-    "cost": "no price is known for {}: give a list with --prices, or another --objective",
+    "cost": "no price is known for {}: give a list with --prices, or another --objective (gpus, energy, throughput)",
     "energy": "no rated power (tdp_w) is known for {}: ask for another --objective",
 }
 

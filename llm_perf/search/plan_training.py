@@ -256,26 +256,37 @@ class _GPUType:
     def _best_of(self, count: int) -> TrainingCandidate | None:
         """The fastest division of the job over so many GPUs that fits."""
         best: tuple[float, TrainingScenario, int] | None = None
+        # Recomputation makes room and takes time: what does not fit without it takes no less with it.
+        least_s: dict[tuple[ParallelismConfig, Any], float] = {}
         for scenario in self._divisions(count):
-            found = self._fastest_batch(scenario)
+            division = scenario.parallelism, scenario.plan.ds_zero
+            if best is not None and least_s.get(division, 0.0) >= best[0]:
+                self.evaluated += len(self._micro_batches(scenario))
+                continue
+            found, least_s[division] = self._fastest_batch(scenario)
             if found is not None and (best is None or found[0] < best[0]):
                 best = (found[0], scenario, found[1])
         return None if best is None else self._candidate(*best)
 
-    def _fastest_batch(self, scenario: TrainingScenario) -> tuple[float, int] | None:
-        """(seconds of a step, micro-batch) of the fastest micro-batch that fits."""
+    def _micro_batches(self, scenario: TrainingScenario) -> list[int]:
+        """Sizes that divide the sequences of a replica."""
         replica = self.sequences // scenario.parallelism.dp_size
-        sizes = [size for size in _MICRO_BATCHES if replica % size == 0]
+        return [size for size in _MICRO_BATCHES if replica % size == 0]
+
+    def _fastest_batch(self, scenario: TrainingScenario) -> tuple[tuple[float, int] | None, float]:
+        """(seconds of a step, micro-batch) of the fastest micro-batch that fits; the least seconds of those that do not."""
+        replica = self.sequences // scenario.parallelism.dp_size
+        sizes = self._micro_batches(scenario)
         micro = np.array(sizes, dtype=float)
         step = TrainingStep(scenario, get_framework(scenario.framework))
         load = TrainingLoad(micro, replica / micro, float(self.seq_len))
         self.evaluated += len(sizes)
         fits = np.broadcast_to(np.asarray(step.footprint.memory(load).fits), micro.shape)
         if not fits.any():
-            return None
-        seconds = np.where(fits, step.step_cost(load, parts=False).latency_s, np.inf)
-        index = int(np.argmin(seconds))
-        return float(seconds[index]), sizes[index]
+            return None, 0.0
+        seconds = np.broadcast_to(step.step_cost(load, parts=False).latency_s, micro.shape)
+        index = int(np.argmin(np.where(fits, seconds, np.inf)))
+        return (float(seconds[index]), sizes[index]), float(np.min(seconds, where=~fits, initial=np.inf))
 
     def _divisions(self, count: int) -> Iterator[TrainingScenario]:
         """Tensor ranks inside a machine, pipeline stages, experts over what is left; sharding and recomputation."""

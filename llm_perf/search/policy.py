@@ -108,6 +108,31 @@ class PolicyQuestion(Spec):
         return (family if version is None else f"{family}@{version}",)
 
     @property
+    def running(self) -> tuple[str, ...]:
+        """Those that are searched: of all, what runs on the GPU; where none does, all, which are refused then."""
+        if self.system != ALL or self.divides:
+            return self.systems
+        gpu = gpu_of(self.inputs(self.flags_of(self.systems[0])))
+        return tuple(name for name in self.systems if runs_there(name, gpu)) or self.systems
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Systems that ``all`` and ``auto`` leave out of a search, each with why."""
+        if self.system not in (ALL, AUTO):
+            return {}
+        other = (
+            "streams weights: --objective throughput, latency or cost"
+            if self.divides
+            else f"divides a model between GPU and CPU: --system {AUTO}, or its name"
+        )
+        found = dict.fromkeys(searched_systems() if self.divides else dividing_systems(), other)
+        found |= dict.fromkeys(
+            dividing_systems() if self.divides else (), "its name alone searches it: --system"
+        )
+        found |= dict.fromkeys(searched_systems() if not self.divides else (), "does not run on this GPU")
+        return {name: why for name, why in found.items() if name not in self.running}
+
+    @property
     def divides(self) -> bool:
         """Whether the question is about a model that is divided between GPU and CPU."""
         if self.objective in ("decode", "ttft", "mixed") or self.system == AUTO:
@@ -231,7 +256,7 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
             f"--objective cost needs a price, and there is none above 0 for {question.gpu}: give --cost-per-gpu-hour"
         )
     begin = time.perf_counter()
-    pools = [_policies(question, system) for system in _running(question)]
+    pools = [_policies(question, system) for system in question.running]
     points = _Points(pools)
     front = [points[index] for index in _thinned(points, pareto_front(points.latency_s, points.throughput))]
     chosen = _best(question, points)
@@ -245,14 +270,6 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     best = FrontPoint(chosen.flags, result.total_latency_s, result.total_throughput_tokens_per_s)
     front = _with_best(front, chosen, best)
     return PolicyAnswer(question, best, inputs, result, tuple(front), searched, time.perf_counter() - begin)
-
-
-def _running(question: PolicyQuestion) -> tuple[str, ...]:
-    """The systems that are searched: of all, those that run on the GPU; where none does, all, which are refused then."""
-    if question.system != ALL:
-        return question.systems
-    gpu = gpu_of(question.inputs(question.flags_of(question.systems[0])))
-    return tuple(name for name in question.systems if runs_there(name, gpu)) or question.systems
 
 
 def _policies(question: PolicyQuestion, name: str) -> Policies:

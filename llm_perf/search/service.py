@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import DEFAULT_ENGINE, ServiceInputs, Simulation, simulation_of
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.parallelism import fewest_nodes
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.requests.request_file import RequestFile, read_requests
@@ -28,7 +29,7 @@ from llm_perf.search.plan_question import PlanOutcome, PlanQuestion
 from llm_perf.search.service_options import ClosedForm, Option, Queue, objective_of
 from llm_perf.search.targets import Target
 from llm_perf.systems.families import find, scheduler_rules
-from llm_perf.systems.registry import DEFAULT
+from llm_perf.systems.registry import DEFAULT, engine_on
 
 _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
@@ -127,6 +128,12 @@ def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
     )
 
 
+def _engine_of(question: PlanQuestion) -> str:
+    """The engine where none is named: the usual one, or any where that runs on none of the GPUs that are asked for."""
+    found = [engine_on(get_gpu_config_by_name(name), DEFAULT_ENGINE) for name in question.gpus]
+    return DEFAULT_ENGINE if DEFAULT_ENGINE in found or not found else found[0]
+
+
 class _Search:
     def __init__(self, question: PlanQuestion) -> None:
         stated = [name for name in ("rate", "requests", "concurrency") if getattr(question, name) is not None]
@@ -145,7 +152,7 @@ class _Search:
             )
         self.file: RequestFile | None = None
         if question.system == DEFAULT:
-            question = question.replace(system=DEFAULT_ENGINE)
+            question = question.replace(system=_engine_of(question))
         if question.requests is not None:
             self.file = read_requests(question.requests, timed=question.rate is None)
             sent = self.file.requests

@@ -1,9 +1,10 @@
 """Which accelerators a program has kernels for, and which stand in which host: data of their files, asked in one place."""
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm_perf.config.base import GB, Spec
 from llm_perf.config.gpu import GPUConfig
@@ -23,7 +24,7 @@ class RunsOn(Spec):
     Attributes:
         since: The first version that this holds for; "0" for all.
         devices: Vendors, or architectures where it is not all that a vendor makes.
-        but_not: Architectures among them that it has no kernels for.
+        but_not: Architectures of a vendor among them that it has no kernels for.
         barely: Vendors or architectures among them that it runs on with another backend than the one its constants
             are of, each with what to know of it.
         source: Where its makers say so.
@@ -31,21 +32,29 @@ class RunsOn(Spec):
 
     since: str = "0"
     devices: tuple[str, ...] = Field(min_length=1)
-    but_not: tuple[str, ...] = ()
+    but_not: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     barely: dict[str, str] = Field(default_factory=dict)
     source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_its_devices(self) -> RunsOn:
+        if not set(self.but_not) <= set(self.devices):
+            raise ValueError("but_not is of vendors that devices name")
+        return self
 
     def takes(self, gpu: GPUConfig) -> bool:
         """Whether it runs there; of an accelerator whose file names neither vendor nor architecture nothing is known."""
         kinds = _kinds(gpu)
         if not kinds:
             return True
-        return bool(kinds & set(self.devices)) and not kinds & set(self.but_not)
+        return bool(kinds & set(self.devices)) and kinds.isdisjoint(chain(*self.but_not.values()))
 
     def words(self) -> str:
         """What it runs on, for a message: ``nvidia (but pascal), amd``."""
-        but = f" (but {', '.join(self.but_not)})" if self.but_not else ""
-        return f"{', '.join(self.devices)}{but}"
+        return ", ".join(
+            f"{device} (but {', '.join(self.but_not[device])})" if device in self.but_not else device
+            for device in self.devices
+        )
 
 
 def _kinds(gpu: GPUConfig) -> set[str]:

@@ -134,7 +134,17 @@ def test_each_family_says_where_it_runs() -> None:
     frameworks = {name: get_framework(name).runs_on for name in FRAMEWORKS}
     assert None not in frameworks.values()
     for rule in (*(one for several in rules.values() for one in several), *filter(None, frameworks.values())):
-        assert {*rule.devices, *rule.but_not, *rule.barely} <= kinds
+        assert {*rule.devices, *rule.barely} <= kinds
+        for maker, architectures in rule.but_not.items():
+            assert set(architectures) <= {gpu.architecture for gpu in gpus if gpu.maker == maker}
+
+
+def test_an_exception_stands_beside_its_maker(infer: Any) -> None:
+    said = infer("--model", "llama-3.1-8b", "--gpu", "p40", "--system", "vllm").error
+    assert "it runs on nvidia (but pascal), amd, intel, google, aws; what runs" in said
+    said = infer("--model", "llama-3.1-8b", "--gpu", "gaudi2", "--system", "autoawq").error
+    assert "nvidia (but pascal, volta)" in said
+    assert "intel (but gaudi2, gaudi3)" in said
 
 
 @pytest.mark.parametrize("system", ["llama_cpp", "exllama", "autoawq"])

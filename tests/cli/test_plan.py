@@ -198,3 +198,24 @@ def test_a_list_cut_at_one_does_not_say_that_nothing_else_does(llm_perf, service
         found.out.splitlines()[4]
         == "Change:    no other GPU meets the targets, or none is shown (--gpus, --top)"
     )
+
+
+@pytest.mark.parametrize("gpu", ["p40", "m3-ultra"])
+def test_a_rate_on_chips_that_the_usual_engine_does_not_run_on_is_any_engine_s(llm_perf, gpu):
+    """As `simulate` answers them."""
+    asked = (
+        "plan",
+        "--model",
+        "llama-3.1-8b",
+        "--gpus",
+        gpu,
+        "--rate",
+        "0.2",
+        "--prompt-len",
+        "500",
+        "--gen-len",
+        "100",
+    )
+    found = llm_perf(*asked, "--objective", "gpus", "--json")
+    assert found.json["best"][0]["inputs"]["system"] == "engine"
+    assert "--objective (gpus, energy, throughput)" in llm_perf(*asked).error

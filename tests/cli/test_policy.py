@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from llm_perf.config import get_host_config_by_name
+from llm_perf.systems.registry import dividing_systems, searched_systems
 
 BASE = ("policy", "--model", "opt-30b", "--gpu", "t4")
 SMALL = ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--prompt-len", "64", "--gen-len", "4")
@@ -205,3 +206,18 @@ def test_the_best_policy_says_how_sure_it_is(llm_perf):
     assert low < found["latency_s"] < high
     assert found["no_interval"] is None
     assert "90% interval: total" in llm_perf(*asked).out
+
+
+def test_systems_that_all_leaves_out_are_named_with_why(llm_perf):
+    asked = ("policy", "--model", "opt-1.3b", "--gpu", "t4", "--prompt-len", "64", "--gen-len", "8")
+    found = llm_perf(*asked)
+    assert "searched: flexgen, zero_inference" in " ".join(found.out.split())
+    assert "not searched: " in found.out
+    said = llm_perf(*asked, "--json").json
+    assert said["systems"] == ["flexgen", "zero_inference"]
+    assert set(said["systems"]).isdisjoint(said["left_out"])
+    assert {*said["systems"], *said["left_out"]} == {*searched_systems(), *dividing_systems()}
+    assert "--system auto" in said["left_out"]["llama_cpp"]
+    divided = llm_perf(*asked, "--system", "auto", "--json").json
+    assert "flexgen" in divided["left_out"]
+    assert llm_perf(*asked, "--system", "flexgen", "--json").json["left_out"] == {}

@@ -365,3 +365,14 @@ def test_fiddler_copies_an_expert_that_many_tokens_ask_for() -> None:
     assert long.prefill.breakdown_s["weight_copies"] == pytest.approx(
         medium.prefill.breakdown_s["weight_copies"], rel=1e-2
     )
+
+
+def test_ranks_that_share_the_cpus_experts_say_what_is_not_settled() -> None:
+    alone, shared = (
+        asked(
+            gpu="h100-sxm-80gb", host="epyc-9654", system="ktransformers", weight_format="bf16", tp_size=ranks
+        )
+        for ranks in (1, 2)
+    )
+    assert not any("tensor ranks" in warning for warning in alone.warnings)
+    assert any("each of 2 tensor ranks" in warning for warning in shared.warnings)

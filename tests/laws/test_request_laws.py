@@ -12,17 +12,20 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.scenario import Scenario
 from llm_perf.requests.outcome import COMPLETED, REJECTED, Outcome
 from llm_perf.requests.simulate import rules_of, simulate
+from llm_perf.requests.steady import SteadyState
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs
+from llm_perf.systems.families import declaration, family_names, folder_of, scheduler_rules
 from llm_perf.systems.forward import Chunk, Forward
 from llm_perf.systems.host_time import prefill_overhead_s
 from llm_perf.systems.mixed_steps import step_s
-from llm_perf.systems.registry import system_of
+from llm_perf.systems.registry import runs_there, system_of
 
 MODELS = ("llama-3.1-8b", "gpt-oss-20b", "gemma-2-9b", "NVIDIA-Nemotron-3-Nano-30B-A3B")
 STACKS = ("vllm@0.19", "vllm@0.6", "sglang@0.5", "tensorrt_llm@1.0", "tensorrt_llm@0.9")
@@ -120,6 +123,48 @@ def test_without_others_a_request_takes_what_infer_says(system: str, model: str,
     np.testing.assert_allclose((found.finished_s - found.first_token_s) / 299, one.tpot_s, rtol=1e-9)
     if closed:
         assert found.finished_s[-1] == pytest.approx(5 * one.total_latency_s, rel=1e-9)
+
+
+MACHINES: tuple[dict[str, Any], ...] = (
+    {"gpu": "h100-sxm"},
+    {"gpu": "mi300x"},
+    {"gpu": "gaudi2"},
+    {"gpu": "m3-ultra"},
+    {"gpu": "none", "host": "epyc-9654"},
+)
+SERVED = tuple(
+    (f"{name}@{release}", machine)
+    for name in family_names()
+    for release in folder_of(name).all_releases
+    for machine in MACHINES
+    if scheduler_rules(name, release) is not None
+    and runs_there(name, get_gpu_config_by_name(machine["gpu"], or_none=True))
+    and (machine["gpu"] != "none" or declaration(name).runs_without_gpu)
+)
+"""Every version of every system that has a scheduler, those for some devices too, wherever its makers say that it runs."""
+
+
+@pytest.mark.parametrize(
+    ("system", "machine"), SERVED, ids=lambda one: one if isinstance(one, str) else one["gpu"]
+)
+def test_alone_a_request_of_any_system_takes_what_infer_says(system: str, machine: dict[str, Any]) -> None:
+    """Within a step and over several; an idle server that waits for others to come says how long."""
+    for prompt in (700, 3000):
+        asked = build_scenario(
+            InferenceInputs(model="qwen3-30b-a3b", system=system, prompt_len=prompt, gen_len=20, **machine)
+        )
+        found, one = (
+            simulate(asked, Requests.of(np.zeros(3), prompt, 20, concurrency=1)),
+            predict_inference(asked),
+        )
+        first = found.first_token_s - found.arrival_s - rules_of(asked).gathers_ms * 1e-3
+        # Nodes stand for the passes of a long prompt, whose scores are written out in some versions.
+        np.testing.assert_allclose(first, one.ttft_s, rtol=3e-3 if prompt > 2048 else 1e-4)
+        np.testing.assert_allclose((found.finished_s - found.first_token_s) / 19, one.tpot_s, rtol=1e-4)
+        if rules_of(asked).batch != "static":
+            steady = SteadyState(asked, 4000).at(prompt, 20, concurrency=1)
+            assert float(steady.ttft_s) == pytest.approx(one.ttft_s, rel=0.02)
+            assert float(steady.tpot_s) == pytest.approx(one.tpot_s, rel=0.01)
 
 
 @pytest.mark.parametrize("chunk", [None, 2048])

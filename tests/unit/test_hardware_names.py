@@ -8,8 +8,9 @@ import re
 import pytest
 
 from llm_perf.config import get_gpu_config_by_name, get_host_config_by_name
-from llm_perf.config.loading import known_names, resolve_name, usual_host
-from llm_perf.config.names import normalise
+from llm_perf.config.loading import host_with, known_names, resolve_name, usual_host
+from llm_perf.config.named_hosts import one_memory
+from llm_perf.config.names import has_words, normalise
 from llm_perf.errors import AmbiguousNameError, SpecError, UnknownNameError
 from tests.unit.hardware_files import GPUS, HOSTS, SPECS, one_line, raw
 
@@ -294,3 +295,56 @@ def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
         get_host_config_by_name(name)
     said = str(refused.value).partition(": give ")[2].partition(", or ")[0]
     assert get_host_config_by_name(said).name == "xeon-platinum-8480-plus"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("6000 pro blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
+        ("RTX 6000 Pro Blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
+        ("pcie h100 80gb", "h100-pcie-80gb"),
+        ("ada 6000", "rtx-6000-ada-48gb"),
+    ],
+)
+def test_the_words_of_a_name_may_stand_in_another_order(name: str, stem: str) -> None:
+    assert get_gpu_config_by_name(name) == get_gpu_config_by_name(stem)
+
+
+def test_a_list_is_of_names_with_all_words_of_a_pattern() -> None:
+    assert has_words("rtx-pro-6000-blackwell-server", "6000 Pro Blackwell")
+    assert not has_words("rtx-6000-ada-48gb", "6000 Pro Blackwell")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "host", "gib"),
+    [
+        ("m4-max-48gb", "MacBook Pro M4 Max", 48),
+        ("m4-max-128gb", "apple", 128),
+        ("gb10", "dgx-spark", 128),
+        ("jetson-orin-nano-8gb", "jetson-orin", 8),
+    ],
+)
+def test_a_named_host_has_the_one_memory_of_the_chip(gpu: str, host: str, gib: int) -> None:
+    chip = get_gpu_config_by_name(gpu)
+    found = host_with(chip, host)
+    assert found.memory_gib == gib
+    assert found.usable_memory_gib < gib
+    with pytest.raises(SpecError, match="they are one memory"):
+        host_with(chip, f"{host}-96gb")
+
+
+def test_a_card_has_a_memory_of_its_own() -> None:
+    card = get_gpu_config_by_name("rtx-4090-24gb")
+    assert host_with(card, "2x epyc-9654-1024gb").memory_gib == 1024
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in known_names("GPU") if get_gpu_config_by_name(name).pcie_bytes_per_s is None]
+)
+def test_a_chip_without_a_link_and_its_usual_host_are_of_one_size(name: str) -> None:
+    chip = get_gpu_config_by_name(name)
+    if chip.default_host is None:
+        return
+    host = usual_host(chip, 1)
+    if one_memory(chip, host) and host.gpus_per_node == 1:
+        assert abs(host.memory_gib - chip.memory_gib) < 1

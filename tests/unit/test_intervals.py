@@ -13,6 +13,9 @@ from calibrate.validate.left_out import LeftOutRow, as_csv, load_left_out, parse
 from llm_perf.analysis.evidence import ANY, RESIDENT, accuracy_class, entries_of, evidence_of, pool_of
 from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.stack_intervals import width_of_another_maker
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.errors import SpecError
 from llm_perf.report.inference_json import result_object
@@ -451,3 +454,31 @@ def test_an_interval_of_a_version_holds_its_prediction(gpu, system, weight_forma
     )
     assert found.interval.decode_s[0] <= found.decode.latency_s <= found.interval.decode_s[1]
     assert found.interval.total_s[0] <= found.total_latency_s <= found.interval.total_s[1]
+
+
+@pytest.mark.parametrize("system", ["ktransformers", "llama_cpp"])
+def test_a_divided_model_on_gpus_that_no_run_has_is_as_unsure_as_a_stack_there(system: str) -> None:
+    """All published runs whose CPU computes beside a GPU have one of NVIDIA's."""
+    asked = {"model": "qwen3-30b-a3b", "host": "epyc-9654", "system": system}
+    asked |= {"n_cpu_moe": 48} if system == "llama_cpp" else {}
+    known, other = (
+        predict_inference(build_scenario(InferenceInputs(gpu=gpu, **asked)))
+        for gpu in ("h100-sxm-80gb", "mi300x")
+    )
+    assert known.interval is not None
+    assert other.interval is not None
+    widths = [one.interval.decode_s[1] / one.decode.latency_s for one in (known, other)]
+    assert widths[1] == pytest.approx(math.exp(width_of_another_maker()))
+    assert widths[1] > widths[0]
+    assert "none with GPUs of amd" in other.interval.method
+
+
+def test_fine_tuning_on_gpus_that_no_run_has_is_as_unsure_as_a_stack_there() -> None:
+    asked = {"model": "llama-3.1-8b", "framework": "hf_trainer", "lora_rank": 16}
+    known, other = (
+        predict_training(build_training_scenario(TrainingInputs(gpu=gpu, **asked))).interval
+        for gpu in ("h100-sxm-80gb", "mi300x")
+    )
+    assert known is not None
+    assert other is not None
+    assert other.total_factor >= math.exp(width_of_another_maker()) * (1 - 1e-9) > known.total_factor

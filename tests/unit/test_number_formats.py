@@ -520,3 +520,11 @@ def test_llama_cpp_keeps_experts_in_mxfp4_under_the_format_s_plain_name() -> Non
     )
     plain, file = (scenario.dtype.formats for scenario in asked)
     assert plain == file
+
+
+@pytest.mark.parametrize("tag", ["", ":Q4_K_M", ":Q8_0", ":F16"])
+@pytest.mark.parametrize("size", ["20b", "120b"])
+def test_every_file_of_gpt_oss_has_its_experts_as_released(size: str, tag: str) -> None:
+    """Rows of 2,880 are no blocks of 256: files of unsloth/gpt-oss-20b-GGUF differ by a few percent, whatever their names."""
+    found = get_model_config_by_name(f"unsloth/gpt-oss-{size}-GGUF{tag}")
+    assert found.quantization == get_model_config_by_name(f"gpt-oss-{size}").quantization

@@ -158,17 +158,15 @@ def fullest(moments: Iterable[Moment]) -> TrainingMemoryParts:
     totals = [moment.parts.total_bytes for moment in every]
     if not any(isinstance(total, np.ndarray) for total in totals):
         return binding(every).parts
-    stacked = np.stack(
-        [np.broadcast_to(np.asarray(t), np.broadcast_shapes(*map(np.shape, totals))) for t in totals]
-    )
-    chosen = stacked.argmax(axis=0)
-
-    def picked(name: str) -> Number:
-        columns = [np.broadcast_to(np.asarray(getattr(m.parts, name)), stacked.shape[1:]) for m in every]
-        return np.take_along_axis(np.stack(columns), chosen[None], axis=0)[0]
-
+    values = np.empty((len(PARTS) + 1, len(every), *np.broadcast_shapes(*map(np.shape, totals))))
+    for number, (moment, total) in enumerate(zip(every, totals, strict=True)):
+        for part, name in enumerate(PARTS):
+            values[part, number] = getattr(moment.parts, name)
+        values[-1, number] = total
+    chosen = values[-1].argmax(axis=0)
+    picked = np.take_along_axis(values, chosen[None, None], axis=1)[:, 0]
     return TrainingMemoryParts(
-        **{name: picked(name) for name in PARTS}, capacity_bytes=every[0].parts.capacity_bytes
+        **dict(zip(PARTS, picked, strict=False)), capacity_bytes=every[0].parts.capacity_bytes
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llm_perf.config.base import GIB
+from llm_perf.config.named_hosts import one_memory
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum
 from llm_perf.counts.linears import layer_linears
@@ -88,12 +89,6 @@ def of_one_gpu(scenario: Scenario) -> Scenario:
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
-
-
-def shared_memory(scenario: Scenario) -> bool:
-    """Whether GPU and host have one memory: neither states a link between two."""
-    gpu = scenario.gpu
-    return not gpu.absent and gpu.pcie_bytes_per_s is None and scenario.host.pcie_bytes_per_s is None
 
 
 def gpu_weight_bytes(scenario: Scenario, division: Division) -> float:
@@ -202,7 +197,7 @@ def memory_use(scenario: Scenario, load: Load, division: Division, constants: di
             capacity_bytes=scenario.gpu.usable_memory_bytes,
         )
     capacity: Number = scenario.host.usable_memory_bytes
-    if shared_memory(scenario):
+    if one_memory(scenario.gpu, scenario.host):
         capacity = maximum(capacity - gpu.total_bytes, 0.0)
     weights = host_weight_bytes(one_stage, division)
     reserve = constants["host_reserve_gib"] * GIB
@@ -280,7 +275,7 @@ def forward_of(
 
 def link_bytes_per_s(scenario: Scenario, constants: dict[str, float]) -> float:
     """Bytes per second that copies of weights to the GPU reach; no limit where both have one memory."""
-    if scenario.gpu.absent or shared_memory(scenario):
+    if scenario.gpu.absent or one_memory(scenario.gpu, scenario.host):
         return float("inf")
     return host_link_bytes_per_s(scenario.gpu, scenario.host) * constants["host_copy_link_share"]
 
