@@ -149,9 +149,8 @@ rows and not refitted within a fold: what a fit leaves out is in those.
 - **DeepSpeed-MII 0.15**: 1.13 without a model. Its source times the first call of a new process, which adds up to .8 s
   that no setting explains: one sequence of 128 and 128 tokens takes 2.73 s (Llama-2-7B on one GPU) and 2.62 s (Mixtral
   on four), 16 of them 2.59 and 2.41 s; these two rows are left out.
-- **torchao under vLLM 0.13**: every format, bf16 too, 1.1 to 1.25 times slower than predicted. 8-bit weights alone
-  take 10.3 ms a step more than bf16 on an H100, and are 2.2 times slower than predicted: torch.compile converts them
-  to 16 bits in each step (3 bytes moved per weight, 8 ms), then multiplies.
+- **torchao under vLLM 0.13 on a B200** (3 rows): 1.07 to 1.25 times slower than predicted, NVFP4 most. Its three rows
+  on an H100, of memory with 2.4 TB/s, are within 1.06, with 8-bit weights that are converted in each step.
 - **INT8 and INT4 checkpoints under vLLM 0.20 on an A100**: 2.6 and 3.1 times slower than predicted; their source
   shows them slower than bf16 (3 rows).
 - **DeepSeek-R1 over replicas of attention under TensorRT-LLM 1.0** (3 rows of trtllm-bench with 1,024 to 7,168 requests): 1.4

@@ -48,18 +48,6 @@ def test_attention_of_one_run_does_not_grow_with_its_length() -> None:
     assert "adds 34 ms, 24,576 more add 27" in SAID or "add 34 ms, 24,576 more add 27" in SAID
 
 
-def test_eight_bit_weights_of_torchao_are_converted_in_each_step() -> None:
-    steps = {
-        row["weight_dtype"]: 128 / float(row["decode_throughput_tok_s"]) * 1e3
-        for row in load_rows()
-        if row["source_repo"] == "pytorch/ao" and row["gpu"] == "H100-SXM-80GB"
-    }
-    more = steps["int8-wo"] - steps["bf16"]
-    assert more == pytest.approx(10.3, abs=0.05)
-    weights = 6.98e9  # of Llama-3.1-8B's layers
-    assert 0.6 * more < 3 * weights / 2.8e12 * 1e3 < more
-
-
 def test_the_first_call_of_a_process_takes_longer_than_sixteen_sequences() -> None:
     text = gzip.decompress((TABLES / "llm_inference_bench.csv.gz").read_bytes()).decode("utf-8")
     found = {
