@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.hardware.gpu_time import kernel_rates, lost_rows
+from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, lost_rows
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import system_of
 from llm_perf.systems.costs import Costs
@@ -190,3 +191,14 @@ def test_weights_converted_before_each_product_cost_16_bits_and_three_bytes_each
                 moved / converted.rates.elementwise_bytes_per_s
             )
     assert converted.product_s(converted.head[0], rows) == wide.product_s(wide.head[0], rows)
+
+
+@pytest.mark.parametrize("gpu", sorted(known_names("GPU")))
+def test_kernels_for_warps_of_32_threads_fill_half_of_those_of_64(gpu):
+    """Only GCN and CDNA have such warps; on all others they are what kernels for any warp are."""
+    board, plain = get_gpu_config_by_name(gpu), KernelStyle(matvec_gb_per_s_per_sm_ghz=7.0)
+    narrow = replace(plain, matvec_lanes=32.0)
+    wide = (board.architecture or "").startswith(("gcn", "cdna"))
+    assert narrow.matvec_gb_per_s_per_sm_ghz_on(board) == (3.5 if wide else 7.0)
+    assert plain.matvec_gb_per_s_per_sm_ghz_on(board) == 7.0
+    assert replace(plain, matvec_lanes=64.0).matvec_gb_per_s_per_sm_ghz_on(board) == 7.0

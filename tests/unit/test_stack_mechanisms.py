@@ -550,3 +550,12 @@ def test_a_token_takes_a_frontend_what_was_measured_where_it_was_measured(
     """9,250 tokens per second of TensorRT-LLM, 19,600 of SGLang at the most, on the hosts that these GPUs are in."""
     asked = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu=gpu, system=system))
     assert stream_s(forward(asked)) == pytest.approx(microseconds * 1e-6, rel=0.01)
+
+
+def test_llama_cpp_on_an_mi100_before_and_after_its_kernels_knew_warps_of_64_threads() -> None:
+    """Llama 8B in F16: 36.85 and 49.38 tokens/s (ggml-org/llama.cpp, pull request 11519), which no fit saw."""
+    asked = {"model": "llama-3.1-8b", "gpu": "mi100-32gb", "batch_size": 1, "prompt_len": 1, "gen_len": 65}
+    for version, measured in (("2024-12", 36.85), ("2025-03", 49.38)):
+        inputs = InferenceInputs(**asked, system=f"llama_cpp@{version}")
+        rate = 64 / predict_inference(build_scenario(inputs)).decode.latency_s
+        assert 1 / 1.2 < rate / measured < 1.2
