@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_once, shipped, start_of
 
+from calibrate.evidence.published.names import version_of
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
 from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS, OTHER_DEVICE, OTHER_SIDE
-from llm_perf.systems.constants import beside, load_release, own_constants, stands_on
+from llm_perf.systems.constants import beside, changes, load_release, own_constants, stands_on
 from llm_perf.systems.families import release_of
 
 LEFT_OUT = ROOT / "calibrate" / "measurements" / "serving" / "left_out.csv.gz"
@@ -105,10 +106,20 @@ def by_others(release: str, cases: dict[str, list[Case]]) -> list[dict[str, str]
     """By other versions: the one that would stand in, the one on its other side, what stands for it on other devices."""
     own, lines = cases[release], []
     for how, near in others(release, own).items():
-        constants = constants_without(near, release, cases)
-        ratios = Cases(own).simulated(constants)
+        constants, ratios = constants_without(near, release, cases), np.zeros(len(own))
+        for version, inside in by_version(own).items():
+            known = {name: one.value for name, one in changes(*near.split("@"), version).items()}
+            ratios[inside] = Cases([own[index] for index in inside]).simulated(constants | known)
         lines += lines_of(release, own, how, [near] * len(own), ratios)
     return lines
+
+
+def by_version(own: Sequence[Case]) -> dict[str | None, list[int]]:
+    """Rows by the version that their table states, whose known changes hold whatever stands in for it."""
+    found: dict[str | None, list[int]] = {}
+    for index, case in enumerate(own):
+        found.setdefault(version_of(case.row["system"], case.row["system_version"]), []).append(index)
+    return found
 
 
 def update(release: str, hows: Sequence[str], lines: list[dict[str, str]]) -> None:

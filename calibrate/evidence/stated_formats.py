@@ -15,7 +15,7 @@ from llm_perf.config.quantization import Quantization, named_quantization
 from llm_perf.errors import SpecError
 
 _NAMES: Final = {
-    "fp16/bf16": "bf16", "gptq-int8": "int8_weight_only", "int8-w8a16": "int8_weight_only", "int8-wo": "int8_weight_only",
+    "fp16/bf16": "bf16", "gptq-int8": "int8_weight_only", "int8-w8a16": "int8_weight_only", "int8-wo": "torchao_int8",
     "int8-w8a8": "int8", "gptq-int4": "gptq", "awq-int4": "awq", "int4-w4a16": "int4", "bfloat16": "bf16", "float16": "fp16",
 }  # fmt: skip
 _ATTENTION: Final = ("self_attn", "linear_attn")

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Final
 
 from calibrate.validate.baselines import LLM_ANALYSIS, ROOFLINE
-from calibrate.validate.stacks import FIRST_TOKEN, Line, gm_of, place_of, read_left_out
+from calibrate.validate.stacks import FIRST_TOKEN, Line, gm_of, place_of, read_left_out, standing_in
 
 PEERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "aiconfigurator": {
@@ -28,7 +28,7 @@ PEERS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """What two predictors of serving stacks print of themselves, each on runs of its own choice: not on these rows."""
 
-_LEFT_OUT: Final = ("model", "gpu", "neighbour")
+_LEFT_OUT: Final = ("model", "gpu")
 _AT_ONCE: Final = "0"
 
 
@@ -51,9 +51,8 @@ def stacks_summary(family: str | None = None, gpu: str | None = None) -> dict[st
 def _version(lines: Sequence[Line]) -> dict[str, Any]:
     """Rows of a version, and gm by what predicted them: None where that was not done or not covered."""
     found: dict[str, Any] = {"rows": len(_of(lines, "shipped"))}
-    found |= {
-        f"without_{how}" if how != "neighbour" else "by_neighbour": _gm(_of(lines, how)) for how in _LEFT_OUT
-    }
+    found |= {f"without_{how}": _gm(_of(lines, how)) for how in _LEFT_OUT}
+    found["by_neighbour"] = _gm(_by_neighbours(lines))
     fitted = _of(lines, "shipped")
     found |= {"fitted": _gm(fitted), "fitted_median_error": _median_error(fitted)}
     found["first_token_left_out"] = _gm(_of(lines, FIRST_TOKEN))
@@ -62,6 +61,14 @@ def _version(lines: Sequence[Line]) -> dict[str, Any]:
 
 def _of(lines: Iterable[Line], how: str) -> list[Line]:
     return [line for line in lines if line["how"] == how]
+
+
+def _by_neighbours(lines: Iterable[Line]) -> list[Line]:
+    """Of each version, by what stands in for it."""
+    by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        by[line["release"]][line["how"]].append(line)
+    return [line for found in by.values() for line in standing_in(found)]
 
 
 def _gm(lines: Sequence[Line]) -> float | None:

@@ -25,6 +25,7 @@ from calibrate.validate.stacks import (
     device_width,
     gm_of,
     place_of,
+    standing_in,
     unlisted_widths,
 )
 from llm_perf.systems.families import numbers
@@ -156,9 +157,9 @@ def _neighbours(lines: Sequence[Line]) -> Iterator[str]:
     for line in lines:
         by[line["release"]][line["how"]].append(line)
     for release in sorted(by, key=place_of):
-        near = by[release]["neighbour"]
+        near = standing_in(by[release])
         if near:
-            cells = (gm_of(by[release][how]) for how in ("neighbour", "model", "shipped"))
+            cells = (gm_of(rows) for rows in (near, by[release]["model"], by[release]["shipped"]))
             figures = " | ".join("-" if math.isnan(cell) else f"{cell:.3f}" for cell in cells)
             yield f"| {release} | {len(near)} | {near[0]['group']} | {figures} |"
 
@@ -181,12 +182,16 @@ def _sides(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _devices(lines: Sequence[Line]) -> Iterator[str]:
-    by: dict[str, list[Line]] = defaultdict(list)
+    by: dict[str, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        if line["how"] == OTHER_DEVICE:
-            by[line["release"]].append(line)
+        if line["how"] in ("neighbour", OTHER_DEVICE):
+            by[line["release"]][line["how"]].append(line)
     for release in sorted(by, key=place_of):
-        yield f"| {release} | {len(by[release])} | {by[release][0]['group']} | {gm_of(by[release]):.3f} |"
+        if elsewhere := by[release].get(OTHER_DEVICE):
+            cells = [release, str(len(elsewhere))]
+            for found in (elsewhere, by[release].get("neighbour")):
+                cells += [found[0]["group"], f"{gm_of(found):.3f}"] if found else ["-", "-"]
+            yield "| " + " | ".join(cells) + " |"
 
 
 def _widths(lines: Sequence[Line]) -> Iterator[str]:
@@ -202,10 +207,10 @@ def _widths(lines: Sequence[Line]) -> Iterator[str]:
 _HEAD = """# What a neighbour cannot know
 
 A version of a stack that does not ship is predicted by the nearest one that does. Here each range of versions is left out in
-turn and predicted by what would stand for it; a file that inherits from it is fitted to its own rows alone first. A file for
-some devices is stood in for by another version on these devices, if there is one. gm is the geometric mean of
-max(predicted / measured, measured / predicted); 1.25 was aimed at. `python bench/stack_figures.py --beside` makes the
-predictions, `make accuracy` this page.
+turn and predicted by what would stand for it; a file that inherits from it is fitted to its own rows alone first. What public
+code says changed between the two is taken into account (`facts` of a family's `system.yaml`). A file for some devices is
+stood in for by that of its version on all others. gm is the geometric mean of max(predicted / measured, measured /
+predicted); 1.25 was aimed at. `python bench/stack_figures.py --beside` makes the predictions, `make accuracy` this page.
 
 | version | rows | stands in | by it | without a model | fitted |
 | --- | --: | --- | --: | --: | --: |"""
@@ -233,11 +238,11 @@ Versions that lie between two others, and the mean over them. *Both* is the mean
 | --- | --: | --: | --: |"""
 _DEVICES = """## The same version on another device
 
-Files for some devices alone, predicted by what is used for their version on all others: an unseen device, not an unseen
-version.
+Files for some devices alone, predicted by what is used for their version on all others, which stands in for them: an unseen
+device, not an unseen version. Beside it, the nearest other version on the device.
 
-| version | rows | by | gm |
-| --- | --: | --- | --: |"""
+| version | rows | by the same version elsewhere | gm | by another version there | gm |
+| --- | --: | --- | --: | --- | --: |"""
 _WIDTHS = """## The interval of a version that does not ship
 
 Each range of versions is held against the width that the other ranges give. Families of fewer than five ranges have that of
@@ -253,8 +258,11 @@ _FOOT = """## What follows
   mean either. So of two equally near the newer stands in. What is newer than all that ships has only one before it.
 - **TensorRT-LLM 1.0** is against that: 1.15 by 0.14, 1.28 by 1.1. Deployments of DeepSeek-R1 that 1.1 ran as well became a
   quarter faster with it, and 1.1 has runs of mixtures alone, which do not tell what a dense model's step takes there.
-- **SGLang 0.4**: three rows of Qwen3-235B in GPTQ, whose experts take 609 us more a layer by kernels that no run of 0.5 is
-  of, come out 5 times too fast. Without them it is 1.23 by 0.5.
+- **SGLang 0.4**: three rows of Qwen3-235B in GPTQ, whose experts ran by two kernels each, one after another (a fact of
+  public code), come out 2.0 times too fast, and 5 times without that. Without them it is 1.23 by 0.5.
+- **transformers 4.47**: what stands in for it knows from public code that FP8 modules wait for the GPU and launch two Triton
+  kernels each (1.53 without that). Its GPTQ kernels and its AWQ rows, which ran without FlashAttention beside the others with
+  it by their source, are what is left.
 - **vLLM of mid-2024 on MI300X** ran products at 0.13 of what the GPU's table has: no later version and no other device says
   so.
 """

@@ -12,10 +12,10 @@ from typing import Literal
 
 from llm_perf.errors import SpecError
 
-Kernels = Literal["16-bit", "fp8", "int8", "fp4", "weight-only", "dequantise"]
+Kernels = Literal["16-bit", "fp8", "int8", "fp4", "weight-only", "dequantise", "converted"]
 """How products run: on 16-bit operands, on FP8, INT8 or FP4 tensor cores (where a GPU has these, else weights are unpacked),
-with weights unpacked in the product's registers,
-or with weights unpacked into a 16-bit copy first."""
+with weights unpacked in the product's registers, or with weights unpacked into a 16-bit copy first: by kernels of the
+format's own library, or ``converted`` by an elementwise kernel, whatever the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,9 @@ _PLAIN = (
     NumberFormat("int8", 8, "int8"),
     NumberFormat("bnb_int8", 8, "dequantise"),
     NumberFormat("int8_weight_only", 8, "weight-only"),
+    # torchao (quantize_ with Int8WeightOnlyConfig): a product is torch.mm(x, weight.to(x.dtype)) * scale (plain_layout.py,
+    # _linear_fp_act_int8_weight_impl; int8_tensor.py from 0.15 on): Inductor makes a conversion and a product of it.
+    NumberFormat("torchao_int8", 8, "converted"),
     NumberFormat("int4", 4, "weight-only", group=128, scale_bits=16),
     NumberFormat("awq", 4, "weight-only", group=128, scale_bits=16, zero_bits=4),
     NumberFormat("gptq", 4, "weight-only", group=128, scale_bits=16, zero_bits=4),

@@ -418,6 +418,11 @@ class GPUConfig(Spec):
         blackwell = self.maker == "nvidia" and (self.architecture or "").startswith("blackwell")
         return blackwell and (self.memory_type or "").startswith("HBM")
 
+    @property
+    def warp_lanes(self) -> int:
+        """Threads that run in step: 64 on AMD's GCN and CDNA, 32 elsewhere (HIP's and CUDA's guides: warp size)."""
+        return 64 if (self.architecture or "").startswith(("gcn", "cdna")) else 32
+
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense peak of a number format, FLOP/s."""
         return self.peak_tflops[dtype] * 1e12  # type: ignore[index]

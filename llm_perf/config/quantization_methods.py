@@ -277,7 +277,7 @@ def _torchao(config: Fields) -> dict[str, Any]:
     if "float8" in plain:
         return {"rules": (FormatRule(format="fp8"),), "wide": wide}
     if "int8" in plain:
-        name = "int8" if "dynamicactivation" in plain else "int8_weight_only"
+        name = "int8" if "dynamicactivation" in plain else "torchao_int8"
         return {"rules": (FormatRule(format=name),), "wide": wide}
     raise _fault("quant_type", config.get("quant_type"), "an int4, int8 or float8 configuration of torchao")
 

@@ -25,7 +25,8 @@ class KernelStyle:
     multiprocessor and GHz are limits that a kernel with a fixed number of bytes in flight has, whatever the memory
     could do (Little's law): of matrix-vector kernels (products of at most ``matvec_max_rows`` rows), of elementwise
     kernels and of decode attention that reads keys and values once per query head. 0 is no limit.
-    ``accumulate_16bit``: products add up in 16 bits, twice as fast on GeForce cards.
+    ``accumulate_16bit``: products add up in 16 bits, twice as fast on GeForce cards. ``matvec_lanes``: matrix-vector kernels
+    are written for warps of so many threads, and the others of a warp are idle; 0: for whatever the GPU has.
     """
 
     flops_scale: float = 1.0
@@ -35,6 +36,7 @@ class KernelStyle:
     matvec_max_rows: float = 0.0
     elementwise_gb_per_s_per_sm_ghz: float = 0.0
     attention_gb_per_s_per_sm_ghz: float = 0.0
+    matvec_lanes: float = 0.0
 
     @classmethod
     def of(cls, constants: Mapping[str, float], quantised: bool = False) -> KernelStyle:
@@ -48,7 +50,13 @@ class KernelStyle:
             constants.get("matvec_max_rows", 0.0),
             constants.get("elementwise_gb_per_s_per_sm_ghz", 0.0),
             constants.get("attention_gb_per_s_per_sm_ghz", 0.0),
+            constants.get("matvec_lanes", 0.0),
         )
+
+    def matvec_gb_per_s_per_sm_ghz_on(self, gpu: GPUConfig) -> float:
+        """What matrix-vector kernels read per multiprocessor and GHz, with the lanes of a GPU's warps that they fill."""
+        filled = min(self.matvec_lanes / gpu.warp_lanes, 1.0) if self.matvec_lanes else 1.0
+        return self.matvec_gb_per_s_per_sm_ghz * filled
 
 
 MEASURED_STYLE = KernelStyle()
@@ -232,7 +240,7 @@ def kernel_rates(
             half_m=half_m,
             floor_s=gemm.floor_s,
             knee_exponent=efficiency.knee_exponent,
-            matvec_bytes_per_s=limited(products_bytes_per_s, style.matvec_gb_per_s_per_sm_ghz),
+            matvec_bytes_per_s=limited(products_bytes_per_s, style.matvec_gb_per_s_per_sm_ghz_on(gpu)),
             matvec_max_rows=style.matvec_max_rows,
             peak_flops_per_s=peak,
             peak_bytes_per_s=bandwidth,

@@ -20,6 +20,8 @@ from llm_perf.systems.families import (
     Covers,
     Device,
     apart,
+    covers,
+    declaration,
     ends_of,
     find,
     folder_of,
@@ -176,7 +178,41 @@ def load_constants(name: str, device: Device = ANY_DEVICE) -> ConstantsFile:
         SpecError: unknown name, or the file is malformed.
     """
     family, version = find(name)
-    return load_release(family, release_of(family, version, device)[0])
+    return standing_in(family, release_of(family, version, device)[0], version)
+
+
+@cache
+def standing_in(family: str, release: str, version: str | None) -> ConstantsFile:
+    """One range of versions as it stands for ``version``: with what is known to have changed between, if it is another."""
+    file = load_release(family, release)
+    changed = changes(family, release, version)
+    if not changed:
+        return file
+    return file.replace(constants=file.constants | changed, inherited=file.inherited - changed.keys())
+
+
+def changes(family: str, release: str, version: str | None) -> dict[str, Constant]:
+    """Constants that public code says are other in a ``version`` than in a range of versions that it is not in.
+
+    A range knows what changed until its last version. Of facts between the two the one nearest to the version counts.
+    """
+    facts, asked = declaration(family).facts, numbers(version or "")
+    ends = ends_of(folder_of(family), release)
+    if not facts or not asked or covers(asked, ends):
+        return {}
+    last, found = ends[1], dict[str, Constant]()
+    later = last is not None and last < asked
+    for fact in facts if later else reversed(facts):
+        begins = numbers(fact.since)
+        known = last is None or begins <= last
+        if known is later or (begins <= asked) is not later:
+            continue
+        values = fact.constants if later else fact.before
+        found |= {
+            name: Constant(value=value, provenance=fact.provenance, source=f"{fact.since}: {fact.source}")
+            for name, value in values.items()
+        }
+    return found
 
 
 @cache
@@ -326,6 +362,8 @@ class WithConstants:
 
     name: str
     release: str | None
+    asked: str | None = None
+    """The version that it stands in for, where that is another."""
 
     def __init__(self, name: str | None = None, release: str | None = None) -> None:
         if name is not None:
@@ -335,6 +373,8 @@ class WithConstants:
     @property
     def file(self) -> ConstantsFile:
         """The system's constants with their sources."""
+        if self.release is not None and self.asked is not None:
+            return standing_in(self.name, self.release, self.asked)
         return load_constants(self.name if self.release is None else f"{self.name}@{self.release}")
 
     def constants(self, scenario: Scenario) -> dict[str, float]:

@@ -27,6 +27,8 @@ _RECURRENT: Final = 18
 kernels of a scan in chunks (flash-linear-attention's gated delta rule), a gated norm."""
 _ROUTING: Final = 5
 """Choosing experts, sorting rows by expert, their copies, what stands between both products, adding up."""
+_PRODUCTS_OF_EXPERT: Final = 2
+"""Gate and up together, and down."""
 _SHARED: Final = 3
 """Experts that every token goes through run on a stream of their own: it forks and joins, and both sums are added."""
 
@@ -87,6 +89,11 @@ def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:
     latents = sum(_LATENT - _ATTENTION for mixer in group.attention.parts if _of_mixer(mixer) == _LATENT)
     shared = routed_experts(group) and any(_dense(product) for product in products)
     return latents + (_SHARED if shared else 0)
+
+
+def kernels_of_experts(products: Sequence[Product]) -> float:
+    """Kernels of a layer's experts on one rank that run one after the other: two for each, most of which find no token."""
+    return _PRODUCTS_OF_EXPERT * max((product.copies for product in products if product.is_expert), default=0)
 
 
 def _dense(product: Product) -> bool:

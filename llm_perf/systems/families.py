@@ -22,6 +22,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
 from llm_perf.systems.devices import RunsOn
 from llm_perf.systems.scheduling import SchedulerRules
+from llm_perf.systems.version_facts import VersionFact
 
 Tier = Literal["gpu", "cpu", "nvme"]
 
@@ -122,6 +123,7 @@ class Family(Spec):
         memory: How its versions divide a GPU's memory, oldest first; none: all that there is, for the batch as asked.
         runs_on: Accelerators that its versions have kernels for, oldest first; none: not known, or all.
         start: How it is started; None where that is not known here.
+        facts: What changed at its versions, oldest first, for those that no constants are of.
         builds: By version, the last build that is of it, where releases are numbered by builds; later ones are of the newest.
     """
 
@@ -158,6 +160,7 @@ class Family(Spec):
     runs_without_gpu: bool = False
     runs_on: tuple[RunsOn, ...] = ()
     start: StartCommand | None = None
+    facts: tuple[VersionFact, ...] = ()
     builds: dict[str, PositiveInt] = Field(default_factory=dict)
 
     def version_of_build(self, version: str | None) -> str | None:

@@ -18,9 +18,9 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
-from llm_perf.systems.eager_operations import more_kernels
+from llm_perf.systems.eager_operations import kernels_of_experts, more_kernels
 from llm_perf.systems.exchanges import Exchanges
-from llm_perf.systems.format_kernels import BLOCK_SCALED, BY_8BIT, routing_us
+from llm_perf.systems.format_kernels import BLOCK_SCALED, BY_8BIT, WEIGHT_ONLY, routing_us
 from llm_perf.systems.product_kernels import ProductKernels
 from llm_perf.systems.products import elementwise, layer_terms
 from llm_perf.systems.terms import Factor, Quantity, Terms, one_term
@@ -227,7 +227,9 @@ class Forward(ProductKernels):
             microseconds += routing_us(self.constants, kinds, self.scenario.gpu.has_tensor_memory, group.mlp)
         if any(part.recurrent for part in group.attention.parts):
             microseconds += self.constants["state_space_us"]
-        kernels = more_kernels(group, products) if self.constants["more_kernels"] else 0
+        kernels: float = more_kernels(group, products) if self.constants["more_kernels"] else 0
+        if self.constants["expert_kernels_apart"] and self.expert_kinds(products) & WEIGHT_ONLY.keys():
+            kernels += kernels_of_experts(products)
         floor_s = self.rates.elementwise_floor_s * self.constants["graph_floor_scale"]
         return microseconds * 1e-6 + kernels * floor_s
 

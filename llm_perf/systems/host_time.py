@@ -33,10 +33,7 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
     kernels += _KERNELS_OF_TENSOR_RANKS if forward.tp > 1 else 0
     per_layer = kernels * c["launch_us"] + _python_us_per_layer(forward, context, prefill)
     seconds = forward.model.num_layers * per_layer * 1e-6
-    narrow = (
-        "quantised_8bit_linear_us" if forward.scenario.dtype.weight_bits == 8 else "quantised_4bit_linear_us"
-    )
-    modules = _quantised_modules(forward) * c[narrow] + _experts(forward) * c["expert_loop_us"]
+    modules = _quantised_modules(forward) * _module_us(forward) + _experts(forward) * c["expert_loop_us"]
     if prefill and c["prefill_operation_us"] > 0:
         modules += eager_operations(forward) * c["prefill_operation_us"]
     if prefill and c["prefill_moe_us"] > 0:
@@ -44,6 +41,20 @@ def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bo
     if prefill and c["prefill_scan_us"] > 0:
         modules += scans(forward) * c["prefill_scan_us"]
     return forward.host_time_scale * (seconds + modules * 1e-6)
+
+
+def _module_us(forward: Forward) -> float:
+    """Microseconds of one linear module of quantised weights beside the kernels of its layer."""
+    c = forward.constants
+    if c["fp8_linear_us"] > 0 and _has_fp8_modules(forward):
+        return c["fp8_linear_us"]
+    return c[
+        "quantised_8bit_linear_us" if forward.scenario.dtype.weight_bits == 8 else "quantised_4bit_linear_us"
+    ]
+
+
+def _has_fp8_modules(forward: Forward) -> bool:
+    return any(row.kernels == "fp8" for rows in _format_rows(forward) for row in rows)
 
 
 def _python_us_per_layer(forward: Forward, context: Number | None, prefill: bool) -> Number:
@@ -100,8 +111,7 @@ def _experts(forward: Forward) -> float:
 
 def overlap_exponent(forward: Forward) -> float:
     """How well the host's work hides behind the device's; not at all (1) where modules with FP8 weights wait for that."""
-    waits = forward.constants["waiting_fp8_modules"] > 0
-    if waits and any(row.kernels == "fp8" for rows in _format_rows(forward) for row in rows):
+    if forward.constants["waiting_fp8_modules"] > 0 and _has_fp8_modules(forward):
         return 1.0
     return forward.constants["overlap_exponent"]
 

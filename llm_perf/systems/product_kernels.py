@@ -124,6 +124,8 @@ class ProductKernels:
         if self._by_8bit(product):
             return self._gemms["fp8"]
         gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
+        if self._converted(product):
+            return self._gemms["16-bit"]
         if product.stored is None or not self._table_rates or not self._narrow(product):
             return gemm
         widest = None
@@ -144,13 +146,20 @@ class ProductKernels:
         """Whether the weights of a product are unpacked to run at the activations' width."""
         if product.stored is None:
             return self._weight_only
-        return product.stored.kernels not in self._gemms
+        return product.stored.kernels not in self._gemms and not self._converted(product)
+
+    @staticmethod
+    def _converted(product: Product) -> bool:
+        """Whether an elementwise kernel makes a 16-bit copy of the weights before every product."""
+        return product.stored is not None and product.stored.kernels == "converted"
 
     def _unpacks(self, product: Product, rows: Number) -> Number:
         """Whether weights are unpacked by a kernel of its own, and the product reads the unpacked copy.
 
         Some stacks do so from ``unpack_min_rows`` rows on, and unpack in the registers of the product below.
         """
+        if self._converted(product):
+            return True
         if not self._narrow(product) or self.constants["unpack_bytes_per_weight"] <= 0:
             return False
         if part_of(product.op) == "lm_head" or product.op == "router":
@@ -163,7 +172,7 @@ class ProductKernels:
         if product.stored is None and part_of(product.op) == "lm_head" and self._unpacks_tables:
             return self.activation_bytes
         if kind not in WEIGHT_ONLY:
-            return stored
+            return self.activation_bytes if self._converted(product) else stored
         name = "" if product.stored is None else product.stored.name
         gemm = self._gemm(product)
         share = unpacked_share(self.constants, kind, product.is_expert, gemm, self._sm_ghz, name)
@@ -269,15 +278,23 @@ class ProductKernels:
             return BY_8BIT
         if stored.name == "fp8_block" and self.constants["block_8bit_flops"] > 0:
             return BLOCK_SCALED
-        return _NATIVE_KINDS[{"16-bit": 16, "fp4": 4}.get(stored.kernels, 8)]
+        return _NATIVE_KINDS[{"16-bit": 16, "converted": 16, "fp4": 4}.get(stored.kernels, 8)]
 
     def _unpack(self, costs: Costs, product: Product, tokens: Number, layers: int, routed: Number) -> None:
-        """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass."""
+        """Kernels that unpack quantised weights into 16 bits before the product move bytes per weight and pass.
+
+        A conversion reads what is stored and writes the copy, which the product then reads; of experts all are converted.
+        """
         unpacks = self._unpacks(product, product.rows(tokens))
         if unpacks is False:
             return
-        weights = self.touched(product, routed) * product.weights
-        moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
+        if self._converted(product):
+            moved: Number = (
+                product.copies * product.weights * (self._stored_bytes(product) + self.activation_bytes)
+            )
+        else:
+            weights = self.touched(product, routed) * product.weights
+            moved = where(unpacks, weights * self.constants["unpack_bytes_per_weight"], 0.0)
         seconds = layers * moved / self.rates.elementwise_bytes_per_s
         rate = self.rates.elementwise_bytes_per_s
         unpacked = (Factor("layers", layers), Factor("bytes", moved), Factor("bytes/s", rate, divides=True))

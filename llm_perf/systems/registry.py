@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from typing import cast
@@ -13,6 +13,7 @@ from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError, UnknownNameError
 from llm_perf.systems.base import SERVING_OPTIONS, System
+from llm_perf.systems.constants import changes
 from llm_perf.systems.devices import check_runs, runs_note
 from llm_perf.systems.families import (
     ANY_DEVICE,
@@ -49,7 +50,8 @@ def get_system(name: str, device: Device = ANY_DEVICE) -> System:
         SpecError: unknown; the nearest names are listed.
     """
     family, version = _found(name)
-    return _built(family, release_of(family, version, device)[0])
+    release, ships = release_of(family, version, device)
+    return _built(family, release, None if ships or not changes(family, release, version) else version)
 
 
 def _found(name: str) -> tuple[str, str | None]:
@@ -75,15 +77,21 @@ def _found(name: str) -> tuple[str, str | None]:
 
 
 @cache
-def _built(family: str, release: str) -> System:
+def _built(family: str, release: str, asked: str | None) -> System:
+    system = _class_of(family)(family, release)
+    system.asked = asked
+    return system
+
+
+def _class_of(family: str) -> Callable[[str, str], System]:
     implementation = declaration(family).implementation
     if implementation is None:
-        return Resident(family, release)
+        return Resident
     for own in own_folders():
         if str(own) not in package.__path__:
             package.__path__.append(str(own))
     module = import_module(folder_of(family).package)
-    return cast("System", getattr(module, implementation)(family, release))
+    return cast("Callable[[str, str], System]", getattr(module, implementation))
 
 
 def full_name(scenario: Scenario) -> str:
@@ -277,7 +285,9 @@ def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
         return f"{family}@{release} is for {', '.join(file.only_on)} alone, and this is no such device"
     if ships:
         return None
+    changed = changes(family, release, asked)
+    known = f", but for {', '.join(sorted(changed))}, which changed between" if changed else ""
     return (
         f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
-        f"({file.version})"
+        f"({file.version}){known}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
-from llm_perf.hardware.gpu_time import kernel_rates, lost_rows
+from llm_perf.hardware.gpu_time import KernelStyle, kernel_rates, lost_rows
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems import system_of
+from llm_perf.systems.costs import Costs
 from llm_perf.systems.families import find, folder_of, runs_on
 from llm_perf.systems.forward import Forward
 
@@ -164,3 +166,39 @@ def test_the_knee_of_one_tile_is_what_the_two_roofs_make_of_it():
     one = forward.product_s(product, 1.0)
     assert one.compute_s == pytest.approx(2 * 16 * product.weights / gemm.flops_per_s)
     assert one.seconds - one.floor_s == pytest.approx(p_norm(one.compute_s, one.memory_s, gemm.knee_exponent))
+
+
+@pytest.mark.parametrize("system", ["vllm", "sglang", "transformers"])
+@pytest.mark.parametrize("rows", [1.0, 32.0, 4096.0])
+def test_weights_converted_before_each_product_cost_16_bits_and_three_bytes_each(system, rows):
+    """torchao's 8-bit weights: a conversion reads one byte and writes two, whatever the rows; then the product in 16 bits."""
+
+    def forward(weight_format):
+        asked = InferenceInputs(
+            model="llama-3.1-8b", gpu="h100-sxm-80gb", system=system, weight_format=weight_format
+        )
+        scenario = build_scenario(asked)
+        return Forward(scenario, system_of(scenario).constants(scenario))
+
+    converted, wide = forward("torchao_int8"), forward("bf16")
+    for (group, narrow), (_, plain) in zip(converted.groups, wide.groups, strict=True):
+        for product, other in zip(narrow, plain, strict=True):
+            assert converted.product_s(product, rows) == wide.product_s(other, rows)
+            costs = Costs()
+            converted._unpack(costs, product, rows, group.count, rows)
+            moved = 3 * group.count * product.weights
+            assert costs.parts_s["dequantisation"] == pytest.approx(
+                moved / converted.rates.elementwise_bytes_per_s
+            )
+    assert converted.product_s(converted.head[0], rows) == wide.product_s(wide.head[0], rows)
+
+
+@pytest.mark.parametrize("gpu", sorted(known_names("GPU")))
+def test_kernels_for_warps_of_32_threads_fill_half_of_those_of_64(gpu):
+    """Only GCN and CDNA have such warps; on all others they are what kernels for any warp are."""
+    board, plain = get_gpu_config_by_name(gpu), KernelStyle(matvec_gb_per_s_per_sm_ghz=7.0)
+    narrow = replace(plain, matvec_lanes=32.0)
+    wide = (board.architecture or "").startswith(("gcn", "cdna"))
+    assert narrow.matvec_gb_per_s_per_sm_ghz_on(board) == (3.5 if wide else 7.0)
+    assert plain.matvec_gb_per_s_per_sm_ghz_on(board) == 7.0
+    assert replace(plain, matvec_lanes=64.0).matvec_gb_per_s_per_sm_ghz_on(board) == 7.0

@@ -2,12 +2,16 @@
 
 import csv
 import gzip
+import math
 from pathlib import Path
 
 import pytest
 
+from calibrate.evidence.ratios import gm
 from calibrate.evidence.serving_rows import load_rows
 from calibrate.validate import stacks
+from llm_perf.analysis.inference import predict_inference
+from llm_perf.analysis.request import InferenceInputs, build_scenario
 
 TABLES = Path(__file__).parents[2] / "calibrate" / "measurements" / "serving"
 SAID = " ".join(Path(stacks.__file__).read_text("utf-8").split())
@@ -48,18 +52,6 @@ def test_attention_of_one_run_does_not_grow_with_its_length() -> None:
     assert "adds 34 ms, 24,576 more add 27" in SAID or "add 34 ms, 24,576 more add 27" in SAID
 
 
-def test_eight_bit_weights_of_torchao_are_converted_in_each_step() -> None:
-    steps = {
-        row["weight_dtype"]: 128 / float(row["decode_throughput_tok_s"]) * 1e3
-        for row in load_rows()
-        if row["source_repo"] == "pytorch/ao" and row["gpu"] == "H100-SXM-80GB"
-    }
-    more = steps["int8-wo"] - steps["bf16"]
-    assert more == pytest.approx(10.3, abs=0.05)
-    weights = 6.98e9  # of Llama-3.1-8B's layers
-    assert 0.6 * more < 3 * weights / 2.8e12 * 1e3 < more
-
-
 def test_the_first_call_of_a_process_takes_longer_than_sixteen_sequences() -> None:
     text = gzip.decompress((TABLES / "llm_inference_bench.csv.gz").read_bytes()).decode("utf-8")
     found = {
@@ -85,3 +77,26 @@ def test_boards_with_faster_memory_are_slower_in_the_table_of_vllm_0_7() -> None
         said in SAID
         for said in ("18.0 ms a token", "30.6 on one with 80 GB", "1,698 tokens/s", "5,995 of a 4090D")
     )
+
+
+def test_a_model_and_lengths_of_the_same_page_that_are_in_no_table_are_met() -> None:
+    """Qwen3-14B on an H20 (QwenLM/Qwen3, docs/source/getting_started/speed_benchmark.md, 7a2f61ff)."""
+    lengths = (1, 6144, 14336, 30720)
+    printed = {
+        "bf16": (24.6, 36.9, 58.7, 103.0),
+        "fp8_block": (76.8, 89.2, 111.2, 155.9),
+        "awq": (22.4, 31.2, 36.3, 44.0),
+    }  # ms per generated token, (length + 2048) / speed / 2048
+    off = {}
+    for weights, times in printed.items():
+        for length, ms in zip(lengths, times, strict=True):
+            asked = InferenceInputs(
+                model="qwen3-14b", gpu="h20-sxm-96gb", system="transformers@4.51.3", weight_format=weights,
+                prompt_len=length, gen_len=2048, batch_size=1,
+            )  # fmt: skip
+            found = predict_inference(build_scenario(asked)).total_latency_s
+            off[weights, length] = math.log(found / 2048 * 1e3 / ms)
+    same = [value for (weights, _), value in off.items() if weights != "awq"]
+    assert len(same) == 8
+    assert f"are {gm(same):.2f} off" in SAID
+    assert f"with AWQ {gm(value for (weights, _), value in off.items() if weights == 'awq'):.2f}" in SAID

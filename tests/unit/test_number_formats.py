@@ -184,6 +184,7 @@ _TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
         ({"quant_method": "torchao", "quant_type": {"default": _TORCHAO}}, 4.5),
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, 8),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}}, 4.25),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}}, 8),
         ({"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4"}]}}, 4),

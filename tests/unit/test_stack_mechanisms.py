@@ -550,3 +550,30 @@ def test_a_token_takes_a_frontend_what_was_measured_where_it_was_measured(
     """9,250 tokens per second of TensorRT-LLM, 19,600 of SGLang at the most, on the hosts that these GPUs are in."""
     asked = build_scenario(InferenceInputs(model="llama-3.1-8b", gpu=gpu, system=system))
     assert stream_s(forward(asked)) == pytest.approx(microseconds * 1e-6, rel=0.01)
+
+
+def test_llama_cpp_on_an_mi100_before_and_after_its_kernels_knew_warps_of_64_threads() -> None:
+    """Llama 8B in F16: 36.85 and 49.38 tokens/s (ggml-org/llama.cpp, pull request 11519), which no fit saw."""
+    asked = {"model": "llama-3.1-8b", "gpu": "mi100-32gb", "batch_size": 1, "prompt_len": 1, "gen_len": 65}
+    for version, measured in (("2024-12", 36.85), ("2025-03", 49.38)):
+        inputs = InferenceInputs(**asked, system=f"llama_cpp@{version}")
+        rate = 64 / predict_inference(build_scenario(inputs)).decode.latency_s
+        assert 1 / 1.2 < rate / measured < 1.2
+
+
+def test_kernels_of_experts_that_run_apart_add_two_floors_for_each_expert_of_a_rank() -> None:
+    """Marlin's of vLLM 0.7: only where weights are unpacked, and fewer over expert-parallel ranks; captured in graphs."""
+    asked: dict[str, Any] = {
+        "model": "qwen3-235b-a22b", "gpu": "h20-sxm-96gb", "tp_size": 4, "batch_size": 1, "system": "sglang@0.5",
+    }  # fmt: skip
+
+    def layer_s(weights: str, apart: float, **more: Any) -> float:
+        found = forward(scenario({"expert_kernels_apart": apart}, **asked, weight_format=weights, **more))
+        group, products = found.groups[0]
+        return float(found._extra_kernels_s(group, products))
+
+    found = forward(scenario(**asked, weight_format="gptq"))
+    floor = found.rates.elementwise_floor_s * found.constants["graph_floor_scale"]
+    assert layer_s("gptq", 1) - layer_s("gptq", 0) == pytest.approx(2 * 128 * floor)
+    assert layer_s("gptq", 1, ep_size=4) - layer_s("gptq", 0, ep_size=4) == pytest.approx(2 * 32 * floor)
+    assert layer_s("fp8", 1) == layer_s("fp8", 0)
