@@ -100,9 +100,36 @@ def test_recurrent_states_have_a_pool_of_their_own() -> None:
     rules = budget.rules
     load = Load.of(asked.workload)
     room = system.memory(asked, load, system.place(asked, load)).gpu.kv_room_bytes
-    each = rules.states_per_sequence * float(state_bytes(asked.model, 1.0, asked.dtype.state_bits))
+    each = rules.state_places(asked.gpu) * float(state_bytes(asked.model, 1.0, asked.dtype.state_bits))
     assert limits.max_sequences * each <= room * rules.state_share
     assert (limits.max_sequences + 2) * each > room * rules.state_share * 0.99
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "places"),
+    [
+        ("h200-sxm-141gb", "0.5.9", 3),
+        ("h200-sxm-141gb", "0.5.15", 5),
+        ("h200-sxm-141gb", "0.5", 5),
+        ("h200-sxm-141gb", None, 5),
+        ("mi300x-192gb", "0.5.9", 3),
+        ("mi300x-192gb", "0.5.16", 3),
+    ],
+)
+def test_states_at_ends_of_chunks_have_places_where_there_are_kernels_for_them(
+    gpu: str, version: str | None, places: int
+) -> None:
+    """SGLang from 0.5.15 on, by CUDA's kernels: fewer sequences run at once, in the ratio of the places."""
+    system = "sglang" if version is None else f"sglang@{version}"
+    asked = scenario("Qwen3.6-35B-A3B", gpu=gpu, system=system, prompt_len=8192, gen_len=1024)
+    before = scenario("Qwen3.6-35B-A3B", gpu=gpu, system="sglang@0.5.9", prompt_len=8192, gen_len=1024)
+    held, then, budget = kv_capacity_of(asked), kv_capacity_of(before), budget_for(asked)
+    assert held is not None
+    assert then is not None
+    assert budget is not None
+    assert budget.rules.state_places(asked.gpu) == places
+    assert held.max_states * places == pytest.approx(then.max_states * 3)
+    assert held.tokens == then.tokens
 
 
 def test_models_without_states_or_windows_know_no_such_pools() -> None:
