@@ -32,7 +32,7 @@ from llm_perf.requests.simulate import rules_of
 from llm_perf.requests.steady import Steady, SteadyState
 from llm_perf.requests.step_times import StepTimes
 from llm_perf.systems import Load, system_of
-from llm_perf.systems.families import scheduler_rules
+from llm_perf.systems.families import memory_rules, scheduler_rules
 
 _TABLES: Final = ("serving.csv.gz", "llm_inference_bench.csv.gz")
 _TIMES: Final = (
@@ -127,7 +127,7 @@ class Cases:
             same = run if run.shared_prefix else replace(run, prompt_len=1, gen_len=1)
             if case.closed:  # limits of a step are asked for row by row
                 same = replace(same, max_num_batched_tokens=None, max_num_seqs=None, gpu_batch_size=None)
-                same = replace(same, system=f"{case.release} {_schedules_since(case.scenario)}")
+                same = replace(same, system=f"{case.release} {_rules_since(case.scenario)}")
             grouped.setdefault(replace(same, batch_size=1), []).append(index)
         self.groups = [np.array(found) for found in grouped.values()]
         self.keys = tuple(grouped)
@@ -318,10 +318,13 @@ def _steady_of(cases: Sequence[Case], constants: Mapping[str, float]) -> Steady 
     return Steady(*found)
 
 
-def _schedules_since(scenario: Scenario) -> str:
-    """The version from which on an engine schedules as it does: versions in between are asked together."""
-    rules = scheduler_rules(scenario.system, scenario.system_version)
-    return "" if rules is None else rules.since
+def _rules_since(scenario: Scenario) -> str:
+    """Versions from which on an engine schedules and divides memory as it does: versions in between are asked together."""
+    rules = (
+        scheduler_rules(scenario.system, scenario.system_version),
+        memory_rules(scenario.system, scenario.system_version),
+    )
+    return " ".join("" if one is None else one.since for one in rules)
 
 
 def _wide_enough(times: StepTimes, scenario: Scenario, longest: int) -> StepTimes | None:

@@ -88,6 +88,7 @@ _PLAIN = (
     # OCP Microscaling Formats 1.0: an 8-bit power of two per 32; NVFP4: an FP8 scale per 16.
     NumberFormat("mxfp4", 4, "fp4", group=32, scale_bits=8),
     NumberFormat("nvfp4", 4, "fp4", group=16, scale_bits=8),
+    NumberFormat("nvfp4_weight_only", 4, "weight-only", group=16, scale_bits=8),
     NumberFormat("mxfp8", 8, "fp8", group=32, scale_bits=8),
     # MLX (mlx.core.quantize, mode affine): a 16-bit scale and offset per 64 weights.
     *(
@@ -124,6 +125,7 @@ _ALIASES = {
     "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "f16": "fp16", "f32": "fp32", "float8": "fp8",
     "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m", "bnb_4bit": "nf4", "bnb4": "nf4", "fp4": "mxfp4", "w8a8": "int8",
     "w4a16": "int4", "mxfp4_moe": "mxfp4_gguf", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+    "w4a16_nvfp4": "nvfp4_weight_only", "nvfp4a16": "nvfp4_weight_only",
 }  # fmt: skip
 
 

@@ -206,7 +206,8 @@ def _compressed_rule(weights: Fields, activations: Any, targets: tuple[str, ...]
         name = "mxfp8" if group == 32 else "fp8_block" if group else "fp8"
         return FormatRule(format=name, targets=targets, group=group or None)
     if kind == "float" and bits == 4:
-        return FormatRule(format="mxfp4" if group == 32 else "nvfp4", targets=targets, group=group or 16)
+        narrow = "nvfp4" if isinstance(activations, dict) else "nvfp4_weight_only"
+        return FormatRule(format="mxfp4" if group == 32 else narrow, targets=targets, group=group or 16)
     if kind == "float":
         raise _fault("weights.num_bits", bits, "4 or 8 for type float")
     if bits == 8 and isinstance(activations, dict):
@@ -224,7 +225,7 @@ def _modelopt(config: Fields) -> dict[str, Any]:
         "W4A16_AWQ": "awq", "W4A8_AWQ": "awq", "INT4_AWQ": "awq", "W8A8_SQ_PER_CHANNEL": "int8", "W8A16": "int8_weight_only",
         "MXFP8": "mxfp8", "FP8_BLOCK_SCALES": "fp8_block", "W8A8_SQ_PER_TENSOR_PLUGIN": "int8", "INT8": "int8",
         "W8A16_GPTQ": "int8_weight_only", "W4A16": "int4", "W4A16_GPTQ": "gptq", "W4A8_NVFP4_FP8": "nvfp4",
-        "W4A16_NVFP4": "nvfp4", "W4A8_MXFP4_FP8": "mxfp4", "W4A8_MXFP4_MXFP8": "mxfp4", "W4A16_MXFP4": "mxfp4",
+        "W4A16_NVFP4": "nvfp4_weight_only", "W4A8_MXFP4_FP8": "mxfp4", "W4A8_MXFP4_MXFP8": "mxfp4", "W4A16_MXFP4": "mxfp4",
         "MXFP4": "mxfp4",
     }  # fmt: skip
     wide = _patterns(config, "exclude_modules", "ignore") or ("lm_head",)
@@ -234,7 +235,7 @@ def _modelopt(config: Fields) -> dict[str, Any]:
     elif isinstance(plain, str) and plain in formats:
         name = formats[plain]
         group = _group(config, "group_size", -1)
-        custom = name in ("nvfp4", "awq") and group > 0
+        custom = name in ("nvfp4", "nvfp4_weight_only", "awq") and group > 0
         found["rules"] = (FormatRule(format=name, group=group if custom else None),)
     else:
         raise _fault("quant_algo", algorithm, "one of " + ", ".join((*formats, "MIXED_PRECISION")))

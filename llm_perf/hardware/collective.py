@@ -36,7 +36,8 @@ class Fabric:
     ``latency_s`` is one collective's, ``bytes_per_s`` the rate per rank and direction of a ring through all of them
     (algorithms that NCCL picks by itself are in these two, as measured). ``exchange_latency_s`` is that of a single
     exchange between two ranks. Over several nodes ``ranks_per_node`` of the group share a node, and each has a network
-    card's share of ``nic_bytes_per_s``.
+    card's share of ``nic_bytes_per_s``. In a ``mesh`` each pair of ranks has a link of its own,
+    and its kernels are known (AMD's).
     """
 
     ranks: int
@@ -46,6 +47,7 @@ class Fabric:
     exchange_latency_s: float = 0.0
     ranks_per_node: int = 0
     nic_bytes_per_s: float = 0.0
+    mesh: bool = False
 
     @property
     def spans_nodes(self) -> bool:
@@ -79,10 +81,16 @@ class Fabric:
         ``small_s`` is what a small message takes between two ranks; more ranks take 1.3 (4) and 1.6 (8) times as long, and
         move 1.8 times the bytes (two-shot: reduce-scatter and all-gather). Source: all-reduce times by size that serving
         stacks print for H100 at tp 2, 4, 8 (512 bytes to 1 MB); their slope is 65 GB/s beside a ring of 300 GB/s.
+
+        Over AMD's mesh both halves of a two-shot kernel use all links at once, each its part: the bytes of a ring at its
+        rate. Source: kernels of vLLM and SGLang on two and four MI300X (ROCm/aiter pull request 801, sgl-project/sglang pull
+        request 6619), which this gives to 1.23 and 1.14 from 1 to 8 MiB.
         """
         if self.ranks == 1:
             return 0.0 * size_bytes
         start = next(times for ranks, times in _CUSTOM_STARTS if self.ranks <= ranks)
+        if self.mesh:
+            return start * small_s + 2.0 * (self.ranks - 1) / self.ranks * size_bytes / self.bytes_per_s
         wire = 1.0 if self.ranks <= _ONE_SHOT_RANKS else _TWO_SHOT_BYTES
         return start * small_s + wire * size_bytes / (_CUSTOM_SHARE * self.bytes_per_s)
 
@@ -148,6 +156,7 @@ def fabric(
             inside_rate,
             measured.sqrt_term_us * 1e-6,
             _latency_s(gpu, 2) if ranks > 1 else 0.0,
+            mesh=gpu.maker == "amd" and gpu.link.topology == "mesh" and not over_pcie(gpu, ranks),
         )
     together = max(1, gpus_per_node * ranks // span)
     nodes = -(-ranks // together)

@@ -32,6 +32,7 @@ from llm_perf.systems.host_time import (
     step_overhead_s,
     stream_s,
 )
+from llm_perf.systems.latent_kernels import NO_ROWS_LOST, gathered_flops, gathers_beyond
 from llm_perf.systems.mixed_steps import step_s
 from llm_perf.systems.speculation import Rounds
 
@@ -98,6 +99,7 @@ class _Attending:
         limit: Tokens that a query sees at most; infinite where it sees all before it.
         triangular: Whether its pairs are those of a triangle that is cut at the limit, and its keys those in reach.
         splits: Whether its kernels divide the keys of few queries.
+        gathered: FLOPs per query of a kernel that gathers picked tokens, which reads what ends ``beyond`` so many; else 0.
     """
 
     layers: int
@@ -107,6 +109,8 @@ class _Attending:
     limit: float
     triangular: bool
     splits: bool
+    gathered: float
+    beyond: float
 
     @classmethod
     def of(cls, layers: int, mixer: Mixer, forward: Forward) -> _Attending:
@@ -119,7 +123,11 @@ class _Attending:
         ) == Mixer.keys_read(mixer, beyond, beyond)
         per_pair = score_flops_per_pair(mixer, forward.tp)
         splits = bool(forward.constants["attention_splits_keys"])
-        return cls(layers, mixer, per_pair, float(kept), float(limit or np.inf), triangular, splits)
+        c, gpu = forward.constants, forward.scenario.gpu
+        gathered, least = gathered_flops(c, gpu, mixer, forward.tp), gathers_beyond(c, mixer)
+        return cls(
+            layers, mixer, per_pair, float(kept), float(limit or np.inf), triangular, splits, gathered, least
+        )
 
     def work(self, chunks: ChunkLengths) -> tuple[float, float, float]:
         """Of all chunks: FLOPs of their scores, the same per query, and keys that are read."""
@@ -139,6 +147,8 @@ class _Attending:
                 reached = end
             slower, rows = split_keys(mixer, new, before) if self.splits else (1.0, new)
             work = pairs * per_pair * slower
+            if self.gathered and end > self.beyond:
+                work, rows = new * self.gathered, NO_ROWS_LOST
             flops += work
             per_query += work / rows
             keys += reached
@@ -426,7 +436,12 @@ class StepTimes:
         for one in self._mixers:
             pairs = one.mixer.prefill_pairs(new + before) - one.mixer.prefill_pairs(before)
             slower, rows = split_keys(one.mixer, new, before) if one.splits else (1.0, new)
-            flops = prompts * pairs * one.flops_per_pair * slower
+            work = pairs * one.flops_per_pair * slower
+            if one.gathered:
+                gathers = new + before > one.beyond
+                work = np.where(gathers, new * one.gathered, work)
+                rows = np.where(gathers, NO_ROWS_LOST, rows)
+            flops = prompts * work
             compute = flops * (1.0 + rates.attention_half_len / rows) / rates.attention_flops_per_s
             memory = prompts * one.mixer.keys_read(new, before) * one.kv_bytes / rates.attention_bytes_per_s
             device = device + one.layers * (

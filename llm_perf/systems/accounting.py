@@ -7,7 +7,7 @@ scenario. What the rule gives the cache is the same whatever the batch: the engi
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from llm_perf.config.base import GIB, Efficiency, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 from llm_perf.config.gpu import GPUConfig
@@ -92,6 +92,8 @@ class MemoryRules(Spec):
             these have their windows alone.
         state_share: Of the room of the cache, what recurrent states get where a model has some; 0 where they share it.
         states_per_sequence: Places that each running sequence needs among them: its own, and those of a prefix cache.
+        tracked_states: More of them, for states at ends of chunks that are kept while the next step runs.
+        tracks_on: Vendors of GPUs that have the kernels for that; none: all.
         queues: Sequences that do not fit wait, instead of failing.
     """
 
@@ -117,6 +119,8 @@ class MemoryRules(Spec):
     window_share: Fraction = 0.0
     state_share: Fraction = 0.0
     states_per_sequence: PositiveInt = 1
+    tracked_states: NonNegativeInt = 0
+    tracks_on: tuple[str, ...] = ()
     queues: bool = True
     provenance: Provenance
     source: str = Field(min_length=1)
@@ -129,6 +133,11 @@ class MemoryRules(Spec):
                 "give one of gpu_memory_utilization, utilization_by_ranks and utilization_leaves"
             )
         return self
+
+    def state_places(self, gpu: GPUConfig) -> int:
+        """Places for recurrent states that each running sequence needs on a GPU."""
+        tracks = not self.tracks_on or bool(set(self.tracks_on) & set(gpu.device))
+        return self.states_per_sequence + self.tracked_states * tracks
 
     def utilization(self, scenario: Scenario, tokens: int) -> float:
         """The engine's default for a scenario."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llm_perf.config.model import Mixer
 from llm_perf.config.scenario import Scenario
-from llm_perf.counts.arrays import Number, is_array, maximum, minimum
+from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import (
     attended,
     keys_read,
@@ -21,6 +21,7 @@ from llm_perf.hardware.gpu_time import KernelRates
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads
+from llm_perf.systems.latent_kernels import NO_ROWS_LOST, decode_padding, gathered_flops, gathers_beyond
 from llm_perf.systems.products import (
     decode_attention,
     fused_attention,
@@ -124,6 +125,11 @@ class Attention:
         pairs = self._chunk_pairs(attention, chunk)
         flops = chunk.sequences * pairs * score_flops_per_pair(attention, self.tp)
         length: Number = new
+        gathered = gathered_flops(self.constants, self.scenario.gpu, attention, self.tp)
+        if gathered:
+            beyond = new + cached > gathers_beyond(self.constants, attention)
+            flops = where(beyond, chunk.sequences * new * gathered / self.cp, flops)
+            length = where(beyond, NO_ROWS_LOST, length)
         if self.constants["attention_splits_keys"]:
             slower, length = split_keys(attention, new, cached)
             flops = flops * slower
@@ -191,6 +197,7 @@ class Attention:
         decoding over ranks, arXiv 2411.01783, section 3.4).
         """
         flops = batch * queries * score_flops_per_pair(mixer, self.tp, absorbed=True) / self.cp
+        flops = flops * decode_padding(self.constants, self.scenario.gpu, mixer, self.tp)
         reads = kv_reads(self.scenario, self.constants, mixer, batch)
         if self.cp > 1:
             merged = batch * queries * mixer.num_heads / self.tp * mixer.head_dim

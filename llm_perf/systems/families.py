@@ -564,12 +564,12 @@ Rule = TypeVar("Rule", bound=_Begins)
 
 
 def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule | None:
-    """The newest rule that began by a version."""
+    """The newest rule that began by a version; 0.5 is any of its releases, so that one of 0.5.15 began by it."""
     if not rules:
         return None
     last = None if version is None else numbers(version)
     if not last:
         release, _ = release_of(family, version)
         last = ends_of(folder_of(family), release)[1]
-    begun = [one for one in rules if last is None or numbers(one.since) <= last]
+    begun = [one for one in rules if last is None or _head(numbers(one.since), last) <= last]
     return begun[-1] if begun else None

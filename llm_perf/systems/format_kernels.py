@@ -11,6 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Final, Literal
 
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.layers.base import FeedForward
 from llm_perf.config.layers.experts import MoEMLP
 from llm_perf.counts.arrays import Number, maximum, minimum
@@ -204,13 +205,29 @@ def _expert_bandwidth(constants: Mapping[str, float], kind: Kind) -> float:
     return own if own > 0 else constants["expert_bandwidth"]
 
 
+def warp_matrix_factor(constants: Mapping[str, float], gpu: GPUConfig, gemm: GemmRates) -> float:
+    """Times that arithmetic counts in kernels that unpack weights into the registers of a warp and multiply there.
+
+    On Hopper and later the matrix instructions of one warp reach a part of what those of a group, or of a tensor memory, do.
+    """
+    memory = gpu.has_tensor_memory
+    each = constants["warp_gflops_per_sm_per_ghz_tensor_memory" if memory else "warp_gflops_per_sm_per_ghz"]
+    most = each * 1e9 * (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) / 1000
+    return max(gemm.peak_flops_per_s / most, 1.0) if most > 0 else 1.0
+
+
 def compute_factor(
-    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, expert: bool = False
+    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, gpu: GPUConfig | None, expert: bool = False
 ) -> float:
-    """Times that a product's arithmetic counts; products of experts have kernels of their own."""
+    """Times that a product's arithmetic counts; products of experts have kernels of their own.
+
+    Without a ``gpu`` the rates were stated and are those of every kernel.
+    """
     grouped = constants[_GROUPED[kind]] if expert else 0.0
     if grouped > 0:
         return gemm.flops_per_s / (grouped * gemm.peak_flops_per_s)
+    if kind in WEIGHT_ONLY and gpu is not None:
+        return warp_matrix_factor(constants, gpu, gemm)
     if kind not in _NATIVE:
         return 1.0
     share = constants[_NATIVE[kind][1]]

@@ -237,7 +237,13 @@ class ProductKernels:
             bytes_per_weight(rows),
             self.activation_bytes,
             gemm.floor_s * self._floor_share + self._scales_s(product, kind),
-            compute_factor(self.constants, kind, gemm, product.is_expert and self._table_rates),
+            compute_factor(
+                self.constants,
+                kind,
+                gemm,
+                self.scenario.gpu if self._table_rates else None,
+                product.is_expert and self._table_rates,
+            ),
             bytes_per_weight(minimum(rows, most)) if most else None,
             walk_s(self.constants, kind, product.in_features),
         )

@@ -101,7 +101,7 @@ def _state_pool(scenario: Scenario, budget: Budget | None) -> dict[str, Any]:
     if budget is None or not budget.rules.state_share or not recurrent:
         return {}
     state = float(stage_kv_bytes(scenario, 1.0, 1.0))  # a token beside it is next to nothing
-    share, places = budget.rules.state_share, budget.rules.states_per_sequence
+    share, places = budget.rules.state_share, budget.rules.state_places(scenario.gpu)
     return {"state": state, "state_share": share, "places": places}
 
 

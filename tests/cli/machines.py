@@ -6,6 +6,7 @@ ON_ANY = ("--model", "opt-13b", "--gpu", "h100-pcie-80gb", "--host", "h100-spr-h
 _OF_ITS_OWN = {
     "airllm": (*ON_ANY, "--host", "dgx-2"),  # a disk
     "optimum_habana": ("--model", "opt-13b", "--gpu", "gaudi2-96gb", "--host", "gaudi-server"),
+    "atom": ("--model", "opt-13b", "--gpu", "mi300x-192gb", "--host", "mi300x-server"),
 } | dict.fromkeys(
     ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity"), (*ON_ANY, "--model", "mixtral-8x7b")
 )

@@ -155,3 +155,31 @@ def test_a_host_says_how_fast_its_cards_copy_to_each_other_over_pcie() -> None:
     assert fabric(card, 2, 2, usual).bytes_per_s > 30e9
     assert with_pcie_share(fabric(card, 2, 2, slow), card, slow, 0.9).bytes_per_s == 16e9
     assert fabric(linked, 2, 2, slow) == fabric(linked, 2, 2, usual)
+
+
+MIB = 2**20
+KERNELS_OF_MI300X = {
+    (2, 1): 28.15, (2, 2): 49.67, (2, 4): 93.79, (2, 8): 181.43,
+    (4, 1): 22.91, (4, 2): 36.64, (4, 4): 63.86, (4, 8): 118.31,
+}  # fmt: skip
+"""Microseconds of (ranks, MiB): "vllm cr" of ROCm/aiter pull request 801, "baseline" of sgl-project/sglang one 6619."""
+
+
+@pytest.mark.parametrize(("ranks", "size_mib"), KERNELS_OF_MI300X)
+def test_kernels_of_a_stack_over_a_mesh_take_the_time_that_was_published(ranks: int, size_mib: int) -> None:
+    taken = joined("mi300x", ranks, 8).custom_all_reduce_s(size_mib * MIB, 5e-6) * 1e6
+    assert abs(math.log(taken / KERNELS_OF_MI300X[ranks, size_mib])) < math.log(1.25)
+
+
+@given(gpu=st.sampled_from(["mi300x", "mi325x", "mi355x"]), ranks=st.sampled_from([2, 4, 8]), size=SIZES)
+def test_kernels_over_a_mesh_use_every_link_once_in_each_direction(gpu: str, ranks: int, size: float) -> None:
+    """A rank sends each peer its part twice, once to be added up and once as the sum, over the link between both."""
+    group, whole = joined(gpu, ranks, 8), get_gpu_config_by_name(gpu)
+    link = whole.intra_node_bytes_per_s / 7 * whole.efficiency.collective.bus_efficiency
+    assert group.custom_all_reduce_s(size, 0.0) == pytest.approx(2 * size / ranks / link)
+
+
+@given(ranks=st.sampled_from([2, 4, 8]), size=SIZES, small=st.floats(0.0, 1e-5))
+def test_kernels_over_a_mesh_are_never_slower_than_the_ring_by_more_than_their_start(ranks, size, small):
+    group = joined("mi300x", ranks, 8)
+    assert group.custom_all_reduce_s(size, small) <= group.all_reduce_s(size) + 1.6 * small

@@ -10,12 +10,15 @@ import pytest
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.simulation import ServiceInputs
 from llm_perf.config.layers.experts import MoEMLP
+from llm_perf.config.layers.latent_attention import LatentAttention
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.attention import state_bytes
 from llm_perf.errors import LLMPerfError
 from llm_perf.requests.limits import Limits
 from llm_perf.requests.simulate import rules_of, simulate
+from llm_perf.requests.step_times import StepTimes
 from llm_perf.requests.workload import Requests
+from llm_perf.systems.attention import Chunk
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs
 from llm_perf.systems.exchanges import Exchanges
@@ -23,6 +26,7 @@ from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.format_kernels import has_router_kernel
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.kv_cache import kv_capacity_of
+from llm_perf.systems.mixed_steps import step_s as mixed_step_s
 from llm_perf.systems.registry import system_of
 from llm_perf.systems.stack_memory import budget_for
 
@@ -100,9 +104,106 @@ def test_recurrent_states_have_a_pool_of_their_own() -> None:
     rules = budget.rules
     load = Load.of(asked.workload)
     room = system.memory(asked, load, system.place(asked, load)).gpu.kv_room_bytes
-    each = rules.states_per_sequence * float(state_bytes(asked.model, 1.0, asked.dtype.state_bits))
+    each = rules.state_places(asked.gpu) * float(state_bytes(asked.model, 1.0, asked.dtype.state_bits))
     assert limits.max_sequences * each <= room * rules.state_share
     assert (limits.max_sequences + 2) * each > room * rules.state_share * 0.99
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "places"),
+    [
+        ("h200-sxm-141gb", "0.5.9", 3),
+        ("h200-sxm-141gb", "0.5.15", 5),
+        ("h200-sxm-141gb", "0.5", 5),
+        ("h200-sxm-141gb", None, 5),
+        ("mi300x-192gb", "0.5.9", 3),
+        ("mi300x-192gb", "0.5.16", 3),
+    ],
+)
+def test_states_at_ends_of_chunks_have_places_where_there_are_kernels_for_them(
+    gpu: str, version: str | None, places: int
+) -> None:
+    """SGLang from 0.5.15 on, by CUDA's kernels: fewer sequences run at once, in the ratio of the places."""
+    system = "sglang" if version is None else f"sglang@{version}"
+    asked = scenario("Qwen3.6-35B-A3B", gpu=gpu, system=system, prompt_len=8192, gen_len=1024)
+    before = scenario("Qwen3.6-35B-A3B", gpu=gpu, system="sglang@0.5.9", prompt_len=8192, gen_len=1024)
+    held, then, budget = kv_capacity_of(asked), kv_capacity_of(before), budget_for(asked)
+    assert held is not None
+    assert then is not None
+    assert budget is not None
+    assert budget.rules.state_places(asked.gpu) == places
+    assert held.max_states * places == pytest.approx(then.max_states * 3)
+    assert held.tokens == then.tokens
+
+
+# -- attention over picked tokens -------------------------------------------------------------------------------
+
+
+def forward_of(tp: int, gpu: str, system: str, dp: int = 1, **constants: float) -> Forward:
+    asked = scenario(
+        "DeepSeek-V3.2", gpu=gpu, system=system, num_gpus=tp * dp, tp_size=tp, dp_size=dp, prompt_len=4096
+    )
+    return Forward(asked, system_of(asked).constants(asked) | constants)
+
+
+def prompt_attention_s(forward: Forward, new: float, before: float = 0.0) -> float:
+    """Without the kernels' floors, so that it is what is computed and read."""
+    costs = Costs()
+    for group in forward.model.layer_groups:
+        for part in group.attention.parts:
+            if isinstance(part, LatentAttention):
+                forward.attention.prefill(costs, part, group.count, (Chunk(1.0, new, before),))
+    return float(costs.total_s) - forward.model.num_layers * forward.rates.attention_floor_s
+
+
+@pytest.mark.parametrize(("gpu", "least_heads"), [("h200-sxm-141gb", 64), ("b200-180gb", 128)])
+def test_ranks_with_fewer_heads_than_a_tile_take_as_long_as_with_a_tile(gpu: str, least_heads: int) -> None:
+    """FlashMLA's sparse kernel: 128 heads over so many ranks are padded to 64, on Blackwell to 128."""
+    few = {"gathered_few_heads": 0.0}
+    times = {tp: prompt_attention_s(forward_of(tp, gpu, "vllm@0.15", **few), 4096.0) for tp in (1, 2, 4, 8)}
+    for tp, seconds in times.items():
+        assert seconds == pytest.approx(times[1] * max(1 / tp, least_heads / 128), rel=0.02)
+    unpadded = prompt_attention_s(forward_of(8, gpu, "vllm@0.15", gathered_few_heads=16.0), 4096.0)
+    assert unpadded < times[8] if gpu.startswith("b200") else unpadded == pytest.approx(times[8])
+
+
+def test_a_query_takes_as_long_whatever_came_before_it_where_all_places_are_computed() -> None:
+    """Half of a prompt takes half as long, which attention over all tokens before does not."""
+    forward = forward_of(8, "h200-sxm-141gb", "vllm@0.12")
+    whole, half = prompt_attention_s(forward, 4096.0), prompt_attention_s(forward, 2048.0)
+    assert prompt_attention_s(forward, 2048.0, 2048.0) == pytest.approx(half, rel=0.02)
+    assert whole == pytest.approx(2 * half, rel=0.02)
+
+
+def test_prompts_of_fewer_tokens_than_are_picked_are_read_by_plain_kernels_where_an_engine_has_them() -> None:
+    plain = forward_of(8, "h200-sxm-141gb", "sglang@0.5")
+    dense = forward_of(8, "h200-sxm-141gb", "sglang@0.5", gathered_heads=0.0)
+    assert prompt_attention_s(plain, 2048.0) == prompt_attention_s(dense, 2048.0)
+    assert prompt_attention_s(plain, 2049.0) > 2 * prompt_attention_s(dense, 2049.0)
+
+
+@pytest.mark.parametrize("chunk", [(512, 0), (512, 1536), (512, 4096), (4096, 0)])
+@pytest.mark.parametrize("system", ["vllm@0.12", "sglang@0.5"])
+def test_tables_of_steps_know_picked_tokens_as_the_pass_does(chunk: tuple[int, int], system: str) -> None:
+    forward = forward_of(8, "h200-sxm-141gb", system)
+    times = StepTimes(forward, 8, 8192)
+    plain = StepTimes(forward_of(8, "h200-sxm-141gb", system, gathered_heads=0.0), 8, 8192)
+    of_pass = float(mixed_step_s(forward, [Chunk(1.0, *map(float, chunk))], 0, 0.0, 1))
+    assert times.mixed_s([chunk], 0, 0.0, 1) == pytest.approx(of_pass)
+    one, new, before = np.ones(1), *(np.full(1, float(tokens)) for tokens in chunk)
+    assert times.mean_mixed_s(one, new, before, 0 * one, 0 * one)[0] == pytest.approx(of_pass)
+    assert (times.mixed_s([chunk], 0, 0.0, 1) > plain.mixed_s([chunk], 0, 0.0, 1)) == (
+        system.startswith("vllm") or sum(chunk) > 2048
+    )
+
+
+@pytest.mark.parametrize(("system", "pads"), [("vllm@0.12", True), ("sglang@0.5", False)])
+def test_decode_steps_pad_heads_where_the_engine_runs_the_same_kernel(system: str, pads: bool) -> None:
+    gpu = "h20-sxm-141gb"  # its arithmetic is slow beside its memory, so that a padded head is seen
+    own = forward_of(8, gpu, system).decode_step(64)
+    bare = forward_of(8, gpu, system, gathered_decode_pads=0.0).decode_step(64)
+    longer = sum(one.per_token_s for one in own[1]) > sum(one.per_token_s for one in bare[1])
+    assert longer is pads
 
 
 def test_models_without_states_or_windows_know_no_such_pools() -> None:

@@ -41,7 +41,7 @@ OFFLOADS = {
         for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")
     },
 }
-MACHINES = ("a100-sxm-80gb", "gaudi2-96gb", "apple-m2-ultra-76c")
+MACHINES = ("a100-sxm-80gb", "gaudi2-96gb", "apple-m2-ultra-76c", "mi300x-192gb")
 
 
 def machine_of(system: str) -> dict[str, str]:

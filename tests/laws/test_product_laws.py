@@ -202,3 +202,37 @@ def test_kernels_for_warps_of_32_threads_fill_half_of_those_of_64(gpu):
     assert narrow.matvec_gb_per_s_per_sm_ghz_on(board) == (3.5 if wide else 7.0)
     assert plain.matvec_gb_per_s_per_sm_ghz_on(board) == 7.0
     assert replace(plain, matvec_lanes=64.0).matvec_gb_per_s_per_sm_ghz_on(board) == 7.0
+
+
+def product_of_many_rows_s(gpu: str, system: str, weight_format: str, rows: float = 16_384.0) -> float:
+    asked = build_scenario(
+        InferenceInputs(model="qwen3-32b", gpu=gpu, system=system, weight_format=weight_format)
+    )
+    forward = Forward(asked, system_of(asked).constants(asked))
+    product = max(forward.groups[0][1], key=lambda one: one.weights)
+    return float(forward.product_s(product, rows).compute_s)
+
+
+@pytest.mark.parametrize("weight_format", ["int4", "nvfp4_weight_only"])
+@pytest.mark.parametrize(
+    ("gpu", "system", "times"),
+    [
+        ("a100-sxm-80gb", "sglang@0.5", 1.0),  # its peak is what a warp reaches
+        ("h100-sxm-80gb", "sglang@0.5", 989.5 / (2.54 * 132 * 1.98)),
+        ("h100-sxm-80gb", "vllm@0.15", 1.0),  # Machete multiplies by groups of warps
+        ("b200-180gb", "sglang@0.5", 2250 / (2.54 * 148 * 1.965)),
+        ("b200-180gb", "vllm@0.15", 2250 / (2.54 * 148 * 1.965)),
+    ],
+)
+def test_kernels_that_unpack_in_a_warp_multiply_at_its_rate(
+    gpu: str, system: str, times: float, weight_format: str
+) -> None:
+    """Many rows take as much longer by Marlin than in 16 bits as the GPU's own matrix instructions beat a warp's."""
+    wide = product_of_many_rows_s(gpu, system, "bf16")
+    assert product_of_many_rows_s(gpu, system, weight_format) == pytest.approx(times * wide, rel=0.05)
+
+
+def test_4_bit_activations_are_what_makes_4_bit_products_quick_on_blackwell() -> None:
+    narrow = product_of_many_rows_s("b200-180gb", "sglang@0.5", "nvfp4")
+    assert narrow < product_of_many_rows_s("b200-180gb", "sglang@0.5", "bf16") / 1.5
+    assert product_of_many_rows_s("b200-180gb", "sglang@0.5", "nvfp4_weight_only") > 4 * narrow

@@ -88,7 +88,8 @@ def test_every_expression_gives_its_value(inputs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("system", system_names())
 def test_every_system_is_explained(system: str) -> None:
     model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-13b"
-    gpu, host = ("gaudi2-96gb", None) if system == "optimum_habana" else ("h100-pcie-80gb", "h100-spr-host")
+    elsewhere = {"optimum_habana": ("gaudi2-96gb", None), "atom": ("mi300x-192gb", None)}
+    gpu, host = elsewhere.get(system, ("h100-pcie-80gb", "h100-spr-host"))
     result = predicted(model=model, gpu=gpu, host=None if system == "airllm" else host, system=system)
     for entry in explanations(result):
         assert evaluate(entry.expression) == pytest.approx(entry.value, rel=1e-9, abs=0), entry

@@ -32,7 +32,7 @@ def predicted(**inputs: Any) -> InferenceResult:
 
 def one_of(system: str) -> InferenceResult:
     model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-30b"
-    gpus = ("t4", "a100-sxm-80gb", "gaudi2-96gb")
+    gpus = ("t4", "a100-sxm-80gb", "gaudi2-96gb", "mi300x-192gb")
     gpu = next(gpu for gpu in gpus if runs_there(system, get_gpu_config_by_name(gpu)))
     return predicted(model=model, gpu=gpu, system=system, gen_len=8)
 

@@ -407,8 +407,8 @@ def test_where_no_run_says_anything_a_sentence_says_why(inputs, why):
 def test_either_an_interval_or_a_reason():
     for system in system_names():
         gpu, host = ("h100-pcie-80gb", "h100-spr-host") if system == "lia" else ("t4", None)
-        gpu = gpu if runs_there(system, get_gpu_config_by_name(gpu)) else "gaudi2"
-        gpu = gpu if runs_there(system, get_gpu_config_by_name(gpu)) else "h200"
+        gpus = (gpu, "gaudi2", "h200", "mi300x")
+        gpu = next(name for name in gpus if runs_there(system, get_gpu_config_by_name(name)))
         model = "mixtral-8x7b" if isinstance(get_system(system), ExpertOffload) else "opt-1.3b"
         result = ask(model=model, gpu=gpu, host=host, ds_zero=0, cpu_offload=False, system=system)
         assert (result.interval is None) == (result.no_interval is not None)

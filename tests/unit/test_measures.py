@@ -27,6 +27,7 @@ ON_ANY = {"model": "opt-1.3b", "gpu": "h100-pcie-80gb", "host": "h100-spr-host"}
 OF_ITS_OWN = {
     "airllm": {"host": "dgx-2"},
     "optimum_habana": {"gpu": "gaudi2-96gb", "host": "gaudi-server"},
+    "atom": {"gpu": "mi300x-192gb", "host": "mi300x-server"},
 } | {
     name: {"model": "mixtral-8x7b"}
     for name in ("fiddler", "ktransformers", "mixtral_offloading", "moe_infinity")

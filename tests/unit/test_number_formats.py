@@ -156,16 +156,32 @@ def test_exclusions_by_name_wildcard_and_expression(config: dict[str, Any]) -> N
     assert [entry.bits for entry in row] == [16] * 4 + [8] * 3
 
 
-def test_targets_of_compressed_tensors() -> None:
+@pytest.mark.parametrize(
+    ("activations", "named"),
+    [(None, "nvfp4_weight_only"), ({"num_bits": 4, "type": "float", "group_size": 16}, "nvfp4")],
+)
+def test_targets_of_compressed_tensors(activations: dict[str, Any] | None, named: str) -> None:
+    """Weights in 4 bits are multiplied by activations in 4 bits only where these are narrowed as well (NVFP4A16 is not)."""
+    weights = {"num_bits": 4, "type": "float", "group_size": 16}
     config = {
         "quant_method": "compressed-tensors", "ignore": ["lm_head"],
         "config_groups": {
             "attention": {"targets": ["re:.*self_attn.*"], "weights": {**_FP8, "strategy": "channel"}},
-            "rest": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+            "rest": {"targets": ["Linear"], "weights": weights, "input_activations": activations},
         },
     }  # fmt: skip
     row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
-    assert [entry.name for entry in row] == ["fp8"] * 4 + ["nvfp4"] * 3
+    assert [entry.name for entry in row] == ["fp8"] * 4 + [named] * 3
+
+
+def test_a_checkpoint_of_several_precisions_says_whose_activations_stay_wide() -> None:
+    """As nvidia/Qwen3.6-27B-NVFP4 is released: 4-bit weights of the MLP by activations of 16, attention in FP8."""
+    layers = {"model.layers.*.mlp.*": {"quant_algo": "W4A16_NVFP4", "group_size": 16}}
+    layers |= {"model.layers.*.self_attn.*": {"quant_algo": "FP8"}}
+    config = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    row = resolve_formats(get_model_config_by_name("llama-3.1-8b"), read_quantization(config)).layers[0]
+    assert [entry.name for entry in row] == ["fp8"] * 4 + ["nvfp4_weight_only"] * 3
+    assert {entry.kernels for entry in row[4:]} == {"weight-only"}
 
 
 _TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
@@ -182,6 +198,7 @@ _TORCHAO = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, 4.5),
+        ({"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "group_size": 16}, 4.5),
         ({"quant_method": "torchao", "quant_type": {"default": _TORCHAO}}, 4.5),
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8),
         ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, 8),

@@ -111,7 +111,8 @@ def test_an_unknown_override_is_refused_with_the_names_that_there_are() -> None:
 
 def runs_on(system: str, gpu: str) -> str:
     """The GPU, or another that a system has kernels for where it has none for this one."""
-    return gpu if runs_there(system, get_gpu_config_by_name(gpu)) else "gaudi2"
+    able = (name for name in (gpu, "gaudi2", "mi300x") if runs_there(system, get_gpu_config_by_name(name)))
+    return next(able)
 
 
 @pytest.mark.parametrize("name", system_names())

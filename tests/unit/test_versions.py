@@ -364,7 +364,7 @@ def test_a_container_has_the_constants_of_the_engine_inside(asked: str, engine: 
     }
 
 
-@pytest.mark.parametrize("name", ["tgi", "text-generation-inference@2.4", "atom@0.1", "mlc-llm"])
+@pytest.mark.parametrize("name", ["tgi", "text-generation-inference@2.4", "aphrodite@0.1", "mlc-llm"])
 def test_engines_without_runs_are_any_engine_in_whatever_version(name: str) -> None:
     family, version = find(name)
     assert (family, release_of(family, version)) == ("engine", ("any", True))
