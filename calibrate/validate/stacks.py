@@ -10,12 +10,14 @@ import gzip
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Final
 
 from calibrate.evidence.ratios import gm
 from calibrate.fit.intervals import HeldWidth, held_width, of_equal_groups
+from calibrate.validate.novelty import read_levels
+from llm_perf.analysis.novelty import LEVELS, MAKER, REGIME
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.systems.families import folder_of
 
@@ -27,6 +29,12 @@ OTHER_SIDE: Final = "other side"
 
 OTHER_DEVICE: Final = "other device"
 """Rows of a file for some devices by what stands for its version on all others."""
+
+BESIDE: Final = ("neighbour", OTHER_SIDE)
+"""Lines by constants of another version for the same devices."""
+
+REFITS: Final = ("model", "gpu")
+"""Lines by a version's own constants, fitted without the row's group."""
 
 IN_LOOPS: Final = {how: f"{how}, {FIRST_TOKEN} in loops" for how in ("shipped", "model", "gpu")}
 """First tokens of closed loops by the kinds of fits that main quantities have."""
@@ -262,7 +270,7 @@ def widths_text(lines: Sequence[Line]) -> str:
     text += [
         f"  {name}: {_held(found, versions)}" for name, (found, versions) in unlisted_widths(lines).items()
     ]
-    text += [f"devices: {_held(*device_width(lines))}"]
+    text += [f"devices: {_held(*device_width(lines))}", "novel:", *_novel_widths(lines)]
     return "\n".join(text) + "\n"
 
 
@@ -288,6 +296,57 @@ def device_width(lines: Sequence[Line]) -> tuple[HeldWidth, int]:
     found = width_of_versions(rows)
     assert found is not None, "the table of left-out rows has three versions"
     return found[0], len({line["release"] for line in rows})
+
+
+def level_width(lines: Sequence[Line], level: str | None, hows: Collection[str]) -> tuple[HeldWidth, int]:
+    """The half-width of lines whose fit had not seen what is of a level and of none above it (None: had seen all).
+
+    Each version is held against the others, on devices that have no files of their own.
+    """
+    rows = [
+        line
+        for line in lines
+        if line["how"] in hows and not _on_a_device(line["release"]) and highest_level(line) == level
+    ]
+    found = width_of_versions(rows)
+    assert found is not None, f"three versions have rows with a novel {level}"
+    return found
+
+
+def highest_level(line: Line) -> str | None:
+    """The last of `LEVELS` that was new to a line's fit, "" where nobody can say; None where it had seen all of it."""
+    levels = read_levels().get((line["release"], line["row_id"], line["how"]))
+    if levels is None:
+        return ""
+    return next((level for level in reversed(LEVELS) if level in levels), None)
+
+
+def novel_widths(lines: Sequence[Line]) -> dict[str, tuple[HeldWidth, int, float]]:
+    """By level of what is new: half-width under another version's constants, groups, and what it adds under its own.
+
+    Of GPUs of another maker `device_width` speaks. What is new adds to a known version's own width in quadrature. The fit of
+    a version without a model or GPU says too little of that: formulas, tables and priors were chosen with all its rows in
+    view, so that what a mechanism adds is what it adds to another version's constants, which were not chosen for it. Sizes
+    are another matter, and the wider of both counts. A higher level adds no less than a lower one.
+    """
+    own = [level_width(lines, level, REFITS)[0].width for level in (None, REGIME)]
+    seen, found, least = level_width(lines, None, BESIDE)[0].width, {}, _beside(own[1], own[0])
+    width = seen
+    for level in LEVELS[: LEVELS.index(MAKER)]:
+        held, groups = level_width(lines, level, BESIDE)
+        width, least = max(width, held.width), max(least, _beside(held.width, seen))
+        found[level] = HeldWidth(width, held.held, held.tested), groups, least
+    return found
+
+
+def _beside(width: float, without: float) -> float:
+    """What an error has beside another one that it is independent of."""
+    return math.sqrt(max(width**2 - without**2, 0.0))
+
+
+def _novel_widths(lines: Sequence[Line]) -> Iterator[str]:
+    for level, (found, groups, adds) in novel_widths(lines).items():
+        yield f"  {level}: {_held(found, groups).rstrip('}')}, adds: {adds:.4f}}}"
 
 
 def _on_a_device(release: str) -> bool:
@@ -341,4 +400,7 @@ _WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratio
 # calibrate/measurements/serving/left_out.csv.gz: what a version's rows were off by when their model, or their GPU, was in no
 # fit (of all versions together where its own groups are fewer than three), by family what a version's rows were off by under
 # the one that would stand in for it, each version held against the others, and on devices that have files of their own.
-# Times to first token of single requests: of a version's own models and GPUs, and of any version."""
+# Times to first token of single requests: of a version's own models and GPUs, and of any version. By what is new to a
+# version's rows (llm_perf/analysis/novelty.py): what rows were off by under constants of versions to which it was new, each
+# version held against the others, and what that adds to the width of a version whose constants are known. Of requests over
+# time: what rows were off by under the constants that ship, by load, each version's model and GPU held against the others."""

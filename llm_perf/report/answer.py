@@ -118,6 +118,8 @@ def interval_pieces(
     from_where = (
         f"profile {interval.profile}"
         if interval.profile is not None
+        else shortened(f"no run of this version has {interval.novel[0]}")
+        if interval.novel
         else "from " + interval.method.split(",")[0]
     )
     return [
