@@ -30,6 +30,9 @@ BEYOND: Final = 1.5
 MECHANISMS: Final = frozenset({"layers", "weights", "parallelism"})
 """Facets of which each value has kernels, or exchanges, of its own."""
 
+_LIBRARY: Final = "16-bit layers"
+"""Products of a vendor's library, which has them for every generation; all others' kernels are written for each."""
+
 REGIME, MECHANISM, UNSEEN, MAKER = "regime", "mechanism", "unseen mechanism", "maker"
 LEVELS: Final = (REGIME, MECHANISM, UNSEEN, MAKER)
 """What is new: other sizes, another generation or width of the cache, for which kernels are there; a mechanism that other
@@ -145,17 +148,18 @@ def novelty(question: Question, known: Mapping[str, Any]) -> tuple[Novel, ...]:
     found = []
     if question.maker not in known["maker"]:
         found.append(("maker", question.maker))
-    weights = known["weights"].get(question.generation)
-    if weights is None:
+    weights = set(known["weights"].get(question.generation, ()))
+    if question.generation not in known["weights"]:
         found.append(("generation", question.generation))
-        weights = {name for names in known["weights"].values() for name in names}
+    if any(_LIBRARY in names for names in known["weights"].values()):
+        weights.add(_LIBRARY)
     for facet, asked, there in (
         ("layers", question.layers, known["layers"]),
         ("weights", question.weights, weights),
         ("cache", {question.cache}, known["cache"]),
         ("parallelism", question.parallelism, known["parallelism"]),
     ):
-        missing = sorted(asked - set(there))
+        missing = sorted(set(asked) - set(there))
         if missing:
             found.append((facet, " and ".join(missing)))
     novel = [Novel(facet, _TEXTS[facet].format(text, question.generation)) for facet, text in found]

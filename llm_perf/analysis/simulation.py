@@ -15,7 +15,7 @@ from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.floor import requests_below_the_roof
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism, gpu_of
-from llm_perf.analysis.request_intervals import AT_ONCE_S, TimeInterval, load_of
+from llm_perf.analysis.request_intervals import AT_ONCE_S, CLOSED, TimeInterval, load_of
 from llm_perf.analysis.stack_intervals import knows, peak_times, request_widths, stack_width
 from llm_perf.config.base import Flag, PositiveInt
 from llm_perf.config.economics import Price, dollars_per_hour, load_power_model
@@ -289,24 +289,36 @@ class Simulation:
 
         Rows of closed loops count the requests in flight, not those that run: many that wait are as new as many that run.
         """
-        typical = self.typical
-        peaks = peak_times(typical.scenario, Load.of(typical.scenario.workload))
-        least = {
-            "ttft_s": min(peaks[0] / typical.prefill.latency_s, 1.0),
-            "tpot_s": 1.0 if typical.decode is None else min(peaks[1] / typical.decode.latency_s, 1.0),
-        }
+        load = load_of(self.outcome.requests, self._places)
+        least = self._least(self.typical if load == CLOSED else self.idle)
         asked = self.outcome.requests.concurrency
         width = None if asked is None else stack_width(self._batch_of(-(-asked // self._engines)))
         if width is not None and width.novel:
             what = f"published runs of serving stacks, {width.what}"
             steps = replace(steps, method=what, groups=width.groups, novel=width.novel)
-            low = min(low, max(math.exp(-width.value), least["tpot_s"]))
+            low = min(low, max(math.exp(-width.value), self._least(self.typical)["tpot_s"]))
             high = max(high, math.exp(width.value))
         # What is new makes steps longer or shorter, and waits are off beside that: independent errors.
         new = math.log(high) if steps.novel else 0.0
-        stated = request_widths(load_of(self.outcome.requests))
-        widths = {name: math.hypot(own, new) for name, own in stated.items()}
-        return replace(self._of_clocks(steps, low, high), widths=widths, least=least)
+        widths = {name: math.hypot(own, new) for name, own in request_widths(load).items()}
+        return replace(self._of_clocks(steps, low, high), widths=widths, least=least, load=load)
+
+    def _least(self, batch: InferenceResult) -> dict[str, float]:
+        """Shares of the predicted times that hardware takes at least for a batch: where requests wait, for one, since how many
+        run at once is not known then."""
+        peaks = peak_times(batch.scenario, Load.of(batch.scenario.workload))
+        typical = self.typical
+        return {
+            "ttft_s": min(peaks[0] / batch.prefill.latency_s, 1.0),
+            "tpot_s": 1.0 if typical.decode is None else min(peaks[1] / typical.decode.latency_s, 1.0),
+        }
+
+    @property
+    def _places(self) -> float:
+        """Requests of these lengths that all engines run at once at most."""
+        requests = self.outcome.requests
+        own = places(of_mean_lengths(self.scenario, requests), requests, self.traffic.scheduler)
+        return own * self._engines
 
     def _of_clocks(self, steps: PredictionInterval, low: float, high: float) -> TimeInterval:
         """What comes out where steps take from ``low`` to ``high`` times as long."""
