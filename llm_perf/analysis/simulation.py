@@ -304,8 +304,10 @@ class Simulation:
         return replace(self._of_clocks(steps, low, high), widths=widths, least=least, load=load)
 
     def _least(self, batch: InferenceResult) -> dict[str, float]:
-        """Shares of the predicted times that hardware takes at least for a batch: where requests wait, for one, since how many
-        run at once is not known then."""
+        """Shares of the predicted times that hardware takes at least for a batch.
+
+        Where requests wait that is a batch of one: how many run at once is not known then.
+        """
         peaks = peak_times(batch.scenario, Load.of(batch.scenario.workload))
         typical = self.typical
         return {
