@@ -13,16 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.calibrated import PredictionInterval, around
 from llm_perf.analysis.evidence import published_widths
-from llm_perf.analysis.novelty import MAKER, Novel, levels_of, measured, novelty, question_of
 from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.constants import ConstantsFile
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
+
+if TYPE_CHECKING:
+    from llm_perf.analysis.novelty import Novel
 
 _FILE = "stack_widths.yaml"
 Seconds = tuple[float, float | None, float]
@@ -83,6 +85,14 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
 
 def stack_width(scenario: Scenario) -> StackWidth | None:
     """The half-width of a question: its version's, or other versions', and what is new to the version's rows beside it."""
+    from llm_perf.analysis.novelty import (
+        MAKER,
+        levels_of,
+        measured,
+        novelty,
+        question_of,
+    )  # others do without
+
     file = system_of(scenario).file
     ships = version_note(full_name(scenario), scenario.gpu.device) is None
     stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}") if ships else None
@@ -107,7 +117,8 @@ def _with_novel(
 
     Of another maker's GPU the width that is given speaks, whatever it computes: at least that of a mechanism, too.
     """
-    entries = [published_widths(_FILE)["novel"][level] for level in levels if level != MAKER]
+    stated = published_widths(_FILE)["novel"]
+    entries = [stated[level] for level in levels if level in stated]
     widest = max(entries, key=lambda entry: float(entry["width"]))
     value = max(base.value, *(float(entry["width"]) for entry in entries))
     if known_version:
