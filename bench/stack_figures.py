@@ -8,10 +8,11 @@
     python bench/stack_figures.py --quick                what ships, its neighbours and the roofline alone; a minute
     python bench/stack_figures.py --beside vllm@0.6      its neighbours alone
     python bench/stack_figures.py --first-tokens         times to first token of single requests alone; minutes
+    python bench/stack_figures.py --novelty              what of each line its fit had not seen, and what rows have; seconds
 
 It writes ``calibrate/measurements/serving/left_out.csv.gz``: the log ratio of every row by fits that never saw its model or
 GPU, by fits to 20 rows of another group, and by the nearest version. ``make accuracy`` makes ``docs/accuracy_stacks.md`` and
-the widths of intervals (``llm_perf/analysis/stack_widths.yaml``) of it.
+the widths of intervals (``llm_perf/analysis/stack_widths.yaml``) of it. Every run ends with what ``--novelty`` alone does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import gzip
 import io
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +35,9 @@ from fit_stacks import PLANS, ROOT, Around, by_release, fit_first_tokens, fit_on
 from calibrate.evidence.published.names import version_of
 from calibrate.evidence.serving_rows import Case, Cases, log_ratio_of
 from calibrate.validate.baselines import ROOFLINE, inference_roofline
+from calibrate.validate.novelty import FACETS, NOVEL, facets_text, folds_of, novel_lines, novel_text
 from calibrate.validate.stacks import FIRST_TOKEN, IN_LOOPS, OTHER_DEVICE, OTHER_SIDE
+from llm_perf.analysis.novelty import question_of
 from llm_perf.systems.constants import beside, changes, load_release, own_constants, stands_on
 from llm_perf.systems.families import release_of
 
@@ -47,7 +49,7 @@ GROUPS: dict[str, Callable[[Case], str]] = {
 }
 FIRST, QUICK = FIRST_TOKEN, ("shipped", IN_LOOPS["shipped"], ROOFLINE)
 BESIDE = ("neighbour", OTHER_SIDE, OTHER_DEVICE)
-DRAWS, DRAWN, FEW = 50, 20, 6
+DRAWS, DRAWN = 50, 20
 TRANSFER_S = 120.0
 """Draws end after so many seconds of this process, whatever else runs; the page says how many there were."""
 
@@ -64,12 +66,21 @@ def main() -> int:
     parser.add_argument("--draws", action="store_true")
     parser.add_argument("--beside", action="store_true")
     parser.add_argument("--around", action="store_true")
+    parser.add_argument("--novelty", action="store_true")
     arguments = parser.parse_args()
     cases = by_release()
+    if not arguments.novelty:
+        predict(arguments, cases)
+    write_novelty(cases)
+    return 0
+
+
+def predict(arguments: argparse.Namespace, cases: dict[str, list[Case]]) -> None:
+    """Refit and predict what is asked for."""
     if arguments.first_tokens:
         lines = [line for line in read() if line["how"] != FIRST]
         store(lines + [line for release, own in cases.items() for line in first_tokens(release, own)])
-        return 0
+        return
     store([line for line in read() if line["release"] in cases])  # versions that are no more
     asked = [release for release in arguments.stacks or cases if release in cases]
     refits = arguments.around or arguments.draws
@@ -90,7 +101,20 @@ def main() -> int:
         if not arguments.no_draws:
             update(release, ("transfer",), transferred(release, own, around))
         print(f"{release}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    return 0
+
+
+def write_novelty(cases: dict[str, list[Case]]) -> None:
+    """What rows have, and what of each line its fit had not seen."""
+    rows = {name: {case.row_id: question_of(case.scenario) for case in own} for name, own in cases.items()}
+    counted = {
+        (name, case.row_id)
+        for name, own in cases.items()
+        for case in own
+        if name not in PLANS or PLANS[name].fits(case)
+    }
+    (ROOT / FACETS).write_text(facets_text(rows), "utf-8")
+    found = novel_lines(read(), rows, lambda release, row_id: (release, row_id) in counted)
+    (ROOT / NOVEL).write_bytes(novel_text(found))
 
 
 def quick(release: str, own: list[Case]) -> list[dict[str, str]]:
@@ -183,8 +207,7 @@ def left_out(
     Groups whose rows are in no fit (of versions that a plan leaves out) share one.
     """
     fitted = [PLANS[release].fits(case) for case in own]
-    counts = Counter(name for name, counts in zip(names, fitted, strict=True) if counts)
-    folds = ["" if 0 < counts[name] < FEW else name for name in names]
+    folds = folds_of(names, fitted)
     fits: dict[frozenset[int], dict[str, float]] = {}
     main, first = np.zeros(len(own)), np.zeros(len(own))
     for fold in sorted(set(folds)):

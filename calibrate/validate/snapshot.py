@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibrate.evidence.serving_rows import load_rows
-from calibrate.validate import requests, stacks, version_changes
+from calibrate.validate import request_widths, requests, stacks, version_changes
 from calibrate.validate.evidence import evidence_files
 from calibrate.validate.left_out import LEFT_OUT_ROWS, parse_left_out
 from calibrate.validate.page import accuracy_page, resident_table
@@ -60,7 +60,7 @@ def accuracy_files(root: Path, found: Validation) -> dict[str, str]:
         stacks.PAGE: stacks.page(by_version),
         requests.PAGE: requests.page(requests.read_predicted()),
         version_changes.PAGE: version_changes.page([*load_rows(), *requests.rows()], by_version),
-        stacks.WIDTHS: stacks.widths_text(by_version),
+        stacks.WIDTHS: stacks.widths_text(by_version) + request_widths.widths_text(requests.read_predicted()),
     }
 
 

@@ -10,13 +10,14 @@ import gzip
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Final
 
 from calibrate.evidence.ratios import gm
 from calibrate.fit.intervals import HeldWidth, held_width, of_equal_groups
-from llm_perf.config.loading import get_gpu_config_by_name
+from calibrate.validate.novelty import read_levels
+from llm_perf.analysis.novelty import LEVELS, MAKER, MECHANISM, REGIME
 from llm_perf.systems.families import folder_of
 
 PAGE: Final = "docs/accuracy_stacks.md"
@@ -27,6 +28,12 @@ OTHER_SIDE: Final = "other side"
 
 OTHER_DEVICE: Final = "other device"
 """Rows of a file for some devices by what stands for its version on all others."""
+
+BESIDE: Final = ("neighbour", OTHER_SIDE)
+"""Lines by constants of another version for the same devices."""
+
+REFITS: Final = ("model", "gpu")
+"""Lines by a version's own constants, fitted without the row's group."""
 
 IN_LOOPS: Final = {how: f"{how}, {FIRST_TOKEN} in loops" for how in ("shipped", "model", "gpu")}
 """First tokens of closed loops by the kinds of fits that main quantities have."""
@@ -66,7 +73,7 @@ def page(lines: Sequence[Line]) -> str:
     for name, closed in (("Static batches, single requests and decode windows", "0"), ("Closed loops", "1")):
         rows = [text for release in sorted(by, key=place_of) if (text := _row(release, by[release], closed))]
         whole += [f"## {name}\n", _CLOSED if closed == "1" else _OPEN, _COLUMNS, *rows, ""]
-    whole += [_LOOP_FIRSTS, *_loop_firsts(by), ""]
+    whole += [_LOOP_FIRSTS, *_loop_firsts(by), "", *_novel_rows(lines), ""]
     families: dict[str, list[Line]] = defaultdict(list)
     for release, found in by.items():
         families[release.partition("@")[0]] += [line for line in found["shipped"] if line["closed"] == "0"]
@@ -77,6 +84,60 @@ def page(lines: Sequence[Line]) -> str:
         if found
     ]
     return "\n".join([*whole, "", _FOOT])
+
+
+def _novel_rows(lines: Sequence[Line]) -> Iterator[str]:
+    """By what was new to the fit of a row: how wide intervals are, and how many rows they held."""
+    yield _NOVEL.format(alone=math.exp(level_width(lines, MECHANISM, REFITS)[0].width))
+    for level, name in ((None, "nothing"), *zip(LEVELS, _LEVEL_NAMES, strict=False)):
+        found, groups = level_width(lines, level, BESIDE)
+        share = f"{found.held / found.tested:.0%} of {found.tested:,}"
+        cells = [name, str(groups), share, f"{math.exp(found.width):.2f}"]
+        yield "| " + " | ".join([*cells, *_of_known_versions(lines, level)]) + " |"
+
+
+def _of_known_versions(lines: Sequence[Line], level: str | None) -> list[str]:
+    """Share of rows inside, groups weighing the same, and median width of versions whose constants are known."""
+    adds = {None: 0.0} | {name: found[2] for name, found in novel_widths(lines).items()}
+    held: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    widths = []
+    for (release, how), own in _by_fit(lines).items():
+        width = width_of(own) or width_of([line for line in lines if line["how"] == how])
+        assert width is not None, "there are three groups in all"
+        reach = math.hypot(width.width, adds[level])
+        for line in own:
+            if highest_level(line) == level:
+                held[(release, *_key(line))].append(abs(float(line["log_ratio"])) <= reach)
+                widths.append(reach)
+    share = sum(sum(found) / len(found) for found in held.values()) / len(held)
+    return [f"{share:.0%} of {len(widths):,}", f"{math.exp(sorted(widths)[len(widths) // 2]):.2f}"]
+
+
+def _by_fit(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    found: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        if line["how"] in REFITS and not _has_rows_elsewhere(line["release"]):
+            found[line["release"], line["how"]].append(line)
+    return found
+
+
+_LEVEL_NAMES: Final = (
+    "sizes, generation, cache",
+    "a mechanism that other versions have",
+    "a mechanism that none has",
+)
+
+_NOVEL = """## Intervals, by what is new
+
+A row is predicted by constants that were fitted without it. What it has that none of their rows has decides how wide an
+interval is: more sequences or longer ones than any, another generation of GPUs or width of the cache; kinds of layers, kinds
+of ranks, or a format on a generation, which have kernels of their own. Under another version's constants each version is held
+against the width that the others give. Under a version's own, refitted without the row's model or GPU, what is new adds what
+it adds there: such refits keep formulas and tables that were made with these rows in view, and alone they say too little (a
+mechanism that a refit had not seen leaves nine of ten of its rows within {alone:.2f}).
+
+| new | models and GPUs | inside, under another version's constants | x/ | inside, under its own | median x/ |
+| --- | --: | --: | --: | --: | --: |"""
 
 
 def _loop_firsts(by: Mapping[str, Mapping[str, Sequence[Line]]]) -> list[str]:
@@ -265,14 +326,12 @@ def widths_text(lines: Sequence[Line]) -> str:
         if not parts:
             continue
         gpus = sorted({line["gpu"] for line in found["shipped"]})
-        makers = sorted({get_gpu_config_by_name(gpu).maker for gpu in gpus})
-        said = [f"    {name}: [{', '.join(names)}]" for name, names in (("gpus", gpus), ("makers", makers))]
-        text += [f"  {release}:", *said, *parts]
+        text += [f"  {release}:", f"    gpus: [{', '.join(gpus)}]", *parts]
     text += ["first_tokens:", *_first_token_widths(lines), "families:"]
     text += [
         f"  {name}: {_held(found, versions)}" for name, (found, versions) in unlisted_widths(lines).items()
     ]
-    text += [f"devices: {_held(*device_width(lines))}"]
+    text += [f"devices: {_held(*device_width(lines))}", "novel:", *_novel_widths(lines)]
     return "\n".join(text) + "\n"
 
 
@@ -298,6 +357,57 @@ def device_width(lines: Sequence[Line]) -> tuple[HeldWidth, int]:
     found = width_of_versions(rows)
     assert found is not None, "the table of left-out rows has three versions"
     return found[0], len({line["release"] for line in rows})
+
+
+def level_width(lines: Sequence[Line], level: str | None, hows: Collection[str]) -> tuple[HeldWidth, int]:
+    """The half-width of lines whose fit had not seen what is of a level and of none above it (None: had seen all).
+
+    Each version is held against the others, on devices that have no files of their own.
+    """
+    rows = [
+        line
+        for line in lines
+        if line["how"] in hows and not _on_a_device(line["release"]) and highest_level(line) == level
+    ]
+    found = width_of_versions(rows)
+    assert found is not None, f"three versions have rows with a novel {level}"
+    return found
+
+
+def highest_level(line: Line) -> str | None:
+    """The last of `LEVELS` that was new to a line's fit, "" where nobody can say; None where it had seen all of it."""
+    levels = read_levels().get((line["release"], line["row_id"], line["how"]))
+    if levels is None:
+        return ""
+    return next((level for level in reversed(LEVELS) if level in levels), None)
+
+
+def novel_widths(lines: Sequence[Line]) -> dict[str, tuple[HeldWidth, int, float]]:
+    """By level of what is new: half-width under another version's constants, groups, and what it adds under its own.
+
+    Of GPUs of another maker `device_width` speaks. What is new adds to a known version's own width in quadrature. The fit of
+    a version without a model or GPU says too little of that: formulas, tables and priors were chosen with all its rows in
+    view, so that what a mechanism adds is what it adds to another version's constants, which were not chosen for it. Sizes
+    are another matter, and the wider of both counts. A higher level adds no less than a lower one.
+    """
+    own = [level_width(lines, level, REFITS)[0].width for level in (None, REGIME)]
+    seen, found, least = level_width(lines, None, BESIDE)[0].width, {}, _beside(own[1], own[0])
+    width = seen
+    for level in LEVELS[: LEVELS.index(MAKER)]:
+        held, groups = level_width(lines, level, BESIDE)
+        width, least = max(width, held.width), max(least, _beside(held.width, seen))
+        found[level] = HeldWidth(width, held.held, held.tested), groups, least
+    return found
+
+
+def _beside(width: float, without: float) -> float:
+    """What an error has beside another one that it is independent of."""
+    return math.sqrt(max(width**2 - without**2, 0.0))
+
+
+def _novel_widths(lines: Sequence[Line]) -> Iterator[str]:
+    for level, (found, groups, adds) in novel_widths(lines).items():
+        yield f"  {level}: {_held(found, groups).rstrip('}')}, adds: {adds:.4f}}}"
 
 
 def _on_a_device(release: str) -> bool:
@@ -351,4 +461,7 @@ _WIDTHS_HEAD = """# Half-widths of 90 % intervals of serving stacks as log ratio
 # calibrate/measurements/serving/left_out.csv.gz: what a version's rows were off by when their model, or their GPU, was in no
 # fit (of all versions together where its own groups are fewer than three), by family what a version's rows were off by under
 # the one that would stand in for it, each version held against the others, and on devices that have files of their own.
-# Times to first token of single requests: of a version's own models and GPUs, and of any version."""
+# Times to first token of single requests: of a version's own models and GPUs, and of any version. By what is new to a
+# version's rows (llm_perf/analysis/novelty.py): what rows were off by under constants of versions to which it was new, each
+# version held against the others, and what that adds to the width of a version whose constants are known. Of requests over
+# time: what rows were off by under the constants that ship, by load, each version's model and GPU held against the others."""

@@ -41,7 +41,8 @@ class PredictionInterval:
     ``profile`` is the profile whose runs it rests on, None where these are the published ones. ``groups`` were left out
     of the fits in turn. ``outside`` is how far the question is outside the covered range, as a factor of 1 or more; the
     interval is widened by it. ``coverage`` is the share of runs inside that was measured by leaving out once more, None where
-    it was not. ``lowered`` is by which factor the total's lower end would lie lower if hardware had no limit.
+    it was not. ``lowered`` is by which factor the total's lower end would lie lower if hardware had no limit. ``novel`` is
+    what no run of the version has and the interval is wider for, in words.
     """
 
     level: float
@@ -54,6 +55,7 @@ class PredictionInterval:
     total_s: tuple[float, float] | None
     coverage: float | None = None
     lowered: float = 1.0
+    novel: tuple[str, ...] = ()
 
     @classmethod
     def published(
@@ -65,9 +67,12 @@ class PredictionInterval:
         decode_s: Ends = None,
         coverage: float | None = None,
         outside: float = 1.0,
+        novel: tuple[str, ...] = (),
     ) -> PredictionInterval:
         """An interval that published runs give, at the level of all of them."""
-        return cls(INTERVAL_LEVEL, None, method, groups, outside, prefill_s, decode_s, total_s, coverage)
+        return cls(
+            INTERVAL_LEVEL, None, method, groups, outside, prefill_s, decode_s, total_s, coverage, novel=novel
+        )
 
     @property
     def total_factor(self) -> float | None:
@@ -97,6 +102,7 @@ class PredictionInterval:
             "groups": self.groups,
             "coverage": self.coverage,
             "outside_covered_range": self.outside,
+            "novel": list(self.novel),
         }
 
     def throughput(self, tokens: float) -> list[float] | None:

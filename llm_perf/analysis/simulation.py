@@ -15,6 +15,8 @@ from llm_perf.analysis.economics import gpu_price, phase_power_w
 from llm_perf.analysis.floor import requests_below_the_roof
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism, gpu_of
+from llm_perf.analysis.request_intervals import AT_ONCE_S, CLOSED, TimeInterval, load_of
+from llm_perf.analysis.stack_intervals import knows, peak_times, request_widths, stack_width
 from llm_perf.config.base import Flag, PositiveInt
 from llm_perf.config.economics import Price, dollars_per_hour, load_power_model
 from llm_perf.config.parallelism import fewest_nodes
@@ -29,6 +31,7 @@ from llm_perf.requests.simulate import of_mean_lengths, places, simulate
 from llm_perf.requests.summary import Summary, summary_of
 from llm_perf.requests.traffic import Traffic, requests_of
 from llm_perf.requests.workload import Requests
+from llm_perf.systems import Load
 from llm_perf.systems.registry import engine_on
 
 DEFAULT_ENGINE: Final = "vllm"
@@ -44,8 +47,6 @@ NOT_OF_REQUESTS: Final = {
 }
 """Inputs of one batch that mean nothing where requests come and go, with what stands for each."""
 
-_AT_ONCE_S: Final = 1e-9
-"""Requests of a file that all arrive within this time arrive at once."""
 _MOST_FOR_INTERVALS: Final = 20_000
 """Requests beyond which the two further simulations of an interval take too long."""
 
@@ -133,47 +134,6 @@ def inputs_of(deployment: InferenceInputs, traffic: ServiceInputs) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class TimeInterval:
-    """Between which values measured times are to be expected, where step times are off as far as published runs were.
-
-    Attributes:
-        level, method, groups: As those of the interval around the steps (`PredictionInterval`).
-        factors: How much shorter and longer steps may be than predicted.
-        low, high: The figures that follow; of ``high`` None where requests would then come faster than they are served.
-        middle: The figures of the prediction itself.
-        tokens: The same with steps as far off as those between tokens are, where a profile tells these apart.
-    """
-
-    level: float
-    method: str
-    groups: int
-    factors: tuple[float, float]
-    low: Summary
-    high: Summary | None
-    middle: Summary
-    tokens: TimeInterval | None = None
-
-    def of(self, name: str) -> TimeInterval:
-        """That of a figure: times between tokens may have one of their own."""
-        return self.tokens if self.tokens is not None and name in ("tpot_s", "itl_s") else self
-
-    def ends(self, name: str, figure: str) -> tuple[float, float | None]:
-        """Both ends of a figure: of three simulations the least and the greatest, since some are ruled by chance."""
-        own = self.of(name)
-        if own is not self:
-            return own.ends(name, figure)
-        found = [
-            getattr(one, name).percentile(figure)
-            for one in (self.low, self.middle, self.high)
-            if one is not None
-        ]
-        known = [value for value in found if math.isfinite(value)]
-        if not known:
-            return math.nan, math.nan
-        return min(known), None if self.high is None else max(known)
-
-
-@dataclass(frozen=True)
 class Simulation:
     """A simulated service.
 
@@ -255,7 +215,7 @@ class Simulation:
         if self.traffic.rate is not None:
             return self.traffic.rate if math.isfinite(self.traffic.rate) else None
         last = float(requests.arrival_s.max())
-        return len(requests) / last if last > _AT_ONCE_S else None
+        return len(requests) / last if last > AT_ONCE_S else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -319,11 +279,57 @@ class Simulation:
                 None,
                 f"it takes two further simulations, which are made of up to {_MOST_FOR_INTERVALS:,} requests",
             )
-        found = self._of_clocks(steps, ends[0] / middle, ends[1] / middle)
+        low, high = ends[0] / middle, ends[1] / middle
+        if steps.profile is None and self._of_a_stack:
+            return self._of_rows(steps, low, high), None
+        found = self._of_clocks(steps, low, high)
         if not apart or steps.decode_s is None or not decode_s:
             return found, None
         tokens = self._of_clocks(steps, steps.decode_s[0] / decode_s, steps.decode_s[1] / decode_s)
         return replace(found, tokens=tokens), None
+
+    @property
+    def _of_a_stack(self) -> bool:
+        """Whether rows of serving stacks say how far the steps are off, and how far their requests."""
+        return knows(self.scenario) and float(self.typical.placement.weights.gpu) == 1
+
+    def _of_rows(self, steps: PredictionInterval, low: float, high: float) -> TimeInterval:
+        """The interval of a stack whose steps take from ``low`` to ``high`` times as long, no narrower than its rows say.
+
+        Rows of closed loops count the requests in flight, not those that run: many that wait are as new as many that run.
+        """
+        load = load_of(self.outcome.requests, self._places)
+        least = self._least(self.typical if load == CLOSED else self.idle)
+        asked = self.outcome.requests.concurrency
+        width = None if asked is None else stack_width(self._batch_of(-(-asked // self._engines)))
+        if width is not None and width.novel:
+            what = f"published runs of serving stacks, {width.what}"
+            steps = replace(steps, method=what, groups=width.groups, novel=width.novel)
+            low = min(low, max(math.exp(-width.value), self._least(self.typical)["tpot_s"]))
+            high = max(high, math.exp(width.value))
+        # What is new makes steps longer or shorter, and waits are off beside that: independent errors.
+        new = math.log(high) if steps.novel else 0.0
+        widths = {name: math.hypot(own, new) for name, own in request_widths(load).items()}
+        return replace(self._of_clocks(steps, low, high), widths=widths, least=least, load=load)
+
+    def _least(self, batch: InferenceResult) -> dict[str, float]:
+        """Shares of the predicted times that hardware takes at least for a batch.
+
+        Where requests wait that is a batch of one: how many run at once is not known then.
+        """
+        peaks = peak_times(batch.scenario, Load.of(batch.scenario.workload))
+        typical = self.typical
+        return {
+            "ttft_s": min(peaks[0] / batch.prefill.latency_s, 1.0),
+            "tpot_s": 1.0 if typical.decode is None else min(peaks[1] / typical.decode.latency_s, 1.0),
+        }
+
+    @property
+    def _places(self) -> float:
+        """Requests of these lengths that all engines run at once at most."""
+        requests = self.outcome.requests
+        own = places(of_mean_lengths(self.scenario, requests), requests, self.traffic.scheduler)
+        return own * self._engines
 
     def _of_clocks(self, steps: PredictionInterval, low: float, high: float) -> TimeInterval:
         """What comes out where steps take from ``low`` to ``high`` times as long."""
@@ -331,7 +337,14 @@ class Simulation:
         slower = self._with_steps(high) if load is None or load * high <= 1 else None
         faster = self._with_steps(low)
         return TimeInterval(
-            steps.level, steps.method, steps.groups, (low, high), faster, slower, self.summary
+            steps.level,
+            steps.method,
+            steps.groups,
+            (low, high),
+            faster,
+            slower,
+            self.summary,
+            novel=steps.novel,
         )
 
     def _with_steps(self, factor: float) -> Summary:

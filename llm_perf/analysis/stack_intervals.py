@@ -2,15 +2,18 @@
 
 What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
 GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. So is
-one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. No interval
-reaches below what the data sheet allows: a lower end is the time at the peaks of arithmetic and memory at least. Every
-interval holds the prediction that it is of.
+one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. Whatever else no
+row of a version has widens its interval by what that adds to the error of versions that were predicted without having seen it
+(`llm_perf.analysis.novelty`): what is new never narrows. No interval reaches below what the data sheet allows: a lower end is
+the time at the peaks of arithmetic and memory at least. Every interval holds the prediction that it is of.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.calibrated import PredictionInterval, around
 from llm_perf.analysis.evidence import published_widths
@@ -20,18 +23,22 @@ from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.constants import ConstantsFile
 from llm_perf.systems.registry import DEFAULT, full_name, version_note
 
+if TYPE_CHECKING:
+    from llm_perf.analysis.novelty import Novel
+
 _FILE = "stack_widths.yaml"
 Seconds = tuple[float, float | None, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Width:
-    """A half-width as a log ratio with what it is of."""
+class StackWidth:
+    """A half-width as a log ratio with what it is of. ``novel``: what no row of the version has, in words."""
 
     value: float
     groups: int
     what: str
     coverage: float | None = None
+    novel: tuple[str, ...] = ()
 
 
 def knows(scenario: Scenario) -> bool:
@@ -56,12 +63,14 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
     """
     if scenario.num_nodes > 1:
         return None, f"no published run of {scenario.system} has more than one node"
-    found = _width(scenario)
+    found = stack_width(scenario)
     if found is None:
         return None, f"no published run says how far this version of {scenario.system} is off"
     prefill_s, decode_s, total_s = seconds
     least = _least_s(scenario)
     first = _first_token_width(scenario)
+    if first is not None and found.novel:
+        first = max(first, found.value)
     interval = PredictionInterval.published(
         method=f"published runs of serving stacks, {found.what}",
         groups=found.groups,
@@ -69,16 +78,63 @@ def stack_interval(scenario: Scenario, seconds: Seconds) -> tuple[PredictionInte
         decode_s=_above(around(decode_s, found.value), least[1], decode_s),
         total_s=_above(around(total_s, found.value), least[2], total_s),
         coverage=found.coverage,
+        novel=found.novel,
     )
     return interval, None
 
 
-def _width(scenario: Scenario) -> _Width | None:
+def stack_width(scenario: Scenario) -> StackWidth | None:
+    """The half-width of a question: its version's, or other versions', and what is new to the version's rows beside it."""
+    from llm_perf.analysis.novelty import (
+        MAKER,
+        levels_of,
+        measured,
+        novelty,
+        question_of,
+    )  # others do without
+
     file = system_of(scenario).file
-    stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}")
-    ships = stated is not None and version_note(full_name(scenario), scenario.gpu.device) is None
-    if not ships or scenario.gpu.maker not in stated["makers"]:
-        return _of_others(file, another_device=ships)
+    ships = version_note(full_name(scenario), scenario.gpu.device) is None
+    stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}") if ships else None
+    release = f"{file.name}@{file.release}"
+    known, family = measured(release), measured(file.name)
+    question = question_of(scenario)
+    novel = () if known is None else novelty(question, known)
+    in_family = None if family is None else novelty(question, family)
+    levels = levels_of(novel, in_family)
+    base = None if stated is None or MAKER in levels else _of_version(scenario, stated)
+    if base is None:
+        base = _of_others(file, another_device=ships)
+    elif levels:
+        return _with_novel(base, levels, novel, release, known_version=True)
+    return base if base is None or not levels else _with_novel(base, levels, novel, release, False)
+
+
+def _with_novel(
+    base: StackWidth, levels: Sequence[str], novel: Sequence[Novel], release: str, known_version: bool
+) -> StackWidth:
+    """A width with what is new beside it: in quadrature where the version is known, else at least what such rows were off by.
+
+    Of another maker's GPU the width that is given speaks, whatever it computes: at least that of a mechanism, too.
+    """
+    stated = published_widths(_FILE)["novel"]
+    entries = [stated[level] for level in levels if level in stated]
+    widest = max(entries, key=lambda entry: float(entry["width"]))
+    value = max(base.value, *(float(entry["width"]) for entry in entries))
+    if known_version:
+        value = math.hypot(base.value, max(float(entry["adds"]) for entry in entries))
+    texts = tuple(one.text for one in novel)
+    what = f"no run of {release} has {' or '.join(texts)}; {base.what}"
+    decides = base if value == base.value else StackWidth(value, int(widest["groups"]), what, _share(widest))
+    return replace(decides, value=value, what=what, novel=texts)
+
+
+def _share(entry: Mapping[str, Any]) -> float:
+    return float(entry["held"] / entry["tested"])
+
+
+def _of_version(scenario: Scenario, stated: Mapping[str, Any]) -> StackWidth | None:
+    """How far a version's own rows were off without their model, or their GPU where the question's is none of theirs."""
     known = scenario.gpu.name.lower() in {name.lower() for name in stated.get("gpus", ())}
     entries = [stated[how] for how in (("model",) if known else ("model", "gpu")) if how in stated]
     if not entries:
@@ -86,24 +142,19 @@ def _width(scenario: Scenario) -> _Width | None:
     widest = max(entries, key=lambda entry: float(entry["width"]))
     whose = "of this version" if widest["of"] == "own" else "of all versions"
     what = f"{whose}, refitted without each {'model' if widest is stated.get('model') else 'GPU'}"
-    share = widest["held"] / widest["tested"] if widest["tested"] else None
-    return _Width(float(widest["width"]), int(widest["groups"]), what, share)
+    share = _share(widest) if widest["tested"] else None
+    return StackWidth(float(widest["width"]), int(widest["groups"]), what, share)
 
 
-def _of_others(file: ConstantsFile, another_device: bool) -> _Width | None:
+def _of_others(file: ConstantsFile, another_device: bool) -> StackWidth | None:
     """How far versions are off by the constants of the one that would stand in: of the family, or on devices with files."""
     families = published_widths(_FILE).get("families") or {}
     if file.name not in families:
         return None
     found = published_widths(_FILE)["devices"] if another_device or file.only_on else families[file.name]
-    share = found["held"] / found["tested"]
     what = "each under another version's constants"
-    return _Width(
-        found["width"],
-        found["groups"],
-        f"{what}, as on GPUs of another maker" if another_device else what,
-        share,
-    )
+    what = f"{what}, as on GPUs of another maker" if another_device else what
+    return StackWidth(float(found["width"]), int(found["groups"]), what, _share(found))
 
 
 def width_of_another_maker() -> float:
@@ -118,6 +169,11 @@ def _first_token_width(scenario: Scenario) -> float | None:
     entry = stated.get(f"{file.name}@{file.release}") if ships else None
     entry = entry or stated.get("any")
     return None if entry is None else float(entry["width"])
+
+
+def request_widths(load: str) -> dict[str, float]:
+    """Half-widths of requests' figures by quantity, where requests come so: in a closed loop, at a rate, all at once."""
+    return {name: float(entry["width"]) for name, entry in published_widths(_FILE)["requests"][load].items()}
 
 
 def _least_s(scenario: Scenario) -> tuple[float, float, float]:

@@ -118,12 +118,19 @@ def interval_pieces(
     from_where = (
         f"profile {interval.profile}"
         if interval.profile is not None
+        else new_text(interval.novel)
+        if interval.novel
         else "from " + interval.method.split(",")[0]
     )
     return [
         f"{interval.level:.0%} interval: {total} {low} to {high} (x/{interval.total_factor:.2f})",
         from_where,
     ]
+
+
+def new_text(novel: Sequence[str]) -> str:
+    """The first thing that no run of a version has, in a few words: the details name all."""
+    return f"new: {novel[0].partition(' on ')[0].rpartition(' and ')[2]}"
 
 
 def change_line(changes: Sequence[Change]) -> Sequence[str]:

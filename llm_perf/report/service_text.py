@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llm_perf.analysis.simulation import TimeInterval
+from llm_perf.analysis.request_intervals import TimeInterval
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import command_in_lines
 from llm_perf.report.simulate_text import bound_pieces, certainty_pieces, may_not_keep_up

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from llm_perf.analysis.simulation import Simulation, TimeInterval
+from llm_perf.analysis.request_intervals import TimeInterval
+from llm_perf.analysis.simulation import Simulation
 from llm_perf.report.csv_cells import plain_cell
 from llm_perf.report.inference_json import SCHEMA_VERSION, finite
 from llm_perf.requests.outcome import COMPLETED, REJECTED, RUNNING, Outcome
@@ -124,11 +125,13 @@ def interval_object(interval: TimeInterval) -> dict[str, Any]:
         "level": interval.level,
         "method": interval.method,
         "groups": interval.groups,
+        "novel": list(interval.novel),
         "step_time_factors": list(interval.factors),
         **{
             name: {figure: list(interval.ends(name, figure)) for figure in Distribution.__slots__}
             for name in ("ttft_s", "tpot_s", "e2e_s")
         },
+        "throughput": {name: list(interval.throughput(name)) for name in _THROUGHPUT},
     }
 
 

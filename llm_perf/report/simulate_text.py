@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_perf.analysis.advice import Change
-from llm_perf.analysis.simulation import Simulation, TimeInterval
-from llm_perf.report.answer import ROOM, Answer, change_line, unknown_pieces
+from llm_perf.analysis.request_intervals import TimeInterval
+from llm_perf.analysis.simulation import Simulation
+from llm_perf.report.answer import ROOM, Answer, change_line, new_text, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import count, rate, seconds
 from llm_perf.requests.capacity import Capacity
@@ -165,7 +166,8 @@ def certainty_pieces(found: Simulation) -> list[str]:
     if may_not_keep_up(found):
         may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
         return [f"{may} ({interval.level:.0%})", *ranges]
-    return [f"{interval.level:.0%} interval: {ranges[0]}", *ranges[1:]]
+    new = [new_text(interval.novel)] if interval.novel else []
+    return [f"{interval.level:.0%} interval: {ranges[0]}", *ranges[1:], *new]
 
 
 def bound_pieces(found: Simulation) -> list[str]:
@@ -303,6 +305,8 @@ def _interval(found: Simulation) -> Text:
     text.append(
         f"\nfrom {interval.method}: steps {low:.2f} to {high:.2f} times as long, and the requests simulated again"
     )
+    if interval.widths:
+        text.append(f"; no narrower than published runs were off whose requests came so ({interval.load})")
     return text
 
 
