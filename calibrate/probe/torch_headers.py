@@ -95,6 +95,12 @@ def with_headers(compiler: str, folder: Path, arguments: Sequence[str]) -> list[
         option == "-isystem" and (Path(value) / HEADER).is_file() for option, value in pairwise(options)
     ):
         return list(arguments)
+    source = arguments[list(arguments).index("-c") + 1]
+    read = subprocess.run(
+        [compiler, *options, "-M", source], capture_output=True, text=True, check=False
+    ).stdout
+    if HEADER not in read:  # without torch it compiles in a second, with all of torch before it in ten
+        return list(arguments)
     place = folder / hashlib.blake2b("\0".join(options).encode(), digest_size=8).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     header, made = place / _PREFIX, place / f"{_PREFIX}.gch"

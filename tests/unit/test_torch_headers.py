@@ -31,7 +31,10 @@ def test_what_names_a_file_is_not_shared() -> None:
     assert shared_options(["-DA", *FILE, "-fPIC"]) == ["-DA", "-fPIC"]
 
 
-def test_files_of_other_options_get_another_header(options: list[str], tmp_path: Path) -> None:
+def test_files_of_other_options_get_another_header(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     compiler = str(shutil.which(COMPILER))
     one = with_headers(compiler, tmp_path / "made", [*options, *FILE])
     assert one[4:] == [*options, *FILE]
@@ -48,6 +51,9 @@ def test_links_and_files_without_torch_are_compiled_as_they_are(options: list[st
         "a.so",
     ]
     assert with_headers(compiler, tmp_path, [*FILE]) == [*FILE]
+    (tmp_path / "b.cpp").write_text("#include <vector>\n")
+    plain = [*options, "-c", str(tmp_path / "b.cpp"), "-o", "b.o"]
+    assert with_headers(compiler, tmp_path, plain) == plain
     # A header that cannot be compiled: the file says what is wrong, as it would have.
     broken = ["-isystem", options[2], *FILE]
     assert with_headers(compiler, tmp_path, broken) == broken
