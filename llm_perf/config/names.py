@@ -92,7 +92,7 @@ def resolve(
         if len(as_written) == 1:
             return as_written[0]
         # Its patterns take a hundredth of a prediction to compile, and few names need them.
-        from llm_perf.config.product_names import product_names
+        from llm_perf.config.product_names import of_the_same_words, product_names
 
         forms = tuple(product_names(name[:_LONGEST_NAME]))
     several: list[str] = []
@@ -111,7 +111,7 @@ def resolve(
         )
         several = several if len(several) > 1 else []
         if not several:
-            several = _of_the_same_words(forms, names, {**aliases, **written})
+            several = of_the_same_words(forms, names, {**aliases, **written})
             if len(several) == 1:
                 return several[0]
     if several:
@@ -153,22 +153,6 @@ def _fits(
     # The only one that begins so may be a smaller sibling of what is meant.
     rest = [normalise(form)[len(wanted) + 1 :].partition("-")[0] for _, form in longer]
     return [] if set(rest) <= _SIBLINGS else list(dict.fromkeys(full for full, _ in longer))
-
-
-def _of_the_same_words(
-    forms: tuple[str, ...], names: tuple[str, ...], aliases: Mapping[str, str]
-) -> list[str]:
-    """Names whose words are those of a spelling with its numbers elsewhere: ``RTX 6000 Pro``, ``6000 Pro Blackwell``."""
-    wanted = [_words(form) for form in forms if form.count("-")]
-    spelled = {**aliases, **{normalise(name): name for name in names}}
-    return list(dict.fromkeys(name for form, name in spelled.items() if _words(form) in wanted))
-
-
-def _words(form: str) -> tuple[list[str], list[str]]:
-    """Words with a digit, which may stand anywhere, and the others in their order: a Super Ti is no Ti Super."""
-    words = [word for word in form.split("-") if word not in _MAKERS and word != "rtx"]
-    numbers = [word for word in words if any(map(str.isdigit, word))]
-    return sorted(numbers), [word for word in words if word not in numbers]
 
 
 def _begins(full: str, wanted: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from llm_perf.config.names import normalise
 
@@ -85,3 +85,19 @@ _GLUED_SUFFIX = re.compile(r"(?<=-)(\d{4})(xtx|xt|ti|super)(?=-|$)")
 
 _XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": "silver", "3": "bronze"}
 """Intel's names of Xeon Scalable processors: the tier by the first of four digits."""
+
+
+def of_the_same_words(
+    forms: tuple[str, ...], names: tuple[str, ...], aliases: Mapping[str, str]
+) -> list[str]:
+    """Names whose words are those of a spelling with its numbers elsewhere: ``RTX 6000 Pro``, ``6000 Pro Blackwell``."""
+    wanted = [_words(form) for form in forms if form.count("-")]
+    spelled = {**aliases, **{normalise(name): name for name in names}}
+    return list(dict.fromkeys(name for form, name in spelled.items() if _words(form) in wanted))
+
+
+def _words(form: str) -> tuple[list[str], list[str]]:
+    """Words with a digit, which may stand anywhere, and the others in their order: a Super Ti is no Ti Super."""
+    words = [word for word in form.split("-") if word not in _MAKERS and word != "rtx"]
+    numbers = [word for word in words if any(map(str.isdigit, word))]
+    return sorted(numbers), [word for word in words if word not in numbers]

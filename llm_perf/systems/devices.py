@@ -37,7 +37,7 @@ class RunsOn(Spec):
     source: str = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _of_its_devices(self) -> RunsOn:
+    def _of_its_devices(self) -> "RunsOn":
         if not set(self.but_not) <= set(self.devices):
             raise ValueError("but_not is of vendors that devices name")
         return self
