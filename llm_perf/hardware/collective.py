@@ -25,7 +25,7 @@ Source: fitted on the NCCL 2.26 to 2.29 tables of A100, H100, H200, B200 and GB2
 
 
 _CUSTOM_STARTS = ((2, 1.0), (4, 1.3), (math.inf, 1.6))
-_ONE_SHOT_RANKS, _TWO_SHOT_BYTES, _CUSTOM_SHARE = 2, 1.8, 65 / 300
+_ONE_SHOT_RANKS, _TWO_SHOT_BYTES, _CUSTOM_SHARE, _MESH_RANKS = 2, 1.8, 65 / 300, 4
 """Of `Fabric.custom_all_reduce_s`."""
 
 
@@ -84,7 +84,9 @@ class Fabric:
 
         Over AMD's mesh both halves of a two-shot kernel use all links at once, each its part: the bytes of a ring at its
         rate. Source: kernels of vLLM and SGLang on two and four MI300X (ROCm/aiter pull request 801, sgl-project/sglang pull
-        request 6619), which this gives to 1.23 and 1.14 from 1 to 8 MiB.
+        request 6619), which this gives to 1.23 and 1.14 from 1 to 8 MiB. None was found for eight, and runs on eight MI300X
+        tell otherwise: under vLLM 0.8.5 to 0.10 (ROCm/vllm) 112 rows are 1.068 off with it by their best fit and 1.037
+        without, throughputs that no fit saw 1.19 and 1.11.
         """
         if self.ranks == 1:
             return 0.0 * size_bytes
@@ -156,7 +158,12 @@ def fabric(
             inside_rate,
             measured.sqrt_term_us * 1e-6,
             _latency_s(gpu, 2) if ranks > 1 else 0.0,
-            mesh=gpu.maker == "amd" and gpu.link.topology == "mesh" and not over_pcie(gpu, ranks),
+            mesh=(
+                gpu.maker == "amd"
+                and gpu.link.topology == "mesh"
+                and ranks <= _MESH_RANKS
+                and not over_pcie(gpu, ranks)
+            ),
         )
     together = max(1, gpus_per_node * ranks // span)
     nodes = -(-ranks // together)

@@ -171,7 +171,7 @@ def test_kernels_of_a_stack_over_a_mesh_take_the_time_that_was_published(ranks: 
     assert abs(math.log(taken / KERNELS_OF_MI300X[ranks, size_mib])) < math.log(1.25)
 
 
-@given(gpu=st.sampled_from(["mi300x", "mi325x", "mi355x"]), ranks=st.sampled_from([2, 4, 8]), size=SIZES)
+@given(gpu=st.sampled_from(["mi300x", "mi325x", "mi355x"]), ranks=st.sampled_from([2, 4]), size=SIZES)
 def test_kernels_over_a_mesh_use_every_link_once_in_each_direction(gpu: str, ranks: int, size: float) -> None:
     """A rank sends each peer its part twice, once to be added up and once as the sum, over the link between both."""
     group, whole = joined(gpu, ranks, 8), get_gpu_config_by_name(gpu)
@@ -179,7 +179,7 @@ def test_kernels_over_a_mesh_use_every_link_once_in_each_direction(gpu: str, ran
     assert group.custom_all_reduce_s(size, 0.0) == pytest.approx(2 * size / ranks / link)
 
 
-@given(ranks=st.sampled_from([2, 4, 8]), size=SIZES, small=st.floats(0.0, 1e-5))
+@given(ranks=st.sampled_from([2, 4]), size=SIZES, small=st.floats(0.0, 1e-5))
 def test_kernels_over_a_mesh_are_never_slower_than_the_ring_by_more_than_their_start(ranks, size, small):
     group = joined("mi300x", ranks, 8)
     assert group.custom_all_reduce_s(size, small) <= group.all_reduce_s(size) + 1.6 * small
