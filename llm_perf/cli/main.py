@@ -170,7 +170,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except (BrokenPipeError, SystemExit):  # click makes one of the other
+    except (BrokenPipeError, SystemExit) as ended:  # click makes one of the other
+        if isinstance(ended, SystemExit) and not ended.code:
+            return 0  # a shell was told what may follow
         # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
         _silence_stdout()
         return EXIT_UNREAD

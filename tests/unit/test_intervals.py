@@ -481,4 +481,5 @@ def test_fine_tuning_on_gpus_that_no_run_has_is_as_unsure_as_a_stack_there() -> 
     )
     assert known is not None
     assert other is not None
-    assert other.total_factor >= math.exp(width_of_another_maker()) * (1 - 1e-9) > known.total_factor
+    least = max(math.exp(width_of_another_maker()), known.total_factor)
+    assert other.total_factor == pytest.approx(least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, overload
 
 from calibrate.evidence.published.cells import Row, rows
@@ -10,8 +11,9 @@ from calibrate.evidence.published.inference_rows import inference_measurement
 from calibrate.evidence.published.names import canonical_model, canonical_system
 from calibrate.evidence.published.records import Measurement, TrainingMeasurement
 from calibrate.evidence.published.training_rows import training_measurement
-from llm_perf.config.files import package_folder
 from llm_perf.errors import bad_value
+
+_MEASUREMENTS = Path(__file__).resolve().parents[2] / "measurements"
 
 
 @overload
@@ -65,5 +67,5 @@ _TRAINING = ("published_training.csv", "published_training_b200.csv")
 @lru_cache(maxsize=3)
 def shipped_rows(name: str) -> tuple[Row, ...]:
     """The rows of a table as text, without a record for each."""
-    text = (package_folder("calibrate") / "measurements" / name).read_text("utf-8")
+    text = (_MEASUREMENTS / name).read_text("utf-8")
     return tuple(rows(text, name))
