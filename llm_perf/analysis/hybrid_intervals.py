@@ -35,7 +35,7 @@ def hybrid_interval(scenario: Scenario, seconds: tuple[float, float | None, floa
         + (
             ""
             if known
-            else f", none with GPUs of {scenario.gpu.maker}: as wide as stacks under another version's constants"
+            else f", none with GPUs of {scenario.gpu.maker_in_words}: as wide as stacks under another version's constants"
         ),
         groups=min(int(entry["hosts"]) for entry in used),
         prefill_s=_beside_others(scenario, prefill_s, prefill),

@@ -38,7 +38,7 @@ from llm_perf.analysis.result import Found
 from llm_perf.analysis.stack_intervals import knows, stack_interval, width_of_another_maker
 from llm_perf.config.base import GIB
 from llm_perf.config.calibration import Range
-from llm_perf.config.gpu import GPUConfig, format_bits
+from llm_perf.config.gpu import UNNAMED_MAKER, GPUConfig, format_bits
 from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name
 from llm_perf.config.scenario import Scenario
@@ -182,9 +182,7 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         if scenario.gpu.maker in known.makers:
             step = around(step_s, known.width)
             return PredictionInterval.published(method, known.groups, step, coverage=known.coverage), None
-        method += (
-            f", none on devices of {scenario.gpu.maker}: as wide as stacks under another version's constants"
-        )
+        method += f", none on devices of {scenario.gpu.maker_in_words}: as wide as stacks under another version's constants"
         step = around(step_s, max(known.width, width_of_another_maker()))
         return PredictionInterval.published(method, known.groups, step), None
     question = _Question(
@@ -355,7 +353,7 @@ def _missing(question: _Question, entry: Evidence | None) -> str | None:
     """What no published run had; those of another class, as of a model divided between GPU and CPU, count elsewhere."""
     of_class = _CLASSES[question.accuracy_class]
     if entry is None and vendors_of(question.system, question.accuracy_class):
-        maker = question.maker or "a maker that its file does not name"
+        maker = question.maker or UNNAMED_MAKER
         return f"no published run of {question.system} was made on a device of {maker}"
     if entry is None:
         what = "" if question.accuracy_class == TRAINING else "system "

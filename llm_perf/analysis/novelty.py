@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Any, Final
 
 from llm_perf.config.formats import FORMATS
+from llm_perf.config.gpu import UNNAMED_MAKER
 from llm_perf.config.layers.base import Mixer
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.scenario import Scenario
@@ -147,7 +148,7 @@ def novelty(question: Question, known: Mapping[str, Any]) -> tuple[Novel, ...]:
     """What of a question is not among what was measured, facets first, each facet and size once."""
     found = []
     if question.maker not in known["maker"]:
-        found.append(("maker", question.maker))
+        found.append(("maker", question.maker or UNNAMED_MAKER))
     weights = set(known["weights"].get(question.generation, ()))
     if question.generation not in known["weights"]:
         found.append(("generation", question.generation))

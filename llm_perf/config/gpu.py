@@ -22,6 +22,9 @@ from llm_perf.errors import SpecError
 
 PeakDtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
+UNNAMED_MAKER = "a maker that its file does not name"
+"""What messages call the vendor where a file names none."""
+
 _DTYPES_BY_BITS = {4: ("fp4", "int4"), 8: ("fp8", "int8"), 16: ("fp16", "bf16"), 32: ("tf32", "fp32")}
 """Number formats that a product of this width may run in, preferred first; then the next wider width."""
 
@@ -411,6 +414,11 @@ class GPUConfig(Spec):
     def maker(self) -> str:
         """The vendor as it is compared: in lower case, empty where the file names none."""
         return (self.vendor or "").lower()
+
+    @property
+    def maker_in_words(self) -> str:
+        """The same for a message."""
+        return self.maker or UNNAMED_MAKER
 
     @property
     def has_tensor_memory(self) -> bool:

@@ -22,6 +22,12 @@ _HUBS: Final = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https:/
 _16_BITS_OF_TAGS: Final = ("fp16", "bf16", "f16")
 _KEPT: Final = ("mxfp4",)
 """Formats of releases that the library keeps (gpt-oss); 8 bits of a release become Q4_K_M as 16 do (deepseek-r1:671b)."""
+_TAGS_OF_MXFP4: Final = dict.fromkeys(("mxfp4", "mxfp4_moe"), "mxfp4_gguf")
+"""What files with experts in MXFP4 are called (llama.cpp's LLAMA_FTYPE_MOSTLY_MXFP4_MOE), beside our own name."""
+
+_MIXED: Final = "ud_"
+"""How unsloth's mixtures begin, whose matrices differ from layer to layer; what is kept is the same in them, too."""
+
 _FORMATS_OF_TAGS: Final = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
 _QAT: Final = ("-qat", "q4_0")
 """Weights that were trained for a format, by the word of their tags, and this format."""
@@ -106,11 +112,13 @@ def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
             if base and base.quantization and base.quantization.method in _KEPT
             else found.replace(quantization=None)
         )
-    if number_format not in GGUF_MIXTURES:
+    kept = found.quantization is not None and found.quantization.method in _KEPT
+    number_format = _TAGS_OF_MXFP4.get(number_format, number_format)
+    if number_format not in GGUF_MIXTURES and not (kept and number_format.startswith(_MIXED)):
         raise SpecError(
             f"{whole!r}: format {whole[len(head) + 1 :]!r} is not known; give the repository alone and the nearest that "
             "is in --weight-format (q4_k_m for UD-Q4_K_XL)"
         )
-    if found.quantization is not None and found.quantization.method in _KEPT:
+    if kept:
         return found
     return found.replace(quantization=named_quantization(number_format))

@@ -12,6 +12,7 @@ _MAKERS = frozenset(("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", 
 
 _TRADE_MARK = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
 _UNIT_APART = re.compile(r"(?<=\d)-gb(?=-|$)")
+_MEMORY = re.compile(r"-\d+gb$")
 _GENERATION = re.compile(r"^\d+(?:st|nd|rd|th)-gen-")
 _TRAILING = re.compile(
     r"-(?:(?:\d+x)?\d+-(?:p-)?cores?(?:-.*)?|cpu(?:-.*)?|\d+\.\d+ghz(?:-.*)?|processor|w-radeon.*|with-radeon.*|graphics|generation)$"
@@ -90,10 +91,18 @@ _XEON_TIERS = {"8": "platinum", "9": "platinum", "6": "gold", "5": "gold", "4": 
 def of_the_same_words(
     forms: tuple[str, ...], names: tuple[str, ...], aliases: Mapping[str, str]
 ) -> list[str]:
-    """Names whose words are those of a spelling with its numbers elsewhere: ``RTX 6000 Pro``, ``6000 Pro Blackwell``."""
+    """Names whose words are those of a spelling with its numbers elsewhere: ``RTX 6000 Pro``, ``6000 Pro Blackwell``.
+
+    How much memory a name ends with may be left out, as where the order is the name's: ``4500 Pro``.
+    """
     wanted = [_words(form) for form in forms if form.count("-")]
-    spelled = {**aliases, **{normalise(name): name for name in names}}
-    return list(dict.fromkeys(name for form, name in spelled.items() if _words(form) in wanted))
+    full = {**aliases, **{normalise(name): name for name in names}}
+    short = [(_MEMORY.sub("", normalise(name)), name) for name in names]
+    for spelled in (list(full.items()), short):
+        found = list(dict.fromkeys(name for form, name in spelled if _words(form) in wanted))
+        if found:
+            return found
+    return []
 
 
 def _words(form: str) -> tuple[list[str], list[str]]:

@@ -75,6 +75,9 @@ def test_a_host(typed: str, host: str) -> None:
         ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", "Llama-3.1-8B", "q4_k_m"),
         ("unsloth/Qwen3-30B-A3B-GGUF:BF16", "Qwen3-30B-A3B", "16 bit"),
         ("unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b", "mxfp4"),
+        ("unsloth/gpt-oss-20b-GGUF:UD-Q4_K_XL", "gpt-oss-20b", "mxfp4"),
+        ("ggml-org/gpt-oss-20b-GGUF:MXFP4", "gpt-oss-20b", "mxfp4"),
+        ("unsloth/Qwen3-30B-A3B-GGUF:MXFP4_MOE", "Qwen3-30B-A3B", "mxfp4_gguf"),
         ("llama-3.1-8b q4_k_m", "llama-3.1-8b", "q4_k_m"),
         ("hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q8_0", "Llama-3.2-3B", "q8_0"),
         ("https://huggingface.co/Qwen/Qwen2.5-7B-Instruct", "Qwen2.5-7B", "16 bit"),
@@ -86,9 +89,10 @@ def test_a_model_and_its_format(infer: Any, typed: str, model: str, stored: str)
     assert found["weight_format"]["name"] == stored
 
 
-def test_a_format_of_the_hub_that_is_not_known_is_named(infer: Any) -> None:
-    model = "hf.co/unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL"
-    assert "format 'UD-Q4_K_XL' is not known" in infer("--model", model, "--gpu", "t4").error
+@pytest.mark.parametrize("tagged", ["Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "gpt-oss-20b-GGUF:no-format"])
+def test_a_format_of_the_hub_that_is_not_known_is_named(infer: Any, tagged: str) -> None:
+    said = infer("--model", f"hf.co/unsloth/{tagged}", "--gpu", "t4").error
+    assert f"format '{tagged.partition(':')[2]}' is not known" in said
 
 
 def test_a_file_of_this_machine_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

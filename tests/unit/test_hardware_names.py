@@ -304,10 +304,24 @@ def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
         ("RTX 6000 Pro Blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
         ("pcie h100 80gb", "h100-pcie-80gb"),
         ("ada 6000", "rtx-6000-ada-48gb"),
+        ("RTX 5000 Pro", "rtx-pro-5000-48gb"),
+        ("pro 4500", "rtx-pro-4500-32gb"),
+        ("nvl h100", "h100-nvl-94gb"),
     ],
 )
 def test_the_words_of_a_name_may_stand_in_another_order(name: str, stem: str) -> None:
     assert get_gpu_config_by_name(name) == get_gpu_config_by_name(stem)
+
+
+def test_of_several_memories_that_words_in_another_order_leave_open_one_is_asked_for() -> None:
+    with pytest.raises(AmbiguousNameError, match="v100-pcie-16gb, v100-pcie-32gb"):
+        get_gpu_config_by_name("pcie v100")
+
+
+@pytest.mark.parametrize("name", ["super ti 4070", "rtx 6000", "6000-6000 pro"])
+def test_words_of_another_product_in_another_order_are_not_guessed(name: str) -> None:
+    with pytest.raises(UnknownNameError):
+        get_gpu_config_by_name(name)
 
 
 def test_a_list_is_of_names_with_all_words_of_a_pattern() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -483,3 +484,29 @@ def test_fine_tuning_on_gpus_that_no_run_has_is_as_unsure_as_a_stack_there() -> 
     assert other is not None
     least = max(math.exp(width_of_another_maker()), known.total_factor)
     assert other.total_factor == pytest.approx(least)
+
+
+@pytest.fixture
+def nobodys(tmp_path: Path) -> str:
+    """A GPU file of one's own that names neither vendor nor architecture."""
+    data = get_gpu_config_by_name("l4").model_dump(mode="json", exclude_none=True)
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({**data, "name": "own", "vendor": None, "architecture": None}))
+    return str(file)
+
+
+def test_a_gpu_of_no_named_maker_is_called_so(nobodys: str) -> None:
+    """All that is new is said in words; of a maker without a name it is said that it has none."""
+    unnamed = "a maker that its file does not name"
+    asked = {"model": "qwen3-30b-a3b", "gpu": nobodys}
+    stack = predict_inference(build_scenario(InferenceInputs(system="vllm", **asked))).interval
+    assert stack is not None
+    assert stack.novel[0] == f"GPUs of {unnamed}"
+    divided = InferenceInputs(system="ktransformers", host="epyc-9654", **asked)
+    beside = predict_inference(build_scenario(divided)).interval
+    assert beside is not None
+    assert f"none with GPUs of {unnamed}:" in beside.method
+    tuned = TrainingInputs(model="llama-3.1-8b", gpu=nobodys, framework="hf_trainer", lora_rank=16)
+    tuning = predict_training(build_training_scenario(tuned)).interval
+    assert tuning is not None
+    assert f"none on devices of {unnamed}:" in tuning.method
