@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.dtype import DtypeConfig
-from llm_perf.config.formats import FORMATS, KV_FORMATS, WEIGHT_FORMATS, WeightFormats, format_name
+from llm_perf.config.formats import (
+    FORMATS,
+    KV_FORMATS,
+    ONE_SCALE_FP8,
+    WEIGHT_FORMATS,
+    WeightFormats,
+    format_name,
+)
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.quantization import named_quantization
 from llm_perf.counts.weight_formats import resolve_formats
@@ -85,6 +92,10 @@ def _formats(
             raise SpecError(
                 f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}"
             )
+        if asked == "fp8" and _released_in_blocks(model) and not _one_scale(inputs):
+            return resolve_formats(
+                model, model.quantization, "as released, which fp8 means (fp8_dynamic: one scale)"
+            )
         return resolve_formats(model, named_quantization(asked), "as asked")
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None
@@ -99,6 +110,19 @@ def _formats(
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
     return None
 
+
+def _released_in_blocks(model: ModelConfig) -> bool:
+    """Whether FP8 of this model is a checkpoint with a scale for each block, as its publisher has it."""
+    quantization = model.quantization if model.stored_formats is None else None
+    return quantization is not None and {rule.format for rule in quantization.rules} == {"fp8_block"}
+
+
+def _one_scale(inputs: InferenceInputs) -> bool:
+    """Whether another 8-bit checkpoint than the released one was asked for by a name of its own."""
+    return (inputs.weight_format or "").strip().lower().replace("-", "_") in _OTHERS_THAN_FP8
+
+
+_OTHERS_THAN_FP8 = (ONE_SCALE_FP8, "fp8_per_tensor")
 
 _IN_WORDS = {"gguf": "the types of GGUF files (q4_k_m, q8_0, ...)"}
 

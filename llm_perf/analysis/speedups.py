@@ -11,6 +11,7 @@ from llm_perf.analysis.division import best, divisions, fewer_threads
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.files import looks_like_path
+from llm_perf.config.formats import ONE_SCALE_FP8
 from llm_perf.config.loading import HERE
 from llm_perf.config.names import memory_and_name
 from llm_perf.config.scenario import Scenario
@@ -77,6 +78,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[tu
     for bits, name in smaller_formats(system):
         # As narrow in another layout too: kernels for scales of blocks may be slower than those for one scale.
         other = bits == scenario.dtype.weight_bits and name is not None and _in_blocks(scenario)
+        name = ONE_SCALE_FP8 if other and name == "fp8" else name
         if bits < scenario.dtype.weight_bits or other:
             plain: dict[str, Any] = {"quant_bits": bits} if name is None else {"weight_format": name}
             fields: dict[str, Any] = dict.fromkeys(("quant_bits", "weight_bits", "weight_format"))

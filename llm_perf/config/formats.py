@@ -121,10 +121,14 @@ KV_FORMATS: dict[str, float] = {
 }  # fmt: skip
 """Bits per element of formats of the KV cache. ``int4`` has a 16-bit scale and minimum per 64."""
 
+ONE_SCALE_FP8 = "fp8_dynamic"
+"""FP8 with one scale per matrix or row, as compressed-tensors calls it: also of a model that is released in blocks."""
+
 _ALIASES = {
     "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "f16": "fp16", "f32": "fp32", "float8": "fp8",
     "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m", "bnb_4bit": "nf4", "bnb4": "nf4", "fp4": "mxfp4", "w8a8": "int8",
-    "w4a16": "int4", "mxfp4_moe": "mxfp4_gguf", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+    ONE_SCALE_FP8: "fp8", "fp8_per_tensor": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+    "w4a16": "int4", "mxfp4_moe": "mxfp4_gguf",
     "w4a16_nvfp4": "nvfp4_weight_only", "nvfp4a16": "nvfp4_weight_only",
 }  # fmt: skip
 

@@ -228,8 +228,10 @@ def test_scales_of_blocks_that_are_slow_somewhere_are_said_so(gpu: str, named: b
     question = InferenceInputs(model="deepseek-v3", gpu=gpu, tp_size=8, system="sglang")
     gains = faster(question, predict_inference(build_scenario(question)))
     texts = {gain.text: gain.factor for gain in gains}
-    assert ("--weight-format fp8" in texts) is named
+    assert ("--weight-format fp8_dynamic" in texts) is named
     if named:
-        plain = predict_inference(build_scenario(question.replace(weight_format="fp8")))
+        plain = predict_inference(build_scenario(question.replace(weight_format="fp8_dynamic")))
         whole = predict_inference(build_scenario(question))
-        assert texts["--weight-format fp8"] == pytest.approx(whole.total_latency_s / plain.total_latency_s)
+        assert texts["--weight-format fp8_dynamic"] == pytest.approx(
+            whole.total_latency_s / plain.total_latency_s
+        )

@@ -375,6 +375,32 @@ def test_cache_formats() -> None:
     assert _scenario(model="llama-3.1-8b").dtype.stored_kv_bits == 16
 
 
+@pytest.mark.parametrize("asked", ["fp8", "FP8", "fp8_e4m3", "auto", "fp8_block"])
+def test_fp8_of_a_model_released_in_fp8_is_its_release(asked: str) -> None:
+    """Who types what the checkpoint is in means that checkpoint: scales of blocks have kernels of their own."""
+    released = _scenario(model="deepseek-v3", system="sglang").dtype
+    found = _scenario(model="deepseek-v3", system="sglang", weight_format=asked).dtype
+    assert found.formats is not None
+    assert released.formats is not None
+    assert (found.formats.name, found.formats.layers) == ("fp8_block", released.formats.layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("deepseek-v3", "fp8_dynamic"),
+        ("deepseek-v3", "FP8-per-tensor"),
+        ("llama-3.1-8b", "fp8"),
+        ("gpt-oss-20b", "fp8"),
+    ],
+)
+def test_fp8_with_one_scale(model: str, asked: str) -> None:
+    """Other 8-bit checkpoints of it have a name of their own; a model that is not released in FP8 has no other."""
+    formats = _scenario(model=model, system="vllm", weight_format=asked).dtype.formats
+    assert formats is not None
+    assert formats.name == "fp8"
+
+
 def test_names_mean_what_they_end_in() -> None:
     assert format_of_repository("TheBloke/Llama-2-7B-GPTQ") == ("-gptq", "gptq")
     assert format_of_repository("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8") == ("-gptq-int8", "int8_weight_only")
