@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-# Workers of pytest; `make test JOBS=0` runs in one process, for a debugger.
-JOBS   ?= 2
+# Workers of pytest, one more than CI has cores: real engines are waited for. `make test JOBS=0` runs in one process, for a
+# debugger.
+JOBS   ?= 3
 
 # Headers that DeepSpeed's NVMe offload is compiled with; missing, they are installed where apt-get is at hand.
 LIBAIO ?= /usr/include/libaio.h
@@ -52,7 +53,7 @@ demo: $(VENV)/.base
 	$(BIN)/llm-perf infer --model opt-175b --gpu t4 --ds-zero 3
 
 test: llama-cpp-beside lint ops llama-cpp | $(CHROMIUM)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 run-demo: ops
 	@$(BIN)/python -m calibrate.run.demo
