@@ -125,29 +125,29 @@ BENCHMARKS = {
         frequency-penalty presence-penalty repetition-penalty served-model-name lora-modules lora-assignment
         ramp-up-strategy ramp-up-start-rps ramp-up-end-rps ready-check-timeout-sec chat-template-kwargs
         extra-body skip-tokenizer-init insecure plot-timeline timeline-itl-thresholds plot-dataset-stats
-        num-prompts dataset-name dataset-path no-oversample disable-shuffle skip-chat-template custom-
-        output-len sonnet-input-len sonnet-output-len sonnet-prefix-len sharegpt-output-len blazedit-min-
-        distance random-input-len random-output-len random-range-ratio random-prefix-len random-batch-size
-        random-mm-base-items-per-request hf-subset hf-split hf-name hf-output-len prefix-repetition-prefix-
-        len prefix-repetition-suffix-len prefix-repetition-num-prefixes prefix-repetition-output-len trust-
-        remote-code spec-bench-output-len spec-bench-category n num-iters num-iters-warmup output-json
-        async-engine disable-detokenize disable-frontend-multiprocessing tensor-parallel-size max-model-len
-        load-format
+        num-prompts dataset-name dataset-path no-oversample disable-shuffle skip-chat-template
+        custom-output-len sonnet-input-len sonnet-output-len sonnet-prefix-len sharegpt-output-len
+        blazedit-min-distance random-input-len random-output-len random-range-ratio random-prefix-len
+        random-batch-size random-mm-base-items-per-request hf-subset hf-split hf-name hf-output-len
+        prefix-repetition-prefix-len prefix-repetition-suffix-len prefix-repetition-num-prefixes
+        prefix-repetition-output-len trust-remote-code spec-bench-output-len spec-bench-category n num-iters
+        num-iters-warmup output-json async-engine disable-detokenize disable-frontend-multiprocessing
+        tensor-parallel-size max-model-len load-format
     """,
     # sglang/bench_serving.py, bench_one_batch.py and bench_offline_throughput.py of 0.5.10
     "sglang": """
         apply-chat-template backend base-url dataset-name dataset-path disable-ignore-eos disable-stream
-        disable-tqdm extra-request-body flush-cache gsp-fast-prepare gsp-num-groups gsp-num-turns gsp-
-        ordered gsp-output-len gsp-prompts-per-group gsp-question-len gsp-range-ratio gsp-send-routing-key
-        gsp-system-prompt-len header image-content image-count image-format image-resolution logprob-start-
-        len lora-name lora-request-distribution lora-zipf-alpha max-concurrency mooncake-num-rounds
-        mooncake-slowdown-factor mooncake-workload num-prompts output-details output-file pd-separated plot-
-        throughput port print-requests profile-activities profile-num-steps prompt-suffix random-image-count
-        random-input-len random-output-len random-range-ratio ready-check-timeout-sec request-rate return-
-        logprob return-routed-experts served-model-name sharegpt-context-len sharegpt-output-len tag token-
-        ids-logprob tokenize-prompt tokenizer top-logprobs-num use-trace-timestamps warmup-requests
-        correctness-test cut-len input-len output-len log-decode-step prompt-filename result-filename run-
-        name do-not-exit skip-warmup
+        disable-tqdm extra-request-body flush-cache gsp-fast-prepare gsp-num-groups gsp-num-turns
+        gsp-ordered gsp-output-len gsp-prompts-per-group gsp-question-len gsp-range-ratio
+        gsp-send-routing-key gsp-system-prompt-len header image-content image-count image-format
+        image-resolution logprob-start-len lora-name lora-request-distribution lora-zipf-alpha
+        max-concurrency mooncake-num-rounds mooncake-slowdown-factor mooncake-workload num-prompts
+        output-details output-file pd-separated plot-throughput port print-requests profile-activities
+        profile-num-steps prompt-suffix random-image-count random-input-len random-output-len
+        random-range-ratio ready-check-timeout-sec request-rate return-logprob return-routed-experts
+        served-model-name sharegpt-context-len sharegpt-output-len tag token-ids-logprob tokenize-prompt
+        tokenizer top-logprobs-num use-trace-timestamps warmup-requests correctness-test cut-len input-len
+        output-len log-decode-step prompt-filename result-filename run-name do-not-exit skip-warmup
     """,
     # tensorrt_llm/bench/benchmark/throughput.py and low_latency.py
     "trtllm": """
@@ -161,10 +161,10 @@ BENCHMARKS = {
     "llama-bench": """
         numa -r repetitions prio delay -o output -oe output-err list-devices -v verbose progress no-warmup
         n-gen-warmup -fitt fit-target -fitc fit-ctx -rpc rpc -m -hf -hfr hf-repo -hff hf-file -hft hf-token
-        -p n-prompt -n n-gen -pg -d n-depth -b -ub -ctk cache-type-k -ctv cache-type-v -t -C cpu-mask cpu-
-        strict poll -ngl -ncmoe moe-cache repack -nr no-repack -sm -mg main-gpu -nkvo -fa flash-attn -dev
-        device -lm load-mode -lzm lazy-mode -embd embeddings -ts tensor-split -ot override-tensor -nopo no-
-        op-offload no-host
+        -p n-prompt -n n-gen -pg -d n-depth -b -ub -ctk cache-type-k -ctv cache-type-v -t -C cpu-mask
+        cpu-strict poll -ngl -ncmoe moe-cache repack -nr no-repack -sm -mg main-gpu -nkvo -fa flash-attn
+        -dev device -lm load-mode -lzm lazy-mode -embd embeddings -ts tensor-split -ot override-tensor -nopo
+        no-op-offload no-host
     """,
 }
 """Options of benchmark programs that `infer` or `simulate` do not have under the same name."""
