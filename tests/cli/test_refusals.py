@@ -32,7 +32,7 @@ REFUSED = (
     ("train --model llama-3-8b --gpu b200 --power-limit-w 5000", "at most 1500 W"),
     ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
-    (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9"),
+    (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9; llm-perf simulate takes 1.5 as the mean of many"),
     ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
     (f"infer {GPT} --system llama_cpp --enforce-eager", "systems that do: "),
     (f"infer {GPT} --host '-2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
@@ -113,6 +113,17 @@ def test_a_refusal_says_what_would_be_accepted(
     assert err.count("\n") == 1
     assert accepted in err
     assert not CLASS.search(err)
+
+
+def test_a_mean_length_is_taken_as_the_next_whole_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for lengths in ("--prompt-len 1023.4 --gen-len 127.9", "--prompt-len 1023 --gen-len 128"):
+        assert run(shlex.split(f"infer {GPT} {lengths} --json")) == 0
+        answers.append(capsys.readouterr())
+    assert answers[0].out == answers[1].out
+    assert "--prompt-len 1023.4 is taken as 1023" in answers[0].err
+    assert "--gen-len 127.9 is taken as 128" in answers[0].err
+    assert answers[1].err == ""
 
 
 BENCHMARKS = {
