@@ -83,7 +83,8 @@ def test_lengths_of_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "-3", "0.5", "uniform:1.5:9", "nan", "inf", "1e30", "ten", "uniform:5", "uniform:9:3", "uniform:0:3", "uniform:1:2:3",
+    ["", "0", "-3", "0.5", "uniform:1.5:9", "nan", "inf", "1e30", "ten", "uniform:5", "uniform:9:3", "uniform:0:3",
+     "uniform:1:2:3",
      "lognormal:0:1", "lognormal:100:-1", "lognormal:1:1e9", "no-file.txt", "\x00"],
 )  # fmt: skip
 def test_lengths_that_cannot_be_are_refused_by_their_flag(text):
