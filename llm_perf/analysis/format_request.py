@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.dtype import DtypeConfig
-from llm_perf.config.formats import FORMATS, KV_FORMATS, WEIGHT_FORMATS, WeightFormats, format_name
+from llm_perf.config.formats import (
+    FORMATS,
+    GGUF_MIXTURES,
+    KV_FORMATS,
+    WEIGHT_FORMATS,
+    WeightFormats,
+    format_name,
+)
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.quantization import named_quantization
 from llm_perf.counts.weight_formats import resolve_formats
@@ -85,6 +92,9 @@ def _formats(
             raise SpecError(
                 f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}"
             )
+        if asked in GGUF_MIXTURES and model.quantization is not None and model.quantization.kept_by_gguf:
+            kept = named_quantization("mxfp4_gguf")
+            return resolve_formats(model, kept, f"as files of every name keep the experts, {asked} too")
         return resolve_formats(model, named_quantization(asked), "as asked")
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None
