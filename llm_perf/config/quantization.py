@@ -44,7 +44,7 @@ class Quantization(Spec):
 
     @property
     def kept_by_gguf(self) -> bool:
-        """Whether llama.cpp's files of any name keep it: experts in MXFP4, as no k-quant has blocks of rows of 2,880 (gpt-oss)."""
+        """Whether llama.cpp's files of any name keep it: experts in MXFP4, as k-quants need rows of whole blocks of 256."""
         return {rule.format for rule in self.rules} == {"mxfp4"}
 
     def with_experts(self, name: str) -> "Quantization | None":
