@@ -15,6 +15,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems import Load, System, get_system, system_of
 from llm_perf.systems.base import HYBRID_OPTIONS, POLICY_OPTIONS, SERVING_OPTIONS
 from llm_perf.systems.registry import WITHOUT_GPU, dividing_systems, system_of_stage
+from llm_perf.systems.stack_memory import budget_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,11 @@ class Change:
 def changes_that_fit(inputs: InferenceInputs, result: InferenceResult, most: int = 4) -> tuple[Change, ...]:
     """Changes to one thing (or one thing and what it needs) under which the scenario fits, least intrusive first.
 
-    What changes the workload comes first, then a smaller number format that the GPU holds whole, 8 bits before 4, since
-    checkpoints in them answer nearly as well and run many times faster than a divided model; then the division between GPU
-    and CPU, as people run what their GPU does not hold. Both say their speed. Then the system's own placement, more GPUs
-    (before the division where the GPU is one of several that are joined in a machine),
+    What changes the workload comes first, then what an engine sets aside when it starts, then a smaller number format
+    that the GPU holds whole, 8 bits before 4, since checkpoints in them answer nearly as well and run many times
+    faster than a divided model; then the division between GPU and CPU, as people run what their GPU does not hold.
+    Both say their speed. Then the system's own placement, more GPUs (before the division where the GPU is one of
+    several that are joined in a machine),
     and a system that streams weights last. Of several numbers of GPUs the first that fits.
     """
     if result.feasible:
@@ -96,6 +98,7 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
     if 0 < room < inputs.prompt_len:
         yield [change_of(inputs, prompt_len=room)]
     system = system_of(scenario)
+    yield from _engine_settings(inputs, scenario)
     for bits, name in smaller_formats(system):
         if bits < scenario.dtype.weight_bits:
             plain = {"quant_bits": bits} if name is None else {"weight_format": name}
@@ -116,6 +119,26 @@ def _candidates(inputs: InferenceInputs, result: InferenceResult) -> Iterator[It
     streaming = system_of_stage(DSZeRO.STAGE_3.value)
     if streaming is not None and streaming != system.name:
         yield [change_of(inputs, ds_zero=DSZeRO.STAGE_3.value, **_one_gpu(get_system(streaming)))]
+
+
+_FEWER_SEQUENCES = (256, 128, 64, 32, 16)
+_LARGER_SHARES = (0.88, 0.9, 0.92, 0.95)
+"""What people set where a model is a little too large, in steps as they write them; a share above these runs out of memory
+in the steps that an engine did not try when it started."""
+
+
+def _engine_settings(inputs: InferenceInputs, scenario: Scenario) -> Iterator[Iterable[Change]]:
+    """Fewer sequences, whose sampler a starting engine tries, and a larger share of the memory; the least of each."""
+    budget = budget_for(scenario)
+    if budget is None or not budget.profiled:
+        return
+    batch = scenario.workload.batch_size
+    if inputs.max_num_seqs is None and budget.max_num_seqs is not None:
+        fewer = [size for size in _FEWER_SEQUENCES if batch <= size < budget.max_num_seqs]
+        yield [change_of(inputs, max_num_seqs=size) for size in fewer]
+    if inputs.gpu_memory_utilization is None and budget.rules.of in ("total", "static"):
+        larger = [share for share in _LARGER_SHARES if share > budget.utilization]
+        yield [change_of(inputs, gpu_memory_utilization=share) for share in larger]
 
 
 def _joined(scenario: Scenario) -> bool:

@@ -8,6 +8,7 @@ from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
 from llm_perf.config.dtype import DtypeConfig
 from llm_perf.config.formats import (
     FORMATS,
+    GGUF_MIXTURES,
     KV_FORMATS,
     ONE_SCALE_FP8,
     WEIGHT_FORMATS,
@@ -96,6 +97,9 @@ def _formats(
             return resolve_formats(
                 model, model.quantization, "as released, which fp8 means (fp8_dynamic: one scale)"
             )
+        if asked in GGUF_MIXTURES and model.quantization is not None and model.quantization.kept_by_gguf:
+            kept = named_quantization("mxfp4_gguf")
+            return resolve_formats(model, kept, f"as files of every name keep the experts, {asked} too")
         return resolve_formats(model, named_quantization(asked), "as asked")
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None

@@ -14,6 +14,7 @@ from llm_perf.config.base import (
     Efficiency,
     Flag,
     Fraction,
+    MeanOfMany,
     NonNegativeInt,
     NonNegativeQuantity,
     PositiveFloat,
@@ -100,8 +101,12 @@ class InferenceInputs(Spec):
     num_gpus: asked.GPUsPerNode = None
     num_nodes: asked.Nodes = None
     batch_size: TokenCount = Field(default=1, description="Sequences over all GPUs.  [default: 1]")
-    prompt_len: TokenCount = Field(default=512, description="Prompt tokens per sequence.  [default: 512]")
-    gen_len: TokenCount = Field(default=32, description="Tokens to generate per sequence.  [default: 32]")
+    prompt_len: Annotated[TokenCount, MeanOfMany()] = Field(
+        default=512, description="Prompt tokens per sequence.  [default: 512]"
+    )
+    gen_len: Annotated[TokenCount, MeanOfMany()] = Field(
+        default=32, description="Tokens to generate per sequence.  [default: 32]"
+    )
     ds_zero: Stage = Field(default=0, description="DeepSpeed ZeRO stage; 3 is ZeRO-Inference.  [default: 0]")
     tp_size: asked.TensorRanks = None
     pp_size: asked.Stages = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
 
-from llm_perf.config.base import AsText, Refused, Spec
+from llm_perf.config.base import AsText, MeanOfMany, Refused, Spec
 from llm_perf.search.axes import whole_number
 
 if TYPE_CHECKING:
@@ -38,6 +39,34 @@ class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in new
 WHOLE: Final = _WholeNumber()
 """The type of options that take a whole number."""
 
+_AS_GOOD: Final = 0.01
+"""A whole length this near to a mean is as good: times of one batch are known less well by far."""
+
+
+class _MeanLength(_WholeNumber):
+    """A length of equal requests; a mean with a fraction, as benchmarks print it, becomes a whole number, with a note."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text, flag = str(value).strip(), "length" if param is None else param.opts[0]
+        mean = float(text) if _FRACTION.fullmatch(text) else None
+        if mean is None or mean == int(mean):
+            return super().convert(value, param, ctx)
+        whole = round(mean)
+        if not whole or abs(whole - mean) > _AS_GOOD * mean:
+            raise click.BadParameter(
+                f"{text!r} is no whole number such as 512 or 1e9; llm-perf simulate takes {text} as the mean of many",
+                ctx,
+                param,
+            )
+        click.echo(
+            f"llm-perf: {flag} {text} is taken as {whole}, since requests of a batch are equal; simulate takes it as a mean",
+            err=True,
+        )
+        return whole
+
+
+_FRACTION: Final = re.compile(r"[0-9]{1,12}\.[0-9]{1,12}")
+
 
 def with_options(inputs: type[Spec], hidden: Collection[str] = ()) -> Callable[[F], F]:
     """A decorator that gives a command an option for each field; what is not given is None. Some are left out of its help."""
@@ -58,9 +87,10 @@ def _option(name: str, inputs: type[Spec], hidden: bool) -> Callable[[F], F]:
         return click.option(f"--{flag}", f"{name}s", multiple=True, help=field.description, hidden=hidden)
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", default=None, help=field.description, hidden=hidden)
+    mean = any(isinstance(one, MeanOfMany) for one in field.metadata)
     return click.option(
         f"--{flag}",
-        type=WHOLE if kind is int else kind,
+        type=_MeanLength() if mean else WHOLE if kind is int else kind,
         help=field.description,
         hidden=hidden,
         shell_complete=partial(_words_begun, field),

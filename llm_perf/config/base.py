@@ -160,6 +160,10 @@ class AsText:
     """Marks a field whose flag takes text, names or numbers, although its value is a number."""
 
 
+class MeanOfMany:
+    """Marks a length that people know as a mean over requests: its flag takes a fraction, if a whole number is as good."""
+
+
 @cache
 def serving_defaults(spec: type[Spec]) -> dict[str, Any]:
     """The marked fields, and what each is where nobody gives it."""

@@ -190,7 +190,7 @@ _ENDINGS = {
     "-fp8": "fp8", "-fp8-dynamic": "fp8", "-fp8-kv": "fp8", "-bnb-4bit": "nf4_double", "-bnb-8bit": "bnb_int8",
     "-gguf": "q4_k_m", "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-mxfp8": "mxfp8", "-w4a16": "int4",
     "-fp8-block": "fp8_block", ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
-    "-gptq-4bit": "gptq", "-awq-4bit": "awq",
+    "-bf16": "bf16", "-fp16": "fp16", "-gptq-4bit": "gptq", "-awq-4bit": "awq",
     # mlx-community's, whose names end in the width (mlx_lm.convert --q-bits), with a word for how scales were found.
     **{f"{mark}-{bits}bit{how}": f"mlx_{bits}bit" for bits in (4, 5, 6, 8) for mark in ("", "-mlx") for how in ("", "-dwq")},
     **{f"-{one.replace('_', '-')}": one for one in GGUF_MIXTURES if one != "mxfp4_gguf"},

@@ -9,7 +9,7 @@ from llm_perf.config.bundled import known_names, load_spec, written_aliases
 from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
-from llm_perf.config.quantization import Quantization, named_quantization
+from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import SpecError, UnknownNameError
 
 
@@ -37,7 +37,7 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is not None:
             return from_hub
-        named = _quantised_name(name_or_path)
+        named = _quantised_name(name_or_path) or _mirrored(name_or_path)
         if named is None:
             raise
         return named
@@ -72,15 +72,33 @@ def _quantised_name(name: str) -> ModelConfig | None:
     formats = [rule.format for rule in released.rules] if released is not None and own else []
     if number_format == "fp8" and formats == ["fp8_block"]:
         return base.replace(name=name)  # its publisher's 8 bits are the release
-    if number_format in GGUF_MIXTURES and released is not None and _only_mxfp4(released):
-        # A file of any name has the experts as they were released: llama.cpp writes no k-quants of rows of 2,880 (gpt-oss).
+    if number_format in GGUF_MIXTURES and released is not None and released.kept_by_gguf:
         return base.replace(name=name)
     experts = released and released.with_experts(number_format)
     return base.replace(name=name, quantization=experts or named_quantization(number_format))
 
 
-def _only_mxfp4(released: Quantization) -> bool:
-    return {rule.format for rule in released.rules} == {"mxfp4"}
+_MIRRORS = (
+    "unsloth",
+    "lmstudio-community",
+    "bartowski",
+    "ggml-org",
+    "mlx-community",
+    "redhatai",
+    "neuralmagic",
+)
+"""Who publishes copies of models under the models' own names, by the name on the hub in lower case."""
+
+
+def _mirrored(name: str) -> ModelConfig | None:
+    """A copy of a bundled model, ``unsloth/gpt-oss-20b``; None where its owner publishes others under names like these."""
+    owner, slash, plain = name.strip().partition("/")
+    if not slash or owner.lower() not in _MIRRORS:
+        return None
+    try:
+        return _stored_as_named(load_spec("model", ModelConfig, plain), name)
+    except SpecError:
+        return None
 
 
 def _publisher(model: ModelConfig) -> str:

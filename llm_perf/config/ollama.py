@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Final, cast
 
@@ -25,8 +26,8 @@ _KEPT: Final = ("mxfp4",)
 _TAGS_OF_MXFP4: Final = dict.fromkeys(("mxfp4", "mxfp4_moe"), "mxfp4_gguf")
 """What files with experts in MXFP4 are called (llama.cpp's LLAMA_FTYPE_MOSTLY_MXFP4_MOE), beside our own name."""
 
-_MIXED: Final = "ud_"
-"""How unsloth's mixtures begin, whose matrices differ from layer to layer; what is kept is the same in them, too."""
+_MIXED: Final = re.compile(r"ud_(?:tq1_0|iq[1-4]_(?:xxs|xs|s|m|nl)|q[2-8]_(?:0|1|k_(?:xl|l|m|s))|q[2-8]_k)")
+"""What unsloth's mixtures are called, whose matrices differ from layer to layer; what is kept is the same in them, too."""
 
 _FORMATS_OF_TAGS: Final = sorted((*GGUF_MIXTURES, *_16_BITS_OF_TAGS), key=len, reverse=True)
 _QAT: Final = ("-qat", "q4_0")
@@ -114,7 +115,7 @@ def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
         )
     kept = found.quantization is not None and found.quantization.method in _KEPT
     number_format = _TAGS_OF_MXFP4.get(number_format, number_format)
-    if number_format not in GGUF_MIXTURES and not (kept and number_format.startswith(_MIXED)):
+    if number_format not in GGUF_MIXTURES and not (kept and _MIXED.fullmatch(number_format)):
         raise SpecError(
             f"{whole!r}: format {whole[len(head) + 1 :]!r} is not known; give the repository alone and the nearest that "
             "is in --weight-format (q4_k_m for UD-Q4_K_XL)"

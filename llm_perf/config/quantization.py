@@ -42,6 +42,11 @@ class Quantization(Spec):
         """The format of most matrices."""
         return self.mixture or (self.rules[0].format if self.rules else "bf16")
 
+    @property
+    def kept_by_gguf(self) -> bool:
+        """Whether llama.cpp's files of any name keep it: experts in MXFP4, as k-quants need rows of whole blocks of 256."""
+        return {rule.format for rule in self.rules} == {"mxfp4"}
+
     def with_experts(self, name: str) -> "Quantization | None":
         """The same with experts in a format of the same kernels as theirs; None where they have none of their own.
 

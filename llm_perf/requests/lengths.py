@@ -18,9 +18,11 @@ __all__ = ["LONGEST", "Lengths", "parse_lengths"]
 LONGEST: Final = 10**9
 """No request has more tokens; what is longer is a slip."""
 
-_ACCEPTED: Final = "a number, uniform:LEAST:MOST, lognormal:MEAN:SD or a file with one number per line"
+_ACCEPTED: Final = (
+    "a number or mean, uniform:LEAST:MOST, lognormal:MEAN:SD or a file with one number per line"
+)
 
-Kind = Literal["fixed", "uniform", "lognormal", "file"]
+Kind = Literal["fixed", "mean", "uniform", "lognormal", "file"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class Lengths:
     """A distribution of positive numbers: tokens of a prompt, or seconds of thinking.
 
     Attributes:
-        kind: fixed: ``first`` always. uniform: from ``first`` to ``second``, both included. lognormal: of mean ``first`` and
-            standard deviation ``second``, both of the lengths themselves and not of their logarithms. file: drawn from
-            ``values``, each as likely.
+        kind: fixed: ``first`` always. mean: the whole numbers next to ``first``, in turn, so that it is their mean.
+            uniform: from ``first`` to ``second``, both included. lognormal: of mean ``first`` and standard deviation
+            ``second``, both of the lengths themselves and not of their logarithms. file: drawn from ``values``, each
+            as likely.
     """
 
     kind: Kind
@@ -47,7 +50,7 @@ class Lengths:
 
     def draw(self, generator: np.random.Generator, count: int) -> Floats:
         """So many lengths."""
-        if self.kind == "fixed":
+        if self.kind in ("fixed", "mean"):
             return np.full(count, self.first)
         if self.kind == "uniform":
             return generator.uniform(self.first, self.second, count)
@@ -60,6 +63,9 @@ class Lengths:
 
     def tokens(self, generator: np.random.Generator, count: int) -> Ints:
         """So many whole lengths of 1 or more."""
+        if self.kind == "mean":
+            upto: Ints = np.floor(np.arange(count + 1) * self.first + 0.5).astype(np.int64)
+            return np.diff(upto)
         if self.kind == "uniform":
             return generator.integers(int(self.first), int(self.second), count, endpoint=True)
         return np.clip(np.rint(self.draw(generator, count)), 1, LONGEST).astype(np.int64)
@@ -97,8 +103,9 @@ def parse_lengths(flag: str, text: str, *, whole: bool = True) -> Lengths:
         return Lengths("lognormal", mean, deviation)
     number = _number(text)
     if number is not None:
-        _check(flag, text, number, whole)
-        return Lengths("fixed", number)
+        mean = whole and number != int(number) and 1 <= number <= LONGEST
+        _check(flag, text, number, whole=whole and not mean)
+        return Lengths("mean" if mean else "fixed", number)
     path = files.expanded(text)
     if files.is_file(path):
         return Lengths("file", values=_read(flag, path, whole))

@@ -75,7 +75,7 @@ class Traffic(Spec):
     seed: NonNegativeInt = Field(default=0, description="Of all that is drawn by chance.  [default: 0]")
     prompt_len: LengthText = Field(
         default="512",
-        description="Prompt tokens: a number, uniform:A:B, lognormal:MEAN:SD or a file.  [default: 512]",
+        description="Prompt tokens: a number or mean, uniform:A:B, lognormal:MEAN:SD or a file.  [default: 512]",
     )
     gen_len: LengthText = Field(default="128", description="Output tokens, in the same ways.  [default: 128]")
     prefix_len: NonNegativeInt = Field(

@@ -4,8 +4,9 @@ Each engine has its own rule (`MemoryRules`, data of its ``system.yaml``, by ver
 scenario. What the rule gives the cache is the same whatever the batch: the engine decides it when it starts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -25,24 +26,33 @@ cache (TensorRT-LLM, LMDeploy). ``cache``: of the GPU's memory, for the cache al
 """
 
 
+Value = TypeVar("Value")
+
+
+def _last_step(steps: Mapping[float, Value] | Mapping[int, Value], at: float) -> Value:
+    """The value of the last step that is not above ``at``, of the first where all are."""
+    return steps[max((step for step in steps if step <= at), default=min(steps))]  # type: ignore[index]
+
+
 class ReservedFor(Spec):
     """SGLang's default: it leaves room for prefills and graphs, and takes the rest of the memory, in MiB.
 
     base + per_prefill_token x max_num_batched_tokens + per_graph_sequence x sequences of the largest graph + per_rank x
-    ranks, and at least ``least`` on GPUs of more than 60 GiB.
+    ranks, and at least ``least`` on GPUs of more than 60 GiB. ``base`` and ``per_rank`` are steps by the GPU's memory in GiB.
     """
 
-    base: NonNegativeFloat
-    per_prefill_token: NonNegativeFloat
-    per_graph_sequence: NonNegativeFloat
-    per_rank: NonNegativeFloat
-    least: NonNegativeFloat
+    base: dict[float, NonNegativeFloat] = Field(min_length=1)
+    per_rank: dict[float, NonNegativeFloat] = Field(min_length=1)
+    per_prefill_token: NonNegativeFloat = 0.0
+    per_graph_sequence: NonNegativeFloat = 0.0
+    least: NonNegativeFloat = 0.0
 
     def share(self, gpu: GPUConfig, tokens: int, graph_sequences: int, ranks: int) -> float:
         """The share of memory that is left for weights and cache."""
-        taken = self.base + self.per_prefill_token * tokens + self.per_graph_sequence * graph_sequences
-        taken += self.per_rank * ranks
-        if gpu.memory_gib > _LARGE_GIB:
+        size = gpu.memory_gib
+        taken = _last_step(self.base, size) + _last_step(self.per_rank, size) * ranks
+        taken += self.per_prefill_token * tokens + self.per_graph_sequence * graph_sequences
+        if size > _LARGE_GIB:
             taken = max(taken, self.least)
         return max(1 - taken / (gpu.usable_memory_gib * 1024), 0.0)
 
@@ -61,10 +71,8 @@ class BySize(Spec):
 
     def on(self, gpu: GPUConfig) -> int:
         """The default on a GPU."""
-        ordered = sorted(self.steps)
-        if any(normalise(gpu.name).startswith(normalise(name)) for name in self.not_on):
-            return self.steps[ordered[0]]
-        return self.steps[max((size for size in ordered if size <= gpu.memory_gib), default=ordered[0])]
+        small = any(normalise(gpu.name).startswith(normalise(name)) for name in self.not_on)
+        return _last_step(self.steps, min(self.steps) if small else gpu.memory_gib)
 
 
 class MemoryRules(Spec):
@@ -79,7 +87,7 @@ class MemoryRules(Spec):
         max_num_batched_tokens: Tokens of one step, for which activations are sized.
         whole_prompts: A step takes at least one whole prompt (no chunked prefill).
         max_num_seqs: Sequences that run at once at most; None for no such limit.
-        graph_sequences: Sequences of the largest captured graph.
+        graph_sequences: Sequences of the largest captured graph, by the number of tensor ranks: the last step not above it.
         hidden_vectors, ffn_vectors: Hidden states and inner widths of a gated block per token that are live at once.
         sampler_bytes: Bytes per logit at the peak of sampling.
         sampler_hidden_vectors: Hidden states per token that are live while the engine samples.
@@ -105,7 +113,7 @@ class MemoryRules(Spec):
     max_num_batched_tokens: BySize
     whole_prompts: bool = False
     max_num_seqs: BySize | None = None
-    graph_sequences: BySize | None = None
+    graph_sequences: dict[PositiveInt, BySize] = Field(default_factory=dict)
     hidden_vectors: PositiveFloat = 3
     ffn_vectors: PositiveFloat = 3
     sampler_bytes: PositiveFloat = 4
@@ -145,11 +153,10 @@ class MemoryRules(Spec):
         if self.gpu_memory_utilization is not None:
             return self.gpu_memory_utilization
         if self.utilization_leaves is not None:
-            graphs = 0 if self.graph_sequences is None else self.graph_sequences.on(scenario.gpu)
+            by_ranks = self.graph_sequences
+            graphs = _last_step(by_ranks, p.tp_size).on(scenario.gpu) if by_ranks else 0
             return self.utilization_leaves.share(scenario.gpu, tokens, graphs, p.tp_size * p.pp_size)
-        ordered = sorted(self.utilization_by_ranks)
-        step = max((ranks for ranks in ordered if ranks <= p.tp_size), default=ordered[0])
-        return self.utilization_by_ranks[step]
+        return _last_step(self.utilization_by_ranks, p.tp_size)
 
 
 _ANY = MemoryRules(

@@ -76,6 +76,16 @@ def test_a_host(typed: str, host: str) -> None:
         ("unsloth/Qwen3-30B-A3B-GGUF:BF16", "Qwen3-30B-A3B", "16 bit"),
         ("unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b", "mxfp4"),
         ("unsloth/gpt-oss-20b-GGUF:UD-Q4_K_XL", "gpt-oss-20b", "mxfp4"),
+        ("unsloth/gpt-oss-20b", "gpt-oss-20b", "mxfp4"),
+        ("unsloth/gpt-oss-20b-BF16", "gpt-oss-20b", "16 bit"),
+        ("unsloth/Llama-3.2-3B-Instruct", "Llama-3.2-3B", "16 bit"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Nemotron-3-Nano-30B-A3B", "16 bit"),
+        ("nvidia/Qwen3.6-27B-NVFP4", "Qwen3.6-27B", "nvfp4_weight_only"),
+        ("nvidia/Qwen3.6-35B-A3B-NVFP4", "Qwen3.6-35B-A3B", "nvfp4_weight_only"),
+        ("nvidia/Qwen3.5-122B-A10B-NVFP4", "Qwen3.5-122B-A10B", "nvfp4"),
+        ("mistralai/Mistral-Medium-3.5-128B", "Mistral-Medium-3.5", "fp8"),
+        ("google/gemma-4-12B-it", "gemma-4-12B", "16 bit"),
+        ("codellama-7b", "CodeLlama-7b", "16 bit"),
         ("ggml-org/gpt-oss-20b-GGUF:MXFP4", "gpt-oss-20b", "mxfp4"),
         ("unsloth/Qwen3-30B-A3B-GGUF:MXFP4_MOE", "Qwen3-30B-A3B", "mxfp4_gguf"),
         ("llama-3.1-8b q4_k_m", "llama-3.1-8b", "q4_k_m"),
@@ -89,10 +99,25 @@ def test_a_model_and_its_format(infer: Any, typed: str, model: str, stored: str)
     assert found["weight_format"]["name"] == stored
 
 
-@pytest.mark.parametrize("tagged", ["Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "gpt-oss-20b-GGUF:no-format"])
+@pytest.mark.parametrize(
+    "tagged", ["Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "gpt-oss-20b-GGUF:no-format", "gpt-oss-20b-GGUF:UD-nonsense"]
+)
 def test_a_format_of_the_hub_that_is_not_known_is_named(infer: Any, tagged: str) -> None:
     said = infer("--model", f"hf.co/unsloth/{tagged}", "--gpu", "t4").error
     assert f"format '{tagged.partition(':')[2]}' is not known" in said
+
+
+@pytest.mark.parametrize("name", ["q4_k_m", "q8_0", "iq4_xs"])
+def test_files_of_gpt_oss_are_of_one_size_whatever_they_are_called(infer: Any, name: str) -> None:
+    """Its rows of 2,880 are no whole blocks of 256: gpt-oss-20b-Q4_K_M.gguf has 11.6 GB, as the file in MXFP4."""
+    asked = ("--model", "gpt-oss-20b", "--gpu", "rtx-4090", "--system", "llama_cpp", "--json")
+    found, kept = infer(*asked, "--weight-format", name).json, infer(*asked).json
+    assert found["memory"]["gpu"]["weights_bytes"] == kept["memory"]["gpu"]["weights_bytes"]
+
+
+def test_a_copy_of_another_owner_is_not_taken_for_the_model(infer: Any) -> None:
+    """Who is not known to publish copies may mean a model of its own by that name."""
+    assert "unknown model" in infer("--model", "somebody/gpt-oss-20b", "--gpu", "t4").error
 
 
 def test_a_file_of_this_machine_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ REFUSED = (
     ("train --model llama-3-8b --gpu b200 --power-limit-w 5000", "at most 1500 W"),
     ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
-    (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9"),
+    (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9; llm-perf simulate takes 1.5 as the mean of many"),
     ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
     (f"infer {GPT} --system llama_cpp --enforce-eager", "systems that do: "),
     (f"infer {GPT} --host '-2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
@@ -83,7 +83,14 @@ REFUSED = (
     (f"infer {GPT} --draft-model mtp --acceptance .8", "possible: eagle, or a model that drafts"),
     ("infer llama-3.1-8b", "inputs have flags, as in --model NAME --gpu NAME"),
     ("plan --model llama-3.1-8b --system llama_cpp", "of a machine whose CPU computes too give --host"),
-    (f"infer {GPT} --request-rate 4", "No such option '--request-rate'"),
+    (f"infer {GPT} --request-rate 4", "--request-rate is --rate of llm-perf simulate"),
+    (f"infer {GPT} --max-concurrency 4", "--max-concurrency is --batch-size here"),
+    (f"infer {GPT} --concurrency 4", "--concurrency is --batch-size here"),
+    (f"infer {GPT} --rate 4", "--rate is of llm-perf simulate"),
+    (f"simulate {GPT} --max_concurrency 4", "--max_concurrency is --concurrency here"),
+    (f"simulate {GPT} --random-range-ratio 0.5", "--prompt-len uniform:LEAST:MOST"),
+    (f"simulate {GPT} --random-prefix-len 50", "--random-prefix-len is --prefix-len here"),
+    (f"infer {GPT} --kv_cache_free_gpu_mem_fraction 0.9", "is --gpu-memory-utilization here"),
     (f"train {GPT} --per_device_train_batch_size 1", "is --micro-batch-size here"),
     (f"infer {GPT} --num-gpus 4", "divide the model over all GPUs give tp_size 4"),
     ("infer --model opt-1.3b --gpu t4 --system airllm --num-gpus 2", "airllm runs on one; leave --num-gpus"),
@@ -106,6 +113,88 @@ def test_a_refusal_says_what_would_be_accepted(
     assert err.count("\n") == 1
     assert accepted in err
     assert not CLASS.search(err)
+
+
+def test_a_mean_length_is_taken_as_the_next_whole_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for lengths in ("--prompt-len 1023.4 --gen-len 127.9", "--prompt-len 1023 --gen-len 128"):
+        assert run(shlex.split(f"infer {GPT} {lengths} --json")) == 0
+        answers.append(capsys.readouterr())
+    assert answers[0].out == answers[1].out
+    assert "--prompt-len 1023.4 is taken as 1023" in answers[0].err
+    assert "--gen-len 127.9 is taken as 128" in answers[0].err
+    assert answers[1].err == ""
+
+
+BENCHMARKS = {
+    # vllm/benchmarks/serve.py, datasets, throughput.py and latency.py of late 2026
+    "vllm": """
+        label backend base-url port endpoint header max-concurrency input-len output-len tokenizer
+        tokenizer-mode use-beam-search logprobs request-rate probe-request-rate disable-tqdm num-warmups
+        save-result save-detailed append-result metadata result-dir result-filename ignore-eos self-timed
+        percentile-metrics metric-percentiles goodput request-id-prefix top-p top-k min-p temperature
+        frequency-penalty presence-penalty repetition-penalty served-model-name lora-modules lora-assignment
+        ramp-up-strategy ramp-up-start-rps ramp-up-end-rps ready-check-timeout-sec chat-template-kwargs
+        extra-body skip-tokenizer-init insecure plot-timeline timeline-itl-thresholds plot-dataset-stats
+        num-prompts dataset-name dataset-path no-oversample disable-shuffle skip-chat-template
+        custom-output-len sonnet-input-len sonnet-output-len sonnet-prefix-len sharegpt-output-len
+        blazedit-min-distance random-input-len random-output-len random-range-ratio random-prefix-len
+        random-batch-size random-mm-base-items-per-request hf-subset hf-split hf-name hf-output-len
+        prefix-repetition-prefix-len prefix-repetition-suffix-len prefix-repetition-num-prefixes
+        prefix-repetition-output-len trust-remote-code spec-bench-output-len spec-bench-category n num-iters
+        num-iters-warmup output-json async-engine disable-detokenize disable-frontend-multiprocessing
+        tensor-parallel-size max-model-len load-format
+    """,
+    # sglang/bench_serving.py, bench_one_batch.py and bench_offline_throughput.py of 0.5.10
+    "sglang": """
+        apply-chat-template backend base-url dataset-name dataset-path disable-ignore-eos disable-stream
+        disable-tqdm extra-request-body flush-cache gsp-fast-prepare gsp-num-groups gsp-num-turns
+        gsp-ordered gsp-output-len gsp-prompts-per-group gsp-question-len gsp-range-ratio
+        gsp-send-routing-key gsp-system-prompt-len header image-content image-count image-format
+        image-resolution logprob-start-len lora-name lora-request-distribution lora-zipf-alpha
+        max-concurrency mooncake-num-rounds mooncake-slowdown-factor mooncake-workload num-prompts
+        output-details output-file pd-separated plot-throughput port print-requests profile-activities
+        profile-num-steps prompt-suffix random-image-count random-input-len random-output-len
+        random-range-ratio ready-check-timeout-sec request-rate return-logprob return-routed-experts
+        served-model-name sharegpt-context-len sharegpt-output-len tag token-ids-logprob tokenize-prompt
+        tokenizer top-logprobs-num use-trace-timestamps warmup-requests correctness-test cut-len input-len
+        output-len log-decode-step prompt-filename result-filename run-name do-not-exit skip-warmup
+    """,
+    # tensorrt_llm/bench/benchmark/throughput.py and low_latency.py
+    "trtllm": """
+        engine_dir backend extra_llm_api_options max_batch_size max_num_tokens max_seq_len beam_width
+        kv_cache_free_gpu_mem_fraction dataset eos_id modality max_input_len warmup target_input_len
+        target_output_len tp pp ep cluster_size streaming report_json iteration_log output_json request_json
+        enable_chunked_context scheduler_policy medusa_choices model_path workspace log_level revision
+        input-mean input-stdev output-mean output-stdev
+    """,
+    # tools/llama-bench/README.md
+    "llama-bench": """
+        numa -r repetitions prio delay -o output -oe output-err list-devices -v verbose progress no-warmup
+        n-gen-warmup -fitt fit-target -fitc fit-ctx -rpc rpc -m -hf -hfr hf-repo -hff hf-file -hft hf-token
+        -p n-prompt -n n-gen -pg -d n-depth -b -ub -ctk cache-type-k -ctv cache-type-v -t -C cpu-mask
+        cpu-strict poll -ngl -ncmoe moe-cache repack -nr no-repack -sm -mg main-gpu -nkvo -fa flash-attn
+        -dev device -lm load-mode -lzm lazy-mode -embd embeddings -ts tensor-split -ot override-tensor -nopo
+        no-op-offload no-host
+    """,
+}
+"""Options of benchmark programs that `infer` or `simulate` do not have under the same name."""
+
+
+@pytest.mark.parametrize("command", ["infer", "simulate"])
+@pytest.mark.parametrize("program", sorted(BENCHMARKS))
+def test_every_option_of_a_benchmark_program_is_answered_in_one_line(
+    command: str, program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in BENCHMARKS[program].split():
+        word = name if name.startswith("-") else f"--{name}"
+        assert run([*f"{command} {GPT}".split(), word, "1"]) == 2, word
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        said = (
+            re.escape(f"llm-perf: no such option: {word} is ") + "(--|not needed here: |of llm-perf simulate)"
+        )
+        assert re.match(said, err), err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llm_perf.analysis.advice import changes_that_fit
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.base import GIB
@@ -13,6 +14,7 @@ from llm_perf.errors import SpecError
 from llm_perf.systems.families import memory_rules
 from llm_perf.systems.footprint import stage_kv_bytes
 from llm_perf.systems.kv_cache import kv_capacity_of, scheduler_limit
+from llm_perf.systems.stack_memory import budget_for
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 STACKS = st.sampled_from(["vllm@0.2", "vllm@0.6", "vllm@0.10", "vllm@0.21", "tensorrt_llm@0.9", "resident"])
@@ -177,6 +179,75 @@ def test_a_model_that_vllm_could_not_start_does_not_fit():
     assert not ask(**asked).feasible
     assert not ask(**asked, gpu_memory_utilization=0.95).feasible
     assert ask(**asked | {"tp_size": 2}).feasible
+
+
+@pytest.mark.parametrize(
+    ("release", "gpu", "ranks", "reserved_mib"),
+    [
+        # by hand from server_args.py of the release: what mem_fraction_static leaves of the GPU's memory
+        ("0.5.2", "h100-sxm-80gb", 2, (9.5 + 2 / 2) * 1024),
+        ("0.4.8", "h200", 8, (12 + 8 / 2) * 1024),
+        ("0.4.10", "rtx-4090", 4, (2.8 + 4 / 10) * 1024),
+        ("0.5.2", "b200", 8, 32 * 1024),
+        ("0.5.3", "h100-sxm-80gb", 2, 512 + 8192 * 1.5 + 256 * 2 + 2 / 8 * 1024),
+        ("0.5.3", "h100-sxm-80gb", 4, 512 + 8192 * 1.5 + 512 * 2 + 4 / 8 * 1024),
+        ("0.5.10", "l40s", 4, 512 + 4096 * 1.5 + 160 * 2 + 4 / 8 * 1024),
+    ],
+)
+def test_sglang_reserves_what_its_release_does(release, gpu, ranks, reserved_mib):
+    scenario = build_scenario(
+        InferenceInputs(
+            model="llama-3.1-70b", gpu=gpu, tp_size=ranks, system=f"sglang@{release}", weight_bits=8
+        )
+    )
+    budget = budget_for(scenario)
+    assert (1 - budget.utilization) * scenario.gpu.usable_memory_gib * 1024 == pytest.approx(reserved_mib)
+
+
+@EXAMPLES
+@given(
+    st.sampled_from(["vllm@0.10", "vllm@0.21", "sglang@0.4", "sglang@0.5"]),
+    st.sampled_from(["qwen2.5-72b", "llama-3-70b", "qwen3-32b", "gemma-3-27b"]),
+    st.sampled_from(["h100-sxm-80gb", "a100-sxm-80gb", "rtx-4090", "l40s"]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([500, 6000]),
+)
+def test_settings_that_are_advised_fit_and_are_the_least(system, model, gpu, ranks, prompt):
+    """What a starting engine sets aside is named before another format: no more is given up than has to be."""
+    question = InferenceInputs(model=model, gpu=gpu, tp_size=ranks, system=system, prompt_len=prompt)
+    advised = changes_that_fit(question, predict_inference(build_scenario(question)))
+    for name, steps in (
+        ("max_num_seqs", (256, 128, 64, 32, 16)),
+        ("gpu_memory_utilization", (0.88, 0.9, 0.92, 0.95)),
+    ):
+        for change in advised:
+            if set(change.inputs) != {name}:
+                continue
+            chosen = change.inputs[name]
+            assert predict_inference(build_scenario(question.replace(**change.inputs))).feasible
+            milder = steps[: steps.index(chosen)]
+            assert not any(ask(**dict(question) | {name: step}).feasible for step in milder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "advice"),
+    [
+        ({"model": "qwen2.5-72b", "gpu": "h100-sxm-80gb", "system": "vllm@0.8"}, "--max-num-seqs 256"),
+        (
+            {"model": "llama-3-70b", "gpu": "h100-pcie-80gb", "system": "sglang@0.5"},
+            "--gpu-memory-utilization 0.88",
+        ),
+    ],
+    ids=["vllm", "sglang"],
+)
+def test_a_model_that_people_start_with_other_settings_is_told_these_first(asked, advice):
+    """vLLM 0.8 tries to sample for 1,024 sequences, SGLang from 0.5.3 on sets 13 GiB aside: neither starts these so."""
+    question = InferenceInputs(**asked, tp_size=2, weight_format="bf16", prompt_len=1024, gen_len=128)
+    result = predict_inference(build_scenario(question))
+    assert not result.feasible
+    assert changes_that_fit(question, result)[0].text == advice
+    earlier = {"vllm@0.8": None, "sglang@0.5": "sglang@0.5.2"}[asked["system"]]
+    assert earlier is None or ask(**dict(question) | {"system": earlier}).feasible
 
 
 # -- llama.cpp ------------------------------------------------------------------------------------------------------

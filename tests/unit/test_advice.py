@@ -40,6 +40,8 @@ def test_who_generates_one_token_has_no_decode_speed(model: str, gpu: str) -> No
 ORDER = (
     "batch_size",
     "prompt_len",
+    "max_num_seqs",
+    "gpu_memory_utilization",
     "quant_bits",
     "weight_format",
     "n_gpu_layers",
@@ -50,10 +52,10 @@ ORDER = (
     "tp_size",
     "ds_zero",
 )
-"""Least intrusive first: the workload, the number format, the division between GPU and CPU, the system's own placement, more
-GPUs, then to stream weights."""
+"""Least intrusive first: the workload, what an engine sets aside, the number format, the division between GPU and
+CPU, the system's own placement, more GPUs, then to stream weights."""
 
-JOINED = (*ORDER[:4], "tp_size", *(name for name in ORDER[4:] if name != "tp_size"))
+JOINED = (*ORDER[:6], "tp_size", *(name for name in ORDER[6:] if name != "tp_size"))
 """Of a GPU that is one of eight on a switch, its neighbours before the CPU."""
 
 

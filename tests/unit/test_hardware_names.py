@@ -17,6 +17,9 @@ from tests.unit.hardware_files import GPUS, HOSTS, SPECS, one_line, raw
 NAMES = {
     "t4": "t4-16gb",
     "T4-16GB": "t4-16gb",
+    "rtx 6000 pro": "rtx-pro-6000-blackwell-server",
+    "RTX PRO 6000 Blackwell": "rtx-pro-6000-blackwell-server",
+    "RTX PRO 6000 Blackwell Workstation": "rtx-pro-6000-blackwell-workstation-96gb",
     "t4 16gb": "t4-16gb",
     "T4_16GB": "t4-16gb",
     "h200": "h200-sxm-141gb",  # the plain name is the SXM board's
@@ -300,8 +303,8 @@ def test_a_refused_count_of_sockets_says_a_name_that_is_one(name):
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
-        ("6000 pro blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
-        ("RTX 6000 Pro Blackwell", "rtx-pro-6000-blackwell-workstation-96gb"),
+        ("6000 pro blackwell", "rtx-pro-6000-blackwell-server"),
+        ("RTX 6000 Pro Blackwell", "rtx-pro-6000-blackwell-server"),
         ("pcie h100 80gb", "h100-pcie-80gb"),
         ("ada 6000", "rtx-6000-ada-48gb"),
         ("RTX 5000 Pro", "rtx-pro-5000-48gb"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm_perf.errors import SpecError
 from llm_perf.requests.arrivals import Turns, arrivals
@@ -56,6 +58,17 @@ def test_lengths_have_the_moments_that_are_written(text, mean, deviation):
     assert drawn.std() == pytest.approx(deviation, rel=0.03, abs=1e-9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1, 1e6), st.integers(1, 3000))
+def test_a_mean_with_a_fraction_is_the_mean_of_whole_lengths_next_to_it(mean, count):
+    """As equal as lengths of that mean can be: benchmarks print 1023.4, and no request has that many."""
+    lengths = parse_lengths("--prompt-len", repr(mean))
+    drawn = lengths.tokens(np.random.default_rng(0), count)
+    assert lengths.mean == mean
+    assert set(drawn.tolist()) <= {math.floor(mean), math.ceil(mean)}
+    assert abs(drawn.sum() - mean * count) <= 0.5 + 1e-6
+
+
 def test_a_uniform_range_includes_both_ends():
     drawn = parse_lengths("--gen-len", "uniform:1:3").tokens(np.random.default_rng(0), 1000)
     assert set(drawn.tolist()) == {1, 2, 3}
@@ -70,7 +83,8 @@ def test_lengths_of_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "-3", "1.5", "nan", "inf", "1e30", "ten", "uniform:5", "uniform:9:3", "uniform:0:3", "uniform:1:2:3",
+    ["", "0", "-3", "0.5", "uniform:1.5:9", "nan", "inf", "1e30", "ten", "uniform:5", "uniform:9:3", "uniform:0:3",
+     "uniform:1:2:3",
      "lognormal:0:1", "lognormal:100:-1", "lognormal:1:1e9", "no-file.txt", "\x00"],
 )  # fmt: skip
 def test_lengths_that_cannot_be_are_refused_by_their_flag(text):
