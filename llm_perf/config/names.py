@@ -77,7 +77,7 @@ def resolve(
     first ``_``); the only known name that begins with ``name`` up to a ``-``. With ``more_aliases`` the names are those of
     devices: makers' words are left out, a name that begins with ``name`` may differ in memory, cores and board only, since
     another word is another product, these aliases are asked for after the others, and last of all numbers may stand
-    among the words where they do not in the name.
+    among the words where they do not in the name, and board and cores may be left out before a size of memory.
 
     Raises:
         AmbiguousNameError: several names fit; they are listed.
@@ -92,7 +92,7 @@ def resolve(
         if len(as_written) == 1:
             return as_written[0]
         # Its patterns take a hundredth of a prediction to compile, and few names need them.
-        from llm_perf.config.product_names import of_the_same_words, product_names
+        from llm_perf.config.product_names import of_the_same_words, product_names, with_memory
 
         forms = tuple(product_names(name[:_LONGEST_NAME]))
     several: list[str] = []
@@ -112,6 +112,13 @@ def resolve(
         several = several if len(several) > 1 else []
         if not several:
             several = of_the_same_words(forms, names, {**aliases, **written})
+            if len(several) == 1:
+                return several[0]
+        if not several:
+            several, plain = with_memory(forms, names, {**aliases, **written})
+            usual = _fits(plain, names, by_full, {**aliases, **written}, devices)
+            if len(several) > 1 and len(usual) == 1 and usual[0] in several:
+                several = usual
             if len(several) == 1:
                 return several[0]
     if several:

@@ -105,6 +105,29 @@ def of_the_same_words(
     return []
 
 
+def with_memory(
+    forms: tuple[str, ...], names: tuple[str, ...], aliases: Mapping[str, str]
+) -> tuple[list[str], str]:
+    """Names that differ from a spelling with its memory in board and cores only, and that spelling without its memory.
+
+    ``H200 141GB`` is H200 on a board of its own; ``M4 Max 64GB`` the one of its numbers of cores that is had with so much.
+    """
+    full = {**aliases, **{normalise(name): name for name in names}}
+    for form in forms:
+        if _MEMORY.search(form):
+            plain = _BOARD.sub("", form)
+            found = list(
+                dict.fromkeys(name for known, name in full.items() if _BOARD.sub("", known) == plain)
+            )
+            if found:
+                return found, _MEMORY.sub("", form)
+    return [], ""
+
+
+_BOARD = re.compile(r"-(?:sxm\d?|pcie|nvl|\d+c)(?=-)")
+"""Words between a product's name and its memory that people leave out."""
+
+
 def _words(form: str) -> tuple[list[str], list[str]]:
     """Words with a digit, which may stand anywhere, and the others in their order: a Super Ti is no Ti Super."""
     words = [word for word in form.split("-") if word not in _MAKERS and word != "rtx"]

@@ -74,6 +74,11 @@ NAMES = {
     "AMD Instinct MI300X": "mi300x-192gb",
     "Intel(R) Arc(TM) A770 Graphics": "arc-a770-16gb",
     "Apple M4 Max": "apple-m4-max-40c",
+    # Board and cores are left out where the memory is said.
+    "NVIDIA H200 141GB": "h200-sxm-141gb",
+    "Apple M4 Max 64GB": "apple-m4-max-40c",
+    "Apple M3 Max 64 GB": "apple-m3-max-40c-64gb",
+    "M4 Max 36GB": "apple-m4-max-32c",
     # Boards of which a larger one was made later keep their name.
     "rtx-2060": "rtx-2060-6gb",
     "NVIDIA GeForce RTX 3080": "rtx-3080-10gb",
@@ -97,6 +102,7 @@ def test_a_gpu_is_found_by_what_people_call_it(name: str, stem: str) -> None:
         ("a100", ["a100-pcie-40gb", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb"]),
         ("H100", ["h100-nvl-94gb", "h100-pcie-80gb", "h100-sxm-80gb", "h100-sxm-96gb"]),
         ("gh200", ["gh200-144gb", "gh200-96gb"]),
+        ("Tesla P100 16GB", ["p100-pcie-16gb", "p100-sxm2-16gb"]),
         ("NVIDIA GeForce RTX 4060 Ti", ["rtx-4060-ti-16gb", "rtx-4060-ti-8gb"]),
         ("rtx-pro", ["rtx-pro-4000-24gb", "rtx-pro-6000-blackwell-server"]),
     ],
