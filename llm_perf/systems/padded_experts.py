@@ -47,9 +47,9 @@ _MARLIN_BLOCKS = (8, 16, 32, 48, 64)
 _MARLIN_FILLED = 0.9
 """Heights of Marlin's blocks: the least that the mean of an expert's rows fills to less than nine tenths, else the highest.
 
-Source: vllm-project/vllm, fused_marlin_moe.py since pull request 14447 (0.8.4), and sgl-project/sglang, its copy. With the last
-block of each expert half filled, and 0.53 of the peak, its times for W4A16 on H20 by vLLM 0.20 come out to 1.1 where they
-compute (flagos-ai/FlagGems pull requests 3609 and 4350: Mixtral of 64 to 16,384 tokens, 512 experts of 1,024 to 4,096).
+Source: vllm-project/vllm, fused_marlin_moe.py since pull request 14447 (0.8.4), and sgl-project/sglang, its copy. With the
+last block of each expert half filled, and 0.54 of the peak, its times for W4A16 on H20 by vLLM 0.20 come out to 1.1 where
+they compute (flagos-ai/FlagGems pull requests 3609 and 4350: Mixtral of 64 to 16,384 tokens, 512 experts of 1,024 to 4,096).
 """
 
 

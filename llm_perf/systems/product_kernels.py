@@ -140,7 +140,7 @@ class ProductKernels:
         return gemm if tokens is None else self._in_blocks(product, gemm, tokens)
 
     def _in_blocks(self, product: Product, gemm: GemmRates, tokens: Number) -> GemmRates:
-        """Rates where each expert's rows fill blocks up, by Marlin's kernels; mxfp4 has Triton's (triton_kernels' matmul_ogs)."""
+        """Rates where each expert's rows fill blocks up, by Marlin's kernels; mxfp4 has those of triton_kernels."""
         others = product.stored is not None and product.stored.name == "mxfp4"
         if not product.is_expert or others or not self.constants["marlin_expert_blocks"]:
             return gemm
