@@ -104,6 +104,12 @@ class CollectiveEfficiency(Spec):
     ``alpha_us`` by number of ranks N, link per direction. ``bus_efficiency_by_ranks`` replaces ``bus_efficiency`` where
     the share was measured to depend on N (switches that add up, PCIe trees that are shared), ``pcie_bus_efficiency``
     where GPUs of the family talk over PCIe. Other collectives follow from these (`llm_perf.hardware.collective`).
+
+    Over nodes alpha grows by ``inter_node_alpha_us`` with each doubling of them, and ``inter_node_sqrt_term_us`` takes the
+    place of ``sqrt_term_us``. Source: nccl-tests' all-reduce of 8 bytes to 64 MB over 2 and 4 nodes of eight H100 with a
+    400 Gb/s card each (NVIDIA/nccl-tests issue 309), over 2 nodes of four GH200 on Slingshot (CSCS), and over 2 of eight
+    A100 (microsoft/vidur): 13, 12, 14 and 44 us per doubling, 22, 36, 88 and 450 us times the root of the megabytes; the
+    three of Hopper together 38. NCCL's own model has 10 us per doubling (tuning.cc, tree, LL: 2 x 5).
     """
 
     alpha_us: dict[int, NonNegativeQuantity]
@@ -112,6 +118,7 @@ class CollectiveEfficiency(Spec):
     pcie_bus_efficiency: Quantity | None = None
     sqrt_term_us: NonNegativeQuantity = 0.0
     inter_node_alpha_us: NonNegativeQuantity = 30.0
+    inter_node_sqrt_term_us: NonNegativeQuantity = 40.0
     inter_node_efficiency: Efficiency = 0.8
 
     def bus_share(self, ranks: int, over_pcie: bool = False) -> float:
@@ -270,7 +277,11 @@ TEXTBOOK = GPUEfficiency(
     attention=AttentionEfficiency(prefill_flops_efficiency=1.0, decode_memory_efficiency=1.0),
     elementwise=ElementwiseEfficiency(memory_efficiency=1.0),
     collective=CollectiveEfficiency(
-        alpha_us={}, bus_efficiency=1.0, inter_node_alpha_us=0.0, inter_node_efficiency=1.0
+        alpha_us={},
+        bus_efficiency=1.0,
+        inter_node_alpha_us=0.0,
+        inter_node_sqrt_term_us=0.0,
+        inter_node_efficiency=1.0,
     ),
     provenance="documented",
     evidence="assumed",

@@ -174,7 +174,7 @@ def fabric(
         ranks,
         latency,
         nic if together == 1 else min(nic * together, inside_rate),
-        measured.sqrt_term_us * 1e-6,
+        max(measured.sqrt_term_us, measured.inter_node_sqrt_term_us) * 1e-6,
         measured.inter_node_alpha_us * 1e-6,
         together,
         nic,

@@ -57,11 +57,17 @@ class Exchanges:
             costs.collective("all_reduce", group.count * wide, self._sum_s(2 * 4.0 * rows) + extra)
 
     def _sum_s(self, size: Number) -> Number:
-        """One sum over the tensor ranks, by the quickest way that the stack has."""
+        """One sum over the tensor ranks, by the quickest way that the stack has.
+
+        A stack's own kernels read the memory of peers: ranks on two nodes have the library alone. vLLM's
+        (custom_all_reduce.py, `in_the_same_node_as`), SGLang's copy of it and TensorRT-LLM's (allReduceOp.cpp, of
+        ranks with peer access) all say so.
+        """
         c = self._constants
         reduced = self.tensor.small_all_reduce_s(size, c["one_shot_all_reduce_kib"] * 1024)
         own = c["custom_all_reduce_us"] * 1e-6
-        if own > 0 and joins_all(self._scenario.gpu, self._scenario.parallelism.tp_size):
+        joined = joins_all(self._scenario.gpu, self._scenario.parallelism.tp_size)
+        if own > 0 and joined and not self.tensor.spans_nodes:
             reduced = minimum(reduced, self.tensor.custom_all_reduce_s(size, own))
         return reduced
 

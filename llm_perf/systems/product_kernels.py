@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import LayerGroup, ModelConfig
@@ -26,7 +27,7 @@ from llm_perf.systems.format_kernels import (
     unpacked_share,
     walk_s,
 )
-from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, pads_experts
+from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, marlin_block, pads_experts
 from llm_perf.systems.products import ProductTime, product_time
 from llm_perf.systems.terms import Factor, one_term
 
@@ -126,14 +127,25 @@ class ProductKernels:
         gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
         if self._converted(product):
             return self._gemms["16-bit"]
-        if product.stored is None or not self._table_rates or not self._narrow(product):
+        if not self._table_rates or not self._narrow(product):
             return gemm
+        if product.stored is None:
+            return gemm if tokens is None else self._in_blocks(product, gemm, tokens)
         widest = None
         if product.is_expert and tokens is not None:
             mean = self.constants["integer_expert_tile_of_mean"]
             rows = product.rows(tokens) / maximum(product.touched(tokens), 1.0)
             widest = maximum(mean * rows, self.rates.gemm.tile_rows) if mean > 0 else tokens
-        return integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, widest)
+        gemm = integer_rates(self.constants, gemm, self._sm_ghz, product.stored.name, widest)
+        return gemm if tokens is None else self._in_blocks(product, gemm, tokens)
+
+    def _in_blocks(self, product: Product, gemm: GemmRates, tokens: Number) -> GemmRates:
+        """Rates where each expert's rows fill blocks up, by Marlin's kernels; mxfp4 has those of triton_kernels."""
+        others = product.stored is not None and product.stored.name == "mxfp4"
+        if not product.is_expert or others or not self.constants["marlin_expert_blocks"]:
+            return gemm
+        rows_each = product.rows(tokens) * self.expert_share / max(product.copies, 1)
+        return replace(gemm, tile_rows=marlin_block(rows_each), ragged=True)
 
     def _by_8bit(self, product: Product) -> bool:
         """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""

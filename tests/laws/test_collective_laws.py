@@ -157,6 +157,19 @@ def test_a_host_says_how_fast_its_cards_copy_to_each_other_over_pcie() -> None:
     assert fabric(linked, 2, 2, slow) == fabric(linked, 2, 2, usual)
 
 
+EIGHT_RTX_PRO = {32: (24.5, 48.2), 64: (24.1, 48.7), 256: (28.0, 56.5)}
+"""Microseconds of NCCL's all-reduce by KiB: behind PCIe switches, and on two CPUs (voipmonitor/rtx6kpro, results.md)."""
+
+
+@pytest.mark.parametrize("size_kib", EIGHT_RTX_PRO)
+def test_eight_cards_over_pcie_start_an_all_reduce_as_late_as_measured(size_kib: int) -> None:
+    """Workstation cards of Blackwell on a host whose rate between cards is not known: between the two machines."""
+    least, most = EIGHT_RTX_PRO[size_kib]
+    card = get_gpu_config_by_name("rtx-pro-6000-blackwell-server")
+    host = get_host_config_by_name(card.default_host).model_copy(update={"peer_gb_per_s": None})
+    assert least < fabric(card, 8, 8, host).all_reduce_s(size_kib * 1024.0) * 1e6 < most
+
+
 MIB = 2**20
 KERNELS_OF_MI300X = {
     (2, 1): 28.15, (2, 2): 49.67, (2, 4): 93.79, (2, 8): 181.43,

@@ -145,7 +145,7 @@ def test_a_version_that_does_not_ship_is_that_of_its_device() -> None:
     assert release_of("vllm", "0.31", workstation) == ("0.15-gddr7", False)
     assert release_of("vllm", "0.31", hopper) == ("0.15", False)
     assert release_of("sglang", "0.9", mi300x) == ("0.5-cdna3", False)
-    assert release_of("sglang", "0.2", mi300x) == ("0.4", False)  # the other one begins with 0.4
+    assert release_of("sglang", "0.2", mi300x) == ("0.3", False)  # the other one begins with 0.4
     asked = InferenceInputs(model="llama-2-7b", gpu="mi300x", system="vllm@0.31")
     said = predict_inference(build_scenario(asked)).warnings
     assert any("the nearest version, vllm@0.15-cdna3" in text for text in said)
