@@ -14,9 +14,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any, Final
 
+from llm_perf.config.files import package_folder
 from llm_perf.config.formats import FORMATS
 from llm_perf.config.gpu import UNNAMED_MAKER
 from llm_perf.config.layers.base import Mixer
@@ -134,7 +134,7 @@ def _weights(scenario: Scenario) -> frozenset[str]:
 
 @cache
 def _stacks() -> dict[str, dict[str, Any]]:
-    text = (resources.files("llm_perf.analysis") / FILE).read_text("utf-8")
+    text = (package_folder("llm_perf.analysis") / FILE).read_text("utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -26,6 +27,7 @@ from llm_perf.hardware.power import board_power_w
 from llm_perf.requests.capacity import Capacity, capacity_of, sample_of
 from llm_perf.requests.outcome import COMPLETED, Outcome
 from llm_perf.requests.pools import simulate_pools
+from llm_perf.requests.records import Records
 from llm_perf.requests.request_file import RequestFile
 from llm_perf.requests.simulate import of_mean_lengths, places, simulate
 from llm_perf.requests.summary import Summary, summary_of
@@ -421,6 +423,7 @@ def simulation_of(
     traffic: ServiceInputs,
     file: RequestFile | None = None,
     at_most: Capacity | None = None,
+    ends_early: Callable[[Records], bool] | None = None,
 ) -> Simulation:
     """Simulate a service.
 
@@ -430,6 +433,7 @@ def simulation_of(
         traffic: Its requests. Lengths are the traffic's.
         file: Its file of requests, where it was read before.
         at_most: What the engines serve at most, where that is known from the same requests at other times.
+        ends_early: As `llm_perf.requests.simulate.simulate` takes it. Pools go on to the end.
 
     Raises:
         SpecError: an input is wrong, or means nothing where requests come and go.
@@ -447,17 +451,22 @@ def simulation_of(
     batch = derive_parallelism(deployment).dp_size * (deployment.max_num_seqs or 1)
     scenario = build_scenario(deployment.replace(batch_size=batch, prompt_len=1, gen_len=1))
     scenario = of_mean_lengths(scenario, requests)
-    outcome = _serve(scenario, traffic, requests)
+    outcome = _serve(scenario, traffic, requests, ends_early)
     summary = summary_of(outcome, traffic.warm_up)
     return Simulation(deployment, traffic, scenario, outcome, summary, file, at_most)
 
 
-def _serve(scenario: Scenario, traffic: ServiceInputs, requests: Requests) -> Outcome:
+def _serve(
+    scenario: Scenario,
+    traffic: ServiceInputs,
+    requests: Requests,
+    ends_early: Callable[[Records], bool] | None = None,
+) -> Outcome:
     """Requests through replicas that read and generate, or through a pool for each."""
     if traffic.prefill_replicas is None:
         return simulate(
             scenario, requests, replicas=traffic.replicas, routing=traffic.routing, scheduler=traffic.scheduler,
-            settings=traffic.settings, seed=traffic.seed,
+            settings=traffic.settings, seed=traffic.seed, ends_early=ends_early,
         )  # fmt: skip
     return simulate_pools(
         _prefill_pool(scenario, traffic),

@@ -48,7 +48,7 @@ def where(condition: Number, yes: Number, no: Number) -> Number:
 
 def floor(value: Number) -> Number:
     """The whole number below; infinity stays."""
-    return np.floor(value) if is_array(value) or value == math.inf else math.floor(value)
+    return np.floor(value) if isinstance(value, np.ndarray) or value == math.inf else math.floor(value)
 
 
 def ceil(value: Number) -> Number:
@@ -58,12 +58,12 @@ def ceil(value: Number) -> Number:
 
 def log(value: Number) -> Number:
     """Natural logarithm."""
-    return np.log(value) if is_array(value) else math.log(value)
+    return np.log(value) if isinstance(value, np.ndarray) else math.log(value)
 
 
 def sqrt(value: Number) -> Number:
     """Square root."""
-    return np.sqrt(value) if is_array(value) else math.sqrt(value)
+    return np.sqrt(value) if isinstance(value, np.ndarray) else math.sqrt(value)
 
 
 def power(value: Number, exponent: float) -> Number:
@@ -93,9 +93,9 @@ def root(value: Number, exponent: float) -> Number:
 
 def log1p(value: Number) -> Number:
     """log(1 + value)."""
-    return np.log1p(value) if is_array(value) else math.log1p(value)
+    return np.log1p(value) if isinstance(value, np.ndarray) else math.log1p(value)
 
 
 def expm1(value: Number) -> Number:
     """exp(value) - 1."""
-    return np.expm1(value) if is_array(value) else math.expm1(value)
+    return np.expm1(value) if isinstance(value, np.ndarray) else math.expm1(value)

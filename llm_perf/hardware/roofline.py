@@ -17,12 +17,12 @@ def p_norm(left: Number, right: Number, exponent: Number) -> Number:
     knee, where both are equal, 1.19 times either). An array of exponents is one of finite ones.
     """
     if not is_array(exponent):
+        if exponent in _PLAIN_EXPONENTS:
+            return root(power(left, exponent) + power(right, exponent), exponent)
         if exponent == math.inf:
             return maximum(left, right)
         if exponent == 1:
             return left + right
-        if exponent in _PLAIN_EXPONENTS:
-            return root(power(left, exponent) + power(right, exponent), exponent)
     larger = maximum(left, right)
     share = minimum(left, right) / where(larger > 0, larger, 1.0)
     return larger * (1.0 + share**exponent) ** (1.0 / exponent)

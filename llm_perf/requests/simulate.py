@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,8 @@ ROUTINGS = ("round-robin", "least-loaded", "prefix-aware")
 MOST_ENGINES = 1024
 """Engines of one simulation at most: each is a schedule of its own, whose steps are all computed."""
 _FOREVER = float("inf")
+_ROWS_BETWEEN: Final = 64
+"""Rows of steps after which it is asked whether a simulation is to go on: asking takes as long as one or two."""
 
 AnyEngine: TypeAlias = Engine | StaticEngine | Lockstep | Pipelined
 
@@ -46,6 +48,7 @@ def simulate(
     scheduler: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,  # noqa: ARG001 - arrivals hold all that is drawn; the engine draws nothing
+    ends_early: Callable[[Records], bool] | None = None,
 ) -> Outcome:
     """Serve requests and say what became of each.
 
@@ -58,6 +61,8 @@ def simulate(
         scheduler: One of the engine's policies by name; its default if None.
         settings: Fields of the scheduling rules that were set to something else than the engine's default.
         seed: Of what is drawn by chance in the engine; today nothing is.
+        ends_early: Asked now and then whether enough is known; requests that have not ended by then stay as they are. Engines
+            that depend on each other, as by their routing, go on to the end.
 
     Raises:
         SpecError: the system's scheduler is not known, or the deployment is of a kind that is not simulated.
@@ -72,7 +77,7 @@ def simulate(
     scenario = of_mean_lengths(deployment, requests)
     longest = int((requests.prompt_tokens + requests.output_tokens).max(initial=1))
     limits = Limits.of(scenario, rules, longest)
-    times = step_times(scenario, limits, rules=rules)
+    times = _recent_step_times(scenario, limits, rules)
     return serve(
         requests,
         rules,
@@ -82,6 +87,7 @@ def simulate(
         dp_size=deployment.parallelism.dp_size,
         stages=1 if rules.batch == "static" else deployment.parallelism.pp_size,
         routing=routing,
+        ends_early=ends_early,
     )
 
 
@@ -95,6 +101,7 @@ def serve(
     dp_size: int = 1,
     stages: int = 1,
     routing: str = "round-robin",
+    ends_early: Callable[[Records], bool] | None = None,
 ) -> Outcome:
     """Requests through engines whose rules, limits and step times are known, each with so many pipeline stages."""
     records = Records(requests)
@@ -103,7 +110,7 @@ def serve(
     engines = _engines(records, rules, limits, times, count, stages)
     if times.forward.expert_batches > 1 and rules.batch != "static":
         engines = _in_step(engines, dp_size, rules)
-    _Dispatch(records, engines, routing, limits, rules).run()
+    _Dispatch(records, engines, routing, limits, rules, ends_early).run()
     records.replica = [index // stages if index > 0 else index for index in records.replica]
     return records.outcome(whole.kv_tokens, rejection(requests, limits, rules), rules.name, count * stages)
 
@@ -214,6 +221,24 @@ def step_times(
     return StepTimes(forward, limits.max_sequences, limits.step_tokens, rounds, **more)
 
 
+_KEPT: Final = 4
+_recent: list[tuple[tuple[Any, ...], StepTimes]] = []
+
+
+def _recent_step_times(scenario: Scenario, limits: Limits, rules: SchedulerRules) -> StepTimes:
+    """`step_times`, those of the last few deployments kept.
+
+    What engines serve at most, and how sure that is, are further simulations of the same ones.
+    """
+    asked = scenario, limits.max_sequences, limits.step_tokens, rules.one_process, rules.offline
+    for known, times in tuple(_recent):
+        if known == asked:
+            return times
+    made = step_times(scenario, limits, rules=rules)
+    _recent[:] = [*_recent[1 - _KEPT :], (asked, made)]
+    return made
+
+
 def places(scenario: Scenario, requests: Requests, scheduler: str | None = None) -> float:
     """Requests of these lengths that one engine runs at once at most, by its cache and by its scheduler.
 
@@ -288,7 +313,9 @@ class _Dispatch:
         routing: str,
         limits: Limits,
         rules: SchedulerRules,
+        ends_early: Callable[[Records], bool] | None = None,
     ) -> None:
+        self.ends_early = ends_early
         self.records, self.engines, self.routing = records, engines, routing
         requests = records.requests
         self.frontend_s = engines[0].times.frontend_s
@@ -317,8 +344,11 @@ class _Dispatch:
 
     def _drain(self, engine: AnyEngine) -> None:
         """All that one engine gets; what follows on its ends comes to itself."""
-        follows = self.coming.follows
+        follows, rows = self.coming.follows, 0
         while engine.next_step_s < _FOREVER:
+            if self.ends_early is not None and rows % _ROWS_BETWEEN == 0 and self.ends_early(self.records):
+                return
+            rows += 1
             engine.row()
             if follows and engine.finished:
                 self._after(engine)

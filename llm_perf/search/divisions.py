@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_perf.analysis.request import InferenceInputs
 from llm_perf.config.scenario import Scenario
 from llm_perf.search.sweep import Array
 from llm_perf.systems.footprint import layers_weight_bytes
@@ -16,9 +17,10 @@ from llm_perf.systems.footprint import layers_weight_bytes
 
 @dataclass(frozen=True)
 class Structure:
-    """A deployment without its batch: the inputs that describe it, and its scenario."""
+    """A deployment without its batch: the inputs that describe it, as a question with all defaults, and its scenario."""
 
     inputs: dict[str, Any]
+    asked: InferenceInputs
     scenario: Scenario
     price: float | None
 

@@ -16,10 +16,11 @@ import numpy as np
 from llm_perf.analysis.economics import joules
 from llm_perf.analysis.measures import Measures, measure
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.analysis.sweep import columns_of
 from llm_perf.config.economics import load_prices
 from llm_perf.config.gpu import GPUConfig
-from llm_perf.config.loading import get_gpu_config_by_name, known_names
+from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name, known_names
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.profiles import Profile, load_profile
 from llm_perf.config.scenario import Scenario
@@ -331,21 +332,33 @@ class Pool:
         """A single GPU; None where it cannot run the system."""
         inputs = self._inputs(gpu, bits, more)
         try:
-            return Structure(inputs, build_scenario(InferenceInputs(**inputs)), price)
+            asked = InferenceInputs(**inputs)
+            return Structure(inputs, asked, build_scenario(asked, self._facts), price)
         except SpecError as error:
             self.refused[f"{gpu}, {more['system']}"] = str(error)
             return None
 
     def _divided(self, one: Structure, tp: int, pp: int) -> Structure | None:
         """The structure over tp x pp GPUs on the fewest nodes; None where the model does not divide so."""
-        inputs = one.inputs | {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
+        sizes = {name: size for name, size in (("tp_size", tp), ("pp_size", pp)) if size > 1}
+        if not sizes:
+            return one
+        asked = one.asked.model_copy(update=sizes)  # all else was looked at when the single GPU was asked for
         try:
-            scenario = build_scenario(InferenceInputs(**inputs))
-            system_of(scenario).check(scenario)
+            scenario = build_scenario(asked, self._facts)
         except SpecError as error:
             self.refused[f"{_named(one)}, tp {tp}, pp {pp}"] = str(error)
             return None
-        return Structure(inputs, scenario, one.price)
+        return Structure(one.inputs | sizes, asked, scenario, one.price)
+
+    @cached_property
+    def _facts(self) -> RunFacts:
+        """The model, which is the same for all: finding it anew takes as long as the rest of a question.
+
+        Raises:
+            SpecError: unknown.
+        """
+        return RunFacts(model=get_model_config_by_name(self.question.model))
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from llm_perf.analysis.request import InferenceInputs
@@ -24,6 +26,7 @@ from llm_perf.requests.request_file import RequestFile, read_requests
 from llm_perf.requests.simulate import unscheduled
 from llm_perf.requests.workload import LATEST_S
 from llm_perf.search.divisions import Structure
+from llm_perf.search.misses import Misses
 from llm_perf.search.plan import Pool
 from llm_perf.search.plan_question import PlanOutcome, PlanQuestion
 from llm_perf.search.service_options import ClosedForm, Option, Queue, objective_of
@@ -170,7 +173,7 @@ class _Search:
             raise unscheduled(question.system)
         self.pool.leave_out(question)
         self.simulated = 0
-        self.missed: list[ServiceCandidate] = []
+        self.missed: list[tuple[Option, ServiceCandidate]] = []
         self.closed_form = ClosedForm(question, self.pool, self.rate, self.file is not None)
         # By the number of a division: those that nothing helps, those tried with all the engines that there is room for,
         # and pools whose engines were counted.
@@ -211,7 +214,7 @@ class _Search:
         ordered = sorted(found.values(), key=lambda one: objective_of(self.question, one.values))
         if not found and not self.missed:
             self._try_the_nearest()
-        nearest = None if found or not self.missed else min(self.missed, key=self._missed)
+        nearest = None if found or not self.missed else min(self._whole(), key=self._missed)
         return tuple(ordered), nearest
 
     def _larger(self, option: Option, candidate: ServiceCandidate) -> Option:
@@ -232,8 +235,15 @@ class _Search:
             option = Option(structure, columns, min(known.fewest(structure, columns), engines))
             candidate = self._candidate(option) if option.engines else None
             if candidate is not None:
-                self.missed.append(candidate)
+                self.missed.append((option, candidate))
                 return
+
+    def _whole(self) -> Iterator[ServiceCandidate]:
+        """What misses the targets, those simulated to the end that were left when it was certain."""
+        for option, candidate in self.missed:
+            running = candidate.simulation.summary.running
+            whole = self._simulated(option) if running else candidate
+            yield candidate if whole is None else whole
 
     def _missed(self, candidate: ServiceCandidate) -> float:
         used = [target.used(candidate.figure(target)) for target in self.question.targets]
@@ -241,13 +251,13 @@ class _Search:
 
     def _tried(self, option: Option, number: int) -> ServiceCandidate | None:
         """The option, or the same with fewer sequences at once, simulated; the first that meets the targets, or the last."""
-        candidate = self._candidate(option)
+        candidate = self._candidate(option, self._not_helped)
         if candidate is None:
             self.hopeless.add(number)
             return None
         if candidate.meets:
             return candidate
-        self.missed.append(candidate)
+        self.missed.append((option, candidate))
         fewer = self._with_fewer_at_once(option, candidate)
         if fewer is not None:
             return fewer
@@ -255,9 +265,14 @@ class _Search:
             self._give_up(option, number)
         return candidate
 
+    @cached_property
+    def _not_helped(self) -> tuple[Target, ...]:
+        """Targets that fewer sequences at once do not help: where one is missed, nothing else of a candidate is asked for."""
+        return tuple(target for target in self.question.targets if target.name != "tpot")
+
     def _with_fewer_at_once(self, option: Option, candidate: ServiceCandidate) -> ServiceCandidate | None:
         """With so few sequences at once that decoding is fast enough, where that is what is missed."""
-        slow = [target for target in self.question.targets if not target.met(candidate.figure(target))]
+        slow = tuple(target for target in self.question.targets if not target.met(candidate.figure(target)))
         if not slow or any(target.name != "tpot" for target in slow):
             return None
         peak = int(candidate.simulation.outcome.steps.decode_sequences.max(initial=0))
@@ -265,7 +280,7 @@ class _Search:
         # At a rate fewer than those that run on average could not keep up with it.
         least = _FEWEST_AT_ONCE if self.rate is None else max(candidate.running, _FEWEST_AT_ONCE)
         while at_once >= least and self.simulated < _MOST_SIMULATED:
-            found = self._candidate(replace(option, most_at_once=at_once))
+            found = self._candidate(replace(option, most_at_once=at_once), slow)
             if found is None:
                 return None
             if found.meets:
@@ -281,23 +296,34 @@ class _Search:
         if most <= option.engines + 1 or number in self.tried_at_most:
             return
         self.tried_at_most.add(number)
-        candidate = self._candidate(replace(option, engines=most))
+        largest = replace(option, engines=most)
+        candidate = self._candidate(largest, self._not_helped)
         if (
             candidate is not None
             and not candidate.meets
             and self._with_fewer_at_once(option, candidate) is None
         ):
-            self.missed.append(candidate)
+            self.missed.append((largest, candidate))
             self.hopeless.add(number)
 
-    def _candidate(self, option: Option) -> ServiceCandidate | None:
+    def _candidate(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
+        """The option simulated; no further than until one of the ``deciding`` targets is missed for certain.
+
+        More engines of a pool are tried by which targets are missed: pools are simulated to their end.
+        """
+        candidate = self._simulated(option, deciding)
+        self.simulated += candidate is not None
+        return candidate
+
+    def _simulated(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
         deployment = _deployment(option.structure).replace(max_num_seqs=option.most_at_once)
         try:
-            simulation = simulation_of(deployment, *self._traffic(option))
+            traffic, file = self._traffic(option)
+            ends_early = Misses(deciding, traffic.warm_up) if deciding else None
+            simulation = simulation_of(deployment, traffic, file, ends_early=ends_early)
         except (SpecError, DoesNotFitError) as error:
             self.pool.refused[f"{option.gpu}, {option.engines} engines"] = str(error)
             return None
-        self.simulated += 1
         summary, rate = simulation.summary, self.rate
         whole = option.reading or (self.file is not None and self.question.rate is None)
         tokens = summary.output_tokens_per_s * (1 if whole else option.engines)

@@ -15,6 +15,8 @@ from llm_perf.report.service_json import service_object
 from llm_perf.report.service_text import service_answer, service_sections
 from llm_perf.report.simulate_text import may_not_keep_up
 from llm_perf.report.start_command import start_command
+from llm_perf.requests import simulate
+from llm_perf.search.misses import Misses
 from llm_perf.search.plan import PlanQuestion, plan
 from llm_perf.search.service import plan_service
 from llm_perf.search.targets import Target, parse_targets
@@ -211,6 +213,47 @@ def test_what_meets_nothing_names_the_nearest():
     assert answer.best == ()
     assert answer.nearest is not None
     assert not answer.nearest.meets
+
+
+TOO_FAST = RATE.replace(gpus=("l4-24gb",), rate=60.0, target="p95 ttft<300ms, p95 tpot<60ms")
+
+
+def test_what_a_target_is_missed_by_is_known_though_simulations_ended_early(monkeypatch):
+    """Of a rate that overwhelms every division; each was simulated to its end, and nothing else is said."""
+    answer = plan_service(TOO_FAST)
+    monkeypatch.setattr("llm_perf.search.service.Misses", lambda *_: None)
+    whole = plan_service(TOO_FAST)
+    assert not answer.best
+    assert answer.nearest.simulation.summary.running == 0
+    assert answer.nearest.simulation.summary == whole.nearest.simulation.summary
+    assert (answer.nearest.engines, answer.simulated) == (whole.nearest.engines, whole.simulated)
+
+
+def test_a_simulation_ends_where_its_target_is_missed_for_certain():
+    deployment = InferenceInputs(model=RATE.model, gpu="l4-24gb", system="vllm")
+    traffic = ServiceInputs(rate=60.0, num_requests=600, prompt_len=512, gen_len=128)
+    targets = parse_targets(TOO_FAST.target)
+    early, whole = (simulation_of(deployment, traffic, ends_early=ends) for ends in (Misses(targets), None))
+    assert early.summary.running > 0
+    assert early.summary.steps < whole.summary.steps / 2
+    assert simulation_of(deployment, traffic, ends_early=Misses(())).summary == whole.summary
+
+
+def test_tables_of_steps_are_made_once_for_engines_that_are_simulated_again(monkeypatch):
+    made = []
+    monkeypatch.setattr(simulate, "_recent", [])
+    monkeypatch.setattr(
+        simulate, "step_times", lambda *args, once=simulate.step_times, **more: made.append(1) or once(*args, **more)
+    )  # fmt: skip
+    deployment = InferenceInputs(model=RATE.model, gpu="a100-sxm-80gb", system="vllm")
+    traffic = ServiceInputs(rate=4.0, num_requests=40, prompt_len=512, gen_len=128)
+    found = simulation_of(deployment, traffic)
+    assert found.capacity.keeps_up
+    assert found.interval is not None
+    assert len(made) == 1
+    other = simulation_of(deployment.replace(max_num_seqs=2), traffic)
+    assert other.summary.ttft_s.mean > found.summary.ttft_s.mean
+    assert len(made) == 2
 
 
 def test_requests_of_one_token_have_no_tpot_and_no_nan():
