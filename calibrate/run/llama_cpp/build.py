@@ -25,6 +25,7 @@ from typing import Any
 
 from calibrate.probe.environment import usable_cores
 from calibrate.probe.own_process import exit_code_of
+from llm_perf import streams
 from llm_perf.errors import EnvironmentFailure
 
 try:
@@ -332,6 +333,7 @@ def _first_line(command: list[str]) -> str | None:
 
 def main() -> int:
     """Build and report on stderr."""
+    streams.prepare()
     # A shell starts what it runs in the background (make test) with interrupts ignored: Ctrl-C ends this one too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
