@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -146,6 +147,16 @@ def behind_links(path: Path) -> Path:
         return Path(os.path.realpath(path)) if path.is_symlink() else path
     except (OSError, ValueError):
         return path
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse what a new file would put out of the way for good: a device such as /dev/stdout, a pipe, a folder.
+
+    Raises:
+        OSError: it is one.
+    """
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, f"{target.name} is no ordinary file")
 
 
 def open_regular(path: Path) -> BinaryIO:
