@@ -310,7 +310,7 @@ def test_a_link_to_a_name_of_no_format_has_the_links_format(llm_perf, folder):
     Path("latest.csv").symlink_to("2026-12-01")
     assert llm_perf(*BASE, "--out", "latest.csv").code == 0
     assert Path("2026-12-01").read_text().startswith('"')
-    assert sorted(os.listdir()) == ["2026-12-01", "latest.csv"]
+    assert sorted(file.name for file in Path().iterdir()) == ["2026-12-01", "latest.csv"]
 
 
 def test_what_is_no_ordinary_file_is_refused_before_anything_is_evaluated(llm_perf, folder):
@@ -320,7 +320,7 @@ def test_what_is_no_ordinary_file_is_refused_before_anything_is_evaluated(llm_pe
     assert said.code == 2
     assert said.err.strip() == "llm-perf: --out 'link.csv': pipe is no ordinary file"
     assert Path("pipe").is_fifo()
-    assert sorted(os.listdir()) == ["link.csv", "pipe"]
+    assert sorted(file.name for file in Path().iterdir()) == ["link.csv", "pipe"]
 
 
 def test_a_link_keeps_pointing_at_what_is_written(llm_perf, folder):
