@@ -178,7 +178,10 @@ def main() -> int:
         )
 
     def work() -> None:
-        seconds = build_ops()
+        from calibrate.probe.process import signals_interrupt
+
+        with signals_interrupt():
+            seconds = build_ops()
         sys.stderr.write(f"Compiled or found in {seconds:.0f} seconds: {extensions_dir()}\n")
 
     return exit_code_of(work)
