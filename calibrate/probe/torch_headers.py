@@ -14,6 +14,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,8 +66,20 @@ def precompiled(within: Path) -> Iterator[None]:
         os.environ["PATH"] = f"{name}{os.pathsep}{before}"
         try:
             yield
+        except BaseException:
+            _end_users(name)
+            raise
         finally:
             os.environ["PATH"] = before
+
+
+def _end_users(folder: str) -> None:
+    """End compilers that use a folder: whoever is interrupted kills ninja, which leaves them behind for minutes."""
+    wanted = os.fsencode(folder)
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if wanted in file.read_bytes():
+                os.kill(int(file.parent.name), signal.SIGTERM)
 
 
 def _is_gcc(compiler: str) -> bool:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from llm_perf.config.base import Spec, describe_validation_error, plain_words
-from llm_perf.errors import SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError
 
 _PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -112,8 +112,17 @@ def package_folder(package: str) -> Path:
     """Where a package lies whose data files ship with it, in a folder: pip unpacks what it installs.
 
     `importlib.resources` says the same, and loads what reads archives, a twenty-fifth of a prediction's time.
+
+    Raises:
+        EnvironmentFailure: it lies in an archive, such as a wheel that was put on the path as it is.
     """
-    return Path(import_module(package).__path__[0])
+    folder = Path(import_module(package).__path__[0])
+    if not folder.is_dir():
+        raise EnvironmentFailure(
+            f"{folder} is no folder: llm-perf reads its data from files; install the wheel (pip install FILE) instead of "
+            "running it packed"
+        )
+    return folder
 
 
 def looks_like_path(name: str) -> bool:

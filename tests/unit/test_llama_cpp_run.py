@@ -582,7 +582,8 @@ def test_a_build_that_is_asked_to_end_ends_what_it_started(tmp_path):
         "except KeyboardInterrupt:\n    pathlib.Path('ended').touch()\n"
     )
     parent = (
-        "import sys\nfrom calibrate.probe.own_process import exit_code_of\nfrom calibrate.probe.process import signals_interrupt\n"
+        "import sys\nfrom calibrate.probe.own_process import exit_code_of\n"
+        "from calibrate.probe.process import signals_interrupt\n"
         "from calibrate.run.llama_cpp import build\ndef work():\n    with signals_interrupt():\n"
         f"        build._checked([sys.executable, '-c', {child!r}], 'failed')\n"
         "sys.exit(exit_code_of(work))\n"
