@@ -89,13 +89,18 @@ def test_compilers_end_with_a_block_that_is_interrupted(
 ) -> None:
     """What calls them may have been killed, as torch kills ninja."""
     monkeypatch.delenv("CXX", raising=False)
-    left: list[subprocess.Popen[bytes]] = []
-    with pytest.raises(KeyboardInterrupt), precompiled(tmp_path / "kept"):
-        (folder,) = (tmp_path / "kept").iterdir()
-        left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(folder)]))
-        left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]))
-        time.sleep(0.3)
-        raise KeyboardInterrupt
+    left = []
+
+    def interrupted() -> None:
+        with precompiled(tmp_path / "kept"):
+            (folder,) = (tmp_path / "kept").iterdir()
+            sleep = (sys.executable, "-c", "import time; time.sleep(60)")
+            left.extend(subprocess.Popen([*sleep, str(named)]) for named in (folder, tmp_path))
+            time.sleep(0.3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     try:
         assert left[0].wait(10) != 0
         assert left[1].poll() is None

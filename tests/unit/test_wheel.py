@@ -166,7 +166,7 @@ def test_a_wheel_that_is_not_unpacked_says_so(tmp_path: Path) -> None:
             archive.write(file, file.relative_to(ROOT))
         for package in ("hardware_specs", "model_specs"):
             archive.write(ROOT / package / "__init__.py", f"{package}/__init__.py")
-    kept = [path for path in sys.path if not Path(path or ".").resolve() == ROOT]
+    kept = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
     code = f"import sys; sys.path[:] = {[str(packed), *kept]!r}; from llm_perf.cli.main import main; main()"
     for words in (
         ("infer", "--model", "opt-1.3b", "--gpu", "t4"),
