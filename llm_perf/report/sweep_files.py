@@ -66,6 +66,12 @@ def check_out(file: str) -> None:
         raise OutputError(f"--out {file!r}: there is no folder {str(path.parent)!r}")
     if folder:
         raise OutputError(f"--out {file!r} is a folder")
+    try:
+        file.encode()
+    except UnicodeEncodeError:  # bytes that are none of this locale: Arrow opens names of UTF-8 alone
+        raise SpecError(
+            f"--out {file!r}: the name is no text in this locale, which LC_ALL=C.UTF-8 changes"
+        ) from None
     with _writing(path):
         files.check_replaceable(files.behind_links(path))
 

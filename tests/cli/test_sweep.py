@@ -323,6 +323,14 @@ def test_what_is_no_ordinary_file_is_refused_before_anything_is_evaluated(llm_pe
     assert sorted(file.name for file in Path().iterdir()) == ["link.csv", "pipe"]
 
 
+def test_a_name_that_is_no_text_is_refused_before_anything_is_written(llm_perf, folder):
+    """As an ASCII locale has names with umlauts."""
+    said = llm_perf(*BASE, "--out", "m\udcc3\udcb6.csv")
+    assert said.code == 2
+    assert "the name is no text in this locale" in said.err
+    assert list(folder.iterdir()) == []
+
+
 def test_a_link_keeps_pointing_at_what_is_written(llm_perf, folder):
     Path("target.csv").write_text("old")
     Path("link.csv").symlink_to("target.csv")
