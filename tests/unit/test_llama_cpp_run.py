@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import stat
-import subprocess
 import sys
 import tarfile
 import time
@@ -572,34 +570,3 @@ def test_files_of_probe_and_table_are_run_in_turn_and_every_round_over_all(monke
     assert one.as_dict()["quiet_s"] == {"prefill": 2.0, "decode": pytest.approx(2 / 23)}
     assert one.as_dict()["spread"] == {"prefill": 0.0, "decode": 0.0}
     assert one.others_cores == 0.25
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_build_that_is_asked_to_end_ends_what_it_started(tmp_path):
-    """By itself: ninja that is killed leaves its compilers behind, which go on for minutes."""
-    child = (
-        "import pathlib, time\ntry:\n    pathlib.Path('up').touch()\n    time.sleep(60)\n"
-        "except KeyboardInterrupt:\n    pathlib.Path('ended').touch()\n"
-    )
-    parent = (
-        "import sys\nfrom calibrate.probe.own_process import exit_code_of\n"
-        "from calibrate.probe.process import signals_interrupt\n"
-        "from calibrate.run.llama_cpp import build\ndef work():\n    with signals_interrupt():\n"
-        f"        build._checked([sys.executable, '-c', {child!r}], 'failed')\n"
-        "sys.exit(exit_code_of(work))\n"
-    )
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", parent],
-        cwd=tmp_path,
-        env=os.environ | paths,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + 30
-    while not (tmp_path / "up").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.terminate()
-    said = process.communicate(timeout=30)[1]
-    assert (process.returncode, said) == (130, "llm-perf: interrupted\n")
-    assert (tmp_path / "ended").exists()
