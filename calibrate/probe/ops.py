@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.probe.own_process import exit_code_of
+from llm_perf import streams
 from llm_perf.errors import EnvironmentFailure, first_line
 
 DIRECTORY_VARIABLE = "TORCH_EXTENSIONS_DIR"
@@ -167,6 +168,7 @@ def _torch_has_cuda() -> bool:
 
 def main() -> int:
     """Build and report on stderr."""
+    streams.prepare()
     if built() and not _torch_has_cuda():
         sys.stderr.write(f"DeepSpeed's operators are compiled already ({extensions_dir()})\n")
         return 0
@@ -176,7 +178,10 @@ def main() -> int:
         )
 
     def work() -> None:
-        seconds = build_ops()
+        from calibrate.probe.process import signals_interrupt
+
+        with signals_interrupt():
+            seconds = build_ops()
         sys.stderr.write(f"Compiled or found in {seconds:.0f} seconds: {extensions_dir()}\n")
 
     return exit_code_of(work)

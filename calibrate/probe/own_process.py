@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
+from llm_perf import streams
 from llm_perf.errors import DoesNotFitError, EnvironmentFailure, LLMPerfError, SpecError
 
 EXIT_INTERRUPTED: Final = 130
@@ -99,11 +100,22 @@ def exit_code_of(
         tell: Takes the one line of an error; stderr, with the program's name before it, if None.
     """
     tell = tell or (lambda text: sys.stderr.write(f"llm-perf: {text}\n"))
+    streams.prepare()
     try:
-        return work() or 0
-    except (LLMPerfError, OSError) as error:
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read it went away
+        streams.silence(sys.stdout)
+        return streams.EXIT_UNREAD
+    except OSError as error:
+        streams.silence(sys.stdout)
+        tell(" ".join(streams.why_not(error).split()))
+        return EnvironmentFailure.exit_code
+    except LLMPerfError as error:
+        streams.end()
         tell(" ".join(str(error).split()))
-        return getattr(error, "exit_code", LLMPerfError.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         if interrupted:
             tell(interrupted)

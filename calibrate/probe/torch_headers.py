@@ -14,6 +14,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,13 +57,29 @@ def precompiled(within: Path) -> Iterator[None]:
     with folder as name:
         program = Path(name) / COMPILER
         words = shlex.join([sys.executable, "-S", __file__, compiler, name])
-        program.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
-        program.chmod(0o700)
+        try:
+            program.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+            program.chmod(0o700)
+        except OSError:
+            yield
+            return
         os.environ["PATH"] = f"{name}{os.pathsep}{before}"
         try:
             yield
+        except BaseException:
+            _end_users(name)
+            raise
         finally:
             os.environ["PATH"] = before
+
+
+def _end_users(folder: str) -> None:
+    """End compilers that use a folder: whoever is interrupted kills ninja, which leaves them behind for minutes."""
+    wanted = os.fsencode(folder)
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if wanted in file.read_bytes():
+                os.kill(int(file.parent.name), signal.SIGTERM)
 
 
 def _is_gcc(compiler: str) -> bool:
@@ -90,6 +107,13 @@ def shared_options(arguments: Sequence[str]) -> list[str]:
 
 def with_headers(compiler: str, folder: Path, arguments: Sequence[str]) -> list[str]:
     """Arguments that use the precompiled header, made first if need be; as they are where there is none."""
+    try:
+        return _with_headers(compiler, folder, arguments)
+    except OSError:  # a full disk: the compiler says so itself, where it needs room too
+        return list(arguments)
+
+
+def _with_headers(compiler: str, folder: Path, arguments: Sequence[str]) -> list[str]:
     options = shared_options(arguments)
     if "-c" not in arguments or not any(
         option == "-isystem" and (Path(value) / HEADER).is_file() for option, value in pairwise(options)

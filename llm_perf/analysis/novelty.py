@@ -49,6 +49,7 @@ _TEXTS: Final = {
     "sequences": "{:,.0f} sequences at once",
     "context": "{:,.0f} tokens a sequence",
 }
+_TEXT_OF_ONE: Final = {"sequences": "1 sequence at once"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,8 @@ def _outside(question: Question, sizes: Mapping[str, Mapping[str, tuple[float, f
     for name, value in question.sizes.items():
         ranges = (sizes[kind][name] for kind in kinds)
         if any(value > high * BEYOND or value < low / BEYOND for low, high in ranges):
-            yield Novel(name, _TEXTS[name].format(value))
+            text = _TEXT_OF_ONE.get(name) if value == 1 else None
+            yield Novel(name, text or _TEXTS[name].format(value))
 
 
 def levels_of(novel: Iterable[Novel], in_family: Iterable[Novel] | None) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from types import ModuleType
 
 import click
 
-from llm_perf import __version__
+from llm_perf import __version__, streams
 from llm_perf.errors import LLMPerfError
 
 _COMMANDS = {
@@ -47,8 +46,6 @@ _COMPLETING = "_LLM_PERF_COMPLETE"
 """Set by the shell where it asks what may follow; no command runs then."""
 EXIT_ENVIRONMENT = 4
 EXIT_INTERRUPTED = 130
-EXIT_UNREAD = 141
-"""As the shell says of a program that wrote to a pipe without a reader: 128 and the number of SIGPIPE."""
 
 
 class _LazyGroup(click.Group):
@@ -135,12 +132,11 @@ _COLLECT_AFTER = 500_000
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code (0, 2, 3, 4, 130 or 141)."""
-    # Where the terminal's encoding lacks a letter (the µ of µs), a question mark is better than no result.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    streams.prepare()
     # Modules and specs stay until the end; looking among them for cycles takes a tenth of a prediction's time.
     gc.set_threshold(_COLLECT_AFTER)
     code = run(arguments)
+    streams.end()
     # The process ends: what it holds needs no search for cycles, which would take a fifth of a prediction's time.
     gc.freeze()
     sys.exit(code)
@@ -174,11 +170,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(ended, SystemExit) and not ended.code:
             return 0  # a shell was told what may follow
         # The reader of a pipe went away: nothing is left to say, not even at interpreter exit.
-        _silence_stdout()
-        return EXIT_UNREAD
+        streams.silence(sys.stdout)
+        return streams.EXIT_UNREAD
     except OSError as error:  # a full disk behind stdout, above all
-        _silence_stdout()
-        return _fail(f"input or output failed: {error}", EXIT_ENVIRONMENT)
+        streams.silence(sys.stdout)
+        return _fail(streams.why_not(error), EXIT_ENVIRONMENT)
     except Exception as error:
         if os.environ.get("LLM_PERF_DEBUG"):
             raise
@@ -194,13 +190,8 @@ def _with_flags(error: click.ClickException) -> str:
     return f"{message.rstrip('.')}; inputs have flags, as in --model NAME --gpu NAME" if alone else message
 
 
-def _silence_stdout() -> None:
-    """Let what is still buffered go nowhere, since the interpreter would fail to write it when it ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
-    click.echo(f"llm-perf: {line}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it: the code says what it can
+        click.echo(f"llm-perf: {line}", err=True)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -92,7 +91,7 @@ def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list
             folder.mkdir(parents=True, exist_ok=True)
         for named, text in texts.items():
             folder, target = named.parent, files.behind_links(named)
-            _check_replaceable(target)
+            files.check_replaceable(target)
             part = target.with_name(f"{target.name}.{os.getpid()}.part")
             parts[part], written[part] = target, named
             part.write_text(text, encoding="utf-8")
@@ -103,16 +102,6 @@ def write_paths(texts: Mapping[Path, str], folders: Sequence[Path] = ()) -> list
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise OutputError(f"{folder}: results cannot be written there: {reason}") from None
     return list(written.values())
-
-
-def _check_replaceable(target: Path) -> None:
-    """Refuse what a new file would put out of the way for good: a device such as /dev/stdout, a pipe, a folder.
-
-    Raises:
-        OSError: it is one.
-    """
-    if target.exists() and not target.is_file():
-        raise OSError(errno.EINVAL, f"{target.name} is no ordinary file")
 
 
 def _remove(parts: list[Path], folders: list[Path]) -> None:

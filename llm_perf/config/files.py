@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from llm_perf.config.base import Spec, describe_validation_error, plain_words
-from llm_perf.errors import SpecError
+from llm_perf.errors import EnvironmentFailure, SpecError
 
 _PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -111,8 +112,17 @@ def package_folder(package: str) -> Path:
     """Where a package lies whose data files ship with it, in a folder: pip unpacks what it installs.
 
     `importlib.resources` says the same, and loads what reads archives, a twenty-fifth of a prediction's time.
+
+    Raises:
+        EnvironmentFailure: it lies in an archive, such as a wheel that was put on the path as it is.
     """
-    return Path(import_module(package).__path__[0])
+    folder = Path(import_module(package).__path__[0])
+    if not folder.is_dir():
+        raise EnvironmentFailure(
+            f"{folder} is no folder: llm-perf reads its data from files; install the wheel (pip install FILE) instead of "
+            "running it packed"
+        )
+    return folder
 
 
 def looks_like_path(name: str) -> bool:
@@ -146,6 +156,16 @@ def behind_links(path: Path) -> Path:
         return Path(os.path.realpath(path)) if path.is_symlink() else path
     except (OSError, ValueError):
         return path
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse what a new file would put out of the way for good: a device such as /dev/stdout, a pipe, a folder.
+
+    Raises:
+        OSError: it is one.
+    """
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, f"{target.name} is no ordinary file")
 
 
 def open_regular(path: Path) -> BinaryIO:

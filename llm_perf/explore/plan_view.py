@@ -41,6 +41,7 @@ def stored_answer(found: Mapping[str, Any], source: str) -> PlanAnswer:
             unrated=tuple(found.get("unrated", ())),
             refused=dict(found["refused"]),
             seconds=float(found["seconds"]),
+            left_out=dict(found.get("left_out", {})),
         )
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from None

@@ -23,6 +23,7 @@ def plan_object(answer: PlanAnswer) -> dict[str, Any]:
         "unpriced": list(answer.unpriced),
         "unrated": list(answer.unrated),
         "refused": answer.refused,
+        "left_out": answer.left_out,
         "seconds": answer.seconds,
     }
     return finite(found)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from llm_perf.report.answer import Answer
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.plan_json import prediction_of
 from llm_perf.report.units import count, rate, seconds, three_digits
-from llm_perf.search.plan_question import Candidate, PlanAnswer
+from llm_perf.search.plan_question import Candidate, PlanAnswer, PlanOutcome
 from llm_perf.search.targets import QUANTITIES, Target
 from llm_perf.systems.registry import DEFAULT, family_of, get_system
 
@@ -252,6 +252,12 @@ def _front(answer: PlanAnswer) -> Table:
     return _table(title, points)
 
 
+def not_searched(answer: PlanOutcome) -> str:
+    """Which of the GPUs that were asked for were not looked at, and why; empty where all were."""
+    said = "; ".join(f"{gpu}: {why.rstrip('.')}" for gpu, why in answer.left_out.items())
+    return f"\nNot searched: {said}." if said else ""
+
+
 def _counts(answer: PlanAnswer) -> Text:
     text = f"{count(answer.evaluated)} configurations predicted in {seconds(answer.seconds)}"
     if answer.too_large:
@@ -259,4 +265,4 @@ def _counts(answer: PlanAnswer) -> Text:
     for left_out, what in ((answer.unpriced, "price (--prices FILE)"), (answer.unrated, "rated power")):
         if left_out:
             text += f"; {len(left_out)} {'GPU has' if len(left_out) == 1 else 'GPUs have'} no {what}"
-    return Text(text + ".", "dim")
+    return Text(text + "." + not_searched(answer), "dim")

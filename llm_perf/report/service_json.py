@@ -25,6 +25,7 @@ def service_object(answer: ServicePlan) -> dict[str, Any]:
         "unpriced": list(answer.unpriced),
         "unrated": list(answer.unrated),
         "refused": answer.refused,
+        "left_out": answer.left_out,
         "seconds": answer.seconds,
     }
     return finite(whole)  # type: ignore[no-any-return]

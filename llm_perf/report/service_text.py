@@ -13,6 +13,7 @@ from rich.text import Text
 from llm_perf.analysis.request_intervals import TimeInterval
 from llm_perf.report.answer import Answer
 from llm_perf.report.command import command_in_lines
+from llm_perf.report.plan_text import not_searched
 from llm_perf.report.simulate_text import bound_pieces, certainty_pieces, may_not_keep_up
 from llm_perf.report.start_command import start_command
 from llm_perf.report.units import count, rate, seconds, three_digits
@@ -47,6 +48,7 @@ def service_sections(answer: ServicePlan) -> dict[str, Text | Table]:
         f"{count(answer.evaluated)} configurations in closed form, {answer.simulated} simulated request by request, in "
         f"{answer.seconds:.1f} s"
         + (f"; {len(answer.unpriced)} GPUs have no price (--prices FILE)." if answer.unpriced else ".")
+        + not_searched(answer)
     )
     return found
 

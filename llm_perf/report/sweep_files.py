@@ -66,6 +66,14 @@ def check_out(file: str) -> None:
         raise OutputError(f"--out {file!r}: there is no folder {str(path.parent)!r}")
     if folder:
         raise OutputError(f"--out {file!r} is a folder")
+    try:
+        file.encode()
+    except UnicodeEncodeError:  # bytes that are none of this locale: Arrow opens names of UTF-8 alone
+        raise SpecError(
+            f"--out {file!r}: the name is no text in this locale, which LC_ALL=C.UTF-8 changes"
+        ) from None
+    with _writing(path):
+        files.check_replaceable(files.behind_links(path))
 
 
 class Parts:
@@ -78,6 +86,7 @@ class Parts:
 
     def __init__(self, sweep: Sweep, out: Path, *, restart: bool = False) -> None:
         self.sweep, self.out = sweep, files.behind_links(out)
+        self._write = _WRITERS[out.suffix.lower()]  # a link may lead to a name of any kind
         self.folder = self.out.with_name(f"{self.out.name}.partial")
         with _writing(out):
             self.folder.mkdir(exist_ok=True)
@@ -180,7 +189,7 @@ class Parts:
         part = self.out.with_name(f"{self.out.name}.{os.getpid()}.part")
         with _writing(self.out):
             try:
-                _WRITERS[self.out.suffix.lower()](self._tables(), self.sweep, part)
+                self._write(self._tables(), self.sweep, part)
                 part.replace(self.out)
             finally:
                 part.unlink(missing_ok=True)

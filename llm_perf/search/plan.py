@@ -76,6 +76,7 @@ def plan(question: PlanQuestion, top: int = 5) -> PlanAnswer:
         unpriced=pool.unpriced,
         unrated=pool.unrated,
         refused=pool.refused,
+        left_out=pool.left_out(),
         seconds=time.perf_counter() - start,
     )
 
@@ -110,6 +111,7 @@ class Pool:
         self.gpus: dict[str, tuple[GPUConfig, str]] = {}
         for gpu, written in found:
             self.gpus.setdefault(gpu.name, (gpu, written))
+        self._named_gpus = dict(self.gpus) if question.gpus else {}
         self.unpriced: tuple[str, ...] = ()
         self.unrated: tuple[str, ...] = ()
         self.leave_out(question)
@@ -146,6 +148,26 @@ class Pool:
             raise SpecError(_NOTHING_KNOWN[quantity].format(", ".join(unknown[:3])))
         self.gpus = {name: gpu for name, gpu in self.gpus.items() if name not in unknown}
         return unknown
+
+    def left_out(self) -> dict[str, str]:
+        """Why nothing was evaluated of a GPU that the question names; nothing of the others, nor where it names none."""
+        searched = {structure.scenario.gpu.name for structure in self.structures}
+        most = self.question.max_gpus
+        found = {}
+        for name, (_, written) in self._named_gpus.items():
+            if name in searched:
+                continue
+            heads = (f"{name}, ", f"{written}, ")
+            refused = (said for what, said in self.refused.items() if what.startswith(heads))
+            if name in self.unpriced:
+                found[name] = "has no price (--prices FILE)"
+            elif name in self.unrated:
+                found[name] = "has no rated power"
+            else:
+                found[name] = next(
+                    refused, f"does not hold the model on {'one' if most == 1 else f'up to {most}'}"
+                )
+        return found
 
     # -- structures -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -111,7 +111,8 @@ class PlanOutcome:
     """What a search for machines says beside what it found.
 
     ``evaluated`` counts configurations that were predicted, ``too_large`` those whose weights alone exceed the memory,
-    ``unpriced`` the GPUs that were left out for want of a price, ``unrated`` for want of a rated power.
+    ``unpriced`` the GPUs that were left out for want of a price, ``unrated`` for want of a rated power. ``left_out`` says of
+    each GPU that was asked for by name why nothing of it was evaluated.
     """
 
     question: PlanQuestion
@@ -121,6 +122,7 @@ class PlanOutcome:
     unrated: tuple[str, ...]
     refused: dict[str, str]
     seconds: float
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

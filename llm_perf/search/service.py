@@ -127,6 +127,7 @@ def plan_service(question: PlanQuestion, top: int = 5) -> ServicePlan:
         unpriced=pool.unpriced,
         unrated=pool.unrated,
         refused=pool.refused,
+        left_out=pool.left_out(),
         seconds=time.perf_counter() - start,
     )
 

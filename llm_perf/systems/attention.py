@@ -71,9 +71,10 @@ class DecodeAttention:
 def split_keys(attention: Mixer, new: Number, cached: Number) -> tuple[Number, Number]:
     """What few queries at depth cost a kernel that divides their keys: times of its FLOPs, and rows whose losses count.
 
-    Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost.
+    Multiprocessors that queries leave idle take a part of their keys: only rows of the one tile are lost. A scan has no
+    tile of queries.
     """
-    rows_lost = maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
+    rows_lost = 1.0 if attention.recurrent else maximum(_QUERY_TILE / (new * attention.key_readers), 1.0)
     return rows_lost, new + minimum(cached, attention.saturates_at or math.inf)
 
 

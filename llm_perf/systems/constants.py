@@ -20,6 +20,7 @@ from llm_perf.systems.families import (
     Covers,
     Device,
     apart,
+    begun_by,
     covers,
     declaration,
     ends_of,
@@ -195,6 +196,7 @@ def changes(family: str, release: str, version: str | None) -> dict[str, Constan
     """Constants that public code says are other in a ``version`` than in a range of versions that it is not in.
 
     A range knows what changed until its last version. Of facts between the two the one nearest to the version counts.
+    5 is the newest release of its 5.x, as 0.5 is that of its 0.5.x: what began at 5.1 has begun by it, and by 5.0 it has not.
     """
     facts, asked = declaration(family).facts, numbers(version or "")
     ends = ends_of(folder_of(family), release)
@@ -204,8 +206,8 @@ def changes(family: str, release: str, version: str | None) -> dict[str, Constan
     later = last is not None and last < asked
     for fact in facts if later else reversed(facts):
         begins = numbers(fact.since)
-        known = last is None or begins <= last
-        if known is later or (begins <= asked) is not later:
+        known = last is None or begun_by(begins, last)
+        if known is later or begun_by(begins, asked) is not later:
             continue
         values = fact.constants if later else fact.before
         found |= {

@@ -372,6 +372,16 @@ def covers(version: Numbers, ends: tuple[Numbers | None, Numbers | None]) -> boo
     )
 
 
+def begun_by(begins: Numbers, version: Numbers) -> bool:
+    """Whether what began at one version has by another: 5 is the newest 5.x, and 5.0 no 5.1."""
+    return _head(begins, version) <= version
+
+
+def begins_within(begins: Numbers, version: Numbers) -> bool:
+    """Whether something began at one of the releases that a version's numbers leave open."""
+    return len(begins) > len(version) > 0 and _head(begins, version) == version
+
+
 def _head(one: Numbers, other: Numbers) -> Numbers:
     return one[: len(other)]
 
@@ -571,5 +581,5 @@ def _in_force(family: str, version: str | None, rules: tuple[Rule, ...]) -> Rule
     if not last:
         release, _ = release_of(family, version)
         last = ends_of(folder_of(family), release)[1]
-    begun = [one for one in rules if last is None or _head(numbers(one.since), last) <= last]
+    begun = [one for one in rules if last is None or begun_by(numbers(one.since), last)]
     return begun[-1] if begun else None

@@ -19,11 +19,13 @@ from llm_perf.systems.families import (
     ANY_DEVICE,
     Device,
     Family,
+    begins_within,
     declaration,
     families,
     family_names,
     find,
     folder_of,
+    numbers,
     own_folders,
     release_of,
     runs_on,
@@ -287,6 +289,10 @@ def version_note(name: str, device: Device = ANY_DEVICE) -> str | None:
         return None
     changed = changes(family, release, asked)
     known = f", but for {', '.join(sorted(changed))}, which changed between" if changed else ""
+    within = any(
+        begins_within(numbers(fact.since), numbers(asked or "")) for fact in declaration(family).facts
+    )
+    known += f"; {asked} is taken for the newest {asked}.x that is known of" if within else ""
     return (
         f"{family} {asked} does not ship: the constants are those of the nearest version, {family}@{release} "
         f"({file.version}){known}"

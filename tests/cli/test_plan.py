@@ -219,3 +219,23 @@ def test_a_rate_on_chips_that_the_usual_engine_does_not_run_on_is_any_engine_s(l
     found = llm_perf(*asked, "--objective", "gpus", "--json")
     assert found.json["best"][0]["inputs"]["system"] == "engine"
     assert "--objective (gpus, energy, throughput)" in llm_perf(*asked).error
+
+
+@pytest.mark.parametrize(
+    "asked", [("--rate", "2", "--target", "p95 ttft<2s"), ("--no-offload",)], ids=["requests", "batches"]
+)
+def test_the_answer_names_the_gpus_that_were_asked_for_and_not_searched(llm_perf, asked):
+    words = ("plan", "--model", "llama-3.1-70b", "--gpus", "h100-sxm,t4,m4-max-48gb", "--objective", "gpus")
+    stated = (*words, "--system", "vllm", *asked)
+    found = json.loads(llm_perf(*stated, "--json").out)["left_out"]
+    assert list(found) == ["T4-16GB", "Apple M4 Max 40c 48GB"]
+    assert found["T4-16GB"] == "does not hold the model on up to 8"
+    assert "does not run on Apple M4 Max" in found["Apple M4 Max 40c 48GB"]
+    text = " ".join(llm_perf(*stated).out.split())
+    assert (
+        "Not searched: T4-16GB: does not hold the model on up to 8; Apple M4 Max 40c 48GB: system vllm"
+        in text
+    )
+    costs = json.loads(llm_perf(*words[:-2], *asked, "--json").out)["left_out"]
+    assert costs["Apple M4 Max 40c 48GB"] == "has no price (--prices FILE)"
+    assert json.loads(llm_perf(*words[:3], *asked, "--max-gpus", "4", "--json").out)["left_out"] == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,3 +150,78 @@ def test_processes_append_whole_records_to_one_log(tmp_path: Path) -> None:
     assert len(written) == sum(len(log) + 1 for log in logs)
     assert sorted(written.split("\n")) == sorted("\n".join([*logs, ""]).split("\n"))
     assert all(f"{log}\n" in written for log in logs)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "redirected", "code", "said"),
+    [
+        (SMALL, ">&-", 4, b"llm-perf: standard output is closed: the answer has nowhere to go\n"),
+        (("--version",), ">&-", 4, b"llm-perf: standard output is closed: the answer has nowhere to go\n"),
+        ((*SMALL, "--gpu", "zzz"), ">&-", 2, None),
+        ((*SMALL, "--gpu", "zzz"), "2>&-", 2, b""),
+        ((*SMALL, "--gpu", "zzz"), "2>/dev/full", 2, b""),
+        ((*SMALL, "--gpu", "zzz"), "<&- >&- 2>&-", 2, b""),
+        (SMALL, "<&- 2>&-", 0, b""),
+        (SMALL, "<&- >&- 2>&-", 4, b""),
+    ],
+    ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else None,
+)
+def test_closed_and_full_streams(
+    tmp_path: Path, words: tuple[str, ...], redirected: str, code: int, said: bytes | None
+) -> None:
+    command = f"{shlex.join([*COMMAND, *words])} {redirected}"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert done.returncode == code
+    assert done.stderr.count(b"\n") == (1 if said is None else said.count(b"\n"))
+    assert said is None or done.stderr == said
+    assert (done.stdout != b"") == (code == 0)
+
+
+def test_a_refusal_that_nobody_reads_is_one_all_the_same(tmp_path: Path) -> None:
+    for stream in ("stdout", "stderr"):
+        read, write = os.pipe()
+        command = [*COMMAND, "infer", "--model", "zzz", "--gpu", "t4"]
+        both = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: write}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), **both)
+        os.close(write)
+        os.close(read)
+        assert process.wait(60) == 2
+
+
+def test_a_note_that_nobody_reads_does_not_cost_the_answer(tmp_path: Path) -> None:
+    words = (*SMALL, "--weight-bits", "8", "--quant-bits", "8")
+    noted = start(tmp_path, *words)
+    code, out, _ = end(noted)
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=write
+    )
+    os.close(write)
+    os.close(read)
+    assert process.communicate(timeout=60)[0] == out
+    assert process.returncode == code
+
+
+def test_a_file_is_never_opened_in_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a library or a child writes to standard output would stand in it."""
+    code = "import os, sys; from llm_perf import streams; streams.prepare(); print(os.open('x', os.O_CREAT), file=sys.stderr)"
+    command = f"{shlex.join([sys.executable, '-c', code])} <&- >&-"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert int(done.stderr) > 2
+
+
+def test_the_programs_of_calibration_have_the_same_streams(tmp_path: Path) -> None:
+    code = "import sys; from calibrate.probe.own_process import exit_code_of; "
+    code += "sys.exit(exit_code_of(lambda: sys.stdout.write('x') and None))"
+    for redirected, expected in ((">&-", 4), (">&- 2>&-", 4), ("2>&-", 0)):
+        command = f"{shlex.join([sys.executable, '-c', code])} {redirected}"
+        done = subprocess.run(
+            command, shell=True, capture_output=True, cwd=tmp_path, env=environment(), check=False
+        )
+        assert done.returncode == expected
+        assert b"Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -303,6 +304,31 @@ def test_two_sweeps_into_one_file(llm_perf, folder):
         assert "another sweep is writing it" in refused.error
         assert not Path("points.csv").exists()
     assert llm_perf(*BASE, "--out", "points.csv").code == 0
+
+
+def test_a_link_to_a_name_of_no_format_has_the_links_format(llm_perf, folder):
+    Path("latest.csv").symlink_to("2026-12-01")
+    assert llm_perf(*BASE, "--out", "latest.csv").code == 0
+    assert Path("2026-12-01").read_text().startswith('"')
+    assert sorted(file.name for file in Path().iterdir()) == ["2026-12-01", "latest.csv"]
+
+
+def test_what_is_no_ordinary_file_is_refused_before_anything_is_evaluated(llm_perf, folder):
+    os.mkfifo("pipe")
+    Path("link.csv").symlink_to("pipe")
+    said = llm_perf(*BASE, "--out", "link.csv")
+    assert said.code == 2
+    assert said.err.strip() == "llm-perf: --out 'link.csv': pipe is no ordinary file"
+    assert Path("pipe").is_fifo()
+    assert sorted(file.name for file in Path().iterdir()) == ["link.csv", "pipe"]
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_written(llm_perf, folder):
+    """As an ASCII locale has names with umlauts."""
+    said = llm_perf(*BASE, "--out", "m\udcc3\udcb6.csv")
+    assert said.code == 2
+    assert "the name is no text in this locale" in said.err
+    assert list(folder.iterdir()) == []
 
 
 def test_a_link_keeps_pointing_at_what_is_written(llm_perf, folder):

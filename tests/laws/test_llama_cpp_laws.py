@@ -204,3 +204,17 @@ def test_one_thread_that_launches_for_all_stages_is_busy_no_longer_than_a_prompt
     found = get_system(system).evaluate(asked, Load(float(batch), float(prompt), 1.0)).prefill
     assert found.busy_s["host"] <= found.latency_s * (1 + 1e-9)
     assert sum(found.parts_s.values()) == pytest.approx(found.latency_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 128])
+@pytest.mark.parametrize("model", ["qwen3-next-80b-a3b", "qwen3-30b-a3b"])
+def test_a_prompt_of_more_tokens_is_read_no_sooner(model: str, batch: int) -> None:
+    """Of few tokens each too, which a scan takes one after another and attention in tiles of queries."""
+    asked = {"model": model, "gpu": "rtx-4090", "system": "llama_cpp", "batch_size": batch, "gen_len": 2}
+    read = [
+        predict_inference(build_scenario(InferenceInputs(**asked, prompt_len=tokens)))
+        for tokens in (1, 2, 3, 4, 8, 16, 64)
+    ]
+    first = [one.prefill.latency_s for one in read]
+    assert first == sorted(first)
+    assert first[0] < 1.5 * read[0].decode.latency_s  # a prompt of one token is a step

@@ -262,3 +262,10 @@ def test_many_in_flight_are_new_even_where_few_run():
     found = service(concurrency=2048, count=2048, max_num_seqs=8).interval
     assert found.novel == ("2,048 sequences at once",)
     assert found.factors[1] > service(concurrency=8).interval.factors[1]
+
+
+def test_one_sequence_is_named_in_the_singular() -> None:
+    asked = InferenceInputs(model="qwen3-30b-a3b", gpu="h200-sxm-141gb", system="vllm", batch_size=1)
+    found = predict_inference(build_scenario(asked)).interval
+    assert found is not None
+    assert "1 sequence at once" in found.novel

@@ -50,8 +50,8 @@ ROOMS = (
     "cli",
 )
 """Of llm_perf, in the order of a prediction: a room may import itself and those before it."""
-EVERYWHERE = {"", "errors", "__main__"}
-"""Modules of llm_perf beside the rooms: the package itself and its errors, which import no room."""
+EVERYWHERE = {"", "errors", "streams", "__main__"}
+"""Modules of llm_perf beside the rooms: the package itself, its errors and what it prints to, which import no room."""
 HEAVY = {
     "accelerate", "dask", "deepspeed", "distributed", "huggingface_hub", "matplotlib", "pandas", "plotly", "pyarrow", "scipy",
     "sklearn", "starlette", "torch", "transformers", "uvicorn",

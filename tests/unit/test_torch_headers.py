@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,46 @@ def test_within_the_block_the_compiler_uses_it_and_ninja_sees_nothing_of_it(
     assert (tmp_path / "a.o.d").read_text().split() == ["a.o:", "a.cpp"]
     subprocess.run([COMPILER, "a.o", "-o", "a"], check=True)
     assert subprocess.run([tmp_path / "a"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="Linux says what runs")
+def test_compilers_end_with_a_block_that_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What calls them may have been killed, as torch kills ninja."""
+    monkeypatch.delenv("CXX", raising=False)
+    left = []
+
+    def interrupted() -> None:
+        with precompiled(tmp_path / "kept"):
+            (folder,) = (tmp_path / "kept").iterdir()
+            sleep = (sys.executable, "-c", "import time; time.sleep(60)")
+            left.extend(subprocess.Popen([*sleep, str(named)]) for named in (folder, tmp_path))
+            time.sleep(0.3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    try:
+        assert left[0].wait(10) != 0
+        assert left[1].poll() is None
+    finally:
+        left[1].kill()
+        left[1].wait()
+
+
+def test_a_disk_that_is_full_leaves_compiling_as_it_is(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "write_text", _no_room)
+    plain = [*options, *FILE]
+    assert with_headers(str(shutil.which(COMPILER)), tmp_path / "made", plain) == plain
+    monkeypatch.delenv("CXX", raising=False)
+    before = os.environ["PATH"]
+    with precompiled(tmp_path / "kept"):
+        assert os.environ["PATH"] == before
+
+
+def _no_room(*_: object, **__: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

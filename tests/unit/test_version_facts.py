@@ -35,6 +35,10 @@ def test_facts_are_in_order_and_of_constants_that_there_are() -> None:
         ("4.45", "5.2", {"waiting_fp8_modules": 0, "fp8_linear_us": 98}),
         ("4.47", "5.2", {"waiting_fp8_modules": 0}),
         ("4.47", "5.0", {}),
+        ("4.47", "5.0.9", {}),
+        ("4.47", "5", {"waiting_fp8_modules": 0}),
+        ("4.47", "6", {"waiting_fp8_modules": 0}),
+        ("4.45", "5", {"waiting_fp8_modules": 0, "fp8_linear_us": 98}),
         ("4.47", "4.51.3", {}),  # covered
         ("4.47", "4.40", {"waiting_fp8_modules": 0, "fp8_linear_us": 0}),
         ("4.47", None, {}),
@@ -69,6 +73,9 @@ def test_a_later_version_no_longer_waits_for_the_gpu_after_each_module() -> None
 def test_the_note_of_a_version_that_does_not_ship_names_what_changed() -> None:
     assert str(version_note("transformers@5.2")).endswith(
         ", but for waiting_fp8_modules, which changed between"
+    )
+    assert str(version_note("transformers@5")).endswith(
+        "waiting_fp8_modules, which changed between; 5 is taken for the newest 5.x that is known of"
     )
     assert str(version_note("transformers@5.0")).endswith("(2025))")
     assert version_note("transformers@4.51.3") is None

@@ -157,3 +157,25 @@ def test_the_specs(bin_folder: Path, tmp_path: Path) -> None:
 def test_version_and_doctor(bin_folder: Path, tmp_path: Path) -> None:
     assert _called(bin_folder, tmp_path, "--version") == f"llm-perf, version {__version__}\n"
     assert "model specs" in _called(bin_folder, tmp_path, "doctor")
+
+
+def test_a_wheel_that_is_not_unpacked_says_so(tmp_path: Path) -> None:
+    packed = tmp_path / "llm perf.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in (ROOT / "llm_perf").rglob("*.py"):
+            archive.write(file, file.relative_to(ROOT))
+        for package in ("hardware_specs", "model_specs"):
+            archive.write(ROOT / package / "__init__.py", f"{package}/__init__.py")
+    kept = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
+    code = f"import sys; sys.path[:] = {[str(packed), *kept]!r}; from llm_perf.cli.main import main; main()"
+    for words in (
+        ("infer", "--model", "opt-1.3b", "--gpu", "t4"),
+        ("systems", "list"),
+        ("gpus", "show", "t4"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr.count("\n") == 1
+        assert "install the wheel" in done.stderr

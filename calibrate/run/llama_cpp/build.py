@@ -25,6 +25,8 @@ from typing import Any
 
 from calibrate.probe.environment import usable_cores
 from calibrate.probe.own_process import exit_code_of
+from calibrate.probe.process import signals_interrupt
+from llm_perf import streams
 from llm_perf.errors import EnvironmentFailure
 
 try:
@@ -60,6 +62,8 @@ set_target_properties({target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 
 """
 _SOURCES = re.compile(r"[^/]+/(vendor/llama\.cpp/.+)")
 _STAMP = "build.json"
+_TO_END_S = 20.0
+"""What an interrupted program has to end what it started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,11 +311,26 @@ def _checked(command: list[str], failed: str) -> None:
         EnvironmentFailure: it cannot be started or fails; the message ends with the line that says why.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
         raise EnvironmentFailure(f"{failed}: {command[0]}: {error.strerror or error}") from None
-    if done.returncode:
-        raise EnvironmentFailure(f"{failed}: {_why(done.stdout + done.stderr)}")
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:
+        raise EnvironmentFailure(f"{failed}: {_why(said)}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program as it wants to be ended: ninja and pip end their own with them, which a killed one leaves behind."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=_TO_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def _why(text: str) -> str:
@@ -332,6 +351,7 @@ def _first_line(command: list[str]) -> str | None:
 
 def main() -> int:
     """Build and report on stderr."""
+    streams.prepare()
     # A shell starts what it runs in the background (make test) with interrupts ignored: Ctrl-C ends this one too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -344,7 +364,8 @@ def main() -> int:
     )
 
     def work() -> None:
-        made = build(lambda text: sys.stderr.write(f"{text}\n"))
+        with signals_interrupt():
+            made = build(lambda text: sys.stderr.write(f"{text}\n"))
         sys.stderr.write(f"Built in {made.facts['seconds']:.0f} seconds: {made.folder}\n")
 
     return exit_code_of(work)
