@@ -119,6 +119,9 @@ def hybrid_run(cells: Row) -> HybridRun:
         asked["ubatch_size"] = int(found[1])
     if re.search(r"type_k=q8_0|cache q8_0|KV q8_0|K q8_0", notes) and "ubatch_size" in options:
         asked["kv_format"] = "q8_0"
+    told = re.search(r"kt-gpu-prefill-token-threshold (\d+)", notes)
+    if "kt_gpu_prefill_token_threshold" in options and told is not None:
+        asked["kt_gpu_prefill_token_threshold"] = int(told[1])
     asked |= _division(cells, model, options, gpus)
     if gpus > 1:
         size = "pp_size" if get_system(system).family.more_gpus == "stages" else "tp_size"
