@@ -165,7 +165,9 @@ class CpuRates:
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         of_row = self.row_8bit_per_s
-        by_row = {"16bit": self.row_16bit_per_s, "8bit": of_row, "fp8": of_row, "4bit": of_row}.get(kind, math.inf)
+        by_row = {"16bit": self.row_16bit_per_s, "8bit": of_row, "fp8": of_row, "4bit": of_row}.get(
+            kind, math.inf
+        )
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / by_row)

@@ -213,8 +213,10 @@ class HybridForward(Forward):
             self.last_mlp = ()
 
     def _undivided(self) -> tuple[tuple[Product, ...], ...]:
-        """What the CPU computes of a layer of each group: whole products, which the first of several ranks has it compute
-        for all of them (``kt_ep_wrapper.py`` of kvcache-ai/sglang: ``tp_rank == 0``)."""
+        """What the CPU computes of a layer of each group: whole products.
+
+        The first of several ranks has it compute for all of them (kvcache-ai/sglang, kt_ep_wrapper.py: ``tp_rank == 0``).
+        """
         if self.tp == 1:
             return tuple(products for _, products in self.whole_groups)
         return tuple(
@@ -295,9 +297,7 @@ class HybridForward(Forward):
         for (group, products), undivided, part in groups:
             on_cpu = part.count - part.on_gpu
             dense = tuple(product for product in products if not product.is_expert)
-            experts = tuple(
-                pair for pair in zip(products, undivided, strict=True) if pair[0].is_expert
-            )
+            experts = tuple(pair for pair in zip(products, undivided, strict=True) if pair[0].is_expert)
             if on_cpu:
                 left = self.mlp_after_cpu if group is self.model.layer_groups[-1] else ()
                 self._dense(costs, dense, on_cpu, tokens, prompt, left)
