@@ -31,7 +31,9 @@ _OURS: Final = {
     "--model-path": "--model", "--tp": "--tp-size", "--pp": "--pp-size", "--dp": "--dp-size", "--ep": "--ep-size",
     "--expert-parallel-size": "--ep-size", "--mem-fraction-static": "--gpu-memory-utilization", "--context-length": _LENGTHS,
     "--chunked-prefill-size": "--max-num-batched-tokens", "--max-running-requests": "--max-num-seqs",
-    "--disable-cuda-graph": "--enforce-eager", "--kt-num-gpu-experts-ratio": "--kt-num-gpu-experts",
+    "--disable-cuda-graph": "--enforce-eager", "--kt-gpu-experts-ratio": "--kt-num-gpu-experts",
+    "--kt-cpuinfer": "--threads", "--kt-method": "--weight-format",
+    "--kt-gpu-prefill-threshold": "--kt-gpu-prefill-token-threshold",
     # TensorRT-LLM, trtllm-serve
     "--max-batch-size": "--max-num-seqs", "--max-num-tokens": "--max-num-batched-tokens",
     "--kv-cache-free-gpu-memory-fraction": "--gpu-memory-utilization",
@@ -52,6 +54,7 @@ _EVENLY: Final = "layers are divided evenly by --pp-size, over GPUs of one kind"
 _NO_SERVER: Final = "nothing is served, downloaded or run"
 _SAMPLED: Final = "what is sampled takes the same time"
 _NOTHING: Final = {
+    "--kt-threadpool-count": "a pool of threads computes on each of the host's sockets",
     "-fa": _FUSED, "--flash-attn": _FUSED, "--mlock": _READ, "--no-mmap": _READ, "-mmp": _READ, "-ts": _EVENLY,
     "--tensor-split": _EVENLY, "-mg": _EVENLY, "--main-gpu": _EVENLY, "--temp": _SAMPLED, "--seed": _SAMPLED,
     "--port": _NO_SERVER, "--api-key": _NO_SERVER, "--trust-remote-code": _NO_SERVER, "--download-dir": _NO_SERVER,
