@@ -20,6 +20,7 @@ from llm_perf.analysis.request import ALL_LAYERS, InferenceInputs, build_scenari
 from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.base import GIB
 from llm_perf.config.formats import WEIGHT_FORMATS, MatrixFormat, WeightFormats, format_name
+from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_model_config_by_name, resolve_name
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.quantization import named_quantization
@@ -29,7 +30,8 @@ from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
 from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.base import MemoryUse
-from llm_perf.systems.families import find
+from llm_perf.systems.constants import own_constants
+from llm_perf.systems.families import Device, declaration, find, folder_of
 from llm_perf.systems.registry import get_system
 
 _USUAL_GEN: Final = 128
@@ -96,12 +98,7 @@ def hybrid_run(cells: Row) -> HybridRun:
     length = max(depth + new, 1)
     options = get_system(system).options
     gpus = cells.integer("gpu_count") or 0
-    gpu = (
-        "none"
-        if gpus == 0 or not cells.text("gpu")
-        else GPU_ALIASES.get(cells.text("gpu"), cells.text("gpu"))
-    )
-    spec = get_gpu_config_by_name(gpu if gpu == "none" else resolve_name("GPU", gpu), or_none=True)
+    spec = _gpu(cells)
     computes = _computes(system)
     host, threads = stated_host(cells, spec, computes=computes and not _all_on_gpu(cells, gpus))
     notes = cells.text("notes")
@@ -119,6 +116,9 @@ def hybrid_run(cells: Row) -> HybridRun:
         asked["ubatch_size"] = int(found[1])
     if re.search(r"type_k=q8_0|cache q8_0|KV q8_0|K q8_0", notes) and "ubatch_size" in options:
         asked["kv_format"] = "q8_0"
+    told = re.search(r"kt-gpu-prefill-token-threshold (\d+)", notes)
+    if "kt_gpu_prefill_token_threshold" in options and told is not None:
+        asked["kt_gpu_prefill_token_threshold"] = int(told[1])
     asked |= _division(cells, model, options, gpus)
     if gpus > 1:
         size = "pp_size" if get_system(system).family.more_gpus == "stages" else "tp_size"
@@ -198,8 +198,42 @@ def _computes(system: str) -> bool:
 
 
 def cells_system(cells: Row) -> str:
-    """The system of a row, in its version."""
-    return _system(cells.required("system"), cells.text("system_version"))
+    """The system of a row, in its version; in that of its libraries where the version has files of them on the GPU."""
+    stated, version = cells.required("system"), cells.text("system_version")
+    found = _system(stated, version)
+    library = (
+        "hipblaslt"
+        if re.search(r"hipblaslt|hblt1", f"{stated} {cells.text('notes')}", re.IGNORECASE)
+        else "rocblas"
+    )
+    release = _by_library(found, library, _gpu(cells).device)
+    return release if re.search(r"\b(ROCm|HIP)\b", stated) and _multiplies_by_library(version) else found
+
+
+def _gpu(cells: Row) -> GPUConfig:
+    """The GPU of a row, or none."""
+    stated = cells.text("gpu") if cells.integer("gpu_count") else ""
+    name = resolve_name("GPU", GPU_ALIASES.get(stated, stated)) if stated else "none"
+    return get_gpu_config_by_name(name, or_none=True)
+
+
+def _by_library(system: str, library: str, device: Device) -> str:
+    family, special = find(system)[0], f"hip-{library}"
+    known = folder_of(family).special
+    return (
+        f"{family}@{special}"
+        if special in known and set(own_constants(family, special).only_on) & set(device)
+        else system
+    )
+
+
+def _multiplies_by_library(version: str) -> bool:
+    """Whether a build's HIP kernels leave long prompts to a library: until integer kernels of RDNA 3 (pull request 17576)."""
+    build, month = re.search(r"\bb(\d{4})\b", version), re.search(r"\b20\d\d-\d{2}\b", version)
+    return int(build[1]) < _BUILD_OF_2025_12 if build else month is not None and month[0] < "2025-12"
+
+
+_BUILD_OF_2025_12: Final = 7230
 
 
 def _system(stated: str, version: str) -> str:
@@ -216,16 +250,10 @@ def _system(stated: str, version: str) -> str:
         return family
     if (then := version_at(family, printed[0])) is not None:
         return f"{family}@{then}"
-    return f"{family}@{_dated(printed[0])}"
-
-
-def _dated(version: str) -> str:
-    """A build of llama.cpp (b9187) as its year: builds have been numbered on since 2023, about 2,400 a year."""
-    build = re.fullmatch(r"b(\d{4})", version)
-    return version if build is None else "2024" if int(build[1]) < _BUILD_OF_2025 else "2026"
-
-
-_BUILD_OF_2025: Final = 4400
+    if re.fullmatch(r"b\d{4}", printed[0]):
+        then = declaration(family).version_of_build(printed[0])
+        return family if then is None else f"{family}@{then}"
+    return f"{family}@{printed[0]}"
 
 
 # -- layers and experts ---------------------------------------------------------------------------------------------

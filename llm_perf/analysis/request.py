@@ -231,6 +231,10 @@ class InferenceInputs(Spec):
     kt_num_gpu_experts: Annotated[NonNegativeInt | None, MostInRequest(4096)] = Field(
         default=None, description="ktransformers: experts of each layer on the GPU."
     )
+    kt_gpu_prefill_token_threshold: Annotated[NonNegativeInt | None, MostInRequest(2**20)] = Field(
+        default=None,
+        description="ktransformers: tokens of a pass from which experts are copied to the GPU for it; 0 for never.",
+    )
     expert_hit_rate: Fraction | None = Field(
         default=None,
         description="Share of routed experts found in an expert cache; the share held if not given.",

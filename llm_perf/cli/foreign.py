@@ -29,7 +29,9 @@ _OURS: Final[dict[str, str | tuple[str, ...]]] = {
     "--model-path": "--model", "--tp": "--tp-size", "--pp": "--pp-size", "--dp": "--dp-size", "--ep": "--ep-size",
     "--expert-parallel-size": "--ep-size", "--mem-fraction-static": "--gpu-memory-utilization", "--context-length": _LENGTHS,
     "--chunked-prefill-size": "--max-num-batched-tokens", "--max-running-requests": "--max-num-seqs",
-    "--disable-cuda-graph": "--enforce-eager", "--kt-num-gpu-experts-ratio": "--kt-num-gpu-experts",
+    "--disable-cuda-graph": "--enforce-eager", "--kt-gpu-experts-ratio": "--kt-num-gpu-experts",
+    "--kt-cpuinfer": "--threads", "--kt-method": "--weight-format",
+    "--kt-gpu-prefill-threshold": "--kt-gpu-prefill-token-threshold",
     # TensorRT-LLM, trtllm-serve
     "--max-batch-size": "--max-num-seqs", "--max-num-tokens": "--max-num-batched-tokens",
     "--kv-cache-free-gpu-memory-fraction": "--gpu-memory-utilization",
@@ -88,6 +90,7 @@ _TEXT: Final = "prompts are text; --with-vision counts towers in memory"
 _NO_ADAPTERS: Final = "adapters are not served here"
 _REPEATED: Final = "a prediction needs no repetition, warm-up or pinned threads"
 _NOTHING: Final = {
+    "--kt-threadpool-count": "a pool of threads computes on each of the host's sockets",
     "-fa": _FUSED, "--flash-attn": _FUSED, "--mlock": _READ, "--no-mmap": _READ, "-mmp": _READ, "-ts": _EVENLY,
     "--tensor-split": _EVENLY, "-mg": _EVENLY, "--main-gpu": _EVENLY, "--temp": _SAMPLED, "--seed": _SAMPLED,
     "--port": _NO_SERVER, "--api-key": _NO_SERVER, "--trust-remote-code": _NO_SERVER, "--download-dir": _NO_SERVER,

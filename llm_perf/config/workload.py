@@ -107,6 +107,8 @@ class OffloadConfig(Spec):
         split_mode: what several GPUs share: successive layers, or the rows of each matrix (llama.cpp).
         cpu_offload_gb: GiB of weights per GPU in host memory (vLLM, SGLang).
         kt_num_gpu_experts: routed experts of each layer that the GPU holds (ktransformers).
+        kt_gpu_prefill_token_threshold: tokens of a pass from which on layers' experts are copied to the GPU for it
+            (ktransformers under SGLang); 0 = never, None = the version's default.
         expert_hit_rate: share of routed experts that are found where an expert cache holds them; None = the share held.
     """
 
@@ -130,6 +132,7 @@ class OffloadConfig(Spec):
     split_mode: SplitMode | None = None
     cpu_offload_gb: NonNegativeFloat | None = None
     kt_num_gpu_experts: NonNegativeInt | None = None
+    kt_gpu_prefill_token_threshold: NonNegativeInt | None = None
     expert_hit_rate: Fraction | None = None
 
     @model_validator(mode="before")

@@ -30,6 +30,7 @@ _PER_CYCLE: dict[Kernels, str] = {
 
 _UNPACKING: dict[str, str] = {
     "8bit": "cpu_unpack_8bit",
+    "fp8": "cpu_unpack_8bit",
     "4bit": "cpu_unpack_8bit",
     "16bit": "cpu_unpack_16bit",
     "k": "cpu_unpack_k",
@@ -42,6 +43,7 @@ _UNPACKING: dict[str, str] = {
 
 _WIDE: dict[str, str] = {
     "8bit": "cpu_wide_8bit",
+    "fp8": "cpu_wide_8bit",
     "4bit": "cpu_wide_4bit",
     "16bit": "cpu_wide_16bit",
     "k": "cpu_wide_k",
@@ -55,18 +57,25 @@ _WIDE: dict[str, str] = {
 _WIDE_OF: dict[Kernels, str] = {"avx2": "cpu_wide_avx2", "neon": "cpu_wide_neon"}
 """The constant by which kernels that unpack once for many rows gain more or less than with AVX-512, by class."""
 
+_BY_KERNELS: dict[tuple[str, Kernels], str] = {
+    ("fp8", "amx"): "cpu_fp8_amx",
+    ("fp8", "avx512"): "cpu_fp8_avx512",
+    ("16bit", "avx512"): "cpu_16bit_avx512",
+}
+"""The constant by which a class of number formats is faster or slower with a class of instruction sets than elsewhere."""
+
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
 
 _ROUNDING = 1.0 + 1e-9
 """Experts that one token touches come out of a power, a rounding below the rows that they multiply."""
 
-TypeClass = Literal["8bit", "4bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
+TypeClass = Literal["8bit", "fp8", "4bit", "k", "planes", "iq4", "iq3", "iq2", "16bit"]
 """Number formats whose weights take about the same work to unpack: blocks with one scale, those of them of 4 bits whose rows
 may be interleaved for many rows (Q4_0, IQ4_NL), with scales of scales (K-types
 of 2 and 4 bits), with the bits of a weight in two places (3, 5 and 6 bits: a low part of 2 or 4 and a high one), with a
 table of values (IQ4 and ik_llama.cpp's own), with codebooks (IQ2; IQ3, IQ1 and trellises take longer), and plain 16
-bits."""
+bits; 8-bit floats, which are converted for products of 16 bits."""
 
 _INTERLEAVED_4BIT = ("q4_0", "iq4_nl")
 _IN_TWO_PLANES = ("q3_k", "q5_k", "q6_k", "q5_0", "q5_1")
@@ -89,6 +98,8 @@ def type_class(stored: MatrixFormat | None, bits: float) -> TypeClass:
         return "planes"
     if name.endswith("_k"):
         return "k"
+    if name.startswith("fp8"):
+        return "fp8"
     return "16bit" if bits >= 16 else "8bit"
 
 
@@ -137,6 +148,7 @@ class CpuRates:
     many_rows: float = 1.0
     wide_vectors: float = 1.0
     native_16bit: bool = True
+    kernels: Kernels = "avx2"
 
     def product_s(self, product: Product, rows: Number, copies: Number, bits: float) -> Number:
         """Seconds of a product of so many rows in all with ``copies`` of its matrices of so many bits per weight."""
@@ -148,18 +160,22 @@ class CpuRates:
         unpacking = c["cpu_unpack_16bit_widened"] if widened else c[_UNPACKING[kind]]
         if kind == "planes":
             unpacking *= c["cpu_unpack_planes"]
+        own = 1.0 if widened else c.get(_BY_KERNELS.get((kind, self.kernels), ""), 1.0)
+        unpacking *= own
         lost = c["cpu_expert_lost_rows"] if product.is_expert else 0.0
         plain = product.weights * rows / (self.plain_per_s * unpacking * c["cpu_row_kernels"])
         of_row = self.row_8bit_per_s
-        by_row = {"16bit": self.row_16bit_per_s, "8bit": of_row, "4bit": of_row}.get(kind, math.inf)
+        by_row = {"16bit": self.row_16bit_per_s, "8bit": of_row, "fp8": of_row, "4bit": of_row}.get(
+            kind, math.inf
+        )
         if kind == "16bit" or (product.stored is not None and product.stored.name.startswith("q8_0")):
             # Few rows are never faster than one, whose kernel may be slower than those that prompts run in.
             plain = maximum(plain, product.weights * minimum(rows, copies) / by_row)
         row_by_row = (
-            product.is_expert and kind in ("8bit", "4bit", "16bit", "k") and not c["cpu_wide_experts"]
+            product.is_expert and kind in ("8bit", "fp8", "4bit", "16bit", "k") and not c["cpu_wide_experts"]
         )
-        wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]]
-        if kind != "8bit":
+        wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]] * own
+        if kind not in ("8bit", "fp8"):
             wide_share *= self.wide_vectors
         if (
             row_by_row
@@ -241,4 +257,5 @@ def cpu_rates(
         many_rows=constants["cpu_wide_avx2"] if facts.kernels == "avx2" else 1.0,
         wide_vectors=constants["cpu_wide_512"] if facts.vector_bits == 512 else 1.0,
         native_16bit=facts.native_16bit,
+        kernels=facts.kernels,
     )

@@ -151,6 +151,11 @@ def kt_kernel(result: InferenceResult, context: int) -> list[str]:
         f"--chunked-prefill-size {work.prefill_chunk or work.prompt_len}",
         f"--max-running-requests {work.batch_size}",
     ]
+    from llm_perf.systems import system_of
+
+    copied_from = system_of(scenario).constants(scenario)["copy_min_tokens"]
+    if copied_from <= work.prompt_len:
+        words.append(f"--kt-gpu-prefill-token-threshold {copied_from:.0f}")
     tp = scenario.parallelism.tp_size
     return [*words, f"--tensor-parallel-size {tp}"] if tp > 1 else words
 

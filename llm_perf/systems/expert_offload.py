@@ -7,6 +7,7 @@ and how many experts the GPU holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -39,8 +40,17 @@ class ExpertOffload(System):
     """Routed experts in host memory; everything else, and a share of the experts, on the GPU."""
 
     options: ClassVar[frozenset[str]] = frozenset(
-        {"threads", "kt_num_gpu_experts", "expert_hit_rate", "prefix_hit_rate", "prefill_chunk"}
-    )
+        {
+            "threads", "kt_num_gpu_experts", "kt_gpu_prefill_token_threshold", "expert_hit_rate", "prefix_hit_rate",
+            "prefill_chunk",
+        }
+    )  # fmt: skip
+
+    def constants(self, scenario: Scenario) -> dict[str, float]:
+        """The system's constants, with the tokens from which on prompts copy experts as the scenario has them."""
+        found = super().constants(scenario)
+        asked = scenario.offload.kt_gpu_prefill_token_threshold
+        return found if asked is None else found | {"copy_min_tokens": float(asked or math.inf)}
 
     def check(self, scenario: Scenario) -> None:
         """Refuse models without experts, and placements that it does not know.
@@ -62,7 +72,14 @@ class ExpertOffload(System):
             raise SpecError(
                 f"kt_num_gpu_experts {asked.kt_num_gpu_experts} is more than the {max(experts)} experts of {model.name}"
             )
-        least = self.constants(scenario)["least_weight_bits"]
+        usual = super().constants(scenario)
+        told = asked.kt_gpu_prefill_token_threshold
+        if told is not None and (usual["copy_min_tokens"] >= _NEVER or usual["copy_by_experts"]):
+            raise SpecError(
+                f"--kt-gpu-prefill-token-threshold is of ktransformers {_SINCE_SGLANG} and later: system {self.name} copies "
+                "no experts for prompts, or decides by itself"
+            )
+        least = usual["least_weight_bits"]
         if scenario.dtype.stored_weight_bits < least:
             raise SpecError(
                 f"system {self.name} unpacks weights of less than {least:g} bits in Python, which is not modelled: give "
@@ -182,26 +199,11 @@ class ExpertOffload(System):
             self.memory(scenario, load, placement),
             prefill_phase(forward, batch, load.prompt_len),
             decode_phase(forward, batch, load),
-            (*notes(scenario), *_notes_on_ranks(scenario, division)),
+            notes(scenario),
         )
 
 
-def _notes_on_ranks(scenario: Scenario, division: Division) -> tuple[str, ...]:
-    """What is not settled where several GPUs divide the rest: the one published run, of eight L20, is against the program.
-
-    There rank 0 alone has the CPU's experts, whole ones, over the thread pools of all sockets (kt_ep_wrapper.py of
-    kvcache-ai/sglang).
-    """
-    ranks = scenario.parallelism.tp_size
-    if ranks == 1 or (not is_array(division.hits) and division.hits >= 1):
-        return ()
-    return (
-        f"each of {ranks} tensor ranks is given its part of the experts on the CPU, though the program has one rank compute "
-        "all of them: the one published run of several GPUs is predicted 1.3 times too fast so and 3.2 times too slow "
-        "otherwise; what more GPUs gain may be less than is said here",
-    )
-
-
+_SINCE_SGLANG = "0.4"
 _NEVER = 1e8
 """Tokens of a pass that none has: weights are never copied."""
 

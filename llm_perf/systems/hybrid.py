@@ -18,7 +18,7 @@ from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, minimum, where
 from llm_perf.counts.attention import kv_elements_per_token, prefill_pairs, score_flops_per_pair
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.products import Product
+from llm_perf.counts.products import Product, layer_products
 from llm_perf.hardware.cpu_time import CpuRates, cpu_rates
 from llm_perf.systems.attention import Attention, Chunk, DecodeAttention
 from llm_perf.systems.costs import Costs
@@ -193,6 +193,7 @@ class HybridForward(Forward):
             self.attention = _OnTheCPU(scenario, constants, self.rates, self.attention.fabric)
         self.cpu: CpuRates = cpu_rates(scenario.host, constants, scenario.offload.threads, copies_per_socket)
         self.whole_groups = self.groups
+        self.cpu_groups = self._undivided()
         self.whole_head = self.head
         gpu: list[tuple[LayerGroup, tuple[Product, ...]]] = []
         for (group, products), part in zip(self.whole_groups, division.parts, strict=True):
@@ -210,6 +211,18 @@ class HybridForward(Forward):
         self.mlp_after_cpu = mlp_of(self.whole_groups[-1][1]) if ends_on_cpu else ()
         if ends_on_cpu:
             self.last_mlp = ()
+
+    def _undivided(self) -> tuple[tuple[Product, ...], ...]:
+        """What the CPU computes of a layer of each group: whole products.
+
+        The first of several ranks has it compute for all of them (kvcache-ai/sglang, kt_ep_wrapper.py: ``tp_rank == 0``).
+        """
+        if self.tp == 1:
+            return tuple(products for _, products in self.whole_groups)
+        return tuple(
+            layer_products(self.model, group, formats=row)
+            for group, row in zip(self.model.layer_groups, self._format_rows, strict=True)
+        )
 
     def with_cpu(self, scenario: Scenario, constants: dict[str, float]) -> HybridForward:
         """The same pass of a host and constants that differ in what its CPU reaches alone; nothing else is built anew."""
@@ -280,10 +293,11 @@ class HybridForward(Forward):
     # -- layers and experts in host memory -----------------------------------------------------------------------
 
     def _host_part(self, costs: Costs, tokens: Number, routed: Number, prompt: bool) -> None:
-        for (group, products), part in zip(self.whole_groups, self.division.parts, strict=True):
+        groups = zip(self.whole_groups, self.cpu_groups, self.division.parts, strict=True)
+        for (group, products), undivided, part in groups:
             on_cpu = part.count - part.on_gpu
             dense = tuple(product for product in products if not product.is_expert)
-            experts = tuple(product for product in products if product.is_expert)
+            experts = tuple(pair for pair in zip(products, undivided, strict=True) if pair[0].is_expert)
             if on_cpu:
                 left = self.mlp_after_cpu if group is self.model.layer_groups[-1] else ()
                 self._dense(costs, dense, on_cpu, tokens, prompt, left)
@@ -293,7 +307,8 @@ class HybridForward(Forward):
             away = part.on_gpu - part.experts_on_gpu if experts else 0
             if away:
                 self._experts(costs, group, experts, away, tokens, routed, prompt)
-                self._hops(costs, away * (self.division.hits < 1), tokens)
+                stays = where(self._copies_experts(tokens, group, prompt), 0.0, 1.0)
+                self._hops(costs, away * (self.division.hits < 1) * stays, tokens)
             elif on_cpu and part.on_gpu:
                 self._hops(costs, 1, tokens)
 
@@ -323,36 +338,42 @@ class HybridForward(Forward):
         self,
         costs: Costs,
         group: LayerGroup,
-        products: tuple[Product, ...],
+        products: tuple[tuple[Product, Product], ...],
         layers: int,
         tokens: Number,
         routed: Number,
         prompt: bool,
     ) -> None:
-        """Experts of so many layers: those found on the GPU there, the others on the CPU or copied."""
+        """Experts of so many layers: those found on the GPU there, the others on the CPU or copied.
+
+        Of each product a GPU's part and the whole, which the CPU computes, or writes where each GPU copies its part from.
+        """
         d = self.division
         missed = 1.0 - d.hits
-        on_cpu, on_gpu, hit_s, moved, used = 0.0, 0.0, 0.0, 0.0, 0.0
-        for product in products:
+        on_cpu, on_gpu, hit_s, moved, staged, used = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for product, whole_product in products:
             touched = product.touched(routed)
             size = product.weights * self._bits(product) / 8
+            whole_size = whole_product.weights * self._bits(whole_product) / 8
             rows = product.rows(tokens)
             on_cpu = on_cpu + self.cpu.product_s(
-                product, rows * missed, touched * missed, self._bits(product)
+                whole_product, rows * missed, touched * missed, self._bits(whole_product)
             )
             whole = self.product_s(product, tokens, routed).seconds
             on_gpu = on_gpu + whole
             hit_s = hit_s + whole * d.hits
             copies = product.copies if self.constants["copy_all_experts"] else touched
-            moved = moved + copies * size * (1.0 - d.held if self.constants["copy_all_experts"] else missed)
-            used = used + touched * missed * size
-        copied = self._copies(tokens, group, prompt)
-        if d.misses == "copy":
-            copied = copied | (tokens >= 0)
+            away = copies * (1.0 - d.held if self.constants["copy_all_experts"] else missed)
+            moved, staged = moved + away * size, staged + away * whole_size
+            used = used + touched * missed * whole_size
+        copied = self._copies_experts(tokens, group, prompt)
         on_cpu = on_cpu + self.cpu.layer_s * (missed > 0)
         if d.at_once:
             on_cpu = maximum(on_cpu - hit_s, 0.0)
         copy_s = moved / self.link_bytes_per_s
+        staging = self.constants["host_staging_share"]
+        if staging > 0:
+            copy_s = copy_s + staged / (self.cpu.read_bytes_per_s * staging)
         self._both(costs, "cpu_experts", layers, copied, on_cpu, copy_s, on_gpu - hit_s, used)
         if is_array(d.hits) or d.hits:
             costs.part("mlp", layers * hit_s, one_term("mlp", "experts held", ("seconds", layers * hit_s)))
@@ -411,6 +432,11 @@ class HybridForward(Forward):
             bound = bound * group.mlp.routed_experts / group.mlp.experts_per_token
         return tokens >= bound
 
+    def _copies_experts(self, tokens: Number, group: LayerGroup, prompt: bool) -> Number:
+        """The same of a layer's experts, which some systems copy for every pass."""
+        copied = self._copies(tokens, group, prompt)
+        return copied | (tokens >= 0) if self.division.misses == "copy" else copied
+
     def _hops(self, costs: Costs, layers: int, tokens: Number) -> None:
         """Hidden states go to the CPU and come back."""
         size = 2.0 * tokens * self.model.hidden_size * 4
@@ -434,7 +460,7 @@ class HybridForward(Forward):
     def _last_mlp(self, costs: Costs, positions: Number) -> None:
         """The MLP of the last layer on the positions whose logits are asked for: too few to copy its weights for."""
         dense = tuple(product for product in self.mlp_after_cpu if not product.is_expert)
-        experts = tuple(product for product in self.mlp_after_cpu if product.is_expert)
+        experts = tuple((product, product) for product in self.mlp_after_cpu if product.is_expert)
         if dense:
             seconds = sum(
                 self.cpu.product_s(product, positions, 1.0, self._bits(product)) for product in dense

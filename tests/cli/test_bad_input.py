@@ -63,7 +63,9 @@ def test_a_count_is_a_positive_whole_number(infer: Any, option: click.Option, va
     assert _names(refused(infer, SMALL | {option.opts[0]: value}), option)
 
 
-MAY_BE_ZERO = ("--ds-zero", "--n-gpu-layers", "--n-cpu-moe", "--kt-num-gpu-experts")
+MAY_BE_ZERO = (
+    "--ds-zero", "--n-gpu-layers", "--n-cpu-moe", "--kt-num-gpu-experts", "--kt-gpu-prefill-token-threshold",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("option", [option.opts[0] for option in COUNTS if option.opts[0] not in MAY_BE_ZERO])

@@ -13,6 +13,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
 from llm_perf.counts.products import layer_products
+from llm_perf.errors import SpecError
 from llm_perf.systems import Load, system_of
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.hybrid import expert_layer_bytes, layers_between, used_share
@@ -367,12 +368,110 @@ def test_fiddler_copies_an_expert_that_many_tokens_ask_for() -> None:
     )
 
 
-def test_ranks_that_share_the_cpus_experts_say_what_is_not_settled() -> None:
-    alone, shared = (
-        asked(
-            gpu="h100-sxm-80gb", host="epyc-9654", system="ktransformers", weight_format="bf16", tp_size=ranks
-        )
-        for ranks in (1, 2)
+# -- ktransformers under SGLang ---------------------------------------------------------------------------------
+
+KERNELS: dict[str, Any] = {
+    "gpu": "rtx-5090-32gb", "host": "2x epyc-9355", "system": "ktransformers@0.4", "weight_format": "bf16",
+    "prompt_len": 1000,
+}  # fmt: skip
+
+
+def test_experts_on_the_cpu_take_as_long_whatever_the_ranks() -> None:
+    results = [asked(**KERNELS, tp_size=ranks) for ranks in (1, 2, 4)]
+    for phase in ("prefill", "decode"):
+        on_cpu = [getattr(result, phase).breakdown_s["cpu_experts"] for result in results]
+        assert on_cpu == pytest.approx([on_cpu[0]] * 3, rel=1e-9)
+
+
+def test_each_rank_copies_its_part_of_what_one_has_written() -> None:
+    """Seconds of copies are those of the writing and of one rank's link."""
+    one, two, four = (
+        asked(**KERNELS, tp_size=ranks, kt_gpu_prefill_token_threshold=512).prefill.breakdown_s[
+            "weight_copies"
+        ]
+        for ranks in (1, 2, 4)
     )
-    assert not any("tensor ranks" in warning for warning in alone.warnings)
-    assert any("each of 2 tensor ranks" in warning for warning in shared.warnings)
+    assert one - two == pytest.approx(2 * (two - four), rel=1e-6)
+    assert four > one / 4
+
+
+def test_a_threshold_says_from_where_on_prompts_copy_experts() -> None:
+    below, at, never, usual = (
+        asked(**KERNELS, kt_gpu_prefill_token_threshold=tokens) for tokens in (1001, 1000, 0, None)
+    )
+    assert at.prefill.breakdown_s["weight_copies"] > 0
+    assert not at.prefill.breakdown_s.get("cpu_experts")
+    assert not at.prefill.breakdown_s.get("cpu_hops")
+    assert at.decode == below.decode
+    for result in (below, never, usual):
+        assert result.prefill.breakdown_s["cpu_experts"] > 0
+        assert not result.prefill.breakdown_s.get("weight_copies")
+    long = KERNELS | {"prompt_len": 4096}
+    assert asked(**long).prefill.breakdown_s["weight_copies"] > 0
+    for system in ("ktransformers@0.3", "fiddler"):
+        with pytest.raises(SpecError, match="kt-gpu-prefill-token-threshold"):
+            asked(**KERNELS | {"system": system}, kt_gpu_prefill_token_threshold=512)
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured"),
+    [
+        # kvcache-ai/ktransformers, doc/en/kt-kernel/MiniMax-M2.1-Tutorial.md: one RTX 5090 and two, two EPYC 9355.
+        ({"tp_size": 1, "kt_num_gpu_experts": 10, "prompt_len": 2048}, 408),
+        ({"tp_size": 2, "kt_num_gpu_experts": 40, "prompt_len": 2048}, 414),
+        ({"tp_size": 1, "kt_num_gpu_experts": 10, "prompt_len": 8192}, 1196),
+        ({"tp_size": 2, "kt_num_gpu_experts": 40, "prompt_len": 8192}, 1847),
+        # Issue 1914 of the same repository: 16 threads of one.
+        (
+            {"model": MIXTURE, "weight_format": "bf16", "kt_num_gpu_experts": 28, "host": "epyc-9355", "threads": 16,
+             "prompt_len": 969},
+            1179.6,
+        ),
+        (
+            {"model": "qwen3.5-122b-a10b", "kt_num_gpu_experts": 24, "host": "epyc-9355", "threads": 16, "prompt_len": 969},
+            278.2,
+        ),
+    ],
+    ids=["2048 on one", "2048 on two", "8192 on one", "8192 on two", "16 bits", "8-bit floats"],
+)  # fmt: skip
+def test_prompts_of_kt_kernel_take_as_long_as_was_published(changes: dict[str, Any], measured: float) -> None:
+    run = KERNELS | {"model": "minimax-m2", "weight_format": "fp8"} | changes
+    assert run["prompt_len"] / seconds(asked(**run))[0] == pytest.approx(measured, rel=0.2)
+
+
+def test_eight_bit_floats_have_kernels_of_their_own_where_the_program_has() -> None:
+    on_amx = KERNELS | {"host": "2x xeon-platinum-8488c", "prompt_len": 2048}
+    floats, blocks = (
+        seconds(asked(**on_amx | {"weight_format": name}))[0] for name in ("fp8", "int8_weight_only")
+    )
+    assert floats > 4 * blocks
+    older = on_amx | {"system": "ktransformers@0.3"}
+    floats, blocks = (
+        seconds(asked(**older | {"weight_format": name}))[0] for name in ("fp8", "int8_weight_only")
+    )
+    assert floats == pytest.approx(blocks, rel=0.1)
+
+
+# -- HIP builds whose prompts a library multiplies ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "weight_format", "measured"),
+    [
+        # lhl/strix-halo-testing, llm-bench: 512 tokens without flash attention and, of a mixture, with rocWMMA's.
+        ("hip-rocblas", "llama-2-7b", "q4_0", 322.4),
+        ("hip-hipblaslt", "llama-2-7b", "q4_0", 975.3),
+        ("hip-rocblas", "mistral-small-3.1-24b-instruct-2503", "q4_k_m", 96),
+        ("hip-hipblaslt", "mistral-small-3.1-24b-instruct-2503", "q4_k_m", 336),
+        ("hip-rocblas", MIXTURE, "q4_k_m", 434),
+        ("hip-hipblaslt", MIXTURE, "q4_k_m", 669),
+    ],
+)
+def test_a_library_multiplies_prompts_as_fast_as_was_published(
+    version: str, model: str, weight_format: str, measured: float
+) -> None:
+    run = asked(
+        model=model, gpu="radeon-8060s-128gb", host=None, system=f"llama_cpp@{version}", weight_format=weight_format,
+        prompt_len=512,
+    )  # fmt: skip
+    assert 512 / seconds(run)[0] == pytest.approx(measured, rel=0.2)

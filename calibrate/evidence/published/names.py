@@ -91,14 +91,21 @@ def version_of(name: str, printed: str | None) -> str | None:
 
 
 _RELEASED_BEFORE: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
-    {"accelerate": (("2025-07", "1.7"),)}
+    {
+        "accelerate": (("2025-07", "1.7"),),
+        # Tags v0.2.0 of 2025-02-10 to v0.2.4 of 2025-04-02, v0.3 of 2025-04-29; kt-kernel under SGLang since 2025-10.
+        "ktransformers": (("2025-04-29", "0.2"), ("2025-10", "0.3")),
+    }
 )
 """(month, version): what was the newest version before a month, where tables give dates."""
 
 
+_A_DATE = re.compile(r"20\d\d(?:-|$)")
+
+
 def version_at(name: str, date: str) -> str | None:
-    """The version of a system that was the newest at a date, as far as it matters; None for today's."""
-    known = _RELEASED_BEFORE.get(name, ())
+    """The version of a system that was the newest at a date, as far as it matters; None for today's and for no date."""
+    known = _RELEASED_BEFORE.get(name, ()) if _A_DATE.match(date) else ()
     return next((version for month, version in known if date < month), None)
 
 
