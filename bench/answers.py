@@ -47,7 +47,9 @@ DIGITS = 8
 TOLERANCE = 1e-6
 """Relative: what another processor's exponential may change."""
 SUM_DIGITS, SUM_TOLERANCE = 7, 2e-6
-"""Of sums of logarithms, which move by a number's relative change."""
+"""Of sums of logarithms, which move by a number's relative change; per `SUM_OF_MANY` where more are added up."""
+SUM_OF_MANY = 1000.0
+"""What some hundreds of numbers come to: a front of 200 policies has thousands, and each may end in another digit."""
 
 
 def questions() -> list[str]:
@@ -154,7 +156,9 @@ def _weight(name: str) -> float:
 
 def sums_moved(before: dict[str, float], after: dict[str, float]) -> list[str]:
     """Which parts of an answer moved."""
-    return _moved(before, after, lambda old, new: abs(old - new) <= SUM_TOLERANCE)
+    return _moved(
+        before, after, lambda old, new: abs(old - new) <= SUM_TOLERANCE * max(abs(old) / SUM_OF_MANY, 1.0)
+    )
 
 
 def _of_command(words: list[str]) -> Any:
