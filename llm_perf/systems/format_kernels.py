@@ -225,10 +225,7 @@ def compute_factor(
     """
     grouped = constants[_GROUPED[kind]] if expert else 0.0
     if grouped > 0:
-        peak, warp = gemm.peak_flops_per_s, constants["expert_warp_gflops_per_sm_per_ghz"]
-        if warp > 0 and kind in WEIGHT_ONLY and gpu is not None and gpu.sm_count and gpu.sm_clock_mhz:
-            peak = min(peak, warp * 1e6 * gpu.sm_count * gpu.sm_clock_mhz)
-        return gemm.flops_per_s / (grouped * peak)
+        return gemm.flops_per_s / (grouped * gemm.peak_flops_per_s)
     if kind in WEIGHT_ONLY and gpu is not None:
         return warp_matrix_factor(constants, gpu, gemm)
     if kind not in _NATIVE:

@@ -34,34 +34,26 @@ MARLIN_ON_H20 = {
 }  # fmt: skip
 """Milliseconds of vLLM 0.20's fused_marlin_moe, W4A16 in bf16, by tokens (flagos-ai/FlagGems pull requests 3609 and 4350)."""
 
+ON_H20 = {"expert_weight_only_flops": 0.54}
+"""What these times compute at; other GPUs reach less of their peaks (vllm/0.10.yaml)."""
+
 
 @pytest.mark.parametrize(
     ("model", "tokens"), [(model, tokens) for model, times in MARLIN_ON_H20.items() for tokens in times]
 )
 def test_experts_in_4_bits_take_what_their_kernel_was_measured_to_take(model: str, tokens: int) -> None:
-    assert module_ms(model, float(tokens)) == pytest.approx(MARLIN_ON_H20[model][tokens], rel=0.3)
+    assert module_ms(model, float(tokens), **ON_H20) == pytest.approx(MARLIN_ON_H20[model][tokens], rel=0.3)
 
 
 def test_without_blocks_of_their_own_experts_of_few_rows_would_be_too_quick() -> None:
     """16 rows of each of 8 experts are two blocks' worth of arithmetic, 20 of each of 512 as well."""
     for model, tokens in (("mixtral-8x7b", 64), ("qwen3.5-397b-a17b", 1024)):
-        plain = module_ms(model, float(tokens), marlin_expert_blocks=0.0)
+        plain = module_ms(model, float(tokens), marlin_expert_blocks=0.0, **ON_H20)
         assert plain < 0.7 * MARLIN_ON_H20[model][tokens]
-        assert module_ms(model, float(tokens)) > 1.5 * plain
+        assert module_ms(model, float(tokens), **ON_H20) > 1.5 * plain
 
 
 @given(rows=st.floats(0.0, 1e4))
 def test_a_block_is_the_least_that_is_filled_to_less_than_nine_tenths(rows: float) -> None:
     heights = [block for block in (8, 16, 32, 48, 64) if rows < 0.9 * block] or [64]
     assert marlin_block(rows) == heights[0]
-
-
-def test_a_slower_matrix_unit_is_what_bounds_experts_and_else_the_instructions_of_a_warp() -> None:
-    """H20's peak is less than what a warp reaches on Hopper; on H100 it is 1.6 times that."""
-    share = {
-        gpu: module_ms("mixtral-8x7b", 32768.0, gpu) / module_ms("mixtral-8x7b", 32768.0, gpu, **free)
-        for gpu in ("h20-sxm-96gb", "h100-sxm-80gb")
-        for free in [{"expert_warp_gflops_per_sm_per_ghz": 0.0}]
-    }
-    assert share["h20-sxm-96gb"] == pytest.approx(1.0)
-    assert share["h100-sxm-80gb"] == pytest.approx(1 / 0.671, rel=0.05)

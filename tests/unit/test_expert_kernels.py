@@ -40,10 +40,6 @@ def test_experts_compute_at_the_share_of_the_peak_that_their_format_has(
 ) -> None:
     fast, slow = (forward(more={name: share}, **inputs) for share in (0.4, 0.1))
     peak = fast.scenario.gpu.peak_flops_per_s("fp8" if name == "expert_8bit_flops" else "bf16")
-    if (
-        name == "expert_weight_only_flops"
-    ):  # of the instructions of a warp, which unpacks: 132 multiprocessors
-        peak = fast.constants["expert_warp_gflops_per_sm_per_ghz"] * 1e9 * 132 * 1.98
     flops = sum(
         2.0 * group.count * product.weights * product.rows(TOKENS)
         for group, products in fast.groups
