@@ -157,6 +157,14 @@ def may_not_keep_up(found: Simulation) -> bool:
     )
 
 
+def may_keep_up(found: Simulation) -> bool:
+    """Whether the engine does not keep up as predicted, and does where its steps are as short as the interval's quick end."""
+    known, interval = found.capacity, found.interval
+    if interval is None or known is None or known.keeps_up is not False or known.offered_per_s is None:
+        return False
+    return known.offered_per_s * interval.factors[0] <= known.requests_per_s
+
+
 def certainty_pieces(found: Simulation) -> list[str]:
     """How far off the slowest requests may be, and whether the engine may not keep up at all."""
     interval = found.interval
@@ -165,6 +173,9 @@ def certainty_pieces(found: Simulation) -> list[str]:
     ranges = [_short_range(interval, name, "p95") for name in ("ttft_s", "tpot_s")]
     if may_not_keep_up(found):
         may = f"it may not keep up: steps may take {interval.factors[1]:.2f} times as long"
+        return [f"{may} ({interval.level:.0%})", *ranges]
+    if may_keep_up(found):
+        may = f"it may keep up: steps may take {interval.factors[0]:.2f} times as long"
         return [f"{may} ({interval.level:.0%})", *ranges]
     new = [new_text(interval.novel)] if interval.novel else []
     return [f"{interval.level:.0%} interval: {ranges[0]}", *ranges[1:], *new]
@@ -179,6 +190,9 @@ def bound_pieces(found: Simulation) -> list[str]:
         busy = min(decode.busy_s[decode.bottleneck] / decode.latency_s, 1.0)
         waits = f"{system_of(found.scenario).resource_title(decode.bottleneck)} (busy {busy:.0%})"
         pieces.append(f"{waits}, {summary.mean_running:.3g} requests run on average")
+    prompts = _time_of_prompts(found)
+    if prompts >= _MANY_PROMPTS:
+        pieces.insert(0, f"reading prompts ({prompts:.0%} of the time)")
     if summary.preempted > _OFTEN * summary.completed:
         pieces.insert(0, f"the KV cache ({count(summary.preempted)} preemptions)")
     return [
@@ -187,6 +201,16 @@ def bound_pieces(found: Simulation) -> list[str]:
         f"cache {summary.peak_kv_utilization:.0%} at most",
     ]
 
+
+def _time_of_prompts(found: Simulation) -> float:
+    """Share of all steps' time in steps that read prompts alone, or beside sequences that decode."""
+    steps = found.outcome.steps
+    whole = float(steps.duration_s.sum())
+    return float(steps.duration_s[steps.prefill_tokens > 0].sum()) / whole if whole > 0 else 0.0
+
+
+_MANY_PROMPTS: Final = 0.4
+"""Share of the time from which on prompts are named before what a decode step waits for."""
 
 _OFTEN: Final = 0.05
 """Preemptions per request from which on the cache is what binds."""

@@ -54,6 +54,28 @@ def test_a_rate_above_capacity_is_exit_3_and_says_how_fast_the_queue_grows(llm_p
     assert "or more" in " ".join(outcome.out.split())  # no upper end of what grows without bound
 
 
+def test_a_rate_that_quicker_steps_would_serve_may_be_kept_up(llm_perf, folder):
+    """The interval's quick end is as much an answer as its slow one."""
+    most = llm_perf(*SMALL, "--rate", "1000", "--json").json
+    served, quick = most["capacity"]["requests_per_s"], most["interval"]["step_time_factors"][0]
+    for share, may in ((1.02, True), (1.1 / quick, False)):
+        out = llm_perf(*SMALL, "--rate", f"{share * served:.4g}").out
+        assert "does not keep up" in out
+        assert (f"it may keep up: steps may take {quick:.2f} times as long" in out) is may
+
+
+def test_prompts_are_named_where_most_of_the_time_goes_to_them(llm_perf, folder):
+    """What a decode step waits for is no answer to why it is slow where others' prompts take the time."""
+    long = llm_perf(
+        *BASE, "--num-requests", "60", "--concurrency", "8", "--prompt-len", "4000", "--gen-len", "10"
+    ).out
+    short = llm_perf(
+        *BASE, "--num-requests", "20", "--concurrency", "2", "--prompt-len", "20", "--gen-len", "400"
+    ).out
+    assert "Bound by:  reading prompts (" in long
+    assert "reading prompts" not in short
+
+
 def test_more_engines_than_are_simulated_are_no_advice(llm_perf, folder):
     out = llm_perf(*SMALL, "--rate", "1e9").out
     assert "--replicas" not in out
