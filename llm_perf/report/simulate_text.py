@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -189,10 +190,15 @@ def bound_pieces(found: Simulation) -> list[str]:
     if decode is not None:
         busy = min(decode.busy_s[decode.bottleneck] / decode.latency_s, 1.0)
         waits = f"{system_of(found.scenario).resource_title(decode.bottleneck)} (busy {busy:.0%})"
-        pieces.append(f"{waits}, {summary.mean_running:.3g} requests run on average")
-    prompts = _time_of_prompts(found)
-    if prompts >= _MANY_PROMPTS:
-        pieces.insert(0, f"reading prompts ({prompts:.0%} of the time)")
+        running = f"{summary.mean_running:.3g} requests run on average"
+        prompts = _time_of_prompts(found)
+        reading = f"reading prompts ({prompts:.0%} of the time)"
+        if prompts >= _MOST:
+            pieces += [reading, waits, running]
+        elif prompts >= _MUCH:
+            pieces += [waits, reading, running]
+        else:
+            pieces.append(f"{waits}, {running}")
     if summary.preempted > _OFTEN * summary.completed:
         pieces.insert(0, f"the KV cache ({count(summary.preempted)} preemptions)")
     return [
@@ -203,14 +209,21 @@ def bound_pieces(found: Simulation) -> list[str]:
 
 
 def _time_of_prompts(found: Simulation) -> float:
-    """Share of all steps' time in steps that read prompts alone, or beside sequences that decode."""
+    """Share of all steps' time that prompts take: their own steps, and what they add to steps beside sequences that decode.
+
+    What a step would take without them is the mean of those that only decode.
+    """
     steps = found.outcome.steps
-    whole = float(steps.duration_s.sum())
-    return float(steps.duration_s[steps.prefill_tokens > 0].sum()) / whole if whole > 0 else 0.0
+    reads = steps.prefill_tokens > 0
+    whole, others = float(steps.duration_s.sum()), int(steps.count[~reads].sum())
+    plain_s = float(steps.duration_s[~reads].sum()) / others if others else 0.0
+    beside = np.where(steps.decode_sequences[reads] > 0, plain_s, 0.0)
+    return float(np.maximum(steps.duration_s[reads] - beside, 0.0).sum()) / whole if whole > 0 else 0.0
 
 
-_MANY_PROMPTS: Final = 0.4
-"""Share of the time from which on prompts are named before what a decode step waits for."""
+_MUCH: Final = 0.25
+_MOST: Final = 0.5
+"""Shares of the time from which on prompts are named behind, and before, what a decode step waits for."""
 
 _OFTEN: Final = 0.05
 """Preemptions per request from which on the cache is what binds."""
