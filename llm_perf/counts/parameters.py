@@ -62,7 +62,7 @@ def row_params(model: ModelConfig) -> int:
 
 
 def embedding_params(model: ModelConfig) -> int:
-    """Elements before the first layer: tables (of tokens, positions, n-grams, layers), projection to the hidden size, norm, others."""
+    """Elements before the first layer: tables of tokens, positions, n-grams, layers; projection, norm, others."""
     projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
     positions = model.learned_positions * model.hidden_size
     return (
