@@ -121,6 +121,10 @@ def with_memory(
         for known, name in ((_BOARD.sub("", known), name) for known, name in full.items())
         if known in wanted
     }
+    for form in sized:  # a machine's name with the one memory that it has: DGX Spark 128GB
+        plain, size = _MEMORY.sub("", form), form.rpartition("-")[2]
+        if plain in full and normalise(full[plain]).endswith(f"-{size}"):
+            found.setdefault(full[plain], plain)
     return list(found), next(iter(found.values()), "")
 
 

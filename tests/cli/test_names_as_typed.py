@@ -35,6 +35,8 @@ from llm_perf.config.ollama import tagged_model
         ("M3 Max 36GB", "Apple M3 Max 30c"),
         ("M4 Max 36GB", "Apple M4 Max 32c"),
         ("M1 8GB", "Apple M1 8c 8GB"),
+        ("DGX Spark 128GB", "GB10-128GB"),
+        ("strix halo 128 GB", "Radeon 8060S-128GB"),
         ("rtx4090", "RTX 4090-24GB"),
         ("rtx3060 12gb", "RTX 3060-12GB"),
         ("rx7900xtx", "RX 7900 XTX-24GB"),
