@@ -53,11 +53,8 @@ class _MeanLength(_WholeNumber):
             return super().convert(value, param, ctx)
         whole = round(mean)
         if not whole or abs(whole - mean) > _AS_GOOD * mean:
-            raise click.BadParameter(
-                f"{text!r} is no whole number such as 512 or 1e9; llm-perf simulate takes {text} as the mean of many",
-                ctx,
-                param,
-            )
+            many = f"; llm-perf simulate takes {text} as the mean of many" if mean >= 1 else ""
+            raise click.BadParameter(f"{text!r} is no whole number such as 512 or 1e9{many}", ctx, param)
         click.echo(
             f"llm-perf: {flag} {text} is taken as {whole}, since requests of a batch are equal; simulate takes it as a mean",
             err=True,

@@ -81,7 +81,8 @@ class ModelConfig(Spec):
     LayerNorm a bias, RMSNorm none.
     ``encoder`` models have a prefill only. ``encoder_groups`` are the layers of the encoder beside a decoder of
     ``layer_groups``; such a model is counted, and not timed yet. ``other_params`` are elements outside the layers that no
-    other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables).
+    other field describes (segment tables, poolers, the transform of a masked head, an encoder's tables). ``ngram_params`` are
+    those of tables of n-grams, ``layer_table_params`` of tables with a row of each token for every layer (Gemma 3n).
     ``left_out`` says what a config describes and no count here holds; every answer repeats it.
     ``beside_params`` are elements of the parts beside the text (towers of pictures and sound, projectors) that it names.
     ``quantization`` is how the checkpoint was released, where that is not 16 or 32
@@ -115,6 +116,7 @@ class ModelConfig(Spec):
     encoder_groups: tuple[LayerGroup, ...] = ()
     other_params: NonNegativeInt = 0
     ngram_params: NonNegativeInt = 0
+    layer_table_params: NonNegativeInt = 0
     quantization: Quantization | None = None
     released_dtype: ReleasedDtype | None = None
     stored_formats: WeightFormats | None = None

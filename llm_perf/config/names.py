@@ -117,8 +117,10 @@ def resolve(
         if not several:
             several, plain = with_memory(forms, names, {**aliases, **written})
             usual = _fits(plain, names, by_full, {**aliases, **written}, devices)
-            if len(several) > 1 and len(usual) == 1 and usual[0] in several:
-                several = usual
+            if len(several) > 1 and len(usual) == 1:
+                # Of chips with so much memory the one that the name alone means, or that one's other size.
+                near = [full for full in several if full == usual[0] or _begins(full, normalise(usual[0]))]
+                several = near if len(near) == 1 else several
             if len(several) == 1:
                 return several[0]
     if several:

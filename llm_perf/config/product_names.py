@@ -113,15 +113,19 @@ def with_memory(
     ``H200 141GB`` is H200 on a board of its own; ``M4 Max 64GB`` the one of its numbers of cores that is had with so much.
     """
     full = {**aliases, **{normalise(name): name for name in names}}
-    for form in forms:
-        if _MEMORY.search(form):
-            plain = _BOARD.sub("", form)
-            found = list(
-                dict.fromkeys(name for known, name in full.items() if _BOARD.sub("", known) == plain)
-            )
-            if found:
-                return found, _MEMORY.sub("", form)
-    return [], ""
+    # All spellings are asked for together: a chip may be known by one of them and its sibling by another.
+    sized = [form for form in forms if _MEMORY.search(form)]
+    wanted = {_BOARD.sub("", form): _MEMORY.sub("", form) for form in sized}
+    found = {
+        name: wanted[known]
+        for known, name in ((_BOARD.sub("", known), name) for known, name in full.items())
+        if known in wanted
+    }
+    for form in sized:  # a machine's name with the one memory that it has: DGX Spark 128GB
+        plain, size = _MEMORY.sub("", form), form.rpartition("-")[2]
+        if plain in full and normalise(full[plain]).endswith(f"-{size}"):
+            found.setdefault(full[plain], plain)
+    return list(found), next(iter(found.values()), "")
 
 
 _BOARD = re.compile(r"-(?:sxm\d?|pcie|nvl|\d+c)(?=-)")

@@ -56,8 +56,13 @@ def token_table_params(model: ModelConfig) -> int:
     return model.vocab_size * (model.embedding_size or model.hidden_size)
 
 
+def row_params(model: ModelConfig) -> int:
+    """Elements of all tables that a token reads rows of: its own, of n-grams, of layers."""
+    return token_table_params(model) + model.ngram_params + model.layer_table_params
+
+
 def embedding_params(model: ModelConfig) -> int:
-    """Elements before the first layer: tables of tokens, positions, n-grams, projection to the hidden size, norm, others."""
+    """Elements before the first layer: tables of tokens, positions, n-grams, layers; projection, norm, others."""
     projection = model.embedding_size * model.hidden_size if model.embedding_size else 0
     positions = model.learned_positions * model.hidden_size
     return (
@@ -66,6 +71,7 @@ def embedding_params(model: ModelConfig) -> int:
         + projection
         + model.other_params
         + model.ngram_params
+        + model.layer_table_params
         + (norm_params(model) if model.embedding_norm else 0)
     )
 
@@ -182,7 +188,7 @@ def layer_rank_params(
 @lru_cache(maxsize=256)
 def ends_rank_params(model: ModelConfig, tp: int = 1) -> tuple[RankParams, RankParams]:
     """(embeddings, head) of one rank. The vocabulary is sharded; positions, norms and projections are replicated."""
-    table = token_table_params(model) + model.ngram_params
+    table = row_params(model)
     embedding = RankParams(table / tp, float(embedding_params(model) - table))
     head_matrix = 0 if model.tied_embeddings else token_table_params(model)
     head_bias = model.vocab_size if model.lm_head_bias else 0

@@ -15,6 +15,7 @@ from llm_perf.counts.parameters import (
     embedding_params,
     layer_vector_params,
     lm_head_params,
+    row_params,
     token_table_params,
 )
 
@@ -163,8 +164,9 @@ def checkpoint_bytes(model: ModelConfig, formats: WeightFormats, mtp_layers: int
         total += group.count * layer_bytes(model, group, row, formats.vector_bits)
     table = token_table_params(model)
     head = 0 if model.tied_embeddings else table
-    total += table * formats.embedding.bits / 8 + head * formats.head.bits / 8
-    rest = embedding_params(model) - table + lm_head_params(model) - head
+    rows = row_params(model)
+    total += rows * formats.embedding.bits / 8 + head * formats.head.bits / 8
+    rest = embedding_params(model) - rows + lm_head_params(model) - head
     total += rest * formats.vector_bits / 8
     if mtp_layers:
         layer = layer_bytes(model, model.layer_groups[-1], formats.layers[-1], formats.vector_bits)

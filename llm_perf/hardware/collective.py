@@ -36,7 +36,8 @@ class Fabric:
     ``latency_s`` is one collective's, ``bytes_per_s`` the rate per rank and direction of a ring through all of them
     (algorithms that NCCL picks by itself are in these two, as measured). ``exchange_latency_s`` is that of a single
     exchange between two ranks. Over several nodes ``ranks_per_node`` of the group share a node, and each has a network
-    card's share of ``nic_bytes_per_s``. In a ``mesh`` each pair of ranks has a link of its own,
+    card's share of ``nic_bytes_per_s``; ``port_bytes_per_s`` is what a rank sends inside its node, ``one_port`` whether the
+    network's bytes leave by the same way (PCIe). In a ``mesh`` each pair of ranks has a link of its own,
     and its kernels are known (AMD's).
     """
 
@@ -47,6 +48,8 @@ class Fabric:
     exchange_latency_s: float = 0.0
     ranks_per_node: int = 0
     nic_bytes_per_s: float = 0.0
+    port_bytes_per_s: float = math.inf
+    one_port: bool = False
     mesh: bool = False
 
     @property
@@ -118,7 +121,8 @@ class Fabric:
     def all_to_all_s(self, size_bytes: Number) -> Number:
         """All-to-all of ``size_bytes`` held by every rank, an equal part for each.
 
-        Between nodes each rank sends what goes to other nodes over its own share of the network card.
+        Between nodes each rank sends what goes to other nodes over its own share of the network card, meanwhile what stays
+        in the node over the link there; over PCIe both pass one port.
         """
         if self.ranks == 1:
             return 0.0 * size_bytes
@@ -128,7 +132,9 @@ class Fabric:
             alpha = latency * self.exchange_latency_s
             return alpha + root * self.sqrt_term_s * sqrt(size_bytes / 1e6) + wire
         outside = (self.ranks - self.ranks_per_node) / self.ranks
-        return self.latency_s + outside * size_bytes / self.nic_bytes_per_s
+        port = (self.ranks - 1) / self.ranks if self.one_port else (self.ranks_per_node - 1) / self.ranks
+        wire = max(outside / self.nic_bytes_per_s, port / self.port_bytes_per_s)
+        return self.latency_s + wire * size_bytes
 
     def send_s(self, size_bytes: Number) -> Number:
         """One message to a neighbour; nothing where there is none."""
@@ -178,6 +184,8 @@ def fabric(
         measured.inter_node_alpha_us * 1e-6,
         together,
         nic,
+        port_bytes_per_s=math.inf if together == 1 else inside_rate,
+        one_port=over_pcie(gpu, ranks),
     )
 
 
@@ -210,14 +218,19 @@ def joins_all(gpu: GPUConfig, ranks: int) -> bool:
 def with_pcie_share(group: Fabric, gpu: GPUConfig, host: HostConfig, share: float) -> Fabric:
     """The fabric with a stack's own share of PCIe as its bus, where it runs over PCIe inside a node; as it is where 0.
 
+    Of a ring over nodes that share bounds the part in each of them.
+
     What is known of the host, and of the GPU's family, over PCIe comes first: whether cards copy to each other directly is
     theirs.
     """
-    if share <= 0 or group.spans_nodes or not over_pcie(gpu, group.ranks) or not gpu.pcie_gb_per_s:
+    if share <= 0 or not over_pcie(gpu, group.ranks) or not gpu.pcie_gb_per_s:
         return group
     if host.peer_gb_per_s is not None or gpu.efficiency.collective.pcie_bus_efficiency is not None:
         return group
-    return replace(group, bytes_per_s=share * gpu.pcie_gb_per_s * 1e9)
+    rate = share * gpu.pcie_gb_per_s * 1e9
+    if group.spans_nodes:
+        return replace(group, bytes_per_s=min(group.bytes_per_s, rate))
+    return replace(group, bytes_per_s=rate)
 
 
 def _latency_s(gpu: GPUConfig, ranks: int) -> float:

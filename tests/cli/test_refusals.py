@@ -263,3 +263,9 @@ def test_advice_keeps_the_engine_as_it_was_named(capsys: pytest.CaptureFixture[s
         change = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Change:"))
         assert "--n-cpu-moe" in change
         assert "--system" not in change
+
+
+def test_a_length_below_one_token_is_no_mean_that_simulate_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("infer", "simulate --rate 1"):
+        assert run(shlex.split(f"{command} {GPT} --prompt-len 0.4")) == 2
+        assert "as the mean of many" not in capsys.readouterr().err

@@ -196,3 +196,28 @@ def test_kernels_over_a_mesh_use_every_link_once_in_each_direction(gpu: str, ran
 def test_kernels_over_a_mesh_are_never_slower_than_the_ring_by_more_than_their_start(ranks, size, small):
     group = joined("mi300x", ranks, 8)
     assert group.custom_all_reduce_s(size, small) <= group.all_reduce_s(size) + 1.6 * small
+
+
+@pytest.mark.parametrize(
+    "gpu", ["l40s-48gb", "rtx-4090-24gb", "a100-pcie-40gb", "h100-sxm-80gb", "mi300x-192gb"]
+)
+def test_an_all_to_all_over_nodes_takes_what_passes_each_ranks_port(gpu: str):
+    """Cards on PCIe send to the network by the port that they share inside a node: two nodes have no wider one.
+
+    Behind a link of their own, what stays in the node takes that link.
+    """
+    inside, twice = joined(gpu, 8, 8), joined(gpu, 8, 4)
+    assert twice.one_port == (gpu not in ("h100-sxm-80gb", "mi300x-192gb"))
+    size = 1e9
+    assert twice.all_to_all_s(size) >= (7 if twice.one_port else 3) / 8 * size / inside.bytes_per_s
+    assert joined(gpu, 8, 1).port_bytes_per_s == math.inf  # one card a node shares its port with none
+
+
+def test_a_stacks_share_of_pcie_bounds_a_ring_over_nodes_too():
+    gpu = get_gpu_config_by_name("a100-pcie-40gb")
+    host = get_host_config_by_name(gpu.default_host)
+    share = 0.1
+    inside, twice = (with_pcie_share(fabric(gpu, 8, in_node, host), gpu, host, share) for in_node in (8, 4))
+    assert twice.bytes_per_s <= inside.bytes_per_s == pytest.approx(share * gpu.pcie_gb_per_s * 1e9)
+    slow = with_pcie_share(fabric(gpu, 8, 1, host), gpu, host, 1.0)
+    assert slow.bytes_per_s == fabric(gpu, 8, 1, host).bytes_per_s  # the network is narrower

@@ -16,7 +16,7 @@ from llm_perf.config.loading import get_model_config_by_name
 from llm_perf.config.module_names import PREFIXES, ModuleNames, compiled
 from llm_perf.config.quantization import named_quantization, read_quantization
 from llm_perf.counts.linears import layer_linears
-from llm_perf.counts.parameters import total_params
+from llm_perf.counts.parameters import ends_rank_params, token_table_params, total_params
 from llm_perf.counts.weight_formats import checkpoint_bytes, checkpoint_difference, resolve_formats
 from llm_perf.errors import SpecError
 from llm_perf.systems.footprint import model_weight_bytes
@@ -572,3 +572,24 @@ def test_every_file_of_gpt_oss_has_its_experts_as_released(size: str, tag: str) 
     """Rows of 2,880 are no blocks of 256: files of unsloth/gpt-oss-20b-GGUF differ by a few percent, whatever their names."""
     found = get_model_config_by_name(f"unsloth/gpt-oss-{size}-GGUF{tag}")
     assert found.quantization == get_model_config_by_name(f"gpt-oss-{size}").quantization
+
+
+@pytest.mark.parametrize(
+    ("name", "gb"),
+    # What a GGUF of the name takes on the hub: of gemma-3n-E4B-it Q4_K_M 4.54 GB and Q8_0 7.35 GB.
+    [("google/gemma-3n-E4B:q4_k_m", 4.54), ("google/gemma-3n-E4B:q8_0", 7.35)],
+)
+def test_tables_of_layers_have_a_type_of_weights_in_a_gguf_file(name: str, gb: float) -> None:
+    """Norms have 32 bits there; a table with a row of each token for every layer is none of them."""
+    model, _, mixture = name.partition(":")
+    found = get_model_config_by_name(model)
+    size = checkpoint_bytes(found, resolve_formats(found, named_quantization(mixture)))
+    assert size / 1e9 == pytest.approx(gb, rel=0.12)
+
+
+@pytest.mark.parametrize("name", ["gemma-4-e2b", "gemma-4-e4b", "gemma-3n-e4b"])
+def test_tables_of_layers_are_shared_out_like_the_token_table(name: str) -> None:
+    found = get_model_config_by_name(name)
+    assert found.layer_table_params == 262_144 * 256 * found.num_layers
+    one, four = ends_rank_params(found)[0].sharded, ends_rank_params(found, 4)[0].sharded
+    assert one == 4 * four == token_table_params(found) + found.layer_table_params

@@ -46,10 +46,15 @@ def _gemma3n_layer(c: Config) -> int:
 
 
 def _gemma3n_beside(c: Config) -> int:
-    """Tables per layer, their projection and norm, and the projections between streams."""
+    """The projection and norm of what the layers' own tables give, and the projections between streams."""
     width = c.layers * c.size("hidden_size_per_layer_input")
-    tables = c.size("vocab_size_per_layer_input") * width + width * c.hidden
-    return tables + c.size("hidden_size_per_layer_input") + 2 * (_streams(c) - 1) * c.hidden**2
+    return width * c.hidden + c.size("hidden_size_per_layer_input") + 2 * (_streams(c) - 1) * c.hidden**2
+
+
+def _own_tables(c: Config) -> int:
+    """A token's row for each layer."""
+    width = c.layers * (c.count("hidden_size_per_layer_input") or 0)
+    return width * c.size("vocab_size_per_layer_input") if width else 0
 
 
 def _gemma3n_blocks(c: Config) -> list[FeedForward]:
@@ -119,7 +124,7 @@ def _gemma4_beside(c: Config) -> int:
     width = c.count("hidden_size_per_layer_input") or 0
     if not width:
         return 0
-    return c.layers * width * (c.size("vocab_size_per_layer_input") + c.hidden) + width
+    return c.layers * width * c.hidden + width
 
 
 def _gemma4_blocks(c: Config) -> list[FeedForward]:
@@ -148,7 +153,7 @@ _GEMMA4 = Family(
     norms=4,
     mlps=_gemma4_blocks,
     other_params=_gemma4_layer,
-    model={"other_params": _gemma4_beside},
+    model={"other_params": _gemma4_beside, "layer_table_params": _own_tables},
 )
 GEMMA: Mapping[str, Family] = {
     "gemma3n_text": Family(
@@ -159,7 +164,7 @@ GEMMA: Mapping[str, Family] = {
         norms=4,
         mlps=_gemma3n_blocks,
         other_params=_gemma3n_layer,
-        model={"other_params": _gemma3n_beside},
+        model={"other_params": _gemma3n_beside, "layer_table_params": _own_tables},
     ),
     "gemma4_text": _GEMMA4,
     "gemma4_unified_text": _GEMMA4,
