@@ -43,6 +43,10 @@ _TELL_S: Final = 300.0
 """Seconds of the processor after which a run says how far it is."""
 
 
+_HANGS_UP: Final = 0.998
+"""Share of those who send half a request that say so: the others wait for 5 s, in which no processor works."""
+
+
 # -- the server -------------------------------------------------------------------------------------------------
 
 _MAIN: Final = "import sys; from llm_perf.cli.main import main; main(sys.argv[1:])"
@@ -95,6 +99,8 @@ def fuzz_serve(draw: random.Random, folder: Path) -> None:  # noqa: ARG001
         client.sendall(asked_for)
         if kind == 3:
             return
+        if kind == 2 and draw.random() < _HANGS_UP:
+            client.shutdown(socket.SHUT_WR)
         answer = b""
         try:
             while kind == 0 and (part := client.recv(65536)):

@@ -1,0 +1,62 @@
+"""Runs of others that nobody had seen: their page is what the files say, and the files what the program answers."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from bench.unseen import KINDS, PAGE, PREDICTED, RUNS, answer, ask_all, figure, page, read
+
+LINES = read(RUNS)
+TOLD = {line["id"]: line for line in read(PREDICTED)}
+SAMPLE = [line for line in LINES if TOLD[line["id"]]["predicted"]][::41]
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    assert PAGE.read_text("utf-8") == page(LINES, list(TOLD.values()))
+
+
+def test_each_figure_has_a_page_a_command_and_a_kind() -> None:
+    kinds = {quantity for names in KINDS.values() for quantity in names}
+    for line in LINES:
+        assert line["source"].startswith("https://")
+        assert shlex.split(line["command"])[0] in ("infer", "simulate")
+        assert line["quantity"] in kinds
+        assert float(line["measured"]) > 0
+    assert list(TOLD) == [line["id"] for line in LINES]
+
+
+@pytest.mark.parametrize("line", SAMPLE, ids=[line["id"] for line in SAMPLE])
+def test_the_answers_are_those_of_today(line: dict[str, str]) -> None:
+    """A few of them: all take minutes, and `python bench/unseen.py` asks them."""
+    (found,) = ask_all([line])
+    assert float(found["predicted"]) == pytest.approx(float(TOLD[line["id"]]["predicted"]), rel=1e-3)
+
+
+def test_figures_are_those_that_benchmarks_print() -> None:
+    found = answer(
+        "infer --model llama-3.1-8b --gpu h100-sxm-80gb --system vllm --batch-size 4 --prompt-len 100 --gen-len 50"
+    )
+    total, prefill, decode = (found[part]["latency_s"] for part in ("total", "prefill", "decode"))
+    whole = {"output_tok_s": 200, "total_tok_s": 600, "requests_s": 4}
+    for quantity, counted in whole.items():
+        told = figure(found, quantity)
+        assert told is not None
+        value, (low, high) = told
+        assert value == pytest.approx(counted / total)
+        assert low is not None
+        assert high is not None
+        assert low < value < high
+    told = figure(found, "pp_tok_s")
+    assert told is not None
+    assert told[0] == pytest.approx(400 / prefill)
+    between, rate = figure(found, "tpot_mean_ms"), figure(found, "tg_tok_s")
+    assert between is not None
+    assert rate is not None
+    assert between[0] == pytest.approx(decode / 49 * 1e3, rel=1e-6)
+    assert rate[0] * between[0] == pytest.approx(4e3)
+
+
+def test_what_is_refused_says_why() -> None:
+    assert "unknown model" in answer("infer --model no-such-model --gpu t4")["refused"]
