@@ -75,8 +75,16 @@ def _of_requests(found: Mapping[str, Any], quantity: str) -> tuple[float, Ends] 
     if quantity in _RATES:
         name = _RATES[quantity]
         return found["throughput"][name], tuple((interval.get("throughput") or {}).get(name) or (None, None))
+    if quantity == "request_tok_s":
+        told = _of_requests(found, "tpot_mean_ms")
+        if told is None:
+            return None
+        slow, quick = (None if end is None else 1e3 / end for end in reversed(told[1]))
+        return 1e3 / told[0], (slow, quick)
+    if quantity not in _TIMES:
+        return None
     name, statistic, unit = _TIMES[quantity]
-    value = found[name][statistic] if found.get(name) else None
+    value: float | None = found[name][statistic] if found.get(name) else None
     if value is None:
         return None
     ends = (interval.get("tpot_s" if name == "itl_s" else name) or {}).get(statistic) or (None, None)
@@ -126,11 +134,11 @@ def ask_all(runs: Iterable[Line]) -> list[dict[str, str]]:
     answers: dict[str, dict[str, Any]] = {}
     lines = []
     for run in runs:
-        found = answers.setdefault(run["command"], {}) or answers[run["command"]]
-        if not found:
-            found = answers[run["command"]] = answer(run["command"])
+        if run["command"] not in answers:
+            answers[run["command"]] = answer(run["command"])
+        found = answers[run["command"]]
         told = None if "refused" in found else figure(found, run["quantity"])
-        if told is None:
+        if told is None or told[0] is None:
             reason = found.get("refused") or found.get("reason") or "no such figure"
             lines.append({"id": run["id"], "predicted": "", "low": "", "high": "", "reason": reason})
             continue
