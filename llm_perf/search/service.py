@@ -169,7 +169,7 @@ class _Search:
             target="", offload=False, objective="gpus", rate=None, requests=None, concurrency=None
         )
         kept = kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1))
-        self.pool = Pool(kept, every_division=True)
+        self.pool = Pool(kept, every_division=lambda columns: self.closed_form.misses_alone(columns))
         if scheduler_rules(*find(question.system)) is None:
             raise unscheduled(question.system)
         self.pool.leave_out(question)
@@ -193,12 +193,20 @@ class _Search:
     def best(self, top: int) -> tuple[tuple[ServiceCandidate, ...], ServiceCandidate | None]:
         """The best of each GPU, by simulation, and what misses the targets least where there is none."""
         found: dict[str, ServiceCandidate] = {}
-        queue = Queue(self.question.max_gpus, self.closed_form.value)
-        for number, option in enumerate(self.closed_form.options()):
+        cost: dict[str, tuple[float, int]] = {}  # of those found: the objective, and GPUs
+        known = self.closed_form
+        queue = Queue(self.question.max_gpus, known.value, lambda one: known.slowest_share(one.columns))
+        for number, option in enumerate(known.options()):
             queue.add(option, number)
-        while queue and len(found) < top and self.simulated < _MOST_SIMULATED:
-            option, number = queue.next()
-            if option.gpu in found or number in self.hopeless:
+        while queue and self.simulated < _MOST_SIMULATED:
+            value, option, number = queue.next()
+            if len(found) >= top and value > max(one for one, _ in cost.values()):
+                break
+            if option.gpu in found:
+                if cost[option.gpu] == (value, option.num_gpus) and number not in self.hopeless:
+                    found[option.gpu] = self._better(option, found[option.gpu])
+                continue
+            if len(found) >= top or number in self.hopeless:
                 continue
             if option.reading and number not in self.matched:
                 self.matched.add(number)
@@ -208,7 +216,7 @@ class _Search:
                     continue
             candidate = self._tried(option, number)
             if candidate is not None and candidate.meets:
-                found[option.gpu] = candidate
+                found[option.gpu], cost[option.gpu] = candidate, (value, option.num_gpus)
                 continue
             if candidate is not None:
                 queue.add(self._larger(option, candidate), number)
@@ -217,6 +225,30 @@ class _Search:
             self._try_the_nearest()
         nearest = None if found or not self.missed else min(self._whole(), key=self._missed)
         return tuple(ordered), nearest
+
+    def _better(self, option: Option, rival: ServiceCandidate) -> ServiceCandidate:
+        """Of an option and what costs as much, that which takes less of its limits, then that which is less loaded.
+
+        Pools, which take two kinds of engines and a connection, are chosen only where they cost less.
+        """
+        share = self._share(rival)
+        if (option.reading and not rival.reading) or self.closed_form.slowest_share(option.columns) > share:
+            return rival
+        candidate = self._candidate(option, self._tightened(share), within=share)
+        if candidate is None or not candidate.meets:
+            return rival
+        return min((rival, candidate), key=lambda one: (self._share(one), one.load or 0.0))
+
+    def _share(self, candidate: ServiceCandidate) -> float:
+        """The largest share of a limit on times of requests that is taken; 0 where none is limited."""
+        limits = [target for target in self.question.targets if target.of_requests]
+        used = [float(target.used(candidate.figure(target))) for target in limits]
+        return max((value for value in used if math.isfinite(value)), default=0.0)
+
+    def _tightened(self, share: float) -> tuple[Target, ...]:
+        """The limits on times of requests, of which no more than a share may be taken."""
+        limits = (target for target in self.question.targets if target.of_requests)
+        return tuple(replace(target, limit=target.limit * share) for target in limits)
 
     def _larger(self, option: Option, candidate: ServiceCandidate) -> Option:
         """With one engine more; of pools of the one whose part is what is missed, or of both."""
@@ -298,25 +330,32 @@ class _Search:
             return
         self.tried_at_most.add(number)
         largest = replace(option, engines=most)
-        candidate = self._candidate(largest, self._not_helped)
-        if (
-            candidate is not None
-            and not candidate.meets
-            and self._with_fewer_at_once(option, candidate) is None
-        ):
+        # Whether so many keep up is not asked: a division is given up for its targets alone.
+        candidate = self._candidate(largest, self._not_helped, within=0.0)
+        if candidate is None or self._meets_targets(candidate):
+            return
+        if self._with_fewer_at_once(largest, candidate) is None:
             self.missed.append((largest, candidate))
             self.hopeless.add(number)
 
-    def _candidate(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
+    def _meets_targets(self, candidate: ServiceCandidate) -> bool:
+        return all(bool(target.met(candidate.figure(target))) for target in self.question.targets)
+
+    def _candidate(
+        self, option: Option, deciding: tuple[Target, ...] = (), within: float = math.inf
+    ) -> ServiceCandidate | None:
         """The option simulated; no further than until one of the ``deciding`` targets is missed for certain.
 
+        Whether it keeps up is not asked of what takes more of its limits than ``within``; it then counts as not meeting them.
         More engines of a pool are tried by which targets are missed: pools are simulated to their end.
         """
-        candidate = self._simulated(option, deciding)
+        candidate = self._simulated(option, deciding, within)
         self.simulated += candidate is not None
         return candidate
 
-    def _simulated(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
+    def _simulated(
+        self, option: Option, deciding: tuple[Target, ...] = (), within: float = math.inf
+    ) -> ServiceCandidate | None:
         deployment = _deployment(option.structure).replace(max_num_seqs=option.most_at_once)
         try:
             traffic, file = self._traffic(option)
@@ -339,8 +378,8 @@ class _Search:
             values=values,
             meets=False,
         )
-        met = all(bool(target.met(candidate.figure(target))) for target in self.question.targets)
-        if not met or not summary.completed:
+        met = self._meets_targets(candidate)
+        if not met or not summary.completed or self._share(candidate) > within:
             return candidate
         known = simulation.capacity
         keeps_up = known is None or self.question.rate is None or known.keeps_up is not False

@@ -60,11 +60,14 @@ class Queue:
     Args:
         most: GPUs beyond which an option is not wanted.
         value: The objective of an option.
+        slowness: The lower the likelier the option is the best of those that cost as much: it is tried first.
     """
 
-    def __init__(self, most: int, value: Callable[[Option], float]) -> None:
-        self._most, self._value = most, value
-        self._entries: list[tuple[float, int, int, int, int, tuple[Option, int]]] = []
+    def __init__(
+        self, most: int, value: Callable[[Option], float], slowness: Callable[[Option], float]
+    ) -> None:
+        self._most, self._value, self._slowness = most, value, slowness
+        self._entries: list[tuple[float, int, int, float, int, tuple[Option, int]]] = []
         self._seen: set[tuple[int, int, int]] = set()
 
     def add(self, option: Option, number: int) -> None:
@@ -74,12 +77,13 @@ class Queue:
         if option.num_gpus > self._most or key in self._seen or not math.isfinite(value):
             return
         self._seen.add(key)
-        ties = (option.num_gpus, option.reading, option.each)
+        ties = (option.num_gpus, option.reading, self._slowness(option))
         heappush(self._entries, (value, *ties, len(self._seen), (option, number)))
 
-    def next(self) -> tuple[Option, int]:
-        """The first option, and the number of its division."""
-        return heappop(self._entries)[-1]
+    def next(self) -> tuple[float, Option, int]:
+        """The first option after its objective, and the number of its division."""
+        value, *_, (option, number) = heappop(self._entries)
+        return value, option, number
 
     def __len__(self) -> int:
         """How many are left."""
@@ -109,7 +113,7 @@ class ClosedForm:
             fits = columns["fits"].astype(bool)
             if not fits.any():
                 continue
-            if self.slowest_share(columns) > _ALMOST:
+            if self.misses_alone(columns):
                 self.too_slow.append((structure, columns))
                 continue
             try:
@@ -135,6 +139,10 @@ class ClosedForm:
         return max(
             math.ceil(self.rate / (at_once * float(_per_s(structure, columns, self.question)[fits].max()))), 1
         )
+
+    def misses_alone(self, columns: dict[str, Array]) -> bool:
+        """Whether a request that has an engine to itself misses a target."""
+        return self.slowest_share(columns) > _ALMOST
 
     def slowest_share(self, columns: dict[str, Array]) -> float:
         """The largest share of a target that a request takes which has an engine to itself; 0 where lengths differ."""
