@@ -1,7 +1,8 @@
 """The least that serves requests as they come: engines, GPUs, how each is divided, under targets on what requests wait.
 
 Deployments of a kind of GPU are tried in the order of what they cost, each by a simulation of its requests
-(`llm_perf.requests.simulate`), until one meets the targets; so the first that does is the least. What is simulated is chosen
+(`llm_perf.requests.simulate`), until one meets the targets; so the first that does is the least. Of those that cost as much
+the one that takes least of its limits is chosen, then the one that is less loaded. What is simulated is chosen
 by the closed form of a batch that is kept full (`llm_perf.requests.served`): a division of the model begins with as many
 engines as it says can serve the rate at all, with a margin, and is left out where a request alone misses a target already.
 Where decoding is what is too slow, fewer sequences at once (``max_num_seqs``) are tried as well, and pools of which one reads
@@ -94,6 +95,14 @@ class ServiceCandidate:
             return float(distribution.percentile(target.figure))
         names = {"cost": "cost_per_million_tokens", "energy": "energy_j_per_token"}
         return self.values[names.get(target.name, "throughput_tokens_per_s")]
+
+    def may_miss(self, target: Target) -> bool:
+        """Whether the slow end of the interval misses a limit on times of requests."""
+        interval = self.simulation.interval
+        if interval is None or target.of_requests is None:
+            return False
+        _, high = interval.ends(target.of_requests, target.figure)
+        return high is None or not target.met(high)
 
 
 @dataclass(frozen=True, kw_only=True)

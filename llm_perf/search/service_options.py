@@ -129,16 +129,31 @@ class ClosedForm:
     def fewest(self, structure: Structure, columns: dict[str, Array]) -> int:
         """Engines fewer than which cannot serve the rate, or run all that is in flight."""
         if self.question.concurrency is not None:
-            most = self.pool.batches[columns["fits"].astype(bool)].max()
-            return math.ceil(self.question.concurrency / float(most))
+            last = int(np.flatnonzero(columns["fits"])[-1])
+            # Of the sizes that were evaluated the next one does not fit; any below it may.
+            most = max(float(self.pool.batches[min(last + 1, len(self.pool.batches) - 1)]) - 1, 1.0)
+            return math.ceil(self.question.concurrency / max(most, float(self.pool.batches[last])))
         if self.rate is None or math.isinf(self.rate):
             return 1
         # As a batch of one, stages work one at a time; kept full they work all at once.
         at_once = _MARGIN * structure.scenario.parallelism.pp_size
-        fits = columns["fits"].astype(bool)
-        return max(
-            math.ceil(self.rate / (at_once * float(_per_s(structure, columns, self.question)[fits].max()))), 1
-        )
+        return max(math.ceil(self.rate / (at_once * self._most_per_s(structure, columns))), 1)
+
+    def _most_per_s(self, structure: Structure, columns: dict[str, Array]) -> float:
+        """Requests per second of one engine at the most, at sizes between the largest that fits and the next too.
+
+        A larger batch adds no more per sequence than the last ones did: each shares the weights that are read with more.
+        """
+        fitting = np.flatnonzero(columns["fits"])
+        last, batches = int(fitting[-1]), self.pool.batches
+        per_s = _per_s(structure, columns, self.question)
+        most = float(per_s[fitting].max())
+        if last + 1 == len(batches):
+            return most
+        added = float(per_s[last]) / batches[last]
+        if last > 0:
+            added = float(per_s[last] - per_s[last - 1]) / (batches[last] - batches[last - 1])
+        return max(most, float(per_s[last] + added * (batches[last + 1] - batches[last])))
 
     def misses_alone(self, columns: dict[str, Array]) -> bool:
         """Whether a request that has an engine to itself misses a target."""
