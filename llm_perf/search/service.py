@@ -39,7 +39,7 @@ _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
 _MOST_SENT: Final = 1500
 """Requests of one that decides over pools, which are simulated all together."""
-_MOST_SIMULATED: Final = 96
+_MOST_SIMULATED: Final = 160
 """Simulations of a plan; what was not simulated by then is not shown."""
 _SPREAD: Final = 0.2
 """Half-width over mean of lengths in a closed loop, whose requests would go in step if all were as long as each other."""

@@ -140,20 +140,25 @@ class ClosedForm:
         return max(math.ceil(self.rate / (at_once * self._most_per_s(structure, columns))), 1)
 
     def _most_per_s(self, structure: Structure, columns: dict[str, Array]) -> float:
-        """Requests per second of one engine at the most, at sizes between the largest that fits and the next too.
+        """Requests per second of one micro-batch for each stage at the most, up to the next size after the largest that fits.
 
-        A larger batch adds no more per sequence than the last ones did: each shares the weights that are read with more.
+        Micro-batches keep stages busy, each with its part of the sequences. A larger batch adds less per sequence, since each
+        shares the weights that are read with more: no unequal parts serve more than equal ones, and beyond the largest
+        size that fits sequences add no more than the last ones did.
         """
         fitting = np.flatnonzero(columns["fits"])
         last, batches = int(fitting[-1]), self.pool.batches
         per_s = _per_s(structure, columns, self.question)
-        most = float(per_s[fitting].max())
+        stages = structure.scenario.parallelism.pp_size
         if last + 1 == len(batches):
-            return most
+            served = np.maximum.accumulate(per_s)
+            return float(np.interp(batches[last] / stages, batches, served))
         added = float(per_s[last]) / batches[last]
         if last > 0:
             added = float(per_s[last] - per_s[last - 1]) / (batches[last] - batches[last - 1])
-        return max(most, float(per_s[last] + added * (batches[last + 1] - batches[last])))
+        beyond = float(per_s[last] + added * (batches[last + 1] - batches[last]))
+        served = np.maximum.accumulate([*per_s[: last + 1], beyond])
+        return float(np.interp(batches[last + 1] / stages, batches[: last + 2], served))
 
     def misses_alone(self, columns: dict[str, Array]) -> bool:
         """Whether a request that has an engine to itself misses a target."""
